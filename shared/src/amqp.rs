@@ -1,0 +1,251 @@
+//! Connections to RabbitMQ, and what is made again when one is lost.
+//!
+//! A [`Session`] is two connections, one to publish and one to consume, because
+//! a broker that is short of memory or disk stops reading from connections that
+//! publish, and acks must still get through. [`keep_session`] opens a session,
+//! declares the topology, runs the process's work on it, and starts over after
+//! any loss: broker restart, channel error, cancelled consumer, silent peer.
+//!
+//! lapin's own recovery is not used: what was in flight has to be decided by
+//! the stage that knows what it was.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use futures_util::StreamExt;
+use lapin::options::{
+    BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
+use lapin::uri::AMQPUri;
+use lapin::{Channel, Connection, ConnectionProperties, Consumer, Event};
+use prometheus::IntGauge;
+use secrecy::{ExposeSecret, SecretString};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::supervise::{Backoff, Readiness};
+use crate::telemetry::metrics;
+use crate::topology;
+
+/// Both sides send a heartbeat at half of this, in seconds: a peer that went
+/// silent is noticed within twice of it.
+const HEARTBEAT: u16 = 10;
+/// A connection that takes longer to open is given up and tried again.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Which broker, and how this process shows up there.
+#[derive(Debug, Clone)]
+pub struct Broker {
+    url: SecretString,
+    name: String,
+    shards: u16,
+}
+
+impl Broker {
+    /// A broker by its URL; `name` is what RabbitMQ lists the connections as.
+    #[must_use]
+    pub fn new(url: SecretString, name: impl Into<String>, shards: u16) -> Self {
+        Self {
+            url,
+            name: name.into(),
+            shards,
+        }
+    }
+
+    /// Opens both connections and declares the topology.
+    ///
+    /// # Errors
+    /// If the broker can't be reached, refuses the credentials, or has
+    /// something of another shape by one of our names.
+    pub async fn open(&self) -> anyhow::Result<Session> {
+        let opened = async {
+            let publish = self.connect("publish").await?;
+            let consume = self.connect("consume").await?;
+            let channel = publish
+                .create_channel()
+                .await
+                .context("opening a channel")?;
+            topology::declare(&channel, self.shards)
+                .await
+                .context("declaring the topology")?;
+            anyhow::Ok(Session { publish, consume })
+        };
+        tokio::time::timeout(CONNECT_TIMEOUT, opened)
+            .await
+            .context("RabbitMQ did not answer in time")?
+    }
+
+    async fn connect(&self, purpose: &str) -> anyhow::Result<Connection> {
+        // The parser's error repeats the URL, which holds the password.
+        let mut uri: AMQPUri = self
+            .url
+            .expose_secret()
+            .parse()
+            .map_err(|_| anyhow::anyhow!("AMQP_URL is not an AMQP URL"))?;
+        uri.query.heartbeat.get_or_insert(HEARTBEAT);
+        let name = format!("{} ({purpose})", self.name);
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        Connection::connect_uri(uri, properties)
+            .await
+            .context("connecting to RabbitMQ")
+    }
+}
+
+/// A pair of live connections.
+#[derive(Debug)]
+pub struct Session {
+    publish: Connection,
+    consume: Connection,
+}
+
+impl Session {
+    /// A channel whose publishes are confirmed. One task per channel: lapin
+    /// numbers confirms by the order of calls.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub async fn publishing_channel(&self) -> lapin::Result<Channel> {
+        let channel = self.publish.create_channel().await?;
+        channel
+            .confirm_select(ConfirmSelectOptions::default())
+            .await?;
+        Ok(channel)
+    }
+
+    /// A consumer with at most `prefetch` messages unacked.
+    ///
+    /// # Errors
+    /// If the connection is gone or the queue doesn't exist.
+    pub async fn consumer(&self, queue: &str, prefetch: u16) -> lapin::Result<(Channel, Consumer)> {
+        let channel = self.consume.create_channel().await?;
+        channel
+            .basic_qos(prefetch, BasicQosOptions::default())
+            .await?;
+        let consumer = channel
+            .basic_consume(
+                queue.into(),
+                "".into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            )
+            .await?;
+        Ok((channel, consumer))
+    }
+
+    /// How many messages wait in a queue, not counting what consumers hold.
+    ///
+    /// # Errors
+    /// If the connection is gone or the queue doesn't exist.
+    pub async fn waiting(&self, queue: &str) -> lapin::Result<u32> {
+        let channel = self.publish.create_channel().await?;
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let found = channel
+            .queue_declare(queue.into(), options, FieldTable::default())
+            .await?;
+        let waiting = found.message_count();
+        channel.close(200, "".into()).await?;
+        Ok(waiting)
+    }
+
+    /// Ends when either connection fails; keeps the `blocked` metric meanwhile.
+    async fn lost(&self) -> anyhow::Error {
+        tokio::select! {
+            error = watch(&self.publish, &metrics().amqp_blocked) => error,
+            error = watch(&self.consume, &metrics().amqp_blocked) => error,
+        }
+    }
+
+    /// Says goodbye, so that the broker hands back what is unacked at once.
+    pub async fn close(&self) {
+        for connection in [&self.consume, &self.publish] {
+            let closing = connection.close(200, "shutting down".into());
+            // A broker that is gone needs no goodbye.
+            let _ = tokio::time::timeout(Duration::from_secs(2), closing).await;
+        }
+    }
+}
+
+async fn watch(connection: &Connection, blocked: &IntGauge) -> anyhow::Error {
+    let mut events = Box::pin(connection.events_listener());
+    // A loss before the listener existed shows in the status only.
+    while connection.status().connected() {
+        match tokio::time::timeout(Duration::from_secs(1), events.next()).await {
+            Err(_) => {}
+            Ok(Some(Event::ConnectionBlocked(reason))) => {
+                warn!(reason, "RabbitMQ blocks publishers");
+                blocked.set(1);
+            }
+            Ok(Some(Event::ConnectionUnblocked)) => {
+                info!("RabbitMQ takes messages again");
+                blocked.set(0);
+            }
+            Ok(Some(Event::Error(error))) => {
+                blocked.set(0);
+                return anyhow::Error::new(error).context("the connection to RabbitMQ failed");
+            }
+            Ok(Some(_)) => {}
+            Ok(None) => break,
+        }
+    }
+    blocked.set(0);
+    anyhow::anyhow!("the connection to RabbitMQ is closed")
+}
+
+/// Runs `work` on a session, and on a new one after every loss, until `stop`.
+///
+/// `work` gets the session and returns when its part of it fails; returning
+/// `Ok` means that it was told to stop.
+pub async fn keep_session<W>(
+    broker: &Broker,
+    ready: &Readiness,
+    stop: &CancellationToken,
+    mut work: W,
+) where
+    W: AsyncFnMut(&Session) -> anyhow::Result<()>,
+{
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    while !stop.is_cancelled() {
+        let opened = tokio::select! {
+            opened = broker.open() => opened,
+            () = stop.cancelled() => return,
+        };
+        let error = match opened {
+            Err(error) => error,
+            Ok(session) => {
+                info!("connected to RabbitMQ");
+                ready.amqp(true);
+                let since = Instant::now();
+                let ended = tokio::select! {
+                    ended = work(&session) => ended,
+                    lost = session.lost() => Err(lost),
+                };
+                ready.amqp(false);
+                session.close().await;
+                match ended {
+                    Ok(()) => return,
+                    Err(error) => {
+                        if since.elapsed() > Duration::from_secs(10) {
+                            backoff.reset();
+                        }
+                        error
+                    }
+                }
+            }
+        };
+        metrics().amqp_reconnects.inc();
+        let pause = backoff.next();
+        warn!(
+            error = format!("{error:#}"),
+            ?pause,
+            "no RabbitMQ session; trying again"
+        );
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}

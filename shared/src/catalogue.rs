@@ -1,0 +1,213 @@
+//! Tenants and webhooks in memory, as fresh as the last commit.
+//!
+//! Every change to a tenant or a webhook takes the next revision (a trigger
+//! does it) and is announced with NOTIFY. A [`Feed`] keeps what its owner built
+//! from the rows up to date: it loads whatever is above the revision it knows,
+//! when it is notified, when its owner asks, and after a lost connection.
+//!
+//! Revisions commit in order, so nothing can be missed by loading "everything
+//! above": the announcement only says when to look.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use deadpool_postgres::Pool;
+use futures_util::StreamExt;
+use futures_util::stream::poll_fn;
+use secrecy::SecretString;
+use tokio::sync::Mutex;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{AsyncMessage, NoTls};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::ids::Tenant;
+use crate::postgres;
+use crate::seal::Keyring;
+use crate::supervise::{Backoff, Readiness};
+use crate::telemetry::metrics;
+use crate::webhook::Webhook;
+
+/// How long a dead listening connection may go unnoticed: it is asked this often.
+const PROBE: Duration = Duration::from_secs(10);
+
+/// What changed, in the order of revisions.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// New or changed tenants and their default dialects.
+    pub tenants: Vec<(Tenant, String)>,
+    /// New, changed or deleted webhooks.
+    pub webhooks: Vec<Webhook>,
+    /// The revision after them.
+    pub revision: i64,
+}
+
+/// Loads changes and hands them to its owner's `apply`.
+pub struct Feed {
+    pool: Pool,
+    keys: Keyring,
+    apply: Box<dyn Fn(Changes) + Send + Sync>,
+    /// The revision that has been applied; held while loading, so that changes
+    /// are applied in order.
+    known: Mutex<i64>,
+}
+
+impl Feed {
+    /// A feed that has loaded nothing yet.
+    pub fn new(
+        pool: Pool,
+        keys: Keyring,
+        apply: impl Fn(Changes) + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            pool,
+            keys,
+            apply: Box::new(apply),
+            known: Mutex::new(0),
+        })
+    }
+
+    /// Applies every change that was committed before this call.
+    ///
+    /// # Errors
+    /// If PostgreSQL can't be asked.
+    pub async fn refresh(&self) -> anyhow::Result<()> {
+        let mut known = self.known.lock().await;
+        let client = self.pool.get().await.context("connecting to PostgreSQL")?;
+        let current = client
+            .prepare_cached("-- catalogue_revision\nSELECT revision FROM catalogue")
+            .await?;
+        let revision: i64 = client.query_one(&current, &[]).await?.get(0);
+        if revision == *known {
+            return Ok(());
+        }
+        let tenants = client
+            .prepare_cached(
+                "-- changed_tenants\nSELECT id, dialect FROM tenants \
+                 WHERE revision > $1 AND revision <= $2",
+            )
+            .await?;
+        let webhooks = client
+            .prepare_cached(&format!(
+                "-- changed_webhooks\nSELECT {} FROM webhooks \
+                 WHERE revision > $1 AND revision <= $2 ORDER BY revision",
+                Webhook::COLUMNS
+            ))
+            .await?;
+        let tenants = client.query(&tenants, &[&*known, &revision]).await?;
+        let webhooks = client.query(&webhooks, &[&*known, &revision]).await?;
+        let changes = Changes {
+            tenants: tenants.iter().map(|row| (row.get(0), row.get(1))).collect(),
+            webhooks: webhooks.iter().filter_map(|row| self.read(row)).collect(),
+            revision,
+        };
+        (self.apply)(changes);
+        *known = revision;
+        Ok(())
+    }
+
+    fn read(&self, row: &tokio_postgres::Row) -> Option<Webhook> {
+        match Webhook::read(row, &self.keys) {
+            Ok(webhook) => Some(webhook),
+            Err(cause) => {
+                // Its deliveries wait until the row can be read again.
+                let webhook = row.get::<_, crate::ids::WebhookId>("id");
+                error!(%webhook, error = format!("{:#}", anyhow::Error::new(cause)), "unreadable webhook");
+                metrics().unreadable_webhooks.inc();
+                None
+            }
+        }
+    }
+
+    /// Loads everything again, known or not.
+    async fn reload(&self) -> anyhow::Result<()> {
+        *self.known.lock().await = -1;
+        self.refresh().await
+    }
+
+    /// Keeps fresh by listening for announcements, until `stop`.
+    pub async fn listen(
+        &self,
+        url: &SecretString,
+        name: &str,
+        ready: &Readiness,
+        stop: &CancellationToken,
+    ) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
+        loop {
+            let ended = tokio::select! {
+                ended = self.listen_once(url, name, ready, &mut backoff) => ended,
+                () = stop.cancelled() => return,
+            };
+            ready.postgres(false);
+            metrics().postgres_reconnects.inc();
+            let pause = backoff.next();
+            let error = ended
+                .err()
+                .map(|error| format!("{error:#}"))
+                .unwrap_or_default();
+            warn!(error, ?pause, "not listening to PostgreSQL; trying again");
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn listen_once(
+        &self,
+        url: &SecretString,
+        name: &str,
+        ready: &Readiness,
+        backoff: &mut Backoff,
+    ) -> anyhow::Result<()> {
+        let config = postgres::config(url, &format!("{name} (listen)"))?;
+        let (client, mut messages) = if config.get_ssl_mode() == SslMode::Disable {
+            let (client, mut connection) = config.connect(NoTls).await?;
+            (
+                client,
+                poll_fn(move |cx| connection.poll_message(cx)).boxed(),
+            )
+        } else {
+            let (client, mut connection) = config.connect(postgres::tls()?).await?;
+            (
+                client,
+                poll_fn(move |cx| connection.poll_message(cx)).boxed(),
+            )
+        };
+        let listen = async {
+            client.batch_execute("LISTEN posthorn_catalogue").await?;
+            // What was announced while nobody listened.
+            self.reload().await?;
+            info!("listening to PostgreSQL");
+            ready.postgres(true);
+            backoff.reset();
+            loop {
+                tokio::time::sleep(PROBE).await;
+                tokio::time::timeout(PROBE, client.simple_query("SELECT 1")).await??;
+            }
+        };
+        let (announced, mut refreshes) = tokio::sync::mpsc::channel::<()>(1);
+        let refresh = async {
+            while refreshes.recv().await.is_some() {
+                self.refresh().await?;
+            }
+            anyhow::Ok(())
+        };
+        let receive = async {
+            while let Some(message) = messages.next().await {
+                if let AsyncMessage::Notification(_) = message? {
+                    // One waiting refresh covers any number of announcements.
+                    let _ = announced.try_send(());
+                }
+            }
+            anyhow::bail!("the connection was closed")
+        };
+        tokio::select! {
+            ended = receive => ended,
+            ended = refresh => ended,
+            ended = listen => ended,
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Where deliveries may go: public addresses, over HTTPS.
+//!
+//! Checked twice, by the same rules: the URL when a webhook is made and before
+//! each attempt (scheme, user info, a literal address), and each resolved
+//! address when a connection is opened, so that a name that changes its mind
+//! between the two gains nothing.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use url::{Host, Url};
+
+/// The longest URL, in bytes.
+pub const MAX_URL: usize = 2048;
+
+/// The operator's rules.
+#[derive(Debug, Clone, Default)]
+pub struct Destinations {
+    /// `http:` URLs too, for development (`ALLOW_HTTP`).
+    pub allow_http: bool,
+    /// Networks that are allowed although not public (`ALLOWED_NETWORKS`).
+    pub allowed: Vec<IpNet>,
+}
+
+/// Why a URL or an address isn't a destination.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Forbidden {
+    /// It can't be parsed.
+    #[error("is not a URL: {0}")]
+    NotAUrl(url::ParseError),
+    /// It is over [`MAX_URL`].
+    #[error("is {0} bytes long; at most {MAX_URL} are allowed")]
+    TooLong(usize),
+    /// Neither `https` nor an allowed `http`.
+    #[error("must use https")]
+    NotHttps,
+    /// `https://user:password@…`
+    #[error("must not contain a user name or password; use a header")]
+    UserInfo,
+    /// A literal address, or what a name resolved to.
+    #[error("points to {0}, which is not a public address")]
+    NotPublic(IpAddr),
+}
+
+impl Destinations {
+    /// Parses and checks a webhook's URL.
+    ///
+    /// # Errors
+    /// Says which rule it breaks.
+    pub fn check(&self, url: &str) -> Result<Url, Forbidden> {
+        if url.len() > MAX_URL {
+            return Err(Forbidden::TooLong(url.len()));
+        }
+        let url = Url::parse(url).map_err(Forbidden::NotAUrl)?;
+        match url.scheme() {
+            "https" => {}
+            "http" if self.allow_http => {}
+            _ => return Err(Forbidden::NotHttps),
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Forbidden::UserInfo);
+        }
+        // The parser has normalised decimal, octal and hexadecimal forms.
+        match url.host() {
+            Some(Host::Ipv4(address)) => self.check_address(address.into())?,
+            Some(Host::Ipv6(address)) => self.check_address(address.into())?,
+            Some(Host::Domain(_)) | None => {}
+        }
+        Ok(url)
+    }
+
+    /// Checks an address that a connection is about to be opened to.
+    ///
+    /// # Errors
+    /// If it is neither public nor in an allowed network.
+    pub fn check_address(&self, address: IpAddr) -> Result<(), Forbidden> {
+        let plain = address.to_canonical();
+        if is_public(plain) || self.allowed.iter().any(|network| network.contains(&plain)) {
+            Ok(())
+        } else {
+            Err(Forbidden::NotPublic(address))
+        }
+    }
+}
+
+/// Whether an address is globally reachable, by the IANA special-purpose
+/// registries (RFC 6890 and its updates).
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => is_public_v4(address),
+        IpAddr::V6(address) => is_public_v6(address),
+    }
+}
+
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    let special = match (a, b, c) {
+        (0 | 10 | 127 | 224.., ..) => true, // this network, private, loopback, multicast, reserved
+        (100, 64..=127, _) => true,         // carrier-grade NAT
+        (169, 254, _) => true,              // link-local, where clouds keep their metadata
+        (172, 16..=31, _) => true,          // private
+        (192, 0, 0 | 2) => true,            // protocol assignments, documentation
+        (192, 31, 196) | (192, 52, 193) | (192, 175, 48) => true, // AS112, AMT
+        (192, 88, 99) => true,              // 6to4 relays
+        (192, 168, _) => true,              // private
+        (198, 18..=19, _) => true,          // benchmarks
+        (198, 51, 100) | (203, 0, 113) => true, // documentation
+        _ => false,
+    };
+    !special
+}
+
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    let [a, b, ..] = address.segments();
+    // Only 2000::/3 is handed out; what embeds an IPv4 address is left out with
+    // the rest, since it reaches wherever that address does.
+    let special = match (a, b) {
+        (0x2001, 0..=0x01ff) => true, // protocol assignments, Teredo, benchmarks, ORCHID
+        (0x2001, 0x0db8) => true,     // documentation
+        (0x2002, _) => true,          // 6to4
+        (0x3fff, 0..=0x0fff) => true, // documentation
+        (0x2000..=0x3fff, _) => false,
+        _ => true,
+    };
+    !special
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strict() -> Destinations {
+        Destinations::default()
+    }
+
+    #[test]
+    fn only_public_addresses_are_destinations() {
+        for host in [
+            "127.0.0.1",
+            "2130706433",
+            "0x7f.1",
+            "0177.0.0.1",
+            "127.1",
+            "0.0.0.0",
+            "10.0.0.1",
+            "100.64.0.1",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.1.1",
+            "192.0.2.1",
+            "198.18.0.1",
+            "198.51.100.1",
+            "203.0.113.9",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "[::]",
+            "[::1]",
+            "[::ffff:127.0.0.1]",
+            "[::ffff:7f00:1]",
+            "[::127.0.0.1]",
+            "[fe80::1]",
+            "[fc00::1]",
+            "[fd12::1]",
+            "[ff02::1]",
+            "[64:ff9b::7f00:1]",
+            "[64:ff9b:1::1]",
+            "[2002:7f00:1::]",
+            "[2001::1]",
+            "[2001:db8::1]",
+            "[3fff::1]",
+            "[5f00::1]",
+            "[100::1]",
+        ] {
+            let refused = strict().check(&format!("https://{host}/hook"));
+            assert!(
+                matches!(refused, Err(Forbidden::NotPublic(_))),
+                "{host}: {refused:?}"
+            );
+        }
+        for host in [
+            "93.184.216.34",
+            "example.com",
+            "[2606:4700::1111]",
+            "172.32.0.1",
+            "100.128.0.1",
+        ] {
+            assert!(
+                strict().check(&format!("https://{host}/hook")).is_ok(),
+                "{host}"
+            );
+        }
+    }
+
+    #[test]
+    fn http_and_private_networks_have_to_be_allowed() {
+        assert_eq!(
+            strict().check("http://example.com/"),
+            Err(Forbidden::NotHttps)
+        );
+        assert_eq!(
+            strict().check("ftp://example.com/"),
+            Err(Forbidden::NotHttps)
+        );
+        let local = Destinations {
+            allow_http: true,
+            allowed: vec!["127.0.0.0/8".parse().unwrap()],
+        };
+        assert!(local.check("http://127.0.0.1:9000/").is_ok());
+        assert!(local.check("http://[::ffff:127.0.0.1]:9000/").is_ok());
+        assert!(local.check("http://10.0.0.1/").is_err());
+    }
+
+    #[test]
+    fn credentials_and_overlong_urls_are_refused() {
+        assert_eq!(
+            strict().check("https://user@example.com/"),
+            Err(Forbidden::UserInfo)
+        );
+        assert_eq!(
+            strict().check("https://:pw@example.com/"),
+            Err(Forbidden::UserInfo)
+        );
+        let long = format!("https://example.com/{}", "a".repeat(MAX_URL));
+        assert!(matches!(strict().check(&long), Err(Forbidden::TooLong(_))));
+        assert!(matches!(
+            strict().check("not a url"),
+            Err(Forbidden::NotAUrl(_))
+        ));
+    }
+}

@@ -1,0 +1,441 @@
+//! The ids and names of the glossary, each with a type of its own.
+//!
+//! Generated ids are TypeIDs (<https://github.com/jetify-com/typeid>): a prefix
+//! and a UUIDv7 in base32. They are text wherever a person or JSON sees them,
+//! and the bare UUID in PostgreSQL and in jobs.
+//!
+//! The surprising fact: a delivery's UUID starts with the same millisecond as
+//! its event's, so that tables partitioned by day on the id need no date column
+//! and an event's deliveries are found by a range of ids.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use time::OffsetDateTime;
+use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, private::BytesMut};
+use type_safe_id::{StaticType, TypeSafeId};
+use uuid::Uuid;
+
+/// A string that isn't the id or name it was taken for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {reason}")]
+pub struct Malformed {
+    what: &'static str,
+    reason: String,
+}
+
+impl Malformed {
+    fn new(what: &'static str, reason: impl Into<String>) -> Self {
+        Self {
+            what,
+            reason: reason.into(),
+        }
+    }
+}
+
+macro_rules! typed_id {
+    ($(#[$doc:meta])* $name:ident, $tag:ident, $prefix:literal) => {
+        #[derive(Clone, Copy, Default)]
+        struct $tag;
+
+        impl StaticType for $tag {
+            const TYPE: &'static str = $prefix;
+        }
+
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// A new id whose time is now.
+            #[must_use]
+            pub fn generate() -> Self {
+                Self(Uuid::now_v7())
+            }
+
+            /// The UUID behind the text.
+            #[must_use]
+            pub fn uuid(self) -> Uuid {
+                self.0
+            }
+
+            /// Gives a UUID its meaning.
+            #[must_use]
+            pub fn from_uuid(uuid: Uuid) -> Self {
+                Self(uuid)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                TypeSafeId::<$tag>::from_uuid(self.0).fmt(f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Malformed;
+
+            fn from_str(text: &str) -> Result<Self, Malformed> {
+                text.parse::<TypeSafeId<$tag>>()
+                    .map(|id| Self(id.uuid()))
+                    .map_err(|error| Malformed::new(
+                        concat!("an id that starts with `", $prefix, "_`"),
+                        format!("was expected: {error}"),
+                    ))
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                if serializer.is_human_readable() {
+                    serializer.collect_str(self)
+                } else {
+                    self.0.as_u128().serialize(serializer)
+                }
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                if deserializer.is_human_readable() {
+                    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+                } else {
+                    u128::deserialize(deserializer).map(|bits| Self(Uuid::from_u128(bits)))
+                }
+            }
+        }
+
+        impl ToSql for $name {
+            fn to_sql(
+                &self,
+                ty: &Type,
+                out: &mut BytesMut,
+            ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+                self.0.to_sql(ty, out)
+            }
+
+            fn accepts(ty: &Type) -> bool {
+                <Uuid as ToSql>::accepts(ty)
+            }
+
+            tokio_postgres::types::to_sql_checked!();
+        }
+
+        impl<'a> FromSql<'a> for $name {
+            fn from_sql(
+                ty: &Type,
+                raw: &'a [u8],
+            ) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+                Uuid::from_sql(ty, raw).map(Self)
+            }
+
+            fn accepts(ty: &Type) -> bool {
+                <Uuid as FromSql>::accepts(ty)
+            }
+        }
+    };
+}
+
+typed_id!(
+    /// A webhook: `wh_…`.
+    WebhookId, WebhookTag, "wh"
+);
+typed_id!(
+    /// One event on its way to one webhook: `whd_…`.
+    DeliveryId, DeliveryTag, "whd"
+);
+typed_id!(
+    /// Posthorn's own key of an event; the text form, `evt_…`, also serves as
+    /// the event id where the producer gave none.
+    EventUid, EventTag, "evt"
+);
+typed_id!(
+    /// An API token's public name: `tok_…` (not the token itself).
+    TokenId, TokenTag, "tok"
+);
+
+impl EventUid {
+    /// A new key for an event accepted at `at`.
+    #[must_use]
+    pub fn at(at: OffsetDateTime) -> Self {
+        Self(uuid_at(at))
+    }
+}
+
+impl DeliveryId {
+    /// A new id in the same millisecond as its event, see the module's text.
+    #[must_use]
+    pub fn of(event: EventUid) -> Self {
+        Self(with_millisecond(event.0, Uuid::new_v4()))
+    }
+
+    /// When the event behind this delivery was accepted, to the millisecond.
+    #[must_use]
+    pub fn accepted_at(self) -> OffsetDateTime {
+        time_of(self.0)
+    }
+}
+
+/// A UUIDv7 of the given moment.
+fn uuid_at(at: OffsetDateTime) -> Uuid {
+    let millis = (at.unix_timestamp_nanos() / 1_000_000).max(0);
+    // 48 bits hold the year 10889.
+    let high = Uuid::from_u128((millis as u128) << 80);
+    with_millisecond(high, Uuid::new_v4())
+}
+
+/// A UUIDv7 with the time of one UUID and the randomness of another.
+fn with_millisecond(time: Uuid, random: Uuid) -> Uuid {
+    const TIME: u128 = u128::MAX << 80;
+    const VERSION: u128 = 0xF << 76;
+    let bits = (time.as_u128() & TIME) | (random.as_u128() & !TIME);
+    Uuid::from_u128((bits & !VERSION) | (0x7 << 76))
+}
+
+/// The moment that a UUIDv7 starts with.
+#[must_use]
+pub fn time_of(uuid: Uuid) -> OffsetDateTime {
+    let millis = (uuid.as_u128() >> 80) as i128;
+    // 48 bits of milliseconds are within what OffsetDateTime can hold only up
+    // to the year 9999; a made-up id beyond that is as good as the epoch.
+    OffsetDateTime::from_unix_timestamp_nanos(millis * 1_000_000)
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+/// The lowest UUIDv7 of a moment: the bound of a partition or of a range.
+#[must_use]
+pub fn first_uuid_at(at: OffsetDateTime) -> Uuid {
+    let millis = (at.unix_timestamp_nanos() / 1_000_000).max(0);
+    Uuid::from_u128((millis as u128) << 80)
+}
+
+/// The ids that share their millisecond with this one, from first to last.
+#[must_use]
+pub fn same_millisecond(uuid: Uuid) -> (Uuid, Uuid) {
+    let first = uuid.as_u128() >> 80 << 80;
+    (
+        Uuid::from_u128(first),
+        Uuid::from_u128(first | (u128::MAX >> 48)),
+    )
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $check:path) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Malformed;
+
+            fn from_str(text: &str) -> Result<Self, Malformed> {
+                $check(text)?;
+                Ok(Self(text.into()))
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+
+        impl ToSql for $name {
+            fn to_sql(
+                &self,
+                ty: &Type,
+                out: &mut BytesMut,
+            ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+                self.as_str().to_sql(ty, out)
+            }
+
+            fn accepts(ty: &Type) -> bool {
+                <&str as ToSql>::accepts(ty)
+            }
+
+            tokio_postgres::types::to_sql_checked!();
+        }
+
+        impl<'a> FromSql<'a> for $name {
+            fn from_sql(
+                ty: &Type,
+                raw: &'a [u8],
+            ) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+                Ok(<&str as FromSql>::from_sql(ty, raw)?.parse()?)
+            }
+
+            fn accepts(ty: &Type) -> bool {
+                <&str as FromSql>::accepts(ty)
+            }
+        }
+    };
+}
+
+name!(
+    /// Whose events and webhooks these are: a slug, `[a-z0-9][a-z0-9_-]{0,62}`.
+    Tenant, check_tenant
+);
+name!(
+    /// What kind of thing happened: `order.created`, `item-checkout`.
+    EventType, check_event_type
+);
+name!(
+    /// The producer's id of an event: 1 to 255 visible ASCII characters (the
+    /// most that AMQP's `message_id`, a short string, can carry).
+    EventId, check_event_id
+);
+
+impl From<EventUid> for EventId {
+    fn from(uid: EventUid) -> Self {
+        Self(uid.to_string().into())
+    }
+}
+
+/// The longest tenant, in bytes.
+pub const MAX_TENANT: usize = 63;
+/// The longest event type, in bytes.
+pub const MAX_EVENT_TYPE: usize = 128;
+/// The longest event id, in bytes.
+pub const MAX_EVENT_ID: usize = 255;
+
+fn check_tenant(text: &str) -> Result<(), Malformed> {
+    let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = text.as_bytes();
+    if bytes.len() > MAX_TENANT
+        || !bytes.first().is_some_and(plain)
+        || !bytes.iter().all(|b| plain(b) || matches!(b, b'_' | b'-'))
+    {
+        return Err(Malformed::new(
+            "tenant",
+            format!(
+                "must be 1 to {MAX_TENANT} of `a-z`, `0-9`, `_`, `-`, and start with a letter or digit"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn check_event_type(text: &str) -> Result<(), Malformed> {
+    let bytes = text.as_bytes();
+    let edge = |b: Option<&u8>| b.is_some_and(|b| *b != b'.' && *b != b'-');
+    if bytes.len() > MAX_EVENT_TYPE
+        || !edge(bytes.first())
+        || !edge(bytes.last())
+        || !bytes
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+        || text.contains("..")
+    {
+        return Err(Malformed::new(
+            "event type",
+            format!(
+                "must be 1 to {MAX_EVENT_TYPE} of `A-Z`, `a-z`, `0-9`, `_`, `-`, `.`, \
+                 not start or end with `.` or `-`, and have no `..`"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn check_event_id(text: &str) -> Result<(), Malformed> {
+    if text.is_empty() || text.len() > MAX_EVENT_ID || !text.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(Malformed::new(
+            "event id",
+            format!("must be 1 to {MAX_EVENT_ID} visible ASCII characters"),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    #[test]
+    fn an_id_survives_its_text_and_refuses_another_kind() {
+        let id = WebhookId::generate();
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert!(id.to_string().starts_with("wh_"));
+        let error = id
+            .to_string()
+            .parse::<DeliveryId>()
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("`whd_`"), "{error}");
+    }
+
+    #[test]
+    fn a_delivery_shares_its_events_millisecond() {
+        let at = datetime!(2026-11-22 10:00:00.123 UTC);
+        let event = EventUid::at(at);
+        let delivery = DeliveryId::of(event);
+        assert_eq!(delivery.accepted_at(), at);
+        assert_eq!(delivery.uuid().get_version_num(), 7);
+        let (first, last) = same_millisecond(event.uuid());
+        assert!(first <= delivery.uuid() && delivery.uuid() <= last);
+        assert!(first_uuid_at(at + time::Duration::MILLISECOND) > last);
+    }
+
+    #[test]
+    fn names_are_bounded_and_say_so() {
+        for good in ["acme", "a", "0-9_x"] {
+            assert!(good.parse::<Tenant>().is_ok(), "{good}");
+        }
+        for bad in ["", "Acme", "a.b", "-a", &"a".repeat(64)] {
+            assert!(bad.parse::<Tenant>().is_err(), "{bad}");
+        }
+        for good in ["order.created", "item-checkout", "a", "A_b.c-d"] {
+            assert!(good.parse::<EventType>().is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            ".a",
+            "a.",
+            "a..b",
+            "a b",
+            "order.*",
+            "ü",
+            &"a".repeat(129),
+        ] {
+            assert!(bad.parse::<EventType>().is_err(), "{bad}");
+        }
+        assert!("a b".parse::<EventId>().is_err());
+        assert!(
+            "x".repeat(256)
+                .parse::<EventId>()
+                .unwrap_err()
+                .to_string()
+                .contains("255")
+        );
+    }
+}

@@ -1,0 +1,192 @@
+//! A job: the message that carries a delivery to a dispatcher.
+//!
+//! Written by `ingest` (first try), by `dispatcher` (retries, deferrals) and by
+//! its sweeper; read by `dispatcher`. A version byte, then MessagePack. It
+//! carries ids, times and a small payload, never a URL or a secret: those are
+//! looked up when the job is about to be sent, so that they are current.
+
+use serde::{Deserialize, Serialize};
+use time::{Duration, OffsetDateTime};
+
+use crate::ids::{DeliveryId, EventId, EventType, EventUid, Tenant, WebhookId};
+
+/// The first byte of every job.
+const VERSION: u8 = 1;
+
+/// Payloads up to this many bytes travel in the job; larger ones are read from
+/// PostgreSQL by the dispatcher.
+pub const MAX_INLINE: usize = 16 * 1024;
+
+/// A delivery on its way to an attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// Which delivery this is.
+    pub delivery: DeliveryId,
+    /// Where it goes.
+    pub webhook: WebhookId,
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// Posthorn's key of the event.
+    pub event_uid: EventUid,
+    /// The producer's id of the event: the message id that receivers see.
+    pub event_id: EventId,
+    /// The event's type.
+    pub event_type: EventType,
+    /// When the producer says it happened.
+    #[serde(with = "unix_micros")]
+    pub occurred_at: OffsetDateTime,
+    /// The attempt that this job stands for, from 1.
+    pub attempt: u16,
+    /// Not to be attempted before this moment.
+    #[serde(with = "unix_micros")]
+    pub due_at: OffsetDateTime,
+    /// Another copy of this job may exist: look at the row before sending.
+    pub recheck: bool,
+    /// The event's data.
+    pub payload: Payload,
+}
+
+/// Where the event's data is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Payload {
+    /// Here, as the producer's JSON text.
+    Inline(String),
+    /// In the event's row.
+    Stored,
+}
+
+impl Payload {
+    /// Inline if small enough.
+    #[must_use]
+    pub fn of(data: &str) -> Self {
+        if data.len() <= MAX_INLINE {
+            Self::Inline(data.to_owned())
+        } else {
+            Self::Stored
+        }
+    }
+}
+
+/// Bytes that aren't a job this version understands.
+#[derive(Debug, thiserror::Error)]
+pub enum Undecodable {
+    /// The message is empty.
+    #[error("the job is empty")]
+    Empty,
+    /// Written by a newer (or much older) Posthorn.
+    #[error("the job has version {0}, this dispatcher reads version {VERSION}")]
+    Version(u8),
+    /// Not MessagePack, or not a job's fields.
+    #[error("the job's fields cannot be read")]
+    Fields(#[source] rmp_serde::decode::Error),
+}
+
+impl Job {
+    /// When the event was accepted: what the age limit and the end-to-end
+    /// latency count from.
+    #[must_use]
+    pub fn accepted_at(&self) -> OffsetDateTime {
+        self.delivery.accepted_at()
+    }
+
+    /// How long until it may be attempted; zero or less when it may be now.
+    #[must_use]
+    pub fn wait(&self, now: OffsetDateTime) -> Duration {
+        self.due_at - now
+    }
+
+    /// The message's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(256);
+        bytes.push(VERSION);
+        if let Err(error) = rmp_serde::encode::write(&mut bytes, self) {
+            // Writing plain fields to memory has no way to fail.
+            unreachable!("a job could not be encoded: {error}");
+        }
+        bytes
+    }
+
+    /// Reads a message's bytes.
+    ///
+    /// # Errors
+    /// If they aren't a job of this version.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Undecodable> {
+        match bytes.split_first() {
+            None => Err(Undecodable::Empty),
+            Some((&VERSION, fields)) => rmp_serde::from_slice(fields).map_err(Undecodable::Fields),
+            Some((&version, _)) => Err(Undecodable::Version(version)),
+        }
+    }
+}
+
+mod unix_micros {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use time::OffsetDateTime;
+
+    pub(super) fn serialize<S: Serializer>(at: &OffsetDateTime, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_i64((at.unix_timestamp_nanos() / 1_000) as i64)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<OffsetDateTime, D::Error> {
+        let micros = i64::deserialize(d)?;
+        OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000)
+            .map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use time::macros::datetime;
+
+    use super::*;
+
+    fn job() -> Job {
+        let event_uid = EventUid::at(datetime!(2026-11-22 10:00 UTC));
+        Job {
+            delivery: DeliveryId::of(event_uid),
+            webhook: WebhookId::generate(),
+            tenant: "acme".parse().unwrap(),
+            event_uid,
+            event_id: event_uid.into(),
+            event_type: "order.created".parse().unwrap(),
+            occurred_at: datetime!(2026-11-22 09:59:59.123456 UTC),
+            attempt: 3,
+            due_at: datetime!(2026-11-22 10:05 UTC),
+            recheck: true,
+            payload: Payload::of(r#"{"price":25.00}"#),
+        }
+    }
+
+    #[test]
+    fn a_job_survives_its_bytes() {
+        let job = job();
+        assert_eq!(Job::decode(&job.encode()).unwrap(), job);
+    }
+
+    #[test]
+    fn a_job_of_another_version_is_refused_by_number() {
+        let mut bytes = job().encode();
+        bytes[0] = 9;
+        assert!(
+            Job::decode(&bytes)
+                .unwrap_err()
+                .to_string()
+                .contains("version 9")
+        );
+    }
+
+    #[test]
+    fn a_large_payload_stays_in_postgres() {
+        assert_eq!(Payload::of(&"x".repeat(MAX_INLINE + 1)), Payload::Stored);
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = Job::decode(&bytes);
+            let _ = Job::decode(&[&[VERSION], bytes.as_slice()].concat());
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! What `ingest` and `dispatcher` both need: the words (ids, jobs, webhooks),
+//! the two servers (RabbitMQ, PostgreSQL) and how a process looks after itself.
+//!
+//! Neither binary depends on the other; what they agree on is here and nowhere
+//! else: the queue layout in [`topology`], the job's bytes in [`job`], the
+//! tables in `migrations/`.
+
+pub mod amqp;
+pub mod catalogue;
+pub mod destination;
+pub mod dialect;
+pub mod ids;
+pub mod job;
+pub mod postgres;
+pub mod publish;
+pub mod retry;
+pub mod seal;
+pub mod settings;
+pub mod supervise;
+pub mod telemetry;
+pub mod topology;
+pub mod webhook;

@@ -1,0 +1,183 @@
+//! The pool to PostgreSQL, and its schema.
+//!
+//! Statements are plain SQL beside the code that uses them, each with its name
+//! in a leading comment, prepared once per connection.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use deadpool_postgres::{Hook, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use secrecy::{ExposeSecret, SecretString};
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::telemetry::metrics;
+
+mod embedded {
+    refinery::embed_migrations!("migrations");
+}
+
+/// A connection that takes longer to open is given up and tried again.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A peer that doesn't acknowledge for this long is gone.
+const SILENT_PEER: Duration = Duration::from_secs(15);
+/// How many days of partitions exist ahead of today.
+const PARTITIONS_AHEAD: i32 = 14;
+
+/// The database's URL, parsed, with what every connection of ours has in common.
+///
+/// # Errors
+/// If the URL can't be parsed. The message doesn't repeat it: it may hold a password.
+pub fn config(url: &SecretString, name: &str) -> anyhow::Result<Config> {
+    let mut config: Config = url
+        .expose_secret()
+        .parse()
+        .map_err(|_| anyhow::anyhow!("DATABASE_URL is not a PostgreSQL URL"))?;
+    config
+        .application_name(name)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .keepalives_idle(SILENT_PEER)
+        .tcp_user_timeout(SILENT_PEER);
+    // Every statement of a hot path is a lookup by key. A fresh day's partition
+    // has no statistics yet, and a plan guessed without them scans it whole.
+    // Without JIT: no statement is long enough to be worth compiling.
+    let options = config.get_options().unwrap_or_default();
+    let options = format!(
+        "{options} -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off \
+         -c jit=off -c statement_timeout=30s -c idle_in_transaction_session_timeout=30s"
+    );
+    config.options(options.trim_start().to_owned());
+    Ok(config)
+}
+
+/// Opens a pool; connections are made when they are first needed.
+///
+/// # Errors
+/// If the system's certificates are needed and can't be read.
+pub fn pool(config: &Config, size: usize) -> anyhow::Result<Pool> {
+    let recycling = ManagerConfig {
+        recycling_method: RecyclingMethod::Fast,
+    };
+    let manager = if config.get_ssl_mode() == SslMode::Disable {
+        Manager::from_config(config.clone(), NoTls, recycling)
+    } else {
+        Manager::from_config(config.clone(), tls()?, recycling)
+    };
+    Pool::builder(manager)
+        .max_size(size)
+        .runtime(Runtime::Tokio1)
+        .wait_timeout(Some(CONNECT_TIMEOUT))
+        .create_timeout(Some(CONNECT_TIMEOUT))
+        .recycle_timeout(Some(CONNECT_TIMEOUT))
+        .post_create(Hook::sync_fn(|_, _| {
+            metrics().postgres_connects.inc();
+            Ok(())
+        }))
+        .build()
+        .context("building the PostgreSQL pool")
+}
+
+/// TLS as this system trusts it, for connections whose URL asks for it.
+///
+/// # Errors
+/// If the provider doesn't support the protocol versions.
+pub fn tls() -> anyhow::Result<MakeRustlsConnect> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(MakeRustlsConnect::new(config))
+}
+
+/// Brings the schema up to date. Safe to run by several processes at once.
+///
+/// # Errors
+/// If the database can't be reached, or a migration that ran was edited since.
+pub async fn migrate(pool: &Pool) -> anyhow::Result<usize> {
+    let mut client = pool.get().await.context("connecting to PostgreSQL")?;
+    // Any number, as long as nothing else locks it: "posthorn" in ASCII.
+    const LOCK: i64 = 0x706f_7374_686f_726e;
+    client
+        .execute("SELECT pg_advisory_lock($1)", &[&LOCK])
+        .await?;
+    let report = embedded::migrations::runner()
+        .set_migration_table_name("posthorn_migrations")
+        .run_async(&mut **client)
+        .await;
+    client
+        .execute("SELECT pg_advisory_unlock($1)", &[&LOCK])
+        .await?;
+    Ok(report
+        .context("migrating the database")?
+        .applied_migrations()
+        .len())
+}
+
+/// Fails unless the schema is the one that this binary was built for.
+///
+/// # Errors
+/// If the database can't be reached, or `posthorn-ingest migrate` has to be run.
+pub async fn check_schema(pool: &Pool) -> anyhow::Result<()> {
+    let client = pool.get().await.context("connecting to PostgreSQL")?;
+    let latest = embedded::migrations::runner()
+        .get_migrations()
+        .iter()
+        .map(|migration| i64::from(migration.version()))
+        .max()
+        .unwrap_or_default();
+    let current: i64 = match client
+        .query_one(
+            "SELECT coalesce(max(version), 0)::bigint FROM posthorn_migrations",
+            &[],
+        )
+        .await
+    {
+        Ok(row) => row.get(0),
+        Err(error) if error.code().is_some() => 0,
+        Err(error) => return Err(error).context("reading the schema's version"),
+    };
+    anyhow::ensure!(
+        current >= latest,
+        "the database's schema is version {current}, this binary needs {latest}: \
+         run `posthorn-ingest migrate`"
+    );
+    Ok(())
+}
+
+/// Makes the coming days' partitions and drops those past `retention`.
+///
+/// Waits only briefly for its locks: queries come first, and it runs again.
+///
+/// # Errors
+/// If the database can't be reached or a lock wasn't to be had.
+pub async fn maintain_partitions(pool: &Pool, retention: time::Duration) -> anyhow::Result<()> {
+    let mut client = pool.get().await.context("connecting to PostgreSQL")?;
+    let until = time::OffsetDateTime::now_utc() - retention;
+    let transaction = client.transaction().await?;
+    transaction
+        .batch_execute("SET LOCAL lock_timeout = '2s'")
+        .await?;
+    let made: i32 = transaction
+        .query_one("SELECT create_partitions($1)", &[&PARTITIONS_AHEAD])
+        .await?
+        .get(0);
+    transaction.commit().await?;
+
+    let transaction = client.transaction().await?;
+    transaction
+        .batch_execute("SET LOCAL lock_timeout = '2s'")
+        .await?;
+    let dropped: i32 = transaction
+        .query_one("SELECT drop_partitions($1)", &[&until])
+        .await?
+        .get(0);
+    transaction.commit().await?;
+    if made + dropped > 0 {
+        tracing::info!(made, dropped, "partitions");
+    }
+    Ok(())
+}

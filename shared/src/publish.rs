@@ -1,0 +1,205 @@
+//! Publishing with confirms, many in flight at a time.
+//!
+//! [`publish_all`] is for a stage that owns a channel and has a batch.
+//! [`Publisher`] is for everyone else: any task hands it a message and waits
+//! for that message's confirm, while [`Publications`] puts whatever has
+//! gathered on the current session's channel.
+
+use futures_util::future::join_all;
+use lapin::options::BasicPublishOptions;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{BasicProperties, Channel};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::topology;
+
+/// How many messages may wait for a session.
+const WAITING: usize = 4096;
+/// How many messages are put on the wire before their confirms are awaited.
+const BATCH: usize = 1024;
+
+/// A message on its way to an exchange.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// Where to.
+    pub exchange: &'static str,
+    /// With which routing key.
+    pub routing_key: ShortString,
+    /// Persistent, and whatever the sender sets.
+    pub properties: BasicProperties,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// Why a message may not have been taken by the broker.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Unconfirmed {
+    /// The queue is full or has no quorum: certainly not taken.
+    #[error("RabbitMQ refused the message")]
+    Refused,
+    /// The connection failed before the answer: perhaps taken.
+    #[error("the connection to RabbitMQ failed before the message was confirmed")]
+    Lost(#[source] lapin::Error),
+    /// The process is stopping, or too much waits for RabbitMQ already.
+    #[error("no connection to RabbitMQ")]
+    Unavailable,
+}
+
+impl Outgoing {
+    /// A job on its way to its shard's queue, now or after a delay.
+    #[must_use]
+    pub fn job(job: &crate::job::Job, now: time::OffsetDateTime, shards: u16) -> Self {
+        let shard = topology::shard_of(job.webhook, shards);
+        let (exchange, routing_key) = topology::route(job.due_at, now, shard);
+        let properties = persistent()
+            // At most 30 bytes: a TypeID.
+            .with_message_id(job.delivery.to_string().into())
+            .with_type("posthorn.job".into());
+        Self {
+            exchange,
+            routing_key: routing_key.into(),
+            properties,
+            body: job.encode(),
+        }
+    }
+
+    /// A message that can't be processed, on its way to the parking queue with
+    /// the reason in the header `x-posthorn-reason`, and with where it came
+    /// from in `x-posthorn-exchange` and `x-posthorn-routing-key`.
+    #[must_use]
+    pub fn dead(message: &lapin::message::Delivery, reason: &str) -> Self {
+        let mut headers = message.properties.headers().clone().unwrap_or_default();
+        // RabbitMQ's own record of dead-lettering must not be copied: a queue
+        // that finds itself in it takes the message for one in a cycle.
+        let mut table = FieldTable::default();
+        for (key, value) in headers.inner() {
+            if key.as_str() != "x-death" && !key.as_str().starts_with("x-first-death-") {
+                table.insert(key.clone(), value.clone());
+            }
+        }
+        headers = table;
+        for (key, value) in [
+            ("x-posthorn-reason", reason),
+            ("x-posthorn-exchange", message.exchange.as_str()),
+            ("x-posthorn-routing-key", message.routing_key.as_str()),
+        ] {
+            headers.insert(key.into(), AMQPValue::LongString(value.into()));
+        }
+        Self {
+            exchange: topology::DEAD,
+            routing_key: message.routing_key.clone(),
+            properties: message
+                .properties
+                .clone()
+                .with_delivery_mode(2)
+                .with_headers(headers),
+            body: message.data.clone(),
+        }
+    }
+}
+
+/// Properties of a message that survives a restart of the broker.
+#[must_use]
+pub fn persistent() -> BasicProperties {
+    BasicProperties::default().with_delivery_mode(2)
+}
+
+/// Publishes a batch and waits for every confirm. Answers in the given order.
+pub async fn publish_all(channel: &Channel, batch: &[Outgoing]) -> Vec<Result<(), Unconfirmed>> {
+    // All are first polled by this task, in order, which is when lapin numbers
+    // them and queues their frames.
+    join_all(batch.iter().map(|message| publish(channel, message))).await
+}
+
+async fn publish(channel: &Channel, message: &Outgoing) -> Result<(), Unconfirmed> {
+    let confirmation = channel
+        .basic_publish(
+            message.exchange.into(),
+            message.routing_key.clone(),
+            BasicPublishOptions::default(),
+            &message.body,
+            message.properties.clone(),
+        )
+        .await
+        .map_err(Unconfirmed::Lost)?
+        .await
+        .map_err(Unconfirmed::Lost)?;
+    if confirmation.is_ack() {
+        Ok(())
+    } else {
+        Err(Unconfirmed::Refused)
+    }
+}
+
+struct Request {
+    message: Outgoing,
+    confirmed: oneshot::Sender<Result<(), Unconfirmed>>,
+}
+
+/// Takes messages from any task. Cheap to clone.
+#[derive(Clone)]
+pub struct Publisher {
+    requests: mpsc::Sender<Request>,
+}
+
+/// The other end of every [`Publisher`]: its owner serves it with a channel of
+/// each session in turn.
+pub struct Publications {
+    requests: mpsc::Receiver<Request>,
+}
+
+/// A publisher and its serving end.
+#[must_use]
+pub fn publisher() -> (Publisher, Publications) {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    (
+        Publisher { requests: sender },
+        Publications { requests: receiver },
+    )
+}
+
+impl Publisher {
+    /// Publishes and waits for the confirm; while there is no session, for one.
+    ///
+    /// # Errors
+    /// If the broker refused the message or the answer was lost.
+    pub async fn publish(&self, message: Outgoing) -> Result<(), Unconfirmed> {
+        let (confirmed, answer) = oneshot::channel();
+        self.requests
+            .send(Request { message, confirmed })
+            .await
+            .map_err(|_| Unconfirmed::Unavailable)?;
+        answer.await.map_err(|_| Unconfirmed::Unavailable)?
+    }
+}
+
+impl Publications {
+    /// Publishes what arrives until the channel fails, or until every
+    /// [`Publisher`] is gone.
+    ///
+    /// # Errors
+    /// If the channel failed. Messages that were in flight have been answered
+    /// with that; those still waiting go to the next session.
+    pub async fn serve(&mut self, channel: &Channel) -> anyhow::Result<()> {
+        let mut requests = Vec::new();
+        while self.requests.recv_many(&mut requests, BATCH).await > 0 {
+            let (messages, answers): (Vec<_>, Vec<_>) = requests
+                .drain(..)
+                .map(|request| (request.message, request.confirmed))
+                .unzip();
+            let results = publish_all(channel, &messages).await;
+            let lost = results.iter().find_map(|result| match result {
+                Err(Unconfirmed::Lost(error)) => Some(error.clone()),
+                _ => None,
+            });
+            for (answer, result) in answers.into_iter().zip(results) {
+                // Whoever asked may have given up waiting.
+                let _ = answer.send(result);
+            }
+            if let Some(error) = lost {
+                return Err(anyhow::Error::new(error).context("publishing"));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,318 @@
+//! Reading settings once, whole, and arguing back.
+//!
+//! A [`Reader`] takes each variable through one call and collects every
+//! problem; [`Reader::finish`] reports them together, each naming its variable.
+//! It reads through a closure, so tests never touch the process's environment.
+
+use std::fmt::Display;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::destination::Destinations;
+use crate::retry::{MAX_ATTEMPTS, Schedule};
+use crate::seal::Keyring;
+
+/// Collects settings and what is wrong with them.
+pub struct Reader<'a> {
+    variable: &'a dyn Fn(&str) -> Option<String>,
+    problems: Vec<String>,
+}
+
+/// Everything that is wrong with the settings, a line each.
+#[derive(Debug, thiserror::Error)]
+#[error("the settings are not usable:\n  {}", .0.join("\n  "))]
+pub struct Unusable(Vec<String>);
+
+/// The process's environment, after reading a `.env` file if there is one.
+#[must_use]
+pub fn environment() -> impl Fn(&str) -> Option<String> {
+    // Without a .env file there is nothing to load.
+    let _ = dotenvy::dotenv();
+    |name| std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+impl<'a> Reader<'a> {
+    /// Reads from `variable`, which answers `None` for what isn't set.
+    pub fn new(variable: &'a dyn Fn(&str) -> Option<String>) -> Self {
+        Self {
+            variable,
+            problems: Vec::new(),
+        }
+    }
+
+    /// A value, if set.
+    pub fn optional<T: FromStr<Err: Display>>(&mut self, name: &str) -> Option<T> {
+        match (self.variable)(name)?.trim().parse() {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.problem(format!("{name}: {error}"));
+                None
+            }
+        }
+    }
+
+    /// A value, or its default.
+    pub fn or<T: FromStr<Err: Display>>(&mut self, name: &str, default: T) -> T {
+        self.optional(name).unwrap_or(default)
+    }
+
+    /// A value between two bounds, or its default.
+    pub fn within<T>(&mut self, name: &str, default: T, least: T, most: T) -> T
+    where
+        T: FromStr<Err: Display> + PartialOrd + Display + Copy,
+    {
+        let value = self.or(name, default);
+        if value < least || value > most {
+            self.problem(format!("{name}: {value} is not between {least} and {most}"));
+        }
+        value
+    }
+
+    /// A value that must be set and must not be shown.
+    pub fn secret(&mut self, name: &str, what: &str) -> SecretString {
+        self.optional_secret(name).unwrap_or_else(|| {
+            self.problem(format!("{name} is not set: {what}"));
+            SecretString::default()
+        })
+    }
+
+    /// A value that must not be shown, if set.
+    pub fn optional_secret(&mut self, name: &str) -> Option<SecretString> {
+        (self.variable)(name).map(SecretString::from)
+    }
+
+    /// Notes that something is wrong.
+    pub fn problem(&mut self, problem: String) {
+        self.problems.push(problem);
+    }
+
+    /// Refuses if anything was wrong.
+    ///
+    /// # Errors
+    /// All that was noted.
+    pub fn finish(self) -> Result<(), Unusable> {
+        if self.problems.is_empty() {
+            Ok(())
+        } else {
+            Err(Unusable(self.problems))
+        }
+    }
+}
+
+/// The settings that both binaries have.
+#[derive(Debug, Clone)]
+pub struct Common {
+    /// `DATABASE_URL`: PostgreSQL.
+    pub database_url: SecretString,
+    /// `AMQP_URL`: RabbitMQ, with its virtual host.
+    pub amqp_url: SecretString,
+    /// `MASTER_KEY` and, comma-separated, `MASTER_KEY_PREVIOUS`: 32 bytes each,
+    /// in base64.
+    pub keys: Keyring,
+    /// `JOB_SHARDS`: how many jobs queues; 1 unless one's leader saturates.
+    pub shards: u16,
+    /// `ALLOW_HTTP`, `ALLOWED_NETWORKS`: for development.
+    pub destinations: Destinations,
+    /// `LOG_FORMAT`: `pretty` or `json`.
+    pub log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// For machines: one JSON object per line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "pretty" => Ok(Self::Pretty),
+            "json" => Ok(Self::Json),
+            _ => Err("must be `pretty` or `json`"),
+        }
+    }
+}
+
+impl Common {
+    /// Reads them.
+    pub fn read(reader: &mut Reader<'_>) -> Self {
+        let database_url = reader.secret("DATABASE_URL", "postgres://user:password@host/database");
+        let amqp_url = reader.secret("AMQP_URL", "amqp://user:password@host/vhost");
+        Self {
+            database_url,
+            amqp_url,
+            keys: keys(reader),
+            shards: reader.within("JOB_SHARDS", 1, 1, 256),
+            destinations: Destinations {
+                allow_http: reader.or("ALLOW_HTTP", false),
+                allowed: networks(reader),
+            },
+            log_format: reader.or("LOG_FORMAT", LogFormat::Pretty),
+        }
+    }
+}
+
+fn keys(reader: &mut Reader<'_>) -> Keyring {
+    let current = reader.secret(
+        "MASTER_KEY",
+        "32 random bytes in base64: `openssl rand -base64 32`",
+    );
+    let previous = reader
+        .optional_secret("MASTER_KEY_PREVIOUS")
+        .unwrap_or_default();
+    let previous = previous
+        .expose_secret()
+        .split(',')
+        .map(str::trim)
+        .filter(|key| !key.is_empty());
+    let keys = std::iter::once(current.expose_secret()).chain(previous);
+    Keyring::from_base64(keys).unwrap_or_else(|problem| {
+        if !current.expose_secret().is_empty() {
+            reader.problem(format!("MASTER_KEY, MASTER_KEY_PREVIOUS: {problem}"));
+        }
+        placeholder_keys()
+    })
+}
+
+/// Stands in for keys that were refused: the reader won't finish.
+fn placeholder_keys() -> Keyring {
+    const ZEROES: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    match Keyring::from_base64([ZEROES]) {
+        Ok(keys) => keys,
+        Err(error) => unreachable!("32 zero bytes are a key: {error}"),
+    }
+}
+
+fn networks(reader: &mut Reader<'_>) -> Vec<IpNet> {
+    let Some(list) = reader.optional::<String>("ALLOWED_NETWORKS") else {
+        return Vec::new();
+    };
+    let mut networks = Vec::new();
+    for entry in list
+        .split(',')
+        .map(str::trim)
+        .filter(|entry| !entry.is_empty())
+    {
+        match entry.parse() {
+            Ok(network) => networks.push(network),
+            Err(_) => reader.problem(format!(
+                "ALLOWED_NETWORKS: `{entry}` is not like `10.0.0.0/8`"
+            )),
+        }
+    }
+    networks
+}
+
+/// What the server says about deliveries where the webhook says nothing. What
+/// is set here goes before the dialect's own default.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Defaults {
+    /// `WEBHOOK_MAX_RETRIES` and `WEBHOOK_RETRY_DELAY` (ms, doubling).
+    pub retry: Option<Schedule>,
+    /// `WEBHOOK_TIMEOUT` (ms), 1,000 to 60,000.
+    pub timeout: Option<Duration>,
+}
+
+impl Defaults {
+    /// Reads them.
+    pub fn read(reader: &mut Reader<'_>) -> Self {
+        const RETRIES: u16 = 3;
+        const DELAY: u64 = 5_000;
+        let retries: Option<u16> = reader.optional("WEBHOOK_MAX_RETRIES");
+        let delay: Option<u64> = reader.optional("WEBHOOK_RETRY_DELAY");
+        let retry = (retries.is_some() || delay.is_some()).then(|| {
+            Schedule::doubling(
+                Duration::from_millis(delay.unwrap_or(DELAY)),
+                retries.unwrap_or(RETRIES),
+            )
+        });
+        if let Some(Err(_)) = retry.as_ref().map(Schedule::check) {
+            reader.problem(format!(
+                "WEBHOOK_MAX_RETRIES must be at most {}, WEBHOOK_RETRY_DELAY at most 86400000 (ms)",
+                MAX_ATTEMPTS - 1
+            ));
+        }
+        let timeout: Option<u64> = reader.optional("WEBHOOK_TIMEOUT");
+        if timeout.is_some_and(|ms| !(1_000..=60_000).contains(&ms)) {
+            reader.problem("WEBHOOK_TIMEOUT must be between 1000 and 60000 (ms)".to_owned());
+        }
+        Self {
+            retry,
+            timeout: timeout.map(Duration::from_millis),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<(Common, Defaults), String> {
+        let variable = |name: &str| {
+            pairs
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).to_owned())
+        };
+        let mut reader = Reader::new(&variable);
+        let read = (Common::read(&mut reader), Defaults::read(&mut reader));
+        reader
+            .finish()
+            .map(|()| read)
+            .map_err(|error| error.to_string())
+    }
+
+    const GOOD: [(&str, &str); 3] = [
+        ("DATABASE_URL", "postgres://localhost/posthorn"),
+        ("AMQP_URL", "amqp://localhost"),
+        ("MASTER_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+    ];
+
+    #[test]
+    fn three_variables_are_enough() {
+        let (common, defaults) = read(&GOOD).unwrap();
+        assert_eq!(common.shards, 1);
+        assert!(!common.destinations.allow_http);
+        assert_eq!(
+            defaults,
+            Defaults {
+                retry: None,
+                timeout: None
+            }
+        );
+    }
+
+    #[test]
+    fn every_problem_is_named_at_once_and_no_secret_repeated() {
+        let error = read(&[
+            ("AMQP_URL", "amqp://localhost"),
+            ("MASTER_KEY", "c2VjcmV0LWtleQ=="),
+            ("JOB_SHARDS", "0"),
+            ("ALLOWED_NETWORKS", "127.0.0.0/8, nonsense"),
+            ("LOG_FORMAT", "xml"),
+            ("WEBHOOK_TIMEOUT", "10"),
+            ("WEBHOOK_MAX_RETRIES", "500"),
+        ])
+        .unwrap_err();
+        for name in [
+            "DATABASE_URL",
+            "MASTER_KEY",
+            "JOB_SHARDS",
+            "`nonsense`",
+            "LOG_FORMAT",
+            "WEBHOOK_TIMEOUT",
+            "WEBHOOK_MAX_RETRIES",
+        ] {
+            assert!(error.contains(name), "{name} is missing in: {error}");
+        }
+        assert!(!error.contains("c2Vj"), "{error}");
+    }
+}

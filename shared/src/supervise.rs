@@ -1,0 +1,117 @@
+//! A process looks after itself: readiness, backoff, stopping.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Exponential pauses between tries, with jitter, up to a cap.
+#[derive(Debug, Clone)]
+pub struct Backoff {
+    first: Duration,
+    cap: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    /// From `first`, doubling, up to `cap`.
+    #[must_use]
+    pub fn new(first: Duration, cap: Duration) -> Self {
+        Self {
+            first,
+            cap,
+            next: first,
+        }
+    }
+
+    /// The next pause: between half and all of the current step.
+    #[allow(clippy::should_implement_trait)] // It never ends, so it is no iterator.
+    pub fn next(&mut self) -> Duration {
+        let step = self.next;
+        self.next = (step * 2).min(self.cap);
+        step.mul_f64(0.5 + 0.5 * fastrand::f64())
+    }
+
+    /// Starts over after success.
+    pub fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
+/// Whether this process can do its work now: what `/readyz` answers.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness(Arc<Parts>);
+
+#[derive(Debug, Default)]
+struct Parts {
+    amqp: AtomicBool,
+    postgres: AtomicBool,
+}
+
+impl Readiness {
+    /// Sets whether there is a RabbitMQ session.
+    pub fn amqp(&self, is: bool) {
+        self.0.amqp.store(is, Ordering::Relaxed);
+    }
+
+    /// Sets whether PostgreSQL answers.
+    pub fn postgres(&self, is: bool) {
+        self.0.postgres.store(is, Ordering::Relaxed);
+    }
+
+    /// What is missing; empty when ready.
+    #[must_use]
+    pub fn missing(&self) -> Vec<&'static str> {
+        let parts = [(&self.0.amqp, "rabbitmq"), (&self.0.postgres, "postgresql")];
+        parts
+            .into_iter()
+            .filter(|(is, _)| !is.load(Ordering::Relaxed))
+            .map(|(_, name)| name)
+            .collect()
+    }
+}
+
+/// Cancels `stop` on SIGTERM or SIGINT.
+///
+/// # Errors
+/// If the handlers can't be installed.
+pub fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        stop.cancel();
+    });
+    Ok(())
+}
+
+/// Runs `attempt` until it succeeds or `stop` is cancelled (`None`), with
+/// `complain` told of every failure.
+pub async fn until_done<T, E>(
+    stop: &CancellationToken,
+    mut complain: impl FnMut(&E, Duration),
+    mut attempt: impl AsyncFnMut() -> Result<T, E>,
+) -> Option<T> {
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+    loop {
+        let error = tokio::select! {
+            result = attempt() => match result {
+                Ok(value) => return Some(value),
+                Err(error) => error,
+            },
+            () = stop.cancelled() => return None,
+        };
+        let pause = backoff.next();
+        complain(&error, pause);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => return None,
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Logs, metrics and health, the same in both binaries.
+//!
+//! Metrics live in the `prometheus` crate's default registry; each binary adds
+//! its own. No label takes values that a tenant or a stranger chooses.
+
+use std::sync::OnceLock;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, TextEncoder,
+};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::settings::LogFormat;
+use crate::supervise::Readiness;
+
+/// Starts logging: to standard error, at `info` unless `RUST_LOG` says otherwise.
+pub fn log_to_stderr(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env()
+        // lapin logs every lost connection itself; we do too, with what we do about it.
+        .unwrap_or_else(|_| EnvFilter::new("info,lapin=off,refinery_core=warn"));
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry().with(filter);
+    match format {
+        LogFormat::Pretty => registry.with(layer.with_target(false)).init(),
+        LogFormat::Json => registry.with(layer.json().flatten_event(true)).init(),
+    }
+}
+
+/// What both binaries count.
+pub struct Metrics {
+    /// 1 while the broker blocks publishers.
+    pub amqp_blocked: IntGauge,
+    /// Lost RabbitMQ sessions, or failures to open one.
+    pub amqp_reconnects: IntCounter,
+    /// Lost listening connections to PostgreSQL.
+    pub postgres_reconnects: IntCounter,
+    /// Connections opened to PostgreSQL.
+    pub postgres_connects: IntCounter,
+    /// Webhook rows that couldn't be opened with our keys.
+    pub unreadable_webhooks: IntCounter,
+}
+
+/// The metrics of this process.
+pub fn metrics() -> &'static Metrics {
+    static METRICS: OnceLock<Metrics> = OnceLock::new();
+    METRICS.get_or_init(|| Metrics {
+        amqp_blocked: gauge(
+            "posthorn_amqp_blocked",
+            "1 while RabbitMQ blocks publishers.",
+        ),
+        amqp_reconnects: counter(
+            "posthorn_amqp_reconnects_total",
+            "RabbitMQ sessions lost or not to be had.",
+        ),
+        postgres_reconnects: counter(
+            "posthorn_postgres_reconnects_total",
+            "Listening connections to PostgreSQL lost or not to be had.",
+        ),
+        postgres_connects: counter(
+            "posthorn_postgres_connects_total",
+            "Connections opened to PostgreSQL.",
+        ),
+        unreadable_webhooks: counter(
+            "posthorn_unreadable_webhooks_total",
+            "Webhook rows that could not be opened with MASTER_KEY.",
+        ),
+    })
+}
+
+/// Registers a counter.
+#[must_use]
+pub fn counter(name: &str, help: &str) -> IntCounter {
+    register(IntCounter::new(name, help))
+}
+
+/// Registers a counter with one label.
+#[must_use]
+pub fn counter_by(name: &str, help: &str, label: &str) -> IntCounterVec {
+    register(IntCounterVec::new(Opts::new(name, help), &[label]))
+}
+
+/// Registers a gauge.
+#[must_use]
+pub fn gauge(name: &str, help: &str) -> IntGauge {
+    register(IntGauge::new(name, help))
+}
+
+/// Registers a histogram with the given upper bounds.
+#[must_use]
+pub fn histogram(name: &str, help: &str, buckets: &[f64]) -> Histogram {
+    register(Histogram::with_opts(
+        HistogramOpts::new(name, help).buckets(buckets.to_vec()),
+    ))
+}
+
+fn register<M: prometheus::core::Collector + Clone + 'static>(metric: prometheus::Result<M>) -> M {
+    // Names are literals of ours; one that is malformed or taken twice fails at
+    // the first start, in any test.
+    let registered = metric.and_then(|metric| {
+        prometheus::register(Box::new(metric.clone()))?;
+        Ok(metric)
+    });
+    match registered {
+        Ok(metric) => metric,
+        Err(error) => panic!("registering a metric: {error}"),
+    }
+}
+
+/// `/healthz`, `/readyz`, `/metrics`.
+pub fn routes(ready: Readiness) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(exposition))
+        .with_state(ready)
+}
+
+async fn readyz(State(ready): State<Readiness>) -> Response {
+    let missing = ready.missing();
+    if missing.is_empty() {
+        "ready\n".into_response()
+    } else {
+        let text = format!("not ready: no {}\n", missing.join(", no "));
+        (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+    }
+}
+
+async fn exposition() -> Response {
+    match TextEncoder::new().encode_to_string(&prometheus::gather()) {
+        Ok(text) => (
+            [(
+                header::CONTENT_TYPE,
+                "text/plain; version=0.0.4; charset=utf-8",
+            )],
+            text,
+        )
+            .into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
