@@ -1,1 +1,25 @@
-//! Placeholder.
+//! Takes jobs, sends them, records what came of it.
+//!
+//! The files are the stages a job passes, in this order:
+//!
+//! 1. [`intake`] consumes the jobs queues and starts a task per job;
+//! 2. [`admit`] decides whether it may be sent now (with [`endpoints`], the
+//!    webhooks in memory, and [`gate`], the places at each endpoint);
+//! 3. [`attempt`] signs, POSTs, and says what came back;
+//! 4. [`judge`] turns that into a verdict: the whole retry policy;
+//! 5. [`settle`] writes verdicts down in batches, queues retries, acks jobs.
+//!
+//! [`sweep`] stands beside them and puts lost jobs back; [`run`] starts and
+//! stops all of it.
+
+pub mod admit;
+pub mod attempt;
+pub mod endpoints;
+pub mod gate;
+pub mod intake;
+pub mod judge;
+pub mod metrics;
+pub mod run;
+pub mod settings;
+pub mod settle;
+pub mod sweep;

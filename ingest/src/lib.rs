@@ -1,1 +1,24 @@
-//! Placeholder.
+//! Takes events, matches them to webhooks, enqueues one job per match; serves
+//! the API.
+//!
+//! The files are the stages an event passes, in this order:
+//!
+//! 1. [`intake`] consumes the events queue in batches and sees each through;
+//! 2. [`decode`] turns a message into an event, or says why not;
+//! 3. [`matching`] finds the webhooks that want it (with [`subscriptions`], the
+//!    index in memory);
+//! 4. [`accept`] writes events and deliveries in one statement.
+//!
+//! [`api`] is the other door: it publishes events to the same exchange, and
+//! manages tenants, tokens and webhooks. [`run`] starts and stops all of it.
+
+pub mod accept;
+pub mod api;
+pub mod audit;
+pub mod decode;
+pub mod intake;
+pub mod matching;
+pub mod metrics;
+pub mod run;
+pub mod settings;
+pub mod subscriptions;

@@ -1,1 +1,82 @@
-fn main(){}
+//! `posthorn-ingest`: serves by default; `migrate`, `audit` and `token create`
+//! are for operators.
+
+use clap::{Parser, Subcommand};
+use ingest::settings::Settings;
+use ingest::{api, audit, run};
+use secrecy::ExposeSecret;
+use shared::settings::environment;
+use shared::{postgres, supervise, telemetry};
+use tokio_util::sync::CancellationToken;
+
+/// Posthorn's ingest. Settings come from the environment, see README.md.
+#[derive(Parser)]
+#[command(name = "posthorn-ingest", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Take events and serve the API (the default).
+    Serve,
+    /// Bring the database's schema up to date.
+    Migrate,
+    /// Count deliveries that are neither finished nor on their way; fails
+    /// unless there are none.
+    Audit,
+    /// Manage API tokens.
+    #[command(subcommand)]
+    Token(Token),
+}
+
+#[derive(Subcommand)]
+enum Token {
+    /// Create a token and print it, once.
+    Create {
+        /// Whose it is; without one it is a global token.
+        #[arg(long)]
+        tenant: Option<shared::ids::Tenant>,
+        /// admin, manager or viewer.
+        #[arg(long, default_value = "manager")]
+        role: api::auth::Role,
+    },
+}
+
+#[tokio::main]
+#[allow(clippy::print_stdout)] // The commands for operators print their answer.
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let settings = Settings::read(&environment())?;
+    telemetry::log_to_stderr(settings.common.log_format);
+    match arguments.command.unwrap_or(Command::Serve) {
+        Command::Serve => {
+            let stop = CancellationToken::new();
+            supervise::stop_on_signals(stop.clone())?;
+            run::run(settings, stop).await
+        }
+        Command::Migrate => {
+            let applied = postgres::migrate(&pool(&settings)?).await?;
+            println!("{applied} migrations applied");
+            Ok(())
+        }
+        Command::Audit => {
+            let audit = audit::audit(&pool(&settings)?).await?;
+            println!("{audit}");
+            anyhow::ensure!(audit.is_clean(), "deliveries are unaccounted for");
+            Ok(())
+        }
+        Command::Token(Token::Create { tenant, role }) => {
+            let token =
+                api::auth::create_token(&pool(&settings)?, tenant.as_ref(), role, None).await?;
+            println!("{}", token.secret.expose_secret());
+            Ok(())
+        }
+    }
+}
+
+fn pool(settings: &Settings) -> anyhow::Result<deadpool_postgres::Pool> {
+    let config = postgres::config(&settings.common.database_url, "posthorn-ingest (command)")?;
+    postgres::pool(&config, 2)
+}

@@ -148,6 +148,15 @@ CREATE FUNCTION first_uuid_at(at timestamptz) RETURNS uuid LANGUAGE sql IMMUTABL
     SELECT (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
 $$;
 
+-- The ids that share their millisecond with this one: an event's deliveries are
+-- among those of its uid.
+CREATE FUNCTION millisecond_floor(id uuid) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
+    SELECT (left(replace(id::text, '-', ''), 12) || repeat('0', 20))::uuid
+$$;
+CREATE FUNCTION millisecond_ceiling(id uuid) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
+    SELECT (left(replace(id::text, '-', ''), 12) || repeat('f', 20))::uuid
+$$;
+
 -- Makes the partitions from yesterday to `ahead` days from now that are missing.
 CREATE FUNCTION create_partitions(ahead integer) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE

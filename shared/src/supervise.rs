@@ -91,21 +91,32 @@ pub fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How long an attempt that is under way may still take after `stop`.
+const LAST_TRY: Duration = Duration::from_secs(5);
+
 /// Runs `attempt` until it succeeds or `stop` is cancelled (`None`), with
 /// `complain` told of every failure.
-pub async fn until_done<T, E>(
+pub async fn until_done<T, E, F>(
     stop: &CancellationToken,
     mut complain: impl FnMut(&E, Duration),
-    mut attempt: impl AsyncFnMut() -> Result<T, E>,
-) -> Option<T> {
+    mut attempt: impl FnMut() -> F,
+) -> Option<T>
+where
+    F: Future<Output = Result<T, E>>,
+{
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+    let time_is_up = async {
+        stop.cancelled().await;
+        tokio::time::sleep(LAST_TRY).await;
+    };
+    tokio::pin!(time_is_up);
     loop {
         let error = tokio::select! {
             result = attempt() => match result {
                 Ok(value) => return Some(value),
                 Err(error) => error,
             },
-            () = stop.cancelled() => return None,
+            () = &mut time_is_up => return None,
         };
         let pause = backoff.next();
         complain(&error, pause);

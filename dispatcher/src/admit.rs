@@ -1,0 +1,198 @@
+//! May this job be sent now? Active? Too old? Settled already? A free place?
+//!
+//! A job comes in from `intake`; an [`Admission`] goes on to `attempt`, or a
+//! verdict without an attempt straight to `settle`. Reads only memory, except
+//! for jobs that may exist twice and payloads that don't fit into a job.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use shared::ids::DeliveryId;
+use shared::job::{Job, Payload};
+use shared::supervise::until_done;
+use shared::webhook::Status;
+use time::{Duration, OffsetDateTime};
+use tracing::warn;
+
+use crate::endpoints::Endpoint;
+use crate::gate::{Full, Place};
+use crate::judge::{Deferral, MAX_AGE, Verdict};
+use crate::run::Dispatcher;
+
+/// When to look again for a webhook that isn't known yet.
+const UNKNOWN_PAUSE: Duration = Duration::seconds(30);
+/// When to look again at a job whose other copy is under way here.
+const IN_FLIGHT_PAUSE: Duration = Duration::seconds(2);
+
+/// What may happen to a job.
+pub enum Admission {
+    /// Send it now.
+    Ready {
+        /// Where to.
+        endpoint: Endpoint,
+        /// The event's JSON text.
+        data: String,
+        /// Held during the attempt.
+        place: Place,
+    },
+    /// Don't; this is what to write down.
+    Decided(Verdict),
+    /// It is settled already, or its row is gone: nothing to do.
+    Stale,
+    /// The process is stopping: give it back.
+    GiveBack,
+}
+
+/// Decides it. `suspect`: another copy of this job may exist.
+pub async fn admit(dispatcher: &Dispatcher, job: &Job, suspect: bool) -> Admission {
+    if suspect {
+        match is_current(dispatcher, job).await {
+            Some(true) => {}
+            Some(false) => return Admission::Stale,
+            None => return Admission::GiveBack,
+        }
+    }
+    let Some(endpoint) = find_endpoint(dispatcher, job).await else {
+        let until = OffsetDateTime::now_utc() + UNKNOWN_PAUSE;
+        return Admission::Decided(Verdict::Deferred {
+            until,
+            because: Deferral::UnknownWebhook,
+        });
+    };
+    if endpoint.webhook.status != Status::Active {
+        return Admission::Decided(Verdict::Cancelled);
+    }
+    let now = OffsetDateTime::now_utc();
+    if now - job.accepted_at() > MAX_AGE {
+        return Admission::Decided(Verdict::Expired);
+    }
+    let data = match &job.payload {
+        Payload::Inline(data) => data.clone(),
+        Payload::Stored => match stored_data(dispatcher, job).await {
+            Some(Some(data)) => data,
+            // Retention took the event, and with it the delivery.
+            Some(None) => return Admission::Stale,
+            None => return Admission::GiveBack,
+        },
+    };
+    match endpoint.gate.enter(now).await {
+        Ok(place) => Admission::Ready {
+            endpoint,
+            data,
+            place,
+        },
+        Err(Full { until }) => Admission::Decided(Verdict::Deferred {
+            until,
+            because: Deferral::EndpointFull,
+        }),
+    }
+}
+
+/// The verdict on a job whose other copy is under way in this replica.
+pub fn wait_for_other_copy() -> Verdict {
+    let until = OffsetDateTime::now_utc() + IN_FLIGHT_PAUSE;
+    Verdict::Deferred {
+        until,
+        because: Deferral::InFlight,
+    }
+}
+
+/// Looks the webhook up; one that isn't known may have been made a moment ago.
+async fn find_endpoint(dispatcher: &Dispatcher, job: &Job) -> Option<Endpoint> {
+    if let Some(endpoint) = dispatcher.endpoints.get(job.webhook) {
+        return Some(endpoint);
+    }
+    if let Err(error) = dispatcher.feed.refresh().await {
+        warn!(webhook = %job.webhook, error = format!("{error:#}"), "looking an unknown webhook up");
+    }
+    dispatcher.endpoints.get(job.webhook)
+}
+
+/// Whether the job's row still waits for this attempt. `None`: stopping.
+async fn is_current(dispatcher: &Dispatcher, job: &Job) -> Option<bool> {
+    query(dispatcher, "rechecking a delivery", || async {
+        let client = dispatcher.pool.get().await?;
+        let statement = client
+            .prepare_cached(
+                "-- recheck_delivery\n\
+                 SELECT 1 FROM deliveries \
+                 WHERE id = $1 AND attempts = $2 - 1 AND state IN ('queued', 'retrying')",
+            )
+            .await?;
+        let attempt = i32::from(job.attempt);
+        Ok(client
+            .query_opt(&statement, &[&job.delivery, &attempt])
+            .await?
+            .is_some())
+    })
+    .await
+}
+
+/// The event's data, `Some(None)` if the event is gone. `None`: stopping.
+async fn stored_data(dispatcher: &Dispatcher, job: &Job) -> Option<Option<String>> {
+    query(dispatcher, "reading an event's data", || async {
+        let client = dispatcher.pool.get().await?;
+        let statement = client
+            .prepare_cached("-- event_data\nSELECT data FROM events WHERE uid = $1")
+            .await?;
+        Ok(client
+            .query_opt(&statement, &[&job.event_uid])
+            .await?
+            .map(|row| row.get(0)))
+    })
+    .await
+}
+
+async fn query<T, F>(
+    dispatcher: &Dispatcher,
+    doing: &str,
+    attempt: impl FnMut() -> F,
+) -> Option<T>
+where
+    F: Future<Output = anyhow::Result<T>>,
+{
+    let complain = |error: &anyhow::Error, pause: std::time::Duration| {
+        warn!(
+            error = format!("{error:#}"),
+            ?pause,
+            "{doing}; trying again"
+        );
+    };
+    until_done(&dispatcher.hurry, complain, attempt).await
+}
+
+/// The deliveries that this replica has under way, so that a second copy of a
+/// job waits for the first.
+#[derive(Clone, Default)]
+pub struct UnderWay(Arc<Mutex<HashSet<DeliveryId>>>);
+
+/// Marks a delivery as under way until it is dropped.
+pub struct Mark {
+    under_way: UnderWay,
+    delivery: DeliveryId,
+}
+
+impl UnderWay {
+    /// Marks it; `None` if it is marked already.
+    pub fn mark(&self, delivery: DeliveryId) -> Option<Mark> {
+        let new = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(delivery);
+        new.then(|| Mark {
+            under_way: self.clone(),
+            delivery,
+        })
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        self.under_way
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.delivery);
+    }
+}

@@ -1,0 +1,171 @@
+//! Jobs are taken from the queues; each goes its way in a task of its own.
+//!
+//! [`take`] runs once per shard and session. [`carry`] is a job's whole way
+//! through the dispatcher, stage by stage, and outlives the session it came
+//! from: what has been POSTed is settled even if the broker is gone by then.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use lapin::Consumer;
+use lapin::message::Delivery;
+use shared::ids::time_of;
+use shared::job::Job;
+use shared::publish::Outgoing;
+use shared::topology;
+use time::OffsetDateTime;
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::error;
+
+use crate::admit::{Admission, admit, wait_for_other_copy};
+use crate::judge::{Case, judge};
+use crate::metrics::metrics;
+use crate::run::Dispatcher;
+use crate::settle::{Receipt, Settlement};
+
+/// Takes a shard's jobs until the process is told to stop.
+///
+/// # Errors
+/// If the consumer fails or is cancelled by the broker.
+pub async fn take(
+    dispatcher: &Arc<Dispatcher>,
+    shard: u16,
+    mut jobs: Consumer,
+) -> anyhow::Result<()> {
+    loop {
+        let message = tokio::select! {
+            message = jobs.next() => message,
+            () = dispatcher.stop.cancelled() => return Ok(()),
+        };
+        let message = match message {
+            Some(message) => message?,
+            None => anyhow::bail!("RabbitMQ cancelled the consumer of shard {shard}"),
+        };
+        metrics().jobs_taken.inc();
+        // At most as many as the prefetch, but for those of a lost session.
+        let Ok(permit) = dispatcher.places.clone().acquire_owned().await else {
+            anyhow::bail!("the dispatcher's places were closed");
+        };
+        let dispatcher = dispatcher.clone();
+        let tasks = dispatcher.tasks.clone();
+        tasks.spawn(async move { receive(dispatcher, shard, message, permit).await });
+    }
+}
+
+/// Reads a message; one that isn't a job is parked.
+async fn receive(
+    dispatcher: Arc<Dispatcher>,
+    shard: u16,
+    message: Delivery,
+    _held: OwnedSemaphorePermit,
+) {
+    match Job::decode(&message.data) {
+        Ok(job) => {
+            dispatcher.watermarks.saw(shard, job.due_at);
+            let suspect = message.redelivered || job.recheck;
+            carry(&dispatcher, job, Receipt::new(message.acker), suspect).await;
+        }
+        Err(reason) => {
+            let reason = format!("{:#}", anyhow::Error::new(reason));
+            error!(reason, message_id = ?message.properties.message_id(), "a job cannot be read; parking it");
+            metrics().jobs_parked.inc();
+            if dispatcher
+                .publisher
+                .publish(Outgoing::dead(&message, &reason))
+                .await
+                .is_ok()
+            {
+                Receipt::new(message.acker).ack().await;
+            } else {
+                Receipt::new(message.acker).give_back().await;
+            }
+        }
+    }
+}
+
+/// A job's way: due? admitted? attempted, judged, settled.
+async fn carry(dispatcher: &Dispatcher, job: Job, receipt: Receipt, suspect: bool) {
+    let wait = job.wait(OffsetDateTime::now_utc());
+    if topology::tier(wait).is_some() {
+        return dispatcher.settler.park(job, receipt).await;
+    }
+    if let Ok(remainder) = std::time::Duration::try_from(wait) {
+        tokio::time::sleep(remainder).await;
+    }
+
+    let Some(mark) = dispatcher.under_way.mark(job.delivery) else {
+        let verdict = wait_for_other_copy();
+        let held = dispatcher.tasks.token();
+        let copy = Settlement {
+            job,
+            verdict,
+            report: None,
+            receipt,
+            mark: None,
+            held,
+        };
+        return dispatcher.settle(copy).await;
+    };
+    let (verdict, report) = match admit(dispatcher, &job, suspect).await {
+        Admission::Ready {
+            endpoint,
+            data,
+            place,
+        } => {
+            let under_way = InFlight::start();
+            let webhook = &endpoint.webhook;
+            let report = dispatcher
+                .sender
+                .attempt(&job, &data, webhook, dispatcher.defaults.timeout)
+                .await;
+            drop((under_way, place));
+            endpoint.gate.observe(report.took);
+            metrics()
+                .attempts
+                .with_label_values(&[report.outcome()])
+                .inc();
+            metrics().attempt_seconds.observe(report.took.as_secs_f64());
+            let case = Case {
+                attempt: job.attempt,
+                accepted_at: time_of(job.delivery.uuid()),
+                now: OffsetDateTime::now_utc(),
+                schedule: dispatcher.schedule(webhook),
+                random: fastrand::f64(),
+            };
+            (judge(&report.result, case), Some(report))
+        }
+        Admission::Decided(verdict) => (verdict, None),
+        Admission::Stale => {
+            metrics().jobs_stale.inc();
+            return receipt.ack().await;
+        }
+        Admission::GiveBack => return receipt.give_back().await,
+    };
+    let held = dispatcher.tasks.token();
+    dispatcher
+        .settle(Settlement {
+            job,
+            verdict,
+            report,
+            receipt,
+            mark: Some(mark),
+            held,
+        })
+        .await;
+}
+
+/// Keeps the gauge of requests under way.
+struct InFlight;
+
+impl InFlight {
+    fn start() -> Self {
+        metrics().in_flight.inc();
+        Self
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        metrics().in_flight.dec();
+    }
+}

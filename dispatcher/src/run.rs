@@ -1,0 +1,252 @@
+//! Starts everything, keeps it running, stops it in order.
+//!
+//! To stop is: take no more jobs; let attempts under way finish within the
+//! grace; settle what they came to; give back the rest, which is what closing
+//! the connection does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use deadpool_postgres::Pool;
+use futures_util::future::try_join_all;
+use lapin::options::BasicCancelOptions;
+use shared::amqp::{Broker, Session, keep_session};
+use shared::catalogue::Feed;
+use shared::dialect::standard_schedule;
+use shared::publish::{Publications, Publisher, publisher};
+use shared::retry::Schedule;
+use shared::settings::Defaults;
+use shared::supervise::{Readiness, until_done};
+use shared::topology::jobs_queue;
+use shared::webhook::Webhook;
+use shared::{postgres, telemetry};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::admit::UnderWay;
+use crate::attempt::Sender;
+use crate::endpoints::Endpoints;
+use crate::metrics::metrics;
+use crate::settings::Settings;
+use crate::settle::{Settlement, Settler};
+use crate::sweep::Watermarks;
+use crate::{intake, sweep};
+
+const NAME: &str = "posthorn-dispatcher";
+/// Settling, rechecks, large payloads, the sweeper, the feed.
+const POSTGRES_CONNECTIONS: usize = 8;
+
+/// What a job's task needs, and everyone else.
+pub struct Dispatcher {
+    /// To PostgreSQL.
+    pub pool: Pool,
+    /// Webhooks in memory.
+    pub endpoints: Arc<Endpoints>,
+    /// What keeps them fresh.
+    pub feed: Arc<Feed>,
+    /// The HTTP client.
+    pub sender: Sender,
+    /// Where a webhook says nothing.
+    pub defaults: Defaults,
+    /// What most webhooks have.
+    standard: Schedule,
+    /// Deliveries under way here.
+    pub under_way: UnderWay,
+    /// Jobs held at a time.
+    pub places: Arc<Semaphore>,
+    /// Jobs' tasks, and their settlements.
+    pub tasks: TaskTracker,
+    /// Puts jobs into queues.
+    pub publisher: Publisher,
+    /// Re-parks jobs.
+    pub settler: Settler,
+    settlements: mpsc::Sender<Settlement>,
+    /// For the routing of jobs.
+    pub shards: u16,
+    /// For the sweeper.
+    pub watermarks: Watermarks,
+    /// See [`Settings::sweep_grace`].
+    pub sweep_grace: Duration,
+    /// See [`Settings::sweep_interval`].
+    pub sweep_interval: Duration,
+    /// Take no more.
+    pub stop: CancellationToken,
+    /// The grace is over.
+    pub hurry: CancellationToken,
+}
+
+impl Dispatcher {
+    /// The schedule that holds for a webhook.
+    pub fn schedule<'a>(&'a self, webhook: &'a Webhook) -> &'a Schedule {
+        webhook
+            .retry
+            .as_ref()
+            .or(self.defaults.retry.as_ref())
+            .unwrap_or(&self.standard)
+    }
+
+    /// Hands a verdict to be written.
+    pub async fn settle(&self, settlement: Settlement) {
+        // Closed only when the grace is over: the job is redelivered.
+        let _ = self.settlements.send(settlement).await;
+    }
+}
+
+/// Runs a dispatcher until `stop`.
+///
+/// # Errors
+/// If it can't start, or a part of it ends unasked.
+pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+    // The only way that this fails is that somebody else did it first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    metrics();
+    let ready = Readiness::default();
+    let hurry = CancellationToken::new();
+    let config = postgres::config(&settings.common.database_url, NAME)?;
+    let pool = postgres::pool(&config, POSTGRES_CONNECTIONS)?;
+
+    let listener = TcpListener::bind(settings.http_addr)
+        .await
+        .with_context(|| format!("HTTP_ADDR: listening on {}", settings.http_addr))?;
+    info!(address = %listener.local_addr()?, "metrics and health");
+    let health = axum::serve(listener, telemetry::routes(ready.clone()))
+        .with_graceful_shutdown(hurry.clone().cancelled_owned());
+    let mut health = tokio::spawn(health.into_future());
+
+    if wait_for_schema(&pool, &stop).await.is_none() {
+        return Ok(());
+    }
+
+    let endpoints = Arc::new(Endpoints::default());
+    let feed = Feed::new(pool.clone(), settings.common.keys.clone(), {
+        let endpoints = endpoints.clone();
+        move |changes| endpoints.apply(changes)
+    });
+    let mut listening = tokio::spawn({
+        let (feed, ready, stop) = (feed.clone(), ready.clone(), hurry.clone());
+        let url = settings.common.database_url.clone();
+        async move { feed.listen(&url, NAME, &ready, &stop).await }
+    });
+
+    let (publisher, publications) = publisher();
+    let (sender, receiver) = mpsc::channel(usize::from(settings.concurrency));
+    let shards = settings.common.shards;
+    let settler = || Settler {
+        pool: pool.clone(),
+        publisher: publisher.clone(),
+        shards,
+        hurry: hurry.clone(),
+    };
+    let mut settling = tokio::spawn(settler().run(receiver));
+    let dispatcher = Arc::new(Dispatcher {
+        settler: settler(),
+        pool: pool.clone(),
+        endpoints,
+        feed,
+        sender: Sender::new(settings.common.destinations.clone())?,
+        defaults: settings.defaults.clone(),
+        standard: standard_schedule(),
+        under_way: UnderWay::default(),
+        places: Arc::new(Semaphore::new(usize::from(settings.concurrency))),
+        tasks: TaskTracker::new(),
+        publisher,
+        settlements: sender,
+        shards,
+        watermarks: Watermarks::new(shards),
+        sweep_grace: settings.sweep_grace,
+        sweep_interval: settings.sweep_interval,
+        stop: stop.clone(),
+        hurry: hurry.clone(),
+    });
+
+    // After the grace nothing waits any longer.
+    let grace = tokio::spawn({
+        let (stop, hurry, grace) = (stop.clone(), hurry.clone(), settings.shutdown_grace);
+        async move {
+            stop.cancelled().await;
+            tokio::time::sleep(grace).await;
+            hurry.cancel();
+        }
+    });
+
+    let broker = Broker::new(settings.common.amqp_url.clone(), NAME, shards);
+    let mut serving = Serving {
+        dispatcher,
+        publications,
+    };
+    let prefetch = (settings.concurrency / shards).max(1);
+    let working = keep_session(&broker, &ready, &hurry, async |session| {
+        serving.on(session, prefetch).await
+    });
+    // A dispatcher with a dead part looks healthy and delivers nothing.
+    tokio::select! {
+        () = working => {}
+        ended = &mut settling => anyhow::bail!("settling ended unasked: {ended:?}"),
+        ended = &mut listening => anyhow::bail!("listening ended unasked: {ended:?}"),
+        ended = &mut health => anyhow::bail!("serving HTTP ended unasked: {ended:?}"),
+    }
+
+    hurry.cancel();
+    grace.abort();
+    // Everything that could be settled has been, see `Serving::on`.
+    settling.abort();
+    let _ = tokio::join!(listening, health);
+    info!("stopped");
+    Ok(())
+}
+
+async fn wait_for_schema(pool: &Pool, stop: &CancellationToken) -> Option<()> {
+    let complain = |error: &anyhow::Error, pause: Duration| {
+        warn!(error = format!("{error:#}"), ?pause, "not started yet");
+    };
+    until_done(stop, complain, || postgres::check_schema(pool)).await
+}
+
+/// What runs on each session in turn.
+struct Serving {
+    dispatcher: Arc<Dispatcher>,
+    publications: Publications,
+}
+
+impl Serving {
+    /// Takes jobs until told to stop, then sees those it holds through.
+    async fn on(&mut self, session: &Session, prefetch: u16) -> anyhow::Result<()> {
+        let dispatcher = &self.dispatcher;
+        let channel = session.publishing_channel().await?;
+        let mut shards = Vec::new();
+        for shard in 0..dispatcher.shards {
+            shards.push(session.consumer(&jobs_queue(shard), prefetch).await?);
+        }
+        let taking = shards
+            .iter()
+            .enumerate()
+            .map(|(shard, (_, consumer))| intake::take(dispatcher, shard as u16, consumer.clone()));
+        let work = async {
+            tokio::try_join!(try_join_all(taking), sweep::sweep(dispatcher, session))?;
+            // Told to stop. Without the consumers, what comes in late stays
+            // unacked and returns to its queue when the session closes.
+            for (channel, consumer) in &shards {
+                channel
+                    .basic_cancel(consumer.tag(), BasicCancelOptions::default())
+                    .await?;
+            }
+            dispatcher.tasks.close();
+            tokio::select! {
+                () = dispatcher.tasks.wait() => {}
+                () = dispatcher.hurry.cancelled() => warn!("the grace is over; giving jobs back"),
+            }
+            anyhow::Ok(())
+        };
+        tokio::select! {
+            ended = work => ended,
+            ended = self.publications.serve(&channel) => {
+                ended?;
+                anyhow::bail!("nobody publishes any more")
+            }
+        }
+    }
+}

@@ -1,0 +1,464 @@
+//! Verdicts are written down, in batches; retries are queued; jobs are acked.
+//!
+//! In this order, which is the promise: first the rows (attempts and deliveries
+//! in one statement), then the retry's job, confirmed by the broker, then the
+//! ack. A crash between two of these leaves a job that is delivered again and
+//! found settled, or a row that the sweeper finds overdue: never a loss, and no
+//! second attempt of what is on record.
+//!
+//! A batch is whatever has gathered while the last one was written. Each row
+//! changes only if it waits for this very attempt (the fence), so the verdict of
+//! a duplicate changes nothing.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::Pool;
+use futures_util::future::join_all;
+use lapin::Acker;
+use lapin::options::{BasicAckOptions, BasicNackOptions};
+use shared::ids::DeliveryId;
+use shared::job::Job;
+use shared::publish::{Outgoing, Publisher};
+use shared::supervise::{Backoff, until_done};
+use time::OffsetDateTime;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::{info, warn};
+
+use crate::admit::Mark;
+use crate::attempt::Report;
+use crate::judge::{Deferral, GaveUp, Verdict};
+use crate::metrics::metrics;
+
+/// The most verdicts in one statement.
+const BATCH: usize = 512;
+
+/// A job that has its verdict.
+pub struct Settlement {
+    /// The job as it was taken.
+    pub job: Job,
+    /// What becomes of it.
+    pub verdict: Verdict,
+    /// The attempt, if one was made.
+    pub report: Option<Report>,
+    /// To ack it with.
+    pub receipt: Receipt,
+    /// Keeps copies of it waiting until this is written. None if it is one.
+    pub mark: Option<Mark>,
+    /// Lets the process wait for it when it stops.
+    pub held: TaskTrackerToken,
+}
+
+/// The right to ack one message.
+pub struct Receipt(Acker);
+
+impl Receipt {
+    /// Of a taken message.
+    pub fn new(acker: Acker) -> Self {
+        Self(acker)
+    }
+
+    /// The message is done with.
+    pub async fn ack(self) {
+        // On a channel that is gone the message comes again, and finds its row settled.
+        let _ = self.0.ack(BasicAckOptions::default()).await;
+    }
+
+    /// The message goes back to its queue, for another replica.
+    pub async fn give_back(self) {
+        let options = BasicNackOptions {
+            requeue: true,
+            ..BasicNackOptions::default()
+        };
+        let _ = self.0.nack(options).await;
+    }
+}
+
+/// Writes what arrives until every sender is gone, or `hurry` says that time is up.
+pub struct Settler {
+    /// Where the rows are.
+    pub pool: Pool,
+    /// Where retries are queued.
+    pub publisher: Publisher,
+    /// For the routing of jobs.
+    pub shards: u16,
+    /// Cancelled when the process may wait no longer.
+    pub hurry: CancellationToken,
+}
+
+impl Settler {
+    /// Runs until the channel closes.
+    pub async fn run(self, mut settlements: mpsc::Receiver<Settlement>) {
+        let this = Arc::new(self);
+        // What follows a batch's commit (queueing, acking) overlaps with the
+        // next batch's writing.
+        let follow_ups = TaskTracker::new();
+        let mut batch = Vec::new();
+        while settlements.recv_many(&mut batch, BATCH).await > 0 {
+            metrics().settle_batch.observe(batch.len() as f64);
+            let Some(applied) = this.record(&batch).await else {
+                break;
+            };
+            let this = this.clone();
+            let batch = std::mem::take(&mut batch);
+            follow_ups.spawn(async move { this.follow_up(batch, &applied).await });
+        }
+        follow_ups.close();
+        follow_ups.wait().await;
+    }
+
+    /// Writes a batch, for as long as it takes. Which deliveries changed; `None`
+    /// if time is up.
+    async fn record(&self, batch: &[Settlement]) -> Option<HashSet<DeliveryId>> {
+        let complain = |error: &anyhow::Error, pause: Duration| {
+            warn!(
+                error = format!("{error:#}"),
+                ?pause,
+                "settling deliveries; trying again"
+            );
+        };
+        until_done(&self.hurry, complain, || async {
+            let mut client = self.pool.get().await?;
+            let transaction = client.transaction().await?;
+            let mut applied = settle_deliveries(&transaction, batch).await?;
+            disable_webhooks(&transaction, batch, &applied).await?;
+            applied.extend(defer_deliveries(&transaction, batch).await?);
+            transaction.commit().await?;
+            Ok(applied.into_iter().collect())
+        })
+        .await
+    }
+
+    /// Queues what has to come again and acks.
+    async fn follow_up(&self, batch: Vec<Settlement>, applied: &HashSet<DeliveryId>) {
+        let mut all = Vec::with_capacity(batch.len());
+        for settlement in batch {
+            all.push(self.finish(settlement, applied));
+        }
+        join_all(all).await;
+    }
+
+    async fn finish(&self, settlement: Settlement, applied: &HashSet<DeliveryId>) {
+        let Settlement {
+            job,
+            verdict,
+            report,
+            receipt,
+            mark,
+            held: _held,
+        } = settlement;
+        let is_copy = mark.is_none();
+        let was_applied = is_copy || applied.contains(&job.delivery);
+        log(&job, &verdict, report.as_ref(), was_applied);
+        // From here on a copy of the job finds the row settled.
+        drop(mark);
+        if !was_applied {
+            // Another copy of the job came first, and has queued what follows.
+            metrics().fenced.inc();
+            return receipt.ack().await;
+        }
+        count(&job, &verdict);
+        let next = match verdict {
+            Verdict::RetryAt(at) => Some(Job {
+                attempt: job.attempt + 1,
+                due_at: at,
+                recheck: false,
+                ..job
+            }),
+            Verdict::Deferred { until, .. } => {
+                let recheck = job.recheck || is_copy;
+                Some(Job {
+                    due_at: until,
+                    recheck,
+                    ..job
+                })
+            }
+            Verdict::Delivered | Verdict::Failed(_) | Verdict::Expired | Verdict::Cancelled => None,
+        };
+        if let Some(job) = next {
+            if !self.queue(job).await {
+                return;
+            }
+        }
+        receipt.ack().await;
+    }
+
+    /// Publishes a job until it is confirmed. False if time is up: then the job
+    /// it follows stays unacked, and the sweeper finds the row.
+    async fn queue(&self, mut job: Job) -> bool {
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+        loop {
+            let message = Outgoing::job(&job, OffsetDateTime::now_utc(), self.shards);
+            let unconfirmed = tokio::select! {
+                published = self.publisher.publish(message) => match published {
+                    Ok(()) => return true,
+                    Err(error) => error,
+                },
+                () = self.hurry.cancelled() => return false,
+            };
+            let pause = backoff.next();
+            warn!(error = %unconfirmed, ?pause, "queueing a job; trying again");
+            tokio::time::sleep(pause).await;
+            // The lost answer may have been a yes.
+            job.recheck = true;
+        }
+    }
+
+    /// Puts a job that isn't due yet on its next trip.
+    pub async fn park(&self, job: Job, receipt: Receipt) {
+        if self.queue(job).await {
+            receipt.ack().await;
+        }
+    }
+}
+
+/// Writes attempts and what they mean for their deliveries; answers which
+/// deliveries were waiting for it.
+async fn settle_deliveries(
+    transaction: &deadpool_postgres::Transaction<'_>,
+    batch: &[Settlement],
+) -> anyhow::Result<Vec<DeliveryId>> {
+    let rows: Vec<Row<'_>> = batch.iter().filter_map(Row::of).collect();
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let statement = transaction.prepare_cached(SETTLE_DELIVERIES).await?;
+    macro_rules! column {
+        ($field:ident) => {
+            &rows.iter().map(|row| row.$field).collect::<Vec<_>>()
+        };
+    }
+    let ids = rows.iter().map(|row| row.delivery).collect::<Vec<_>>();
+    let applied = transaction
+        .query(
+            &statement,
+            &[
+                &ids,
+                column!(n),
+                column!(charged),
+                column!(state),
+                column!(due_at),
+                column!(status_code),
+                &rows
+                    .iter()
+                    .map(|row| row.error.as_deref())
+                    .collect::<Vec<_>>(),
+                column!(started_at),
+                column!(duration_ms),
+                column!(outcome),
+                &rows
+                    .iter()
+                    .map(|row| row.remote.as_deref())
+                    .collect::<Vec<_>>(),
+                &rows
+                    .iter()
+                    .map(|row| row.headers.as_ref())
+                    .collect::<Vec<_>>(),
+                column!(body),
+                &ids.iter().min(),
+                &ids.iter().max(),
+            ],
+        )
+        .await?;
+    Ok(applied.iter().map(|row| row.get(0)).collect())
+}
+
+// The bounds on the id let the planner look at those days' partitions alone.
+const SETTLE_DELIVERIES: &str = "-- settle_deliveries
+WITH verdict AS (
+    SELECT * FROM unnest($1::uuid[], $2::int2[], $3::bool[], $4::text[], $5::timestamptz[],
+                         $6::int2[], $7::text[], $8::timestamptz[], $9::int4[], $10::text[],
+                         $11::text[], $12::jsonb[], $13::bytea[])
+    AS v (delivery_id, n, charged, state, due_at, status_code, error, started_at, duration_ms,
+          outcome, remote_address, response_headers, response_body)
+), applied AS (
+    UPDATE deliveries d
+    SET state = v.state,
+        attempts = CASE WHEN v.charged THEN v.n ELSE d.attempts END,
+        due_at = v.due_at,
+        finished_at = CASE WHEN v.due_at IS NULL THEN now() END,
+        status_code = CASE WHEN v.charged THEN v.status_code ELSE d.status_code END,
+        error = CASE WHEN v.charged THEN v.error ELSE d.error END
+    FROM verdict v
+    WHERE d.id = v.delivery_id AND d.attempts = v.n - 1 AND d.state IN ('queued', 'retrying')
+      AND d.id BETWEEN $14::uuid AND $15::uuid
+    RETURNING d.id
+), recorded AS (
+    INSERT INTO attempts (delivery_id, n, started_at, duration_ms, outcome, status_code, error,
+                          remote_address, response_headers, response_body)
+    SELECT delivery_id, n, started_at, duration_ms, outcome, v.status_code, v.error,
+           remote_address, response_headers, response_body
+    FROM verdict v JOIN applied ON applied.id = v.delivery_id
+    WHERE v.charged
+)
+SELECT id FROM applied";
+
+/// One verdict as the statement takes it.
+struct Row<'a> {
+    delivery: DeliveryId,
+    n: i16,
+    charged: bool,
+    state: &'static str,
+    due_at: Option<OffsetDateTime>,
+    status_code: Option<i16>,
+    error: Option<String>,
+    started_at: Option<OffsetDateTime>,
+    duration_ms: Option<i32>,
+    outcome: Option<&'static str>,
+    remote: Option<String>,
+    headers: Option<serde_json::Value>,
+    body: Option<&'a [u8]>,
+}
+
+impl<'a> Row<'a> {
+    /// Of a verdict that ends in a state; deferrals have a statement of their own.
+    fn of(settlement: &'a Settlement) -> Option<Self> {
+        let due_at = match settlement.verdict {
+            Verdict::RetryAt(at) => Some(at),
+            Verdict::Deferred { .. } => return None,
+            _ => None,
+        };
+        let report = settlement.report.as_ref();
+        let answer = report.and_then(|report| report.result.as_ref().ok());
+        Some(Self {
+            delivery: settlement.job.delivery,
+            n: settlement.job.attempt as i16,
+            charged: report.is_some(),
+            state: settlement.verdict.as_str(),
+            due_at,
+            status_code: answer.map(|answer| answer.status as i16),
+            error: report
+                .and_then(|report| report.result.as_ref().err())
+                .map(ToString::to_string),
+            started_at: report.map(|report| report.started_at),
+            duration_ms: report.map(|report| report.took.as_millis() as i32),
+            outcome: report.map(Report::outcome),
+            remote: report
+                .and_then(|report| report.remote)
+                .map(|address| address.to_string()),
+            headers: answer.map(|answer| serde_json::json!(answer.headers)),
+            body: answer.map(|answer| answer.body.as_slice()),
+        })
+    }
+}
+
+/// Writes down until when jobs were put off, so that the sweeper knows.
+async fn defer_deliveries(
+    transaction: &deadpool_postgres::Transaction<'_>,
+    batch: &[Settlement],
+) -> anyhow::Result<Vec<DeliveryId>> {
+    let mut ids = Vec::new();
+    let mut attempts = Vec::new();
+    let mut until = Vec::new();
+    for settlement in batch.iter().filter(|settlement| settlement.mark.is_some()) {
+        if let Verdict::Deferred { until: at, .. } = settlement.verdict {
+            ids.push(settlement.job.delivery);
+            attempts.push(settlement.job.attempt as i16);
+            until.push(at);
+        }
+    }
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let statement = transaction
+        .prepare_cached(
+            "-- defer_deliveries\n\
+             UPDATE deliveries d SET due_at = v.until \
+             FROM unnest($1::uuid[], $2::int2[], $3::timestamptz[]) AS v (delivery_id, n, until) \
+             WHERE d.id = v.delivery_id AND d.attempts = v.n - 1 \
+               AND d.state IN ('queued', 'retrying') \
+               AND d.id BETWEEN $4::uuid AND $5::uuid \
+             RETURNING d.id",
+        )
+        .await?;
+    let (least, most) = (ids.iter().min(), ids.iter().max());
+    let applied = transaction
+        .query(&statement, &[&ids, &attempts, &until, &least, &most])
+        .await?;
+    Ok(applied.iter().map(|row| row.get(0)).collect())
+}
+
+/// Switches off the webhooks whose endpoints said that they are gone.
+async fn disable_webhooks(
+    transaction: &deadpool_postgres::Transaction<'_>,
+    batch: &[Settlement],
+    applied: &[DeliveryId],
+) -> anyhow::Result<()> {
+    let gone: Vec<_> = batch
+        .iter()
+        .filter(|s| s.verdict == Verdict::Failed(GaveUp::Gone) && applied.contains(&s.job.delivery))
+        .map(|s| s.job.webhook)
+        .collect();
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let statement = transaction
+        .prepare_cached(
+            "-- disable_webhooks\n\
+             UPDATE webhooks SET status = 'disabled', \
+                 disabled_reason = 'the endpoint answered 410 Gone', updated_at = now() \
+             WHERE id = ANY($1) AND status = 'active'",
+        )
+        .await?;
+    transaction.execute(&statement, &[&gone]).await?;
+    Ok(())
+}
+
+fn count(job: &Job, verdict: &Verdict) {
+    match verdict {
+        Verdict::RetryAt(_) => metrics().retries.inc(),
+        Verdict::Deferred { because, .. } => {
+            metrics()
+                .deferred
+                .with_label_values(&[because.as_str()])
+                .inc();
+        }
+        ended => {
+            metrics()
+                .finished
+                .with_label_values(&[ended.as_str()])
+                .inc();
+            if *ended == Verdict::Delivered {
+                let latency = OffsetDateTime::now_utc() - job.accepted_at();
+                metrics().latency_seconds.observe(latency.as_seconds_f64());
+            }
+        }
+    }
+}
+
+/// The one line of an attempt, or of a decision to make none.
+fn log(job: &Job, verdict: &Verdict, report: Option<&Report>, applied: bool) {
+    if let Verdict::Deferred {
+        until,
+        because: Deferral::EndpointFull | Deferral::InFlight,
+    } = verdict
+    {
+        tracing::debug!(delivery = %job.delivery, webhook = %job.webhook, %until, "deferred");
+        return;
+    }
+    let answer = report.and_then(|report| report.result.as_ref().ok());
+    let next = match verdict {
+        Verdict::RetryAt(at) | Verdict::Deferred { until: at, .. } => Some(at.to_string()),
+        _ => None,
+    };
+    info!(
+        tenant = %job.tenant,
+        event = %job.event_id,
+        event_type = %job.event_type,
+        webhook = %job.webhook,
+        delivery = %job.delivery,
+        attempt = job.attempt,
+        outcome = report.map(Report::outcome),
+        status = answer.map(|answer| answer.status),
+        error = report.and_then(|report| report.result.as_ref().err()).map(tracing::field::display),
+        duration_ms = report.map(|report| report.took.as_millis() as u64),
+        next,
+        duplicate = (!applied).then_some(true),
+        "{}",
+        verdict.as_str()
+    );
+}

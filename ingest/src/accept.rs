@@ -1,0 +1,214 @@
+//! Events and their deliveries are written, once.
+//!
+//! A matched batch comes in from `intake`; which events were new goes back.
+//! Event and deliveries are one statement, so there is never one without the
+//! other. An event is known by (tenant, id): unique within a day by an index,
+//! and looked up in the day before. Around midnight batches take turns, so that
+//! two of the same event can't fall on either side of it unseen.
+
+use std::collections::HashSet;
+
+use deadpool_postgres::{Pool, Transaction};
+use shared::ids::{DeliveryId, EventId, EventUid, Tenant, WebhookId, first_uuid_at, time_of};
+use shared::job::{Job, Payload};
+use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
+
+use crate::decode::Event;
+
+/// How far from midnight batches take turns: more than clocks are apart, and
+/// more than a statement may take.
+const AROUND_MIDNIGHT: Duration = Duration::minutes(2);
+/// Any number that no other lock of ours has: "midnight" in ASCII.
+const MIDNIGHT_LOCK: i64 = 0x6d69_646e_6967_6874;
+
+/// An event and the deliveries it is to have.
+#[derive(Debug, Clone)]
+pub struct Matched {
+    /// Posthorn's key.
+    pub uid: EventUid,
+    /// The producer's id, or one made from the key.
+    pub id: EventId,
+    /// What was published.
+    pub event: Event,
+    /// One per webhook that wants it.
+    pub deliveries: Vec<(DeliveryId, WebhookId)>,
+}
+
+impl Matched {
+    /// The jobs of its first attempts.
+    pub fn jobs(&self) -> impl Iterator<Item = Job> {
+        self.deliveries.iter().map(|(delivery, webhook)| Job {
+            delivery: *delivery,
+            webhook: *webhook,
+            tenant: self.event.tenant.clone(),
+            event_uid: self.uid,
+            event_id: self.id.clone(),
+            event_type: self.event.event_type.clone(),
+            occurred_at: self.occurred_at(),
+            attempt: 1,
+            due_at: delivery.accepted_at(),
+            recheck: false,
+            payload: Payload::of(&self.event.data),
+        })
+    }
+
+    fn occurred_at(&self) -> OffsetDateTime {
+        self.event
+            .occurred_at
+            .unwrap_or_else(|| time_of(self.uid.uuid()))
+    }
+}
+
+/// Writes a batch whose uids are all of the moment `now`; answers the uids of
+/// those that weren't known.
+///
+/// # Errors
+/// If PostgreSQL fails: then nothing was written, or everything and a repetition
+/// finds it.
+pub async fn accept(
+    pool: &Pool,
+    now: OffsetDateTime,
+    batch: &[Matched],
+) -> anyhow::Result<HashSet<EventUid>> {
+    let mut client = pool.get().await?;
+    let since_midnight = now - now.replace_time(time::Time::MIDNIGHT);
+    let transaction = client.transaction().await?;
+    if since_midnight < AROUND_MIDNIGHT || since_midnight > Duration::DAY - AROUND_MIDNIGHT {
+        transaction
+            .execute(
+                "-- midnight_lock\nSELECT pg_advisory_xact_lock($1)",
+                &[&MIDNIGHT_LOCK],
+            )
+            .await?;
+    }
+    let new = accept_events(&transaction, now, batch).await?;
+    transaction.commit().await?;
+    Ok(new)
+}
+
+async fn accept_events(
+    transaction: &Transaction<'_>,
+    now: OffsetDateTime,
+    batch: &[Matched],
+) -> anyhow::Result<HashSet<EventUid>> {
+    let statement = transaction.prepare_cached(ACCEPT_EVENTS).await?;
+    macro_rules! column {
+        ($event:ident => $value:expr) => {
+            &batch.iter().map(|$event| $value).collect::<Vec<_>>()
+        };
+    }
+    let (today, yesterday) = (day_of(now), day_of(now - Duration::DAY));
+    let deliveries: Vec<_> = batch
+        .iter()
+        .flat_map(|event| event.deliveries.iter().map(move |d| (event, d)))
+        .collect();
+    let rows = transaction
+        .query(
+            &statement,
+            &[
+                column!(e => e.uid),
+                column!(e => e.event.tenant.as_str()),
+                column!(e => e.id.as_str()),
+                column!(e => e.event.event_type.as_str()),
+                column!(e => e.occurred_at()),
+                column!(e => e.event.data.as_str()),
+                column!(e => e.event.attributes.as_ref()),
+                column!(e => e.deliveries.len() as i32),
+                &yesterday,
+                &today,
+                &deliveries
+                    .iter()
+                    .map(|(_, (delivery, _))| *delivery)
+                    .collect::<Vec<_>>(),
+                &deliveries
+                    .iter()
+                    .map(|(event, _)| event.uid)
+                    .collect::<Vec<_>>(),
+                &deliveries
+                    .iter()
+                    .map(|(_, (_, webhook))| *webhook)
+                    .collect::<Vec<_>>(),
+                &deliveries
+                    .iter()
+                    .map(|(event, _)| event.event.event_type.as_str())
+                    .collect::<Vec<_>>(),
+                &now,
+            ],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+const ACCEPT_EVENTS: &str = "-- accept_events
+WITH accepted AS (
+    INSERT INTO events (uid, tenant, id, type, occurred_at, data, attributes, matched)
+    SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[],
+                         $6::text[], $7::jsonb[], $8::int4[])
+    AS e (uid, tenant, id, type, occurred_at, data, attributes, matched)
+    WHERE NOT EXISTS (
+        SELECT FROM events y WHERE y.tenant = e.tenant AND y.id = e.id
+        AND y.uid >= $9::uuid AND y.uid < $10::uuid)
+    ON CONFLICT DO NOTHING
+    RETURNING uid
+), enqueued AS (
+    INSERT INTO deliveries (id, event_uid, webhook_id, event_type, state, due_at)
+    SELECT d.id, d.event_uid, d.webhook_id, d.event_type, 'queued', $15::timestamptz
+    FROM unnest($11::uuid[], $12::uuid[], $13::uuid[], $14::text[])
+    AS d (id, event_uid, webhook_id, event_type)
+    JOIN accepted ON accepted.uid = d.event_uid
+)
+SELECT uid FROM accepted";
+
+fn day_of(at: OffsetDateTime) -> Uuid {
+    first_uuid_at(at.replace_time(time::Time::MIDNIGHT))
+}
+
+/// The jobs of known events that no dispatcher has tried yet: after a crash
+/// between their commit and their publishing they may not exist.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn untried_jobs(
+    pool: &Pool,
+    now: OffsetDateTime,
+    known: &[(&Tenant, &EventId)],
+) -> anyhow::Result<Vec<Job>> {
+    let client = pool.get().await?;
+    let statement = client
+        .prepare_cached(
+            "-- untried_jobs\n\
+             SELECT d.id, d.webhook_id, e.uid, e.tenant, e.id AS event_id, e.type, e.occurred_at, e.data \
+             FROM unnest($1::text[], $2::text[]) AS k (tenant, id) \
+             JOIN events e ON e.tenant = k.tenant AND e.id = k.id AND e.uid >= $3::uuid \
+             JOIN deliveries d ON d.event_uid = e.uid \
+                 AND d.id BETWEEN millisecond_floor(e.uid) AND millisecond_ceiling(e.uid) \
+             WHERE d.state = 'queued' AND d.attempts = 0",
+        )
+        .await?;
+    let tenants: Vec<_> = known.iter().map(|(tenant, _)| tenant.as_str()).collect();
+    let ids: Vec<_> = known.iter().map(|(_, id)| id.as_str()).collect();
+    let rows = client
+        .query(&statement, &[&tenants, &ids, &day_of(now - Duration::DAY)])
+        .await?;
+    Ok(rows
+        .iter()
+        .map(|row| {
+            let delivery: DeliveryId = row.get("id");
+            Job {
+                delivery,
+                webhook: row.get("webhook_id"),
+                tenant: row.get("tenant"),
+                event_uid: row.get("uid"),
+                event_id: row.get("event_id"),
+                event_type: row.get("type"),
+                occurred_at: row.get("occurred_at"),
+                attempt: 1,
+                due_at: delivery.accepted_at(),
+                // The job may exist after all.
+                recheck: true,
+                payload: Payload::of(row.get("data")),
+            }
+        })
+        .collect())
+}

@@ -1,0 +1,236 @@
+//! Who asks: API tokens, and the operator's `ADMIN_TOKEN`.
+//!
+//! A token is `pht_` and 32 random bytes; the database has its SHA-256. It
+//! belongs to a tenant, or is global and names a tenant by `X-Tenant-ID`.
+
+use std::str::FromStr;
+
+use axum::extract::FromRequestParts;
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use deadpool_postgres::Pool;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use shared::ids::{Tenant, TokenId};
+use shared::seal::fill_random;
+use subtle::ConstantTimeEq;
+use time::OffsetDateTime;
+
+use super::Shared;
+use super::problem::{Problem, Result};
+
+const PREFIX: &str = "pht_";
+/// How much of a token is kept to tell it by.
+const SHOWN: usize = 10;
+const TENANT_HEADER: &str = "x-tenant-id";
+
+/// What a token may do, each including those after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Read.
+    Viewer,
+    /// Change webhooks, publish events.
+    Manager,
+    /// Manage tokens and, if global, tenants.
+    Admin,
+}
+
+impl Role {
+    /// As the table has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Manager => "manager",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl FromStr for Role {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        [Self::Viewer, Self::Manager, Self::Admin]
+            .into_iter()
+            .find(|role| role.as_str() == text)
+            .ok_or_else(|| "must be admin, manager or viewer".to_owned())
+    }
+}
+
+/// Who asks.
+#[derive(Debug, Clone)]
+struct Caller {
+    /// `None`: a global token.
+    tenant: Option<Tenant>,
+    role: Role,
+}
+
+/// A caller who may act for a tenant in a role.
+pub struct Acting<const ROLE: u8> {
+    /// The tenant.
+    pub tenant: Tenant,
+}
+
+/// A caller who may read a tenant's things.
+pub type Reading = Acting<{ Role::Viewer as u8 }>;
+/// A caller who may change a tenant's things.
+pub type Managing = Acting<{ Role::Manager as u8 }>;
+
+/// The operator.
+pub struct Operating;
+
+impl<const ROLE: u8> FromRequestParts<Shared> for Acting<ROLE> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self> {
+        let caller = identify(&parts.headers, api).await?;
+        if (caller.role as u8) < ROLE {
+            return Err(Problem::forbidden(format!(
+                "this token is a {}'s; that is not enough for this request",
+                caller.role.as_str()
+            )));
+        }
+        let named = named_tenant(&parts.headers)?;
+        match (caller.tenant, named) {
+            (Some(own), Some(named)) if own != named => Err(Problem::not_found(format!(
+                "tenant `{named}` does not exist"
+            ))),
+            (Some(own), _) => Ok(Self { tenant: own }),
+            (None, Some(named)) if is_tenant(api, &named).await? => Ok(Self { tenant: named }),
+            (None, Some(named)) => Err(Problem::not_found(format!(
+                "tenant `{named}` does not exist"
+            ))),
+            (None, None) => Err(Problem::field(
+                "X-Tenant-ID",
+                "this token is global: say for which tenant it is used",
+            )),
+        }
+    }
+}
+
+impl FromRequestParts<Shared> for Operating {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self> {
+        let caller = identify(&parts.headers, api).await?;
+        if caller.tenant.is_some() || caller.role != Role::Admin {
+            return Err(Problem::forbidden(
+                "this request needs a global admin token",
+            ));
+        }
+        Ok(Self)
+    }
+}
+
+async fn identify(headers: &HeaderMap, api: &Shared) -> Result<Caller> {
+    let token = headers
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim())
+        .ok_or_else(Problem::unauthorized)?;
+    let hash = hash(token);
+    if let Some(admin) = &api.admin_token {
+        let ours = self::hash(admin.expose_secret());
+        if bool::from(hash.as_slice().ct_eq(ours.as_slice())) {
+            return Ok(Caller {
+                tenant: None,
+                role: Role::Admin,
+            });
+        }
+    }
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(
+            "-- find_token\n\
+             SELECT tenant, role FROM tokens \
+             WHERE hash = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())",
+        )
+        .await?;
+    let row = client
+        .query_opt(&statement, &[&hash.as_slice()])
+        .await?
+        .ok_or_else(Problem::unauthorized)?;
+    let role = row
+        .get::<_, &str>("role")
+        .parse()
+        .map_err(|_| Problem::unauthorized())?;
+    Ok(Caller {
+        tenant: row.get("tenant"),
+        role,
+    })
+}
+
+fn named_tenant(headers: &HeaderMap) -> Result<Option<Tenant>> {
+    let Some(value) = headers.get(TENANT_HEADER) else {
+        return Ok(None);
+    };
+    let text = value.to_str().unwrap_or_default();
+    text.parse()
+        .map(Some)
+        .map_err(|error| Problem::field("X-Tenant-ID", format!("{error}")))
+}
+
+async fn is_tenant(api: &Shared, tenant: &Tenant) -> Result<bool> {
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached("-- is_tenant\nSELECT 1 FROM tenants WHERE id = $1")
+        .await?;
+    Ok(client.query_opt(&statement, &[tenant]).await?.is_some())
+}
+
+fn hash(token: &str) -> [u8; 32] {
+    Sha256::digest(token).into()
+}
+
+/// A token that was just made.
+pub struct NewToken {
+    /// Its public name.
+    pub id: TokenId,
+    /// The token itself: shown once.
+    pub secret: SecretString,
+    /// How it is listed.
+    pub prefix: String,
+}
+
+/// Makes a token; `tenant` `None` makes a global one.
+///
+/// # Errors
+/// If PostgreSQL fails or there is no such tenant.
+pub async fn create_token(
+    pool: &Pool,
+    tenant: Option<&Tenant>,
+    role: Role,
+    expires_at: Option<OffsetDateTime>,
+) -> anyhow::Result<NewToken> {
+    let mut bytes = [0; 32];
+    fill_random(&mut bytes);
+    let token = format!("{PREFIX}{}", BASE64.encode(bytes));
+    let made = NewToken {
+        id: TokenId::generate(),
+        prefix: token[..SHOWN].to_owned(),
+        secret: token.into(),
+    };
+    let client = pool.get().await?;
+    client
+        .execute(
+            "-- create_token\n\
+             INSERT INTO tokens (id, hash, prefix, tenant, role, expires_at) VALUES ($1, $2, $3, $4, $5, $6)",
+            &[
+                &made.id,
+                &hash(made.secret.expose_secret()).as_slice(),
+                &made.prefix,
+                &tenant,
+                &role.as_str(),
+                &expires_at,
+            ],
+        )
+        .await?;
+    Ok(made)
+}

@@ -1,0 +1,72 @@
+//! The API: JSON over HTTP, problems as RFC 9457.
+//!
+//! Each file is a resource with its routes, its SQL and its JSON. [`auth`] says
+//! who asks; [`problem`] says no. A tenant's things are found by (tenant, id)
+//! alone, so what is another's looks exactly like what doesn't exist.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{Method, Uri};
+use deadpool_postgres::Pool;
+use secrecy::SecretString;
+use shared::catalogue::Feed;
+use shared::destination::Destinations;
+use shared::publish::Publisher;
+use shared::seal::Keyring;
+
+use crate::subscriptions::Subscriptions;
+use problem::Problem;
+
+pub mod admin;
+pub mod auth;
+pub mod deliveries;
+pub mod events;
+pub mod problem;
+pub mod request;
+pub mod webhook_form;
+pub mod webhooks;
+
+/// The largest request body, in bytes: an event's data and what is around it.
+const MAX_BODY: usize = 512 * 1024;
+
+/// What handlers need.
+pub struct Api {
+    /// To PostgreSQL.
+    pub pool: Pool,
+    /// To `posthorn.events`.
+    pub publisher: Publisher,
+    /// Seals secrets.
+    pub keys: Keyring,
+    /// Where webhooks may point.
+    pub destinations: Destinations,
+    /// The operator's own token.
+    pub admin_token: Option<SecretString>,
+    /// Brings the index up to date after a change.
+    pub feed: Arc<Feed>,
+    /// The index.
+    pub subscriptions: Arc<Subscriptions>,
+}
+
+/// What every handler is given.
+pub type Shared = Arc<Api>;
+
+/// All routes.
+pub fn routes(api: Api) -> Router {
+    let webhooks = webhooks::routes().merge(deliveries::of_webhook());
+    Router::new()
+        .nest("/api/v1/webhooks", webhooks.clone())
+        .nest("/api/webhooks", webhooks)
+        .nest("/api/v1/deliveries", deliveries::routes())
+        .nest("/api/v1/events", events::routes())
+        .nest("/api/v1/admin", admin::routes())
+        .fallback(async |method: Method, uri: Uri| {
+            Problem::not_found(format!("there is no {method} {}", uri.path()))
+        })
+        .method_not_allowed_fallback(async |method: Method, uri: Uri| {
+            Problem::method_not_allowed(format!("{} does not take {method}", uri.path()))
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(Arc::new(api))
+}

@@ -1,0 +1,115 @@
+//! Reading requests: bodies, ids in paths, pages.
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::header;
+use axum::http::request::Parts;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use shared::ids::Malformed;
+use std::str::FromStr;
+
+use super::problem::Problem;
+
+/// The most rows in a page.
+pub const MAX_PAGE: i64 = 250;
+/// The rows in a page unless the request says otherwise.
+const PAGE: i64 = 50;
+
+/// A JSON body.
+pub struct Body<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let content_type = request
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .and_then(|v| v.to_str().ok());
+        let media_type = content_type
+            .and_then(|value| value.split(';').next())
+            .map(str::trim);
+        if !media_type.is_some_and(|value| value.eq_ignore_ascii_case("application/json")) {
+            return Err(Problem::media_type());
+        }
+        let bytes = Bytes::from_request(request, state)
+            .await
+            .map_err(|rejection| {
+                let limit = super::MAX_BODY;
+                Problem::too_large(format!(
+                    "the body is not readable or over {limit} bytes: {rejection}"
+                ))
+            })?;
+        serde_json::from_slice(&bytes)
+            .map(Self)
+            .map_err(|error| Problem::bad_request(error.to_string()))
+    }
+}
+
+/// The id in the path. One that isn't an id at all is as unknown as any other.
+pub struct Id<T>(pub T);
+
+impl<S: Send + Sync, T: FromStr<Err = Malformed> + Send> FromRequestParts<S> for Id<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path(text) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|rejection| Problem::bad_request(rejection.to_string()))?;
+        text.parse()
+            .map(Self)
+            .map_err(|error: Malformed| Problem::not_found(error.to_string()))
+    }
+}
+
+/// The query string.
+pub struct Parameters<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Query(value) = Query::from_request_parts(parts, state)
+            .await
+            .map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+        Ok(Self(value))
+    }
+}
+
+/// `?limit=&cursor=`, newest first. A cursor is the last id of the page before.
+#[derive(Debug, Deserialize)]
+pub struct Page {
+    /// How many rows, see [`MAX_PAGE`].
+    pub limit: Option<i64>,
+    /// `next_cursor` of the page before.
+    pub cursor: Option<String>,
+}
+
+impl Page {
+    /// How many rows.
+    ///
+    /// # Errors
+    /// If it's out of bounds.
+    pub fn limit(&self) -> Result<i64, Problem> {
+        match self.limit.unwrap_or(PAGE) {
+            limit @ 1..=MAX_PAGE => Ok(limit),
+            _ => Err(Problem::field(
+                "limit",
+                format!("must be between 1 and {MAX_PAGE}"),
+            )),
+        }
+    }
+
+    /// The id after which the page starts.
+    ///
+    /// # Errors
+    /// If it isn't a cursor.
+    pub fn after<T: FromStr>(&self) -> Result<Option<T>, Problem> {
+        let parse = |text: &String| {
+            text.parse()
+                .map_err(|_| Problem::field("cursor", "is not a cursor"))
+        };
+        self.cursor.as_ref().map(parse).transpose()
+    }
+}

@@ -1,0 +1,80 @@
+//! Is everything accounted for? What `posthorn-ingest audit` prints.
+//!
+//! A delivery is accounted for when it is finished, waits for a moment still to
+//! come, waits in a queue that hasn't been worked off so far (the sweeper's
+//! watermark says how far), or is within the sweeper's grace.
+
+use std::fmt;
+
+use anyhow::Context;
+use deadpool_postgres::Pool;
+
+/// What was counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audit {
+    /// Deliveries that aren't finished.
+    pub open: i64,
+    /// Deliveries that nobody is about to deliver.
+    pub unaccounted: i64,
+    /// Events that have fewer deliveries than they had matches.
+    pub incomplete: i64,
+}
+
+impl Audit {
+    /// Nothing is missing.
+    pub fn is_clean(&self) -> bool {
+        self.unaccounted == 0 && self.incomplete == 0
+    }
+}
+
+impl fmt::Display for Audit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} unaccounted, {} events with missing deliveries ({} deliveries open)",
+            self.unaccounted, self.incomplete, self.open
+        )
+    }
+}
+
+/// Counts. Reads every event, so it takes as long as there are events.
+///
+/// # Errors
+/// If PostgreSQL can't be asked.
+pub async fn audit(pool: &Pool) -> anyhow::Result<Audit> {
+    // Beyond what any webhook's timeout and the default grace add up to.
+    const PATIENCE_SECONDS: f64 = 180.0;
+    let mut client = pool.get().await.context("connecting to PostgreSQL")?;
+    let transaction = client.transaction().await?;
+    // A scan is what this is: not for the limits of everyday statements.
+    transaction
+        .batch_execute("SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; SET LOCAL statement_timeout = 0")
+        .await?;
+    let open = transaction
+        .query_one(
+            "-- audit_open\n\
+             SELECT count(*), \
+                    count(*) FILTER (WHERE due_at < (SELECT watermark FROM sweep) \
+                                                    - make_interval(secs => $1)) \
+             FROM deliveries WHERE state IN ('queued', 'retrying')",
+            &[&PATIENCE_SECONDS],
+        )
+        .await
+        .context("counting open deliveries")?;
+    let incomplete = transaction
+        .query_one(
+            "-- audit_events\n\
+             SELECT count(*) FROM events e \
+             LEFT JOIN (SELECT event_uid, count(*) AS made FROM deliveries GROUP BY 1) d \
+                 ON d.event_uid = e.uid \
+             WHERE coalesce(d.made, 0) <> e.matched",
+            &[],
+        )
+        .await
+        .context("comparing events and deliveries")?;
+    Ok(Audit {
+        open: open.get(0),
+        unaccounted: open.get(1),
+        incomplete: incomplete.get(0),
+    })
+}

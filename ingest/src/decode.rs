@@ -1,0 +1,548 @@
+//! From a message to an event, or to the reason why it isn't one.
+//!
+//! Pure. Takes JSON, MessagePack and CloudEvents 1.0 (structured JSON, and
+//! binary with `ce-`, `cloudEvents:` or `cloudEvents_` headers). The tenant and
+//! the event type come from the routing key alone: it is what RabbitMQ's topic
+//! permissions hold a producer to.
+//!
+//! JSON data is kept as the producer wrote it, byte for byte.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use lapin::BasicProperties;
+use lapin::message::Delivery;
+use lapin::types::AMQPValue;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+use shared::ids::{EventId, EventType, EventUid, Malformed, Tenant};
+use shared::topology;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// The largest data, in bytes.
+pub const MAX_DATA: usize = 256 * 1024;
+/// The largest message: data, and CloudEvents' attributes around it.
+const MAX_MESSAGE: usize = MAX_DATA + 64 * 1024;
+/// The deepest nesting of data. JSON readers of many languages stop at 128.
+pub const MAX_DEPTH: usize = 100;
+
+/// How binary CloudEvents mark attributes: HTTP's way, and AMQP's two.
+const CLOUDEVENTS_PREFIXES: [&str; 3] = ["ce-", "cloudEvents:", "cloudEvents_"];
+
+/// What a producer published.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// Its type.
+    pub event_type: EventType,
+    /// Its id, if the producer gave one.
+    pub id: Option<EventId>,
+    /// When it happened, if the producer says.
+    pub occurred_at: Option<OffsetDateTime>,
+    /// The data, as JSON text.
+    pub data: String,
+    /// CloudEvents attributes that have no place above.
+    pub attributes: Option<Value>,
+}
+
+/// Why a message isn't an event. Each has a short name for the metric.
+#[derive(Debug, thiserror::Error)]
+pub enum Rejected {
+    /// It didn't come through the exchange whose permissions bind the tenant.
+    #[error("published to exchange `{0}` instead of `posthorn.events`")]
+    WrongExchange(String),
+    /// No `<tenant>.<event type>`.
+    #[error("routing key `{0}` is not `<tenant>.<event type>`")]
+    RoutingKey(String),
+    /// Part of it is out of bounds.
+    #[error("{0}")]
+    Name(#[from] Malformed),
+    /// Nobody by that name.
+    #[error("tenant `{0}` does not exist")]
+    UnknownTenant(Tenant),
+    /// Over the limit.
+    #[error("{what} is {size} bytes; at most {limit} are allowed")]
+    TooLarge {
+        /// The message, or its data.
+        what: &'static str,
+        /// What it has.
+        size: usize,
+        /// What it may have.
+        limit: usize,
+    },
+    /// Nested too deeply.
+    #[error("the data is nested more than {MAX_DEPTH} levels deep")]
+    TooDeep,
+    /// The body isn't what its content type says.
+    #[error("the body is not {expected}: {reason}")]
+    Malformed {
+        /// What it should have been.
+        expected: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A content type that isn't read here.
+    #[error(
+        "content type `{0}` is not supported: use application/json, application/msgpack or application/cloudevents+json"
+    )]
+    ContentType(String),
+    /// A time that isn't one.
+    #[error("{0} is not an RFC 3339 time")]
+    Time(&'static str),
+}
+
+impl Rejected {
+    /// The metric's label.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::WrongExchange(_) => "wrong_exchange",
+            Self::RoutingKey(_) => "routing_key",
+            Self::Name(_) => "name",
+            Self::UnknownTenant(_) => "unknown_tenant",
+            Self::TooLarge { .. } => "too_large",
+            Self::TooDeep => "too_deep",
+            Self::Malformed { .. } => "malformed",
+            Self::ContentType(_) => "content_type",
+            Self::Time(_) => "time",
+        }
+    }
+}
+
+/// Reads a message.
+///
+/// # Errors
+/// Says what is wrong with it.
+pub fn decode(message: &Delivery) -> Result<Event, Rejected> {
+    if message.exchange.as_str() != topology::EVENTS {
+        return Err(Rejected::WrongExchange(message.exchange.to_string()));
+    }
+    read(
+        message.routing_key.as_str(),
+        &message.properties,
+        &message.data,
+    )
+}
+
+fn read(routing_key: &str, properties: &BasicProperties, body: &[u8]) -> Result<Event, Rejected> {
+    let (tenant, event_type) = routing_key
+        .split_once('.')
+        .ok_or_else(|| Rejected::RoutingKey(routing_key.to_owned()))?;
+    let (tenant, event_type) = (tenant.parse()?, event_type.parse()?);
+    at_most("the message", body.len(), MAX_MESSAGE)?;
+
+    let content_type = properties
+        .content_type()
+        .as_ref()
+        .map_or("application/json", |t| t.as_str());
+    let media_type = content_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    let binary = binary_attributes(properties);
+    let content = match media_type.as_str() {
+        "application/cloudevents+json" => structured(body)?,
+        _ if binary.contains_key("specversion") => Content {
+            data: data(&media_type, content_type, body)?,
+            attributes: binary,
+        },
+        _ => Content {
+            data: data(&media_type, content_type, body)?,
+            attributes: Map::new(),
+        },
+    };
+    at_most("the data", content.data.len(), MAX_DATA)?;
+    if depth(&content.data) > MAX_DEPTH {
+        return Err(Rejected::TooDeep);
+    }
+
+    let mut attributes = content.attributes;
+    let mut take = |name: &str| match attributes.remove(name) {
+        Some(Value::String(text)) => Some(text),
+        _ => None,
+    };
+    let id = take("id").or_else(|| properties.message_id().as_ref().map(ToString::to_string));
+    let occurred_at = match take("time") {
+        Some(text) => Some(parse_time("the attribute `time`", &text)?),
+        None => occurred_at(properties)?,
+    };
+    if attributes.get("type").and_then(Value::as_str) == Some(EventType::as_str(&event_type)) {
+        attributes.remove("type");
+    }
+    Ok(Event {
+        tenant,
+        event_type,
+        id: id.map(|id| id.parse()).transpose()?,
+        occurred_at,
+        data: content.data,
+        attributes: (!attributes.is_empty()).then_some(Value::Object(attributes)),
+    })
+}
+
+struct Content {
+    data: String,
+    attributes: Map<String, Value>,
+}
+
+/// A body that is data.
+fn data(media_type: &str, content_type: &str, body: &[u8]) -> Result<String, Rejected> {
+    match media_type {
+        "application/msgpack" | "application/x-msgpack" | "application/vnd.msgpack" => {
+            from_msgpack(body)
+        }
+        "" | "application/json" | "text/json" => from_json(body),
+        other if other.starts_with("application/") && other.ends_with("+json") => from_json(body),
+        _ => Err(Rejected::ContentType(
+            content_type.chars().take(100).collect(),
+        )),
+    }
+}
+
+fn from_json(body: &[u8]) -> Result<String, Rejected> {
+    let text: &RawValue =
+        serde_json::from_slice(body).map_err(|error| malformed("JSON", &error))?;
+    Ok(text.get().to_owned())
+}
+
+fn from_msgpack(body: &[u8]) -> Result<String, Rejected> {
+    let mut reader = rmp_serde::Deserializer::new(std::io::Cursor::new(body));
+    reader.set_max_depth(MAX_DEPTH + 1);
+    let value = Value::deserialize(&mut reader)
+        .map_err(|error| malformed("MessagePack that JSON can express", &error))?;
+    let rest = body.len() as u64 - reader.get_ref().position();
+    if rest > 0 {
+        return Err(malformed("MessagePack", &format!("{rest} bytes follow it")));
+    }
+    Ok(value.to_string())
+}
+
+/// CloudEvents' JSON event format.
+fn structured(body: &[u8]) -> Result<Content, Rejected> {
+    const FORMAT: &str = "a CloudEvent in JSON";
+    // Two passes: serde's `flatten` buffers, and a buffer can't lend raw text.
+    #[derive(Deserialize)]
+    struct Data<'a> {
+        #[serde(borrow)]
+        data: Option<&'a RawValue>,
+    }
+    let raw: Data<'_> = serde_json::from_slice(body).map_err(|error| malformed(FORMAT, &error))?;
+    let mut attributes: Map<String, Value> =
+        serde_json::from_slice(body).map_err(|error| malformed(FORMAT, &error))?;
+    attributes.remove("data");
+    for required in ["specversion", "id", "source", "type"] {
+        if !attributes.get(required).is_some_and(Value::is_string) {
+            return Err(malformed(FORMAT, &format!("`{required}` is missing")));
+        }
+    }
+    let data = match (raw.data, attributes.remove("data_base64")) {
+        (Some(data), None) => data.get().to_owned(),
+        (None, None) => "null".to_owned(),
+        (None, Some(Value::String(encoded))) => {
+            let bytes = BASE64
+                .decode(encoded)
+                .map_err(|error| malformed("base64 in `data_base64`", &error))?;
+            from_json(&bytes)?
+        }
+        _ => {
+            return Err(malformed(
+                FORMAT,
+                &"`data` and `data_base64` exclude each other",
+            ));
+        }
+    };
+    Ok(Content { data, attributes })
+}
+
+/// The CloudEvents attributes among a message's headers.
+fn binary_attributes(properties: &BasicProperties) -> Map<String, Value> {
+    let mut attributes = Map::new();
+    let Some(headers) = properties.headers() else {
+        return attributes;
+    };
+    for (key, value) in headers.inner() {
+        let name = CLOUDEVENTS_PREFIXES
+            .iter()
+            .find_map(|prefix| key.as_str().strip_prefix(prefix));
+        if let (Some(name), Some(value)) = (name, header_value(value)) {
+            attributes.insert(name.to_ascii_lowercase(), value);
+        }
+    }
+    attributes
+}
+
+fn header_value(value: &AMQPValue) -> Option<Value> {
+    Some(match value {
+        AMQPValue::LongString(text) => {
+            Value::String(String::from_utf8_lossy(text.as_bytes()).into_owned())
+        }
+        AMQPValue::ShortString(text) => Value::String(text.to_string()),
+        AMQPValue::Boolean(value) => (*value).into(),
+        AMQPValue::ShortShortInt(value) => (*value).into(),
+        AMQPValue::ShortShortUInt(value) => (*value).into(),
+        AMQPValue::ShortInt(value) => (*value).into(),
+        AMQPValue::ShortUInt(value) => (*value).into(),
+        AMQPValue::LongInt(value) => (*value).into(),
+        AMQPValue::LongUInt(value) => (*value).into(),
+        AMQPValue::LongLongInt(value) => (*value).into(),
+        AMQPValue::Timestamp(seconds) => {
+            let at = OffsetDateTime::from_unix_timestamp(i64::try_from(*seconds).ok()?).ok()?;
+            at.format(&Rfc3339).ok()?.into()
+        }
+        _ => return None,
+    })
+}
+
+/// The header `occurred_at`, else the property `timestamp` (Unix seconds).
+fn occurred_at(properties: &BasicProperties) -> Result<Option<OffsetDateTime>, Rejected> {
+    let header = properties
+        .headers()
+        .as_ref()
+        .and_then(|headers| headers.inner().get("occurred_at"));
+    if let Some(value) = header {
+        let text = header_value(value);
+        let text = text
+            .as_ref()
+            .and_then(Value::as_str)
+            .ok_or(Rejected::Time("the header `occurred_at`"))?;
+        return parse_time("the header `occurred_at`", text).map(Some);
+    }
+    let Some(seconds) = *properties.timestamp() else {
+        return Ok(None);
+    };
+    let at = i64::try_from(seconds)
+        .ok()
+        .and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok());
+    at.map(Some)
+        .ok_or(Rejected::Time("the property `timestamp`"))
+}
+
+fn parse_time(what: &'static str, text: &str) -> Result<OffsetDateTime, Rejected> {
+    let at = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| Rejected::Time(what))?;
+    Ok(at.to_offset(time::UtcOffset::UTC))
+}
+
+fn at_most(what: &'static str, size: usize, limit: usize) -> Result<(), Rejected> {
+    if size > limit {
+        Err(Rejected::TooLarge { what, size, limit })
+    } else {
+        Ok(())
+    }
+}
+
+fn malformed(expected: &'static str, reason: &impl ToString) -> Rejected {
+    Rejected::Malformed {
+        expected,
+        reason: reason.to_string(),
+    }
+}
+
+/// How deeply JSON text is nested, without building anything.
+pub fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// The id of an event whose producer gave none.
+pub fn id_for(event: &Event, uid: EventUid) -> EventId {
+    event.id.clone().unwrap_or_else(|| uid.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::types::FieldTable;
+    use proptest::prelude::*;
+    use time::macros::datetime;
+
+    use super::*;
+
+    fn of_type(content_type: &str) -> BasicProperties {
+        BasicProperties::default().with_content_type(content_type.into())
+    }
+
+    fn plain(body: &str) -> Result<Event, Rejected> {
+        read(
+            "acme.order.created",
+            &BasicProperties::default(),
+            body.as_bytes(),
+        )
+    }
+
+    #[test]
+    fn the_routing_key_names_tenant_and_type() {
+        let event = plain("{}").unwrap();
+        assert_eq!(
+            (event.tenant.as_str(), event.event_type.as_str()),
+            ("acme", "order.created")
+        );
+        for (key, label) in [
+            ("acme", "routing_key"),
+            ("Acme.x", "name"),
+            ("acme.", "name"),
+            (".x", "name"),
+        ] {
+            let rejected = read(key, &BasicProperties::default(), b"{}").unwrap_err();
+            assert_eq!(rejected.label(), label, "{key}");
+        }
+    }
+
+    #[test]
+    fn json_is_kept_to_the_letter() {
+        let text = r#"{"b":1, "a":12345678901234567890,"price":25.00,"a":"twice"}"#;
+        assert_eq!(plain(&format!("  {text}\n")).unwrap().data, text);
+    }
+
+    #[test]
+    fn what_is_not_json_says_where() {
+        let reason = plain(r#"{"a":}"#).unwrap_err().to_string();
+        assert!(
+            reason.contains("not JSON") && reason.contains("column 6"),
+            "{reason}"
+        );
+        assert_eq!(plain("").unwrap_err().label(), "malformed");
+        assert_eq!(plain("{} {}").unwrap_err().label(), "malformed");
+    }
+
+    #[test]
+    fn limits_are_named() {
+        let large = format!("\"{}\"", "x".repeat(MAX_DATA));
+        let reason = plain(&large).unwrap_err().to_string();
+        assert!(
+            reason.contains("262146") && reason.contains("262144"),
+            "{reason}"
+        );
+        assert!(plain(&format!("\"{}\"", "x".repeat(MAX_DATA - 2))).is_ok());
+        let nested = |n| format!("{}{}", "[".repeat(n), "]".repeat(n));
+        assert!(plain(&nested(MAX_DEPTH)).is_ok());
+        assert_eq!(
+            plain(&nested(MAX_DEPTH + 1)).unwrap_err().label(),
+            "too_deep"
+        );
+        assert!(
+            plain(&format!("\"{}\"", "[".repeat(500))).is_ok(),
+            "brackets in a string don't nest"
+        );
+        let rejected = read("a.b", &of_type("text/plain"), b"{}").unwrap_err();
+        assert!(rejected.to_string().contains("text/plain"), "{rejected}");
+    }
+
+    #[test]
+    fn the_producer_says_when_it_happened() {
+        let mut headers = FieldTable::default();
+        headers.insert(
+            "occurred_at".into(),
+            AMQPValue::LongString("2026-11-22T11:00:00+01:00".into()),
+        );
+        let properties = BasicProperties::default().with_timestamp(1_000);
+        let event = read("a.b", &properties, b"{}").unwrap();
+        assert_eq!(event.occurred_at, Some(datetime!(1970-01-01 00:16:40 UTC)));
+        let event = read("a.b", &properties.with_headers(headers), b"{}").unwrap();
+        assert_eq!(event.occurred_at, Some(datetime!(2026-11-22 10:00 UTC)));
+    }
+
+    #[test]
+    fn msgpack_becomes_json() {
+        let body =
+            rmp_serde::to_vec_named(&serde_json::json!({"n": 18446744073709551615_u64, "s": "ü"}))
+                .unwrap();
+        let event = read("a.b", &of_type("application/msgpack"), &body).unwrap();
+        assert_eq!(event.data, r#"{"n":18446744073709551615,"s":"ü"}"#);
+        let trailing = [body.as_slice(), &[0xc0]].concat();
+        assert_eq!(
+            read("a.b", &of_type("application/msgpack"), &trailing)
+                .unwrap_err()
+                .label(),
+            "malformed"
+        );
+    }
+
+    #[test]
+    fn a_structured_cloudevent_is_taken_apart() {
+        let body = br#"{"specversion":"1.0","id":"ce-1","source":"/shop","type":"order.created",
+            "time":"2026-11-22T10:00:00Z","tier":"gold","data":{"price":25.00}}"#;
+        let event = read(
+            "acme.order.created",
+            &of_type("application/cloudevents+json; charset=utf-8"),
+            body,
+        )
+        .unwrap();
+        assert_eq!(event.id.unwrap().as_str(), "ce-1");
+        assert_eq!(event.data, r#"{"price":25.00}"#);
+        assert_eq!(event.occurred_at, Some(datetime!(2026-11-22 10:00 UTC)));
+        assert_eq!(
+            event.attributes,
+            Some(serde_json::json!({"specversion": "1.0", "source": "/shop", "tier": "gold"}))
+        );
+        let rejected = read(
+            "a.b",
+            &of_type("application/cloudevents+json"),
+            b"{\"id\":\"1\"}",
+        )
+        .unwrap_err();
+        assert!(
+            rejected.to_string().contains("`specversion` is missing"),
+            "{rejected}"
+        );
+    }
+
+    #[test]
+    fn a_binary_cloudevent_is_told_by_its_headers() {
+        for prefix in CLOUDEVENTS_PREFIXES {
+            let mut headers = FieldTable::default();
+            for (name, value) in [
+                ("specversion", "1.0"),
+                ("id", "ce-2"),
+                ("source", "/s"),
+                ("type", "x.y"),
+            ] {
+                headers.insert(
+                    format!("{prefix}{name}").into(),
+                    AMQPValue::LongString(value.into()),
+                );
+            }
+            let event = read(
+                "acme.order.created",
+                &of_type("application/json").with_headers(headers),
+                b"[1]",
+            )
+            .unwrap();
+            assert_eq!(event.id.unwrap().as_str(), "ce-2", "{prefix}");
+            assert_eq!(
+                event.attributes.unwrap()["type"],
+                "x.y",
+                "a type of its own is kept"
+            );
+            assert_eq!(event.data, "[1]");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_panics(body in proptest::collection::vec(any::<u8>(), 0..300)) {
+            for kind in ["application/json", "application/msgpack", "application/cloudevents+json"] {
+                let _ = read("a.b", &of_type(kind), &body);
+            }
+        }
+
+        #[test]
+        fn no_routing_key_panics(key in ".{0,80}") {
+            let _ = read(&key, &BasicProperties::default(), b"{}");
+        }
+    }
+}

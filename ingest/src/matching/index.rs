@@ -1,0 +1,288 @@
+//! All webhooks of all tenants, found by the type of an event.
+//!
+//! Whoever watches the stored webhooks keeps it fresh with
+//! [`upsert`](Index::upsert) and [`remove`](Index::remove); `ingest` asks it
+//! which webhooks an event is for, the API why. It knows nothing of what a
+//! webhook is beyond patterns and a filter: the rest is the caller's payload.
+//!
+//! A question looks into one tenant, up the event's type in a hash of exact
+//! types, up each prefix of that type that ends in a separator in a hash of
+//! prefixes (`a.b-c` has two), and adds the list of `*`. So its cost is that of
+//! the webhooks that listen, however many others there are.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map},
+    hash::Hash,
+};
+
+use serde::Serialize;
+
+use super::{
+    data::Data,
+    filter::{Filter, Refusal},
+    pattern::{self, Key, Pattern},
+};
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail")]
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "tables read better without &"
+)]
+mod tests;
+
+/// Webhooks by tenant and by what they listen to. `K` is a webhook's id, `W`
+/// what the caller wants back with it, such as an `Arc` of the webhook.
+#[derive(Debug)]
+pub struct Index<K, W> {
+    tenants: HashMap<String, Tenant<K, W>>,
+    /// Where each webhook is.
+    homes: HashMap<K, Home>,
+    /// How many webhooks there ever were.
+    arrivals: u64,
+}
+
+/// One webhook in the index.
+#[derive(Debug)]
+pub struct Entry<K, W> {
+    /// Its id.
+    pub id: K,
+    /// What it listens to: any of these. None: nothing.
+    pub patterns: Vec<Pattern>,
+    /// What an event's data must satisfy besides.
+    pub filter: Option<Filter>,
+    /// The caller's own.
+    pub payload: W,
+}
+
+/// What an event is to a webhook.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "result", rename_all = "snake_case")]
+pub enum Explanation {
+    /// It gets a delivery.
+    Matched,
+    /// None of its patterns listens to this type.
+    NotListening,
+    /// A clause of its filter said no.
+    Refused(Refusal),
+    /// It has a filter, and this data cannot be read by one.
+    Unreadable {
+        /// The parser's words.
+        why: String,
+    },
+}
+
+/// When a webhook first came: what results are ordered by.
+type Arrival = u64;
+
+#[derive(Debug)]
+struct Home {
+    tenant: String,
+    arrival: Arrival,
+}
+
+#[derive(Debug)]
+struct Tenant<K, W> {
+    entries: BTreeMap<Arrival, Entry<K, W>>,
+    exact: Listeners,
+    /// Keyed with the separator: `order.`.
+    prefix: Listeners,
+    all: BTreeSet<Arrival>,
+}
+
+type Listeners = HashMap<String, BTreeSet<Arrival>>;
+
+impl<K, W> Default for Index<K, W> {
+    fn default() -> Self {
+        Self {
+            tenants: HashMap::new(),
+            homes: HashMap::new(),
+            arrivals: 0,
+        }
+    }
+}
+
+impl<K: Copy + Eq + Hash, W> Index<K, W> {
+    /// An index without webhooks.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many webhooks are in it.
+    pub fn len(&self) -> usize {
+        self.homes.len()
+    }
+
+    /// Whether no webhook is in it.
+    pub fn is_empty(&self) -> bool {
+        self.homes.is_empty()
+    }
+
+    /// Puts a webhook in, or in the place of the one with its id, whosever
+    /// that was. It keeps its place in the order of results.
+    pub fn upsert(
+        &mut self,
+        id: K,
+        tenant: &str,
+        patterns: Vec<Pattern>,
+        filter: Option<Filter>,
+        payload: W,
+    ) {
+        let arrival = self.take_out(id).unwrap_or_else(|| {
+            self.arrivals += 1;
+            self.arrivals
+        });
+        let entry = Entry {
+            id,
+            patterns,
+            filter,
+            payload,
+        };
+        self.tenants
+            .entry(tenant.to_owned())
+            .or_default()
+            .insert(arrival, entry);
+        let tenant = tenant.to_owned();
+        self.homes.insert(id, Home { tenant, arrival });
+    }
+
+    /// Takes a webhook out. Whether it was there.
+    pub fn remove(&mut self, id: K) -> bool {
+        self.take_out(id).is_some()
+    }
+
+    /// The webhooks that an event is for, each once, the longest known first.
+    ///
+    /// Data that cannot be parsed (see [`Data::value`]) passes no filter.
+    pub fn matching(&self, tenant: &str, event_type: &str, data: &Data<'_>) -> Vec<&Entry<K, W>> {
+        let Some(tenant) = self.tenants.get(tenant) else {
+            return Vec::new();
+        };
+        let listeners = tenant.listeners(event_type).into_iter();
+        listeners
+            .filter_map(|arrival| tenant.entries.get(&arrival))
+            .filter(|entry| entry.wants(data))
+            .collect()
+    }
+
+    /// What an event is to each webhook of its tenant, the longest known first.
+    ///
+    /// Says `Matched` of exactly those that [`matching`](Self::matching) gives.
+    /// Its cost grows with all webhooks of the tenant.
+    pub fn explain(
+        &self,
+        tenant: &str,
+        event_type: &str,
+        data: &Data<'_>,
+    ) -> Vec<(&Entry<K, W>, Explanation)> {
+        let Some(tenant) = self.tenants.get(tenant) else {
+            return Vec::new();
+        };
+        let listeners = tenant.listeners(event_type);
+        let explain = |(arrival, entry)| {
+            if !listeners.contains(arrival) {
+                return (entry, Explanation::NotListening);
+            }
+            (entry, Entry::explain(entry, data))
+        };
+        tenant.entries.iter().map(explain).collect()
+    }
+
+    fn take_out(&mut self, id: K) -> Option<Arrival> {
+        let Home { tenant, arrival } = self.homes.remove(&id)?;
+        if let hash_map::Entry::Occupied(mut home) = self.tenants.entry(tenant) {
+            home.get_mut().remove(arrival);
+            if home.get().entries.is_empty() {
+                home.remove();
+            }
+        }
+        Some(arrival)
+    }
+}
+
+impl<K, W> Entry<K, W> {
+    fn wants(&self, data: &Data<'_>) -> bool {
+        match &self.filter {
+            None => true,
+            Some(filter) => data.value().is_ok_and(|data| filter.matches(data)),
+        }
+    }
+
+    fn explain(&self, data: &Data<'_>) -> Explanation {
+        let Some(filter) = &self.filter else {
+            return Explanation::Matched;
+        };
+        match data.value().map(|data| filter.explain(data)) {
+            Ok(Ok(())) => Explanation::Matched,
+            Ok(Err(refusal)) => Explanation::Refused(refusal),
+            Err(error) => {
+                let why = error.to_string();
+                Explanation::Unreadable { why }
+            }
+        }
+    }
+}
+
+impl<K, W> Default for Tenant<K, W> {
+    fn default() -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            exact: Listeners::new(),
+            prefix: Listeners::new(),
+            all: BTreeSet::new(),
+        }
+    }
+}
+
+impl<K, W> Tenant<K, W> {
+    /// Who listens to this type. A set, so that a webhook with two patterns
+    /// for it is there once.
+    fn listeners(&self, event_type: &str) -> BTreeSet<Arrival> {
+        let exact = self.exact.get(event_type);
+        let prefixes = pattern::prefixes(event_type).filter_map(|prefix| self.prefix.get(prefix));
+        let by_type = exact.into_iter().chain(prefixes);
+        by_type.chain([&self.all]).flatten().copied().collect()
+    }
+
+    fn insert(&mut self, arrival: Arrival, entry: Entry<K, W>) {
+        for pattern in &entry.patterns {
+            match pattern.key() {
+                Key::Exact(exact) => listen(&mut self.exact, exact, arrival),
+                Key::Prefix(prefix) => listen(&mut self.prefix, prefix, arrival),
+                Key::All => {
+                    self.all.insert(arrival);
+                }
+            }
+        }
+        self.entries.insert(arrival, entry);
+    }
+
+    fn remove(&mut self, arrival: Arrival) {
+        let Some(entry) = self.entries.remove(&arrival) else {
+            return;
+        };
+        for pattern in &entry.patterns {
+            match pattern.key() {
+                Key::Exact(exact) => unlisten(&mut self.exact, exact, arrival),
+                Key::Prefix(prefix) => unlisten(&mut self.prefix, prefix, arrival),
+                Key::All => {
+                    self.all.remove(&arrival);
+                }
+            }
+        }
+    }
+}
+
+fn listen(listeners: &mut Listeners, key: &str, arrival: Arrival) {
+    listeners.entry(key.to_owned()).or_default().insert(arrival);
+}
+
+fn unlisten(listeners: &mut Listeners, key: &str, arrival: Arrival) {
+    if let Some(arrivals) = listeners.get_mut(key) {
+        arrivals.remove(&arrival);
+        // Types come and go over a process's life; an empty set would stay.
+        if arrivals.is_empty() {
+            listeners.remove(key);
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! Which webhooks want this event, and why the others do not.
+//!
+//! An event (tenant, type, `data` as JSON text) comes in from `ingest`'s
+//! batches; the webhooks to make deliveries for go out. The API asks the same
+//! index to explain itself. No database, no clock, no I/O here: whoever keeps
+//! the [`Index`] fresh does so through `upsert` and `remove`.
+//!
+//! * [`pattern`]: event types, and the patterns that listen to them;
+//! * [`filter`]: conditions on an event's data;
+//! * [`data`]: that data, parsed at most once and only if a filter asks;
+//! * [`index`]: all webhooks of all tenants, found by event type;
+//! * `number`: comparing JSON numbers without losing a digit.
+//!
+//! Everything here is fed by tenants, so everything is bounded: what a pattern
+//! or filter may be when it is parsed, and how long a filter may look at an
+//! event when it runs. Nothing panics on any input.
+
+pub mod data;
+pub mod filter;
+pub mod index;
+mod number;
+pub mod pattern;
+
+pub use data::Data;
+pub use filter::{Filter, FilterError, Refusal};
+pub use index::{Entry, Explanation, Index};
+pub use pattern::{EventTypeError, MAX_EVENT_TYPE, Pattern, PatternError, check_event_type};

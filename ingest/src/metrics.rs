@@ -1,0 +1,73 @@
+//! What ingest counts.
+
+use std::sync::OnceLock;
+
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
+use shared::telemetry::{counter, counter_by, gauge, histogram};
+
+/// Ingest's own metrics.
+pub struct Metrics {
+    /// Events taken from the queue.
+    pub received: IntCounter,
+    /// Events parked, by reason.
+    pub rejected: IntCounterVec,
+    /// Events that had been accepted before.
+    pub deduplicated: IntCounter,
+    /// Events without an id of their producer's.
+    pub without_id: IntCounter,
+    /// Deliveries made, one per match.
+    pub enqueued: IntCounter,
+    /// Events per transaction.
+    pub batch: Histogram,
+    /// From taking a batch to acking it.
+    pub batch_seconds: Histogram,
+    /// Webhooks in the index.
+    pub subscriptions: IntGauge,
+    /// See the dispatcher's metric of the same name.
+    pub unaccounted: IntGauge,
+}
+
+/// The metrics of this process.
+pub fn metrics() -> &'static Metrics {
+    static METRICS: OnceLock<Metrics> = OnceLock::new();
+    METRICS.get_or_init(|| Metrics {
+        received: counter(
+            "posthorn_events_received_total",
+            "Events taken from the queue.",
+        ),
+        rejected: counter_by(
+            "posthorn_events_rejected_total",
+            "Events parked, by reason.",
+            "reason",
+        ),
+        deduplicated: counter(
+            "posthorn_events_deduplicated_total",
+            "Events that had been accepted before.",
+        ),
+        without_id: counter(
+            "posthorn_events_without_id_total",
+            "Events whose producer gave no id: a crash may send them twice.",
+        ),
+        enqueued: counter(
+            "posthorn_deliveries_enqueued_total",
+            "Deliveries made, one per match.",
+        ),
+        batch: histogram(
+            "posthorn_ingest_batch_size",
+            "Events per transaction.",
+            &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0],
+        ),
+        batch_seconds: histogram(
+            "posthorn_ingest_batch_duration_seconds",
+            "From taking a batch to acking it.",
+            &[
+                0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0,
+            ],
+        ),
+        subscriptions: gauge("posthorn_subscriptions", "Active webhooks in the index."),
+        unaccounted: gauge(
+            "posthorn_deliveries_unaccounted",
+            "Deliveries that are neither finished nor on their way: always 0.",
+        ),
+    })
+}

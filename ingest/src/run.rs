@@ -1,0 +1,174 @@
+//! Starts everything, keeps it running, stops it in order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use deadpool_postgres::Pool;
+use futures_util::future::try_join_all;
+use shared::amqp::{Broker, Session, keep_session};
+use shared::catalogue::Feed;
+use shared::publish::{Publications, publisher};
+use shared::supervise::{Readiness, until_done};
+use shared::topology::INGEST_QUEUE;
+use shared::{postgres, telemetry};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::api;
+use crate::intake::{Intake, LANES, PREFETCH, lane};
+use crate::metrics::metrics;
+use crate::settings::Settings;
+use crate::subscriptions::Subscriptions;
+
+const NAME: &str = "posthorn-ingest";
+/// The lanes, the feed, and requests of the API.
+const POSTGRES_CONNECTIONS: usize = 12;
+/// How often partitions are made and dropped.
+const MAINTENANCE: Duration = Duration::from_secs(3600);
+/// How often the sweeper's findings are read for the metric.
+const SWEEP_REPORT: Duration = Duration::from_secs(5);
+
+/// Runs ingest until `stop`.
+///
+/// # Errors
+/// If it can't start, or a part of it ends unasked.
+pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+    metrics();
+    let ready = Readiness::default();
+    let config = postgres::config(&settings.common.database_url, NAME)?;
+    let pool = postgres::pool(&config, POSTGRES_CONNECTIONS)?;
+    let listener = TcpListener::bind(settings.http_addr)
+        .await
+        .with_context(|| format!("HTTP_ADDR: listening on {}", settings.http_addr))?;
+
+    if wait_for_schema(&pool, &stop).await.is_none() {
+        return Ok(());
+    }
+    let subscriptions = Arc::new(Subscriptions::default());
+    let feed = Feed::new(pool.clone(), settings.common.keys.clone(), {
+        let subscriptions = subscriptions.clone();
+        move |changes| subscriptions.apply(changes)
+    });
+    let (publisher, publications) = publisher();
+
+    let api = api::routes(api::Api {
+        pool: pool.clone(),
+        publisher,
+        keys: settings.common.keys.clone(),
+        destinations: settings.common.destinations.clone(),
+        admin_token: settings.admin_token.clone(),
+        feed: feed.clone(),
+        subscriptions: subscriptions.clone(),
+    });
+    info!(address = %listener.local_addr()?, "API, metrics and health");
+    let serving = axum::serve(listener, api.merge(telemetry::routes(ready.clone())))
+        .with_graceful_shutdown(stop.clone().cancelled_owned());
+    let mut serving = tokio::spawn(serving.into_future());
+
+    let mut listening = tokio::spawn({
+        let (feed, ready, stop) = (feed.clone(), ready.clone(), stop.clone());
+        let url = settings.common.database_url.clone();
+        async move { feed.listen(&url, NAME, &ready, &stop).await }
+    });
+    let mut upkeep = tokio::spawn(upkeep(pool.clone(), settings.retention, stop.clone()));
+
+    let shards = settings.common.shards;
+    let intake = Intake {
+        pool,
+        feed,
+        subscriptions,
+        shards,
+        stop: stop.clone(),
+    };
+    let broker = Broker::new(settings.common.amqp_url.clone(), NAME, shards);
+    let mut work = Work {
+        intake,
+        publications,
+    };
+    let working = keep_session(&broker, &ready, &stop, async |session| {
+        work.on(session).await
+    });
+    tokio::select! {
+        () = working => {}
+        ended = &mut serving => anyhow::bail!("serving HTTP ended unasked: {ended:?}"),
+        ended = &mut listening => anyhow::bail!("listening ended unasked: {ended:?}"),
+        ended = &mut upkeep => anyhow::bail!("upkeep ended unasked: {ended:?}"),
+    }
+    // Requests that wait for a confirm get their answer: there is none any more.
+    drop(work);
+    let _ = tokio::join!(serving, listening, upkeep);
+    info!("stopped");
+    Ok(())
+}
+
+async fn wait_for_schema(pool: &Pool, stop: &CancellationToken) -> Option<()> {
+    let complain = |error: &anyhow::Error, pause: Duration| {
+        warn!(error = format!("{error:#}"), ?pause, "not started yet");
+    };
+    until_done(stop, complain, || postgres::check_schema(pool)).await
+}
+
+/// What runs on each session in turn.
+struct Work {
+    intake: Intake,
+    publications: Publications,
+}
+
+impl Work {
+    async fn on(&mut self, session: &Session) -> anyhow::Result<()> {
+        let mut lanes = Vec::new();
+        for _ in 0..LANES {
+            let channel = session.publishing_channel().await?;
+            let (consuming, consumer) = session.consumer(INGEST_QUEUE, PREFETCH).await?;
+            let intake = &self.intake;
+            lanes.push(async move {
+                // Held as long as its consumer.
+                let _consuming = consuming;
+                lane(intake, consumer, channel).await
+            });
+        }
+        let channel = session.publishing_channel().await?;
+        tokio::select! {
+            ended = try_join_all(lanes) => ended.map(|_| ()),
+            ended = self.publications.serve(&channel) => {
+                ended?;
+                anyhow::bail!("nobody publishes any more")
+            }
+        }
+    }
+}
+
+/// Makes and drops partitions; shows what the sweeper found.
+async fn upkeep(pool: Pool, retention: time::Duration, stop: CancellationToken) {
+    let mut maintenance = tokio::time::interval(MAINTENANCE);
+    let mut report = tokio::time::interval(SWEEP_REPORT);
+    loop {
+        tokio::select! {
+            _ = maintenance.tick() => {
+                if let Err(error) = postgres::maintain_partitions(&pool, retention).await {
+                    warn!(error = format!("{error:#}"), "maintaining partitions");
+                    maintenance.reset_after(Duration::from_secs(60));
+                }
+            }
+            _ = report.tick() => {
+                if let Err(error) = read_sweep(&pool).await {
+                    warn!(error = format!("{error:#}"), "reading the sweeper's findings");
+                }
+            }
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+async fn read_sweep(pool: &Pool) -> anyhow::Result<()> {
+    let client = pool.get().await?;
+    let statement = client
+        .prepare_cached("-- read_unaccounted\nSELECT unaccounted FROM sweep")
+        .await?;
+    metrics()
+        .unaccounted
+        .set(client.query_one(&statement, &[]).await?.get(0));
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! The index of webhooks in memory, and which tenants there are.
+//!
+//! Filled by the shared catalogue's feed, read by `intake` for every event. A
+//! webhook that isn't active isn't in it.
+
+use std::collections::HashSet;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+
+use shared::catalogue::Changes;
+use shared::ids::{Tenant, WebhookId};
+use shared::webhook::{Status, Webhook};
+use tracing::error;
+
+use crate::matching::{Data, Filter, Index, Pattern};
+use crate::metrics::metrics;
+
+/// See the module's text.
+#[derive(Default)]
+pub struct Subscriptions(RwLock<State>);
+
+#[derive(Default)]
+struct State {
+    tenants: HashSet<Tenant>,
+    index: Index<WebhookId, ()>,
+}
+
+impl Subscriptions {
+    /// Takes in what changed.
+    pub fn apply(&self, changes: Changes) {
+        let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        state
+            .tenants
+            .extend(changes.tenants.into_iter().map(|(tenant, _)| tenant));
+        for webhook in changes.webhooks {
+            if webhook.status != Status::Active {
+                state.index.remove(webhook.id);
+                continue;
+            }
+            match compile(&webhook) {
+                Ok((patterns, filter)) => {
+                    state
+                        .index
+                        .upsert(webhook.id, webhook.tenant.as_str(), patterns, filter, ());
+                }
+                Err(reason) => {
+                    // Checked when it was saved; only a hand-made row gets here.
+                    state.index.remove(webhook.id);
+                    error!(webhook = %webhook.id, reason, "a webhook that cannot be matched");
+                }
+            }
+        }
+        metrics().subscriptions.set(state.index.len() as i64);
+    }
+
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is such a tenant.
+    pub fn knows(&self, tenant: &Tenant) -> bool {
+        self.state().tenants.contains(tenant)
+    }
+
+    /// The webhooks that want an event.
+    pub fn matching(&self, tenant: &Tenant, event_type: &str, data: &str) -> Vec<WebhookId> {
+        let state = self.state();
+        let matching = state
+            .index
+            .matching(tenant.as_str(), event_type, &Data::new(data));
+        matching.into_iter().map(|entry| entry.id).collect()
+    }
+}
+
+fn compile(webhook: &Webhook) -> Result<(Vec<Pattern>, Option<Filter>), String> {
+    let patterns = webhook
+        .patterns
+        .iter()
+        .map(|pattern| {
+            pattern
+                .parse::<Pattern>()
+                .map_err(|error| error.to_string())
+        })
+        .collect::<Result<_, _>>()?;
+    let filter = webhook
+        .filter
+        .as_ref()
+        .map(Filter::parse)
+        .transpose()
+        .map_err(|error| error.to_string())?;
+    Ok((patterns, filter))
+}

@@ -1,0 +1,186 @@
+//! A private PostgreSQL and RabbitMQ: what `make run`, the tests and the
+//! benchmark all run against.
+//!
+//! [`Pair::start`] takes a folder and starts both servers in it from the
+//! machine's installed binaries: unprivileged, on 127.0.0.1 only, on ports of
+//! their own. Data, ports and node name stay in the folder, so the next start
+//! finds them again. A server whose URL is given is *external*: used as it is,
+//! never started and never signalled. No other machine is contacted.
+//!
+//! Nothing outlives the owner, even one killed with -9: see `watchdog`.
+//!
+//! | file | |
+//! |---|---|
+//! | `home` | the folder, who may use it, what it remembers |
+//! | `user` | root becomes somebody else; which folders that user reaches |
+//! | `binaries` | where the distributions put the servers |
+//! | `server` | start, kill, pause, measure: the same for both |
+//! | `postgres`, `rabbitmq` | what is particular to one |
+//! | `process` | which processes are ours, and signals to them |
+//! | `watchdog` | ends everything when the owner is gone |
+
+mod binaries;
+mod home;
+mod postgres;
+mod process;
+mod rabbitmq;
+mod server;
+mod user;
+mod watchdog;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use url::Url;
+
+use home::Home;
+use watchdog::Watchdog;
+
+pub use postgres::Postgres;
+pub use rabbitmq::RabbitMq;
+pub use server::{Recipe, Server};
+
+/// Is told about each step that takes a while.
+pub type Progress = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// What to start, and where.
+#[derive(Clone)]
+pub struct PairConfig {
+    /// Keeps the data between runs; created when it does not exist. Only one
+    /// pair at a time can use it.
+    pub folder: PathBuf,
+    /// RabbitMQ gets the vhosts `/` and `t0` to `t{vhosts - 1}`.
+    pub vhosts: usize,
+    /// PostgreSQL's `fsync`. Off, committed rows survive its death but not the
+    /// machine's.
+    pub fsync: bool,
+    /// Use this PostgreSQL instead of starting one.
+    pub database_url: Option<String>,
+    /// Use this RabbitMQ instead of starting one.
+    pub amqp_url: Option<String>,
+    /// Is told about each step that takes a while.
+    pub progress: Option<Progress>,
+}
+
+impl PairConfig {
+    /// Both servers private, safe against power loss, and only the vhost `/`.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self {
+            folder: folder.into(),
+            vhosts: 0,
+            fsync: true,
+            database_url: None,
+            amqp_url: None,
+            progress: None,
+        }
+    }
+}
+
+/// Both servers, answering. Dropping it kills the private ones.
+pub struct Pair {
+    // Dropped in this order: the watchdog still stands guard while the servers
+    // are killed, and holds the folder's lock until it has looked once more.
+    postgres: Server<Postgres>,
+    rabbitmq: Server<RabbitMq>,
+    watchdog: Option<Watchdog>,
+    home: Option<Arc<Home>>,
+}
+
+impl Pair {
+    /// Starts what is not external, both at once, and waits until both answer.
+    ///
+    /// Waits up to 20 s for an earlier owner of the folder to end, then up to
+    /// 60 s for each server; an error carries the end of the server's log.
+    pub async fn start(config: PairConfig) -> anyhow::Result<Self> {
+        let say = config.progress.clone().unwrap_or_else(|| Arc::new(|_| ()));
+        let database_url = external(config.database_url.as_deref(), "DATABASE_URL")?;
+        let amqp_url = external(config.amqp_url.as_deref(), "AMQP_URL")?;
+        if let (Some(database), Some(amqp)) = (&database_url, &amqp_url) {
+            return Ok(Self {
+                postgres: Server::external(database.clone()),
+                rabbitmq: Server::external(amqp.clone()),
+                watchdog: None,
+                home: None,
+            });
+        }
+
+        let home = Arc::new(Home::open(&config.folder, &say).await?);
+        let watchdog = Watchdog::start(&home)?;
+        let postgres = match database_url {
+            Some(url) => Server::external(url),
+            None => Server::private(Postgres::new(&home, config.fsync)?, &home, &say),
+        };
+        let rabbitmq = match amqp_url {
+            Some(url) => Server::external(url),
+            None => Server::private(RabbitMq::new(&home, config.vhosts)?, &home, &say),
+        };
+        let pair = Self {
+            postgres,
+            rabbitmq,
+            watchdog: Some(watchdog),
+            home: Some(home),
+        };
+        tokio::try_join!(
+            pair.postgres.start_unless_external(),
+            pair.rabbitmq.start_unless_external(),
+        )?;
+        Ok(pair)
+    }
+
+    /// The PostgreSQL of this pair.
+    #[must_use]
+    pub fn postgres(&self) -> &Server<Postgres> {
+        &self.postgres
+    }
+
+    /// The RabbitMQ of this pair.
+    #[must_use]
+    pub fn rabbitmq(&self) -> &Server<RabbitMq> {
+        &self.rabbitmq
+    }
+
+    /// Where the data really is: elsewhere than asked when the servers' user
+    /// could not reach that. `None` when both servers are external.
+    #[must_use]
+    pub fn folder(&self) -> Option<&Path> {
+        self.home.as_deref().map(Home::folder)
+    }
+
+    /// Shuts both down in good order and keeps the data.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        self.shut_down().await
+    }
+
+    /// Kills both and deletes the folder: for data that nobody needs again.
+    pub async fn discard(mut self) -> anyhow::Result<()> {
+        self.postgres.kill_unless_external().await?;
+        self.rabbitmq.kill_unless_external().await?;
+        if let Some(watchdog) = self.watchdog.take() {
+            watchdog.dismiss().await;
+        }
+        match self.home.take() {
+            Some(home) => home.delete(),
+            None => Ok(()),
+        }
+    }
+
+    async fn shut_down(&mut self) -> anyhow::Result<()> {
+        let (postgres, rabbitmq) = tokio::join!(
+            self.postgres.stop_unless_external(),
+            self.rabbitmq.stop_unless_external(),
+        );
+        if let Some(watchdog) = self.watchdog.take() {
+            watchdog.dismiss().await;
+        }
+        postgres.and(rabbitmq)
+    }
+}
+
+fn external(url: Option<&str>, name: &str) -> anyhow::Result<Option<Url>> {
+    let Some(url) = url else { return Ok(None) };
+    // The URL carries a password: the error must not repeat it.
+    let url = Url::parse(url).with_context(|| format!("{name} is not a URL"))?;
+    ensure!(url.has_host(), "{name} names no host");
+    Ok(Some(url))
+}

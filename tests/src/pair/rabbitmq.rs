@@ -1,0 +1,237 @@
+//! The private RabbitMQ: one node, no plugins, its own port mapper (`epmd`).
+//!
+//! Users and vhosts come from a definitions file that the node reads before it
+//! listens: who can connect finds them all. The main process is Erlang's VM
+//! itself, not the script around it. The node starts `epmd` as a daemon, which
+//! never ends by itself and is known by its mark like everything else.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use rustix::process::Signal;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use url::Url;
+
+use super::Progress;
+use super::binaries;
+use super::home::Home;
+use super::server::{Recipe, Server};
+
+/// No busy waiting: two cores are shared with what is measured. Distribution,
+/// which runs code for whoever knows the cookie, on loopback only.
+const ERLANG: &str = "+sbwt none +sbwtdcpu none +sbwtdio none \
+                      -kernel inet_dist_use_interface {127,0,0,1}";
+
+/// How a private RabbitMQ is made and run.
+pub struct RabbitMq {
+    home: Arc<Home>,
+    folder: PathBuf,
+    scripts: PathBuf,
+    vhosts: usize,
+    url: Url,
+}
+
+impl RabbitMq {
+    pub(super) fn new(home: &Arc<Home>, vhosts: usize) -> anyhow::Result<Self> {
+        let port = home.ports().amqp;
+        Ok(Self {
+            folder: home.subfolder("rabbitmq")?,
+            home: Arc::clone(home),
+            scripts: binaries::rabbitmq()?,
+            vhosts,
+            url: Url::parse(&format!("amqp://posthorn:posthorn@127.0.0.1:{port}/%2f"))?,
+        })
+    }
+
+    fn settings(&self) -> String {
+        let mut settings = String::new();
+        let mut set = |name: &str, value: &str| {
+            // Cannot fail: it writes to memory.
+            let _ = writeln!(settings, "{name} = {value}");
+        };
+        set(
+            "listeners.tcp.1",
+            &format!("127.0.0.1:{}", self.home.ports().amqp),
+        );
+        set("loopback_users", "none");
+        set("disk_free_limit.absolute", "50MB");
+        set("vm_memory_high_watermark.relative", "0.4");
+        set("log.console.level", "info");
+        set("definitions.import_backend", "local_filesystem");
+        set(
+            "definitions.local.path",
+            &self.folder.join("definitions.json").to_string_lossy(),
+        );
+        set("definitions.skip_if_unchanged", "true");
+        settings
+    }
+
+    fn definitions(&self) -> String {
+        let names: Vec<String> = std::iter::once("/".to_owned())
+            .chain((0..self.vhosts).map(|number| format!("t{number}")))
+            .collect();
+        let vhosts: Vec<_> = names.iter().map(|name| json!({ "name": name })).collect();
+        let permissions: Vec<_> = names
+            .iter()
+            .map(|name| {
+                json!({
+                    "user": "posthorn", "vhost": name,
+                    "configure": ".*", "write": ".*", "read": ".*",
+                })
+            })
+            .collect();
+        json!({
+            "users": [{ "name": "posthorn", "password": "posthorn", "tags": "administrator" }],
+            "vhosts": vhosts,
+            "permissions": permissions,
+        })
+        .to_string()
+    }
+
+    /// A script of RabbitMQ, told where everything is. Also where nothing is,
+    /// or it would read the system's files.
+    fn script(&self, name: &str, server: Option<&str>) -> Command {
+        let ports = self.home.ports();
+        let mut command = self.home.command(&self.scripts.join(name), server);
+        command
+            // For the cookie.
+            .env("HOME", &self.folder)
+            .current_dir(&self.folder)
+            .env("RABBITMQ_NODENAME", &self.home.memory().node)
+            .env("RABBITMQ_DIST_PORT", ports.distribution.to_string())
+            .env("ERL_EPMD_PORT", ports.epmd.to_string())
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .env("ERL_CRASH_DUMP_SECONDS", "0")
+            .env("RABBITMQ_MNESIA_BASE", self.data())
+            .env("RABBITMQ_LOG_BASE", self.folder.join("log"))
+            // Standard output, which is our log file.
+            .env("RABBITMQ_LOGS", "-")
+            .env("RABBITMQ_PID_FILE", self.folder.join("pid"))
+            .env("RABBITMQ_CONFIG_FILE", self.folder.join("rabbitmq.conf"))
+            .env("RABBITMQ_CONFIG_FILES", self.folder.join("none.d"))
+            .env(
+                "RABBITMQ_ADVANCED_CONFIG_FILE",
+                self.folder.join("none.config"),
+            )
+            .env("RABBITMQ_CONF_ENV_FILE", self.folder.join("none-env.conf"))
+            .env(
+                "RABBITMQ_ENABLED_PLUGINS_FILE",
+                self.folder.join("enabled_plugins"),
+            )
+            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", ERLANG)
+            .env("RABBITMQ_CTL_ERL_ARGS", ERLANG)
+            // Makes the script become the VM. It would else stay in front of
+            // it and answer signals with a slow `rabbitmqctl`.
+            .env("RUNNING_UNDER_SYSTEMD", "true");
+        command
+    }
+}
+
+impl Recipe for RabbitMq {
+    const NAME: &'static str = "rabbitmq";
+    const STOP: Signal = Signal::TERM;
+
+    fn url(&self) -> Url {
+        self.url.clone()
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    async fn prepare(&self, say: &Progress) -> anyhow::Result<()> {
+        self.home
+            .write("rabbitmq/rabbitmq.conf", &self.settings())?;
+        self.home
+            .write("rabbitmq/definitions.json", &self.definitions())?;
+        self.home.write("rabbitmq/enabled_plugins", "[].\n")?;
+        // A first start that was cut off leaves a database half made.
+        if self.data().exists() && !self.data().join("complete").exists() {
+            fs::remove_dir_all(self.data()).context("deleting an unfinished RabbitMQ database")?;
+        }
+        if !self.data().exists() {
+            say("creating a RabbitMQ database");
+        }
+        Ok(())
+    }
+
+    fn command(&self) -> Command {
+        self.script("rabbitmq-server", Some(Self::NAME))
+    }
+
+    async fn answers(&self) -> bool {
+        let greeting = greets(self.home.ports().amqp);
+        matches!(
+            tokio::time::timeout(Duration::from_secs(2), greeting).await,
+            Ok(Ok(true))
+        )
+    }
+
+    fn started(&self) -> anyhow::Result<()> {
+        self.home.write("rabbitmq/data/complete", "")?;
+        Ok(())
+    }
+}
+
+impl Server<RabbitMq> {
+    /// The URL of one vhost: `/`, or `t0` and so on.
+    #[must_use]
+    pub fn amqp_url(&self, vhost: &str) -> String {
+        self.url_with_path(vhost)
+    }
+
+    /// Makes `kill` lose no queue declared so far; takes as long as
+    /// `rabbitmqctl`.
+    ///
+    /// RabbitMQ (3.10.8 at least) confirms a quorum queue's declaration, and
+    /// messages in it, up to 3 s before the queue's name is on disk: the write
+    /// cache of Erlang's `dets`. Killed before that, it comes up with a queue
+    /// that has lost them and answers nothing. A queue older than that keeps
+    /// every confirmed message.
+    pub async fn flush_declarations(&self) -> anyhow::Result<()> {
+        let flush = "[dets:sync(T) || T <- dets:all()], ok.";
+        self.rabbitmqctl(&["eval", flush]).await.map(drop)
+    }
+
+    /// Runs `rabbitmqctl` against this node and returns what it printed. Takes
+    /// a second or two of processor time: not for loops.
+    pub async fn rabbitmqctl(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut command = self.recipe()?.script("rabbitmqctl", None);
+        command
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let output = tokio::process::Command::from(command)
+            .kill_on_drop(true)
+            .output()
+            .await
+            .context("running rabbitmqctl")?;
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(
+            output.status.success(),
+            "rabbitmqctl {}: {}\n{printed}{}",
+            arguments.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(printed)
+    }
+}
+
+/// Whether a protocol header is answered with `Connection.Start`: a method
+/// frame on channel 0, class 10, method 10.
+async fn greets(port: u16) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+    stream.write_all(b"AMQP\0\0\x09\x01").await?;
+    let mut frame = [0; 11];
+    stream.read_exact(&mut frame).await?;
+    Ok(frame[..3] == [1, 0, 0] && frame[7..] == [0, 10, 0, 10])
+}

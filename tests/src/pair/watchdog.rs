@@ -1,0 +1,100 @@
+//! Ends the servers when their owner is gone, however it went.
+//!
+//! A shell waits on a pipe whose other end only the owner has: the kernel closes
+//! that even for `kill -9`. Not `PR_SET_PDEATHSIG`: it fires when the *thread*
+//! that started a server ends, as runtimes' threads do; it does not pass on to
+//! children; and PostgreSQL's and Erlang's leave their process group as well.
+//!
+//! It runs as the servers' user, so it could not signal anything else's
+//! processes, and looks for them by the rules of `process`. Its standard output
+//! is the folder's lock: nobody starts servers there before it has ended.
+
+use std::path::Path;
+use std::process::{Child, ChildStdin, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use super::home::Home;
+use super::process;
+
+/// `$1`: the mark; `$2`: the folder above PostgreSQL's data folders.
+///
+/// `-ef`: the same folder, by device and inode. A killed PostgreSQL leaves a
+/// SysV shared memory segment of 56 bytes, noted on line 7 of `postmaster.pid`;
+/// the next start on the same data would remove it, but might never come.
+const SCRIPT: &str = r#"
+trap '' HUP INT TERM
+while read -r _; do :; done
+ours() {
+    grep -lzxF -- "$PAIR=$1" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3
+    for data in "$2"/data-*; do
+        [ -d "$data" ] || continue
+        for process in /proc/[0-9]*; do
+            [ "$process/cwd" -ef "$data" ] || continue
+            case $(readlink "$process/exe") in
+            */postgres | */postgres\ *) echo "${process#/proc/}" ;;
+            esac
+        done
+    done
+}
+round=0
+while [ "$round" -lt 200 ]; do
+    pids=$(ours "$1" "$2")
+    [ -n "$pids" ] || break
+    kill -KILL $pids 2>/dev/null
+    sleep 0.05
+    round=$((round + 1))
+done
+for data in "$2"/data-*; do
+    [ -f "$data/postmaster.pid" ] || continue
+    ipcrm -m "$(sed -n '7s/.* //p' "$data/postmaster.pid")" 2>/dev/null
+done
+exit 0
+"#;
+
+/// The watchdog of one pair.
+pub(super) struct Watchdog {
+    shell: Child,
+    /// Closing it is the signal.
+    leash: Option<ChildStdin>,
+}
+
+impl Watchdog {
+    pub(super) fn start(home: &Home) -> anyhow::Result<Self> {
+        let mut shell = home
+            .unmarked_command(Path::new("/bin/sh"))
+            .args(["-c", SCRIPT, "posthorn-watchdog", &home.mark()])
+            .arg(home.folder().join("postgres"))
+            .env("PAIR", process::PAIR)
+            .stdin(Stdio::piped())
+            .stdout(home.share_lock()?)
+            .spawn()
+            .context("starting the watchdog")?;
+        let leash = shell.stdin.take();
+        Ok(Self { shell, leash })
+    }
+
+    /// Lets it look for leftovers once more and end.
+    pub(super) async fn dismiss(mut self) {
+        self.leash = None;
+        // Ten seconds of looking, at the very most.
+        for _ in 0..1200 {
+            if !matches!(self.shell.try_wait(), Ok(None)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        self.leash = None;
+        let deadline = Instant::now() + Duration::from_secs(12);
+        while matches!(self.shell.try_wait(), Ok(None)) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
