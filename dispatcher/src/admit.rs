@@ -143,11 +143,7 @@ async fn stored_data(dispatcher: &Dispatcher, job: &Job) -> Option<Option<String
     .await
 }
 
-async fn query<T, F>(
-    dispatcher: &Dispatcher,
-    doing: &str,
-    attempt: impl FnMut() -> F,
-) -> Option<T>
+async fn query<T, F>(dispatcher: &Dispatcher, doing: &str, attempt: impl FnMut() -> F) -> Option<T>
 where
     F: Future<Output = anyhow::Result<T>>,
 {

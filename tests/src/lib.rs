@@ -1,5 +1,12 @@
 //! What the tests, `make run` and the benchmark stand on.
 //!
-//! [`pair`] starts a private RabbitMQ and PostgreSQL.
+//! [`pair`] starts a private RabbitMQ and PostgreSQL; [`service`] starts the
+//! real binaries on them; [`receiver`] is an endpoint that remembers what it was
+//! sent; [`producer`] is a platform that publishes; [`world`] puts a test's own
+//! of each together.
 
 pub mod pair;
+pub mod producer;
+pub mod receiver;
+pub mod service;
+pub mod world;

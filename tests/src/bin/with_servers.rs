@@ -1,0 +1,63 @@
+//! Runs a command with a private RabbitMQ and PostgreSQL that the tests share.
+//!
+//! `with_servers cargo nextest run …` starts the pair, names it in the
+//! environment (see `harness::world`), runs the command, and stops the pair.
+
+use std::path::PathBuf;
+use std::process::{ExitCode, Stdio};
+
+use anyhow::Context;
+use harness::pair::{Pair, PairConfig};
+use tokio::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// One per test that shares the servers.
+const VHOSTS: usize = 40;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    let mut arguments = std::env::args().skip(1);
+    let program = arguments
+        .next()
+        .context("usage: with_servers COMMAND [ARGUMENT …]")?;
+
+    let folder = std::env::temp_dir().join(format!("posthorn-test-servers-{}", std::process::id()));
+    let leases = folder.with_extension("leases");
+    std::fs::create_dir_all(&leases)?;
+    let mut config = PairConfig::new(folder);
+    config.vhosts = VHOSTS;
+    // Tests that kill a server have one of their own, with fsync on.
+    config.fsync = false;
+    let pair = Pair::start(config).await?;
+
+    let mut command = Command::new(program)
+        .args(arguments)
+        .env("POSTHORN_TEST_DATABASE_URL", pair.postgres().url())
+        .env("POSTHORN_TEST_AMQP_URL", pair.rabbitmq().url())
+        .env("POSTHORN_TEST_LEASES", &leases)
+        .env("POSTHORN_TEST_VHOSTS", VHOSTS.to_string())
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()?;
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
+    let status = tokio::select! {
+        status = command.wait() => Some(status?),
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+    };
+    drop(command);
+    pair.discard().await?;
+    remove(leases);
+    let code = status
+        .and_then(|status| status.code())
+        .and_then(|code| u8::try_from(code).ok());
+    Ok(ExitCode::from(code.unwrap_or(1)))
+}
+
+fn remove(folder: PathBuf) {
+    // It is in the temporary folder; what can't be removed now goes with it.
+    let _ = std::fs::remove_dir_all(folder);
+}

@@ -1,0 +1,153 @@
+//! A platform that publishes events over AMQP: an independent client, with
+//! nothing of Posthorn's but the exchange's name.
+
+use anyhow::Context;
+use futures_util::future::try_join_all;
+use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+
+const EXCHANGE: &str = "posthorn.events";
+
+/// A connection with publisher confirms.
+pub struct Producer {
+    // Closes when dropped.
+    _connection: Connection,
+    channel: Channel,
+}
+
+/// An event as it is published.
+#[derive(Debug, Clone)]
+pub struct Publication {
+    /// `<tenant>.<event type>`.
+    pub routing_key: String,
+    /// Properties, with `message_id` if there is to be one.
+    pub properties: BasicProperties,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Publication {
+    /// JSON data with an id.
+    #[must_use]
+    pub fn json(tenant: &str, event_type: &str, id: &str, data: &str) -> Self {
+        Self {
+            routing_key: format!("{tenant}.{event_type}"),
+            properties: BasicProperties::default()
+                .with_delivery_mode(2)
+                .with_content_type("application/json".into())
+                .with_message_id(id.into()),
+            body: data.as_bytes().to_vec(),
+        }
+    }
+
+    /// With these properties instead.
+    #[must_use]
+    pub fn with(mut self, properties: BasicProperties) -> Self {
+        self.properties = properties;
+        self
+    }
+}
+
+impl Producer {
+    /// Connects.
+    ///
+    /// # Errors
+    /// If the broker can't be reached.
+    pub async fn connect(amqp_url: &str) -> anyhow::Result<Self> {
+        let connection = Connection::connect(amqp_url, ConnectionProperties::default())
+            .await
+            .context("the producer's connection")?;
+        let channel = connection.create_channel().await?;
+        channel
+            .confirm_select(ConfirmSelectOptions::default())
+            .await?;
+        Ok(Self {
+            _connection: connection,
+            channel,
+        })
+    }
+
+    /// Publishes and waits for the confirm.
+    ///
+    /// # Errors
+    /// If it isn't confirmed.
+    pub async fn publish(&self, publication: &Publication) -> anyhow::Result<()> {
+        self.publish_to(EXCHANGE, publication).await
+    }
+
+    /// Publishes many at a time; answers when all are confirmed.
+    ///
+    /// # Errors
+    /// If one isn't.
+    pub async fn publish_all(&self, publications: &[Publication]) -> anyhow::Result<()> {
+        try_join_all(
+            publications
+                .iter()
+                .map(|publication| self.publish(publication)),
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// To another exchange: what a producer shouldn't do.
+    ///
+    /// # Errors
+    /// If it isn't confirmed.
+    pub async fn publish_to(
+        &self,
+        exchange: &str,
+        publication: &Publication,
+    ) -> anyhow::Result<()> {
+        let confirmation = self
+            .channel
+            .basic_publish(
+                exchange.into(),
+                publication.routing_key.as_str().into(),
+                BasicPublishOptions::default(),
+                &publication.body,
+                publication.properties.clone(),
+            )
+            .await?
+            .await?;
+        anyhow::ensure!(confirmation.is_ack(), "RabbitMQ refused the event");
+        Ok(())
+    }
+
+    /// Takes a message from a queue for good, with its headers as text.
+    ///
+    /// # Errors
+    /// If the queue doesn't exist.
+    pub async fn take(&self, queue: &str) -> anyhow::Result<Option<Taken>> {
+        let options = BasicGetOptions { no_ack: true };
+        let Some(message) = self.channel.basic_get(queue.into(), options).await? else {
+            return Ok(None);
+        };
+        let headers = message.properties.headers().clone().unwrap_or_default();
+        Ok(Some(Taken {
+            body: message.data.clone(),
+            headers,
+        }))
+    }
+}
+
+/// A message taken from a queue.
+#[derive(Debug)]
+pub struct Taken {
+    /// Its body.
+    pub body: Vec<u8>,
+    headers: FieldTable,
+}
+
+impl Taken {
+    /// A header as text, empty if there is none.
+    #[must_use]
+    pub fn header(&self, name: &str) -> String {
+        match self.headers.inner().get(name) {
+            Some(AMQPValue::LongString(text)) => {
+                String::from_utf8_lossy(text.as_bytes()).into_owned()
+            }
+            _ => String::new(),
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! One of Posthorn's own processes: started from its binary, watched, ended.
+//!
+//! Its output goes to a file. Whatever happens to the owner, the process ends
+//! with it: on drop by SIGKILL, and if the owner itself is killed by the pipe
+//! that a small shell waits on.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+
+/// How long a service may take to become ready, or to stop.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running process.
+pub struct Service {
+    name: String,
+    address: String,
+    log: PathBuf,
+    child: Child,
+    process: Pid,
+}
+
+impl Service {
+    /// Starts a binary of this workspace with exactly these settings. `address`
+    /// is what its `HTTP_ADDR` says.
+    ///
+    /// # Errors
+    /// If the binary isn't built or can't be started.
+    pub fn start(
+        name: &str,
+        binary: &str,
+        address: &str,
+        settings: &[(String, String)],
+        log: &Path,
+    ) -> anyhow::Result<Self> {
+        let path = binary_path(binary)?;
+        let output = File::options().create(true).append(true).open(log)?;
+        // The shell leaves a watch behind that ends when its input does, which
+        // is when we do, and becomes the service, which keeps its pid.
+        let script = r#"exec 3<&0 </dev/null; me=$$
+            ( cat <&3  >/dev/null 2>/dev/null; [ "$(readlink /proc/$me/exe)" = "$0" ] && kill -9 $me ) 2>/dev/null &
+            exec 3<&-; exec "$0""#;
+        let child = Command::new("sh")
+            .arg("-c")
+            .arg(script)
+            .arg(&path)
+            .env_clear()
+            .env("HTTP_ADDR", address)
+            .envs(
+                settings
+                    .iter()
+                    .map(|(name, value)| (name.as_str(), value.as_str())),
+            )
+            .envs(
+                std::env::var("RUST_LOG")
+                    .ok()
+                    .map(|level| ("RUST_LOG", level)),
+            )
+            .envs(std::env::var("PATH").ok().map(|path| ("PATH", path)))
+            // Away from any .env file of the developer's.
+            .current_dir(log.parent().unwrap_or(Path::new("/")))
+            .stdin(Stdio::piped())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("starting {}", path.display()))?;
+        let process = child
+            .id()
+            .and_then(|id| Pid::from_raw(id as i32))
+            .context("it ended at once")?;
+        Ok(Self {
+            name: name.to_owned(),
+            address: address.to_owned(),
+            log: log.to_owned(),
+            child,
+            process,
+        })
+    }
+
+    /// Waits until `/readyz` says yes.
+    ///
+    /// # Errors
+    /// If it ends before, or isn't ready within a minute.
+    pub async fn ready(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let url = self.url("/readyz");
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{} ended with {status}:\n{}", self.name, self.log_tail());
+            }
+            if http()
+                .get(&url)
+                .send()
+                .await
+                .is_ok_and(|answer| answer.status().is_success())
+            {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("{} is not ready:\n{}", self.name, self.log_tail());
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    }
+
+    /// A URL of its HTTP server.
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// The value of a metric, summed over its labels.
+    ///
+    /// # Errors
+    /// If it can't be asked or has no such metric.
+    pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let text = http()
+            .get(self.url("/metrics"))
+            .send()
+            .await?
+            .text()
+            .await?;
+        let values: Vec<f64> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix(name))
+            .filter(|rest| rest.starts_with([' ', '{']))
+            .filter_map(|rest| rest.rsplit(' ').next()?.parse().ok())
+            .collect();
+        anyhow::ensure!(!values.is_empty(), "{} has no metric {name}", self.name);
+        Ok(values.iter().sum())
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.as_raw_nonzero().get() as u32
+    }
+
+    /// kill -9.
+    ///
+    /// # Errors
+    /// If it had ended already.
+    pub async fn kill(mut self) -> anyhow::Result<()> {
+        kill_process(self.process, Signal::KILL)
+            .with_context(|| format!("{} had ended", self.name))?;
+        self.child.wait().await?;
+        Ok(())
+    }
+
+    /// SIGTERM, and wait for it to end well.
+    ///
+    /// # Errors
+    /// If it fails or takes more than a minute.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        kill_process(self.process, Signal::TERM)
+            .with_context(|| format!("{} had ended", self.name))?;
+        let status = tokio::time::timeout(PATIENCE, self.child.wait())
+            .await
+            .with_context(|| format!("{} does not stop:\n{}", self.name, self.log_tail()))??;
+        anyhow::ensure!(
+            status.success(),
+            "{} stopped with {status}:\n{}",
+            self.name,
+            self.log_tail()
+        );
+        Ok(())
+    }
+
+    /// SIGSTOP.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn pause(&self) -> anyhow::Result<()> {
+        Ok(kill_process(self.process, Signal::STOP)?)
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn resume(&self) -> anyhow::Result<()> {
+        Ok(kill_process(self.process, Signal::CONT)?)
+    }
+
+    /// The last lines of its output.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        tail(&self.log, 40)
+    }
+}
+
+/// The last lines of a file.
+#[must_use]
+pub fn tail(path: &Path, lines: usize) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let all: Vec<_> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// The client of the tests: no proxy, no redirects.
+#[must_use]
+pub fn http() -> reqwest::Client {
+    static CLIENT: std::sync::OnceLock<reqwest::Client> = std::sync::OnceLock::new();
+    CLIENT
+        .get_or_init(|| {
+            // Somebody may have installed it before.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            let builder = reqwest::Client::builder()
+                .no_proxy()
+                .redirect(reqwest::redirect::Policy::none());
+            match builder.timeout(Duration::from_secs(30)).build() {
+                Ok(client) => client,
+                Err(error) => panic!("an HTTP client: {error}"),
+            }
+        })
+        .clone()
+}
+
+/// Runs one of Posthorn's commands to its end and answers what it printed.
+///
+/// # Errors
+/// If it fails; with what it said.
+pub async fn command(
+    binary: &str,
+    arguments: &[&str],
+    settings: &[(String, String)],
+) -> anyhow::Result<String> {
+    let output = Command::new(binary_path(binary)?)
+        .args(arguments)
+        .env_clear()
+        .envs(
+            settings
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str())),
+        )
+        .current_dir("/")
+        .output()
+        .await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    anyhow::ensure!(
+        output.status.success(),
+        "{binary} {arguments:?}: {printed} {said}"
+    );
+    Ok(printed)
+}
+
+/// Where a binary of this workspace is: beside this one, or beside its folder.
+///
+/// # Errors
+/// If it isn't built.
+pub fn binary_path(binary: &str) -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    own.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join(binary))
+        .find(|path| path.is_file())
+        .with_context(|| format!("{binary} is not built: run `cargo build --workspace`"))
+}
+
+/// A port that was free a moment ago, for one process of ours.
+///
+/// # Errors
+/// If there is none.
+pub fn free_address() -> anyhow::Result<String> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    Ok(listener.local_addr()?.to_string())
+}
