@@ -263,13 +263,13 @@ fn classify(error: &reqwest::Error) -> Failure {
     }
 }
 
+/// A TLS error comes wrapped in one or more I/O errors, whose `source` skips
+/// what they wrap.
 fn find_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
-    let io = error
-        .downcast_ref::<std::io::Error>()
-        .and_then(std::io::Error::get_ref);
-    error
-        .downcast_ref::<rustls::Error>()
-        .or_else(|| io.and_then(|inner| inner.downcast_ref::<rustls::Error>()))
+    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+        return Some(tls);
+    }
+    find_tls(error.downcast_ref::<std::io::Error>()?.get_ref()?)
 }
 
 /// Resolves names to allowed addresses only. The connection is opened to the

@@ -148,7 +148,7 @@ const SWEEP_OVERDUE: &str = "-- sweep_overdue
 WITH overdue AS (
     SELECT d.id FROM deliveries d JOIN webhooks w ON w.id = d.webhook_id
     WHERE d.state IN ('queued', 'retrying') AND d.due_at < $1::timestamptz
-      AND d.due_at < $1::timestamptz - make_interval(secs => $2)
+      AND d.due_at < $1::timestamptz - make_interval(secs => $2::float8)
                      - coalesce(w.timeout_ms, $3) * interval '1 millisecond'
     ORDER BY d.due_at LIMIT $4
     FOR UPDATE OF d SKIP LOCKED
@@ -167,7 +167,7 @@ UPDATE sweep SET
     unaccounted = (
         SELECT count(*) FROM deliveries d JOIN webhooks w ON w.id = d.webhook_id
         WHERE d.state IN ('queued', 'retrying') AND d.due_at < $1::timestamptz
-          AND d.due_at < $1::timestamptz - make_interval(secs => 2 * $2)
+          AND d.due_at < $1::timestamptz - make_interval(secs => 2 * $2::float8)
                          - coalesce(w.timeout_ms, $3) * interval '1 millisecond'),
     oldest_due_at = (SELECT min(due_at) FROM deliveries WHERE state IN ('queued', 'retrying')),
     requeued = requeued + $4,

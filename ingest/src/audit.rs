@@ -5,6 +5,7 @@
 //! watermark says how far), or is within the sweeper's grace.
 
 use std::fmt;
+use std::time::Duration;
 
 use anyhow::Context;
 use deadpool_postgres::Pool;
@@ -37,13 +38,13 @@ impl fmt::Display for Audit {
     }
 }
 
-/// Counts. Reads every event, so it takes as long as there are events.
+/// Counts. A delivery that has been due for `grace` longer than the sweeper
+/// should have let it is unaccounted for. Reads every event, so it takes as long
+/// as there are events.
 ///
 /// # Errors
 /// If PostgreSQL can't be asked.
-pub async fn audit(pool: &Pool) -> anyhow::Result<Audit> {
-    // Beyond what any webhook's timeout and the default grace add up to.
-    const PATIENCE_SECONDS: f64 = 180.0;
+pub async fn audit(pool: &Pool, grace: Duration) -> anyhow::Result<Audit> {
     let mut client = pool.get().await.context("connecting to PostgreSQL")?;
     let transaction = client.transaction().await?;
     // A scan is what this is: not for the limits of everyday statements.
@@ -55,9 +56,9 @@ pub async fn audit(pool: &Pool) -> anyhow::Result<Audit> {
             "-- audit_open\n\
              SELECT count(*), \
                     count(*) FILTER (WHERE due_at < (SELECT watermark FROM sweep) \
-                                                    - make_interval(secs => $1)) \
+                                                    - make_interval(secs => $1::float8)) \
              FROM deliveries WHERE state IN ('queued', 'retrying')",
-            &[&PATIENCE_SECONDS],
+            &[&grace.as_secs_f64()],
         )
         .await
         .context("counting open deliveries")?;

@@ -1,6 +1,8 @@
 //! `posthorn-ingest`: serves by default; `migrate`, `audit` and `token create`
 //! are for operators.
 
+use std::time::Duration;
+
 use clap::{Parser, Subcommand};
 use ingest::settings::Settings;
 use ingest::{api, audit, run};
@@ -25,7 +27,12 @@ enum Command {
     Migrate,
     /// Count deliveries that are neither finished nor on their way; fails
     /// unless there are none.
-    Audit,
+    Audit {
+        /// Seconds beyond which a due delivery is missed: the longest timeout
+        /// and twice the sweeper's grace, by default.
+        #[arg(long, default_value_t = 180)]
+        grace: u64,
+    },
     /// Manage API tokens.
     #[command(subcommand)]
     Token(Token),
@@ -61,8 +68,8 @@ async fn main() -> anyhow::Result<()> {
             println!("{applied} migrations applied");
             Ok(())
         }
-        Command::Audit => {
-            let audit = audit::audit(&pool(&settings)?).await?;
+        Command::Audit { grace } => {
+            let audit = audit::audit(&pool(&settings)?, Duration::from_secs(grace)).await?;
             println!("{audit}");
             anyhow::ensure!(audit.is_clean(), "deliveries are unaccounted for");
             Ok(())

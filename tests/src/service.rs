@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
 /// How long a service may take to become ready, or to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -23,6 +23,8 @@ pub struct Service {
     log: PathBuf,
     child: Child,
     process: Pid,
+    /// Closes when we end, see [`Service::start`].
+    _lifeline: Option<ChildStdin>,
 }
 
 impl Service {
@@ -45,7 +47,7 @@ impl Service {
         let script = r#"exec 3<&0 </dev/null; me=$$
             ( cat <&3  >/dev/null 2>/dev/null; [ "$(readlink /proc/$me/exe)" = "$0" ] && kill -9 $me ) 2>/dev/null &
             exec 3<&-; exec "$0""#;
-        let child = Command::new("sh")
+        let mut child = Command::new("sh")
             .arg("-c")
             .arg(script)
             .arg(&path)
@@ -75,6 +77,7 @@ impl Service {
             .and_then(|id| Pid::from_raw(id as i32))
             .context("it ended at once")?;
         Ok(Self {
+            _lifeline: child.stdin.take(),
             name: name.to_owned(),
             address: address.to_owned(),
             log: log.to_owned(),

@@ -337,6 +337,24 @@ impl World {
         must("a producer", Producer::connect(&self.amqp_url).await)
     }
 
+    /// Where the broker is.
+    #[must_use]
+    pub fn amqp_url(&self) -> &str {
+        &self.amqp_url
+    }
+
+    /// A bare connection to the broker, to meddle with it.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub async fn connection(&self) -> lapin::Connection {
+        let properties = lapin::ConnectionProperties::default();
+        must(
+            "a connection",
+            lapin::Connection::connect(&self.amqp_url, properties).await,
+        )
+    }
+
     /// Publishes one event of the tenant's over AMQP.
     ///
     /// # Panics
@@ -401,7 +419,12 @@ impl World {
     pub async fn audit(&self) -> String {
         must(
             "the audit",
-            command("posthorn-ingest", &["audit"], &self.settings).await,
+            command(
+                "posthorn-ingest",
+                &["audit", "--grace", "0"],
+                &self.settings,
+            )
+            .await,
         )
     }
 
@@ -425,7 +448,9 @@ impl World {
         self.settles().await;
         self.audit().await;
         let logs = self.logs();
-        assert!(!logs.contains("panicked at"), "a service panicked:\n{logs}");
+        for trouble in ["panicked at", "error serializing", "error deserializing"] {
+            assert!(!logs.contains(trouble), "{trouble}:\n{logs}");
+        }
         self.finished = true;
         if let Some(pair) = self.pair.take() {
             must("stopping the servers", pair.discard().await);

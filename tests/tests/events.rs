@@ -1,0 +1,286 @@
+//! What producers publish: every format is understood, what isn't an event is
+//! parked with its reason, and the same event is delivered once.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::time::Duration;
+
+use harness::producer::{Publication, Taken};
+use harness::receiver::answering;
+use harness::world::{TENANT, World, eventually};
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
+use serde_json::json;
+
+async fn parked(world: &World) -> Taken {
+    let producer = world.producer().await;
+    let mut taken = None;
+    eventually("a message is parked", async || {
+        taken = producer.take("posthorn.parking.v1").await.unwrap();
+        taken.is_some()
+    })
+    .await;
+    taken.unwrap()
+}
+
+#[tokio::test]
+async fn the_same_event_published_twice_is_delivered_once() {
+    let world = World::start().await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let shop = world.receiver(answering(200)).await;
+    world.webhook(&ingest, &shop, json!({})).await;
+
+    // Together in one batch, and again when it has long been delivered.
+    let event = Publication::json(TENANT, "order.created", "evt-1", "{}");
+    let producer = world.producer().await;
+    producer
+        .publish_all(&[event.clone(), event.clone()])
+        .await
+        .unwrap();
+    shop.receives(1).await;
+    producer.publish(&event).await.unwrap();
+    eventually("both duplicates are seen", async || {
+        ingest
+            .metric("posthorn_events_deduplicated_total")
+            .await
+            .unwrap() as i64
+            == 2
+    })
+    .await;
+    shop.receives_no_more_than(1, Duration::from_millis(500))
+        .await;
+    assert_eq!(world.count("deliveries").await, 1);
+
+    // Another tenant's event of the same id is another event.
+    let made = world
+        .ask_as_operator(
+            &ingest,
+            "POST",
+            "/api/v1/admin/tenants",
+            Some(json!({"id": "other"})),
+        )
+        .await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    producer
+        .publish(&Publication::json("other", "order.created", "evt-1", "{}"))
+        .await
+        .unwrap();
+    world.accepts(2).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn yesterdays_events_are_known_today() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let yesterday = "INSERT INTO events (uid, tenant, id, type, occurred_at, data, matched) \
+                     VALUES (first_uuid_at(now() - interval '1 day'), $1, 'evt-1', 'order.created', now(), '{}', 0)";
+    world
+        .sql()
+        .await
+        .execute(yesterday, &[&TENANT])
+        .await
+        .unwrap();
+    world.publish("order.created", "evt-1", &json!({})).await;
+    eventually("the duplicate is seen", async || {
+        ingest
+            .metric("posthorn_events_deduplicated_total")
+            .await
+            .unwrap() as i64
+            == 1
+    })
+    .await;
+    assert_eq!(world.count("events").await, 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_not_an_event_is_parked_with_its_reason_and_the_rest_flows() {
+    let world = World::start().await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let shop = world.receiver(answering(200)).await;
+    world.webhook(&ingest, &shop, json!({})).await;
+    let producer = world.producer().await;
+
+    let good = |id: &str| Publication::json(TENANT, "order.created", id, "{}");
+    let of_type = |kind: &str| BasicProperties::default().with_content_type(kind.into());
+    let too_large = format!("\"{}\"", "x".repeat(256 * 1024));
+    for (publication, reason) in [
+        (
+            Publication::json(TENANT, "order.created", "bad-1", "{\"a\":"),
+            "the body is not JSON",
+        ),
+        (
+            Publication::json(TENANT, "order.created", "bad-2", &too_large),
+            "262146 bytes; at most 262144",
+        ),
+        (
+            Publication::json("nobody", "order.created", "bad-3", "{}"),
+            "tenant `nobody` does not exist",
+        ),
+        (
+            Publication::json(TENANT, "order..created", "bad-4", "{}"),
+            "event type must be",
+        ),
+        (
+            Publication::json(TENANT, "order.created", "bad-5", "{}").with(of_type("text/csv")),
+            "`text/csv` is not supported",
+        ),
+        (
+            Publication::json(TENANT, "order.created", "bad 6", "{}"),
+            "event id must be",
+        ),
+    ] {
+        producer.publish(&publication).await.unwrap();
+        producer
+            .publish(&good(&format!("after {reason}").replace(' ', "-")))
+            .await
+            .unwrap();
+        let parked = parked(&world).await;
+        let said = parked.header("x-posthorn-reason");
+        assert!(said.contains(reason), "{said} instead of {reason}");
+        assert_eq!(parked.header("x-posthorn-exchange"), "posthorn.events");
+        assert_eq!(
+            parked.header("x-posthorn-routing-key"),
+            publication.routing_key
+        );
+        assert_eq!(parked.body, publication.body);
+    }
+    // Around the exchange that holds producers to their tenant.
+    let mut around = good("bad-7");
+    around.routing_key = "posthorn.ingest.v1".to_owned();
+    producer.publish_to("", &around).await.unwrap();
+    assert!(
+        parked(&world)
+            .await
+            .header("x-posthorn-reason")
+            .contains("instead of `posthorn.events`")
+    );
+
+    shop.receives(6).await;
+    assert_eq!(
+        ingest
+            .metric("posthorn_events_rejected_total")
+            .await
+            .unwrap() as i64,
+        7
+    );
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn every_format_arrives_as_the_same_delivery() {
+    let world = World::start().await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let shop = world.receiver(answering(200)).await;
+    world.webhook(&ingest, &shop, json!({})).await;
+    let producer = world.producer().await;
+    let data = json!({"total": 12, "name": "Zoë"});
+    let of_type = |kind: &str| BasicProperties::default().with_content_type(kind.into());
+    let publication = |properties: BasicProperties, body: Vec<u8>| Publication {
+        routing_key: format!("{TENANT}.order.created"),
+        properties,
+        body,
+    };
+
+    let msgpack = rmp_serde::to_vec_named(&data).unwrap();
+    let properties = of_type("application/msgpack")
+        .with_message_id("evt-1".into())
+        .with_timestamp(1_700_000_000);
+    producer
+        .publish(&publication(properties, msgpack))
+        .await
+        .unwrap();
+
+    let structured = json!({
+        "specversion": "1.0", "id": "evt-2", "source": "/shop", "type": "order.created",
+        "time": "2023-11-14T22:13:20Z", "data": data
+    });
+    let properties = of_type("application/cloudevents+json");
+    producer
+        .publish(&publication(
+            properties,
+            structured.to_string().into_bytes(),
+        ))
+        .await
+        .unwrap();
+
+    let mut headers = FieldTable::default();
+    for (name, value) in [
+        ("specversion", "1.0"),
+        ("id", "evt-3"),
+        ("source", "/shop"),
+        ("type", "order.created"),
+        ("time", "2023-11-14T22:13:20Z"),
+    ] {
+        headers.insert(
+            format!("cloudEvents:{name}").into(),
+            AMQPValue::LongString(value.into()),
+        );
+    }
+    let properties = of_type("application/json").with_headers(headers);
+    producer
+        .publish(&publication(properties, data.to_string().into_bytes()))
+        .await
+        .unwrap();
+
+    let mut arrivals = shop.receives(3).await;
+    arrivals.sort_by_key(|arrival| arrival.id().to_owned());
+    for (arrival, id) in arrivals.iter().zip(["evt-1", "evt-2", "evt-3"]) {
+        assert_eq!(arrival.id(), id);
+        assert_eq!(
+            arrival.json(),
+            json!({"type": "order.created", "timestamp": "2023-11-14T22:13:20Z", "data": data}),
+            "{id}"
+        );
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_payload_too_large_for_a_job_arrives_whole() {
+    let world = World::with(&[("JOB_SHARDS", "3")]).await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let shop = world.receiver(answering(200)).await;
+    // Several webhooks, so that all shards are likely to be used.
+    for _ in 0..8 {
+        world.webhook(&ingest, &shop, json!({})).await;
+    }
+    let data = json!({"text": "ö".repeat(125_000)});
+    world.publish("report.generated", "evt-1", &data).await;
+    for arrival in shop.receives(8).await {
+        assert_eq!(arrival.json()["data"], data);
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_webhook_gets_the_event_that_is_published_right_after_it_was_made() {
+    let world = World::start().await;
+    // Two: the one that is asked to make a webhook may not be the one that matches.
+    let (ingest, _other, _dispatcher) = (
+        world.ingest().await,
+        world.ingest().await,
+        world.dispatcher().await,
+    );
+    let shop = world.receiver(answering(200)).await;
+    for n in 0..20 {
+        let kind = format!("round.{n}");
+        world
+            .webhook(&ingest, &shop, json!({"events": [kind]}))
+            .await;
+        world.publish(&kind, &format!("evt-{n}"), &json!({})).await;
+    }
+    shop.receives(20).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_event_that_nobody_wants_is_accepted_all_the_same() {
+    let world = World::start().await;
+    let _ingest = world.ingest().await;
+    world.publish("order.created", "evt-1", &json!({})).await;
+    world.accepts(1).await;
+    assert_eq!(world.count("events WHERE matched = 0").await, 1);
+    world.finish().await;
+}

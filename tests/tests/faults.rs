@@ -1,0 +1,452 @@
+//! Processes and servers die at the worst moment, and nothing is lost.
+//!
+//! The producer's confirmed ids and the receiver's arrivals are the judges, not
+//! what Posthorn says of itself.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use harness::producer::{Producer, Publication};
+use harness::receiver::{Receiver, answering, answering_after, answering_in_turn};
+use harness::world::{TENANT, World, eventually};
+use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
+use serde_json::json;
+
+/// How often each id arrived.
+fn arrivals_by_id(receiver: &Receiver) -> BTreeMap<String, Vec<Instant>> {
+    let mut by_id: BTreeMap<String, Vec<Instant>> = BTreeMap::new();
+    for arrival in receiver.arrivals() {
+        by_id
+            .entry(arrival.id().to_owned())
+            .or_default()
+            .push(arrival.at);
+    }
+    by_id
+}
+
+fn events(range: std::ops::Range<usize>) -> Vec<Publication> {
+    range
+        .map(|n| {
+            Publication::json(
+                TENANT,
+                "order.created",
+                &format!("evt-{n:05}"),
+                &format!("{{\"n\":{n}}}"),
+            )
+        })
+        .collect()
+}
+
+/// Publishes until told to stop, through any loss; answers what was confirmed.
+fn publish_meanwhile(
+    amqp_url: String,
+    stop: Arc<AtomicBool>,
+) -> tokio::task::JoinHandle<BTreeSet<String>> {
+    tokio::spawn(async move {
+        let mut confirmed = BTreeSet::new();
+        let mut next = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let Ok(Ok(producer)) =
+                tokio::time::timeout(Duration::from_secs(5), Producer::connect(&amqp_url)).await
+            else {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            while !stop.load(Ordering::Relaxed) {
+                let batch = events(next..next + 20);
+                let published =
+                    tokio::time::timeout(Duration::from_secs(20), producer.publish_all(&batch))
+                        .await;
+                // What wasn't confirmed is published again under its ids.
+                if !matches!(published, Ok(Ok(()))) {
+                    break;
+                }
+                confirmed.extend(
+                    batch
+                        .iter()
+                        .map(|event| event.properties.message_id().clone().unwrap().to_string()),
+                );
+                next += 20;
+                tokio::time::sleep(Duration::from_millis(25)).await;
+            }
+        }
+        confirmed
+    })
+}
+
+#[tokio::test]
+async fn jobs_of_a_killed_dispatcher_are_delivered_by_another() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let shop = world
+        .receiver(answering_after(Duration::from_millis(200)))
+        .await;
+    world.webhook(&ingest, &shop, json!({})).await;
+    let (doomed, _other) = (world.dispatcher().await, world.dispatcher().await);
+
+    world
+        .producer()
+        .await
+        .publish_all(&events(0..600))
+        .await
+        .unwrap();
+    shop.receives(150).await;
+    doomed.kill().await.unwrap();
+    let killed = Instant::now();
+
+    shop.receives(600).await;
+    world.settles().await;
+    let by_id = arrivals_by_id(&shop);
+    assert_eq!(by_id.len(), 600);
+    for (id, times) in by_id.iter().filter(|(_, times)| times.len() > 1) {
+        // Under way when the dispatcher died: 200 ms, and the time to write it down.
+        let before = killed.saturating_duration_since(times[0]);
+        assert!(
+            times.len() == 2 && before < Duration::from_secs(3),
+            "{id} arrived {before:?} before, {} times",
+            times.len()
+        );
+    }
+    // A duplicate costs no attempt.
+    assert_eq!(
+        world
+            .count("deliveries WHERE state = 'delivered' AND attempts = 1")
+            .await,
+        600
+    );
+    assert_eq!(world.count("attempts").await, 600);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_dispatcher_that_is_told_to_stop_finishes_what_it_holds() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let shop = world
+        .receiver(answering_after(Duration::from_millis(300)))
+        .await;
+    world.webhook(&ingest, &shop, json!({})).await;
+    let (leaving, _other) = (world.dispatcher().await, world.dispatcher().await);
+
+    world
+        .producer()
+        .await
+        .publish_all(&events(0..500))
+        .await
+        .unwrap();
+    shop.receives(100).await;
+    leaving.stop().await.unwrap();
+    shop.receives(500).await;
+    world.settles().await;
+    assert!(
+        arrivals_by_id(&shop).values().all(|times| times.len() == 1),
+        "something arrived twice"
+    );
+    assert_eq!(world.count("attempts").await, 500);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_ingest_that_dies_between_commit_and_publish_loses_nothing() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let shop = world.receiver(answering(200)).await;
+    world.webhook(&ingest, &shop, json!({})).await;
+    let _dispatcher = world.dispatcher().await;
+
+    // Without its exchange no job can be published; the commit still happens.
+    let connection = world.connection().await;
+    let channel = connection.create_channel().await.unwrap();
+    channel
+        .exchange_delete("posthorn.jobs".into(), ExchangeDeleteOptions::default())
+        .await
+        .unwrap();
+    world
+        .producer()
+        .await
+        .publish_all(&events(0..50))
+        .await
+        .unwrap();
+    eventually("some are committed", async || {
+        world.count("deliveries").await > 0
+    })
+    .await;
+    ingest.kill().await.unwrap();
+
+    let _ingest = world.ingest().await;
+    shop.receives(50).await;
+    world.accepts(50).await;
+    world.settles().await;
+    assert_eq!(world.count("deliveries").await, 50);
+    assert_eq!(arrivals_by_id(&shop).len(), 50);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn ingests_killed_over_and_over_lose_nothing() {
+    let world = World::start().await;
+    let shop = world.receiver(answering(200)).await;
+    let mut ingest = world.ingest().await;
+    world.webhook(&ingest, &shop, json!({})).await;
+    let _dispatcher = world.dispatcher().await;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let publishing = publish_meanwhile(world.amqp_url().to_owned(), stop.clone());
+    for round in 0..5 {
+        tokio::time::sleep(Duration::from_millis(300 + 70 * round)).await;
+        ingest.kill().await.unwrap();
+        ingest = world.ingest().await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let confirmed = publishing.await.unwrap();
+    world.accepts(confirmed.len() as i64).await;
+    world.settles().await;
+    let arrived: BTreeSet<String> = arrivals_by_id(&shop).into_keys().collect();
+    assert!(
+        arrived.is_superset(&confirmed),
+        "lost: {:?}",
+        confirmed.difference(&arrived)
+    );
+    assert_eq!(world.count("deliveries").await, world.count("events").await);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_crash_of_rabbitmq_under_load_loses_nothing() {
+    let world = World::with_own_servers(&[]).await;
+    let ingest = world.ingest().await;
+    // Some take their event at the second attempt: retries are in the queues too.
+    let shop = world.receiver(answering(200)).await;
+    let flaky = world.receiver(answering_in_turn(&[500, 500, 200])).await;
+    world.webhook(&ingest, &shop, json!({})).await;
+    let again = json!({"events": ["order.created"], "filters": {"n": {"$lt": 5}}, "retry_policy": {"delays": [2000, 2000, 2000]}});
+    world.webhook(&ingest, &flaky, again).await;
+    let dispatchers = [world.dispatcher().await, world.dispatcher().await];
+    let rabbitmq = world.pair.as_ref().unwrap().rabbitmq();
+    rabbitmq.flush_declarations().await.unwrap();
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let publishing = publish_meanwhile(world.amqp_url().to_owned(), stop.clone());
+    shop.receives(200).await;
+    rabbitmq.kill().await.unwrap();
+    rabbitmq.start_again().await.unwrap();
+    let back = Instant::now();
+    let before = shop.arrivals().len();
+    shop.receives(before + 200).await;
+    eprintln!(
+        "RabbitMQ was back; 200 more arrived within {:?}",
+        back.elapsed()
+    );
+    stop.store(true, Ordering::Relaxed);
+    let confirmed = publishing.await.unwrap();
+
+    world.accepts(confirmed.len() as i64).await;
+    world.settles().await;
+    let by_id = arrivals_by_id(&shop);
+    let arrived: BTreeSet<String> = by_id.keys().cloned().collect();
+    assert!(
+        arrived.is_superset(&confirmed),
+        "lost: {:?}",
+        confirmed.difference(&arrived)
+    );
+    let twice = by_id.values().filter(|times| times.len() > 1).count();
+    // At most what all dispatchers may hold.
+    assert!(twice <= 2 * 512, "{twice} arrived twice");
+    assert_eq!(arrivals_by_id(&flaky).len(), 5);
+    // Our own fault charges no attempt.
+    assert_eq!(
+        world.count("deliveries WHERE state = 'delivered'").await,
+        world.count("deliveries").await
+    );
+    for dispatcher in &dispatchers {
+        assert!(
+            dispatcher
+                .metric("posthorn_amqp_reconnects_total")
+                .await
+                .unwrap()
+                >= 1.0
+        );
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_crash_of_postgresql_under_load_loses_nothing() {
+    let world = World::with_own_servers(&[]).await;
+    let ingest = world.ingest().await;
+    let shop = world.receiver(answering(200)).await;
+    world.webhook(&ingest, &shop, json!({})).await;
+    let dispatcher = world.dispatcher().await;
+    let postgres = world.pair.as_ref().unwrap().postgres();
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let publishing = publish_meanwhile(world.amqp_url().to_owned(), stop.clone());
+    shop.receives(200).await;
+    postgres.kill().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    postgres.start_again().await.unwrap();
+    let back = Instant::now();
+    let before = shop.arrivals().len();
+    shop.receives(before + 200).await;
+    eprintln!(
+        "PostgreSQL was back; 200 more arrived within {:?}",
+        back.elapsed()
+    );
+    stop.store(true, Ordering::Relaxed);
+    let confirmed = publishing.await.unwrap();
+
+    world.accepts(confirmed.len() as i64).await;
+    world.settles().await;
+    let by_id = arrivals_by_id(&shop);
+    let arrived: BTreeSet<String> = by_id.keys().cloned().collect();
+    assert!(
+        arrived.is_superset(&confirmed),
+        "lost: {:?}",
+        confirmed.difference(&arrived)
+    );
+    // Nothing was sent twice: what was POSTed waited to be written down.
+    assert!(
+        by_id.values().all(|times| times.len() == 1),
+        "something arrived twice"
+    );
+    assert!(
+        dispatcher
+            .metric("posthorn_postgres_reconnects_total")
+            .await
+            .unwrap()
+            >= 1.0
+    );
+    // The change that nobody heard of meanwhile is in force.
+    let late = world.receiver(answering(200)).await;
+    world
+        .webhook(&ingest, &late, json!({"events": ["late.event"]}))
+        .await;
+    world.publish("late.event", "late-1", &json!({})).await;
+    late.receives(1).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn jobs_that_the_broker_lost_are_put_back_by_the_sweeper() {
+    let sweeping = [
+        ("SWEEP_GRACE", "1"),
+        ("SWEEP_INTERVAL", "1"),
+        ("WEBHOOK_TIMEOUT", "1000"),
+    ];
+    let world = World::with(&sweeping).await;
+    let ingest = world.ingest().await;
+    let shop = world.receiver(answering(200)).await;
+    world.webhook(&ingest, &shop, json!({})).await;
+    // No dispatcher yet: the jobs wait in their queue, and are gone with it.
+    world
+        .producer()
+        .await
+        .publish_all(&events(0..300))
+        .await
+        .unwrap();
+    world.accepts(300).await;
+    let connection = world.connection().await;
+    let channel = connection.create_channel().await.unwrap();
+    eventually("all jobs are in the queue", async || {
+        let options = lapin::options::QueueDeclareOptions {
+            passive: true,
+            ..Default::default()
+        };
+        let queue = channel
+            .queue_declare("posthorn.jobs.v1.0".into(), options, Default::default())
+            .await;
+        queue.unwrap().message_count() == 300
+    })
+    .await;
+    channel
+        .queue_delete("posthorn.jobs.v1.0".into(), QueueDeleteOptions::default())
+        .await
+        .unwrap();
+
+    let dispatcher = world.dispatcher().await;
+    shop.receives(300).await;
+    world.settles().await;
+    assert!(
+        arrivals_by_id(&shop).values().all(|times| times.len() == 1),
+        "something arrived twice"
+    );
+    assert_eq!(
+        dispatcher
+            .metric("posthorn_sweeper_requeued_total")
+            .await
+            .unwrap() as i64,
+        300
+    );
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_backlog_is_not_taken_for_a_loss() {
+    let sweeping = [
+        ("SWEEP_GRACE", "1"),
+        ("SWEEP_INTERVAL", "1"),
+        ("WEBHOOK_TIMEOUT", "1000"),
+        ("CONCURRENCY", "4"),
+    ];
+    let world = World::with(&sweeping).await;
+    let ingest = world.ingest().await;
+    let shop = world
+        .receiver(answering_after(Duration::from_millis(50)))
+        .await;
+    world.webhook(&ingest, &shop, json!({})).await;
+    world
+        .producer()
+        .await
+        .publish_all(&events(0..600))
+        .await
+        .unwrap();
+    world.accepts(600).await;
+    // Four at a time: it takes several times the grace to work them off.
+    let dispatcher = world.dispatcher().await;
+    shop.receives(600).await;
+    world.settles().await;
+    assert_eq!(
+        dispatcher
+            .metric("posthorn_sweeper_requeued_total")
+            .await
+            .unwrap() as i64,
+        0
+    );
+    assert!(
+        arrivals_by_id(&shop).values().all(|times| times.len() == 1),
+        "something arrived twice"
+    );
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_job_that_cannot_be_read_is_parked_and_the_rest_flows() {
+    let world = World::start().await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let shop = world.receiver(answering(200)).await;
+    world.webhook(&ingest, &shop, json!({})).await;
+    let producer = world.producer().await;
+    let nonsense = Publication {
+        routing_key: "0.0".to_owned(),
+        properties: Default::default(),
+        body: vec![9, 9, 9],
+    };
+    producer
+        .publish_to("posthorn.jobs", &nonsense)
+        .await
+        .unwrap();
+    world.publish("order.created", "evt-1", &json!({})).await;
+    shop.receives(1).await;
+    eventually("it is parked", async || {
+        match producer.take("posthorn.parking.v1").await.unwrap() {
+            Some(parked) => parked.header("x-posthorn-reason").contains("version 9"),
+            None => false,
+        }
+    })
+    .await;
+    world.finish().await;
+}
