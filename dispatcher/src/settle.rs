@@ -179,10 +179,10 @@ impl Settler {
             }
             Verdict::Delivered | Verdict::Failed(_) | Verdict::Expired | Verdict::Cancelled => None,
         };
-        if let Some(job) = next {
-            if !self.queue(job).await {
-                return;
-            }
+        if let Some(job) = next
+            && !self.queue(job).await
+        {
+            return;
         }
         receipt.ack().await;
     }
@@ -333,7 +333,8 @@ impl<'a> Row<'a> {
             status_code: answer.map(|answer| answer.status as i16),
             error: report
                 .and_then(|report| report.result.as_ref().err())
-                .map(ToString::to_string),
+                // PostgreSQL's text has no NUL; a stranger's message may.
+                .map(|failure| failure.to_string().replace('\0', " ")),
             started_at: report.map(|report| report.started_at),
             duration_ms: report.map(|report| report.took.as_millis() as i32),
             outcome: report.map(Report::outcome),

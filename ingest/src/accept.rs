@@ -69,7 +69,7 @@ impl Matched {
 pub async fn accept(
     pool: &Pool,
     now: OffsetDateTime,
-    batch: &[Matched],
+    batch: &[&Matched],
 ) -> anyhow::Result<HashSet<EventUid>> {
     let mut client = pool.get().await?;
     let since_midnight = now - now.replace_time(time::Time::MIDNIGHT);
@@ -90,7 +90,7 @@ pub async fn accept(
 async fn accept_events(
     transaction: &Transaction<'_>,
     now: OffsetDateTime,
-    batch: &[Matched],
+    batch: &[&Matched],
 ) -> anyhow::Result<HashSet<EventUid>> {
     let statement = transaction.prepare_cached(ACCEPT_EVENTS).await?;
     macro_rules! column {

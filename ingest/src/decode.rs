@@ -88,6 +88,9 @@ pub enum Rejected {
         "content type `{0}` is not supported: use application/json, application/msgpack or application/cloudevents+json"
     )]
     ContentType(String),
+    /// PostgreSQL has no way to store a value in it.
+    #[error("it cannot be stored: {0}")]
+    Unstorable(String),
     /// A time that isn't one.
     #[error("{0} is not an RFC 3339 time")]
     Time(&'static str),
@@ -105,6 +108,7 @@ impl Rejected {
             Self::TooDeep => "too_deep",
             Self::Malformed { .. } => "malformed",
             Self::ContentType(_) => "content_type",
+            Self::Unstorable(_) => "unstorable",
             Self::Time(_) => "time",
         }
     }

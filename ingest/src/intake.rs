@@ -37,6 +37,8 @@ pub const LANES: usize = 2;
 pub const PREFETCH: u16 = 512;
 /// The most events in one transaction.
 const BATCH: usize = 256;
+/// The most messages that wait for their confirms.
+const PUBLISHED_AT_ONCE: usize = 1024;
 
 /// What a lane needs.
 pub struct Intake {
@@ -98,37 +100,61 @@ async fn see_through(
     let Some(()) = insist(intake, "reading the catalogue", || intake.feed.refresh()).await else {
         return Ok(Seen::Stopped);
     };
-    let mut outgoing = Vec::new();
-    let mut events = Vec::new();
+    let now = OffsetDateTime::now_utc();
+    let mut taken = Vec::new();
+    let mut parked = Vec::new();
     for message in batch {
         match read(intake, message) {
-            Ok(event) => events.push((event, message.redelivered)),
-            Err(reason) => outgoing.push(park(message, &reason)),
+            Ok(event) => taken.push(Taken {
+                message,
+                event: find(intake, event, now),
+            }),
+            Err(reason) => parked.push(park(message, &reason)),
         }
     }
 
-    let now = OffsetDateTime::now_utc();
-    let matched: Vec<_> = events
-        .into_iter()
-        .map(|(event, again)| (find(intake, event, now), again))
-        .collect();
-    let (matched, redelivered): (Vec<Matched>, Vec<bool>) = matched.into_iter().unzip();
-    let jobs = insist(intake, "writing events", || {
-        write(intake, now, &matched, &redelivered)
-    })
-    .await;
-    let Some(jobs) = jobs else {
-        return Ok(Seen::Stopped);
-    };
-
-    outgoing.extend(
-        jobs.iter()
-            .map(|job| Outgoing::job(job, now, intake.shards)),
-    );
-    for published in publish_all(channel, &outgoing).await {
-        published?;
+    let mut jobs = Vec::new();
+    // Halves of what PostgreSQL can't store, down to the one event to blame.
+    let mut parts = vec![taken.as_slice()];
+    while let Some(part) = parts.pop() {
+        match insist(intake, "writing events", || write(intake, now, part)).await {
+            None => return Ok(Seen::Stopped),
+            Some(Written::All(outcome)) => jobs.push(outcome),
+            Some(Written::Unstorable(reason)) => match part {
+                [one] => parked.push(park(one.message, &Rejected::Unstorable(reason))),
+                _ => parts.extend(<[_; 2]>::from(part.split_at(part.len() / 2))),
+            },
+        }
     }
+
+    let jobs = jobs.into_iter().flatten();
+    let outgoing = jobs
+        .map(|job| Outgoing::job(&job, now, intake.shards))
+        .chain(parked);
+    publish_in_parts(channel, outgoing).await?;
     Ok(Seen::Through)
+}
+
+/// A message and what is to be written of it.
+struct Taken<'a> {
+    message: &'a Delivery,
+    event: Matched,
+}
+
+/// Publishes and waits for the confirms, a part at a time: events with many
+/// matches make many more messages than were taken.
+async fn publish_in_parts(
+    channel: &Channel,
+    outgoing: impl Iterator<Item = Outgoing>,
+) -> anyhow::Result<()> {
+    let mut outgoing = outgoing.peekable();
+    while outgoing.peek().is_some() {
+        let part: Vec<_> = outgoing.by_ref().take(PUBLISHED_AT_ONCE).collect();
+        for published in publish_all(channel, &part).await {
+            published?;
+        }
+    }
+    Ok(())
 }
 
 fn read(intake: &Intake, message: &Delivery) -> Result<Event, Rejected> {
@@ -175,36 +201,70 @@ fn find(intake: &Intake, event: Event, now: OffsetDateTime) -> Matched {
     }
 }
 
-/// Writes what is new; answers the jobs to publish.
-async fn write(
+enum Written<J> {
+    /// The jobs to publish, made as they are taken.
+    All(J),
+    /// Nothing was written: a value in it is none that PostgreSQL can store.
+    Unstorable(String),
+}
+
+/// Writes what is new.
+async fn write<'a>(
     intake: &Intake,
     now: OffsetDateTime,
-    matched: &[Matched],
-    redelivered: &[bool],
-) -> anyhow::Result<Vec<Job>> {
-    if matched.is_empty() {
-        return Ok(Vec::new());
+    part: &'a [Taken<'a>],
+) -> anyhow::Result<Written<impl Iterator<Item = Job> + use<'a>>> {
+    let matched: Vec<&Matched> = part.iter().map(|taken| &taken.event).collect();
+    let new = match accept::accept(&intake.pool, now, &matched).await {
+        Ok(new) => new,
+        Err(error) => match unstorable(&error) {
+            Some(reason) => return Ok(Written::Unstorable(reason)),
+            None => return Err(error),
+        },
+    };
+    let (fresh, known): (Vec<&Taken<'_>>, Vec<_>) = part
+        .iter()
+        .partition(|taken| new.contains(&taken.event.uid));
+    // A duplicate of the producer's has its jobs; one of the broker's may be
+    // what a crash has left.
+    let interrupted: Vec<_> = known
+        .iter()
+        .filter(|taken| taken.message.redelivered)
+        .map(|taken| (&taken.event.event.tenant, &taken.event.id))
+        .collect();
+    let untried = if interrupted.is_empty() {
+        Vec::new()
+    } else {
+        accept::untried_jobs(&intake.pool, now, &interrupted).await?
+    };
+    for taken in part {
+        log(&taken.event, new.contains(&taken.event.uid));
     }
-    let new = accept::accept(&intake.pool, now, matched).await?;
-    let mut jobs = Vec::new();
-    let mut known = Vec::new();
-    for (event, redelivered) in matched.iter().zip(redelivered) {
-        let is_new = new.contains(&event.uid);
-        log(event, is_new);
-        if is_new {
-            metrics().enqueued.inc_by(event.deliveries.len() as u64);
-            jobs.extend(event.jobs());
-        } else {
-            metrics().deduplicated.inc();
-            if *redelivered {
-                known.push((&event.event.tenant, &event.id));
-            }
-        }
-    }
-    if !known.is_empty() {
-        jobs.extend(accept::untried_jobs(&intake.pool, now, &known).await?);
-    }
-    Ok(jobs)
+    metrics().deduplicated.inc_by(known.len() as u64);
+    metrics().enqueued.inc_by(
+        fresh
+            .iter()
+            .map(|taken| taken.event.deliveries.len() as u64)
+            .sum(),
+    );
+    Ok(Written::All(
+        fresh
+            .into_iter()
+            .flat_map(|taken| taken.event.jobs())
+            .chain(untried),
+    ))
+}
+
+/// The reason, if it is the data that PostgreSQL refuses (SQLSTATE class 22).
+fn unstorable(error: &anyhow::Error) -> Option<String> {
+    let error = error
+        .downcast_ref::<tokio_postgres::Error>()?
+        .as_db_error()?;
+    error
+        .code()
+        .code()
+        .starts_with("22")
+        .then(|| error.message().to_owned())
 }
 
 /// The one line of an event.

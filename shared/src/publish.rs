@@ -17,6 +17,8 @@ use crate::topology;
 const WAITING: usize = 4096;
 /// How many messages are put on the wire before their confirms are awaited.
 const BATCH: usize = 1024;
+/// How much of a producer's headers is kept with a parked message, in bytes.
+const MAX_HEADERS: usize = 32 * 1024;
 
 /// A message on its way to an exchange.
 #[derive(Debug, Clone)]
@@ -68,16 +70,21 @@ impl Outgoing {
     /// from in `x-posthorn-exchange` and `x-posthorn-routing-key`.
     #[must_use]
     pub fn dead(message: &lapin::message::Delivery, reason: &str) -> Self {
-        let mut headers = message.properties.headers().clone().unwrap_or_default();
-        // RabbitMQ's own record of dead-lettering must not be copied: a queue
-        // that finds itself in it takes the message for one in a cycle.
-        let mut table = FieldTable::default();
-        for (key, value) in headers.inner() {
-            if key.as_str() != "x-death" && !key.as_str().starts_with("x-first-death-") {
-                table.insert(key.clone(), value.clone());
+        let mut headers = FieldTable::default();
+        let mut room = MAX_HEADERS;
+        for (key, value) in message
+            .properties
+            .headers()
+            .iter()
+            .flat_map(|table| table.inner())
+        {
+            // All headers have to fit into one frame, with ours among them.
+            let size = key.as_str().len() + format!("{value:?}").len();
+            if is_the_producers(key.as_str()) && size <= room {
+                room -= size;
+                headers.insert(key.clone(), value.clone());
             }
         }
-        headers = table;
         for (key, value) in [
             ("x-posthorn-reason", reason),
             ("x-posthorn-exchange", message.exchange.as_str()),
@@ -85,17 +92,40 @@ impl Outgoing {
         ] {
             headers.insert(key.into(), AMQPValue::LongString(value.into()));
         }
+        // Not copied: an expiry, and a user id, which has to be the publisher's.
+        let original = &message.properties;
+        let mut properties = persistent().with_headers(headers);
+        if let Some(id) = original.message_id() {
+            properties = properties.with_message_id(id.clone());
+        }
+        if let Some(content_type) = original.content_type() {
+            properties = properties.with_content_type(content_type.clone());
+        }
+        if let Some(timestamp) = *original.timestamp() {
+            properties = properties.with_timestamp(timestamp);
+        }
         Self {
             exchange: topology::DEAD,
             routing_key: message.routing_key.clone(),
-            properties: message
-                .properties
-                .clone()
-                .with_delivery_mode(2)
-                .with_headers(headers),
+            properties,
             body: message.data.clone(),
         }
     }
+}
+
+/// Headers that RabbitMQ sets or acts upon don't go along: a queue that finds
+/// itself in `x-death` takes the message for one in a cycle, `CC` routes.
+fn is_the_producers(name: &str) -> bool {
+    let brokers = [
+        "x-death",
+        "x-delivery-count",
+        "x-acquired-count",
+        "CC",
+        "BCC",
+    ];
+    !brokers.contains(&name)
+        && !name.starts_with("x-first-death-")
+        && !name.starts_with("x-last-death-")
 }
 
 /// Properties of a message that survives a restart of the broker.
@@ -201,5 +231,57 @@ impl Publications {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::message::Delivery;
+
+    use super::*;
+
+    #[test]
+    fn a_parked_message_keeps_what_is_its_producers_and_nothing_that_could_hurt() {
+        let mut headers = FieldTable::default();
+        headers.insert("tier".into(), AMQPValue::LongString("gold".into()));
+        headers.insert("x-death".into(), AMQPValue::Boolean(true));
+        headers.insert("CC".into(), AMQPValue::Boolean(true));
+        headers.insert(
+            "huge".into(),
+            AMQPValue::LongString("x".repeat(100_000).into()),
+        );
+        let mut message = Delivery::mock(
+            1,
+            "posthorn.events".into(),
+            "acme.order.created".into(),
+            false,
+            b"body".to_vec(),
+        );
+        message.properties = BasicProperties::default()
+            .with_message_id("evt-1".into())
+            .with_user_id("producer".into())
+            .with_expiration("1000".into())
+            .with_headers(headers);
+
+        let parked = Outgoing::dead(&message, "because");
+        let properties = &parked.properties;
+        assert_eq!(parked.body, b"body");
+        assert_eq!(properties.message_id().as_ref().unwrap().as_str(), "evt-1");
+        assert_eq!(
+            (properties.user_id(), properties.expiration()),
+            (&None, &None)
+        );
+        assert_eq!(*properties.delivery_mode(), Some(2));
+        let kept = properties.headers().clone().unwrap();
+        let names: Vec<_> = kept.inner().keys().map(ShortString::as_str).collect();
+        assert_eq!(
+            names,
+            [
+                "tier",
+                "x-posthorn-exchange",
+                "x-posthorn-reason",
+                "x-posthorn-routing-key"
+            ]
+        );
     }
 }

@@ -27,7 +27,6 @@ pub struct Reader<'a> {
 pub struct Unusable(Vec<String>);
 
 /// The process's environment, after reading a `.env` file if there is one.
-#[must_use]
 pub fn environment() -> impl Fn(&str) -> Option<String> {
     // Without a .env file there is nothing to load.
     let _ = dotenvy::dotenv();

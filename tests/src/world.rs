@@ -460,6 +460,7 @@ impl World {
     }
 }
 
+#[allow(clippy::print_stderr)] // Shown with the failed test.
 impl Drop for World {
     fn drop(&mut self) {
         if self.finished {

@@ -120,7 +120,7 @@ async fn what_is_not_an_event_is_parked_with_its_reason_and_the_rest_flows() {
         ),
         (
             Publication::json(TENANT, "order..created", "bad-4", "{}"),
-            "event type must be",
+            "no two dots together",
         ),
         (
             Publication::json(TENANT, "order.created", "bad-5", "{}").with(of_type("text/csv")),
@@ -146,6 +146,23 @@ async fn what_is_not_an_event_is_parked_with_its_reason_and_the_rest_flows() {
         );
         assert_eq!(parked.body, publication.body);
     }
+    // What PostgreSQL can't store doesn't take the batch around it along.
+    let nul =
+        r#"{"specversion":"1.0","id":"bad-8","source":"\u0000","type":"order.created","data":1}"#;
+    let unstorable = good("bad-8").with(of_type("application/cloudevents+json"));
+    let unstorable = Publication {
+        body: nul.into(),
+        ..unstorable
+    };
+    let around = [good("before-8"), unstorable, good("after-8")];
+    producer.publish_all(&around).await.unwrap();
+    assert!(
+        parked(&world)
+            .await
+            .header("x-posthorn-reason")
+            .contains("cannot be stored")
+    );
+
     // Around the exchange that holds producers to their tenant.
     let mut around = good("bad-7");
     around.routing_key = "posthorn.ingest.v1".to_owned();

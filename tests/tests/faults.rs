@@ -3,7 +3,7 @@
 //! The producer's confirmed ids and the receiver's arrivals are the judges, not
 //! what Posthorn says of itself.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -387,7 +387,7 @@ async fn jobs_that_the_broker_lost_are_put_back_by_the_sweeper() {
 #[tokio::test]
 async fn a_backlog_is_not_taken_for_a_loss() {
     let sweeping = [
-        ("SWEEP_GRACE", "1"),
+        ("SWEEP_GRACE", "3"),
         ("SWEEP_INTERVAL", "1"),
         ("WEBHOOK_TIMEOUT", "1000"),
         ("CONCURRENCY", "4"),
@@ -401,13 +401,13 @@ async fn a_backlog_is_not_taken_for_a_loss() {
     world
         .producer()
         .await
-        .publish_all(&events(0..600))
+        .publish_all(&events(0..800))
         .await
         .unwrap();
-    world.accepts(600).await;
-    // Four at a time: it takes several times the grace to work them off.
+    world.accepts(800).await;
+    // Four at a time: it takes more than twice the grace to work them off.
     let dispatcher = world.dispatcher().await;
-    shop.receives(600).await;
+    shop.receives(800).await;
     world.settles().await;
     assert_eq!(
         dispatcher

@@ -47,6 +47,17 @@ const RESERVED_HEADERS: [&str; 15] = [
     "user-agent",
 ];
 
+/// JSON that `jsonb` can hold: anything without U+0000.
+fn storable(field: &str, value: &Value) -> Result<()> {
+    if value.to_string().contains("\\u0000") {
+        return Err(Problem::field(
+            field,
+            "must not contain the character U+0000",
+        ));
+    }
+    Ok(())
+}
+
 /// The body of a create or an update.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -140,6 +151,7 @@ impl Form {
         }
         if let Some(Some(filter)) = &self.filters {
             Filter::parse(filter).map_err(|error| Problem::field("filters", error.to_string()))?;
+            storable("filters", filter)?;
         }
         if let Some(headers) = &self.headers {
             check_headers(headers)?;
@@ -157,13 +169,12 @@ impl Form {
             check_dialect(dialect)?;
         }
         if let Some(metadata) = &self.metadata {
-            let size = serde_json::to_string(metadata).map_or(usize::MAX, |text| text.len());
-            if size > MAX_METADATA {
-                return Err(Problem::field(
-                    "metadata",
-                    format!("must be at most {MAX_METADATA} bytes of JSON"),
-                ));
+            let metadata = Value::Object(metadata.clone());
+            if metadata.to_string().len() > MAX_METADATA {
+                let bound = format!("must be at most {MAX_METADATA} bytes of JSON");
+                return Err(Problem::field("metadata", bound));
             }
+            storable("metadata", &metadata)?;
         }
         let retry = schedule(self.retries, self.retry_policy)?;
         Ok(Checked {
@@ -391,6 +402,7 @@ mod tests {
                 json!({"metadata": {"a": "x".repeat(5000)}}),
                 ["metadata", "4096"],
             ),
+            (json!({"metadata": {"a": "\u{0}"}}), ["metadata", "U+0000"]),
             (json!({"urll": "x"}), ["urll", "unknown field"]),
         ] {
             let error = refused(body.clone());

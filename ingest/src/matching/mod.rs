@@ -5,7 +5,7 @@
 //! index to explain itself. No database, no clock, no I/O here: whoever keeps
 //! the [`Index`] fresh does so through `upsert` and `remove`.
 //!
-//! * [`pattern`]: event types, and the patterns that listen to them;
+//! * [`pattern`]: the patterns of event types that webhooks listen to;
 //! * [`filter`]: conditions on an event's data;
 //! * [`data`]: that data, parsed at most once and only if a filter asks;
 //! * [`index`]: all webhooks of all tenants, found by event type;
@@ -24,4 +24,4 @@ pub mod pattern;
 pub use data::Data;
 pub use filter::{Filter, FilterError, Refusal};
 pub use index::{Entry, Explanation, Index};
-pub use pattern::{EventTypeError, MAX_EVENT_TYPE, Pattern, PatternError, check_event_type};
+pub use pattern::{Pattern, PatternError};
