@@ -122,6 +122,15 @@ fn running(pids: &[u32]) -> Vec<u32> {
         .collect()
 }
 
+/// What was signalled may take a moment to be gone.
+async fn all_end(pids: &[u32]) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !running(pids).is_empty() {
+        assert!(Instant::now() < deadline, "still there: {:?}", running(pids));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 fn all_pids(pair: &Pair) -> Vec<u32> {
     let mut pids = pair.postgres().pids().unwrap();
     pids.extend(pair.rabbitmq().pids().unwrap());
@@ -149,7 +158,7 @@ async fn what_was_confirmed_survives_kill_9_and_stop_leaves_no_process() {
     let (postgres, rabbitmq) = tokio::join!(pair.postgres().kill(), pair.rabbitmq().kill());
     postgres.unwrap();
     rabbitmq.unwrap();
-    assert!(running(&before).is_empty());
+    all_end(&before).await;
     assert!(all_pids(&pair).is_empty());
 
     let (postgres, rabbitmq) =
