@@ -174,13 +174,13 @@ async fn what_is_not_an_event_is_parked_with_its_reason_and_the_rest_flows() {
             .contains("instead of `posthorn.events`")
     );
 
-    shop.receives(6).await;
+    shop.receives(8).await;
     assert_eq!(
         ingest
             .metric("posthorn_events_rejected_total")
             .await
             .unwrap() as i64,
-        7
+        8
     );
     world.finish().await;
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use harness::producer::{Producer, Publication};
 use harness::receiver::{Receiver, answering, answering_after, answering_in_turn};
+use harness::service::http;
 use harness::world::{TENANT, World, eventually};
 use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 use serde_json::json;
@@ -446,6 +447,167 @@ async fn a_job_that_cannot_be_read_is_parked_and_the_rest_flows() {
             Some(parked) => parked.header("x-posthorn-reason").contains("version 9"),
             None => false,
         }
+    })
+    .await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_queue_deleted_under_its_consumers_is_made_again_and_its_jobs_with_it() {
+    let sweeping = [
+        ("SWEEP_GRACE", "1"),
+        ("SWEEP_INTERVAL", "1"),
+        ("WEBHOOK_TIMEOUT", "1000"),
+    ];
+    let world = World::with(&sweeping).await;
+    let ingest = world.ingest().await;
+    let shop = world
+        .receiver(answering_after(Duration::from_millis(100)))
+        .await;
+    world.webhook(&ingest, &shop, json!({})).await;
+    let dispatcher = world
+        .service("posthorn-dispatcher", &[("CONCURRENCY", "8")])
+        .await;
+    world
+        .producer()
+        .await
+        .publish_all(&events(0..200))
+        .await
+        .unwrap();
+    shop.receives(20).await;
+
+    // The broker cancels the consumers of a queue that is deleted.
+    let connection = world.connection().await;
+    let channel = connection.create_channel().await.unwrap();
+    for queue in ["posthorn.jobs.v1.0", "posthorn.ingest.v1"] {
+        channel
+            .queue_delete(queue.into(), QueueDeleteOptions::default())
+            .await
+            .unwrap();
+    }
+    eventually("both notice", async || {
+        dispatcher
+            .metric("posthorn_amqp_reconnects_total")
+            .await
+            .unwrap()
+            >= 1.0
+            && ingest
+                .metric("posthorn_amqp_reconnects_total")
+                .await
+                .unwrap()
+                >= 1.0
+    })
+    .await;
+    eventually("both are ready again", async || {
+        let ready = async |url: String| http().get(url).send().await.unwrap().status() == 200;
+        ready(ingest.url("/readyz")).await && ready(dispatcher.url("/readyz")).await
+    })
+    .await;
+    let publication = Publication::json(TENANT, "order.created", "afterwards", "{}");
+    world.producer().await.publish(&publication).await.unwrap();
+
+    // Events that ingest had not taken went with their queue; all that were accepted arrive.
+    eventually("the last event is accepted", async || {
+        world.count("events WHERE id = 'afterwards'").await == 1
+    })
+    .await;
+    world.settles().await;
+    let arrived: BTreeSet<String> = arrivals_by_id(&shop).into_keys().collect();
+    assert_eq!(arrived.len() as i64, world.count("events").await);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn while_rabbitmq_blocks_publishers_what_it_holds_is_still_delivered() {
+    let world = World::with_own_servers(&[]).await;
+    let ingest = world.ingest().await;
+    let shop = world
+        .receiver(answering_after(Duration::from_millis(50)))
+        .await;
+    world.webhook(&ingest, &shop, json!({})).await;
+    world
+        .producer()
+        .await
+        .publish_all(&events(0..300))
+        .await
+        .unwrap();
+    world.accepts(300).await;
+    let dispatcher = world
+        .service("posthorn-dispatcher", &[("CONCURRENCY", "16")])
+        .await;
+    shop.receives(20).await;
+
+    let rabbitmq = world.pair.as_ref().unwrap().rabbitmq();
+    rabbitmq
+        .rabbitmqctl(&["set_vm_memory_high_watermark", "absolute", "1MB"])
+        .await
+        .unwrap();
+    // Accepted by HTTP, held up by the alarm: not confirmed, so not accepted.
+    let event = json!({"type": "order.created", "id": "held-up", "data": {}});
+    let held_up = world
+        .ask(&ingest, "POST", "/api/v1/events", Some(event))
+        .await;
+    assert_eq!(held_up.status, 503, "{}", held_up.body);
+    assert_eq!(
+        ingest.metric("posthorn_amqp_blocked").await.unwrap() as i64,
+        1
+    );
+    // Acks go over a connection of their own.
+    shop.receives(300).await;
+    world.settles().await;
+
+    rabbitmq
+        .rabbitmqctl(&["set_vm_memory_high_watermark", "0.6"])
+        .await
+        .unwrap();
+    world
+        .publish("order.created", "afterwards", &json!({}))
+        .await;
+    eventually("the last event arrives", async || {
+        shop.arrivals()
+            .iter()
+            .any(|arrival| arrival.id() == "afterwards")
+    })
+    .await;
+    assert_eq!(
+        ingest.metric("posthorn_amqp_blocked").await.unwrap() as i64,
+        0
+    );
+    assert_eq!(
+        dispatcher
+            .metric("posthorn_amqp_reconnects_total")
+            .await
+            .unwrap() as i64,
+        0
+    );
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn days_past_their_retention_are_dropped_and_the_coming_ones_are_there() {
+    let world = World::start().await;
+    let database = world.sql().await;
+    for table in ["events", "deliveries", "attempts"] {
+        let day = format!(
+            "CREATE TABLE {table}_20200101 PARTITION OF {table} FOR VALUES \
+             FROM ('016f5e66-e800-0000-0000-000000000000') TO ('016f638d-4400-0000-0000-000000000000')"
+        );
+        database.batch_execute(&day).await.unwrap();
+    }
+    let tomorrow = "pg_class WHERE relname = 'events_' || to_char((now() at time zone 'UTC')::date + 1, 'YYYYMMDD')";
+    database
+        .batch_execute("DO $$ BEGIN EXECUTE 'DROP TABLE events_' || to_char((now() at time zone 'UTC')::date + 1, 'YYYYMMDD'); END $$")
+        .await
+        .unwrap();
+    assert_eq!(world.count(tomorrow).await, 0);
+
+    let _ingest = world.ingest().await;
+    eventually("the old days are gone and tomorrow is there", async || {
+        world
+            .count("pg_class WHERE relname LIKE '%_20200101'")
+            .await
+            == 0
+            && world.count(tomorrow).await == 1
     })
     .await;
     world.finish().await;

@@ -126,7 +126,11 @@ fn running(pids: &[u32]) -> Vec<u32> {
 async fn all_end(pids: &[u32]) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !running(pids).is_empty() {
-        assert!(Instant::now() < deadline, "still there: {:?}", running(pids));
+        assert!(
+            Instant::now() < deadline,
+            "still there: {:?}",
+            running(pids)
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
