@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 async fn main() -> anyhow::Result<()> {
     let settings = Settings::read(&shared::settings::environment())?;
     telemetry::log_to_stderr(settings.common.log_format);
+    shared::supervise::die_on_panic();
     let stop = CancellationToken::new();
     shared::supervise::stop_on_signals(stop.clone())?;
     run(settings, stop).await

@@ -106,6 +106,9 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     metrics();
     let ready = Readiness::default();
     let hurry = CancellationToken::new();
+    // What serves the work outlives it: one that ended with `hurry` would look
+    // like one that failed.
+    let over = CancellationToken::new();
     let config = postgres::config(&settings.common.database_url, NAME)?;
     let pool = postgres::pool(&config, POSTGRES_CONNECTIONS)?;
 
@@ -114,7 +117,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         .with_context(|| format!("HTTP_ADDR: listening on {}", settings.http_addr))?;
     info!(address = %listener.local_addr()?, "metrics and health");
     let health = axum::serve(listener, telemetry::routes(ready.clone()))
-        .with_graceful_shutdown(hurry.clone().cancelled_owned());
+        .with_graceful_shutdown(over.clone().cancelled_owned());
     let mut health = tokio::spawn(health.into_future());
 
     if wait_for_schema(&pool, &stop).await.is_none() {
@@ -127,9 +130,9 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         move |changes| endpoints.apply(changes)
     });
     let mut listening = tokio::spawn({
-        let (feed, ready, stop) = (feed.clone(), ready.clone(), hurry.clone());
+        let (feed, ready, over) = (feed.clone(), ready.clone(), over.clone());
         let url = settings.common.database_url.clone();
-        async move { feed.listen(&url, NAME, &ready, &stop).await }
+        async move { feed.listen(&url, NAME, &ready, &over).await }
     });
 
     let (publisher, publications) = publisher();
@@ -185,12 +188,15 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     // A dispatcher with a dead part looks healthy and delivers nothing.
     tokio::select! {
         () = working => {}
-        ended = &mut settling => anyhow::bail!("settling ended unasked: {ended:?}"),
+        ended = &mut settling => {
+            anyhow::ensure!(hurry.is_cancelled(), "settling ended unasked: {ended:?}");
+        }
         ended = &mut listening => anyhow::bail!("listening ended unasked: {ended:?}"),
         ended = &mut health => anyhow::bail!("serving HTTP ended unasked: {ended:?}"),
     }
 
     hurry.cancel();
+    over.cancel();
     grace.abort();
     // Everything that could be settled has been, see `Serving::on`.
     settling.abort();

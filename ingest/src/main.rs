@@ -57,6 +57,7 @@ async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let settings = Settings::read(&environment())?;
     telemetry::log_to_stderr(settings.common.log_format);
+    supervise::die_on_panic();
     match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => {
             let stop = CancellationToken::new();

@@ -73,6 +73,17 @@ impl Readiness {
     }
 }
 
+/// Ends the process when any of its tasks panics. A task that is gone would keep
+/// its message unacked for ever; a process that is gone gives everything back,
+/// and a message that kills its consumers over and over ends up parked.
+pub fn die_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        std::process::abort();
+    }));
+}
+
 /// Cancels `stop` on SIGTERM or SIGINT.
 ///
 /// # Errors
