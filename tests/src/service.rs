@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use tokio::process::{Child, ChildStdin, Command};
 
 /// How long a service may take to become ready, or to stop.
@@ -69,6 +70,8 @@ impl Service {
             .stdin(Stdio::piped())
             .stdout(output.try_clone()?)
             .stderr(output)
+            // A Ctrl-C in the terminal is for the owner, who stops it in order.
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("starting {}", path.display()))?;
@@ -110,6 +113,20 @@ impl Service {
             }
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
+    }
+
+    /// Waits until it ends without having been told to, and says how.
+    pub async fn ended(&mut self) -> anyhow::Error {
+        let how = match self.child.wait().await {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        };
+        anyhow!(
+            "{} ended unasked, {how}. The end of {}:\n{}",
+            self.name,
+            self.log.display(),
+            self.log_tail()
+        )
     }
 
     /// A URL of its HTTP server.
@@ -223,6 +240,40 @@ pub fn http() -> reqwest::Client {
             }
         })
         .clone()
+}
+
+/// What the API answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The JSON body; a string if it isn't JSON.
+    pub body: Value,
+}
+
+/// Asks the API something.
+///
+/// # Errors
+/// If there is no answer.
+pub async fn ask(
+    url: &str,
+    token: &str,
+    method: &str,
+    body: Option<&Value>,
+) -> anyhow::Result<Answer> {
+    let mut request = http().request(method.parse()?, url).bearer_auth(token);
+    if let Some(body) = body {
+        request = request
+            .header("content-type", "application/json")
+            .body(body.to_string());
+    }
+    let answer = request.send().await?;
+    let status = answer.status().as_u16();
+    let text = answer.text().await?;
+    Ok(Answer {
+        status,
+        body: serde_json::from_str(&text).unwrap_or(Value::String(text)),
+    })
 }
 
 /// Runs one of Posthorn's commands to its end and answers what it printed.

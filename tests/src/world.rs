@@ -16,7 +16,8 @@ use tokio_postgres::NoTls;
 use crate::pair::{Pair, PairConfig};
 use crate::producer::{Producer, Publication};
 use crate::receiver::{Receiver, Script};
-use crate::service::{Service, command, free_address, http, tail};
+pub use crate::service::Answer;
+use crate::service::{Service, ask, command, free_address, tail};
 
 /// The tenant of every test.
 pub const TENANT: &str = "acme";
@@ -266,20 +267,8 @@ impl World {
         path: &str,
         body: Option<Value>,
     ) -> Answer {
-        let method = must("a method", method.parse::<reqwest::Method>());
-        let mut request = http().request(method, ingest.url(path)).bearer_auth(token);
-        if let Some(body) = body {
-            request = request
-                .header("content-type", "application/json")
-                .body(body.to_string());
-        }
-        let answer = must("asking the API", request.send().await);
-        let status = answer.status().as_u16();
-        let text = must("reading the answer", answer.text().await);
-        Answer {
-            status,
-            body: serde_json::from_str(&text).unwrap_or(Value::String(text)),
-        }
+        let answer = ask(&ingest.url(path), token, method, body.as_ref()).await;
+        must("asking the API", answer)
     }
 
     /// A webhook to this receiver for everything; `more` says otherwise.
@@ -479,15 +468,6 @@ impl Drop for World {
             panic!("a test ends with `world.finish().await`");
         }
     }
-}
-
-/// What the API answered.
-#[derive(Debug)]
-pub struct Answer {
-    /// The HTTP status.
-    pub status: u16,
-    /// The JSON body; a string if it isn't JSON.
-    pub body: Value,
 }
 
 /// A webhook as its owner knows it.

@@ -30,6 +30,7 @@ mod watchdog;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use url::Url;
@@ -40,6 +41,9 @@ use watchdog::Watchdog;
 pub use postgres::Postgres;
 pub use rabbitmq::RabbitMq;
 pub use server::{Recipe, Server};
+
+/// How often the servers are looked at for [`Pair::death`].
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Is told about each step that takes a while.
 pub type Progress = Arc<dyn Fn(&str) + Send + Sync>;
@@ -145,6 +149,17 @@ impl Pair {
     #[must_use]
     pub fn folder(&self) -> Option<&Path> {
         self.home.as_deref().map(Home::folder)
+    }
+
+    /// Waits until a private server ends without having been told to; says
+    /// which, with the end of its log.
+    pub async fn death(&self) -> anyhow::Error {
+        loop {
+            if let Some(death) = self.postgres.death().or_else(|| self.rabbitmq.death()) {
+                return death;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Shuts both down in good order and keeps the data.

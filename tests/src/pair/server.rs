@@ -189,6 +189,16 @@ impl<R: Recipe> Server<R> {
         Ok(self.processes()?.into_iter().map(process::pss_bytes).sum())
     }
 
+    /// That its main process ended without having been told to, if it did.
+    pub(super) fn death(&self) -> Option<anyhow::Error> {
+        let server = self.private.as_ref()?;
+        let status = match server.child().as_mut()?.try_wait() {
+            Ok(status) => status?,
+            Err(error) => return Some(error.into()),
+        };
+        Some(server.failure(&format!("ended unasked, {status}")))
+    }
+
     pub(super) async fn start_unless_external(&self) -> anyhow::Result<()> {
         match &self.private {
             Some(server) => server.start().await,
