@@ -5,14 +5,18 @@
 
 use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
+use std::time::Duration;
 
 use anyhow::Context;
 use harness::pair::{Pair, PairConfig};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// One per test that shares the servers.
 const VHOSTS: usize = 40;
+/// How long the command may take to end when it is interrupted.
+const GOODBYE: Duration = Duration::from_secs(15);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
@@ -45,9 +49,19 @@ async fn main() -> anyhow::Result<ExitCode> {
     );
     let status = tokio::select! {
         status = command.wait() => Some(status?),
+        // A terminal's Ctrl-C has reached the command as well.
         _ = interrupt.recv() => None,
-        _ = terminate.recv() => None,
+        _ = terminate.recv() => {
+            if let Some(pid) = command.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+                kill_process(pid, Signal::TERM)?;
+            }
+            None
+        }
     };
+    if status.is_none() {
+        // It ends its tests first. If it doesn't, it is killed below.
+        let _ = tokio::time::timeout(GOODBYE, command.wait()).await;
+    }
     drop(command);
     pair.discard().await?;
     remove(leases);
