@@ -1,0 +1,73 @@
+//! `.posthorn/`: what `make run` keeps for the next one.
+//!
+//! | | |
+//! |---|---|
+//! | `servers/` | the data of RabbitMQ and PostgreSQL, see `harness::pair` |
+//! | `logs/` | of Posthorn's processes, of the last run |
+//! | `master-key`, `admin-token`, `token`, `webhook-secret` | secrets, for their owner alone |
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+/// In the checkout, where `make` runs this.
+const FOLDER: &str = ".posthorn";
+
+/// The folder.
+pub(crate) struct Home;
+
+impl Home {
+    /// Finds or makes it.
+    pub(crate) fn open() -> anyhow::Result<Self> {
+        fs::create_dir_all(Path::new(FOLDER).join("logs"))
+            .with_context(|| format!("creating {FOLDER}"))?;
+        Ok(Self)
+    }
+
+    /// Where something of this name is.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        Path::new(FOLDER).join(name)
+    }
+
+    /// The log of a process, begun anew.
+    pub(crate) fn new_log(&self, process: &str) -> anyhow::Result<PathBuf> {
+        let path = std::path::absolute(self.path(&format!("logs/{process}.log")))?;
+        File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// A secret, if it is known.
+    pub(crate) fn secret(&self, name: &str) -> Option<String> {
+        let text = fs::read_to_string(self.path(name)).ok()?;
+        Some(text.trim().to_owned()).filter(|secret| !secret.is_empty())
+    }
+
+    /// A secret, made on the first run.
+    pub(crate) fn secret_or(
+        &self,
+        name: &str,
+        make: impl FnOnce() -> String,
+    ) -> anyhow::Result<String> {
+        match self.secret(name) {
+            Some(secret) => Ok(secret),
+            None => self.keep(name, make()),
+        }
+    }
+
+    /// Keeps a secret.
+    pub(crate) fn keep(&self, name: &str, secret: String) -> anyhow::Result<String> {
+        let path = self.path(name);
+        OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| writeln!(file, "{secret}"))
+            .with_context(|| format!("writing {}", path.display()))?;
+        Ok(secret)
+    }
+}
