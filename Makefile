@@ -1,0 +1,47 @@
+# What one does with Posthorn. Each target says what it does in `make help`.
+
+CARGO ?= cargo
+# Where cargo builds; a relative CARGO_TARGET_DIR counts from here, as for cargo.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# `cargo nextest` where it is installed; `cargo test` does as well.
+NEXTEST := $(shell command -v cargo-nextest >/dev/null 2>&1 && echo yes)
+TESTS := $(if $(NEXTEST),nextest run,test --all-targets)
+
+.DEFAULT_GOAL := help
+.PHONY: help deps run test check bench clean
+
+help: ## Say this.
+	@echo 'make TARGET, with TARGET one of:'
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r target what; do \
+		printf '  %-7s %s\n' "$$target" "$$what"; done
+
+deps: ## Install what is missing: RabbitMQ, PostgreSQL, what the tests need (apt, sudo unless root).
+	@deploy/deps.sh tests
+
+# The last command must be a program alone, without a shell around it, so that
+# a signal to make reaches it.
+run: ## Start everything on this machine, show events arriving, stay up until Ctrl-C. ARGS=--once: stop then.
+	@deploy/deps.sh servers
+	@echo 'run: building (minutes the first time)'
+	@$(CARGO) build --workspace --all-targets
+	@$(TARGET)/debug/demo $(ARGS)
+
+test: ## Run all tests, with a private RabbitMQ and PostgreSQL.
+	@deploy/deps.sh tests
+	$(CARGO) build --workspace --all-targets
+	$(TARGET)/debug/with_servers $(CARGO) $(TESTS) --workspace
+	$(CARGO) test --workspace --doc
+
+check: ## What CI checks besides: formatting, clippy and rustdoc, warnings denied.
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --document-private-items
+
+bench: ## Measure throughput and latency on this machine.
+	@deploy/deps.sh servers
+	$(CARGO) build --release --workspace --bins
+	$(TARGET)/release/bench $(ARGS)
+
+clean: ## Delete what was built, and the data of `make run`.
+	@deploy/forget.sh
+	$(CARGO) clean

@@ -1,0 +1,146 @@
+#!/bin/sh
+# Installs what Posthorn's own commands need and the machine lacks.
+#
+#   deploy/deps.sh servers     what `make run` needs: RabbitMQ, PostgreSQL, curl
+#   deploy/deps.sh tests       that, and what the tests verify signatures with
+#
+# Says what it installs and why before it does. Does nothing, quickly and
+# silently, when all is there. Starts no service of the system: Posthorn runs
+# RabbitMQ and PostgreSQL of its own from the installed binaries.
+set -eu
+cd "$(dirname "$0")/.."
+
+# The oldest PostgreSQL that has what the migrations use.
+POSTGRES=15
+VENV=.posthorn/venv
+# The reference implementation that receivers use, to verify what we sign.
+VERIFIER=standardwebhooks
+VERIFIER_VERSION=1.1.0
+POLICY=/usr/sbin/policy-rc.d
+
+say() { printf 'deps: %s\n' "$*"; }
+fail() {
+    printf 'deps: %s\n' "$*" >&2
+    exit 1
+}
+
+has_postgres() {
+    for initdb in /usr/lib/postgresql/*/bin/initdb /usr/pgsql-*/bin/initdb; do
+        [ -x "$initdb" ] || continue
+        version=$(printf '%s\n' "$initdb" | sed 's,^/usr/[^0-9]*\([0-9]*\)/.*,\1,')
+        [ "$version" -ge "$POSTGRES" ] && return 0
+    done
+    return 1
+}
+
+has_rabbitmq() {
+    for server in /usr/lib/rabbitmq/bin/rabbitmq-server \
+        /usr/lib/rabbitmq/lib/*/sbin/rabbitmq-server /opt/rabbitmq/sbin/rabbitmq-server; do
+        [ -x "$server" ] && return 0
+    done
+    return 1
+}
+
+# A Python that can make virtual environments. Debian's comes without.
+python() {
+    for python in python3 /usr/bin/python3; do
+        if "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+            echo "$python"
+            return 0
+        fi
+    done
+    return 1
+}
+
+has_verifier() {
+    # The interpreter is a link, which an upgrade of Python breaks.
+    [ -x "$VENV/bin/python" ] || return 1
+    for installed in "$VENV"/lib/python3*/site-packages/"$VERIFIER-$VERIFIER_VERSION".dist-info; do
+        [ -d "$installed" ] && return 0
+    done
+    return 1
+}
+
+missing=
+policy_is_ours=
+need() { # PACKAGE WHY
+    [ -n "$missing" ] || say "this machine lacks:"
+    say "  $1: $2"
+    missing="$missing $1"
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    else
+        sudo "$@"
+    fi
+}
+
+# What the packages would start is kept from starting by Debian's own means, a
+# policy-rc.d. One that exists already is the administrator's and stays.
+forbid_starting() {
+    [ -e "$POLICY" ] && return 0
+    policy_is_ours=yes
+    trap allow_starting EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' HUP TERM
+    printf '#!/bin/sh\n# Posthorn, while it installs packages: start nothing.\nexit 101\n' |
+        as_root tee "$POLICY" >/dev/null
+    as_root chmod 755 "$POLICY"
+}
+
+allow_starting() {
+    [ -n "$policy_is_ours" ] || return 0
+    policy_is_ours=
+    as_root rm -f "$POLICY"
+    trap - EXIT INT HUP TERM
+}
+
+install_missing() {
+    command -v apt-get >/dev/null ||
+        fail "there is no apt-get here: install$missing your own way, then try again"
+    [ "$(id -u)" = 0 ] || command -v sudo >/dev/null ||
+        fail "not root, and there is no sudo: as root, run 'apt-get install$missing'"
+    say "installing$missing with apt-get; no service of theirs is started"
+    fresh=
+    for unit in rabbitmq-server postgresql; do
+        systemctl is-enabled --quiet "$unit" 2>/dev/null || fresh="$fresh $unit"
+    done
+    forbid_starting
+    as_root apt-get update -q
+    # Unquoted on purpose: a list of packages.
+    # shellcheck disable=SC2086
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -q -y --no-install-recommends $missing </dev/null
+    allow_starting
+    # Nor at the next boot: the packages enable their services.
+    for unit in $fresh; do
+        as_root systemctl disable --quiet "$unit" 2>/dev/null || true
+    done
+}
+
+what=${1:-tests}
+case $what in
+servers | tests) ;;
+*) fail "usage: deploy/deps.sh [servers|tests]" ;;
+esac
+
+has_rabbitmq || need rabbitmq-server "moves events and jobs; a private node is run from its binaries"
+has_postgres || need postgresql "keeps events, deliveries and attempts; also run privately"
+command -v curl >/dev/null || need curl "the commands of README.md"
+if [ "$what" = tests ] && ! has_verifier && ! python >/dev/null; then
+    need python3-venv "the tests verify signatures with Python's $VERIFIER"
+fi
+[ -z "$missing" ] || install_missing
+
+has_postgres || fail "PostgreSQL $POSTGRES or later is needed, and this system packages an older one:" \
+    "see https://www.postgresql.org/download/linux/"
+has_rabbitmq || fail "RabbitMQ's server is not where Debian puts it (/usr/lib/rabbitmq/bin)"
+
+if [ "$what" = tests ] && ! has_verifier; then
+    say "installing $VERIFIER $VERIFIER_VERSION from PyPI into $VENV: the tests verify signatures with it"
+    mkdir -p "$(dirname "$VENV")"
+    "$(python)" -m venv --clear "$VENV"
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "$VERIFIER==$VERIFIER_VERSION"
+fi
