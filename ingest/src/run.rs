@@ -37,6 +37,9 @@ const SWEEP_REPORT: Duration = Duration::from_secs(5);
 pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
     metrics();
     let ready = Readiness::default();
+    // What serves the work outlives it: one that ended with `stop` would look
+    // like one that failed.
+    let over = CancellationToken::new();
     let config = postgres::config(&settings.common.database_url, NAME)?;
     let pool = postgres::pool(&config, POSTGRES_CONNECTIONS)?;
     let listener = TcpListener::bind(settings.http_addr)
@@ -64,15 +67,15 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     });
     info!(address = %listener.local_addr()?, "API, metrics and health");
     let serving = axum::serve(listener, api.merge(telemetry::routes(ready.clone())))
-        .with_graceful_shutdown(stop.clone().cancelled_owned());
+        .with_graceful_shutdown(over.clone().cancelled_owned());
     let mut serving = tokio::spawn(serving.into_future());
 
     let mut listening = tokio::spawn({
-        let (feed, ready, stop) = (feed.clone(), ready.clone(), stop.clone());
+        let (feed, ready, over) = (feed.clone(), ready.clone(), over.clone());
         let url = settings.common.database_url.clone();
-        async move { feed.listen(&url, NAME, &ready, &stop).await }
+        async move { feed.listen(&url, NAME, &ready, &over).await }
     });
-    let mut upkeep = tokio::spawn(upkeep(pool.clone(), settings.retention, stop.clone()));
+    let mut upkeep = tokio::spawn(upkeep(pool.clone(), settings.retention, over.clone()));
 
     let shards = settings.common.shards;
     let intake = Intake {
@@ -96,6 +99,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         ended = &mut listening => anyhow::bail!("listening ended unasked: {ended:?}"),
         ended = &mut upkeep => anyhow::bail!("upkeep ended unasked: {ended:?}"),
     }
+    over.cancel();
     // Requests that wait for a confirm get their answer: there is none any more.
     drop(work);
     let _ = tokio::join!(serving, listening, upkeep);
