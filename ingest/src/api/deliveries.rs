@@ -95,12 +95,7 @@ async fn list(
             &[&webhook, &filter.status, &event_type, &after, &(limit + 1)],
         )
         .await?;
-    let more = rows.len() as i64 > limit;
-    let shown = &rows[..rows.len().min(limit as usize)];
-    let next_cursor = shown
-        .last()
-        .filter(|_| more)
-        .map(|row| row.get::<_, DeliveryId>("id"));
+    let (shown, next_cursor) = page.cut::<DeliveryId>(&rows)?;
     let deliveries: Vec<_> = shown.iter().map(delivery_json).collect();
     Ok(Json(
         json!({ "deliveries": deliveries, "next_cursor": next_cursor }),

@@ -4,10 +4,13 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header;
 use axum::http::request::Parts;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use shared::ids::Malformed;
 use std::str::FromStr;
+use tokio_postgres::Row;
+use tokio_postgres::types::FromSql;
 
 use super::problem::Problem;
 
@@ -99,6 +102,21 @@ impl Page {
                 format!("must be between 1 and {MAX_PAGE}"),
             )),
         }
+    }
+
+    /// The rows to show of those that were found, one more than the limit, and
+    /// the next page's cursor if there is one.
+    ///
+    /// # Errors
+    /// If the limit is out of bounds.
+    pub fn cut<'r, T: for<'a> FromSql<'a> + Serialize>(
+        &self,
+        found: &'r [Row],
+    ) -> Result<(&'r [Row], Value), Problem> {
+        let limit = self.limit()? as usize;
+        let shown = &found[..found.len().min(limit)];
+        let last = shown.last().filter(|_| found.len() > limit);
+        Ok((shown, json!(last.map(|row| row.get::<_, T>("id")))))
     }
 
     /// The id after which the page starts.

@@ -9,7 +9,6 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use secrecy::ExposeSecret;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::ids::{Tenant, WebhookId};
 use shared::retry::Schedule;
@@ -127,21 +126,11 @@ fn seal_headers(api: &Api, id: WebhookId, headers: &[(String, String)]) -> Vec<u
     )
 }
 
-#[derive(Deserialize)]
-struct Filter {
-    limit: Option<i64>,
-    cursor: Option<String>,
-}
-
 async fn list(
     acting: Reading,
     State(api): State<Shared>,
-    Parameters(filter): Parameters<Filter>,
+    Parameters(page): Parameters<Page>,
 ) -> Result<Json<Value>> {
-    let page = Page {
-        limit: filter.limit,
-        cursor: filter.cursor,
-    };
     let (limit, after) = (page.limit()?, page.after::<WebhookId>()?);
     let client = api.pool.get().await?;
     let statement = client
@@ -155,12 +144,7 @@ async fn list(
     let rows = client
         .query(&statement, &[&acting.tenant, &after, &(limit + 1)])
         .await?;
-    let more = rows.len() as i64 > limit;
-    let shown = &rows[..rows.len().min(limit as usize)];
-    let next_cursor = shown
-        .last()
-        .filter(|_| more)
-        .map(|row| row.get::<_, WebhookId>("id"));
+    let (shown, next_cursor) = page.cut::<WebhookId>(&rows)?;
     let webhooks = shown
         .iter()
         .map(|row| webhook_json(&api, row))
