@@ -2,7 +2,7 @@
 //! the real binaries, and a tenant called `acme`.
 //!
 //! Most tests share one pair of servers, which `make test` starts and names in
-//! the environment (see [`Shared`]); a test that kills a server starts its own.
+//! the environment; a test that kills a server starts its own.
 //! [`World::finish`] is a test's last line: it fails if a process panicked, or
 //! if a delivery is still open that should not be.
 
