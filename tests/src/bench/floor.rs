@@ -1,0 +1,115 @@
+//! The floor: what no design that keeps jobs in a quorum queue and POSTs them
+//! can go below. Jobs are consumed, POSTed and acked, with nothing else done:
+//! no database, no signature, no retry. A process of its own, with the HTTP
+//! client and the prefetch of a dispatcher.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use futures_util::StreamExt;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use lapin::{Connection, ConnectionProperties};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::child;
+
+/// As many as a dispatcher holds.
+const PREFETCH: u16 = 512;
+
+/// What the process is told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Floor {
+    /// The broker and its virtual host.
+    #[arg(long)]
+    pub amqp_url: String,
+    /// Where the jobs are.
+    #[arg(long)]
+    pub queue: String,
+    /// Where they go.
+    #[arg(long)]
+    pub target: String,
+    /// Requests under way at a time.
+    #[arg(long)]
+    pub places: usize,
+}
+
+/// The process's life: until its owner is gone.
+///
+/// # Errors
+/// If the connection fails or a job isn't answered with 200.
+pub async fn run(floor: Floor) -> anyhow::Result<()> {
+    // The only way that this fails is that somebody else did it first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    // As dispatcher/src/attempt.rs has it.
+    let client = reqwest::Client::builder()
+        .user_agent("Posthorn/floor")
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .http1_only()
+        .tcp_nodelay(true)
+        .connect_timeout(Duration::from_secs(10))
+        .pool_max_idle_per_host(64)
+        .build()?;
+    let connection = Connection::connect(&floor.amqp_url, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    channel
+        .basic_qos(PREFETCH, BasicQosOptions::default())
+        .await?;
+    let mut jobs = channel
+        .basic_consume(
+            floor.queue.as_str().into(),
+            "".into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        )
+        .await?;
+    let places = Arc::new(Semaphore::new(floor.places));
+    let work = async {
+        let mut tasks = JoinSet::new();
+        loop {
+            let job = jobs.next().await.context("the queue is gone")??;
+            let place = places.clone().acquire_owned().await?;
+            while let Some(ended) = tasks.try_join_next() {
+                ended??;
+            }
+            let request = client
+                .post(&floor.target)
+                .timeout(Duration::from_secs(30))
+                .header("content-type", "application/json")
+                .header("webhook-id", "floor")
+                .body(job.data);
+            tasks.spawn(async move {
+                let answer = request.send().await?.error_for_status()?;
+                answer.bytes().await?;
+                drop(place);
+                job.acker.ack(BasicAckOptions::default()).await?;
+                anyhow::Ok(())
+            });
+        }
+    };
+    tokio::select! {
+        ended = work => ended,
+        () = child::owner_gone() => Ok(()),
+    }
+}
+
+/// Starts the process.
+///
+/// # Errors
+/// If it can't be started.
+pub fn start(floor: &Floor) -> anyhow::Result<child::Child> {
+    child::Child::start(&[
+        "floor",
+        "--amqp-url",
+        &floor.amqp_url,
+        "--queue",
+        &floor.queue,
+        "--target",
+        &floor.target,
+        "--places",
+        &floor.places.to_string(),
+    ])
+}

@@ -1,0 +1,426 @@
+//! What is measured, one function per kind of round.
+//!
+//! Each sets its stage, warms up, measures, and takes the stage down. A rate is
+//! counted by the receiver's clock or the generator's, never by how often they
+//! are asked.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+use shared::ids::{DeliveryId, EventUid, WebhookId};
+use shared::job::{Job, Payload};
+use time::OffsetDateTime;
+
+use super::floor::{self, Floor};
+use super::generator::{EVENT_TYPE, Generator, Load, PAYLOAD, data};
+use super::now_us;
+use super::stage::{Stage, until};
+use super::usage::{ByProcess, Meter, between};
+use crate::pair::Pair;
+use crate::service::Service;
+
+/// Published and seen through before measuring begins.
+const WARM_UP: u64 = 300;
+/// The receiver's latency where dispatchers are multiplied.
+const SLOW: Duration = Duration::from_millis(100);
+/// Requests under way in the floor: as many as a dispatcher allows per webhook.
+const FLOOR_PLACES: usize = 64;
+/// How long a finished round is given to record and ack the last jobs.
+const AFTERMATH: Duration = Duration::from_millis(300);
+
+/// How events come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// Published to the exchange.
+    Amqp,
+    /// Posted to the API.
+    Http,
+}
+
+/// A kind of round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Ingest alone, then a dispatcher alone on what has gathered.
+    Halves(Door, usize),
+    /// Everything at once, as fast as it goes; with logs or without.
+    Whole(Door, usize, bool),
+    /// Everything, at 50 events a second.
+    Pace(Door),
+    /// The floor.
+    Floor,
+    /// This many dispatchers on a waiting backlog, to a slow receiver.
+    Dispatchers(usize),
+}
+
+impl Kind {
+    /// How the table calls it; the second half of [`Kind::Halves`] is
+    /// [`Kind::backlog_name`].
+    #[must_use]
+    pub fn name(self) -> String {
+        match self {
+            Self::Halves(door, webhooks) => format!("accept alone, {}", via(door, webhooks)),
+            Self::Whole(door, webhooks, logs) => {
+                let logs = if logs { ", logging each" } else { "" };
+                format!("accept and deliver, {}{logs}", via(door, webhooks))
+            }
+            Self::Pace(door) => format!("50 events/s, {}", via(door, 1)),
+            Self::Floor => "floor: consume, POST, ack".to_owned(),
+            Self::Dispatchers(n) => format!("deliver to a 100 ms receiver, {n} dispatchers"),
+        }
+    }
+
+    /// How the table calls the draining of a backlog.
+    #[must_use]
+    pub fn backlog_name(webhooks: usize) -> String {
+        format!("deliver a backlog alone, {webhooks} per event")
+    }
+}
+
+fn via(door: Door, webhooks: usize) -> String {
+    let door = match door {
+        Door::Amqp => "AMQP",
+        Door::Http => "HTTP",
+    };
+    format!("{door}, {webhooks} per event")
+}
+
+/// What a round came to.
+#[derive(Debug, Clone, Serialize, Default)]
+pub struct Measured {
+    /// The row of the table.
+    pub what: String,
+    /// Events a second.
+    pub events_per_s: Option<f64>,
+    /// Deliveries a second.
+    pub deliveries_per_s: Option<f64>,
+    /// Milliseconds from publishing to arrival: p50, p95, p99, the longest.
+    pub latency_ms: Option<[f64; 4]>,
+    /// What processor time is counted per: deliveries, or events where nothing
+    /// is delivered.
+    pub units: u64,
+    /// Processor seconds by process, for all units.
+    pub cpu_seconds: ByProcess,
+    /// MiB by process.
+    pub peak_mib: ByProcess,
+}
+
+/// What all rounds share.
+pub struct Bench<'a> {
+    /// The servers.
+    pub pair: &'a Pair,
+    /// For logs.
+    pub folder: &'a Path,
+    /// Events a round, where each has one webhook.
+    pub events: u64,
+    /// Seconds at 50 events a second.
+    pub seconds: u64,
+}
+
+impl Bench<'_> {
+    /// Runs one round.
+    ///
+    /// # Errors
+    /// If it doesn't come to its end.
+    pub async fn round(&self, kind: Kind) -> anyhow::Result<Vec<Measured>> {
+        let (log_level, latency) = match kind {
+            Kind::Whole(_, _, true) => ("info,lapin=off", Duration::ZERO),
+            Kind::Dispatchers(_) => ("warn", SLOW),
+            _ => ("warn", Duration::ZERO),
+        };
+        let stage = Stage::set(self.pair, self.folder, log_level, latency).await?;
+        let measured = match kind {
+            Kind::Halves(door, webhooks) => self.halves(&stage, kind, door, webhooks).await,
+            Kind::Whole(door, webhooks, _) => {
+                let events = self.events_for(webhooks);
+                self.whole(&stage, kind, door, webhooks, events, 0).await
+            }
+            Kind::Pace(door) => {
+                self.whole(&stage, kind, door, 1, 50 * self.seconds, 50)
+                    .await
+            }
+            Kind::Floor => self.floor(&stage, kind).await,
+            Kind::Dispatchers(n) => self.dispatchers(&stage, kind, n).await,
+        }?;
+        stage.strike().await?;
+        Ok(measured)
+    }
+
+    /// Fewer where each makes more work.
+    fn events_for(&self, webhooks: usize) -> u64 {
+        match webhooks {
+            1 => self.events,
+            _ => self.events / 4,
+        }
+    }
+
+    async fn halves(
+        &self,
+        stage: &Stage<'_>,
+        kind: Kind,
+        door: Door,
+        webhooks: usize,
+    ) -> anyhow::Result<Vec<Measured>> {
+        let events = self.events_for(webhooks);
+        let ingest = stage.ingest(webhooks).await?;
+        publish_and_accept(stage, &ingest, door, WARM_UP, WARM_UP).await?;
+        stage.checkpoint().await?;
+        let meter = Meter::new(stage).with("ingest", ingest.pid());
+        let before = meter.cpu();
+        let (seconds, generator) =
+            publish_and_accept(stage, &ingest, door, events, WARM_UP + events).await?;
+        let mut cpu = between(&before, &meter.cpu());
+        cpu.insert("generator", generator);
+        let accepted = Measured {
+            what: kind.name(),
+            events_per_s: Some(events as f64 / seconds),
+            units: events,
+            cpu_seconds: cpu,
+            peak_mib: meter.memory(),
+            ..Measured::default()
+        };
+        if door == Door::Http {
+            return Ok(vec![accepted]);
+        }
+        let total = (WARM_UP + events) * webhooks as u64;
+        stage.checkpoint().await?;
+        let mut drained = drain(stage, 1, total, total).await?;
+        drained.what = Kind::backlog_name(webhooks);
+        drained.events_per_s = drained.deliveries_per_s.map(|rate| rate / webhooks as f64);
+        Ok(vec![accepted, drained])
+    }
+
+    async fn whole(
+        &self,
+        stage: &Stage<'_>,
+        kind: Kind,
+        door: Door,
+        webhooks: usize,
+        events: u64,
+        rate: u64,
+    ) -> anyhow::Result<Vec<Measured>> {
+        let ingest = stage.ingest(webhooks).await?;
+        let dispatcher = stage.dispatcher().await?;
+        let per_event = webhooks as u64;
+        Generator::start(&load(stage, &ingest, door, WARM_UP))?
+            .finished()
+            .await?;
+        arrived(stage, WARM_UP * per_event).await?;
+        stage.receiver.reset().await?;
+        stage.checkpoint().await?;
+
+        let meter = Meter::new(stage)
+            .with("ingest", ingest.pid())
+            .with("dispatcher", dispatcher.pid());
+        let before = meter.cpu();
+        let mut load = load(stage, &ingest, door, events);
+        load.rate = rate;
+        let sent = Generator::start(&load)?.finished().await?;
+        arrived(stage, events * per_event).await?;
+        settled(&[dispatcher], (WARM_UP + events) * per_event).await?;
+        let mut cpu = between(&before, &meter.cpu());
+        cpu.insert("generator", sent.cpu_seconds);
+        let memory = meter.memory();
+        let seen = stage.receiver.reset().await?;
+        let seconds = (seen.last_us - sent.first_us) as f64 / 1e6;
+        Ok(vec![Measured {
+            what: kind.name(),
+            events_per_s: Some(events as f64 / seconds),
+            deliveries_per_s: Some(seen.count as f64 / seconds),
+            // At full speed it is how long the queues are, which says nothing.
+            latency_ms: seen.latency_ms.filter(|_| rate > 0),
+            units: seen.count,
+            cpu_seconds: cpu,
+            peak_mib: memory,
+        }])
+    }
+
+    async fn floor(&self, stage: &Stage<'_>, kind: Kind) -> anyhow::Result<Vec<Measured>> {
+        stage.declare().await?;
+        let total = self.events + WARM_UP;
+        Generator::start(&Load {
+            to: stage.amqp_url.clone(),
+            exchange: shared::topology::JOBS.to_owned(),
+            routing_key: "0.0".to_owned(),
+            token: String::new(),
+            count: total,
+            rate: 0,
+            bytes: bytes_of_a_job()?,
+        })?
+        .finished()
+        .await?;
+        let floor = floor::start(&Floor {
+            amqp_url: stage.amqp_url.clone(),
+            queue: shared::topology::jobs_queue(0),
+            target: stage.receiver.url(0),
+            places: FLOOR_PLACES,
+        })?;
+        let meter = Meter::new(stage).with("floor", floor.pid());
+        let window = Window::begin(stage, &meter, total / 10).await?;
+        arrived(stage, total).await?;
+        tokio::time::sleep(AFTERMATH).await;
+        let mut measured = window.end(stage, &meter).await?;
+        measured.what = kind.name();
+        Ok(vec![measured])
+    }
+
+    async fn dispatchers(
+        &self,
+        stage: &Stage<'_>,
+        kind: Kind,
+        dispatchers: usize,
+    ) -> anyhow::Result<Vec<Measured>> {
+        let ingest = stage.ingest(1).await?;
+        // So that as much time goes into each.
+        let total = self.events * dispatchers as u64 / 4;
+        publish_and_accept(stage, &ingest, Door::Amqp, total, total).await?;
+        // Everything is acked, so it may go as it likes.
+        drop(ingest);
+        stage.checkpoint().await?;
+        // Towards the end some have nothing left while others still have.
+        let mut measured = drain(stage, dispatchers, total, total * 3 / 4).await?;
+        measured.what = kind.name();
+        Ok(vec![measured])
+    }
+}
+
+/// Publishes, and waits until ingest has acked `total` events in all. Answers
+/// the seconds from the first publishing, and the generator's processor time.
+async fn publish_and_accept(
+    stage: &Stage<'_>,
+    ingest: &Service,
+    door: Door,
+    count: u64,
+    total: u64,
+) -> anyhow::Result<(f64, f64)> {
+    let generator = Generator::start(&load(stage, ingest, door, count))?;
+    let accepting = async {
+        // Batches are counted when they are acked.
+        until("accepting", total, async || {
+            count_of(ingest, "posthorn_ingest_batch_size_sum").await
+        })
+        .await?;
+        anyhow::Ok(now_us())
+    };
+    let (sent, accepted_us) = tokio::try_join!(generator.finished(), accepting)?;
+    let end = accepted_us.max(sent.last_us);
+    Ok(((end - sent.first_us) as f64 / 1e6, sent.cpu_seconds))
+}
+
+/// Dispatchers deliver what waits, `total` in all; measured from a tenth of it
+/// to `until_count`.
+async fn drain(
+    stage: &Stage<'_>,
+    dispatchers: usize,
+    total: u64,
+    until_count: u64,
+) -> anyhow::Result<Measured> {
+    let starting = (0..dispatchers).map(|_| stage.dispatcher());
+    let running = futures_util::future::try_join_all(starting).await?;
+    let meter = running.iter().fold(Meter::new(stage), |meter, service| {
+        meter.with("dispatcher", service.pid())
+    });
+    let window = Window::begin(stage, &meter, total / 10).await?;
+    arrived(stage, until_count).await?;
+    if until_count == total {
+        settled(&running, total).await?;
+    }
+    let measured = window.end(stage, &meter).await?;
+    arrived(stage, total).await?;
+    settled(&running, total).await?;
+    Ok(measured)
+}
+
+/// A stretch of a round, from when everything runs warm.
+struct Window {
+    count: u64,
+    at_us: u64,
+    cpu: ByProcess,
+}
+
+impl Window {
+    /// From this many arrivals on.
+    async fn begin(stage: &Stage<'_>, meter: &Meter<'_>, count: u64) -> anyhow::Result<Self> {
+        arrived(stage, count).await?;
+        let seen = stage.receiver.seen().await?;
+        Ok(Self {
+            count: seen.count,
+            at_us: seen.last_us,
+            cpu: meter.cpu(),
+        })
+    }
+
+    async fn end(self, stage: &Stage<'_>, meter: &Meter<'_>) -> anyhow::Result<Measured> {
+        let seen = stage.receiver.seen().await?;
+        let units = seen.count - self.count;
+        let seconds = (seen.last_us - self.at_us) as f64 / 1e6;
+        Ok(Measured {
+            deliveries_per_s: Some(units as f64 / seconds),
+            units,
+            cpu_seconds: between(&self.cpu, &meter.cpu()),
+            peak_mib: meter.memory(),
+            ..Measured::default()
+        })
+    }
+}
+
+fn load(stage: &Stage<'_>, ingest: &Service, door: Door, count: u64) -> Load {
+    Load {
+        to: match door {
+            Door::Amqp => stage.amqp_url.clone(),
+            Door::Http => ingest.url(""),
+        },
+        exchange: shared::topology::EVENTS.to_owned(),
+        routing_key: format!("acme.{EVENT_TYPE}"),
+        token: stage.token.clone(),
+        count,
+        rate: 0,
+        bytes: PAYLOAD,
+    }
+}
+
+async fn arrived(stage: &Stage<'_>, count: u64) -> anyhow::Result<()> {
+    until("arriving", count, async || {
+        Ok(stage.receiver.seen().await?.count)
+    })
+    .await?;
+    Ok(())
+}
+
+/// Waits until the dispatchers have recorded this many deliveries.
+async fn settled(dispatchers: &[Service], count: u64) -> anyhow::Result<()> {
+    until("settling", count, async || {
+        let mut sum = 0;
+        for dispatcher in dispatchers {
+            sum += count_of(dispatcher, "posthorn_deliveries_finished_total").await?;
+        }
+        Ok(sum)
+    })
+    .await?;
+    tokio::time::sleep(AFTERMATH).await;
+    Ok(())
+}
+
+/// A counter that doesn't show up before it has counted anything.
+async fn count_of(service: &Service, metric: &str) -> anyhow::Result<u64> {
+    Ok(service.metric(metric).await.unwrap_or(0.0) as u64)
+}
+
+fn bytes_of_a_job() -> anyhow::Result<usize> {
+    let now = OffsetDateTime::now_utc();
+    let event_uid = EventUid::at(now);
+    let job = Job {
+        delivery: DeliveryId::of(event_uid),
+        webhook: WebhookId::generate(),
+        tenant: "acme".parse()?,
+        event_uid,
+        event_id: super::generator::event_id(0).parse()?,
+        event_type: EVENT_TYPE.parse()?,
+        occurred_at: now,
+        attempt: 1,
+        due_at: now,
+        recheck: false,
+        payload: Payload::of(&data(PAYLOAD)),
+    };
+    Ok(job.encode().len())
+}

@@ -1,0 +1,230 @@
+//! What a round runs on: a database and a virtual host that nobody has used, a
+//! tenant with webhooks, a receiver, and the services on demand.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use lapin::options::QueueDeleteOptions;
+use lapin::{Connection, ConnectionProperties};
+use serde_json::json;
+use shared::topology;
+use tokio_postgres::NoTls;
+
+use super::receiver::Receiver;
+use crate::pair::Pair;
+use crate::service::{Service, command, free_address, http};
+
+/// Virtual hosts that the pair is made with; rounds take them in turn.
+pub const VHOSTS: usize = 40;
+const TENANT: &str = "acme";
+const ADMIN_TOKEN: &str = "the-operators-token-of-the-benchmark";
+/// How long a condition is waited for.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// See the module's text.
+pub struct Stage<'a> {
+    /// The servers.
+    pub pair: &'a Pair,
+    /// Where deliveries go.
+    pub receiver: Receiver,
+    /// The tenant's API token.
+    pub token: String,
+    /// The virtual host.
+    pub amqp_url: String,
+    database: String,
+    folder: PathBuf,
+    settings: Vec<(String, String)>,
+    services: AtomicU32,
+}
+
+impl<'a> Stage<'a> {
+    /// Sets one, with logs at this level and a receiver that takes this long.
+    ///
+    /// # Errors
+    /// If something can't be made.
+    pub async fn set(
+        pair: &'a Pair,
+        folder: &Path,
+        log_level: &str,
+        latency: Duration,
+    ) -> anyhow::Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        let database = format!("bench_{n}");
+        let amqp_url = pair
+            .rabbitmq()
+            .amqp_url(&format!("t{}", n as usize % VHOSTS));
+        let admin = sql(pair, "posthorn").await?;
+        admin
+            .batch_execute(&format!("CREATE DATABASE {database}"))
+            .await?;
+        let database_url = pair.postgres().database_url(&database);
+        let settings = [
+            ("DATABASE_URL", database_url.as_str()),
+            ("AMQP_URL", &amqp_url),
+            ("MASTER_KEY", "dGhlIGJlbmNobWFyayBoYXMgYSBtYXN0ZXIga2V5ISE="),
+            ("ADMIN_TOKEN", ADMIN_TOKEN),
+            ("ALLOW_HTTP", "true"),
+            ("ALLOWED_NETWORKS", "127.0.0.0/8"),
+            ("RUST_LOG", log_level),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec();
+        command("posthorn-ingest", &["migrate"], &settings).await?;
+        sql(pair, &database)
+            .await?
+            .execute(
+                "INSERT INTO tenants (id, revision) VALUES ($1, 0)",
+                &[&TENANT],
+            )
+            .await?;
+        let token = ["token", "create", "--tenant", TENANT];
+        Ok(Self {
+            token: command("posthorn-ingest", &token, &settings).await?,
+            receiver: Receiver::start(latency).await?,
+            folder: folder.join(&database),
+            pair,
+            amqp_url,
+            database,
+            settings,
+            services: AtomicU32::new(0),
+        })
+    }
+
+    /// A running ingest, with this many webhooks that want every event.
+    ///
+    /// # Errors
+    /// If it doesn't become ready or refuses a webhook.
+    pub async fn ingest(&self, webhooks: usize) -> anyhow::Result<Service> {
+        let ingest = self.service("posthorn-ingest").await?;
+        for webhook in 0..webhooks {
+            let body = json!({"url": self.receiver.url(webhook), "events": ["*"]});
+            let answer = http()
+                .post(ingest.url("/api/v1/webhooks"))
+                .bearer_auth(&self.token)
+                .header("content-type", "application/json")
+                .body(body.to_string())
+                .send()
+                .await?;
+            let status = answer.status();
+            ensure!(
+                status == 201,
+                "a webhook: {status}: {}",
+                answer.text().await?
+            );
+        }
+        Ok(ingest)
+    }
+
+    /// A running dispatcher.
+    ///
+    /// # Errors
+    /// If it doesn't become ready.
+    pub async fn dispatcher(&self) -> anyhow::Result<Service> {
+        self.service("posthorn-dispatcher").await
+    }
+
+    async fn service(&self, binary: &str) -> anyhow::Result<Service> {
+        std::fs::create_dir_all(&self.folder)?;
+        let n = self.services.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{binary}-{n}");
+        let log = self.folder.join(format!("{name}.log"));
+        let mut service = Service::start(&name, binary, &free_address()?, &self.settings, &log)?;
+        service.ready().await?;
+        Ok(service)
+    }
+
+    /// Declares the queues where no service does.
+    ///
+    /// # Errors
+    /// If RabbitMQ refuses.
+    pub async fn declare(&self) -> anyhow::Result<()> {
+        let connection =
+            Connection::connect(&self.amqp_url, ConnectionProperties::default()).await?;
+        // Held until the connection is closed, which closes it too.
+        let channel = connection.create_channel().await?;
+        topology::declare(&channel, 1).await?;
+        Ok(connection.close(200, "done".into()).await?)
+    }
+
+    /// Gets PostgreSQL's writing of pages out of the way, so that it doesn't
+    /// fall on one round and not on another.
+    ///
+    /// # Errors
+    /// If PostgreSQL fails.
+    pub async fn checkpoint(&self) -> anyhow::Result<()> {
+        let client = sql(self.pair, &self.database).await?;
+        Ok(client.batch_execute("CHECKPOINT").await?)
+    }
+
+    /// Takes it down: the database, the queues and the logs go.
+    ///
+    /// # Errors
+    /// If something can't be removed.
+    pub async fn strike(self) -> anyhow::Result<()> {
+        let admin = sql(self.pair, "posthorn").await?;
+        admin
+            .batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", self.database))
+            .await?;
+        let connection =
+            Connection::connect(&self.amqp_url, ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        let named = [
+            topology::INGEST_QUEUE,
+            topology::PARKING_QUEUE,
+            topology::UNROUTED_QUEUE,
+        ];
+        let queues = named
+            .map(str::to_owned)
+            .into_iter()
+            .chain([topology::jobs_queue(0)])
+            .chain(topology::TIERS.map(|tier| format!("posthorn.retry.v1.{tier}s")));
+        for queue in queues {
+            channel
+                .queue_delete(queue.as_str().into(), QueueDeleteOptions::default())
+                .await?;
+        }
+        connection.close(200, "done".into()).await?;
+        // What is left is in the benchmark's own folder.
+        let _ = std::fs::remove_dir_all(&self.folder);
+        Ok(())
+    }
+}
+
+/// A connection that serves itself.
+///
+/// # Errors
+/// If there is none to be had.
+pub async fn sql(pair: &Pair, database: &str) -> anyhow::Result<tokio_postgres::Client> {
+    let url = pair.postgres().database_url(database);
+    let (client, connection) = tokio_postgres::connect(&url, NoTls)
+        .await
+        .context("connecting to PostgreSQL")?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// Waits until a number has grown to this; answers what it is then.
+///
+/// # Errors
+/// If it doesn't within two minutes, or can't be read.
+pub async fn until(
+    what: &str,
+    least: u64,
+    mut look: impl AsyncFnMut() -> anyhow::Result<u64>,
+) -> anyhow::Result<u64> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let is = look().await?;
+        if is >= least {
+            return Ok(is);
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "{what}: {is} of {least} after two minutes"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

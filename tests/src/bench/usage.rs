@@ -1,0 +1,109 @@
+//! What each process has used: processor time, and memory at its peak.
+
+use std::collections::BTreeMap;
+
+use super::stage::Stage;
+use crate::pair::Pair;
+
+/// Who used it: `ingest`, `dispatcher`, `rabbitmq`, `postgresql`, `receiver`,
+/// `generator`, `floor`.
+pub type ByProcess = BTreeMap<&'static str, f64>;
+
+/// The processes that are measured.
+pub struct Meter<'a> {
+    pair: &'a Pair,
+    /// Ours, by what they are; several dispatchers are one entry.
+    ours: Vec<(&'static str, u32)>,
+}
+
+impl<'a> Meter<'a> {
+    /// Both servers and the receiver; add the others.
+    #[must_use]
+    pub fn new(stage: &Stage<'a>) -> Self {
+        Self {
+            pair: stage.pair,
+            ours: vec![("receiver", stage.receiver.pid())],
+        }
+    }
+
+    /// With one more process.
+    #[must_use]
+    pub fn with(mut self, what: &'static str, pid: u32) -> Self {
+        self.ours.push((what, pid));
+        self
+    }
+
+    /// Processor seconds used so far. An external server counts as nothing.
+    #[must_use]
+    pub fn cpu(&self) -> ByProcess {
+        let mut used = BTreeMap::new();
+        for (server, seconds) in [
+            ("rabbitmq", self.pair.rabbitmq().cpu_seconds()),
+            ("postgresql", self.pair.postgres().cpu_seconds()),
+        ] {
+            if let Ok(seconds) = seconds {
+                used.insert(server, seconds);
+            }
+        }
+        for (what, pid) in &self.ours {
+            *used.entry(*what).or_default() += cpu_seconds(*pid);
+        }
+        used
+    }
+
+    /// The most memory that each has had, in MiB; of several dispatchers, the
+    /// largest; PostgreSQL's is what it has now, with shared memory counted once.
+    #[must_use]
+    pub fn memory(&self) -> ByProcess {
+        let mut peaks = BTreeMap::new();
+        if let Ok(bytes) = self.pair.rabbitmq().peak_rss_bytes() {
+            peaks.insert("rabbitmq", mebibytes(bytes));
+        }
+        if let Ok(bytes) = self.pair.postgres().memory_bytes() {
+            peaks.insert("postgresql", mebibytes(bytes));
+        }
+        for (what, pid) in &self.ours {
+            let peak = mebibytes(peak_rss(*pid));
+            let entry: &mut f64 = peaks.entry(*what).or_default();
+            *entry = entry.max(peak);
+        }
+        peaks
+    }
+}
+
+/// What was used between two looks.
+#[must_use]
+pub fn between(before: &ByProcess, after: &ByProcess) -> ByProcess {
+    after
+        .iter()
+        .map(|(what, seconds)| (*what, seconds - before.get(what).unwrap_or(&0.0)))
+        .collect()
+}
+
+/// Everything that a process has used; nothing if it is gone.
+#[must_use]
+pub fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name, field 2, may hold anything, but ends at the last parenthesis.
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks: u32 = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|ticks| ticks.parse::<u32>().ok())
+        .sum();
+    f64::from(ticks) / rustix::param::clock_ticks_per_second() as f64
+}
+
+fn peak_rss(pid: u32) -> u64 {
+    std::fs::read_to_string(format!("/proc/{pid}/status"))
+        .unwrap_or_default()
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .and_then(|value| value.split_whitespace().next()?.parse::<u64>().ok())
+        .map_or(0, |kilobytes| kilobytes * 1024)
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}

@@ -1,0 +1,156 @@
+//! `make bench`: see `harness::bench`. Build the services in release first; they
+//! are taken from beside this binary.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)] // Its table is its purpose, progress its manners.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use harness::bench::floor::{self, Floor};
+use harness::bench::generator::{self, Load};
+use harness::bench::machine::Machine;
+use harness::bench::receiver;
+use harness::bench::report::Report;
+use harness::bench::scenario::{Bench, Door, Kind};
+use harness::bench::stage::VHOSTS;
+use harness::pair::{Pair, PairConfig};
+
+/// Measures throughput, latency and cost on a private RabbitMQ and PostgreSQL,
+/// prints a table and writes JSON. Logs are off unless RUST_LOG is set.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    role: Option<Role>,
+    /// One round of everything, with few events: a rough idea in a minute.
+    #[arg(long)]
+    quick: bool,
+    /// Only scenarios whose name contains this; may be repeated.
+    #[arg(long)]
+    only: Vec<String>,
+    /// Events in a round.
+    #[arg(long)]
+    events: Option<u64>,
+    /// Rounds of each scenario.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Where the JSON goes.
+    #[arg(long, default_value = "target/bench.json")]
+    out: PathBuf,
+}
+
+/// What the benchmark's own processes are.
+#[derive(Subcommand)]
+enum Role {
+    #[command(hide = true)]
+    Receiver {
+        #[arg(long)]
+        latency_ms: u64,
+    },
+    #[command(hide = true)]
+    Publish(Load),
+    #[command(hide = true)]
+    Floor(Floor),
+}
+
+/// In the order of a round: what is compared lies close together.
+const KINDS: [Kind; 12] = [
+    Kind::Floor,
+    Kind::Halves(Door::Amqp, 1),
+    Kind::Halves(Door::Amqp, 10),
+    Kind::Halves(Door::Http, 1),
+    Kind::Whole(Door::Amqp, 1, false),
+    Kind::Whole(Door::Amqp, 1, true),
+    Kind::Whole(Door::Http, 1, false),
+    Kind::Whole(Door::Amqp, 10, false),
+    Kind::Whole(Door::Http, 10, false),
+    Kind::Dispatchers(2),
+    Kind::Dispatchers(4),
+    Kind::Pace(Door::Amqp),
+];
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    // The tools need one thread; the floor has as many as a dispatcher.
+    let mut runtime = match arguments.role {
+        Some(Role::Receiver { .. } | Role::Publish(_)) => {
+            tokio::runtime::Builder::new_current_thread()
+        }
+        Some(Role::Floor(_)) | None => tokio::runtime::Builder::new_multi_thread(),
+    };
+    runtime.enable_all().build()?.block_on(async {
+        match arguments.role {
+            Some(Role::Receiver { latency_ms }) => {
+                receiver::run(Duration::from_millis(latency_ms)).await
+            }
+            Some(Role::Publish(load)) => generator::run(load).await,
+            Some(Role::Floor(floor)) => floor::run(floor).await,
+            None => bench(arguments).await,
+        }
+    })
+}
+
+async fn bench(arguments: Arguments) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let folder = std::env::temp_dir().join(format!("posthorn-bench-{}", std::process::id()));
+    let mut config = PairConfig::new(&folder);
+    config.vhosts = VHOSTS;
+    let pair = Pair::start(config).await?;
+    let logs = folder.with_extension("logs");
+    let bench = Bench {
+        pair: &pair,
+        folder: &logs,
+        events: arguments
+            .events
+            .unwrap_or(if arguments.quick { 3_000 } else { 12_000 }),
+        seconds: if arguments.quick { 5 } else { 15 },
+    };
+    let rounds = arguments
+        .rounds
+        .unwrap_or(if arguments.quick { 1 } else { 3 });
+    let wanted = |kind: &Kind| {
+        let name = kind.name();
+        arguments.only.is_empty()
+            || arguments
+                .only
+                .iter()
+                .any(|part| name.contains(part.as_str()))
+    };
+    let machine = Machine::look(&pair).await?;
+
+    let mut measured = Vec::new();
+    let mut failed = 0;
+    for round in 1..=rounds {
+        for kind in KINDS.into_iter().filter(wanted) {
+            // One round tells enough of it: it is many events long.
+            if matches!(kind, Kind::Pace(_)) && round > 1 {
+                continue;
+            }
+            eprintln!(
+                "{:4.0} s  round {round} of {rounds}: {}",
+                begun.elapsed().as_secs_f64(),
+                kind.name()
+            );
+            match bench.round(kind).await {
+                Ok(result) => measured.extend(result),
+                // The others are still worth knowing.
+                Err(error) => {
+                    eprintln!("failed: {error:#}");
+                    failed += 1;
+                }
+            }
+        }
+    }
+    pair.discard().await?;
+    // What is left is in the temporary folder.
+    let _ = std::fs::remove_dir_all(&logs);
+
+    let report = Report::of(machine, measured);
+    println!("{}", report.table());
+    std::fs::write(&arguments.out, serde_json::to_vec_pretty(&report)?)
+        .with_context(|| format!("writing {}", arguments.out.display()))?;
+    println!("Everything: {}", arguments.out.display());
+    anyhow::ensure!(failed == 0, "{failed} rounds failed");
+    Ok(())
+}
