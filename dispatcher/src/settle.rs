@@ -259,23 +259,17 @@ async fn settle_deliveries(
                     .map(|row| row.headers.as_ref())
                     .collect::<Vec<_>>(),
                 column!(body),
-                &ids.iter().min(),
-                &ids.iter().max(),
             ],
         )
         .await?;
     Ok(applied.iter().map(|row| row.get(0)).collect())
 }
 
-// The bounds on the id let the planner look at those days' partitions alone.
+// `ANY` says which rows to look up before anything is joined. Bounds on the id,
+// or the open states by name, which `deliveries_due` is an index on, would offer
+// a planner that knows nothing of a fresh partition to read all that waits.
 const SETTLE_DELIVERIES: &str = "-- settle_deliveries
-WITH verdict AS (
-    SELECT * FROM unnest($1::uuid[], $2::int2[], $3::bool[], $4::text[], $5::timestamptz[],
-                         $6::int2[], $7::text[], $8::timestamptz[], $9::int4[], $10::text[],
-                         $11::text[], $12::jsonb[], $13::bytea[])
-    AS v (delivery_id, n, charged, state, due_at, status_code, error, started_at, duration_ms,
-          outcome, remote_address, response_headers, response_body)
-), applied AS (
+WITH applied AS (
     UPDATE deliveries d
     SET state = v.state,
         attempts = CASE WHEN v.charged THEN v.n ELSE d.attempts END,
@@ -283,19 +277,23 @@ WITH verdict AS (
         finished_at = CASE WHEN v.due_at IS NULL THEN now() END,
         status_code = CASE WHEN v.charged THEN v.status_code ELSE d.status_code END,
         error = CASE WHEN v.charged THEN v.error ELSE d.error END
-    FROM verdict v
-    WHERE d.id = v.delivery_id AND d.attempts = v.n - 1 AND d.state IN ('queued', 'retrying')
-      AND d.id BETWEEN $14::uuid AND $15::uuid
-    RETURNING d.id
+    FROM unnest($1::uuid[], $2::int2[], $3::bool[], $4::text[], $5::timestamptz[],
+                $6::int2[], $7::text[], $8::timestamptz[], $9::int4[], $10::text[],
+                $11::text[], $12::jsonb[], $13::bytea[])
+    AS v (delivery_id, n, charged, state, due_at, status_code, error, started_at, duration_ms,
+          outcome, remote_address, response_headers, response_body)
+    WHERE d.id = ANY($1) AND d.id = v.delivery_id
+      AND d.attempts = v.n - 1
+      AND d.state NOT IN ('delivered', 'failed', 'expired', 'cancelled')
+    RETURNING v.*
 ), recorded AS (
     INSERT INTO attempts (delivery_id, n, started_at, duration_ms, outcome, status_code, error,
                           remote_address, response_headers, response_body)
-    SELECT delivery_id, n, started_at, duration_ms, outcome, v.status_code, v.error,
+    SELECT delivery_id, n, started_at, duration_ms, outcome, status_code, error,
            remote_address, response_headers, response_body
-    FROM verdict v JOIN applied ON applied.id = v.delivery_id
-    WHERE v.charged
+    FROM applied WHERE charged
 )
-SELECT id FROM applied";
+SELECT delivery_id FROM applied";
 
 /// One verdict as the statement takes it.
 struct Row<'a> {
@@ -370,15 +368,14 @@ async fn defer_deliveries(
             "-- defer_deliveries\n\
              UPDATE deliveries d SET due_at = v.until \
              FROM unnest($1::uuid[], $2::int2[], $3::timestamptz[]) AS v (delivery_id, n, until) \
-             WHERE d.id = v.delivery_id AND d.attempts = v.n - 1 \
-               AND d.state IN ('queued', 'retrying') \
-               AND d.id BETWEEN $4::uuid AND $5::uuid \
+             WHERE d.id = ANY($1) AND d.id = v.delivery_id \
+               AND d.attempts = v.n - 1 \
+               AND d.state NOT IN ('delivered', 'failed', 'expired', 'cancelled') \
              RETURNING d.id",
         )
         .await?;
-    let (least, most) = (ids.iter().min(), ids.iter().max());
     let applied = transaction
-        .query(&statement, &[&ids, &attempts, &until, &least, &most])
+        .query(&statement, &[&ids, &attempts, &until])
         .await?;
     Ok(applied.iter().map(|row| row.get(0)).collect())
 }

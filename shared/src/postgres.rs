@@ -40,12 +40,16 @@ pub fn config(url: &SecretString, name: &str) -> anyhow::Result<Config> {
         .keepalives_idle(SILENT_PEER)
         .tcp_user_timeout(SILENT_PEER);
     // Every statement of a hot path is a lookup by key. A fresh day's partition
-    // has no statistics yet, and a plan guessed without them scans it whole.
+    // has no statistics yet, and a plan guessed without them scans it whole; one
+    // made while it was empty would be kept while it fills, so each execution
+    // is planned anew. Hash joins stay: without them a batch joined to its rows
+    // is a nested loop over the batch squared.
     // Without JIT: no statement is long enough to be worth compiling.
     let options = config.get_options().unwrap_or_default();
     let options = format!(
-        "{options} -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off \
-         -c jit=off -c statement_timeout=30s -c idle_in_transaction_session_timeout=30s"
+        "{options} -c enable_seqscan=off -c enable_mergejoin=off \
+         -c plan_cache_mode=force_custom_plan -c jit=off \
+         -c statement_timeout=30s -c idle_in_transaction_session_timeout=30s"
     );
     config.options(options.trim_start().to_owned());
     Ok(config)
