@@ -224,15 +224,17 @@ async fn an_ingest_that_dies_between_commit_and_publish_loses_nothing() {
 async fn ingests_killed_over_and_over_lose_nothing() {
     let world = World::start().await;
     let shop = world.receiver(answering(200)).await;
-    let mut ingest = world.ingest().await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let first = world.ingest().await;
+    world.webhook(&first, &shop, json!({})).await;
+    // Kept here: it ends when it is dropped.
+    let mut ingest = Some(first);
     let _dispatcher = world.dispatcher().await;
 
     under_load(&world, &shop, async || {
         for round in 0..5 {
             tokio::time::sleep(Duration::from_millis(300 + 70 * round)).await;
-            ingest.kill().await.unwrap();
-            ingest = world.ingest().await;
+            ingest.take().unwrap().kill().await.unwrap();
+            ingest = Some(world.ingest().await);
         }
     })
     .await;
