@@ -3,7 +3,7 @@
 //! [`pair`] starts a private RabbitMQ and PostgreSQL; [`service`] starts the
 //! real binaries on them; [`receiver`] is an endpoint that remembers what it was
 //! sent; [`producer`] is a platform that publishes; [`world`] puts a test's own
-//! of each together; [`bench`] measures.
+//! of each together; [`mod@bench`] measures.
 
 pub mod bench;
 pub mod pair;
