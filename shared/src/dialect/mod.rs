@@ -7,6 +7,8 @@
 //! Today there is one dialect, `standard`: Standard Webhooks 1.0
 //! (<https://github.com/standard-webhooks/standard-webhooks>).
 
+pub mod javascript;
+
 use std::time::Duration;
 
 use axum::http::{HeaderName, HeaderValue};

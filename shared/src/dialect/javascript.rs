@@ -1,0 +1,519 @@
+//! JSON text as JavaScript would write it after reading it.
+//!
+//! Some receivers verify `JSON.stringify(JSON.parse(body))` instead of the bytes
+//! that arrived. [`rewrite`] gives text on which those two agree: numbers as
+//! ECMAScript prints them, its escapes, integer-like keys first, one member per
+//! name. ECMA-262: `JSON.parse` is section 25.5.1, `JSON.stringify` 25.5.2, the
+//! order of keys 10.1.11.1, numbers as text 6.1.6.1.20.
+//!
+//! Its own parser, because `serde_json` has no place for a lone surrogate, which
+//! JavaScript's strings carry and JSON text may spell (`"\ud800"`). The
+//! surprising fact: a string is never unescaped. It is brought into the one
+//! spelling that `JSON.stringify` has for it, and names are compared in that.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+/// How deeply text may be nested: as deeply as `ingest` takes data.
+pub const MAX_DEPTH: usize = 100;
+/// The largest array index of ECMAScript. Names up to it sort as numbers.
+const MAX_INDEX: u64 = (1 << 32) - 2;
+
+/// Text that isn't JSON, or is nested too deeply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{what} at byte {at}")]
+pub struct NotJson {
+    what: &'static str,
+    at: usize,
+}
+
+/// `JSON.stringify(JSON.parse(text))`.
+///
+/// # Errors
+/// If it isn't JSON (RFC 8259), or nested more than [`MAX_DEPTH`] levels deep.
+pub fn rewrite(text: &str) -> Result<String, NotJson> {
+    let mut parser = Parser { text, at: 0 };
+    parser.skip_space();
+    let value = parser.value(0)?;
+    parser.skip_space();
+    if parser.at < text.len() {
+        return Err(parser.wrong("something follows the value"));
+    }
+    let mut out = String::with_capacity(text.len());
+    value.write(&mut out);
+    Ok(out)
+}
+
+/// A JSON string as `JSON.stringify` writes it, with its quotes.
+#[must_use]
+pub fn quote(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        push_char(&mut out, c);
+    }
+    out.push('"');
+    out
+}
+
+/// A parsed value, whose strings and names are in their final spelling.
+enum Value<'a> {
+    Literal(&'static str),
+    Number(f64),
+    Text(Cow<'a, str>),
+    Array(Vec<Value<'a>>),
+    Object(Vec<(Cow<'a, str>, Value<'a>)>),
+}
+
+impl Value<'_> {
+    fn write(&self, out: &mut String) {
+        match self {
+            Self::Literal(text) => out.push_str(text),
+            // What a double can't hold became infinite, which is written so.
+            Self::Number(number) if !number.is_finite() => out.push_str("null"),
+            Self::Number(number) => {
+                out.push_str(ryu_js::Buffer::new().format_finite(*number));
+            }
+            Self::Text(text) => out.push_str(text),
+            Self::Array(values) => {
+                out.push('[');
+                for (n, value) in values.iter().enumerate() {
+                    if n > 0 {
+                        out.push(',');
+                    }
+                    value.write(out);
+                }
+                out.push(']');
+            }
+            Self::Object(members) => {
+                out.push('{');
+                for (n, (name, value)) in members.iter().enumerate() {
+                    if n > 0 {
+                        out.push(',');
+                    }
+                    out.push_str(name);
+                    out.push(':');
+                    value.write(out);
+                }
+                out.push('}');
+            }
+        }
+    }
+}
+
+/// Members in JavaScript's order, each name once: a name that comes again
+/// changes the value and keeps the place.
+fn own_members<'a>(members: Vec<(Cow<'a, str>, Value<'a>)>) -> Value<'a> {
+    let mut places: HashMap<Cow<'a, str>, usize> = HashMap::with_capacity(members.len());
+    let mut own: Vec<(Cow<'a, str>, Value<'a>)> = Vec::with_capacity(members.len());
+    for (name, value) in members {
+        if let Some(&place) = places.get(&name) {
+            own[place].1 = value;
+        } else {
+            places.insert(name.clone(), own.len());
+            own.push((name, value));
+        }
+    }
+    // Stable: names that aren't indices stay as they came, behind those that are.
+    own.sort_by_key(|(name, _)| index(name).unwrap_or(u64::MAX));
+    Value::Object(own)
+}
+
+/// The array index that a quoted name is, if it is one: `"0"`, not `"00"`.
+fn index(name: &str) -> Option<u64> {
+    let digits = &name[1..name.len() - 1];
+    let canonical = digits == "0" || !digits.starts_with('0');
+    if digits.is_empty() || !canonical || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse().ok().filter(|index| *index <= MAX_INDEX)
+}
+
+/// As `QuoteJSONString` of ECMA-262 has it.
+fn push_char(out: &mut String, c: char) {
+    match c {
+        '"' => out.push_str("\\\""),
+        '\\' => out.push_str("\\\\"),
+        '\u{8}' => out.push_str("\\b"),
+        '\u{c}' => out.push_str("\\f"),
+        '\n' => out.push_str("\\n"),
+        '\r' => out.push_str("\\r"),
+        '\t' => out.push_str("\\t"),
+        '\0'..='\u{1f}' => push_escape(out, c as u16),
+        c => out.push(c),
+    }
+}
+
+fn push_escape(out: &mut String, unit: u16) {
+    out.push_str("\\u");
+    for shift in [12, 8, 4, 0] {
+        let digit = u32::from(unit >> shift) & 0xf;
+        // A hex digit, always.
+        out.push(char::from_digit(digit, 16).unwrap_or('0'));
+    }
+}
+
+struct Parser<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Parser<'a> {
+    fn wrong(&self, what: &'static str) -> NotJson {
+        NotJson { what, at: self.at }
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    fn next(&mut self) -> Option<u8> {
+        let byte = self.peek()?;
+        self.at += 1;
+        Some(byte)
+    }
+
+    fn skip_space(&mut self) {
+        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    /// Skips space, then `byte` if it comes next.
+    fn takes(&mut self, byte: u8) -> bool {
+        self.skip_space();
+        let comes = self.peek() == Some(byte);
+        self.at += usize::from(comes);
+        comes
+    }
+
+    fn value(&mut self, depth: usize) -> Result<Value<'a>, NotJson> {
+        match self.peek() {
+            Some(b'{' | b'[') if depth == MAX_DEPTH => Err(self.wrong("nested too deeply")),
+            Some(b'{') => self.object(depth),
+            Some(b'[') => self.array(depth),
+            Some(b'"') => self.string().map(Value::Text),
+            Some(b'-' | b'0'..=b'9') => self.number().map(Value::Number),
+            _ => {
+                for literal in ["null", "true", "false"] {
+                    if self.text[self.at..].starts_with(literal) {
+                        self.at += literal.len();
+                        return Ok(Value::Literal(literal));
+                    }
+                }
+                Err(self.wrong("a value was expected"))
+            }
+        }
+    }
+
+    fn array(&mut self, depth: usize) -> Result<Value<'a>, NotJson> {
+        self.at += 1;
+        let mut values = Vec::new();
+        if self.takes(b']') {
+            return Ok(Value::Array(values));
+        }
+        loop {
+            self.skip_space();
+            values.push(self.value(depth + 1)?);
+            if self.takes(b']') {
+                return Ok(Value::Array(values));
+            }
+            if !self.takes(b',') {
+                return Err(self.wrong("`,` or `]` was expected"));
+            }
+        }
+    }
+
+    fn object(&mut self, depth: usize) -> Result<Value<'a>, NotJson> {
+        self.at += 1;
+        let mut members = Vec::new();
+        if self.takes(b'}') {
+            return Ok(Value::Object(members));
+        }
+        loop {
+            self.skip_space();
+            if self.peek() != Some(b'"') {
+                return Err(self.wrong("a name was expected"));
+            }
+            let name = self.string()?;
+            if !self.takes(b':') {
+                return Err(self.wrong("`:` was expected"));
+            }
+            self.skip_space();
+            members.push((name, self.value(depth + 1)?));
+            if self.takes(b'}') {
+                return Ok(own_members(members));
+            }
+            if !self.takes(b',') {
+                return Err(self.wrong("`,` or `}` was expected"));
+            }
+        }
+    }
+
+    fn number(&mut self) -> Result<f64, NotJson> {
+        let start = self.at;
+        self.at += usize::from(self.peek() == Some(b'-'));
+        if self.peek() == Some(b'0') {
+            self.at += 1;
+        } else {
+            self.digits()?;
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if let Some(b'e' | b'E') = self.peek() {
+            self.at += 1;
+            self.at += usize::from(matches!(self.peek(), Some(b'+' | b'-')));
+            self.digits()?;
+        }
+        // Rust reads everything that JSON calls a number, to the nearest double.
+        self.text[start..self.at]
+            .parse()
+            .map_err(|_| self.wrong("a number was expected"))
+    }
+
+    fn digits(&mut self) -> Result<(), NotJson> {
+        let start = self.at;
+        while let Some(b'0'..=b'9') = self.peek() {
+            self.at += 1;
+        }
+        if self.at == start {
+            return Err(self.wrong("a digit was expected"));
+        }
+        Ok(())
+    }
+
+    /// A string in its final spelling, with its quotes.
+    fn string(&mut self) -> Result<Cow<'a, str>, NotJson> {
+        let start = self.at;
+        self.at += 1;
+        loop {
+            match self.next() {
+                Some(b'"') => return Ok(Cow::Borrowed(&self.text[start..self.at])),
+                Some(b'\\') => break,
+                Some(0x20..) => {}
+                Some(_) => return Err(self.wrong("a control character in a string")),
+                None => return Err(self.wrong("the string doesn't end")),
+            }
+        }
+        // Something is escaped: what came before is final.
+        let mut out = self.text[start..self.at - 1].to_owned();
+        self.escape(&mut out)?;
+        loop {
+            let plain = self.at;
+            let byte = self.next();
+            let end = self.at - usize::from(byte.is_some());
+            match byte {
+                Some(b'"' | b'\\' | ..0x20) | None => {}
+                Some(_) => {
+                    // All of it up to the next byte that means something.
+                    let rest = &self.text.as_bytes()[end..];
+                    let length = rest
+                        .iter()
+                        .position(|b| matches!(b, b'"' | b'\\' | ..0x20))
+                        .unwrap_or(rest.len());
+                    self.at = end + length;
+                    out.push_str(&self.text[plain..self.at]);
+                    continue;
+                }
+            }
+            match byte {
+                Some(b'"') => {
+                    out.push('"');
+                    return Ok(Cow::Owned(out));
+                }
+                Some(b'\\') => self.escape(&mut out)?,
+                Some(_) => return Err(self.wrong("a control character in a string")),
+                None => return Err(self.wrong("the string doesn't end")),
+            }
+        }
+    }
+
+    /// What follows a backslash.
+    fn escape(&mut self, out: &mut String) -> Result<(), NotJson> {
+        let plain = match self.next() {
+            Some(b'u') => return self.unicode_escape(out),
+            Some(b'b') => '\u{8}',
+            Some(b'f') => '\u{c}',
+            Some(b'n') => '\n',
+            Some(b'r') => '\r',
+            Some(b't') => '\t',
+            Some(byte @ (b'"' | b'\\' | b'/')) => char::from(byte),
+            _ => return Err(self.wrong("an escape that isn't one")),
+        };
+        push_char(out, plain);
+        Ok(())
+    }
+
+    fn unicode_escape(&mut self, out: &mut String) -> Result<(), NotJson> {
+        let unit = self.hex()?;
+        if let Some(c) = char::from_u32(u32::from(unit)) {
+            push_char(out, c);
+            return Ok(());
+        }
+        // A surrogate: with the one that follows it, or alone.
+        if (0xd800..0xdc00).contains(&unit) && self.text[self.at..].starts_with("\\u") {
+            let after = self.at;
+            self.at += 2;
+            let second = self.hex()?;
+            if let Some(Ok(c)) = char::decode_utf16([unit, second]).next() {
+                out.push(c);
+                return Ok(());
+            }
+            self.at = after;
+        }
+        push_escape(out, unit);
+        Ok(())
+    }
+
+    fn hex(&mut self) -> Result<u16, NotJson> {
+        let mut unit = 0;
+        for _ in 0..4 {
+            let digit = self.next().and_then(|byte| char::from(byte).to_digit(16));
+            let digit = digit.ok_or(NotJson {
+                what: "four hex digits were expected",
+                at: self.at,
+            })?;
+            unit = unit << 4 | digit as u16;
+        }
+        Ok(unit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_ecmascript_writes_them() {
+        for (text, written) in [
+            ("25.00", "25"),
+            ("12345678901234567890", "12345678901234567000"),
+            ("-0", "0"),
+            ("-0.0e5", "0"),
+            ("1e21", "1e+21"),
+            ("1e-7", "1e-7"),
+            ("0.000001", "0.000001"),
+            ("9007199254740993", "9007199254740992"),
+            ("5e-324", "5e-324"),
+            ("1e400", "null"),
+            ("-1E+400", "null"),
+            ("1e-400", "0"),
+        ] {
+            assert_eq!(rewrite(text).unwrap(), written, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_string_has_one_spelling() {
+        for (text, written) in [
+            (r#""\u0061\/""#, r#""a/""#),
+            (r#""\u0008\u000C\u000a\u000d\u0009""#, r#""\b\f\n\r\t""#),
+            (r#""\u0000\u001F\u007f""#, "\"\\u0000\\u001f\u{7f}\""),
+            (r#""\u2028é☕""#, "\"\u{2028}é☕\""),
+            (r#""\uD83D\uDE00""#, "\"😀\""),
+            (r#""\uD83D""#, r#""\ud83d""#),
+            (r#""\uDE00\uD83D""#, r#""\ude00\ud83d""#),
+            (r#""\uD83D\uD83D\uDE00x""#, "\"\\ud83d😀x\""),
+            (r#""\uD83D\n""#, r#""\ud83d\n""#),
+        ] {
+            assert_eq!(rewrite(text).unwrap(), written, "{text}");
+        }
+    }
+
+    #[test]
+    fn members_come_in_javascripts_order_and_once() {
+        for (text, written) in [
+            (
+                r#"{"b":1,"2":2,"a":3,"10":4,"1":5}"#,
+                r#"{"1":5,"2":2,"10":4,"b":1,"a":3}"#,
+            ),
+            (r#"{"a":1,"b":2,"\u0061":3}"#, r#"{"a":3,"b":2}"#),
+            (
+                r#"{"b":0,"01":1,"-1":2,"1.5":3,"":4}"#,
+                r#"{"b":0,"01":1,"-1":2,"1.5":3,"":4}"#,
+            ),
+            (
+                r#"{"4294967295":1,"4294967294":2,"0":3}"#,
+                r#"{"0":3,"4294967294":2,"4294967295":1}"#,
+            ),
+            (
+                r#"{"__proto__":{"x":1},"a":2,"__proto__":null}"#,
+                r#"{"__proto__":null,"a":2}"#,
+            ),
+        ] {
+            assert_eq!(rewrite(text).unwrap(), written, "{text}");
+        }
+    }
+
+    #[test]
+    fn space_goes_and_what_is_not_json_is_refused() {
+        assert_eq!(
+            rewrite(" { \"a\" : [ 1 , true , null ] , \"b\" : { } }\r\n").unwrap(),
+            r#"{"a":[1,true,null],"b":{}}"#
+        );
+        for bad in [
+            "",
+            "{",
+            "[1,]",
+            "{\"a\":1,}",
+            "01",
+            "1.",
+            ".5",
+            "1e",
+            "+1",
+            "nul",
+            "NaN",
+            "\"a",
+            "\"\n\"",
+            "\"a\\n\n\"",
+            "\"\\x\"",
+            "\"\\u12g4\"",
+            "\"\\u12",
+            "1 2",
+            "{a:1}",
+            "\u{feff}1",
+            "'a'",
+            "[1 2]",
+            "{\"a\" 1}",
+            "\"\\",
+        ] {
+            assert!(rewrite(bad).is_err(), "{bad:?}");
+        }
+        let nested = |n| format!("{}{}", "[".repeat(n), "]".repeat(n));
+        assert!(rewrite(&nested(MAX_DEPTH)).is_ok());
+        assert!(rewrite(&nested(MAX_DEPTH + 1)).is_err());
+        assert!(rewrite(&"[".repeat(1_000_000)).is_err());
+    }
+
+    #[test]
+    fn a_quoted_text_is_json() {
+        for text in ["", "a\"b\\c/", "\u{0}\u{1f}\n\t\u{7f}", "☕\u{2028}"] {
+            let quoted = quote(text);
+            assert_eq!(serde_json::from_str::<String>(&quoted).unwrap(), text);
+            assert_eq!(rewrite(&quoted).unwrap(), quoted);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "[\\[\\]{}\",:\\\\u0-9a-fdDeE+.\\-tnrl é😀]{0,60}") {
+            let _ = rewrite(&text);
+        }
+
+        #[test]
+        fn it_takes_what_serde_json_takes(text in "[\\[\\]{}\",:0-9eE+.\\-a ]{0,12}") {
+            let theirs: Result<&serde_json::value::RawValue, _> = serde_json::from_str(&text);
+            prop_assert_eq!(rewrite(&text).is_ok(), theirs.is_ok(), "{}", text);
+        }
+
+        #[test]
+        fn what_it_wrote_it_writes_again(text in "\\{(\"[a0-9]{0,2}\":(-?[1-9]{1,22}(\\.[0-9]{1,9})?(e-?[0-9]{1,3})?|\"(\\\\u[dD][89a-f][0-9]{2}|é|x){0,4}\"),){0,9}\"z\":0\\}") {
+            let once = rewrite(&text).unwrap();
+            prop_assert_eq!(rewrite(&once).unwrap(), once);
+        }
+    }
+}
