@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use shared::dialect::Dialect;
 use shared::ids::DeliveryId;
 use shared::job::{Job, Payload};
 use shared::supervise::until_done;
@@ -16,10 +17,10 @@ use tracing::warn;
 
 use crate::endpoints::Endpoint;
 use crate::gate::{Full, Place};
-use crate::judge::{Deferral, MAX_AGE, Verdict};
+use crate::judge::{Deferral, Verdict};
 use crate::run::Dispatcher;
 
-/// When to look again for a webhook that isn't known yet.
+/// When to look again for a webhook or a dialect that isn't known yet.
 const UNKNOWN_PAUSE: Duration = Duration::seconds(30);
 /// When to look again at a job whose other copy is under way here.
 const IN_FLIGHT_PAUSE: Duration = Duration::seconds(2);
@@ -30,6 +31,8 @@ pub enum Admission {
     Ready {
         /// Where to.
         endpoint: Endpoint,
+        /// How.
+        dialect: Arc<Dialect>,
         /// The event's JSON text.
         data: String,
         /// Held during the attempt.
@@ -52,18 +55,22 @@ pub async fn admit(dispatcher: &Dispatcher, job: &Job, suspect: bool) -> Admissi
             None => return Admission::GiveBack,
         }
     }
-    let Some(endpoint) = find_endpoint(dispatcher, job).await else {
+    let unknown = |because| {
         let until = OffsetDateTime::now_utc() + UNKNOWN_PAUSE;
-        return Admission::Decided(Verdict::Deferred {
-            until,
-            because: Deferral::UnknownWebhook,
-        });
+        Admission::Decided(Verdict::Deferred { until, because })
+    };
+    let Some(endpoint) = find_endpoint(dispatcher, job).await else {
+        return unknown(Deferral::UnknownWebhook);
     };
     if endpoint.webhook.status != Status::Active {
         return Admission::Decided(Verdict::Cancelled);
     }
+    // A file in `DIALECTS_DIR` that this replica doesn't have yet.
+    let Some(dialect) = endpoint.dialect.clone() else {
+        return unknown(Deferral::UnknownDialect);
+    };
     let now = OffsetDateTime::now_utc();
-    if now - job.accepted_at() > MAX_AGE {
+    if now - job.accepted_at() > dialect.policy().max_age {
         return Admission::Decided(Verdict::Expired);
     }
     let data = match &job.payload {
@@ -78,6 +85,7 @@ pub async fn admit(dispatcher: &Dispatcher, job: &Job, suspect: bool) -> Admissi
     match endpoint.gate.enter(now).await {
         Ok(place) => Admission::Ready {
             endpoint,
+            dialect,
             data,
             place,
         },

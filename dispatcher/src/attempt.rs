@@ -17,7 +17,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, Response, redirect};
 use secrecy::ExposeSecret;
 use shared::destination::{Destinations, Forbidden};
-use shared::dialect::{Message, STANDARD_TIMEOUT, standard};
+use shared::dialect::{Dialect, Message, Wire};
 use shared::job::Job;
 use shared::webhook::Webhook;
 use time::OffsetDateTime;
@@ -140,6 +140,7 @@ impl Sender {
         job: &Job,
         data: &str,
         webhook: &Webhook,
+        dialect: &Dialect,
         default_timeout: Option<Duration>,
     ) -> Report {
         let started_at = OffsetDateTime::now_utc();
@@ -147,8 +148,22 @@ impl Sender {
         let timeout = webhook
             .timeout
             .or(default_timeout)
-            .unwrap_or(STANDARD_TIMEOUT);
-        let (remote, result) = self.exchange(job, data, webhook, timeout, started_at).await;
+            .unwrap_or(dialect.policy().timeout);
+        let wire = dialect.compose(
+            &Message {
+                event_id: &job.event_id,
+                event_type: &job.event_type,
+                occurred_at: job.occurred_at,
+                data,
+                attributes: None,
+                tenant: &job.tenant,
+                webhook_id: webhook.id,
+                delivery_id: job.delivery,
+            },
+            &webhook.secrets,
+            started_at,
+        );
+        let (remote, result) = self.exchange(wire, webhook, timeout, started_at).await;
         Report {
             started_at,
             took: clock.elapsed(),
@@ -159,8 +174,7 @@ impl Sender {
 
     async fn exchange(
         &self,
-        job: &Job,
-        data: &str,
+        wire: Wire,
         webhook: &Webhook,
         timeout: Duration,
         now: OffsetDateTime,
@@ -169,20 +183,15 @@ impl Sender {
             Ok(url) => url,
             Err(forbidden) => return (None, Err(Failure::Forbidden(forbidden.to_string()))),
         };
-        let message = Message {
-            event_id: &job.event_id,
-            event_type: &job.event_type,
-            occurred_at: job.occurred_at,
-            data,
-        };
-        let wire = standard(&message, &webhook.secrets, now);
         let mut request = self.client.post(url).timeout(timeout).body(wire.body);
         for (name, value) in &webhook.headers {
-            // Checked when the webhook was saved.
+            // Checked when the webhook was saved. Its dialect may have changed
+            // since: what a receiver verifies must not be there twice.
             if let (Ok(name), Ok(value)) = (
                 HeaderName::try_from(name.as_str()),
                 HeaderValue::from_str(value.expose_secret()),
-            ) {
+            ) && !wire.headers.iter().any(|(own, _)| *own == name)
+            {
                 request = request.header(name, value);
             }
         }

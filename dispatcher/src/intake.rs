@@ -109,6 +109,7 @@ async fn carry(dispatcher: &Dispatcher, job: Job, receipt: Receipt, suspect: boo
     let (verdict, report) = match admit(dispatcher, &job, suspect).await {
         Admission::Ready {
             endpoint,
+            dialect,
             data,
             place,
         } => {
@@ -116,7 +117,7 @@ async fn carry(dispatcher: &Dispatcher, job: Job, receipt: Receipt, suspect: boo
             let webhook = &endpoint.webhook;
             let report = dispatcher
                 .sender
-                .attempt(&job, &data, webhook, dispatcher.defaults.timeout)
+                .attempt(&job, &data, webhook, &dialect, dispatcher.defaults.timeout)
                 .await;
             drop((under_way, place));
             endpoint.gate.observe(report.took);
@@ -129,7 +130,8 @@ async fn carry(dispatcher: &Dispatcher, job: Job, receipt: Receipt, suspect: boo
                 attempt: job.attempt,
                 accepted_at: time_of(job.delivery.uuid()),
                 now: OffsetDateTime::now_utc(),
-                schedule: dispatcher.schedule(webhook),
+                policy: dialect.policy(),
+                schedule: dispatcher.schedule(webhook, &dialect),
                 random: fastrand::f64(),
             };
             (judge(&report.result, case), Some(report))

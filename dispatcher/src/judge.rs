@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
+use shared::dialect::{Meaning, Policy};
 use shared::retry::Schedule;
 use time::OffsetDateTime;
 
 use crate::attempt::{Answer, Failure};
 
-/// From the event's acceptance to its last attempt.
-pub const MAX_AGE: time::Duration = time::Duration::days(7);
 /// However long an endpoint asks for.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 
@@ -39,7 +38,9 @@ pub enum Verdict {
 pub enum GaveUp {
     /// The schedule, or the delivery's age, allows no more.
     Exhausted,
-    /// The endpoint says it is gone (410): the webhook is disabled.
+    /// An answer that no other attempt would change.
+    Refused,
+    /// The endpoint says it is gone: the webhook is disabled.
     Gone,
 }
 
@@ -52,6 +53,8 @@ pub enum Deferral {
     InFlight,
     /// The webhook isn't known here, or its row can't be read.
     UnknownWebhook,
+    /// The webhook's dialect isn't known here.
+    UnknownDialect,
 }
 
 impl Deferral {
@@ -61,6 +64,7 @@ impl Deferral {
             Self::EndpointFull => "endpoint_full",
             Self::InFlight => "in_flight",
             Self::UnknownWebhook => "unknown_webhook",
+            Self::UnknownDialect => "unknown_dialect",
         }
     }
 }
@@ -88,7 +92,10 @@ pub struct Case<'a> {
     pub accepted_at: OffsetDateTime,
     /// When the attempt ended.
     pub now: OffsetDateTime,
-    /// When failures are repeated.
+    /// What answers mean, and until when there are attempts.
+    pub policy: &'a Policy,
+    /// When failures are repeated: the policy's schedule, or one that goes
+    /// before it.
     pub schedule: &'a Schedule,
     /// Between 0 and 1: the jitter's throw.
     pub random: f64,
@@ -96,11 +103,13 @@ pub struct Case<'a> {
 
 /// Decides what follows from an attempt.
 pub fn judge(result: &Result<Answer, Failure>, case: Case<'_>) -> Verdict {
-    let status = result.as_ref().map(|answer| answer.status).ok();
-    match status {
-        Some(200..=299) => return Verdict::Delivered,
-        Some(410) => return Verdict::Failed(GaveUp::Gone),
-        _ => {}
+    if let Ok(answer) = result {
+        match case.policy.answers.meaning(answer.status) {
+            Meaning::Delivered => return Verdict::Delivered,
+            Meaning::Stop => return Verdict::Failed(GaveUp::Refused),
+            Meaning::Disable => return Verdict::Failed(GaveUp::Gone),
+            Meaning::Retry => {}
+        }
     }
     let Some(pause) = case.schedule.pause_after(case.attempt, case.random) else {
         return Verdict::Failed(GaveUp::Exhausted);
@@ -115,7 +124,7 @@ pub fn judge(result: &Result<Answer, Failure>, case: Case<'_>) -> Verdict {
         _ => Duration::ZERO,
     };
     let at = case.now + pause.max(asked);
-    if at - case.accepted_at > MAX_AGE {
+    if at - case.accepted_at > case.policy.max_age {
         return Verdict::Failed(GaveUp::Exhausted);
     }
     Verdict::RetryAt(at)
@@ -136,6 +145,7 @@ pub fn parse_retry_after(value: &str, now: OffsetDateTime) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use shared::dialect::{DEFAULT, Dialects};
     use time::macros::datetime;
 
     use super::*;
@@ -151,6 +161,10 @@ mod tests {
     }
 
     fn verdict(result: &Result<Answer, Failure>, attempt: u16) -> Verdict {
+        verdict_in(DEFAULT, result, attempt)
+    }
+
+    fn verdict_in(dialect: &str, result: &Result<Answer, Failure>, attempt: u16) -> Verdict {
         let schedule = Schedule::of_seconds(&[5, 300]);
         judge(
             result,
@@ -158,6 +172,7 @@ mod tests {
                 attempt,
                 accepted_at: NOW,
                 now: NOW,
+                policy: Dialects::embedded().get(dialect).unwrap().policy(),
                 schedule: &schedule,
                 random: 0.0,
             },
@@ -192,12 +207,33 @@ mod tests {
     }
 
     #[test]
+    fn a_dialect_says_which_answers_are_final() {
+        let retry = Verdict::RetryAt(NOW + Duration::from_secs(5));
+        let refused = Verdict::Failed(GaveUp::Refused);
+        for (status, expected) in [
+            (200, Verdict::Delivered),
+            (302, retry.clone()),
+            (400, refused.clone()),
+            (410, refused),
+            (429, retry.clone()),
+            (500, retry.clone()),
+        ] {
+            let verdict = verdict_in("brainsait", &answered(status, None), 1);
+            assert_eq!(verdict, expected, "{status}");
+        }
+        assert_eq!(verdict_in("rishi", &answered(410, None), 1), retry);
+    }
+
+    #[test]
     fn no_retry_is_planned_beyond_the_age_limit() {
         let schedule = Schedule::of_seconds(&[86_400]);
+        let dialects = Dialects::embedded();
+        let policy = dialects.default().policy();
         let case = Case {
             attempt: 1,
-            accepted_at: NOW - MAX_AGE + time::Duration::HOUR,
+            accepted_at: NOW - policy.max_age + time::Duration::HOUR,
             now: NOW,
+            policy,
             schedule: &schedule,
             random: 0.0,
         };

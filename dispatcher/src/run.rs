@@ -13,7 +13,7 @@ use futures_util::future::try_join_all;
 use lapin::options::BasicCancelOptions;
 use shared::amqp::{Broker, Session, keep_session};
 use shared::catalogue::Feed;
-use shared::dialect::standard_schedule;
+use shared::dialect::Dialect;
 use shared::publish::{Publications, Publisher, publisher};
 use shared::retry::Schedule;
 use shared::settings::Defaults;
@@ -52,8 +52,8 @@ pub struct Dispatcher {
     pub sender: Sender,
     /// Where a webhook says nothing.
     pub defaults: Defaults,
-    /// What most webhooks have.
-    standard: Schedule,
+    /// The longest that an attempt takes where a webhook says nothing.
+    pub longest_timeout: Duration,
     /// Deliveries under way here.
     pub under_way: UnderWay,
     /// Jobs held at a time.
@@ -81,12 +81,12 @@ pub struct Dispatcher {
 
 impl Dispatcher {
     /// The schedule that holds for a webhook.
-    pub fn schedule<'a>(&'a self, webhook: &'a Webhook) -> &'a Schedule {
+    pub fn schedule<'a>(&'a self, webhook: &'a Webhook, dialect: &'a Dialect) -> &'a Schedule {
         webhook
             .retry
             .as_ref()
             .or(self.defaults.retry.as_ref())
-            .unwrap_or(&self.standard)
+            .unwrap_or(&dialect.policy().schedule)
     }
 
     /// Hands a verdict to be written.
@@ -124,7 +124,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         return Ok(());
     }
 
-    let endpoints = Arc::new(Endpoints::default());
+    let endpoints = Arc::new(Endpoints::new(settings.common.dialects.clone()));
     let feed = Feed::new(pool.clone(), settings.common.keys.clone(), {
         let endpoints = endpoints.clone();
         move |changes| endpoints.apply(changes)
@@ -152,7 +152,10 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         feed,
         sender: Sender::new(settings.common.destinations.clone())?,
         defaults: settings.defaults.clone(),
-        standard: standard_schedule(),
+        longest_timeout: settings
+            .defaults
+            .timeout
+            .unwrap_or(settings.common.dialects.longest_timeout()),
         under_way: UnderWay::default(),
         places: Arc::new(Semaphore::new(usize::from(settings.concurrency))),
         tasks: TaskTracker::new(),

@@ -14,6 +14,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use deadpool_postgres::Pool;
 use futures_util::future::join_all;
 use lapin::Acker;
@@ -386,24 +387,39 @@ async fn disable_webhooks(
     batch: &[Settlement],
     applied: &[DeliveryId],
 ) -> anyhow::Result<()> {
-    let gone: Vec<_> = batch
+    let (gone, reasons): (Vec<_>, Vec<_>) = batch
         .iter()
         .filter(|s| s.verdict == Verdict::Failed(GaveUp::Gone) && applied.contains(&s.job.delivery))
-        .map(|s| s.job.webhook)
-        .collect();
+        .map(|s| {
+            (
+                s.job.webhook,
+                format!("the endpoint answered {}", answer(s)),
+            )
+        })
+        .unzip();
     if gone.is_empty() {
         return Ok(());
     }
     let statement = transaction
         .prepare_cached(
             "-- disable_webhooks\n\
-             UPDATE webhooks SET status = 'disabled', \
-                 disabled_reason = 'the endpoint answered 410 Gone', updated_at = now() \
-             WHERE id = ANY($1) AND status = 'active'",
+             UPDATE webhooks w SET status = 'disabled', disabled_reason = gone.reason, \
+                 updated_at = now() \
+             FROM unnest($1::uuid[], $2::text[]) AS gone (id, reason) \
+             WHERE w.id = gone.id AND w.status = 'active'",
         )
         .await?;
-    transaction.execute(&statement, &[&gone]).await?;
+    transaction.execute(&statement, &[&gone, &reasons]).await?;
     Ok(())
+}
+
+/// `410 Gone`
+fn answer(settlement: &Settlement) -> String {
+    let report = settlement.report.as_ref();
+    let status = report.and_then(|report| report.result.as_ref().ok());
+    // Only an answer disables, and HTTP's are all three digits.
+    let status = status.and_then(|answer| StatusCode::from_u16(answer.status).ok());
+    status.map_or_else(String::new, |status| status.to_string())
 }
 
 fn count(job: &Job, verdict: &Verdict) {

@@ -16,7 +16,6 @@ use std::time::Duration;
 use anyhow::Context;
 use deadpool_postgres::{Client, Pool};
 use shared::amqp::Session;
-use shared::dialect::STANDARD_TIMEOUT;
 use shared::job::{Job, Payload};
 use shared::publish::{Outgoing, Publisher};
 use shared::topology::jobs_queue;
@@ -121,11 +120,7 @@ async fn overdue(
     if !locked.get::<_, bool>(0) {
         return Ok(Vec::new());
     }
-    let default_timeout = dispatcher
-        .defaults
-        .timeout
-        .unwrap_or(STANDARD_TIMEOUT)
-        .as_millis() as i32;
+    let default_timeout = dispatcher.longest_timeout.as_millis() as i32;
     let grace = dispatcher.sweep_grace.as_secs_f64();
     let statement = transaction.prepare_cached(SWEEP_OVERDUE).await?;
     let rows = transaction

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::destination::Destinations;
+use crate::dialect::Dialects;
 use crate::retry::{MAX_ATTEMPTS, Schedule};
 use crate::seal::Keyring;
 
@@ -115,6 +116,8 @@ pub struct Common {
     pub shards: u16,
     /// `ALLOW_HTTP`, `ALLOWED_NETWORKS`: for development.
     pub destinations: Destinations,
+    /// `DIALECTS_DIR`: a folder of dialects besides those that are embedded.
+    pub dialects: Dialects,
     /// `LOG_FORMAT`: `pretty` or `json`.
     pub log_format: LogFormat,
 }
@@ -154,6 +157,7 @@ impl Common {
                 allow_http: reader.or("ALLOW_HTTP", false),
                 allowed: networks(reader),
             },
+            dialects: dialects(reader),
             log_format: reader.or("LOG_FORMAT", LogFormat::Pretty),
         }
     }
@@ -188,6 +192,16 @@ fn placeholder_keys() -> Keyring {
         Ok(keys) => keys,
         Err(error) => unreachable!("32 zero bytes are a key: {error}"),
     }
+}
+
+fn dialects(reader: &mut Reader<'_>) -> Dialects {
+    let Some(folder) = reader.optional::<String>("DIALECTS_DIR") else {
+        return Dialects::embedded();
+    };
+    Dialects::with_folder(folder.as_ref()).unwrap_or_else(|problem| {
+        reader.problem(format!("DIALECTS_DIR: {problem}"));
+        Dialects::embedded()
+    })
 }
 
 fn networks(reader: &mut Reader<'_>) -> Vec<IpNet> {
@@ -298,6 +312,7 @@ mod tests {
             ("ALLOWED_NETWORKS", "127.0.0.0/8, nonsense"),
             ("LOG_FORMAT", "xml"),
             ("WEBHOOK_TIMEOUT", "10"),
+            ("DIALECTS_DIR", "/nowhere"),
             ("WEBHOOK_MAX_RETRIES", "500"),
         ])
         .unwrap_err();
@@ -307,6 +322,7 @@ mod tests {
             "JOB_SHARDS",
             "`nonsense`",
             "LOG_FORMAT",
+            "DIALECTS_DIR: /nowhere",
             "WEBHOOK_TIMEOUT",
             "WEBHOOK_MAX_RETRIES",
         ] {

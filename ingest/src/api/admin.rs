@@ -7,7 +7,7 @@ use axum::{Json, Router};
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::dialect::STANDARD;
+use shared::dialect::DEFAULT;
 use shared::ids::{Tenant, TokenId};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -55,7 +55,7 @@ async fn create_tenant(
     if new.name.len() > 256 {
         return Err(Problem::field("name", "must be at most 256 bytes"));
     }
-    let dialect = new.dialect.unwrap_or_else(|| STANDARD.to_owned());
+    let dialect = new.dialect.unwrap_or_else(|| DEFAULT.to_owned());
     check_dialect(&dialect)?;
     if new.limits.webhooks.is_some_and(|limit| limit < 0) {
         return Err(Problem::field("limits.webhooks", "must be at least 0"));
@@ -205,12 +205,12 @@ async fn revoke_token(
 
 /// Refuses a dialect that there isn't.
 pub fn check_dialect(name: &str) -> Result<()> {
-    if name == STANDARD {
+    if name == DEFAULT {
         Ok(())
     } else {
         Err(Problem::field(
             "dialect",
-            format!("`{name}` does not exist; there is `{STANDARD}`"),
+            format!("`{name}` does not exist; there is `{DEFAULT}`"),
         ))
     }
 }

@@ -56,6 +56,20 @@ pub fn quote(text: &str) -> String {
     out
 }
 
+/// A number as JavaScript prints it.
+#[must_use]
+pub fn number(number: f64) -> String {
+    let mut out = String::new();
+    Value::Number(number).write(&mut out);
+    out
+}
+
+/// Whether objects have members of this name first.
+#[must_use]
+pub fn is_index(name: &str) -> bool {
+    index(&quote(name)).is_some()
+}
+
 /// A parsed value, whose strings and names are in their final spelling.
 enum Value<'a> {
     Literal(&'static str),

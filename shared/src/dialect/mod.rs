@@ -1,40 +1,74 @@
-//! How a delivery looks on the wire: body, headers, signature, default policy.
+//! How a delivery looks on the wire, and what follows from answers.
 //!
-//! Pure: a message and the webhook's secrets go in, the exact bytes and headers
-//! come out. The signature covers these bytes: they are made once and sent as
-//! they are.
+//! A dialect is a small declarative file: what the body, the headers and the
+//! signature are made of, and the default policy. Seven are embedded; a folder
+//! may hold more. No code names one, but for [`DEFAULT`].
 //!
-//! Today there is one dialect, `standard`: Standard Webhooks 1.0
-//! (<https://github.com/standard-webhooks/standard-webhooks>).
+//! | file | does |
+//! |---|---|
+//! | `file` | reads and checks a dialect's file; what may stand in one |
+//! | `template` | the texts with placeholders in it |
+//! | `policy` | timeouts, ages, retries, what statuses mean |
+//! | `compose` | writes and signs a delivery |
+//! | `javascript` | JSON as JavaScript writes it |
 
+mod compose;
+mod file;
 pub mod javascript;
+mod policy;
+mod template;
 
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{HeaderName, HeaderValue};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use hmac::{Hmac, KeyInit, Mac};
-use secrecy::ExposeSecret;
-use sha2::Sha256;
+use serde_json::{Map, Value};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
-use crate::ids::{EventId, EventType};
-use crate::retry::Schedule;
-use crate::webhook::{Secret, Secrets};
+use crate::ids::{DeliveryId, EventId, EventType, Tenant, WebhookId};
+
+pub use compose::Dialect;
+pub use file::Invalid;
+pub use policy::{Answers, Meaning, Policy};
 
 /// The name of the dialect that a tenant has unless it chose another.
-pub const STANDARD: &str = "standard";
+pub const DEFAULT: &str = "standard";
 
-const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
-const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
-const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+/// The files that come with Posthorn.
+const EMBEDDED: [(&str, &str); 7] = [
+    (
+        "auraconnect.toml",
+        include_str!("../../dialects/auraconnect.toml"),
+    ),
+    (
+        "brainsait.toml",
+        include_str!("../../dialects/brainsait.toml"),
+    ),
+    (
+        "cloudevents.toml",
+        include_str!("../../dialects/cloudevents.toml"),
+    ),
+    (
+        "corp-astro.toml",
+        include_str!("../../dialects/corp-astro.toml"),
+    ),
+    (
+        "jossiedb.toml",
+        include_str!("../../dialects/jossiedb.toml"),
+    ),
+    ("rishi.toml", include_str!("../../dialects/rishi.toml")),
+    (
+        "standard.toml",
+        include_str!("../../dialects/standard.toml"),
+    ),
+];
 
 /// What is delivered.
 #[derive(Debug, Clone, Copy)]
 pub struct Message<'a> {
-    /// The event's id: the same in every attempt.
+    /// The event's id: the same in every attempt and for every webhook.
     pub event_id: &'a EventId,
     /// The event's type.
     pub event_type: &'a EventType,
@@ -42,6 +76,14 @@ pub struct Message<'a> {
     pub occurred_at: OffsetDateTime,
     /// The producer's JSON text.
     pub data: &'a str,
+    /// The producer's CloudEvents attributes, but for id, time and data.
+    pub attributes: Option<&'a Map<String, Value>>,
+    /// Whose it is.
+    pub tenant: &'a Tenant,
+    /// Where it goes.
+    pub webhook_id: WebhookId,
+    /// The same in every attempt.
+    pub delivery_id: DeliveryId,
 }
 
 /// A request, but for its URL and the webhook's own headers.
@@ -53,128 +95,456 @@ pub struct Wire {
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// The schedule of retries that the specification suggests.
-#[must_use]
-pub fn standard_schedule() -> Schedule {
-    const MINUTE: u64 = 60;
-    const HOUR: u64 = 60 * MINUTE;
-    Schedule {
-        jitter: 0.1,
-        ..Schedule::of_seconds(&[
-            5,
-            5 * MINUTE,
-            30 * MINUTE,
-            2 * HOUR,
-            5 * HOUR,
-            10 * HOUR,
-            14 * HOUR,
-            20 * HOUR,
-            24 * HOUR,
-        ])
-    }
+/// The dialects that there are.
+#[derive(Debug, Clone)]
+pub struct Dialects {
+    all: BTreeMap<String, Arc<Dialect>>,
+    default: Arc<Dialect>,
 }
 
-/// How long an attempt may take unless the webhook says otherwise.
-pub const STANDARD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Why a folder of dialects can't be used: every reason.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("; "))]
+pub struct Unusable(Vec<String>);
 
-/// Writes and signs a delivery in the `standard` dialect.
-#[must_use]
-pub fn standard(message: &Message<'_>, secrets: &Secrets, now: OffsetDateTime) -> Wire {
-    let timestamp = now.unix_timestamp().to_string();
-    let body = standard_body(message);
-
-    let mut signature = String::new();
-    for secret in secrets.signing(now) {
-        if !signature.is_empty() {
-            signature.push(' ');
+impl Dialects {
+    /// Those that come with Posthorn.
+    #[must_use]
+    pub fn embedded() -> Self {
+        let mut all = BTreeMap::new();
+        for (file, text) in EMBEDDED {
+            match file::read(file, text) {
+                Ok(dialect) => all.insert(dialect.name().to_owned(), Arc::new(dialect)),
+                // Each is read by a test.
+                Err(invalid) => unreachable!("an embedded dialect is invalid: {invalid}"),
+            };
         }
-        let signed = [message.event_id.as_str(), ".", &timestamp, "."];
-        signature.push_str("v1,");
-        signature.push_str(&BASE64.encode(hmac_sha256(
-            secret,
-            signed.iter().map(|s| s.as_bytes()).chain([body.as_slice()]),
-        )));
+        let Some(default) = all.get(DEFAULT).cloned() else {
+            unreachable!("`{DEFAULT}` is embedded");
+        };
+        Self { all, default }
     }
 
-    // Ids, digits and base64 are visible ASCII, which every header value may be.
-    let value = |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
-    let headers = vec![
-        (
-            axum::http::header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        ),
-        (WEBHOOK_ID, value(message.event_id.as_str())),
-        (WEBHOOK_TIMESTAMP, value(&timestamp)),
-        (WEBHOOK_SIGNATURE, value(&signature)),
-    ];
-    Wire { body, headers }
-}
-
-/// `{"type","timestamp","data"}`, with the producer's data as it was published.
-fn standard_body(message: &Message<'_>) -> Vec<u8> {
-    let timestamp = message.occurred_at.format(&Rfc3339).unwrap_or_default();
-    let mut body = Vec::with_capacity(message.data.len() + 128);
-    // Neither an event type nor an RFC 3339 time has a character to escape.
-    body.extend_from_slice(b"{\"type\":\"");
-    body.extend_from_slice(message.event_type.as_str().as_bytes());
-    body.extend_from_slice(b"\",\"timestamp\":\"");
-    body.extend_from_slice(timestamp.as_bytes());
-    body.extend_from_slice(b"\",\"data\":");
-    body.extend_from_slice(message.data.as_bytes());
-    body.push(b'}');
-    body
-}
-
-fn hmac_sha256<'a>(secret: &Secret, parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
-    let key = secret.key();
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key.expose_secret()) else {
-        // HMAC takes keys of any length (RFC 2104, section 2).
-        unreachable!("HMAC refused a key");
-    };
-    for part in parts {
-        mac.update(part);
+    /// Those, and the `.toml` and `.json` files of a folder. Other files, and
+    /// those that begin with a dot, are left alone.
+    ///
+    /// # Errors
+    /// If the folder can't be read, a file isn't a dialect, or a name is taken:
+    /// what an embedded name means is the same everywhere.
+    pub fn with_folder(folder: &Path) -> Result<Self, Unusable> {
+        let mut dialects = Self::embedded();
+        let mut problems = Vec::new();
+        let files = read_folder(folder)
+            .map_err(|error| Unusable(vec![format!("{}: {error}", folder.display())]))?;
+        for (name, text) in files {
+            match file::read(&name, &text) {
+                Err(invalid) => problems.push(invalid.to_string()),
+                Ok(dialect) if dialects.get(dialect.name()).is_some() => problems.push(format!(
+                    "{name}: there is a dialect `{}` already",
+                    dialect.name()
+                )),
+                Ok(dialect) => {
+                    let name = dialect.name().to_owned();
+                    dialects.all.insert(name, Arc::new(dialect));
+                }
+            }
+        }
+        if problems.is_empty() {
+            Ok(dialects)
+        } else {
+            Err(Unusable(problems))
+        }
     }
-    mac.finalize().into_bytes().into()
+
+    /// One of them.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Arc<Dialect>> {
+        self.all.get(name)
+    }
+
+    /// The one that holds where nothing is said.
+    #[must_use]
+    pub fn default(&self) -> &Arc<Dialect> {
+        &self.default
+    }
+
+    /// All of them, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Dialect>> {
+        self.all.values()
+    }
+
+    /// Their names, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.all.keys().map(String::as_str)
+    }
+
+    /// The longest that any of them lets an attempt take.
+    #[must_use]
+    pub fn longest_timeout(&self) -> Duration {
+        let timeouts = self.iter().map(|dialect| dialect.policy().timeout);
+        timeouts.max().unwrap_or_default()
+    }
+}
+
+/// Names and texts, by name.
+fn read_folder(folder: &Path) -> std::io::Result<BTreeMap<String, String>> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let wanted = name.ends_with(".toml") || name.ends_with(".json");
+        if wanted && !name.starts_with('.') {
+            let text = std::fs::read_to_string(entry.path())
+                .map_err(|error| std::io::Error::new(error.kind(), format!("{name}: {error}")))?;
+            files.insert(name, text);
+        }
+    }
+    Ok(files)
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD as BASE64;
+    use hmac::{Hmac, KeyInit, Mac};
+    use serde_json::json;
+    use sha2::Sha256;
     use time::macros::datetime;
 
     use super::*;
+    use crate::webhook::{Secret, Secrets};
+
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    const EVENT_AT: OffsetDateTime = datetime!(2026-11-22 10:00:00.5 UTC);
+    const SENT_AT: OffsetDateTime = datetime!(2026-11-22 10:01 UTC);
+
+    /// The body, and the headers by name.
+    fn wire(
+        dialect: &str,
+        data: &str,
+        attributes: Option<Value>,
+    ) -> (String, BTreeMap<String, String>) {
+        let uuid = uuid::Uuid::from_u128(0x0197_0000_0000_7000_8000_0000_0000_0001);
+        let (event_id, event_type) = ("evt-\"1".parse().unwrap(), "order.created".parse().unwrap());
+        let attributes = attributes.map(|value| value.as_object().unwrap().clone());
+        let message = Message {
+            event_id: &event_id,
+            event_type: &event_type,
+            occurred_at: EVENT_AT,
+            data,
+            attributes: attributes.as_ref(),
+            tenant: &"acme".parse().unwrap(),
+            webhook_id: WebhookId::from_uuid(uuid),
+            delivery_id: DeliveryId::from_uuid(uuid),
+        };
+        let secrets = Secrets::of(Secret::parse(SECRET).unwrap());
+        let dialects = Dialects::embedded();
+        let wire = dialects
+            .get(dialect)
+            .unwrap()
+            .compose(&message, &secrets, SENT_AT);
+        let headers = wire.headers.into_iter();
+        (
+            String::from_utf8(wire.body).unwrap(),
+            headers
+                .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+                .collect(),
+        )
+    }
+
+    fn hmac(key: &[u8], message: &str) -> Vec<u8> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
+        mac.update(message.as_bytes());
+        mac.finalize().into_bytes().to_vec()
+    }
+
+    fn hex_hmac(message: &str) -> String {
+        hex::encode(hmac(SECRET.as_bytes(), message))
+    }
+
+    const DATA: &str = r#"{"n":12345678901234567890, "price":25.00,"2":"\u00e9"}"#;
+    const IN_JAVASCRIPT: &str = r#"{"2":"é","n":12345678901234567000,"price":25}"#;
+
+    fn id(prefix: &str) -> String {
+        let uuid = uuid::Uuid::from_u128(0x0197_0000_0000_7000_8000_0000_0000_0001);
+        match prefix {
+            "whd" => DeliveryId::from_uuid(uuid).to_string(),
+            _ => WebhookId::from_uuid(uuid).to_string(),
+        }
+    }
+
+    fn headers(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let json = [("content-type", "application/json")];
+        json.iter()
+            .chain(pairs)
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn standard_carries_data_to_the_letter() {
+        let (body, sent) = wire("standard", DATA, None);
+        assert_eq!(
+            body,
+            format!(
+                r#"{{"type":"order.created","timestamp":"2026-11-22T10:00:00.5Z","data":{DATA}}}"#
+            )
+        );
+        let key = BASE64.decode(&SECRET["whsec_".len()..]).unwrap();
+        let mac = BASE64.encode(hmac(&key, &format!("evt-\"1.1795341660.{body}")));
+        let expected = [
+            ("webhook-id", "evt-\"1"),
+            ("webhook-timestamp", "1795341660"),
+            ("webhook-signature", &format!("v1,{mac}")),
+        ];
+        assert_eq!(sent, headers(&expected));
+    }
 
     #[test]
     fn the_standard_signature_is_the_specifications_own() {
         // The example of the Standard Webhooks specification's libraries.
-        let secrets = Secrets::of(Secret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap());
-        let signed = [
-            "msg_p5jXN8AQM9LWM0D4loKWxJek.1614265330.",
-            r#"{"test": 2432232314}"#,
-        ];
-        let mac = hmac_sha256(secrets.current(), signed.iter().map(|s| s.as_bytes()));
+        let key = Secret::parse(SECRET).unwrap().key();
+        let signed = r#"msg_p5jXN8AQM9LWM0D4loKWxJek.1614265330.{"test": 2432232314}"#;
         assert_eq!(
-            BASE64.encode(mac),
+            BASE64.encode(hmac(secrecy::ExposeSecret::expose_secret(&key), signed)),
             "g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
         );
     }
 
     #[test]
-    fn data_is_carried_to_the_letter() {
-        let (event_id, event_type) = ("evt-1".parse().unwrap(), "order.created".parse().unwrap());
-        let message = Message {
-            event_id: &event_id,
-            event_type: &event_type,
-            occurred_at: datetime!(2026-11-22 10:00:00.5 UTC),
-            data: r#"{"n":12345678901234567890, "price":25.00}"#,
-        };
-        let wire = standard(
-            &message,
-            &Secrets::of(Secret::generate()),
-            datetime!(2026-11-22 10:01 UTC),
+    fn rishi_signs_the_request_and_the_body_without_its_signature() {
+        let (body, sent) = wire("rishi", DATA, None);
+        let unsigned = format!(
+            r#"{{"event":"order.created","data":{DATA},"timestamp":"2026-11-22T10:00:00.5Z""#
+        );
+        let own = hex_hmac(&format!("{unsigned}}}"));
+        assert_eq!(body, format!(r#"{unsigned},"signature":"sha256={own}"}}"#));
+        let expected = [("x-rishi-signature", &*format!("sha256={}", hex_hmac(&body)))];
+        assert_eq!(sent, headers(&expected));
+    }
+
+    #[test]
+    fn brainsait_is_written_as_javascript_would() {
+        let (body, sent) = wire("brainsait", DATA, None);
+        assert_eq!(
+            body,
+            format!(
+                r#"{{"id":"evt-\"1","event":"order.created","created":"2026-11-22T10:00:00.5Z","data":{{"object":{IN_JAVASCRIPT}}},"tenant_id":"acme","api_version":"2024-01-01"}}"#
+            )
         );
         assert_eq!(
-            String::from_utf8(wire.body).unwrap(),
-            r#"{"type":"order.created","timestamp":"2026-11-22T10:00:00.5Z","data":{"n":12345678901234567890, "price":25.00}}"#
+            sent,
+            headers(&[("x-brainsait-signature", &hex_hmac(&body))])
         );
+    }
+
+    #[test]
+    fn auraconnect_names_event_and_webhook_in_headers() {
+        let (body, sent) = wire("auraconnect", DATA, None);
+        assert_eq!(
+            body,
+            format!(
+                r#"{{"id":"evt-\"1","type":"order.created","created":"2026-11-22T10:00:00.5Z","data":{{"object":{DATA}}}}}"#
+            )
+        );
+        let expected = [
+            ("x-auraconnect-event", "order.created"),
+            (
+                "x-auraconnect-signature",
+                &*format!("sha256={}", hex_hmac(&body)),
+            ),
+            ("x-auraconnect-event-id", "evt-\"1"),
+            ("x-auraconnect-timestamp", "1795341660"),
+            ("x-auraconnect-webhook-id", &id("wh")),
+        ];
+        assert_eq!(sent, headers(&expected));
+    }
+
+    #[test]
+    fn jossiedb_signs_the_data_alone() {
+        let (body, sent) = wire("jossiedb", DATA, None);
+        assert_eq!(
+            body,
+            format!(
+                r#"{{"id":"evt-\"1","event":"order.created","timestamp":"2026-11-22T10:00:00.5Z","data":{IN_JAVASCRIPT}}}"#
+            )
+        );
+        let expected = [
+            ("x-webhook-signature", &*hex_hmac(IN_JAVASCRIPT)),
+            ("x-webhook-id", &id("wh")),
+            ("x-event-type", "order.created"),
+        ];
+        assert_eq!(sent, headers(&expected));
+    }
+
+    #[test]
+    fn corp_astro_is_known_by_the_deliverys_id() {
+        let (body, sent) = wire("corp-astro", DATA, None);
+        let delivery = id("whd");
+        assert_eq!(
+            body,
+            format!(
+                r#"{{"id":"{delivery}","timestamp":"2026-11-22T10:00:00.5Z","event_type":"order.created","data":{IN_JAVASCRIPT}}}"#
+            )
+        );
+        let expected = [
+            ("x-corp-astro-webhook-id", &*delivery),
+            ("x-corp-astro-event", "order.created"),
+            ("x-corp-astro-signature", &hex_hmac(&body)),
+            ("x-corp-astro-timestamp", "2026-11-22T10:00:00.5Z"),
+        ];
+        assert_eq!(sent, headers(&expected));
+    }
+
+    #[test]
+    fn cloudevents_carry_their_producers_attributes() {
+        let (body, sent) = wire("cloudevents", DATA, None);
+        assert_eq!(
+            body,
+            format!(
+                r#"{{"specversion":"1.0","id":"evt-\"1","source":"/tenants/acme","type":"order.created","time":"2026-11-22T10:00:00.5Z","datacontenttype":"application/json","data":{DATA}}}"#
+            )
+        );
+        assert_eq!(sent["content-type"], "application/cloudevents+json");
+        assert_eq!(sent["webhook-id"], "evt-\"1");
+        let own = json!({"specversion": "1.0", "source": "/shop", "type": "com.shop.created",
+            "tier": 3, "subject": "a\"b", "data": "not this"});
+        let (body, _) = wire("cloudevents", "[]", Some(own));
+        assert_eq!(
+            body,
+            r#"{"specversion":"1.0","id":"evt-\"1","source":"/shop","type":"com.shop.created","time":"2026-11-22T10:00:00.5Z","datacontenttype":"application/json","subject":"a\"b","tier":3,"data":[]}"#
+        );
+        // Nobody else does.
+        let (body, _) = wire("standard", "[]", Some(json!({"type": "x"})));
+        assert!(body.contains("order.created"), "{body}");
+    }
+
+    #[test]
+    fn bodies_in_javascripts_form_are_what_javascript_would_write() {
+        for dialect in ["brainsait", "corp-astro", "jossiedb"] {
+            for data in [
+                DATA,
+                "{}",
+                "[1.0,-0,1e400]",
+                r#"{"__proto__":1,"10":2,"9":3}"#,
+                r#""\uD800\/""#,
+            ] {
+                let (body, _) = wire(dialect, data, None);
+                assert_eq!(javascript::rewrite(&body).unwrap(), body, "{dialect}");
+            }
+        }
+    }
+
+    /// Seconds from the first attempt to each of them, without jitter.
+    fn attempt_times(dialect: &Dialect) -> Vec<u64> {
+        let mut times = vec![0];
+        for n in 1.. {
+            let Some(pause) = dialect.policy().schedule.pause_after(n, 0.0) else {
+                return times;
+            };
+            times.push(times.last().unwrap() + pause.as_secs());
+        }
+        times
+    }
+
+    #[test]
+    fn attempts_are_made_when_each_system_promises() {
+        const M: u64 = 60;
+        const H: u64 = 3600;
+        let standard = vec![
+            0,
+            5,
+            5 + 5 * M,
+            5 + 35 * M,
+            5 + 35 * M + 2 * H,
+            5 + 35 * M + 7 * H,
+            5 + 35 * M + 17 * H,
+            5 + 35 * M + 31 * H,
+            5 + 35 * M + 51 * H,
+            5 + 35 * M + 75 * H,
+        ];
+        let table = [
+            ("auraconnect", vec![0, 10, 40, 100, 400, 2200], 0.0),
+            (
+                "brainsait",
+                vec![
+                    0,
+                    5 * M,
+                    35 * M,
+                    35 * M + 2 * H,
+                    35 * M + 14 * H,
+                    35 * M + 38 * H,
+                ],
+                0.0,
+            ),
+            ("cloudevents", standard.clone(), 0.1),
+            ("corp-astro", vec![0, 30, 90, 210, 450], 0.0),
+            ("jossiedb", vec![0, 5, 15, 35], 0.0),
+            ("rishi", vec![0, 1, 3, 7], 0.0),
+            ("standard", standard, 0.1),
+        ];
+        let dialects = Dialects::embedded();
+        assert!(dialects.names().eq(table.iter().map(|(name, ..)| *name)));
+        for (name, times, jitter) in table {
+            let dialect = dialects.get(name).unwrap();
+            assert_eq!(attempt_times(dialect), times, "{name}");
+            assert_eq!(dialect.policy().schedule.jitter, jitter, "{name}");
+            let timeout = if name == "corp-astro" { 10 } else { 30 };
+            assert_eq!(dialect.policy().timeout.as_secs(), timeout, "{name}");
+            assert_eq!(dialect.policy().max_age, time::Duration::days(7), "{name}");
+        }
+    }
+
+    #[test]
+    fn answers_mean_what_each_system_promises() {
+        use Meaning::{Delivered, Disable, Retry, Stop};
+        for (names, meanings) in [
+            (
+                ["standard", "cloudevents"].as_slice(),
+                [Delivered, Delivered, Retry, Retry, Disable, Retry, Retry],
+            ),
+            (
+                &["brainsait"],
+                [Delivered, Delivered, Retry, Stop, Stop, Retry, Retry],
+            ),
+            (
+                &["auraconnect", "corp-astro", "jossiedb", "rishi"],
+                [Delivered, Delivered, Retry, Retry, Retry, Retry, Retry],
+            ),
+        ] {
+            for name in names {
+                let dialects = Dialects::embedded();
+                let answers = &dialects.get(name).unwrap().policy().answers;
+                let said = [200, 299, 301, 404, 410, 429, 500].map(|s| answers.meaning(s));
+                assert_eq!(said, meanings, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_folder_adds_dialects_or_says_what_is_wrong_with_each_file() {
+        let folder = std::env::temp_dir().join(format!("posthorn-dialects-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let standard = EMBEDDED
+            .iter()
+            .find(|(name, _)| name.starts_with(DEFAULT))
+            .unwrap()
+            .1;
+        let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
+        write("shop.toml", standard);
+        write("README.md", "not a dialect");
+        write(".hidden.toml", "not a dialect");
+        let dialects = Dialects::with_folder(&folder).unwrap();
+        assert_eq!(dialects.names().count(), 8);
+        assert_eq!(dialects.get("shop").unwrap().definition(), standard);
+
+        write("standard.toml", standard);
+        write("bad.toml", &standard.replace("[retry]", "[retries]"));
+        let error = Dialects::with_folder(&folder).unwrap_err().to_string();
+        for words in ["standard.toml: there is", "bad.toml: `retry` is missing"] {
+            assert!(error.contains(words), "{error}");
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert!(Dialects::with_folder(&folder).is_err());
     }
 }

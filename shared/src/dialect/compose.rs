@@ -1,0 +1,329 @@
+//! From a message and the webhook's secrets to the exact bytes and headers.
+//!
+//! Pure. What is signed is what is sent: the body is written once, and parts of
+//! it that are signed are slices of it.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use axum::http::{HeaderName, HeaderValue, header};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use hmac::{Hmac, KeyInit, Mac};
+use secrecy::ExposeSecret;
+use sha2::Sha256;
+use time::OffsetDateTime;
+
+use super::policy::Policy;
+use super::template::{Field, Template};
+use super::{Message, Wire, javascript};
+use crate::webhook::{Secret, Secrets};
+
+/// How deliveries look, and what follows from answers: a file, read and checked.
+#[derive(Debug, Clone)]
+pub struct Dialect {
+    pub(super) name: String,
+    pub(super) description: String,
+    pub(super) definition: String,
+    pub(super) policy: Policy,
+    pub(super) form: Form,
+    pub(super) content_type: HeaderValue,
+    pub(super) body: Vec<Member>,
+    pub(super) headers: Vec<(HeaderName, Template<InHeader>)>,
+    pub(super) signatures: Vec<Signature>,
+}
+
+/// How JSON is spelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// The data as its producer wrote it.
+    AsPublished,
+    /// Everything as JavaScript would write it after reading it.
+    JavaScript,
+}
+
+/// A member of the body.
+#[derive(Debug, Clone)]
+pub(super) struct Member {
+    pub(super) name: String,
+    pub(super) value: Value,
+}
+
+/// What a member of the body is.
+#[derive(Debug, Clone)]
+pub(super) enum Value {
+    /// JSON text.
+    Constant(String),
+    Text(Template<Field>),
+    Number(Field),
+    Data,
+    /// By its place among the signatures.
+    Signature(usize),
+    Object(Vec<Member>),
+    /// CloudEvents attributes: not one member, but all that the producer gave
+    /// and the body doesn't name.
+    Attributes,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum InHeader {
+    Of(Field),
+    Signature(usize),
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Signature {
+    pub(super) name: String,
+    pub(super) signs: Template<Signed>,
+    pub(super) encoding: Template<Digest>,
+    pub(super) key: Key,
+    pub(super) secrets: Signing,
+}
+
+/// What a signature covers. Members are of the body, by their place.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Signed {
+    Of(Field),
+    Body,
+    Member(usize),
+    Without(usize),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Digest {
+    Hex,
+    Base64,
+}
+
+/// How a secret becomes an HMAC key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Key {
+    /// Its characters.
+    Text,
+    /// What follows `whsec_`, decoded; its characters, if it doesn't start so.
+    Whsec,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Signing {
+    Current,
+    /// During a rotation the one before as well, separated by a space.
+    All,
+}
+
+impl Dialect {
+    /// What webhooks and tenants call it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn description(&self) -> &str {
+        &self.description
+    }
+
+    /// The file's text.
+    #[must_use]
+    pub fn definition(&self) -> &str {
+        &self.definition
+    }
+
+    /// Its defaults and rules.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Writes and signs a delivery.
+    #[must_use]
+    pub fn compose(&self, message: &Message<'_>, secrets: &Secrets, now: OffsetDateTime) -> Wire {
+        let data = match self.form {
+            Form::AsPublished => Cow::Borrowed(message.data),
+            // `ingest` took nothing that isn't JSON: this doesn't fail.
+            Form::JavaScript => {
+                javascript::rewrite(message.data).map_or(Cow::Borrowed(message.data), Cow::Owned)
+            }
+        };
+        let mut composer = Composer {
+            dialect: self,
+            message,
+            secrets,
+            now,
+            data: &data,
+            body_signature: String::new(),
+        };
+        if let Some((member, signature)) = self.signed_member() {
+            let rest = composer.body(Some(member));
+            composer.body_signature = composer.sign(signature, &rest);
+        }
+        let body = composer.body(None);
+
+        let mut headers = Vec::with_capacity(self.headers.len() + 1);
+        headers.push((header::CONTENT_TYPE, self.content_type.clone()));
+        for (name, template) in &self.headers {
+            let text = template.render(|field| match field {
+                InHeader::Of(field) => field.write(message, now),
+                InHeader::Signature(signature) => composer.sign(*signature, &body),
+            });
+            // Fields and signatures are visible ASCII, which every value may
+            // be; what is around them was checked when the file was read.
+            let value = HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""));
+            headers.push((name.clone(), value));
+        }
+        Wire {
+            body: body.text.into_bytes(),
+            headers,
+        }
+    }
+
+    /// The body's member that holds a signature, and which.
+    pub(super) fn signed_member(&self) -> Option<(usize, usize)> {
+        self.body
+            .iter()
+            .enumerate()
+            .find_map(|(place, member)| Some((place, *member.value.signatures().first()?)))
+    }
+}
+
+impl Value {
+    /// The signatures that it holds.
+    pub(super) fn signatures(&self) -> Vec<usize> {
+        match self {
+            Self::Signature(signature) => vec![*signature],
+            Self::Object(members) => members
+                .iter()
+                .flat_map(|member| member.value.signatures())
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// A body, and where its members' values are in it.
+struct Written {
+    text: String,
+    values: Vec<Range<usize>>,
+    without: Option<usize>,
+}
+
+struct Composer<'a> {
+    dialect: &'a Dialect,
+    message: &'a Message<'a>,
+    secrets: &'a Secrets,
+    now: OffsetDateTime,
+    data: &'a str,
+    /// What the body's own member for it holds.
+    body_signature: String,
+}
+
+impl Composer<'_> {
+    /// The body, or all of it but one member.
+    fn body(&self, without: Option<usize>) -> Written {
+        let members = &self.dialect.body;
+        let spreads = members.iter().any(|m| matches!(m.value, Value::Attributes));
+        let attributes = self.message.attributes.filter(|_| spreads);
+        let mut written = Written {
+            text: String::with_capacity(self.data.len() + 256),
+            values: vec![0..0; members.len()],
+            without,
+        };
+        let out = &mut written.text;
+        out.push('{');
+        for (place, member) in members.iter().enumerate() {
+            if without == Some(place) {
+                continue;
+            }
+            if let Value::Attributes = member.value {
+                for (name, value) in attributes.into_iter().flatten() {
+                    if !members.iter().any(|member| member.name == *name) {
+                        push_name(out, name);
+                        out.push_str(&value.to_string());
+                    }
+                }
+                continue;
+            }
+            push_name(out, &member.name);
+            let start = out.len();
+            match attributes.and_then(|attributes| attributes.get(&member.name)) {
+                Some(own) if !matches!(member.value, Value::Data | Value::Signature(_)) => {
+                    out.push_str(&own.to_string());
+                }
+                _ => self.value(out, &member.value),
+            }
+            written.values[place] = start..out.len();
+        }
+        out.push('}');
+        written
+    }
+
+    fn value(&self, out: &mut String, value: &Value) {
+        match value {
+            Value::Constant(json) => out.push_str(json),
+            Value::Text(template) => {
+                let text = template.render(|field| field.write(self.message, self.now));
+                out.push_str(&javascript::quote(&text));
+            }
+            Value::Number(field) => out.push_str(&field.write(self.message, self.now)),
+            Value::Data => out.push_str(self.data),
+            Value::Signature(_) => out.push_str(&javascript::quote(&self.body_signature)),
+            Value::Object(members) => {
+                out.push('{');
+                for member in members {
+                    push_name(out, &member.name);
+                    self.value(out, &member.value);
+                }
+                out.push('}');
+            }
+            // At the top of a body only, where `body` sees to it.
+            Value::Attributes => {}
+        }
+    }
+
+    fn sign(&self, signature: usize, body: &Written) -> String {
+        let signature = &self.dialect.signatures[signature];
+        let signed = signature.signs.render(|part| match part {
+            Signed::Of(field) => field.write(self.message, self.now),
+            Signed::Body => body.text.clone(),
+            Signed::Member(place) => body.text[body.values[*place].clone()].to_owned(),
+            Signed::Without(place) if body.without == Some(*place) => body.text.clone(),
+            Signed::Without(place) => self.body(Some(*place)).text,
+        });
+        let one = |secret: &Secret| {
+            let mac = match signature.key {
+                Key::Text => hmac_sha256(secret.expose().as_bytes(), signed.as_bytes()),
+                Key::Whsec => hmac_sha256(secret.key().expose_secret(), signed.as_bytes()),
+            };
+            signature.encoding.render(|digest| match digest {
+                Digest::Hex => hex::encode(mac),
+                Digest::Base64 => BASE64.encode(mac),
+            })
+        };
+        match signature.secrets {
+            Signing::Current => one(self.secrets.current()),
+            Signing::All => {
+                let all: Vec<_> = self.secrets.signing(self.now).map(one).collect();
+                all.join(" ")
+            }
+        }
+    }
+}
+
+/// `"name":`, after a comma unless it is the first.
+fn push_name(out: &mut String, name: &str) {
+    if !out.ends_with('{') {
+        out.push(',');
+    }
+    out.push_str(&javascript::quote(name));
+    out.push(':');
+}
+
+fn hmac_sha256(key: &[u8], message: &[u8]) -> [u8; 32] {
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else {
+        // HMAC takes keys of any length (RFC 2104, section 2).
+        unreachable!("HMAC refused a key");
+    };
+    mac.update(message);
+    mac.finalize().into_bytes().into()
+}

@@ -1,0 +1,145 @@
+//! What follows from an answer, how long and how often it is tried.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::retry::Schedule;
+
+/// A dialect's defaults and rules.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// How long an attempt may take unless the webhook or the server says.
+    pub timeout: Duration,
+    /// From the event's acceptance to its last attempt.
+    pub max_age: time::Duration,
+    /// When failures are repeated unless the webhook or the server says.
+    pub schedule: Schedule,
+    /// What an answer means.
+    pub answers: Answers,
+}
+
+/// What statuses mean.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answers {
+    pub(super) success: Statuses,
+    pub(super) stop: Statuses,
+    pub(super) disable: Statuses,
+}
+
+/// What an answer means for its delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meaning {
+    /// The endpoint took it.
+    Delivered,
+    /// It didn't; ask again.
+    Retry,
+    /// It didn't, and won't: don't ask again.
+    Stop,
+    /// It is gone: ask for nothing again.
+    Disable,
+}
+
+impl Answers {
+    /// The meaning of a status. What no rule names is asked again.
+    #[must_use]
+    pub fn meaning(&self, status: u16) -> Meaning {
+        if self.success.contain(status) {
+            Meaning::Delivered
+        } else if self.disable.contain(status) {
+            Meaning::Disable
+        } else if self.stop.contain(status) {
+            Meaning::Stop
+        } else {
+            Meaning::Retry
+        }
+    }
+
+    /// A status with two meanings, if there is one.
+    pub(super) fn contradiction(&self) -> Option<u16> {
+        (100..600).find(|status| {
+            [&self.success, &self.stop, &self.disable]
+                .iter()
+                .filter(|statuses| statuses.contain(*status))
+                .count()
+                > 1
+        })
+    }
+}
+
+/// A set of statuses: `2xx`, `410`, `400-428`; `!429` takes one out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Statuses {
+    within: Vec<RangeInclusive<u16>>,
+    without: Vec<RangeInclusive<u16>>,
+}
+
+impl Statuses {
+    /// Reads its entries.
+    pub(super) fn parse<'a>(entries: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
+        let mut statuses = Self::default();
+        for entry in entries {
+            let (list, text) = match entry.strip_prefix('!') {
+                Some(text) => (&mut statuses.without, text),
+                None => (&mut statuses.within, entry),
+            };
+            let range = range(text).ok_or_else(|| {
+                format!("has `{entry}`, which isn't like `2xx`, `410`, `400-428` or `!429`")
+            })?;
+            list.push(range);
+        }
+        Ok(statuses)
+    }
+
+    /// Whether it is one of them.
+    pub(super) fn contain(&self, status: u16) -> bool {
+        let in_any = |ranges: &[RangeInclusive<u16>]| ranges.iter().any(|r| r.contains(&status));
+        in_any(&self.within) && !in_any(&self.without)
+    }
+}
+
+fn range(text: &str) -> Option<RangeInclusive<u16>> {
+    let number = |text: &str| -> Option<u16> {
+        let plain = text.len() == 3 && text.bytes().all(|b| b.is_ascii_digit());
+        text.parse()
+            .ok()
+            .filter(|n| plain && (100..600).contains(n))
+    };
+    if let Some(class) = text.strip_suffix("xx") {
+        let first = number(&format!("{class}00"))?;
+        return Some(first..=first + 99);
+    }
+    match text.split_once('-') {
+        Some((first, last)) => {
+            let (first, last) = (number(first)?, number(last)?);
+            (first <= last).then_some(first..=last)
+        }
+        None => number(text).map(|status| status..=status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_classes_ranges_and_exceptions() {
+        let statuses = Statuses::parse(["4xx", "!429", "500-502", "599"]).unwrap();
+        let contained: Vec<u16> = (100..600).filter(|s| statuses.contain(*s)).collect();
+        let expected: Vec<u16> = (400..429)
+            .chain(430..500)
+            .chain(500..503)
+            .chain([599])
+            .collect();
+        assert_eq!(contained, expected);
+        for bad in [
+            "", "xx", "6xx", "0xx", "20", "99", "600", "502-500", "2XX", "!", "-1", "+20", "2xxx",
+        ] {
+            assert!(
+                Statuses::parse([bad])
+                    .unwrap_err()
+                    .contains(&format!("`{bad}`")),
+                "{bad}"
+            );
+        }
+    }
+}
