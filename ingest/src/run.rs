@@ -61,6 +61,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         publisher,
         keys: settings.common.keys.clone(),
         destinations: settings.common.destinations.clone(),
+        dialects: settings.common.dialects.clone(),
         admin_token: settings.admin_token.clone(),
         feed: feed.clone(),
         subscriptions: subscriptions.clone(),

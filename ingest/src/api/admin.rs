@@ -15,6 +15,7 @@ use tokio_postgres::error::SqlState;
 
 use super::Shared;
 use super::auth::{Operating, Role, create_token};
+use super::dialects::check_dialect;
 use super::problem::{Problem, Result};
 use super::request::{Body, Id};
 
@@ -56,7 +57,7 @@ async fn create_tenant(
         return Err(Problem::field("name", "must be at most 256 bytes"));
     }
     let dialect = new.dialect.unwrap_or_else(|| DEFAULT.to_owned());
-    check_dialect(&dialect)?;
+    check_dialect(&dialect, &api.dialects)?;
     if new.limits.webhooks.is_some_and(|limit| limit < 0) {
         return Err(Problem::field("limits.webhooks", "must be at least 0"));
     }
@@ -200,18 +201,6 @@ async fn revoke_token(
         Err(Problem::not_found(format!("there is no token {id}")))
     } else {
         Ok(StatusCode::NO_CONTENT)
-    }
-}
-
-/// Refuses a dialect that there isn't.
-pub fn check_dialect(name: &str) -> Result<()> {
-    if name == DEFAULT {
-        Ok(())
-    } else {
-        Err(Problem::field(
-            "dialect",
-            format!("`{name}` does not exist; there is `{DEFAULT}`"),
-        ))
     }
 }
 

@@ -13,6 +13,7 @@ use deadpool_postgres::Pool;
 use secrecy::SecretString;
 use shared::catalogue::Feed;
 use shared::destination::Destinations;
+use shared::dialect::Dialects;
 use shared::publish::Publisher;
 use shared::seal::Keyring;
 
@@ -22,6 +23,7 @@ use problem::Problem;
 pub mod admin;
 pub mod auth;
 pub mod deliveries;
+pub mod dialects;
 pub mod events;
 pub mod problem;
 pub mod request;
@@ -41,6 +43,8 @@ pub struct Api {
     pub keys: Keyring,
     /// Where webhooks may point.
     pub destinations: Destinations,
+    /// What webhooks may look like.
+    pub dialects: Dialects,
     /// The operator's own token.
     pub admin_token: Option<SecretString>,
     /// Brings the index up to date after a change.
@@ -60,6 +64,7 @@ pub fn routes(api: Api) -> Router {
         .nest("/api/webhooks", webhooks)
         .nest("/api/v1/deliveries", deliveries::routes())
         .nest("/api/v1/events", events::routes())
+        .nest("/api/v1/dialects", dialects::routes())
         .nest("/api/v1/admin", admin::routes())
         .fallback(async |method: Method, uri: Uri| {
             Problem::not_found(format!("there is no {method} {}", uri.path()))

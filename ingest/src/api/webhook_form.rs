@@ -9,12 +9,13 @@ use axum::http::{HeaderName, HeaderValue};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use shared::destination::Destinations;
+use shared::dialect::Dialects;
 use shared::retry::{MAX_ATTEMPTS, MAX_DELAY, Pauses, Schedule};
 use shared::webhook::Secret;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::admin::check_dialect;
+use super::dialects::check_dialect;
 use super::problem::{Problem, Result};
 use crate::matching::{Filter, Pattern};
 
@@ -128,7 +129,7 @@ impl Form {
     ///
     /// # Errors
     /// Names the member and its bound.
-    pub fn check(self, destinations: &Destinations) -> Result<Checked> {
+    pub fn check(self, destinations: &Destinations, dialects: &Dialects) -> Result<Checked> {
         if let Some(url) = &self.url {
             destinations
                 .check(url)
@@ -166,7 +167,7 @@ impl Form {
             other => other.map(|ms| ms.map(|ms| ms as i32)),
         };
         if let Some(Some(dialect)) = &self.dialect {
-            check_dialect(dialect)?;
+            check_dialect(dialect, dialects)?;
         }
         if let Some(metadata) = &self.metadata {
             let metadata = Value::Object(metadata.clone());
@@ -320,7 +321,7 @@ mod tests {
     fn check(body: Value) -> Result<Checked> {
         let form: Form = serde_json::from_value(body)
             .map_err(|error| Problem::bad_request(error.to_string()))?;
-        form.check(&Destinations::default())
+        form.check(&Destinations::default(), &Dialects::embedded())
     }
 
     fn refused(body: Value) -> String {

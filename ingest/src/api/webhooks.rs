@@ -40,7 +40,7 @@ async fn create(
     State(api): State<Shared>,
     Body(form): Body<Form>,
 ) -> Result<(StatusCode, Json<Value>)> {
-    let checked = form.check(&api.destinations)?;
+    let checked = form.check(&api.destinations, &api.dialects)?;
     let url = checked
         .url
         .ok_or_else(|| Problem::field("url", "is missing"))?;
@@ -190,7 +190,7 @@ async fn update(
     Id(id): Id<WebhookId>,
     Body(form): Body<Form>,
 ) -> Result<Json<Value>> {
-    let checked = form.check(&api.destinations)?;
+    let checked = form.check(&api.destinations, &api.dialects)?;
     let client = api.pool.get().await?;
     // The pairs say whether to change and to what: NULL is a value of its own.
     let statement = client
