@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use shared::dialect::Dialect;
 use shared::ids::DeliveryId;
-use shared::job::{Job, Payload};
+use shared::job::{Content, Job, Payload};
 use shared::supervise::until_done;
 use shared::webhook::Status;
 use time::{Duration, OffsetDateTime};
@@ -33,8 +33,8 @@ pub enum Admission {
         endpoint: Endpoint,
         /// How.
         dialect: Arc<Dialect>,
-        /// The event's JSON text.
-        data: String,
+        /// What the event says.
+        content: Content,
         /// Held during the attempt.
         place: Place,
     },
@@ -73,10 +73,10 @@ pub async fn admit(dispatcher: &Dispatcher, job: &Job, suspect: bool) -> Admissi
     if now - job.accepted_at() > dialect.policy().max_age {
         return Admission::Decided(Verdict::Expired);
     }
-    let data = match &job.payload {
-        Payload::Inline(data) => data.clone(),
-        Payload::Stored => match stored_data(dispatcher, job).await {
-            Some(Some(data)) => data,
+    let content = match &job.payload {
+        Payload::Inline(content) => content.clone(),
+        Payload::Stored => match stored_content(dispatcher, job).await {
+            Some(Some(content)) => content,
             // Retention took the event, and with it the delivery.
             Some(None) => return Admission::Stale,
             None => return Admission::GiveBack,
@@ -86,7 +86,7 @@ pub async fn admit(dispatcher: &Dispatcher, job: &Job, suspect: bool) -> Admissi
         Ok(place) => Admission::Ready {
             endpoint,
             dialect,
-            data,
+            content,
             place,
         },
         Err(Full { until }) => Admission::Decided(Verdict::Deferred {
@@ -136,17 +136,20 @@ async fn is_current(dispatcher: &Dispatcher, job: &Job) -> Option<bool> {
     .await
 }
 
-/// The event's data, `Some(None)` if the event is gone. `None`: stopping.
-async fn stored_data(dispatcher: &Dispatcher, job: &Job) -> Option<Option<String>> {
+/// What the event says, `Some(None)` if the event is gone. `None`: stopping.
+async fn stored_content(dispatcher: &Dispatcher, job: &Job) -> Option<Option<Content>> {
     query(dispatcher, "reading an event's data", || async {
         let client = dispatcher.pool.get().await?;
         let statement = client
-            .prepare_cached("-- event_data\nSELECT data FROM events WHERE uid = $1")
+            .prepare_cached("-- event_content\nSELECT data, attributes FROM events WHERE uid = $1")
             .await?;
         Ok(client
             .query_opt(&statement, &[&job.event_uid])
             .await?
-            .map(|row| row.get(0)))
+            .map(|row| Content {
+                data: row.get(0),
+                attributes: row.get(1),
+            }))
     })
     .await
 }

@@ -16,9 +16,10 @@ use axum::http::{HeaderName, HeaderValue, header};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, Response, redirect};
 use secrecy::ExposeSecret;
+use serde_json::Value;
 use shared::destination::{Destinations, Forbidden};
 use shared::dialect::{Dialect, Message, Wire};
-use shared::job::Job;
+use shared::job::{Content, Job};
 use shared::webhook::Webhook;
 use time::OffsetDateTime;
 
@@ -134,11 +135,11 @@ impl Sender {
         })
     }
 
-    /// Makes one attempt. `data` is the event's JSON text.
+    /// Makes one attempt.
     pub async fn attempt(
         &self,
         job: &Job,
-        data: &str,
+        content: &Content,
         webhook: &Webhook,
         dialect: &Dialect,
         default_timeout: Option<Duration>,
@@ -154,8 +155,8 @@ impl Sender {
                 event_id: &job.event_id,
                 event_type: &job.event_type,
                 occurred_at: job.occurred_at,
-                data,
-                attributes: None,
+                data: &content.data,
+                attributes: content.attributes.as_ref().and_then(Value::as_object),
                 tenant: &job.tenant,
                 webhook_id: webhook.id,
                 delivery_id: job.delivery,

@@ -110,14 +110,20 @@ async fn carry(dispatcher: &Dispatcher, job: Job, receipt: Receipt, suspect: boo
         Admission::Ready {
             endpoint,
             dialect,
-            data,
+            content,
             place,
         } => {
             let under_way = InFlight::start();
             let webhook = &endpoint.webhook;
             let report = dispatcher
                 .sender
-                .attempt(&job, &data, webhook, &dialect, dispatcher.defaults.timeout)
+                .attempt(
+                    &job,
+                    &content,
+                    webhook,
+                    &dialect,
+                    dispatcher.defaults.timeout,
+                )
                 .await;
             drop((under_way, place));
             endpoint.gate.observe(report.took);

@@ -152,7 +152,7 @@ WITH overdue AS (
     RETURNING d.id, d.webhook_id, d.event_uid, d.attempts
 )
 SELECT p.id, p.webhook_id, p.event_uid, p.attempts, e.tenant, e.id AS event_id, e.type,
-       e.occurred_at, e.data
+       e.occurred_at, e.data, e.attributes
 FROM put_back p JOIN events e ON e.uid = p.event_uid";
 
 // What is overdue by yet another grace has not been put back although it should.
@@ -180,7 +180,11 @@ fn read_job(row: &tokio_postgres::Row) -> Job {
         attempt: row.get::<_, i16>("attempts") as u16 + 1,
         due_at: OffsetDateTime::now_utc(),
         recheck: true,
-        payload: Payload::of(row.get("data")),
+        payload: Payload::of(
+            row.get("data"),
+            row.get::<_, Option<serde_json::Value>>("attributes")
+                .as_ref(),
+        ),
     }
 }
 

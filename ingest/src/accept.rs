@@ -9,6 +9,7 @@
 use std::collections::HashSet;
 
 use deadpool_postgres::{Pool, Transaction};
+use serde_json::Value;
 use shared::ids::{DeliveryId, EventId, EventUid, Tenant, WebhookId, first_uuid_at, time_of};
 use shared::job::{Job, Payload};
 use time::{Duration, OffsetDateTime};
@@ -49,7 +50,7 @@ impl Matched {
             attempt: 1,
             due_at: delivery.accepted_at(),
             recheck: false,
-            payload: Payload::of(&self.event.data),
+            payload: Payload::of(&self.event.data, self.event.attributes.as_ref()),
         })
     }
 
@@ -182,7 +183,8 @@ pub async fn untried_jobs(
     let statement = client
         .prepare_cached(
             "-- untried_jobs\n\
-             SELECT d.id, d.webhook_id, e.uid, e.tenant, e.id AS event_id, e.type, e.occurred_at, e.data \
+             SELECT d.id, d.webhook_id, e.uid, e.tenant, e.id AS event_id, e.type, e.occurred_at, e.data, \
+                 e.attributes \
              FROM unnest($1::text[], $2::text[]) AS k (tenant, id) \
              JOIN events e ON e.tenant = k.tenant AND e.id = k.id AND e.uid >= $3::uuid \
              JOIN deliveries d ON d.event_uid = e.uid \
@@ -211,7 +213,10 @@ pub async fn untried_jobs(
                 due_at: delivery.accepted_at(),
                 // The job may exist after all.
                 recheck: true,
-                payload: Payload::of(row.get("data")),
+                payload: Payload::of(
+                    row.get("data"),
+                    row.get::<_, Option<Value>>("attributes").as_ref(),
+                ),
             }
         })
         .collect())

@@ -6,6 +6,7 @@
 //! looked up when the job is about to be sent, so that they are current.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use time::{Duration, OffsetDateTime};
 
 use crate::ids::{DeliveryId, EventId, EventType, EventUid, Tenant, WebhookId};
@@ -42,25 +43,38 @@ pub struct Job {
     pub due_at: OffsetDateTime,
     /// Another copy of this job may exist: look at the row before sending.
     pub recheck: bool,
-    /// The event's data.
+    /// The event's data and attributes.
     pub payload: Payload,
 }
 
-/// Where the event's data is.
+/// Where the event's data and CloudEvents attributes are.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Payload {
-    /// Here, as the producer's JSON text.
-    Inline(String),
+    /// Here.
+    Inline(Content),
     /// In the event's row.
     Stored,
+}
+
+/// What a producer published.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Content {
+    /// The producer's JSON text.
+    pub data: String,
+    /// CloudEvents attributes, an object.
+    pub attributes: Option<Value>,
 }
 
 impl Payload {
     /// Inline if small enough.
     #[must_use]
-    pub fn of(data: &str) -> Self {
-        if data.len() <= MAX_INLINE {
-            Self::Inline(data.to_owned())
+    pub fn of(data: &str, attributes: Option<&Value>) -> Self {
+        let size = data.len() + attributes.map_or(0, |attributes| attributes.to_string().len());
+        if size <= MAX_INLINE {
+            Self::Inline(Content {
+                data: data.to_owned(),
+                attributes: attributes.cloned(),
+            })
         } else {
             Self::Stored
         }
@@ -155,7 +169,10 @@ mod tests {
             attempt: 3,
             due_at: datetime!(2026-11-22 10:05 UTC),
             recheck: true,
-            payload: Payload::of(r#"{"price":25.00}"#),
+            payload: Payload::of(
+                r#"{"price":25.00}"#,
+                Some(&serde_json::json!({"source": "/shop", "tier": 3})),
+            ),
         }
     }
 
@@ -179,7 +196,12 @@ mod tests {
 
     #[test]
     fn a_large_payload_stays_in_postgres() {
-        assert_eq!(Payload::of(&"x".repeat(MAX_INLINE + 1)), Payload::Stored);
+        assert_eq!(
+            Payload::of(&"x".repeat(MAX_INLINE + 1), None),
+            Payload::Stored
+        );
+        let attributes = serde_json::json!({"subject": "x".repeat(MAX_INLINE)});
+        assert_eq!(Payload::of("{}", Some(&attributes)), Payload::Stored);
     }
 
     proptest! {
