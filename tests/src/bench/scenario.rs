@@ -420,7 +420,7 @@ fn bytes_of_a_job() -> anyhow::Result<usize> {
         attempt: 1,
         due_at: now,
         recheck: false,
-        payload: Payload::of(&data(PAYLOAD)),
+        payload: Payload::of(&data(PAYLOAD), None),
     };
     Ok(job.encode().len())
 }
