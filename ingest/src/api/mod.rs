@@ -16,6 +16,7 @@ use shared::destination::Destinations;
 use shared::dialect::Dialects;
 use shared::publish::Publisher;
 use shared::seal::Keyring;
+use shared::tenant::LARGEST_MAX_PAYLOAD;
 
 use crate::subscriptions::Subscriptions;
 use problem::Problem;
@@ -31,7 +32,7 @@ pub mod webhook_form;
 pub mod webhooks;
 
 /// The largest request body, in bytes: an event's data and what is around it.
-const MAX_BODY: usize = 512 * 1024;
+const MAX_BODY: usize = LARGEST_MAX_PAYLOAD + 256 * 1024;
 
 /// What handlers need.
 pub struct Api {

@@ -6,12 +6,13 @@
 //! URL and events. Pure, but for the operator's rules on destinations.
 
 use axum::http::{HeaderName, HeaderValue};
-use serde::{Deserialize, Deserializer};
-use serde_json::{Map, Value};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value, json};
 use shared::destination::Destinations;
 use shared::dialect::Dialects;
-use shared::retry::{MAX_ATTEMPTS, MAX_DELAY, Pauses, Schedule};
-use shared::webhook::Secret;
+use shared::retry::Retry;
+use shared::secret::Secret;
+use shared::webhook::Rate;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ const MAX_HEADERS: usize = 20;
 const MAX_HEADER: usize = 1024;
 /// The largest metadata, in bytes of JSON.
 const MAX_METADATA: usize = 4096;
+/// The highest rate limit, in deliveries a period.
+const MAX_RATE: u32 = 100_000_000;
 /// Headers that are Posthorn's or the connection's own.
 const RESERVED_HEADERS: [&str; 15] = [
     "connection",
@@ -77,24 +80,19 @@ pub struct Form {
     timeout: Option<Option<u64>>,
     retries: Option<u16>,
     #[serde(default, alias = "retryPolicy", deserialize_with = "present")]
-    retry_policy: Option<Option<RetryPolicy>>,
+    retry_policy: Option<Option<Retry>>,
+    #[serde(default, alias = "rateLimit", deserialize_with = "present")]
+    rate_limit: Option<Option<Value>>,
+    #[serde(alias = "debugMode")]
+    debug_mode: Option<bool>,
+    signing: Option<Signing>,
+    /// Kept in `metadata`: a webhook belongs to the tenant that makes it.
+    client_id: Option<Value>,
+    /// Another way to say `active`.
+    status: Option<StatusForm>,
     #[serde(default, deserialize_with = "present")]
     dialect: Option<Option<String>>,
     metadata: Option<Map<String, Value>>,
-}
-
-/// Milliseconds throughout.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RetryPolicy {
-    delays: Option<Vec<u64>>,
-    #[serde(alias = "maxRetries")]
-    max_retries: Option<u16>,
-    #[serde(alias = "retryDelay")]
-    retry_delay: Option<u64>,
-    factor: Option<f64>,
-    cap: Option<u64>,
-    jitter: Option<f64>,
 }
 
 /// A form whose every member is within bounds. `None`: not to be changed.
@@ -116,8 +114,14 @@ pub struct Checked {
     pub headers: Option<Vec<(String, String)>>,
     /// Milliseconds; `Some(None)`: the default.
     pub timeout: Option<Option<i32>>,
-    /// The schedule of retries; `Some(None)`: the default.
-    pub retry: Option<Option<Schedule>>,
+    /// What it says of retries; `Some(None)`: nothing.
+    pub retry: Option<Option<Retry>>,
+    /// How many attempts in what time; `Some(None)`: no limit.
+    pub rate: Option<Option<Rate>>,
+    /// Whether requests and answers are kept whole.
+    pub debug_mode: Option<bool>,
+    /// Whether an ed25519 key signs besides the secret.
+    pub signs_with_key: Option<bool>,
     /// `Some(None)`: the tenant's.
     pub dialect: Option<Option<String>>,
     /// For programs.
@@ -169,7 +173,12 @@ impl Form {
         if let Some(Some(dialect)) = &self.dialect {
             check_dialect(dialect, dialects)?;
         }
-        if let Some(metadata) = &self.metadata {
+        let mut metadata = self.metadata;
+        if let Some(client) = self.client_id {
+            let metadata = metadata.get_or_insert_default();
+            metadata.entry("client_id").or_insert(client);
+        }
+        if let Some(metadata) = &metadata {
             let metadata = Value::Object(metadata.clone());
             if metadata.to_string().len() > MAX_METADATA {
                 let bound = format!("must be at most {MAX_METADATA} bytes of JSON");
@@ -177,19 +186,32 @@ impl Form {
             }
             storable("metadata", &metadata)?;
         }
-        let retry = schedule(self.retries, self.retry_policy)?;
+        if self.active.is_some() && self.status.is_some() {
+            return Err(Problem::field("status", "and `active` exclude each other"));
+        }
+        let status = self.status.map(|status| status == StatusForm::Active);
+        let retry = retry(self.retries, self.retry_policy)?;
+        let rate = match self.rate_limit {
+            Some(Some(form)) => Some(Some(rate(form)?)),
+            other => other.map(|_| None),
+        };
         Ok(Checked {
             url: self.url,
             events: self.events,
             secret,
             description: self.description,
-            active: self.active,
+            active: self.active.or(status),
             filters: self.filters,
             headers: self.headers.map(|headers| headers.into_iter().collect()),
             timeout,
             retry,
+            rate,
+            debug_mode: self.debug_mode,
+            signs_with_key: self
+                .signing
+                .map(|signing| matches!(signing, Signing::Ed25519)),
             dialect: self.dialect,
-            metadata: self.metadata,
+            metadata,
         })
     }
 }
@@ -232,12 +254,9 @@ fn check_headers(headers: &BTreeMap<String, String>) -> Result<()> {
     Ok(())
 }
 
-/// From `retries` (doubling from a second) or a policy of its own.
-fn schedule(
-    retries: Option<u16>,
-    policy: Option<Option<RetryPolicy>>,
-) -> Result<Option<Option<Schedule>>> {
-    let (field, schedule) = match (retries, policy) {
+/// From `retries`, which is a number alone, or from all that can be said.
+fn retry(retries: Option<u16>, policy: Option<Option<Retry>>) -> Result<Option<Option<Retry>>> {
+    let (field, retry) = match (retries, policy) {
         (Some(_), Some(_)) => {
             return Err(Problem::field(
                 "retries",
@@ -246,45 +265,94 @@ fn schedule(
         }
         (None, None) => return Ok(None),
         (None, Some(None)) => return Ok(Some(None)),
-        (Some(retries), None) => (
-            "retries",
-            Schedule::doubling(Duration::from_secs(1), retries),
-        ),
-        (None, Some(Some(policy))) => ("retry_policy", policy.schedule()?),
+        (Some(retries), None) => {
+            let retry = Retry {
+                max_retries: Some(retries),
+                ..Retry::default()
+            };
+            ("retries", retry)
+        }
+        (None, Some(Some(retry))) => ("retry_policy", retry),
     };
-    schedule
+    retry
         .check()
         .map_err(|error| Problem::field(field, error.to_string()))?;
-    Ok(Some(Some(schedule)))
+    Ok(Some(Some(retry)))
 }
 
-impl RetryPolicy {
-    fn schedule(self) -> Result<Schedule> {
-        let jitter = self.jitter.unwrap_or(0.0);
-        let rule = self.max_retries.is_some()
-            || self.retry_delay.is_some()
-            || self.factor.is_some()
-            || self.cap.is_some();
-        let pauses = match (self.delays, rule) {
-            (Some(delays), false) => Pauses::Delays(delays),
-            (None, true) => Pauses::Exponential {
-                first: self.retry_delay.unwrap_or(5_000),
-                factor: self.factor.unwrap_or(2.0),
-                cap: self.cap.unwrap_or(MAX_DELAY.as_millis() as u64),
-                retries: self.max_retries.unwrap_or(3),
-            },
-            _ => {
-                return Err(Problem::field(
-                    "retry_policy",
-                    format!(
-                        "must have either `delays` (ms, at most {}) or `max_retries` and `retry_delay` (ms)",
-                        MAX_ATTEMPTS - 1
-                    ),
-                ));
-            }
-        };
-        Ok(Schedule { pauses, jitter })
+/// A rate as it is sent, unless it is a number of deliveries a second.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RateForm {
+    limit: u32,
+    per: Period,
+}
+
+/// A rate limit's period.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Period {
+    /// A second.
+    Second,
+    /// A minute.
+    Minute,
+    /// An hour.
+    Hour,
+}
+
+impl Period {
+    /// Its length in seconds.
+    pub fn seconds(self) -> u32 {
+        match self {
+            Self::Second => 1,
+            Self::Minute => 60,
+            Self::Hour => 3600,
+        }
     }
+
+    /// Of that length.
+    pub fn of(length: Duration) -> Option<Self> {
+        [Self::Second, Self::Minute, Self::Hour]
+            .into_iter()
+            .find(|period| u64::from(period.seconds()) == length.as_secs())
+    }
+}
+
+fn rate(form: Value) -> Result<Rate> {
+    let form = match form {
+        Value::Number(limit) => json!({ "limit": limit, "per": "second" }),
+        form => form,
+    };
+    let RateForm { limit, per } = serde_json::from_value(form).map_err(|error| {
+        let forms = "must be deliveries a second, or have `limit` and `per` (second, minute, hour)";
+        Problem::field("rate_limit", format!("{forms}: {error}"))
+    })?;
+    if !(1..=MAX_RATE).contains(&limit) {
+        return Err(Problem::field(
+            "rate_limit",
+            format!("must be between 1 and {MAX_RATE}"),
+        ));
+    }
+    Ok(Rate {
+        limit,
+        period: Duration::from_secs(u64::from(per.seconds())),
+    })
+}
+
+/// `status` as Corp Astro's clients send it.
+#[derive(Clone, Copy, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum StatusForm {
+    Active,
+    Inactive,
+}
+
+/// What a webhook signs with besides its secret.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Signing {
+    Hmac,
+    Ed25519,
 }
 
 /// A string stands for a list of one.
@@ -314,8 +382,6 @@ where
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn check(body: Value) -> Result<Checked> {
@@ -338,31 +404,30 @@ mod tests {
 
     #[test]
     fn retries_come_in_three_forms() {
-        let millis = |checked: Checked| {
-            let schedule = checked.retry.unwrap().unwrap();
-            (1..)
-                .map_while(|n| schedule.pause_after(n, 0.0))
-                .map(|p| p.as_millis())
-                .collect::<Vec<_>>()
-        };
+        let said = |body| check(body).unwrap().retry.unwrap().unwrap();
+        assert_eq!(said(json!({"retries": 3})).max_retries, Some(3));
+        let retry = said(json!({"retryPolicy": {"maxRetries": 2, "retryDelay": 5000}}));
         assert_eq!(
-            millis(check(json!({"retries": 3})).unwrap()),
-            [1_000, 2_000, 4_000]
+            (retry.max_retries, retry.retry_delay),
+            (Some(2), Some(5000))
         );
-        let policy = json!({"retryPolicy": {"maxRetries": 2, "retryDelay": 5000}});
-        assert_eq!(millis(check(policy).unwrap()), [5_000, 10_000]);
-        assert_eq!(
-            millis(check(json!({"retry_policy": {"delays": [1, 2]}})).unwrap()),
-            [1, 2]
-        );
-        assert!(
-            check(json!({"retry_policy": null}))
-                .unwrap()
-                .retry
-                .unwrap()
-                .is_none()
-        );
+        let retry = said(json!({"retry_policy": {"delays": [1, 2]}}));
+        assert_eq!(retry.delays, Some(vec![1, 2]));
+        let none = check(json!({"retry_policy": null})).unwrap().retry;
+        assert_eq!(none, Some(None));
         assert!(check(json!({})).unwrap().retry.is_none());
+    }
+
+    #[test]
+    fn a_rate_is_a_number_a_second_or_of_a_period() {
+        let rate = |body| check(json!({"rate_limit": body})).unwrap().rate.unwrap();
+        let of = |limit, seconds| {
+            let period = Duration::from_secs(seconds);
+            Some(Rate { limit, period })
+        };
+        assert_eq!(rate(json!(5)), of(5, 1));
+        assert_eq!(rate(json!({"limit": 1000, "per": "hour"})), of(1000, 3600));
+        assert_eq!(rate(Value::Null), None);
     }
 
     #[test]
@@ -398,6 +463,12 @@ mod tests {
                 json!({"headers": {"a b": "x"}}),
                 ["headers.a b", "header name"],
             ),
+            (json!({"rate_limit": 0}), ["rate_limit", "1 and 100000000"]),
+            (
+                json!({"rate_limit": {"limit": 1, "per": "day"}}),
+                ["rate_limit", "limit"],
+            ),
+            (json!({"signing": "rsa"}), ["ed25519", "rsa"]),
             (json!({"dialect": "klingon"}), ["dialect", "klingon"]),
             (
                 json!({"metadata": {"a": "x".repeat(5000)}}),

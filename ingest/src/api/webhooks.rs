@@ -11,8 +11,8 @@ use axum::{Json, Router};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use shared::ids::{Tenant, WebhookId};
-use shared::retry::Schedule;
-use shared::webhook::{Secret, Status, Webhook, seal_context};
+use shared::secret::Secret;
+use shared::webhook::{Status, Webhook, seal_context};
 use tokio_postgres::Row;
 
 use super::admin::time_json;
@@ -31,7 +31,8 @@ pub fn routes() -> Router<Shared> {
 
 /// Webhooks with what is shown of them besides.
 const COLUMNS: &str = "w.id, w.tenant, w.url, w.patterns, w.filter, w.dialect, w.secret, \
-    w.previous_secret, w.previous_secret_until, w.headers, w.timeout_ms, w.retry, w.status, \
+    w.previous_secret, w.previous_secret_until, w.signing_key, w.previous_signing_key, w.headers, \
+    w.timeout_ms, w.retry, w.rate_limit, w.rate_period_s, w.debug_mode, w.status, \
     w.description, w.metadata, w.disabled_reason, w.created_at, w.updated_at, \
     (SELECT id FROM deliveries WHERE webhook_id = w.id ORDER BY id DESC LIMIT 1) AS last_delivery";
 
@@ -75,7 +76,7 @@ async fn create(
                 &api.keys.seal(&seal_context(id, "secret"), secret.expose().as_bytes()),
                 &checked.headers.map(|headers| seal_headers(&api, id, &headers)),
                 &checked.timeout.flatten(),
-                &checked.retry.flatten().map(|schedule| json!(schedule)),
+                &checked.retry.flatten().map(|retry| json!(retry)),
                 &Value::Object(checked.metadata.unwrap_or_default()),
                 &status.as_str(),
             ],
@@ -225,6 +226,7 @@ async fn update(
         retry,
         dialect,
         metadata,
+        ..
     } = checked;
     let status = active.map(|active| {
         if active {
@@ -254,7 +256,7 @@ async fn update(
                 &timeout.is_some(),
                 &timeout.flatten(),
                 &retry.is_some(),
-                &retry.flatten().map(|schedule| json!(schedule)),
+                &retry.flatten().map(|retry| json!(retry)),
                 &dialect.is_some(),
                 &dialect.flatten(),
             ],
@@ -314,7 +316,7 @@ fn webhook_json(api: &Api, row: &Row) -> Result<Value> {
         "headers": headers,
         "filters": webhook.filter,
         "timeout": webhook.timeout.map(|timeout| timeout.as_millis() as u64),
-        "retry_policy": webhook.retry.as_ref().map(policy_json),
+        "retry_policy": webhook.retry,
         "dialect": webhook.dialect,
         "metadata": row.get::<_, Value>("metadata"),
         "created_at": created_at,
@@ -322,23 +324,6 @@ fn webhook_json(api: &Api, row: &Row) -> Result<Value> {
         "updated_at": time_json(row.get("updated_at")),
         "lastTriggered": last_delivery.map(|id| time_json(id.accepted_at())),
     }))
-}
-
-/// A schedule in the words it is given in.
-fn policy_json(schedule: &Schedule) -> Value {
-    use shared::retry::Pauses;
-    match &schedule.pauses {
-        Pauses::Delays(delays) => json!({ "delays": delays, "jitter": schedule.jitter }),
-        Pauses::Exponential {
-            first,
-            factor,
-            cap,
-            retries,
-        } => json!({
-            "max_retries": retries, "retry_delay": first, "factor": factor, "cap": cap,
-            "jitter": schedule.jitter,
-        }),
-    }
 }
 
 /// Header values may be credentials: only that there is one is shown.
