@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The most attempts that any schedule may ask for.
 pub const MAX_ATTEMPTS: usize = 50;
@@ -49,26 +50,32 @@ pub enum Pauses {
 
 /// What somebody says of retries, in the words of the API. All times are in
 /// milliseconds; what isn't said stays as it is.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Retry {
     /// The pauses, one by one. Excludes the four that follow.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 49, nullable = false)]
     pub delays: Option<Vec<u64>>,
     /// How often is tried again.
     #[serde(skip_serializing_if = "Option::is_none", alias = "maxRetries")]
+    #[schema(maximum = 49, nullable = false, extensions(("x-also" = json!(["maxRetries"]))))]
     pub max_retries: Option<u16>,
     /// The first pause; those after it grow.
     #[serde(skip_serializing_if = "Option::is_none", alias = "retryDelay")]
+    #[schema(maximum = 86_400_000, nullable = false, extensions(("x-also" = json!(["retryDelay"]))))]
     pub retry_delay: Option<u64>,
     /// Each pause is this many times the one before.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 10, nullable = false)]
     pub factor: Option<f64>,
     /// None is longer.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 86_400_000, nullable = false)]
     pub cap: Option<u64>,
-    /// See [`Schedule::jitter`].
+    /// Up to this share is added to each pause, at random.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 1, nullable = false)]
     pub jitter: Option<f64>,
 }
 

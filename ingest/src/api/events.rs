@@ -4,14 +4,12 @@
 //! broker's confirm; from there on nothing tells it from one published over
 //! AMQP, so it is checked here by what `decode` would say.
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::post;
-use axum::{Json, Router};
 use lapin::types::{AMQPValue, FieldTable};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 use shared::ids::{EventId, EventType, EventUid};
 use shared::publish::{Outgoing, Unconfirmed, persistent};
 use shared::tenant::MAX_PAYLOAD;
@@ -19,6 +17,9 @@ use shared::topology;
 use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::Shared;
 use super::auth::Managing;
@@ -30,25 +31,56 @@ use crate::decode::{MAX_DEPTH, depth};
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `/api/v1/events`
-pub fn routes() -> Router<Shared> {
-    Router::new().route("/", post(publish))
+pub fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(publish))
 }
 
-#[derive(Deserialize)]
+/// Something that happened.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewEvent {
-    #[serde(rename = "type", alias = "event", alias = "event_type")]
+    #[serde(
+        rename = "type",
+        alias = "event",
+        alias = "event_type",
+        alias = "eventType"
+    )]
+    #[schema(value_type = EventType, extensions(("x-also" = json!(["event", "event_type", "eventType"]))))]
     event_type: String,
+    /// Makes publishing idempotent: an event whose id is known isn't taken again.
+    #[schema(value_type = EventId, required = false)]
     id: Option<String>,
+    /// When it happened; now unless set.
+    #[serde(alias = "occurredAt")]
+    #[schema(format = DateTime, nullable = false, extensions(("x-also" = json!(["occurredAt"]))))]
     occurred_at: Option<String>,
+    /// Any JSON, at most 262,144 bytes and 128 levels deep. Arrives as it was sent.
+    #[schema(value_type = serde_json::Value, example = json!({"total": 25.00, "currency": "EUR"}))]
     data: Box<RawValue>,
 }
 
+/// An event that was taken.
+#[derive(Serialize, ToSchema)]
+struct PublishedEvent {
+    /// The one that was given, or a new one.
+    id: EventId,
+    r#type: EventType,
+}
+
+/// Publish an event
+///
+/// Answered after the broker has confirmed it: from then on it isn't lost.
+#[utoipa::path(
+    post, path = "/", operation_id = "publish_event", tag = "events",
+    security(("token" = ["manager"])),
+    request_body = NewEvent,
+    responses((status = 202, description = "It is taken.", body = PublishedEvent)),
+)]
 async fn publish(
     acting: Managing,
     State(api): State<Shared>,
     Body(new): Body<NewEvent>,
-) -> Result<(StatusCode, Json<Value>)> {
+) -> Result<(StatusCode, Json<PublishedEvent>)> {
     let event_type: EventType = new
         .event_type
         .parse()
@@ -100,7 +132,10 @@ async fn publish(
     match tokio::time::timeout(CONFIRM_TIMEOUT, api.publisher.publish(message)).await {
         Ok(Ok(())) => Ok((
             StatusCode::ACCEPTED,
-            Json(json!({ "id": id, "type": event_type })),
+            Json(PublishedEvent {
+                id,
+                r#type: event_type,
+            }),
         )),
         Ok(Err(
             error @ (Unconfirmed::Refused | Unconfirmed::Lost(_) | Unconfirmed::Unavailable),

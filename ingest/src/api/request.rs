@@ -4,13 +4,14 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header;
 use axum::http::request::Parts;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use shared::ids::Malformed;
+use std::fmt::Display;
 use std::str::FromStr;
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
+use utoipa::IntoParams;
 
 use super::problem::Problem;
 
@@ -50,6 +51,24 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     }
 }
 
+/// A JSON body that may as well not be there.
+pub struct OptionalBody<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let nothing = request.headers().get(header::CONTENT_TYPE).is_none()
+            && axum::body::HttpBody::size_hint(request.body()).exact() == Some(0);
+        if nothing {
+            return Ok(Self(T::default()));
+        }
+        Body::from_request(request, state)
+            .await
+            .map(|Body(value)| Self(value))
+    }
+}
+
 /// The id in the path. One that isn't an id at all is as unknown as any other.
 pub struct Id<T>(pub T);
 
@@ -81,9 +100,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> 
 }
 
 /// `?limit=&cursor=`, newest first. A cursor is the last id of the page before.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct Page {
-    /// How many rows, see [`MAX_PAGE`].
+    /// How many to show.
+    #[param(minimum = 1, maximum = 250, default = 50)]
     pub limit: Option<i64>,
     /// `next_cursor` of the page before.
     pub cursor: Option<String>,
@@ -109,14 +130,14 @@ impl Page {
     ///
     /// # Errors
     /// If the limit is out of bounds.
-    pub fn cut<'r, T: for<'a> FromSql<'a> + Serialize>(
+    pub fn cut<'r, T: for<'a> FromSql<'a> + Display>(
         &self,
         found: &'r [Row],
-    ) -> Result<(&'r [Row], Value), Problem> {
+    ) -> Result<(&'r [Row], Option<String>), Problem> {
         let limit = self.limit()? as usize;
         let shown = &found[..found.len().min(limit)];
         let last = shown.last().filter(|_| found.len() > limit);
-        Ok((shown, json!(last.map(|row| row.get::<_, T>("id")))))
+        Ok((shown, last.map(|row| row.get::<_, T>("id").to_string())))
     }
 
     /// The id after which the page starts.

@@ -15,6 +15,7 @@ use shared::secret::Secret;
 use shared::webhook::Rate;
 use std::collections::BTreeMap;
 use std::time::Duration;
+use utoipa::ToSchema;
 
 use super::dialects::check_dialect;
 use super::problem::{Problem, Result};
@@ -63,36 +64,81 @@ fn storable(field: &str, value: &Value) -> Result<()> {
 }
 
 /// The body of a create or an update.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = WebhookForm)]
 #[serde(deny_unknown_fields)]
 pub struct Form {
-    #[serde(alias = "target_url")]
+    /// Where deliveries go: HTTPS, at a public address.
+    #[serde(alias = "target_url", alias = "targetUrl")]
+    #[schema(
+        max_length = 2048, nullable = false, example = "https://example.com/hooks",
+        extensions(("x-also" = json!(["target_url", "targetUrl"])))
+    )]
     url: Option<String>,
-    #[serde(default, alias = "event_type", deserialize_with = "one_or_many")]
+    /// Patterns of event types: `order.created`, `order.*`, `*`. A string stands for a list of one.
+    #[serde(
+        default,
+        alias = "event_type",
+        alias = "eventType",
+        deserialize_with = "one_or_many"
+    )]
+    #[schema(
+        value_type = OneOrMany, required = false, example = json!(["order.*"]),
+        extensions(("x-also" = json!(["event_type", "eventType"])))
+    )]
     events: Option<Vec<String>>,
+    /// Generated unless given.
+    #[schema(min_length = 8, max_length = 256, nullable = false)]
     secret: Option<String>,
+    /// For people.
+    #[schema(max_length = 1024, nullable = false, example = "the shop")]
     description: Option<String>,
+    /// Whether it gets deliveries.
+    #[schema(nullable = false)]
     active: Option<bool>,
-    #[serde(default, deserialize_with = "present")]
-    filters: Option<Option<Value>>,
-    headers: Option<BTreeMap<String, String>>,
-    #[serde(default, deserialize_with = "present")]
-    timeout: Option<Option<u64>>,
-    retries: Option<u16>,
-    #[serde(default, alias = "retryPolicy", deserialize_with = "present")]
-    retry_policy: Option<Option<Retry>>,
-    #[serde(default, alias = "rateLimit", deserialize_with = "present")]
-    rate_limit: Option<Option<Value>>,
-    #[serde(alias = "debugMode")]
-    debug_mode: Option<bool>,
-    signing: Option<Signing>,
-    /// Kept in `metadata`: a webhook belongs to the tenant that makes it.
-    client_id: Option<Value>,
     /// Another way to say `active`.
+    #[schema(nullable = false)]
     status: Option<StatusForm>,
+    /// Which events it wants; `null`: all that match `events`.
     #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<Object>, example = json!({"total": {"$gte": 10}}))]
+    filters: Option<Option<Value>>,
+    /// Sent with every delivery.
+    #[schema(nullable = false, example = json!({"X-Api-Key": "…"}))]
+    headers: Option<BTreeMap<String, String>>,
+    /// How long the endpoint has to answer, in milliseconds; `null`: the dialect's.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u64>, minimum = 1000, maximum = 60_000, example = 30_000)]
+    timeout: Option<Option<u64>>,
+    /// How many retries, of the dialect's schedule. Instead of `retry_policy`.
+    #[schema(maximum = 49, nullable = false)]
+    retries: Option<u16>,
+    /// What is said here changes the dialect's schedule; `null`: nothing does.
+    #[serde(default, alias = "retryPolicy", deserialize_with = "present")]
+    #[schema(value_type = Option<Retry>, extensions(("x-also" = json!(["retryPolicy"]))))]
+    retry_policy: Option<Option<Retry>>,
+    /// At most so many attempts: a number a second, or in a period; `null`: no limit.
+    #[serde(default, alias = "rateLimit", deserialize_with = "present")]
+    #[schema(value_type = Option<RateLimit>, extensions(("x-also" = json!(["rateLimit"]))))]
+    rate_limit: Option<Option<Value>>,
+    /// Keeps requests and answers whole while it is on.
+    #[serde(alias = "debugMode")]
+    #[schema(nullable = false, extensions(("x-also" = json!(["debugMode"]))))]
+    debug_mode: Option<bool>,
+    /// `ed25519`: a key signs besides the secret, where the dialect has a place for it.
+    #[schema(nullable = false)]
+    signing: Option<Signing>,
+    /// `null`: the tenant's.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, example = "standard")]
     dialect: Option<Option<String>>,
+    /// For programs: at most 4,096 bytes of JSON.
+    #[schema(value_type = Object, required = false)]
     metadata: Option<Map<String, Value>>,
+    /// Kept in `metadata`: a webhook belongs to the tenant that makes it.
+    #[serde(alias = "clientId")]
+    #[schema(value_type = String, required = false)]
+    client_id: Option<Value>,
 }
 
 /// A form whose every member is within bounds. `None`: not to be changed.
@@ -120,8 +166,8 @@ pub struct Checked {
     pub rate: Option<Option<Rate>>,
     /// Whether requests and answers are kept whole.
     pub debug_mode: Option<bool>,
-    /// Whether an ed25519 key signs besides the secret.
-    pub signs_with_key: Option<bool>,
+    /// What signs.
+    pub signing: Option<Signing>,
     /// `Some(None)`: the tenant's.
     pub dialect: Option<Option<String>>,
     /// For programs.
@@ -207,9 +253,7 @@ impl Form {
             retry,
             rate,
             debug_mode: self.debug_mode,
-            signs_with_key: self
-                .signing
-                .map(|signing| matches!(signing, Signing::Ed25519)),
+            signing: self.signing,
             dialect: self.dialect,
             metadata,
         })
@@ -280,18 +324,34 @@ fn retry(retries: Option<u16>, policy: Option<Option<Retry>>) -> Result<Option<O
     Ok(Some(Some(retry)))
 }
 
-/// A rate as it is sent, unless it is a number of deliveries a second.
-#[derive(Deserialize)]
+/// So many in any period. A number stands for that many a second.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct RateForm {
+pub struct RateLimit {
+    /// At most so many.
+    #[schema(minimum = 1, maximum = 100_000_000, example = 1000)]
     limit: u32,
+    /// In any such period.
     per: Period,
 }
 
+impl RateLimit {
+    /// Of a rate as it is stored.
+    pub fn of(rate: Rate) -> Self {
+        let periods = [Period::Second, Period::Minute, Period::Hour].into_iter();
+        let mut periods = periods.filter(|per| per.seconds() == rate.period.as_secs());
+        Self {
+            limit: rate.limit,
+            // The table's CHECK has no fourth.
+            per: periods.next().unwrap_or(Period::Hour),
+        }
+    }
+}
+
 /// A rate limit's period.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Period {
+enum Period {
     /// A second.
     Second,
     /// A minute.
@@ -301,20 +361,12 @@ pub enum Period {
 }
 
 impl Period {
-    /// Its length in seconds.
-    pub fn seconds(self) -> u32 {
+    fn seconds(self) -> u64 {
         match self {
             Self::Second => 1,
             Self::Minute => 60,
             Self::Hour => 3600,
         }
-    }
-
-    /// Of that length.
-    pub fn of(length: Duration) -> Option<Self> {
-        [Self::Second, Self::Minute, Self::Hour]
-            .into_iter()
-            .find(|period| u64::from(period.seconds()) == length.as_secs())
     }
 }
 
@@ -323,7 +375,7 @@ fn rate(form: Value) -> Result<Rate> {
         Value::Number(limit) => json!({ "limit": limit, "per": "second" }),
         form => form,
     };
-    let RateForm { limit, per } = serde_json::from_value(form).map_err(|error| {
+    let RateLimit { limit, per } = serde_json::from_value(form).map_err(|error| {
         let forms = "must be deliveries a second, or have `limit` and `per` (second, minute, hour)";
         Problem::field("rate_limit", format!("{forms}: {error}"))
     })?;
@@ -335,36 +387,39 @@ fn rate(form: Value) -> Result<Rate> {
     }
     Ok(Rate {
         limit,
-        period: Duration::from_secs(u64::from(per.seconds())),
+        period: Duration::from_secs(per.seconds()),
     })
 }
 
 /// `status` as Corp Astro's clients send it.
-#[derive(Clone, Copy, PartialEq, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum StatusForm {
     Active,
     Inactive,
 }
 
-/// What a webhook signs with besides its secret.
-#[derive(Deserialize)]
+/// What signs a webhook's deliveries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-enum Signing {
+pub enum Signing {
+    /// The secret.
     Hmac,
+    /// The secret, and a key whose public half is published.
     Ed25519,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged, expecting = "expected an event type or a list of them")]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
 }
 
 /// A string stands for a list of one.
 fn one_or_many<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> std::result::Result<Option<Vec<String>>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "expected an event type or a list of them")]
-    enum OneOrMany {
-        One(String),
-        Many(Vec<String>),
-    }
     Ok(Some(match OneOrMany::deserialize(deserializer)? {
         OneOrMany::One(one) => vec![one],
         OneOrMany::Many(many) => many,
