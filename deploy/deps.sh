@@ -16,6 +16,8 @@ VENV=.posthorn/venv
 # The reference implementation that receivers use, to verify what we sign.
 VERIFIER=standardwebhooks
 VERIFIER_VERSION=1.1.0
+NODE_MODULES=.posthorn/node_modules
+NODE_VERIFIER_VERSION=1.1.1
 POLICY=/usr/sbin/policy-rc.d
 
 say() { printf 'deps: %s\n' "$*"; }
@@ -59,6 +61,10 @@ has_verifier() {
         [ -d "$installed" ] && return 0
     done
     return 1
+}
+
+has_node_verifier() {
+    grep -qs "\"version\": \"$NODE_VERIFIER_VERSION\"" "$NODE_MODULES/$VERIFIER/package.json"
 }
 
 missing=
@@ -132,6 +138,10 @@ command -v curl >/dev/null || need curl "the commands of README.md"
 if [ "$what" = tests ] && ! has_verifier && ! python >/dev/null; then
     need python3-venv "the tests verify signatures with Python's $VERIFIER"
 fi
+if [ "$what" = tests ] && ! has_node_verifier; then
+    command -v node >/dev/null || need nodejs "the tests verify what is written as JavaScript would write it"
+    command -v npm >/dev/null || need npm "installs JavaScript's $VERIFIER"
+fi
 [ -z "$missing" ] || install_missing
 
 has_postgres || fail "PostgreSQL $POSTGRES or later is needed, and this system packages an older one:" \
@@ -143,4 +153,10 @@ if [ "$what" = tests ] && ! has_verifier; then
     mkdir -p "$(dirname "$VENV")"
     "$(python)" -m venv --clear "$VENV"
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "$VERIFIER==$VERIFIER_VERSION"
+fi
+
+if [ "$what" = tests ] && ! has_node_verifier; then
+    say "installing $VERIFIER $NODE_VERIFIER_VERSION from npm into $NODE_MODULES: the tests verify signatures with it"
+    npm install --silent --no-audit --no-fund --no-save --ignore-scripts --prefix "$(dirname "$NODE_MODULES")" \
+        "$VERIFIER@$NODE_VERIFIER_VERSION"
 fi
