@@ -309,28 +309,18 @@ async fn an_answer_is_judged_by_the_webhooks_dialect() {
     world.finish().await;
 }
 
-const SHOP: &str = r#"
-description = "A dialect of our own"
-[body]
-kind = "{event_type}"
-sent = "{sent_at:unix}"
-payload = { of = "{tenant}", data = "{data}" }
-[headers]
-X-Shop-Token = "t={sent_at:unix},v={signatures.main}"
-[signatures.main]
-signs = "{sent_at:unix}:{body.payload}"
-encoding = "{base64}"
-[retry]
-delays = []
-[answers]
-success = ["200"]
-"#;
+/// The one that the documentation shows.
+fn documented_dialect() -> &'static str {
+    let page = include_str!("../../docs/dialects.md");
+    let (_, rest) = page.split_once("```toml\n").unwrap();
+    rest.split_once("```").unwrap().0
+}
 
 #[tokio::test]
 async fn a_dialect_of_ones_own_is_loaded_from_a_folder() {
     let folder = std::env::temp_dir().join(format!("posthorn-dialects-{}", unique()));
     std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("shop.toml"), SHOP).unwrap();
+    std::fs::write(folder.join("shop.toml"), documented_dialect()).unwrap();
     let world = World::with(&[("DIALECTS_DIR", folder.to_str().unwrap())]).await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
 
@@ -338,7 +328,7 @@ async fn a_dialect_of_ones_own_is_loaded_from_a_folder() {
     let dialects = answer.body["dialects"].as_array().unwrap();
     assert_eq!(dialects.len(), 8);
     let shown = dialects.iter().find(|d| d["name"] == "shop").unwrap();
-    assert_eq!(shown["definition"], SHOP);
+    assert_eq!(shown["definition"], documented_dialect());
     let unknown = json!({"url": "http://127.0.0.1/", "events": ["*"], "dialect": "klingon"});
     let refused = world
         .ask(&ingest, "POST", "/api/v1/webhooks", Some(unknown))
