@@ -2,8 +2,8 @@
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
-use axum::http::header;
 use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use shared::ids::Malformed;
@@ -37,14 +37,16 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
         if !media_type.is_some_and(|value| value.eq_ignore_ascii_case("application/json")) {
             return Err(Problem::media_type());
         }
-        let bytes = Bytes::from_request(request, state)
-            .await
-            .map_err(|rejection| {
-                let limit = super::MAX_BODY;
-                Problem::too_large(format!(
-                    "the body is not readable or over {limit} bytes: {rejection}"
-                ))
-            })?;
+        let bytes =
+            Bytes::from_request(request, state)
+                .await
+                .map_err(|rejection| match rejection.status() {
+                    StatusCode::PAYLOAD_TOO_LARGE => {
+                        let limit = super::MAX_BODY;
+                        Problem::too_large(format!("the body may have at most {limit} bytes"))
+                    }
+                    _ => Problem::bad_request(rejection.body_text()),
+                })?;
         serde_json::from_slice(&bytes)
             .map(Self)
             .map_err(|error| Problem::bad_request(error.to_string()))
