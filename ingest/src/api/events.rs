@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use shared::ids::{EventId, EventType, EventUid};
 use shared::publish::{Outgoing, Unconfirmed, persistent};
+use shared::tenant::MAX_PAYLOAD;
 use shared::topology;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -24,7 +25,7 @@ use super::Shared;
 use super::auth::Managing;
 use super::problem::{Problem, Result};
 use super::request::Body;
-use crate::decode::{MAX_DATA, MAX_DEPTH, depth};
+use crate::decode::{MAX_DEPTH, depth};
 
 /// How long a request waits for the broker's confirm.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
@@ -91,9 +92,13 @@ async fn publish(
         None => EventUid::generate().into(),
     };
     let data = new.data.get();
-    if data.len() > MAX_DATA {
+    let limit = api
+        .subscriptions
+        .max_payload(&acting.tenant)
+        .unwrap_or(MAX_PAYLOAD);
+    if data.len() > limit {
         return Err(Problem::too_large(format!(
-            "data is {} bytes; at most {MAX_DATA} are allowed",
+            "data is {} bytes; at most {limit} are allowed",
             data.len()
         )));
     }
