@@ -19,6 +19,7 @@ pub mod decode;
 pub mod intake;
 pub mod matching;
 pub mod metrics;
+pub mod preview;
 pub mod run;
 pub mod settings;
 pub mod subscriptions;

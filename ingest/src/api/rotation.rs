@@ -88,7 +88,7 @@ async fn rotate(
                  previous_signing_key = CASE WHEN $4::timestamptz IS NOT NULL THEN signing_key END, \
                  previous_secret_until = $4, \
                  secret = $3, \
-                 signing_key = CASE WHEN signing_key IS NOT NULL THEN $5 END, \
+                 signing_key = CASE WHEN signing_key IS NOT NULL THEN $5::bytea END, \
                  updated_at = now() \
              WHERE id = $1 AND tenant = $2 AND status <> 'deleted'",
         )
