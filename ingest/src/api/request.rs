@@ -78,12 +78,24 @@ impl<S: Send + Sync, T: FromStr<Err = Malformed> + Send> FromRequestParts<S> for
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let Path(text) = Path::<String>::from_request_parts(parts, state)
-            .await
-            .map_err(|rejection| Problem::bad_request(rejection.to_string()))?;
+        let Name(text) = Name::from_request_parts(parts, state).await?;
         text.parse()
             .map(Self)
             .map_err(|error: Malformed| Problem::not_found(error.to_string()))
+    }
+}
+
+/// The name in the path. One that isn't even text is as unknown as any other.
+pub struct Name(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        Path::from_request_parts(parts, state)
+            .await
+            .map(|Path(text)| Self(text))
+            .map_err(|rejection| Problem::not_found(rejection.body_text()))
     }
 }
 

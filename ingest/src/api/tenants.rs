@@ -1,7 +1,7 @@
 //! Tenants: make, list, show, change. For the operator.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use shared::dialect::{DEFAULT, Dialects};
@@ -17,7 +17,7 @@ use super::Shared;
 use super::auth::Operating;
 use super::dialects::check_dialect;
 use super::problem::{Problem, Result};
-use super::request::{Body, Page, Parameters};
+use super::request::{Body, Name, Page, Parameters};
 use super::timestamp::Timestamp;
 use super::webhook_form::present;
 
@@ -310,11 +310,7 @@ async fn list(
     params(("id" = Tenant, Path)),
     responses((status = 200, description = "The tenant.", body = Shown)),
 )]
-async fn show(
-    _: Operating,
-    State(api): State<Shared>,
-    Path(id): Path<String>,
-) -> Result<Json<Shown>> {
+async fn show(_: Operating, State(api): State<Shared>, Name(id): Name) -> Result<Json<Shown>> {
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(&format!(
@@ -339,7 +335,7 @@ async fn show(
 async fn change(
     _: Operating,
     State(api): State<Shared>,
-    Path(id): Path<String>,
+    Name(id): Name,
     Body(change): Body<Change>,
 ) -> Result<Json<Shown>> {
     let Change {
