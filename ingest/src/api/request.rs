@@ -47,6 +47,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
                     }
                     _ => Problem::bad_request(rejection.body_text()),
                 })?;
+        // Serde takes a list for a struct, member by member; nobody means that.
+        if bytes.trim_ascii_start().first() == Some(&b'[') {
+            return Err(Problem::bad_request("the body must be a JSON object"));
+        }
         serde_json::from_slice(&bytes)
             .map(Self)
             .map_err(|error| Problem::bad_request(error.to_string()))
@@ -65,9 +69,9 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalB
         if nothing {
             return Ok(Self(T::default()));
         }
-        Body::from_request(request, state)
+        Body::<Option<T>>::from_request(request, state)
             .await
-            .map(|Body(value)| Self(value))
+            .map(|Body(value)| Self(value.unwrap_or_default()))
     }
 }
 

@@ -110,10 +110,10 @@ struct NewTenant {
     #[schema(value_type = Tenant)]
     id: String,
     /// For people.
-    #[schema(max_length = 256, example = "Acme Ltd", nullable = false)]
+    #[schema(max_length = 256, example = "Acme Ltd")]
     name: Option<String>,
     /// The dialect of webhooks that have none of their own; `standard` unless set.
-    #[schema(example = "standard", nullable = false)]
+    #[schema(example = "standard")]
     dialect: Option<String>,
     #[serde(default)]
     limits: NewLimits,
@@ -125,10 +125,10 @@ struct NewTenant {
 #[serde(deny_unknown_fields)]
 struct Change {
     /// For people.
-    #[schema(max_length = 256, example = "Acme Ltd", nullable = false)]
+    #[schema(max_length = 256, example = "Acme Ltd")]
     name: Option<String>,
     /// The dialect of webhooks that have none of their own.
-    #[schema(example = "standard", nullable = false)]
+    #[schema(example = "standard")]
     dialect: Option<String>,
     #[serde(default)]
     limits: NewLimits,
@@ -140,7 +140,7 @@ struct Change {
 #[serde(deny_unknown_fields)]
 struct NewLimits {
     /// How many webhooks; 100 unless set.
-    #[schema(minimum = 0, maximum = 100_000, example = 100, nullable = false)]
+    #[schema(minimum = 0, maximum = 100_000, example = 100)]
     webhooks: Option<i32>,
     /// Attempts in any hour, over all webhooks; as many as there are unless set.
     #[serde(default, alias = "deliveriesPerHour", deserialize_with = "present")]
