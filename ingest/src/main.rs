@@ -33,6 +33,8 @@ enum Command {
         #[arg(long, default_value_t = 180)]
         grace: u64,
     },
+    /// Print the API's OpenAPI document.
+    Openapi,
     /// See how deliveries look.
     #[command(subcommand)]
     Dialect(Dialect),
@@ -76,6 +78,10 @@ async fn main() -> anyhow::Result<()> {
         }
         return Ok(());
     }
+    if let Command::Openapi = command {
+        println!("{:#}", api::document());
+        return Ok(());
+    }
     let settings = Settings::read(&environment())?;
     telemetry::log_to_stderr(settings.common.log_format);
     supervise::die_on_panic();
@@ -96,7 +102,7 @@ async fn main() -> anyhow::Result<()> {
             anyhow::ensure!(audit.is_clean(), "deliveries are unaccounted for");
             Ok(())
         }
-        Command::Dialect(_) => unreachable!("answered above"),
+        Command::Dialect(_) | Command::Openapi => unreachable!("answered above"),
         Command::Token(Token::Create { tenant, role }) => {
             let token =
                 api::auth::create_token(&pool(&settings)?, tenant.as_ref(), role, None).await?;

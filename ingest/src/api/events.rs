@@ -52,7 +52,7 @@ struct NewEvent {
     id: Option<String>,
     /// When it happened; now unless set.
     #[serde(alias = "occurredAt")]
-    #[schema(format = DateTime, nullable = false, extensions(("x-also" = json!(["occurredAt"]))))]
+    #[schema(format = DateTime, extensions(("x-also" = json!(["occurredAt"]))))]
     occurred_at: Option<String>,
     /// Any JSON, at most 262,144 bytes and 128 levels deep. Arrives as it was sent.
     #[schema(value_type = serde_json::Value, example = json!({"total": 25.00, "currency": "EUR"}))]

@@ -55,6 +55,7 @@ struct Key {
 /// For receivers that verify `v1a` signatures. Needs no token.
 #[utoipa::path(
     get, path = "/{id}", operation_id = "show_webhook_keys", tag = "webhooks",
+    security(()),
     params(("id" = WebhookId, Path)),
     responses((status = 200, description = "The keys that sign now.", body = KeySet)),
 )]

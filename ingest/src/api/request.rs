@@ -2,8 +2,8 @@
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
-use axum::http::header;
 use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use shared::ids::Malformed;
@@ -37,14 +37,20 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
         if !media_type.is_some_and(|value| value.eq_ignore_ascii_case("application/json")) {
             return Err(Problem::media_type());
         }
-        let bytes = Bytes::from_request(request, state)
-            .await
-            .map_err(|rejection| {
-                let limit = super::MAX_BODY;
-                Problem::too_large(format!(
-                    "the body is not readable or over {limit} bytes: {rejection}"
-                ))
-            })?;
+        let bytes =
+            Bytes::from_request(request, state)
+                .await
+                .map_err(|rejection| match rejection.status() {
+                    StatusCode::PAYLOAD_TOO_LARGE => {
+                        let limit = super::MAX_BODY;
+                        Problem::too_large(format!("the body may have at most {limit} bytes"))
+                    }
+                    _ => Problem::bad_request(rejection.body_text()),
+                })?;
+        // Serde takes a list for a struct, member by member; nobody means that.
+        if bytes.trim_ascii_start().first() == Some(&b'[') {
+            return Err(Problem::bad_request("the body must be a JSON object"));
+        }
         serde_json::from_slice(&bytes)
             .map(Self)
             .map_err(|error| Problem::bad_request(error.to_string()))
@@ -63,9 +69,9 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalB
         if nothing {
             return Ok(Self(T::default()));
         }
-        Body::from_request(request, state)
+        Body::<Option<T>>::from_request(request, state)
             .await
-            .map(|Body(value)| Self(value))
+            .map(|Body(value)| Self(value.unwrap_or_default()))
     }
 }
 
@@ -76,12 +82,24 @@ impl<S: Send + Sync, T: FromStr<Err = Malformed> + Send> FromRequestParts<S> for
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let Path(text) = Path::<String>::from_request_parts(parts, state)
-            .await
-            .map_err(|rejection| Problem::bad_request(rejection.to_string()))?;
+        let Name(text) = Name::from_request_parts(parts, state).await?;
         text.parse()
             .map(Self)
             .map_err(|error: Malformed| Problem::not_found(error.to_string()))
+    }
+}
+
+/// The name in the path. One that isn't even text is as unknown as any other.
+pub struct Name(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        Path::from_request_parts(parts, state)
+            .await
+            .map(|Path(text)| Self(text))
+            .map_err(|rejection| Problem::not_found(rejection.body_text()))
     }
 }
 

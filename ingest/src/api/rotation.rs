@@ -37,10 +37,10 @@ pub fn routes() -> OpenApiRouter<Shared> {
 #[serde(deny_unknown_fields)]
 struct Rotation {
     /// The new secret; generated unless given.
-    #[schema(min_length = 8, max_length = 256, nullable = false)]
+    #[schema(min_length = 8, max_length = 256)]
     secret: Option<String>,
     /// How long the old one signs too, in seconds; 0 revokes it at once.
-    #[schema(maximum = 2_592_000, nullable = false, default = 86_400)]
+    #[schema(maximum = 2_592_000, default = 86_400)]
     overlap: Option<u32>,
 }
 
