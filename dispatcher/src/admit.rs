@@ -73,7 +73,7 @@ pub async fn admit(dispatcher: &Dispatcher, job: &Job, suspect: bool) -> Admissi
         return unknown(Deferral::UnknownDialect);
     };
     let now = OffsetDateTime::now_utc();
-    if now - job.accepted_at() > endpoint.max_age(&dialect) {
+    if now - job.began_at() > endpoint.max_age(&dialect) {
         return Admission::Decided(Verdict::Expired);
     }
     let content = match &job.payload {

@@ -9,8 +9,10 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use lapin::Consumer;
 use lapin::message::Delivery;
-use shared::ids::time_of;
-use shared::job::Job;
+use serde_json::Value;
+use shared::attempt::{Attempt, Keep, Purpose};
+use shared::dialect::Message;
+use shared::job::{Content, Job};
 use shared::publish::Outgoing;
 use shared::topology;
 use time::OffsetDateTime;
@@ -118,7 +120,18 @@ async fn carry(dispatcher: &Dispatcher, job: Job, receipt: Receipt, suspect: boo
             let timeout = endpoint.timeout(&dispatcher.defaults, &dialect);
             let report = dispatcher
                 .sender
-                .attempt(&job, &content, webhook, &dialect, timeout)
+                .attempt(Attempt {
+                    message: &message(&job, &content),
+                    webhook,
+                    dialect: &dialect,
+                    timeout,
+                    purpose: Purpose::Delivery,
+                    keep: if webhook.debug_mode {
+                        Keep::Everything
+                    } else {
+                        Keep::Excerpt
+                    },
+                })
                 .await;
             drop((under_way, place));
             endpoint.gate.observe(report.took);
@@ -128,8 +141,8 @@ async fn carry(dispatcher: &Dispatcher, job: Job, receipt: Receipt, suspect: boo
                 .inc();
             metrics().attempt_seconds.observe(report.took.as_secs_f64());
             let case = Case {
-                attempt: job.attempt,
-                accepted_at: time_of(job.delivery.uuid()),
+                attempt: job.attempt_since_began(),
+                began_at: job.began_at(),
                 now: OffsetDateTime::now_utc(),
                 answers: &dialect.policy().answers,
                 max_age: endpoint.max_age(&dialect),
@@ -156,6 +169,19 @@ async fn carry(dispatcher: &Dispatcher, job: Job, receipt: Receipt, suspect: boo
             held,
         })
         .await;
+}
+
+fn message<'a>(job: &'a Job, content: &'a Content) -> Message<'a> {
+    Message {
+        event_id: &job.event_id,
+        event_type: &job.event_type,
+        occurred_at: job.occurred_at,
+        data: &content.data,
+        attributes: content.attributes.as_ref().and_then(Value::as_object),
+        tenant: &job.tenant,
+        webhook_id: job.webhook,
+        delivery_id: job.delivery,
+    }
 }
 
 /// Keeps the gauge of requests under way.

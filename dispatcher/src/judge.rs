@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
+use shared::attempt::{Answer, Failure};
 use shared::dialect::{Answers, Meaning};
 use shared::retry::Schedule;
 use time::OffsetDateTime;
-
-use crate::attempt::{Answer, Failure};
 
 /// However long an endpoint asks for.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
@@ -17,7 +16,12 @@ pub enum Verdict {
     /// The endpoint took it.
     Delivered,
     /// It didn't, and is asked again.
-    RetryAt(OffsetDateTime),
+    RetryAt {
+        /// When.
+        at: OffsetDateTime,
+        /// Why then.
+        because: Timing,
+    },
     /// It didn't, and isn't asked again.
     Failed(GaveUp),
     /// Too old to be sent.
@@ -31,6 +35,15 @@ pub enum Verdict {
         /// Why.
         because: Deferral,
     },
+}
+
+/// Why the next attempt comes when it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timing {
+    /// The schedule says so.
+    Schedule,
+    /// The endpoint asked for more time than that.
+    RetryAfter,
 }
 
 /// Why a delivery isn't tried again.
@@ -59,6 +72,16 @@ pub enum Deferral {
     UnknownDialect,
 }
 
+impl Timing {
+    /// As the delivery log has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Schedule => "schedule",
+            Self::RetryAfter => "retry_after",
+        }
+    }
+}
+
 impl Deferral {
     /// As metrics and logs have it.
     pub fn as_str(self) -> &'static str {
@@ -77,7 +100,7 @@ impl Verdict {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
-            Self::RetryAt(_) => "retrying",
+            Self::RetryAt { .. } => "retrying",
             Self::Failed(_) => "failed",
             Self::Expired => "expired",
             Self::Cancelled => "cancelled",
@@ -89,10 +112,10 @@ impl Verdict {
 /// What an attempt was, to be judged.
 #[derive(Debug, Clone, Copy)]
 pub struct Case<'a> {
-    /// Which attempt, from 1.
+    /// Which attempt, from 1, since the delivery began (again).
     pub attempt: u16,
-    /// When the event was accepted.
-    pub accepted_at: OffsetDateTime,
+    /// When the event was accepted, or the delivery began again.
+    pub began_at: OffsetDateTime,
     /// When the attempt ended.
     pub now: OffsetDateTime,
     /// What answers mean.
@@ -128,22 +151,15 @@ pub fn judge(result: &Result<Answer, Failure>, case: Case<'_>) -> Verdict {
         _ => Duration::ZERO,
     };
     let at = case.now + pause.max(asked);
-    if at - case.accepted_at > case.max_age {
+    if at - case.began_at > case.max_age {
         return Verdict::Failed(GaveUp::Exhausted);
     }
-    Verdict::RetryAt(at)
-}
-
-/// Reads a `Retry-After` header (RFC 9110, section 10.2.3): seconds, or a date.
-pub fn parse_retry_after(value: &str, now: OffsetDateTime) -> Option<Duration> {
-    let value = value.trim();
-    if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
-        // More digits than a u64 has is longer than any cap.
-        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
-    }
-    let date = httpdate::parse_http_date(value).ok()?;
-    let wait = OffsetDateTime::from(date) - now;
-    Some(wait.try_into().unwrap_or(Duration::ZERO))
+    let because = if asked > pause {
+        Timing::RetryAfter
+    } else {
+        Timing::Schedule
+    };
+    Verdict::RetryAt { at, because }
 }
 
 #[cfg(test)]
@@ -174,7 +190,7 @@ mod tests {
             result,
             Case {
                 attempt,
-                accepted_at: NOW,
+                began_at: NOW,
                 now: NOW,
                 answers: &Dialects::embedded().get(dialect).unwrap().policy().answers,
                 max_age: time::Duration::WEEK,
@@ -186,7 +202,12 @@ mod tests {
 
     #[test]
     fn what_follows_from_each_answer() {
-        let retry = |seconds| Verdict::RetryAt(NOW + Duration::from_secs(seconds));
+        let at = |seconds, because| Verdict::RetryAt {
+            at: NOW + Duration::from_secs(seconds),
+            because,
+        };
+        let retry = |seconds| at(seconds, Timing::Schedule);
+        let asked = |seconds| at(seconds, Timing::RetryAfter);
         let exhausted = Verdict::Failed(GaveUp::Exhausted);
         for (result, attempt, expected) in [
             (answered(200, None), 1, Verdict::Delivered),
@@ -197,8 +218,8 @@ mod tests {
             (answered(500, None), 3, exhausted.clone()),
             (answered(410, None), 1, Verdict::Failed(GaveUp::Gone)),
             (answered(429, Some(3)), 1, retry(5)),
-            (answered(429, Some(60)), 1, retry(60)),
-            (answered(503, Some(999_999)), 1, retry(86_400)),
+            (answered(429, Some(60)), 1, asked(60)),
+            (answered(503, Some(999_999)), 1, asked(86_400)),
             (answered(500, Some(60)), 1, retry(5)),
             (Err(Failure::Timeout), 1, retry(5)),
             (Err(Failure::Dns("no such name".into())), 3, exhausted),
@@ -213,7 +234,10 @@ mod tests {
 
     #[test]
     fn a_dialect_says_which_answers_are_final() {
-        let retry = Verdict::RetryAt(NOW + Duration::from_secs(5));
+        let retry = Verdict::RetryAt {
+            at: NOW + Duration::from_secs(5),
+            because: Timing::Schedule,
+        };
         let refused = Verdict::Failed(GaveUp::Refused);
         for (status, expected) in [
             (200, Verdict::Delivered),
@@ -236,7 +260,7 @@ mod tests {
         let policy = dialects.default().policy();
         let case = Case {
             attempt: 1,
-            accepted_at: NOW - policy.max_age + time::Duration::HOUR,
+            began_at: NOW - policy.max_age + time::Duration::HOUR,
             now: NOW,
             answers: &policy.answers,
             max_age: policy.max_age,
@@ -249,37 +273,10 @@ mod tests {
         );
     }
 
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let seconds = |n| Some(Duration::from_secs(n));
-        assert_eq!(parse_retry_after("3", NOW), seconds(3));
-        assert_eq!(parse_retry_after(" 120 ", NOW), seconds(120));
-        assert_eq!(
-            parse_retry_after("Sun, 22 Nov 2026 10:01:00 GMT", NOW),
-            seconds(60)
-        );
-        assert_eq!(
-            parse_retry_after("Sun, 22 Nov 2026 09:00:00 GMT", NOW),
-            seconds(0)
-        );
-        assert_eq!(
-            parse_retry_after("99999999999999999999999", NOW),
-            seconds(u64::MAX)
-        );
-        for bad in ["", "-1", "soon", "1.5"] {
-            assert_eq!(parse_retry_after(bad, NOW), None, "{bad}");
-        }
-    }
-
     proptest! {
         #[test]
-        fn retry_after_never_panics(value in ".{0,64}") {
-            let _ = parse_retry_after(&value, NOW);
-        }
-
-        #[test]
         fn a_retry_is_never_before_its_pause(status in 300u16..600, attempt in 1u16..3, after in proptest::option::of(any::<u64>())) {
-            if let Verdict::RetryAt(at) = verdict(&answered(status, after), attempt) {
+            if let Verdict::RetryAt { at, .. } = verdict(&answered(status, after), attempt) {
                 let pause = if attempt == 1 { 5 } else { 300 };
                 prop_assert!(at >= NOW + Duration::from_secs(pause));
             }

@@ -6,15 +6,15 @@
 //! 2. [`admit`] decides whether it may be sent now (with [`endpoints`], the
 //!    webhooks in memory, [`gate`], the places at each endpoint, and [`rate`],
 //!    the limits that all replicas share);
-//! 3. [`attempt`] signs, POSTs, and says what came back;
+//! 3. [`shared::attempt`] signs, POSTs, and says what came back;
 //! 4. [`judge`] turns that into a verdict: the whole retry policy;
-//! 5. [`settle`] writes verdicts down in batches, queues retries, acks jobs.
+//! 5. [`settle`] writes verdicts down in batches, and what they come to
+//!    ([`tally`]); queues retries, acks jobs.
 //!
 //! [`sweep`] stands beside them and puts lost jobs back; [`run`] starts and
 //! stops all of it.
 
 pub mod admit;
-pub mod attempt;
 pub mod endpoints;
 pub mod gate;
 pub mod intake;
@@ -25,3 +25,4 @@ pub mod run;
 pub mod settings;
 pub mod settle;
 pub mod sweep;
+pub mod tally;

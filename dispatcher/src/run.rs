@@ -12,6 +12,7 @@ use deadpool_postgres::Pool;
 use futures_util::future::try_join_all;
 use lapin::options::BasicCancelOptions;
 use shared::amqp::{Broker, Session, keep_session};
+use shared::attempt::Sender;
 use shared::catalogue::Feed;
 use shared::publish::{Publications, Publisher, publisher};
 use shared::settings::Defaults;
@@ -25,14 +26,13 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::admit::UnderWay;
-use crate::attempt::Sender;
 use crate::endpoints::Endpoints;
 use crate::metrics::metrics;
 use crate::rate::{Rates, keep_rates};
 use crate::settings::Settings;
 use crate::settle::{Settlement, Settler};
 use crate::sweep::Watermarks;
-use crate::{intake, sweep};
+use crate::{intake, sweep, tally};
 
 const NAME: &str = "posthorn-dispatcher";
 /// Settling, rechecks, large payloads, the sweeper, the feed.
@@ -92,8 +92,6 @@ impl Dispatcher {
 /// # Errors
 /// If it can't start, or a part of it ends unasked.
 pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
-    // The only way that this fails is that somebody else did it first.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     metrics();
     let ready = Readiness::default();
     let hurry = CancellationToken::new();
@@ -133,6 +131,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         pool: pool.clone(),
         publisher: publisher.clone(),
         shards,
+        slot: tally::any_slot(),
         hurry: hurry.clone(),
     };
     let mut settling = tokio::spawn(settler().run(receiver));

@@ -19,6 +19,7 @@ use deadpool_postgres::Pool;
 use futures_util::future::join_all;
 use lapin::Acker;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
+use shared::attempt::Report;
 use shared::ids::DeliveryId;
 use shared::job::Job;
 use shared::publish::{Outgoing, Publisher};
@@ -31,9 +32,9 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{info, warn};
 
 use crate::admit::Mark;
-use crate::attempt::Report;
 use crate::judge::{Deferral, GaveUp, Verdict};
 use crate::metrics::metrics;
+use crate::tally;
 
 /// The most verdicts in one statement.
 const BATCH: usize = 512;
@@ -87,6 +88,8 @@ pub struct Settler {
     pub publisher: Publisher,
     /// For the routing of jobs.
     pub shards: u16,
+    /// Which of a webhook's rows of statistics this replica adds to.
+    pub slot: i16,
     /// Cancelled when the process may wait no longer.
     pub hurry: CancellationToken,
 }
@@ -125,11 +128,14 @@ impl Settler {
         until_done(&self.hurry, complain, || async {
             let mut client = self.pool.get().await?;
             let transaction = client.transaction().await?;
-            let mut applied = settle_deliveries(&transaction, batch).await?;
-            disable_webhooks(&transaction, batch, &applied).await?;
-            applied.extend(defer_deliveries(&transaction, batch).await?);
+            let settled = settle_deliveries(&transaction, batch).await?;
+            disable_webhooks(&transaction, batch, &settled).await?;
+            let deferred = defer_deliveries(&transaction, batch).await?;
+            // Last, so that its rows are held briefly.
+            let settled: HashSet<_> = settled.into_iter().collect();
+            tally::add(&transaction, self.slot, batch, &settled).await?;
             transaction.commit().await?;
-            Ok(applied.into_iter().collect())
+            Ok(settled.into_iter().chain(deferred).collect())
         })
         .await
     }
@@ -164,7 +170,7 @@ impl Settler {
         }
         count(&job, &verdict);
         let next = match verdict {
-            Verdict::RetryAt(at) => Some(Job {
+            Verdict::RetryAt { at, .. } => Some(Job {
                 attempt: job.attempt + 1,
                 due_at: at,
                 recheck: false,
@@ -260,6 +266,14 @@ async fn settle_deliveries(
                     .map(|row| row.headers.as_ref())
                     .collect::<Vec<_>>(),
                 column!(body),
+                &rows.iter().map(|row| row.request_host).collect::<Vec<_>>(),
+                &rows
+                    .iter()
+                    .map(|row| row.request_headers.as_ref())
+                    .collect::<Vec<_>>(),
+                column!(request_bytes),
+                column!(request_body),
+                column!(next_reason),
             ],
         )
         .await?;
@@ -281,18 +295,24 @@ WITH applied AS (
         deferred_because = NULL
     FROM unnest($1::uuid[], $2::int2[], $3::bool[], $4::text[], $5::timestamptz[],
                 $6::int2[], $7::text[], $8::timestamptz[], $9::int4[], $10::text[],
-                $11::text[], $12::jsonb[], $13::bytea[])
+                $11::text[], $12::jsonb[], $13::bytea[], $14::text[], $15::jsonb[],
+                $16::int4[], $17::bytea[], $18::text[])
     AS v (delivery_id, n, charged, state, due_at, status_code, error, started_at, duration_ms,
-          outcome, remote_address, response_headers, response_body)
+          outcome, remote_address, response_headers, response_body, request_host,
+          request_headers, request_bytes, request_body, next_reason)
     WHERE d.id = ANY($1) AND d.id = v.delivery_id
       AND d.attempts = v.n - 1
       AND d.state NOT IN ('delivered', 'failed', 'expired', 'cancelled')
     RETURNING v.*
 ), recorded AS (
     INSERT INTO attempts (delivery_id, n, started_at, duration_ms, outcome, status_code, error,
-                          remote_address, response_headers, response_body)
+                          remote_address, response_headers, response_body, request_host,
+                          request_headers, request_bytes, request_body, debug,
+                          next_attempt_at, next_attempt_reason)
     SELECT delivery_id, n, started_at, duration_ms, outcome, status_code, error,
-           remote_address, response_headers, response_body
+           remote_address, response_headers, response_body, request_host,
+           request_headers, request_bytes, request_body, request_body IS NOT NULL,
+           due_at, next_reason
     FROM applied WHERE charged
 )
 SELECT delivery_id FROM applied";
@@ -312,18 +332,24 @@ struct Row<'a> {
     remote: Option<String>,
     headers: Option<serde_json::Value>,
     body: Option<&'a [u8]>,
+    request_host: Option<&'a str>,
+    request_headers: Option<serde_json::Value>,
+    request_bytes: Option<i32>,
+    request_body: Option<&'a [u8]>,
+    next_reason: Option<&'static str>,
 }
 
 impl<'a> Row<'a> {
     /// Of a verdict that ends in a state; deferrals have a statement of their own.
     fn of(settlement: &'a Settlement) -> Option<Self> {
-        let due_at = match settlement.verdict {
-            Verdict::RetryAt(at) => Some(at),
+        let (due_at, next_reason) = match settlement.verdict {
+            Verdict::RetryAt { at, because } => (Some(at), Some(because.as_str())),
             Verdict::Deferred { .. } => return None,
-            _ => None,
+            _ => (None, None),
         };
         let report = settlement.report.as_ref();
         let answer = report.and_then(|report| report.result.as_ref().ok());
+        let request = report.and_then(|report| report.request.as_ref());
         Some(Self {
             delivery: settlement.job.delivery,
             n: settlement.job.attempt as i16,
@@ -343,6 +369,11 @@ impl<'a> Row<'a> {
                 .map(|address| address.to_string()),
             headers: answer.map(|answer| serde_json::json!(answer.headers)),
             body: answer.map(|answer| answer.body.as_slice()),
+            request_host: request.map(|request| request.host.as_str()),
+            request_headers: request.map(|request| serde_json::json!(request.headers)),
+            request_bytes: request.map(|request| request.bytes as i32),
+            request_body: request.and_then(|request| request.body.as_deref()),
+            next_reason,
         })
     }
 }
@@ -428,7 +459,7 @@ fn answer(settlement: &Settlement) -> String {
 
 fn count(job: &Job, verdict: &Verdict) {
     match verdict {
-        Verdict::RetryAt(_) => metrics().retries.inc(),
+        Verdict::RetryAt { .. } => metrics().retries.inc(),
         Verdict::Deferred { because, .. } => {
             metrics()
                 .deferred
@@ -441,7 +472,7 @@ fn count(job: &Job, verdict: &Verdict) {
                 .with_label_values(&[ended.as_str()])
                 .inc();
             if *ended == Verdict::Delivered {
-                let latency = OffsetDateTime::now_utc() - job.accepted_at();
+                let latency = OffsetDateTime::now_utc() - job.began_at();
                 metrics().latency_seconds.observe(latency.as_seconds_f64());
             }
         }
@@ -461,7 +492,7 @@ fn log(job: &Job, verdict: &Verdict, report: Option<&Report>, applied: bool) {
     }
     let answer = report.and_then(|report| report.result.as_ref().ok());
     let next = match verdict {
-        Verdict::RetryAt(at) | Verdict::Deferred { until: at, .. } => Some(at.to_string()),
+        Verdict::RetryAt { at, .. } | Verdict::Deferred { until: at, .. } => Some(at.to_string()),
         _ => None,
     };
     info!(

@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::Context;
 use deadpool_postgres::{Client, Pool};
 use shared::amqp::Session;
-use shared::job::{Job, Payload};
+use shared::job::{Job, Payload, Restart};
 use shared::publish::{Outgoing, Publisher};
 use shared::topology::jobs_queue;
 use time::OffsetDateTime;
@@ -149,9 +149,9 @@ WITH overdue AS (
     FOR UPDATE OF d SKIP LOCKED
 ), put_back AS (
     UPDATE deliveries d SET due_at = now() FROM overdue WHERE d.id = overdue.id
-    RETURNING d.id, d.webhook_id, d.event_uid, d.attempts
+    RETURNING d.id, d.webhook_id, d.event_uid, d.attempts, d.attempts_before, d.restarted_at
 )
-SELECT p.id, p.webhook_id, p.event_uid, p.attempts, e.tenant, e.id AS event_id, e.type,
+SELECT p.id, p.webhook_id, p.event_uid, p.attempts, p.attempts_before, p.restarted_at, e.tenant, e.id AS event_id, e.type,
        e.occurred_at, e.data, e.attributes
 FROM put_back p JOIN events e ON e.uid = p.event_uid";
 
@@ -185,6 +185,12 @@ fn read_job(row: &tokio_postgres::Row) -> Job {
             row.get::<_, Option<serde_json::Value>>("attributes")
                 .as_ref(),
         ),
+        restart: row
+            .get::<_, Option<OffsetDateTime>>("restarted_at")
+            .map(|at| Restart {
+                attempts_before: row.get::<_, i16>("attempts_before") as u16,
+                at,
+            }),
     }
 }
 

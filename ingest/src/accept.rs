@@ -51,6 +51,7 @@ impl Matched {
             due_at: delivery.accepted_at(),
             recheck: false,
             payload: Payload::of(&self.event.data, self.event.attributes.as_ref()),
+            restart: None,
         })
     }
 
@@ -189,7 +190,7 @@ pub async fn untried_jobs(
              JOIN events e ON e.tenant = k.tenant AND e.id = k.id AND e.uid >= $3::uuid \
              JOIN deliveries d ON d.event_uid = e.uid \
                  AND d.id BETWEEN millisecond_floor(e.uid) AND millisecond_ceiling(e.uid) \
-             WHERE d.state = 'queued' AND d.attempts = 0",
+             WHERE d.state = 'queued' AND d.attempts = 0 AND d.restarted_at IS NULL",
         )
         .await?;
     let tenants: Vec<_> = known.iter().map(|(tenant, _)| tenant.as_str()).collect();
@@ -217,6 +218,7 @@ pub async fn untried_jobs(
                     row.get("data"),
                     row.get::<_, Option<Value>>("attributes").as_ref(),
                 ),
+                restart: None,
             }
         })
         .collect())

@@ -10,7 +10,8 @@
 //! 4. [`accept`] writes events and deliveries in one statement.
 //!
 //! [`api`] is the other door: it publishes events to the same exchange, and
-//! manages tenants, tokens and webhooks. [`run`] starts and stops all of it.
+//! manages tenants, tokens and webhooks. Deliveries that begin again go through
+//! [`restart`], many of them at a rate by [`replay`]. [`run`] starts and stops all of it.
 
 pub mod accept;
 pub mod api;
@@ -20,6 +21,8 @@ pub mod intake;
 pub mod matching;
 pub mod metrics;
 pub mod preview;
+pub mod replay;
+pub mod restart;
 pub mod run;
 pub mod settings;
 pub mod subscriptions;

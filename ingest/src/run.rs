@@ -8,6 +8,7 @@ use anyhow::Context;
 use deadpool_postgres::Pool;
 use futures_util::future::try_join_all;
 use shared::amqp::{Broker, Session, keep_session};
+use shared::attempt::Sender;
 use shared::catalogue::Feed;
 use shared::publish::{Publications, publisher};
 use shared::supervise::{Readiness, until_done};
@@ -20,8 +21,10 @@ use tracing::{info, warn};
 use crate::api;
 use crate::api::jwt::Jwts;
 use crate::api::rates::Rates;
+use crate::api::test_deliveries::Tester;
 use crate::intake::{Intake, LANES, PREFETCH, lane};
 use crate::metrics::metrics;
+use crate::replay;
 use crate::settings::Settings;
 use crate::subscriptions::Subscriptions;
 
@@ -61,9 +64,13 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
 
     let jwts = Jwts::new(settings.jwt.clone())?;
     let rates = (settings.api_rate_limit > 0).then(|| Rates::new(settings.api_rate_limit));
+    let shards = settings.common.shards;
+    let sender = Sender::new(settings.common.destinations.clone())?;
     let state = api::Api {
         pool: pool.clone(),
-        publisher,
+        publisher: publisher.clone(),
+        shards,
+        tester: Tester::new(sender, settings.defaults.timeout),
         keys: settings.common.keys.clone(),
         destinations: settings.common.destinations.clone(),
         dialects: settings.common.dialects.clone(),
@@ -86,7 +93,8 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     });
     let mut upkeep = tokio::spawn(upkeep(pool.clone(), settings.retention, over.clone()));
 
-    let shards = settings.common.shards;
+    let replaying = replay::run(pool.clone(), publisher, shards, over.clone());
+    let mut replaying = tokio::spawn(replaying);
     let intake = Intake {
         pool,
         feed,
@@ -107,11 +115,12 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         ended = &mut serving => anyhow::bail!("serving HTTP ended unasked: {ended:?}"),
         ended = &mut listening => anyhow::bail!("listening ended unasked: {ended:?}"),
         ended = &mut upkeep => anyhow::bail!("upkeep ended unasked: {ended:?}"),
+        ended = &mut replaying => anyhow::bail!("replaying ended unasked: {ended:?}"),
     }
     over.cancel();
     // Requests that wait for a confirm get their answer: there is none any more.
     drop(work);
-    let _ = tokio::join!(serving, listening, upkeep);
+    let _ = tokio::join!(serving, listening, upkeep, replaying);
     info!("stopped");
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use axum::http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
-use shared::settings::{Common, Reader, Unusable};
+use shared::settings::{Common, Defaults, Reader, Unusable};
 use time::Duration;
 use url::Url;
 
@@ -18,6 +18,8 @@ const MIN_TOKEN: usize = 16;
 pub struct Settings {
     /// What both binaries have.
     pub common: Common,
+    /// What holds where a webhook says nothing: tests keep to it.
+    pub defaults: Defaults,
     /// `HTTP_ADDR`: where the API is served.
     pub http_addr: SocketAddr,
     /// `ADMIN_TOKEN`: a global bearer token to begin with.
@@ -41,6 +43,7 @@ impl Settings {
         let mut reader = Reader::new(variable);
         let settings = Self {
             common: Common::read(&mut reader),
+            defaults: Defaults::read(&mut reader),
             http_addr: reader.or("HTTP_ADDR", SocketAddr::from(([127, 0, 0, 1], 8080))),
             admin_token: reader.optional_secret("ADMIN_TOKEN"),
             jwt: jwt(&mut reader),

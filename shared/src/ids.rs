@@ -178,6 +178,11 @@ typed_id!(
     TokenId, TokenTag, "tok"
 );
 
+typed_id!(
+    /// Deliveries of a webhook that begin again: `rpl_…`.
+    ReplayId, ReplayTag, "rpl"
+);
+
 impl EventUid {
     /// A new key for an event accepted at `at`.
     #[must_use]

@@ -45,6 +45,19 @@ pub struct Job {
     pub recheck: bool,
     /// The event's data and attributes.
     pub payload: Payload,
+    /// If the delivery was finished and began again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<Restart>,
+}
+
+/// Where a delivery that was finished began again.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Restart {
+    /// How many attempts there had been: the schedule counts from there.
+    pub attempts_before: u16,
+    /// When: its age counts from there.
+    #[serde(with = "unix_micros")]
+    pub at: OffsetDateTime,
 }
 
 /// Where the event's data and CloudEvents attributes are.
@@ -96,11 +109,19 @@ pub enum Undecodable {
 }
 
 impl Job {
-    /// When the event was accepted: what the age limit and the end-to-end
-    /// latency count from.
+    /// What the age limit counts from: when the event was accepted, or when the
+    /// delivery began again.
     #[must_use]
-    pub fn accepted_at(&self) -> OffsetDateTime {
-        self.delivery.accepted_at()
+    pub fn began_at(&self) -> OffsetDateTime {
+        self.restart
+            .map_or_else(|| self.delivery.accepted_at(), |restart| restart.at)
+    }
+
+    /// Which attempt this is, as the schedule counts them, from 1.
+    #[must_use]
+    pub fn attempt_since_began(&self) -> u16 {
+        let before = self.restart.map_or(0, |restart| restart.attempts_before);
+        self.attempt.saturating_sub(before).max(1)
     }
 
     /// How long until it may be attempted; zero or less when it may be now.
@@ -173,6 +194,7 @@ mod tests {
                 r#"{"price":25.00}"#,
                 Some(&serde_json::json!({"source": "/shop", "tier": 3})),
             ),
+            restart: None,
         }
     }
 
@@ -180,6 +202,23 @@ mod tests {
     fn a_job_survives_its_bytes() {
         let job = job();
         assert_eq!(Job::decode(&job.encode()).unwrap(), job);
+    }
+
+    #[test]
+    fn a_delivery_that_begins_again_counts_from_there() {
+        let at = datetime!(2026-12-24 10:00 UTC);
+        let again = Job {
+            attempt: 12,
+            restart: Some(Restart {
+                attempts_before: 10,
+                at,
+            }),
+            ..job()
+        };
+        let again = Job::decode(&again.encode()).unwrap();
+        assert_eq!((again.attempt_since_began(), again.began_at()), (2, at));
+        assert_eq!(job().attempt_since_began(), 3);
+        assert_eq!(job().began_at(), datetime!(2026-11-22 10:00 UTC));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! tables in `migrations/`.
 
 pub mod amqp;
+pub mod attempt;
 pub mod catalogue;
 pub mod destination;
 pub mod dialect;
@@ -17,6 +18,7 @@ pub mod retry;
 pub mod seal;
 pub mod secret;
 pub mod settings;
+pub mod stats;
 pub mod supervise;
 pub mod telemetry;
 pub mod tenant;

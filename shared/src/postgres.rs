@@ -180,6 +180,12 @@ pub async fn maintain_partitions(pool: &Pool, retention: time::Duration) -> anyh
         .await?
         .get(0);
     transaction.commit().await?;
+    client
+        .execute(
+            "-- drop_stats\nDELETE FROM stats WHERE quarter < $1",
+            &[&until],
+        )
+        .await?;
     if made + dropped > 0 {
         tracing::info!(made, dropped, "partitions");
     }

@@ -29,10 +29,13 @@ use crate::subscriptions::Subscriptions;
 use jwt::Jwts;
 use problem::Problem;
 use rates::Rates;
+use test_deliveries::Tester;
 
 pub mod around;
 pub mod auth;
 pub mod deliveries;
+pub mod delivery_search;
+pub mod delivery_view;
 pub mod dialects;
 pub mod docs;
 pub mod events;
@@ -41,9 +44,13 @@ pub mod keys;
 pub mod openapi;
 pub mod problem;
 pub mod rates;
+pub mod replays;
 pub mod request;
+pub mod retries;
 pub mod rotation;
+pub mod stats;
 pub mod tenants;
+pub mod test_deliveries;
 pub mod timestamp;
 pub mod tokens;
 pub mod webhook_form;
@@ -59,6 +66,10 @@ pub struct Api {
     pub pool: Pool,
     /// To `posthorn.events`.
     pub publisher: Publisher,
+    /// For the routing of jobs.
+    pub shards: u16,
+    /// Sends tests.
+    pub tester: Tester,
     /// Seals secrets.
     pub keys: Keyring,
     /// Where webhooks may point.
@@ -110,10 +121,16 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         webhooks::routes()
             .merge(rotation::routes())
             .merge(deliveries::of_webhook())
+            .merge(retries::of_webhook())
+            .merge(replays::of_webhook())
+            .merge(stats::of_webhook())
+            .merge(test_deliveries::of_webhook())
     };
+    let deliveries = deliveries::routes().merge(retries::routes());
     let (routes, document) = OpenApiRouter::with_openapi(openapi::Base::openapi())
         .nest("/api/v1/webhooks", webhooks())
-        .nest("/api/v1/deliveries", deliveries::routes())
+        .nest("/api/v1/deliveries", deliveries)
+        .nest("/api/v1/stats", stats::routes())
         .nest("/api/v1/events", events::routes())
         .nest("/api/v1/dialects", dialects::routes())
         .nest("/.well-known/webhook-keys", keys::routes())

@@ -25,6 +25,7 @@ use super::problem::Problem;
     tags(
         (name = "webhooks", description = "A tenant's subscriptions."),
         (name = "deliveries", description = "What became of each event, at each webhook."),
+        (name = "stats", description = "How webhooks do."),
         (name = "events", description = "What happened."),
         (name = "dialects", description = "How a delivery looks on the wire."),
         (name = "tokens", description = "Who may use the API."),

@@ -103,6 +103,29 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
     }
 }
 
+/// The two ids in the path, of a thing and of another that belongs to it.
+pub struct Ids<A, B>(pub A, pub B);
+
+impl<S, A, B> FromRequestParts<S> for Ids<A, B>
+where
+    S: Send + Sync,
+    A: FromStr<Err = Malformed> + Send,
+    B: FromStr<Err = Malformed> + Send,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path((first, second)) = Path::<(String, String)>::from_request_parts(parts, state)
+            .await
+            .map_err(|rejection| Problem::bad_request(rejection.to_string()))?;
+        let unknown = |error: Malformed| Problem::not_found(error.to_string());
+        Ok(Self(
+            first.parse().map_err(unknown)?,
+            second.parse().map_err(unknown)?,
+        ))
+    }
+}
+
 /// The query string.
 pub struct Parameters<T>(pub T);
 

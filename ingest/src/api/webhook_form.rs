@@ -414,13 +414,13 @@ pub enum Signing {
 
 #[derive(Deserialize, ToSchema)]
 #[serde(untagged, expecting = "expected an event type or a list of them")]
-enum OneOrMany {
+pub(super) enum OneOrMany {
     One(String),
     Many(Vec<String>),
 }
 
 /// A string stands for a list of one.
-fn one_or_many<'de, D: Deserializer<'de>>(
+pub(super) fn one_or_many<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> std::result::Result<Option<Vec<String>>, D::Error> {
     Ok(Some(match OneOrMany::deserialize(deserializer)? {

@@ -43,7 +43,7 @@ pub struct Floor {
 pub async fn run(floor: Floor) -> anyhow::Result<()> {
     // The only way that this fails is that somebody else did it first.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    // As dispatcher/src/attempt.rs has it.
+    // As shared/src/attempt.rs has it.
     let client = reqwest::Client::builder()
         .user_agent("Posthorn/floor")
         .redirect(reqwest::redirect::Policy::none())

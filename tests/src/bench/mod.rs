@@ -14,6 +14,7 @@ pub mod child;
 pub mod floor;
 pub mod generator;
 mod http;
+pub mod log;
 pub mod machine;
 pub mod receiver;
 pub mod report;

@@ -421,6 +421,7 @@ fn bytes_of_a_job() -> anyhow::Result<usize> {
         due_at: now,
         recheck: false,
         payload: Payload::of(&data(PAYLOAD), None),
+        restart: None,
     };
     Ok(job.encode().len())
 }

@@ -18,7 +18,8 @@ use crate::service::{Service, command, free_address, http};
 
 /// Virtual hosts that the pair is made with; rounds take them in turn.
 pub const VHOSTS: usize = 40;
-const TENANT: &str = "acme";
+/// Whose everything is.
+pub const TENANT: &str = "acme";
 const ADMIN_TOKEN: &str = "the-operators-token-of-the-benchmark";
 /// How long a condition is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -149,6 +150,14 @@ impl<'a> Stage<'a> {
         let channel = connection.create_channel().await?;
         topology::declare(&channel, 1).await?;
         Ok(connection.close(200, "done".into()).await?)
+    }
+
+    /// A connection to the database.
+    ///
+    /// # Errors
+    /// If there is none to be had.
+    pub async fn sql(&self) -> anyhow::Result<tokio_postgres::Client> {
+        sql(self.pair, &self.database).await
     }
 
     /// Gets PostgreSQL's writing of pages out of the way, so that it doesn't

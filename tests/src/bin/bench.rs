@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use harness::bench::floor::{self, Floor};
 use harness::bench::generator::{self, Load};
+use harness::bench::log::Log;
 use harness::bench::machine::Machine;
 use harness::bench::receiver;
 use harness::bench::report::Report;
@@ -40,9 +41,11 @@ struct Arguments {
     out: PathBuf,
 }
 
-/// What the benchmark's own processes are.
+/// Another benchmark, or what the benchmark's own processes are.
 #[derive(Subcommand)]
 enum Role {
+    /// Measures the delivery log with few deliveries and with many.
+    Log(Log),
     #[command(hide = true)]
     Receiver {
         #[arg(long)]
@@ -77,7 +80,7 @@ fn main() -> anyhow::Result<()> {
         Some(Role::Receiver { .. } | Role::Publish(_)) => {
             tokio::runtime::Builder::new_current_thread()
         }
-        Some(Role::Floor(_)) | None => tokio::runtime::Builder::new_multi_thread(),
+        Some(Role::Floor(_) | Role::Log(_)) | None => tokio::runtime::Builder::new_multi_thread(),
     };
     runtime.enable_all().build()?.block_on(async {
         match arguments.role {
@@ -86,9 +89,24 @@ fn main() -> anyhow::Result<()> {
             }
             Some(Role::Publish(load)) => generator::run(load).await,
             Some(Role::Floor(floor)) => floor::run(floor).await,
+            Some(Role::Log(log)) => measure_log(log).await,
             None => bench(arguments).await,
         }
     })
+}
+
+async fn measure_log(log: Log) -> anyhow::Result<()> {
+    let folder = std::env::temp_dir().join(format!("posthorn-bench-{}", std::process::id()));
+    let mut config = PairConfig::new(&folder);
+    config.vhosts = VHOSTS;
+    let pair = Pair::start(config).await?;
+    let logs = folder.with_extension("logs");
+    let table = log.measure(&pair, &logs).await?;
+    pair.discard().await?;
+    // What is left is in the temporary folder.
+    let _ = std::fs::remove_dir_all(&logs);
+    println!("{table}");
+    Ok(())
 }
 
 async fn bench(arguments: Arguments) -> anyhow::Result<()> {

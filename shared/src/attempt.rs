@@ -1,32 +1,36 @@
-//! One attempt: sign a job's body, POST it, say what came back.
+//! One attempt: sign a message, POST it, say what came back.
 //!
-//! An admitted job comes in from `admit`; a [`Report`] goes out to `judge` and
-//! `settle`. No database here.
+//! A dispatcher makes the attempts of deliveries, ingest those of tests; both
+//! get a [`Report`]. No database and no broker here.
 //!
 //! Everything is bounded: the whole attempt by the webhook's timeout, the
-//! answer's body by [`KEPT`] bytes and [`BODY_PATIENCE`]. An endpoint that has
-//! sent its status has answered, whatever becomes of the body.
+//! answer's body by [`Keep`] and [`BODY_PATIENCE`]. An endpoint that has sent
+//! its status has answered, whatever becomes of the body.
+//!
+//! What a report says of the request may be stored and shown: the values of the
+//! webhook's own headers are credentials as often as not, and left out.
 
 use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::body::Bytes;
 use axum::http::{HeaderName, HeaderValue, header};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::{Client, Response, redirect};
+use reqwest::{Client, RequestBuilder, Response, redirect};
 use secrecy::ExposeSecret;
-use serde_json::Value;
-use shared::destination::{Destinations, Forbidden};
-use shared::dialect::{Dialect, Message, Wire};
-use shared::job::{Content, Job};
-use shared::webhook::Webhook;
 use time::OffsetDateTime;
+use url::Url;
 
-use crate::judge::parse_retry_after;
+use crate::destination::{Destinations, Forbidden};
+use crate::dialect::{Dialect, Message, Wire};
+use crate::webhook::Webhook;
 
-/// How much of an answer's body is read and kept, in bytes.
-pub const KEPT: usize = 16 * 1024;
+/// Marks the attempts of tests, for receivers that want to tell them apart.
+pub const TEST_HEADER: HeaderName = HeaderName::from_static("x-posthorn-test");
+/// Stands for the value of a header of the webhook's own.
+const MASKED: &str = "…";
 /// How long an endpoint may take over its answer's body.
 const BODY_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a TCP and TLS handshake may take, within the attempt's timeout.
@@ -34,9 +38,58 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Idle connections kept per endpoint.
 const IDLE_CONNECTIONS: usize = 64;
 
+/// What is POSTed, where, and how.
+#[derive(Clone, Copy)]
+pub struct Attempt<'a> {
+    /// What is delivered.
+    pub message: &'a Message<'a>,
+    /// To whom.
+    pub webhook: &'a Webhook,
+    /// How it looks.
+    pub dialect: &'a Dialect,
+    /// How long it may take.
+    pub timeout: Duration,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// How much of the bodies is kept.
+    pub keep: Keep,
+}
+
+/// What an attempt is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To deliver an event.
+    Delivery,
+    /// To see what the endpoint says; marked with [`TEST_HEADER`].
+    Test,
+}
+
+/// How much of the bodies a report keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// 16 KiB of the answer.
+    Excerpt,
+    /// The request as it was sent (an event's data is bounded, see ingest's
+    /// `decode`), and 64 KiB of the answer.
+    Everything,
+}
+
+impl Keep {
+    /// How much of an answer's body is read and kept, in bytes.
+    #[must_use]
+    pub const fn of_answer(self) -> usize {
+        match self {
+            Self::Excerpt => 16 * 1024,
+            Self::Everything => 64 * 1024,
+        }
+    }
+}
+
 /// What an attempt was and what came back.
 #[derive(Debug)]
 pub struct Report {
+    /// What was sent. None if the URL was no destination.
+    pub request: Option<Sent>,
     /// When it began.
     pub started_at: OffsetDateTime,
     /// How long it took.
@@ -45,6 +98,19 @@ pub struct Report {
     pub remote: Option<SocketAddr>,
     /// What came back.
     pub result: Result<Answer, Failure>,
+}
+
+/// A request as it may be shown.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    /// The URL's host and port. Its path may hold a credential.
+    pub host: String,
+    /// The headers, with the values of the webhook's own masked.
+    pub headers: Vec<(String, String)>,
+    /// How long the body was.
+    pub bytes: usize,
+    /// The body, with [`Keep::Everything`].
+    pub body: Option<Bytes>,
 }
 
 /// The endpoint's answer.
@@ -85,6 +151,7 @@ pub enum Failure {
 
 impl Report {
     /// As metrics and the attempts table have it.
+    #[must_use]
     pub fn outcome(&self) -> &'static str {
         match &self.result {
             Ok(answer) => match answer.status {
@@ -118,6 +185,8 @@ impl Sender {
     /// # Errors
     /// If the system's certificates can't be read.
     pub fn new(destinations: Destinations) -> reqwest::Result<Self> {
+        // The only way that this fails is that somebody else did it first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let destinations = Arc::new(destinations);
         let client = Client::builder()
             .user_agent(concat!("Posthorn/", env!("CARGO_PKG_VERSION")))
@@ -136,32 +205,30 @@ impl Sender {
     }
 
     /// Makes one attempt.
-    pub async fn attempt(
-        &self,
-        job: &Job,
-        content: &Content,
-        webhook: &Webhook,
-        dialect: &Dialect,
-        timeout: Duration,
-    ) -> Report {
+    pub async fn attempt(&self, attempt: Attempt<'_>) -> Report {
         let started_at = OffsetDateTime::now_utc();
         let clock = Instant::now();
-        let wire = dialect.compose(
-            &Message {
-                event_id: &job.event_id,
-                event_type: &job.event_type,
-                occurred_at: job.occurred_at,
-                data: &content.data,
-                attributes: content.attributes.as_ref().and_then(Value::as_object),
-                tenant: &job.tenant,
-                webhook_id: webhook.id,
-                delivery_id: job.delivery,
-            },
-            &webhook.secrets,
-            started_at,
-        );
-        let (remote, result) = self.exchange(wire, webhook, timeout, started_at).await;
+        let Attempt {
+            message,
+            webhook,
+            dialect,
+            ..
+        } = attempt;
+        let (request, remote, result) = match self.destinations.check(&webhook.url) {
+            Err(forbidden) => {
+                let forbidden = Failure::Forbidden(forbidden.to_string());
+                (None, None, Err(forbidden))
+            }
+            Ok(url) => {
+                let wire = dialect.compose(message, &webhook.secrets, started_at);
+                let (request, sent) = self.request(url, wire, attempt);
+                let keep = attempt.keep.of_answer();
+                let (remote, result) = exchange(request, keep, started_at).await;
+                (Some(sent), remote, result)
+            }
+        };
         Report {
+            request,
             started_at,
             took: clock.elapsed(),
             remote,
@@ -169,18 +236,16 @@ impl Sender {
         }
     }
 
-    async fn exchange(
-        &self,
-        wire: Wire,
-        webhook: &Webhook,
-        timeout: Duration,
-        now: OffsetDateTime,
-    ) -> (Option<SocketAddr>, Result<Answer, Failure>) {
-        let url = match self.destinations.check(&webhook.url) {
-            Ok(url) => url,
-            Err(forbidden) => return (None, Err(Failure::Forbidden(forbidden.to_string()))),
+    fn request(&self, url: Url, wire: Wire, attempt: Attempt<'_>) -> (RequestBuilder, Sent) {
+        let webhook = attempt.webhook;
+        let body = Bytes::from(wire.body);
+        let mut sent = Sent {
+            host: host(&url),
+            headers: Vec::new(),
+            bytes: body.len(),
+            body: (attempt.keep == Keep::Everything).then(|| body.clone()),
         };
-        let mut request = self.client.post(url).timeout(timeout).body(wire.body);
+        let mut request = self.client.post(url).timeout(attempt.timeout).body(body);
         for (name, value) in &webhook.headers {
             // Checked when the webhook was saved. Its dialect may have changed
             // since: what a receiver verifies must not be there twice.
@@ -189,24 +254,44 @@ impl Sender {
                 HeaderValue::from_str(value.expose_secret()),
             ) && !wire.headers.iter().any(|(own, _)| *own == name)
             {
+                sent.headers.push((name.to_string(), MASKED.to_owned()));
                 request = request.header(name, value);
             }
         }
-        for (name, value) in wire.headers {
+        let mark = (attempt.purpose == Purpose::Test)
+            .then(|| (TEST_HEADER, HeaderValue::from_static("true")));
+        for (name, value) in wire.headers.into_iter().chain(mark) {
+            let shown = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            sent.headers.push((name.to_string(), shown));
             request = request.header(name, value);
         }
-        match request.send().await {
-            Ok(response) => {
-                let remote = response.remote_addr();
-                (remote, Ok(read_answer(response, now).await))
-            }
-            Err(error) => (None, Err(classify(&error))),
+        (request, sent)
+    }
+}
+
+/// `example.com:443`
+fn host(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port_or_known_default()
+        .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+async fn exchange(
+    request: RequestBuilder,
+    keep: usize,
+    now: OffsetDateTime,
+) -> (Option<SocketAddr>, Result<Answer, Failure>) {
+    match request.send().await {
+        Ok(response) => {
+            let remote = response.remote_addr();
+            (remote, Ok(read_answer(response, keep, now).await))
         }
+        Err(error) => (None, Err(classify(&error))),
     }
 }
 
 /// Takes the status and headers, and as much of the body as is kept.
-async fn read_answer(mut response: Response, now: OffsetDateTime) -> Answer {
+async fn read_answer(mut response: Response, keep: usize, now: OffsetDateTime) -> Answer {
     let retry_after = response
         .headers()
         .get(header::RETRY_AFTER)
@@ -229,7 +314,7 @@ async fn read_answer(mut response: Response, now: OffsetDateTime) -> Answer {
     };
     let body = async {
         while let Ok(Some(chunk)) = response.chunk().await {
-            let room = KEPT - answer.body.len();
+            let room = keep - answer.body.len();
             answer
                 .body
                 .extend_from_slice(&chunk[..chunk.len().min(room)]);
@@ -241,6 +326,18 @@ async fn read_answer(mut response: Response, now: OffsetDateTime) -> Answer {
     // What came until then is kept; the connection is dropped with the rest.
     let _ = tokio::time::timeout(BODY_PATIENCE, body).await;
     answer
+}
+
+/// Reads a `Retry-After` header (RFC 9110, section 10.2.3): seconds, or a date.
+pub fn parse_retry_after(value: &str, now: OffsetDateTime) -> Option<Duration> {
+    let value = value.trim();
+    if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
+        // More digits than a u64 has is longer than any cap.
+        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    let wait = OffsetDateTime::from(date) - now;
+    Some(wait.try_into().unwrap_or(Duration::ZERO))
 }
 
 /// Finds out what went wrong from the chain of causes.
@@ -308,5 +405,44 @@ impl Resolve for CheckedResolver {
                 _ => Ok(Box::new(allowed.into_iter()) as Addrs),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use time::macros::datetime;
+
+    use super::*;
+
+    const NOW: OffsetDateTime = datetime!(2026-11-22 10:00 UTC);
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let seconds = |n| Some(Duration::from_secs(n));
+        assert_eq!(parse_retry_after("3", NOW), seconds(3));
+        assert_eq!(parse_retry_after(" 120 ", NOW), seconds(120));
+        assert_eq!(
+            parse_retry_after("Sun, 22 Nov 2026 10:01:00 GMT", NOW),
+            seconds(60)
+        );
+        assert_eq!(
+            parse_retry_after("Sun, 22 Nov 2026 09:00:00 GMT", NOW),
+            seconds(0)
+        );
+        assert_eq!(
+            parse_retry_after("99999999999999999999999", NOW),
+            seconds(u64::MAX)
+        );
+        for bad in ["", "-1", "soon", "1.5"] {
+            assert_eq!(parse_retry_after(bad, NOW), None, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn retry_after_never_panics(value in ".{0,64}") {
+            let _ = parse_retry_after(&value, NOW);
+        }
     }
 }

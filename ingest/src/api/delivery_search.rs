@@ -1,0 +1,283 @@
+//! Finding deliveries: what may be asked for, and what it costs.
+//!
+//! Whatever the filters, a page costs about the same with a million deliveries
+//! as with ten thousand. Deliveries are read newest first by (webhook, id), an
+//! index on each day; those that are in trouble are found by their state, too. A
+//! filter that no index serves is applied to at most [`BUDGET`] deliveries: a
+//! page may then have fewer than were asked for, or none, and a `next_cursor`
+//! that goes on from there.
+
+use deadpool_postgres::Client;
+use serde::Deserialize;
+use shared::ids::{DeliveryId, EventId, EventType, Tenant, WebhookId, first_uuid_at};
+use tokio_postgres::Row;
+use utoipa::IntoParams;
+use uuid::Uuid;
+
+use super::delivery_view::COLUMNS;
+use super::problem::{Problem, Result};
+use super::request::Page;
+use super::timestamp::Timestamp;
+
+/// The most deliveries that one request looks at.
+const BUDGET: i64 = 5_000;
+
+/// The states of `deliveries`, as they are asked for.
+pub const STATES: [&str; 6] = [
+    "queued",
+    "retrying",
+    "delivered",
+    "failed",
+    "expired",
+    "cancelled",
+];
+/// Those that `deliveries_in_trouble` is an index on.
+const IN_TROUBLE: [&str; 4] = ["retrying", "failed", "expired", "cancelled"];
+
+/// Which deliveries to list.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Filter {
+    /// `queued`, `retrying`, `delivered` (or `success`), `failed`, `expired`,
+    /// `cancelled`; several with commas between them.
+    #[param(
+        pattern = "^(queued|retrying|delivered|success|failed|expired|cancelled)(,(queued|retrying|delivered|success|failed|expired|cancelled))*$"
+    )]
+    status: Option<String>,
+    #[param(value_type = Option<EventType>)]
+    event_type: Option<String>,
+    /// Of events accepted at this moment or later.
+    since: Option<Timestamp>,
+    /// Of events accepted before this moment.
+    until: Option<Timestamp>,
+    /// What the last attempt was answered.
+    #[param(minimum = 100, maximum = 599)]
+    response_code: Option<i16>,
+    /// Of this event.
+    #[param(value_type = Option<EventId>)]
+    event_id: Option<String>,
+    /// How many to show.
+    #[param(minimum = 1, maximum = 250, default = 50)]
+    limit: Option<i64>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// A filter within bounds.
+pub struct Search {
+    states: Option<Vec<&'static str>>,
+    event_type: Option<EventType>,
+    response_code: Option<i16>,
+    event: Option<EventId>,
+    /// From this id on.
+    from: Uuid,
+    /// Up to, but without, this one.
+    to: Uuid,
+    limit: i64,
+}
+
+/// A page of deliveries.
+pub struct Found {
+    /// Columns of [`COLUMNS`].
+    pub rows: Vec<Row>,
+    /// Where the next page begins, if there may be one.
+    pub next: Option<DeliveryId>,
+}
+
+impl Filter {
+    /// Checks every parameter.
+    ///
+    /// # Errors
+    /// Names the parameter and its bound.
+    pub fn check(self) -> Result<Search> {
+        let parsed =
+            |field, error: shared::ids::Malformed| Problem::field(field, error.to_string());
+        let event_type = self.event_type.map(|text| text.parse()).transpose();
+        let event = self.event_id.map(|text| text.parse()).transpose();
+        if self
+            .response_code
+            .is_some_and(|code| !(100..=599).contains(&code))
+        {
+            return Err(Problem::field(
+                "response_code",
+                "must be between 100 and 599",
+            ));
+        }
+        let page = Page {
+            limit: self.limit,
+            cursor: self.cursor,
+        };
+        let until = self.until.map(|Timestamp(at)| first_uuid_at(at));
+        let before = page.after::<DeliveryId>()?.map(DeliveryId::uuid);
+        Ok(Search {
+            states: self.status.as_deref().map(states).transpose()?,
+            event_type: event_type.map_err(|error| parsed("event_type", error))?,
+            response_code: self.response_code,
+            event: event.map_err(|error| parsed("event_id", error))?,
+            from: self
+                .since
+                .map_or(Uuid::nil(), |Timestamp(at)| first_uuid_at(at)),
+            to: until.into_iter().chain(before).min().unwrap_or(Uuid::max()),
+            limit: page.limit()?,
+        })
+    }
+}
+
+/// One state, or several with commas between them.
+fn states(text: &str) -> Result<Vec<&'static str>> {
+    let known = |name: &str| match name {
+        // AuraConnect's word.
+        "success" => Some("delivered"),
+        _ => STATES.into_iter().find(|state| *state == name),
+    };
+    let unknown = |name: &str| {
+        let all = STATES.join(", ");
+        Problem::field("status", format!("`{name}` is not one of {all}"))
+    };
+    text.split(',')
+        .map(|name| known(name.trim()).ok_or_else(|| unknown(name)))
+        .collect()
+}
+
+/// Finds a page of what went to these webhooks.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn search(
+    client: &Client,
+    tenant: &Tenant,
+    webhooks: &[WebhookId],
+    search: &Search,
+) -> Result<Found> {
+    if search.event.is_some() {
+        return deliveries_of_event(client, tenant, webhooks, search).await;
+    }
+    list_deliveries(client, webhooks, search).await
+}
+
+/// To be followed by a `FROM` item `d` of deliveries. A subquery with a limit is
+/// looked up for each row, whatever a planner thinks of a fresh partition.
+pub const WITH_ITS_EVENT: &str = "\
+    CROSS JOIN LATERAL (SELECT * FROM events WHERE uid = d.event_uid LIMIT 1) e \
+    LEFT JOIN LATERAL (SELECT * FROM attempts \
+        WHERE delivery_id = d.id AND n = d.attempts LIMIT 1) a ON true";
+
+async fn list_deliveries(
+    client: &Client,
+    webhooks: &[WebhookId],
+    search: &Search,
+) -> Result<Found> {
+    let by_index = match search.states.as_deref() {
+        Some([state]) if IN_TROUBLE.contains(state) => Some(*state),
+        _ => None,
+    };
+    let by_looking = search.states.as_ref().filter(|_| by_index.is_none());
+    let looks =
+        by_looking.is_some() || search.event_type.is_some() || search.response_code.is_some();
+    let budget = if looks {
+        (BUDGET / webhooks.len().max(1) as i64).max(search.limit + 1)
+    } else {
+        search.limit + 1
+    };
+    // `frontier`: where the first webhook is whose budget is used up. What lies
+    // beyond isn't known of all webhooks, and left to the next page.
+    let statement = client
+        .prepare_cached(&format!(
+            "-- list_deliveries\n\
+             WITH seen AS MATERIALIZED ( \
+                 SELECT s.* FROM unnest($1::uuid[]) AS w (id) CROSS JOIN LATERAL ( \
+                     SELECT d.*, row_number() OVER (ORDER BY d.id DESC) AS place FROM ( \
+                         SELECT * FROM deliveries \
+                         WHERE webhook_id = w.id AND id >= $2 AND id < $3 \
+                           AND ($4::text IS NULL OR state = $4) \
+                         ORDER BY id DESC LIMIT $5) d) s \
+             ), edge AS ( \
+                 SELECT (SELECT id FROM seen WHERE place = $5 ORDER BY id DESC LIMIT 1) AS frontier \
+             ), d AS ( \
+                 SELECT s.* FROM seen s, edge \
+                 WHERE (edge.frontier IS NULL OR s.id >= edge.frontier) \
+                   AND ($6::text[] IS NULL OR s.state = ANY($6)) \
+                   AND ($7::text IS NULL OR s.event_type = $7) \
+                   AND ($8::int2 IS NULL OR s.status_code = $8) \
+                 ORDER BY s.id DESC LIMIT $9 \
+             ) \
+             SELECT edge.frontier, shown.* FROM edge LEFT JOIN ( \
+                 SELECT {COLUMNS} FROM d {WITH_ITS_EVENT} \
+             ) shown ON true ORDER BY shown.id DESC"
+        ))
+        .await?;
+    let mut rows = client
+        .query(
+            &statement,
+            &[
+                &webhooks,
+                &search.from,
+                &search.to,
+                &by_index,
+                &budget,
+                &by_looking,
+                &search.event_type,
+                &search.response_code,
+                &(search.limit + 1),
+            ],
+        )
+        .await?;
+    let frontier: Option<DeliveryId> = rows.first().and_then(|row| row.get("frontier"));
+    // The row that only brings the frontier.
+    rows.retain(|row| row.get::<_, Option<DeliveryId>>("id").is_some());
+    let next = cut(&mut rows, search.limit).or(frontier);
+    Ok(Found { rows, next })
+}
+
+/// An event's deliveries share its millisecond.
+async fn deliveries_of_event(
+    client: &Client,
+    tenant: &Tenant,
+    webhooks: &[WebhookId],
+    search: &Search,
+) -> Result<Found> {
+    let statement = client
+        .prepare_cached(&format!(
+            "-- deliveries_of_event\n\
+             WITH d AS ( \
+                 SELECT s.* FROM events e CROSS JOIN LATERAL ( \
+                     SELECT * FROM deliveries \
+                     WHERE id BETWEEN millisecond_floor(e.uid) AND millisecond_ceiling(e.uid) \
+                       AND event_uid = e.uid AND id >= $2 AND id < $3 \
+                       AND webhook_id = ANY($1) \
+                       AND ($4::text[] IS NULL OR state = ANY($4)) \
+                       AND ($5::text IS NULL OR event_type = $5) \
+                       AND ($6::int2 IS NULL OR status_code = $6) \
+                     ORDER BY id DESC LIMIT $7) s \
+                 WHERE e.tenant = $8 AND e.id = $9 \
+                 ORDER BY s.id DESC LIMIT $7 \
+             ) \
+             SELECT {COLUMNS} FROM d {WITH_ITS_EVENT} ORDER BY d.id DESC"
+        ))
+        .await?;
+    let mut rows = client
+        .query(
+            &statement,
+            &[
+                &webhooks,
+                &search.from,
+                &search.to,
+                &search.states,
+                &search.event_type,
+                &search.response_code,
+                &(search.limit + 1),
+                tenant,
+                &search.event,
+            ],
+        )
+        .await?;
+    let next = cut(&mut rows, search.limit);
+    Ok(Found { rows, next })
+}
+
+/// Drops what is over the limit; the last that is left, if something was.
+fn cut(rows: &mut Vec<Row>, limit: i64) -> Option<DeliveryId> {
+    let over = rows.len() > limit as usize;
+    rows.truncate(limit as usize);
+    rows.last().filter(|_| over).map(|row| row.get("id"))
+}

@@ -1,0 +1,242 @@
+//! Replays: many of a webhook's finished deliveries begin again, at a rate.
+//!
+//! The API writes a replay's row; this sees it through, a step at a time, on
+//! whichever replica of ingest comes first. A step takes a second's worth of
+//! deliveries, opens them again and moves the replay's position in one
+//! transaction, so that each begins again once, whatever crashes; then it
+//! publishes their jobs. The row's lock is the lease.
+//!
+//! A step looks at a bounded number of deliveries: one that finds few leaves
+//! sooner to the next.
+
+use std::time::Duration;
+
+use deadpool_postgres::{Pool, Transaction};
+use shared::ids::{DeliveryId, ReplayId, WebhookId, first_uuid_at};
+use shared::job::Job;
+use shared::publish::Publisher;
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::restart::{publish, restart_deliveries};
+
+/// How often it is looked whether a step is due.
+const TICK: Duration = Duration::from_millis(250);
+/// The most deliveries that a step looks at.
+const LOOKED_AT: i64 = 5_000;
+
+/// Takes steps until told to stop.
+pub async fn run(pool: Pool, publisher: Publisher, shards: u16, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        // All that are due, each once before any is looked at again.
+        loop {
+            match step(&pool).await {
+                Ok(Some(jobs)) => publish(&publisher, &jobs, shards).await,
+                Ok(None) => break,
+                Err(error) => {
+                    warn!(error = format!("{error:#}"), "replaying; trying again");
+                    break;
+                }
+            }
+            if stop.is_cancelled() {
+                return;
+            }
+        }
+    }
+}
+
+/// A replay that is due, as its row says.
+struct Due {
+    id: ReplayId,
+    webhook: WebhookId,
+    position: Uuid,
+    until: OffsetDateTime,
+    states: Vec<String>,
+    event_types: Option<Vec<String>>,
+    rate: i32,
+    takes_deliveries: bool,
+}
+
+/// Takes the most overdue step; answers its jobs. `None` if none is due.
+async fn step(pool: &Pool) -> anyhow::Result<Option<Vec<Job>>> {
+    let mut client = pool.get().await?;
+    let transaction = client.transaction().await?;
+    let Some(due) = claim_replay(&transaction).await? else {
+        return Ok(None);
+    };
+    if !due.takes_deliveries {
+        cancel_replay(&transaction, due.id).await?;
+        transaction.commit().await?;
+        info!(replay = %due.id, webhook = %due.webhook, "the webhook is switched off; replay cancelled");
+        return Ok(Some(Vec::new()));
+    }
+    let seen = replay_candidates(&transaction, &due).await?;
+    let taken = take(&seen, due.rate as usize);
+    let states: Vec<_> = due.states.iter().map(String::as_str).collect();
+    let jobs = restart_deliveries(&transaction, &taken.deliveries, &states).await?;
+    let pause = taken.deliveries.len() as f64 / f64::from(due.rate);
+    advance_replay(&transaction, due.id, taken.position, jobs.len(), pause).await?;
+    transaction.commit().await?;
+    match taken.position {
+        Some(_) => tracing::debug!(replay = %due.id, replayed = jobs.len(), "replaying"),
+        None => info!(replay = %due.id, webhook = %due.webhook, "replay finished"),
+    }
+    Ok(Some(jobs))
+}
+
+/// What a step takes of what it has seen.
+#[derive(Debug, PartialEq)]
+struct Taken {
+    deliveries: Vec<DeliveryId>,
+    /// Where the next step begins; none if nothing is left.
+    position: Option<Uuid>,
+}
+
+/// The first so many that are wanted.
+fn take(seen: &[(DeliveryId, bool)], rate: usize) -> Taken {
+    let wanted = seen.iter().filter(|(_, wanted)| *wanted);
+    let deliveries: Vec<_> = wanted.map(|(id, _)| *id).take(rate).collect();
+    let last = if deliveries.len() == rate {
+        deliveries.last()
+    } else {
+        let is_all = seen.len() < LOOKED_AT as usize;
+        seen.last().map(|(id, _)| id).filter(|_| !is_all)
+    };
+    let next = |id: &DeliveryId| Uuid::from_u128(id.uuid().as_u128().saturating_add(1));
+    Taken {
+        position: last.map(next),
+        deliveries,
+    }
+}
+
+async fn claim_replay(transaction: &Transaction<'_>) -> anyhow::Result<Option<Due>> {
+    let statement = transaction
+        .prepare_cached(
+            "-- claim_replay\n\
+             SELECT r.id, r.webhook_id, r.position, r.until, r.states, r.event_types, r.rate, \
+                 w.status = 'active' AS takes_deliveries \
+             FROM replays r JOIN webhooks w ON w.id = r.webhook_id \
+             WHERE r.state = 'running' AND r.next_step_at <= now() \
+             ORDER BY r.next_step_at LIMIT 1 FOR UPDATE OF r SKIP LOCKED",
+        )
+        .await?;
+    let row = transaction.query_opt(&statement, &[]).await?;
+    Ok(row.map(|row| Due {
+        id: row.get("id"),
+        webhook: row.get("webhook_id"),
+        position: row.get("position"),
+        until: row.get("until"),
+        states: row.get("states"),
+        event_types: row.get("event_types"),
+        rate: row.get("rate"),
+        takes_deliveries: row.get("takes_deliveries"),
+    }))
+}
+
+/// The oldest that haven't been looked at, and whether each is wanted.
+async fn replay_candidates(
+    transaction: &Transaction<'_>,
+    due: &Due,
+) -> anyhow::Result<Vec<(DeliveryId, bool)>> {
+    let statement = transaction
+        .prepare_cached(
+            "-- replay_candidates\n\
+             SELECT id, state = ANY($4) AND ($5::text[] IS NULL OR event_type = ANY($5)) \
+             FROM deliveries \
+             WHERE webhook_id = $1 AND id >= $2 AND id < $3 ORDER BY id LIMIT $6",
+        )
+        .await?;
+    let rows = transaction
+        .query(
+            &statement,
+            &[
+                &due.webhook,
+                &due.position,
+                &first_uuid_at(due.until),
+                &due.states,
+                &due.event_types,
+                &LOOKED_AT,
+            ],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Without a position it is finished.
+async fn advance_replay(
+    transaction: &Transaction<'_>,
+    id: ReplayId,
+    position: Option<Uuid>,
+    replayed: usize,
+    pause: f64,
+) -> anyhow::Result<()> {
+    let statement = transaction
+        .prepare_cached(
+            "-- advance_replay\n\
+             UPDATE replays SET replayed = replayed + $3, position = coalesce($2, position), \
+                 next_step_at = now() + make_interval(secs => $4), \
+                 state = CASE WHEN $2::uuid IS NULL THEN 'finished' ELSE state END, \
+                 finished_at = CASE WHEN $2::uuid IS NULL THEN now() END \
+             WHERE id = $1",
+        )
+        .await?;
+    transaction
+        .execute(&statement, &[&id, &position, &(replayed as i64), &pause])
+        .await?;
+    Ok(())
+}
+
+async fn cancel_replay(transaction: &Transaction<'_>, id: ReplayId) -> anyhow::Result<()> {
+    let statement = transaction
+        .prepare_cached(
+            "-- cancel_replay\n\
+             UPDATE replays SET state = 'cancelled', finished_at = now(), \
+                 cancelled_because = 'the webhook was switched off' \
+             WHERE id = $1",
+        )
+        .await?;
+    transaction.execute(&statement, &[&id]).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u128) -> DeliveryId {
+        DeliveryId::from_uuid(Uuid::from_u128(n))
+    }
+
+    #[test]
+    fn a_step_takes_what_is_wanted_up_to_the_rate_and_goes_on_after_it() {
+        let seen = [(id(1), true), (id(2), false), (id(3), true), (id(4), true)];
+        let taken = take(&seen, 2);
+        assert_eq!(taken.deliveries, [id(1), id(3)]);
+        assert_eq!(taken.position, Some(Uuid::from_u128(4)));
+    }
+
+    #[test]
+    fn a_step_that_sees_the_end_is_the_last() {
+        let seen = [(id(1), true), (id(2), false)];
+        assert_eq!(take(&seen, 2).position, None);
+        assert_eq!(take(&[], 2).position, None);
+        // Another may follow the last one taken.
+        assert_eq!(take(&seen, 1).position, Some(Uuid::from_u128(2)));
+    }
+
+    #[test]
+    fn a_step_that_finds_little_goes_on_where_it_stopped_looking() {
+        let seen: Vec<_> = (0..LOOKED_AT as u128).map(|n| (id(n), false)).collect();
+        let taken = take(&seen, 2);
+        assert_eq!(taken.position, Some(Uuid::from_u128(LOOKED_AT as u128)));
+        assert!(taken.deliveries.is_empty());
+    }
+}

@@ -1,0 +1,101 @@
+//! Finished deliveries begin again: the same delivery and the same event id, new
+//! attempts.
+//!
+//! Asked for by the API, for one, and by `replay`, for many. The row is open
+//! again first, then its job is published: if that fails, the sweeper finds the
+//! row overdue. Attempts are counted on, so the fence keeps what is left of
+//! earlier jobs out; the schedule and the age limit count from here.
+
+use std::time::Duration;
+
+use deadpool_postgres::Transaction;
+use futures_util::future::join_all;
+use serde_json::Value;
+use shared::ids::DeliveryId;
+use shared::job::{Job, Payload, Restart};
+use shared::publish::{Outgoing, Publisher};
+use time::OffsetDateTime;
+use tracing::warn;
+
+/// The states from which a delivery can begin again.
+pub const FINISHED: [&str; 4] = ["delivered", "failed", "expired", "cancelled"];
+/// A delivery that has been attempted this often has to be published anew.
+pub const MOST_ATTEMPTS: i16 = 10_000;
+
+/// How long the broker's confirms are waited for.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Opens those of the deliveries again that are in one of the states; answers
+/// their jobs, to be published after the commit.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn restart_deliveries(
+    transaction: &Transaction<'_>,
+    deliveries: &[DeliveryId],
+    states: &[&str],
+) -> Result<Vec<Job>, tokio_postgres::Error> {
+    let now = OffsetDateTime::now_utc();
+    let statement = transaction.prepare_cached(RESTART_DELIVERIES).await?;
+    let rows = transaction
+        .query(&statement, &[&deliveries, &states, &now, &MOST_ATTEMPTS])
+        .await?;
+    Ok(rows.iter().map(|row| read_job(row, now)).collect())
+}
+
+const RESTART_DELIVERIES: &str = "-- restart_deliveries
+WITH restarted AS (
+    UPDATE deliveries d
+    SET state = 'queued', due_at = $3, finished_at = NULL, attempts_before = attempts,
+        restarted_at = $3, deferred_because = NULL
+    WHERE d.id = ANY($1) AND d.state = ANY($2) AND d.attempts < $4
+    RETURNING d.id, d.webhook_id, d.event_uid, d.attempts
+)
+SELECT r.id, r.webhook_id, r.event_uid, r.attempts, e.tenant, e.id AS event_id, e.type,
+       e.occurred_at, e.data, e.attributes
+FROM restarted r CROSS JOIN LATERAL (SELECT * FROM events WHERE uid = r.event_uid LIMIT 1) e
+ORDER BY r.id";
+
+fn read_job(row: &tokio_postgres::Row, now: OffsetDateTime) -> Job {
+    let attempts = row.get::<_, i16>("attempts") as u16;
+    Job {
+        delivery: row.get("id"),
+        webhook: row.get("webhook_id"),
+        tenant: row.get("tenant"),
+        event_uid: row.get("event_uid"),
+        event_id: row.get("event_id"),
+        event_type: row.get("type"),
+        occurred_at: row.get("occurred_at"),
+        attempt: attempts + 1,
+        due_at: now,
+        recheck: false,
+        payload: Payload::of(
+            row.get("data"),
+            row.get::<_, Option<Value>>("attributes").as_ref(),
+        ),
+        restart: Some(Restart {
+            attempts_before: attempts,
+            at: now,
+        }),
+    }
+}
+
+/// Publishes the jobs and waits for their confirms. What isn't confirmed is left
+/// to the sweeper.
+pub async fn publish(publisher: &Publisher, jobs: &[Job], shards: u16) {
+    let now = OffsetDateTime::now_utc();
+    let all = jobs
+        .iter()
+        .map(|job| publisher.publish(Outgoing::job(job, now, shards)));
+    let confirmed = tokio::time::timeout(CONFIRM_TIMEOUT, join_all(all)).await;
+    let unconfirmed = match confirmed {
+        Ok(results) => results.into_iter().filter(Result::is_err).count(),
+        Err(_) => jobs.len(),
+    };
+    if unconfirmed > 0 {
+        warn!(
+            unconfirmed,
+            "queueing restarted deliveries; the sweeper sees to them"
+        );
+    }
+}

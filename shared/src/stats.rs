@@ -1,0 +1,228 @@
+//! What is counted of attempts and deliveries, and how it adds up.
+//!
+//! Dispatchers write a [`Tally`] per webhook and per tenant with every batch of
+//! verdicts; ingest adds rows up and reads rates and percentiles from the sum.
+//! So statistics cost the same however long the log is, and any two tallies make
+//! one: response times are counted in buckets that everybody has in common.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::ids::{Tenant, WebhookId};
+
+/// Whose statistics: as the table has it, `tenant/acme` or `webhook/wh_…`.
+#[derive(Debug, Clone, Copy)]
+pub enum Subject<'a> {
+    /// Of all a tenant's webhooks.
+    Tenant(&'a Tenant),
+    /// Of one webhook.
+    Webhook(WebhookId),
+}
+
+impl fmt::Display for Subject<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tenant(tenant) => write!(f, "tenant/{tenant}"),
+            Self::Webhook(webhook) => write!(f, "webhook/{webhook}"),
+        }
+    }
+}
+
+/// The classes of attempts, in the order of [`Tally::outcomes`]: those of
+/// [`Report::outcome`](crate::attempt::Report::outcome). Only ever appended to.
+pub const OUTCOMES: [&str; 10] = [
+    "success",
+    "redirect",
+    "client_error",
+    "server_error",
+    "forbidden",
+    "dns",
+    "connect",
+    "tls",
+    "timeout",
+    "broken",
+];
+
+/// How many buckets of response times there are. Each is √2 times as long as the
+/// one before: from below a millisecond to above the longest timeout.
+pub const BUCKETS: usize = 34;
+
+/// How long a row counts, in seconds.
+pub const PERIOD: i64 = 15 * 60;
+
+/// What happened in some time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tally {
+    /// Attempts, by [`OUTCOMES`].
+    pub outcomes: [i64; OUTCOMES.len()],
+    /// Attempts that weren't the first of their delivery.
+    pub retries: i64,
+    /// Deliveries that were taken.
+    pub delivered: i64,
+    /// Those of them whose first attempt was.
+    pub delivered_at_once: i64,
+    /// Deliveries that were given up.
+    pub failed: i64,
+    /// Deliveries that became too old.
+    pub expired: i64,
+    /// Deliveries whose webhook was switched off.
+    pub cancelled: i64,
+    /// Attempts that were answered or timed out, by how long they took.
+    pub response_times: [i64; BUCKETS],
+    /// How long those took together, in milliseconds.
+    pub response_ms: i64,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            outcomes: [0; OUTCOMES.len()],
+            retries: 0,
+            delivered: 0,
+            delivered_at_once: 0,
+            failed: 0,
+            expired: 0,
+            cancelled: 0,
+            response_times: [0; BUCKETS],
+            response_ms: 0,
+        }
+    }
+}
+
+impl Tally {
+    /// Counts an attempt. `waited`: how long the endpoint let us wait, if there
+    /// was one to wait for.
+    pub fn attempt(&mut self, outcome: &str, is_retry: bool, waited: Option<Duration>) {
+        if let Some(class) = OUTCOMES.iter().position(|known| *known == outcome) {
+            self.outcomes[class] += 1;
+        }
+        self.retries += i64::from(is_retry);
+        if let Some(waited) = waited {
+            self.response_times[bucket(waited)] += 1;
+            self.response_ms += waited.as_millis() as i64;
+        }
+    }
+
+    /// Adds what another has counted.
+    pub fn add(&mut self, other: &Self) {
+        let add = |ours: &mut [i64], theirs: &[i64]| {
+            for (ours, theirs) in ours.iter_mut().zip(theirs) {
+                *ours += theirs;
+            }
+        };
+        add(&mut self.outcomes, &other.outcomes);
+        add(&mut self.response_times, &other.response_times);
+        self.retries += other.retries;
+        self.delivered += other.delivered;
+        self.delivered_at_once += other.delivered_at_once;
+        self.failed += other.failed;
+        self.expired += other.expired;
+        self.cancelled += other.cancelled;
+        self.response_ms += other.response_ms;
+    }
+
+    /// How many attempts.
+    #[must_use]
+    pub fn attempts(&self) -> i64 {
+        self.outcomes.iter().sum()
+    }
+
+    /// Deliveries that came to an end that says something about the endpoint.
+    #[must_use]
+    pub fn decided(&self) -> i64 {
+        self.delivered + self.failed + self.expired
+    }
+
+    /// The response time in milliseconds that this share of attempts kept within.
+    #[must_use]
+    pub fn percentile(&self, share: f64) -> Option<f64> {
+        let all: i64 = self.response_times.iter().sum();
+        if all == 0 {
+            return None;
+        }
+        let wanted = share * all as f64;
+        let mut below = 0.0;
+        for (bucket, count) in self.response_times.iter().enumerate() {
+            let count = *count as f64;
+            if count > 0.0 && below + count >= wanted {
+                // Within a bucket they are taken to be spread evenly.
+                let (from, to) = bounds(bucket);
+                let within = ((wanted - below) / count).clamp(0.0, 1.0);
+                return Some(from + (to - from) * within);
+            }
+            below += count;
+        }
+        // Rounding put the share beyond the last one.
+        Some(bounds(BUCKETS - 1).1)
+    }
+
+    /// The mean response time, in milliseconds.
+    #[must_use]
+    pub fn mean(&self) -> Option<f64> {
+        let all: i64 = self.response_times.iter().sum();
+        (all > 0).then(|| self.response_ms as f64 / all as f64)
+    }
+}
+
+/// The bucket of a response time.
+fn bucket(waited: Duration) -> usize {
+    let ms = waited.as_secs_f64() * 1000.0;
+    if ms < 1.0 {
+        return 0;
+    }
+    // Not negative, and far from the largest usize.
+    (1 + (2.0 * ms.log2()).floor() as usize).min(BUCKETS - 1)
+}
+
+/// From where to where a bucket reaches, in milliseconds.
+fn bounds(bucket: usize) -> (f64, f64) {
+    let upper = |bucket: usize| (bucket as f64 / 2.0).exp2();
+    match bucket {
+        0 => (0.0, 1.0),
+        _ => (upper(bucket - 1), upper(bucket)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(waits: impl IntoIterator<Item = u64>) -> Tally {
+        let mut tally = Tally::default();
+        for ms in waits {
+            tally.attempt("success", false, Some(Duration::from_millis(ms)));
+        }
+        tally
+    }
+
+    #[test]
+    fn a_percentile_is_close_to_the_real_one() {
+        let tally = of(1..=1000);
+        for (share, real) in [(0.5, 500.0), (0.95, 950.0), (0.99, 990.0)] {
+            let read = tally.percentile(share).unwrap();
+            assert!((read / real - 1.0).abs() < 0.1, "{share}: {read}");
+        }
+        assert_eq!(tally.mean(), Some(500.5));
+        assert_eq!(Tally::default().percentile(0.5), None);
+    }
+
+    #[test]
+    fn tallies_add_up() {
+        let mut sum = of(1..=500);
+        sum.add(&of(501..=1000));
+        assert_eq!(sum, of(1..=1000));
+    }
+
+    #[test]
+    fn every_time_has_a_bucket() {
+        for ms in [0, 1, 2, 3, 1_000, 60_000, 65_000, 10_000_000] {
+            let waited = Duration::from_millis(ms);
+            let (from, to) = bounds(bucket(waited));
+            assert!(
+                from <= ms as f64 && (ms as f64) < to || bucket(waited) == BUCKETS - 1,
+                "{ms}"
+            );
+        }
+        assert!(bucket(Duration::from_secs(65)) < BUCKETS);
+    }
+}
