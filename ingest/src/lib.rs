@@ -4,7 +4,8 @@
 //! The files are the stages an event passes, in this order:
 //!
 //! 1. [`intake`] consumes the events queue in batches and sees each through;
-//! 2. [`decode`] turns a message into an event, or says why not;
+//! 2. [`decode`] turns a message into an event, or says why not, and
+//!    [`event_types`] whether it is what its tenant's catalogue says;
 //! 3. [`matching`] finds the webhooks that want it (with [`subscriptions`], the
 //!    index in memory);
 //! 4. [`accept`] writes events and deliveries in one statement.
@@ -16,6 +17,7 @@ pub mod accept;
 pub mod api;
 pub mod audit;
 pub mod decode;
+pub mod event_types;
 pub mod intake;
 pub mod matching;
 pub mod metrics;

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::api;
+use crate::event_types::EventTypes;
 use crate::intake::{Intake, LANES, PREFETCH, lane};
 use crate::metrics::metrics;
 use crate::settings::Settings;
@@ -50,9 +51,13 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         return Ok(());
     }
     let subscriptions = Arc::new(Subscriptions::default());
-    let feed = Feed::new(pool.clone(), settings.common.keys.clone(), {
-        let subscriptions = subscriptions.clone();
-        move |changes| subscriptions.apply(changes)
+    let event_types = Arc::new(EventTypes::default());
+    let feed = Feed::with_event_types(pool.clone(), settings.common.keys.clone(), {
+        let (subscriptions, event_types) = (subscriptions.clone(), event_types.clone());
+        move |mut changes| {
+            event_types.apply(std::mem::take(&mut changes.event_types));
+            subscriptions.apply(changes);
+        }
     });
     let (publisher, publications) = publisher();
 
@@ -65,6 +70,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         admin_token: settings.admin_token.clone(),
         feed: feed.clone(),
         subscriptions: subscriptions.clone(),
+        event_types: event_types.clone(),
     });
     info!(address = %listener.local_addr()?, "API, metrics and health");
     let serving = axum::serve(listener, api.merge(telemetry::routes(ready.clone())))
@@ -83,6 +89,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         pool,
         feed,
         subscriptions,
+        event_types,
         shards,
         stop: stop.clone(),
     };

@@ -17,6 +17,7 @@ use shared::dialect::Dialects;
 use shared::publish::Publisher;
 use shared::seal::Keyring;
 
+use crate::event_types::EventTypes;
 use crate::subscriptions::Subscriptions;
 use problem::Problem;
 
@@ -24,6 +25,9 @@ pub mod admin;
 pub mod auth;
 pub mod deliveries;
 pub mod dialects;
+pub mod event_log;
+pub mod event_type_form;
+pub mod event_types;
 pub mod events;
 pub mod problem;
 pub mod request;
@@ -51,6 +55,8 @@ pub struct Api {
     pub feed: Arc<Feed>,
     /// The index.
     pub subscriptions: Arc<Subscriptions>,
+    /// What tenants say about their event types.
+    pub event_types: Arc<EventTypes>,
 }
 
 /// What every handler is given.
@@ -63,7 +69,12 @@ pub fn routes(api: Api) -> Router {
         .nest("/api/v1/webhooks", webhooks.clone())
         .nest("/api/webhooks", webhooks)
         .nest("/api/v1/deliveries", deliveries::routes())
-        .nest("/api/v1/events", events::routes())
+        .nest(
+            "/api/v1/events",
+            events::routes().merge(event_log::routes()),
+        )
+        .nest("/api/v1/event-types", event_types::routes())
+        .nest("/api/v1/catalogues", event_types::catalogues())
         .nest("/api/v1/dialects", dialects::routes())
         .nest("/api/v1/admin", admin::routes())
         .fallback(async |method: Method, uri: Uri| {

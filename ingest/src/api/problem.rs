@@ -81,6 +81,11 @@ impl Problem {
         )
     }
 
+    /// What it says: the field to blame, if one is, and why.
+    pub fn into_blame(self) -> (Option<String>, String) {
+        (self.field, self.detail)
+    }
+
     /// 503: try again.
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)

@@ -26,28 +26,37 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let content_type = request
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .and_then(|v| v.to_str().ok());
-        let media_type = content_type
-            .and_then(|value| value.split(';').next())
-            .map(str::trim);
-        if !media_type.is_some_and(|value| value.eq_ignore_ascii_case("application/json")) {
-            return Err(Problem::media_type());
-        }
-        let bytes = Bytes::from_request(request, state)
-            .await
-            .map_err(|rejection| {
-                let limit = super::MAX_BODY;
-                Problem::too_large(format!(
-                    "the body is not readable or over {limit} bytes: {rejection}"
-                ))
-            })?;
-        serde_json::from_slice(&bytes)
-            .map(Self)
-            .map_err(|error| Problem::bad_request(error.to_string()))
+        read_json(request, state, super::MAX_BODY).await.map(Self)
     }
+}
+
+/// Reads a JSON body. `limit` is what the route's layer holds it to, in bytes.
+///
+/// # Errors
+/// If it is larger, isn't said to be JSON, or isn't what is wanted.
+pub async fn read_json<S: Send + Sync, T: DeserializeOwned>(
+    request: Request,
+    state: &S,
+    limit: usize,
+) -> Result<T, Problem> {
+    let content_type = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok());
+    let media_type = content_type
+        .and_then(|value| value.split(';').next())
+        .map(str::trim);
+    if !media_type.is_some_and(|value| value.eq_ignore_ascii_case("application/json")) {
+        return Err(Problem::media_type());
+    }
+    let bytes = Bytes::from_request(request, state)
+        .await
+        .map_err(|rejection| {
+            Problem::too_large(format!(
+                "the body is not readable or over {limit} bytes: {rejection}"
+            ))
+        })?;
+    serde_json::from_slice(&bytes).map_err(|error| Problem::bad_request(error.to_string()))
 }
 
 /// The id in the path. One that isn't an id at all is as unknown as any other.

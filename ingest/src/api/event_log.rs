@@ -1,0 +1,396 @@
+//! The events that were accepted: search, and one with what became of it.
+//!
+//! Times of a search are when an event was accepted: it is what events are
+//! stored by. Why a webhook did or didn't get an event is answered by the
+//! webhook **as it is now**; `changed_since` says if it was another then.
+
+use axum::extract::State;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use shared::ids::{
+    DeliveryId, EventId, EventType, EventUid, Tenant, WebhookId, first_uuid_at, time_of,
+};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::auth::Reading;
+use super::problem::{Problem, Result};
+use super::request::{Id, Page, Parameters};
+use super::{Api, Shared};
+use crate::matching::{Data, Explanation, Filter as DataFilter, Index, Pattern};
+
+/// How many of the tenant's events a page with `type` looks at.
+const LOOKED_AT: i64 = 10_000;
+
+/// `/api/v1/events…`, as far as they read.
+pub fn routes() -> Router<Shared> {
+    Router::new()
+        .route("/", get(search))
+        .route("/{id}", get(show))
+}
+
+/// `?type=&since=&until=&limit=&cursor=`
+#[derive(Deserialize)]
+struct Search {
+    #[serde(rename = "type", alias = "event_type")]
+    event_type: Option<String>,
+    since: Option<String>,
+    until: Option<String>,
+    limit: Option<i64>,
+    cursor: Option<String>,
+}
+
+/// A page of events, newest first.
+#[derive(Serialize)]
+struct Found {
+    events: Vec<Listed>,
+    /// There may be more. With `type`, a page can have fewer events than its
+    /// limit, even none, and a cursor all the same: each looks at a bounded
+    /// number of events.
+    next_cursor: Option<EventUid>,
+}
+
+/// An event in a list.
+#[derive(Serialize)]
+struct Listed {
+    id: EventId,
+    r#type: EventType,
+    #[serde(with = "time::serde::rfc3339")]
+    occurred_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    accepted_at: OffsetDateTime,
+    /// How many webhooks it matched: that many deliveries were made.
+    matched: i32,
+}
+
+impl From<&Row> for Listed {
+    fn from(row: &Row) -> Self {
+        Self {
+            id: row.get("id"),
+            r#type: row.get("type"),
+            occurred_at: row.get("occurred_at"),
+            accepted_at: time_of(row.get("uid")),
+            matched: row.get("matched"),
+        }
+    }
+}
+
+/// Which of a tenant's events are looked at: `from` ≤ uid < `to`.
+struct Range {
+    from: Uuid,
+    to: Uuid,
+}
+
+async fn search(
+    acting: Reading,
+    State(api): State<Shared>,
+    Parameters(search): Parameters<Search>,
+) -> Result<Json<Found>> {
+    let event_type: Option<EventType> = search
+        .event_type
+        .map(|text| text.parse())
+        .transpose()
+        .map_err(|error| Problem::field("type", format!("{error}")))?;
+    let page = Page {
+        limit: search.limit,
+        cursor: search.cursor,
+    };
+    let (limit, after) = (page.limit()?, page.after::<EventUid>()?);
+    let since = moment("since", search.since.as_deref())?;
+    let until = moment("until", search.until.as_deref())?;
+    let to = until.unwrap_or(Uuid::max());
+    let range = Range {
+        from: since.unwrap_or(Uuid::nil()),
+        to: after.map_or(to, |after| to.min(after.uuid())),
+    };
+
+    let rows = search_events(&api, &acting.tenant, &range, event_type.as_ref(), limit).await?;
+    let shown = &rows[..rows.len().min(limit as usize)];
+    let next_cursor = if rows.len() > shown.len() {
+        shown.last().map(|row| row.get("uid"))
+    } else if event_type.is_some() {
+        last_looked_at(&api, &acting.tenant, &range).await?
+    } else {
+        None
+    };
+    Ok(Json(Found {
+        events: shown.iter().map(Listed::from).collect(),
+        next_cursor,
+    }))
+}
+
+fn moment(field: &'static str, text: Option<&str>) -> Result<Option<Uuid>> {
+    let Some(text) = text else {
+        return Ok(None);
+    };
+    OffsetDateTime::parse(text, &Rfc3339)
+        .map(|at| Some(first_uuid_at(at)))
+        .map_err(|_| Problem::field(field, "must be an RFC 3339 time"))
+}
+
+/// One more than the limit, if there are. `matched >= 0` is what
+/// `events_by_time` asks for, see its migration.
+async fn search_events(
+    api: &Api,
+    tenant: &Tenant,
+    range: &Range,
+    event_type: Option<&EventType>,
+    limit: i64,
+) -> Result<Vec<Row>> {
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(
+            "-- search_events\n\
+             SELECT uid, id, type, occurred_at, matched FROM ( \
+                 SELECT uid, id, type, occurred_at, matched FROM events \
+                 WHERE tenant = $1 AND uid >= $2 AND uid < $3 AND matched >= 0 \
+                 ORDER BY uid DESC LIMIT $4) AS looked_at \
+             WHERE $5::text IS NULL OR type = $5 \
+             ORDER BY uid DESC LIMIT $6",
+        )
+        .await?;
+    let looked_at = if event_type.is_some() {
+        LOOKED_AT
+    } else {
+        limit + 1
+    };
+    Ok(client
+        .query(
+            &statement,
+            &[
+                tenant,
+                &range.from,
+                &range.to,
+                &looked_at,
+                &event_type,
+                &(limit + 1),
+            ],
+        )
+        .await?)
+}
+
+/// The last event of those that a search with a type looked at, if there may be
+/// others after it.
+async fn last_looked_at(api: &Api, tenant: &Tenant, range: &Range) -> Result<Option<EventUid>> {
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(
+            "-- last_looked_at\n\
+             SELECT uid FROM events WHERE tenant = $1 AND uid >= $2 AND uid < $3 AND matched >= 0 \
+             ORDER BY uid DESC OFFSET $4 LIMIT 1",
+        )
+        .await?;
+    let row = client
+        .query_opt(
+            &statement,
+            &[tenant, &range.from, &range.to, &(LOOKED_AT - 1)],
+        )
+        .await?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+/// `?limit=&deliveries_cursor=&matching_cursor=`
+#[derive(Deserialize)]
+struct Pages {
+    limit: Option<i64>,
+    deliveries_cursor: Option<String>,
+    matching_cursor: Option<String>,
+}
+
+/// An event, a page of its deliveries, and a page of the tenant's webhooks.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    event: Listed,
+    /// As it was published.
+    data: Box<RawValue>,
+    /// CloudEvents attributes besides.
+    attributes: Option<Value>,
+    deliveries: Vec<Delivery>,
+    next_deliveries_cursor: Option<DeliveryId>,
+    /// What it is to every webhook of the tenant, as each is now.
+    matching: Vec<Matching>,
+    next_matching_cursor: Option<WebhookId>,
+}
+
+/// One delivery of the event.
+#[derive(Serialize)]
+struct Delivery {
+    id: DeliveryId,
+    webhook_id: WebhookId,
+    status: String,
+    attempts: i16,
+    response_code: Option<i16>,
+    error: Option<String>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    next_attempt_at: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    finished_at: Option<OffsetDateTime>,
+}
+
+impl From<&Row> for Delivery {
+    fn from(row: &Row) -> Self {
+        Self {
+            id: row.get("id"),
+            webhook_id: row.get("webhook_id"),
+            status: row.get("state"),
+            attempts: row.get("attempts"),
+            response_code: row.get("status_code"),
+            error: row.get("error"),
+            next_attempt_at: row.get("due_at"),
+            finished_at: row.get("finished_at"),
+        }
+    }
+}
+
+/// What the event is to one webhook.
+#[derive(Serialize)]
+struct Matching {
+    webhook_id: WebhookId,
+    /// `active`, or why it gets nothing.
+    webhook_status: String,
+    /// The webhook was changed after the event: it may have been another then.
+    changed_since: bool,
+    #[serde(flatten)]
+    explanation: Explanation,
+}
+
+async fn show(
+    acting: Reading,
+    State(api): State<Shared>,
+    Id(id): Id<EventId>,
+    Parameters(pages): Parameters<Pages>,
+) -> Result<Json<Shown>> {
+    let page_at = |cursor| Page {
+        limit: pages.limit,
+        cursor,
+    };
+    let deliveries_page = page_at(pages.deliveries_cursor);
+    let matching_page = page_at(pages.matching_cursor);
+    let limit = deliveries_page.limit()?;
+    let after_delivery = cursor(&deliveries_page, "deliveries_cursor")?;
+    let after_webhook = cursor(&matching_page, "matching_cursor")?;
+
+    let row = find_event(&api, &acting.tenant, &id)
+        .await?
+        .ok_or_else(|| Problem::not_found(format!("there is no event {id}")))?;
+    let uid: EventUid = row.get("uid");
+    let data: String = row.get("data");
+    let mut deliveries = deliveries_of(&api, uid, after_delivery, limit + 1).await?;
+    let next_deliveries_cursor = cut(&mut deliveries, limit).map(|last| last.get("id"));
+    let mut webhooks = webhooks_of(&api, &acting.tenant, after_webhook, limit + 1).await?;
+    let next_matching_cursor = cut(&mut webhooks, limit).map(|last| last.get("id"));
+    let event = Listed::from(&row);
+    Ok(Json(Shown {
+        matching: explain(&acting.tenant, &event, &data, &webhooks),
+        event,
+        data: RawValue::from_string(data).map_err(anyhow::Error::new)?,
+        attributes: row.get("attributes"),
+        deliveries: deliveries.iter().map(Delivery::from).collect(),
+        next_deliveries_cursor,
+        next_matching_cursor,
+    }))
+}
+
+fn cursor<T: std::str::FromStr>(page: &Page, field: &'static str) -> Result<Option<T>> {
+    page.after()
+        .map_err(|_| Problem::field(field, "is not a cursor"))
+}
+
+/// Shortens a page that was read with one row too many; answers its last row if
+/// there are more.
+fn cut(rows: &mut Vec<Row>, limit: i64) -> Option<&Row> {
+    let more = rows.len() > limit as usize;
+    rows.truncate(limit as usize);
+    rows.last().filter(|_| more)
+}
+
+/// The newest of this id: it is taken anew after a day. The inner query has at
+/// most one row a day; `OFFSET 0` keeps it from being planned as a walk through
+/// all events in the order of the outer one.
+async fn find_event(api: &Api, tenant: &Tenant, id: &EventId) -> Result<Option<Row>> {
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(
+            "-- find_event\n\
+             SELECT uid, id, type, occurred_at, matched, data, attributes FROM events \
+             WHERE uid = (SELECT uid FROM ( \
+                 SELECT uid FROM events WHERE tenant = $1 AND id = $2 OFFSET 0) AS by_id \
+                 ORDER BY uid DESC LIMIT 1)",
+        )
+        .await?;
+    Ok(client.query_opt(&statement, &[tenant, id]).await?)
+}
+
+async fn deliveries_of(
+    api: &Api,
+    event: EventUid,
+    after: Option<DeliveryId>,
+    limit: i64,
+) -> Result<Vec<Row>> {
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(
+            "-- deliveries_of_event\n\
+             SELECT id, webhook_id, state, attempts, status_code, error, due_at, finished_at \
+             FROM deliveries WHERE event_uid = $1 \
+               AND id BETWEEN millisecond_floor($1) AND millisecond_ceiling($1) \
+               AND ($2::uuid IS NULL OR id > $2) \
+             ORDER BY id LIMIT $3",
+        )
+        .await?;
+    Ok(client.query(&statement, &[&event, &after, &limit]).await?)
+}
+
+async fn webhooks_of(
+    api: &Api,
+    tenant: &Tenant,
+    after: Option<WebhookId>,
+    limit: i64,
+) -> Result<Vec<Row>> {
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(
+            "-- webhooks_to_explain\n\
+             SELECT id, patterns, filter, status, updated_at FROM webhooks \
+             WHERE tenant = $1 AND status <> 'deleted' AND ($2::uuid IS NULL OR id > $2) \
+             ORDER BY id LIMIT $3",
+        )
+        .await?;
+    Ok(client.query(&statement, &[tenant, &after, &limit]).await?)
+}
+
+/// Asks an index of just these webhooks, also of those that aren't active and
+/// so not in the one that events are matched by.
+fn explain(tenant: &Tenant, event: &Listed, data: &str, webhooks: &[Row]) -> Vec<Matching> {
+    let mut index = Index::new();
+    for row in webhooks {
+        let id: WebhookId = row.get("id");
+        let patterns = row.get::<_, Vec<String>>("patterns");
+        let patterns = patterns.iter().map(|text| text.parse::<Pattern>());
+        let filter = row
+            .get::<_, Option<Value>>("filter")
+            .map(|filter| DataFilter::parse(&filter))
+            .transpose();
+        // Both were checked when they were saved; a hand-made row is not shown.
+        if let (Ok(patterns), Ok(filter)) = (patterns.collect(), filter) {
+            index.upsert(id, tenant.as_str(), patterns, filter, row);
+        }
+    }
+    let data = Data::new(data);
+    index
+        .explain(tenant.as_str(), event.r#type.as_str(), &data)
+        .into_iter()
+        .map(|(entry, explanation)| Matching {
+            webhook_id: entry.id,
+            webhook_status: entry.payload.get("status"),
+            changed_since: entry.payload.get::<_, OffsetDateTime>("updated_at") > event.accepted_at,
+            explanation,
+        })
+        .collect()
+}
