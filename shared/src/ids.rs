@@ -8,6 +8,7 @@
 //! its event's, so that tables partitioned by day on the id need no date column
 //! and an event's deliveries are found by a range of ids.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -16,6 +17,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::OffsetDateTime;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, private::BytesMut};
 use type_safe_id::{StaticType, TypeSafeId};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type as JsonType};
+use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
 /// A string that isn't the id or name it was taken for.
@@ -141,6 +145,18 @@ macro_rules! typed_id {
                 <Uuid as FromSql>::accepts(ty)
             }
         }
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                ObjectBuilder::new()
+                    .schema_type(JsonType::String)
+                    .pattern(Some(concat!("^", $prefix, "_[0-7][0-9a-hjkmnp-tv-z]{25}$")))
+                    .examples([concat!($prefix, "_01k9zw6q9veq5r2m4d8x3h7c1b")])
+                    .into()
+            }
+        }
+
+        impl ToSchema for $name {}
     };
 }
 
@@ -228,7 +244,10 @@ pub fn same_millisecond(uuid: Uuid) -> (Uuid, Uuid) {
 }
 
 macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, $check:path) => {
+    (
+        $(#[$doc:meta])* $name:ident, $check:path,
+        $schema:literal, $pattern:literal, $example:literal
+    ) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
         pub struct $name(Arc<str>);
@@ -296,21 +315,38 @@ macro_rules! name {
                 <&str as FromSql>::accepts(ty)
             }
         }
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                ObjectBuilder::new()
+                    .schema_type(JsonType::String)
+                    .pattern(Some($pattern))
+                    .examples([$example])
+                    .into()
+            }
+        }
+
+        impl ToSchema for $name {
+            fn name() -> Cow<'static, str> {
+                Cow::Borrowed($schema)
+            }
+        }
     };
 }
 
 name!(
     /// Whose events and webhooks these are: a slug, `[a-z0-9][a-z0-9_-]{0,62}`.
-    Tenant, check_tenant
+    Tenant, check_tenant, "TenantId", "^[a-z0-9][a-z0-9_-]{0,62}$", "acme"
 );
 name!(
     /// What kind of thing happened: `order.created`, `item-checkout`.
-    EventType, check_event_type
+    EventType, check_event_type, "EventTypeName",
+    "^(?=.{1,128}$)[A-Za-z0-9][A-Za-z0-9_-]*(\\.[A-Za-z0-9_-]+)*$", "order.created"
 );
 name!(
     /// The producer's id of an event: 1 to 255 visible ASCII characters (the
     /// most that AMQP's `message_id`, a short string, can carry).
-    EventId, check_event_id
+    EventId, check_event_id, "EventId", "^[!-~]{1,255}$", "order-4711-created"
 );
 
 impl From<EventUid> for EventId {

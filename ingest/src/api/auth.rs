@@ -19,6 +19,7 @@ use shared::ids::{Tenant, TokenId};
 use shared::seal::fill_random;
 use subtle::ConstantTimeEq;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use super::Shared;
 use super::problem::{Problem, Result};
@@ -28,8 +29,9 @@ const PREFIX: &str = "pht_";
 const SHOWN: usize = 10;
 const TENANT_HEADER: &str = "x-tenant-id";
 
-/// What a token may do, each including those after it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// What a token may do: a viewer reads, a manager also changes webhooks and
+/// publishes events, an admin also manages tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Read.
@@ -81,6 +83,12 @@ pub type Reading = Acting<{ Role::Viewer as u8 }>;
 /// A caller who may change a tenant's things.
 pub type Managing = Acting<{ Role::Manager as u8 }>;
 
+/// A caller who manages tokens.
+pub struct Administering {
+    /// Whose; `None`: everybody's.
+    pub tenant: Option<Tenant>,
+}
+
 /// The operator.
 pub struct Operating;
 
@@ -89,27 +97,25 @@ impl<const ROLE: u8> FromRequestParts<Shared> for Acting<ROLE> {
 
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self> {
         let caller = identify(&parts.headers, api).await?;
-        if (caller.role as u8) < ROLE {
-            return Err(Problem::forbidden(format!(
-                "this token is a {}'s; that is not enough for this request",
-                caller.role.as_str()
-            )));
-        }
-        let named = named_tenant(&parts.headers)?;
-        match (caller.tenant, named) {
-            (Some(own), Some(named)) if own != named => Err(Problem::not_found(format!(
-                "tenant `{named}` does not exist"
-            ))),
-            (Some(own), _) => Ok(Self { tenant: own }),
-            (None, Some(named)) if is_tenant(api, &named).await? => Ok(Self { tenant: named }),
-            (None, Some(named)) => Err(Problem::not_found(format!(
-                "tenant `{named}` does not exist"
-            ))),
-            (None, None) => Err(Problem::field(
+        caller.must_be(ROLE)?;
+        match acting_for(caller, &parts.headers, api).await? {
+            Some(tenant) => Ok(Self { tenant }),
+            None => Err(Problem::field(
                 "X-Tenant-ID",
                 "this token is global: say for which tenant it is used",
             )),
         }
+    }
+}
+
+impl FromRequestParts<Shared> for Administering {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self> {
+        let caller = identify(&parts.headers, api).await?;
+        caller.must_be(Role::Admin as u8)?;
+        let tenant = acting_for(caller, &parts.headers, api).await?;
+        Ok(Self { tenant })
     }
 }
 
@@ -125,6 +131,32 @@ impl FromRequestParts<Shared> for Operating {
         }
         Ok(Self)
     }
+}
+
+impl Caller {
+    fn must_be(&self, role: u8) -> Result<()> {
+        if self.role as u8 >= role {
+            return Ok(());
+        }
+        Err(Problem::forbidden(format!(
+            "this token is a {}'s; that is not enough for this request",
+            self.role.as_str()
+        )))
+    }
+}
+
+/// The tenant that a caller acts for: its own, or the one that a global caller
+/// names, if any.
+async fn acting_for(caller: Caller, headers: &HeaderMap, api: &Shared) -> Result<Option<Tenant>> {
+    match (caller.tenant, named_tenant(headers)?) {
+        (Some(own), Some(named)) if own != named => Err(unknown(&named)),
+        (None, Some(named)) if !is_tenant(api, &named).await? => Err(unknown(&named)),
+        (own, named) => Ok(own.or(named)),
+    }
+}
+
+fn unknown(tenant: &Tenant) -> Problem {
+    Problem::not_found(format!("tenant `{tenant}` does not exist"))
 }
 
 async fn identify(headers: &HeaderMap, api: &Shared) -> Result<Caller> {

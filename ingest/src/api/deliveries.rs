@@ -1,36 +1,109 @@
 //! The delivery log: a webhook's deliveries, and one with its attempts.
 
+use axum::Json;
 use axum::extract::State;
-use axum::routing::get;
-use axum::{Json, Router};
-use serde::Deserialize;
-use serde_json::{Value, json};
-use shared::ids::{DeliveryId, EventType, Tenant, WebhookId};
-use time::OffsetDateTime;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use shared::ids::{DeliveryId, EventId, EventType, Tenant, WebhookId};
 use tokio_postgres::Row;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::Shared;
-use super::admin::time_json;
 use super::auth::Reading;
 use super::problem::{Problem, Result};
 use super::request::{Id, Page, Parameters};
+use super::timestamp::Timestamp;
 
 /// `/api/v1/deliveries…`
-pub fn routes() -> Router<Shared> {
-    Router::new().route("/{id}", get(show))
+pub fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(show))
 }
 
 /// `/api/v1/webhooks/{id}/deliveries`
-pub fn of_webhook() -> Router<Shared> {
-    Router::new().route("/{id}/deliveries", get(list))
+pub fn of_webhook() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(list))
 }
 
-#[derive(Deserialize)]
+/// Which deliveries to list.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Filter {
+    /// `queued`, `retrying`, `delivered`, `failed`, `expired` or `cancelled`.
+    #[param(pattern = "^(queued|retrying|delivered|failed|expired|cancelled)$")]
     status: Option<String>,
+    #[param(value_type = Option<EventType>)]
     event_type: Option<String>,
+    /// How many to show.
+    #[param(minimum = 1, maximum = 250, default = 50)]
     limit: Option<i64>,
+    /// `next_cursor` of the page before.
     cursor: Option<String>,
+}
+
+/// One event on its way to one webhook.
+#[derive(Serialize, ToSchema)]
+struct Delivery {
+    id: DeliveryId,
+    webhook_id: WebhookId,
+    event_id: EventId,
+    event_type: EventType,
+    /// `queued`, `retrying`, `delivered`, `failed`, `expired` or `cancelled`.
+    #[schema(example = "delivered")]
+    status: String,
+    /// How many were made.
+    attempts: i16,
+    created_at: Timestamp,
+    #[schema(required)]
+    next_attempt_at: Option<Timestamp>,
+    #[schema(required)]
+    finished_at: Option<Timestamp>,
+    /// Of the last attempt.
+    #[schema(required, example = 200)]
+    response_code: Option<i16>,
+    /// Why the last attempt has no answer.
+    #[schema(required)]
+    error: Option<String>,
+}
+
+/// A page of deliveries.
+#[derive(Serialize, ToSchema)]
+struct DeliveryPage {
+    deliveries: Vec<Delivery>,
+    /// Of the next page; `null` on the last.
+    #[schema(required)]
+    next_cursor: Option<String>,
+}
+
+/// A delivery with its attempts.
+#[derive(Serialize, ToSchema)]
+struct DeliveryDetail {
+    #[serde(flatten)]
+    delivery: Delivery,
+    attempt_log: Vec<Attempt>,
+}
+
+/// One request to an endpoint, and what came back.
+#[derive(Serialize, ToSchema)]
+struct Attempt {
+    /// From 1.
+    n: i16,
+    started_at: Timestamp,
+    duration_ms: i32,
+    outcome: String,
+    #[schema(required, example = 200)]
+    response_code: Option<i16>,
+    #[schema(required, value_type = Option<Object>)]
+    response_headers: Option<Value>,
+    /// The first 16 KiB of it, as text.
+    #[schema(required)]
+    response_body: Option<String>,
+    #[schema(required)]
+    remote_address: Option<String>,
+    /// Why there is no answer.
+    #[schema(required)]
+    error: Option<String>,
 }
 
 const STATES: [&str; 6] = [
@@ -42,12 +115,21 @@ const STATES: [&str; 6] = [
     "cancelled",
 ];
 
+/// List a webhook's deliveries
+///
+/// Newest first.
+#[utoipa::path(
+    get, path = "/{id}/deliveries", operation_id = "list_deliveries", tag = "deliveries",
+    security(("token" = ["viewer"])),
+    params(("id" = WebhookId, Path), Filter),
+    responses((status = 200, description = "A page of them.", body = DeliveryPage)),
+)]
 async fn list(
     acting: Reading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
     Parameters(filter): Parameters<Filter>,
-) -> Result<Json<Value>> {
+) -> Result<Json<DeliveryPage>> {
     if let Some(status) = filter
         .status
         .as_deref()
@@ -96,17 +178,26 @@ async fn list(
         )
         .await?;
     let (shown, next_cursor) = page.cut::<DeliveryId>(&rows)?;
-    let deliveries: Vec<_> = shown.iter().map(delivery_json).collect();
-    Ok(Json(
-        json!({ "deliveries": deliveries, "next_cursor": next_cursor }),
-    ))
+    Ok(Json(DeliveryPage {
+        deliveries: shown.iter().map(Delivery::of).collect(),
+        next_cursor,
+    }))
 }
 
+/// Show a delivery
+///
+/// With every attempt.
+#[utoipa::path(
+    get, path = "/{id}", operation_id = "show_delivery", tag = "deliveries",
+    security(("token" = ["viewer"])),
+    params(("id" = DeliveryId, Path)),
+    responses((status = 200, description = "The delivery.", body = DeliveryDetail)),
+)]
 async fn show(
     acting: Reading,
     State(api): State<Shared>,
     Id(id): Id<DeliveryId>,
-) -> Result<Json<Value>> {
+) -> Result<Json<DeliveryDetail>> {
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(&format!(
@@ -129,42 +220,47 @@ async fn show(
         )
         .await?;
     let attempts = client.query(&statement, &[&id]).await?;
-    let mut delivery = delivery_json(&row);
-    delivery["attempt_log"] = attempts.iter().map(attempt_json).collect();
-    Ok(Json(delivery))
+    Ok(Json(DeliveryDetail {
+        delivery: Delivery::of(&row),
+        attempt_log: attempts.iter().map(Attempt::of).collect(),
+    }))
 }
 
 const COLUMNS: &str = "d.id, d.webhook_id, d.event_type, d.state, d.attempts, d.due_at, d.finished_at, \
                        d.status_code, d.error, e.id AS event_id";
 
-fn delivery_json(row: &Row) -> Value {
-    let id: DeliveryId = row.get("id");
-    json!({
-        "id": id,
-        "webhook_id": row.get::<_, WebhookId>("webhook_id"),
-        "event_id": row.get::<_, &str>("event_id"),
-        "event_type": row.get::<_, &str>("event_type"),
-        "status": row.get::<_, &str>("state"),
-        "attempts": row.get::<_, i16>("attempts"),
-        "created_at": time_json(id.accepted_at()),
-        "next_attempt_at": row.get::<_, Option<OffsetDateTime>>("due_at").map(time_json),
-        "finished_at": row.get::<_, Option<OffsetDateTime>>("finished_at").map(time_json),
-        "response_code": row.get::<_, Option<i16>>("status_code"),
-        "error": row.get::<_, Option<&str>>("error"),
-    })
+impl Delivery {
+    fn of(row: &Row) -> Self {
+        let id: DeliveryId = row.get("id");
+        Self {
+            id,
+            webhook_id: row.get("webhook_id"),
+            event_id: row.get("event_id"),
+            event_type: row.get("event_type"),
+            status: row.get("state"),
+            attempts: row.get("attempts"),
+            created_at: Timestamp(id.accepted_at()),
+            next_attempt_at: row.get("due_at"),
+            finished_at: row.get("finished_at"),
+            response_code: row.get("status_code"),
+            error: row.get("error"),
+        }
+    }
 }
 
-fn attempt_json(row: &Row) -> Value {
-    let body = row.get::<_, Option<&[u8]>>("response_body");
-    json!({
-        "n": row.get::<_, i16>("n"),
-        "started_at": time_json(row.get("started_at")),
-        "duration_ms": row.get::<_, i32>("duration_ms"),
-        "outcome": row.get::<_, &str>("outcome"),
-        "response_code": row.get::<_, Option<i16>>("status_code"),
-        "response_headers": row.get::<_, Option<Value>>("response_headers"),
-        "response_body": body.map(String::from_utf8_lossy),
-        "remote_address": row.get::<_, Option<&str>>("remote_address"),
-        "error": row.get::<_, Option<&str>>("error"),
-    })
+impl Attempt {
+    fn of(row: &Row) -> Self {
+        let body = row.get::<_, Option<&[u8]>>("response_body");
+        Self {
+            n: row.get("n"),
+            started_at: row.get("started_at"),
+            duration_ms: row.get("duration_ms"),
+            outcome: row.get("outcome"),
+            response_code: row.get("status_code"),
+            response_headers: row.get("response_headers"),
+            response_body: body.map(|bytes| String::from_utf8_lossy(bytes).into_owned()),
+            remote_address: row.get("remote_address"),
+            error: row.get("error"),
+        }
+    }
 }

@@ -1,48 +1,100 @@
 //! The dialects that webhooks and tenants may have.
 
+use axum::Json;
 use axum::extract::{Path, State};
-use axum::routing::get;
-use axum::{Json, Router};
-use serde_json::{Value, json};
+use serde::Serialize;
 use shared::dialect::{DEFAULT, Dialect, Dialects};
+use shared::retry::Schedule;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::Shared;
 use super::auth::Reading;
 use super::problem::{Problem, Result};
 
 /// `/api/v1/dialects…`
-pub fn routes() -> Router<Shared> {
-    Router::new()
-        .route("/", get(list))
-        .route("/{name}", get(show))
+pub fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(show))
 }
 
-async fn list(_: Reading, State(api): State<Shared>) -> Json<Value> {
-    let dialects: Vec<_> = api.dialects.iter().map(|d| dialect_json(d)).collect();
-    Json(json!({ "dialects": dialects }))
+/// How a delivery looks on the wire.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Dialect)]
+struct Shown {
+    #[schema(example = "standard")]
+    name: String,
+    description: String,
+    /// Whether it is that of tenants that chose none.
+    default: bool,
+    /// How long an endpoint has to answer, in milliseconds.
+    #[schema(example = 30_000)]
+    timeout: u64,
+    /// How long after its event a delivery is tried, in seconds.
+    #[schema(example = 604_800)]
+    max_age: i64,
+    /// When a delivery is tried again: `delays`, or `exponential`, in
+    /// milliseconds; and `jitter`, the share that is added at random.
+    #[schema(value_type = Object, example = json!({"delays": [5000, 300_000], "jitter": 0.1}))]
+    retry: Schedule,
+    /// The file that it was read from.
+    definition: String,
 }
 
+/// The dialects.
+#[derive(Serialize, ToSchema)]
+struct DialectList {
+    dialects: Vec<Shown>,
+}
+
+/// List dialects
+#[utoipa::path(
+    get, path = "/", operation_id = "list_dialects", tag = "dialects",
+    security(("token" = ["viewer"])),
+    responses((status = 200, description = "All of them.", body = DialectList)),
+)]
+async fn list(_: Reading, State(api): State<Shared>) -> Json<DialectList> {
+    Json(DialectList {
+        dialects: api
+            .dialects
+            .iter()
+            .map(|dialect| Shown::of(dialect))
+            .collect(),
+    })
+}
+
+/// Show a dialect
+#[utoipa::path(
+    get, path = "/{name}", operation_id = "show_dialect", tag = "dialects",
+    security(("token" = ["viewer"])),
+    params(("name" = String, Path, example = "standard")),
+    responses((status = 200, description = "The dialect.", body = Shown)),
+)]
 async fn show(
     _: Reading,
     State(api): State<Shared>,
     Path(name): Path<String>,
-) -> Result<Json<Value>> {
+) -> Result<Json<Shown>> {
     let dialect = api.dialects.get(&name);
     let dialect = dialect.ok_or_else(|| Problem::not_found(unknown(&name, &api.dialects)))?;
-    Ok(Json(dialect_json(dialect)))
+    Ok(Json(Shown::of(dialect)))
 }
 
-fn dialect_json(dialect: &Dialect) -> Value {
-    let policy = dialect.policy();
-    json!({
-        "name": dialect.name(),
-        "description": dialect.description(),
-        "default": dialect.name() == DEFAULT,
-        "timeout": policy.timeout.as_millis() as u64,
-        "max_age": policy.max_age.whole_seconds(),
-        "retry": policy.schedule,
-        "definition": dialect.definition(),
-    })
+impl Shown {
+    fn of(dialect: &Dialect) -> Self {
+        let policy = dialect.policy();
+        Self {
+            name: dialect.name().to_owned(),
+            description: dialect.description().to_owned(),
+            default: dialect.name() == DEFAULT,
+            timeout: policy.timeout.as_millis() as u64,
+            max_age: policy.max_age.whole_seconds(),
+            retry: policy.schedule.clone(),
+            definition: dialect.definition().to_owned(),
+        }
+    }
 }
 
 /// Refuses a dialect that there isn't.

@@ -4,9 +4,8 @@
 //! stored by. Why a webhook did or didn't get an event is answered by the
 //! webhook **as it is now**; `changed_since` says if it was another then.
 
+use axum::Json;
 use axum::extract::State;
-use axum::routing::get;
-use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -16,11 +15,15 @@ use shared::ids::{
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio_postgres::Row;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::auth::Reading;
 use super::problem::{Problem, Result};
 use super::request::{Id, Page, Parameters};
+use super::timestamp::Timestamp;
 use super::{Api, Shared};
 use crate::matching::{Data, Explanation, Filter as DataFilter, Index, Pattern};
 
@@ -28,42 +31,53 @@ use crate::matching::{Data, Explanation, Filter as DataFilter, Index, Pattern};
 const LOOKED_AT: i64 = 10_000;
 
 /// `/api/v1/events…`, as far as they read.
-pub fn routes() -> Router<Shared> {
-    Router::new()
-        .route("/", get(search))
-        .route("/{id}", get(show))
+pub fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
+        .routes(routes!(search))
+        .routes(routes!(show))
 }
 
-/// `?type=&since=&until=&limit=&cursor=`
-#[derive(Deserialize)]
+/// Which events to list.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Search {
-    #[serde(rename = "type", alias = "event_type")]
+    #[serde(rename = "type")]
+    #[param(value_type = Option<EventType>)]
     event_type: Option<String>,
+    /// Accepted at this time or later.
+    #[param(value_type = Option<Timestamp>)]
     since: Option<String>,
+    /// Accepted before this time.
+    #[param(value_type = Option<Timestamp>)]
     until: Option<String>,
+    /// How many to show.
+    #[param(minimum = 1, maximum = 250, default = 50)]
     limit: Option<i64>,
+    /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
-/// A page of events, newest first.
-#[derive(Serialize)]
+/// A page of events.
+#[derive(Serialize, ToSchema)]
+#[schema(as = EventPage)]
 struct Found {
     events: Vec<Listed>,
-    /// There may be more. With `type`, a page can have fewer events than its
+    /// Of the next page; `null` on the last. With `type`, a page can have fewer events than its
     /// limit, even none, and a cursor all the same: each looks at a bounded
     /// number of events.
+    #[schema(required)]
     next_cursor: Option<EventUid>,
 }
 
-/// An event in a list.
-#[derive(Serialize)]
+/// An event that was accepted.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Event)]
 struct Listed {
     id: EventId,
     r#type: EventType,
-    #[serde(with = "time::serde::rfc3339")]
-    occurred_at: OffsetDateTime,
-    #[serde(with = "time::serde::rfc3339")]
-    accepted_at: OffsetDateTime,
+    /// When its producer says that it happened.
+    occurred_at: Timestamp,
+    accepted_at: Timestamp,
     /// How many webhooks it matched: that many deliveries were made.
     matched: i32,
 }
@@ -74,7 +88,7 @@ impl From<&Row> for Listed {
             id: row.get("id"),
             r#type: row.get("type"),
             occurred_at: row.get("occurred_at"),
-            accepted_at: time_of(row.get("uid")),
+            accepted_at: Timestamp(time_of(row.get("uid"))),
             matched: row.get("matched"),
         }
     }
@@ -86,6 +100,15 @@ struct Range {
     to: Uuid,
 }
 
+/// Search events
+///
+/// Newest first.
+#[utoipa::path(
+    get, path = "/", operation_id = "search_events", tag = "events",
+    security(("token" = ["viewer"])),
+    params(Search),
+    responses((status = 200, description = "A page of them.", body = Found)),
+)]
 async fn search(
     acting: Reading,
     State(api): State<Shared>,
@@ -194,43 +217,61 @@ async fn last_looked_at(api: &Api, tenant: &Tenant, range: &Range) -> Result<Opt
     Ok(row.map(|row| row.get(0)))
 }
 
-/// `?limit=&deliveries_cursor=&matching_cursor=`
-#[derive(Deserialize)]
+/// Which pages of an event's lists to show.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Pages {
+    /// How many of each list to show.
+    #[param(minimum = 1, maximum = 250, default = 50)]
     limit: Option<i64>,
+    /// `next_deliveries_cursor` of the page before.
     deliveries_cursor: Option<String>,
+    /// `next_matching_cursor` of the page before.
     matching_cursor: Option<String>,
 }
 
 /// An event, a page of its deliveries, and a page of the tenant's webhooks.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = EventDetail)]
 struct Shown {
     #[serde(flatten)]
     event: Listed,
     /// As it was published.
+    #[schema(value_type = serde_json::Value)]
     data: Box<RawValue>,
     /// CloudEvents attributes besides.
+    #[schema(required, value_type = Option<Object>)]
     attributes: Option<Value>,
     deliveries: Vec<Delivery>,
+    #[schema(required)]
     next_deliveries_cursor: Option<DeliveryId>,
     /// What it is to every webhook of the tenant, as each is now.
     matching: Vec<Matching>,
+    #[schema(required)]
     next_matching_cursor: Option<WebhookId>,
 }
 
 /// One delivery of the event.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeliveryOfEvent)]
 struct Delivery {
     id: DeliveryId,
     webhook_id: WebhookId,
+    /// `queued`, `retrying`, `delivered`, `failed`, `expired` or `cancelled`.
+    #[schema(example = "delivered")]
     status: String,
+    /// How many were made.
     attempts: i16,
+    /// Of the last attempt.
+    #[schema(required, example = 200)]
     response_code: Option<i16>,
+    /// Why the last attempt has no answer.
+    #[schema(required)]
     error: Option<String>,
-    #[serde(with = "time::serde::rfc3339::option")]
-    next_attempt_at: Option<OffsetDateTime>,
-    #[serde(with = "time::serde::rfc3339::option")]
-    finished_at: Option<OffsetDateTime>,
+    #[schema(required)]
+    next_attempt_at: Option<Timestamp>,
+    #[schema(required)]
+    finished_at: Option<Timestamp>,
 }
 
 impl From<&Row> for Delivery {
@@ -249,10 +290,11 @@ impl From<&Row> for Delivery {
 }
 
 /// What the event is to one webhook.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Matching {
     webhook_id: WebhookId,
-    /// `active`, or why it gets nothing.
+    /// `active`; or `inactive` or `disabled`: then it gets nothing.
+    #[schema(example = "active")]
     webhook_status: String,
     /// The webhook was changed after the event: it may have been another then.
     changed_since: bool,
@@ -260,6 +302,16 @@ struct Matching {
     explanation: Explanation,
 }
 
+/// Show an event
+///
+/// With its deliveries, and with what it is to every webhook of the tenant, as
+/// the webhook is now: which clause of its filter says no.
+#[utoipa::path(
+    get, path = "/{id}", operation_id = "show_event", tag = "events",
+    security(("token" = ["viewer"])),
+    params(("id" = EventId, Path), Pages),
+    responses((status = 200, description = "The event.", body = Shown)),
+)]
 async fn show(
     acting: Reading,
     State(api): State<Shared>,
@@ -389,7 +441,7 @@ fn explain(tenant: &Tenant, event: &Listed, data: &str, webhooks: &[Row]) -> Vec
         .map(|(entry, explanation)| Matching {
             webhook_id: entry.id,
             webhook_status: entry.payload.get("status"),
-            changed_since: entry.payload.get::<_, OffsetDateTime>("updated_at") > event.accepted_at,
+            changed_since: entry.payload.get::<_, Timestamp>("updated_at") > event.accepted_at,
             explanation,
         })
         .collect()

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use shared::ids::EventType;
+use utoipa::ToSchema;
 
 use super::problem::{Problem, Result};
 use crate::decode::{MAX_DEPTH, depth};
@@ -22,7 +23,7 @@ const MAX_EXAMPLE: usize = 16 * 1024;
 const RESERVED: &str = "import";
 
 /// A whole catalogue.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CatalogueForm {
     /// What the catalogue is called; for people.
@@ -32,20 +33,32 @@ pub struct CatalogueForm {
     #[serde(default)]
     pub description: String,
     #[serde(alias = "eventTypes")]
+    #[schema(max_items = 1000, extensions(("x-also" = json!(["eventTypes"]))))]
     pub(super) event_types: Vec<EventTypeForm>,
 }
 
 /// One type. What isn't sent is empty.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EventTypeForm {
     /// Needed in a catalogue; else the path has it.
+    #[schema(value_type = EventType, required = false)]
     name: Option<String>,
+    /// For people.
     #[serde(default)]
+    #[schema(max_length = 1024, example = "A customer placed an order.")]
     description: String,
+    /// What its data may look like: at most 16,384 bytes of JSON. Must be what the schema says.
+    #[schema(value_type = Option<serde_json::Value>, example = json!({"total": 25.00, "currency": "EUR"}))]
     example: Option<Box<RawValue>>,
+    /// What its data must look like: a JSON Schema of at most 32,768 bytes that refers to nothing outside it.
     #[serde(alias = "json_schema", alias = "jsonSchema")]
+    #[schema(
+        value_type = Option<Object>, example = json!({"required": ["total"]}),
+        extensions(("x-also" = json!(["json_schema", "jsonSchema"])))
+    )]
     schema: Option<Box<RawValue>>,
+    /// Out of use for new webhooks; events of it are still taken.
     #[serde(default)]
     archived: bool,
 }

@@ -3,13 +3,15 @@
 //! What is changed holds for the events that are published after the answer.
 //! Types are put whole: what a PUT doesn't send is empty afterwards.
 
-use axum::extract::State;
+use axum::Json;
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use shared::ids::{EventType, Tenant};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::auth::{Managing, Reading};
 use super::event_type_form::{CatalogueForm, EventTypeForm};
@@ -20,35 +22,52 @@ use crate::event_types::collections::{self, COLLECTIONS};
 use crate::event_types::store::{self, Entry, Saved, Shown, Unsaved};
 
 /// `/api/v1/event-types…`
-pub fn routes() -> Router<Shared> {
-    Router::new()
-        .route("/", get(list).put(replace))
-        .route("/import", post(import))
-        .route("/{name}", get(show).put(put).delete(delete))
+pub fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
+        .routes(routes!(list, replace))
+        .routes(routes!(import))
+        .routes(routes!(show, put, delete))
 }
 
 /// `/api/v1/catalogues…`
-pub fn catalogues() -> Router<Shared> {
-    Router::new()
-        .route("/", get(list_catalogues))
-        .route("/{name}", get(show_catalogue))
+pub fn catalogues() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
+        .routes(routes!(list_catalogues))
+        .routes(routes!(show_catalogue))
 }
 
-/// `?archived=&limit=&cursor=`
-#[derive(Deserialize)]
+/// Which event types to list.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Filter {
+    /// Only those that are archived, or that aren't.
     archived: Option<bool>,
+    /// How many to show.
+    #[param(minimum = 1, maximum = 250, default = 50)]
     limit: Option<i64>,
+    /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
-/// A page of a catalogue, by name.
-#[derive(Serialize)]
+/// A page of a catalogue.
+#[derive(Serialize, ToSchema)]
+#[schema(as = EventTypePage)]
 struct Listed {
     event_types: Vec<Shown>,
+    /// Of the next page; `null` on the last.
+    #[schema(required)]
     next_cursor: Option<EventType>,
 }
 
+/// List event types
+///
+/// By name.
+#[utoipa::path(
+    get, path = "/", operation_id = "list_event_types", tag = "event types",
+    security(("token" = ["viewer"])),
+    params(Filter),
+    responses((status = 200, description = "A page of them.", body = Listed)),
+)]
 async fn list(
     acting: Reading,
     State(api): State<Shared>,
@@ -78,6 +97,13 @@ async fn list(
     }))
 }
 
+/// Show an event type
+#[utoipa::path(
+    get, path = "/{name}", operation_id = "show_event_type", tag = "event types",
+    security(("token" = ["viewer"])),
+    params(("name" = EventType, Path)),
+    responses((status = 200, description = "The type.", body = Shown)),
+)]
 async fn show(
     acting: Reading,
     State(api): State<Shared>,
@@ -96,6 +122,21 @@ fn unknown(name: &EventType) -> Problem {
     Problem::not_found(format!("there is no event type {name} in the catalogue"))
 }
 
+/// Describe an event type
+///
+/// What isn't sent is empty afterwards. What is changed holds for the events that are
+/// published after the answer.
+#[utoipa::path(
+    put, path = "/{name}", operation_id = "put_event_type", tag = "event types",
+    security(("token" = ["manager"])),
+    params(("name" = EventType, Path)),
+    request_body = EventTypeForm,
+    responses(
+        (status = 200, description = "The type, which was there.", body = Shown),
+        (status = 201, description = "The type, which is new.", body = Shown),
+        (status = 409, description = "The tenant has as many as it may.")
+    ),
+)]
 async fn put(
     acting: Managing,
     State(api): State<Shared>,
@@ -113,7 +154,15 @@ async fn put(
     Ok((status, Json(shown)))
 }
 
-/// The type leaves the catalogue; events of it are what they were.
+/// Delete an event type
+///
+/// It leaves the catalogue; events of it are what they were.
+#[utoipa::path(
+    delete, path = "/{name}", operation_id = "delete_event_type", tag = "event types",
+    security(("token" = ["manager"])),
+    params(("name" = EventType, Path)),
+    responses((status = 204, description = "It is gone.")),
+)]
 async fn delete(
     acting: Managing,
     State(api): State<Shared>,
@@ -130,7 +179,18 @@ async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The whole catalogue: types that aren't sent leave it.
+/// Replace the catalogue
+///
+/// Types that aren't sent leave it.
+#[utoipa::path(
+    put, path = "/", operation_id = "replace_event_types", tag = "event types",
+    security(("token" = ["manager"])),
+    request_body = CatalogueForm,
+    responses(
+        (status = 200, description = "What it came to.", body = Saved),
+        (status = 409, description = "These are more than a tenant may have.")
+    ),
+)]
 async fn replace(
     acting: Managing,
     State(api): State<Shared>,
@@ -142,18 +202,36 @@ async fn replace(
 
 /// One of those that Posthorn comes with, by name, or a whole one. Types of
 /// other names stay.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = CatalogueImport)]
 #[serde(deny_unknown_fields)]
 struct ImportForm {
+    /// One of `GET /api/v1/catalogues`. Instead of `event_types`.
+    #[schema(nullable = false, example = "rishi")]
     catalogue: Option<String>,
+    /// What the catalogue is called; for people.
     #[serde(default)]
     name: String,
+    /// What it is of; for people.
     #[serde(default)]
     description: String,
     #[serde(alias = "eventTypes")]
+    #[schema(max_items = 1000, nullable = false, extensions(("x-also" = json!(["eventTypes"]))))]
     event_types: Option<Vec<EventTypeForm>>,
 }
 
+/// Import a catalogue
+///
+/// One that Posthorn comes with, by name, or one of your own. Types of other names stay.
+#[utoipa::path(
+    post, path = "/import", operation_id = "import_event_types", tag = "event types",
+    security(("token" = ["manager"])),
+    request_body = ImportForm,
+    responses(
+        (status = 200, description = "What it came to.", body = Saved),
+        (status = 409, description = "These would make more than a tenant may have.")
+    ),
+)]
 async fn import(
     acting: Managing,
     State(api): State<Shared>,
@@ -230,18 +308,27 @@ pub async fn check_known(api: &Api, tenant: &Tenant, patterns: &[String]) -> Res
 }
 
 /// A catalogue that Posthorn comes with, without its types.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Catalogue {
     name: String,
     description: String,
+    /// How many it has.
     event_types: usize,
 }
 
-#[derive(Serialize)]
+/// The catalogues that Posthorn comes with.
+#[derive(Serialize, ToSchema)]
+#[schema(as = CatalogueList)]
 struct Catalogues {
     catalogues: Vec<Catalogue>,
 }
 
+/// List the catalogues that can be imported
+#[utoipa::path(
+    get, path = "/", operation_id = "list_catalogues", tag = "event types",
+    security(("token" = ["viewer"])),
+    responses((status = 200, description = "All of them.", body = Catalogues)),
+)]
 async fn list_catalogues(_: Reading) -> Result<Json<Catalogues>> {
     let catalogue = |form: CatalogueForm| Catalogue {
         event_types: form.len(),
@@ -255,10 +342,16 @@ async fn list_catalogues(_: Reading) -> Result<Json<Catalogues>> {
     Ok(Json(Catalogues { catalogues }))
 }
 
-async fn show_catalogue(
-    _: Reading,
-    axum::extract::Path(name): axum::extract::Path<String>,
-) -> Result<Json<&'static RawValue>> {
+/// Show a catalogue that can be imported
+///
+/// As a whole, in the form that importing takes.
+#[utoipa::path(
+    get, path = "/{name}", operation_id = "show_catalogue", tag = "event types",
+    security(("token" = ["viewer"])),
+    params(("name" = String, Path, example = "rishi")),
+    responses((status = 200, description = "The catalogue.", body = CatalogueForm)),
+)]
+async fn show_catalogue(_: Reading, Path(name): Path<String>) -> Result<Json<&'static RawValue>> {
     let collection = collections::collection(&name).ok_or_else(|| {
         let names = collections::names();
         Problem::not_found(format!("there is no catalogue {name}; there is {names}"))

@@ -6,10 +6,9 @@
 //! AMQP, so it is checked here by what `decode` and the catalogue would say, and
 //! whoever sent it is told at once.
 
+use axum::Json;
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::StatusCode;
-use axum::routing::post;
-use axum::{Json, Router};
 use futures_util::future::join_all;
 use lapin::types::{AMQPValue, FieldTable};
 use serde::{Deserialize, Serialize};
@@ -20,6 +19,9 @@ use shared::topology;
 use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::auth::Managing;
 use super::problem::{Problem, Result};
@@ -35,33 +37,39 @@ const MAX_BATCH: usize = 1_000;
 const MAX_BATCH_BODY: usize = 8 * 1024 * 1024;
 
 /// `/api/v1/events…`, as far as they publish.
-pub fn routes() -> Router<Shared> {
-    let batch = post(publish_batch).layer(DefaultBodyLimit::max(MAX_BATCH_BODY));
-    Router::new()
-        .route("/", post(publish))
-        .route("/batch", batch)
+pub fn routes() -> OpenApiRouter<Shared> {
+    let batch = OpenApiRouter::new()
+        .routes(routes!(publish_batch))
+        .layer(DefaultBodyLimit::max(MAX_BATCH_BODY));
+    OpenApiRouter::new().routes(routes!(publish)).merge(batch)
 }
 
-/// An event as it is sent.
-#[derive(Deserialize)]
+/// Something that happened.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewEvent {
-    /// Also `event_type`, `eventType` and `event`.
     #[serde(
         rename = "type",
         alias = "event",
         alias = "event_type",
         alias = "eventType"
     )]
+    #[schema(value_type = EventType, extensions(("x-also" = json!(["event", "event_type", "eventType"]))))]
     event_type: String,
-    /// The same id within a day is the same event. Also `event_id`, `eventId`.
+    /// Makes publishing idempotent: an event whose id is known isn't taken again.
     #[serde(alias = "event_id", alias = "eventId")]
+    #[schema(value_type = EventId, required = false, extensions(("x-also" = json!(["event_id", "eventId"]))))]
     id: Option<String>,
-    /// RFC 3339. Also `occurredAt` and `timestamp`.
+    /// When it happened; now unless set.
     #[serde(alias = "occurredAt", alias = "timestamp")]
+    #[schema(format = DateTime, nullable = false, extensions(("x-also" = json!(["occurredAt", "timestamp"]))))]
     occurred_at: Option<String>,
-    /// Anything that JSON can say. Also `payload`.
+    /// Any JSON, at most 262,144 bytes and 100 levels deep. Arrives as it was sent.
     #[serde(alias = "payload")]
+    #[schema(
+        value_type = serde_json::Value, example = json!({"total": 25.00, "currency": "EUR"}),
+        extensions(("x-also" = json!(["payload"])))
+    )]
     data: Box<RawValue>,
 }
 
@@ -139,17 +147,27 @@ pub(super) async fn confirmed(publisher: &Publisher, message: Outgoing) -> Resul
 }
 
 /// An event that was taken.
-#[derive(Serialize)]
-struct Accepted {
+#[derive(Serialize, ToSchema)]
+struct PublishedEvent {
+    /// The one that was given, or a new one.
     id: EventId,
     r#type: EventType,
 }
 
+/// Publish an event
+///
+/// Answered after the broker has confirmed it: from then on it isn't lost.
+#[utoipa::path(
+    post, path = "/", operation_id = "publish_event", tag = "events",
+    security(("token" = ["manager"])),
+    request_body = NewEvent,
+    responses((status = 202, description = "It is taken.", body = PublishedEvent)),
+)]
 async fn publish(
     acting: Managing,
     State(api): State<Shared>,
     Body(new): Body<NewEvent>,
-) -> Result<(StatusCode, Json<Accepted>)> {
+) -> Result<(StatusCode, Json<PublishedEvent>)> {
     let Checked {
         event_type,
         id,
@@ -158,7 +176,7 @@ async fn publish(
     match confirmed(&api.publisher, message).await {
         Ok(()) => Ok((
             StatusCode::ACCEPTED,
-            Json(Accepted {
+            Json(PublishedEvent {
                 id,
                 r#type: event_type,
             }),
@@ -169,11 +187,13 @@ async fn publish(
     }
 }
 
-/// Up to [`MAX_BATCH`] events.
-#[derive(Deserialize)]
+/// Up to 1,000 events; at most 8,388,608 bytes in all.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = NewEventBatch)]
 #[serde(deny_unknown_fields)]
 struct NewBatch {
-    // Read one by one, so that one that can't be read isn't all of theirs.
+    // Read one by one, so that one that can't be read isn't to the others' cost.
+    #[schema(value_type = Vec<NewEvent>, min_items = 1, max_items = 1000)]
     events: Vec<Box<RawValue>>,
 }
 
@@ -186,7 +206,8 @@ impl<S: Send + Sync> FromRequest<S> for NewBatch {
 }
 
 /// What became of each event of a batch, in its order.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = EventBatchResult)]
 struct BatchResult {
     /// How many were taken.
     accepted: usize,
@@ -196,7 +217,8 @@ struct BatchResult {
 }
 
 /// What became of one event.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = EventResult)]
 #[serde(tag = "status", rename_all = "snake_case")]
 enum ItemResult {
     /// Confirmed: it will not be lost.
@@ -204,6 +226,7 @@ enum ItemResult {
     /// It is no event, or not what the catalogue says.
     Refused {
         /// The member to blame, if one is.
+        #[schema(required)]
         field: Option<String>,
         detail: String,
     },
@@ -211,6 +234,16 @@ enum ItemResult {
     Unconfirmed { id: EventId, detail: String },
 }
 
+/// Publish many events
+///
+/// Each is taken or refused by itself; the answer comes after the broker's
+/// confirms of those that are taken.
+#[utoipa::path(
+    post, path = "/batch", operation_id = "publish_events", tag = "events",
+    security(("token" = ["manager"])),
+    request_body = NewBatch,
+    responses((status = 202, description = "What became of each.", body = BatchResult)),
+)]
 async fn publish_batch(
     acting: Managing,
     State(api): State<Shared>,

@@ -4,6 +4,9 @@
 //! who asks; [`problem`] says no. A tenant's things are found by (tenant, id)
 //! alone, so what is another's looks exactly like what doesn't exist.
 
+// What `#[utoipa::path]` writes for a handler's parameters is qualified.
+#![allow(unused_qualifications)]
+
 use std::sync::Arc;
 
 use axum::Router;
@@ -16,21 +19,27 @@ use shared::destination::Destinations;
 use shared::dialect::Dialects;
 use shared::publish::Publisher;
 use shared::seal::Keyring;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::event_types::EventTypes;
 use crate::subscriptions::Subscriptions;
 use problem::Problem;
 
-pub mod admin;
 pub mod auth;
 pub mod deliveries;
 pub mod dialects;
+pub mod docs;
 pub mod event_log;
 pub mod event_type_form;
 pub mod event_types;
 pub mod events;
+pub mod openapi;
 pub mod problem;
 pub mod request;
+pub mod tenants;
+pub mod timestamp;
+pub mod tokens;
 pub mod webhook_form;
 pub mod webhooks;
 
@@ -62,21 +71,11 @@ pub struct Api {
 /// What every handler is given.
 pub type Shared = Arc<Api>;
 
-/// All routes.
+/// All routes, and the document that describes them.
 pub fn routes(api: Api) -> Router {
-    let webhooks = webhooks::routes().merge(deliveries::of_webhook());
-    Router::new()
-        .nest("/api/v1/webhooks", webhooks.clone())
-        .nest("/api/webhooks", webhooks)
-        .nest("/api/v1/deliveries", deliveries::routes())
-        .nest(
-            "/api/v1/events",
-            events::routes().merge(event_log::routes()),
-        )
-        .nest("/api/v1/event-types", event_types::routes())
-        .nest("/api/v1/catalogues", event_types::catalogues())
-        .nest("/api/v1/dialects", dialects::routes())
-        .nest("/api/v1/admin", admin::routes())
+    let (routes, document) = described();
+    routes
+        .merge(docs::routes(&openapi::finished(&document)))
         .fallback(async |method: Method, uri: Uri| {
             Problem::not_found(format!("there is no {method} {}", uri.path()))
         })
@@ -85,4 +84,23 @@ pub fn routes(api: Api) -> Router {
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(Arc::new(api))
+}
+
+fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
+    let webhooks = || webhooks::routes().merge(deliveries::of_webhook());
+    let (routes, document) = OpenApiRouter::with_openapi(openapi::Base::openapi())
+        .nest("/api/v1/webhooks", webhooks())
+        .nest("/api/v1/deliveries", deliveries::routes())
+        .nest(
+            "/api/v1/events",
+            events::routes().merge(event_log::routes()),
+        )
+        .nest("/api/v1/event-types", event_types::routes())
+        .nest("/api/v1/catalogues", event_types::catalogues())
+        .nest("/api/v1/dialects", dialects::routes())
+        .nest("/api/v1/admin/tokens", tokens::routes())
+        .nest("/api/v1/admin/tenants", tenants::routes())
+        .split_for_parts();
+    // Where some of the systems whose users we serve have them.
+    (routes.nest("/api/webhooks", webhooks().into()), document)
 }

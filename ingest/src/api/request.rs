@@ -4,13 +4,14 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header;
 use axum::http::request::Parts;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use shared::ids::Malformed;
+use std::fmt::Display;
 use std::str::FromStr;
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
+use utoipa::IntoParams;
 
 use super::problem::Problem;
 
@@ -90,9 +91,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> 
 }
 
 /// `?limit=&cursor=`, newest first. A cursor is the last id of the page before.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct Page {
-    /// How many rows, see [`MAX_PAGE`].
+    /// How many to show.
+    #[param(minimum = 1, maximum = 250, default = 50)]
     pub limit: Option<i64>,
     /// `next_cursor` of the page before.
     pub cursor: Option<String>,
@@ -118,14 +121,14 @@ impl Page {
     ///
     /// # Errors
     /// If the limit is out of bounds.
-    pub fn cut<'r, T: for<'a> FromSql<'a> + Serialize>(
+    pub fn cut<'r, T: for<'a> FromSql<'a> + Display>(
         &self,
         found: &'r [Row],
-    ) -> Result<(&'r [Row], Value), Problem> {
+    ) -> Result<(&'r [Row], Option<String>), Problem> {
         let limit = self.limit()? as usize;
         let shown = &found[..found.len().min(limit)];
         let last = shown.last().filter(|_| found.len() > limit);
-        Ok((shown, json!(last.map(|row| row.get::<_, T>("id")))))
+        Ok((shown, last.map(|row| row.get::<_, T>("id").to_string())))
     }
 
     /// The id after which the page starts.

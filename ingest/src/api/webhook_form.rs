@@ -14,6 +14,7 @@ use shared::retry::{MAX_ATTEMPTS, MAX_DELAY, Pauses, Schedule};
 use shared::webhook::Secret;
 use std::collections::BTreeMap;
 use std::time::Duration;
+use utoipa::ToSchema;
 
 use super::dialects::check_dialect;
 use super::problem::{Problem, Result};
@@ -60,40 +61,89 @@ fn storable(field: &str, value: &Value) -> Result<()> {
 }
 
 /// The body of a create or an update.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = WebhookForm)]
 #[serde(deny_unknown_fields)]
 pub struct Form {
-    #[serde(alias = "target_url")]
+    /// Where deliveries go: HTTPS, at a public address.
+    #[serde(alias = "target_url", alias = "targetUrl")]
+    #[schema(
+        max_length = 2048, nullable = false, example = "https://example.com/hooks",
+        extensions(("x-also" = json!(["target_url", "targetUrl"])))
+    )]
     url: Option<String>,
-    #[serde(default, alias = "event_type", deserialize_with = "one_or_many")]
+    /// Patterns of event types: `order.created`, `order.*`, `*`. A string stands for a list of one.
+    #[serde(
+        default,
+        alias = "event_type",
+        alias = "eventType",
+        deserialize_with = "one_or_many"
+    )]
+    #[schema(
+        value_type = OneOrMany, required = false, example = json!(["order.*"]),
+        extensions(("x-also" = json!(["event_type", "eventType"])))
+    )]
     events: Option<Vec<String>>,
+    /// Generated unless given.
+    #[schema(min_length = 8, max_length = 256, nullable = false)]
     secret: Option<String>,
+    /// For people.
+    #[schema(max_length = 1024, nullable = false, example = "the shop")]
     description: Option<String>,
+    /// Whether it gets deliveries.
+    #[schema(nullable = false)]
     active: Option<bool>,
+    /// Which events it wants; `null`: all that match `events`.
     #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<Object>, example = json!({"total": {"$gte": 10}}))]
     filters: Option<Option<Value>>,
+    /// Sent with every delivery.
+    #[schema(nullable = false, example = json!({"X-Api-Key": "…"}))]
     headers: Option<BTreeMap<String, String>>,
+    /// How long the endpoint has to answer, in milliseconds; `null`: the dialect's.
     #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u64>, minimum = 1000, maximum = 60_000, example = 30_000)]
     timeout: Option<Option<u64>>,
+    /// How many retries, doubling from a second. Instead of `retry_policy`.
+    #[schema(maximum = 49, nullable = false)]
     retries: Option<u16>,
+    /// `null`: the dialect's.
     #[serde(default, alias = "retryPolicy", deserialize_with = "present")]
+    #[schema(value_type = Option<RetryPolicy>, extensions(("x-also" = json!(["retryPolicy"]))))]
     retry_policy: Option<Option<RetryPolicy>>,
+    /// `null`: the tenant's.
     #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, example = "standard")]
     dialect: Option<Option<String>>,
+    /// For programs: at most 4,096 bytes of JSON.
+    #[schema(value_type = Object, required = false)]
     metadata: Option<Map<String, Value>>,
 }
 
-/// Milliseconds throughout.
-#[derive(Deserialize)]
+/// When a delivery is tried again, in milliseconds throughout: `delays`, or the
+/// others but `jitter`.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = NewRetryPolicy)]
 #[serde(deny_unknown_fields)]
 struct RetryPolicy {
+    /// One pause per retry.
+    #[schema(max_items = 49, nullable = false)]
     delays: Option<Vec<u64>>,
     #[serde(alias = "maxRetries")]
+    #[schema(maximum = 49, nullable = false, extensions(("x-also" = json!(["maxRetries"]))))]
     max_retries: Option<u16>,
+    /// The first pause.
     #[serde(alias = "retryDelay")]
+    #[schema(maximum = 86_400_000, nullable = false, extensions(("x-also" = json!(["retryDelay"]))))]
     retry_delay: Option<u64>,
+    /// Each pause is this many times the one before; 2 unless set.
+    #[schema(minimum = 1, maximum = 10, nullable = false)]
     factor: Option<f64>,
+    /// No pause is longer; a day unless set.
+    #[schema(maximum = 86_400_000, nullable = false)]
     cap: Option<u64>,
+    /// The share that is added at random.
+    #[schema(minimum = 0, maximum = 1, nullable = false)]
     jitter: Option<f64>,
 }
 
@@ -287,16 +337,17 @@ impl RetryPolicy {
     }
 }
 
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged, expecting = "expected an event type or a list of them")]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
 /// A string stands for a list of one.
 fn one_or_many<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> std::result::Result<Option<Vec<String>>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "expected an event type or a list of them")]
-    enum OneOrMany {
-        One(String),
-        Many(Vec<String>),
-    }
     Ok(Some(match OneOrMany::deserialize(deserializer)? {
         OneOrMany::One(one) => vec![one],
         OneOrMany::Many(many) => many,

@@ -4,29 +4,110 @@
 //! changed is in force when the answer is sent: ingest looks at the catalogue's
 //! revision before every batch, dispatchers within a second.
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::get;
-use axum::{Json, Router};
 use secrecy::ExposeSecret;
+use serde::Serialize;
 use serde_json::{Value, json};
 use shared::ids::{Tenant, WebhookId};
 use shared::retry::Schedule;
 use shared::webhook::{Secret, Status, Webhook, seal_context};
+use std::collections::BTreeMap;
 use tokio_postgres::Row;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::admin::time_json;
 use super::auth::{Managing, Reading};
 use super::problem::{Problem, Result};
 use super::request::{Body, Id, Page, Parameters};
+use super::timestamp::Timestamp;
 use super::webhook_form::{Checked, Form};
 use super::{Api, Shared};
 
 /// `/api/v1/webhooks…`, also `/api/webhooks…`
-pub fn routes() -> Router<Shared> {
-    Router::new()
-        .route("/", get(list).post(create))
-        .route("/{id}", get(show).put(update).patch(update).delete(delete))
+pub fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(show, replace, update, delete))
+}
+
+/// A tenant's subscription.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Webhook)]
+struct Shown {
+    id: WebhookId,
+    /// Where deliveries go.
+    #[schema(example = "https://example.com/hooks")]
+    url: String,
+    /// Patterns of event types.
+    #[schema(example = json!(["order.*"]))]
+    events: Vec<String>,
+    description: String,
+    /// Whether it gets deliveries.
+    active: bool,
+    /// `active`, `inactive` (switched off by its owner) or `disabled` (by Posthorn).
+    #[schema(example = "active")]
+    status: &'static str,
+    /// Why Posthorn disabled it.
+    #[schema(required)]
+    disabled_reason: Option<String>,
+    /// Whole when it was just made, masked ever after.
+    #[schema(example = "whsec_…ab12")]
+    secret: String,
+    /// Sent with every delivery; the values are not shown.
+    #[schema(example = json!({"X-Api-Key": "…"}))]
+    headers: BTreeMap<String, &'static str>,
+    /// Which events it wants.
+    #[schema(required, value_type = Option<Object>, example = json!({"total": {"$gte": 10}}))]
+    filters: Option<Value>,
+    /// In milliseconds; `null`: the dialect's.
+    #[schema(required, example = 30_000)]
+    timeout: Option<u64>,
+    #[schema(required)]
+    retry_policy: Option<RetryPolicy>,
+    /// `null`: the tenant's.
+    #[schema(required, example = "standard")]
+    dialect: Option<String>,
+    /// For programs.
+    #[schema(value_type = Object)]
+    metadata: Value,
+    created_at: Timestamp,
+    /// The same as `created_at`.
+    #[serde(rename = "createdAt")]
+    created_at_too: Timestamp,
+    updated_at: Timestamp,
+    /// When an event last matched it.
+    #[serde(rename = "lastTriggered")]
+    #[schema(required)]
+    last_triggered: Option<Timestamp>,
+}
+
+/// When a delivery is tried again, in milliseconds: `delays`, or the others.
+#[derive(Serialize, ToSchema)]
+#[schema(as = WebhookRetryPolicy)]
+#[serde(untagged)]
+enum RetryPolicy {
+    /// A list.
+    Delays { delays: Vec<u64>, jitter: f64 },
+    /// A rule.
+    Exponential {
+        max_retries: u16,
+        retry_delay: u64,
+        factor: f64,
+        cap: u64,
+        jitter: f64,
+    },
+}
+
+/// A page of webhooks.
+#[derive(Serialize, ToSchema)]
+struct WebhookPage {
+    webhooks: Vec<Shown>,
+    /// Of the next page; `null` on the last.
+    #[schema(required)]
+    next_cursor: Option<String>,
 }
 
 /// Webhooks with what is shown of them besides.
@@ -35,11 +116,23 @@ const COLUMNS: &str = "w.id, w.tenant, w.url, w.patterns, w.filter, w.dialect, w
     w.description, w.metadata, w.disabled_reason, w.created_at, w.updated_at, \
     (SELECT id FROM deliveries WHERE webhook_id = w.id ORDER BY id DESC LIMIT 1) AS last_delivery";
 
+/// Create a webhook
+///
+/// `url` and `events` are needed. The secret is generated unless given.
+#[utoipa::path(
+    post, path = "/", operation_id = "create_webhook", tag = "webhooks",
+    security(("token" = ["manager"])),
+    request_body = Form,
+    responses(
+        (status = 201, description = "The webhook, with its secret: the one time that it is shown.", body = Shown),
+        (status = 409, description = "The tenant has as many webhooks as it may."),
+    ),
+)]
 async fn create(
     acting: Managing,
     State(api): State<Shared>,
     Body(form): Body<Form>,
-) -> Result<(StatusCode, Json<Value>)> {
+) -> Result<(StatusCode, Json<Shown>)> {
     let checked = form.check(&api.destinations, &api.dialects)?;
     let url = checked
         .url
@@ -87,7 +180,7 @@ async fn create(
 
     let mut webhook = find(&api, &acting.tenant, id).await?;
     // The one time that it is shown.
-    webhook["secret"] = secret.expose().into();
+    secret.expose().clone_into(&mut webhook.secret);
     Ok((StatusCode::CREATED, Json(webhook)))
 }
 
@@ -126,11 +219,20 @@ fn seal_headers(api: &Api, id: WebhookId, headers: &[(String, String)]) -> Vec<u
     )
 }
 
+/// List webhooks
+///
+/// Newest first.
+#[utoipa::path(
+    get, path = "/", operation_id = "list_webhooks", tag = "webhooks",
+    security(("token" = ["viewer"])),
+    params(Page),
+    responses((status = 200, description = "A page of them.", body = WebhookPage)),
+)]
 async fn list(
     acting: Reading,
     State(api): State<Shared>,
     Parameters(page): Parameters<Page>,
-) -> Result<Json<Value>> {
+) -> Result<Json<WebhookPage>> {
     let (limit, after) = (page.limit()?, page.after::<WebhookId>()?);
     let client = api.pool.get().await?;
     let statement = client
@@ -147,22 +249,30 @@ async fn list(
     let (shown, next_cursor) = page.cut::<WebhookId>(&rows)?;
     let webhooks = shown
         .iter()
-        .map(|row| webhook_json(&api, row))
+        .map(|row| Shown::of(&api, row))
         .collect::<Result<Vec<_>>>()?;
-    Ok(Json(
-        json!({ "webhooks": webhooks, "next_cursor": next_cursor }),
-    ))
+    Ok(Json(WebhookPage {
+        webhooks,
+        next_cursor,
+    }))
 }
 
+/// Show a webhook
+#[utoipa::path(
+    get, path = "/{id}", operation_id = "show_webhook", tag = "webhooks",
+    security(("token" = ["viewer"])),
+    params(("id" = WebhookId, Path)),
+    responses((status = 200, description = "The webhook.", body = Shown)),
+)]
 async fn show(
     acting: Reading,
     State(api): State<Shared>,
     Id(id): Id<WebhookId>,
-) -> Result<Json<Value>> {
+) -> Result<Json<Shown>> {
     find(&api, &acting.tenant, id).await.map(Json)
 }
 
-async fn find(api: &Api, tenant: &Tenant, id: WebhookId) -> Result<Value> {
+async fn find(api: &Api, tenant: &Tenant, id: WebhookId) -> Result<Shown> {
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(&format!(
@@ -175,21 +285,49 @@ async fn find(api: &Api, tenant: &Tenant, id: WebhookId) -> Result<Value> {
         .query_opt(&statement, &[&id, tenant])
         .await?
         .ok_or_else(|| unknown(id))?;
-    webhook_json(api, &row)
+    Shown::of(api, &row)
 }
 
 fn unknown(id: WebhookId) -> Problem {
     Problem::not_found(format!("there is no webhook {id}"))
 }
 
-/// PUT and PATCH alike: what isn't sent stays. That is how the systems whose
-/// users we serve document PUT.
+/// Change a webhook
+///
+/// The same as PATCH: what isn't sent stays. That is how the systems whose
+/// users Posthorn serves document PUT.
+#[utoipa::path(
+    put, path = "/{id}", operation_id = "put_webhook", tag = "webhooks",
+    security(("token" = ["manager"])),
+    params(("id" = WebhookId, Path)),
+    request_body = Form,
+    responses((status = 200, description = "The webhook as it is now.", body = Shown)),
+)]
+async fn replace(
+    acting: Managing,
+    api: State<Shared>,
+    id: Id<WebhookId>,
+    form: Body<Form>,
+) -> Result<Json<Shown>> {
+    update(acting, api, id, form).await
+}
+
+/// Change a webhook
+///
+/// What isn't sent stays; `null` takes away.
+#[utoipa::path(
+    patch, path = "/{id}", operation_id = "patch_webhook", tag = "webhooks",
+    security(("token" = ["manager"])),
+    params(("id" = WebhookId, Path)),
+    request_body = Form,
+    responses((status = 200, description = "The webhook as it is now.", body = Shown)),
+)]
 async fn update(
     acting: Managing,
     State(api): State<Shared>,
     Id(id): Id<WebhookId>,
     Body(form): Body<Form>,
-) -> Result<Json<Value>> {
+) -> Result<Json<Shown>> {
     let checked = form.check(&api.destinations, &api.dialects)?;
     let client = api.pool.get().await?;
     // The pairs say whether to change and to what: NULL is a value of its own.
@@ -268,7 +406,15 @@ async fn update(
     find(&api, &acting.tenant, id).await.map(Json)
 }
 
+/// Delete a webhook
+///
 /// The webhook goes, its log stays. Its secrets are forgotten.
+#[utoipa::path(
+    delete, path = "/{id}", operation_id = "delete_webhook", tag = "webhooks",
+    security(("token" = ["manager"])),
+    params(("id" = WebhookId, Path)),
+    responses((status = 204, description = "It is gone.")),
+)]
 async fn delete(
     acting: Managing,
     State(api): State<Shared>,
@@ -292,52 +438,63 @@ async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn webhook_json(api: &Api, row: &Row) -> Result<Value> {
-    let webhook =
-        Webhook::read(row, &api.keys).map_err(|error| Problem::from(anyhow::Error::new(error)))?;
-    let created_at = time_json(row.get("created_at"));
-    let last_delivery = row.get::<_, Option<shared::ids::DeliveryId>>("last_delivery");
-    let headers: serde_json::Map<String, Value> = webhook
-        .headers
-        .iter()
-        .map(|(name, value)| (name.clone(), mask_header(value.expose_secret()).into()))
-        .collect();
-    Ok(json!({
-        "id": webhook.id,
-        "url": webhook.url,
-        "events": webhook.patterns,
-        "description": row.get::<_, &str>("description"),
-        "active": webhook.status == Status::Active,
-        "status": webhook.status.as_str(),
-        "disabled_reason": row.get::<_, Option<&str>>("disabled_reason"),
-        "secret": webhook.secrets.current().masked(),
-        "headers": headers,
-        "filters": webhook.filter,
-        "timeout": webhook.timeout.map(|timeout| timeout.as_millis() as u64),
-        "retry_policy": webhook.retry.as_ref().map(policy_json),
-        "dialect": webhook.dialect,
-        "metadata": row.get::<_, Value>("metadata"),
-        "created_at": created_at,
-        "createdAt": created_at,
-        "updated_at": time_json(row.get("updated_at")),
-        "lastTriggered": last_delivery.map(|id| time_json(id.accepted_at())),
-    }))
+impl Shown {
+    fn of(api: &Api, row: &Row) -> Result<Self> {
+        let webhook = Webhook::read(row, &api.keys)
+            .map_err(|error| Problem::from(anyhow::Error::new(error)))?;
+        let created_at = row.get("created_at");
+        let last_delivery = row.get::<_, Option<shared::ids::DeliveryId>>("last_delivery");
+        let headers = webhook
+            .headers
+            .iter()
+            .map(|(name, value)| (name.clone(), mask_header(value.expose_secret())))
+            .collect();
+        Ok(Self {
+            id: webhook.id,
+            events: webhook.patterns,
+            description: row.get("description"),
+            active: webhook.status == Status::Active,
+            status: webhook.status.as_str(),
+            disabled_reason: row.get("disabled_reason"),
+            secret: webhook.secrets.current().masked(),
+            headers,
+            filters: webhook.filter,
+            timeout: webhook.timeout.map(|timeout| timeout.as_millis() as u64),
+            retry_policy: webhook.retry.as_ref().map(RetryPolicy::of),
+            dialect: webhook.dialect,
+            metadata: row.get("metadata"),
+            created_at,
+            created_at_too: created_at,
+            updated_at: row.get("updated_at"),
+            last_triggered: last_delivery.map(|id| Timestamp(id.accepted_at())),
+            url: webhook.url,
+        })
+    }
 }
 
-/// A schedule in the words it is given in.
-fn policy_json(schedule: &Schedule) -> Value {
-    use shared::retry::Pauses;
-    match &schedule.pauses {
-        Pauses::Delays(delays) => json!({ "delays": delays, "jitter": schedule.jitter }),
-        Pauses::Exponential {
-            first,
-            factor,
-            cap,
-            retries,
-        } => json!({
-            "max_retries": retries, "retry_delay": first, "factor": factor, "cap": cap,
-            "jitter": schedule.jitter,
-        }),
+impl RetryPolicy {
+    /// A schedule in the words it is given in.
+    fn of(schedule: &Schedule) -> Self {
+        use shared::retry::Pauses;
+        let jitter = schedule.jitter;
+        match &schedule.pauses {
+            Pauses::Delays(delays) => Self::Delays {
+                delays: delays.clone(),
+                jitter,
+            },
+            &Pauses::Exponential {
+                first,
+                factor,
+                cap,
+                retries,
+            } => Self::Exponential {
+                max_retries: retries,
+                retry_delay: first,
+                factor,
+                cap,
+                jitter,
+            },
+        }
     }
 }
 

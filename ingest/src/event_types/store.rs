@@ -9,8 +9,10 @@ use deadpool_postgres::{Client, Transaction};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use shared::ids::{EventType, Tenant};
-use time::OffsetDateTime;
 use tokio_postgres::Row;
+use utoipa::ToSchema;
+
+use crate::api::timestamp::Timestamp;
 
 /// The most event types of a tenant.
 pub const MAX_EVENT_TYPES: i64 = 1_000;
@@ -31,24 +33,25 @@ pub struct Entry {
 }
 
 /// One type, as it is shown.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = EventType)]
 pub struct Shown {
     /// Its name.
     pub name: EventType,
     /// For people.
     pub description: String,
     /// What its data may look like.
+    #[schema(required, value_type = Option<serde_json::Value>)]
     pub example: Option<Box<RawValue>>,
     /// What its data must look like, a JSON Schema.
+    #[schema(required, value_type = Option<Object>)]
     pub schema: Option<Box<RawValue>>,
     /// Out of use for new webhooks.
     pub archived: bool,
     /// When it was first put in.
-    #[serde(with = "time::serde::rfc3339")]
-    pub created_at: OffsetDateTime,
+    pub created_at: Timestamp,
     /// When it was last changed.
-    #[serde(with = "time::serde::rfc3339")]
-    pub updated_at: OffsetDateTime,
+    pub updated_at: Timestamp,
 }
 
 impl From<&Row> for Shown {
@@ -72,7 +75,8 @@ impl From<&Row> for Shown {
 }
 
 /// What a change came to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = CatalogueChanges)]
 pub struct Saved {
     /// Types that weren't there.
     pub created: u64,

@@ -1,0 +1,216 @@
+//! API tokens: issue, list, revoke. A tenant's admin manages those of the
+//! tenant, a global admin all of them.
+//!
+//! A token is shown once, when it is made; after that its prefix tells it.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+use shared::ids::{Tenant, TokenId};
+use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Shared;
+use super::auth::{Administering, Role, create_token};
+use super::problem::{Problem, Result};
+use super::request::{Body, Id, Page, Parameters};
+use super::timestamp::Timestamp;
+
+/// `/api/v1/admin/tokens…`
+pub fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
+        .routes(routes!(list, issue))
+        .routes(routes!(revoke))
+}
+
+/// A new token.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewToken {
+    /// Whose it is: the caller's own, unless the caller is global. A global
+    /// caller that names none makes a global token.
+    #[schema(value_type = Option<Tenant>)]
+    tenant: Option<String>,
+    /// `manager` unless set.
+    role: Option<Role>,
+    /// When it stops working; never unless set.
+    #[serde(alias = "expiresAt")]
+    #[schema(extensions(("x-also" = json!(["expiresAt"]))))]
+    expires_at: Option<Timestamp>,
+}
+
+/// A token that was just made.
+#[derive(Serialize, ToSchema)]
+struct IssuedToken {
+    id: TokenId,
+    /// The token itself. It is not shown again.
+    #[schema(example = "pht_Nlb0cAUqVJFUVGP1L2RZ5Vq6YVxkQO3cDRZC4yN2v0E")]
+    token: String,
+    /// How it is listed.
+    #[schema(example = "pht_Nlb0cA")]
+    prefix: String,
+    /// `null`: it is global.
+    #[schema(required)]
+    tenant: Option<Tenant>,
+    role: Role,
+    #[schema(required)]
+    expires_at: Option<Timestamp>,
+}
+
+/// A token as it is listed.
+#[derive(Serialize, ToSchema)]
+struct Token {
+    id: TokenId,
+    /// The token's first characters.
+    #[schema(example = "pht_Nlb0cA")]
+    prefix: String,
+    /// `null`: it is global.
+    #[schema(required)]
+    tenant: Option<Tenant>,
+    role: Role,
+    created_at: Timestamp,
+    #[schema(required)]
+    expires_at: Option<Timestamp>,
+    #[schema(required)]
+    revoked_at: Option<Timestamp>,
+}
+
+impl Token {
+    fn of(row: &Row) -> Result<Self> {
+        let role = row.get::<_, &str>("role").parse::<Role>();
+        Ok(Self {
+            id: row.get("id"),
+            prefix: row.get("prefix"),
+            tenant: row.get("tenant"),
+            role: role.map_err(|_| anyhow::anyhow!("a token has an unknown role"))?,
+            created_at: row.get("created_at"),
+            expires_at: row.get("expires_at"),
+            revoked_at: row.get("revoked_at"),
+        })
+    }
+}
+
+/// A page of tokens.
+#[derive(Serialize, ToSchema)]
+struct TokenPage {
+    tokens: Vec<Token>,
+    /// Of the next page; `null` on the last.
+    #[schema(required)]
+    next_cursor: Option<String>,
+}
+
+/// Issue a token
+#[utoipa::path(
+    post, path = "/", operation_id = "issue_token", tag = "tokens",
+    security(("token" = ["admin"])),
+    request_body = NewToken,
+    responses((status = 201, description = "The token. This is the one time that it is shown.", body = IssuedToken)),
+)]
+async fn issue(
+    admin: Administering,
+    State(api): State<Shared>,
+    Body(new): Body<NewToken>,
+) -> Result<(StatusCode, Json<IssuedToken>)> {
+    let unknown = || Problem::field("tenant", "does not exist");
+    let asked: Option<Tenant> = new
+        .tenant
+        .map(|tenant| tenant.parse())
+        .transpose()
+        .map_err(|error| Problem::field("tenant", format!("{error}")))?;
+    let tenant = match (admin.tenant, asked) {
+        (Some(own), Some(asked)) if own != asked => return Err(unknown()),
+        (own, asked) => own.or(asked),
+    };
+    let role = new.role.unwrap_or(Role::Manager);
+    let expires_at = new.expires_at.map(|at| at.0);
+    let made = create_token(&api.pool, tenant.as_ref(), role, expires_at)
+        .await
+        .map_err(|error| {
+            let sql = error
+                .downcast_ref::<tokio_postgres::Error>()
+                .and_then(tokio_postgres::Error::code);
+            match sql {
+                Some(&SqlState::FOREIGN_KEY_VIOLATION) => unknown(),
+                _ => error.into(),
+            }
+        })?;
+    let issued = IssuedToken {
+        id: made.id,
+        token: made.secret.expose_secret().to_owned(),
+        prefix: made.prefix,
+        tenant,
+        role,
+        expires_at: new.expires_at,
+    };
+    Ok((StatusCode::CREATED, Json(issued)))
+}
+
+/// List tokens
+///
+/// Newest first, those that were revoked or have expired too.
+#[utoipa::path(
+    get, path = "/", operation_id = "list_tokens", tag = "tokens",
+    security(("token" = ["admin"])),
+    params(Page),
+    responses((status = 200, description = "A page of them.", body = TokenPage)),
+)]
+async fn list(
+    admin: Administering,
+    State(api): State<Shared>,
+    Parameters(page): Parameters<Page>,
+) -> Result<Json<TokenPage>> {
+    let (limit, after) = (page.limit()?, page.after::<TokenId>()?);
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(
+            "-- list_tokens\n\
+             SELECT id, prefix, tenant, role, created_at, expires_at, revoked_at FROM tokens \
+             WHERE ($1::text IS NULL OR tenant = $1) AND ($2::uuid IS NULL OR id < $2) \
+             ORDER BY id DESC LIMIT $3",
+        )
+        .await?;
+    let rows = client
+        .query(&statement, &[&admin.tenant, &after, &(limit + 1)])
+        .await?;
+    let (shown, next_cursor) = page.cut::<TokenId>(&rows)?;
+    let tokens = shown.iter().map(Token::of).collect::<Result<_>>()?;
+    Ok(Json(TokenPage {
+        tokens,
+        next_cursor,
+    }))
+}
+
+/// Revoke a token
+///
+/// It stops working at once.
+#[utoipa::path(
+    delete, path = "/{id}", operation_id = "revoke_token", tag = "tokens",
+    security(("token" = ["admin"])),
+    params(("id" = TokenId, Path)),
+    responses((status = 204, description = "It is revoked, as it may have been before.")),
+)]
+async fn revoke(
+    admin: Administering,
+    State(api): State<Shared>,
+    Id(id): Id<TokenId>,
+) -> Result<StatusCode> {
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(
+            "-- revoke_token\n\
+             UPDATE tokens SET revoked_at = coalesce(revoked_at, now()) \
+             WHERE id = $1 AND ($2::text IS NULL OR tenant = $2)",
+        )
+        .await?;
+    let revoked = client.execute(&statement, &[&id, &admin.tenant]).await?;
+    if revoked == 0 {
+        Err(Problem::not_found(format!("there is no token {id}")))
+    } else {
+        Ok(StatusCode::NO_CONTENT)
+    }
+}
