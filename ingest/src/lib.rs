@@ -10,12 +10,15 @@
 //!    index in memory);
 //! 4. [`accept`] writes events and deliveries in one statement.
 //!
+//! What was refused on the way ends up in [`dead_letters`].
+//!
 //! [`api`] is the other door: it publishes events to the same exchange, and
 //! manages tenants, tokens and webhooks. [`run`] starts and stops all of it.
 
 pub mod accept;
 pub mod api;
 pub mod audit;
+pub mod dead_letters;
 pub mod decode;
 pub mod event_types;
 pub mod intake;

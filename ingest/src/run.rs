@@ -12,11 +12,14 @@ use shared::publish::{Publications, publisher};
 use shared::supervise::{Readiness, until_done};
 use shared::topology::INGEST_QUEUE;
 use shared::{postgres, telemetry};
+use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::api;
+use crate::dead_letters::letter::Origin;
+use crate::dead_letters::{self, Keeper};
 use crate::event_types::EventTypes;
 use crate::intake::{Intake, LANES, PREFETCH, lane};
 use crate::metrics::metrics;
@@ -28,7 +31,7 @@ const NAME: &str = "posthorn-ingest";
 const POSTGRES_CONNECTIONS: usize = 12;
 /// How often partitions are made and dropped.
 const MAINTENANCE: Duration = Duration::from_secs(3600);
-/// How often the sweeper's findings are read for the metric.
+/// How often the sweeper's findings and dead letters are read for the metrics.
 const SWEEP_REPORT: Duration = Duration::from_secs(5);
 
 /// Runs ingest until `stop`.
@@ -71,6 +74,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         feed: feed.clone(),
         subscriptions: subscriptions.clone(),
         event_types: event_types.clone(),
+        shards: settings.common.shards,
     });
     info!(address = %listener.local_addr()?, "API, metrics and health");
     let serving = axum::serve(listener, api.merge(telemetry::routes(ready.clone())))
@@ -85,6 +89,10 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let mut upkeep = tokio::spawn(upkeep(pool.clone(), settings.retention, over.clone()));
 
     let shards = settings.common.shards;
+    let keeper = Keeper {
+        pool: pool.clone(),
+        stop: stop.clone(),
+    };
     let intake = Intake {
         pool,
         feed,
@@ -96,6 +104,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let broker = Broker::new(settings.common.amqp_url.clone(), NAME, shards);
     let mut work = Work {
         intake,
+        keeper,
         publications,
     };
     let working = keep_session(&broker, &ready, &stop, async |session| {
@@ -125,6 +134,7 @@ async fn wait_for_schema(pool: &Pool, stop: &CancellationToken) -> Option<()> {
 /// What runs on each session in turn.
 struct Work {
     intake: Intake,
+    keeper: Keeper,
     publications: Publications,
 }
 
@@ -142,8 +152,16 @@ impl Work {
             });
         }
         let channel = session.publishing_channel().await?;
+        let keep = |origin| self.keeper.keep(session, origin);
         tokio::select! {
-            ended = try_join_all(lanes) => ended.map(|_| ()),
+            // Told to stop, all of them return.
+            ended = async {
+                tokio::try_join!(
+                    try_join_all(lanes),
+                    keep(Origin::Parking),
+                    keep(Origin::Unrouted),
+                )
+            } => ended.map(|_| ()),
             ended = self.publications.serve(&channel) => {
                 ended?;
                 anyhow::bail!("nobody publishes any more")
@@ -152,7 +170,8 @@ impl Work {
     }
 }
 
-/// Makes and drops partitions; shows what the sweeper found.
+/// Makes and drops partitions; shows what the sweeper found, and how many dead
+/// letters there are.
 async fn upkeep(pool: Pool, retention: time::Duration, stop: CancellationToken) {
     let mut maintenance = tokio::time::interval(MAINTENANCE);
     let mut report = tokio::time::interval(SWEEP_REPORT);
@@ -163,10 +182,18 @@ async fn upkeep(pool: Pool, retention: time::Duration, stop: CancellationToken) 
                     warn!(error = format!("{error:#}"), "maintaining partitions");
                     maintenance.reset_after(Duration::from_secs(60));
                 }
+                let until = OffsetDateTime::now_utc() - retention;
+                if let Err(error) = dead_letters::store::delete_outdated(&pool, until).await {
+                    warn!(error = format!("{error:#}"), "deleting outdated dead letters");
+                }
             }
             _ = report.tick() => {
                 if let Err(error) = read_sweep(&pool).await {
                     warn!(error = format!("{error:#}"), "reading the sweeper's findings");
+                }
+                match dead_letters::store::held(&pool).await {
+                    Ok(held) => metrics().dead_letters.set(held),
+                    Err(error) => warn!(error = format!("{error:#}"), "counting dead letters"),
                 }
             }
             () = stop.cancelled() => return,

@@ -177,12 +177,24 @@ typed_id!(
     /// An API token's public name: `tok_…` (not the token itself).
     TokenId, TokenTag, "tok"
 );
+typed_id!(
+    /// A message that was refused or unroutable: `dl_…`.
+    DeadLetterId, DeadLetterTag, "dl"
+);
 
 impl EventUid {
     /// A new key for an event accepted at `at`.
     #[must_use]
     pub fn at(at: OffsetDateTime) -> Self {
         Self(uuid_at(at))
+    }
+}
+
+impl DeadLetterId {
+    /// When it was taken from its queue, to the millisecond.
+    #[must_use]
+    pub fn made_at(self) -> OffsetDateTime {
+        time_of(self.0)
     }
 }
 

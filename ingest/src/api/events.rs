@@ -138,7 +138,10 @@ impl NewEvent {
 }
 
 /// Publishes and waits for the confirm; says why there is none.
-pub(super) async fn confirmed(publisher: &Publisher, message: Outgoing) -> Result<(), String> {
+pub(super) async fn confirmed(
+    publisher: &Publisher,
+    message: Outgoing,
+) -> std::result::Result<(), String> {
     match tokio::time::timeout(CONFIRM_TIMEOUT, publisher.publish(message)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),

@@ -27,6 +27,7 @@ use crate::subscriptions::Subscriptions;
 use problem::Problem;
 
 pub mod auth;
+pub mod dead_letters;
 pub mod deliveries;
 pub mod dialects;
 pub mod docs;
@@ -66,6 +67,8 @@ pub struct Api {
     pub subscriptions: Arc<Subscriptions>,
     /// What tenants say about their event types.
     pub event_types: Arc<EventTypes>,
+    /// For the routing of jobs that are replayed.
+    pub shards: u16,
 }
 
 /// What every handler is given.
@@ -98,6 +101,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/api/v1/event-types", event_types::routes())
         .nest("/api/v1/catalogues", event_types::catalogues())
         .nest("/api/v1/dialects", dialects::routes())
+        .nest("/api/v1/admin/dead-letters", dead_letters::routes())
         .nest("/api/v1/admin/tokens", tokens::routes())
         .nest("/api/v1/admin/tenants", tenants::routes())
         .split_for_parts();

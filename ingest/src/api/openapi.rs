@@ -27,6 +27,7 @@ use super::problem::Problem;
         (name = "events", description = "What happened."),
         (name = "event types", description = "What may happen, described; with a schema, checked."),
         (name = "dialects", description = "How a delivery looks on the wire."),
+        (name = "dead letters", description = "Messages that were refused."),
         (name = "tokens", description = "Who may use the API."),
         (name = "tenants", description = "Whose events and webhooks these are."),
     ),

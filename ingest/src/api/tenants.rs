@@ -43,6 +43,8 @@ struct Shown {
     #[schema(example = "standard")]
     dialect: String,
     limits: Limits,
+    /// Whether its webhooks and events may only have types that are in its catalogue.
+    strict_event_types: bool,
     created_at: Timestamp,
 }
 
@@ -65,7 +67,7 @@ struct Listed {
     next_cursor: Option<String>,
 }
 
-const COLUMNS: &str = "id, name, dialect, max_webhooks, created_at";
+const COLUMNS: &str = "id, name, dialect, max_webhooks, strict_event_types, created_at";
 
 impl Shown {
     fn of(row: &Row) -> Self {
@@ -76,6 +78,7 @@ impl Shown {
             limits: Limits {
                 webhooks: row.get("max_webhooks"),
             },
+            strict_event_types: row.get("strict_event_types"),
             created_at: row.get("created_at"),
         }
     }
@@ -111,6 +114,9 @@ struct Change {
     dialect: Option<String>,
     #[serde(default)]
     limits: NewLimits,
+    /// Whether its webhooks and events may only have types that are in its catalogue.
+    #[schema(nullable = false)]
+    strict_event_types: Option<bool>,
 }
 
 /// What a tenant is to be allowed.
@@ -272,6 +278,7 @@ async fn change(
         name,
         dialect,
         limits,
+        strict_event_types,
     } = change;
     check(name.as_deref(), dialect.as_deref(), &limits, &api.dialects)?;
     let client = api.pool.get().await?;
@@ -279,14 +286,21 @@ async fn change(
         .prepare_cached(&format!(
             "-- change_tenant\n\
              UPDATE tenants SET name = coalesce($2, name), dialect = coalesce($3, dialect), \
-                 max_webhooks = coalesce($4, max_webhooks) \
+                 max_webhooks = coalesce($4, max_webhooks), \
+                 strict_event_types = coalesce($5, strict_event_types) \
              WHERE id = $1 RETURNING {COLUMNS}"
         ))
         .await?;
     let row = client
         .query_opt(
             &statement,
-            &[&known(&id)?, &name, &dialect, &limits.webhooks],
+            &[
+                &known(&id)?,
+                &name,
+                &dialect,
+                &limits.webhooks,
+                &strict_event_types,
+            ],
         )
         .await?
         .ok_or_else(|| unknown(&id))?;

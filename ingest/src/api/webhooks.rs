@@ -20,6 +20,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::{Managing, Reading};
+use super::event_types::check_known;
 use super::problem::{Problem, Result};
 use super::request::{Body, Id, Page, Parameters};
 use super::timestamp::Timestamp;
@@ -140,6 +141,7 @@ async fn create(
     let events = checked
         .events
         .ok_or_else(|| Problem::field("events", "is missing"))?;
+    check_known(&api, &acting.tenant, &events).await?;
     let secret = checked.secret.unwrap_or_else(Secret::generate);
     let id = WebhookId::generate();
     let status = if checked.active.unwrap_or(true) {
@@ -329,6 +331,9 @@ async fn update(
     Body(form): Body<Form>,
 ) -> Result<Json<Shown>> {
     let checked = form.check(&api.destinations, &api.dialects)?;
+    if let Some(events) = &checked.events {
+        check_known(&api, &acting.tenant, events).await?;
+    }
     let client = api.pool.get().await?;
     // The pairs say whether to change and to what: NULL is a value of its own.
     let statement = client

@@ -10,6 +10,7 @@
 //! are still taken and checked, since their producers may not have stopped.
 
 pub mod collections;
+pub mod command;
 pub mod schema;
 pub mod store;
 

@@ -5,6 +5,8 @@
 //! read the tenant's types again, and lets changes to one catalogue take turns,
 //! so that its bound is kept.
 
+use std::fmt;
+
 use deadpool_postgres::{Client, Transaction};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -84,6 +86,17 @@ pub struct Saved {
     pub changed: u64,
     /// Types that are gone.
     pub deleted: u64,
+}
+
+impl fmt::Display for Saved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            created,
+            changed,
+            deleted,
+        } = self;
+        write!(f, "{created} created, {changed} changed, {deleted} deleted")
+    }
 }
 
 /// Why types weren't saved.
@@ -291,20 +304,4 @@ pub async fn example_of(
         .await?;
     let row = client.query_opt(&statement, &[tenant, event_type]).await?;
     Ok(row.and_then(|row| row.get(0)))
-}
-
-/// Says whether a tenant's webhooks and events may only have types that are in
-/// its catalogue. Whether there is such a tenant.
-///
-/// # Errors
-/// If PostgreSQL fails.
-pub async fn set_strict(
-    transaction: &Transaction<'_>,
-    tenant: &Tenant,
-    strict: bool,
-) -> Result<bool, tokio_postgres::Error> {
-    let statement = transaction
-        .prepare_cached("-- set_strict\nUPDATE tenants SET strict_event_types = $2 WHERE id = $1")
-        .await?;
-    Ok(transaction.execute(&statement, &[tenant, &strict]).await? == 1)
 }
