@@ -156,8 +156,11 @@ fn moment(field: &'static str, text: Option<&str>) -> Result<Option<Uuid>> {
         .map_err(|_| Problem::field(field, "must be an RFC 3339 time"))
 }
 
-/// One more than the limit, if there are. `matched >= 0` is what
-/// `events_by_time` asks for, see its migration.
+/// One more than the limit, if there are.
+///
+/// Written so that there is only `events_by_time` to plan it with, which asks
+/// for `matched >= 0`: ordered by `uid` alone it could be a walk through all
+/// tenants' events, for one that has been quiet a long one.
 async fn search_events(
     api: &Api,
     tenant: &Tenant,
@@ -170,11 +173,12 @@ async fn search_events(
         .prepare_cached(
             "-- search_events\n\
              SELECT uid, id, type, occurred_at, matched FROM ( \
-                 SELECT uid, id, type, occurred_at, matched FROM events \
-                 WHERE tenant = $1 AND uid >= $2 AND uid < $3 AND matched >= 0 \
-                 ORDER BY uid DESC LIMIT $4) AS looked_at \
+                 SELECT tenant, uid, id, type, occurred_at, matched FROM events \
+                 WHERE (tenant, uid) >= ($1, $2) AND (tenant, uid) < ($1, $3) \
+                   AND uid >= $2 AND uid < $3 AND matched >= 0 \
+                 ORDER BY tenant DESC, uid DESC LIMIT $4) AS looked_at \
              WHERE $5::text IS NULL OR type = $5 \
-             ORDER BY uid DESC LIMIT $6",
+             ORDER BY tenant DESC, uid DESC LIMIT $6",
         )
         .await?;
     let looked_at = if event_type.is_some() {
@@ -204,8 +208,10 @@ async fn last_looked_at(api: &Api, tenant: &Tenant, range: &Range) -> Result<Opt
     let statement = client
         .prepare_cached(
             "-- last_looked_at\n\
-             SELECT uid FROM events WHERE tenant = $1 AND uid >= $2 AND uid < $3 AND matched >= 0 \
-             ORDER BY uid DESC OFFSET $4 LIMIT 1",
+             SELECT uid FROM events \
+             WHERE (tenant, uid) >= ($1, $2) AND (tenant, uid) < ($1, $3) \
+               AND uid >= $2 AND uid < $3 AND matched >= 0 \
+             ORDER BY tenant DESC, uid DESC OFFSET $4 LIMIT 1",
         )
         .await?;
     let row = client
