@@ -65,13 +65,8 @@ pub struct EventTypeForm {
 
 impl CatalogueForm {
     /// How many types it has.
-    pub fn len(&self) -> usize {
+    pub fn types(&self) -> usize {
         self.event_types.len()
-    }
-
-    /// Whether it has none.
-    pub fn is_empty(&self) -> bool {
-        self.event_types.is_empty()
     }
 
     /// Checks every type.
@@ -184,7 +179,7 @@ mod tests {
             let form: CatalogueForm = serde_json::from_str(collection.text)
                 .unwrap_or_else(|error| panic!("{}: {error}", collection.name));
             assert_eq!(form.name, collection.name);
-            assert_eq!(form.len(), types, "{}", collection.name);
+            assert_eq!(form.types(), types, "{}", collection.name);
             for entry in form.check().unwrap() {
                 assert!(entry.description.len() > 10, "{}", entry.name);
                 assert!(entry.example.is_some(), "{}", entry.name);

@@ -331,7 +331,7 @@ struct Catalogues {
 )]
 async fn list_catalogues(_: Reading) -> Result<Json<Catalogues>> {
     let catalogue = |form: CatalogueForm| Catalogue {
-        event_types: form.len(),
+        event_types: form.types(),
         name: form.name,
         description: form.description,
     };

@@ -18,7 +18,7 @@ pub fn list() -> anyhow::Result<String> {
     let mut lines = String::new();
     for collection in COLLECTIONS {
         let form: CatalogueForm = serde_json::from_str(collection.text)?;
-        let (types, description) = (form.len(), form.description);
+        let (types, description) = (form.types(), form.description);
         writeln!(lines, "{:<12} {types:>3}  {description}", collection.name)?;
     }
     Ok(lines)

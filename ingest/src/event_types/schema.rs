@@ -57,7 +57,7 @@ pub struct SchemaError {
     pub reason: String,
 }
 
-/// Where data isn't what its schema says. Repeats nothing of the data.
+/// Where data isn't what its schema says. Repeats no value of the data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// Where in the data, as a JSON Pointer; empty for the data itself.
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_violation_says_where_and_repeats_no_data() {
+    fn a_violation_says_where_and_repeats_no_value() {
         let schema = read(&json!({
             "type": "object", "required": ["total"],
             "properties": {"total": {"type": "number", "minimum": 0}, "mail": {"format": "email"}},

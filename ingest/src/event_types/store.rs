@@ -166,12 +166,12 @@ async fn put(
     let statement = transaction
         .prepare_cached(
             "-- put_event_types\n\
-             INSERT INTO event_types AS old (tenant, name, description, example, schema, archived) \
+             INSERT INTO event_types AS was (tenant, name, description, example, schema, archived) \
              SELECT $1, * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bool[]) \
              ON CONFLICT (tenant, name) DO UPDATE SET description = excluded.description, \
                  example = excluded.example, schema = excluded.schema, \
                  archived = excluded.archived, updated_at = now() \
-             WHERE (old.description, old.example, old.schema, old.archived) IS DISTINCT FROM \
+             WHERE (was.description, was.example, was.schema, was.archived) IS DISTINCT FROM \
                  (excluded.description, excluded.example, excluded.schema, excluded.archived) \
              RETURNING xmax = 0 AS is_new",
         )
