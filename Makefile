@@ -8,12 +8,12 @@ NEXTEST := $(shell command -v cargo-nextest >/dev/null 2>&1 && echo yes)
 TESTS := $(if $(NEXTEST),nextest run,test --all-targets)
 
 .DEFAULT_GOAL := help
-.PHONY: help deps run test check bench clean
+.PHONY: help deps run test check openapi schemathesis bench clean
 
 help: ## Say this.
 	@echo 'make TARGET, with TARGET one of:'
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r target what; do \
-		printf '  %-7s %s\n' "$$target" "$$what"; done
+		printf '  %-13s %s\n' "$$target" "$$what"; done
 
 deps: ## Install what is missing: RabbitMQ, PostgreSQL, what the tests need (apt, sudo unless root).
 	@deploy/deps.sh tests
@@ -36,6 +36,16 @@ check: ## What CI checks besides: formatting, clippy and rustdoc, warnings denie
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --document-private-items
+
+openapi: ## Write the API's description to tests/openapi.json: do so when the API changes.
+	$(CARGO) build --workspace --all-targets
+	$(TARGET)/debug/posthorn-ingest openapi > $(TARGET)/openapi.json
+	mv $(TARGET)/openapi.json tests/openapi.json
+
+schemathesis: ## Ask the API for all that its description allows, and more. ARGS=…: to schemathesis.
+	@deploy/deps.sh tests
+	$(CARGO) build --workspace --all-targets
+	$(TARGET)/debug/schemathesis $(ARGS)
 
 bench: ## Measure throughput and latency on this machine.
 	@deploy/deps.sh servers

@@ -2,7 +2,7 @@
 # Installs what Posthorn's own commands need and the machine lacks.
 #
 #   deploy/deps.sh servers     what `make run` needs: RabbitMQ, PostgreSQL, curl
-#   deploy/deps.sh tests       that, and what the tests verify signatures with
+#   deploy/deps.sh tests       that, and what the tests use of Python
 #
 # Says what it installs and why before it does. Does nothing, quickly and
 # silently, when all is there. Starts no service of the system: Posthorn runs
@@ -13,9 +13,9 @@ cd "$(dirname "$0")/.."
 # The oldest PostgreSQL that has what the migrations use.
 POSTGRES=15
 VENV=.posthorn/venv
-# The reference implementation that receivers use, to verify what we sign.
-VERIFIER=standardwebhooks
-VERIFIER_VERSION=1.1.0
+# The reference implementation that receivers use, to verify what we sign; and
+# what asks the API for more than a person would think of.
+PACKAGES="standardwebhooks==1.1.0 schemathesis==4.32.5"
 POLICY=/usr/sbin/policy-rc.d
 
 say() { printf 'deps: %s\n' "$*"; }
@@ -52,13 +52,13 @@ python() {
     return 1
 }
 
-has_verifier() {
+has_packages() {
     # The interpreter is a link, which an upgrade of Python breaks.
     [ -x "$VENV/bin/python" ] || return 1
-    for installed in "$VENV"/lib/python3*/site-packages/"$VERIFIER-$VERIFIER_VERSION".dist-info; do
-        [ -d "$installed" ] && return 0
+    for package in $PACKAGES; do
+        set -- "$VENV"/lib/python3*/site-packages/"${package%==*}-${package#*==}".dist-info
+        [ -d "$1" ] || return 1
     done
-    return 1
 }
 
 missing=
@@ -129,8 +129,8 @@ esac
 has_rabbitmq || need rabbitmq-server "moves events and jobs; a private node is run from its binaries"
 has_postgres || need postgresql "keeps events, deliveries and attempts; also run privately"
 command -v curl >/dev/null || need curl "the commands of README.md"
-if [ "$what" = tests ] && ! has_verifier && ! python >/dev/null; then
-    need python3-venv "the tests verify signatures with Python's $VERIFIER"
+if [ "$what" = tests ] && ! has_packages && ! python >/dev/null; then
+    need python3-venv "the tests use Python packages: $PACKAGES"
 fi
 [ -z "$missing" ] || install_missing
 
@@ -138,9 +138,11 @@ has_postgres || fail "PostgreSQL $POSTGRES or later is needed, and this system p
     "see https://www.postgresql.org/download/linux/"
 has_rabbitmq || fail "RabbitMQ's server is not where Debian puts it (/usr/lib/rabbitmq/bin)"
 
-if [ "$what" = tests ] && ! has_verifier; then
-    say "installing $VERIFIER $VERIFIER_VERSION from PyPI into $VENV: the tests verify signatures with it"
+if [ "$what" = tests ] && ! has_packages; then
+    say "installing $PACKAGES from PyPI into $VENV: the tests use them"
     mkdir -p "$(dirname "$VENV")"
     "$(python)" -m venv --clear "$VENV"
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "$VERIFIER==$VERIFIER_VERSION"
+    # Unquoted on purpose: a list of packages.
+    # shellcheck disable=SC2086
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check $PACKAGES
 fi

@@ -34,6 +34,8 @@ enum Command {
         #[arg(long, default_value_t = 180)]
         grace: u64,
     },
+    /// Print the API's OpenAPI document.
+    Openapi,
     /// Manage API tokens.
     #[command(subcommand)]
     Token(Token),
@@ -73,6 +75,10 @@ enum Token {
 #[allow(clippy::print_stdout)] // The commands for operators print their answer.
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    if let Some(Command::Openapi) = arguments.command {
+        println!("{:#}", api::document());
+        return Ok(());
+    }
     let settings = Settings::read(&environment())?;
     telemetry::log_to_stderr(settings.common.log_format);
     supervise::die_on_panic();
@@ -82,6 +88,7 @@ async fn main() -> anyhow::Result<()> {
             supervise::stop_on_signals(stop.clone())?;
             run::run(settings, stop).await
         }
+        Command::Openapi => unreachable!("it needs no settings: see above"),
         Command::Migrate => {
             let applied = postgres::migrate(&pool(&settings)?).await?;
             println!("{applied} migrations applied");

@@ -1,5 +1,6 @@
 //! Starts everything, keeps it running, stops it in order.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::api;
+use crate::api::jwt::Jwts;
+use crate::api::rates::Rates;
 use crate::dead_letters::letter::Origin;
 use crate::dead_letters::{self, Keeper};
 use crate::event_types::EventTypes;
@@ -64,21 +67,26 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     });
     let (publisher, publications) = publisher();
 
-    let api = api::routes(api::Api {
+    let jwts = Jwts::new(settings.jwt.clone())?;
+    let rates = (settings.api_rate_limit > 0).then(|| Rates::new(settings.api_rate_limit));
+    let state = api::Api {
         pool: pool.clone(),
         publisher,
         keys: settings.common.keys.clone(),
         destinations: settings.common.destinations.clone(),
         dialects: settings.common.dialects.clone(),
         admin_token: settings.admin_token.clone(),
+        jwts,
         feed: feed.clone(),
         subscriptions: subscriptions.clone(),
         event_types: event_types.clone(),
         shards: settings.common.shards,
-    });
+    };
+    let api = api::routes(state, rates, &settings.cors_origins)
+        .merge(telemetry::routes(ready.clone()))
+        .into_make_service_with_connect_info::<SocketAddr>();
     info!(address = %listener.local_addr()?, "API, metrics and health");
-    let serving = axum::serve(listener, api.merge(telemetry::routes(ready.clone())))
-        .with_graceful_shutdown(over.clone().cancelled_owned());
+    let serving = axum::serve(listener, api).with_graceful_shutdown(over.clone().cancelled_owned());
     let mut serving = tokio::spawn(serving.into_future());
 
     let mut listening = tokio::spawn({

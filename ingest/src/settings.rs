@@ -2,9 +2,13 @@
 
 use std::net::SocketAddr;
 
+use axum::http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use shared::settings::{Common, Reader, Unusable};
 use time::Duration;
+use url::Url;
+
+use crate::api::jwt;
 
 /// The shortest `ADMIN_TOKEN`, in characters.
 const MIN_TOKEN: usize = 16;
@@ -18,6 +22,12 @@ pub struct Settings {
     pub http_addr: SocketAddr,
     /// `ADMIN_TOKEN`: a global bearer token to begin with.
     pub admin_token: Option<SecretString>,
+    /// `JWT_…`: the JWTs that are accepted beside API tokens.
+    pub jwt: jwt::Settings,
+    /// `API_RATE_LIMIT`: requests a second and token; 0: as many as there are.
+    pub api_rate_limit: u32,
+    /// `CORS_ORIGINS`: whose pages may use the API.
+    pub cors_origins: Vec<HeaderValue>,
     /// `WEBHOOK_EVENT_TTL` (s): how long events, deliveries and attempts are kept.
     pub retention: Duration,
 }
@@ -33,6 +43,9 @@ impl Settings {
             common: Common::read(&mut reader),
             http_addr: reader.or("HTTP_ADDR", SocketAddr::from(([127, 0, 0, 1], 8080))),
             admin_token: reader.optional_secret("ADMIN_TOKEN"),
+            jwt: jwt(&mut reader),
+            api_rate_limit: reader.within("API_RATE_LIMIT", 200, 0, 1_000_000),
+            cors_origins: origins(&mut reader),
             retention: Duration::seconds(reader.within(
                 "WEBHOOK_EVENT_TTL",
                 2_592_000,
@@ -52,5 +65,88 @@ impl Settings {
         }
         reader.finish()?;
         Ok(settings)
+    }
+}
+
+fn jwt(reader: &mut Reader<'_>) -> jwt::Settings {
+    let settings = jwt::Settings {
+        secret: reader.optional_secret("JWT_SECRET"),
+        jwks_file: reader.optional("JWT_JWKS_FILE"),
+        tenant_claim: reader.or("JWT_TENANT_CLAIM", "tenant".to_owned()),
+        role_claim: reader.or("JWT_ROLE_CLAIM", "role".to_owned()),
+        issuer: reader.optional("JWT_ISSUER"),
+        audience: reader.optional("JWT_AUDIENCE"),
+    };
+    let short = |secret: &SecretString| secret.expose_secret().len() < jwt::MIN_SECRET;
+    if settings.secret.as_ref().is_some_and(short) {
+        reader.problem(format!(
+            "JWT_SECRET must have at least {} bytes",
+            jwt::MIN_SECRET
+        ));
+    }
+    settings
+}
+
+fn origins(reader: &mut Reader<'_>) -> Vec<HeaderValue> {
+    let list = reader
+        .optional::<String>("CORS_ORIGINS")
+        .unwrap_or_default();
+    let entries = list
+        .split(',')
+        .map(str::trim)
+        .filter(|entry| !entry.is_empty());
+    let mut origins = Vec::new();
+    for entry in entries {
+        // As browsers write it: no path, no port that goes without saying.
+        let same = Url::parse(entry).is_ok_and(|url| url.origin().ascii_serialization() == entry);
+        match HeaderValue::from_str(entry) {
+            Ok(origin) if same => origins.push(origin),
+            _ => reader.problem(format!(
+                "CORS_ORIGINS: `{entry}` is not like `https://app.example.com`"
+            )),
+        }
+    }
+    origins
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(name: &str, value: &str) -> String {
+        let pairs = [
+            ("DATABASE_URL", "postgres://localhost/posthorn"),
+            ("AMQP_URL", "amqp://localhost"),
+            ("MASTER_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+            (name, value),
+        ];
+        let variable = |name: &str| {
+            let pair = pairs.iter().find(|(key, _)| *key == name);
+            pair.map(|(_, value)| (*value).to_owned())
+        };
+        match Settings::read(&variable) {
+            Ok(_) => String::new(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn what_the_api_cannot_use_is_named() {
+        assert_eq!(
+            refused("CORS_ORIGINS", "https://a.example, http://localhost:3000"),
+            ""
+        );
+        for (name, value) in [
+            ("CORS_ORIGINS", "*"),
+            ("CORS_ORIGINS", "https://a.example/"),
+            ("CORS_ORIGINS", "a.example"),
+            ("JWT_SECRET", "short-secret"),
+            ("API_RATE_LIMIT", "-1"),
+            ("ADMIN_TOKEN", "short"),
+        ] {
+            let error = refused(name, value);
+            assert!(error.contains(name), "{name}={value}: {error}");
+            assert!(!error.contains("short"), "{error}");
+        }
     }
 }

@@ -440,23 +440,31 @@ impl World {
             .collect()
     }
 
-    /// The test is over: nothing panicked, nothing is stuck.
+    /// Ends without looking at what is left: for what isn't a test of deliveries.
     ///
     /// # Panics
-    /// If something did or is.
-    pub async fn finish(mut self) {
-        self.settles().await;
-        self.audit().await;
-        let logs = self.logs();
-        for trouble in ["panicked at", "error serializing", "error deserializing"] {
-            assert!(!logs.contains(trouble), "{trouble}:\n{logs}");
-        }
+    /// If the servers can't be stopped.
+    pub async fn abandon(mut self) {
         self.finished = true;
         if let Some(pair) = self.pair.take() {
             must("stopping the servers", pair.discard().await);
         }
         // What is left is in the temporary folder.
         let _ = std::fs::remove_dir_all(&self.folder);
+    }
+
+    /// The test is over: nothing panicked, nothing is stuck.
+    ///
+    /// # Panics
+    /// If something did or is.
+    pub async fn finish(self) {
+        self.settles().await;
+        self.audit().await;
+        let logs = self.logs();
+        for trouble in ["panicked at", "error serializing", "error deserializing"] {
+            assert!(!logs.contains(trouble), "{trouble}:\n{logs}");
+        }
+        self.abandon().await;
     }
 }
 

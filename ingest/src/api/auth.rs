@@ -1,7 +1,9 @@
-//! Who asks: API tokens, and the operator's `ADMIN_TOKEN`.
+//! Who asks: API tokens, JWTs ([`super::jwt`]), and the operator's `ADMIN_TOKEN`.
 //!
 //! A token is `pht_` and 32 random bytes; the database has its SHA-256. It
-//! belongs to a tenant, or is global and names a tenant by `X-Tenant-ID`.
+//! belongs to a tenant, or is global and names a tenant by `X-Tenant-ID`. A
+//! handler takes [`Reading`], [`Managing`], [`Administering`] or [`Operating`]
+//! first: who asks is settled before what is asked is read.
 
 use std::str::FromStr;
 
@@ -22,12 +24,14 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use super::Shared;
+use super::jwt::Claims;
 use super::problem::{Problem, Result};
 
 const PREFIX: &str = "pht_";
 /// How much of a token is kept to tell it by.
 const SHOWN: usize = 10;
-const TENANT_HEADER: &str = "x-tenant-id";
+/// The header with which a global token names a tenant.
+pub const TENANT_HEADER: &str = "x-tenant-id";
 
 /// What a token may do: a viewer reads, a manager also changes webhooks and
 /// publishes events, an admin also manages tokens.
@@ -177,11 +181,32 @@ async fn identify(headers: &HeaderMap, api: &Shared) -> Result<Caller> {
             });
         }
     }
+    match &api.jwts {
+        // No token of ours has a dot.
+        Some(jwts) if token.contains('.') => {
+            let Claims { tenant, role } = jwts
+                .verify(token)
+                .map_err(|reason| Problem::bad_jwt(&reason))?;
+            if !is_tenant(api, &tenant).await? {
+                return Err(unknown(&tenant));
+            }
+            Ok(Caller {
+                tenant: Some(tenant),
+                role,
+            })
+        }
+        _ => find(&hash, api).await,
+    }
+}
+
+async fn find(hash: &[u8; 32], api: &Shared) -> Result<Caller> {
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(
             "-- find_token\n\
-             SELECT tenant, role FROM tokens \
+             SELECT id, tenant, role, \
+                    last_used_at IS NULL OR last_used_at < now() - interval '1 minute' AS unnoticed \
+             FROM tokens \
              WHERE hash = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())",
         )
         .await?;
@@ -193,10 +218,26 @@ async fn identify(headers: &HeaderMap, api: &Shared) -> Result<Caller> {
         .get::<_, &str>("role")
         .parse()
         .map_err(|_| Problem::unauthorized())?;
+    if row.get("unnoticed") {
+        notice_use(&client, row.get("id")).await?;
+    }
     Ok(Caller {
         tenant: row.get("tenant"),
         role,
     })
+}
+
+/// At most once a minute and token, however many requests and replicas.
+async fn notice_use(client: &deadpool_postgres::Client, id: TokenId) -> Result<()> {
+    let statement = client
+        .prepare_cached(
+            "-- notice_use\n\
+             UPDATE tokens SET last_used_at = now() \
+             WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')",
+        )
+        .await?;
+    client.execute(&statement, &[&id]).await?;
+    Ok(())
 }
 
 fn named_tenant(headers: &HeaderMap) -> Result<Option<Tenant>> {

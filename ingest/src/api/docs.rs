@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use super::openapi::role;
 use schema::{Schema, example, members};
 
-mod schema;
+pub(super) mod schema;
 
 const STYLE: &str = include_str!("docs/style.css");
 

@@ -11,9 +11,11 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::{Method, Uri};
+use axum::http::{HeaderValue, Method, Uri};
+use axum::middleware::from_fn_with_state;
 use deadpool_postgres::Pool;
 use secrecy::SecretString;
+use serde_json::Value;
 use shared::catalogue::Feed;
 use shared::destination::Destinations;
 use shared::dialect::Dialects;
@@ -24,8 +26,11 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::event_types::EventTypes;
 use crate::subscriptions::Subscriptions;
+use jwt::Jwts;
 use problem::Problem;
+use rates::Rates;
 
+pub mod around;
 pub mod auth;
 pub mod dead_letters;
 pub mod deliveries;
@@ -35,8 +40,10 @@ pub mod event_log;
 pub mod event_type_form;
 pub mod event_types;
 pub mod events;
+pub mod jwt;
 pub mod openapi;
 pub mod problem;
+pub mod rates;
 pub mod request;
 pub mod tenants;
 pub mod timestamp;
@@ -61,6 +68,8 @@ pub struct Api {
     pub dialects: Dialects,
     /// The operator's own token.
     pub admin_token: Option<SecretString>,
+    /// What verifies JWTs, if any are accepted.
+    pub jwts: Option<Jwts>,
     /// Brings the index up to date after a change.
     pub feed: Arc<Feed>,
     /// The index.
@@ -75,9 +84,10 @@ pub struct Api {
 pub type Shared = Arc<Api>;
 
 /// All routes, and the document that describes them.
-pub fn routes(api: Api) -> Router {
+pub fn routes(api: Api, rates: Option<Rates>, cors_origins: &[HeaderValue]) -> Router {
     let (routes, document) = described();
-    routes
+    let rates = rates.map(Arc::new);
+    let routes = routes
         .merge(docs::routes(&openapi::finished(&document)))
         .fallback(async |method: Method, uri: Uri| {
             Problem::not_found(format!("there is no {method} {}", uri.path()))
@@ -86,7 +96,18 @@ pub fn routes(api: Api) -> Router {
             Problem::method_not_allowed(format!("{} does not take {method}", uri.path()))
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(Arc::new(api))
+        .layer(from_fn_with_state(rates, around::around))
+        .with_state(Arc::new(api));
+    if cors_origins.is_empty() {
+        return routes;
+    }
+    // Outermost: a browser asks beforehand, without a token.
+    routes.layer(around::cors(cors_origins))
+}
+
+/// The OpenAPI document, as `/openapi.json` has it.
+pub fn document() -> Value {
+    openapi::finished(&described().1)
 }
 
 fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {

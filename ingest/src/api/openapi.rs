@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
+use super::docs::schema::example;
 use super::problem::Problem;
 
 /// What the document starts from; the routes add themselves.
@@ -43,7 +44,7 @@ impl Modify for Token {
         let scheme = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
             .description(Some(
-                "An API token (`pht_…`). Its role is `viewer`, `manager` or `admin`, each with what those \
+                "An API token (`pht_…`), or a JWT of your identity provider. Its role is `viewer`, `manager` or `admin`, each with what those \
                  before it may do. It belongs to a tenant, or is global and names one in `X-Tenant-ID`; \
                  `operator` stands for a global admin.",
             ))
@@ -91,6 +92,12 @@ pub fn finished(document: &utoipa::openapi::OpenApi) -> Value {
     let mut document = serde_json::to_value(document).unwrap_or_default();
     for operation in operations_mut(&mut document) {
         complete(operation);
+    }
+    let schemas = document.clone();
+    for operation in operations_mut(&mut document) {
+        if let Some(body) = operation.pointer_mut("/requestBody/content/application~1json") {
+            body["example"] = example(&schemas, &body["schema"]);
+        }
     }
     let components = &mut document["components"];
     components["responses"] = REFUSALS
@@ -206,5 +213,59 @@ fn spell_out_other_names(schema: &mut Value) {
     }
     if !exclusive.is_empty() {
         schema["allOf"] = exclusive.into();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::document;
+
+    /// What `make openapi` writes. A change to the API shows here, in review.
+    const REVIEWED: &str = include_str!("../../../tests/openapi.json");
+
+    #[test]
+    fn the_document_is_the_one_that_was_reviewed() {
+        let reviewed: Value = serde_json::from_str(REVIEWED).unwrap();
+        assert!(
+            document() == reviewed,
+            "run `make openapi` and look at what has changed"
+        );
+    }
+
+    #[test]
+    fn every_operation_says_what_it_does_and_who_may() {
+        let mut document = document();
+        let mut ids = std::collections::HashSet::new();
+        for operation in operations_mut(&mut document) {
+            let id = operation["operationId"].as_str().unwrap().to_owned();
+            assert!(operation["summary"].is_string(), "{id}");
+            assert!(operation["tags"].is_array(), "{id}");
+            let role = role(operation).unwrap();
+            assert!(
+                ["viewer", "manager", "admin", "operator"].contains(&role),
+                "{id}: {role}"
+            );
+            assert!(ids.insert(id.clone()), "{id} is there twice");
+        }
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        fn check(at: &Value, document: &Value) {
+            if let Some(reference) = at["$ref"].as_str() {
+                let found = reference
+                    .strip_prefix('#')
+                    .and_then(|path| document.pointer(path));
+                assert!(found.is_some(), "{reference}");
+            }
+            let members = at.as_object().into_iter().flat_map(Map::values);
+            let items = at.as_array().into_iter().flatten();
+            members
+                .chain(items)
+                .for_each(|value| check(value, document));
+        }
+        let document = document();
+        check(&document, &document);
     }
 }

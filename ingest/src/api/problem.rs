@@ -6,10 +6,13 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use std::time::Duration;
 use tracing::error;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::Schema;
 use utoipa::{PartialSchema, ToSchema};
+
+use super::around::request_id;
 
 /// `application/problem+json` with `title`, `status`, `detail` and, where one is
 /// to blame, the `field`.
@@ -18,6 +21,8 @@ pub struct Problem {
     status: StatusCode,
     detail: String,
     field: Option<String>,
+    /// In seconds.
+    retry_after: Option<u64>,
 }
 
 /// Why a request was refused (RFC 9457).
@@ -40,6 +45,10 @@ struct Details {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     field: Option<String>,
+    /// The answer's `x-request-id`, for asking what happened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    request_id: Option<String>,
 }
 
 /// What handlers answer.
@@ -51,6 +60,7 @@ impl Problem {
             status,
             detail: detail.into(),
             field: None,
+            retry_after: None,
         }
     }
 
@@ -75,6 +85,12 @@ impl Problem {
         )
     }
 
+    /// 401: a JWT that isn't accepted, and why.
+    pub fn bad_jwt(reason: &str) -> Self {
+        let detail = format!("this JWT is not accepted: {reason}");
+        Self::new(StatusCode::UNAUTHORIZED, detail)
+    }
+
     /// 403: known, but not entitled.
     pub fn forbidden(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, detail)
@@ -88,6 +104,14 @@ impl Problem {
     /// 405.
     pub fn method_not_allowed(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, detail)
+    }
+
+    /// 406: it's JSON or nothing.
+    pub fn not_acceptable() -> Self {
+        Self::new(
+            StatusCode::NOT_ACCEPTABLE,
+            "answers are `application/json` or `application/problem+json`: accept either",
+        )
     }
 
     /// 409: it contradicts what is there.
@@ -113,9 +137,24 @@ impl Problem {
         (self.field, self.detail)
     }
 
+    /// 429: too many requests; how long until the next.
+    pub fn too_many(wait: Duration) -> Self {
+        Self {
+            // Whole seconds, and not a moment too early.
+            retry_after: Some(wait.as_secs() + 1),
+            ..Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "more requests than API_RATE_LIMIT allows this token or address",
+            )
+        }
+    }
+
     /// 503: try again.
     pub fn unavailable(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        Self {
+            retry_after: Some(1),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        }
     }
 }
 
@@ -164,6 +203,7 @@ impl IntoResponse for Problem {
             status: self.status.as_u16(),
             detail: self.detail,
             field: self.field,
+            request_id: request_id(),
         };
         let mut response = (self.status, Json(details)).into_response();
         let headers = response.headers_mut();
@@ -174,8 +214,8 @@ impl IntoResponse for Problem {
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

@@ -2,8 +2,8 @@
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
-use axum::http::header;
 use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use shared::ids::Malformed;
@@ -52,10 +52,11 @@ pub async fn read_json<S: Send + Sync, T: DeserializeOwned>(
     }
     let bytes = Bytes::from_request(request, state)
         .await
-        .map_err(|rejection| {
-            Problem::too_large(format!(
-                "the body is not readable or over {limit} bytes: {rejection}"
-            ))
+        .map_err(|rejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                Problem::too_large(format!("the body may have at most {limit} bytes"))
+            }
+            _ => Problem::bad_request(rejection.body_text()),
         })?;
     serde_json::from_slice(&bytes).map_err(|error| Problem::bad_request(error.to_string()))
 }

@@ -9,17 +9,18 @@ use axum::http::StatusCode;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use shared::ids::{Tenant, TokenId};
+use time::OffsetDateTime;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Shared;
 use super::auth::{Administering, Role, create_token};
 use super::problem::{Problem, Result};
 use super::request::{Body, Id, Page, Parameters};
 use super::timestamp::Timestamp;
+use super::{Api, Shared};
 
 /// `/api/v1/admin/tokens…`
 pub fn routes() -> OpenApiRouter<Shared> {
@@ -78,6 +79,9 @@ struct Token {
     expires_at: Option<Timestamp>,
     #[schema(required)]
     revoked_at: Option<Timestamp>,
+    /// To the minute.
+    #[schema(required)]
+    last_used_at: Option<Timestamp>,
 }
 
 impl Token {
@@ -91,6 +95,7 @@ impl Token {
             created_at: row.get("created_at"),
             expires_at: row.get("expires_at"),
             revoked_at: row.get("revoked_at"),
+            last_used_at: row.get("last_used_at"),
         })
     }
 }
@@ -126,6 +131,12 @@ async fn issue(
         (Some(own), Some(asked)) if own != asked => return Err(unknown()),
         (own, asked) => own.or(asked),
     };
+    if new
+        .expires_at
+        .is_some_and(|at| at.0 <= OffsetDateTime::now_utc())
+    {
+        return Err(Problem::field("expires_at", "must be in the future"));
+    }
     let role = new.role.unwrap_or(Role::Manager);
     let expires_at = new.expires_at.map(|at| at.0);
     let made = create_token(&api.pool, tenant.as_ref(), role, expires_at)
@@ -165,24 +176,47 @@ async fn list(
     Parameters(page): Parameters<Page>,
 ) -> Result<Json<TokenPage>> {
     let (limit, after) = (page.limit()?, page.after::<TokenId>()?);
-    let client = api.pool.get().await?;
-    let statement = client
-        .prepare_cached(
-            "-- list_tokens\n\
-             SELECT id, prefix, tenant, role, created_at, expires_at, revoked_at FROM tokens \
-             WHERE ($1::text IS NULL OR tenant = $1) AND ($2::uuid IS NULL OR id < $2) \
-             ORDER BY id DESC LIMIT $3",
-        )
-        .await?;
-    let rows = client
-        .query(&statement, &[&admin.tenant, &after, &(limit + 1)])
-        .await?;
+    let rows = match &admin.tenant {
+        Some(tenant) => find_of_tenant(&api, tenant, after, limit + 1).await?,
+        None => find_all(&api, after, limit + 1).await?,
+    };
     let (shown, next_cursor) = page.cut::<TokenId>(&rows)?;
     let tokens = shown.iter().map(Token::of).collect::<Result<_>>()?;
     Ok(Json(TokenPage {
         tokens,
         next_cursor,
     }))
+}
+
+const COLUMNS: &str = "id, prefix, tenant, role, created_at, expires_at, revoked_at, last_used_at";
+
+async fn find_all(api: &Api, after: Option<TokenId>, most: i64) -> Result<Vec<Row>> {
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(&format!(
+            "-- list_tokens\n\
+             SELECT {COLUMNS} FROM tokens \
+             WHERE $1::uuid IS NULL OR id < $1 ORDER BY id DESC LIMIT $2"
+        ))
+        .await?;
+    Ok(client.query(&statement, &[&after, &most]).await?)
+}
+
+async fn find_of_tenant(
+    api: &Api,
+    tenant: &Tenant,
+    after: Option<TokenId>,
+    most: i64,
+) -> Result<Vec<Row>> {
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(&format!(
+            "-- list_tenant_tokens\n\
+             SELECT {COLUMNS} FROM tokens \
+             WHERE tenant = $1 AND ($2::uuid IS NULL OR id < $2) ORDER BY id DESC LIMIT $3"
+        ))
+        .await?;
+    Ok(client.query(&statement, &[tenant, &after, &most]).await?)
 }
 
 /// Revoke a token

@@ -142,7 +142,7 @@ fn collect<'a>(schema: Schema<'a>, around: &str, depth: usize, found: &mut Vec<M
 }
 
 /// A value that the schema allows.
-pub(super) fn example(document: &Value, schema: &Value) -> Value {
+pub(in crate::api) fn example(document: &Value, schema: &Value) -> Value {
     example_of(Schema::of(document, schema), DEPTH)
 }
 

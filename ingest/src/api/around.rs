@@ -1,0 +1,209 @@
+//! What happens around every handler: the request gets an id, its client is
+//! held to its rate, and what it can't accept isn't made.
+//!
+//! The id comes from `x-request-id`, for those who follow a request through
+//! several services, and goes into the answer, the logs and every problem.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH, LOCATION, RETRY_AFTER,
+};
+use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use sha2::{Digest, Sha256};
+use tower_http::cors::CorsLayer;
+use tracing::{Instrument, debug, info_span};
+use uuid::Uuid;
+
+use super::auth::TENANT_HEADER;
+use super::problem::{Problem, Result};
+use super::rates::{Client, Rates};
+
+/// The header with the request's id.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The longest id that is taken over.
+const MAX_ID: usize = 128;
+/// How long a browser may remember what CORS allows.
+const CORS_AGE: std::time::Duration = std::time::Duration::from_secs(3600);
+
+tokio::task_local! {
+    static CURRENT: HeaderValue;
+}
+
+/// The id of the request that is being answered, if any is.
+pub fn request_id() -> Option<String> {
+    CURRENT
+        .try_with(|id| id.to_str().ok().map(str::to_owned))
+        .ok()
+        .flatten()
+}
+
+/// See the module's text.
+pub async fn around(
+    State(rates): State<Option<Arc<Rates>>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let id = id_of(request.headers());
+    let span = info_span!(
+        "request",
+        id = id.to_str().unwrap_or_default(),
+        method = %request.method(),
+        path = request.uri().path(),
+    );
+    let answer = async {
+        let begun = Instant::now();
+        let answer = match check(rates.as_deref(), &request) {
+            Ok(()) => next.run(request).await,
+            Err(problem) => problem.into_response(),
+        };
+        let ms = begun.elapsed().as_millis() as u64;
+        debug!(status = answer.status().as_u16(), ms, "answered");
+        answer
+    };
+    let mut answer = CURRENT.scope(id.clone(), answer).instrument(span).await;
+    answer.headers_mut().insert(REQUEST_ID, id);
+    answer
+}
+
+fn id_of(headers: &HeaderMap) -> HeaderValue {
+    let sane = |id: &&HeaderValue| {
+        let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_.:/+=".contains(b);
+        (1..=MAX_ID).contains(&id.len()) && id.as_bytes().iter().all(plain)
+    };
+    headers
+        .get(REQUEST_ID)
+        .filter(sane)
+        .cloned()
+        .unwrap_or_else(|| {
+            let made = Uuid::now_v7().to_string();
+            // Hexadecimal digits and hyphens are what a header may have.
+            HeaderValue::from_str(&made).unwrap_or(HeaderValue::from_static("-"))
+        })
+}
+
+fn check(rates: Option<&Rates>, request: &Request) -> Result<()> {
+    if let Some(rates) = rates
+        && let Some(client) = client(request.headers(), request.extensions())
+    {
+        rates
+            .take(client, Instant::now())
+            .map_err(Problem::too_many)?;
+    }
+    if request.uri().path().starts_with("/api/") && !accepts_json(request.headers()) {
+        return Err(Problem::not_acceptable());
+    }
+    Ok(())
+}
+
+fn client(headers: &HeaderMap, extensions: &Extensions) -> Option<Client> {
+    match headers.get(AUTHORIZATION) {
+        Some(token) => Some(Client::Token(Sha256::digest(token).into())),
+        None => {
+            let ConnectInfo(from) = extensions.get::<ConnectInfo<SocketAddr>>()?;
+            Some(Client::Address(network(from.ip())))
+        }
+    }
+}
+
+/// Whoever has one IPv6 address has the 2^64 beside it.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+        }
+        v4 => v4,
+    }
+}
+
+/// Whether an answer in JSON is among what the client accepts (RFC 9110, 12.5.1).
+fn accepts_json(headers: &HeaderMap) -> bool {
+    let mut ranges = headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let media_type = parts.next().unwrap_or_default().to_ascii_lowercase();
+            let refused = parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
+            (media_type, refused)
+        })
+        .filter(|(media_type, _)| !media_type.is_empty())
+        .peekable();
+    if ranges.peek().is_none() {
+        return true;
+    }
+    ranges.any(|(media_type, refused)| {
+        let ours = [
+            "*/*",
+            "application/*",
+            "application/json",
+            "application/problem+json",
+        ];
+        !refused && ours.contains(&media_type.as_str())
+    })
+}
+
+/// What pages of these origins may do with the API.
+pub fn cors(origins: &[HeaderValue]) -> CorsLayer {
+    let methods = [
+        Method::GET,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+    ];
+    let tenant = HeaderName::from_static(TENANT_HEADER);
+    CorsLayer::new()
+        .allow_origin(origins.to_vec())
+        .allow_methods(methods)
+        .allow_headers([AUTHORIZATION, CONTENT_TYPE, IF_MATCH, REQUEST_ID, tenant])
+        .expose_headers([ETAG, LOCATION, RETRY_AFTER, REQUEST_ID])
+        .max_age(CORS_AGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: HeaderName, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(name, HeaderValue::from_str(value).unwrap())])
+    }
+
+    #[test]
+    fn json_is_what_most_clients_accept() {
+        assert!(accepts_json(&HeaderMap::new()));
+        for (accept, accepted) in [
+            ("*/*", true),
+            ("application/json", true),
+            ("text/html, Application/JSON;q=0.5", true),
+            ("text/html,application/xhtml+xml,*/*;q=0.8", true),
+            ("application/problem+json", true),
+            ("", true),
+            ("text/html", false),
+            ("application/xml, application/json;q=0", false),
+        ] {
+            assert_eq!(accepts_json(&headers(ACCEPT, accept)), accepted, "{accept}");
+        }
+    }
+
+    #[test]
+    fn a_sane_id_is_taken_over_and_another_replaced() {
+        let id = |text: &str| id_of(&headers(REQUEST_ID, text));
+        for sane in ["7", "01J-trace_1.2:3/4+5=", &"a".repeat(128)] {
+            assert_eq!(id(sane), sane);
+        }
+        for other in ["", "a b", "<script>", &"a".repeat(129)] {
+            let made = id(other);
+            assert_ne!(made, other);
+            assert_eq!(made.len(), 36);
+        }
+    }
+}

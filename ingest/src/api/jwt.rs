@@ -1,0 +1,308 @@
+//! JWTs of the operator's own identity provider, beside API tokens.
+//!
+//! Signed with a shared secret (HS256), or with a key of a JWKS file (RS256,
+//! ES256, EdDSA), which is read again when it changes. Two claims say for which
+//! tenant and in which role; `exp` must be there.
+//!
+//! A key is only ever used with the one algorithm that it was loaded for, so
+//! what a token's header says of its algorithm can refuse it, never choose.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, bail, ensure};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value};
+use shared::ids::Tenant;
+use tracing::{info, warn};
+
+use super::auth::Role;
+
+/// The shortest secret, in bytes: as long as what HS256 makes of it (RFC 7518, 3.2).
+pub const MIN_SECRET: usize = 32;
+/// The shortest RSA modulus, in base64 characters: 2048 bits (RFC 7518, 3.3).
+const MIN_RSA: usize = 342;
+/// The largest JWKS file, in bytes.
+const MAX_FILE: u64 = 1024 * 1024;
+/// How often is looked whether the JWKS file has changed.
+const LOOK: Duration = Duration::from_secs(1);
+/// How far the clocks of issuer and server may be apart, in seconds.
+const LEEWAY: u64 = 30;
+
+/// Which JWTs are accepted.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `JWT_SECRET`: verifies HS256.
+    pub secret: Option<SecretString>,
+    /// `JWT_JWKS_FILE`: verifies RS256, ES256 and EdDSA.
+    pub jwks_file: Option<PathBuf>,
+    /// `JWT_TENANT_CLAIM`: where the tenant is.
+    pub tenant_claim: String,
+    /// `JWT_ROLE_CLAIM`: where the role is.
+    pub role_claim: String,
+    /// `JWT_ISSUER`: what `iss` must be.
+    pub issuer: Option<String>,
+    /// `JWT_AUDIENCE`: what `aud` must be or have.
+    pub audience: Option<String>,
+}
+
+/// Verifies them.
+pub struct Jwts {
+    settings: Settings,
+    secret: Option<Key>,
+    file: Option<KeyFile>,
+}
+
+/// What a JWT says of who asks.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Claims {
+    /// For which tenant.
+    pub tenant: Tenant,
+    /// In which role.
+    pub role: Role,
+}
+
+/// A key and the one algorithm that it verifies.
+struct Key {
+    id: Option<String>,
+    algorithm: Algorithm,
+    key: DecodingKey,
+}
+
+impl Jwts {
+    /// With the keys that there are now; `None` if there are to be none.
+    ///
+    /// # Errors
+    /// If the JWKS file can't be used.
+    pub fn new(settings: Settings) -> anyhow::Result<Option<Self>> {
+        let secret = settings.secret.as_ref().map(|secret| Key {
+            id: None,
+            algorithm: Algorithm::HS256,
+            key: DecodingKey::from_secret(secret.expose_secret().as_bytes()),
+        });
+        let file = settings.jwks_file.as_deref().map(KeyFile::open);
+        let file = file.transpose().context("JWT_JWKS_FILE")?;
+        if secret.is_none() && file.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            settings,
+            secret,
+            file,
+        }))
+    }
+
+    /// Who asks with this JWT; the reason, if nobody may.
+    ///
+    /// # Errors
+    /// In words for whoever asks.
+    pub fn verify(&self, token: &str) -> Result<Claims, String> {
+        let header = decode_header(token).map_err(|_| "it is not a JWT".to_owned())?;
+        let file = self.file.as_ref().map(KeyFile::keys).unwrap_or_default();
+        let keys = self.secret.iter().chain(file.iter());
+        let mut refused = "no key of ours has its `alg` and `kid`".to_owned();
+        for key in keys {
+            let other = header.kid.is_some() && key.id.is_some() && header.kid != key.id;
+            if other || header.alg != key.algorithm {
+                continue;
+            }
+            match decode::<Map<String, Value>>(token, &key.key, &self.validation(key.algorithm)) {
+                Ok(verified) => return self.claims(&verified.claims),
+                // Expired, not for us, or not signed with this key.
+                Err(error) => refused = error.to_string(),
+            }
+        }
+        Err(refused)
+    }
+
+    fn validation(&self, algorithm: Algorithm) -> Validation {
+        let mut validation = Validation::new(algorithm);
+        validation.leeway = LEEWAY;
+        validation.validate_nbf = true;
+        let mut required = vec!["exp"];
+        if let Some(issuer) = &self.settings.issuer {
+            validation.set_issuer(&[issuer]);
+            required.push("iss");
+        }
+        match &self.settings.audience {
+            Some(audience) => {
+                validation.set_audience(&[audience]);
+                required.push("aud");
+            }
+            None => validation.validate_aud = false,
+        }
+        validation.set_required_spec_claims(&required);
+        validation
+    }
+
+    fn claims(&self, claims: &Map<String, Value>) -> Result<Claims, String> {
+        let Settings {
+            tenant_claim,
+            role_claim,
+            ..
+        } = &self.settings;
+        let tenant = claim(claims, tenant_claim)
+            .and_then(Value::as_str)
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(|| format!("its claim `{tenant_claim}` is not a tenant's id"))?;
+        let role = claim(claims, role_claim)
+            .and_then(highest_role)
+            .ok_or_else(|| format!("its claim `{role_claim}` is not admin, manager or viewer"))?;
+        Ok(Claims { tenant, role })
+    }
+}
+
+/// The claim of this name; else, as in `realm_access.roles`, the one that the
+/// names between the dots lead to.
+fn claim<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    let path = || {
+        let mut names = name.split('.');
+        let first = claims.get(names.next()?)?;
+        names.try_fold(first, |value, name| value.get(name))
+    };
+    claims.get(name).or_else(path)
+}
+
+/// Of a role, or of a list that has others' roles too.
+fn highest_role(claim: &Value) -> Option<Role> {
+    let role = |value: &Value| value.as_str()?.parse::<Role>().ok();
+    match claim {
+        Value::Array(roles) => roles.iter().filter_map(role).max(),
+        one => role(one),
+    }
+}
+
+/// A JWKS file and what was last read from it.
+struct KeyFile {
+    path: PathBuf,
+    read: Mutex<Read>,
+}
+
+struct Read {
+    keys: Arc<Vec<Key>>,
+    version: Version,
+    looked: Instant,
+}
+
+/// What tells one content of a file from another, without reading it.
+type Version = Option<(SystemTime, u64)>;
+
+impl KeyFile {
+    fn open(path: &Path) -> anyhow::Result<Self> {
+        let version = version(path);
+        Ok(Self {
+            path: path.to_owned(),
+            read: Mutex::new(Read {
+                keys: Arc::new(read(path)?),
+                version,
+                looked: Instant::now(),
+            }),
+        })
+    }
+
+    /// The keys that are in the file. Looks at most once a second; a file that
+    /// can't be used leaves the keys as they were.
+    fn keys(&self) -> Arc<Vec<Key>> {
+        let mut last = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.looked.elapsed() >= LOOK {
+            last.looked = Instant::now();
+            let now = version(&self.path);
+            if now != last.version {
+                last.version = now;
+                match read(&self.path) {
+                    Ok(keys) => {
+                        info!(keys = keys.len(), "JWT_JWKS_FILE was read again");
+                        last.keys = Arc::new(keys);
+                    }
+                    Err(error) => warn!(
+                        error = format!("{error:#}"),
+                        "JWT_JWKS_FILE has changed and can't be used; its former keys stay"
+                    ),
+                }
+            }
+        }
+        last.keys.clone()
+    }
+}
+
+fn version(path: &Path) -> Version {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<Key>> {
+    #[derive(serde::Deserialize)]
+    struct KeySet {
+        keys: Vec<Value>,
+    }
+    let shown = path.display();
+    let size = std::fs::metadata(path)
+        .with_context(|| format!("reading {shown}"))?
+        .len();
+    ensure!(
+        size <= MAX_FILE,
+        "{shown} has {size} bytes; at most {MAX_FILE} are allowed"
+    );
+    let text = std::fs::read(path).with_context(|| format!("reading {shown}"))?;
+    let set: KeySet =
+        serde_json::from_slice(&text).with_context(|| format!("{shown} is not a JWKS"))?;
+    let mut keys = Vec::new();
+    for (at, key) in set.keys.into_iter().enumerate() {
+        match usable(key) {
+            Ok(key) => keys.push(key),
+            // Identity providers list keys for encryption too.
+            Err(error) => info!(
+                reason = format!("{error:#}"),
+                "keys[{at}] of {shown} is not used"
+            ),
+        }
+    }
+    ensure!(
+        !keys.is_empty(),
+        "{shown} has no key for RS256, ES256 or EdDSA"
+    );
+    Ok(keys)
+}
+
+fn usable(key: Value) -> anyhow::Result<Key> {
+    let key: Jwk = serde_json::from_value(key)?;
+    if let Some(usage) = &key.common.public_key_use {
+        ensure!(
+            *usage == PublicKeyUse::Signature,
+            "it is not for signatures"
+        );
+    }
+    let (algorithm, name) = match &key.algorithm {
+        AlgorithmParameters::RSA(rsa) => {
+            ensure!(
+                rsa.n.len() >= MIN_RSA,
+                "its modulus has less than 2048 bits"
+            );
+            (Algorithm::RS256, KeyAlgorithm::RS256)
+        }
+        AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P256 => {
+            (Algorithm::ES256, KeyAlgorithm::ES256)
+        }
+        AlgorithmParameters::OctetKeyPair(okp) if okp.curve == EllipticCurve::Ed25519 => {
+            (Algorithm::EdDSA, KeyAlgorithm::EdDSA)
+        }
+        AlgorithmParameters::OctetKey(_) => {
+            bail!("a shared secret does not belong into a public file")
+        }
+        _ => bail!("its type or curve is not supported"),
+    };
+    if let Some(stated) = key.common.key_algorithm {
+        ensure!(stated == name, "its algorithm {stated} is not {name}");
+    }
+    Ok(Key {
+        algorithm,
+        key: DecodingKey::from_jwk(&key)?,
+        id: key.common.key_id,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,54 @@
+//! `make schemathesis`: asks the running API for what its document allows, and
+//! for what it doesn't, thousands of times, and checks every answer.
+//!
+//! Schemathesis (<https://schemathesis.io>) makes the requests up from
+//! `/openapi.json`; tests/schemathesis.toml says what it may expect. Arguments
+//! are handed on to it: `--include-path /api/v1/webhooks`, `--seed 7`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use harness::world::{TENANT, World};
+use tokio::process::Command;
+
+/// Whoever may do everything, so that everything is tried.
+const AUTHORIZATION: &str = "Authorization: Bearer the-operators-token-of-the-tests";
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let program = root.join(".posthorn/venv/bin/schemathesis");
+    anyhow::ensure!(
+        program.exists(),
+        "{} is missing: run `make deps`",
+        program.display()
+    );
+
+    let world = World::with(&[("API_RATE_LIMIT", "0")]).await;
+    let ingest = world.ingest().await;
+    let status = Command::new(program)
+        .arg("--config-file")
+        .arg(root.join("tests/schemathesis.toml"))
+        .arg("run")
+        .arg(ingest.url("/openapi.json"))
+        .args(["--header", AUTHORIZATION])
+        .args(["--header", &format!("X-Tenant-ID: {TENANT}")])
+        .args(std::env::args().skip(1))
+        // Its database of examples belongs to nobody's work tree.
+        .current_dir(std::env::temp_dir())
+        .kill_on_drop(true)
+        .status()
+        .await
+        .context("running schemathesis")?;
+    let logs = world.logs();
+    drop(ingest);
+    // Webhooks that were made up have deliveries that nobody makes.
+    world.abandon().await;
+    anyhow::ensure!(!logs.contains("panicked at"), "ingest panicked:\n{logs}");
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,252 @@
+//! Tenants, tokens and JWTs: who is let in, and who decides that.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use harness::service::{Service, http};
+use harness::world::{Answer, TENANT, World, eventually};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde_json::{Value, json};
+
+const TOKENS: &str = "/api/v1/admin/tokens";
+const TENANTS: &str = "/api/v1/admin/tenants";
+const JWT_SECRET: &str = "a-shared-secret-of-32-bytes-or-more";
+
+async fn tenant(world: &World, ingest: &Service, id: &str) {
+    let body = Some(json!({"id": id}));
+    let made = world.ask_as_operator(ingest, "POST", TENANTS, body).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+}
+
+async fn issue(world: &World, ingest: &Service, by: Option<&str>, body: Value) -> Answer {
+    match by {
+        Some(token) => {
+            world
+                .ask_as(token, ingest, "POST", TOKENS, Some(body))
+                .await
+        }
+        None => {
+            world
+                .ask_as_operator(ingest, "POST", TOKENS, Some(body))
+                .await
+        }
+    }
+}
+
+fn text(answer: &Answer, name: &str) -> String {
+    answer.body[name].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_tenants_admin_manages_its_own_tokens_and_no_others() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    tenant(&world, &ingest, "other").await;
+    let made = issue(
+        &world,
+        &ingest,
+        None,
+        json!({"tenant": TENANT, "role": "admin"}),
+    )
+    .await;
+    let admin = text(&made, "token");
+    let foreign = issue(&world, &ingest, None, json!({"tenant": "other"})).await;
+    let global = issue(&world, &ingest, None, json!({})).await;
+    assert_eq!(global.body["tenant"], Value::Null);
+
+    // Its own, whether it says so or not.
+    for body in [json!({}), json!({"tenant": TENANT, "role": "viewer"})] {
+        let made = issue(&world, &ingest, Some(&admin), body).await;
+        assert_eq!((made.status, &made.body["tenant"]), (201, &json!(TENANT)));
+    }
+    let refused = issue(&world, &ingest, Some(&admin), json!({"tenant": "other"})).await;
+    let unknown = issue(&world, &ingest, Some(&admin), json!({"tenant": "nobody"})).await;
+    assert_eq!((refused.status, unknown.status), (422, 422));
+    assert_eq!(refused.body["detail"], unknown.body["detail"]);
+
+    // It sees its own: the tenant's first, its admin's, and the two.
+    let listed = world.ask_as(&admin, &ingest, "GET", TOKENS, None).await;
+    let tokens = listed.body["tokens"].as_array().unwrap();
+    assert_eq!(tokens.len(), 4, "{}", listed.body);
+    assert!(tokens.iter().all(|token| token["tenant"] == TENANT));
+    for made in [&foreign, &global] {
+        let path = format!("{TOKENS}/{}", text(made, "id"));
+        let revoked = world.ask_as(&admin, &ingest, "DELETE", &path, None).await;
+        assert_eq!(revoked.status, 404, "{}", revoked.body);
+    }
+    assert_eq!(world.count("tokens WHERE revoked_at IS NOT NULL").await, 0);
+
+    // The operator sees all, or those of the tenant it names.
+    let all = world.ask_as_operator(&ingest, "GET", TOKENS, None).await;
+    assert_eq!(all.body["tokens"].as_array().unwrap().len(), 6);
+    let named = http()
+        .get(ingest.url(TOKENS))
+        .bearer_auth("the-operators-token-of-the-tests")
+        .header("x-tenant-id", "other");
+    let named: Value =
+        serde_json::from_str(&named.send().await.unwrap().text().await.unwrap()).unwrap();
+    assert_eq!(named["tokens"].as_array().unwrap().len(), 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn tokens_are_listed_in_pages_with_when_they_were_used() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let mut used = String::new();
+    for _ in 0..4 {
+        used = text(
+            &issue(&world, &ingest, None, json!({"tenant": TENANT})).await,
+            "token",
+        );
+    }
+    for _ in 0..3 {
+        let asked = world
+            .ask_as(&used, &ingest, "GET", "/api/v1/webhooks", None)
+            .await;
+        assert_eq!(asked.status, 200);
+    }
+    let (mut seen, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let path = format!("{TOKENS}?limit=2{cursor}");
+        let page = world
+            .ask_as_operator(&ingest, "GET", &path, None)
+            .await
+            .body;
+        seen.extend(page["tokens"].as_array().unwrap().clone());
+        let Some(next) = page["next_cursor"].as_str() else {
+            break;
+        };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(seen.len(), 5);
+    assert!(used.starts_with(seen[0]["prefix"].as_str().unwrap()));
+    assert!(seen[0]["last_used_at"].is_string(), "{}", seen[0]);
+    assert_eq!(seen[1]["last_used_at"], Value::Null);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_token_that_has_expired_opens_nothing() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let in_a = |seconds| {
+        let at = time::OffsetDateTime::now_utc() + time::Duration::seconds(seconds);
+        at.format(&time::format_description::well_known::Rfc3339)
+            .unwrap()
+    };
+    let past = issue(&world, &ingest, None, json!({"expires_at": in_a(-5)})).await;
+    assert_eq!(
+        (past.status, &past.body["field"]),
+        (422, &json!("expires_at"))
+    );
+    let body = json!({"tenant": TENANT, "expiresAt": in_a(2)});
+    let token = text(&issue(&world, &ingest, None, body).await, "token");
+    eventually("it has expired", async || {
+        let asked = world
+            .ask_as(&token, &ingest, "GET", "/api/v1/webhooks", None)
+            .await;
+        asked.status == 401
+    })
+    .await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_jwt_opens_what_its_claims_say() {
+    let settings = [("JWT_SECRET", JWT_SECRET), ("JWT_TENANT_CLAIM", "org")];
+    let world = World::with(&settings).await;
+    let ingest = world.ingest().await;
+    let signed = |org: &str, role: &str, secret: &str| {
+        let exp = time::OffsetDateTime::now_utc().unix_timestamp() + 60;
+        let claims = json!({"org": org, "role": role, "exp": exp});
+        let key = EncodingKey::from_secret(secret.as_bytes());
+        encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap()
+    };
+    let viewer = signed(TENANT, "viewer", JWT_SECRET);
+    let webhooks = "/api/v1/webhooks";
+    let asked = world.ask_as(&viewer, &ingest, "GET", webhooks, None).await;
+    assert_eq!(asked.status, 200, "{}", asked.body);
+    let body = Some(json!({"url": "https://example.com", "events": ["*"]}));
+    let asked = world
+        .ask_as(&viewer, &ingest, "POST", webhooks, body.clone())
+        .await;
+    assert_eq!(asked.status, 403, "{}", asked.body);
+    let manager = signed(TENANT, "manager", JWT_SECRET);
+    let asked = world
+        .ask_as(&manager, &ingest, "POST", webhooks, body)
+        .await;
+    assert_eq!(asked.status, 201, "{}", asked.body);
+    // Never the operator, however much of an admin.
+    let admin = signed(TENANT, "admin", JWT_SECRET);
+    let asked = world.ask_as(&admin, &ingest, "GET", TENANTS, None).await;
+    assert_eq!(asked.status, 403, "{}", asked.body);
+
+    let stranger = signed("nobody", "admin", JWT_SECRET);
+    let asked = world
+        .ask_as(&stranger, &ingest, "GET", webhooks, None)
+        .await;
+    assert_eq!(asked.status, 404, "{}", asked.body);
+    let forged = signed(TENANT, "admin", "some-other-secret-of-32-bytes-or-more");
+    let asked = world.ask_as(&forged, &ingest, "GET", webhooks, None).await;
+    assert_eq!(asked.status, 401, "{}", asked.body);
+    assert!(
+        asked.body["detail"]
+            .as_str()
+            .unwrap()
+            .contains("InvalidSignature")
+    );
+    assert!(!world.logs().contains(JWT_SECRET));
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_tenant_is_made_listed_shown_and_changed() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let ask = async |method: &str, path: &str, body: Option<Value>| {
+        world.ask_as_operator(&ingest, method, path, body).await
+    };
+    let body = json!({"id": "shop", "name": "The shop", "dialect": "rishi"});
+    let made = ask("POST", TENANTS, Some(body)).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    assert_eq!(made.body["limits"]["webhooks"], 100);
+    let path = format!("{TENANTS}/shop");
+    assert_eq!(ask("GET", &path, None).await.body, made.body);
+
+    let limits = json!({"limits": {"webhooks": 7}});
+    let changed = ask("PATCH", &path, Some(limits)).await;
+    assert_eq!(changed.status, 200, "{}", changed.body);
+    assert_eq!(
+        (&changed.body["name"], &changed.body["limits"]["webhooks"]),
+        (&json!("The shop"), &json!(7))
+    );
+    for (body, field) in [
+        (json!({"name": "x".repeat(257)}), "name"),
+        (json!({"name": "\u{0}"}), "name"),
+        (json!({"dialect": "klingon"}), "dialect"),
+        (json!({"limits": {"webhooks": -1}}), "limits.webhooks"),
+    ] {
+        let refused = ask("PATCH", &path, Some(body)).await;
+        assert_eq!(
+            (refused.status, &refused.body["field"]),
+            (422, &json!(field))
+        );
+    }
+    for unknown in ["nobody", "Not%20a%20slug"] {
+        let path = format!("{TENANTS}/{unknown}");
+        assert_eq!(ask("GET", &path, None).await.status, 404);
+        assert_eq!(ask("PATCH", &path, Some(json!({}))).await.status, 404);
+    }
+    let page = ask("GET", &format!("{TENANTS}?limit=1"), None).await.body;
+    assert_eq!(page["tenants"][0]["id"], TENANT);
+    let path = format!(
+        "{TENANTS}?limit=1&cursor={}",
+        page["next_cursor"].as_str().unwrap()
+    );
+    let page = ask("GET", &path, None).await.body;
+    assert_eq!(
+        (&page["tenants"][0]["id"], &page["next_cursor"]),
+        (&json!("shop"), &Value::Null)
+    );
+    world.finish().await;
+}
