@@ -79,7 +79,9 @@ impl Letter {
         let (reason, exchange) = match origin {
             Origin::Parking => (
                 text(&headers, REASON_HEADER)
-                    .or_else(|| said("x-first-death-reason", "reason").map(given_up))
+                    .or_else(|| {
+                        said("x-first-death-reason", "reason").map(|reason| given_up(&reason))
+                    })
                     .unwrap_or_else(|| "nobody said why".to_owned()),
                 said(EXCHANGE_HEADER, "exchange").unwrap_or_else(|| message.exchange.to_string()),
             ),
@@ -102,7 +104,7 @@ impl Letter {
             routing_key: storable(&routing_key),
             tenant,
             message_id: message_id.map(|id| storable(id.as_str())),
-            properties: bare(&message.properties, headers),
+            properties: bare(&message.properties, &headers),
             body: message.data.clone(),
         }
     }
@@ -133,8 +135,8 @@ impl Letter {
     }
 }
 
-fn given_up(reason: String) -> String {
-    match reason.as_str() {
+fn given_up(reason: &str) -> String {
+    match reason {
         "delivery_limit" => "whoever took it failed every time".to_owned(),
         _ => format!("RabbitMQ gave it up: {reason}"),
     }
@@ -165,7 +167,7 @@ fn storable(text: &str) -> String {
 }
 
 /// Properties as their producer set them.
-fn bare(properties: &BasicProperties, headers: FieldTable) -> BasicProperties {
+fn bare(properties: &BasicProperties, headers: &FieldTable) -> BasicProperties {
     let mut kept = FieldTable::default();
     for (name, value) in headers.inner() {
         let ours = [REASON_HEADER, EXCHANGE_HEADER, ROUTING_KEY_HEADER].contains(&name.as_str());
