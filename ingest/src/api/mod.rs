@@ -36,6 +36,7 @@ pub mod dead_letters;
 pub mod deliveries;
 pub mod dialects;
 pub mod docs;
+pub mod event_detail;
 pub mod event_log;
 pub mod event_type_form;
 pub mod event_types;
@@ -111,14 +112,14 @@ pub fn document() -> Value {
 }
 
 fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
+    let events = events::routes()
+        .merge(event_log::routes())
+        .merge(event_detail::routes());
     let webhooks = || webhooks::routes().merge(deliveries::of_webhook());
     let (routes, document) = OpenApiRouter::with_openapi(openapi::Base::openapi())
         .nest("/api/v1/webhooks", webhooks())
         .nest("/api/v1/deliveries", deliveries::routes())
-        .nest(
-            "/api/v1/events",
-            events::routes().merge(event_log::routes()),
-        )
+        .nest("/api/v1/events", events)
         .nest("/api/v1/event-types", event_types::routes())
         .nest("/api/v1/catalogues", event_types::catalogues())
         .nest("/api/v1/dialects", dialects::routes())
