@@ -1,8 +1,10 @@
 //! May this job be sent now? Active? Too old? Settled already? A free place?
+//! Within the rate?
 //!
 //! A job comes in from `intake`; an [`Admission`] goes on to `attempt`, or a
 //! verdict without an attempt straight to `settle`. Reads only memory, except
-//! for jobs that may exist twice and payloads that don't fit into a job.
+//! for jobs that may exist twice, payloads that don't fit into a job, and
+//! webhooks with a rate limit.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +20,7 @@ use tracing::warn;
 use crate::endpoints::Endpoint;
 use crate::gate::{Full, Place};
 use crate::judge::{Deferral, Verdict};
+use crate::rate::Turn;
 use crate::run::Dispatcher;
 
 /// When to look again for a webhook or a dialect that isn't known yet.
@@ -70,7 +73,7 @@ pub async fn admit(dispatcher: &Dispatcher, job: &Job, suspect: bool) -> Admissi
         return unknown(Deferral::UnknownDialect);
     };
     let now = OffsetDateTime::now_utc();
-    if now - job.accepted_at() > dialect.policy().max_age {
+    if now - job.accepted_at() > endpoint.max_age(&dialect) {
         return Admission::Decided(Verdict::Expired);
     }
     let content = match &job.payload {
@@ -82,17 +85,21 @@ pub async fn admit(dispatcher: &Dispatcher, job: &Job, suspect: bool) -> Admissi
             None => return Admission::GiveBack,
         },
     };
-    match endpoint.gate.enter(now).await {
-        Ok(place) => Admission::Ready {
+    let deferred = |until, because| Admission::Decided(Verdict::Deferred { until, because });
+    let place = match endpoint.gate.enter(now).await {
+        Ok(place) => place,
+        Err(Full { until }) => return deferred(until, Deferral::EndpointFull),
+    };
+    // Last, so that no turn is taken that isn't used.
+    match dispatcher.rates.ask(endpoint.limits()).await {
+        Some(Turn::Now) => Admission::Ready {
             endpoint,
             dialect,
             content,
             place,
         },
-        Err(Full { until }) => Admission::Decided(Verdict::Deferred {
-            until,
-            because: Deferral::EndpointFull,
-        }),
+        Some(Turn::At(until)) => deferred(until, Deferral::RateLimited),
+        None => Admission::GiveBack,
     }
 }
 

@@ -142,14 +142,10 @@ impl Sender {
         content: &Content,
         webhook: &Webhook,
         dialect: &Dialect,
-        default_timeout: Option<Duration>,
+        timeout: Duration,
     ) -> Report {
         let started_at = OffsetDateTime::now_utc();
         let clock = Instant::now();
-        let timeout = webhook
-            .timeout
-            .or(default_timeout)
-            .unwrap_or(dialect.policy().timeout);
         let wire = dialect.compose(
             &Message {
                 event_id: &job.event_id,

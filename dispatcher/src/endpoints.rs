@@ -1,28 +1,75 @@
-//! The webhooks in memory, each with its places and its dialect: what `admit`
-//! looks up.
+//! The webhooks in memory, each with its places, its dialect and its limits:
+//! what `admit` looks up.
 //!
 //! Filled by the shared catalogue's feed; a lookup never waits for it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use shared::catalogue::Changes;
 use shared::dialect::{Dialect, Dialects};
 use shared::ids::{Tenant, WebhookId};
-use shared::webhook::Webhook;
+use shared::retry::Schedule;
+use shared::settings::Defaults;
+use shared::tenant::TenantSettings;
+use shared::webhook::{Rate, Webhook};
 
 use crate::gate::Gate;
+use crate::rate::Limit;
 
-/// A webhook and the places at its endpoint.
+/// One webhook.
 #[derive(Clone)]
 pub struct Endpoint {
     /// What to call and how.
     pub webhook: Arc<Webhook>,
+    /// Whose it is.
+    pub tenant: Arc<TenantSettings>,
     /// How deliveries look: the webhook's own dialect, else its tenant's. `None`
     /// if this replica has no dialect of that name.
     pub dialect: Option<Arc<Dialect>>,
     /// Kept when the webhook changes.
     pub gate: Arc<Gate>,
+}
+
+impl Endpoint {
+    /// How long an attempt may take.
+    pub fn timeout(&self, defaults: &Defaults, dialect: &Dialect) -> Duration {
+        let own = self.webhook.timeout.or(defaults.timeout);
+        own.unwrap_or(dialect.policy().timeout)
+    }
+
+    /// When failures are repeated.
+    pub fn schedule(&self, defaults: &Defaults, dialect: &Dialect) -> Schedule {
+        let schedule = dialect.policy().schedule.with(&defaults.retry);
+        match &self.webhook.retry {
+            Some(retry) => schedule.with(retry),
+            None => schedule,
+        }
+    }
+
+    /// From the event's acceptance to its last attempt.
+    pub fn max_age(&self, dialect: &Dialect) -> time::Duration {
+        let tenants = self.tenant.max_age;
+        let tenants = tenants.and_then(|age| time::Duration::try_from(age).ok());
+        tenants.unwrap_or(dialect.policy().max_age)
+    }
+
+    /// What bounds its rate.
+    pub fn limits(&self) -> Vec<Limit> {
+        let tenants = self.tenant.deliveries_per_hour.map(|limit| Limit {
+            subject: format!("tenant/{}", self.tenant.tenant),
+            rate: Rate {
+                limit,
+                period: Duration::from_secs(3600),
+            },
+        });
+        let own = self.webhook.rate.map(|rate| Limit {
+            subject: format!("webhook/{}", self.webhook.id),
+            rate,
+        });
+        tenants.into_iter().chain(own).collect()
+    }
 }
 
 /// All of them.
@@ -34,8 +81,7 @@ pub struct Endpoints {
 #[derive(Default)]
 struct Known {
     webhooks: HashMap<WebhookId, (Arc<Webhook>, Arc<Gate>)>,
-    /// Their default dialects.
-    tenants: HashMap<Tenant, String>,
+    tenants: HashMap<Tenant, Arc<TenantSettings>>,
 }
 
 impl Endpoints {
@@ -50,7 +96,11 @@ impl Endpoints {
     /// Takes in what changed.
     pub fn apply(&self, changes: Changes) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        known.tenants.extend(changes.tenants);
+        for tenant in changes.tenants {
+            known
+                .tenants
+                .insert(tenant.tenant.clone(), Arc::new(tenant));
+        }
         for webhook in changes.webhooks {
             let gate = known
                 .webhooks
@@ -65,17 +115,13 @@ impl Endpoints {
     pub fn get(&self, id: WebhookId) -> Option<Endpoint> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let (webhook, gate) = known.webhooks.get(&id)?;
-        let name = webhook
-            .dialect
-            .as_ref()
-            .or_else(|| known.tenants.get(&webhook.tenant));
-        let dialect = match name {
-            Some(name) => self.dialects.get(name).cloned(),
-            None => Some(self.dialects.default().clone()),
-        };
+        // A webhook's tenant is never loaded after it.
+        let tenant = known.tenants.get(&webhook.tenant)?;
+        let name = webhook.dialect.as_deref().unwrap_or(&tenant.dialect);
         Some(Endpoint {
             webhook: webhook.clone(),
-            dialect,
+            tenant: tenant.clone(),
+            dialect: self.dialects.get(name).cloned(),
             gate: gate.clone(),
         })
     }

@@ -115,15 +115,10 @@ async fn carry(dispatcher: &Dispatcher, job: Job, receipt: Receipt, suspect: boo
         } => {
             let under_way = InFlight::start();
             let webhook = &endpoint.webhook;
+            let timeout = endpoint.timeout(&dispatcher.defaults, &dialect);
             let report = dispatcher
                 .sender
-                .attempt(
-                    &job,
-                    &content,
-                    webhook,
-                    &dialect,
-                    dispatcher.defaults.timeout,
-                )
+                .attempt(&job, &content, webhook, &dialect, timeout)
                 .await;
             drop((under_way, place));
             endpoint.gate.observe(report.took);
@@ -136,8 +131,9 @@ async fn carry(dispatcher: &Dispatcher, job: Job, receipt: Receipt, suspect: boo
                 attempt: job.attempt,
                 accepted_at: time_of(job.delivery.uuid()),
                 now: OffsetDateTime::now_utc(),
-                policy: dialect.policy(),
-                schedule: dispatcher.schedule(webhook, &dialect),
+                answers: &dialect.policy().answers,
+                max_age: endpoint.max_age(&dialect),
+                schedule: &endpoint.schedule(&dispatcher.defaults, &dialect),
                 random: fastrand::f64(),
             };
             (judge(&report.result, case), Some(report))

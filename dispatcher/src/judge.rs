@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shared::dialect::{Meaning, Policy};
+use shared::dialect::{Answers, Meaning};
 use shared::retry::Schedule;
 use time::OffsetDateTime;
 
@@ -49,6 +49,8 @@ pub enum GaveUp {
 pub enum Deferral {
     /// All places at the endpoint are taken.
     EndpointFull,
+    /// The webhook's or its tenant's rate limit is used up.
+    RateLimited,
     /// Another copy of the job is under way in this replica.
     InFlight,
     /// The webhook isn't known here, or its row can't be read.
@@ -62,6 +64,7 @@ impl Deferral {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::EndpointFull => "endpoint_full",
+            Self::RateLimited => "rate_limited",
             Self::InFlight => "in_flight",
             Self::UnknownWebhook => "unknown_webhook",
             Self::UnknownDialect => "unknown_dialect",
@@ -92,10 +95,11 @@ pub struct Case<'a> {
     pub accepted_at: OffsetDateTime,
     /// When the attempt ended.
     pub now: OffsetDateTime,
-    /// What answers mean, and until when there are attempts.
-    pub policy: &'a Policy,
-    /// When failures are repeated: the policy's schedule, or one that goes
-    /// before it.
+    /// What answers mean.
+    pub answers: &'a Answers,
+    /// From the acceptance to the last attempt.
+    pub max_age: time::Duration,
+    /// When failures are repeated.
     pub schedule: &'a Schedule,
     /// Between 0 and 1: the jitter's throw.
     pub random: f64,
@@ -104,7 +108,7 @@ pub struct Case<'a> {
 /// Decides what follows from an attempt.
 pub fn judge(result: &Result<Answer, Failure>, case: Case<'_>) -> Verdict {
     if let Ok(answer) = result {
-        match case.policy.answers.meaning(answer.status) {
+        match case.answers.meaning(answer.status) {
             Meaning::Delivered => return Verdict::Delivered,
             Meaning::Stop => return Verdict::Failed(GaveUp::Refused),
             Meaning::Disable => return Verdict::Failed(GaveUp::Gone),
@@ -124,7 +128,7 @@ pub fn judge(result: &Result<Answer, Failure>, case: Case<'_>) -> Verdict {
         _ => Duration::ZERO,
     };
     let at = case.now + pause.max(asked);
-    if at - case.accepted_at > case.policy.max_age {
+    if at - case.accepted_at > case.max_age {
         return Verdict::Failed(GaveUp::Exhausted);
     }
     Verdict::RetryAt(at)
@@ -172,7 +176,8 @@ mod tests {
                 attempt,
                 accepted_at: NOW,
                 now: NOW,
-                policy: Dialects::embedded().get(dialect).unwrap().policy(),
+                answers: &Dialects::embedded().get(dialect).unwrap().policy().answers,
+                max_age: time::Duration::WEEK,
                 schedule: &schedule,
                 random: 0.0,
             },
@@ -233,7 +238,8 @@ mod tests {
             attempt: 1,
             accepted_at: NOW - policy.max_age + time::Duration::HOUR,
             now: NOW,
-            policy,
+            answers: &policy.answers,
+            max_age: policy.max_age,
             schedule: &schedule,
             random: 0.0,
         };

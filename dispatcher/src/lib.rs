@@ -4,7 +4,8 @@
 //!
 //! 1. [`intake`] consumes the jobs queues and starts a task per job;
 //! 2. [`admit`] decides whether it may be sent now (with [`endpoints`], the
-//!    webhooks in memory, and [`gate`], the places at each endpoint);
+//!    webhooks in memory, [`gate`], the places at each endpoint, and [`rate`],
+//!    the limits that all replicas share);
 //! 3. [`attempt`] signs, POSTs, and says what came back;
 //! 4. [`judge`] turns that into a verdict: the whole retry policy;
 //! 5. [`settle`] writes verdicts down in batches, queues retries, acks jobs.
@@ -19,6 +20,7 @@ pub mod gate;
 pub mod intake;
 pub mod judge;
 pub mod metrics;
+pub mod rate;
 pub mod run;
 pub mod settings;
 pub mod settle;

@@ -13,13 +13,10 @@ use futures_util::future::try_join_all;
 use lapin::options::BasicCancelOptions;
 use shared::amqp::{Broker, Session, keep_session};
 use shared::catalogue::Feed;
-use shared::dialect::Dialect;
 use shared::publish::{Publications, Publisher, publisher};
-use shared::retry::Schedule;
 use shared::settings::Defaults;
 use shared::supervise::{Readiness, until_done};
 use shared::topology::jobs_queue;
-use shared::webhook::Webhook;
 use shared::{postgres, telemetry};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
@@ -31,6 +28,7 @@ use crate::admit::UnderWay;
 use crate::attempt::Sender;
 use crate::endpoints::Endpoints;
 use crate::metrics::metrics;
+use crate::rate::{Rates, keep_rates};
 use crate::settings::Settings;
 use crate::settle::{Settlement, Settler};
 use crate::sweep::Watermarks;
@@ -54,6 +52,8 @@ pub struct Dispatcher {
     pub defaults: Defaults,
     /// The longest that an attempt takes where a webhook says nothing.
     pub longest_timeout: Duration,
+    /// How much of the rate limits is used.
+    pub rates: Rates,
     /// Deliveries under way here.
     pub under_way: UnderWay,
     /// Jobs held at a time.
@@ -80,15 +80,6 @@ pub struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// The schedule that holds for a webhook.
-    pub fn schedule<'a>(&'a self, webhook: &'a Webhook, dialect: &'a Dialect) -> &'a Schedule {
-        webhook
-            .retry
-            .as_ref()
-            .or(self.defaults.retry.as_ref())
-            .unwrap_or(&dialect.policy().schedule)
-    }
-
     /// Hands a verdict to be written.
     pub async fn settle(&self, settlement: Settlement) {
         // Closed only when the grace is over: the job is redelivered.
@@ -145,6 +136,8 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         hurry: hurry.clone(),
     };
     let mut settling = tokio::spawn(settler().run(receiver));
+    let (rates, asks) = Rates::new();
+    let mut rating = tokio::spawn(keep_rates(pool.clone(), asks, hurry.clone()));
     let dispatcher = Arc::new(Dispatcher {
         settler: settler(),
         pool: pool.clone(),
@@ -156,6 +149,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
             .defaults
             .timeout
             .unwrap_or(settings.common.dialects.longest_timeout()),
+        rates,
         under_way: UnderWay::default(),
         places: Arc::new(Semaphore::new(usize::from(settings.concurrency))),
         tasks: TaskTracker::new(),
@@ -194,6 +188,9 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         ended = &mut settling => {
             anyhow::ensure!(hurry.is_cancelled(), "settling ended unasked: {ended:?}");
         }
+        ended = &mut rating => {
+            anyhow::ensure!(hurry.is_cancelled(), "keeping rates ended unasked: {ended:?}");
+        }
         ended = &mut listening => anyhow::bail!("listening ended unasked: {ended:?}"),
         ended = &mut health => anyhow::bail!("serving HTTP ended unasked: {ended:?}"),
     }
@@ -203,6 +200,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     grace.abort();
     // Everything that could be settled has been, see `Serving::on`.
     settling.abort();
+    rating.abort();
     let _ = tokio::join!(listening, health);
     info!("stopped");
     Ok(())

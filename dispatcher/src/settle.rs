@@ -277,7 +277,8 @@ WITH applied AS (
         due_at = v.due_at,
         finished_at = CASE WHEN v.due_at IS NULL THEN now() END,
         status_code = CASE WHEN v.charged THEN v.status_code ELSE d.status_code END,
-        error = CASE WHEN v.charged THEN v.error ELSE d.error END
+        error = CASE WHEN v.charged THEN v.error ELSE d.error END,
+        deferred_because = NULL
     FROM unnest($1::uuid[], $2::int2[], $3::bool[], $4::text[], $5::timestamptz[],
                 $6::int2[], $7::text[], $8::timestamptz[], $9::int4[], $10::text[],
                 $11::text[], $12::jsonb[], $13::bytea[])
@@ -346,7 +347,7 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Writes down until when jobs were put off, so that the sweeper knows.
+/// Writes down until when jobs were put off and why, for the sweeper and the log.
 async fn defer_deliveries(
     transaction: &deadpool_postgres::Transaction<'_>,
     batch: &[Settlement],
@@ -354,11 +355,13 @@ async fn defer_deliveries(
     let mut ids = Vec::new();
     let mut attempts = Vec::new();
     let mut until = Vec::new();
+    let mut reasons = Vec::new();
     for settlement in batch.iter().filter(|settlement| settlement.mark.is_some()) {
-        if let Verdict::Deferred { until: at, .. } = settlement.verdict {
+        if let Verdict::Deferred { until: at, because } = settlement.verdict {
             ids.push(settlement.job.delivery);
             attempts.push(settlement.job.attempt as i16);
             until.push(at);
+            reasons.push(because.as_str());
         }
     }
     if ids.is_empty() {
@@ -367,8 +370,9 @@ async fn defer_deliveries(
     let statement = transaction
         .prepare_cached(
             "-- defer_deliveries\n\
-             UPDATE deliveries d SET due_at = v.until \
-             FROM unnest($1::uuid[], $2::int2[], $3::timestamptz[]) AS v (delivery_id, n, until) \
+             UPDATE deliveries d SET due_at = v.until, deferred_because = v.because \
+             FROM unnest($1::uuid[], $2::int2[], $3::timestamptz[], $4::text[]) \
+                 AS v (delivery_id, n, until, because) \
              WHERE d.id = ANY($1) AND d.id = v.delivery_id \
                AND d.attempts = v.n - 1 \
                AND d.state NOT IN ('delivered', 'failed', 'expired', 'cancelled') \
@@ -376,7 +380,7 @@ async fn defer_deliveries(
         )
         .await?;
     let applied = transaction
-        .query(&statement, &[&ids, &attempts, &until])
+        .query(&statement, &[&ids, &attempts, &until, &reasons])
         .await?;
     Ok(applied.iter().map(|row| row.get(0)).collect())
 }
@@ -448,10 +452,11 @@ fn count(job: &Job, verdict: &Verdict) {
 fn log(job: &Job, verdict: &Verdict, report: Option<&Report>, applied: bool) {
     if let Verdict::Deferred {
         until,
-        because: Deferral::EndpointFull | Deferral::InFlight,
+        because: because @ (Deferral::EndpointFull | Deferral::InFlight | Deferral::RateLimited),
     } = verdict
     {
-        tracing::debug!(delivery = %job.delivery, webhook = %job.webhook, %until, "deferred");
+        let because = because.as_str();
+        tracing::debug!(delivery = %job.delivery, webhook = %job.webhook, because, %until, "deferred");
         return;
     }
     let answer = report.and_then(|report| report.result.as_ref().ok());

@@ -16,14 +16,15 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use shared::ids::{EventId, EventType, EventUid, Malformed, Tenant};
+use shared::tenant::LARGEST_MAX_PAYLOAD;
 use shared::topology;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::event_types::Unfit;
 
-/// The largest data, in bytes.
-pub const MAX_DATA: usize = 256 * 1024;
+/// The largest data of any tenant, in bytes; its own limit is `intake`'s to check.
+pub const MAX_DATA: usize = LARGEST_MAX_PAYLOAD;
 /// The largest message: data, and CloudEvents' attributes around it.
 const MAX_MESSAGE: usize = MAX_DATA + 64 * 1024;
 /// The deepest nesting of data. JSON readers of many languages stop at 128.
@@ -335,7 +336,11 @@ fn parse_time(what: &'static str, text: &str) -> Result<OffsetDateTime, Rejected
     Ok(at.to_offset(time::UtcOffset::UTC))
 }
 
-fn at_most(what: &'static str, size: usize, limit: usize) -> Result<(), Rejected> {
+/// Refuses what is larger than it may be.
+///
+/// # Errors
+/// Names what, its size and the limit.
+pub fn at_most(what: &'static str, size: usize, limit: usize) -> Result<(), Rejected> {
     if size > limit {
         Err(Rejected::TooLarge { what, size, limit })
     } else {
@@ -435,7 +440,7 @@ mod tests {
         let large = format!("\"{}\"", "x".repeat(MAX_DATA));
         let reason = plain(&large).unwrap_err().to_string();
         assert!(
-            reason.contains("262146") && reason.contains("262144"),
+            reason.contains("1048578") && reason.contains("1048576"),
             "{reason}"
         );
         assert!(plain(&format!("\"{}\"", "x".repeat(MAX_DATA - 2))).is_ok());

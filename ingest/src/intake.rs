@@ -162,9 +162,10 @@ async fn publish_in_parts(
 
 fn read(intake: &Intake, message: &Delivery) -> Result<Event, Rejected> {
     let event = decode::decode(message)?;
-    if !intake.subscriptions.knows(&event.tenant) {
+    let Some(limit) = intake.subscriptions.max_payload(&event.tenant) else {
         return Err(Rejected::UnknownTenant(event.tenant));
-    }
+    };
+    decode::at_most("the data", event.data.len(), limit)?;
     intake
         .event_types
         .check(&event.tenant, &event.event_type, &event.data)?;

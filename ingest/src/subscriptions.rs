@@ -1,13 +1,14 @@
-//! The index of webhooks in memory, and which tenants there are.
+//! The index of webhooks in memory, and which tenants there are with what limits.
 //!
 //! Filled by the shared catalogue's feed, read by `intake` for every event. A
 //! webhook that isn't active isn't in it.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use shared::catalogue::Changes;
 use shared::ids::{Tenant, WebhookId};
+use shared::tenant::TenantSettings;
 use shared::webhook::{Status, Webhook};
 use tracing::error;
 
@@ -20,7 +21,7 @@ pub struct Subscriptions(RwLock<State>);
 
 #[derive(Default)]
 struct State {
-    tenants: HashSet<Tenant>,
+    tenants: HashMap<Tenant, TenantSettings>,
     index: Index<WebhookId, ()>,
 }
 
@@ -28,9 +29,10 @@ impl Subscriptions {
     /// Takes in what changed.
     pub fn apply(&self, changes: Changes) {
         let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let tenants = changes.tenants.into_iter();
         state
             .tenants
-            .extend(changes.tenants.into_iter().map(|(tenant, _)| tenant));
+            .extend(tenants.map(|settings| (settings.tenant.clone(), settings)));
         for webhook in changes.webhooks {
             if webhook.status != Status::Active {
                 state.index.remove(webhook.id);
@@ -56,9 +58,23 @@ impl Subscriptions {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there is such a tenant.
-    pub fn knows(&self, tenant: &Tenant) -> bool {
-        self.state().tenants.contains(tenant)
+    /// The largest data of a tenant's events, in bytes; `None` if there is no such
+    /// tenant.
+    pub fn max_payload(&self, tenant: &Tenant) -> Option<usize> {
+        let state = self.state();
+        state
+            .tenants
+            .get(tenant)
+            .map(|settings| settings.max_payload)
+    }
+
+    /// The dialect that holds for a tenant's webhooks without one of their own.
+    pub fn dialect(&self, tenant: &Tenant) -> Option<String> {
+        let state = self.state();
+        state
+            .tenants
+            .get(tenant)
+            .map(|settings| settings.dialect.clone())
     }
 
     /// The webhooks that want an event.

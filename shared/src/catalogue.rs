@@ -27,6 +27,7 @@ use crate::postgres;
 use crate::seal::Keyring;
 use crate::supervise::{Backoff, Readiness};
 use crate::telemetry::metrics;
+use crate::tenant::TenantSettings;
 use crate::webhook::Webhook;
 
 /// How long a dead listening connection may go unnoticed: it is asked this often.
@@ -35,8 +36,8 @@ const PROBE: Duration = Duration::from_secs(10);
 /// What changed, in the order of revisions.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// New or changed tenants and their default dialects.
-    pub tenants: Vec<(Tenant, String)>,
+    /// New or changed tenants.
+    pub tenants: Vec<TenantSettings>,
     /// New, changed or deleted webhooks.
     pub webhooks: Vec<Webhook>,
     /// The event types of new or changed tenants, if the feed brings them.
@@ -128,10 +129,11 @@ impl Feed {
             return Ok(());
         }
         let tenants = client
-            .prepare_cached(
-                "-- changed_tenants\nSELECT id, dialect FROM tenants \
+            .prepare_cached(&format!(
+                "-- changed_tenants\nSELECT {} FROM tenants \
                  WHERE revision > $1 AND revision <= $2",
-            )
+                TenantSettings::COLUMNS
+            ))
             .await?;
         let webhooks = client
             .prepare_cached(&format!(
@@ -148,7 +150,7 @@ impl Feed {
             Vec::new()
         };
         let changes = Changes {
-            tenants: tenants.iter().map(|row| (row.get(0), row.get(1))).collect(),
+            tenants: tenants.iter().map(TenantSettings::read).collect(),
             webhooks: webhooks.iter().filter_map(|row| self.read(row)).collect(),
             event_types,
             revision,

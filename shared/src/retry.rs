@@ -1,17 +1,22 @@
 //! When a delivery is tried again: the schedule, as data.
 //!
-//! Comes from the webhook, else from the server's settings if they say so, else
-//! from the dialect. What an outcome means is decided by the dispatcher's
-//! `judge`; this only knows the clock.
+//! A dialect has a [`Schedule`]; the server's settings and the webhook each may
+//! say a [`Retry`], which changes what it names and leaves the rest. What an
+//! outcome means is decided by the dispatcher's `judge`; this only knows the
+//! clock.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The most attempts that any schedule may ask for.
 pub const MAX_ATTEMPTS: usize = 50;
 /// The longest pause between two attempts.
 pub const MAX_DELAY: Duration = Duration::from_secs(24 * 3600);
+/// The first pause where neither a schedule nor who changes it has one, in
+/// milliseconds.
+const FIRST_PAUSE: u64 = 5_000;
 
 /// The pauses after each failed attempt, in milliseconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,6 +48,38 @@ pub enum Pauses {
     },
 }
 
+/// What somebody says of retries, in the words of the API. All times are in
+/// milliseconds; what isn't said stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"max_retries": 5, "retry_delay": 10_000}))]
+#[serde(deny_unknown_fields)]
+pub struct Retry {
+    /// The pauses, one by one. Excludes the four that follow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 49, nullable = false)]
+    pub delays: Option<Vec<u64>>,
+    /// How often is tried again.
+    #[serde(skip_serializing_if = "Option::is_none", alias = "maxRetries")]
+    #[schema(maximum = 49, nullable = false, extensions(("x-also" = json!(["maxRetries"]))))]
+    pub max_retries: Option<u16>,
+    /// The first pause; those after it grow.
+    #[serde(skip_serializing_if = "Option::is_none", alias = "retryDelay")]
+    #[schema(maximum = 86_400_000, nullable = false, extensions(("x-also" = json!(["retryDelay"]))))]
+    pub retry_delay: Option<u64>,
+    /// Each pause is this many times the one before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 10, nullable = false)]
+    pub factor: Option<f64>,
+    /// None is longer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 86_400_000, nullable = false)]
+    pub cap: Option<u64>,
+    /// Up to this share is added to each pause, at random.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 1, nullable = false)]
+    pub jitter: Option<f64>,
+}
+
 /// A schedule outside the bounds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -58,20 +95,19 @@ impl Schedule {
         }
     }
 
-    /// Doubling pauses without jitter, capped at [`MAX_DELAY`].
+    /// With what somebody else says of it.
     #[must_use]
-    pub fn doubling(first: Duration, retries: u16) -> Self {
-        let first = first.as_millis() as u64;
-        let cap = MAX_DELAY.as_millis() as u64;
-        Self {
-            pauses: Pauses::Exponential {
-                first,
-                factor: 2.0,
-                cap,
-                retries,
+    pub fn with(&self, retry: &Retry) -> Self {
+        let jitter = retry.jitter.unwrap_or(self.jitter);
+        let pauses = match (&retry.delays, retry.is_rule()) {
+            (Some(delays), _) => Pauses::Delays(delays.clone()),
+            (None, true) => self.pauses.as_rule(retry),
+            (None, false) => match retry.max_retries {
+                Some(count) => self.pauses.counting(count),
+                None => self.pauses.clone(),
             },
-            jitter: 0.0,
-        }
+        };
+        Self { pauses, jitter }
     }
 
     /// Checks every bound.
@@ -160,6 +196,86 @@ impl Schedule {
     }
 }
 
+impl Pauses {
+    /// So many of them. A list that is too short goes on with its last.
+    fn counting(&self, count: u16) -> Self {
+        match self.clone() {
+            Self::Delays(mut delays) => {
+                let last = delays.last().copied().unwrap_or(FIRST_PAUSE);
+                delays.resize(usize::from(count), last);
+                Self::Delays(delays)
+            }
+            Self::Exponential {
+                first, factor, cap, ..
+            } => Self::Exponential {
+                first,
+                factor,
+                cap,
+                retries: count,
+            },
+        }
+    }
+
+    /// Growing, with what isn't said from what there is.
+    fn as_rule(&self, retry: &Retry) -> Self {
+        let (first, factor, cap, retries) = match *self {
+            Self::Exponential {
+                first,
+                factor,
+                cap,
+                retries,
+            } => (first, factor, cap, retries),
+            Self::Delays(ref delays) => (
+                delays.first().copied().unwrap_or(FIRST_PAUSE),
+                2.0,
+                MAX_DELAY.as_millis() as u64,
+                delays.len() as u16,
+            ),
+        };
+        Self::Exponential {
+            first: retry.retry_delay.unwrap_or(first),
+            factor: retry.factor.unwrap_or(factor),
+            cap: retry.cap.unwrap_or(cap),
+            retries: retry.max_retries.unwrap_or(retries),
+        }
+    }
+}
+
+impl Retry {
+    /// Whether the pauses are to grow, whatever they did.
+    fn is_rule(&self) -> bool {
+        self.retry_delay.is_some() || self.factor.is_some() || self.cap.is_some()
+    }
+
+    /// Checks every bound, and that it doesn't say two things.
+    ///
+    /// # Errors
+    /// Names the member and its bound.
+    pub fn check(&self) -> Result<(), OutOfBounds> {
+        if self.delays.is_some() && (self.is_rule() || self.max_retries.is_some()) {
+            return Err(OutOfBounds(
+                "delays excludes max_retries, retry_delay, factor and cap".to_owned(),
+            ));
+        }
+        let longest = MAX_DELAY.as_millis() as u64;
+        if self.retry_delay.is_some_and(|delay| delay > longest) {
+            return Err(OutOfBounds(format!(
+                "retry_delay must be at most {longest} ms"
+            )));
+        }
+        if self
+            .max_retries
+            .is_some_and(|n| usize::from(n) >= MAX_ATTEMPTS)
+        {
+            return Err(OutOfBounds(format!(
+                "max_retries must be at most {}",
+                MAX_ATTEMPTS - 1
+            )));
+        }
+        Schedule::of_seconds(&[]).with(self).check()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,14 +293,76 @@ mod tests {
         assert_eq!(all(&Schedule::of_seconds(&[])), [0; 0]);
     }
 
+    fn doubling(first: u64, retries: u16) -> Schedule {
+        Schedule::of_seconds(&[]).with(&Retry {
+            max_retries: Some(retries),
+            retry_delay: Some(first * 1_000),
+            ..Retry::default()
+        })
+    }
+
     #[test]
     fn a_rule_doubles_up_to_its_cap() {
-        let mut schedule = Schedule::doubling(Duration::from_secs(30), 4);
+        let schedule = doubling(30, 4);
         assert_eq!(all(&schedule), [30_000, 60_000, 120_000, 240_000]);
-        if let Pauses::Exponential { cap, .. } = &mut schedule.pauses {
-            *cap = 100_000;
+        let capped = schedule.with(&Retry {
+            cap: Some(100_000),
+            ..Retry::default()
+        });
+        assert_eq!(all(&capped), [30_000, 60_000, 100_000, 100_000]);
+    }
+
+    #[test]
+    fn what_is_said_changes_and_the_rest_stays() {
+        let list = Schedule {
+            jitter: 0.5,
+            ..Schedule::of_seconds(&[10, 30, 60])
+        };
+        let rule = doubling(1, 3);
+        let say = |json: &str| serde_json::from_str::<Retry>(json).unwrap();
+        for (base, said, pauses) in [
+            (&list, r#"{}"#, vec![10, 30, 60]),
+            (&list, r#"{"max_retries": 2}"#, vec![10, 30]),
+            (&list, r#"{"maxRetries": 5}"#, vec![10, 30, 60, 60, 60]),
+            (&list, r#"{"max_retries": 0}"#, vec![]),
+            (&list, r#"{"retryDelay": 5000}"#, vec![5, 10, 20]),
+            (&list, r#"{"factor": 3.0, "max_retries": 2}"#, vec![10, 30]),
+            (&list, r#"{"delays": [7000]}"#, vec![7]),
+            (&rule, r#"{"max_retries": 5}"#, vec![1, 2, 4, 8, 16]),
+            (&rule, r#"{"retry_delay": 5000}"#, vec![5, 10, 20]),
+            (
+                &rule,
+                r#"{"maxRetries": 2, "retryDelay": 3000}"#,
+                vec![3, 6],
+            ),
+            (&rule, r#"{"jitter": 0.1}"#, vec![1, 2, 4]),
+        ] {
+            let schedule = base.with(&say(said));
+            let seconds: Vec<_> = all(&schedule).iter().map(|ms| ms / 1000).collect();
+            assert_eq!(seconds, pauses, "{said}");
         }
-        assert_eq!(all(&schedule), [30_000, 60_000, 100_000, 100_000]);
+        assert_eq!(list.with(&say("{}")).jitter, 0.5);
+        assert_eq!(list.with(&say(r#"{"jitter": 0}"#)).jitter, 0.0);
+    }
+
+    #[test]
+    fn what_is_said_has_bounds() {
+        for (said, words) in [
+            (r#"{"delays": [1], "max_retries": 1}"#, "excludes"),
+            (r#"{"max_retries": 50}"#, "max_retries must be at most 49"),
+            (
+                r#"{"retry_delay": 86400001}"#,
+                "retry_delay must be at most 86400000",
+            ),
+            (r#"{"factor": 0.5}"#, "factor must be between 1 and 10"),
+            (r#"{"cap": 86400001}"#, "cap must be at most"),
+            (r#"{"jitter": 2}"#, "jitter"),
+            (r#"{"delays": [86400001]}"#, "delays"),
+        ] {
+            let retry: Retry = serde_json::from_str(said).unwrap();
+            let error = retry.check().unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
     }
 
     #[test]
@@ -215,11 +393,7 @@ mod tests {
             "{error}"
         );
         assert!(Schedule::of_seconds(&[1; 50]).check().is_err());
-        assert!(
-            Schedule::doubling(Duration::from_secs(1), 50)
-                .check()
-                .is_err()
-        );
+        assert!(doubling(1, 50).check().is_err());
         assert!(
             Schedule {
                 jitter: 1.5,
@@ -232,10 +406,7 @@ mod tests {
 
     #[test]
     fn a_schedule_survives_its_json() {
-        for schedule in [
-            Schedule::of_seconds(&[1, 2]),
-            Schedule::doubling(Duration::from_secs(5), 3),
-        ] {
+        for schedule in [Schedule::of_seconds(&[1, 2]), doubling(5, 3)] {
             let json = serde_json::to_string(&schedule).unwrap();
             assert_eq!(
                 serde_json::from_str::<Schedule>(&json).unwrap(),

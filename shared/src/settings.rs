@@ -13,7 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::destination::Destinations;
 use crate::dialect::Dialects;
-use crate::retry::{MAX_ATTEMPTS, Schedule};
+use crate::retry::{MAX_ATTEMPTS, Retry};
 use crate::seal::Keyring;
 
 /// Collects settings and what is wrong with them.
@@ -228,8 +228,9 @@ fn networks(reader: &mut Reader<'_>) -> Vec<IpNet> {
 /// is set here goes before the dialect's own default.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Defaults {
-    /// `WEBHOOK_MAX_RETRIES` and `WEBHOOK_RETRY_DELAY` (ms, doubling).
-    pub retry: Option<Schedule>,
+    /// `WEBHOOK_MAX_RETRIES` and `WEBHOOK_RETRY_DELAY` (ms, doubling); what isn't
+    /// set is the dialect's.
+    pub retry: Retry,
     /// `WEBHOOK_TIMEOUT` (ms), 1,000 to 60,000.
     pub timeout: Option<Duration>,
 }
@@ -237,17 +238,12 @@ pub struct Defaults {
 impl Defaults {
     /// Reads them.
     pub fn read(reader: &mut Reader<'_>) -> Self {
-        const RETRIES: u16 = 3;
-        const DELAY: u64 = 5_000;
-        let retries: Option<u16> = reader.optional("WEBHOOK_MAX_RETRIES");
-        let delay: Option<u64> = reader.optional("WEBHOOK_RETRY_DELAY");
-        let retry = (retries.is_some() || delay.is_some()).then(|| {
-            Schedule::doubling(
-                Duration::from_millis(delay.unwrap_or(DELAY)),
-                retries.unwrap_or(RETRIES),
-            )
-        });
-        if let Some(Err(_)) = retry.as_ref().map(Schedule::check) {
+        let retry = Retry {
+            max_retries: reader.optional("WEBHOOK_MAX_RETRIES"),
+            retry_delay: reader.optional("WEBHOOK_RETRY_DELAY"),
+            ..Retry::default()
+        };
+        if retry.check().is_err() {
             reader.problem(format!(
                 "WEBHOOK_MAX_RETRIES must be at most {}, WEBHOOK_RETRY_DELAY at most 86400000 (ms)",
                 MAX_ATTEMPTS - 1
@@ -297,7 +293,7 @@ mod tests {
         assert_eq!(
             defaults,
             Defaults {
-                retry: None,
+                retry: Retry::default(),
                 timeout: None
             }
         );

@@ -5,22 +5,13 @@
 
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use secrecy::{ExposeSecret, SecretSlice, SecretString};
-use time::OffsetDateTime;
+use secrecy::SecretString;
 use tokio_postgres::Row;
 
 use crate::ids::{Tenant, WebhookId};
-use crate::retry::Schedule;
-use crate::seal::{Keyring, Unopenable, fill_random};
-
-/// The longest secret, in characters.
-pub const MAX_SECRET: usize = 256;
-/// The shortest secret, in characters.
-pub const MIN_SECRET: usize = 8;
-/// How Standard Webhooks marks a symmetric secret.
-const SECRET_PREFIX: &str = "whsec_";
+use crate::retry::Retry;
+use crate::seal::{Keyring, Unopenable};
+use crate::secret::{Previous, Secret, Secrets, SigningKey};
 
 /// A tenant's subscription.
 #[derive(Debug)]
@@ -43,10 +34,23 @@ pub struct Webhook {
     pub headers: Vec<(String, SecretString)>,
     /// How long an attempt may take; the server's default, if none.
     pub timeout: Option<Duration>,
-    /// When failed attempts are repeated; the dialect's, if none.
-    pub retry: Option<Schedule>,
+    /// What it says of retries; the rest is the dialect's.
+    pub retry: Option<Retry>,
+    /// How many attempts it takes, and in what time.
+    pub rate: Option<Rate>,
+    /// Whether requests and answers are kept whole.
+    pub debug_mode: bool,
     /// Whether it gets deliveries.
     pub status: Status,
+}
+
+/// At most so many attempts in any period of a length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Rate {
+    /// How many; at least one.
+    pub limit: u32,
+    /// A second, a minute or an hour.
+    pub period: Duration,
 }
 
 /// Whether a webhook gets deliveries.
@@ -83,116 +87,6 @@ impl Status {
     }
 }
 
-/// One signing secret.
-#[derive(Debug, Clone)]
-pub struct Secret(SecretString);
-
-/// A secret outside the bounds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BadSecret {
-    /// Too short or too long, or not visible ASCII.
-    #[error("secret must be {MIN_SECRET} to {MAX_SECRET} visible ASCII characters")]
-    Length,
-    /// Marked as base64, but isn't.
-    #[error("secret starts with `whsec_` but the rest is not base64")]
-    NotBase64,
-}
-
-impl Secret {
-    /// A new one: `whsec_` and 32 random bytes in base64.
-    #[must_use]
-    pub fn generate() -> Self {
-        let mut bytes = [0; 32];
-        fill_random(&mut bytes);
-        Self(format!("{SECRET_PREFIX}{}", BASE64.encode(bytes)).into())
-    }
-
-    /// A customer's own.
-    ///
-    /// # Errors
-    /// If it is out of bounds. The message doesn't repeat it.
-    pub fn parse(text: &str) -> Result<Self, BadSecret> {
-        if !(MIN_SECRET..=MAX_SECRET).contains(&text.len())
-            || !text.bytes().all(|b| b.is_ascii_graphic())
-        {
-            return Err(BadSecret::Length);
-        }
-        if let Some(encoded) = text.strip_prefix(SECRET_PREFIX) {
-            BASE64.decode(encoded).map_err(|_| BadSecret::NotBase64)?;
-        }
-        Ok(Self(text.to_owned().into()))
-    }
-
-    /// The HMAC key of Standard Webhooks: what follows `whsec_`, decoded; of any
-    /// other secret, its bytes.
-    #[must_use]
-    pub fn key(&self) -> SecretSlice<u8> {
-        let text = self.0.expose_secret();
-        text.strip_prefix(SECRET_PREFIX)
-            .and_then(|encoded| BASE64.decode(encoded).ok())
-            .unwrap_or_else(|| text.as_bytes().to_vec())
-            .into()
-    }
-
-    /// The text, to be shown once or sealed.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        self.0.expose_secret()
-    }
-
-    /// Enough of it to be told from another: `whsec_…ab12`.
-    #[must_use]
-    pub fn masked(&self) -> String {
-        let text = self.expose();
-        let prefix = if text.starts_with(SECRET_PREFIX) {
-            SECRET_PREFIX
-        } else {
-            ""
-        };
-        // Bytes are characters here: `parse` took ASCII only.
-        let tail = if text.len() >= 4 * MIN_SECRET {
-            &text[text.len() - 4..]
-        } else {
-            ""
-        };
-        format!("{prefix}…{tail}")
-    }
-}
-
-/// The current secret, and the one before while a rotation lasts.
-#[derive(Debug, Clone)]
-pub struct Secrets {
-    current: Secret,
-    previous: Option<(Secret, OffsetDateTime)>,
-}
-
-impl Secrets {
-    /// A secret alone.
-    #[must_use]
-    pub fn of(current: Secret) -> Self {
-        Self {
-            current,
-            previous: None,
-        }
-    }
-
-    /// Those that sign now, the current one first.
-    pub fn signing(&self, now: OffsetDateTime) -> impl Iterator<Item = &Secret> {
-        let previous = self
-            .previous
-            .as_ref()
-            .filter(|(_, until)| now < *until)
-            .map(|(secret, _)| secret);
-        std::iter::once(&self.current).chain(previous)
-    }
-
-    /// The current one.
-    #[must_use]
-    pub fn current(&self) -> &Secret {
-        &self.current
-    }
-}
-
 /// Why a row can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
@@ -213,7 +107,8 @@ pub fn seal_context(id: WebhookId, column: &str) -> String {
 impl Webhook {
     /// The columns that [`Webhook::read`] wants.
     pub const COLUMNS: &'static str = "id, tenant, url, patterns, filter, dialect, secret, \
-        previous_secret, previous_secret_until, headers, timeout_ms, retry, status";
+        previous_secret, previous_secret_until, signing_key, previous_signing_key, headers, \
+        timeout_ms, retry, rate_limit, rate_period_s, debug_mode, status";
 
     /// From its row.
     ///
@@ -230,17 +125,29 @@ impl Webhook {
         };
         let secret = |sealed: &[u8]| {
             // Deleting a webhook empties its secret.
-            let text = if sealed.is_empty() {
-                String::new()
-            } else {
-                open("secret", sealed)?
-            };
-            Ok(Secret(text.into()))
+            if sealed.is_empty() {
+                return Ok(Secret::none());
+            }
+            Ok(Secret::stored(open("secret", sealed)?))
         };
-        let previous = row
-            .get::<_, Option<&[u8]>>("previous_secret")
-            .map(secret)
-            .transpose()?;
+        let signing_key = |column: &str| {
+            let sealed = row.get::<_, Option<&[u8]>>(column);
+            let text = sealed
+                .map(|sealed| open("signing key", sealed))
+                .transpose()?;
+            text.map(|text| SigningKey::parse(&text))
+                .transpose()
+                .map_err(|_| Unreadable::Field("signing key"))
+        };
+        let previous = match row.get::<_, Option<&[u8]>>("previous_secret") {
+            None => None,
+            Some(sealed) => Some(Previous {
+                secret: secret(sealed)?,
+                signing_key: signing_key("previous_signing_key")?,
+                // The table's CHECK has both or neither.
+                until: row.get("previous_secret_until"),
+            }),
+        };
         let headers = match row.get::<_, Option<&[u8]>>("headers") {
             None => Vec::new(),
             Some(sealed) => {
@@ -262,7 +169,8 @@ impl Webhook {
             dialect: row.get("dialect"),
             secrets: Secrets {
                 current: secret(row.get("secret"))?,
-                previous: previous.zip(row.get("previous_secret_until")),
+                signing_key: signing_key("signing_key")?,
+                previous,
             },
             headers: headers
                 .into_iter()
@@ -272,57 +180,12 @@ impl Webhook {
                 .get::<_, Option<i32>>("timeout_ms")
                 .map(|ms| Duration::from_millis(ms as u64)),
             retry,
+            rate: row.get::<_, Option<i32>>("rate_limit").map(|limit| Rate {
+                limit: limit as u32,
+                period: Duration::from_secs(row.get::<_, i32>("rate_period_s") as u64),
+            }),
+            debug_mode: row.get("debug_mode"),
             status,
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_secret_is_never_printed() {
-        let secret = Secret::generate();
-        let printed = format!(
-            "{secret:?} {:?} {}",
-            Secrets::of(secret.clone()),
-            secret.masked()
-        );
-        assert!(!printed.contains(&secret.expose()[6..40]), "{printed}");
-        assert!(secret.masked().starts_with("whsec_…"));
-        assert_eq!(Secret::parse("short-one").unwrap().masked(), "…");
-    }
-
-    #[test]
-    fn a_marked_secret_is_base64() {
-        assert_eq!(
-            Secret::parse("whsec_%%%%%%").unwrap_err(),
-            BadSecret::NotBase64
-        );
-        assert_eq!(Secret::parse("short").unwrap_err(), BadSecret::Length);
-        assert_eq!(
-            Secret::parse("whsec_c2VjcmV0")
-                .unwrap()
-                .key()
-                .expose_secret(),
-            b"secret"
-        );
-        assert_eq!(
-            Secret::parse("plain-text").unwrap().key().expose_secret(),
-            b"plain-text"
-        );
-    }
-
-    #[test]
-    fn during_a_rotation_both_secrets_sign() {
-        let now = OffsetDateTime::now_utc();
-        let until = now + time::Duration::HOUR;
-        let secrets = Secrets {
-            current: Secret::generate(),
-            previous: Some((Secret::generate(), until)),
-        };
-        assert_eq!(secrets.signing(now).count(), 2);
-        assert_eq!(secrets.signing(until).count(), 1);
     }
 }

@@ -213,18 +213,39 @@ async fn a_tenant_is_made_listed_shown_and_changed() {
     let path = format!("{TENANTS}/shop");
     assert_eq!(ask("GET", &path, None).await.body, made.body);
 
-    let limits = json!({"limits": {"webhooks": 7}});
-    let changed = ask("PATCH", &path, Some(limits)).await;
+    let limits = json!({
+        "webhooks": 7, "deliveries_per_hour": 1000, "payload_bytes": 4096, "max_age_seconds": 3600,
+    });
+    let changed = ask("PATCH", &path, Some(json!({"limits": limits}))).await;
     assert_eq!(changed.status, 200, "{}", changed.body);
     assert_eq!(
-        (&changed.body["name"], &changed.body["limits"]["webhooks"]),
-        (&json!("The shop"), &json!(7))
+        (&changed.body["name"], &changed.body["limits"]),
+        (&json!("The shop"), &limits)
     );
+    // What isn't sent stays; null is the default again.
+    let less = json!({"limits": {"deliveries_per_hour": null, "payloadBytes": null}});
+    let changed = ask("PATCH", &path, Some(less)).await.body;
+    let expected = json!({
+        "webhooks": 7, "deliveries_per_hour": null, "payload_bytes": 262_144, "max_age_seconds": 3600,
+    });
+    assert_eq!(changed["limits"], expected);
     for (body, field) in [
         (json!({"name": "x".repeat(257)}), "name"),
         (json!({"name": "\u{0}"}), "name"),
         (json!({"dialect": "klingon"}), "dialect"),
         (json!({"limits": {"webhooks": -1}}), "limits.webhooks"),
+        (
+            json!({"limits": {"deliveries_per_hour": 0}}),
+            "limits.deliveries_per_hour",
+        ),
+        (
+            json!({"limits": {"payload_bytes": 1_048_577}}),
+            "limits.payload_bytes",
+        ),
+        (
+            json!({"limits": {"max_age_seconds": 604_801}}),
+            "limits.max_age_seconds",
+        ),
     ] {
         let refused = ask("PATCH", &path, Some(body)).await;
         assert_eq!(

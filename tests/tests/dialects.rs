@@ -77,7 +77,7 @@ fn forged(arrival: &Arrival) -> Vec<Arrival> {
 
 /// Data of every kind. Python can write all of it as JavaScript does.
 fn ordinary_data() -> Vec<String> {
-    let large = format!(r#"{{"text":"{}"}}"#, "Zoë ☕ ".repeat(28_000));
+    let large = format!(r#"{{"text":"{}"}}"#, "Zoë ☕ ".repeat(28_800));
     assert!(large.len() > 250 * 1024 && large.len() <= 256 * 1024);
     [
         r#"{ "name": "Ada", "price": 25.00, "paid": true, "note": null }"#,

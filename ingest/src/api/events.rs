@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use shared::ids::{EventId, EventType, EventUid, Tenant};
 use shared::publish::{Outgoing, Publisher, persistent};
+use shared::tenant::MAX_PAYLOAD;
 use shared::topology;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -27,7 +28,7 @@ use super::auth::Managing;
 use super::problem::{Problem, Result};
 use super::request::{Body, read_json};
 use super::{Api, Shared};
-use crate::decode::{MAX_DATA, MAX_DEPTH, depth};
+use crate::decode::{MAX_DEPTH, depth};
 
 /// How long a request waits for the broker's confirms.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
@@ -64,7 +65,8 @@ struct NewEvent {
     #[serde(alias = "occurredAt", alias = "timestamp")]
     #[schema(format = DateTime, nullable = false, extensions(("x-also" = json!(["occurredAt", "timestamp"]))))]
     occurred_at: Option<String>,
-    /// Any JSON, at most 262,144 bytes and 100 levels deep. Arrives as it was sent.
+    /// Any JSON, at most 262,144 bytes unless the tenant has another limit, and 100 levels deep.
+    /// Arrives as it was sent.
     #[serde(alias = "payload")]
     #[schema(
         value_type = serde_json::Value, example = json!({"total": 25.00, "currency": "EUR"}),
@@ -93,9 +95,10 @@ impl NewEvent {
             None => EventUid::generate().into(),
         };
         let data = self.data.get();
-        if data.len() > MAX_DATA {
+        let limit = api.subscriptions.max_payload(tenant).unwrap_or(MAX_PAYLOAD);
+        if data.len() > limit {
             return Err(Problem::too_large(format!(
-                "data is {} bytes; at most {MAX_DATA} are allowed",
+                "data is {} bytes; at most {limit} are allowed",
                 data.len()
             )));
         }

@@ -21,6 +21,7 @@ use shared::destination::Destinations;
 use shared::dialect::Dialects;
 use shared::publish::Publisher;
 use shared::seal::Keyring;
+use shared::tenant::LARGEST_MAX_PAYLOAD;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -42,18 +43,21 @@ pub mod event_type_form;
 pub mod event_types;
 pub mod events;
 pub mod jwt;
+pub mod keys;
 pub mod openapi;
 pub mod problem;
 pub mod rates;
 pub mod request;
+pub mod rotation;
 pub mod tenants;
 pub mod timestamp;
 pub mod tokens;
 pub mod webhook_form;
+pub mod webhook_shown;
 pub mod webhooks;
 
 /// The largest request body, in bytes: an event's data and what is around it.
-const MAX_BODY: usize = 512 * 1024;
+const MAX_BODY: usize = LARGEST_MAX_PAYLOAD + 256 * 1024;
 
 /// What handlers need.
 pub struct Api {
@@ -115,7 +119,11 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
     let events = events::routes()
         .merge(event_log::routes())
         .merge(event_detail::routes());
-    let webhooks = || webhooks::routes().merge(deliveries::of_webhook());
+    let webhooks = || {
+        webhooks::routes()
+            .merge(rotation::routes())
+            .merge(deliveries::of_webhook())
+    };
     let (routes, document) = OpenApiRouter::with_openapi(openapi::Base::openapi())
         .nest("/api/v1/webhooks", webhooks())
         .nest("/api/v1/deliveries", deliveries::routes())
@@ -124,6 +132,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/api/v1/catalogues", event_types::catalogues())
         .nest("/api/v1/dialects", dialects::routes())
         .nest("/api/v1/admin/dead-letters", dead_letters::routes())
+        .nest("/.well-known/webhook-keys", keys::routes())
         .nest("/api/v1/admin/tokens", tokens::routes())
         .nest("/api/v1/admin/tenants", tenants::routes())
         .split_for_parts();

@@ -61,6 +61,24 @@ pub async fn read_json<S: Send + Sync, T: DeserializeOwned>(
     serde_json::from_slice(&bytes).map_err(|error| Problem::bad_request(error.to_string()))
 }
 
+/// A JSON body that may as well not be there.
+pub struct OptionalBody<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let nothing = request.headers().get(header::CONTENT_TYPE).is_none()
+            && axum::body::HttpBody::size_hint(request.body()).exact() == Some(0);
+        if nothing {
+            return Ok(Self(T::default()));
+        }
+        Body::from_request(request, state)
+            .await
+            .map(|Body(value)| Self(value))
+    }
+}
+
 /// The id in the path. One that isn't an id at all is as unknown as any other.
 pub struct Id<T>(pub T);
 

@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use shared::dialect::{DEFAULT, Dialects};
 use shared::ids::Tenant;
+use shared::tenant::{LARGEST_MAX_PAYLOAD, MAX_PAYLOAD};
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use utoipa::ToSchema;
@@ -18,11 +19,16 @@ use super::dialects::check_dialect;
 use super::problem::{Problem, Result};
 use super::request::{Body, Page, Parameters};
 use super::timestamp::Timestamp;
+use super::webhook_form::present;
 
 /// The longest name, in bytes.
 const MAX_NAME: usize = 256;
 /// The highest limit on webhooks.
 const MAX_WEBHOOKS: i32 = 100_000;
+/// The highest limit on deliveries an hour.
+const MAX_DELIVERIES: i32 = 100_000_000;
+/// The highest limit on a delivery's age, in seconds.
+const WEEK: i32 = 7 * 86_400;
 
 /// `/api/v1/admin/tenants…`
 pub fn routes() -> OpenApiRouter<Shared> {
@@ -55,6 +61,15 @@ struct Limits {
     /// How many webhooks.
     #[schema(example = 100)]
     webhooks: i32,
+    /// Attempts in any hour, over all webhooks; `null`: as many as there are.
+    #[schema(required)]
+    deliveries_per_hour: Option<i32>,
+    /// The largest data of an event, in bytes.
+    #[schema(example = 262_144)]
+    payload_bytes: i32,
+    /// From an event to its last attempt; `null`: what the dialect says.
+    #[schema(required)]
+    max_age_seconds: Option<i32>,
 }
 
 /// A page of tenants.
@@ -67,7 +82,8 @@ struct Listed {
     next_cursor: Option<String>,
 }
 
-const COLUMNS: &str = "id, name, dialect, max_webhooks, strict_event_types, created_at";
+const COLUMNS: &str = "id, name, dialect, max_webhooks, deliveries_per_hour, max_payload, \
+                       max_age_s, strict_event_types, created_at";
 
 impl Shown {
     fn of(row: &Row) -> Self {
@@ -77,6 +93,11 @@ impl Shown {
             dialect: row.get("dialect"),
             limits: Limits {
                 webhooks: row.get("max_webhooks"),
+                deliveries_per_hour: row.get("deliveries_per_hour"),
+                payload_bytes: row
+                    .get::<_, Option<i32>>("max_payload")
+                    .unwrap_or(MAX_PAYLOAD as i32),
+                max_age_seconds: row.get("max_age_s"),
             },
             strict_event_types: row.get("strict_event_types"),
             created_at: row.get("created_at"),
@@ -119,7 +140,7 @@ struct Change {
     strict_event_types: Option<bool>,
 }
 
-/// What a tenant is to be allowed.
+/// What a tenant is to be allowed. `null` is the default again.
 #[derive(Deserialize, Default, ToSchema)]
 #[schema(as = NewTenantLimits)]
 #[serde(deny_unknown_fields)]
@@ -127,6 +148,56 @@ struct NewLimits {
     /// How many webhooks; 100 unless set.
     #[schema(minimum = 0, maximum = 100_000, example = 100, nullable = false)]
     webhooks: Option<i32>,
+    /// Attempts in any hour, over all webhooks; as many as there are unless set.
+    #[serde(default, alias = "deliveriesPerHour", deserialize_with = "present")]
+    #[schema(
+        value_type = Option<i32>, minimum = 1, maximum = 100_000_000, example = 1000,
+        extensions(("x-also" = json!(["deliveriesPerHour"])))
+    )]
+    deliveries_per_hour: Option<Option<i32>>,
+    /// The largest data of an event; 262,144 unless set.
+    #[serde(default, alias = "payloadBytes", deserialize_with = "present")]
+    #[schema(
+        value_type = Option<i32>, minimum = 1, maximum = 1_048_576, example = 262_144,
+        extensions(("x-also" = json!(["payloadBytes"])))
+    )]
+    payload_bytes: Option<Option<i32>>,
+    /// From an event to its last attempt; what the dialect says unless set.
+    #[serde(default, alias = "maxAgeSeconds", deserialize_with = "present")]
+    #[schema(
+        value_type = Option<i32>, minimum = 60, maximum = 604_800, example = 604_800,
+        extensions(("x-also" = json!(["maxAgeSeconds"])))
+    )]
+    max_age_seconds: Option<Option<i32>>,
+}
+
+impl NewLimits {
+    fn check(&self) -> Result<()> {
+        for (field, value, least, most) in [
+            ("webhooks", self.webhooks, 0, MAX_WEBHOOKS),
+            (
+                "deliveries_per_hour",
+                self.deliveries_per_hour.flatten(),
+                1,
+                MAX_DELIVERIES,
+            ),
+            (
+                "payload_bytes",
+                self.payload_bytes.flatten(),
+                1,
+                LARGEST_MAX_PAYLOAD as i32,
+            ),
+            ("max_age_seconds", self.max_age_seconds.flatten(), 60, WEEK),
+        ] {
+            if value.is_some_and(|value| !(least..=most).contains(&value)) {
+                return Err(Problem::field(
+                    format!("limits.{field}"),
+                    format!("must be between {least} and {most}"),
+                ));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn check(
@@ -144,16 +215,7 @@ fn check(
     if let Some(dialect) = dialect {
         check_dialect(dialect, dialects)?;
     }
-    if limits
-        .webhooks
-        .is_some_and(|limit| !(0..=MAX_WEBHOOKS).contains(&limit))
-    {
-        return Err(Problem::field(
-            "limits.webhooks",
-            format!("must be between 0 and {MAX_WEBHOOKS}"),
-        ));
-    }
-    Ok(())
+    limits.check()
 }
 
 /// Create a tenant
@@ -186,13 +248,25 @@ async fn create(
     let statement = client
         .prepare_cached(&format!(
             "-- create_tenant\n\
-             INSERT INTO tenants (id, name, dialect, max_webhooks, revision) \
-             VALUES ($1, coalesce($2, ''), coalesce($3, '{DEFAULT}'), coalesce($4, 100), 0) \
+             INSERT INTO tenants (id, name, dialect, max_webhooks, deliveries_per_hour, max_payload, \
+                 max_age_s, revision) \
+             VALUES ($1, coalesce($2, ''), coalesce($3, '{DEFAULT}'), coalesce($4, 100), $5, $6, $7, 0) \
              RETURNING {COLUMNS}"
         ))
         .await?;
     let row = client
-        .query_one(&statement, &[&id, &name, &dialect, &limits.webhooks])
+        .query_one(
+            &statement,
+            &[
+                &id,
+                &name,
+                &dialect,
+                &limits.webhooks,
+                &limits.deliveries_per_hour.flatten(),
+                &limits.payload_bytes.flatten(),
+                &limits.max_age_seconds.flatten(),
+            ],
+        )
         .await
         .map_err(|error| match error.code() {
             Some(&SqlState::UNIQUE_VIOLATION) => {
@@ -287,7 +361,10 @@ async fn change(
             "-- change_tenant\n\
              UPDATE tenants SET name = coalesce($2, name), dialect = coalesce($3, dialect), \
                  max_webhooks = coalesce($4, max_webhooks), \
-                 strict_event_types = coalesce($5, strict_event_types) \
+                 deliveries_per_hour = CASE WHEN $5 THEN $6 ELSE deliveries_per_hour END, \
+                 max_payload = CASE WHEN $7 THEN $8 ELSE max_payload END, \
+                 max_age_s = CASE WHEN $9 THEN $10 ELSE max_age_s END, \
+                 strict_event_types = coalesce($11, strict_event_types) \
              WHERE id = $1 RETURNING {COLUMNS}"
         ))
         .await?;
@@ -299,6 +376,12 @@ async fn change(
                 &name,
                 &dialect,
                 &limits.webhooks,
+                &limits.deliveries_per_hour.is_some(),
+                &limits.deliveries_per_hour.flatten(),
+                &limits.payload_bytes.is_some(),
+                &limits.payload_bytes.flatten(),
+                &limits.max_age_seconds.is_some(),
+                &limits.max_age_seconds.flatten(),
                 &strict_event_types,
             ],
         )

@@ -6,12 +6,13 @@
 //! URL and events. Pure, but for the operator's rules on destinations.
 
 use axum::http::{HeaderName, HeaderValue};
-use serde::{Deserialize, Deserializer};
-use serde_json::{Map, Value};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value, json};
 use shared::destination::Destinations;
 use shared::dialect::Dialects;
-use shared::retry::{MAX_ATTEMPTS, MAX_DELAY, Pauses, Schedule};
-use shared::webhook::Secret;
+use shared::retry::Retry;
+use shared::secret::Secret;
+use shared::webhook::Rate;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use utoipa::ToSchema;
@@ -30,6 +31,8 @@ const MAX_HEADERS: usize = 20;
 const MAX_HEADER: usize = 1024;
 /// The largest metadata, in bytes of JSON.
 const MAX_METADATA: usize = 4096;
+/// The highest rate limit, in deliveries a period.
+const MAX_RATE: u32 = 100_000_000;
 /// Headers that are Posthorn's or the connection's own.
 const RESERVED_HEADERS: [&str; 15] = [
     "connection",
@@ -62,7 +65,13 @@ fn storable(field: &str, value: &Value) -> Result<()> {
 
 /// The body of a create or an update.
 #[derive(Deserialize, ToSchema)]
-#[schema(as = WebhookForm)]
+#[schema(
+    as = WebhookForm,
+    example = json!({
+        "url": "https://example.com/hooks", "events": ["order.*"], "description": "the shop",
+        "filters": {"total": {"$gte": 10}}, "retry_policy": {"max_retries": 5, "retry_delay": 10_000}
+    })
+)]
 #[serde(deny_unknown_fields)]
 pub struct Form {
     /// Where deliveries go: HTTPS, at a public address.
@@ -93,6 +102,9 @@ pub struct Form {
     /// Whether it gets deliveries.
     #[schema(nullable = false)]
     active: Option<bool>,
+    /// Another way to say `active`.
+    #[schema(nullable = false)]
+    status: Option<StatusForm>,
     /// Which events it wants; `null`: all that match `events`.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<Object>, example = json!({"total": {"$gte": 10}}))]
@@ -104,13 +116,24 @@ pub struct Form {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<u64>, minimum = 1000, maximum = 60_000, example = 30_000)]
     timeout: Option<Option<u64>>,
-    /// How many retries, doubling from a second. Instead of `retry_policy`.
+    /// How many retries, of the dialect's schedule. Instead of `retry_policy`.
     #[schema(maximum = 49, nullable = false)]
     retries: Option<u16>,
-    /// `null`: the dialect's.
+    /// What is said here changes the dialect's schedule; `null`: nothing does.
     #[serde(default, alias = "retryPolicy", deserialize_with = "present")]
-    #[schema(value_type = Option<RetryPolicy>, extensions(("x-also" = json!(["retryPolicy"]))))]
-    retry_policy: Option<Option<RetryPolicy>>,
+    #[schema(value_type = Option<Retry>, extensions(("x-also" = json!(["retryPolicy"]))))]
+    retry_policy: Option<Option<Retry>>,
+    /// At most so many attempts: a number a second, or in a period; `null`: no limit.
+    #[serde(default, alias = "rateLimit", deserialize_with = "present")]
+    #[schema(value_type = Option<RateLimit>, extensions(("x-also" = json!(["rateLimit"]))))]
+    rate_limit: Option<Option<Value>>,
+    /// Keeps requests and answers whole while it is on.
+    #[serde(alias = "debugMode")]
+    #[schema(nullable = false, extensions(("x-also" = json!(["debugMode"]))))]
+    debug_mode: Option<bool>,
+    /// `ed25519`: a key signs besides the secret, where the dialect has a place for it.
+    #[schema(nullable = false)]
+    signing: Option<Signing>,
     /// `null`: the tenant's.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, example = "standard")]
@@ -118,33 +141,10 @@ pub struct Form {
     /// For programs: at most 4,096 bytes of JSON.
     #[schema(value_type = Object, required = false)]
     metadata: Option<Map<String, Value>>,
-}
-
-/// When a delivery is tried again, in milliseconds throughout: `delays`, or the
-/// others but `jitter`.
-#[derive(Deserialize, ToSchema)]
-#[schema(as = NewRetryPolicy)]
-#[serde(deny_unknown_fields)]
-struct RetryPolicy {
-    /// One pause per retry.
-    #[schema(max_items = 49, nullable = false)]
-    delays: Option<Vec<u64>>,
-    #[serde(alias = "maxRetries")]
-    #[schema(maximum = 49, nullable = false, extensions(("x-also" = json!(["maxRetries"]))))]
-    max_retries: Option<u16>,
-    /// The first pause.
-    #[serde(alias = "retryDelay")]
-    #[schema(maximum = 86_400_000, nullable = false, extensions(("x-also" = json!(["retryDelay"]))))]
-    retry_delay: Option<u64>,
-    /// Each pause is this many times the one before; 2 unless set.
-    #[schema(minimum = 1, maximum = 10, nullable = false)]
-    factor: Option<f64>,
-    /// No pause is longer; a day unless set.
-    #[schema(maximum = 86_400_000, nullable = false)]
-    cap: Option<u64>,
-    /// The share that is added at random.
-    #[schema(minimum = 0, maximum = 1, nullable = false)]
-    jitter: Option<f64>,
+    /// Kept in `metadata`: a webhook belongs to the tenant that makes it.
+    #[serde(alias = "clientId")]
+    #[schema(value_type = String, required = false)]
+    client_id: Option<Value>,
 }
 
 /// A form whose every member is within bounds. `None`: not to be changed.
@@ -166,8 +166,14 @@ pub struct Checked {
     pub headers: Option<Vec<(String, String)>>,
     /// Milliseconds; `Some(None)`: the default.
     pub timeout: Option<Option<i32>>,
-    /// The schedule of retries; `Some(None)`: the default.
-    pub retry: Option<Option<Schedule>>,
+    /// What it says of retries; `Some(None)`: nothing.
+    pub retry: Option<Option<Retry>>,
+    /// How many attempts in what time; `Some(None)`: no limit.
+    pub rate: Option<Option<Rate>>,
+    /// Whether requests and answers are kept whole.
+    pub debug_mode: Option<bool>,
+    /// What signs.
+    pub signing: Option<Signing>,
     /// `Some(None)`: the tenant's.
     pub dialect: Option<Option<String>>,
     /// For programs.
@@ -219,7 +225,12 @@ impl Form {
         if let Some(Some(dialect)) = &self.dialect {
             check_dialect(dialect, dialects)?;
         }
-        if let Some(metadata) = &self.metadata {
+        let mut metadata = self.metadata;
+        if let Some(client) = self.client_id {
+            let metadata = metadata.get_or_insert_default();
+            metadata.entry("client_id").or_insert(client);
+        }
+        if let Some(metadata) = &metadata {
             let metadata = Value::Object(metadata.clone());
             if metadata.to_string().len() > MAX_METADATA {
                 let bound = format!("must be at most {MAX_METADATA} bytes of JSON");
@@ -227,19 +238,30 @@ impl Form {
             }
             storable("metadata", &metadata)?;
         }
-        let retry = schedule(self.retries, self.retry_policy)?;
+        if self.active.is_some() && self.status.is_some() {
+            return Err(Problem::field("status", "and `active` exclude each other"));
+        }
+        let status = self.status.map(|status| status == StatusForm::Active);
+        let retry = retry(self.retries, self.retry_policy)?;
+        let rate = match self.rate_limit {
+            Some(Some(form)) => Some(Some(rate(form)?)),
+            other => other.map(|_| None),
+        };
         Ok(Checked {
             url: self.url,
             events: self.events,
             secret,
             description: self.description,
-            active: self.active,
+            active: self.active.or(status),
             filters: self.filters,
             headers: self.headers.map(|headers| headers.into_iter().collect()),
             timeout,
             retry,
+            rate,
+            debug_mode: self.debug_mode,
+            signing: self.signing,
             dialect: self.dialect,
-            metadata: self.metadata,
+            metadata,
         })
     }
 }
@@ -282,12 +304,9 @@ fn check_headers(headers: &BTreeMap<String, String>) -> Result<()> {
     Ok(())
 }
 
-/// From `retries` (doubling from a second) or a policy of its own.
-fn schedule(
-    retries: Option<u16>,
-    policy: Option<Option<RetryPolicy>>,
-) -> Result<Option<Option<Schedule>>> {
-    let (field, schedule) = match (retries, policy) {
+/// From `retries`, which is a number alone, or from all that can be said.
+fn retry(retries: Option<u16>, policy: Option<Option<Retry>>) -> Result<Option<Option<Retry>>> {
+    let (field, retry) = match (retries, policy) {
         (Some(_), Some(_)) => {
             return Err(Problem::field(
                 "retries",
@@ -296,45 +315,104 @@ fn schedule(
         }
         (None, None) => return Ok(None),
         (None, Some(None)) => return Ok(Some(None)),
-        (Some(retries), None) => (
-            "retries",
-            Schedule::doubling(Duration::from_secs(1), retries),
-        ),
-        (None, Some(Some(policy))) => ("retry_policy", policy.schedule()?),
+        (Some(retries), None) => {
+            let retry = Retry {
+                max_retries: Some(retries),
+                ..Retry::default()
+            };
+            ("retries", retry)
+        }
+        (None, Some(Some(retry))) => ("retry_policy", retry),
     };
-    schedule
+    retry
         .check()
         .map_err(|error| Problem::field(field, error.to_string()))?;
-    Ok(Some(Some(schedule)))
+    Ok(Some(Some(retry)))
 }
 
-impl RetryPolicy {
-    fn schedule(self) -> Result<Schedule> {
-        let jitter = self.jitter.unwrap_or(0.0);
-        let rule = self.max_retries.is_some()
-            || self.retry_delay.is_some()
-            || self.factor.is_some()
-            || self.cap.is_some();
-        let pauses = match (self.delays, rule) {
-            (Some(delays), false) => Pauses::Delays(delays),
-            (None, true) => Pauses::Exponential {
-                first: self.retry_delay.unwrap_or(5_000),
-                factor: self.factor.unwrap_or(2.0),
-                cap: self.cap.unwrap_or(MAX_DELAY.as_millis() as u64),
-                retries: self.max_retries.unwrap_or(3),
-            },
-            _ => {
-                return Err(Problem::field(
-                    "retry_policy",
-                    format!(
-                        "must have either `delays` (ms, at most {}) or `max_retries` and `retry_delay` (ms)",
-                        MAX_ATTEMPTS - 1
-                    ),
-                ));
-            }
-        };
-        Ok(Schedule { pauses, jitter })
+/// So many in any period. A number stands for that many a second.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimit {
+    /// At most so many.
+    #[schema(minimum = 1, maximum = 100_000_000, example = 1000)]
+    limit: u32,
+    /// In any such period.
+    per: Period,
+}
+
+impl RateLimit {
+    /// Of a rate as it is stored.
+    pub fn of(rate: Rate) -> Self {
+        let periods = [Period::Second, Period::Minute, Period::Hour].into_iter();
+        let mut periods = periods.filter(|per| per.seconds() == rate.period.as_secs());
+        Self {
+            limit: rate.limit,
+            // The table's CHECK has no fourth.
+            per: periods.next().unwrap_or(Period::Hour),
+        }
     }
+}
+
+/// A rate limit's period.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Period {
+    /// A second.
+    Second,
+    /// A minute.
+    Minute,
+    /// An hour.
+    Hour,
+}
+
+impl Period {
+    fn seconds(self) -> u64 {
+        match self {
+            Self::Second => 1,
+            Self::Minute => 60,
+            Self::Hour => 3600,
+        }
+    }
+}
+
+fn rate(form: Value) -> Result<Rate> {
+    let form = match form {
+        Value::Number(limit) => json!({ "limit": limit, "per": "second" }),
+        form => form,
+    };
+    let RateLimit { limit, per } = serde_json::from_value(form).map_err(|error| {
+        let forms = "must be deliveries a second, or have `limit` and `per` (second, minute, hour)";
+        Problem::field("rate_limit", format!("{forms}: {error}"))
+    })?;
+    if !(1..=MAX_RATE).contains(&limit) {
+        return Err(Problem::field(
+            "rate_limit",
+            format!("must be between 1 and {MAX_RATE}"),
+        ));
+    }
+    Ok(Rate {
+        limit,
+        period: Duration::from_secs(per.seconds()),
+    })
+}
+
+/// `status` as Corp Astro's clients send it.
+#[derive(Clone, Copy, PartialEq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum StatusForm {
+    Active,
+    Inactive,
+}
+
+/// What signs a webhook's deliveries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Signing {
+    /// The secret.
+    Hmac,
+    /// The secret, and a key whose public half is published.
+    Ed25519,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -355,7 +433,9 @@ fn one_or_many<'de, D: Deserializer<'de>>(
 }
 
 /// Tells `null` (`Some(None)`) from what is missing (`None`).
-fn present<'de, D, T>(deserializer: D) -> std::result::Result<Option<Option<T>>, D::Error>
+pub(super) fn present<'de, D, T>(
+    deserializer: D,
+) -> std::result::Result<Option<Option<T>>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
@@ -365,8 +445,6 @@ where
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn check(body: Value) -> Result<Checked> {
@@ -389,31 +467,30 @@ mod tests {
 
     #[test]
     fn retries_come_in_three_forms() {
-        let millis = |checked: Checked| {
-            let schedule = checked.retry.unwrap().unwrap();
-            (1..)
-                .map_while(|n| schedule.pause_after(n, 0.0))
-                .map(|p| p.as_millis())
-                .collect::<Vec<_>>()
-        };
+        let said = |body| check(body).unwrap().retry.unwrap().unwrap();
+        assert_eq!(said(json!({"retries": 3})).max_retries, Some(3));
+        let retry = said(json!({"retryPolicy": {"maxRetries": 2, "retryDelay": 5000}}));
         assert_eq!(
-            millis(check(json!({"retries": 3})).unwrap()),
-            [1_000, 2_000, 4_000]
+            (retry.max_retries, retry.retry_delay),
+            (Some(2), Some(5000))
         );
-        let policy = json!({"retryPolicy": {"maxRetries": 2, "retryDelay": 5000}});
-        assert_eq!(millis(check(policy).unwrap()), [5_000, 10_000]);
-        assert_eq!(
-            millis(check(json!({"retry_policy": {"delays": [1, 2]}})).unwrap()),
-            [1, 2]
-        );
-        assert!(
-            check(json!({"retry_policy": null}))
-                .unwrap()
-                .retry
-                .unwrap()
-                .is_none()
-        );
+        let retry = said(json!({"retry_policy": {"delays": [1, 2]}}));
+        assert_eq!(retry.delays, Some(vec![1, 2]));
+        let none = check(json!({"retry_policy": null})).unwrap().retry;
+        assert_eq!(none, Some(None));
         assert!(check(json!({})).unwrap().retry.is_none());
+    }
+
+    #[test]
+    fn a_rate_is_a_number_a_second_or_of_a_period() {
+        let rate = |body| check(json!({"rate_limit": body})).unwrap().rate.unwrap();
+        let of = |limit, seconds| {
+            let period = Duration::from_secs(seconds);
+            Some(Rate { limit, period })
+        };
+        assert_eq!(rate(json!(5)), of(5, 1));
+        assert_eq!(rate(json!({"limit": 1000, "per": "hour"})), of(1000, 3600));
+        assert_eq!(rate(Value::Null), None);
     }
 
     #[test]
@@ -449,6 +526,12 @@ mod tests {
                 json!({"headers": {"a b": "x"}}),
                 ["headers.a b", "header name"],
             ),
+            (json!({"rate_limit": 0}), ["rate_limit", "1 and 100000000"]),
+            (
+                json!({"rate_limit": {"limit": 1, "per": "day"}}),
+                ["rate_limit", "limit"],
+            ),
+            (json!({"signing": "rsa"}), ["ed25519", "rsa"]),
             (json!({"dialect": "klingon"}), ["dialect", "klingon"]),
             (
                 json!({"metadata": {"a": "x".repeat(5000)}}),

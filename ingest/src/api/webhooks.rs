@@ -3,18 +3,20 @@
 //! The secret is generated unless given, shown once, masked ever after. What is
 //! changed is in force when the answer is sent: ingest looks at the catalogue's
 //! revision before every batch, dispatchers within a second.
+//!
+//! Answers carry an ETag; a change that sends it in `If-Match` happens only if
+//! nobody else's came between.
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use serde_json::{Value, json};
 use shared::ids::{Tenant, WebhookId};
-use shared::retry::Schedule;
-use shared::webhook::{Secret, Status, Webhook, seal_context};
-use std::collections::BTreeMap;
-use tokio_postgres::Row;
+use shared::secret::{Secret, SigningKey};
+use shared::webhook::{Rate, Status, seal_context};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -23,8 +25,8 @@ use super::auth::{Managing, Reading};
 use super::event_types::check_known;
 use super::problem::{Problem, Result};
 use super::request::{Body, Id, Page, Parameters};
-use super::timestamp::Timestamp;
-use super::webhook_form::{Checked, Form};
+use super::webhook_form::{Checked, Form, Signing};
+use super::webhook_shown::{COLUMNS, Shown, find};
 use super::{Api, Shared};
 
 /// `/api/v1/webhooks…`, also `/api/webhooks…`
@@ -32,74 +34,6 @@ pub fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(list, create))
         .routes(routes!(show, replace, update, delete))
-}
-
-/// A tenant's subscription.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Webhook)]
-struct Shown {
-    id: WebhookId,
-    /// Where deliveries go.
-    #[schema(example = "https://example.com/hooks")]
-    url: String,
-    /// Patterns of event types.
-    #[schema(example = json!(["order.*"]))]
-    events: Vec<String>,
-    description: String,
-    /// Whether it gets deliveries.
-    active: bool,
-    /// `active`, `inactive` (switched off by its owner) or `disabled` (by Posthorn).
-    #[schema(example = "active")]
-    status: &'static str,
-    /// Why Posthorn disabled it.
-    #[schema(required)]
-    disabled_reason: Option<String>,
-    /// Whole when it was just made, masked ever after.
-    #[schema(example = "whsec_…ab12")]
-    secret: String,
-    /// Sent with every delivery; the values are not shown.
-    #[schema(example = json!({"X-Api-Key": "…"}))]
-    headers: BTreeMap<String, &'static str>,
-    /// Which events it wants.
-    #[schema(required, value_type = Option<Object>, example = json!({"total": {"$gte": 10}}))]
-    filters: Option<Value>,
-    /// In milliseconds; `null`: the dialect's.
-    #[schema(required, example = 30_000)]
-    timeout: Option<u64>,
-    #[schema(required)]
-    retry_policy: Option<RetryPolicy>,
-    /// `null`: the tenant's.
-    #[schema(required, example = "standard")]
-    dialect: Option<String>,
-    /// For programs.
-    #[schema(value_type = Object)]
-    metadata: Value,
-    created_at: Timestamp,
-    /// The same as `created_at`.
-    #[serde(rename = "createdAt")]
-    created_at_too: Timestamp,
-    updated_at: Timestamp,
-    /// When an event last matched it.
-    #[serde(rename = "lastTriggered")]
-    #[schema(required)]
-    last_triggered: Option<Timestamp>,
-}
-
-/// When a delivery is tried again, in milliseconds: `delays`, or the others.
-#[derive(Serialize, ToSchema)]
-#[schema(as = WebhookRetryPolicy)]
-#[serde(untagged)]
-enum RetryPolicy {
-    /// A list.
-    Delays { delays: Vec<u64>, jitter: f64 },
-    /// A rule.
-    Exponential {
-        max_retries: u16,
-        retry_delay: u64,
-        factor: f64,
-        cap: u64,
-        jitter: f64,
-    },
 }
 
 /// A page of webhooks.
@@ -111,11 +45,14 @@ struct WebhookPage {
     next_cursor: Option<String>,
 }
 
-/// Webhooks with what is shown of them besides.
-const COLUMNS: &str = "w.id, w.tenant, w.url, w.patterns, w.filter, w.dialect, w.secret, \
-    w.previous_secret, w.previous_secret_until, w.headers, w.timeout_ms, w.retry, w.status, \
-    w.description, w.metadata, w.disabled_reason, w.created_at, w.updated_at, \
-    (SELECT id FROM deliveries WHERE webhook_id = w.id ORDER BY id DESC LIMIT 1) AS last_delivery";
+/// A webhook with its ETag.
+struct Tagged(StatusCode, Shown);
+
+impl IntoResponse for Tagged {
+    fn into_response(self) -> Response {
+        (self.0, [(header::ETAG, self.1.etag())], Json(self.1)).into_response()
+    }
+}
 
 /// Create a webhook
 ///
@@ -133,7 +70,7 @@ async fn create(
     acting: Managing,
     State(api): State<Shared>,
     Body(form): Body<Form>,
-) -> Result<(StatusCode, Json<Shown>)> {
+) -> Result<Tagged> {
     let checked = form.check(&api.destinations, &api.dialects)?;
     let url = checked
         .url
@@ -142,13 +79,14 @@ async fn create(
         .events
         .ok_or_else(|| Problem::field("events", "is missing"))?;
     check_known(&api, &acting.tenant, &events).await?;
+    let dialect = checked.dialect.flatten();
+    let signs_with_key = checked.signing == Some(Signing::Ed25519);
+    if signs_with_key {
+        check_takes_keys(&api, &acting.tenant, dialect.as_deref())?;
+    }
     let secret = checked.secret.unwrap_or_else(Secret::generate);
     let id = WebhookId::generate();
-    let status = if checked.active.unwrap_or(true) {
-        Status::Active
-    } else {
-        Status::Inactive
-    };
+    let rate = Columns::of(checked.rate.flatten());
 
     let mut client = api.pool.get().await?;
     let transaction = client.transaction().await?;
@@ -157,8 +95,9 @@ async fn create(
         .execute(
             "-- create_webhook\n\
              INSERT INTO webhooks (id, tenant, url, description, patterns, filter, dialect, secret, \
-                 headers, timeout_ms, retry, metadata, status, revision) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0)",
+                 signing_key, headers, timeout_ms, retry, rate_limit, rate_period_s, debug_mode, \
+                 metadata, status, revision) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, 0)",
             &[
                 &id,
                 &acting.tenant,
@@ -166,13 +105,17 @@ async fn create(
                 &checked.description.unwrap_or_default(),
                 &events,
                 &checked.filters.flatten(),
-                &checked.dialect.flatten(),
-                &api.keys.seal(&seal_context(id, "secret"), secret.expose().as_bytes()),
+                &dialect,
+                &seal_secret(&api, id, &secret),
+                &signs_with_key.then(|| seal_key(&api, id, &SigningKey::generate())),
                 &checked.headers.map(|headers| seal_headers(&api, id, &headers)),
                 &checked.timeout.flatten(),
-                &checked.retry.flatten().map(|schedule| json!(schedule)),
+                &checked.retry.flatten().map(|retry| json!(retry)),
+                &rate.limit,
+                &rate.period_s,
+                &checked.debug_mode.unwrap_or(false),
                 &Value::Object(checked.metadata.unwrap_or_default()),
-                &status.as_str(),
+                &status(checked.active.unwrap_or(true)).as_str(),
             ],
         )
         .await?;
@@ -183,7 +126,30 @@ async fn create(
     let mut webhook = find(&api, &acting.tenant, id).await?;
     // The one time that it is shown.
     secret.expose().clone_into(&mut webhook.secret);
-    Ok((StatusCode::CREATED, Json(webhook)))
+    Ok(Tagged(StatusCode::CREATED, webhook))
+}
+
+fn status(active: bool) -> Status {
+    if active {
+        Status::Active
+    } else {
+        Status::Inactive
+    }
+}
+
+/// A rate limit's two columns.
+struct Columns {
+    limit: Option<i32>,
+    period_s: Option<i32>,
+}
+
+impl Columns {
+    fn of(rate: Option<Rate>) -> Self {
+        Self {
+            limit: rate.map(|rate| rate.limit as i32),
+            period_s: rate.map(|rate| rate.period.as_secs() as i32),
+        }
+    }
 }
 
 /// Refuses if the tenant has as many webhooks as it may. Holds the tenant's row,
@@ -214,11 +180,36 @@ async fn check_room(
     Ok(())
 }
 
+/// Refuses a key that the dialect has no place for.
+fn check_takes_keys(api: &Api, tenant: &Tenant, dialect: Option<&str>) -> Result<()> {
+    let tenants = api.subscriptions.dialect(tenant);
+    let name = dialect.map(str::to_owned).or(tenants).unwrap_or_default();
+    match api.dialects.get(&name) {
+        Some(dialect) if dialect.takes_signing_keys() => Ok(()),
+        _ => Err(Problem::field(
+            "signing",
+            format!("can't be `ed25519` in the dialect `{name}`, which has no place for it"),
+        )),
+    }
+}
+
+/// A secret as its column has it.
+pub fn seal_secret(api: &Api, id: WebhookId, secret: &Secret) -> Vec<u8> {
+    let context = seal_context(id, "secret");
+    api.keys.seal(&context, secret.expose().as_bytes())
+}
+
+/// A signing key as its column has it.
+pub fn seal_key(api: &Api, id: WebhookId, key: &SigningKey) -> Vec<u8> {
+    let context = seal_context(id, "signing key");
+    api.keys
+        .seal(&context, key.expose().expose_secret().as_bytes())
+}
+
 fn seal_headers(api: &Api, id: WebhookId, headers: &[(String, String)]) -> Vec<u8> {
-    api.keys.seal(
-        &seal_context(id, "headers"),
-        json!(headers).to_string().as_bytes(),
-    )
+    let context = seal_context(id, "headers");
+    api.keys
+        .seal(&context, json!(headers).to_string().as_bytes())
 }
 
 /// List webhooks
@@ -266,32 +257,32 @@ async fn list(
     params(("id" = WebhookId, Path)),
     responses((status = 200, description = "The webhook.", body = Shown)),
 )]
-async fn show(
-    acting: Reading,
-    State(api): State<Shared>,
-    Id(id): Id<WebhookId>,
-) -> Result<Json<Shown>> {
-    find(&api, &acting.tenant, id).await.map(Json)
+async fn show(acting: Reading, State(api): State<Shared>, Id(id): Id<WebhookId>) -> Result<Tagged> {
+    let webhook = find(&api, &acting.tenant, id).await?;
+    Ok(Tagged(StatusCode::OK, webhook))
 }
 
-async fn find(api: &Api, tenant: &Tenant, id: WebhookId) -> Result<Shown> {
-    let client = api.pool.get().await?;
-    let statement = client
-        .prepare_cached(&format!(
-            "-- show_webhook\n\
-             SELECT {COLUMNS} FROM webhooks w \
-             WHERE w.id = $1 AND w.tenant = $2 AND w.status <> 'deleted'"
-        ))
-        .await?;
-    let row = client
-        .query_opt(&statement, &[&id, tenant])
-        .await?
-        .ok_or_else(|| unknown(id))?;
-    Shown::of(api, &row)
+/// The revision that `If-Match` insists on; none if any will do.
+fn expected_revision(headers: &HeaderMap) -> Result<Option<i64>> {
+    let Some(value) = headers.get(header::IF_MATCH) else {
+        return Ok(None);
+    };
+    let text = value.to_str().unwrap_or_default().trim();
+    if text == "*" {
+        return Ok(None);
+    }
+    let revision = text
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'))
+        .and_then(|text| text.parse().ok());
+    // An ETag that this webhook never had matches nothing.
+    revision.map(Some).ok_or_else(changed_meanwhile)
 }
 
-fn unknown(id: WebhookId) -> Problem {
-    Problem::not_found(format!("there is no webhook {id}"))
+fn changed_meanwhile() -> Problem {
+    Problem::precondition_failed(
+        "the webhook is not in the state that `If-Match` names: read it again",
+    )
 }
 
 /// Change a webhook
@@ -301,17 +292,24 @@ fn unknown(id: WebhookId) -> Problem {
 #[utoipa::path(
     put, path = "/{id}", operation_id = "put_webhook", tag = "webhooks",
     security(("token" = ["manager"])),
-    params(("id" = WebhookId, Path)),
+    params(
+        ("id" = WebhookId, Path),
+        ("If-Match" = Option<String>, Header, description = "The ETag of the state to be changed."),
+    ),
     request_body = Form,
-    responses((status = 200, description = "The webhook as it is now.", body = Shown)),
+    responses(
+        (status = 200, description = "The webhook as it is now.", body = Shown),
+        (status = 412, description = "It has changed since `If-Match`."),
+    ),
 )]
 async fn replace(
     acting: Managing,
     api: State<Shared>,
     id: Id<WebhookId>,
+    headers: HeaderMap,
     form: Body<Form>,
-) -> Result<Json<Shown>> {
-    update(acting, api, id, form).await
+) -> Result<Tagged> {
+    update(acting, api, id, headers, form).await
 }
 
 /// Change a webhook
@@ -320,42 +318,23 @@ async fn replace(
 #[utoipa::path(
     patch, path = "/{id}", operation_id = "patch_webhook", tag = "webhooks",
     security(("token" = ["manager"])),
-    params(("id" = WebhookId, Path)),
+    params(
+        ("id" = WebhookId, Path),
+        ("If-Match" = Option<String>, Header, description = "The ETag of the state to be changed."),
+    ),
     request_body = Form,
-    responses((status = 200, description = "The webhook as it is now.", body = Shown)),
+    responses(
+        (status = 200, description = "The webhook as it is now.", body = Shown),
+        (status = 412, description = "It has changed since `If-Match`."),
+    ),
 )]
 async fn update(
     acting: Managing,
     State(api): State<Shared>,
     Id(id): Id<WebhookId>,
+    headers: HeaderMap,
     Body(form): Body<Form>,
-) -> Result<Json<Shown>> {
-    let checked = form.check(&api.destinations, &api.dialects)?;
-    if let Some(events) = &checked.events {
-        check_known(&api, &acting.tenant, events).await?;
-    }
-    let client = api.pool.get().await?;
-    // The pairs say whether to change and to what: NULL is a value of its own.
-    let statement = client
-        .prepare_cached(
-            "-- update_webhook\n\
-             UPDATE webhooks SET \
-                 url = coalesce($3, url), \
-                 patterns = coalesce($4, patterns), \
-                 secret = coalesce($5, secret), \
-                 description = coalesce($6, description), \
-                 status = coalesce($7, status), \
-                 disabled_reason = CASE WHEN $7 IS NULL THEN disabled_reason END, \
-                 headers = coalesce($8, headers), \
-                 metadata = coalesce($9, metadata), \
-                 filter = CASE WHEN $10 THEN $11 ELSE filter END, \
-                 timeout_ms = CASE WHEN $12 THEN $13 ELSE timeout_ms END, \
-                 retry = CASE WHEN $14 THEN $15 ELSE retry END, \
-                 dialect = CASE WHEN $16 THEN $17 ELSE dialect END, \
-                 updated_at = now() \
-             WHERE id = $1 AND tenant = $2 AND status <> 'deleted'",
-        )
-        .await?;
+) -> Result<Tagged> {
     let Checked {
         url,
         events,
@@ -363,52 +342,102 @@ async fn update(
         description,
         active,
         filters,
-        headers,
+        headers: sent,
         timeout,
         retry,
+        rate,
+        debug_mode,
+        signing,
         dialect,
         metadata,
-    } = checked;
-    let status = active.map(|active| {
-        if active {
-            Status::Active
-        } else {
-            Status::Inactive
-        }
-    });
+    } = form.check(&api.destinations, &api.dialects)?;
+    if let Some(events) = &events {
+        check_known(&api, &acting.tenant, events).await?;
+    }
+    let expected = expected_revision(&headers)?;
+    if signing == Some(Signing::Ed25519) {
+        let own = match &dialect {
+            Some(dialect) => dialect.clone(),
+            None => find(&api, &acting.tenant, id).await?.dialect,
+        };
+        check_takes_keys(&api, &acting.tenant, own.as_deref())?;
+    }
+    let columns = Columns::of(rate.flatten());
+    let client = api.pool.get().await?;
+    // The pairs say whether to change and to what: NULL is a value of its own.
+    let statement = client
+        .prepare_cached(
+            "-- update_webhook\n\
+             UPDATE webhooks SET \
+                 url = coalesce($4, url), \
+                 patterns = coalesce($5, patterns), \
+                 secret = coalesce($6, secret), \
+                 description = coalesce($7, description), \
+                 status = coalesce($8, status), \
+                 disabled_reason = CASE WHEN $8 IS NULL THEN disabled_reason END, \
+                 headers = coalesce($9, headers), \
+                 metadata = coalesce($10, metadata), \
+                 debug_mode = coalesce($11, debug_mode), \
+                 filter = CASE WHEN $12 THEN $13 ELSE filter END, \
+                 timeout_ms = CASE WHEN $14 THEN $15 ELSE timeout_ms END, \
+                 retry = CASE WHEN $16 THEN $17 ELSE retry END, \
+                 dialect = CASE WHEN $18 THEN $19 ELSE dialect END, \
+                 rate_limit = CASE WHEN $20 THEN $21 ELSE rate_limit END, \
+                 rate_period_s = CASE WHEN $20 THEN $22 ELSE rate_period_s END, \
+                 signing_key = CASE WHEN $23 THEN $24 ELSE coalesce(signing_key, $24) END, \
+                 previous_signing_key = CASE WHEN NOT $23 THEN previous_signing_key END, \
+                 updated_at = now() \
+             WHERE id = $1 AND tenant = $2 AND status <> 'deleted' \
+               AND ($3::int8 IS NULL OR revision = $3)",
+        )
+        .await?;
     let changed = client
         .execute(
             &statement,
             &[
                 &id,
                 &acting.tenant,
+                &expected,
                 &url,
                 &events,
-                &secret.map(|s| {
-                    api.keys
-                        .seal(&seal_context(id, "secret"), s.expose().as_bytes())
-                }),
+                &secret.map(|secret| seal_secret(&api, id, &secret)),
                 &description,
-                &status.map(Status::as_str),
-                &headers.map(|headers| seal_headers(&api, id, &headers)),
+                &active.map(status).map(Status::as_str),
+                &sent.map(|headers| seal_headers(&api, id, &headers)),
                 &metadata.map(Value::Object),
+                &debug_mode,
                 &filters.is_some(),
                 &filters.flatten(),
                 &timeout.is_some(),
                 &timeout.flatten(),
                 &retry.is_some(),
-                &retry.flatten().map(|schedule| json!(schedule)),
+                &retry.flatten().map(|retry| json!(retry)),
                 &dialect.is_some(),
                 &dialect.flatten(),
+                &rate.is_some(),
+                &columns.limit,
+                &columns.period_s,
+                &(signing == Some(Signing::Hmac)),
+                &(signing == Some(Signing::Ed25519))
+                    .then(|| seal_key(&api, id, &SigningKey::generate())),
             ],
         )
         .await?;
     drop(client);
     if changed == 0 {
-        return Err(unknown(id));
+        return Err(refusal(&api, &acting.tenant, id).await);
     }
     api.feed.refresh().await?;
-    find(&api, &acting.tenant, id).await.map(Json)
+    let webhook = find(&api, &acting.tenant, id).await?;
+    Ok(Tagged(StatusCode::OK, webhook))
+}
+
+/// Why nothing was changed.
+async fn refusal(api: &Api, tenant: &Tenant, id: WebhookId) -> Problem {
+    match find(api, tenant, id).await {
+        Ok(_) => changed_meanwhile(),
+        Err(problem) => problem,
+    }
 }
 
 /// Delete a webhook
@@ -417,93 +446,40 @@ async fn update(
 #[utoipa::path(
     delete, path = "/{id}", operation_id = "delete_webhook", tag = "webhooks",
     security(("token" = ["manager"])),
-    params(("id" = WebhookId, Path)),
-    responses((status = 204, description = "It is gone.")),
+    params(
+        ("id" = WebhookId, Path),
+        ("If-Match" = Option<String>, Header, description = "The ETag of the state to be deleted."),
+    ),
+    responses(
+        (status = 204, description = "It is gone."),
+        (status = 412, description = "It has changed since `If-Match`."),
+    ),
 )]
 async fn delete(
     acting: Managing,
     State(api): State<Shared>,
     Id(id): Id<WebhookId>,
+    headers: HeaderMap,
 ) -> Result<StatusCode> {
+    let expected = expected_revision(&headers)?;
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(
             "-- delete_webhook\n\
              UPDATE webhooks SET status = 'deleted', disabled_reason = NULL, secret = '', \
-                 previous_secret = NULL, previous_secret_until = NULL, headers = NULL, updated_at = now() \
-             WHERE id = $1 AND tenant = $2 AND status <> 'deleted'",
+                 previous_secret = NULL, previous_secret_until = NULL, signing_key = NULL, \
+                 previous_signing_key = NULL, headers = NULL, updated_at = now() \
+             WHERE id = $1 AND tenant = $2 AND status <> 'deleted' \
+               AND ($3::int8 IS NULL OR revision = $3)",
         )
         .await?;
-    let deleted = client.execute(&statement, &[&id, &acting.tenant]).await?;
+    let deleted = client
+        .execute(&statement, &[&id, &acting.tenant, &expected])
+        .await?;
     drop(client);
     if deleted == 0 {
-        return Err(unknown(id));
+        return Err(refusal(&api, &acting.tenant, id).await);
     }
     api.feed.refresh().await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-impl Shown {
-    fn of(api: &Api, row: &Row) -> Result<Self> {
-        let webhook = Webhook::read(row, &api.keys)
-            .map_err(|error| Problem::from(anyhow::Error::new(error)))?;
-        let created_at = row.get("created_at");
-        let last_delivery = row.get::<_, Option<shared::ids::DeliveryId>>("last_delivery");
-        let headers = webhook
-            .headers
-            .iter()
-            .map(|(name, value)| (name.clone(), mask_header(value.expose_secret())))
-            .collect();
-        Ok(Self {
-            id: webhook.id,
-            events: webhook.patterns,
-            description: row.get("description"),
-            active: webhook.status == Status::Active,
-            status: webhook.status.as_str(),
-            disabled_reason: row.get("disabled_reason"),
-            secret: webhook.secrets.current().masked(),
-            headers,
-            filters: webhook.filter,
-            timeout: webhook.timeout.map(|timeout| timeout.as_millis() as u64),
-            retry_policy: webhook.retry.as_ref().map(RetryPolicy::of),
-            dialect: webhook.dialect,
-            metadata: row.get("metadata"),
-            created_at,
-            created_at_too: created_at,
-            updated_at: row.get("updated_at"),
-            last_triggered: last_delivery.map(|id| Timestamp(id.accepted_at())),
-            url: webhook.url,
-        })
-    }
-}
-
-impl RetryPolicy {
-    /// A schedule in the words it is given in.
-    fn of(schedule: &Schedule) -> Self {
-        use shared::retry::Pauses;
-        let jitter = schedule.jitter;
-        match &schedule.pauses {
-            Pauses::Delays(delays) => Self::Delays {
-                delays: delays.clone(),
-                jitter,
-            },
-            &Pauses::Exponential {
-                first,
-                factor,
-                cap,
-                retries,
-            } => Self::Exponential {
-                max_retries: retries,
-                retry_delay: first,
-                factor,
-                cap,
-                jitter,
-            },
-        }
-    }
-}
-
-/// Header values may be credentials: only that there is one is shown.
-fn mask_header(value: &str) -> &'static str {
-    if value.is_empty() { "" } else { "…" }
 }

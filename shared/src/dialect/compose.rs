@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use super::policy::Policy;
 use super::template::{Field, Template};
 use super::{Message, Wire, javascript};
-use crate::webhook::{Secret, Secrets};
+use crate::secret::{Secret, Secrets};
 
 /// How deliveries look, and what follows from answers: a file, read and checked.
 #[derive(Debug, Clone)]
@@ -76,6 +76,8 @@ pub(super) struct Signature {
     pub(super) name: String,
     pub(super) signs: Template<Signed>,
     pub(super) encoding: Template<Digest>,
+    /// How the signatures of ed25519 keys are written, if they are.
+    pub(super) ed25519: Option<Template<Digest>>,
     pub(super) key: Key,
     pub(super) secrets: Signing,
 }
@@ -176,6 +178,14 @@ impl Dialect {
             body: body.text.into_bytes(),
             headers,
         }
+    }
+
+    /// Whether it has a place for the signature of an ed25519 key.
+    #[must_use]
+    pub fn takes_signing_keys(&self) -> bool {
+        self.signatures
+            .iter()
+            .any(|signature| signature.ed25519.is_some())
     }
 
     /// The body's member that holds a signature, and which.
@@ -295,19 +305,27 @@ impl Composer<'_> {
                 Key::Text => hmac_sha256(secret.expose().as_bytes(), signed.as_bytes()),
                 Key::Whsec => hmac_sha256(secret.key().expose_secret(), signed.as_bytes()),
             };
-            signature.encoding.render(|digest| match digest {
-                Digest::Hex => hex::encode(mac),
-                Digest::Base64 => BASE64.encode(mac),
-            })
+            encode(&signature.encoding, &mac)
         };
         match signature.secrets {
             Signing::Current => one(self.secrets.current()),
             Signing::All => {
-                let all: Vec<_> = self.secrets.signing(self.now).map(one).collect();
+                let mut all: Vec<_> = self.secrets.signing(self.now).map(one).collect();
+                if let Some(encoding) = &signature.ed25519 {
+                    let keys = self.secrets.signing_keys(self.now);
+                    all.extend(keys.map(|key| encode(encoding, &key.sign(signed.as_bytes()))));
+                }
                 all.join(" ")
             }
         }
     }
+}
+
+fn encode(encoding: &Template<Digest>, signature: &[u8]) -> String {
+    encoding.render(|digest| match digest {
+        Digest::Hex => hex::encode(signature),
+        Digest::Base64 => BASE64.encode(signature),
+    })
 }
 
 /// `"name":`, after a comma unless it is the first.

@@ -12,7 +12,7 @@
 //! | `timeout`, `max_age` | durations: `500ms`, `10s`, `5m`, `2h`, `7d` |
 //! | `body` | its members in order: texts, numbers, booleans, tables; `{data}` alone is the event's data; the key `...` with `{attributes}` takes CloudEvents attributes in |
 //! | `headers` | texts |
-//! | `signatures.<name>` | `signs` and `encoding` (texts), `key` (`text` or `whsec`), `secrets` (`current` or `all`) |
+//! | `signatures.<name>` | `signs` and `encoding` (texts), `key` (`text` or `whsec`), `secrets` (`current` or `all`), `ed25519` (how signatures of keys are written) |
 //! | `retry` | `delays`, or `first`, `factor`, `cap`, `retries`; `jitter` |
 //! | `answers` | lists of statuses: `success`, `stop`, `disable` |
 
@@ -515,36 +515,50 @@ fn signatures(section: Section, body: &[Member]) -> Result<Vec<Signature>> {
         let signs = Template::parse(&signs, |field| signed(field, body))
             .map_err(|reason| section.invalid("signs", reason))?;
         let encoding = section.required_text("encoding")?;
-        let encoding = Template::parse(&encoding, |field| match field {
-            "hex" => Ok(Digest::Hex),
-            "base64" => Ok(Digest::Base64),
-            _ => Err(format!("names `{field}`; there is hex and base64")),
-        })
-        .map_err(|reason| section.invalid("encoding", reason))?;
-        if encoding.fields().count() != 1 {
-            return Err(section.invalid("encoding", "must have one of `{hex}` and `{base64}`"));
-        }
-        if encoding
-            .literals()
-            .any(|text| HeaderValue::from_str(text).is_err())
-        {
-            return Err(section.invalid("encoding", "has characters that a header can't have"));
-        }
+        let encoding = digest(&encoding).map_err(|reason| section.invalid("encoding", reason))?;
+        let ed25519 = section.text("ed25519")?;
+        let ed25519 = ed25519
+            .map(|text| digest(&text))
+            .transpose()
+            .map_err(|reason| section.invalid("ed25519", reason))?;
         let key = section.one_of("key", &[("text", Key::Text), ("whsec", Key::Whsec)])?;
         let secrets = section.one_of(
             "secrets",
             &[("current", Signing::Current), ("all", Signing::All)],
         )?;
+        if ed25519.is_some() && secrets != Some(Signing::All) {
+            return Err(section.invalid("ed25519", "needs `secrets = \"all\"`: it joins a list"));
+        }
         section.finish()?;
         signatures.push(Signature {
             name,
             signs,
             encoding,
+            ed25519,
             key: key.unwrap_or(Key::Text),
             secrets: secrets.unwrap_or(Signing::Current),
         });
     }
     Ok(signatures)
+}
+
+/// How a signature is written: `sha256={hex}`.
+fn digest(text: &str) -> std::result::Result<Template<Digest>, String> {
+    let template = Template::parse(text, |field| match field {
+        "hex" => Ok(Digest::Hex),
+        "base64" => Ok(Digest::Base64),
+        _ => Err(format!("names `{field}`; there is hex and base64")),
+    })?;
+    if template.fields().count() != 1 {
+        return Err("must have one of `{hex}` and `{base64}`".to_owned());
+    }
+    if template
+        .literals()
+        .any(|text| HeaderValue::from_str(text).is_err())
+    {
+        return Err("has characters that a header can't have".to_owned());
+    }
+    Ok(template)
 }
 
 fn signed(name: &str, body: &[Member]) -> std::result::Result<Signed, String> {

@@ -212,7 +212,7 @@ mod tests {
     use time::macros::datetime;
 
     use super::*;
-    use crate::webhook::{Secret, Secrets};
+    use crate::secret::{Secret, Secrets, SigningKey};
 
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     const EVENT_AT: OffsetDateTime = datetime!(2026-11-22 10:00:00.5 UTC);
@@ -237,7 +237,7 @@ mod tests {
             webhook_id: WebhookId::from_uuid(uuid),
             delivery_id: DeliveryId::from_uuid(uuid),
         };
-        let secrets = Secrets::of(Secret::parse(SECRET).unwrap());
+        let secrets = Secrets::of(Secret::parse(SECRET).unwrap(), None);
         let dialects = Dialects::embedded();
         let wire = dialects
             .get(dialect)
@@ -298,6 +298,51 @@ mod tests {
             ("webhook-signature", &format!("v1,{mac}")),
         ];
         assert_eq!(sent, headers(&expected));
+    }
+
+    #[test]
+    fn an_ed25519_key_signs_beside_the_secret() {
+        let key = SigningKey::generate();
+        let uuid = uuid::Uuid::now_v7();
+        let message = Message {
+            event_id: &"evt-1".parse().unwrap(),
+            event_type: &"order.created".parse().unwrap(),
+            occurred_at: EVENT_AT,
+            data: "{}",
+            attributes: None,
+            tenant: &"acme".parse().unwrap(),
+            webhook_id: WebhookId::from_uuid(uuid),
+            delivery_id: DeliveryId::from_uuid(uuid),
+        };
+        let secrets = Secrets::of(Secret::parse(SECRET).unwrap(), Some(key.clone()));
+        for dialect in Dialects::embedded().iter() {
+            let wire = dialect.compose(&message, &secrets, SENT_AT);
+            let headers = wire.headers.iter();
+            let signatures: Vec<_> = headers
+                .filter_map(|(_, value)| value.to_str().unwrap().split_once(" v1a,"))
+                .collect();
+            assert_eq!(
+                !signatures.is_empty(),
+                dialect.takes_signing_keys(),
+                "{}",
+                dialect.name()
+            );
+            for (_, signature) in signatures {
+                let signed = [b"evt-1.1795341660.".as_slice(), &wire.body].concat();
+                ring::signature::UnparsedPublicKey::new(
+                    &ring::signature::ED25519,
+                    key.public_bytes(),
+                )
+                .verify(&signed, &BASE64.decode(signature).unwrap())
+                .unwrap();
+            }
+        }
+        let takes: Vec<_> = Dialects::embedded()
+            .iter()
+            .filter(|dialect| dialect.takes_signing_keys())
+            .map(|dialect| dialect.name().to_owned())
+            .collect();
+        assert_eq!(takes, ["cloudevents", "standard"]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use futures_util::future::{select_all, try_join_all};
 use harness::pair::{Pair, PairConfig};
 use harness::service::{Service, command};
 use shared::seal::fill_random;
-use shared::webhook::Secret;
+use shared::secret::Secret;
 use tokio::net::TcpListener;
 
 use crate::home::Home;

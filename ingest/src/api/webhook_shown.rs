@@ -1,0 +1,180 @@
+//! A webhook as the API shows it.
+
+use std::collections::BTreeMap;
+
+use axum::http::HeaderValue;
+use secrecy::ExposeSecret;
+use serde::Serialize;
+use serde_json::Value;
+use shared::ids::{DeliveryId, Tenant, WebhookId};
+use shared::retry::Retry;
+use shared::webhook::{Status, Webhook};
+use tokio_postgres::Row;
+use utoipa::ToSchema;
+
+use super::Api;
+use super::problem::{Problem, Result};
+use super::timestamp::Timestamp;
+use super::webhook_form::{RateLimit, Signing};
+
+/// A tenant's subscription.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Webhook)]
+pub struct Shown {
+    /// Its id.
+    pub id: WebhookId,
+    /// Where deliveries go.
+    #[schema(example = "https://example.com/hooks")]
+    url: String,
+    /// Patterns of event types.
+    #[schema(example = json!(["order.*"]))]
+    events: Vec<String>,
+    description: String,
+    /// Whether it gets deliveries.
+    active: bool,
+    /// `active`, `inactive` (switched off by its owner) or `disabled` (by Posthorn).
+    #[schema(example = "active")]
+    status: &'static str,
+    /// Why Posthorn disabled it.
+    #[schema(required)]
+    disabled_reason: Option<String>,
+    /// Whole when it was just made, masked ever after.
+    #[schema(example = "whsec_…ab12")]
+    pub secret: String,
+    /// Until when the secret before this one signs too.
+    #[schema(required)]
+    previous_secret_until: Option<Timestamp>,
+    /// What signs.
+    signing: Signing,
+    /// Of the key that signs, if one does: also at `/.well-known/webhook-keys/{id}`.
+    #[schema(required, example = "whpk_…")]
+    public_key: Option<String>,
+    /// Sent with every delivery; the values are not shown.
+    #[schema(example = json!({"X-Api-Key": "…"}))]
+    headers: BTreeMap<String, &'static str>,
+    /// Which events it wants.
+    #[schema(required, value_type = Option<Object>, example = json!({"total": {"$gte": 10}}))]
+    filters: Option<Value>,
+    /// In milliseconds; `null`: the dialect's.
+    #[schema(required, example = 30_000)]
+    timeout: Option<u64>,
+    /// What it says of retries; the rest is the dialect's.
+    #[schema(required)]
+    retry_policy: Option<Retry>,
+    /// At most so many attempts.
+    #[schema(required)]
+    rate_limit: Option<RateLimit>,
+    /// Whether requests and answers are kept whole.
+    debug_mode: bool,
+    /// `null`: the tenant's.
+    #[schema(required, example = "standard")]
+    pub dialect: Option<String>,
+    /// For programs.
+    #[schema(value_type = Object)]
+    metadata: Value,
+    created_at: Timestamp,
+    /// The same as `created_at`.
+    #[serde(rename = "createdAt")]
+    created_at_too: Timestamp,
+    updated_at: Timestamp,
+    /// When an event last matched it.
+    #[serde(rename = "lastTriggered")]
+    #[schema(required)]
+    last_triggered: Option<Timestamp>,
+    /// Which state of it this is: its ETag.
+    #[serde(skip)]
+    revision: i64,
+}
+
+/// What is read to show a webhook; with `w` for its table.
+pub const COLUMNS: &str = "w.id, w.tenant, w.url, w.patterns, w.filter, w.dialect, w.secret, \
+    w.previous_secret, w.previous_secret_until, w.signing_key, w.previous_signing_key, w.headers, \
+    w.timeout_ms, w.retry, w.rate_limit, w.rate_period_s, w.debug_mode, w.status, \
+    w.description, w.metadata, w.disabled_reason, w.created_at, w.updated_at, w.revision, \
+    (SELECT id FROM deliveries WHERE webhook_id = w.id ORDER BY id DESC LIMIT 1) AS last_delivery";
+
+impl Shown {
+    /// From its row.
+    ///
+    /// # Errors
+    /// If what is sealed in it doesn't open.
+    pub fn of(api: &Api, row: &Row) -> Result<Self> {
+        let webhook = Webhook::read(row, &api.keys)
+            .map_err(|error| Problem::from(anyhow::Error::new(error)))?;
+        let created_at = row.get("created_at");
+        let last_delivery = row.get::<_, Option<DeliveryId>>("last_delivery");
+        let key = webhook.secrets.signing_key();
+        let headers = webhook
+            .headers
+            .iter()
+            .map(|(name, value)| (name.clone(), mask_header(value.expose_secret())))
+            .collect();
+        Ok(Self {
+            id: webhook.id,
+            events: webhook.patterns,
+            description: row.get("description"),
+            active: webhook.status == Status::Active,
+            status: webhook.status.as_str(),
+            disabled_reason: row.get("disabled_reason"),
+            secret: webhook.secrets.current().masked(),
+            previous_secret_until: row.get("previous_secret_until"),
+            signing: if key.is_some() {
+                Signing::Ed25519
+            } else {
+                Signing::Hmac
+            },
+            public_key: key.map(|key| key.public_key()),
+            headers,
+            filters: webhook.filter,
+            timeout: webhook.timeout.map(|timeout| timeout.as_millis() as u64),
+            retry_policy: webhook.retry,
+            rate_limit: webhook.rate.map(RateLimit::of),
+            debug_mode: webhook.debug_mode,
+            dialect: webhook.dialect,
+            metadata: row.get("metadata"),
+            created_at,
+            created_at_too: created_at,
+            updated_at: row.get("updated_at"),
+            last_triggered: last_delivery.map(|id| Timestamp(id.accepted_at())),
+            revision: row.get("revision"),
+            url: webhook.url,
+        })
+    }
+
+    /// Its ETag (RFC 9110, section 8.8.3): changes with every change to it.
+    pub fn etag(&self) -> HeaderValue {
+        // Digits between quotes.
+        HeaderValue::from_str(&format!("\"{}\"", self.revision))
+            .unwrap_or(HeaderValue::from_static(""))
+    }
+}
+
+/// One webhook of a tenant's.
+///
+/// # Errors
+/// If there is none of that id.
+pub async fn find(api: &Api, tenant: &Tenant, id: WebhookId) -> Result<Shown> {
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(&format!(
+            "-- show_webhook\n\
+             SELECT {COLUMNS} FROM webhooks w \
+             WHERE w.id = $1 AND w.tenant = $2 AND w.status <> 'deleted'"
+        ))
+        .await?;
+    let row = client
+        .query_opt(&statement, &[&id, tenant])
+        .await?
+        .ok_or_else(|| unknown(id))?;
+    Shown::of(api, &row)
+}
+
+/// There is none, or it is another tenant's.
+pub fn unknown(id: WebhookId) -> Problem {
+    Problem::not_found(format!("there is no webhook {id}"))
+}
+
+/// Header values may be credentials: only that there is one is shown.
+fn mask_header(value: &str) -> &'static str {
+    if value.is_empty() { "" } else { "…" }
+}

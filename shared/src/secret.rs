@@ -1,0 +1,347 @@
+//! What signs deliveries: shared secrets, and ed25519 keys for receivers that
+//! can't keep one.
+//!
+//! Texts are those of Standard Webhooks: `whsec_` for a secret, `whsk_` for a
+//! private key, `whpk_` for the public one. Nothing here prints a secret.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use ring::signature::{Ed25519KeyPair, KeyPair};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use time::OffsetDateTime;
+
+use crate::seal::fill_random;
+
+/// The longest secret, in characters.
+pub const MAX_SECRET: usize = 256;
+/// The shortest secret, in characters.
+pub const MIN_SECRET: usize = 8;
+/// How Standard Webhooks marks a symmetric secret.
+const SECRET_PREFIX: &str = "whsec_";
+
+/// How Standard Webhooks marks a private key.
+const PRIVATE_PREFIX: &str = "whsk_";
+/// How Standard Webhooks marks a public key.
+const PUBLIC_PREFIX: &str = "whpk_";
+/// An ed25519 private key, in bytes (RFC 8032, section 5.1.5).
+const SEED: usize = 32;
+
+/// One signing secret.
+#[derive(Debug, Clone)]
+pub struct Secret(SecretString);
+
+/// A secret outside the bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadSecret {
+    /// Too short or too long, or not visible ASCII.
+    #[error("secret must be {MIN_SECRET} to {MAX_SECRET} visible ASCII characters")]
+    Length,
+    /// Marked as base64, but isn't.
+    #[error("secret starts with `whsec_` but the rest is not base64")]
+    NotBase64,
+}
+
+impl Secret {
+    /// From where it is kept: checked when it got there.
+    pub(crate) fn stored(text: String) -> Self {
+        Self(text.into())
+    }
+
+    /// What a deleted webhook has.
+    pub(crate) fn none() -> Self {
+        Self(SecretString::default())
+    }
+
+    /// A new one: `whsec_` and 32 random bytes in base64.
+    #[must_use]
+    pub fn generate() -> Self {
+        let mut bytes = [0; 32];
+        fill_random(&mut bytes);
+        Self(format!("{SECRET_PREFIX}{}", BASE64.encode(bytes)).into())
+    }
+
+    /// A customer's own.
+    ///
+    /// # Errors
+    /// If it is out of bounds. The message doesn't repeat it.
+    pub fn parse(text: &str) -> Result<Self, BadSecret> {
+        if !(MIN_SECRET..=MAX_SECRET).contains(&text.len())
+            || !text.bytes().all(|b| b.is_ascii_graphic())
+        {
+            return Err(BadSecret::Length);
+        }
+        if let Some(encoded) = text.strip_prefix(SECRET_PREFIX) {
+            BASE64.decode(encoded).map_err(|_| BadSecret::NotBase64)?;
+        }
+        Ok(Self(text.to_owned().into()))
+    }
+
+    /// The HMAC key of Standard Webhooks: what follows `whsec_`, decoded; of any
+    /// other secret, its bytes.
+    #[must_use]
+    pub fn key(&self) -> SecretSlice<u8> {
+        let text = self.0.expose_secret();
+        text.strip_prefix(SECRET_PREFIX)
+            .and_then(|encoded| BASE64.decode(encoded).ok())
+            .unwrap_or_else(|| text.as_bytes().to_vec())
+            .into()
+    }
+
+    /// The text, to be shown once or sealed.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+
+    /// Enough of it to be told from another: `whsec_…ab12`.
+    #[must_use]
+    pub fn masked(&self) -> String {
+        let text = self.expose();
+        let prefix = if text.starts_with(SECRET_PREFIX) {
+            SECRET_PREFIX
+        } else {
+            ""
+        };
+        // Bytes are characters here: `parse` took ASCII only.
+        let tail = if text.len() >= 4 * MIN_SECRET {
+            &text[text.len() - 4..]
+        } else {
+            ""
+        };
+        format!("{prefix}…{tail}")
+    }
+}
+
+/// An ed25519 key pair (RFC 8032).
+#[derive(Clone)]
+pub struct SigningKey {
+    seed: SecretSlice<u8>,
+    pair: std::sync::Arc<Ed25519KeyPair>,
+}
+
+/// A text that isn't an ed25519 private key. Doesn't repeat it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "must be `whsk_` and the base64 of a 32-byte ed25519 private key, or of it and its public key"
+)]
+pub struct BadSigningKey;
+
+impl SigningKey {
+    /// A new one.
+    #[must_use]
+    pub fn generate() -> Self {
+        let mut seed = [0; SEED];
+        fill_random(&mut seed);
+        match Self::of(&seed) {
+            Ok(key) => key,
+            // Any 32 bytes are a private key.
+            Err(BadSigningKey) => unreachable!("a seed of 32 bytes was refused"),
+        }
+    }
+
+    /// Reads `whsk_…`.
+    ///
+    /// # Errors
+    /// If it isn't a key, or the public half doesn't belong to the private one.
+    pub fn parse(text: &str) -> Result<Self, BadSigningKey> {
+        let encoded = text.strip_prefix(PRIVATE_PREFIX).ok_or(BadSigningKey)?;
+        let bytes = BASE64.decode(encoded).map_err(|_| BadSigningKey)?;
+        let (seed, public) = bytes.split_at_checked(SEED).ok_or(BadSigningKey)?;
+        let key = Self::of(seed)?;
+        if public.is_empty() || public == key.pair.public_key().as_ref() {
+            Ok(key)
+        } else {
+            Err(BadSigningKey)
+        }
+    }
+
+    fn of(seed: &[u8]) -> Result<Self, BadSigningKey> {
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| BadSigningKey)?;
+        Ok(Self {
+            seed: seed.to_vec().into(),
+            pair: std::sync::Arc::new(pair),
+        })
+    }
+
+    /// The private key as text, to be sealed.
+    #[must_use]
+    pub fn expose(&self) -> SecretString {
+        format!(
+            "{PRIVATE_PREFIX}{}",
+            BASE64.encode(self.seed.expose_secret())
+        )
+        .into()
+    }
+
+    /// The public key's 32 bytes.
+    #[must_use]
+    pub fn public_bytes(&self) -> &[u8] {
+        self.pair.public_key().as_ref()
+    }
+
+    /// The public key as receivers want it: `whpk_…`.
+    #[must_use]
+    pub fn public_key(&self) -> String {
+        format!("{PUBLIC_PREFIX}{}", BASE64.encode(self.public_bytes()))
+    }
+
+    /// Signs.
+    #[must_use]
+    pub fn sign(&self, message: &[u8]) -> [u8; 64] {
+        let signature = self.pair.sign(message);
+        let mut bytes = [0; 64];
+        // An ed25519 signature's length (RFC 8032, section 5.1.6).
+        bytes.copy_from_slice(signature.as_ref());
+        bytes
+    }
+}
+
+impl std::fmt::Debug for SigningKey {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "SigningKey({})", self.public_key())
+    }
+}
+
+/// What signs a webhook's deliveries, and what did before while a rotation lasts.
+#[derive(Debug, Clone)]
+pub struct Secrets {
+    pub(crate) current: Secret,
+    pub(crate) signing_key: Option<SigningKey>,
+    pub(crate) previous: Option<Previous>,
+}
+
+/// What a rotation replaced.
+#[derive(Debug, Clone)]
+pub struct Previous {
+    pub(crate) secret: Secret,
+    pub(crate) signing_key: Option<SigningKey>,
+    pub(crate) until: OffsetDateTime,
+}
+
+impl Secrets {
+    /// A secret alone, or with a key.
+    #[must_use]
+    pub fn of(current: Secret, signing_key: Option<SigningKey>) -> Self {
+        Self {
+            current,
+            signing_key,
+            previous: None,
+        }
+    }
+
+    fn previous(&self, now: OffsetDateTime) -> Option<&Previous> {
+        self.previous
+            .as_ref()
+            .filter(|previous| now < previous.until)
+    }
+
+    /// The secrets that sign now, the current one first.
+    pub fn signing(&self, now: OffsetDateTime) -> impl Iterator<Item = &Secret> {
+        let previous = self.previous(now).map(|previous| &previous.secret);
+        std::iter::once(&self.current).chain(previous)
+    }
+
+    /// The keys that sign now, the current one first.
+    pub fn signing_keys(&self, now: OffsetDateTime) -> impl Iterator<Item = &SigningKey> {
+        let previous = self
+            .previous(now)
+            .and_then(|previous| previous.signing_key.as_ref());
+        self.signing_key.iter().chain(previous)
+    }
+
+    /// The current secret.
+    #[must_use]
+    pub fn current(&self) -> &Secret {
+        &self.current
+    }
+
+    /// The current key, if the webhook has one.
+    #[must_use]
+    pub fn signing_key(&self) -> Option<&SigningKey> {
+        self.signing_key.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_never_printed() {
+        let secret = Secret::generate();
+        let printed = format!(
+            "{secret:?} {:?} {}",
+            Secrets::of(secret.clone(), Some(SigningKey::generate())),
+            secret.masked()
+        );
+        assert!(!printed.contains(&secret.expose()[6..40]), "{printed}");
+        assert!(secret.masked().starts_with("whsec_…"));
+        assert_eq!(Secret::parse("short-one").unwrap().masked(), "…");
+    }
+
+    #[test]
+    fn a_marked_secret_is_base64() {
+        assert_eq!(
+            Secret::parse("whsec_%%%%%%").unwrap_err(),
+            BadSecret::NotBase64
+        );
+        assert_eq!(Secret::parse("short").unwrap_err(), BadSecret::Length);
+        assert_eq!(
+            Secret::parse("whsec_c2VjcmV0")
+                .unwrap()
+                .key()
+                .expose_secret(),
+            b"secret"
+        );
+        assert_eq!(
+            Secret::parse("plain-text").unwrap().key().expose_secret(),
+            b"plain-text"
+        );
+    }
+
+    #[test]
+    fn during_a_rotation_both_secrets_sign() {
+        let now = OffsetDateTime::now_utc();
+        let until = now + time::Duration::HOUR;
+        let secrets = Secrets {
+            current: Secret::generate(),
+            signing_key: Some(SigningKey::generate()),
+            previous: Some(Previous {
+                secret: Secret::generate(),
+                signing_key: Some(SigningKey::generate()),
+                until,
+            }),
+        };
+        assert_eq!(secrets.signing(now).count(), 2);
+        assert_eq!(secrets.signing(until).count(), 1);
+        assert_eq!(secrets.signing_keys(now).count(), 2);
+        assert_eq!(secrets.signing_keys(until).count(), 1);
+    }
+
+    #[test]
+    fn a_signing_key_is_rfc_8032s() {
+        // The first test vector of section 7.1.
+        let seed = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
+        let public = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+        let bytes = hex::decode(format!("{seed}{public}")).unwrap();
+        let whole = format!("whsk_{}", BASE64.encode(&bytes));
+        let key = SigningKey::parse(&whole).unwrap();
+        let again = SigningKey::parse(key.expose().expose_secret()).unwrap();
+        assert_eq!(hex::encode(again.public_bytes()), public);
+        let signature = "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b";
+        assert_eq!(hex::encode(again.sign(b"")), signature);
+        assert!(!format!("{key:?}").contains(&whole[5..40]));
+
+        let mut other = bytes;
+        other[40] ^= 1;
+        for bad in [
+            "",
+            "whsk_",
+            "whsk_%",
+            "whsec_AAAA",
+            &format!("whsk_{}", BASE64.encode(&other)),
+        ] {
+            assert_eq!(SigningKey::parse(bad).unwrap_err(), BadSigningKey, "{bad}");
+        }
+    }
+}
