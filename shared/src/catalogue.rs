@@ -1,9 +1,10 @@
 //! Tenants, webhooks and event types in memory, as fresh as the last commit.
 //!
-//! Every change to a tenant, its event types or a webhook takes the next revision (a trigger
-//! does it) and is announced with NOTIFY. A [`Feed`] keeps what its owner built
-//! from the rows up to date: it loads whatever is above the revision it knows,
-//! when it is notified, when its owner asks, and after a lost connection.
+//! Every change to a tenant, its event types or a webhook takes the next
+//! revision (a trigger does it) and is announced with NOTIFY. A [`Feed`] keeps
+//! what its owner built from the rows up to date: it loads whatever is above the
+//! revision it knows, when it is notified, when its owner asks, and after a lost
+//! connection.
 //!
 //! Revisions commit in order, so nothing can be missed by loading "everything
 //! above": the announcement only says when to look.
