@@ -72,26 +72,26 @@ impl Letter {
     /// What a message from its queue says.
     pub fn of(message: &Delivery, origin: Origin) -> Self {
         let headers = message.properties.headers().clone().unwrap_or_default();
-        let death = last_death(&headers);
-        let said = |name: &str, of_death: &str| {
-            text(&headers, name).or_else(|| death.and_then(|death| text(death, of_death)))
-        };
-        let (reason, exchange) = match origin {
-            Origin::Parking => (
-                text(&headers, REASON_HEADER)
-                    .or_else(|| {
-                        said("x-first-death-reason", "reason").map(|reason| given_up(&reason))
-                    })
-                    .unwrap_or_else(|| "nobody said why".to_owned()),
-                said(EXCHANGE_HEADER, "exchange").unwrap_or_else(|| message.exchange.to_string()),
-            ),
-            Origin::Unrouted => (
+        let here = || message.routing_key.to_string();
+        let (reason, exchange, routing_key) = match (origin, last_death(&headers)) {
+            (Origin::Unrouted, _) => (
                 "no queue is bound for its routing key".to_owned(),
                 message.exchange.to_string(),
+                here(),
+            ),
+            // Dead-lettering keeps the routing key. Headers of ours would be the
+            // producer's here: a way to speak for another tenant.
+            (Origin::Parking, Some(death)) => (
+                given_up(&text(death, "reason").unwrap_or_default()),
+                fed_by(&text(death, "queue").unwrap_or_default()).to_owned(),
+                here(),
+            ),
+            (Origin::Parking, None) => (
+                text(&headers, REASON_HEADER).unwrap_or_else(|| "nobody said why".to_owned()),
+                text(&headers, EXCHANGE_HEADER).unwrap_or_default(),
+                text(&headers, ROUTING_KEY_HEADER).unwrap_or_else(here),
             ),
         };
-        let routing_key =
-            text(&headers, ROUTING_KEY_HEADER).unwrap_or_else(|| message.routing_key.to_string());
         let tenant = (exchange == topology::EVENTS)
             .then(|| routing_key.split_once('.')?.0.parse().ok())
             .flatten();
@@ -142,7 +142,19 @@ fn given_up(reason: &str) -> String {
     }
 }
 
-/// Where the broker took it from when it gave it up: the newest is the first.
+/// The exchange that a queue of ours gets its messages from.
+fn fed_by(queue: &str) -> &'static str {
+    if queue == topology::INGEST_QUEUE {
+        topology::EVENTS
+    } else if queue.starts_with("posthorn.jobs.") {
+        topology::JOBS
+    } else {
+        ""
+    }
+}
+
+/// What the broker says of where it gave it up: the newest is the first, and
+/// ours doesn't have one (see `is_the_producers`).
 fn last_death(headers: &FieldTable) -> Option<&FieldTable> {
     let AMQPValue::FieldArray(deaths) = headers.inner().get("x-death")? else {
         return None;
@@ -234,6 +246,7 @@ mod tests {
         assert_eq!(letter.reason, "whoever took it failed every time");
         let again = letter.again(OffsetDateTime::now_utc(), 1).unwrap();
         assert_eq!(again.exchange, "posthorn.events");
+        assert_eq!(again.routing_key.as_str(), "acme.order.created");
         assert!(
             again
                 .properties
