@@ -233,11 +233,18 @@ mod tests {
         let mut death = FieldTable::default();
         for (name, value) in [
             ("reason", "delivery_limit"),
-            ("exchange", "posthorn.events"),
+            ("queue", "posthorn.ingest.v1"),
         ] {
             death.insert(name.into(), AMQPValue::LongString(value.into()));
         }
         let mut headers = FieldTable::default();
+        // What its producer made up.
+        for (name, value) in [
+            (EXCHANGE_HEADER, "posthorn.jobs"),
+            (ROUTING_KEY_HEADER, "other.order.created"),
+        ] {
+            headers.insert(name.into(), AMQPValue::LongString(value.into()));
+        }
         let deaths = vec![AMQPValue::FieldTable(death)];
         headers.insert("x-death".into(), AMQPValue::FieldArray(deaths.into()));
         let mut parked = message("posthorn.dead", "acme.order.created", b"{}");
