@@ -21,6 +21,8 @@ use shared::topology;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::event_types::Unfit;
+
 /// The largest data of any tenant, in bytes; its own limit is `intake`'s to check.
 pub const MAX_DATA: usize = LARGEST_MAX_PAYLOAD;
 /// The largest message: data, and CloudEvents' attributes around it.
@@ -92,6 +94,9 @@ pub enum Rejected {
     /// PostgreSQL has no way to store a value in it.
     #[error("it cannot be stored: {0}")]
     Unstorable(String),
+    /// Not what the tenant's catalogue says.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
     /// A time that isn't one.
     #[error("{0} is not an RFC 3339 time")]
     Time(&'static str),
@@ -110,6 +115,8 @@ impl Rejected {
             Self::Malformed { .. } => "malformed",
             Self::ContentType(_) => "content_type",
             Self::Unstorable(_) => "unstorable",
+            Self::Unfit(Unfit::UnknownType(..)) => "unknown_type",
+            Self::Unfit(Unfit::Schema(..)) => "schema",
             Self::Time(_) => "time",
         }
     }

@@ -28,6 +28,7 @@ use tracing::{info, warn};
 
 use crate::accept::{self, Matched};
 use crate::decode::{self, Event, Rejected};
+use crate::event_types::EventTypes;
 use crate::metrics::metrics;
 use crate::subscriptions::Subscriptions;
 
@@ -48,6 +49,8 @@ pub struct Intake {
     pub feed: Arc<Feed>,
     /// The index.
     pub subscriptions: Arc<Subscriptions>,
+    /// What tenants say about their event types.
+    pub event_types: Arc<EventTypes>,
     /// For the routing of jobs.
     pub shards: u16,
     /// Take no more.
@@ -163,6 +166,9 @@ fn read(intake: &Intake, message: &Delivery) -> Result<Event, Rejected> {
         return Err(Rejected::UnknownTenant(event.tenant));
     };
     decode::at_most("the data", event.data.len(), limit)?;
+    intake
+        .event_types
+        .check(&event.tenant, &event.event_type, &event.data)?;
     Ok(event)
 }
 

@@ -4,10 +4,13 @@
 //! The files are the stages an event passes, in this order:
 //!
 //! 1. [`intake`] consumes the events queue in batches and sees each through;
-//! 2. [`decode`] turns a message into an event, or says why not;
+//! 2. [`decode`] turns a message into an event, or says why not, and
+//!    [`event_types`] whether it is what its tenant's catalogue says;
 //! 3. [`matching`] finds the webhooks that want it (with [`subscriptions`], the
 //!    index in memory);
 //! 4. [`accept`] writes events and deliveries in one statement.
+//!
+//! What was refused on the way ends up in [`dead_letters`].
 //!
 //! [`api`] is the other door: it publishes events to the same exchange, and
 //! manages tenants, tokens and webhooks. Deliveries that begin again go through
@@ -16,7 +19,9 @@
 pub mod accept;
 pub mod api;
 pub mod audit;
+pub mod dead_letters;
 pub mod decode;
+pub mod event_types;
 pub mod intake;
 pub mod matching;
 pub mod metrics;

@@ -1,9 +1,10 @@
-//! `posthorn-ingest`: serves by default; `migrate`, `audit`, `token create` and
-//! `dialect` are for operators.
+//! `posthorn-ingest`: serves by default; `migrate`, `audit`, `token create`,
+//! `dialect` and `catalogue` are for operators.
 
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use ingest::event_types::command;
 use ingest::settings::Settings;
 use ingest::{api, audit, preview, run};
 use secrecy::ExposeSecret;
@@ -41,6 +42,23 @@ enum Command {
     /// Manage API tokens.
     #[command(subcommand)]
     Token(Token),
+    /// Fill tenants' catalogues of event types.
+    #[command(subcommand)]
+    Catalogue(Catalogue),
+}
+
+#[derive(Subcommand)]
+enum Catalogue {
+    /// List the catalogues that Posthorn comes with.
+    List,
+    /// Put a catalogue's event types into a tenant's.
+    Import {
+        /// Whose.
+        #[arg(long)]
+        tenant: shared::ids::Tenant,
+        /// The name of one that Posthorn comes with, or a file.
+        source: String,
+    },
 }
 
 #[derive(Subcommand)]
@@ -107,6 +125,17 @@ async fn main() -> anyhow::Result<()> {
             let token =
                 api::auth::create_token(&pool(&settings)?, tenant.as_ref(), role, None).await?;
             println!("{}", token.secret.expose_secret());
+            Ok(())
+        }
+        Command::Catalogue(Catalogue::List) => {
+            print!("{}", command::list()?);
+            Ok(())
+        }
+        Command::Catalogue(Catalogue::Import { tenant, source }) => {
+            println!(
+                "{}",
+                command::import(&pool(&settings)?, &tenant, &source).await?
+            );
             Ok(())
         }
     }

@@ -23,6 +23,8 @@ pub struct Metrics {
     pub batch_seconds: Histogram,
     /// Webhooks in the index.
     pub subscriptions: IntGauge,
+    /// Messages that were refused or unroutable, in their table.
+    pub dead_letters: IntGauge,
     /// See the dispatcher's metric of the same name.
     pub unaccounted: IntGauge,
 }
@@ -65,6 +67,10 @@ pub fn metrics() -> &'static Metrics {
             ],
         ),
         subscriptions: gauge("posthorn_subscriptions", "Active webhooks in the index."),
+        dead_letters: gauge(
+            "posthorn_dead_letters",
+            "Messages that were refused or unroutable, until someone replays or discards them.",
+        ),
         unaccounted: gauge(
             "posthorn_deliveries_unaccounted",
             "Deliveries that are neither finished nor on their way: always 0.",

@@ -14,6 +14,7 @@ use shared::publish::{Publications, publisher};
 use shared::supervise::{Readiness, until_done};
 use shared::topology::INGEST_QUEUE;
 use shared::{postgres, telemetry};
+use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -22,6 +23,9 @@ use crate::api;
 use crate::api::jwt::Jwts;
 use crate::api::rates::Rates;
 use crate::api::test_deliveries::Tester;
+use crate::dead_letters::letter::Origin;
+use crate::dead_letters::{self, Keeper};
+use crate::event_types::EventTypes;
 use crate::intake::{Intake, LANES, PREFETCH, lane};
 use crate::metrics::metrics;
 use crate::replay;
@@ -33,7 +37,7 @@ const NAME: &str = "posthorn-ingest";
 const POSTGRES_CONNECTIONS: usize = 12;
 /// How often partitions are made and dropped.
 const MAINTENANCE: Duration = Duration::from_secs(3600);
-/// How often the sweeper's findings are read for the metric.
+/// How often the sweeper's findings and dead letters are read for the metrics.
 const SWEEP_REPORT: Duration = Duration::from_secs(5);
 
 /// Runs ingest until `stop`.
@@ -56,9 +60,13 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         return Ok(());
     }
     let subscriptions = Arc::new(Subscriptions::default());
-    let feed = Feed::new(pool.clone(), settings.common.keys.clone(), {
-        let subscriptions = subscriptions.clone();
-        move |changes| subscriptions.apply(changes)
+    let event_types = Arc::new(EventTypes::default());
+    let feed = Feed::with_event_types(pool.clone(), settings.common.keys.clone(), {
+        let (subscriptions, event_types) = (subscriptions.clone(), event_types.clone());
+        move |mut changes| {
+            event_types.apply(std::mem::take(&mut changes.event_types));
+            subscriptions.apply(changes);
+        }
     });
     let (publisher, publications) = publisher();
 
@@ -78,6 +86,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         jwts,
         feed: feed.clone(),
         subscriptions: subscriptions.clone(),
+        event_types: event_types.clone(),
     };
     let api = api::routes(state, rates, &settings.cors_origins)
         .merge(telemetry::routes(ready.clone()))
@@ -93,18 +102,24 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     });
     let mut upkeep = tokio::spawn(upkeep(pool.clone(), settings.retention, over.clone()));
 
+    let keeper = Keeper {
+        pool: pool.clone(),
+        stop: stop.clone(),
+    };
     let replaying = replay::run(pool.clone(), publisher, shards, over.clone());
     let mut replaying = tokio::spawn(replaying);
     let intake = Intake {
         pool,
         feed,
         subscriptions,
+        event_types,
         shards,
         stop: stop.clone(),
     };
     let broker = Broker::new(settings.common.amqp_url.clone(), NAME, shards);
     let mut work = Work {
         intake,
+        keeper,
         publications,
     };
     let working = keep_session(&broker, &ready, &stop, async |session| {
@@ -135,6 +150,7 @@ async fn wait_for_schema(pool: &Pool, stop: &CancellationToken) -> Option<()> {
 /// What runs on each session in turn.
 struct Work {
     intake: Intake,
+    keeper: Keeper,
     publications: Publications,
 }
 
@@ -152,8 +168,16 @@ impl Work {
             });
         }
         let channel = session.publishing_channel().await?;
+        let keep = |origin| self.keeper.keep(session, origin);
         tokio::select! {
-            ended = try_join_all(lanes) => ended.map(|_| ()),
+            // Told to stop, all of them return.
+            ended = async {
+                tokio::try_join!(
+                    try_join_all(lanes),
+                    keep(Origin::Parking),
+                    keep(Origin::Unrouted),
+                )
+            } => ended.map(|_| ()),
             ended = self.publications.serve(&channel) => {
                 ended?;
                 anyhow::bail!("nobody publishes any more")
@@ -162,7 +186,8 @@ impl Work {
     }
 }
 
-/// Makes and drops partitions; shows what the sweeper found.
+/// Makes and drops partitions; shows what the sweeper found, and how many dead
+/// letters there are.
 async fn upkeep(pool: Pool, retention: time::Duration, stop: CancellationToken) {
     let mut maintenance = tokio::time::interval(MAINTENANCE);
     let mut report = tokio::time::interval(SWEEP_REPORT);
@@ -173,10 +198,18 @@ async fn upkeep(pool: Pool, retention: time::Duration, stop: CancellationToken) 
                     warn!(error = format!("{error:#}"), "maintaining partitions");
                     maintenance.reset_after(Duration::from_secs(60));
                 }
+                let until = OffsetDateTime::now_utc() - retention;
+                if let Err(error) = dead_letters::store::delete_outdated(&pool, until).await {
+                    warn!(error = format!("{error:#}"), "deleting outdated dead letters");
+                }
             }
             _ = report.tick() => {
                 if let Err(error) = read_sweep(&pool).await {
                     warn!(error = format!("{error:#}"), "reading the sweeper's findings");
+                }
+                match dead_letters::store::held(&pool).await {
+                    Ok(held) => metrics().dead_letters.set(held),
+                    Err(error) => warn!(error = format!("{error:#}"), "counting dead letters"),
                 }
             }
             () = stop.cancelled() => return,

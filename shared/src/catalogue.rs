@@ -1,9 +1,10 @@
-//! Tenants and webhooks in memory, as fresh as the last commit.
+//! Tenants, webhooks and event types in memory, as fresh as the last commit.
 //!
-//! Every change to a tenant or a webhook takes the next revision (a trigger
-//! does it) and is announced with NOTIFY. A [`Feed`] keeps what its owner built
-//! from the rows up to date: it loads whatever is above the revision it knows,
-//! when it is notified, when its owner asks, and after a lost connection.
+//! Every change to a tenant, its event types or a webhook takes the next
+//! revision (a trigger does it) and is announced with NOTIFY. A [`Feed`] keeps
+//! what its owner built from the rows up to date: it loads whatever is above the
+//! revision it knows, when it is notified, when its owner asks, and after a lost
+//! connection.
 //!
 //! Revisions commit in order, so nothing can be missed by loading "everything
 //! above": the announcement only says when to look.
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use deadpool_postgres::Pool;
+use deadpool_postgres::{Client, Pool};
 use futures_util::StreamExt;
 use futures_util::stream::poll_fn;
 use secrecy::SecretString;
@@ -22,6 +23,7 @@ use tokio_postgres::{AsyncMessage, NoTls};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::ids::{EventType, Tenant};
 use crate::postgres;
 use crate::seal::Keyring;
 use crate::supervise::{Backoff, Readiness};
@@ -39,8 +41,32 @@ pub struct Changes {
     pub tenants: Vec<TenantSettings>,
     /// New, changed or deleted webhooks.
     pub webhooks: Vec<Webhook>,
+    /// The event types of new or changed tenants, if the feed brings them.
+    pub event_types: Vec<TenantEventTypes>,
     /// The revision after them.
     pub revision: i64,
+}
+
+/// All that a tenant says about its event types.
+#[derive(Debug)]
+pub struct TenantEventTypes {
+    /// Whose they are.
+    pub tenant: Tenant,
+    /// Whether there are to be no others.
+    pub strict: bool,
+    /// Each of them.
+    pub types: Vec<EventTypeRow>,
+}
+
+/// One event type, as far as events are checked against it.
+#[derive(Debug)]
+pub struct EventTypeRow {
+    /// Its name.
+    pub name: EventType,
+    /// A JSON Schema, as text.
+    pub schema: Option<String>,
+    /// Out of use for new webhooks.
+    pub archived: bool,
 }
 
 /// Loads changes and hands them to its owner's `apply`.
@@ -48,6 +74,8 @@ pub struct Feed {
     pool: Pool,
     keys: Keyring,
     apply: Box<dyn Fn(Changes) + Send + Sync>,
+    /// Whether its owner wants event types: matching does, delivering doesn't.
+    with_event_types: bool,
     /// The revision that has been applied; held while loading, so that changes
     /// are applied in order.
     known: Mutex<i64>,
@@ -60,10 +88,29 @@ impl Feed {
         keys: Keyring,
         apply: impl Fn(Changes) + Send + Sync + 'static,
     ) -> Arc<Self> {
+        Self::make(pool, keys, apply, false)
+    }
+
+    /// The same, for an owner that wants event types too.
+    pub fn with_event_types(
+        pool: Pool,
+        keys: Keyring,
+        apply: impl Fn(Changes) + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Self::make(pool, keys, apply, true)
+    }
+
+    fn make(
+        pool: Pool,
+        keys: Keyring,
+        apply: impl Fn(Changes) + Send + Sync + 'static,
+        with_event_types: bool,
+    ) -> Arc<Self> {
         Arc::new(Self {
             pool,
             keys,
             apply: Box::new(apply),
+            with_event_types,
             known: Mutex::new(0),
         })
     }
@@ -98,9 +145,15 @@ impl Feed {
             .await?;
         let tenants = client.query(&tenants, &[&*known, &revision]).await?;
         let webhooks = client.query(&webhooks, &[&*known, &revision]).await?;
+        let event_types = if self.with_event_types {
+            changed_event_types(&client, *known, revision).await?
+        } else {
+            Vec::new()
+        };
         let changes = Changes {
             tenants: tenants.iter().map(TenantSettings::read).collect(),
             webhooks: webhooks.iter().filter_map(|row| self.read(row)).collect(),
+            event_types,
             revision,
         };
         (self.apply)(changes);
@@ -211,4 +264,41 @@ impl Feed {
             ended = listen => ended,
         }
     }
+}
+
+/// The types of tenants that changed, all of each tenant's: what was deleted is
+/// what is missing.
+async fn changed_event_types(
+    client: &Client,
+    known: i64,
+    revision: i64,
+) -> anyhow::Result<Vec<TenantEventTypes>> {
+    let statement = client
+        .prepare_cached(
+            "-- changed_event_types\n\
+             SELECT t.id, t.strict_event_types, e.name, e.schema, e.archived \
+             FROM tenants t LEFT JOIN event_types e ON e.tenant = t.id \
+             WHERE t.revision > $1 AND t.revision <= $2 ORDER BY t.id",
+        )
+        .await?;
+    let mut tenants: Vec<TenantEventTypes> = Vec::new();
+    for row in client.query(&statement, &[&known, &revision]).await? {
+        let tenant: Tenant = row.get(0);
+        if tenants.last().is_none_or(|last| last.tenant != tenant) {
+            tenants.push(TenantEventTypes {
+                tenant,
+                strict: row.get(1),
+                types: Vec::new(),
+            });
+        }
+        // Without types the row is the tenant's alone.
+        if let (Some(of_tenant), Some(name)) = (tenants.last_mut(), row.get(2)) {
+            of_tenant.types.push(EventTypeRow {
+                name,
+                schema: row.get(3),
+                archived: row.get(4),
+            });
+        }
+    }
+    Ok(tenants)
 }

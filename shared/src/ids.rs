@@ -177,6 +177,10 @@ typed_id!(
     /// An API token's public name: `tok_…` (not the token itself).
     TokenId, TokenTag, "tok"
 );
+typed_id!(
+    /// A message that was refused or unroutable: `dl_…`.
+    DeadLetterId, DeadLetterTag, "dl"
+);
 
 typed_id!(
     /// Deliveries of a webhook that begin again: `rpl_…`.
@@ -188,6 +192,14 @@ impl EventUid {
     #[must_use]
     pub fn at(at: OffsetDateTime) -> Self {
         Self(uuid_at(at))
+    }
+}
+
+impl DeadLetterId {
+    /// When it was taken from its queue, to the millisecond.
+    #[must_use]
+    pub fn made_at(self) -> OffsetDateTime {
+        time_of(self.0)
     }
 }
 

@@ -20,6 +20,13 @@ const BATCH: usize = 1024;
 /// How much of a producer's headers is kept with a parked message, in bytes.
 const MAX_HEADERS: usize = 32 * 1024;
 
+/// Why a parked message was refused.
+pub const REASON_HEADER: &str = "x-posthorn-reason";
+/// The exchange that a parked message was published to.
+pub const EXCHANGE_HEADER: &str = "x-posthorn-exchange";
+/// The routing key that a parked message was published with.
+pub const ROUTING_KEY_HEADER: &str = "x-posthorn-routing-key";
+
 /// A message on its way to an exchange.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
@@ -86,23 +93,32 @@ impl Outgoing {
             }
         }
         for (key, value) in [
-            ("x-posthorn-reason", reason),
-            ("x-posthorn-exchange", message.exchange.as_str()),
-            ("x-posthorn-routing-key", message.routing_key.as_str()),
+            (REASON_HEADER, reason),
+            (EXCHANGE_HEADER, message.exchange.as_str()),
+            (ROUTING_KEY_HEADER, message.routing_key.as_str()),
         ] {
             headers.insert(key.into(), AMQPValue::LongString(value.into()));
         }
         // Not copied: an expiry, and a user id, which has to be the publisher's.
         let original = &message.properties;
         let mut properties = persistent().with_headers(headers);
-        if let Some(id) = original.message_id() {
-            properties = properties.with_message_id(id.clone());
+        macro_rules! copy {
+            ($($with:ident: $value:expr),* $(,)?) => {$(
+                if let Some(value) = $value.clone() {
+                    properties = properties.$with(value);
+                }
+            )*};
         }
-        if let Some(content_type) = original.content_type() {
-            properties = properties.with_content_type(content_type.clone());
-        }
-        if let Some(timestamp) = *original.timestamp() {
-            properties = properties.with_timestamp(timestamp);
+        copy! {
+            with_message_id: original.message_id(),
+            with_content_type: original.content_type(),
+            with_content_encoding: original.content_encoding(),
+            with_correlation_id: original.correlation_id(),
+            with_reply_to: original.reply_to(),
+            with_timestamp: original.timestamp(),
+            with_type: original.kind(),
+            with_app_id: original.app_id(),
+            with_priority: original.priority(),
         }
         Self {
             exchange: topology::DEAD,
@@ -115,7 +131,8 @@ impl Outgoing {
 
 /// Headers that RabbitMQ sets or acts upon don't go along: a queue that finds
 /// itself in `x-death` takes the message for one in a cycle, `CC` routes.
-fn is_the_producers(name: &str) -> bool {
+#[must_use]
+pub fn is_the_producers(name: &str) -> bool {
     let brokers = [
         "x-death",
         "x-delivery-count",

@@ -3,8 +3,7 @@
 
 use anyhow::Context;
 use futures_util::future::try_join_all;
-use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions};
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 
 const EXCHANGE: &str = "posthorn.events";
@@ -112,42 +111,5 @@ impl Producer {
             .await?;
         anyhow::ensure!(confirmation.is_ack(), "RabbitMQ refused the event");
         Ok(())
-    }
-
-    /// Takes a message from a queue for good, with its headers as text.
-    ///
-    /// # Errors
-    /// If the queue doesn't exist.
-    pub async fn take(&self, queue: &str) -> anyhow::Result<Option<Taken>> {
-        let options = BasicGetOptions { no_ack: true };
-        let Some(message) = self.channel.basic_get(queue.into(), options).await? else {
-            return Ok(None);
-        };
-        let headers = message.properties.headers().clone().unwrap_or_default();
-        Ok(Some(Taken {
-            body: message.data.clone(),
-            headers,
-        }))
-    }
-}
-
-/// A message taken from a queue.
-#[derive(Debug)]
-pub struct Taken {
-    /// Its body.
-    pub body: Vec<u8>,
-    headers: FieldTable,
-}
-
-impl Taken {
-    /// A header as text, empty if there is none.
-    #[must_use]
-    pub fn header(&self, name: &str) -> String {
-        match self.headers.inner().get(name) {
-            Some(AMQPValue::LongString(text)) => {
-                String::from_utf8_lossy(text.as_bytes()).into_owned()
-            }
-            _ => String::new(),
-        }
     }
 }

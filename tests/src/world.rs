@@ -417,6 +417,17 @@ impl World {
         )
     }
 
+    /// What `posthorn-ingest` with these arguments prints.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub async fn command(&self, arguments: &[&str]) -> String {
+        must(
+            "a command",
+            command("posthorn-ingest", arguments, &self.settings).await,
+        )
+    }
+
     /// Everything that the services have printed.
     #[must_use]
     pub fn logs(&self) -> String {

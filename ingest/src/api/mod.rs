@@ -25,6 +25,7 @@ use shared::tenant::LARGEST_MAX_PAYLOAD;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::event_types::EventTypes;
 use crate::subscriptions::Subscriptions;
 use jwt::Jwts;
 use problem::Problem;
@@ -33,11 +34,16 @@ use test_deliveries::Tester;
 
 pub mod around;
 pub mod auth;
+pub mod dead_letters;
 pub mod deliveries;
 pub mod delivery_search;
 pub mod delivery_view;
 pub mod dialects;
 pub mod docs;
+pub mod event_detail;
+pub mod event_log;
+pub mod event_type_form;
+pub mod event_types;
 pub mod events;
 pub mod jwt;
 pub mod keys;
@@ -84,6 +90,8 @@ pub struct Api {
     pub feed: Arc<Feed>,
     /// The index.
     pub subscriptions: Arc<Subscriptions>,
+    /// What tenants say about their event types.
+    pub event_types: Arc<EventTypes>,
 }
 
 /// What every handler is given.
@@ -117,6 +125,9 @@ pub fn document() -> Value {
 }
 
 fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
+    let events = events::routes()
+        .merge(event_log::routes())
+        .merge(event_detail::routes());
     let webhooks = || {
         webhooks::routes()
             .merge(rotation::routes())
@@ -131,8 +142,11 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/api/v1/webhooks", webhooks())
         .nest("/api/v1/deliveries", deliveries)
         .nest("/api/v1/stats", stats::routes())
-        .nest("/api/v1/events", events::routes())
+        .nest("/api/v1/events", events)
+        .nest("/api/v1/event-types", event_types::routes())
+        .nest("/api/v1/catalogues", event_types::catalogues())
         .nest("/api/v1/dialects", dialects::routes())
+        .nest("/api/v1/admin/dead-letters", dead_letters::routes())
         .nest("/.well-known/webhook-keys", keys::routes())
         .nest("/api/v1/admin/tokens", tokens::routes())
         .nest("/api/v1/admin/tenants", tenants::routes())

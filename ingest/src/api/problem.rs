@@ -1,5 +1,7 @@
 //! Saying no: RFC 9457 problem details.
 
+use std::fmt;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -135,6 +137,11 @@ impl Problem {
         )
     }
 
+    /// What it says: the field to blame, if one is, and why.
+    pub fn into_blame(self) -> (Option<String>, String) {
+        (self.field, self.detail)
+    }
+
     /// 429: too many requests; how long until the next.
     pub fn too_many(wait: Duration) -> Self {
         Self {
@@ -152,6 +159,15 @@ impl Problem {
         Self {
             retry_after: Some(1),
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.field {
+            Some(field) => write!(f, "{field}: {}", self.detail),
+            None => f.write_str(&self.detail),
         }
     }
 }

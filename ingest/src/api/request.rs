@@ -27,34 +27,42 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let content_type = request
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .and_then(|v| v.to_str().ok());
-        let media_type = content_type
-            .and_then(|value| value.split(';').next())
-            .map(str::trim);
-        if !media_type.is_some_and(|value| value.eq_ignore_ascii_case("application/json")) {
-            return Err(Problem::media_type());
-        }
-        let bytes =
-            Bytes::from_request(request, state)
-                .await
-                .map_err(|rejection| match rejection.status() {
-                    StatusCode::PAYLOAD_TOO_LARGE => {
-                        let limit = super::MAX_BODY;
-                        Problem::too_large(format!("the body may have at most {limit} bytes"))
-                    }
-                    _ => Problem::bad_request(rejection.body_text()),
-                })?;
-        // Serde takes a list for a struct, member by member; nobody means that.
-        if bytes.trim_ascii_start().first() == Some(&b'[') {
-            return Err(Problem::bad_request("the body must be a JSON object"));
-        }
-        serde_json::from_slice(&bytes)
-            .map(Self)
-            .map_err(|error| Problem::bad_request(error.to_string()))
+        read_json(request, state, super::MAX_BODY).await.map(Self)
     }
+}
+
+/// Reads a JSON body. `limit` is what the route's layer holds it to, in bytes.
+///
+/// # Errors
+/// If it is larger, isn't said to be JSON, or isn't what is wanted.
+pub async fn read_json<S: Send + Sync, T: DeserializeOwned>(
+    request: Request,
+    state: &S,
+    limit: usize,
+) -> Result<T, Problem> {
+    let content_type = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok());
+    let media_type = content_type
+        .and_then(|value| value.split(';').next())
+        .map(str::trim);
+    if !media_type.is_some_and(|value| value.eq_ignore_ascii_case("application/json")) {
+        return Err(Problem::media_type());
+    }
+    let bytes = Bytes::from_request(request, state)
+        .await
+        .map_err(|rejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                Problem::too_large(format!("the body may have at most {limit} bytes"))
+            }
+            _ => Problem::bad_request(rejection.body_text()),
+        })?;
+    // Serde takes a list for a struct, member by member; nobody means that.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Problem::bad_request("the body must be a JSON object"));
+    }
+    serde_json::from_slice(&bytes).map_err(|error| Problem::bad_request(error.to_string()))
 }
 
 /// A JSON body that may as well not be there.

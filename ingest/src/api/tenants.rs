@@ -49,6 +49,8 @@ struct Shown {
     #[schema(example = "standard")]
     dialect: String,
     limits: Limits,
+    /// Whether its webhooks and events may only have types that are in its catalogue.
+    strict_event_types: bool,
     created_at: Timestamp,
 }
 
@@ -81,7 +83,7 @@ struct Listed {
 }
 
 const COLUMNS: &str = "id, name, dialect, max_webhooks, deliveries_per_hour, max_payload, \
-                       max_age_s, created_at";
+                       max_age_s, strict_event_types, created_at";
 
 impl Shown {
     fn of(row: &Row) -> Self {
@@ -97,6 +99,7 @@ impl Shown {
                     .unwrap_or(MAX_PAYLOAD as i32),
                 max_age_seconds: row.get("max_age_s"),
             },
+            strict_event_types: row.get("strict_event_types"),
             created_at: row.get("created_at"),
         }
     }
@@ -132,6 +135,9 @@ struct Change {
     dialect: Option<String>,
     #[serde(default)]
     limits: NewLimits,
+    /// Whether its webhooks and events may only have types that are in its catalogue.
+    #[schema(nullable = false)]
+    strict_event_types: Option<bool>,
 }
 
 /// What a tenant is to be allowed. `null` is the default again.
@@ -342,6 +348,7 @@ async fn change(
         name,
         dialect,
         limits,
+        strict_event_types,
     } = change;
     check(name.as_deref(), dialect.as_deref(), &limits, &api.dialects)?;
     let client = api.pool.get().await?;
@@ -352,7 +359,8 @@ async fn change(
                  max_webhooks = coalesce($4, max_webhooks), \
                  deliveries_per_hour = CASE WHEN $5 THEN $6 ELSE deliveries_per_hour END, \
                  max_payload = CASE WHEN $7 THEN $8 ELSE max_payload END, \
-                 max_age_s = CASE WHEN $9 THEN $10 ELSE max_age_s END \
+                 max_age_s = CASE WHEN $9 THEN $10 ELSE max_age_s END, \
+                 strict_event_types = coalesce($11, strict_event_types) \
              WHERE id = $1 RETURNING {COLUMNS}"
         ))
         .await?;
@@ -370,6 +378,7 @@ async fn change(
                 &limits.payload_bytes.flatten(),
                 &limits.max_age_seconds.is_some(),
                 &limits.max_age_seconds.flatten(),
+                &strict_event_types,
             ],
         )
         .await?

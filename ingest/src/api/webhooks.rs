@@ -22,6 +22,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::{Managing, Reading};
+use super::event_types::check_known;
 use super::problem::{Problem, Result};
 use super::request::{Body, Id, Page, Parameters};
 use super::webhook_form::{Checked, Form, Signing};
@@ -77,6 +78,7 @@ async fn create(
     let events = checked
         .events
         .ok_or_else(|| Problem::field("events", "is missing"))?;
+    check_known(&api, &acting.tenant, &events).await?;
     let dialect = checked.dialect.flatten();
     let signs_with_key = checked.signing == Some(Signing::Ed25519);
     if signs_with_key {
@@ -349,6 +351,9 @@ async fn update(
         dialect,
         metadata,
     } = form.check(&api.destinations, &api.dialects)?;
+    if let Some(events) = &events {
+        check_known(&api, &acting.tenant, events).await?;
+    }
     let expected = expected_revision(&headers)?;
     if signing == Some(Signing::Ed25519) {
         let own = match &dialect {

@@ -64,6 +64,7 @@ mod tests;
 use serde::Serialize;
 use serde_json::{Number, Value};
 use thiserror::Error;
+use utoipa::ToSchema;
 
 /// How deep a filter may nest: filters, objects of operators, and the objects
 /// and arrays of literals each count one; the filter itself is the first.
@@ -126,7 +127,7 @@ pub struct FilterError {
 }
 
 /// Which clause of a filter turned an event away, and on what.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Refusal {
     /// Where the clause is in the filter, as a JSON Pointer (RFC 6901).
     pub at: String,

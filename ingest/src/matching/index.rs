@@ -16,6 +16,7 @@ use std::{
 };
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     data::Data,
@@ -56,7 +57,7 @@ pub struct Entry<K, W> {
 }
 
 /// What an event is to a webhook.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(tag = "result", rename_all = "snake_case")]
 pub enum Explanation {
     /// It gets a delivery.

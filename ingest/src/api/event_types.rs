@@ -1,0 +1,361 @@
+//! The catalogue of a tenant's event types: describe, import, archive.
+//!
+//! What is changed holds for the events that are published after the answer.
+//! Types are put whole: what a PUT doesn't send is empty afterwards.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use shared::ids::{EventType, Tenant};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::auth::{Managing, Reading};
+use super::event_type_form::{CatalogueForm, EventTypeForm};
+use super::problem::{Problem, Result};
+use super::request::{Body, Id, Page, Parameters};
+use super::{Api, Shared};
+use crate::event_types::collections::{self, COLLECTIONS};
+use crate::event_types::store::{self, Entry, Saved, Shown, Unsaved};
+
+/// `/api/v1/event-types…`
+pub fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
+        .routes(routes!(list, replace))
+        .routes(routes!(import))
+        .routes(routes!(show, put, delete))
+}
+
+/// `/api/v1/catalogues…`
+pub fn catalogues() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
+        .routes(routes!(list_catalogues))
+        .routes(routes!(show_catalogue))
+}
+
+/// Which event types to list.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Filter {
+    /// Only those that are archived, or that aren't.
+    archived: Option<bool>,
+    /// How many to show.
+    #[param(minimum = 1, maximum = 250, default = 50)]
+    limit: Option<i64>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// A page of a catalogue.
+#[derive(Serialize, ToSchema)]
+#[schema(as = EventTypePage)]
+struct Listed {
+    event_types: Vec<Shown>,
+    /// Of the next page; `null` on the last.
+    #[schema(required)]
+    next_cursor: Option<EventType>,
+}
+
+/// List event types
+///
+/// By name.
+#[utoipa::path(
+    get, path = "/", operation_id = "list_event_types", tag = "event types",
+    security(("token" = ["viewer"])),
+    params(Filter),
+    responses((status = 200, description = "A page of them.", body = Listed)),
+)]
+async fn list(
+    acting: Reading,
+    State(api): State<Shared>,
+    Parameters(filter): Parameters<Filter>,
+) -> Result<Json<Listed>> {
+    let page = Page {
+        limit: filter.limit,
+        cursor: filter.cursor,
+    };
+    let (limit, after) = (page.limit()?, page.after::<EventType>()?);
+    let client = api.pool.get().await?;
+    let mut event_types = store::list(
+        &client,
+        &acting.tenant,
+        filter.archived,
+        after.as_ref(),
+        limit + 1,
+    )
+    .await?;
+    let more = event_types.len() > limit as usize;
+    event_types.truncate(limit as usize);
+    let last = event_types.last().filter(|_| more);
+    let next_cursor = last.map(|last| last.name.clone());
+    Ok(Json(Listed {
+        event_types,
+        next_cursor,
+    }))
+}
+
+/// Show an event type
+#[utoipa::path(
+    get, path = "/{name}", operation_id = "show_event_type", tag = "event types",
+    security(("token" = ["viewer"])),
+    params(("name" = EventType, Path)),
+    responses((status = 200, description = "The type.", body = Shown)),
+)]
+async fn show(
+    acting: Reading,
+    State(api): State<Shared>,
+    Id(name): Id<EventType>,
+) -> Result<Json<Shown>> {
+    find(&api, &acting.tenant, &name).await.map(Json)
+}
+
+async fn find(api: &Api, tenant: &Tenant, name: &EventType) -> Result<Shown> {
+    let client = api.pool.get().await?;
+    let found = store::find(&client, tenant, name).await?;
+    found.ok_or_else(|| unknown(name))
+}
+
+fn unknown(name: &EventType) -> Problem {
+    Problem::not_found(format!("there is no event type {name} in the catalogue"))
+}
+
+/// Describe an event type
+///
+/// What isn't sent is empty afterwards. What is changed holds for the events that are
+/// published after the answer.
+#[utoipa::path(
+    put, path = "/{name}", operation_id = "put_event_type", tag = "event types",
+    security(("token" = ["manager"])),
+    params(("name" = EventType, Path)),
+    request_body = EventTypeForm,
+    responses(
+        (status = 200, description = "The type, which was there.", body = Shown),
+        (status = 201, description = "The type, which is new.", body = Shown),
+        (status = 409, description = "The tenant has as many as it may.")
+    ),
+)]
+async fn put(
+    acting: Managing,
+    State(api): State<Shared>,
+    Id(name): Id<EventType>,
+    Body(form): Body<EventTypeForm>,
+) -> Result<(StatusCode, Json<Shown>)> {
+    let entry = form.check(name.clone())?;
+    let saved = save(&api, &acting.tenant, &[entry], false).await?;
+    let status = if saved.created > 0 {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    let shown = find(&api, &acting.tenant, &name).await?;
+    Ok((status, Json(shown)))
+}
+
+/// Delete an event type
+///
+/// It leaves the catalogue; events of it are what they were.
+#[utoipa::path(
+    delete, path = "/{name}", operation_id = "delete_event_type", tag = "event types",
+    security(("token" = ["manager"])),
+    params(("name" = EventType, Path)),
+    responses((status = 204, description = "It is gone.")),
+)]
+async fn delete(
+    acting: Managing,
+    State(api): State<Shared>,
+    Id(name): Id<EventType>,
+) -> Result<StatusCode> {
+    let mut client = api.pool.get().await?;
+    let transaction = client.transaction().await?;
+    if !store::delete(&transaction, &acting.tenant, &name).await? {
+        return Err(unknown(&name));
+    }
+    transaction.commit().await?;
+    drop(client);
+    api.feed.refresh().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Replace the catalogue
+///
+/// Types that aren't sent leave it.
+#[utoipa::path(
+    put, path = "/", operation_id = "replace_event_types", tag = "event types",
+    security(("token" = ["manager"])),
+    request_body = CatalogueForm,
+    responses(
+        (status = 200, description = "What it came to.", body = Saved),
+        (status = 409, description = "These are more than a tenant may have.")
+    ),
+)]
+async fn replace(
+    acting: Managing,
+    State(api): State<Shared>,
+    Body(form): Body<CatalogueForm>,
+) -> Result<Json<Saved>> {
+    let entries = form.check()?;
+    save(&api, &acting.tenant, &entries, true).await.map(Json)
+}
+
+/// One of those that Posthorn comes with, by name, or a whole one. Types of
+/// other names stay.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = CatalogueImport)]
+#[serde(deny_unknown_fields)]
+struct ImportForm {
+    /// One of `GET /api/v1/catalogues`. Instead of `event_types`.
+    #[schema(nullable = false, example = "rishi")]
+    catalogue: Option<String>,
+    /// What the catalogue is called; for people.
+    #[serde(default)]
+    name: String,
+    /// What it is of; for people.
+    #[serde(default)]
+    description: String,
+    #[serde(alias = "eventTypes")]
+    #[schema(max_items = 1000, nullable = false, extensions(("x-also" = json!(["eventTypes"]))))]
+    event_types: Option<Vec<EventTypeForm>>,
+}
+
+/// Import a catalogue
+///
+/// One that Posthorn comes with, by name, or one of your own. Types of other names stay.
+#[utoipa::path(
+    post, path = "/import", operation_id = "import_event_types", tag = "event types",
+    security(("token" = ["manager"])),
+    request_body = ImportForm,
+    responses(
+        (status = 200, description = "What it came to.", body = Saved),
+        (status = 409, description = "These would make more than a tenant may have.")
+    ),
+)]
+async fn import(
+    acting: Managing,
+    State(api): State<Shared>,
+    Body(form): Body<ImportForm>,
+) -> Result<Json<Saved>> {
+    let form = match (form.catalogue, form.event_types) {
+        (Some(name), None) => embedded(&name)?,
+        (None, Some(event_types)) => CatalogueForm {
+            name: form.name,
+            description: form.description,
+            event_types,
+        },
+        _ => {
+            return Err(Problem::field(
+                "catalogue",
+                "either `catalogue` or `event_types` must be there",
+            ));
+        }
+    };
+    let entries = form.check()?;
+    save(&api, &acting.tenant, &entries, false).await.map(Json)
+}
+
+/// A catalogue that Posthorn comes with.
+///
+/// # Errors
+/// If there is none by this name.
+pub fn embedded(name: &str) -> Result<CatalogueForm> {
+    let collection = collections::collection(name).ok_or_else(|| {
+        let names = collections::names();
+        Problem::field(
+            "catalogue",
+            format!("`{name}` does not exist; there is {names}"),
+        )
+    })?;
+    serde_json::from_str(collection.text).map_err(|error| anyhow::Error::new(error).into())
+}
+
+async fn save(api: &Api, tenant: &Tenant, entries: &[Entry], alone: bool) -> Result<Saved> {
+    let mut client = api.pool.get().await?;
+    let transaction = client.transaction().await?;
+    let saved = store::save(&transaction, tenant, entries, alone).await?;
+    transaction.commit().await?;
+    drop(client);
+    api.feed.refresh().await?;
+    Ok(saved)
+}
+
+impl From<Unsaved> for Problem {
+    fn from(unsaved: Unsaved) -> Self {
+        match unsaved {
+            Unsaved::NoTenant(_) => Self::not_found(unsaved.to_string()),
+            Unsaved::TooMany(_) => Self::conflict(unsaved.to_string()),
+            Unsaved::Postgres(error) => error.into(),
+        }
+    }
+}
+
+/// Refuses patterns that no type of a strict tenant's catalogue can match.
+///
+/// # Errors
+/// Names the pattern.
+pub async fn check_known(api: &Api, tenant: &Tenant, patterns: &[String]) -> Result<()> {
+    api.feed.refresh().await?;
+    match api.event_types.useless(tenant, patterns) {
+        None => Ok(()),
+        Some(pattern) => Err(Problem::field(
+            "events",
+            format!(
+                "`{pattern}` matches no event type of the catalogue, and `{tenant}` takes no other"
+            ),
+        )),
+    }
+}
+
+/// A catalogue that Posthorn comes with, without its types.
+#[derive(Serialize, ToSchema)]
+struct Catalogue {
+    name: String,
+    description: String,
+    /// How many it has.
+    event_types: usize,
+}
+
+/// The catalogues that Posthorn comes with.
+#[derive(Serialize, ToSchema)]
+#[schema(as = CatalogueList)]
+struct Catalogues {
+    catalogues: Vec<Catalogue>,
+}
+
+/// List the catalogues that can be imported
+#[utoipa::path(
+    get, path = "/", operation_id = "list_catalogues", tag = "event types",
+    security(("token" = ["viewer"])),
+    responses((status = 200, description = "All of them.", body = Catalogues)),
+)]
+async fn list_catalogues(_: Reading) -> Result<Json<Catalogues>> {
+    let catalogue = |form: CatalogueForm| Catalogue {
+        event_types: form.types(),
+        name: form.name,
+        description: form.description,
+    };
+    let catalogues = COLLECTIONS
+        .iter()
+        .map(|collection| embedded(collection.name).map(catalogue))
+        .collect::<Result<_>>()?;
+    Ok(Json(Catalogues { catalogues }))
+}
+
+/// Show a catalogue that can be imported
+///
+/// As a whole, in the form that importing takes.
+#[utoipa::path(
+    get, path = "/{name}", operation_id = "show_catalogue", tag = "event types",
+    security(("token" = ["viewer"])),
+    params(("name" = String, Path, example = "rishi")),
+    responses((status = 200, description = "The catalogue.", body = CatalogueForm)),
+)]
+async fn show_catalogue(_: Reading, Path(name): Path<String>) -> Result<Json<&'static RawValue>> {
+    let collection = collections::collection(&name).ok_or_else(|| {
+        let names = collections::names();
+        Problem::not_found(format!("there is no catalogue {name}; there is {names}"))
+    })?;
+    let raw = serde_json::from_str(collection.text).map_err(anyhow::Error::new)?;
+    Ok(Json(raw))
+}

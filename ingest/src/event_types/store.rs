@@ -1,0 +1,307 @@
+//! The rows of the event-type catalogue.
+//!
+//! Whoever changes a tenant's types first [`touch`]es the tenant's row, in the
+//! same transaction: that takes the next revision, which tells every cache to
+//! read the tenant's types again, and lets changes to one catalogue take turns,
+//! so that its bound is kept.
+
+use std::fmt;
+
+use deadpool_postgres::{Client, Transaction};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use shared::ids::{EventType, Tenant};
+use tokio_postgres::Row;
+use utoipa::ToSchema;
+
+use crate::api::timestamp::Timestamp;
+
+/// The most event types of a tenant.
+pub const MAX_EVENT_TYPES: i64 = 1_000;
+
+/// One type, as it is to be.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// `order.created`
+    pub name: EventType,
+    /// For people.
+    pub description: String,
+    /// What its data may look like, JSON text.
+    pub example: Option<String>,
+    /// What its data must look like, a JSON Schema's text.
+    pub schema: Option<String>,
+    /// Out of use for new webhooks.
+    pub archived: bool,
+}
+
+/// One type, as it is shown.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = EventType)]
+pub struct Shown {
+    /// Its name.
+    pub name: EventType,
+    /// For people.
+    pub description: String,
+    /// What its data may look like.
+    #[schema(required, value_type = Option<serde_json::Value>)]
+    pub example: Option<Box<RawValue>>,
+    /// What its data must look like, a JSON Schema.
+    #[schema(required, value_type = Option<Object>)]
+    pub schema: Option<Box<RawValue>>,
+    /// Out of use for new webhooks.
+    pub archived: bool,
+    /// When it was first put in.
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    pub updated_at: Timestamp,
+}
+
+impl From<&Row> for Shown {
+    fn from(row: &Row) -> Self {
+        // What is stored was JSON when it was saved; of a row made by hand that
+        // isn't, nothing is shown.
+        let json = |column: &str| {
+            row.get::<_, Option<String>>(column)
+                .and_then(|text| RawValue::from_string(text).ok())
+        };
+        Self {
+            name: row.get("name"),
+            description: row.get("description"),
+            example: json("example"),
+            schema: json("schema"),
+            archived: row.get("archived"),
+            created_at: row.get("created_at"),
+            updated_at: row.get("updated_at"),
+        }
+    }
+}
+
+/// What a change came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = CatalogueChanges)]
+pub struct Saved {
+    /// Types that weren't there.
+    pub created: u64,
+    /// Types that were otherwise.
+    pub changed: u64,
+    /// Types that are gone.
+    pub deleted: u64,
+}
+
+impl fmt::Display for Saved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            created,
+            changed,
+            deleted,
+        } = self;
+        write!(f, "{created} created, {changed} changed, {deleted} deleted")
+    }
+}
+
+/// Why types weren't saved.
+#[derive(Debug, thiserror::Error)]
+pub enum Unsaved {
+    /// Nobody by that name.
+    #[error("tenant `{0}` does not exist")]
+    NoTenant(Tenant),
+    /// Over the bound.
+    #[error("a tenant has at most {MAX_EVENT_TYPES} event types; these would make {0}")]
+    TooMany(i64),
+    /// PostgreSQL says so.
+    #[error("saving event types")]
+    Postgres(#[from] tokio_postgres::Error),
+}
+
+/// Puts types in, in the place of those by the same names. With `alone`, all
+/// others go.
+///
+/// # Errors
+/// If there is no such tenant, there would be too many, or PostgreSQL fails.
+/// Whoever commits all the same breaks the bound.
+pub async fn save(
+    transaction: &Transaction<'_>,
+    tenant: &Tenant,
+    entries: &[Entry],
+    alone: bool,
+) -> Result<Saved, Unsaved> {
+    if !touch(transaction, tenant).await? {
+        return Err(Unsaved::NoTenant(tenant.clone()));
+    }
+    let deleted = if alone {
+        delete_others(transaction, tenant, entries).await?
+    } else {
+        0
+    };
+    let (created, changed) = put(transaction, tenant, entries).await?;
+    let has = count(transaction, tenant).await?;
+    if has > MAX_EVENT_TYPES {
+        return Err(Unsaved::TooMany(has));
+    }
+    Ok(Saved {
+        created,
+        changed,
+        deleted,
+    })
+}
+
+/// Holds the tenant's row until the transaction ends, and gives it its next
+/// revision. Whether there is such a tenant.
+async fn touch(
+    transaction: &Transaction<'_>,
+    tenant: &Tenant,
+) -> Result<bool, tokio_postgres::Error> {
+    let statement = transaction
+        .prepare_cached("-- touch_tenant\nUPDATE tenants SET revision = revision WHERE id = $1")
+        .await?;
+    Ok(transaction.execute(&statement, &[tenant]).await? == 1)
+}
+
+/// How many were new, and how many changed; one that is the same isn't written.
+async fn put(
+    transaction: &Transaction<'_>,
+    tenant: &Tenant,
+    entries: &[Entry],
+) -> Result<(u64, u64), tokio_postgres::Error> {
+    let statement = transaction
+        .prepare_cached(
+            "-- put_event_types\n\
+             INSERT INTO event_types AS was (tenant, name, description, example, schema, archived) \
+             SELECT $1, * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bool[]) \
+             ON CONFLICT (tenant, name) DO UPDATE SET description = excluded.description, \
+                 example = excluded.example, schema = excluded.schema, \
+                 archived = excluded.archived, updated_at = now() \
+             WHERE (was.description, was.example, was.schema, was.archived) IS DISTINCT FROM \
+                 (excluded.description, excluded.example, excluded.schema, excluded.archived) \
+             RETURNING xmax = 0 AS is_new",
+        )
+        .await?;
+    let names: Vec<_> = entries.iter().map(|entry| entry.name.as_str()).collect();
+    let descriptions: Vec<_> = entries.iter().map(|entry| &entry.description).collect();
+    let examples: Vec<_> = entries.iter().map(|entry| &entry.example).collect();
+    let schemas: Vec<_> = entries.iter().map(|entry| &entry.schema).collect();
+    let archived: Vec<_> = entries.iter().map(|entry| entry.archived).collect();
+    let written = transaction
+        .query(
+            &statement,
+            &[
+                tenant,
+                &names,
+                &descriptions,
+                &examples,
+                &schemas,
+                &archived,
+            ],
+        )
+        .await?;
+    let new = written.iter().filter(|row| row.get("is_new")).count();
+    Ok((new as u64, (written.len() - new) as u64))
+}
+
+async fn delete_others(
+    transaction: &Transaction<'_>,
+    tenant: &Tenant,
+    entries: &[Entry],
+) -> Result<u64, tokio_postgres::Error> {
+    let statement = transaction
+        .prepare_cached(
+            "-- delete_other_event_types\n\
+             DELETE FROM event_types WHERE tenant = $1 AND name <> ALL ($2)",
+        )
+        .await?;
+    let names: Vec<_> = entries.iter().map(|entry| entry.name.as_str()).collect();
+    transaction.execute(&statement, &[tenant, &names]).await
+}
+
+async fn count(
+    transaction: &Transaction<'_>,
+    tenant: &Tenant,
+) -> Result<i64, tokio_postgres::Error> {
+    let statement = transaction
+        .prepare_cached("-- count_event_types\nSELECT count(*) FROM event_types WHERE tenant = $1")
+        .await?;
+    Ok(transaction.query_one(&statement, &[tenant]).await?.get(0))
+}
+
+/// Takes a type out. Whether it was there.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn delete(
+    transaction: &Transaction<'_>,
+    tenant: &Tenant,
+    name: &EventType,
+) -> Result<bool, tokio_postgres::Error> {
+    touch(transaction, tenant).await?;
+    let statement = transaction
+        .prepare_cached(
+            "-- delete_event_type\nDELETE FROM event_types WHERE tenant = $1 AND name = $2",
+        )
+        .await?;
+    Ok(transaction.execute(&statement, &[tenant, name]).await? == 1)
+}
+
+/// A page of a tenant's types, by name.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn list(
+    client: &Client,
+    tenant: &Tenant,
+    archived: Option<bool>,
+    after: Option<&EventType>,
+    limit: i64,
+) -> Result<Vec<Shown>, tokio_postgres::Error> {
+    let statement = client
+        .prepare_cached(
+            "-- list_event_types\n\
+             SELECT name, description, example, schema, archived, created_at, updated_at \
+             FROM event_types WHERE tenant = $1 AND ($2::text IS NULL OR name > $2) \
+               AND ($3::bool IS NULL OR archived = $3) \
+             ORDER BY name LIMIT $4",
+        )
+        .await?;
+    let rows = client
+        .query(&statement, &[tenant, &after, &archived, &limit])
+        .await?;
+    Ok(rows.iter().map(Shown::from).collect())
+}
+
+/// One type.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn find(
+    client: &Client,
+    tenant: &Tenant,
+    name: &EventType,
+) -> Result<Option<Shown>, tokio_postgres::Error> {
+    let statement = client
+        .prepare_cached(
+            "-- find_event_type\n\
+             SELECT name, description, example, schema, archived, created_at, updated_at \
+             FROM event_types WHERE tenant = $1 AND name = $2",
+        )
+        .await?;
+    let row = client.query_opt(&statement, &[tenant, name]).await?;
+    Ok(row.as_ref().map(Shown::from))
+}
+
+/// What data of this type may look like, as the tenant's catalogue says: JSON
+/// text, for test deliveries.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn example_of(
+    client: &Client,
+    tenant: &Tenant,
+    event_type: &EventType,
+) -> Result<Option<String>, tokio_postgres::Error> {
+    let statement = client
+        .prepare_cached(
+            "-- example_of\nSELECT example FROM event_types WHERE tenant = $1 AND name = $2",
+        )
+        .await?;
+    let row = client.query_opt(&statement, &[tenant, event_type]).await?;
+    Ok(row.and_then(|row| row.get(0)))
+}

@@ -1,0 +1,299 @@
+//! What was refused: listed, replayed after a fix, discarded; and never lost.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use harness::producer::Publication;
+use harness::receiver::answering;
+use harness::service::Service;
+use harness::world::{Answer, TENANT, World, eventually};
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
+use serde_json::{Value, json};
+
+const PATH: &str = "/api/v1/admin/dead-letters";
+
+async fn ask(world: &World, ingest: &Service, method: &str, path: &str, body: Value) -> Answer {
+    let body = (!body.is_null()).then_some(body);
+    let path = format!("{PATH}{path}");
+    world.ask_as_operator(ingest, method, &path, body).await
+}
+
+async fn holds(world: &World, messages: i64) {
+    eventually(&format!("{messages} messages are parked"), async || {
+        world.count("dead_letters").await == messages
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_refused_is_delivered_after_a_fix_as_it_was_published() {
+    let world = World::start().await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let producer = world.producer().await;
+    let mut headers = FieldTable::default();
+    let at = AMQPValue::LongString("2026-01-31T10:00:00Z".into());
+    headers.insert("occurred_at".into(), at);
+    let early = Publication::json("later", "order.created", "evt-1", r#"{"price":25.00}"#);
+    let properties = early.properties.clone().with_headers(headers);
+    producer
+        .publish(&early.clone().with(properties))
+        .await
+        .unwrap();
+    holds(&world, 1).await;
+
+    let listed = ask(&world, &ingest, "GET", "", Value::Null).await;
+    assert_eq!(listed.status, 200, "{}", listed.body);
+    let letter = &listed.body["dead_letters"][0];
+    for (member, value) in [
+        ("queue", json!("parking")),
+        ("reason", json!("tenant `later` does not exist")),
+        ("exchange", json!("posthorn.events")),
+        ("routing_key", json!("later.order.created")),
+        ("tenant", json!("later")),
+        ("message_id", json!("evt-1")),
+        ("content_type", json!("application/json")),
+        ("headers", json!({"occurred_at": "2026-01-31T10:00:00Z"})),
+        ("size", json!(15)),
+        ("body_excerpt", json!(r#"{"price":25.00}"#)),
+    ] {
+        assert_eq!(letter[member], value, "{member} in {letter}");
+    }
+    eventually("the metric says so", async || {
+        ingest.metric("posthorn_dead_letters").await.unwrap() as i64 == 1
+    })
+    .await;
+
+    // Without a fix it comes back, under a new id.
+    let replay = format!("/{}/replay", letter["id"].as_str().unwrap());
+    let replayed = ask(&world, &ingest, "POST", &replay, Value::Null).await;
+    assert_eq!(replayed.body["replayed"], 1, "{}", replayed.body);
+    eventually("it is back", async || {
+        let listed = ask(&world, &ingest, "GET", "", Value::Null).await.body;
+        listed["dead_letters"][0]["id"].is_string()
+            && listed["dead_letters"][0]["id"] != letter["id"]
+    })
+    .await;
+    assert_eq!(
+        ask(&world, &ingest, "POST", &replay, Value::Null)
+            .await
+            .status,
+        404
+    );
+
+    let fix = json!({"id": "later"});
+    world
+        .ask_as_operator(&ingest, "POST", "/api/v1/admin/tenants", Some(fix))
+        .await;
+    let reason = json!({"reason": "tenant `later` does not exist"});
+    let replayed = ask(&world, &ingest, "POST", "/replay", reason).await;
+    assert_eq!(
+        replayed.body,
+        json!({"replayed": 1, "skipped": 0, "more": false})
+    );
+    world.accepts(1).await;
+    holds(&world, 0).await;
+    let event = "SELECT id, data, occurred_at::text FROM events";
+    let row = world.sql().await.query_one(event, &[]).await.unwrap();
+    assert_eq!((row.get(0), row.get(1)), ("evt-1", r#"{"price":25.00}"#));
+    assert!(row.get::<_, &str>(2).starts_with("2026-01-31"));
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn dead_letters_are_chosen_by_reason_tenant_and_queue_page_by_page() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let producer = world.producer().await;
+    for n in 0..5 {
+        let nobody = Publication::json("nobody", "a.b", &format!("evt-{n}"), "{}");
+        producer.publish(&nobody).await.unwrap();
+        holds(&world, n + 1).await;
+    }
+    let of_type = BasicProperties::default().with_content_type("text/csv".into());
+    let csv = Publication::json(TENANT, "a.b", "x", "a;b").with(of_type);
+    producer.publish(&csv).await.unwrap();
+    let unrouted = Publication {
+        routing_key: "0.77".to_owned(),
+        properties: BasicProperties::default(),
+        body: vec![1, 2, 3],
+    };
+    producer
+        .publish_to("posthorn.jobs", &unrouted)
+        .await
+        .unwrap();
+    holds(&world, 7).await;
+
+    let mut seen = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let path = format!("?tenant=nobody&limit=2{cursor}");
+        let page = ask(&world, &ingest, "GET", &path, Value::Null).await.body;
+        let letters = page["dead_letters"].as_array().unwrap().clone();
+        seen.extend(
+            letters
+                .iter()
+                .map(|l| l["message_id"].as_str().unwrap().to_owned()),
+        );
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(seen, ["evt-4", "evt-3", "evt-2", "evt-1", "evt-0"]);
+    let found = ask(&world, &ingest, "GET", "?queue=unrouted", Value::Null)
+        .await
+        .body;
+    assert_eq!(
+        found["dead_letters"][0]["reason"],
+        "no queue is bound for its routing key"
+    );
+    assert_eq!(found["dead_letters"][0]["exchange"], "posthorn.jobs");
+
+    let everything = ask(&world, &ingest, "DELETE", "", Value::Null).await;
+    assert_eq!(
+        (everything.status, &everything.body["field"]),
+        (422, &json!("reason"))
+    );
+    let bad = ask(&world, &ingest, "GET", "?queue=x", Value::Null).await;
+    assert_eq!((bad.status, &bad.body["field"]), (422, &json!("queue")));
+    let gone = ask(&world, &ingest, "DELETE", "?tenant=nobody", Value::Null).await;
+    assert_eq!(gone.body, json!({"discarded": 5, "more": false}));
+    let found = ask(&world, &ingest, "GET", "", Value::Null).await.body;
+    for letter in found["dead_letters"].as_array().unwrap() {
+        let path = format!("/{}", letter["id"].as_str().unwrap());
+        assert_eq!(
+            ask(&world, &ingest, "DELETE", &path, Value::Null)
+                .await
+                .status,
+            204
+        );
+        assert_eq!(
+            ask(&world, &ingest, "DELETE", &path, Value::Null)
+                .await
+                .status,
+            404
+        );
+    }
+    assert_eq!(world.count("dead_letters").await, 0);
+    assert_eq!(world.count("dead_letter_count WHERE held = 0").await, 1);
+    // Not for a tenant's own token, however high its role.
+    let token = json!({"tenant": TENANT, "role": "admin"});
+    let made = world
+        .ask_as_operator(&ingest, "POST", "/api/v1/admin/tokens", Some(token))
+        .await;
+    let token = made.body["token"].as_str().unwrap();
+    assert_eq!(
+        world.ask_as(token, &ingest, "GET", PATH, None).await.status,
+        403
+    );
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn what_came_around_the_exchange_is_not_replayed() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let producer = world.producer().await;
+    let mut around = Publication::json(TENANT, "order.created", "evt-1", "{}");
+    around.routing_key = "posthorn.ingest.v1".to_owned();
+    producer.publish_to("", &around).await.unwrap();
+    holds(&world, 1).await;
+    let listed = ask(&world, &ingest, "GET", "", Value::Null).await.body;
+    let path = format!(
+        "/{}/replay",
+        listed["dead_letters"][0]["id"].as_str().unwrap()
+    );
+    let refused = ask(&world, &ingest, "POST", &path, Value::Null).await;
+    assert_eq!(refused.status, 409, "{}", refused.body);
+    let skipped = ask(
+        &world,
+        &ingest,
+        "POST",
+        "/replay",
+        json!({"queue": "parking"}),
+    )
+    .await;
+    assert_eq!(
+        skipped.body,
+        json!({"replayed": 0, "skipped": 1, "more": false})
+    );
+    assert_eq!(world.count("dead_letters").await, 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_full_table_leaves_what_comes_in_its_queue() {
+    let world = World::start().await;
+    let sql = world.sql().await;
+    let pretend = "UPDATE dead_letter_count SET held = 100000";
+    sql.execute(pretend, &[]).await.unwrap();
+    let ingest = world.ingest().await;
+    let producer = world.producer().await;
+    for n in 0..3 {
+        let nobody = Publication::json("nobody", "a.b", &format!("evt-{n}"), "{}");
+        producer.publish(&nobody).await.unwrap();
+    }
+    eventually("all are refused", async || {
+        ingest
+            .metric("posthorn_events_rejected_total")
+            .await
+            .unwrap_or_default() as i64
+            == 3
+    })
+    .await;
+    let connection = world.connection().await;
+    let channel = connection.create_channel().await.unwrap();
+    eventually("they wait in the queue", async || {
+        let options = lapin::options::QueueDeclareOptions {
+            passive: true,
+            ..Default::default()
+        };
+        let queue = channel
+            .queue_declare("posthorn.parking.v1".into(), options, FieldTable::default())
+            .await;
+        queue.unwrap().message_count() == 3
+    })
+    .await;
+    assert_eq!(world.count("dead_letters").await, 0);
+
+    let room = "UPDATE dead_letter_count SET held = 99999";
+    sql.execute(room, &[]).await.unwrap();
+    holds(&world, 3).await;
+    sql.execute("UPDATE dead_letter_count SET held = 3", &[])
+        .await
+        .unwrap();
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_job_that_could_not_be_read_is_parked_and_replayed_to_the_same_end() {
+    let world = World::start().await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let shop = world.receiver(answering(200)).await;
+    world.webhook(&ingest, &shop, json!({})).await;
+    let nonsense = Publication {
+        routing_key: "0.0".to_owned(),
+        properties: BasicProperties::default(),
+        body: vec![9, 9, 9],
+    };
+    world
+        .producer()
+        .await
+        .publish_to("posthorn.jobs", &nonsense)
+        .await
+        .unwrap();
+    holds(&world, 1).await;
+    let replayed = ask(
+        &world,
+        &ingest,
+        "POST",
+        "/replay",
+        json!({"queue": "parking"}),
+    )
+    .await;
+    assert_eq!(replayed.body["replayed"], 1, "{}", replayed.body);
+    holds(&world, 1).await;
+    world.publish("order.created", "evt-1", &json!({})).await;
+    shop.receives(1).await;
+    world.finish().await;
+}
