@@ -15,7 +15,10 @@ POSTGRES=15
 VENV=.posthorn/venv
 # The reference implementation that receivers use, to verify what we sign; and
 # what asks the API for more than a person would think of.
-PACKAGES="standardwebhooks==1.1.0 schemathesis==4.32.5"
+VERIFIER=standardwebhooks
+PACKAGES="$VERIFIER==1.1.0 schemathesis==4.32.5"
+NODE_MODULES=.posthorn/node_modules
+NODE_VERIFIER_VERSION=1.1.1
 POLICY=/usr/sbin/policy-rc.d
 
 say() { printf 'deps: %s\n' "$*"; }
@@ -59,6 +62,10 @@ has_packages() {
         set -- "$VENV"/lib/python3*/site-packages/"${package%==*}-${package#*==}".dist-info
         [ -d "$1" ] || return 1
     done
+}
+
+has_node_verifier() {
+    grep -qs "\"version\": \"$NODE_VERIFIER_VERSION\"" "$NODE_MODULES/$VERIFIER/package.json"
 }
 
 missing=
@@ -132,6 +139,10 @@ command -v curl >/dev/null || need curl "the commands of README.md"
 if [ "$what" = tests ] && ! has_packages && ! python >/dev/null; then
     need python3-venv "the tests use Python packages: $PACKAGES"
 fi
+if [ "$what" = tests ] && ! has_node_verifier; then
+    command -v node >/dev/null || need nodejs "the tests verify what is written as JavaScript would write it"
+    command -v npm >/dev/null || need npm "installs JavaScript's $VERIFIER"
+fi
 [ -z "$missing" ] || install_missing
 
 has_postgres || fail "PostgreSQL $POSTGRES or later is needed, and this system packages an older one:" \
@@ -145,4 +156,10 @@ if [ "$what" = tests ] && ! has_packages; then
     # Unquoted on purpose: a list of packages.
     # shellcheck disable=SC2086
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check $PACKAGES
+fi
+
+if [ "$what" = tests ] && ! has_node_verifier; then
+    say "installing $VERIFIER $NODE_VERIFIER_VERSION from npm into $NODE_MODULES: the tests verify signatures with it"
+    npm install --silent --no-audit --no-fund --no-save --ignore-scripts --prefix "$(dirname "$NODE_MODULES")" \
+        "$VERIFIER@$NODE_VERIFIER_VERSION"
 fi

@@ -332,8 +332,13 @@ fn occurred_at(properties: &BasicProperties) -> Result<Option<OffsetDateTime>, R
 }
 
 fn parse_time(what: &'static str, text: &str) -> Result<OffsetDateTime, Rejected> {
-    let at = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| Rejected::Time(what))?;
-    Ok(at.to_offset(time::UtcOffset::UTC))
+    OffsetDateTime::parse(text, &Rfc3339)
+        .ok()
+        // The year 9999 in New York can be the year 10000 in UTC.
+        .and_then(|at| at.checked_to_offset(time::UtcOffset::UTC))
+        // PostgreSQL's resolution: a retry says the same as the first try.
+        .map(OffsetDateTime::truncate_to_microsecond)
+        .ok_or(Rejected::Time(what))
 }
 
 /// Refuses what is larger than it may be.
@@ -470,6 +475,12 @@ mod tests {
         assert_eq!(event.occurred_at, Some(datetime!(1970-01-01 00:16:40 UTC)));
         let event = read("a.b", &properties.with_headers(headers), b"{}").unwrap();
         assert_eq!(event.occurred_at, Some(datetime!(2026-11-22 10:00 UTC)));
+        let time = |text| parse_time("it", text);
+        assert!(time("9999-12-31T23:59:59-05:00").is_err(), "the year 10000");
+        assert_eq!(
+            time("2026-11-22T10:00:00.123456789Z").unwrap(),
+            datetime!(2026-11-22 10:00:00.123456 UTC)
+        );
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub mod event_types;
 pub mod intake;
 pub mod matching;
 pub mod metrics;
+pub mod preview;
 pub mod run;
 pub mod settings;
 pub mod subscriptions;

@@ -1,15 +1,15 @@
 //! `posthorn-ingest`: serves by default; `migrate`, `audit`, `token create` and
-//! `catalogue` are for operators.
+//! `catalogue` and `dialect` are for operators.
 
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use ingest::event_types::command;
 use ingest::settings::Settings;
-use ingest::{api, audit, run};
+use ingest::{api, audit, preview, run};
 use secrecy::ExposeSecret;
 use shared::settings::environment;
-use shared::{postgres, supervise, telemetry};
+use shared::{postgres, settings, supervise, telemetry};
 use tokio_util::sync::CancellationToken;
 
 /// Posthorn's ingest. Settings come from the environment, see README.md.
@@ -36,6 +36,9 @@ enum Command {
     },
     /// Print the API's OpenAPI document.
     Openapi,
+    /// See how deliveries look.
+    #[command(subcommand)]
+    Dialect(Dialect),
     /// Manage API tokens.
     #[command(subcommand)]
     Token(Token),
@@ -59,6 +62,14 @@ enum Catalogue {
 }
 
 #[derive(Subcommand)]
+enum Dialect {
+    /// List the dialects, those in `DIALECTS_DIR` too; fails if one is invalid.
+    List,
+    /// Print the headers and the body of an event's delivery.
+    Preview(preview::Preview),
+}
+
+#[derive(Subcommand)]
 enum Token {
     /// Create a token and print it, once.
     Create {
@@ -75,20 +86,29 @@ enum Token {
 #[allow(clippy::print_stdout)] // The commands for operators print their answer.
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    if let Some(Command::Openapi) = arguments.command {
+    let command = arguments.command.unwrap_or(Command::Serve);
+    if let Command::Dialect(command) = command {
+        // Needs no server, so no more than this is asked for.
+        let dialects = settings::dialects(&environment())?;
+        match command {
+            Dialect::List => println!("{}", preview::list(&dialects)),
+            Dialect::Preview(preview) => println!("{}", preview.write(&dialects)?),
+        }
+        return Ok(());
+    }
+    if let Command::Openapi = command {
         println!("{:#}", api::document());
         return Ok(());
     }
     let settings = Settings::read(&environment())?;
     telemetry::log_to_stderr(settings.common.log_format);
     supervise::die_on_panic();
-    match arguments.command.unwrap_or(Command::Serve) {
+    match command {
         Command::Serve => {
             let stop = CancellationToken::new();
             supervise::stop_on_signals(stop.clone())?;
             run::run(settings, stop).await
         }
-        Command::Openapi => unreachable!("it needs no settings: see above"),
         Command::Migrate => {
             let applied = postgres::migrate(&pool(&settings)?).await?;
             println!("{applied} migrations applied");
@@ -100,6 +120,7 @@ async fn main() -> anyhow::Result<()> {
             anyhow::ensure!(audit.is_clean(), "deliveries are unaccounted for");
             Ok(())
         }
+        Command::Dialect(_) | Command::Openapi => unreachable!("answered above"),
         Command::Token(Token::Create { tenant, role }) => {
             let token =
                 api::auth::create_token(&pool(&settings)?, tenant.as_ref(), role, None).await?;

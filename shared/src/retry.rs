@@ -56,27 +56,27 @@ pub enum Pauses {
 pub struct Retry {
     /// The pauses, one by one. Excludes the four that follow.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(max_items = 49, nullable = false)]
+    #[schema(max_items = 49)]
     pub delays: Option<Vec<u64>>,
     /// How often is tried again.
     #[serde(skip_serializing_if = "Option::is_none", alias = "maxRetries")]
-    #[schema(maximum = 49, nullable = false, extensions(("x-also" = json!(["maxRetries"]))))]
+    #[schema(maximum = 49, extensions(("x-also" = json!(["maxRetries"]))))]
     pub max_retries: Option<u16>,
     /// The first pause; those after it grow.
     #[serde(skip_serializing_if = "Option::is_none", alias = "retryDelay")]
-    #[schema(maximum = 86_400_000, nullable = false, extensions(("x-also" = json!(["retryDelay"]))))]
+    #[schema(maximum = 86_400_000, extensions(("x-also" = json!(["retryDelay"]))))]
     pub retry_delay: Option<u64>,
     /// Each pause is this many times the one before.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1, maximum = 10, nullable = false)]
+    #[schema(minimum = 1, maximum = 10)]
     pub factor: Option<f64>,
     /// None is longer.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(maximum = 86_400_000, nullable = false)]
+    #[schema(maximum = 86_400_000)]
     pub cap: Option<u64>,
     /// Up to this share is added to each pause, at random.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 0, maximum = 1, nullable = false)]
+    #[schema(minimum = 0, maximum = 1)]
     pub jitter: Option<f64>,
 }
 

@@ -157,7 +157,7 @@ impl Common {
                 allow_http: reader.or("ALLOW_HTTP", false),
                 allowed: networks(reader),
             },
-            dialects: dialects(reader),
+            dialects: read_dialects(reader),
             log_format: reader.or("LOG_FORMAT", LogFormat::Pretty),
         }
     }
@@ -194,7 +194,18 @@ fn placeholder_keys() -> Keyring {
     }
 }
 
-fn dialects(reader: &mut Reader<'_>) -> Dialects {
+/// The dialects alone, for who needs no server.
+///
+/// # Errors
+/// What is wrong with `DIALECTS_DIR`.
+pub fn dialects(variable: &dyn Fn(&str) -> Option<String>) -> Result<Dialects, Unusable> {
+    let mut reader = Reader::new(variable);
+    let dialects = read_dialects(&mut reader);
+    reader.finish()?;
+    Ok(dialects)
+}
+
+fn read_dialects(reader: &mut Reader<'_>) -> Dialects {
     let Some(folder) = reader.optional::<String>("DIALECTS_DIR") else {
         return Dialects::embedded();
     };

@@ -309,28 +309,18 @@ async fn an_answer_is_judged_by_the_webhooks_dialect() {
     world.finish().await;
 }
 
-const SHOP: &str = r#"
-description = "A dialect of our own"
-[body]
-kind = "{event_type}"
-sent = "{sent_at:unix}"
-payload = { of = "{tenant}", data = "{data}" }
-[headers]
-X-Shop-Token = "t={sent_at:unix},v={signatures.main}"
-[signatures.main]
-signs = "{sent_at:unix}:{body.payload}"
-encoding = "{base64}"
-[retry]
-delays = []
-[answers]
-success = ["200"]
-"#;
+/// The one that the documentation shows.
+fn documented_dialect() -> &'static str {
+    let page = include_str!("../../docs/dialects.md");
+    let (_, rest) = page.split_once("```toml\n").unwrap();
+    rest.split_once("```").unwrap().0
+}
 
 #[tokio::test]
 async fn a_dialect_of_ones_own_is_loaded_from_a_folder() {
     let folder = std::env::temp_dir().join(format!("posthorn-dialects-{}", unique()));
     std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("shop.toml"), SHOP).unwrap();
+    std::fs::write(folder.join("shop.toml"), documented_dialect()).unwrap();
     let world = World::with(&[("DIALECTS_DIR", folder.to_str().unwrap())]).await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
 
@@ -338,7 +328,7 @@ async fn a_dialect_of_ones_own_is_loaded_from_a_folder() {
     let dialects = answer.body["dialects"].as_array().unwrap();
     assert_eq!(dialects.len(), 8);
     let shown = dialects.iter().find(|d| d["name"] == "shop").unwrap();
-    assert_eq!(shown["definition"], SHOP);
+    assert_eq!(shown["definition"], documented_dialect());
     let unknown = json!({"url": "http://127.0.0.1/", "events": ["*"], "dialect": "klingon"});
     let refused = world
         .ask(&ingest, "POST", "/api/v1/webhooks", Some(unknown))
@@ -366,4 +356,56 @@ async fn a_dialect_of_ones_own_is_loaded_from_a_folder() {
     assert!(token.starts_with(&format!("t={sent},v=")), "{token}");
     world.finish().await;
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[tokio::test]
+async fn a_preview_is_what_is_delivered_to_the_byte() {
+    let world = World::start().await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let shop = world.receiver(answering(200)).await;
+    let data = r#"{"b":1,"2":"\u00e9", "price":25.00}"#;
+    let mut webhooks = Vec::new();
+    for system in SYSTEMS {
+        let form = json!({"dialect": system});
+        webhooks.push((system, world.webhook(&ingest, &shop, form).await));
+    }
+    let publication = Publication::json(TENANT, "order.created", "evt-1", data);
+    let producer = world.producer().await;
+    producer.publish(&publication).await.unwrap();
+    let arrivals = shop.receives(webhooks.len()).await;
+    world.settles().await;
+    let events = "SELECT to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') FROM events";
+    let row = world.sql().await.query_one(events, &[]).await.unwrap();
+    let occurred_at: String = row.get(0);
+    for (system, webhook) in &webhooks {
+        let arrival = arrivals.iter().find(|a| a.path == webhook.path).unwrap();
+        let delivery = world.deliveries(&ingest, webhook).await[0]["id"].clone();
+        let mut arguments = vec!["dialect", "preview", system, "--type", "order.created"];
+        arguments.extend([
+            "--data",
+            data,
+            "--id",
+            "evt-1",
+            "--occurred-at",
+            &occurred_at,
+        ]);
+        arguments.extend(["--secret", &webhook.secret, "--tenant", TENANT]);
+        arguments.extend([
+            "--webhook",
+            &webhook.id,
+            "--delivery",
+            delivery.as_str().unwrap(),
+        ]);
+        // Without a server to ask.
+        let printed = harness::service::command("posthorn-ingest", &arguments, &[])
+            .await
+            .unwrap();
+        let (headers, body) = printed.split_once("\n\n").unwrap();
+        assert_eq!(body.as_bytes(), arrival.body, "{system}");
+        for line in headers.lines().filter(|line| line.contains("signature")) {
+            let (name, value) = line.split_once(": ").unwrap();
+            assert_eq!(arrival.header(name), value, "{system}");
+        }
+    }
+    world.finish().await;
 }

@@ -1,7 +1,7 @@
 //! The dialects that webhooks and tenants may have.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::Serialize;
 use shared::dialect::{DEFAULT, Dialect, Dialects};
 use shared::retry::Schedule;
@@ -12,6 +12,7 @@ use utoipa_axum::routes;
 use super::Shared;
 use super::auth::Reading;
 use super::problem::{Problem, Result};
+use super::request::Name;
 
 /// `/api/v1/dialects…`
 pub fn routes() -> OpenApiRouter<Shared> {
@@ -72,11 +73,7 @@ async fn list(_: Reading, State(api): State<Shared>) -> Json<DialectList> {
     params(("name" = String, Path, example = "standard")),
     responses((status = 200, description = "The dialect.", body = Shown)),
 )]
-async fn show(
-    _: Reading,
-    State(api): State<Shared>,
-    Path(name): Path<String>,
-) -> Result<Json<Shown>> {
+async fn show(_: Reading, State(api): State<Shared>, Name(name): Name) -> Result<Json<Shown>> {
     let dialect = api.dialects.get(&name);
     let dialect = dialect.ok_or_else(|| Problem::not_found(unknown(&name, &api.dialects)))?;
     Ok(Json(Shown::of(dialect)))

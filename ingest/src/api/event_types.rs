@@ -207,7 +207,7 @@ async fn replace(
 #[serde(deny_unknown_fields)]
 struct ImportForm {
     /// One of `GET /api/v1/catalogues`. Instead of `event_types`.
-    #[schema(nullable = false, example = "rishi")]
+    #[schema(example = "rishi")]
     catalogue: Option<String>,
     /// What the catalogue is called; for people.
     #[serde(default)]
@@ -216,7 +216,7 @@ struct ImportForm {
     #[serde(default)]
     description: String,
     #[serde(alias = "eventTypes")]
-    #[schema(max_items = 1000, nullable = false, extensions(("x-also" = json!(["eventTypes"]))))]
+    #[schema(max_items = 1000, extensions(("x-also" = json!(["eventTypes"]))))]
     event_types: Option<Vec<EventTypeForm>>,
 }
 

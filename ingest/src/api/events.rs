@@ -63,7 +63,7 @@ struct NewEvent {
     id: Option<String>,
     /// When it happened; now unless set.
     #[serde(alias = "occurredAt", alias = "timestamp")]
-    #[schema(format = DateTime, nullable = false, extensions(("x-also" = json!(["occurredAt", "timestamp"]))))]
+    #[schema(format = DateTime, extensions(("x-also" = json!(["occurredAt", "timestamp"]))))]
     occurred_at: Option<String>,
     /// Any JSON, at most 262,144 bytes unless the tenant has another limit, and 100 levels deep.
     /// Arrives as it was sent.

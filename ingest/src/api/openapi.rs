@@ -190,7 +190,8 @@ fn problem() -> Value {
 
 /// Adds the members of `x-also` to an object; each excludes the others.
 fn spell_out_other_names(schema: &mut Value) {
-    let Some(properties) = schema["properties"].as_object_mut() else {
+    let properties = schema.get_mut("properties");
+    let Some(properties) = properties.and_then(Value::as_object_mut) else {
         return;
     };
     let mut others = Vec::new();

@@ -58,6 +58,10 @@ pub async fn read_json<S: Send + Sync, T: DeserializeOwned>(
             }
             _ => Problem::bad_request(rejection.body_text()),
         })?;
+    // Serde takes a list for a struct, member by member; nobody means that.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Problem::bad_request("the body must be a JSON object"));
+    }
     serde_json::from_slice(&bytes).map_err(|error| Problem::bad_request(error.to_string()))
 }
 
@@ -73,9 +77,9 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalB
         if nothing {
             return Ok(Self(T::default()));
         }
-        Body::from_request(request, state)
+        Body::<Option<T>>::from_request(request, state)
             .await
-            .map(|Body(value)| Self(value))
+            .map(|Body(value)| Self(value.unwrap_or_default()))
     }
 }
 
@@ -86,12 +90,24 @@ impl<S: Send + Sync, T: FromStr<Err = Malformed> + Send> FromRequestParts<S> for
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let Path(text) = Path::<String>::from_request_parts(parts, state)
-            .await
-            .map_err(|rejection| Problem::bad_request(rejection.to_string()))?;
+        let Name(text) = Name::from_request_parts(parts, state).await?;
         text.parse()
             .map(Self)
             .map_err(|error: Malformed| Problem::not_found(error.to_string()))
+    }
+}
+
+/// The name in the path. One that isn't even text is as unknown as any other.
+pub struct Name(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        Path::from_request_parts(parts, state)
+            .await
+            .map(|Path(text)| Self(text))
+            .map_err(|rejection| Problem::not_found(rejection.body_text()))
     }
 }
 

@@ -37,10 +37,10 @@ pub fn routes() -> OpenApiRouter<Shared> {
 #[serde(deny_unknown_fields)]
 struct Rotation {
     /// The new secret; generated unless given.
-    #[schema(min_length = 8, max_length = 256, nullable = false)]
+    #[schema(min_length = 8, max_length = 256)]
     secret: Option<String>,
     /// How long the old one signs too, in seconds; 0 revokes it at once.
-    #[schema(maximum = 2_592_000, nullable = false, default = 86_400)]
+    #[schema(maximum = 2_592_000, default = 86_400)]
     overlap: Option<u32>,
 }
 
@@ -88,7 +88,7 @@ async fn rotate(
                  previous_signing_key = CASE WHEN $4::timestamptz IS NOT NULL THEN signing_key END, \
                  previous_secret_until = $4, \
                  secret = $3, \
-                 signing_key = CASE WHEN signing_key IS NOT NULL THEN $5 END, \
+                 signing_key = CASE WHEN signing_key IS NOT NULL THEN $5::bytea END, \
                  updated_at = now() \
              WHERE id = $1 AND tenant = $2 AND status <> 'deleted'",
         )

@@ -1,7 +1,7 @@
 //! Tenants: make, list, show, change. For the operator.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use shared::dialect::{DEFAULT, Dialects};
@@ -17,7 +17,7 @@ use super::Shared;
 use super::auth::Operating;
 use super::dialects::check_dialect;
 use super::problem::{Problem, Result};
-use super::request::{Body, Page, Parameters};
+use super::request::{Body, Name, Page, Parameters};
 use super::timestamp::Timestamp;
 use super::webhook_form::present;
 
@@ -113,10 +113,10 @@ struct NewTenant {
     #[schema(value_type = Tenant)]
     id: String,
     /// For people.
-    #[schema(max_length = 256, example = "Acme Ltd", nullable = false)]
+    #[schema(max_length = 256, example = "Acme Ltd")]
     name: Option<String>,
     /// The dialect of webhooks that have none of their own; `standard` unless set.
-    #[schema(example = "standard", nullable = false)]
+    #[schema(example = "standard")]
     dialect: Option<String>,
     #[serde(default)]
     limits: NewLimits,
@@ -128,15 +128,14 @@ struct NewTenant {
 #[serde(deny_unknown_fields)]
 struct Change {
     /// For people.
-    #[schema(max_length = 256, example = "Acme Ltd", nullable = false)]
+    #[schema(max_length = 256, example = "Acme Ltd")]
     name: Option<String>,
     /// The dialect of webhooks that have none of their own.
-    #[schema(example = "standard", nullable = false)]
+    #[schema(example = "standard")]
     dialect: Option<String>,
     #[serde(default)]
     limits: NewLimits,
     /// Whether its webhooks and events may only have types that are in its catalogue.
-    #[schema(nullable = false)]
     strict_event_types: Option<bool>,
 }
 
@@ -146,7 +145,7 @@ struct Change {
 #[serde(deny_unknown_fields)]
 struct NewLimits {
     /// How many webhooks; 100 unless set.
-    #[schema(minimum = 0, maximum = 100_000, example = 100, nullable = false)]
+    #[schema(minimum = 0, maximum = 100_000, example = 100)]
     webhooks: Option<i32>,
     /// Attempts in any hour, over all webhooks; as many as there are unless set.
     #[serde(default, alias = "deliveriesPerHour", deserialize_with = "present")]
@@ -316,11 +315,7 @@ async fn list(
     params(("id" = Tenant, Path)),
     responses((status = 200, description = "The tenant.", body = Shown)),
 )]
-async fn show(
-    _: Operating,
-    State(api): State<Shared>,
-    Path(id): Path<String>,
-) -> Result<Json<Shown>> {
+async fn show(_: Operating, State(api): State<Shared>, Name(id): Name) -> Result<Json<Shown>> {
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(&format!(
@@ -345,7 +340,7 @@ async fn show(
 async fn change(
     _: Operating,
     State(api): State<Shared>,
-    Path(id): Path<String>,
+    Name(id): Name,
     Body(change): Body<Change>,
 ) -> Result<Json<Shown>> {
     let Change {

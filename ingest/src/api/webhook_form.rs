@@ -77,7 +77,7 @@ pub struct Form {
     /// Where deliveries go: HTTPS, at a public address.
     #[serde(alias = "target_url", alias = "targetUrl")]
     #[schema(
-        max_length = 2048, nullable = false, example = "https://example.com/hooks",
+        max_length = 2048, example = "https://example.com/hooks",
         extensions(("x-also" = json!(["target_url", "targetUrl"])))
     )]
     url: Option<String>,
@@ -94,30 +94,28 @@ pub struct Form {
     )]
     events: Option<Vec<String>>,
     /// Generated unless given.
-    #[schema(min_length = 8, max_length = 256, nullable = false)]
+    #[schema(min_length = 8, max_length = 256)]
     secret: Option<String>,
     /// For people.
-    #[schema(max_length = 1024, nullable = false, example = "the shop")]
+    #[schema(max_length = 1024, example = "the shop")]
     description: Option<String>,
     /// Whether it gets deliveries.
-    #[schema(nullable = false)]
     active: Option<bool>,
     /// Another way to say `active`.
-    #[schema(nullable = false)]
     status: Option<StatusForm>,
     /// Which events it wants; `null`: all that match `events`.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<Object>, example = json!({"total": {"$gte": 10}}))]
     filters: Option<Option<Value>>,
     /// Sent with every delivery.
-    #[schema(nullable = false, example = json!({"X-Api-Key": "…"}))]
+    #[schema(example = json!({"X-Api-Key": "…"}))]
     headers: Option<BTreeMap<String, String>>,
     /// How long the endpoint has to answer, in milliseconds; `null`: the dialect's.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<u64>, minimum = 1000, maximum = 60_000, example = 30_000)]
     timeout: Option<Option<u64>>,
     /// How many retries, of the dialect's schedule. Instead of `retry_policy`.
-    #[schema(maximum = 49, nullable = false)]
+    #[schema(maximum = 49)]
     retries: Option<u16>,
     /// What is said here changes the dialect's schedule; `null`: nothing does.
     #[serde(default, alias = "retryPolicy", deserialize_with = "present")]
@@ -129,10 +127,9 @@ pub struct Form {
     rate_limit: Option<Option<Value>>,
     /// Keeps requests and answers whole while it is on.
     #[serde(alias = "debugMode")]
-    #[schema(nullable = false, extensions(("x-also" = json!(["debugMode"]))))]
+    #[schema(extensions(("x-also" = json!(["debugMode"]))))]
     debug_mode: Option<bool>,
     /// `ed25519`: a key signs besides the secret, where the dialect has a place for it.
-    #[schema(nullable = false)]
     signing: Option<Signing>,
     /// `null`: the tenant's.
     #[serde(default, deserialize_with = "present")]

@@ -120,6 +120,117 @@ fn range(text: &str) -> Option<RangeInclusive<u16>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::Dialects;
+
+    /// When attempts begin, in seconds after the first.
+    fn attempt_times(schedule: &Schedule) -> Vec<u64> {
+        let pauses = (1..).map_while(|n| schedule.pause_after(n, 0.0));
+        let mut at = Duration::ZERO;
+        let after = pauses.map(|pause| {
+            at += pause;
+            at.as_secs()
+        });
+        std::iter::once(0).chain(after).collect()
+    }
+
+    #[test]
+    fn every_dialects_attempts_have_their_times() {
+        let day = 86_400;
+        let standard = vec![
+            0,
+            5,
+            305,
+            2_105,
+            9_305,
+            27_305,
+            63_305,
+            113_705,
+            185_705,
+            185_705 + day,
+        ];
+        let dialects = Dialects::embedded();
+        let table = [
+            // The dialect, what the server says, what the webhook says, the times.
+            ("standard", "{}", "{}", standard.clone()),
+            ("cloudevents", "{}", "{}", standard),
+            ("rishi", "{}", "{}", vec![0, 1, 3, 7]),
+            (
+                "brainsait",
+                "{}",
+                "{}",
+                vec![0, 300, 2_100, 9_300, 52_500, 52_500 + day],
+            ),
+            ("auraconnect", "{}", "{}", vec![0, 10, 40, 100, 400, 2_200]),
+            ("jossiedb", "{}", "{}", vec![0, 5, 15, 35]),
+            ("corp-astro", "{}", "{}", vec![0, 30, 90, 210, 450]),
+            // In each system's own words: `retries` and `retryPolicy`.
+            (
+                "rishi",
+                "{}",
+                r#"{"max_retries": 5}"#,
+                vec![0, 1, 3, 7, 15, 31],
+            ),
+            (
+                "auraconnect",
+                "{}",
+                r#"{"max_retries": 2}"#,
+                vec![0, 10, 40],
+            ),
+            (
+                "jossiedb",
+                "{}",
+                r#"{"maxRetries": 2, "retryDelay": 1000}"#,
+                vec![0, 1, 3],
+            ),
+            // WEBHOOK_MAX_RETRIES and WEBHOOK_RETRY_DELAY, and a webhook's own.
+            ("jossiedb", r#"{"max_retries": 1}"#, "{}", vec![0, 5]),
+            (
+                "brainsait",
+                r#"{"max_retries": 2}"#,
+                "{}",
+                vec![0, 300, 2_100],
+            ),
+            (
+                "corp-astro",
+                r#"{"retry_delay": 2000}"#,
+                "{}",
+                vec![0, 2, 6, 14, 30],
+            ),
+            (
+                "jossiedb",
+                r#"{"max_retries": 1}"#,
+                r#"{"retryDelay": 7000}"#,
+                vec![0, 7],
+            ),
+            (
+                "rishi",
+                r#"{"max_retries": 9}"#,
+                r#"{"delays": [3000]}"#,
+                vec![0, 3],
+            ),
+        ];
+        for (name, server, webhook, times) in table {
+            let say = |json| serde_json::from_str(json).unwrap();
+            let schedule = &dialects.get(name).unwrap().policy().schedule;
+            let schedule = schedule.with(&say(server)).with(&say(webhook));
+            assert_eq!(attempt_times(&schedule), times, "{name} {server} {webhook}");
+        }
+        for dialect in dialects.iter() {
+            let seconds = if dialect.name() == "corp-astro" {
+                10
+            } else {
+                30
+            };
+            let policy = dialect.policy();
+            assert_eq!(
+                policy.timeout,
+                Duration::from_secs(seconds),
+                "{}",
+                dialect.name()
+            );
+            assert_eq!(policy.max_age, time::Duration::WEEK, "{}", dialect.name());
+        }
+    }
 
     #[test]
     fn statuses_are_classes_ranges_and_exceptions() {

@@ -1,0 +1,181 @@
+//! What a file says of the body and the headers.
+
+use axum::http::{HeaderName, HeaderValue};
+use toml::{Table, Value as Toml};
+
+use super::compose::{Form, InHeader, Member, Value};
+use super::javascript;
+use super::section::Invalid;
+use super::section::{Result, Section};
+use super::template::{Field, Template};
+
+/// Where CloudEvents attributes go.
+pub(super) const SPREAD: &str = "...";
+/// How deeply the body's tables may be nested.
+const MAX_NESTING: usize = 8;
+/// The connection's own headers, and those that are set for every dialect.
+const RESERVED_HEADERS: [&str; 9] = [
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "te",
+    "transfer-encoding",
+    "user-agent",
+];
+
+/// What placeholders may name besides fields.
+pub(super) struct Names {
+    /// Signatures, by their place.
+    pub(super) signatures: Vec<String>,
+    /// How JSON is spelled.
+    pub(super) form: Form,
+}
+
+impl Names {
+    fn signature(&self, name: &str) -> Option<std::result::Result<usize, String>> {
+        let name = name.strip_prefix("signatures.")?;
+        let place = self.signatures.iter().position(|known| known == name);
+        Some(place.ok_or_else(|| format!("names the signature `{name}`, which there isn't")))
+    }
+
+    /// The body's members.
+    pub(super) fn body(&self, section: Section, depth: usize) -> Result<Vec<Member>> {
+        if depth == MAX_NESTING {
+            return Err(Invalid {
+                file: section.file,
+                key: section.path,
+                reason: format!("is nested more than {MAX_NESTING} levels deep"),
+            });
+        }
+        let Section { file, path, table } = section;
+        let within = Section {
+            file,
+            path,
+            table: Table::new(),
+        };
+        let mut members = Vec::with_capacity(table.len());
+        for (name, value) in table {
+            if self.form == Form::JavaScript && javascript::is_index(&name) {
+                let reason = "is an integer, which JavaScript would put first";
+                return Err(within.invalid(&name, reason));
+            }
+            let value = match value {
+                Toml::String(text) => {
+                    let value = self.body_text(&text);
+                    value.map_err(|reason| within.invalid(&name, reason))?
+                }
+                Toml::Integer(number) => Value::Constant(javascript::number(number as f64)),
+                Toml::Float(number) if number.is_finite() => {
+                    Value::Constant(javascript::number(number))
+                }
+                Toml::Boolean(truth) => Value::Constant(truth.to_string()),
+                Toml::Table(table) => {
+                    let section = Section {
+                        file: within.file.clone(),
+                        path: within.key(&name),
+                        table,
+                    };
+                    Value::Object(self.body(section, depth + 1)?)
+                }
+                _ => {
+                    let reason = "must be a text, a number, a boolean or a table";
+                    return Err(within.invalid(&name, reason));
+                }
+            };
+            let spread = matches!(value, Value::Attributes);
+            if spread != (name == SPREAD) || spread && depth > 0 {
+                let reason = "`{attributes}` stands at the key `...` of the body, and only there";
+                return Err(within.invalid(&name, reason));
+            }
+            if spread && self.form == Form::JavaScript {
+                let reason = "can't be had in the form `javascript`";
+                return Err(within.invalid(&name, reason));
+            }
+            members.push(Member { name, value });
+        }
+        Ok(members)
+    }
+
+    fn body_text(&self, text: &str) -> std::result::Result<Value, String> {
+        /// What a placeholder in the body may be.
+        enum Named {
+            Of(Field),
+            Alone(Value),
+        }
+        let template = Template::parse(text, |name| {
+            if let Some(signature) = self.signature(name) {
+                return signature.map(|place| Named::Alone(Value::Signature(place)));
+            }
+            match name {
+                "data" => Ok(Named::Alone(Value::Data)),
+                "attributes" => Ok(Named::Alone(Value::Attributes)),
+                _ => Field::parse(name).map(Named::Of).ok_or_else(|| {
+                    let fields = Field::NAMES;
+                    format!(
+                        "names `{name}`; the body has {fields}, data, attributes, signatures.<name>"
+                    )
+                }),
+            }
+        })?;
+        match template.only() {
+            Some(Named::Alone(value)) => return Ok(value.clone()),
+            Some(Named::Of(field)) if field.is_number() => return Ok(Value::Number(*field)),
+            _ => {}
+        }
+        if template.fields().any(|f| matches!(f, Named::Alone(_))) {
+            return Err("has text around `{data}`, `{attributes}` or a signature".to_owned());
+        }
+        // Nothing but fields is left.
+        let fields = Template::parse(text, |name| Field::parse(name).ok_or_else(String::new))?;
+        Ok(Value::Text(fields))
+    }
+
+    /// The headers.
+    pub(super) fn headers(
+        &self,
+        section: Section,
+    ) -> Result<Vec<(HeaderName, Template<InHeader>)>> {
+        let Section { file, path, table } = section;
+        let within = Section {
+            file,
+            path,
+            table: Table::new(),
+        };
+        let mut headers: Vec<(HeaderName, _)> = Vec::with_capacity(table.len());
+        for (name, value) in table {
+            let header = HeaderName::try_from(&name)
+                .map_err(|_| within.invalid(&name, "is not a header name (RFC 9110)"))?;
+            if RESERVED_HEADERS.contains(&header.as_str()) {
+                let reason = "is set by Posthorn, by the connection or by `content_type`";
+                return Err(within.invalid(&name, reason));
+            }
+            if headers.iter().any(|(known, _)| *known == header) {
+                return Err(within.invalid(&name, "is there twice"));
+            }
+            let Toml::String(text) = value else {
+                return Err(within.invalid(&name, "must be a text"));
+            };
+            let template = Template::parse(&text, |field| {
+                if let Some(signature) = self.signature(field) {
+                    return signature.map(InHeader::Signature);
+                }
+                Field::parse(field).map(InHeader::Of).ok_or_else(|| {
+                    let fields = Field::NAMES;
+                    format!("names `{field}`; a header has {fields}, signatures.<name>")
+                })
+            })
+            .map_err(|reason| within.invalid(&name, reason))?;
+            if template
+                .literals()
+                .any(|text| HeaderValue::from_str(text).is_err())
+            {
+                return Err(within.invalid(&name, "has characters that a header can't have"));
+            }
+            headers.push((header, template));
+        }
+        Ok(headers)
+    }
+}

@@ -1,0 +1,126 @@
+//! What a tenant or a webhook may have and use, and what happens beyond it.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::time::{Duration, Instant};
+
+use harness::receiver::answering;
+use harness::world::{TENANT, World, eventually};
+use serde_json::json;
+
+async fn limit(world: &World, column: &str, value: i32) {
+    let sql = format!("UPDATE tenants SET {column} = $1 WHERE id = $2");
+    let client = world.sql().await;
+    client.execute(&sql, &[&value, &TENANT]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_tenants_hourly_limit_holds_across_dispatchers_and_loses_nothing() {
+    let world = World::start().await;
+    limit(&world, "deliveries_per_hour", 20).await;
+    let (ingest, _one, _two) = (
+        world.ingest().await,
+        world.dispatcher().await,
+        world.dispatcher().await,
+    );
+    let shop = world.receiver(answering(200)).await;
+    for _ in 0..2 {
+        world.webhook(&ingest, &shop, json!({})).await;
+    }
+    for n in 0..25 {
+        let id = format!("evt-{n}");
+        world.publish("order.created", &id, &json!({"n": n})).await;
+    }
+    world.accepts(25).await;
+    // Each of the fifty has either been delivered or says until when it waits.
+    let waiting = "deliveries WHERE deferred_because = 'rate_limited' \
+                   AND due_at > now() + interval '50 minutes' AND attempts = 0";
+    eventually("thirty wait for their turn", async || {
+        world.count(waiting).await == 30
+    })
+    .await;
+    eventually("twenty are delivered", async || {
+        world.count("deliveries WHERE state = 'delivered'").await == 20
+    })
+    .await;
+    assert_eq!(shop.arrivals().len(), 20);
+    world.audit().await;
+
+    // Their hour is longer than a test.
+    let client = world.sql().await;
+    let over = "UPDATE deliveries SET state = 'cancelled', due_at = NULL, finished_at = now() \
+                WHERE due_at IS NOT NULL";
+    client.execute(over, &[]).await.unwrap();
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_webhooks_rate_stretches_a_burst_and_slows_nobody_else() {
+    let world = World::start().await;
+    let (ingest, _one, _two) = (
+        world.ingest().await,
+        world.dispatcher().await,
+        world.dispatcher().await,
+    );
+    let slow = world.receiver(answering(200)).await;
+    let shop = world.receiver(answering(200)).await;
+    let limited = json!({"rate_limit": 10});
+    world.webhook(&ingest, &slow, limited).await;
+    world.webhook(&ingest, &shop, json!({})).await;
+    let begun = Instant::now();
+    for n in 0..30 {
+        let id = format!("evt-{n}");
+        world.publish("order.created", &id, &json!({"n": n})).await;
+    }
+    shop.receives(30).await;
+    slow.receives(30).await;
+    // Ten a second: the third ten can't begin before two seconds are over.
+    assert!(begun.elapsed() >= Duration::from_secs(2));
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_payload_over_the_tenants_limit_is_parked_or_refused() {
+    let world = World::start().await;
+    limit(&world, "max_payload", 100).await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let shop = world.receiver(answering(200)).await;
+    world.webhook(&ingest, &shop, json!({})).await;
+
+    let large = json!({"text": "x".repeat(100)});
+    let event = json!({"type": "order.created", "data": large});
+    let refused = world
+        .ask(&ingest, "POST", "/api/v1/events", Some(event))
+        .await;
+    assert_eq!(refused.status, 413, "{}", refused.body);
+    assert!(refused.body.to_string().contains("at most 100"));
+
+    world.publish("order.created", "evt-large", &large).await;
+    world
+        .publish("order.created", "evt-small", &json!({}))
+        .await;
+    assert_eq!(shop.receives(1).await[0].id(), "evt-small");
+    let parked = "posthorn_events_rejected_total{reason=\"too_large\"}";
+    eventually("the large one is parked", async || {
+        ingest.metric(parked).await.unwrap_or_default() == 1.0
+    })
+    .await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn nothing_is_tried_beyond_the_tenants_age_limit() {
+    let world = World::start().await;
+    limit(&world, "max_age_s", 60).await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let shop = world.receiver(answering(500)).await;
+    let patient = json!({"retry_policy": {"delays": [0, 61_000]}});
+    let webhook = world.webhook(&ingest, &shop, patient).await;
+    world.publish("order.created", "evt-1", &json!({})).await;
+    world.accepts(1).await;
+    world.settles().await;
+    let delivery = &world.deliveries(&ingest, &webhook).await[0];
+    assert_eq!(delivery["status"], "failed", "{delivery}");
+    assert_eq!(delivery["attempts"], 2, "{delivery}");
+    world.finish().await;
+}
