@@ -1,4 +1,4 @@
-//! `posthorn-ingest`: serves by default; `migrate`, `audit`, `token create` and
+//! `posthorn-ingest`: serves by default; `migrate`, `audit`, `token create`,
 //! `catalogue` and `dialect` are for operators.
 
 use std::time::Duration;

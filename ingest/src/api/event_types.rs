@@ -4,7 +4,7 @@
 //! Types are put whole: what a PUT doesn't send is empty afterwards.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 use super::auth::{Managing, Reading};
 use super::event_type_form::{CatalogueForm, EventTypeForm};
 use super::problem::{Problem, Result};
-use super::request::{Body, Id, Page, Parameters};
+use super::request::{Body, Id, Name, Page, Parameters};
 use super::{Api, Shared};
 use crate::event_types::collections::{self, COLLECTIONS};
 use crate::event_types::store::{self, Entry, Saved, Shown, Unsaved};
@@ -351,7 +351,7 @@ async fn list_catalogues(_: Reading) -> Result<Json<Catalogues>> {
     params(("name" = String, Path, example = "rishi")),
     responses((status = 200, description = "The catalogue.", body = CatalogueForm)),
 )]
-async fn show_catalogue(_: Reading, Path(name): Path<String>) -> Result<Json<&'static RawValue>> {
+async fn show_catalogue(_: Reading, Name(name): Name) -> Result<Json<&'static RawValue>> {
     let collection = collections::collection(&name).ok_or_else(|| {
         let names = collections::names();
         Problem::not_found(format!("there is no catalogue {name}; there is {names}"))

@@ -260,6 +260,10 @@ async fn publish_batch(
         return Err(Problem::field("events", bound));
     }
     let checked = batch.events.into_iter().map(|event| {
+        // Serde takes a list for a struct, member by member; nobody means that.
+        if !event.get().starts_with('{') {
+            return Err(Problem::bad_request("an event must be a JSON object"));
+        }
         serde_json::from_str::<NewEvent>(event.get())
             .map_err(|error| Problem::bad_request(error.to_string()))
             .and_then(|event| event.check(&api, &acting.tenant))
