@@ -331,7 +331,11 @@ fn occurred_at(properties: &BasicProperties) -> Result<Option<OffsetDateTime>, R
         .ok_or(Rejected::Time("the property `timestamp`"))
 }
 
-fn parse_time(what: &'static str, text: &str) -> Result<OffsetDateTime, Rejected> {
+/// An RFC 3339 time, in UTC.
+///
+/// # Errors
+/// Says what isn't one.
+pub fn parse_time(what: &'static str, text: &str) -> Result<OffsetDateTime, Rejected> {
     OffsetDateTime::parse(text, &Rfc3339)
         .ok()
         // The year 9999 in New York can be the year 10000 in UTC.

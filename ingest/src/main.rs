@@ -1,5 +1,5 @@
 //! `posthorn-ingest`: serves by default; `migrate`, `audit`, `token create`,
-//! `dialect` and `catalogue` are for operators.
+//! `catalogue` and `dialect` are for operators.
 
 use std::time::Duration;
 

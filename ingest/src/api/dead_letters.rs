@@ -65,13 +65,13 @@ struct Which {
 #[serde(deny_unknown_fields)]
 struct Selection {
     /// Exactly this reason.
-    #[schema(nullable = false, example = "tenant `acme` does not exist")]
+    #[schema(example = "tenant `acme` does not exist")]
     reason: Option<String>,
     /// Of events that were to be this tenant's.
-    #[schema(nullable = false, example = "acme")]
+    #[schema(example = "acme")]
     tenant: Option<String>,
     /// `parking` or `unrouted`.
-    #[schema(nullable = false, pattern = "^(parking|unrouted)$")]
+    #[schema(pattern = "^(parking|unrouted)$")]
     queue: Option<String>,
 }
 

@@ -4,7 +4,7 @@
 //! Types are put whole: what a PUT doesn't send is empty afterwards.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 use super::auth::{Managing, Reading};
 use super::event_type_form::{CatalogueForm, EventTypeForm};
 use super::problem::{Problem, Result};
-use super::request::{Body, Id, Page, Parameters};
+use super::request::{Body, Id, Name, Page, Parameters};
 use super::{Api, Shared};
 use crate::event_types::collections::{self, COLLECTIONS};
 use crate::event_types::store::{self, Entry, Saved, Shown, Unsaved};
@@ -207,7 +207,7 @@ async fn replace(
 #[serde(deny_unknown_fields)]
 struct ImportForm {
     /// One of `GET /api/v1/catalogues`. Instead of `event_types`.
-    #[schema(nullable = false, example = "rishi")]
+    #[schema(example = "rishi")]
     catalogue: Option<String>,
     /// What the catalogue is called; for people.
     #[serde(default)]
@@ -216,7 +216,7 @@ struct ImportForm {
     #[serde(default)]
     description: String,
     #[serde(alias = "eventTypes")]
-    #[schema(max_items = 1000, nullable = false, extensions(("x-also" = json!(["eventTypes"]))))]
+    #[schema(max_items = 1000, extensions(("x-also" = json!(["eventTypes"]))))]
     event_types: Option<Vec<EventTypeForm>>,
 }
 
@@ -351,7 +351,7 @@ async fn list_catalogues(_: Reading) -> Result<Json<Catalogues>> {
     params(("name" = String, Path, example = "rishi")),
     responses((status = 200, description = "The catalogue.", body = CatalogueForm)),
 )]
-async fn show_catalogue(_: Reading, Path(name): Path<String>) -> Result<Json<&'static RawValue>> {
+async fn show_catalogue(_: Reading, Name(name): Name) -> Result<Json<&'static RawValue>> {
     let collection = collections::collection(&name).ok_or_else(|| {
         let names = collections::names();
         Problem::not_found(format!("there is no catalogue {name}; there is {names}"))

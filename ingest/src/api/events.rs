@@ -18,8 +18,6 @@ use shared::publish::{Outgoing, Publisher, persistent};
 use shared::tenant::MAX_PAYLOAD;
 use shared::topology;
 use std::time::Duration;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -28,7 +26,7 @@ use super::auth::Managing;
 use super::problem::{Problem, Result};
 use super::request::{Body, read_json};
 use super::{Api, Shared};
-use crate::decode::{MAX_DEPTH, depth};
+use crate::decode::{MAX_DEPTH, depth, parse_time};
 
 /// How long a request waits for the broker's confirms.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
@@ -63,7 +61,7 @@ struct NewEvent {
     id: Option<String>,
     /// When it happened; now unless set.
     #[serde(alias = "occurredAt", alias = "timestamp")]
-    #[schema(format = DateTime, nullable = false, extensions(("x-also" = json!(["occurredAt", "timestamp"]))))]
+    #[schema(format = DateTime, extensions(("x-also" = json!(["occurredAt", "timestamp"]))))]
     occurred_at: Option<String>,
     /// Any JSON, at most 262,144 bytes unless the tenant has another limit, and 100 levels deep.
     /// Arrives as it was sent.
@@ -116,7 +114,7 @@ impl NewEvent {
             .with_message_id(id.as_str().into())
             .with_content_type("application/json".into());
         if let Some(occurred_at) = self.occurred_at {
-            OffsetDateTime::parse(&occurred_at, &Rfc3339)
+            parse_time("occurred_at", &occurred_at)
                 .map_err(|_| Problem::field("occurred_at", "must be an RFC 3339 time"))?;
             let mut headers = FieldTable::default();
             headers.insert(
@@ -260,6 +258,10 @@ async fn publish_batch(
         return Err(Problem::field("events", bound));
     }
     let checked = batch.events.into_iter().map(|event| {
+        // Serde takes a list for a struct, member by member; nobody means that.
+        if !event.get().starts_with('{') {
+            return Err(Problem::bad_request("an event must be a JSON object"));
+        }
         serde_json::from_str::<NewEvent>(event.get())
             .map_err(|error| Problem::bad_request(error.to_string()))
             .and_then(|event| event.check(&api, &acting.tenant))

@@ -136,7 +136,6 @@ struct Change {
     #[serde(default)]
     limits: NewLimits,
     /// Whether its webhooks and events may only have types that are in its catalogue.
-    #[schema(nullable = false)]
     strict_event_types: Option<bool>,
 }
 
