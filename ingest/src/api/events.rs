@@ -45,10 +45,10 @@ struct NewEvent {
         alias = "event_type",
         alias = "eventType"
     )]
-    #[schema(value_type = EventType, extensions(("x-also" = json!(["event", "event_type", "eventType"]))))]
+    #[schema(value_type = EventType)]
     event_type: String,
     /// Makes publishing idempotent: an event whose id is known isn't taken again.
-    #[schema(value_type = EventId, required = false)]
+    #[schema(value_type = Option<EventId>)]
     id: Option<String>,
     /// When it happened; now unless set.
     #[serde(alias = "occurredAt")]
