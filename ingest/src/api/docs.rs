@@ -197,7 +197,7 @@ impl Operation<'_> {
     fn table(&self, f: &mut fmt::Formatter<'_>, caption: &str, schema: &Value) -> fmt::Result {
         write!(f, "<table><caption>{caption}</caption>")?;
         for member in members(self.document, schema) {
-            let need = if member.required { "" } else { "optional" };
+            let need = if member.required { "needed" } else { "" };
             write!(
                 f,
                 "<tr><td><code>{}</code><td>{need}<td>{}<td>{} {}",

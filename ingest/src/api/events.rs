@@ -53,11 +53,11 @@ struct NewEvent {
         alias = "event_type",
         alias = "eventType"
     )]
-    #[schema(value_type = EventType, extensions(("x-also" = json!(["event", "event_type", "eventType"]))))]
+    #[schema(value_type = EventType)]
     event_type: String,
     /// Makes publishing idempotent: an event whose id is known isn't taken again.
     #[serde(alias = "event_id", alias = "eventId")]
-    #[schema(value_type = EventId, required = false, extensions(("x-also" = json!(["event_id", "eventId"]))))]
+    #[schema(value_type = Option<EventId>, extensions(("x-also" = json!(["event_id", "eventId"]))))]
     id: Option<String>,
     /// When it happened; now unless set.
     #[serde(alias = "occurredAt", alias = "timestamp")]

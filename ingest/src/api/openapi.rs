@@ -5,7 +5,10 @@
 //! which such a request is refused. So a handler lists no refusal but its own.
 //!
 //! Two notes are ours: a role is the one element of the `token` requirement, and
-//! a member's other accepted names are in its extension `x-also`.
+//! the other names by which a member is accepted are in its extension `x-also`
+//! (or in [`ALSO`]).
+
+use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -57,6 +60,16 @@ impl Modify for Token {
     }
 }
 
+/// The other names of members that refer to a schema: utoipa leaves their
+/// extensions out.
+const ALSO: [(&str, &str, &[&str]); 5] = [
+    ("NewEvent", "type", &["event", "event_type", "eventType"]),
+    ("NewToken", "expires_at", &["expiresAt"]),
+    ("WebhookForm", "events", &["event_type", "eventType"]),
+    ("WebhookForm", "rate_limit", &["rateLimit"]),
+    ("WebhookForm", "retry_policy", &["retryPolicy"]),
+];
+
 /// The ways in which requests are refused: their names, statuses and reasons.
 const REFUSALS: [(&str, &str, &str); 9] = [
     ("Unreadable", "400", "The request can't be read."),
@@ -107,7 +120,10 @@ pub fn finished(document: &utoipa::openapi::OpenApi) -> Value {
         .collect::<Map<_, _>>()
         .into();
     if let Some(schemas) = components["schemas"].as_object_mut() {
-        schemas.values_mut().for_each(spell_out_other_names);
+        for (name, schema) in schemas {
+            let also = also(name, schema);
+            spell_out(schema, also);
+        }
     }
     document
 }
@@ -189,33 +205,61 @@ fn problem() -> Value {
     json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } })
 }
 
-/// Adds the members of `x-also` to an object; each excludes the others.
-fn spell_out_other_names(schema: &mut Value) {
-    let properties = schema.get_mut("properties");
-    let Some(properties) = properties.and_then(Value::as_object_mut) else {
-        return;
-    };
-    let mut others = Vec::new();
-    for (name, property) in properties.iter_mut() {
-        let also = property
-            .as_object_mut()
-            .and_then(|member| member.remove("x-also"));
-        let Some(Value::Array(also)) = also else {
-            continue;
-        };
-        for other in also.iter().filter_map(Value::as_str) {
-            others.push((name.clone(), other.to_owned(), property.clone()));
+/// The other names of a schema's members, by member. Takes `x-also` away.
+fn also(schema_name: &str, schema: &mut Value) -> BTreeMap<String, Vec<String>> {
+    let mut found = BTreeMap::new();
+    for (of, member, names) in ALSO {
+        if of == schema_name {
+            let names = names.iter().map(|name| (*name).to_owned());
+            found.insert(member.to_owned(), names.collect());
         }
     }
-    let mut exclusive = Vec::new();
-    for (name, other, mut member) in others {
-        member["description"] = format!("Another name of `{name}`.").into();
-        exclusive.push(json!({ "not": { "required": [name, other] } }));
-        properties.insert(other, member);
+    let properties = schema.get_mut("properties");
+    for (member, property) in properties
+        .and_then(Value::as_object_mut)
+        .into_iter()
+        .flatten()
+    {
+        let also = property
+            .as_object_mut()
+            .and_then(|property| property.remove("x-also"));
+        if let Some(Ok(names)) = also.map(serde_json::from_value) {
+            found.insert(member.clone(), names);
+        }
     }
-    if !exclusive.is_empty() {
-        schema["allOf"] = exclusive.into();
+    found
+}
+
+/// Adds members under their other names: one of a member's names may be there,
+/// and must be if the member must.
+fn spell_out(schema: &mut Value, also: BTreeMap<String, Vec<String>>) {
+    let mut rules = Vec::new();
+    for (name, others) in also {
+        for other in &others {
+            let mut member = schema["properties"][&name].clone();
+            member["description"] = format!("Another name of `{name}`.").into();
+            schema["properties"][other] = member;
+        }
+        let mut choices: Vec<_> = std::iter::once(&name)
+            .chain(&others)
+            .map(|name| json!({ "required": [name] }))
+            .collect();
+        if !is_required(schema, &name) {
+            let none = json!({ "not": { "anyOf": choices } });
+            choices.push(none);
+        } else if let Some(required) = schema["required"].as_array_mut() {
+            required.retain(|required| *required != name);
+        }
+        rules.push(json!({ "oneOf": choices }));
     }
+    if !rules.is_empty() {
+        schema["allOf"] = rules.into();
+    }
+}
+
+fn is_required(schema: &Value, name: &str) -> bool {
+    let required = schema["required"].as_array();
+    required.is_some_and(|required| required.iter().any(|required| required == name))
 }
 
 #[cfg(test)]
@@ -251,6 +295,21 @@ mod tests {
             }
             assert!(ids.insert(id.clone()), "{id} is there twice");
         }
+    }
+
+    #[test]
+    fn a_members_other_names_are_documented_and_exclude_it() {
+        let document = document();
+        let form = &document["components"]["schemas"]["WebhookForm"];
+        for name in ["target_url", "event_type", "retryPolicy", "rateLimit"] {
+            assert!(form["properties"][name].is_object(), "{name}");
+        }
+        let event = document["components"]["schemas"]["NewEvent"].to_string();
+        let names = ["type", "event", "event_type", "eventType"];
+        let one_of = json!({ "oneOf": names.map(|name| json!({ "required": [name] })) });
+        assert!(event.contains(&one_of.to_string()), "{event}");
+        assert!(event.contains(r#""required":["data"]"#), "{event}");
+        assert!(!document.to_string().contains("x-also"));
     }
 
     #[test]

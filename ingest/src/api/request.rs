@@ -4,8 +4,9 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
 use shared::ids::Malformed;
 use std::fmt::Display;
 use std::str::FromStr;
@@ -81,6 +82,17 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalB
             .await
             .map(|Body(value)| Self(value.unwrap_or_default()))
     }
+}
+
+/// An object within a body, and no list: see [`Body`].
+///
+/// # Errors
+/// If it's anything else, or not such an object.
+pub fn object<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    let members = Map::deserialize(deserializer)?;
+    serde_json::from_value(Value::Object(members)).map_err(serde::de::Error::custom)
 }
 
 /// The id in the path. One that isn't an id at all is as unknown as any other.

@@ -17,7 +17,7 @@ use super::Shared;
 use super::auth::Operating;
 use super::dialects::check_dialect;
 use super::problem::{Problem, Result};
-use super::request::{Body, Name, Page, Parameters};
+use super::request::{Body, Name, Page, Parameters, object};
 use super::timestamp::Timestamp;
 use super::webhook_form::present;
 
@@ -118,7 +118,7 @@ struct NewTenant {
     /// The dialect of webhooks that have none of their own; `standard` unless set.
     #[schema(example = "standard")]
     dialect: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     limits: NewLimits,
 }
 
@@ -133,7 +133,7 @@ struct Change {
     /// The dialect of webhooks that have none of their own.
     #[schema(example = "standard")]
     dialect: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     limits: NewLimits,
     /// Whether its webhooks and events may only have types that are in its catalogue.
     strict_event_types: Option<bool>,

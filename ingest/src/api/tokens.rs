@@ -41,7 +41,6 @@ struct NewToken {
     role: Option<Role>,
     /// When it stops working; never unless set.
     #[serde(alias = "expiresAt")]
-    #[schema(extensions(("x-also" = json!(["expiresAt"]))))]
     expires_at: Option<Timestamp>,
 }
 

@@ -88,10 +88,7 @@ pub struct Form {
         alias = "eventType",
         deserialize_with = "one_or_many"
     )]
-    #[schema(
-        value_type = OneOrMany, required = false, example = json!(["order.*"]),
-        extensions(("x-also" = json!(["event_type", "eventType"])))
-    )]
+    #[schema(value_type = OneOrMany, required = false, example = json!(["order.*"]))]
     events: Option<Vec<String>>,
     /// Generated unless given.
     #[schema(min_length = 8, max_length = 256)]
@@ -119,11 +116,11 @@ pub struct Form {
     retries: Option<u16>,
     /// What is said here changes the dialect's schedule; `null`: nothing does.
     #[serde(default, alias = "retryPolicy", deserialize_with = "present")]
-    #[schema(value_type = Option<Retry>, extensions(("x-also" = json!(["retryPolicy"]))))]
+    #[schema(value_type = Option<Retry>)]
     retry_policy: Option<Option<Retry>>,
     /// At most so many attempts: a number a second, or in a period; `null`: no limit.
     #[serde(default, alias = "rateLimit", deserialize_with = "present")]
-    #[schema(value_type = Option<RateLimit>, extensions(("x-also" = json!(["rateLimit"]))))]
+    #[schema(value_type = Option<RateLimit>)]
     rate_limit: Option<Option<Value>>,
     /// Keeps requests and answers whole while it is on.
     #[serde(alias = "debugMode")]
@@ -136,7 +133,7 @@ pub struct Form {
     #[schema(value_type = Option<String>, example = "standard")]
     dialect: Option<Option<String>>,
     /// For programs: at most 4,096 bytes of JSON.
-    #[schema(value_type = Object, required = false)]
+    #[schema(value_type = Option<Object>)]
     metadata: Option<Map<String, Value>>,
     /// Kept in `metadata`: a webhook belongs to the tenant that makes it.
     #[serde(alias = "clientId")]

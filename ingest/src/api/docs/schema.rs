@@ -108,9 +108,17 @@ impl<'a> Schema<'a> {
         for part in it["allOf"].as_array().into_iter().flatten() {
             found.extend(self.with(part).properties());
         }
-        let required = it["required"].as_array();
+        // One of several names: see `openapi::spell_out`.
+        let rules = it["allOf"].as_array().into_iter().flatten();
+        let choices = rules.filter_map(|rule| rule["oneOf"].as_array());
+        let needed = choices.filter(|choices| choices.iter().all(|choice| choice["not"].is_null()));
+        let needed = needed.flatten().chain([it]);
+        let required: Vec<_> = needed
+            .filter_map(|rule| rule["required"].as_array())
+            .flatten()
+            .collect();
         for (name, property) in it["properties"].as_object().into_iter().flatten() {
-            let required = required.is_some_and(|names| names.iter().any(|n| n == name));
+            let required = required.iter().any(|required| *required == name);
             found.push((name, required, self.with(property)));
         }
         found
@@ -187,7 +195,7 @@ fn example_of(schema: Schema<'_>, depth: usize) -> Value {
     }
 }
 
-/// See `openapi::spell_out_other_names`.
+/// See `openapi::spell_out`.
 fn is_other_name(member: &Value) -> bool {
     member["description"]
         .as_str()
