@@ -80,7 +80,7 @@ struct NewTest {
     )]
     event_type: Option<String>,
     /// Any JSON; an example, unless set.
-    #[schema(value_type = Option<Object>, nullable = false)]
+    #[schema(value_type = serde_json::Value, required = false, example = json!({"n": 1}))]
     data: Option<Box<RawValue>>,
 }
 
@@ -98,7 +98,7 @@ struct NewTestById {
     )]
     event_type: Option<String>,
     /// Any JSON; an example, unless set.
-    #[schema(value_type = Option<Object>, nullable = false)]
+    #[schema(value_type = serde_json::Value, required = false, example = json!({"n": 1}))]
     data: Option<Box<RawValue>>,
 }
 
@@ -150,7 +150,7 @@ struct Tested {
     post, path = "/{id}/test", operation_id = "test_webhook", tag = "webhooks",
     security(("token" = ["manager"])),
     params(("id" = WebhookId, Path)),
-    request_body(content = NewTest),
+    request_body = Option<NewTest>,
     responses((status = 200, description = "What the endpoint said.", body = Tested)),
 )]
 async fn test(
