@@ -64,6 +64,8 @@ async fn rotate(
     Id(id): Id<WebhookId>,
     OptionalBody(rotation): OptionalBody<Rotation>,
 ) -> Result<Json<Shown>> {
+    // First, so that what is wrong with a request tells nothing of another's webhook.
+    find(&api, &acting.tenant, id).await?;
     let overlap = rotation.overlap.unwrap_or(OVERLAP);
     if overlap > MAX_OVERLAP {
         return Err(Problem::field(
