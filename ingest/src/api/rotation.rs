@@ -37,7 +37,11 @@ pub fn routes() -> OpenApiRouter<Shared> {
 #[serde(deny_unknown_fields)]
 struct Rotation {
     /// The new secret; generated unless given.
-    #[schema(min_length = 8, max_length = 256)]
+    #[schema(
+        min_length = 8,
+        max_length = 256,
+        example = "whsec_c2l4dGVlbiBieXRlcyBvciBtb3Jl"
+    )]
     secret: Option<String>,
     /// How long the old one signs too, in seconds; 0 revokes it at once.
     #[schema(maximum = 2_592_000, default = 86_400)]

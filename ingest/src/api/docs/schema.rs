@@ -111,9 +111,9 @@ impl<'a> Schema<'a> {
         // One of several names: see `openapi::spell_out`.
         let rules = it["allOf"].as_array().into_iter().flatten();
         let choices = rules.filter_map(|rule| rule["oneOf"].as_array());
-        let needed = choices.filter(|choices| choices.iter().all(|choice| choice["not"].is_null()));
-        let needed = needed.flatten().chain([it]);
-        let required: Vec<_> = needed
+        let required: Vec<_> = choices
+            .flatten()
+            .chain([it])
             .filter_map(|rule| rule["required"].as_array())
             .flatten()
             .collect();
