@@ -50,6 +50,7 @@ struct DeliveryPage {
 
 /// A page of deliveries.
 #[derive(Serialize, ToSchema)]
+#[schema(as = WebhookEventPage)]
 struct EventPage {
     events: Vec<Delivery>,
     /// Of the next page; `null` on the last.

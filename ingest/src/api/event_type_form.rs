@@ -42,7 +42,7 @@ pub struct CatalogueForm {
 #[serde(deny_unknown_fields)]
 pub struct EventTypeForm {
     /// Needed in a catalogue; else the path has it.
-    #[schema(value_type = EventType, required = false)]
+    #[schema(value_type = Option<EventType>)]
     name: Option<String>,
     /// For people.
     #[serde(default)]

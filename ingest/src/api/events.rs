@@ -196,8 +196,9 @@ async fn publish(
 #[schema(as = NewEventBatch)]
 #[serde(deny_unknown_fields)]
 struct NewBatch {
-    // Read one by one, so that one that can't be read isn't to the others' cost.
-    #[schema(value_type = Vec<NewEvent>, min_items = 1, max_items = 1000)]
+    /// Each is what `POST /api/v1/events` takes. One that isn't is refused by itself.
+    // Read one by one, for that.
+    #[schema(value_type = Vec<serde_json::Value>, min_items = 1, max_items = 1000)]
     events: Vec<Box<RawValue>>,
 }
 
