@@ -21,7 +21,8 @@ use crate::service::{Service, ask, command, free_address, tail};
 
 /// The tenant of every test.
 pub const TENANT: &str = "acme";
-const ADMIN_TOKEN: &str = "the-operators-token-of-the-tests";
+/// The operator's own token.
+pub const ADMIN_TOKEN: &str = "the-operators-token-of-the-tests";
 /// How long a condition is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
 

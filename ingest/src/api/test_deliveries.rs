@@ -28,6 +28,7 @@ use super::problem::{Problem, Result};
 use super::request::{Body, Id, OptionalBody};
 use super::{Api, Shared};
 use crate::decode::{MAX_DEPTH, depth};
+use crate::event_types::store::example_of;
 
 /// How many tests may be under way at a time.
 const PLACES: usize = 32;
@@ -79,7 +80,7 @@ struct NewTest {
         extensions(("x-also" = json!(["event"])))
     )]
     event_type: Option<String>,
-    /// Any JSON; an example, unless set.
+    /// Any JSON; the catalogue's example of the type, unless set.
     #[schema(value_type = serde_json::Value, required = false, example = json!({"n": 1}))]
     data: Option<Box<RawValue>>,
 }
@@ -97,7 +98,7 @@ struct NewTestById {
         extensions(("x-also" = json!(["event"])))
     )]
     event_type: Option<String>,
-    /// Any JSON; an example, unless set.
+    /// Any JSON; the catalogue's example of the type, unless set.
     #[schema(value_type = serde_json::Value, required = false, example = json!({"n": 1}))]
     data: Option<Box<RawValue>>,
 }
@@ -198,15 +199,22 @@ async fn send(api: &Api, tenant: &Tenant, id: WebhookId, new: NewTest) -> Result
         })?,
         None => first_type(&webhook),
     };
-    let data = new.data.as_ref().map_or(EXAMPLE, |data| data.get());
-    check(api, tenant, data)?;
+    let data = match new.data {
+        Some(data) => data.get().to_owned(),
+        None => {
+            let client = api.pool.get().await?;
+            let example = example_of(&client, tenant, &event_type).await?;
+            example.unwrap_or_else(|| EXAMPLE.to_owned())
+        }
+    };
+    check(api, tenant, &data)?;
     let event_id = test_event_id();
     let now = OffsetDateTime::now_utc();
     let message = Message {
         event_id: &event_id,
         event_type: &event_type,
         occurred_at: now,
-        data,
+        data: &data,
         attributes: None,
         tenant,
         webhook_id: id,

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use axum::http::HeaderValue;
+use deadpool_postgres::Client;
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use serde_json::Value;
-use shared::ids::{DeliveryId, Tenant, WebhookId};
+use shared::ids::{Tenant, WebhookId};
 use shared::retry::Retry;
 use shared::webhook::{Status, Webhook};
 use tokio_postgres::Row;
@@ -14,6 +15,7 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::problem::{Problem, Result};
+use super::stats::{Health, Summary, summaries};
 use super::timestamp::Timestamp;
 use super::webhook_form::{RateLimit, Signing};
 
@@ -77,7 +79,9 @@ pub struct Shown {
     #[serde(rename = "createdAt")]
     created_at_too: Timestamp,
     updated_at: Timestamp,
-    /// When an event last matched it.
+    /// How its endpoint does, by what it answered of late.
+    health: Health,
+    /// When it was last called.
     #[serde(rename = "lastTriggered")]
     #[schema(required)]
     last_triggered: Option<Timestamp>,
@@ -90,19 +94,17 @@ pub struct Shown {
 pub const COLUMNS: &str = "w.id, w.tenant, w.url, w.patterns, w.filter, w.dialect, w.secret, \
     w.previous_secret, w.previous_secret_until, w.signing_key, w.previous_signing_key, w.headers, \
     w.timeout_ms, w.retry, w.rate_limit, w.rate_period_s, w.debug_mode, w.status, \
-    w.description, w.metadata, w.disabled_reason, w.created_at, w.updated_at, w.revision, \
-    (SELECT id FROM deliveries WHERE webhook_id = w.id ORDER BY id DESC LIMIT 1) AS last_delivery";
+    w.description, w.metadata, w.disabled_reason, w.created_at, w.updated_at, w.revision";
 
 impl Shown {
-    /// From its row.
+    /// From its row, and what was counted of it.
     ///
     /// # Errors
     /// If what is sealed in it doesn't open.
-    pub fn of(api: &Api, row: &Row) -> Result<Self> {
+    fn of(api: &Api, row: &Row, summary: Summary) -> Result<Self> {
         let webhook = Webhook::read(row, &api.keys)
             .map_err(|error| Problem::from(anyhow::Error::new(error)))?;
         let created_at = row.get("created_at");
-        let last_delivery = row.get::<_, Option<DeliveryId>>("last_delivery");
         let key = webhook.secrets.signing_key();
         let headers = webhook
             .headers
@@ -135,7 +137,8 @@ impl Shown {
             created_at,
             created_at_too: created_at,
             updated_at: row.get("updated_at"),
-            last_triggered: last_delivery.map(|id| Timestamp(id.accepted_at())),
+            health: summary.health,
+            last_triggered: summary.last_triggered,
             revision: row.get("revision"),
             url: webhook.url,
         })
@@ -166,7 +169,22 @@ pub async fn find(api: &Api, tenant: &Tenant, id: WebhookId) -> Result<Shown> {
         .query_opt(&statement, &[&id, tenant])
         .await?
         .ok_or_else(|| unknown(id))?;
-    Shown::of(api, &row)
+    let mut shown = all(api, &client, &[row]).await?;
+    shown.pop().ok_or_else(|| unknown(id))
+}
+
+/// Those whose rows were found, in their order.
+///
+/// # Errors
+/// If PostgreSQL fails, or what is sealed in one doesn't open.
+pub async fn all(api: &Api, client: &Client, rows: &[Row]) -> Result<Vec<Shown>> {
+    let ids: Vec<WebhookId> = rows.iter().map(|row| row.get("id")).collect();
+    let summaries = summaries(client, &ids).await?;
+    let shown = rows.iter().zip(ids).map(|(row, id)| {
+        let summary = summaries.get(&id).copied().unwrap_or(Summary::UNUSED);
+        Shown::of(api, row, summary)
+    });
+    shown.collect()
 }
 
 /// There is none, or it is another tenant's.

@@ -26,7 +26,7 @@ use super::event_types::check_known;
 use super::problem::{Problem, Result};
 use super::request::{Body, Id, Page, Parameters};
 use super::webhook_form::{Checked, Form, Signing};
-use super::webhook_shown::{COLUMNS, Shown, find};
+use super::webhook_shown::{COLUMNS, Shown, all, find};
 use super::{Api, Shared};
 
 /// `/api/v1/webhooks…`, also `/api/webhooks…`
@@ -240,10 +240,7 @@ async fn list(
         .query(&statement, &[&acting.tenant, &after, &(limit + 1)])
         .await?;
     let (shown, next_cursor) = page.cut::<WebhookId>(&rows)?;
-    let webhooks = shown
-        .iter()
-        .map(|row| Shown::of(&api, row))
-        .collect::<Result<Vec<_>>>()?;
+    let webhooks = all(&api, &client, shown).await?;
     Ok(Json(WebhookPage {
         webhooks,
         next_cursor,
