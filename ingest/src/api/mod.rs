@@ -10,7 +10,6 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, Method, Uri};
 use axum::middleware::from_fn_with_state;
 use deadpool_postgres::Pool;
@@ -109,7 +108,6 @@ pub fn routes(api: Api, rates: Option<Rates>, cors_origins: &[HeaderValue]) -> R
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             Problem::method_not_allowed(format!("{} does not take {method}", uri.path()))
         })
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(rates, around::around))
         .with_state(Arc::new(api));
     if cors_origins.is_empty() {

@@ -1,9 +1,9 @@
 //! Reading requests: bodies, ids in paths, pages.
 
-use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::header;
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
+use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
@@ -20,6 +20,8 @@ use super::problem::Problem;
 pub const MAX_PAGE: i64 = 250;
 /// The rows in a page unless the request says otherwise.
 const PAGE: i64 = 50;
+/// How much of a body that is too large is read, in bytes.
+const MAX_IGNORED: usize = 8 * 1024 * 1024;
 
 /// A JSON body.
 pub struct Body<T>(pub T);
@@ -27,20 +29,16 @@ pub struct Body<T>(pub T);
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        read_json(request, state, super::MAX_BODY).await.map(Self)
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        read_json(request, super::MAX_BODY).await.map(Self)
     }
 }
 
-/// Reads a JSON body. `limit` is what the route's layer holds it to, in bytes.
+/// Reads a JSON body of at most `limit` bytes.
 ///
 /// # Errors
 /// If it is larger, isn't said to be JSON, or isn't what is wanted.
-pub async fn read_json<S: Send + Sync, T: DeserializeOwned>(
-    request: Request,
-    state: &S,
-    limit: usize,
-) -> Result<T, Problem> {
+pub async fn read_json<T: DeserializeOwned>(request: Request, limit: usize) -> Result<T, Problem> {
     let content_type = request
         .headers()
         .get(header::CONTENT_TYPE)
@@ -51,19 +49,35 @@ pub async fn read_json<S: Send + Sync, T: DeserializeOwned>(
     if !media_type.is_some_and(|value| value.eq_ignore_ascii_case("application/json")) {
         return Err(Problem::media_type());
     }
-    let bytes = Bytes::from_request(request, state)
-        .await
-        .map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                Problem::too_large(format!("the body may have at most {limit} bytes"))
-            }
-            _ => Problem::bad_request(rejection.body_text()),
-        })?;
+    let bytes = read_body(request, limit).await?;
     // Serde takes a list for a struct, member by member; nobody means that.
     if bytes.trim_ascii_start().first() == Some(&b'[') {
         return Err(Problem::bad_request("the body must be a JSON object"));
     }
     serde_json::from_slice(&bytes).map_err(|error| Problem::bad_request(error.to_string()))
+}
+
+/// Reads on for a while if the body is too large: a client that is still sending
+/// when the connection is closed doesn't see the answer.
+async fn read_body(request: Request, limit: usize) -> Result<Vec<u8>, Problem> {
+    let mut chunks = request.into_body().into_data_stream();
+    let (mut body, mut size) = (Vec::new(), 0);
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk
+            .map_err(|error| Problem::bad_request(format!("the body is not whole: {error}")))?;
+        size += chunk.len();
+        if size <= limit {
+            body.extend_from_slice(&chunk);
+        } else if size > limit + MAX_IGNORED {
+            break;
+        }
+    }
+    if size > limit {
+        return Err(Problem::too_large(format!(
+            "the body may have at most {limit} bytes"
+        )));
+    }
+    Ok(body)
 }
 
 /// A JSON body that may as well not be there.
