@@ -24,9 +24,10 @@ async fn a_tenants_hourly_limit_holds_across_dispatchers_and_loses_nothing() {
         world.dispatcher().await,
     );
     let shop = world.receiver(answering(200)).await;
-    for _ in 0..2 {
-        world.webhook(&ingest, &shop, json!({})).await;
-    }
+    let webhooks = [
+        world.webhook(&ingest, &shop, json!({})).await,
+        world.webhook(&ingest, &shop, json!({})).await,
+    ];
     for n in 0..25 {
         let id = format!("evt-{n}");
         world.publish("order.created", &id, &json!({"n": n})).await;
@@ -45,6 +46,19 @@ async fn a_tenants_hourly_limit_holds_across_dispatchers_and_loses_nothing() {
     .await;
     assert_eq!(shop.arrivals().len(), 20);
     world.audit().await;
+
+    // And the log says so.
+    let mut deferred = 0;
+    for webhook in &webhooks {
+        for delivery in world.deliveries(&ingest, webhook).await {
+            if delivery["status"] == "queued" {
+                assert_eq!(delivery["next_attempt_reason"], "rate_limited");
+                assert!(delivery["next_attempt_at"].is_string(), "{delivery}");
+                deferred += 1;
+            }
+        }
+    }
+    assert_eq!(deferred, 30);
 
     // Their hour is longer than a test.
     let client = world.sql().await;
