@@ -49,9 +49,9 @@ pub enum Admission {
     GiveBack,
 }
 
-/// Decides it. `suspect`: another copy of this job may exist.
-pub async fn admit(dispatcher: &Dispatcher, job: &Job, suspect: bool) -> Admission {
-    if suspect {
+/// Decides it.
+pub async fn admit(dispatcher: &Dispatcher, job: &Job) -> Admission {
+    if job.recheck {
         match is_current(dispatcher, job).await {
             Some(true) => {}
             Some(false) => return Admission::Stale,
@@ -112,13 +112,20 @@ pub fn wait_for_other_copy() -> Verdict {
     }
 }
 
-/// Looks the webhook up; one that isn't known may have been made a moment ago.
+/// Looks the webhook up. One that isn't known, or takes no deliveries, may have
+/// been made or switched on a moment ago: a delivery is cancelled for good, so
+/// not by what is remembered.
 async fn find_endpoint(dispatcher: &Dispatcher, job: &Job) -> Option<Endpoint> {
-    if let Some(endpoint) = dispatcher.endpoints.get(job.webhook) {
-        return Some(endpoint);
+    let known = dispatcher.endpoints.get(job.webhook);
+    if known
+        .as_ref()
+        .is_some_and(|endpoint| endpoint.webhook.status == Status::Active)
+    {
+        return known;
     }
     if let Err(error) = dispatcher.feed.refresh().await {
-        warn!(webhook = %job.webhook, error = format!("{error:#}"), "looking an unknown webhook up");
+        warn!(webhook = %job.webhook, error = format!("{error:#}"), "looking a webhook up");
+        return None;
     }
     dispatcher.endpoints.get(job.webhook)
 }

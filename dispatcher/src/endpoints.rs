@@ -101,6 +101,9 @@ impl Endpoints {
                 .tenants
                 .insert(tenant.tenant.clone(), Arc::new(tenant));
         }
+        for webhook in changes.unreadable {
+            known.webhooks.remove(&webhook);
+        }
         for webhook in changes.webhooks {
             let gate = known
                 .webhooks

@@ -62,10 +62,11 @@ async fn receive(
     _held: OwnedSemaphorePermit,
 ) {
     match Job::decode(&message.data) {
-        Ok(job) => {
+        Ok(mut job) => {
             dispatcher.watermarks.saw(shard, job.due_at);
-            let suspect = message.redelivered || job.recheck;
-            carry(&dispatcher, job, Receipt::new(message.acker), suspect).await;
+            // And so is whatever follows from it.
+            job.recheck |= message.redelivered;
+            carry(&dispatcher, job, Receipt::new(message.acker)).await;
         }
         Err(reason) => {
             let reason = format!("{:#}", anyhow::Error::new(reason));
@@ -86,7 +87,7 @@ async fn receive(
 }
 
 /// A job's way: due? admitted? attempted, judged, settled.
-async fn carry(dispatcher: &Dispatcher, job: Job, receipt: Receipt, suspect: bool) {
+async fn carry(dispatcher: &Dispatcher, job: Job, receipt: Receipt) {
     let wait = job.wait(OffsetDateTime::now_utc());
     if topology::tier(wait).is_some() {
         return dispatcher.settler.park(job, receipt).await;
@@ -108,7 +109,7 @@ async fn carry(dispatcher: &Dispatcher, job: Job, receipt: Receipt, suspect: boo
         };
         return dispatcher.settle(copy).await;
     };
-    let (verdict, report) = match admit(dispatcher, &job, suspect).await {
+    let (verdict, report) = match admit(dispatcher, &job).await {
         Admission::Ready {
             endpoint,
             dialect,

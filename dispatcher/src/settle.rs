@@ -176,14 +176,12 @@ impl Settler {
                 recheck: false,
                 ..job
             }),
-            Verdict::Deferred { until, .. } => {
-                let recheck = job.recheck || is_copy;
-                Some(Job {
-                    due_at: until,
-                    recheck,
-                    ..job
-                })
-            }
+            // If this one isn't acked, it comes again beside the one that follows.
+            Verdict::Deferred { until, .. } => Some(Job {
+                due_at: until,
+                recheck: true,
+                ..job
+            }),
             Verdict::Delivered | Verdict::Failed(_) | Verdict::Expired | Verdict::Cancelled => None,
         };
         if let Some(job) = next
@@ -438,10 +436,13 @@ async fn disable_webhooks(
     let statement = transaction
         .prepare_cached(
             "-- disable_webhooks\n\
+             WITH locked AS MATERIALIZED ( \
+                 SELECT w.id FROM webhooks w WHERE w.id = ANY($1) AND w.status = 'active' \
+                 ORDER BY w.id FOR UPDATE) \
              UPDATE webhooks w SET status = 'disabled', disabled_reason = gone.reason, \
                  updated_at = now() \
              FROM unnest($1::uuid[], $2::text[]) AS gone (id, reason) \
-             WHERE w.id = gone.id AND w.status = 'active'",
+             WHERE w.id = gone.id AND w.id IN (SELECT id FROM locked)",
         )
         .await?;
     transaction.execute(&statement, &[&gone, &reasons]).await?;

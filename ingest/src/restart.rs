@@ -68,7 +68,8 @@ fn read_job(row: &tokio_postgres::Row, now: OffsetDateTime) -> Job {
         occurred_at: row.get("occurred_at"),
         attempt: attempts + 1,
         due_at: now,
-        recheck: false,
+        // What isn't confirmed in time may be sent all the same, and swept besides.
+        recheck: true,
         payload: Payload::of(
             row.get("data"),
             row.get::<_, Option<Value>>("attributes").as_ref(),

@@ -23,6 +23,7 @@ use tokio_postgres::{AsyncMessage, NoTls};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::ids::WebhookId;
 use crate::ids::{EventType, Tenant};
 use crate::postgres;
 use crate::seal::Keyring;
@@ -41,6 +42,8 @@ pub struct Changes {
     pub tenants: Vec<TenantSettings>,
     /// New, changed or deleted webhooks.
     pub webhooks: Vec<Webhook>,
+    /// Changed ones that can't be read: what was known of them holds no longer.
+    pub unreadable: Vec<WebhookId>,
     /// The event types of new or changed tenants, if the feed brings them.
     pub event_types: Vec<TenantEventTypes>,
     /// The revision after them.
@@ -150,9 +153,17 @@ impl Feed {
         } else {
             Vec::new()
         };
+        let (mut readable, mut unreadable) = (Vec::new(), Vec::new());
+        for row in &webhooks {
+            match self.read(row) {
+                Ok(webhook) => readable.push(webhook),
+                Err(webhook) => unreadable.push(webhook),
+            }
+        }
         let changes = Changes {
             tenants: tenants.iter().map(TenantSettings::read).collect(),
-            webhooks: webhooks.iter().filter_map(|row| self.read(row)).collect(),
+            webhooks: readable,
+            unreadable,
             event_types,
             revision,
         };
@@ -161,15 +172,15 @@ impl Feed {
         Ok(())
     }
 
-    fn read(&self, row: &tokio_postgres::Row) -> Option<Webhook> {
+    fn read(&self, row: &tokio_postgres::Row) -> Result<Webhook, WebhookId> {
         match Webhook::read(row, &self.keys) {
-            Ok(webhook) => Some(webhook),
+            Ok(webhook) => Ok(webhook),
             Err(cause) => {
                 // Its deliveries wait until the row can be read again.
-                let webhook = row.get::<_, crate::ids::WebhookId>("id");
+                let webhook: WebhookId = row.get("id");
                 error!(%webhook, error = format!("{:#}", anyhow::Error::new(cause)), "unreadable webhook");
                 metrics().unreadable_webhooks.inc();
-                None
+                Err(webhook)
             }
         }
     }

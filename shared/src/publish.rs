@@ -22,6 +22,8 @@ const MAX_HEADERS: usize = 32 * 1024;
 
 /// Why a parked message was refused.
 pub const REASON_HEADER: &str = "x-posthorn-reason";
+/// The longest reason, in characters: a frame holds it with all other headers.
+const MAX_REASON: usize = 1_000;
 /// The exchange that a parked message was published to.
 pub const EXCHANGE_HEADER: &str = "x-posthorn-exchange";
 /// The routing key that a parked message was published with.
@@ -92,6 +94,9 @@ impl Outgoing {
                 headers.insert(key.clone(), value.clone());
             }
         }
+        // It may repeat what the producer wrote.
+        let cut = reason.char_indices().nth(MAX_REASON);
+        let reason = cut.map_or(reason, |(at, _)| &reason[..at]);
         for (key, value) in [
             (REASON_HEADER, reason),
             (EXCHANGE_HEADER, message.exchange.as_str()),

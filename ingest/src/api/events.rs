@@ -18,6 +18,7 @@ use shared::publish::{Outgoing, Publisher, persistent};
 use shared::tenant::MAX_PAYLOAD;
 use shared::topology;
 use std::time::Duration;
+use time::format_description::well_known::Rfc3339;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -113,13 +114,12 @@ impl NewEvent {
             .with_message_id(id.as_str().into())
             .with_content_type("application/json".into());
         if let Some(occurred_at) = self.occurred_at {
-            parse_time("occurred_at", &occurred_at)
+            let at = parse_time("occurred_at", &occurred_at)
                 .map_err(|_| Problem::field("occurred_at", "must be an RFC 3339 time"))?;
+            // Written anew: what was sent may have any number of digits.
+            let text = at.format(&Rfc3339).map_err(anyhow::Error::new)?;
             let mut headers = FieldTable::default();
-            headers.insert(
-                "occurred_at".into(),
-                AMQPValue::LongString(occurred_at.into()),
-            );
+            headers.insert("occurred_at".into(), AMQPValue::LongString(text.into()));
             properties = properties.with_headers(headers);
         }
         let message = Outgoing {

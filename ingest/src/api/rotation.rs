@@ -50,8 +50,10 @@ struct Rotation {
 
 /// Rotate a webhook's secret
 ///
-/// The old secret goes on signing beside the new one for a day, or for as long
-/// as `overlap` says. A webhook with an ed25519 key gets a new one too.
+/// In the dialects `standard` and `cloudevents` the old secret goes on signing
+/// beside the new one for a day, or for as long as `overlap` says. A dialect whose
+/// signature is one value uses the new secret at once: its receiver must accept
+/// both before. A webhook with an ed25519 key gets a new one too.
 #[utoipa::path(
     post, path = "/{id}/rotate-secret", operation_id = "rotate_secret", tag = "webhooks",
     security(("token" = ["manager"])),

@@ -25,6 +25,8 @@ pub const MAX_DEPTH: usize = 64;
 pub const MAX_WEIGHT: usize = 5_000;
 /// How many values of an event times values of its schema are checked.
 pub const MAX_CHECKS: usize = 20_000_000;
+/// How much of a text is taken to cost as much as a value, in bytes.
+const BYTES_A_CHECK: usize = 16;
 /// The most memory that one compiled pattern may take, in bytes.
 const MAX_PATTERN: usize = 64 * 1024;
 /// How much of the validator's words is repeated, in characters.
@@ -115,7 +117,9 @@ impl Schema {
     /// Says where it first isn't.
     pub fn check(&self, data: &str) -> Result<(), Violation> {
         let violation = |at: String, reason: String| Violation { at, reason };
-        if values(data).saturating_mul(self.weight) > MAX_CHECKS {
+        // A pattern reads every character of a text, so a text costs its length.
+        let cost = values(data).max(data.len() / BYTES_A_CHECK);
+        if cost.saturating_mul(self.weight) > MAX_CHECKS {
             let reason = format!(
                 "it has too many values to be checked: at most {} with this schema",
                 MAX_CHECKS / self.weight
@@ -127,7 +131,7 @@ impl Schema {
             .map_err(|error| violation(String::new(), format!("it cannot be read: {error}")))?;
         self.validator.validate(&data).map_err(|error| {
             let reason = shorten(&error.masked_with("it").to_string());
-            violation(error.instance_path().to_string(), reason)
+            violation(shorten(&error.instance_path().to_string()), reason)
         })
     }
 }
