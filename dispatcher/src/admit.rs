@@ -91,7 +91,8 @@ pub async fn admit(dispatcher: &Dispatcher, job: &Job) -> Admission {
         Err(Full { until }) => return deferred(until, Deferral::EndpointFull),
     };
     // Last, so that no turn is taken that isn't used.
-    match dispatcher.rates.ask(endpoint.limits()).await {
+    let returns = job.due_at > job.began_at();
+    match dispatcher.rates.ask(endpoint.limits(), returns).await {
         Some(Turn::Now) => Admission::Ready {
             endpoint,
             dialect,

@@ -8,8 +8,10 @@
 //!
 //! What doesn't get its turn is given a moment: one after the other at the
 //! limit's own pace, so that a backlog comes back as fast as it may be sent and
-//! isn't carried round in between. A crash forgets no more than what was begun
-//! in its last milliseconds, and nothing that is remembered is ever exceeded.
+//! isn't carried round in between. New jobs queue up behind it. One that comes
+//! back and finds no room after all is next when there is some: it doesn't begin
+//! again at the end of the line. A crash forgets no more than what was begun in
+//! its last milliseconds, and nothing that is remembered is ever exceeded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -27,8 +29,9 @@ use tracing::warn;
 const SLOTS: i64 = 60;
 /// The most that is asked in one transaction.
 const BATCH: usize = 512;
-/// The farthest that a job is put off.
-const FARTHEST: Duration = Duration::from_secs(12 * 3600);
+/// The farthest that a job is put off, in periods of the limit; and its bounds.
+const FARTHEST_PERIODS: u32 = 12;
+const FARTHEST_AT_LEAST: Duration = Duration::from_secs(900);
 
 /// A limit and whose it is: jobs with the same subject share it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +64,7 @@ pub struct Rates(mpsc::Sender<Ask>);
 /// What was asked.
 pub struct Ask {
     limits: Vec<Limit>,
+    returns: bool,
     answer: oneshot::Sender<Turn>,
 }
 
@@ -71,13 +75,19 @@ impl Rates {
         (Self(asks), receiver)
     }
 
-    /// Whether an attempt within these limits may begin. `None`: stopping.
-    pub async fn ask(&self, limits: Vec<Limit>) -> Option<Turn> {
+    /// Whether an attempt within these limits may begin. `returns`: whether the
+    /// job has waited before. `None`: stopping.
+    pub async fn ask(&self, limits: Vec<Limit>, returns: bool) -> Option<Turn> {
         if limits.is_empty() {
             return Some(Turn::Now);
         }
         let (answer, turn) = oneshot::channel();
-        self.0.send(Ask { limits, answer }).await.ok()?;
+        let ask = Ask {
+            limits,
+            returns,
+            answer,
+        };
+        self.0.send(ask).await.ok()?;
         turn.await.ok()
     }
 }
@@ -93,8 +103,7 @@ pub async fn keep_rates(pool: Pool, mut asks: mpsc::Receiver<Ask>, hurry: Cancel
     };
     let mut batch = Vec::new();
     while asks.recv_many(&mut batch, BATCH).await > 0 {
-        let limits: Vec<_> = batch.iter().map(|ask| ask.limits.as_slice()).collect();
-        let Some(turns) = until_done(&hurry, complain, || take_turns(&pool, &limits)).await else {
+        let Some(turns) = until_done(&hurry, complain, || take_turns(&pool, &batch)).await else {
             return;
         };
         for (ask, turn) in batch.drain(..).zip(turns) {
@@ -105,27 +114,34 @@ pub async fn keep_rates(pool: Pool, mut asks: mpsc::Receiver<Ask>, hurry: Cancel
 }
 
 /// A turn for each, in their order.
-async fn take_turns(pool: &Pool, asked: &[&[Limit]]) -> anyhow::Result<Vec<Turn>> {
-    let keys: BTreeSet<String> = asked.iter().copied().flatten().map(Limit::key).collect();
+async fn take_turns(pool: &Pool, asked: &[Ask]) -> anyhow::Result<Vec<Turn>> {
+    let limits = asked.iter().flat_map(|ask| &ask.limits);
+    let keys: BTreeSet<String> = limits.map(Limit::key).collect();
     let keys: Vec<String> = keys.into_iter().collect();
     let mut client = pool.get().await?;
+    loop {
+        if let Some(turns) = try_turns(&mut client, &keys, asked).await? {
+            return Ok(turns);
+        }
+        // Before any is locked: else two replicas could wait for each other.
+        begin_usage(&client, &keys).await?;
+    }
+}
+
+/// `None` if a limit is used for the first time.
+async fn try_turns(
+    client: &mut deadpool_postgres::Client,
+    keys: &[String],
+    asked: &[Ask],
+) -> anyhow::Result<Option<Vec<Turn>>> {
     let transaction = client.transaction().await?;
     // What a crash of PostgreSQL forgets is some milliseconds of a limit.
     transaction
         .batch_execute("SET LOCAL synchronous_commit = off")
         .await?;
-    let mut rows = lock_usage(&transaction, &keys).await?;
+    let rows = lock_usage(&transaction, keys).await?;
     if rows.len() < keys.len() {
-        let insert = transaction
-            .prepare_cached(
-                "-- begin_usage\n\
-                 INSERT INTO rate_usage (subject, first_slot, used, horizon) \
-                 SELECT k, 0, '[]', 'epoch' FROM unnest($1::text[]) k ORDER BY k \
-                 ON CONFLICT DO NOTHING",
-            )
-            .await?;
-        transaction.execute(&insert, &[&keys]).await?;
-        rows = lock_usage(&transaction, &keys).await?;
+        return Ok(None);
     }
     let mut usage = BTreeMap::new();
     let mut now = OffsetDateTime::UNIX_EPOCH;
@@ -142,7 +158,7 @@ async fn take_turns(pool: &Pool, asked: &[&[Limit]]) -> anyhow::Result<Vec<Turn>
     }
     let turns = asked
         .iter()
-        .map(|limits| turn(limits, &mut usage, now))
+        .map(|ask| turn(&ask.limits, ask.returns, &mut usage, now))
         .collect();
     let write = transaction
         .prepare_cached(
@@ -164,7 +180,20 @@ async fn take_turns(pool: &Pool, asked: &[&[Limit]]) -> anyhow::Result<Vec<Turn>
         .execute(&write, &[&subjects, &firsts, &used, &horizons])
         .await?;
     transaction.commit().await?;
-    Ok(turns)
+    Ok(Some(turns))
+}
+
+async fn begin_usage(client: &deadpool_postgres::Client, keys: &[String]) -> anyhow::Result<()> {
+    let statement = client
+        .prepare_cached(
+            "-- begin_usage\n\
+             INSERT INTO rate_usage (subject, first_slot, used, horizon) \
+             SELECT k, 0, '[]', 'epoch' FROM unnest($1::text[]) k ORDER BY k \
+             ON CONFLICT DO NOTHING",
+        )
+        .await?;
+    client.execute(&statement, &[&keys]).await?;
+    Ok(())
 }
 
 /// Locks rows in the order of their names, so that two replicas never wait for
@@ -187,19 +216,26 @@ async fn lock_usage(
 
 /// All of its limits have room, and it takes its place in each; or it takes none
 /// and its turn comes when the last of those that have no room has.
-fn turn(limits: &[Limit], usage: &mut BTreeMap<String, Usage>, now: OffsetDateTime) -> Turn {
-    let mut at = None;
+fn turn(
+    limits: &[Limit],
+    returns: bool,
+    usage: &mut BTreeMap<String, Usage>,
+    now: OffsetDateTime,
+) -> Turn {
+    let mut last = None;
     for limit in limits {
         // Every subject that was asked for has been read.
         let Some(usage) = usage.get_mut(&limit.key()) else {
             continue;
         };
-        if !usage.has_room(limit.rate, now) {
-            at = at.max(Some(usage.put_off(limit.rate, now)));
-        }
+        let at = usage.wait(limit.rate, returns, now);
+        last = last.max(at.map(|at| (at, limit.key())));
     }
-    if let Some(at) = at {
-        return Turn::At(at);
+    if let Some((at, key)) = last {
+        return Turn::At(match usage.get_mut(&key) {
+            Some(usage) if !returns => usage.queue_up(limits, at, now),
+            _ => at,
+        });
     }
     for limit in limits {
         if let Some(usage) = usage.get_mut(&limit.key()) {
@@ -207,6 +243,11 @@ fn turn(limits: &[Limit], usage: &mut BTreeMap<String, Usage>, now: OffsetDateTi
         }
     }
     Turn::Now
+}
+
+/// How far a job may be put off.
+fn farthest(rate: Rate) -> Duration {
+    (rate.period * FARTHEST_PERIODS).max(FARTHEST_AT_LEAST)
 }
 
 /// How much of a limit is used: attempts begun, by slot.
@@ -240,9 +281,42 @@ impl Usage {
         self.used.iter().sum()
     }
 
-    fn has_room(&mut self, rate: Rate, now: OffsetDateTime) -> bool {
+    /// Until when a job has to wait; none if there is room for it.
+    fn wait(&mut self, rate: Rate, returns: bool, now: OffsetDateTime) -> Option<OffsetDateTime> {
         self.advance(rate, now);
-        self.total() < rate.limit
+        let used = self.total();
+        if used == 0 || used < rate.limit / 2 {
+            // Nobody is in line who would use it, or the limit has been raised.
+            self.horizon = self.horizon.min(now);
+        }
+        if used < rate.limit && (returns || self.horizon <= now) {
+            return None;
+        }
+        let free = self.free_at(rate, now);
+        Some(if returns {
+            // Next, among those who come back with it.
+            free + slot_length(rate).mul_f64(fastrand::f64())
+        } else {
+            let pace = slot_length(rate) * (SLOTS as u32 + 1) / rate.limit;
+            (self.horizon + pace).max(free)
+        })
+    }
+
+    /// The line now ends with this moment, unless that is too far to plan.
+    fn queue_up(
+        &mut self,
+        limits: &[Limit],
+        at: OffsetDateTime,
+        now: OffsetDateTime,
+    ) -> OffsetDateTime {
+        let farthest = limits.iter().map(|limit| farthest(limit.rate)).max();
+        let farthest = farthest.unwrap_or(FARTHEST_AT_LEAST);
+        if at > now + farthest {
+            // Anywhere in the second half of what is allowed.
+            return now + farthest.mul_f64(0.5 + 0.5 * fastrand::f64());
+        }
+        self.horizon = at;
+        at
     }
 
     fn take(&mut self, rate: Rate, now: OffsetDateTime) {
@@ -256,12 +330,12 @@ impl Usage {
         self.used[slot] += 1;
     }
 
-    /// The next turn that nobody has been given: after the one before at the
-    /// limit's pace, but not before enough of what is used is forgotten.
-    fn put_off(&mut self, rate: Rate, now: OffsetDateTime) -> OffsetDateTime {
-        self.advance(rate, now);
-        let slot = slot_length(rate);
+    /// When enough of what is used is forgotten; now, if there is room.
+    fn free_at(&self, rate: Rate, now: OffsetDateTime) -> OffsetDateTime {
         let mut rest = self.total();
+        if rest < rate.limit {
+            return now;
+        }
         let mut forgotten = self.first_slot;
         for used in &self.used {
             if rest < rate.limit {
@@ -271,16 +345,9 @@ impl Usage {
             forgotten += 1;
         }
         // What is in a slot counts until a whole period after the slot's end.
-        let free = (forgotten + SLOTS) as i128 * slot.as_nanos() as i128;
+        let free = i128::from(forgotten + SLOTS) * slot_length(rate).as_nanos() as i128;
         let free = OffsetDateTime::from_unix_timestamp_nanos(free).unwrap_or(now);
-        let pace = slot * (SLOTS as u32 + 1) / rate.limit;
-        let next = (self.horizon + pace).max(free).max(now);
-        if next > now + FARTHEST {
-            // Too far to plan: anywhere in the second half of what is allowed.
-            return now + FARTHEST.mul_f64(0.5 + 0.5 * fastrand::f64());
-        }
-        self.horizon = next;
-        next
+        free.max(now)
     }
 }
 
@@ -323,7 +390,9 @@ mod tests {
     fn a_burst_may_use_all_of_it_and_the_rest_comes_back_at_its_pace() {
         let limits = [hourly(60)];
         let mut usage = unused(&limits);
-        let turns: Vec<_> = (0..180).map(|_| turn(&limits, &mut usage, NOW)).collect();
+        let turns: Vec<_> = (0..180)
+            .map(|_| turn(&limits, false, &mut usage, NOW))
+            .collect();
         assert!(turns[..60].iter().all(|turn| *turn == Turn::Now));
         let at = |n: usize| match turns[n] {
             Turn::At(at) => at,
@@ -335,7 +404,7 @@ mod tests {
         assert_eq!(at(179) - at(60), Duration::from_secs(119 * 61));
         // Its time come, each has its turn.
         for n in 60..180 {
-            assert_eq!(turn(&limits, &mut usage, at(n)), Turn::Now, "{n}");
+            assert_eq!(turn(&limits, true, &mut usage, at(n)), Turn::Now, "{n}");
         }
     }
 
@@ -343,12 +412,12 @@ mod tests {
     fn a_place_is_taken_in_all_limits_or_in_none() {
         let limits = [hourly(1), limit_of("webhook/a", 5, 1)];
         let mut usage = unused(&limits);
-        assert_eq!(turn(&limits, &mut usage, NOW), Turn::Now);
+        assert_eq!(turn(&limits, false, &mut usage, NOW), Turn::Now);
         for _ in 0..10 {
-            assert!(turn(&limits, &mut usage, NOW) > Turn::Now);
+            assert!(turn(&limits, false, &mut usage, NOW) > Turn::Now);
         }
         assert_eq!(usage[&limits[1].key()].total(), 1);
-        assert_eq!(turn(&limits[1..], &mut usage, NOW), Turn::Now);
+        assert_eq!(turn(&limits[1..], false, &mut usage, NOW), Turn::Now);
     }
 
     #[test]
@@ -356,8 +425,8 @@ mod tests {
         let limits = [hourly(1)];
         let mut usage = unused(&limits);
         for _ in 0..100 {
-            if let Turn::At(at) = turn(&limits, &mut usage, NOW) {
-                assert!(at <= NOW + FARTHEST);
+            if let Turn::At(at) = turn(&limits, false, &mut usage, NOW) {
+                assert!(at <= NOW + farthest(limits[0].rate));
             }
         }
     }
@@ -368,9 +437,42 @@ mod tests {
         let mut usage = unused(&limits);
         for back in [0, 7200, 90_000] {
             let now = NOW - Duration::from_secs(back);
-            assert_eq!(turn(&limits, &mut usage, now), Turn::Now);
+            assert_eq!(turn(&limits, false, &mut usage, now), Turn::Now);
         }
-        assert!(turn(&limits, &mut usage, NOW) > Turn::Now);
+        assert!(turn(&limits, false, &mut usage, NOW) > Turn::Now);
+    }
+
+    #[test]
+    fn a_limit_that_was_raised_leaves_nobody_behind_the_old_line() {
+        let mut usage = unused(&[hourly(10)]);
+        for _ in 0..100 {
+            turn(&[hourly(10)], false, &mut usage, NOW);
+        }
+        assert!(turn(&[hourly(10)], false, &mut usage, NOW) > Turn::Now);
+        assert_eq!(turn(&[hourly(1000)], false, &mut usage, NOW), Turn::Now);
+    }
+
+    #[test]
+    fn a_backlog_is_worked_off_although_it_comes_back_late_and_others_come() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let limits = [limit_of("webhook/a", 10, 1)];
+        let mut usage = unused(&limits);
+        // When each asks, and whether it returns: fifty at once, then two a second.
+        let newcomers = (0..20).map(|n| (NOW + Duration::from_millis(500 * n), false));
+        let mut asking: Vec<_> = (0..50).map(|_| (NOW, false)).chain(newcomers).collect();
+        let mut begun = Vec::new();
+        while let Some(next) = (0..asking.len()).min_by_key(|n| asking[*n].0) {
+            let (now, returns) = asking.swap_remove(next);
+            match turn(&limits, returns, &mut usage, now) {
+                Turn::Now => begun.push(now),
+                // As late as a delay queue makes it.
+                Turn::At(at) => asking.push((at + Duration::from_millis(rng.u64(0..900)), true)),
+            }
+        }
+        assert_eq!(begun.len(), 70);
+        let took = begun[69] - NOW;
+        // Seven seconds at the limit's own pace.
+        assert!(took < Duration::from_secs(15), "{took}");
     }
 
     proptest! {
@@ -387,7 +489,7 @@ mod tests {
             let mut begun: Vec<OffsetDateTime> = Vec::new();
             for wait in waits {
                 now += period.mul_f64(wait * wait);
-                if turn(&limits, &mut usage, now) == Turn::Now {
+                if turn(&limits, false, &mut usage, now) == Turn::Now {
                     begun.push(now);
                     let within = begun.iter().filter(|at| now - **at < period).count();
                     prop_assert!(within <= limit as usize, "{within} of {limit}");
