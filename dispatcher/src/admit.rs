@@ -133,7 +133,7 @@ async fn find_endpoint(dispatcher: &Dispatcher, job: &Job) -> Option<Endpoint> {
 
 /// Whether the job's row still waits for this attempt. `None`: stopping.
 async fn is_current(dispatcher: &Dispatcher, job: &Job) -> Option<bool> {
-    query(dispatcher, "rechecking a delivery", || async {
+    until_done(&dispatcher.hurry, "rechecking a delivery", || async {
         let client = dispatcher.pool.get().await?;
         let statement = client
             .prepare_cached(
@@ -153,7 +153,7 @@ async fn is_current(dispatcher: &Dispatcher, job: &Job) -> Option<bool> {
 
 /// What the event says, `Some(None)` if the event is gone. `None`: stopping.
 async fn stored_content(dispatcher: &Dispatcher, job: &Job) -> Option<Option<Content>> {
-    query(dispatcher, "reading an event's data", || async {
+    until_done(&dispatcher.hurry, "reading an event's data", || async {
         let client = dispatcher.pool.get().await?;
         let statement = client
             .prepare_cached("-- event_content\nSELECT data, attributes FROM events WHERE uid = $1")
@@ -167,20 +167,6 @@ async fn stored_content(dispatcher: &Dispatcher, job: &Job) -> Option<Option<Con
             }))
     })
     .await
-}
-
-async fn query<T, F>(dispatcher: &Dispatcher, doing: &str, attempt: impl FnMut() -> F) -> Option<T>
-where
-    F: Future<Output = anyhow::Result<T>>,
-{
-    let complain = |error: &anyhow::Error, pause: std::time::Duration| {
-        warn!(
-            error = format!("{error:#}"),
-            ?pause,
-            "{doing}; trying again"
-        );
-    };
-    until_done(&dispatcher.hurry, complain, attempt).await
 }
 
 /// The deliveries that this replica has under way, so that a second copy of a

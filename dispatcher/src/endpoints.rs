@@ -35,8 +35,7 @@ pub struct Endpoint {
 impl Endpoint {
     /// How long an attempt may take.
     pub fn timeout(&self, defaults: &Defaults, dialect: &Dialect) -> Duration {
-        let own = self.webhook.timeout.or(defaults.timeout);
-        own.unwrap_or(dialect.policy().timeout)
+        self.webhook.timeout_in(dialect, defaults.timeout)
     }
 
     /// When failures are repeated.
@@ -57,17 +56,13 @@ impl Endpoint {
 
     /// What bounds its rate.
     pub fn limits(&self) -> Vec<Limit> {
-        let tenants = self.tenant.deliveries_per_hour.map(|limit| Limit {
-            subject: format!("tenant/{}", self.tenant.tenant),
-            rate: Rate {
-                limit,
-                period: Duration::from_secs(3600),
-            },
+        let tenants = self.tenant.deliveries_per_hour.map(|limit| {
+            let period = Duration::from_secs(3600);
+            let subject = format!("tenant/{}", self.tenant.tenant);
+            Limit::new(&subject, Rate { limit, period })
         });
-        let own = self.webhook.rate.map(|rate| Limit {
-            subject: format!("webhook/{}", self.webhook.id),
-            rate,
-        });
+        let own = self.webhook.rate;
+        let own = own.map(|rate| Limit::new(&format!("webhook/{}", self.webhook.id), rate));
         tenants.into_iter().chain(own).collect()
     }
 }

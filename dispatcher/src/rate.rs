@@ -23,29 +23,32 @@ use shared::webhook::Rate;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 /// Into how many slots a period is divided: what is used is known this exactly.
 const SLOTS: i64 = 60;
 /// The most that is asked in one transaction.
 const BATCH: usize = 512;
-/// The farthest that a job is put off, in periods of the limit; and its bounds.
+/// The farthest that a job is put off: so many periods of its limit, and at least
+/// so long.
 const FARTHEST_PERIODS: u32 = 12;
 const FARTHEST_AT_LEAST: Duration = Duration::from_secs(900);
 
 /// A limit and whose it is: jobs with the same subject share it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limit {
-    /// `tenant/…` or `webhook/…`.
-    pub subject: String,
-    /// How many in what time.
-    pub rate: Rate,
+    /// Its row's name.
+    key: String,
+    rate: Rate,
 }
 
 impl Limit {
-    /// The row's name. Slots of another length are another row.
-    fn key(&self) -> String {
-        format!("{}/{}", self.subject, self.rate.period.as_secs())
+    /// Of a subject, `tenant/…` or `webhook/…`. Slots of another length are
+    /// another row.
+    pub fn new(subject: &str, rate: Rate) -> Self {
+        Self {
+            key: format!("{subject}/{}", rate.period.as_secs()),
+            rate,
+        }
     }
 }
 
@@ -94,16 +97,10 @@ impl Rates {
 
 /// Answers until nobody asks any more, or `hurry`.
 pub async fn keep_rates(pool: Pool, mut asks: mpsc::Receiver<Ask>, hurry: CancellationToken) {
-    let complain = |error: &anyhow::Error, pause: Duration| {
-        warn!(
-            error = format!("{error:#}"),
-            ?pause,
-            "reading rate limits; trying again"
-        );
-    };
+    let doing = "reading rate limits";
     let mut batch = Vec::new();
     while asks.recv_many(&mut batch, BATCH).await > 0 {
-        let Some(turns) = until_done(&hurry, complain, || take_turns(&pool, &batch)).await else {
+        let Some(turns) = until_done(&hurry, doing, || take_turns(&pool, &batch)).await else {
             return;
         };
         for (ask, turn) in batch.drain(..).zip(turns) {
@@ -116,8 +113,8 @@ pub async fn keep_rates(pool: Pool, mut asks: mpsc::Receiver<Ask>, hurry: Cancel
 /// A turn for each, in their order.
 async fn take_turns(pool: &Pool, asked: &[Ask]) -> anyhow::Result<Vec<Turn>> {
     let limits = asked.iter().flat_map(|ask| &ask.limits);
-    let keys: BTreeSet<String> = limits.map(Limit::key).collect();
-    let keys: Vec<String> = keys.into_iter().collect();
+    let keys: BTreeSet<&str> = limits.map(|limit| limit.key.as_str()).collect();
+    let keys: Vec<&str> = keys.into_iter().collect();
     let mut client = pool.get().await?;
     loop {
         if let Some(turns) = try_turns(&mut client, &keys, asked).await? {
@@ -131,7 +128,7 @@ async fn take_turns(pool: &Pool, asked: &[Ask]) -> anyhow::Result<Vec<Turn>> {
 /// `None` if a limit is used for the first time.
 async fn try_turns(
     client: &mut deadpool_postgres::Client,
-    keys: &[String],
+    keys: &[&str],
     asked: &[Ask],
 ) -> anyhow::Result<Option<Vec<Turn>>> {
     let transaction = client.transaction().await?;
@@ -183,7 +180,7 @@ async fn try_turns(
     Ok(Some(turns))
 }
 
-async fn begin_usage(client: &deadpool_postgres::Client, keys: &[String]) -> anyhow::Result<()> {
+async fn begin_usage(client: &deadpool_postgres::Client, keys: &[&str]) -> anyhow::Result<()> {
     let statement = client
         .prepare_cached(
             "-- begin_usage\n\
@@ -200,7 +197,7 @@ async fn begin_usage(client: &deadpool_postgres::Client, keys: &[String]) -> any
 /// each other, and reads the one clock that all of them have.
 async fn lock_usage(
     transaction: &deadpool_postgres::Transaction<'_>,
-    keys: &[String],
+    keys: &[&str],
 ) -> anyhow::Result<Vec<tokio_postgres::Row>> {
     let statement = transaction
         .prepare_cached(
@@ -225,20 +222,20 @@ fn turn(
     let mut last = None;
     for limit in limits {
         // Every subject that was asked for has been read.
-        let Some(usage) = usage.get_mut(&limit.key()) else {
+        let Some(usage) = usage.get_mut(&limit.key) else {
             continue;
         };
         let at = usage.wait(limit.rate, returns, now);
-        last = last.max(at.map(|at| (at, limit.key())));
+        last = last.max(at.map(|at| (at, &limit.key)));
     }
     if let Some((at, key)) = last {
-        return Turn::At(match usage.get_mut(&key) {
+        return Turn::At(match usage.get_mut(key) {
             Some(usage) if !returns => usage.queue_up(limits, at, now),
             _ => at,
         });
     }
     for limit in limits {
-        if let Some(usage) = usage.get_mut(&limit.key()) {
+        if let Some(usage) = usage.get_mut(&limit.key) {
             usage.take(limit.rate, now);
         }
     }
@@ -365,13 +362,8 @@ mod tests {
     }
 
     fn limit_of(subject: &str, limit: u32, period: u64) -> Limit {
-        Limit {
-            subject: subject.to_owned(),
-            rate: Rate {
-                limit,
-                period: Duration::from_secs(period),
-            },
-        }
+        let period = Duration::from_secs(period);
+        Limit::new(subject, Rate { limit, period })
     }
 
     fn unused(limits: &[Limit]) -> BTreeMap<String, Usage> {
@@ -382,7 +374,7 @@ mod tests {
         };
         limits
             .iter()
-            .map(|limit| (limit.key(), none.clone()))
+            .map(|limit| (limit.key.clone(), none.clone()))
             .collect()
     }
 
@@ -416,7 +408,7 @@ mod tests {
         for _ in 0..10 {
             assert!(turn(&limits, false, &mut usage, NOW) > Turn::Now);
         }
-        assert_eq!(usage[&limits[1].key()].total(), 1);
+        assert_eq!(usage[&limits[1].key].total(), 1);
         assert_eq!(turn(&limits[1..], false, &mut usage, NOW), Turn::Now);
     }
 

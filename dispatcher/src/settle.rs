@@ -118,14 +118,7 @@ impl Settler {
     /// Writes a batch, for as long as it takes. Which deliveries changed; `None`
     /// if time is up.
     async fn record(&self, batch: &[Settlement]) -> Option<HashSet<DeliveryId>> {
-        let complain = |error: &anyhow::Error, pause: Duration| {
-            warn!(
-                error = format!("{error:#}"),
-                ?pause,
-                "settling deliveries; trying again"
-            );
-        };
-        until_done(&self.hurry, complain, || async {
+        until_done(&self.hurry, "settling deliveries", || async {
             let mut client = self.pool.get().await?;
             let transaction = client.transaction().await?;
             let settled = settle_deliveries(&transaction, batch).await?;

@@ -16,8 +16,8 @@ use std::time::Duration;
 use anyhow::Context;
 use deadpool_postgres::{Client, Pool};
 use shared::amqp::Session;
-use shared::job::{Job, Payload, Restart};
-use shared::publish::{Outgoing, Publisher};
+use shared::job::Job;
+use shared::publish::Publisher;
 use shared::topology::jobs_queue;
 use time::OffsetDateTime;
 use tracing::{info, warn};
@@ -136,7 +136,8 @@ async fn overdue(
         .await
         .context("noting the sweep")?;
     transaction.commit().await?;
-    Ok(rows.iter().map(read_job).collect())
+    let now = OffsetDateTime::now_utc();
+    Ok(rows.iter().map(|row| Job::read(row, now)).collect())
 }
 
 const SWEEP_OVERDUE: &str = "-- sweep_overdue
@@ -168,43 +169,9 @@ UPDATE sweep SET
     requeued = requeued + $4,
     swept_at = now()";
 
-fn read_job(row: &tokio_postgres::Row) -> Job {
-    Job {
-        delivery: row.get("id"),
-        webhook: row.get("webhook_id"),
-        tenant: row.get("tenant"),
-        event_uid: row.get("event_uid"),
-        event_id: row.get("event_id"),
-        event_type: row.get("type"),
-        occurred_at: row.get("occurred_at"),
-        attempt: row.get::<_, i16>("attempts") as u16 + 1,
-        due_at: OffsetDateTime::now_utc(),
-        recheck: true,
-        payload: Payload::of(
-            row.get("data"),
-            row.get::<_, Option<serde_json::Value>>("attributes")
-                .as_ref(),
-        ),
-        restart: row
-            .get::<_, Option<OffsetDateTime>>("restarted_at")
-            .map(|at| Restart {
-                attempts_before: row.get::<_, i16>("attempts_before") as u16,
-                at,
-            }),
-    }
-}
-
 /// Publishes them. One that isn't confirmed is found again after the next grace.
 async fn put_back(publisher: &Publisher, jobs: &[Job], shards: u16) {
-    let now = OffsetDateTime::now_utc();
-    let all = jobs
-        .iter()
-        .map(|job| publisher.publish(Outgoing::job(job, now, shards)));
-    let unconfirmed = futures_util::future::join_all(all)
-        .await
-        .into_iter()
-        .filter(Result::is_err)
-        .count();
+    let unconfirmed = publisher.publish_jobs(jobs, shards).await;
     if unconfirmed > 0 {
         info!(unconfirmed, "the next sweep sees to the rest");
     }

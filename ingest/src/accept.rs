@@ -9,10 +9,10 @@
 use std::collections::HashSet;
 
 use deadpool_postgres::{Pool, Transaction};
-use serde_json::Value;
 use shared::ids::{DeliveryId, EventId, EventUid, Tenant, WebhookId, first_uuid_at, time_of};
 use shared::job::{Job, Payload};
 use time::{Duration, OffsetDateTime};
+use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::decode::Event;
@@ -184,8 +184,8 @@ pub async fn untried_jobs(
     let statement = client
         .prepare_cached(
             "-- untried_jobs\n\
-             SELECT d.id, d.webhook_id, e.uid, e.tenant, e.id AS event_id, e.type, e.occurred_at, e.data, \
-                 e.attributes \
+             SELECT d.id, d.webhook_id, d.event_uid, d.attempts, d.attempts_before, d.restarted_at, \
+                 e.tenant, e.id AS event_id, e.type, e.occurred_at, e.data, e.attributes \
              FROM unnest($1::text[], $2::text[]) AS k (tenant, id) \
              JOIN events e ON e.tenant = k.tenant AND e.id = k.id AND e.uid >= $3::uuid \
              JOIN deliveries d ON d.event_uid = e.uid \
@@ -198,28 +198,6 @@ pub async fn untried_jobs(
     let rows = client
         .query(&statement, &[&tenants, &ids, &day_of(now - Duration::DAY)])
         .await?;
-    Ok(rows
-        .iter()
-        .map(|row| {
-            let delivery: DeliveryId = row.get("id");
-            Job {
-                delivery,
-                webhook: row.get("webhook_id"),
-                tenant: row.get("tenant"),
-                event_uid: row.get("uid"),
-                event_id: row.get("event_id"),
-                event_type: row.get("type"),
-                occurred_at: row.get("occurred_at"),
-                attempt: 1,
-                due_at: delivery.accepted_at(),
-                // The job may exist after all.
-                recheck: true,
-                payload: Payload::of(
-                    row.get("data"),
-                    row.get::<_, Option<Value>>("attributes").as_ref(),
-                ),
-                restart: None,
-            }
-        })
-        .collect())
+    let read = |row: &Row| Job::read(row, row.get::<_, DeliveryId>("id").accepted_at());
+    Ok(rows.iter().map(read).collect())
 }

@@ -285,7 +285,8 @@ fn binary_attributes(properties: &BasicProperties) -> Map<String, Value> {
     attributes
 }
 
-fn header_value(value: &AMQPValue) -> Option<Value> {
+/// A header's value as JSON, if it is one that an attribute can have.
+pub fn header_value(value: &AMQPValue) -> Option<Value> {
     Some(match value {
         AMQPValue::LongString(text) => {
             Value::String(String::from_utf8_lossy(text.as_bytes()).into_owned())

@@ -11,7 +11,7 @@
 //! the jobs that nobody has tried yet are published again.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::StreamExt;
 use lapin::message::Delivery;
@@ -100,7 +100,11 @@ async fn see_through(
     channel: &Channel,
     batch: &[Delivery],
 ) -> anyhow::Result<Seen> {
-    let Some(()) = insist(intake, "reading the catalogue", || intake.feed.refresh()).await else {
+    let Some(()) = until_done(&intake.stop, "reading the catalogue", || {
+        intake.feed.refresh()
+    })
+    .await
+    else {
         return Ok(Seen::Stopped);
     };
     let now = OffsetDateTime::now_utc();
@@ -120,7 +124,7 @@ async fn see_through(
     // Halves of what PostgreSQL can't store, down to the one event to blame.
     let mut parts = vec![taken.as_slice()];
     while let Some(part) = parts.pop() {
-        match insist(intake, "writing events", || write(intake, now, part)).await {
+        match until_done(&intake.stop, "writing events", || write(intake, now, part)).await {
             None => return Ok(Seen::Stopped),
             Some(Written::All(outcome)) => jobs.push(outcome),
             Some(Written::Unstorable(reason)) => match part {
@@ -285,19 +289,4 @@ fn log(event: &Matched, is_new: bool) {
         duplicate = (!is_new).then_some(true),
         "accepted"
     );
-}
-
-/// Tries until it works; `None` when told to stop.
-async fn insist<T, F>(intake: &Intake, doing: &str, attempt: impl FnMut() -> F) -> Option<T>
-where
-    F: Future<Output = anyhow::Result<T>>,
-{
-    let complain = |error: &anyhow::Error, pause: Duration| {
-        warn!(
-            error = format!("{error:#}"),
-            ?pause,
-            "{doing}; trying again"
-        );
-    };
-    until_done(&intake.stop, complain, attempt).await
 }

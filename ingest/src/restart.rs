@@ -9,11 +9,9 @@
 use std::time::Duration;
 
 use deadpool_postgres::Transaction;
-use futures_util::future::join_all;
-use serde_json::Value;
 use shared::ids::DeliveryId;
-use shared::job::{Job, Payload, Restart};
-use shared::publish::{Outgoing, Publisher};
+use shared::job::Job;
+use shared::publish::Publisher;
 use time::OffsetDateTime;
 use tracing::warn;
 
@@ -40,7 +38,7 @@ pub async fn restart_deliveries(
     let rows = transaction
         .query(&statement, &[&deliveries, &states, &now, &MOST_ATTEMPTS])
         .await?;
-    Ok(rows.iter().map(|row| read_job(row, now)).collect())
+    Ok(rows.iter().map(|row| Job::read(row, now)).collect())
 }
 
 const RESTART_DELIVERIES: &str = "-- restart_deliveries
@@ -49,50 +47,19 @@ WITH restarted AS (
     SET state = 'queued', due_at = $3, finished_at = NULL, attempts_before = attempts,
         restarted_at = $3, deferred_because = NULL
     WHERE d.id = ANY($1) AND d.state = ANY($2) AND d.attempts < $4
-    RETURNING d.id, d.webhook_id, d.event_uid, d.attempts
+    RETURNING d.id, d.webhook_id, d.event_uid, d.attempts, d.attempts_before, d.restarted_at
 )
-SELECT r.id, r.webhook_id, r.event_uid, r.attempts, e.tenant, e.id AS event_id, e.type,
+SELECT r.id, r.webhook_id, r.event_uid, r.attempts, r.attempts_before, r.restarted_at, e.tenant, e.id AS event_id, e.type,
        e.occurred_at, e.data, e.attributes
 FROM restarted r CROSS JOIN LATERAL (SELECT * FROM events WHERE uid = r.event_uid LIMIT 1) e
 ORDER BY r.id";
 
-fn read_job(row: &tokio_postgres::Row, now: OffsetDateTime) -> Job {
-    let attempts = row.get::<_, i16>("attempts") as u16;
-    Job {
-        delivery: row.get("id"),
-        webhook: row.get("webhook_id"),
-        tenant: row.get("tenant"),
-        event_uid: row.get("event_uid"),
-        event_id: row.get("event_id"),
-        event_type: row.get("type"),
-        occurred_at: row.get("occurred_at"),
-        attempt: attempts + 1,
-        due_at: now,
-        // What isn't confirmed in time may be sent all the same, and swept besides.
-        recheck: true,
-        payload: Payload::of(
-            row.get("data"),
-            row.get::<_, Option<Value>>("attributes").as_ref(),
-        ),
-        restart: Some(Restart {
-            attempts_before: attempts,
-            at: now,
-        }),
-    }
-}
-
 /// Publishes the jobs and waits for their confirms. What isn't confirmed is left
 /// to the sweeper.
 pub async fn publish(publisher: &Publisher, jobs: &[Job], shards: u16) {
-    let now = OffsetDateTime::now_utc();
-    let all = jobs
-        .iter()
-        .map(|job| publisher.publish(Outgoing::job(job, now, shards)));
-    let confirmed = tokio::time::timeout(CONFIRM_TIMEOUT, join_all(all)).await;
-    let unconfirmed = match confirmed {
-        Ok(results) => results.into_iter().filter(Result::is_err).count(),
-        Err(_) => jobs.len(),
-    };
+    let publishing = publisher.publish_jobs(jobs, shards);
+    let unconfirmed = tokio::time::timeout(CONFIRM_TIMEOUT, publishing).await;
+    let unconfirmed = unconfirmed.unwrap_or(jobs.len());
     if unconfirmed > 0 {
         warn!(
             unconfirmed,

@@ -141,10 +141,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
 }
 
 async fn wait_for_schema(pool: &Pool, stop: &CancellationToken) -> Option<()> {
-    let complain = |error: &anyhow::Error, pause: Duration| {
-        warn!(error = format!("{error:#}"), ?pause, "not started yet");
-    };
-    until_done(stop, complain, || postgres::check_schema(pool)).await
+    until_done(stop, "not started yet", || postgres::check_schema(pool)).await
 }
 
 /// What runs on each session in turn.

@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::{Duration, OffsetDateTime};
+use tokio_postgres::Row;
 
 use crate::ids::{DeliveryId, EventId, EventType, EventUid, Tenant, WebhookId};
 
@@ -109,6 +110,35 @@ pub enum Undecodable {
 }
 
 impl Job {
+    /// Of a delivery's next attempt, from the rows of the delivery and its event:
+    /// `id, webhook_id, event_uid, attempts, attempts_before, restarted_at` of the
+    /// one, `tenant, event_id, type, occurred_at, data, attributes` of the other.
+    /// Where it is read from a row, another copy of it may exist.
+    #[must_use]
+    pub fn read(row: &Row, due_at: OffsetDateTime) -> Self {
+        let count = |column: &str| row.get::<_, i16>(column) as u16;
+        let attributes: Option<Value> = row.get("attributes");
+        Self {
+            delivery: row.get("id"),
+            webhook: row.get("webhook_id"),
+            tenant: row.get("tenant"),
+            event_uid: row.get("event_uid"),
+            event_id: row.get("event_id"),
+            event_type: row.get("type"),
+            occurred_at: row.get("occurred_at"),
+            attempt: count("attempts") + 1,
+            due_at,
+            recheck: true,
+            payload: Payload::of(row.get("data"), attributes.as_ref()),
+            restart: row
+                .get::<_, Option<OffsetDateTime>>("restarted_at")
+                .map(|at| Restart {
+                    attempts_before: count("attempts_before"),
+                    at,
+                }),
+        }
+    }
+
     /// What the age limit counts from: when the event was accepted, or when the
     /// delivery began again.
     #[must_use]

@@ -9,8 +9,10 @@ use futures_util::future::join_all;
 use lapin::options::BasicPublishOptions;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
+use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::job::Job;
 use crate::topology;
 
 /// How many messages may wait for a session.
@@ -59,7 +61,7 @@ pub enum Unconfirmed {
 impl Outgoing {
     /// A job on its way to its shard's queue, now or after a delay.
     #[must_use]
-    pub fn job(job: &crate::job::Job, now: time::OffsetDateTime, shards: u16) -> Self {
+    pub fn job(job: &Job, now: OffsetDateTime, shards: u16) -> Self {
         let shard = topology::shard_of(job.webhook, shards);
         let (exchange, routing_key) = topology::route(job.due_at, now, shard);
         let properties = persistent()
@@ -211,6 +213,19 @@ pub fn publisher() -> (Publisher, Publications) {
 }
 
 impl Publisher {
+    /// Publishes jobs and waits for their confirms; answers how many have none.
+    pub async fn publish_jobs(&self, jobs: &[Job], shards: u16) -> usize {
+        let now = OffsetDateTime::now_utc();
+        let all = jobs
+            .iter()
+            .map(|job| self.publish(Outgoing::job(job, now, shards)));
+        join_all(all)
+            .await
+            .iter()
+            .filter(|one| one.is_err())
+            .count()
+    }
+
     /// Publishes and waits for the confirm; while there is no session, for one.
     ///
     /// # Errors

@@ -105,15 +105,15 @@ pub fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
 /// How long an attempt that is under way may still take after `stop`.
 const LAST_TRY: Duration = Duration::from_secs(5);
 
-/// Runs `attempt` until it succeeds or `stop` is cancelled (`None`), with
-/// `complain` told of every failure.
-pub async fn until_done<T, E, F>(
+/// Runs `attempt` until it succeeds or `stop` is cancelled (`None`). Every failure
+/// is logged as one of `doing` it.
+pub async fn until_done<T, F>(
     stop: &CancellationToken,
-    mut complain: impl FnMut(&E, Duration),
+    doing: &str,
     mut attempt: impl FnMut() -> F,
 ) -> Option<T>
 where
-    F: Future<Output = Result<T, E>>,
+    F: Future<Output = anyhow::Result<T>>,
 {
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
     let time_is_up = async {
@@ -130,7 +130,8 @@ where
             () = &mut time_is_up => return None,
         };
         let pause = backoff.next();
-        complain(&error, pause);
+        let error = format!("{error:#}");
+        tracing::warn!(error, ?pause, "{doing}; trying again");
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => return None,

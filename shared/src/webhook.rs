@@ -8,6 +8,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tokio_postgres::Row;
 
+use crate::dialect::Dialect;
 use crate::ids::{Tenant, WebhookId};
 use crate::retry::Retry;
 use crate::seal::{Keyring, Unopenable};
@@ -105,6 +106,14 @@ pub fn seal_context(id: WebhookId, column: &str) -> String {
 }
 
 impl Webhook {
+    /// How long an attempt may take: its own timeout, else the server's if it
+    /// has one, else the dialect's.
+    #[must_use]
+    pub fn timeout_in(&self, dialect: &Dialect, servers: Option<Duration>) -> Duration {
+        let own = self.timeout.or(servers);
+        own.unwrap_or(dialect.policy().timeout)
+    }
+
     /// The columns that [`Webhook::read`] wants.
     pub const COLUMNS: &'static str = "id, tenant, url, patterns, filter, dialect, secret, \
         previous_secret, previous_secret_until, signing_key, previous_signing_key, headers, \

@@ -26,6 +26,7 @@ use super::timestamp::Timestamp;
 use super::{Api, Shared};
 use crate::dead_letters::letter::{Letter, Origin};
 use crate::dead_letters::store::{self, Filter};
+use crate::decode::header_value;
 
 /// The most messages that one request replays or discards.
 const AT_MOST: i64 = 1_000;
@@ -169,16 +170,6 @@ impl DeadLetter {
 /// A header for people: AMQP has more types than JSON.
 fn header(value: &AMQPValue) -> Value {
     match value {
-        AMQPValue::LongString(text) => String::from_utf8_lossy(text.as_bytes()).into(),
-        AMQPValue::ShortString(text) => text.as_str().into(),
-        AMQPValue::Boolean(value) => (*value).into(),
-        AMQPValue::ShortShortInt(value) => (*value).into(),
-        AMQPValue::ShortShortUInt(value) => (*value).into(),
-        AMQPValue::ShortInt(value) => (*value).into(),
-        AMQPValue::ShortUInt(value) => (*value).into(),
-        AMQPValue::LongInt(value) => (*value).into(),
-        AMQPValue::LongUInt(value) => (*value).into(),
-        AMQPValue::LongLongInt(value) => (*value).into(),
         AMQPValue::Timestamp(value) => (*value).into(),
         AMQPValue::Double(value) => (*value).into(),
         AMQPValue::Void => Value::Null,
@@ -189,7 +180,7 @@ fn header(value: &AMQPValue) -> Value {
             .map(|(name, value)| (name.to_string(), header(value)))
             .collect::<Map<_, _>>()
             .into(),
-        other => format!("{other:?}").into(),
+        other => header_value(other).unwrap_or_else(|| format!("{other:?}").into()),
     }
 }
 

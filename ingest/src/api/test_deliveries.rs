@@ -54,12 +54,6 @@ impl Tester {
             places: Semaphore::new(PLACES),
         }
     }
-
-    /// As dispatchers have it.
-    fn timeout(&self, webhook: &Webhook, dialect: &Dialect) -> Duration {
-        let own = webhook.timeout.or(self.default_timeout);
-        own.unwrap_or(dialect.policy().timeout)
-    }
 }
 
 /// `/api/v1/webhooks/{id}/test` and `/api/v1/webhooks/test`
@@ -232,7 +226,7 @@ async fn send(api: &Api, tenant: &Tenant, id: WebhookId, new: NewTest) -> Result
             message: &message,
             webhook: &webhook,
             dialect: &dialect,
-            timeout: api.tester.timeout(&webhook, &dialect),
+            timeout: webhook.timeout_in(&dialect, api.tester.default_timeout),
             purpose: Purpose::Test,
             keep: Keep::Everything,
         })

@@ -118,10 +118,7 @@ impl Keeper {
             .iter()
             .map(|message| Letter::of(message, origin))
             .collect();
-        let complain = |error: &anyhow::Error, pause: Duration| {
-            let error = format!("{error:#}");
-            warn!(error, ?pause, "writing dead letters; trying again");
-        };
-        until_done(&self.stop, complain, || store::keep(&self.pool, &letters)).await
+        let doing = "writing dead letters";
+        until_done(&self.stop, doing, || store::keep(&self.pool, &letters)).await
     }
 }

@@ -294,11 +294,13 @@ impl Composer<'_> {
     fn sign(&self, signature: usize, body: &Written) -> String {
         let signature = &self.dialect.signatures[signature];
         let signed = signature.signs.render(|part| match part {
-            Signed::Of(field) => field.write(self.message, self.now),
-            Signed::Body => body.text.clone(),
-            Signed::Member(place) => body.text[body.values[*place].clone()].to_owned(),
-            Signed::Without(place) if body.without == Some(*place) => body.text.clone(),
-            Signed::Without(place) => self.body(Some(*place)).text,
+            Signed::Of(field) => Cow::Owned(field.write(self.message, self.now)),
+            Signed::Body => Cow::Borrowed(body.text.as_str()),
+            Signed::Member(place) => Cow::Borrowed(&body.text[body.values[*place].clone()]),
+            Signed::Without(place) if body.without == Some(*place) => {
+                Cow::Borrowed(body.text.as_str())
+            }
+            Signed::Without(place) => Cow::Owned(self.body(Some(*place)).text),
         });
         let one = |secret: &Secret| {
             let mac = match signature.key {

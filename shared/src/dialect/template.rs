@@ -84,12 +84,12 @@ impl<F> Template<F> {
     }
 
     /// Writes it, with `field` in place of placeholders.
-    pub(super) fn render(&self, mut field: impl FnMut(&F) -> String) -> String {
+    pub(super) fn render<S: AsRef<str>>(&self, mut field: impl FnMut(&F) -> S) -> String {
         let mut out = String::new();
         for piece in &self.0 {
             match piece {
                 Piece::Literal(text) => out.push_str(text),
-                Piece::Field(f) => out.push_str(&field(f)),
+                Piece::Field(f) => out.push_str(field(f).as_ref()),
             }
         }
         out
