@@ -4,8 +4,9 @@
 //!
 //! 1. [`intake`] consumes the jobs queues and starts a task per job;
 //! 2. [`admit`] decides whether it may be sent now (with [`endpoints`], the
-//!    webhooks in memory, [`gate`], the places at each endpoint, and [`rate`],
-//!    the limits that all replicas share);
+//!    webhooks in memory, [`gate`], the places at each endpoint, [`circuit`],
+//!    whether it is asked at all, and [`rate`], the limits that all replicas
+//!    share);
 //! 3. [`shared::attempt`] signs, POSTs, and says what came back;
 //! 4. [`judge`] turns that into a verdict: the whole retry policy;
 //! 5. [`settle`] writes verdicts down in batches, and what they come to
@@ -15,6 +16,7 @@
 //! stops all of it.
 
 pub mod admit;
+pub mod circuit;
 pub mod endpoints;
 pub mod gate;
 pub mod intake;

@@ -23,6 +23,8 @@ pub struct Metrics {
     pub in_flight: IntGauge,
     /// Jobs put off without an attempt, by reason.
     pub deferred: IntCounterVec,
+    /// Endpoints that were found to be down.
+    pub circuits_opened: IntCounter,
     /// Retries scheduled.
     pub retries: IntCounter,
     /// Deliveries that reached a final state, by state.
@@ -77,6 +79,10 @@ pub fn metrics() -> &'static Metrics {
             "posthorn_deferred_total",
             "Jobs put off without an attempt, by reason.",
             "reason",
+        ),
+        circuits_opened: counter(
+            "posthorn_circuits_opened_total",
+            "Endpoints that were found to be down, per replica.",
         ),
         retries: counter("posthorn_retries_scheduled_total", "Retries scheduled."),
         finished: counter_by(

@@ -113,7 +113,10 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         return Ok(());
     }
 
-    let endpoints = Arc::new(Endpoints::new(settings.common.dialects.clone()));
+    let endpoints = Arc::new(Endpoints::new(
+        settings.common.dialects.clone(),
+        usize::from(settings.concurrency),
+    ));
     let feed = Feed::new(pool.clone(), settings.common.keys.clone(), {
         let endpoints = endpoints.clone();
         move |changes| endpoints.apply(changes)

@@ -24,6 +24,7 @@ use shared::ids::DeliveryId;
 use shared::job::Job;
 use shared::publish::{Outgoing, Publisher};
 use shared::supervise::{Backoff, until_done};
+use shared::webhook::Webhook;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +48,8 @@ pub struct Settlement {
     pub verdict: Verdict,
     /// The attempt, if one was made.
     pub report: Option<Report>,
+    /// The webhook as it was then.
+    pub asked: Option<Arc<Webhook>>,
     /// To ack it with.
     pub receipt: Receipt,
     /// Keeps copies of it waiting until this is written. None if it is one.
@@ -147,6 +150,7 @@ impl Settler {
             job,
             verdict,
             report,
+            asked: _,
             receipt,
             mark,
             held: _held,
@@ -265,6 +269,7 @@ async fn settle_deliveries(
                 column!(request_bytes),
                 column!(request_body),
                 column!(next_reason),
+                column!(restarted_at),
             ],
         )
         .await?;
@@ -287,12 +292,12 @@ WITH applied AS (
     FROM unnest($1::uuid[], $2::int2[], $3::bool[], $4::text[], $5::timestamptz[],
                 $6::int2[], $7::text[], $8::timestamptz[], $9::int4[], $10::text[],
                 $11::text[], $12::jsonb[], $13::bytea[], $14::text[], $15::jsonb[],
-                $16::int4[], $17::bytea[], $18::text[])
+                $16::int4[], $17::bytea[], $18::text[], $19::timestamptz[])
     AS v (delivery_id, n, charged, state, due_at, status_code, error, started_at, duration_ms,
           outcome, remote_address, response_headers, response_body, request_host,
-          request_headers, request_bytes, request_body, next_reason)
+          request_headers, request_bytes, request_body, next_reason, restarted_at)
     WHERE d.id = ANY($1) AND d.id = v.delivery_id
-      AND d.attempts = v.n - 1
+      AND d.attempts = v.n - 1 AND d.restarted_at IS NOT DISTINCT FROM v.restarted_at
       AND d.state NOT IN ('delivered', 'failed', 'expired', 'cancelled')
     RETURNING v.*
 ), recorded AS (
@@ -328,6 +333,7 @@ struct Row<'a> {
     request_bytes: Option<i32>,
     request_body: Option<&'a [u8]>,
     next_reason: Option<&'static str>,
+    restarted_at: Option<OffsetDateTime>,
 }
 
 impl<'a> Row<'a> {
@@ -365,6 +371,7 @@ impl<'a> Row<'a> {
             request_bytes: request.map(|request| request.bytes as i32),
             request_body: request.and_then(|request| request.body.as_deref()),
             next_reason,
+            restarted_at: settlement.job.restart.map(|restart| restart.at),
         })
     }
 }
@@ -378,12 +385,14 @@ async fn defer_deliveries(
     let mut attempts = Vec::new();
     let mut until = Vec::new();
     let mut reasons = Vec::new();
+    let mut restarts = Vec::new();
     for settlement in batch.iter().filter(|settlement| settlement.mark.is_some()) {
         if let Verdict::Deferred { until: at, because } = settlement.verdict {
             ids.push(settlement.job.delivery);
             attempts.push(settlement.job.attempt as i16);
             until.push(at);
             reasons.push(because.as_str());
+            restarts.push(settlement.job.restart.map(|restart| restart.at));
         }
     }
     if ids.is_empty() {
@@ -393,36 +402,39 @@ async fn defer_deliveries(
         .prepare_cached(
             "-- defer_deliveries\n\
              UPDATE deliveries d SET due_at = v.until, deferred_because = v.because \
-             FROM unnest($1::uuid[], $2::int2[], $3::timestamptz[], $4::text[]) \
-                 AS v (delivery_id, n, until, because) \
+             FROM unnest($1::uuid[], $2::int2[], $3::timestamptz[], $4::text[], $5::timestamptz[]) \
+                 AS v (delivery_id, n, until, because, restarted_at) \
              WHERE d.id = ANY($1) AND d.id = v.delivery_id \
                AND d.attempts = v.n - 1 \
+               AND d.restarted_at IS NOT DISTINCT FROM v.restarted_at \
                AND d.state NOT IN ('delivered', 'failed', 'expired', 'cancelled') \
              RETURNING d.id",
         )
         .await?;
     let applied = transaction
-        .query(&statement, &[&ids, &attempts, &until, &reasons])
+        .query(&statement, &[&ids, &attempts, &until, &reasons, &restarts])
         .await?;
     Ok(applied.iter().map(|row| row.get(0)).collect())
 }
 
-/// Switches off the webhooks whose endpoints said that they are gone.
+/// Switches off the webhooks whose endpoints said that they are gone, unless
+/// they have moved since they were asked.
 async fn disable_webhooks(
     transaction: &deadpool_postgres::Transaction<'_>,
     batch: &[Settlement],
     applied: &[DeliveryId],
 ) -> anyhow::Result<()> {
-    let (gone, reasons): (Vec<_>, Vec<_>) = batch
-        .iter()
-        .filter(|s| s.verdict == Verdict::Failed(GaveUp::Gone) && applied.contains(&s.job.delivery))
-        .map(|s| {
-            (
-                s.job.webhook,
-                format!("the endpoint answered {}", answer(s)),
-            )
-        })
-        .unzip();
+    let (mut gone, mut urls, mut reasons) = (Vec::new(), Vec::new(), Vec::new());
+    for settlement in batch {
+        if settlement.verdict == Verdict::Failed(GaveUp::Gone)
+            && applied.contains(&settlement.job.delivery)
+            && let Some(webhook) = &settlement.asked
+        {
+            gone.push(webhook.id);
+            urls.push(&webhook.url);
+            reasons.push(format!("the endpoint answered {}", answer(settlement)));
+        }
+    }
     if gone.is_empty() {
         return Ok(());
     }
@@ -434,11 +446,13 @@ async fn disable_webhooks(
                  ORDER BY w.id FOR UPDATE) \
              UPDATE webhooks w SET status = 'disabled', disabled_reason = gone.reason, \
                  updated_at = now() \
-             FROM unnest($1::uuid[], $2::text[]) AS gone (id, reason) \
-             WHERE w.id = gone.id AND w.id IN (SELECT id FROM locked)",
+             FROM unnest($1::uuid[], $2::text[], $3::text[]) AS gone (id, url, reason) \
+             WHERE w.id = gone.id AND w.url = gone.url AND w.id IN (SELECT id FROM locked)",
         )
         .await?;
-    transaction.execute(&statement, &[&gone, &reasons]).await?;
+    transaction
+        .execute(&statement, &[&gone, &urls, &reasons])
+        .await?;
     Ok(())
 }
 
