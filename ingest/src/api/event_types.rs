@@ -290,23 +290,6 @@ impl From<Unsaved> for Problem {
     }
 }
 
-/// Refuses patterns that no type of a strict tenant's catalogue can match.
-///
-/// # Errors
-/// Names the pattern.
-pub async fn check_known(api: &Api, tenant: &Tenant, patterns: &[String]) -> Result<()> {
-    api.feed.refresh().await?;
-    match api.event_types.useless(tenant, patterns) {
-        None => Ok(()),
-        Some(pattern) => Err(Problem::field(
-            "events",
-            format!(
-                "`{pattern}` matches no event type of the catalogue, and `{tenant}` takes no other"
-            ),
-        )),
-    }
-}
-
 /// A catalogue that Posthorn comes with, without its types.
 #[derive(Serialize, ToSchema)]
 struct Catalogue {

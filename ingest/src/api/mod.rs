@@ -60,6 +60,7 @@ pub mod timestamp;
 pub mod tokens;
 pub mod webhook_form;
 pub mod webhook_shown;
+pub mod webhook_store;
 pub mod webhooks;
 
 /// The largest request body, in bytes: an event's data and what is around it.
@@ -91,6 +92,16 @@ pub struct Api {
     pub subscriptions: Arc<Subscriptions>,
     /// What tenants say about their event types.
     pub event_types: Arc<EventTypes>,
+}
+
+impl Api {
+    /// What webhooks are written with.
+    fn writing(&self) -> webhook_store::Writing<'_> {
+        webhook_store::Writing {
+            keys: &self.keys,
+            dialects: &self.dialects,
+        }
+    }
 }
 
 /// What every handler is given.

@@ -54,13 +54,26 @@ const RESERVED_HEADERS: [&str; 15] = [
 
 /// JSON that `jsonb` can hold: anything without U+0000.
 fn storable(field: &str, value: &Value) -> Result<()> {
-    if value.to_string().contains("\\u0000") {
+    if has_nul(value) {
         return Err(Problem::field(
             field,
             "must not contain the character U+0000",
         ));
     }
     Ok(())
+}
+
+/// In a text or a name, however deep. Not by looking for `\u0000` in the JSON:
+/// `"\\u0000"` is a backslash and five letters.
+fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(values) => values.iter().any(has_nul),
+        Value::Object(members) => members
+            .iter()
+            .any(|(name, value)| name.contains('\0') || has_nul(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
 }
 
 /// The body of a create or an update.
@@ -172,6 +185,8 @@ pub struct Checked {
     pub dialect: Option<Option<String>>,
     /// For programs.
     pub metadata: Option<Map<String, Value>>,
+    /// To be put into `metadata`, whatever else is there.
+    pub client_id: Option<Value>,
 }
 
 impl Form {
@@ -219,19 +234,14 @@ impl Form {
         if let Some(Some(dialect)) = &self.dialect {
             check_dialect(dialect, dialects)?;
         }
-        let mut metadata = self.metadata;
-        if let Some(client) = self.client_id {
-            let metadata = metadata.get_or_insert_default();
-            metadata.entry("client_id").or_insert(client);
-        }
-        if let Some(metadata) = &metadata {
-            let metadata = Value::Object(metadata.clone());
-            if metadata.to_string().len() > MAX_METADATA {
-                let bound = format!("must be at most {MAX_METADATA} bytes of JSON");
-                return Err(Problem::field("metadata", bound));
-            }
-            storable("metadata", &metadata)?;
-        }
+        // What `metadata` says of it goes first.
+        let said = |metadata: &Map<_, _>| metadata.contains_key("client_id");
+        let client_id = self
+            .client_id
+            .filter(|_| !self.metadata.as_ref().is_some_and(said));
+        let mut metadata = self.metadata.clone().unwrap_or_default();
+        metadata.extend(client_id.iter().map(|id| ("client_id".to_owned(), id.clone())));
+        check_metadata(&metadata)?;
         if self.active.is_some() && self.status.is_some() {
             return Err(Problem::field("status", "and `active` exclude each other"));
         }
@@ -255,9 +265,23 @@ impl Form {
             debug_mode: self.debug_mode,
             signing: self.signing,
             dialect: self.dialect,
-            metadata,
+            metadata: self.metadata,
+            client_id,
         })
     }
+}
+
+/// Refuses metadata that is too large, or that can't be stored.
+///
+/// # Errors
+/// Names the bound.
+pub fn check_metadata(metadata: &Map<String, Value>) -> Result<()> {
+    let metadata = Value::Object(metadata.clone());
+    if metadata.to_string().len() > MAX_METADATA {
+        let bound = format!("must be at most {MAX_METADATA} bytes of JSON");
+        return Err(Problem::field("metadata", bound));
+    }
+    storable("metadata", &metadata)
 }
 
 fn check_events(events: &[String]) -> Result<()> {
