@@ -240,7 +240,11 @@ impl Form {
             .client_id
             .filter(|_| !self.metadata.as_ref().is_some_and(said));
         let mut metadata = self.metadata.clone().unwrap_or_default();
-        metadata.extend(client_id.iter().map(|id| ("client_id".to_owned(), id.clone())));
+        metadata.extend(
+            client_id
+                .iter()
+                .map(|id| ("client_id".to_owned(), id.clone())),
+        );
         check_metadata(&metadata)?;
         if self.active.is_some() && self.status.is_some() {
             return Err(Problem::field("status", "and `active` exclude each other"));
@@ -463,6 +467,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn check(body: Value) -> Result<Checked> {
@@ -473,6 +479,49 @@ mod tests {
 
     fn refused(body: Value) -> String {
         format!("{:?}", check(body).unwrap_err())
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let text = proptest::collection::vec(
+            prop_oneof![Just("\0"), Just("\\"), Just("u0000"), Just("\""), Just("a")],
+            0..4,
+        );
+        let text = text.prop_map(|parts| parts.concat()).boxed();
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<i64>().prop_map(Value::from),
+            text.clone().prop_map(Value::from)
+        ];
+        leaf.prop_recursive(3, 12, 3, move |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+                (text.clone(), inner).prop_map(|(name, value)| json!({ name: value })),
+            ]
+        })
+    }
+
+    /// Whether JSON text has the escape that PostgreSQL refuses: `\u0000` with
+    /// its backslash not escaped itself.
+    fn has_the_escape(json: &str) -> bool {
+        json.match_indices("u0000").any(|(at, _)| {
+            let backslashes = json[..at].bytes().rev().take_while(|b| *b == b'\\');
+            backslashes.count() % 2 == 1
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_storable_is_what_postgresql_takes(value in any_json()) {
+            prop_assert_eq!(storable("metadata", &value).is_err(), has_the_escape(&value.to_string()));
+        }
+    }
+
+    #[test]
+    fn a_client_id_is_not_all_of_the_metadata() {
+        let form = check(json!({"client_id": "c-7"})).unwrap();
+        assert_eq!((form.metadata, form.client_id), (None, Some(json!("c-7"))));
+        let both = check(json!({"client_id": 7, "metadata": {"client_id": "c-7"}})).unwrap();
+        assert_eq!(both.client_id, None);
     }
 
     #[test]

@@ -47,7 +47,9 @@ pub async fn create(
     key: Option<&str>,
     form: Checked,
 ) -> Result<Made> {
-    let url = form.url.ok_or_else(|| Problem::field("url", "is missing"))?;
+    let url = form
+        .url
+        .ok_or_else(|| Problem::field("url", "is missing"))?;
     let events = form
         .events
         .ok_or_else(|| Problem::field("events", "is missing"))?;
@@ -410,7 +412,11 @@ mod tests {
             ("nothing", false),
         ] {
             let patterns = [pattern.to_owned()];
-            assert_eq!(useless(&["item.x"], &patterns).is_none(), wanted, "{pattern}");
+            assert_eq!(
+                useless(&["item.x"], &patterns).is_none(),
+                wanted,
+                "{pattern}"
+            );
             assert!(useless(&[], &patterns).is_some());
         }
     }
