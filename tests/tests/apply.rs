@@ -105,13 +105,8 @@ async fn an_applied_webhook_gets_events_signed_with_the_secret_of_the_environmen
     let changed = world
         .shell("posthorn-ingest apply -f - < shop.json", &variables)
         .await;
-    assert!(
-        changed
-            .printed
-            .contains("secret: whsec_…Y2Q= → whsec_…IGFi")
-            || changed.printed.contains("secret: whsec_…"),
-        "{changed:?}"
-    );
+    let masked = "secret: whsec_…Y2Q= → whsec_…YWI=";
+    assert!(changed.printed.contains(masked), "{changed:?}");
     assert!(
         changed
             .printed
