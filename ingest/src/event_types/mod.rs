@@ -107,6 +107,13 @@ impl EventTypes {
         }
     }
 
+    /// Whether events of this type are held to a schema, which takes time.
+    pub fn has_schema(&self, tenant: &Tenant, event_type: &EventType) -> bool {
+        let tenants = self.tenants();
+        let of_tenant = tenants.get(tenant);
+        of_tenant.is_some_and(|known| matches!(known.types.get(event_type), Some(Some(_))))
+    }
+
     fn schema_of(
         &self,
         tenant: &Tenant,
