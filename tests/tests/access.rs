@@ -156,7 +156,7 @@ async fn a_token_that_has_expired_opens_nothing() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let in_a = |seconds| {
-        let at = time::OffsetDateTime::now_utc() + time::Duration::seconds(seconds);
+        let at = OffsetDateTime::now_utc() + time::Duration::seconds(seconds);
         at.format(&time::format_description::well_known::Rfc3339)
             .unwrap()
     };
@@ -183,7 +183,7 @@ async fn a_jwt_opens_what_its_claims_say() {
     let world = World::with(&settings).await;
     let ingest = world.ingest().await;
     let signed = |org: &str, role: &str, secret: &str| {
-        let exp = time::OffsetDateTime::now_utc().unix_timestamp() + 60;
+        let exp = OffsetDateTime::now_utc().unix_timestamp() + 60;
         let claims = json!({"org": org, "role": role, "exp": exp});
         let key = EncodingKey::from_secret(secret.as_bytes());
         encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap()

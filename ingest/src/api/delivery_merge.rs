@@ -3,9 +3,10 @@
 //!
 //! Each webhook's are looked at in its own order, a few at a time. Where a
 //! webhook's look ended is its edge: what is older isn't known of it. So what is
-//! at least as new as every edge is what the list begins with, and to know more,
-//! those are looked at further whose edges are the newest. Each time twice as
-//! many, so that one webhook with nearly all deliveries takes few rounds. Pure.
+//! at least as new as every edge is what the list begins with. To know more, the
+//! one with the newest edge is looked at further, twice as many each time, and
+//! with it those whose edges it is going to pass: of webhooks that are much alike
+//! all at once, of one that has nearly all deliveries that one alone. Pure.
 
 use shared::ids::WebhookId;
 use uuid::Uuid;
@@ -29,16 +30,26 @@ pub struct Look {
 pub struct Seen {
     /// How many.
     pub count: usize,
+    /// The first of them.
+    pub newest: Option<Uuid>,
     /// The last of them.
     pub edge: Option<Uuid>,
     /// Those that are wanted.
     pub passing: Vec<Uuid>,
 }
 
+/// A webhook of which more may be to come.
+struct Open {
+    webhook: WebhookId,
+    /// Where the last look ended.
+    edge: u128,
+    /// How far it went.
+    span: u128,
+}
+
 /// See the module's text.
 pub struct Merge {
-    /// Those of which more may be to come, and where each look ended.
-    open: Vec<(WebhookId, Uuid)>,
+    open: Vec<Open>,
     /// All that are wanted of what was seen.
     passing: Vec<Uuid>,
     /// Whether anything was looked at.
@@ -54,7 +65,14 @@ impl Merge {
     pub fn new(webhooks: &[WebhookId], to: Uuid, wanted: usize, budget: usize) -> Self {
         let share = wanted.div_ceil(webhooks.len().max(1)) + SPARE;
         Self {
-            open: webhooks.iter().map(|webhook| (*webhook, to)).collect(),
+            open: webhooks
+                .iter()
+                .map(|webhook| Open {
+                    webhook: *webhook,
+                    edge: to.as_u128(),
+                    span: 0,
+                })
+                .collect(),
             passing: Vec::new(),
             begun: false,
             wanted,
@@ -69,15 +87,17 @@ impl Merge {
         if self.open.is_empty() || self.budget == 0 || (self.begun && self.is_enough()) {
             return None;
         }
-        // Newest edges first; the first time all are the same, and all are looked at.
-        self.open.sort_by_key(|(_, edge)| std::cmp::Reverse(*edge));
-        let among = if self.begun {
-            self.open.len().div_ceil(2)
-        } else {
-            self.open.len()
-        };
+        self.open.sort_by_key(|open| std::cmp::Reverse(open.edge));
+        // About where the first of them is going to end. At first nothing was
+        // looked at, and all edges are the same.
+        let first = &self.open[0];
+        let end = first.edge.saturating_sub(first.span.saturating_mul(2));
+        let among = self.open.partition_point(|open| open.edge >= end);
         self.begun = true;
-        let (webhooks, before): (Vec<_>, Vec<_>) = self.open[..among].iter().copied().unzip();
+        let looked_at = &self.open[..among];
+        let webhooks = looked_at.iter().map(|open| open.webhook).collect();
+        let before = looked_at.iter().map(|open| Uuid::from_u128(open.edge));
+        let before = before.collect();
         let affordable = (self.budget / among).max(1);
         Some(Look {
             webhooks,
@@ -88,20 +108,26 @@ impl Merge {
 
     /// Takes in what a look has shown, in its order.
     pub fn add(&mut self, look: &Look, seen: Vec<Seen>) {
-        let looked_at = self.open.drain(..look.webhooks.len());
-        let looked_at: Vec<_> = looked_at.collect();
-        for ((webhook, _), seen) in looked_at.into_iter().zip(seen) {
+        let looked_at: Vec<Open> = self.open.drain(..look.webhooks.len()).collect();
+        for (open, seen) in looked_at.into_iter().zip(seen) {
             self.budget = self.budget.saturating_sub(seen.count);
             self.passing.extend(seen.passing);
-            if let Some(edge) = seen.edge.filter(|_| seen.count == look.count) {
-                self.open.push((webhook, edge));
+            if let (Some(newest), Some(edge)) = (seen.newest, seen.edge)
+                && seen.count == look.count
+            {
+                self.open.push(Open {
+                    webhook: open.webhook,
+                    edge: edge.as_u128(),
+                    span: newest.as_u128().saturating_sub(edge.as_u128()),
+                });
             }
         }
         self.count *= 2;
     }
 
     fn edge(&self) -> Option<Uuid> {
-        self.open.iter().map(|(_, edge)| *edge).max()
+        let edges = self.open.iter().map(|open| open.edge);
+        edges.max().map(Uuid::from_u128)
     }
 
     fn is_enough(&self) -> bool {
@@ -149,6 +175,7 @@ mod tests {
                     all.truncate(look.count);
                     Seen {
                         count: all.len(),
+                        newest: all.first().map(|id| Uuid::from_u128(*id)),
                         edge: all.last().map(|id| Uuid::from_u128(*id)),
                         passing: all
                             .iter()

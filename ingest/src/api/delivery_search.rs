@@ -209,7 +209,8 @@ async fn look_at_deliveries(
             "-- look_at_deliveries\n\
              SELECT s.* FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS w (id, before, n) \
              CROSS JOIN LATERAL ( \
-                 SELECT count(*) AS seen, (array_agg(id))[count(*)] AS edge, \
+                 SELECT count(*) AS seen, (array_agg(id))[1] AS newest, \
+                     (array_agg(id))[count(*)] AS edge, \
                      array_agg(id) FILTER (WHERE passes) AS passing \
                  FROM (SELECT id, coalesce( \
                          ($6::text[] IS NULL OR state = ANY($6)) \
@@ -239,6 +240,7 @@ async fn look_at_deliveries(
         .await?;
     let seen = rows.iter().map(|row| Seen {
         count: row.get::<_, i64>("seen") as usize,
+        newest: row.get("newest"),
         edge: row.get("edge"),
         passing: row.get::<_, Option<_>>("passing").unwrap_or_default(),
     });
