@@ -74,6 +74,9 @@ pub struct Shown {
     /// For programs.
     #[schema(value_type = Object)]
     metadata: Value,
+    /// What the file calls it that `posthorn-ingest apply` made it from; `null`: none did.
+    #[schema(required, example = "billing")]
+    key: Option<String>,
     created_at: Timestamp,
     /// The same as `created_at`.
     #[serde(rename = "createdAt")]
@@ -94,7 +97,7 @@ pub struct Shown {
 pub const COLUMNS: &str = "w.id, w.tenant, w.url, w.patterns, w.filter, w.dialect, w.secret, \
     w.previous_secret, w.previous_secret_until, w.signing_key, w.previous_signing_key, w.headers, \
     w.timeout_ms, w.retry, w.rate_limit, w.rate_period_s, w.debug_mode, w.status, \
-    w.description, w.metadata, w.disabled_reason, w.created_at, w.updated_at, w.revision";
+    w.description, w.metadata, w.key, w.disabled_reason, w.created_at, w.updated_at, w.revision";
 
 impl Shown {
     /// From its row, and what was counted of it.
@@ -134,6 +137,7 @@ impl Shown {
             debug_mode: webhook.debug_mode,
             dialect: webhook.dialect,
             metadata: row.get("metadata"),
+            key: row.get("key"),
             created_at,
             created_at_too: created_at,
             updated_at: row.get("updated_at"),
