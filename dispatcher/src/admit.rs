@@ -65,8 +65,12 @@ pub async fn admit(dispatcher: &Dispatcher, job: &Job) -> Admission {
     let Some(endpoint) = find_endpoint(dispatcher, job).await else {
         return unknown(Deferral::UnknownWebhook);
     };
-    if endpoint.webhook.status != Status::Active {
-        return Admission::Decided(Verdict::Cancelled);
+    match endpoint.webhook.status {
+        Status::Active => {}
+        Status::Paused => return Admission::Decided(Verdict::Held),
+        Status::Inactive | Status::Disabled | Status::Deleted => {
+            return Admission::Decided(Verdict::Cancelled);
+        }
     }
     // A file in `DIALECTS_DIR` that this replica doesn't have yet.
     let Some(dialect) = endpoint.dialect.clone() else {

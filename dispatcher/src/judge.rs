@@ -28,6 +28,8 @@ pub enum Verdict {
     Expired,
     /// Its webhook is gone or switched off.
     Cancelled,
+    /// Its webhook is paused: it waits in its row.
+    Held,
     /// Not tried: costs no attempt.
     Deferred {
         /// Until when.
@@ -107,6 +109,7 @@ impl Verdict {
             Self::Failed(_) => "failed",
             Self::Expired => "expired",
             Self::Cancelled => "cancelled",
+            Self::Held => "held",
             Self::Deferred { .. } => "deferred",
         }
     }

@@ -12,16 +12,21 @@
 //! 5. [`settle`] writes verdicts down in batches, and what they come to
 //!    ([`tally`]); queues retries, acks jobs.
 //!
-//! [`sweep`] stands beside them and puts lost jobs back; [`run`] starts and
-//! stops all of it.
+//! [`sweep`] stands beside them and puts lost jobs back, and with them what
+//! paused webhooks held ([`hold`]); [`failing`] disables webhooks that have failed
+//! for days, and whoever disables one says so ([`operational`]). [`run`] starts
+//! and stops all of it.
 
 pub mod admit;
 pub mod circuit;
 pub mod endpoints;
+pub mod failing;
 pub mod gate;
+pub mod hold;
 pub mod intake;
 pub mod judge;
 pub mod metrics;
+pub mod operational;
 pub mod rate;
 pub mod run;
 pub mod settings;

@@ -10,7 +10,7 @@
 //! changes only if it waits for this very attempt (the fence), so the verdict of
 //! a duplicate changes nothing.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,8 +33,10 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{info, warn};
 
 use crate::admit::Mark;
+use crate::hold::{PAUSED, note_holds};
 use crate::judge::{Deferral, GaveUp, Verdict};
 use crate::metrics::metrics;
+use crate::operational::{Disabled, tell};
 use crate::tally;
 
 /// The most verdicts in one statement.
@@ -107,42 +109,50 @@ impl Settler {
         let mut batch = Vec::new();
         while settlements.recv_many(&mut batch, BATCH).await > 0 {
             metrics().settle_batch.observe(batch.len() as f64);
-            let Some(applied) = this.record(&batch).await else {
+            let Some(recorded) = this.record(&batch).await else {
                 break;
             };
             let this = this.clone();
             let batch = std::mem::take(&mut batch);
-            follow_ups.spawn(async move { this.follow_up(batch, &applied).await });
+            follow_ups.spawn(async move { this.follow_up(batch, recorded).await });
         }
         follow_ups.close();
         follow_ups.wait().await;
     }
 
-    /// Writes a batch, for as long as it takes. Which deliveries changed; `None`
-    /// if time is up.
-    async fn record(&self, batch: &[Settlement]) -> Option<HashSet<DeliveryId>> {
+    /// Writes a batch, for as long as it takes. `None` if time is up.
+    async fn record(&self, batch: &[Settlement]) -> Option<Recorded> {
         until_done(&self.hurry, "settling deliveries", || async {
             let mut client = self.pool.get().await?;
             let transaction = client.transaction().await?;
             let settled = settle_deliveries(&transaction, batch).await?;
-            disable_webhooks(&transaction, batch, &settled).await?;
+            let disabled = disable_webhooks(&transaction, batch, &settled).await?;
+            let told = tell(&transaction, &disabled).await?;
             let deferred = defer_deliveries(&transaction, batch).await?;
             // Last, so that its rows are held briefly.
             let settled: HashSet<_> = settled.into_iter().collect();
             tally::add(&transaction, self.slot, batch, &settled).await?;
             transaction.commit().await?;
-            Ok(settled.into_iter().chain(deferred).collect())
+            metrics().webhooks_disabled.inc_by(disabled.len() as u64);
+            Ok(Recorded {
+                applied: settled.into_iter().chain(deferred).collect(),
+                told,
+            })
         })
         .await
     }
 
     /// Queues what has to come again and acks.
-    async fn follow_up(&self, batch: Vec<Settlement>, applied: &HashSet<DeliveryId>) {
+    async fn follow_up(&self, batch: Vec<Settlement>, recorded: Recorded) {
         let mut all = Vec::with_capacity(batch.len());
         for settlement in batch {
-            all.push(self.finish(settlement, applied));
+            all.push(self.finish(settlement, &recorded.applied));
         }
         join_all(all).await;
+        // What isn't confirmed is the sweeper's.
+        self.publisher
+            .publish_jobs(&recorded.told, self.shards)
+            .await;
     }
 
     async fn finish(&self, settlement: Settlement, applied: &HashSet<DeliveryId>) {
@@ -179,7 +189,11 @@ impl Settler {
                 recheck: true,
                 ..job
             }),
-            Verdict::Delivered | Verdict::Failed(_) | Verdict::Expired | Verdict::Cancelled => None,
+            Verdict::Delivered
+            | Verdict::Failed(_)
+            | Verdict::Expired
+            | Verdict::Cancelled
+            | Verdict::Held => None,
         };
         if let Some(job) = next
             && !self.queue(job).await
@@ -216,6 +230,14 @@ impl Settler {
             receipt.ack().await;
         }
     }
+}
+
+/// What a batch came to.
+struct Recorded {
+    /// The deliveries that changed.
+    applied: HashSet<DeliveryId>,
+    /// Jobs that tell of webhooks that it disabled.
+    told: Vec<Job>,
 }
 
 /// Writes attempts and what they mean for their deliveries; answers which
@@ -341,7 +363,7 @@ impl<'a> Row<'a> {
     fn of(settlement: &'a Settlement) -> Option<Self> {
         let (due_at, next_reason) = match settlement.verdict {
             Verdict::RetryAt { at, because } => (Some(at), Some(because.as_str())),
-            Verdict::Deferred { .. } => return None,
+            Verdict::Deferred { .. } | Verdict::Held => return None,
             _ => (None, None),
         };
         let report = settlement.report.as_ref();
@@ -386,18 +408,26 @@ async fn defer_deliveries(
     let mut until = Vec::new();
     let mut reasons = Vec::new();
     let mut restarts = Vec::new();
+    let mut holding = BTreeSet::new();
     for settlement in batch.iter().filter(|settlement| settlement.mark.is_some()) {
-        if let Verdict::Deferred { until: at, because } = settlement.verdict {
-            ids.push(settlement.job.delivery);
-            attempts.push(settlement.job.attempt as i16);
-            until.push(at);
-            reasons.push(because.as_str());
-            restarts.push(settlement.job.restart.map(|restart| restart.at));
-        }
+        let (at, because) = match settlement.verdict {
+            Verdict::Deferred { until, because } => (Some(until), because.as_str()),
+            Verdict::Held => {
+                holding.insert(settlement.job.webhook);
+                (None, PAUSED)
+            }
+            _ => continue,
+        };
+        ids.push(settlement.job.delivery);
+        attempts.push(settlement.job.attempt as i16);
+        until.push(at);
+        reasons.push(because);
+        restarts.push(settlement.job.restart.map(|restart| restart.at));
     }
     if ids.is_empty() {
         return Ok(Vec::new());
     }
+    note_holds(transaction, &holding).await?;
     let statement = transaction
         .prepare_cached(
             "-- defer_deliveries\n\
@@ -423,7 +453,7 @@ async fn disable_webhooks(
     transaction: &deadpool_postgres::Transaction<'_>,
     batch: &[Settlement],
     applied: &[DeliveryId],
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Vec<Disabled>> {
     let (mut gone, mut urls, mut reasons) = (Vec::new(), Vec::new(), Vec::new());
     for settlement in batch {
         if settlement.verdict == Verdict::Failed(GaveUp::Gone)
@@ -436,7 +466,7 @@ async fn disable_webhooks(
         }
     }
     if gone.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let statement = transaction
         .prepare_cached(
@@ -447,13 +477,20 @@ async fn disable_webhooks(
              UPDATE webhooks w SET status = 'disabled', disabled_reason = gone.reason, \
                  updated_at = now() \
              FROM unnest($1::uuid[], $2::text[], $3::text[]) AS gone (id, url, reason) \
-             WHERE w.id = gone.id AND w.url = gone.url AND w.id IN (SELECT id FROM locked)",
+             WHERE w.id = gone.id AND w.url = gone.url AND w.id IN (SELECT id FROM locked) \
+             RETURNING w.id, w.tenant, w.disabled_reason",
         )
         .await?;
-    transaction
-        .execute(&statement, &[&gone, &urls, &reasons])
+    let rows = transaction
+        .query(&statement, &[&gone, &urls, &reasons])
         .await?;
-    Ok(())
+    let disabled = rows.iter().map(|row| Disabled {
+        webhook: row.get(0),
+        tenant: row.get(1),
+        reason: row.get(2),
+        failing_since: None,
+    });
+    Ok(disabled.collect())
 }
 
 /// `410 Gone`
@@ -468,6 +505,7 @@ fn answer(settlement: &Settlement) -> String {
 fn count(job: &Job, verdict: &Verdict) {
     match verdict {
         Verdict::RetryAt { .. } => metrics().retries.inc(),
+        Verdict::Held => metrics().deferred.with_label_values(&[PAUSED]).inc(),
         Verdict::Deferred { because, .. } => {
             metrics()
                 .deferred

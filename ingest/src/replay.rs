@@ -169,7 +169,7 @@ async fn claim_replay(transaction: &Transaction<'_>) -> anyhow::Result<Option<Du
         .prepare_cached(
             "-- claim_replay\n\
              SELECT r.id, r.webhook_id, r.position, r.until, r.states, r.event_types, r.rate, \
-                 w.status = 'active' AS takes_deliveries \
+                 w.status IN ('active', 'paused') AS takes_deliveries \
              FROM replays r JOIN webhooks w ON w.id = r.webhook_id \
              WHERE r.state = 'running' AND r.next_step_at <= now() \
              ORDER BY r.next_step_at LIMIT 1 FOR UPDATE OF r SKIP LOCKED",

@@ -12,7 +12,7 @@ use shared::destination::Destinations;
 use shared::dialect::Dialects;
 use shared::retry::Retry;
 use shared::secret::Secret;
-use shared::webhook::Rate;
+use shared::webhook::{Rate, Status};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use utoipa::ToSchema;
@@ -111,8 +111,10 @@ pub struct Form {
     description: Option<String>,
     /// Whether it gets deliveries.
     active: Option<bool>,
-    /// Another way to say `active`.
+    /// Instead of `active`. `paused`: deliveries are held until it is active again.
     status: Option<StatusForm>,
+    /// Whether it gets operational events (`webhook.disabled`), and those alone.
+    operational: Option<bool>,
     /// Which events it wants; `null`: all that match `events`.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<Object>, example = json!({"total": {"$gte": 10}}))]
@@ -166,7 +168,9 @@ pub struct Checked {
     /// For people.
     pub description: Option<String>,
     /// Whether it gets deliveries.
-    pub active: Option<bool>,
+    pub status: Option<Status>,
+    /// Whether it gets operational events.
+    pub operational: Option<bool>,
     /// Which events it wants; `Some(None)` takes the filter away.
     pub filters: Option<Option<Value>>,
     /// Sent with every delivery.
@@ -249,7 +253,11 @@ impl Form {
         if self.active.is_some() && self.status.is_some() {
             return Err(Problem::field("status", "and `active` exclude each other"));
         }
-        let status = self.status.map(|status| status == StatusForm::Active);
+        let active = self.active.map(|active| match active {
+            true => StatusForm::Active,
+            false => StatusForm::Inactive,
+        });
+        let status = active.or(self.status).map(Status::from);
         let retry = retry(self.retries, self.retry_policy)?;
         let rate = match self.rate_limit {
             Some(Some(form)) => Some(Some(rate(form)?)),
@@ -260,7 +268,8 @@ impl Form {
             events: self.events,
             secret,
             description: self.description,
-            active: self.active.or(status),
+            status,
+            operational: self.operational,
             filters: self.filters,
             headers: self.headers.map(|headers| headers.into_iter().collect()),
             timeout,
@@ -419,12 +428,23 @@ fn rate(form: Value) -> Result<Rate> {
     })
 }
 
-/// `status` as Corp Astro's clients send it.
+/// `status` as an owner can set it; Corp Astro's clients send it.
 #[derive(Clone, Copy, PartialEq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum StatusForm {
     Active,
+    Paused,
     Inactive,
+}
+
+impl From<StatusForm> for Status {
+    fn from(form: StatusForm) -> Self {
+        match form {
+            StatusForm::Active => Self::Active,
+            StatusForm::Paused => Self::Paused,
+            StatusForm::Inactive => Self::Inactive,
+        }
+    }
 }
 
 /// What signs a webhook's deliveries.

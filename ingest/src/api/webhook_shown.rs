@@ -34,7 +34,8 @@ pub struct Shown {
     description: String,
     /// Whether it gets deliveries.
     active: bool,
-    /// `active`, `inactive` (switched off by its owner) or `disabled` (by Posthorn).
+    /// `active`; `paused`: deliveries are held; `inactive` (switched off by its owner)
+    /// or `disabled` (by Posthorn): there are none.
     #[schema(example = "active")]
     status: &'static str,
     /// Why Posthorn disabled it.
@@ -68,6 +69,8 @@ pub struct Shown {
     rate_limit: Option<RateLimit>,
     /// Whether requests and answers are kept whole.
     debug_mode: bool,
+    /// Whether it gets operational events (`webhook.disabled`), and those alone.
+    operational: bool,
     /// `null`: the tenant's.
     #[schema(required, example = "standard")]
     pub dialect: Option<String>,
@@ -96,7 +99,7 @@ pub struct Shown {
 /// What is read to show a webhook; with `w` for its table.
 pub const COLUMNS: &str = "w.id, w.tenant, w.url, w.patterns, w.filter, w.dialect, w.secret, \
     w.previous_secret, w.previous_secret_until, w.signing_key, w.previous_signing_key, w.headers, \
-    w.timeout_ms, w.retry, w.rate_limit, w.rate_period_s, w.debug_mode, w.status, \
+    w.timeout_ms, w.retry, w.rate_limit, w.rate_period_s, w.debug_mode, w.operational, w.status, \
     w.description, w.metadata, w.key, w.disabled_reason, w.created_at, w.updated_at, w.revision";
 
 impl Shown {
@@ -135,6 +138,7 @@ impl Shown {
             retry_policy: webhook.retry,
             rate_limit: webhook.rate.map(RateLimit::of),
             debug_mode: webhook.debug_mode,
+            operational: webhook.operational,
             dialect: webhook.dialect,
             metadata: row.get("metadata"),
             key: row.get("key"),

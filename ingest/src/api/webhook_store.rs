@@ -53,7 +53,10 @@ pub async fn create(
     let events = form
         .events
         .ok_or_else(|| Problem::field("events", "is missing"))?;
-    check_offered(transaction, tenant, &events).await?;
+    let operational = form.operational.unwrap_or(false);
+    if !operational {
+        check_offered(transaction, tenant, &events).await?;
+    }
     let dialect = form.dialect.flatten();
     let signs_with_key = form.signing == Some(Signing::Ed25519);
     if signs_with_key {
@@ -75,8 +78,8 @@ pub async fn create(
             "-- create_webhook\n\
              INSERT INTO webhooks (id, tenant, url, description, patterns, filter, dialect, secret, \
                  signing_key, headers, timeout_ms, retry, rate_limit, rate_period_s, debug_mode, \
-                 metadata, status, key, revision) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, 0)",
+                 metadata, status, key, operational, revision) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, 0)",
         )
         .await?;
     transaction
@@ -99,8 +102,9 @@ pub async fn create(
                 &rate.period_s,
                 &form.debug_mode.unwrap_or(false),
                 &Value::Object(metadata),
-                &status(form.active.unwrap_or(true)).as_str(),
+                &form.status.unwrap_or(Status::Active).as_str(),
                 &key,
+                &operational,
             ],
         )
         .await?;
@@ -120,10 +124,12 @@ pub async fn update(
     expected: Option<i64>,
     form: Checked,
 ) -> Result<bool> {
-    if let Some(events) = &form.events {
+    let before = lock_webhook(transaction, tenant, id).await?;
+    if let Some(events) = &form.events
+        && !form.operational.unwrap_or(before.operational)
+    {
         check_offered(transaction, tenant, events).await?;
     }
-    let before = lock_webhook(transaction, tenant, id).await?;
     let own_dialect = form.dialect.clone().unwrap_or(before.dialect);
     if form.signing == Some(Signing::Ed25519) {
         let dialect = match own_dialect {
@@ -165,6 +171,7 @@ pub async fn update(
                  rate_period_s = CASE WHEN $20 THEN $22 ELSE rate_period_s END, \
                  signing_key = CASE WHEN $23 THEN $24 ELSE coalesce(signing_key, $24) END, \
                  previous_signing_key = CASE WHEN NOT $23 THEN previous_signing_key END, \
+                 operational = coalesce($25, operational), \
                  updated_at = now() \
              WHERE id = $1 AND tenant = $2 AND status <> 'deleted' \
                AND ($3::int8 IS NULL OR revision = $3)",
@@ -181,7 +188,7 @@ pub async fn update(
                 &form.events,
                 &form.secret.map(|secret| seal_secret(keys, id, &secret)),
                 &form.description,
-                &form.active.map(status).map(Status::as_str),
+                &form.status.map(Status::as_str),
                 &form.headers.map(|headers| seal_headers(keys, id, &headers)),
                 &metadata.map(Value::Object),
                 &form.debug_mode,
@@ -199,6 +206,7 @@ pub async fn update(
                 &(form.signing == Some(Signing::Hmac)),
                 &(form.signing == Some(Signing::Ed25519))
                     .then(|| seal_key(keys, id, &SigningKey::generate())),
+                &form.operational,
             ],
         )
         .await?;
@@ -235,6 +243,7 @@ pub async fn delete(
 
 /// What a change builds on.
 struct Before {
+    operational: bool,
     dialect: Option<String>,
     metadata: Map<String, Value>,
 }
@@ -247,7 +256,7 @@ async fn lock_webhook(
     let statement = transaction
         .prepare_cached(
             "-- lock_webhook\n\
-             SELECT dialect, metadata FROM webhooks \
+             SELECT operational, dialect, metadata FROM webhooks \
              WHERE id = $1 AND tenant = $2 AND status <> 'deleted' FOR NO KEY UPDATE",
         )
         .await?;
@@ -256,6 +265,7 @@ async fn lock_webhook(
         .await?
         .ok_or_else(|| unknown(id))?;
     Ok(Before {
+        operational: row.get("operational"),
         dialect: row.get("dialect"),
         metadata: match row.get("metadata") {
             Value::Object(metadata) => metadata,
@@ -356,14 +366,6 @@ fn check_takes_keys(dialects: &Dialects, name: &str) -> Result<()> {
 
 fn client_id(client: Value) -> (String, Value) {
     ("client_id".to_owned(), client)
-}
-
-fn status(active: bool) -> Status {
-    if active {
-        Status::Active
-    } else {
-        Status::Inactive
-    }
 }
 
 /// A rate limit's two columns.

@@ -29,7 +29,8 @@ struct Members {
     url: String,
     events: Vec<String>,
     description: String,
-    active: bool,
+    status: Status,
+    operational: bool,
     filters: Option<Value>,
     headers: Vec<(String, String)>,
     timeout: Option<i32>,
@@ -47,7 +48,8 @@ impl Default for Members {
             url: String::new(),
             events: Vec::new(),
             description: String::new(),
-            active: true,
+            status: Status::Active,
+            operational: false,
             filters: None,
             headers: Vec::new(),
             timeout: None,
@@ -79,7 +81,8 @@ impl Now {
                 url: webhook.url,
                 events: webhook.patterns,
                 description,
-                active: webhook.status == Status::Active,
+                status: webhook.status,
+                operational: webhook.operational,
                 filters: webhook.filter,
                 headers: webhook.headers.into_iter().map(exposed).collect(),
                 timeout: webhook.timeout.map(|timeout| timeout.as_millis() as i32),
@@ -106,7 +109,11 @@ pub(super) fn compare(now: Option<&Now>, wanted: Checked) -> (Checked, Differenc
     difference.member("url", &members.url, &mut wanted.url);
     difference.member("events", &members.events, &mut wanted.events);
     difference.member("description", &members.description, &mut wanted.description);
-    difference.member("active", &members.active, &mut wanted.active);
+    let named = Status::as_str;
+    let mut status = wanted.status.map(named);
+    difference.member("status", &named(members.status), &mut status);
+    wanted.status = wanted.status.filter(|_| status.is_some());
+    difference.member("operational", &members.operational, &mut wanted.operational);
     difference.member("filters", &members.filters, &mut wanted.filters);
     secret(&mut difference, now.map(|now| &now.secret), &mut wanted);
     headers(&mut difference, &members.headers, &mut wanted);
@@ -135,6 +142,7 @@ fn whole(wanted: Checked) -> Checked {
         retry: wanted.retry.or(Some(None)),
         rate: wanted.rate.or(Some(None)),
         signing: wanted.signing.or(Some(Signing::Hmac)),
+        operational: wanted.operational.or(Some(false)),
         dialect: wanted.dialect.or(Some(None)),
         metadata: Some(metadata),
         client_id: None,
