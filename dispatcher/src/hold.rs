@@ -73,7 +73,10 @@ pub async fn release(dispatcher: &Dispatcher) -> anyhow::Result<()> {
 }
 
 /// The jobs of some, which are due now; and whether there may be more.
-async fn release_some(pool: &Pool) -> anyhow::Result<(Vec<Job>, bool)> {
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn release_some(pool: &Pool) -> anyhow::Result<(Vec<Job>, bool)> {
     let mut client = pool.get().await.context("connecting to PostgreSQL")?;
     let transaction = client.transaction().await?;
     let Some(webhook) = lock_hold(&transaction).await? else {

@@ -121,7 +121,7 @@ impl Settler {
     }
 
     /// Writes a batch, for as long as it takes. `None` if time is up.
-    async fn record(&self, batch: &[Settlement]) -> Option<Recorded> {
+    pub async fn record(&self, batch: &[Settlement]) -> Option<Recorded> {
         until_done(&self.hurry, "settling deliveries", || async {
             let mut client = self.pool.get().await?;
             let transaction = client.transaction().await?;
@@ -233,11 +233,11 @@ impl Settler {
 }
 
 /// What a batch came to.
-struct Recorded {
+pub struct Recorded {
     /// The deliveries that changed.
-    applied: HashSet<DeliveryId>,
+    pub applied: HashSet<DeliveryId>,
     /// Jobs that tell of webhooks that it disabled.
-    told: Vec<Job>,
+    pub told: Vec<Job>,
 }
 
 /// Writes attempts and what they mean for their deliveries; answers which

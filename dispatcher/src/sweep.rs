@@ -94,7 +94,11 @@ async fn sweep_once(
     watermark: Option<OffsetDateTime>,
 ) -> anyhow::Result<()> {
     if let Some(watermark) = watermark {
-        let jobs = overdue(&dispatcher.pool, watermark, dispatcher).await?;
+        let patience = Patience {
+            timeout: dispatcher.longest_timeout,
+            grace: dispatcher.sweep_grace,
+        };
+        let jobs = overdue(&dispatcher.pool, watermark, patience).await?;
         if !jobs.is_empty() {
             metrics().swept.inc_by(jobs.len() as u64);
             warn!(jobs = jobs.len(), "jobs were lost; putting them back");
@@ -105,11 +109,23 @@ async fn sweep_once(
     report(&dispatcher.pool).await
 }
 
+/// How overdue a delivery is when its job counts as lost.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Of webhooks that have no timeout of their own.
+    pub timeout: Duration,
+    /// Beyond the timeout.
+    pub grace: Duration,
+}
+
 /// Takes the overdue rows, marks them as due now, and makes their jobs.
-async fn overdue(
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn overdue(
     pool: &Pool,
     watermark: OffsetDateTime,
-    dispatcher: &Dispatcher,
+    patience: Patience,
 ) -> anyhow::Result<Vec<Job>> {
     let mut client = pool.get().await.context("connecting to PostgreSQL")?;
     let transaction = client.transaction().await?;
@@ -122,8 +138,8 @@ async fn overdue(
     if !locked.get::<_, bool>(0) {
         return Ok(Vec::new());
     }
-    let default_timeout = dispatcher.longest_timeout.as_millis() as i32;
-    let grace = dispatcher.sweep_grace.as_secs_f64();
+    let default_timeout = patience.timeout.as_millis() as i32;
+    let grace = patience.grace.as_secs_f64();
     let statement = transaction.prepare_cached(SWEEP_OVERDUE).await?;
     let rows = transaction
         .query(&statement, &[&watermark, &grace, &default_timeout, &BATCH])

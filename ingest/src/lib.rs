@@ -15,7 +15,8 @@
 //! [`api`] is the other door: it publishes events to the same exchange, and
 //! manages tenants, tokens and webhooks. Deliveries that begin again go through
 //! [`restart`], many of them at a rate by [`replay`]. What files declare of tenants, event
-//! types and webhooks is made so by [`apply`](mod@apply). [`run`] starts and stops all of it.
+//! types and webhooks is made so by [`apply`](mod@apply). [`rekey`](mod@rekey) seals secrets
+//! with a new master key. [`run`] starts and stops all of it.
 
 pub mod accept;
 pub mod api;
@@ -28,6 +29,7 @@ pub mod intake;
 pub mod matching;
 pub mod metrics;
 pub mod preview;
+pub mod rekey;
 pub mod replay;
 pub mod restart;
 pub mod run;

@@ -1,5 +1,5 @@
-//! `posthorn-ingest`: serves by default; `migrate`, `audit`, `token create`,
-//! `apply`, `catalogue` and `dialect` are for operators.
+//! `posthorn-ingest`: serves by default; `migrate`, `audit`, `rekey`, `token
+//! create`, `apply`, `catalogue` and `dialect` are for operators.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use ingest::api::webhook_store::Writing;
 use ingest::apply::{self, Apply, Rules};
 use ingest::event_types::command;
 use ingest::settings::Settings;
-use ingest::{api, audit, preview, run};
+use ingest::{api, audit, preview, rekey, run};
 use secrecy::ExposeSecret;
 use shared::settings::environment;
 use shared::{postgres, settings, supervise, telemetry};
@@ -37,6 +37,9 @@ enum Command {
         #[arg(long, default_value_t = 180)]
         grace: u64,
     },
+    /// Seal secrets with `MASTER_KEY` that an older key sealed; fails unless
+    /// none is left.
+    Rekey,
     /// Print the API's OpenAPI document.
     Openapi,
     /// See how deliveries look.
@@ -121,6 +124,11 @@ async fn main() -> anyhow::Result<ExitCode> {
             let audit = audit::audit(&pool(&settings)?, Duration::from_secs(grace)).await?;
             println!("{audit}");
             anyhow::ensure!(audit.is_clean(), "deliveries are unaccounted for");
+        }
+        Command::Rekey => {
+            let rekeyed = rekey::rekey(&pool(&settings)?, &settings.common.keys).await?;
+            println!("{rekeyed}");
+            anyhow::ensure!(rekeyed.is_complete(), "older keys are still needed");
         }
         Command::Dialect(_) | Command::Openapi => unreachable!("answered above"),
         Command::Token(Token::Create { tenant, role }) => {

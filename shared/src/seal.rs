@@ -26,9 +26,29 @@ pub struct Keyring {
     keys: Vec<Key>,
 }
 
+/// Which key something was sealed with: the beginning of the key's SHA-256.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyId([u8; KEY_ID]);
+
+impl KeyId {
+    /// Of a sealed value; zeroes if it is none.
+    #[must_use]
+    pub fn of_sealed(sealed: &[u8]) -> Self {
+        let rest = sealed.strip_prefix(&[VERSION]);
+        let id = rest.and_then(|rest| rest.first_chunk());
+        Self(id.copied().unwrap_or_default())
+    }
+}
+
+impl std::fmt::Display for KeyId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
 #[derive(Clone)]
 struct Key {
-    id: [u8; KEY_ID],
+    id: KeyId,
     cipher: XChaCha20Poly1305,
 }
 
@@ -79,7 +99,27 @@ impl Keyring {
             // Only for messages of 256 GiB and more.
             unreachable!("the cipher refused {} bytes", plain.len());
         };
-        [&[VERSION], key.id.as_slice(), &nonce, &ciphertext].concat()
+        [&[VERSION], key.id.0.as_slice(), &nonce, &ciphertext].concat()
+    }
+
+    /// The key that seals.
+    #[must_use]
+    pub fn current(&self) -> KeyId {
+        self.keys[0].id
+    }
+
+    /// The same value sealed with the current key, if it isn't already.
+    ///
+    /// # Errors
+    /// As [`Keyring::open`].
+    pub fn reseal(&self, context: &str, sealed: &[u8]) -> Result<Vec<u8>, Unopenable> {
+        if KeyId::of_sealed(sealed) == self.current() {
+            return Ok(sealed.to_vec());
+        }
+        let mut plain = self.open(context, sealed)?;
+        let resealed = self.seal(context, &plain);
+        plain.zeroize();
+        Ok(resealed)
     }
 
     /// Decrypts what was sealed for the same `context`.
@@ -99,7 +139,7 @@ impl Keyring {
         let key = self
             .keys
             .iter()
-            .find(|key| key.id == *id)
+            .find(|key| key.id.0 == *id)
             .ok_or(Unopenable::UnknownKey)?;
         let payload = Payload {
             msg: ciphertext,
@@ -126,7 +166,7 @@ impl Key {
             return Err(format!("a key has {} bytes instead of {KEY}", bytes.len()));
         };
         let digest = Sha256::digest(key);
-        let id = [digest[0], digest[1], digest[2], digest[3]];
+        let id = KeyId([digest[0], digest[1], digest[2], digest[3]]);
         let cipher = XChaCha20Poly1305::new(&key.into());
         key.zeroize();
         bytes.zeroize();
@@ -191,6 +231,19 @@ mod tests {
             keyring(&[2]).open("a", &sealed),
             Err(Unopenable::UnknownKey)
         );
+    }
+
+    #[test]
+    fn what_an_old_key_sealed_is_sealed_anew_and_no_more_than_that() {
+        let old = keyring(&[1]).seal("a", b"hush");
+        let both = keyring(&[2, 1]);
+        let new = both.reseal("a", &old).unwrap();
+        assert_eq!(KeyId::of_sealed(&new), both.current());
+        assert_eq!(KeyId::of_sealed(&old), keyring(&[1]).current());
+        assert_eq!(keyring(&[2]).open("a", &new).unwrap(), b"hush");
+        assert_eq!(both.reseal("a", &new).unwrap(), new);
+        assert_eq!(both.reseal("b", &old), Err(Unopenable::NotAuthentic));
+        assert_eq!(keyring(&[3]).reseal("a", &old), Err(Unopenable::UnknownKey));
     }
 
     #[test]

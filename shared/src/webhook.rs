@@ -111,6 +111,16 @@ pub enum Unreadable {
     Field(&'static str),
 }
 
+/// The columns that are sealed, each with what it is bound to: a rotation moves
+/// what is current to what is previous as it is.
+pub const SEALED: [(&str, &str); 5] = [
+    ("secret", "secret"),
+    ("previous_secret", "secret"),
+    ("signing_key", "signing key"),
+    ("previous_signing_key", "signing key"),
+    ("headers", "headers"),
+];
+
 /// What a sealed column is bound to (see [`crate::seal`]).
 #[must_use]
 pub fn seal_context(id: WebhookId, column: &str) -> String {

@@ -334,6 +334,12 @@ impl World {
         &self.amqp_url
     }
 
+    /// Where the database is.
+    #[must_use]
+    pub fn database_url(&self) -> &str {
+        &self.database_url
+    }
+
     /// A bare connection to the broker, to meddle with it.
     ///
     /// # Panics
