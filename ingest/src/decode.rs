@@ -573,8 +573,90 @@ mod tests {
         }
 
         #[test]
+        fn no_damaged_body_panics_or_grows(
+            at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>(),
+        ) {
+            let event = serde_json::json!({
+                "specversion": "1.0", "id": "1", "source": "/s", "type": "b",
+                "time": "2026-11-22T10:00:00Z", "data_base64": "e30=", "n": [1.5, -3, null, "ü"],
+            });
+            for (kind, body) in [
+                ("application/cloudevents+json", event.to_string().into_bytes()),
+                ("application/json", event.to_string().into_bytes()),
+                ("application/msgpack", rmp_serde::to_vec(&event).unwrap()),
+            ] {
+                let mut damaged = body.clone();
+                let at = at.index(damaged.len());
+                damaged[at] = byte;
+                for body in [&damaged[..], &damaged[..cut.index(damaged.len())]] {
+                    if let Ok(event) = read("a.b", &of_type(kind), body) {
+                        prop_assert!(event.data.len() <= 8 * body.len());
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn no_headers_panic(
+            name in "(ce-|cloudEvents[:_]|occurred_at|)[a-zA-Z]{0,8}", text in ".{0,40}", number in any::<u64>(),
+        ) {
+            for value in [
+                AMQPValue::LongString(text.as_str().into()),
+                AMQPValue::LongString(number.to_be_bytes().to_vec().into()),
+                AMQPValue::Timestamp(number),
+                AMQPValue::LongLongInt(number as i64),
+                AMQPValue::Double(f64::from_bits(number)),
+                AMQPValue::FieldArray(vec![AMQPValue::Void].into()),
+            ] {
+                let mut headers = FieldTable::default();
+                headers.insert("ce-specversion".into(), AMQPValue::LongString("1.0".into()));
+                headers.insert(name.as_str().into(), value);
+                let properties = BasicProperties::default().with_headers(headers).with_timestamp(number);
+                let _ = read("a.b", &properties, b"{}");
+            }
+        }
+
+        #[test]
         fn no_routing_key_panics(key in ".{0,80}") {
             let _ = read(&key, &BasicProperties::default(), b"{}");
         }
+    }
+
+    /// What a few bytes claim to be isn't believed before it is there, and no
+    /// nesting ends in the stack's overflow.
+    #[test]
+    fn no_bomb_goes_off() {
+        let begun = std::time::Instant::now();
+        let huge = [0xff; 4];
+        let mut bombs: Vec<(&str, Vec<u8>)> = Vec::new();
+        // str 32, bin 32, array 32, map 32, ext 32.
+        for marker in [0xdb, 0xc6, 0xdd, 0xdf, 0xc9] {
+            bombs.push(("application/msgpack", [&[marker], &huge[..]].concat()));
+            let nested = [&[marker][..], &huge].concat().repeat(10_000);
+            bombs.push(("application/msgpack", nested));
+        }
+        // Arrays of one, maps of one.
+        bombs.push(("application/msgpack", vec![0x91; MAX_DATA]));
+        bombs.push(("application/msgpack", [0x81, 0xa0].repeat(MAX_DATA / 2)));
+        for (open, close) in [("[", "]"), (r#"{"a":"#, "}")] {
+            let times = MAX_DATA / 8;
+            let closed = format!("{}1{}", open.repeat(times), close.repeat(times));
+            let opened = open.repeat(times);
+            let cloud = format!(
+                r#"{{"specversion":"1.0","id":"1","source":"/","type":"b","data":{closed}}}"#
+            );
+            bombs.push(("application/json", closed.into_bytes()));
+            bombs.push(("application/json", opened.clone().into_bytes()));
+            bombs.push(("application/cloudevents+json", opened.into_bytes()));
+            bombs.push(("application/cloudevents+json", cloud.into_bytes()));
+        }
+        for (kind, bomb) in bombs {
+            let rejected = read("a.b", &of_type(kind), &bomb).unwrap_err();
+            assert!(
+                ["malformed", "too_deep"].contains(&rejected.label()),
+                "{kind}: {rejected}"
+            );
+        }
+        assert!(begun.elapsed() < std::time::Duration::from_secs(10));
     }
 }

@@ -85,11 +85,7 @@ pub async fn rekey(pool: &Pool, keys: &Keyring) -> anyhow::Result<Rekeyed> {
 }
 
 /// One pass over all webhooks. Whether another may find less to be left.
-async fn through_all(
-    pool: &Pool,
-    keys: &Keyring,
-    rekeyed: &mut Rekeyed,
-) -> anyhow::Result<bool> {
+async fn through_all(pool: &Pool, keys: &Keyring, rekeyed: &mut Rekeyed) -> anyhow::Result<bool> {
     let mut passed_over = false;
     let mut after = None;
     loop {
@@ -239,7 +235,13 @@ async fn reseal_webhook(
                  previous_signing_key = $5, headers = $6 WHERE id = $1",
         )
         .await?;
-    let [secret, previous_secret, signing_key, previous_signing_key, headers] = columns.as_slice()
+    let [
+        secret,
+        previous_secret,
+        signing_key,
+        previous_signing_key,
+        headers,
+    ] = columns.as_slice()
     else {
         unreachable!("as many as `SEALED` has");
     };

@@ -4,7 +4,8 @@
 //! get a [`Report`]. No database and no broker here.
 //!
 //! Everything is bounded: the whole attempt by the webhook's timeout, the
-//! answer's body by [`Keep`] and [`BODY_PATIENCE`]. An endpoint that has sent
+//! answer's head by hyper (100 headers, 408 KiB) and [`KEPT_HEADERS`], its body by
+//! [`Keep`] and [`BODY_PATIENCE`]; nothing is decompressed. An endpoint that has sent
 //! its status has answered, whatever becomes of the body.
 //!
 //! What a report says of the request may be stored and shown: the values of the
@@ -17,7 +18,6 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::http::{HeaderName, HeaderValue, header};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, RequestBuilder, Response, redirect};
 use secrecy::ExposeSecret;
 use time::OffsetDateTime;
@@ -25,6 +25,7 @@ use url::Url;
 
 use crate::destination::{Destinations, Forbidden};
 use crate::dialect::{Dialect, Message, Wire};
+use crate::resolver::{CheckedResolver, Unresolved};
 use crate::webhook::Webhook;
 
 /// Marks the attempts of tests, for receivers that want to tell them apart.
@@ -35,6 +36,8 @@ const MASKED: &str = "…";
 const BODY_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a TCP and TLS handshake may take, within the attempt's timeout.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How much of an answer's headers is kept, in bytes.
+const KEPT_HEADERS: usize = 16 * 1024;
 /// Idle connections kept per endpoint.
 const IDLE_CONNECTIONS: usize = 64;
 
@@ -120,7 +123,7 @@ pub struct Answer {
     pub status: u16,
     /// How long it asks to be left alone.
     pub retry_after: Option<Duration>,
-    /// Its headers.
+    /// The first of its headers, as many as are kept.
     pub headers: Vec<(String, String)>,
     /// The beginning of its body.
     pub body: Vec<u8>,
@@ -185,9 +188,17 @@ impl Sender {
     /// # Errors
     /// If the system's certificates can't be read.
     pub fn new(destinations: Destinations) -> reqwest::Result<Self> {
+        let destinations = Arc::new(destinations);
+        let resolver = CheckedResolver::new(destinations.clone());
+        Self::resolving(destinations, resolver)
+    }
+
+    pub(crate) fn resolving(
+        destinations: Arc<Destinations>,
+        resolver: CheckedResolver,
+    ) -> reqwest::Result<Self> {
         // The only way that this fails is that somebody else did it first.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let destinations = Arc::new(destinations);
         let client = Client::builder()
             .user_agent(concat!("Posthorn/", env!("CARGO_PKG_VERSION")))
             .redirect(redirect::Policy::none())
@@ -196,7 +207,7 @@ impl Sender {
             .tcp_nodelay(true)
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .dns_resolver(CheckedResolver(destinations.clone()))
+            .dns_resolver(resolver)
             .build()?;
         Ok(Self {
             client,
@@ -296,16 +307,13 @@ async fn read_answer(mut response: Response, keep: usize, now: OffsetDateTime) -
         .headers()
         .get(header::RETRY_AFTER)
         .and_then(|value| parse_retry_after(value.to_str().ok()?, now));
-    let headers = response
-        .headers()
-        .iter()
-        .map(|(name, value)| {
-            (
-                name.to_string(),
-                String::from_utf8_lossy(value.as_bytes()).into_owned(),
-            )
-        })
-        .collect();
+    let mut room = KEPT_HEADERS;
+    let headers = response.headers().iter().map_while(|(name, value)| {
+        room = room.checked_sub(name.as_str().len() + value.len())?;
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        Some((name.to_string(), value))
+    });
+    let headers = headers.collect();
     let mut answer = Answer {
         status: response.status().as_u16(),
         retry_after,
@@ -375,39 +383,6 @@ fn find_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     find_tls(error.downcast_ref::<std::io::Error>()?.get_ref()?)
 }
 
-/// Resolves names to allowed addresses only. The connection is opened to the
-/// very addresses that were checked.
-struct CheckedResolver(Arc<Destinations>);
-
-/// A name without an address.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Unresolved(std::io::Error);
-
-impl Resolve for CheckedResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let destinations = self.0.clone();
-        Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0))
-                .await
-                .map_err(Unresolved)?
-                .collect();
-            let mut refused = None;
-            let mut allowed = Vec::new();
-            for address in found {
-                match destinations.check_address(address.ip()) {
-                    Ok(()) => allowed.push(address),
-                    Err(forbidden) => refused = Some(forbidden),
-                }
-            }
-            match refused {
-                Some(forbidden) if allowed.is_empty() => Err(forbidden.into()),
-                _ => Ok(Box::new(allowed.into_iter()) as Addrs),
-            }
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -441,8 +416,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn retry_after_never_panics(value in ".{0,64}") {
+        fn retry_after_never_panics(value in ".{0,64}", seconds in any::<u128>()) {
             let _ = parse_retry_after(&value, NOW);
+            let said = parse_retry_after(&seconds.to_string(), NOW);
+            prop_assert_eq!(said, Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX))));
+        }
+
+        #[test]
+        fn no_date_panics(year in 0u32..20_000, day in 0u8..40, hour in 0u8..30) {
+            let date = format!("Sun, {day:02} Nov {year:04} {hour:02}:00:00 GMT");
+            let _ = parse_retry_after(&date, NOW);
         }
     }
 }

@@ -279,5 +279,22 @@ mod tests {
             let _ = Job::decode(&bytes);
             let _ = Job::decode(&[&[VERSION], bytes.as_slice()].concat());
         }
+
+        #[test]
+        fn no_damaged_job_panics(
+            at in any::<prop::sample::Index>(), bytes in proptest::collection::vec(any::<u8>(), 1..9),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut damaged = job().encode();
+            let at = at.index(damaged.len());
+            damaged.splice(at..(at + bytes.len()).min(damaged.len()), bytes);
+            let _ = Job::decode(&damaged[..cut.index(damaged.len())]);
+            if let Ok(job) = Job::decode(&damaged) {
+                // Whatever it says, it can be asked and queued.
+                let now = datetime!(2026-11-22 10:00 UTC);
+                let _ = (job.attempt_since_began(), job.began_at());
+                let _ = crate::publish::Outgoing::job(&job, now, 3);
+            }
+        }
     }
 }

@@ -13,24 +13,45 @@ use axum::routing::get;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, TextEncoder,
 };
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::settings::LogFormat;
 use crate::supervise::Readiness;
 
+/// Libraries that print what they carry below `info`: statements' parameters,
+/// frames with passwords, requests with their headers.
+const TALKATIVE: [&str; 6] = [
+    "amq_protocol",
+    "hyper",
+    "lapin",
+    "reqwest",
+    "rustls",
+    "tokio_postgres",
+];
+
 /// Starts logging: to standard error, at `info` unless `RUST_LOG` says otherwise.
+/// Whatever it says, no secret is logged.
 pub fn log_to_stderr(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env()
         // lapin logs every lost connection itself; we do too, with what we do about it.
         .unwrap_or_else(|_| EnvFilter::new("info,lapin=off,refinery_core=warn"));
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry()
+        .with(filter)
+        .with(filter_fn(may_be_printed));
     match format {
         LogFormat::Pretty => registry.with(layer.with_target(false)).init(),
         LogFormat::Json => registry.with(layer.json().flatten_event(true)).init(),
     }
+}
+
+fn may_be_printed(metadata: &Metadata<'_>) -> bool {
+    let target = metadata.target();
+    *metadata.level() <= Level::INFO || !TALKATIVE.iter().any(|library| target.starts_with(library))
 }
 
 /// What both binaries count.

@@ -210,6 +210,8 @@ fn text(value: &str) -> AMQPValue {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -255,5 +257,19 @@ mod tests {
         assert_eq!(shard_of(webhook, 1), 0);
         assert_eq!(shard_of(webhook, 8), shard_of(webhook, 8));
         assert!(shard_of(webhook, 8) < 8);
+    }
+
+    proptest! {
+        #[test]
+        fn every_moment_has_a_way_through_declared_queues(due in any::<i64>(), now in any::<i64>(), shard in any::<u16>()) {
+            let at = |seconds: i64| OffsetDateTime::from_unix_timestamp(seconds % 250_000_000_000).unwrap();
+            let (exchange, key) = route(at(due), at(now), shard);
+            let (tier, to) = key.split_once('.').unwrap();
+            prop_assert_eq!(to.parse::<u16>().unwrap(), shard);
+            match exchange {
+                JOBS => prop_assert_eq!(tier, "0"),
+                _ => prop_assert!(TIERS.iter().any(|known| format!("{known}s") == tier)),
+            }
+        }
     }
 }

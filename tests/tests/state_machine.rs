@@ -345,10 +345,7 @@ impl<'w> Machine<'w> {
                 ];
                 let failure = failures[self.dice.usize(..failures.len())].clone();
                 let because = Timing::Schedule;
-                (
-                    Verdict::RetryAt { at, because },
-                    Some(report(Err(failure))),
-                )
+                (Verdict::RetryAt { at, because }, Some(report(Err(failure))))
             }
         }
     }
@@ -356,7 +353,13 @@ impl<'w> Machine<'w> {
     async fn webhook(&self, id: WebhookId) -> Arc<Webhook> {
         let keys = Keyring::from_base64(["AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="]).unwrap();
         let sql = format!("SELECT {} FROM webhooks WHERE id = $1", Webhook::COLUMNS);
-        let row = self.world.sql().await.query_one(&sql, &[&id]).await.unwrap();
+        let row = self
+            .world
+            .sql()
+            .await
+            .query_one(&sql, &[&id])
+            .await
+            .unwrap();
         Arc::new(Webhook::read(&row, &keys).unwrap())
     }
 
@@ -367,7 +370,10 @@ impl<'w> Machine<'w> {
             }
             Verdict::RetryAt { .. } | Verdict::Deferred { .. } | Verdict::Held => None,
         };
-        for what in ends.into_iter().chain(one.report.as_ref().map(Report::outcome)) {
+        for what in ends
+            .into_iter()
+            .chain(one.report.as_ref().map(Report::outcome))
+        {
             *self.counted.entry(what.to_owned()).or_default() += 1;
         }
     }
@@ -513,7 +519,12 @@ impl<'w> Machine<'w> {
                 assert_eq!(row.restarted_at, was.restarted_at, "{}", says());
                 assert_eq!(row.before, was.before, "{}", says());
                 if was.is_finished() {
-                    assert_eq!(row.state, was.state, "what is finished stays so: {}", says());
+                    assert_eq!(
+                        row.state,
+                        was.state,
+                        "what is finished stays so: {}",
+                        says()
+                    );
                     assert_eq!(more, 0, "{}", says());
                 }
             }
@@ -557,7 +568,10 @@ impl<'w> Machine<'w> {
         for row in client.query(sql, &[&tenant]).await.unwrap() {
             let outcomes: Vec<i32> = row.get(0);
             let ends = ["delivered", "failed", "expired", "cancelled"];
-            let ends = ends.iter().enumerate().map(|(n, end)| (*end, row.get(n + 1)));
+            let ends = ends
+                .iter()
+                .enumerate()
+                .map(|(n, end)| (*end, row.get(n + 1)));
             for (what, n) in OUTCOMES.into_iter().zip(outcomes).chain(ends) {
                 if n > 0 {
                     *stored.entry(what.to_owned()).or_default() += i64::from(n);

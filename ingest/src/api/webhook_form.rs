@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 use shared::destination::Destinations;
 use shared::dialect::Dialects;
+use shared::headers::is_reserved;
 use shared::retry::Retry;
 use shared::secret::Secret;
 use shared::webhook::{Rate, Status};
@@ -33,25 +34,6 @@ const MAX_HEADER: usize = 1024;
 const MAX_METADATA: usize = 4096;
 /// The highest rate limit, in deliveries a period.
 const MAX_RATE: u32 = 100_000_000;
-/// Headers that are Posthorn's or the connection's own.
-const RESERVED_HEADERS: [&str; 15] = [
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "expect",
-    "host",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "user-agent",
-];
-
 /// JSON that `jsonb` can hold: anything without U+0000.
 fn storable(field: &str, value: &Value) -> Result<()> {
     if has_nul(value) {
@@ -323,7 +305,7 @@ fn check_headers(headers: &BTreeMap<String, String>) -> Result<()> {
         let wrong = |reason: &str| Problem::field(format!("headers.{name}"), reason.to_owned());
         let parsed =
             HeaderName::try_from(name).map_err(|_| wrong("is not a header name (RFC 9110)"))?;
-        if RESERVED_HEADERS.contains(&parsed.as_str()) || parsed.as_str().starts_with("webhook-") {
+        if is_reserved(parsed.as_str()) || parsed.as_str().starts_with("webhook-") {
             return Err(wrong("is set by Posthorn or by the connection"));
         }
         if value.len() > MAX_HEADER {
@@ -578,6 +560,50 @@ mod tests {
         assert_eq!(rate(json!(5)), of(5, 1));
         assert_eq!(rate(json!({"limit": 1000, "per": "hour"})), of(1000, 3600));
         assert_eq!(rate(Value::Null), None);
+    }
+
+    #[test]
+    fn no_header_splits_a_request_or_is_the_connections_own() {
+        for name in [
+            "Connection",
+            "content-length",
+            "Transfer-Encoding",
+            "HOST",
+            "TE",
+            "Trailer",
+            "Upgrade",
+            "Keep-Alive",
+            "Expect",
+            "Proxy-Authorization",
+            "proxy-connection",
+            "Proxy-Status",
+            "HTTP2-Settings",
+            "Content-Encoding",
+            "Content-Type",
+            "User-Agent",
+            "webhook-id",
+            "Webhook-Signature",
+            "X\r\nY",
+            "X:",
+            "X Y",
+            "",
+            "\u{0}",
+            "Ｈost",
+        ] {
+            let error = refused(json!({"headers": {name: "x"}}));
+            assert!(error.contains("headers."), "{name}: {error}");
+        }
+        for value in ["a\r\nHost: b", "a\nb", "a\rb", "a\u{0}b", "a\u{b}b", "é"] {
+            let error = refused(json!({"headers": {"X-Key": value}}));
+            assert!(error.contains("headers.X-Key"), "{value:?}: {error}");
+            assert!(
+                !error.contains("Host: b"),
+                "what may be a secret isn't repeated: {error}"
+            );
+        }
+        assert!(
+            check(json!({"headers": {"Authorization": "Bearer a\tb", "X-Proxy-To": "x"}})).is_ok()
+        );
     }
 
     #[test]

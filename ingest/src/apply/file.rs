@@ -375,3 +375,104 @@ fn yaml(text: &str) -> Result<Vec<Value>, String> {
     serde_saphyr::from_multiple_with_options(text, options)
         .map_err(|error| format!("is not YAML: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use shared::destination::Destinations;
+    use shared::dialect::Dialects;
+    use shared::seal::Keyring;
+
+    use super::*;
+    use crate::api::webhook_store::Writing;
+
+    const GOOD: &str = "
+tenants:
+  - id: shop
+    name: The Shop
+    event_types: [{name: order.created, schema: {type: object}}]
+    webhooks:
+      - key: billing
+        url: https://billing.example.com/hooks
+        events: [order.*]
+        filters: {total: {$gte: 10}}
+        secret: {env: BILLING_SECRET}
+        headers: {X-Api-Key: {env: BILLING_API_KEY}}
+        retry_policy: {max_retries: 5}
+";
+
+    fn problems(text: &str) -> Vec<String> {
+        let keys = Keyring::from_base64(["AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="]).unwrap();
+        let rules = Rules {
+            destinations: &Destinations::default(),
+            writing: Writing {
+                keys: &keys,
+                dialects: &Dialects::embedded(),
+            },
+            variable: &|_| Some("hunter2-hunter2".to_owned()),
+        };
+        let source = Source {
+            name: "webhooks.yaml".to_owned(),
+            text: text.to_owned(),
+        };
+        read(vec![source], &rules).err().unwrap_or_default()
+    }
+
+    #[test]
+    fn headers_are_held_to_what_the_api_holds_them_to() {
+        assert_eq!(problems(GOOD), [""; 0]);
+        for header in [
+            "Host",
+            "Connection",
+            "Proxy-Authorization",
+            "webhook-id",
+            "\"X\\r\\nY\"",
+        ] {
+            let said = problems(&GOOD.replace("X-Api-Key", header)).join(" ");
+            assert!(said.contains("webhooks[0].headers"), "{header}: {said}");
+        }
+        let said =
+            problems(&GOOD.replace("{env: BILLING_API_KEY}", "\"a\\r\\nHost: b\"")).join(" ");
+        assert!(
+            said.contains("X-Api-Key") && !said.contains("Host: b"),
+            "{said}"
+        );
+    }
+
+    /// Aliases that double, and nesting.
+    #[test]
+    fn no_bomb_goes_off() {
+        let begun = std::time::Instant::now();
+        let mut laughs = "a0: &a0 [x, x]\n".to_owned();
+        for n in 1..40 {
+            let last = n - 1;
+            laughs.push_str(&format!("a{n}: &a{n} [*a{last}, *a{last}]\n"));
+        }
+        for bomb in [
+            laughs,
+            "[".repeat(100_000),
+            "- ".repeat(100_000),
+            "{a: ".repeat(100_000),
+            "{\"a\":".repeat(100_000),
+            "? ".repeat(50_000),
+            "&a ".repeat(50_000),
+            "--- a\n".repeat(50_000),
+        ] {
+            assert!(!problems(&bomb).is_empty());
+        }
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20));
+    }
+
+    proptest! {
+        #[test]
+        fn no_damaged_file_panics_or_repeats_a_secret(
+            at in any::<prop::sample::Index>(), text in "[\\[\\]{}:,&*!|>'\"$a-z0-9%\\n -]{0,8}", cut in 0_usize..20,
+        ) {
+            let at = at.index(GOOD.len());
+            let until = (at + cut).min(GOOD.len());
+            let damaged = format!("{}{text}{}", &GOOD[..at], &GOOD[until..]);
+            let said = problems(&damaged).join(" ");
+            prop_assert!(!said.contains("hunter2"), "{}", said);
+        }
+    }
+}

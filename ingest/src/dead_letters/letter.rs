@@ -199,6 +199,7 @@ fn bare(properties: &BasicProperties, headers: &FieldTable) -> BasicProperties {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail")]
 mod tests {
+    use proptest::prelude::*;
     use shared::ids::{DeliveryId, EventUid, WebhookId};
     use shared::job::Payload;
 
@@ -322,5 +323,40 @@ mod tests {
             letter.message_id.unwrap(),
         ];
         assert!(texts.iter().all(|text| !text.contains('\0')), "{texts:?}");
+    }
+
+    proptest! {
+        /// What a stranger put into the parking queue, and what is stored of it.
+        #[test]
+        fn no_letter_panics_and_each_can_be_stored_and_read(
+            exchange in "(posthorn[.](events|jobs|retry|dead)|.{0,20})", key in ".{0,40}", body: Vec<u8>,
+            name in "(x-death|x-posthorn-(reason|exchange|routing-key)|.{0,8})", text in ".{0,40}", list: bool,
+        ) {
+            let mut headers = FieldTable::default();
+            let mut value = AMQPValue::LongString(text.as_str().into());
+            if list {
+                let mut table = FieldTable::default();
+                table.insert("queue".into(), value);
+                value = AMQPValue::FieldArray(vec![AMQPValue::FieldTable(table)].into());
+            }
+            headers.insert(name.as_str().into(), value);
+            let mut parked = message("posthorn.dead", "a", &body);
+            // Strings of the wire have at most 255 bytes: these have.
+            parked.exchange = exchange.as_str().into();
+            parked.routing_key = key.as_str().into();
+            parked.properties = BasicProperties::default().with_headers(headers);
+            for origin in [Origin::Parking, Origin::Unrouted] {
+                let letter = Letter::of(&parked, origin);
+                let _ = letter.again(OffsetDateTime::now_utc(), 1);
+                let stored = rmp_serde::to_vec(&letter.properties).unwrap();
+                let read: BasicProperties = rmp_serde::from_slice(&stored).unwrap();
+                prop_assert_eq!(read, letter.properties);
+            }
+        }
+
+        #[test]
+        fn no_stored_properties_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = rmp_serde::from_slice::<BasicProperties>(&bytes);
+        }
     }
 }

@@ -8,24 +8,12 @@ use super::javascript;
 use super::section::Invalid;
 use super::section::{Result, Section};
 use super::template::{Field, Template};
+use crate::headers::is_reserved;
 
 /// Where CloudEvents attributes go.
 pub(super) const SPREAD: &str = "...";
 /// How deeply the body's tables may be nested.
 const MAX_NESTING: usize = 8;
-/// The connection's own headers, and those that are set for every dialect.
-const RESERVED_HEADERS: [&str; 9] = [
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "expect",
-    "host",
-    "te",
-    "transfer-encoding",
-    "user-agent",
-];
-
 /// What placeholders may name besides fields.
 pub(super) struct Names {
     /// Signatures, by their place.
@@ -148,7 +136,7 @@ impl Names {
         for (name, value) in table {
             let header = HeaderName::try_from(&name)
                 .map_err(|_| within.invalid(&name, "is not a header name (RFC 9110)"))?;
-            if RESERVED_HEADERS.contains(&header.as_str()) {
+            if is_reserved(header.as_str()) {
                 let reason = "is set by Posthorn, by the connection or by `content_type`";
                 return Err(within.invalid(&name, reason));
             }

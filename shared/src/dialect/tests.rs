@@ -382,3 +382,45 @@ fn a_folder_adds_dialects_or_says_what_is_wrong_with_each_file() {
     std::fs::remove_dir_all(&folder).unwrap();
     assert!(Dialects::with_folder(&folder).is_err());
 }
+
+proptest::proptest! {
+    /// Whoever writes a file makes mistakes: each is a problem, none a panic.
+    #[test]
+    fn no_damaged_file_panics(
+        dialect in proptest::sample::select(Dialects::embedded().names().map(str::to_owned).collect::<Vec<_>>()),
+        at in proptest::prelude::any::<proptest::sample::Index>(),
+        text in "[\\[\\]{}.='\"$a-z0-9%\\n]{0,8}",
+        cut in 0_usize..20,
+    ) {
+        let dialects = Dialects::embedded();
+        let good = dialects.get(&dialect).unwrap().definition();
+        let places: Vec<usize> = good.char_indices().map(|(at, _)| at).collect();
+        let at = at.index(places.len());
+        let until = places.get(at + cut).copied().unwrap_or(good.len());
+        let damaged = format!("{}{text}{}", &good[..places[at]], &good[until..]);
+        let _ = file::read("damaged.toml", &damaged);
+    }
+
+    #[test]
+    fn no_text_is_a_dialect_that_panics(text in "(\\[[a-z.]{1,12}\\]\n|[a-z_]{1,8} = ('\\{[a-z.]{0,9}\\}'|\\[\\]|-?[0-9]{1,20}|\\{\\})\n){0,12}") {
+        let _ = file::read("any.toml", &text);
+        let _ = file::read("any.json", &text);
+    }
+}
+
+#[test]
+fn no_file_overflows_the_stack() {
+    for (name, text) in [
+        (
+            "deep.toml",
+            format!("a = {}{}", "[".repeat(100_000), "]".repeat(100_000)),
+        ),
+        ("deep.toml", format!("[{}a]\n", "a.".repeat(20_000))),
+        (
+            "deep.json",
+            format!("{}{}", "{\"a\":".repeat(100_000), "}".repeat(100_000)),
+        ),
+    ] {
+        assert!(file::read(name, &text).is_err());
+    }
+}

@@ -348,4 +348,70 @@ proptest! {
             prop_assert_eq!(filter.explain(&data).is_ok(), filter.matches(&data));
         }
     }
+
+    #[test]
+    fn no_json_panics_or_takes_long(condition in any_json(), data in any_json()) {
+        if let Ok(filter) = Filter::parse(&condition) {
+            prop_assert_eq!(filter.explain(&data).is_ok(), filter.matches(&data));
+        }
+    }
+}
+
+/// With the words that filters know among its names.
+fn any_json() -> impl Strategy<Value = Value> {
+    let words = vec![
+        "a",
+        "a.b",
+        "0",
+        "",
+        ".",
+        "$or",
+        "$and",
+        "$not",
+        "$in",
+        "$nin",
+        "$eq",
+        "$gt",
+        "$exists",
+        "$startsWith",
+        "$endsWith",
+        "$",
+        "$near",
+        "locations",
+        "minStockThreshold",
+    ];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "\\PC{0,6}".prop_map(Value::from),
+        select(words.clone()).prop_map(Value::from),
+    ];
+    leaf.prop_recursive(5, 40, 5, move |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..5).prop_map(Value::from),
+            vec((select(words.clone()), inner), 0..5).prop_map(|members| members
+                .into_iter()
+                .map(|(k, v)| (k.to_owned(), v))
+                .collect()),
+        ]
+    })
+}
+
+#[test]
+fn no_nested_filter_overflows_the_stack() {
+    for (open, close) in [
+        ("[", "]"),
+        (r#"{"$not":"#, "}"),
+        (r#"{"$or":["#, "]}"),
+        (r#"{"a":"#, "}"),
+    ] {
+        // As deep as the reader of JSON goes.
+        for times in [9, 60] {
+            let text = format!("{}1{}", open.repeat(times), close.repeat(times));
+            let condition = serde_json::from_str(&text).unwrap();
+            assert!(Filter::parse(&condition).is_err(), "{text}");
+        }
+    }
 }
