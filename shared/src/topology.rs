@@ -268,7 +268,10 @@ mod tests {
             prop_assert_eq!(to.parse::<u16>().unwrap(), shard);
             match exchange {
                 JOBS => prop_assert_eq!(tier, "0"),
-                _ => prop_assert!(TIERS.iter().any(|known| format!("{known}s") == tier)),
+                _ => {
+                    let seconds = tier.strip_suffix('s').and_then(|text| text.parse().ok());
+                    prop_assert!(seconds.is_some_and(|seconds: u32| TIERS.contains(&seconds)));
+                }
             }
         }
     }

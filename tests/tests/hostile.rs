@@ -112,7 +112,7 @@ fn habits() -> Vec<Habit> {
             "broken",
         ),
         habit("dripping headers", OK, "x", DRIPPING, "timeout"),
-        habit("a dripping status", "", "HTTP", DRIPPING, "broken"),
+        habit("a dripping status", "", "HTTP", DRIPPING, "timeout"),
         habit(
             "informational answers without end",
             "",

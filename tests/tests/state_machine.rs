@@ -536,7 +536,7 @@ impl<'w> Machine<'w> {
     }
 
     async fn check_attempts(&self) {
-        let sql = "SELECT d.id, d.attempts, count(a.n), coalesce(min(a.n), 1), coalesce(max(a.n), 0) \
+        let sql = "SELECT d.id, d.attempts, count(a.n), coalesce(min(a.n), 1::int2), coalesce(max(a.n), 0::int2) \
                    FROM deliveries d LEFT JOIN attempts a ON a.delivery_id = d.id GROUP BY d.id";
         let client = self.world.sql().await;
         for row in client.query(sql, &[]).await.unwrap() {
