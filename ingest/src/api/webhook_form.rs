@@ -593,7 +593,7 @@ mod tests {
             let error = refused(json!({"headers": {name: "x"}}));
             assert!(error.contains("headers."), "{name}: {error}");
         }
-        for value in ["a\r\nHost: b", "a\nb", "a\rb", "a\u{0}b", "a\u{b}b", "é"] {
+        for value in ["a\r\nHost: b", "a\nb", "a\rb", "a\u{0}b", "a\u{b}b"] {
             let error = refused(json!({"headers": {"X-Key": value}}));
             assert!(error.contains("headers.X-Key"), "{value:?}: {error}");
             assert!(
