@@ -83,7 +83,7 @@ impl Merge {
 
     /// What is to be looked at next; `None` if enough is known, or nothing more
     /// may be looked at.
-    pub fn next(&mut self) -> Option<Look> {
+    pub fn next_look(&mut self) -> Option<Look> {
         if self.open.is_empty() || self.budget == 0 || (self.begun && self.is_enough()) {
             return None;
         }
@@ -161,7 +161,7 @@ mod tests {
         wants: fn(u128) -> bool,
     ) -> (Vec<u128>, Option<u128>, usize) {
         let mut looked_at = 0;
-        while let Some(look) = merge.next() {
+        while let Some(look) = merge.next_look() {
             let seen = look
                 .webhooks
                 .iter()
@@ -252,7 +252,7 @@ mod tests {
         /// Page by page, whatever the spread, every wanted one once and in order.
         #[test]
         fn pages_are_the_whole_list(webhooks in 1_usize..8, whose in proptest::collection::vec(0_usize..8, 0..300), limit in 1_usize..20, budget in 1_usize..200) {
-            let wants = |id: u128| id % 3 != 0;
+            let wants = |id: u128| !id.is_multiple_of(3);
             let of = deliveries(webhooks, whose.len() as u128, |id| whose[id as usize - 1]);
             let mut all = Vec::new();
             let mut to = Uuid::max();

@@ -175,7 +175,7 @@ async fn list_deliveries(
     };
     let wanted = search.limit as usize + 1;
     let mut merge = Merge::new(webhooks, search.to, wanted, BUDGET as usize);
-    while let Some(look) = merge.next() {
+    while let Some(look) = merge.next_look() {
         let seen = look_at_deliveries(client, &look, by_index, search).await?;
         merge.add(&look, seen);
     }

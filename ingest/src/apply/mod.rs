@@ -1,7 +1,7 @@
 //! `posthorn-ingest apply`: tenants, event types and webhooks as files declare
 //! them, for people who keep configuration in git.
 //!
-//! 1. [`file`] reads the files into what is declared, or says all that is wrong;
+//! 1. [`mod@file`] reads the files into what is declared, or says all that is wrong;
 //! 2. [`present`] reads what there is of it, and holds it;
 //! 3. [`difference`] compares the two, member by member;
 //! 4. what differs is written by the functions that the API writes with;
