@@ -22,7 +22,10 @@ use super::request::Page;
 use super::timestamp::Timestamp;
 
 /// The most deliveries that one request looks at.
-const BUDGET: i64 = 5_000;
+const BUDGET: usize = 5_000;
+
+/// How many are looked at first where few of them may be wanted.
+const FIRST: usize = 500;
 
 /// The states of `deliveries`, as they are asked for.
 pub const STATES: [&str; 6] = [
@@ -174,8 +177,16 @@ async fn list_deliveries(
         _ => None,
     };
     let wanted = search.limit as usize + 1;
-    let mut merge = Merge::new(webhooks, search.to, wanted, BUDGET as usize);
-    while let Some(look) = merge.next() {
+    let all_are_wanted = (search.states.is_none() || by_index.is_some())
+        && search.event_type.is_none()
+        && search.response_code.is_none();
+    let first = if all_are_wanted {
+        wanted
+    } else {
+        wanted.max(FIRST)
+    };
+    let mut merge = Merge::new(webhooks, search.to, wanted, first, BUDGET);
+    while let Some(look) = merge.next_look() {
         let seen = look_at_deliveries(client, &look, by_index, search).await?;
         merge.add(&look, seen);
     }
