@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::ledger::{Event, Kind, Ledger};
+use super::ledger::{Event, Kind, Ledger, Pair};
 
 /// Running endpoints. End when dropped.
 pub struct Endpoints {
@@ -102,11 +102,32 @@ async fn take(
         return StatusCode::NOT_FOUND;
     };
     let (status, after) = shared.mood(subscriber.kind);
-    let arrival = shared.ledger.arrive((event, webhook), &body, status);
+    let pair = (event, webhook);
+    let mut request = UnderWay {
+        ledger: &shared.ledger,
+        pair,
+        arrival: shared.ledger.arrive(pair, &body, status),
+        answered: false,
+    };
     tokio::time::sleep(after).await;
     // From here on nothing waits: the answer is as good as written.
-    shared.ledger.answer((event, webhook), arrival);
+    request.answered = true;
+    drop(request);
     StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// Notes when a request ends: dropped without an answer if its sender goes away.
+struct UnderWay<'a> {
+    ledger: &'a Ledger,
+    pair: Pair,
+    arrival: usize,
+    answered: bool,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.ledger.end(self.pair, self.arrival, self.answered);
+    }
 }
 
 impl Shared {

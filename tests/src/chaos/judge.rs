@@ -16,7 +16,7 @@ use super::ledger::{Arrival, Event, Kind, Pair};
 
 /// From the answer of an endpoint to its record in the database and the job's
 /// ack, when all is well but busy.
-const RECORDING: Duration = Duration::from_secs(1);
+const RECORDING: Duration = Duration::from_millis(300);
 /// A lost dispatcher's work goes on within this, where another lives.
 const RESUMES_WITHIN: Duration = Duration::from_secs(5);
 /// How many of a kind of complaint are printed.
@@ -112,8 +112,8 @@ pub async fn judge(
     }
 
     let busy = |arrival: &Arrival| {
-        let until = arrival.answered.unwrap_or(arrival.at) + RECORDING;
-        arrival.at <= window.healed + RECORDING && until >= window.begin
+        let ended = arrival.ended.map(|ended| ended + RECORDING);
+        arrival.at <= window.healed + RECORDING && ended.is_none_or(|ended| ended >= window.begin)
     };
     let mut judged = Judged {
         events: confirmed.len(),

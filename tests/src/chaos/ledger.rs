@@ -168,8 +168,10 @@ pub fn everyone() -> Vec<Subscriber> {
 pub struct Arrival {
     /// When it had been read.
     pub at: Instant,
-    /// When its answer was written; not if the sender went away before.
-    pub answered: Option<Instant>,
+    /// When its answer was written, or its sender went away.
+    pub ended: Option<Instant>,
+    /// Whether it was answered.
+    pub answered: bool,
     /// What the answer was.
     pub status: u16,
     body: u64,
@@ -247,19 +249,21 @@ impl Ledger {
         }
         arrivals.push(Arrival {
             at,
-            answered: None,
+            ended: None,
+            answered: false,
             status,
             body,
         });
         arrivals.len() - 1
     }
 
-    /// The answer to that arrival has been written.
-    pub fn answer(&self, pair: Pair, arrival: usize) {
+    /// The answer to that arrival has been written, or its sender has gone away.
+    pub fn end(&self, pair: Pair, arrival: usize, answered: bool) {
         let mut guard = self.state();
         let state = &mut *guard;
         if let Some(arrivals) = state.arrivals.get_mut(&pair) {
-            arrivals[arrival].answered = Some(Instant::now());
+            arrivals[arrival].ended = Some(Instant::now());
+            arrivals[arrival].answered = answered;
             if is_taken(Some(arrivals)) {
                 state.owed.remove(&pair);
             }
@@ -322,7 +326,7 @@ impl Ledger {
 fn is_taken(arrivals: Option<&Vec<Arrival>>) -> bool {
     arrivals.is_some_and(|all| {
         all.iter()
-            .any(|arrival| arrival.status < 300 && arrival.answered.is_some())
+            .any(|arrival| arrival.status < 300 && arrival.answered)
     })
 }
 
@@ -339,10 +343,13 @@ mod tests {
         assert!(!owed.is_empty());
         for pair in owed {
             let refused = ledger.arrive(pair, b"body", 500);
-            ledger.answer(pair, refused);
+            ledger.end(pair, refused, true);
+            assert!(ledger.owed().contains(&pair));
+            let broken_off = ledger.arrive(pair, b"body", 200);
+            ledger.end(pair, broken_off, false);
             assert!(ledger.owed().contains(&pair));
             let taken = ledger.arrive(pair, b"body", 200);
-            ledger.answer(pair, taken);
+            ledger.end(pair, taken, true);
         }
         assert_eq!(ledger.owed(), []);
         assert_eq!(ledger.wrong(), Vec::<String>::new());
