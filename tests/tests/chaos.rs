@@ -1,0 +1,121 @@
+//! Everything at once goes wrong, or the same thing over and over.
+//!
+//! `make chaos` is the long form of the first test: see `harness::chaos`. The
+//! single faults, one by one, are in `faults.rs`.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use harness::chaos::fault::short_deck;
+use harness::chaos::{Plan, run};
+use harness::producer::Publication;
+use harness::receiver::{Reply, Script, answering};
+use harness::world::{TENANT, World, eventually};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_killed_frozen_cut_off_or_wiped_under_load_nothing_is_lost() {
+    let plan = Plan {
+        seed: 4711,
+        faults: short_deck(),
+        rate: 60,
+    };
+    run(plan, &|line| eprintln!("{line}")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_job_that_kills_whoever_takes_it_is_parked_and_the_rest_flows() {
+    // As often as RabbitMQ hands it out.
+    const LIVES: usize = 51;
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let shop = world.receiver(answering(200)).await;
+    let order = json!({"events": ["order.created"]});
+    world.webhook(&ingest, &shop, order).await;
+    // It never gets its answer: its dispatcher is killed before.
+    let deadly: Script = Arc::new(|n, _| match n {
+        ..LIVES => Reply::status(200).after(Duration::from_secs(30)),
+        _ => Reply::status(200),
+    });
+    let deadly = world.receiver(deadly).await;
+    let poison = json!({"events": ["poison"]});
+    let webhook = world.webhook(&ingest, &deadly, poison).await;
+    let producer = world.producer().await;
+    world.publish("poison", "evt-poison", &json!({})).await;
+
+    for life in 0..LIVES {
+        let dispatcher = world.dispatcher().await;
+        deadly.receives(life + 1).await;
+        let event = Publication::json(TENANT, "order.created", &format!("evt-{life}"), "{}");
+        producer.publish(&event).await.unwrap();
+        shop.receives(life + 1).await;
+        dispatcher.kill().await.unwrap();
+    }
+    eventually("it is parked, and says why", async || {
+        let parked = "dead_letters WHERE reason = 'whoever took it failed every time'";
+        world.count(parked).await == 1
+    })
+    .await;
+    // It isn't put back at once, to kill another fifty.
+    let waiting = "deliveries WHERE deferred_because = 'parked' AND attempts = 0 \
+                   AND due_at > now() + interval '50 minutes'";
+    assert_eq!(world.count(waiting).await, 1);
+    world.audit().await;
+
+    // Until somebody has found out why.
+    let _dispatcher = world.dispatcher().await;
+    let replay = json!({"reason": "whoever took it failed every time"});
+    let path = "/api/v1/admin/dead-letters/replay";
+    let replayed = world.ask_as_operator(&ingest, "POST", path, Some(replay));
+    assert_eq!(replayed.await.body["replayed"], 1);
+    deadly.receives(LIVES + 1).await;
+    world.settles().await;
+    let deliveries = world.deliveries(&ingest, &webhook).await;
+    assert_eq!(deliveries[0]["status"], "delivered");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_drips_for_ever_is_on_record_and_holds_nobody_up() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dripping = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n";
+                let _ = stream.write_all(head).await;
+                while stream.write_all(b".").await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            });
+        }
+    });
+    let shop = world.receiver(answering(200)).await;
+    let url = json!({"url": format!("http://{dripping}/"), "events": ["drip"]});
+    world.webhook(&ingest, &shop, url).await;
+    let order = json!({"events": ["order.created"]});
+    world.webhook(&ingest, &shop, order).await;
+    let _dispatcher = world
+        .service("posthorn-dispatcher", &[("CONCURRENCY", "1")])
+        .await;
+
+    let begun = Instant::now();
+    world.publish("drip", "evt-drip", &json!({})).await;
+    world.accepts(1).await;
+    world.publish("order.created", "evt-1", &json!({})).await;
+    // The dispatcher's only place is free again once the answer has had its time.
+    shop.receives(1).await;
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    world.settles().await;
+    let on_record = "attempts WHERE outcome = 'success' AND length(response_body) > 0 \
+                     AND duration_ms BETWEEN 4000 AND 8000";
+    assert_eq!(world.count(on_record).await, 1);
+    world.finish().await;
+}
