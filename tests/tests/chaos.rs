@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 use harness::chaos::fault::short_deck;
 use harness::chaos::{Plan, run};
 use harness::producer::Publication;
-use harness::receiver::{Reply, Script, answering};
+use harness::proxy::{End, Proxy, Way};
+use harness::receiver::{Arrival, Reply, Script, answering, answering_after};
 use harness::world::{TENANT, World, eventually};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use url::Url;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_killed_frozen_cut_off_or_wiped_under_load_nothing_is_lost() {
@@ -82,6 +84,47 @@ async fn a_job_that_kills_whoever_takes_it_is_parked_and_the_rest_flows() {
     world.settles().await;
     let deliveries = world.deliveries(&ingest, &webhook).await;
     assert_eq!(deliveries[0]["status"], "delivered");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_dispatcher_cut_off_from_rabbitmq_begins_nothing_that_others_have_now() {
+    let latency = Duration::from_millis(300);
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let shop = world.receiver(answering_after(latency)).await;
+    world.webhook(&ingest, &shop, json!({})).await;
+    let broker = Url::parse(world.amqp_url()).unwrap();
+    let target = format!("127.0.0.1:{}", broker.port().unwrap());
+    let link = Proxy::to(&target).await.unwrap();
+    let mut by_proxy = broker.clone();
+    by_proxy.set_port(Some(link.address().port())).unwrap();
+    let settings = [("AMQP_URL", by_proxy.as_str()), ("CONCURRENCY", "256")];
+    let _cut_off = world.service("posthorn-dispatcher", &settings).await;
+    let _other = world.service("posthorn-dispatcher", &settings[1..]).await;
+
+    let event = |n| Publication::json(TENANT, "order.created", &format!("evt-{n}"), "{}");
+    let events: Vec<_> = (0..1500).map(event).collect();
+    world.producer().await.publish_all(&events).await.unwrap();
+    shop.receives(400).await;
+    // It holds many more than it may send at a time; others get them at once.
+    link.end(End::Reset);
+    let cut = Instant::now();
+    link.set(Way::Stalled, Way::Stalled);
+    shop.receives(1500).await;
+    link.clear();
+    world.settles().await;
+
+    let arrivals = shop.arrivals();
+    let under_way = |arrival: &&Arrival| arrival.at + latency * 2 > cut && arrival.at < cut;
+    let under_way = arrivals.iter().filter(under_way).count();
+    let twice = arrivals.len() - 1500;
+    eprintln!("{twice} of {under_way} came twice");
+    assert!(twice <= under_way, "{twice} of {under_way}");
+    assert!(
+        twice <= 64,
+        "more than one dispatcher sends at a time: {twice}"
+    );
     world.finish().await;
 }
 
