@@ -168,10 +168,7 @@ async fn pump(
     of: fn(Ways) -> Way,
 ) {
     let mut chunk = vec![0; CHUNK];
-    loop {
-        let Ok(count) = from.read(&mut chunk).await else {
-            break;
-        };
+    while let Ok(count) = from.read(&mut chunk).await {
         // Even the news that a peer is gone is held up by a stall.
         let Ok(way) = ways
             .wait_for(|ways| of(*ways) != Way::Stalled)
