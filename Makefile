@@ -47,7 +47,7 @@ schemathesis: ## Ask the API for all that its description allows, and more. ARGS
 	$(CARGO) build --workspace --all-targets
 	$(TARGET)/debug/schemathesis $(ARGS)
 
-chaos: ## Break everything under load, and judge that nothing was lost (8 minutes). ARGS=…: --help says.
+chaos: ## Break everything under load, and judge that nothing was lost (5 minutes). ARGS=…: --help says.
 	@deploy/deps.sh servers
 	$(CARGO) build --workspace --all-targets
 	$(TARGET)/debug/chaos $(ARGS)

@@ -40,6 +40,8 @@ pub struct Judged {
     pub next: Option<Duration>,
     /// From the healing to the last first arrival of what had been confirmed before.
     pub caught_up: Duration,
+    /// From a refused attempt, at the longest, to the next one.
+    pub retried: Duration,
     /// What is wrong.
     pub complaints: Vec<String>,
 }
@@ -123,6 +125,7 @@ pub async fn judge(
         resumed: Duration::ZERO,
         next: None,
         caught_up: Duration::ZERO,
+        retried: Duration::ZERO,
         complaints: Vec::new(),
     };
     for (pair, all) in &arrivals {
@@ -137,6 +140,10 @@ pub async fn judge(
         if let Some(after) = all.iter().map(|a| a.at).find(|at| *at > window.healed) {
             let next = after - window.healed;
             judged.next = Some(judged.next.map_or(next, |least| least.min(next)));
+        }
+        for two in all.windows(2).filter(|two| two[0].status >= 300) {
+            let pause = two[1].at.saturating_duration_since(two[0].at);
+            judged.retried = judged.retried.max(pause);
         }
         let first = all.first().map_or(begun, |first| first.at);
         let kind = field.ledger.subscribers()[webhook].kind;

@@ -115,7 +115,7 @@ async fn wait(mut condition: impl AsyncFnMut() -> bool) {
 }
 
 const HEADING: &str =
-    "round  events  arrivals  twice  under way  resumed  next after  caught up  fault";
+    "round  events  arrivals  twice  under way  resumed  next after  caught up  retried  fault";
 
 fn line(round: u32, fault: &Fault, judged: &Judged) -> String {
     let seconds = |span: Duration| format!("{:.1} s", span.as_secs_f64());
@@ -123,7 +123,7 @@ fn line(round: u32, fault: &Fault, judged: &Judged) -> String {
     // Cannot fail: it writes to memory.
     let _ = write!(
         line,
-        "{round:>5}  {:>6}  {:>8}  {:>5}  {:>9}  {:>7}  {:>10}  {:>9}  {fault}",
+        "{round:>5}  {:>6}  {:>8}  {:>5}  {:>9}  {:>7}  {:>10}  {:>9}  {:>7}  {fault}",
         judged.events,
         judged.arrivals,
         judged.duplicates,
@@ -131,6 +131,7 @@ fn line(round: u32, fault: &Fault, judged: &Judged) -> String {
         seconds(judged.resumed),
         judged.next.map_or_else(|| "-".to_owned(), seconds),
         seconds(judged.caught_up),
+        seconds(judged.retried),
     );
     line
 }
