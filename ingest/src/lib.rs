@@ -27,6 +27,7 @@ pub mod event_types;
 pub mod intake;
 pub mod matching;
 pub mod metrics;
+pub mod partitions;
 pub mod preview;
 pub mod replay;
 pub mod restart;
