@@ -18,7 +18,7 @@ use time::{Duration, OffsetDateTime};
 use tracing::warn;
 
 use crate::endpoints::Endpoint;
-use crate::gate::{Full, Place};
+use crate::gate::{Closed, Place};
 use crate::judge::{Deferral, Verdict};
 use crate::rate::Turn;
 use crate::run::Dispatcher;
@@ -65,8 +65,12 @@ pub async fn admit(dispatcher: &Dispatcher, job: &Job) -> Admission {
     let Some(endpoint) = find_endpoint(dispatcher, job).await else {
         return unknown(Deferral::UnknownWebhook);
     };
-    if endpoint.webhook.status != Status::Active {
-        return Admission::Decided(Verdict::Cancelled);
+    match endpoint.webhook.status {
+        Status::Active => {}
+        Status::Paused => return Admission::Decided(Verdict::Held),
+        Status::Inactive | Status::Disabled | Status::Deleted => {
+            return Admission::Decided(Verdict::Cancelled);
+        }
     }
     // A file in `DIALECTS_DIR` that this replica doesn't have yet.
     let Some(dialect) = endpoint.dialect.clone() else {
@@ -88,7 +92,8 @@ pub async fn admit(dispatcher: &Dispatcher, job: &Job) -> Admission {
     let deferred = |until, because| Admission::Decided(Verdict::Deferred { until, because });
     let place = match endpoint.gate.enter(now).await {
         Ok(place) => place,
-        Err(Full { until }) => return deferred(until, Deferral::EndpointFull),
+        Err(Closed::Full(until)) => return deferred(until, Deferral::EndpointFull),
+        Err(Closed::Down(until)) => return deferred(until, Deferral::EndpointDown),
     };
     // Last, so that no turn is taken that isn't used.
     let returns = job.due_at > job.began_at();
@@ -139,12 +144,14 @@ async fn is_current(dispatcher: &Dispatcher, job: &Job) -> Option<bool> {
             .prepare_cached(
                 "-- recheck_delivery\n\
                  SELECT 1 FROM deliveries \
-                 WHERE id = $1 AND attempts = $2 - 1 AND state IN ('queued', 'retrying')",
+                 WHERE id = $1 AND attempts = $2 - 1 AND restarted_at IS NOT DISTINCT FROM $3 \
+                   AND state IN ('queued', 'retrying')",
             )
             .await?;
         let attempt = i32::from(job.attempt);
+        let restarted_at = job.restart.map(|restart| restart.at);
         Ok(client
-            .query_opt(&statement, &[&job.delivery, &attempt])
+            .query_opt(&statement, &[&job.delivery, &attempt, &restarted_at])
             .await?
             .is_some())
     })

@@ -15,7 +15,7 @@ use shared::settings::Defaults;
 use shared::tenant::TenantSettings;
 use shared::webhook::{Rate, Webhook};
 
-use crate::gate::Gate;
+use crate::gate::{Crowd, Gate};
 use crate::rate::Limit;
 
 /// One webhook.
@@ -70,6 +70,7 @@ impl Endpoint {
 /// All of them.
 pub struct Endpoints {
     dialects: Dialects,
+    crowd: Arc<Crowd>,
     known: RwLock<Known>,
 }
 
@@ -80,10 +81,11 @@ struct Known {
 }
 
 impl Endpoints {
-    /// None yet.
-    pub fn new(dialects: Dialects) -> Self {
+    /// None yet. `capacity`: how many jobs this replica holds at a time.
+    pub fn new(dialects: Dialects, capacity: usize) -> Self {
         Self {
             dialects,
+            crowd: Crowd::new(capacity),
             known: RwLock::default(),
         }
     }
@@ -103,8 +105,7 @@ impl Endpoints {
             let gate = known
                 .webhooks
                 .get(&webhook.id)
-                .map(|(_, gate)| gate.clone())
-                .unwrap_or_default();
+                .map_or_else(|| Gate::new(self.crowd.clone()), |(_, gate)| gate.clone());
             known.webhooks.insert(webhook.id, (Arc::new(webhook), gate));
         }
     }

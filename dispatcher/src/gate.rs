@@ -1,168 +1,350 @@
-//! The places at one endpoint: how many requests one replica has under way
-//! there, and what becomes of a job when all are taken.
+//! The way to one endpoint: how many requests one replica has under way there,
+//! and what becomes of a job when it can't be one of them.
 //!
-//! A job waits here only as long as the endpoint's own pace gets it in within
-//! [`PATIENCE`]; beyond that it is put off, to a moment when a place is likely,
-//! so that a slow endpoint never fills the dispatcher with jobs that wait.
+//! The number grows while the endpoint answers and its places are needed, and
+//! halves when it struggles. A [`Circuit`] stops asking one that is down. And no
+//! endpoint takes more places than are left for all others together (the
+//! [`Crowd`]): however many hang at once, there is room for those that don't.
+//!
+//! A job waits here only while the endpoint's own pace promises it a place within
+//! [`PATIENCE`], and never longer; otherwise it is put off, to a moment when a
+//! place is likely, so that a backlog isn't carried round every second.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use time::OffsetDateTime;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::oneshot;
 
-/// Requests under way at one endpoint, per replica.
-const PLACES: usize = 64;
-/// Jobs that may wait for a place, however quick the endpoint.
-const ROOM: usize = 512;
-/// The longest that a job should wait here.
+use crate::circuit::{Circuit, Pass};
+use crate::metrics::metrics;
+
+/// Requests under way at an endpoint that has never been asked.
+const FIRST_PLACES: f64 = 2.0;
+/// The most requests under way at one endpoint, per replica.
+const MOST_PLACES: f64 = 64.0;
+/// The longest that a job waits here.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The farthest that a job is put off.
-const FARTHEST: Duration = Duration::from_secs(3600);
+const FARTHEST: Duration = Duration::from_secs(900);
+/// Jobs of an endpoint that is down come back no closer together than this.
+const SPACING: Duration = Duration::from_millis(5);
 /// What an attempt is taken to last before the first one has been seen.
-const FIRST_GUESS: Duration = Duration::from_millis(100);
+const FIRST_GUESS: Duration = Duration::from_millis(10);
 
 /// See the module's text.
 pub struct Gate {
-    places: Arc<Semaphore>,
-    room: Semaphore,
-    pace: Mutex<Pace>,
+    crowd: Arc<Crowd>,
+    state: Mutex<State>,
 }
 
-/// What the endpoint has shown so far.
-struct Pace {
+/// What all gates of a replica have in common: the jobs that it can hold.
+#[derive(Debug)]
+pub struct Crowd {
+    capacity: usize,
+    /// Requests, at all endpoints.
+    under_way: AtomicUsize,
+    /// Jobs, at all gates.
+    waiting: AtomicUsize,
+}
+
+struct State {
+    circuit: Circuit,
+    standing: Standing,
+    /// How many places there are.
+    places: f64,
+    /// Whether it has struggled: then it grows slowly.
+    cautious: bool,
+    /// When the number was halved: failures of one volley halve it once.
+    halved_at: OffsetDateTime,
+    taken: usize,
+    /// Each is given its place when there is one.
+    waiting: VecDeque<oneshot::Sender<Place>>,
     /// A moving average of how long a place is taken.
     mean: Duration,
     /// Where the last job that was put off is expected to get in.
     horizon: OffsetDateTime,
 }
 
-/// A place that is taken until this is dropped.
-pub struct Place(#[allow(dead_code)] OwnedSemaphorePermit);
-
-/// All places are taken; the job is likely to get in at this moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Full {
-    /// When.
-    pub until: OffsetDateTime,
+/// What is known of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Standing {
+    /// Nothing yet.
+    New,
+    /// It answered when it was last asked.
+    Answers,
+    /// It failed when it was last asked, or let somebody wait in vain.
+    Struggles,
 }
 
-impl Default for Gate {
-    fn default() -> Self {
-        Self {
-            places: Arc::new(Semaphore::new(PLACES)),
-            room: Semaphore::new(ROOM),
-            pace: Mutex::new(Pace {
-                mean: FIRST_GUESS,
-                horizon: OffsetDateTime::UNIX_EPOCH,
-            }),
-        }
+/// A place that is taken until this is dropped.
+pub struct Place {
+    gate: Arc<Gate>,
+    /// Whether the circuit waits to hear of it.
+    probe: bool,
+    /// Whether most places were taken by then: those that nobody needs prove nothing.
+    needed: bool,
+}
+
+/// Why a job may not go there now, and when it may be expected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// All places are taken.
+    Full(OffsetDateTime),
+    /// The endpoint is down.
+    Down(OffsetDateTime),
+}
+
+impl Crowd {
+    /// Of a replica that holds so many jobs at a time.
+    pub fn new(capacity: usize) -> Arc<Self> {
+        Arc::new(Self {
+            capacity,
+            under_way: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+        })
+    }
+
+    /// How many requests more there could be.
+    fn free(&self) -> usize {
+        let under_way = self.under_way.load(Ordering::Relaxed);
+        self.capacity.saturating_sub(under_way)
+    }
+
+    /// Whether what is left is kept for endpoints that are known to answer.
+    fn is_dense(&self) -> bool {
+        self.free() <= self.capacity / 8
+    }
+
+    /// Whether one more may wait for an endpoint of this standing.
+    fn has_room(&self, standing: Standing) -> bool {
+        let room = match standing {
+            Standing::Answers => return true,
+            Standing::New => self.capacity / 4 * 3,
+            Standing::Struggles => self.capacity / 4,
+        };
+        self.waiting.load(Ordering::Relaxed) < room
     }
 }
 
 impl Gate {
+    /// Of an endpoint that nothing is known of.
+    pub fn new(crowd: Arc<Crowd>) -> Arc<Self> {
+        Arc::new(Self {
+            crowd,
+            state: Mutex::new(State {
+                circuit: Circuit::default(),
+                standing: Standing::New,
+                places: FIRST_PLACES,
+                cautious: false,
+                halved_at: OffsetDateTime::UNIX_EPOCH,
+                taken: 0,
+                waiting: VecDeque::new(),
+                mean: FIRST_GUESS,
+                horizon: OffsetDateTime::UNIX_EPOCH,
+            }),
+        })
+    }
+
     /// Takes a place, waiting a little for it.
     ///
     /// # Errors
-    /// If the wait would be too long.
-    pub async fn enter(&self, now: OffsetDateTime) -> Result<Place, Full> {
-        if let Ok(permit) = self.places.clone().try_acquire_owned() {
-            return Ok(Place(permit));
-        }
-        let waiting = ROOM - self.room.available_permits();
-        let turn = self.time_for(waiting + 1);
-        let Ok(_in_the_room) = self.room.try_acquire() else {
-            return Err(self.put_off(now));
+    /// If the wait is or would be too long, or the endpoint is down.
+    pub async fn enter(self: &Arc<Self>, now: OffsetDateTime) -> Result<Place, Closed> {
+        let turn = {
+            let mut state = self.state();
+            match state.circuit.pass(now) {
+                Pass::NotBefore(at) => return Err(Closed::Down(state.put_off(now, at))),
+                Pass::Probe if self.crowd.is_dense() => {
+                    state.circuit.gave_up(now);
+                    return Err(Closed::Down(state.put_off(now, now + PATIENCE)));
+                }
+                Pass::Probe => return Ok(self.place(&mut state, true)),
+                Pass::Free if state.has_place(&self.crowd) => {
+                    return Ok(self.place(&mut state, false));
+                }
+                Pass::Free => {}
+            }
+            state.forget_who_left();
+            let ahead = state.waiting.len();
+            if state.time_for(ahead + 1) > PATIENCE || !self.crowd.has_room(state.standing) {
+                return Err(Closed::Full(state.put_off(now, now + PATIENCE)));
+            }
+            let (given, turn) = oneshot::channel();
+            state.waiting.push_back(given);
+            turn
         };
-        if turn > PATIENCE {
-            return Err(self.put_off(now));
-        }
-        match self.places.clone().acquire_owned().await {
-            Ok(permit) => Ok(Place(permit)),
-            // The semaphore is never closed.
-            Err(_) => Err(self.put_off(now)),
+        let _waiting = Counted::add(&self.crowd.waiting);
+        match tokio::time::timeout(PATIENCE, turn).await {
+            Ok(Ok(place)) => Ok(place),
+            // Nobody is sent away but when the endpoint goes down.
+            Ok(Err(_)) => Err(Closed::Down(self.state().put_off(now, now + PATIENCE))),
+            Err(_) => {
+                let mut state = self.state();
+                state.standing = Standing::Struggles;
+                Err(Closed::Full(state.put_off(now, now + 2 * PATIENCE)))
+            }
         }
     }
 
-    /// Learns how long a place was taken.
-    pub fn observe(&self, took: Duration) {
-        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
-        pace.mean = (pace.mean * 7 + took) / 8;
+    fn place(self: &Arc<Self>, state: &mut State, probe: bool) -> Place {
+        state.taken += 1;
+        self.crowd.under_way.fetch_add(1, Ordering::Relaxed);
+        Place {
+            gate: self.clone(),
+            probe,
+            needed: 2 * state.taken > state.places as usize,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives places to those that wait, as far as there are any.
+    fn hand_out(self: &Arc<Self>) {
+        loop {
+            let (next, place) = {
+                let mut state = self.state();
+                if !state.circuit.is_closed() {
+                    state.waiting.clear();
+                }
+                state.forget_who_left();
+                if !state.has_place(&self.crowd) {
+                    return;
+                }
+                let Some(next) = state.waiting.pop_front() else {
+                    return;
+                };
+                (next, self.place(&mut state, false))
+            };
+            // If it leaves just now, the place is free again.
+            let _ = next.send(place);
+        }
+    }
+}
+
+impl Place {
+    /// The request is over. `struggles`: whether the endpoint failed in a way
+    /// that fewer requests may help.
+    pub fn leave(mut self, struggles: bool, took: Duration, now: OffsetDateTime) {
+        let mut state = self.gate.state();
+        state.mean = (state.mean * 7 + took) / 8;
+        if struggles {
+            state.standing = Standing::Struggles;
+            let was_closed = state.circuit.is_closed();
+            state.circuit.failed(now);
+            if was_closed && !state.circuit.is_closed() {
+                metrics().circuits_opened.inc();
+            }
+            state.shrink(now);
+        } else {
+            if !state.circuit.is_closed() {
+                // It is back: it begins anew, with one, and waits for nobody.
+                state.places = 1.0;
+                state.cautious = false;
+                state.horizon = now;
+            }
+            state.standing = Standing::Answers;
+            state.circuit.answered();
+            if self.needed {
+                state.grow();
+            }
+        }
+        drop(state);
+        // The circuit has heard of it. What is left happens to whatever is dropped.
+        self.probe = false;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.gate.crowd.under_way.fetch_sub(1, Ordering::Relaxed);
+        {
+            let mut state = self.gate.state();
+            state.taken -= 1;
+            if self.probe {
+                state.circuit.gave_up(OffsetDateTime::now_utc());
+            }
+        }
+        self.gate.hand_out();
+    }
+}
+
+impl State {
+    fn has_place(&self, crowd: &Crowd) -> bool {
+        if self.taken == 0 {
+            // Everybody may have one, as long as that leaves some for those that answer.
+            return self.standing == Standing::Answers || !crowd.is_dense();
+        }
+        self.taken < self.places as usize && self.taken < crowd.free()
+    }
+
+    /// Drops those at the front that wait no longer.
+    fn forget_who_left(&mut self) {
+        while self.waiting.front().is_some_and(oneshot::Sender::is_closed) {
+            self.waiting.pop_front();
+        }
+    }
+
+    /// About half as many again with every round; once it has struggled, half a
+    /// place more.
+    fn grow(&mut self) {
+        let step = if self.cautious {
+            1.0 / self.places
+        } else {
+            1.0
+        };
+        self.places = (self.places + step).min(MOST_PLACES);
+    }
+
+    fn shrink(&mut self, now: OffsetDateTime) {
+        if now - self.halved_at > self.mean {
+            self.places = (self.places / 2.0).max(1.0);
+            self.cautious = true;
+            self.halved_at = now;
+        }
     }
 
     /// How long until this many more jobs have been served.
     fn time_for(&self, jobs: usize) -> Duration {
-        let pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
-        pace.mean.mul_f64(jobs as f64 / PLACES as f64)
+        self.mean.mul_f64(jobs as f64 / self.places)
     }
 
-    /// The next free moment at the endpoint's own pace, after those already
-    /// given away.
-    fn put_off(&self, now: OffsetDateTime) -> Full {
-        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
-        let step = pace.mean / PLACES as u32;
-        let next = (pace.horizon + step).max(now + PATIENCE);
+    /// The next moment at the endpoint's own pace, not before `at`, after those
+    /// already given away.
+    fn put_off(&mut self, now: OffsetDateTime, at: OffsetDateTime) -> OffsetDateTime {
+        let mut step = self.time_for(1);
+        if !self.circuit.is_closed() {
+            step = step.max(SPACING);
+        }
+        let next = (self.horizon + step).max(at);
         if next > now + FARTHEST {
             // Too far to plan: anywhere in the second half of what is allowed.
-            return Full {
-                until: now + FARTHEST.mul_f64(0.5 + 0.5 * fastrand::f64()),
-            };
+            return now + FARTHEST.mul_f64(0.5 + 0.5 * fastrand::f64());
         }
-        pace.horizon = next;
-        Full { until: next }
+        self.horizon = next;
+        next
+    }
+}
+
+/// One more, until it is dropped.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn add(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slow_endpoints_surplus_is_spread_over_its_own_pace() {
-        let gate = Gate::default();
-        for _ in 0..100 {
-            gate.observe(Duration::from_secs(32));
-        }
-        let now = OffsetDateTime::now_utc();
-        // 64 places for 32 s each: two a second.
-        let mut moments = Vec::new();
-        for _ in 0..100 {
-            moments.push(gate.put_off(now).until - now);
-        }
-        assert!(moments[0] >= time::Duration::SECOND);
-        let spread = moments[99] - moments[0];
-        assert!((45..=55).contains(&spread.whole_seconds()), "{spread}");
-    }
-
-    #[tokio::test]
-    async fn a_quick_endpoints_surplus_waits_for_its_turn() {
-        let gate = Arc::new(Gate::default());
-        for _ in 0..100 {
-            gate.observe(Duration::from_millis(10));
-        }
-        let now = OffsetDateTime::now_utc();
-        let mut held = Vec::new();
-        for _ in 0..PLACES {
-            held.push(gate.enter(now).await.ok().unwrap());
-        }
-        let waiting = tokio::spawn({
-            let gate = gate.clone();
-            async move { gate.enter(now).await.is_ok() }
-        });
-        tokio::task::yield_now().await;
-        drop(held);
-        assert!(waiting.await.unwrap());
-    }
-
-    #[test]
-    fn nothing_is_put_off_farther_than_an_hour() {
-        let gate = Gate::default();
-        for _ in 0..100 {
-            gate.observe(Duration::from_secs(60));
-        }
-        let now = OffsetDateTime::now_utc();
-        for _ in 0..20_000 {
-            assert!(gate.put_off(now).until <= now + FARTHEST);
-        }
-    }
-}
+mod tests;

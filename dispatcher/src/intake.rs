@@ -20,7 +20,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tracing::error;
 
 use crate::admit::{Admission, admit, wait_for_other_copy};
-use crate::judge::{Case, judge};
+use crate::judge::{Case, judge, struggles};
 use crate::metrics::metrics;
 use crate::run::Dispatcher;
 use crate::settle::{Receipt, Settlement};
@@ -103,13 +103,14 @@ async fn carry(dispatcher: &Dispatcher, job: Job, receipt: Receipt) {
             job,
             verdict,
             report: None,
+            asked: None,
             receipt,
             mark: None,
             held,
         };
         return dispatcher.settle(copy).await;
     };
-    let (verdict, report) = match admit(dispatcher, &job).await {
+    let (verdict, report, asked) = match admit(dispatcher, &job).await {
         Admission::Ready {
             endpoint,
             dialect,
@@ -138,8 +139,9 @@ async fn carry(dispatcher: &Dispatcher, job: Job, receipt: Receipt) {
                     },
                 })
                 .await;
-            drop((under_way, place));
-            endpoint.gate.observe(report.took);
+            drop(under_way);
+            let now = OffsetDateTime::now_utc();
+            place.leave(struggles(&report.result), report.took, now);
             metrics()
                 .attempts
                 .with_label_values(&[report.outcome()])
@@ -148,15 +150,19 @@ async fn carry(dispatcher: &Dispatcher, job: Job, receipt: Receipt) {
             let case = Case {
                 attempt: job.attempt_since_began(),
                 began_at: job.began_at(),
-                now: OffsetDateTime::now_utc(),
+                now,
                 answers: &dialect.policy().answers,
                 max_age: endpoint.max_age(&dialect),
                 schedule: &endpoint.schedule(&dispatcher.defaults, &dialect),
                 random: fastrand::f64(),
             };
-            (judge(&report.result, case), Some(report))
+            (
+                judge(&report.result, case),
+                Some(report),
+                Some(endpoint.webhook.clone()),
+            )
         }
-        Admission::Decided(verdict) => (verdict, None),
+        Admission::Decided(verdict) => (verdict, None, None),
         Admission::Stale => {
             metrics().jobs_stale.inc();
             return receipt.ack().await;
@@ -169,6 +175,7 @@ async fn carry(dispatcher: &Dispatcher, job: Job, receipt: Receipt) {
             job,
             verdict,
             report,
+            asked,
             receipt,
             mark: Some(mark),
             held,

@@ -28,6 +28,8 @@ pub enum Verdict {
     Expired,
     /// Its webhook is gone or switched off.
     Cancelled,
+    /// Its webhook is paused: it waits in its row.
+    Held,
     /// Not tried: costs no attempt.
     Deferred {
         /// Until when.
@@ -62,6 +64,8 @@ pub enum GaveUp {
 pub enum Deferral {
     /// All places at the endpoint are taken.
     EndpointFull,
+    /// The endpoint has failed too often in a row to be asked just now.
+    EndpointDown,
     /// The webhook's or its tenant's rate limit is used up.
     RateLimited,
     /// Another copy of the job is under way in this replica.
@@ -87,6 +91,7 @@ impl Deferral {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::EndpointFull => "endpoint_full",
+            Self::EndpointDown => "endpoint_down",
             Self::RateLimited => "rate_limited",
             Self::InFlight => "in_flight",
             Self::UnknownWebhook => "unknown_webhook",
@@ -104,8 +109,19 @@ impl Verdict {
             Self::Failed(_) => "failed",
             Self::Expired => "expired",
             Self::Cancelled => "cancelled",
+            Self::Held => "held",
             Self::Deferred { .. } => "deferred",
         }
+    }
+}
+
+/// Whether an endpoint failed in a way that it may recover from if it is asked
+/// less: not with an answer to what it was sent, and not because we don't go there.
+pub fn struggles(result: &Result<Answer, Failure>) -> bool {
+    match result {
+        Ok(answer) => answer.status == 429 || answer.status >= 500,
+        Err(Failure::Forbidden(_)) => false,
+        Err(_) => true,
     }
 }
 
@@ -230,6 +246,23 @@ mod tests {
                 "{result:?}, attempt {attempt}"
             );
         }
+    }
+
+    #[test]
+    fn an_endpoint_struggles_if_asking_less_may_help() {
+        for (status, expected) in [
+            (200, false),
+            (302, false),
+            (404, false),
+            (410, false),
+            (429, true),
+            (500, true),
+            (503, true),
+        ] {
+            assert_eq!(struggles(&answered(status, None)), expected, "{status}");
+        }
+        assert!(struggles(&Err(Failure::Timeout)));
+        assert!(!struggles(&Err(Failure::Forbidden("private".into()))));
     }
 
     #[test]

@@ -23,6 +23,10 @@ pub struct Metrics {
     pub in_flight: IntGauge,
     /// Jobs put off without an attempt, by reason.
     pub deferred: IntCounterVec,
+    /// Endpoints that were found to be down.
+    pub circuits_opened: IntCounter,
+    /// Webhooks that were disabled.
+    pub webhooks_disabled: IntCounter,
     /// Retries scheduled.
     pub retries: IntCounter,
     /// Deliveries that reached a final state, by state.
@@ -77,6 +81,14 @@ pub fn metrics() -> &'static Metrics {
             "posthorn_deferred_total",
             "Jobs put off without an attempt, by reason.",
             "reason",
+        ),
+        circuits_opened: counter(
+            "posthorn_circuits_opened_total",
+            "Endpoints that were found to be down, per replica.",
+        ),
+        webhooks_disabled: counter(
+            "posthorn_webhooks_disabled_total",
+            "Webhooks that were disabled, by what their endpoint answered or for failing too long.",
         ),
         retries: counter("posthorn_retries_scheduled_total", "Retries scheduled."),
         finished: counter_by(

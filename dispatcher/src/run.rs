@@ -32,7 +32,7 @@ use crate::rate::{Rates, keep_rates};
 use crate::settings::Settings;
 use crate::settle::{Settlement, Settler};
 use crate::sweep::Watermarks;
-use crate::{intake, sweep, tally};
+use crate::{failing, intake, sweep, tally};
 
 const NAME: &str = "posthorn-dispatcher";
 /// Settling, rechecks, large payloads, the sweeper, the feed.
@@ -69,6 +69,8 @@ pub struct Dispatcher {
     pub shards: u16,
     /// For the sweeper.
     pub watermarks: Watermarks,
+    /// See [`Settings::disable_after`].
+    pub disable_after: Option<Duration>,
     /// See [`Settings::sweep_grace`].
     pub sweep_grace: Duration,
     /// See [`Settings::sweep_interval`].
@@ -113,7 +115,10 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         return Ok(());
     }
 
-    let endpoints = Arc::new(Endpoints::new(settings.common.dialects.clone()));
+    let endpoints = Arc::new(Endpoints::new(
+        settings.common.dialects.clone(),
+        usize::from(settings.concurrency),
+    ));
     let feed = Feed::new(pool.clone(), settings.common.keys.clone(), {
         let endpoints = endpoints.clone();
         move |changes| endpoints.apply(changes)
@@ -156,6 +161,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         settlements: sender,
         shards,
         watermarks: Watermarks::new(shards),
+        disable_after: settings.disable_after,
         sweep_grace: settings.sweep_grace,
         sweep_interval: settings.sweep_interval,
         stop: stop.clone(),
@@ -229,7 +235,11 @@ impl Serving {
             .enumerate()
             .map(|(shard, (_, consumer))| intake::take(dispatcher, shard as u16, consumer.clone()));
         let work = async {
-            tokio::try_join!(try_join_all(taking), sweep::sweep(dispatcher, session))?;
+            tokio::try_join!(
+                try_join_all(taking),
+                sweep::sweep(dispatcher, session),
+                failing::watch(dispatcher),
+            )?;
             // Told to stop. Without the consumers, what comes in late stays
             // unacked and returns to its queue when the session closes.
             for (channel, consumer) in &shards {

@@ -19,6 +19,9 @@ pub struct Settings {
     /// `SHUTDOWN_GRACE` (s): how long attempts under way may still take when the
     /// process is told to stop.
     pub shutdown_grace: Duration,
+    /// `WEBHOOK_DISABLE_AFTER` (s): how long every attempt of a webhook has failed
+    /// when it is disabled; 0: never.
+    pub disable_after: Option<Duration>,
     /// `SWEEP_GRACE` (s): how overdue a delivery is, beyond its webhook's
     /// timeout, when its job counts as lost.
     pub sweep_grace: Duration,
@@ -39,6 +42,10 @@ impl Settings {
             http_addr: reader.or("HTTP_ADDR", SocketAddr::from(([127, 0, 0, 1], 8081))),
             concurrency: reader.within("CONCURRENCY", 512, 1, 10_000),
             shutdown_grace: Duration::from_secs(reader.within("SHUTDOWN_GRACE", 30, 0, 3600)),
+            disable_after: match reader.within("WEBHOOK_DISABLE_AFTER", 432_000, 0, 31_536_000) {
+                0 => None,
+                seconds => Some(Duration::from_secs(seconds)),
+            },
             sweep_grace: Duration::from_secs(reader.within("SWEEP_GRACE", 60, 1, 86_400)),
             sweep_interval: Duration::from_secs(reader.within("SWEEP_INTERVAL", 5, 1, 3600)),
         };

@@ -10,7 +10,7 @@
 //! changes only if it waits for this very attempt (the fence), so the verdict of
 //! a duplicate changes nothing.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use shared::ids::DeliveryId;
 use shared::job::Job;
 use shared::publish::{Outgoing, Publisher};
 use shared::supervise::{Backoff, until_done};
+use shared::webhook::Webhook;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -32,8 +33,10 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{info, warn};
 
 use crate::admit::Mark;
+use crate::hold::{PAUSED, note_holds};
 use crate::judge::{Deferral, GaveUp, Verdict};
 use crate::metrics::metrics;
+use crate::operational::{Disabled, tell};
 use crate::tally;
 
 /// The most verdicts in one statement.
@@ -47,6 +50,8 @@ pub struct Settlement {
     pub verdict: Verdict,
     /// The attempt, if one was made.
     pub report: Option<Report>,
+    /// The webhook as it was then.
+    pub asked: Option<Arc<Webhook>>,
     /// To ack it with.
     pub receipt: Receipt,
     /// Keeps copies of it waiting until this is written. None if it is one.
@@ -110,42 +115,50 @@ impl Settler {
         let mut batch = Vec::new();
         while settlements.recv_many(&mut batch, BATCH).await > 0 {
             metrics().settle_batch.observe(batch.len() as f64);
-            let Some(applied) = this.record(&batch).await else {
+            let Some(recorded) = this.record(&batch).await else {
                 break;
             };
             let this = this.clone();
             let batch = std::mem::take(&mut batch);
-            follow_ups.spawn(async move { this.follow_up(batch, &applied).await });
+            follow_ups.spawn(async move { this.follow_up(batch, recorded).await });
         }
         follow_ups.close();
         follow_ups.wait().await;
     }
 
-    /// Writes a batch, for as long as it takes. Which deliveries changed; `None`
-    /// if time is up.
-    async fn record(&self, batch: &[Settlement]) -> Option<HashSet<DeliveryId>> {
+    /// Writes a batch, for as long as it takes. `None` if time is up.
+    async fn record(&self, batch: &[Settlement]) -> Option<Recorded> {
         until_done(&self.hurry, "settling deliveries", || async {
             let mut client = self.pool.get().await?;
             let transaction = client.transaction().await?;
             let settled = settle_deliveries(&transaction, batch).await?;
-            disable_webhooks(&transaction, batch, &settled).await?;
+            let disabled = disable_webhooks(&transaction, batch, &settled).await?;
+            let told = tell(&transaction, &disabled).await?;
             let deferred = defer_deliveries(&transaction, batch).await?;
             // Last, so that its rows are held briefly.
             let settled: HashSet<_> = settled.into_iter().collect();
             tally::add(&transaction, self.slot, batch, &settled).await?;
             transaction.commit().await?;
-            Ok(settled.into_iter().chain(deferred).collect())
+            metrics().webhooks_disabled.inc_by(disabled.len() as u64);
+            Ok(Recorded {
+                applied: settled.into_iter().chain(deferred).collect(),
+                told,
+            })
         })
         .await
     }
 
     /// Queues what has to come again and acks.
-    async fn follow_up(&self, batch: Vec<Settlement>, applied: &HashSet<DeliveryId>) {
+    async fn follow_up(&self, batch: Vec<Settlement>, recorded: Recorded) {
         let mut all = Vec::with_capacity(batch.len());
         for settlement in batch {
-            all.push(self.finish(settlement, applied));
+            all.push(self.finish(settlement, &recorded.applied));
         }
         join_all(all).await;
+        // What isn't confirmed is the sweeper's.
+        self.publisher
+            .publish_jobs(&recorded.told, self.shards)
+            .await;
     }
 
     async fn finish(&self, settlement: Settlement, applied: &HashSet<DeliveryId>) {
@@ -153,6 +166,7 @@ impl Settler {
             job,
             verdict,
             report,
+            asked: _,
             receipt,
             mark,
             held: _held,
@@ -181,7 +195,11 @@ impl Settler {
                 recheck: true,
                 ..job
             }),
-            Verdict::Delivered | Verdict::Failed(_) | Verdict::Expired | Verdict::Cancelled => None,
+            Verdict::Delivered
+            | Verdict::Failed(_)
+            | Verdict::Expired
+            | Verdict::Cancelled
+            | Verdict::Held => None,
         };
         if let Some(job) = next
             && !self.queue(job).await
@@ -218,6 +236,14 @@ impl Settler {
             receipt.ack().await;
         }
     }
+}
+
+/// What a batch came to.
+struct Recorded {
+    /// The deliveries that changed.
+    applied: HashSet<DeliveryId>,
+    /// Jobs that tell of webhooks that it disabled.
+    told: Vec<Job>,
 }
 
 /// Writes attempts and what they mean for their deliveries; answers which
@@ -271,6 +297,7 @@ async fn settle_deliveries(
                 column!(request_bytes),
                 column!(request_body),
                 column!(next_reason),
+                column!(restarted_at),
             ],
         )
         .await?;
@@ -293,12 +320,12 @@ WITH applied AS (
     FROM unnest($1::uuid[], $2::int2[], $3::bool[], $4::text[], $5::timestamptz[],
                 $6::int2[], $7::text[], $8::timestamptz[], $9::int4[], $10::text[],
                 $11::text[], $12::jsonb[], $13::bytea[], $14::text[], $15::jsonb[],
-                $16::int4[], $17::bytea[], $18::text[])
+                $16::int4[], $17::bytea[], $18::text[], $19::timestamptz[])
     AS v (delivery_id, n, charged, state, due_at, status_code, error, started_at, duration_ms,
           outcome, remote_address, response_headers, response_body, request_host,
-          request_headers, request_bytes, request_body, next_reason)
+          request_headers, request_bytes, request_body, next_reason, restarted_at)
     WHERE d.id = ANY($1) AND d.id = v.delivery_id
-      AND d.attempts = v.n - 1
+      AND d.attempts = v.n - 1 AND d.restarted_at IS NOT DISTINCT FROM v.restarted_at
       AND d.state NOT IN ('delivered', 'failed', 'expired', 'cancelled')
     RETURNING v.*
 ), recorded AS (
@@ -334,6 +361,7 @@ struct Row<'a> {
     request_bytes: Option<i32>,
     request_body: Option<&'a [u8]>,
     next_reason: Option<&'static str>,
+    restarted_at: Option<OffsetDateTime>,
 }
 
 impl<'a> Row<'a> {
@@ -341,7 +369,7 @@ impl<'a> Row<'a> {
     fn of(settlement: &'a Settlement) -> Option<Self> {
         let (due_at, next_reason) = match settlement.verdict {
             Verdict::RetryAt { at, because } => (Some(at), Some(because.as_str())),
-            Verdict::Deferred { .. } => return None,
+            Verdict::Deferred { .. } | Verdict::Held => return None,
             _ => (None, None),
         };
         let report = settlement.report.as_ref();
@@ -371,6 +399,7 @@ impl<'a> Row<'a> {
             request_bytes: request.map(|request| request.bytes as i32),
             request_body: request.and_then(|request| request.body.as_deref()),
             next_reason,
+            restarted_at: settlement.job.restart.map(|restart| restart.at),
         })
     }
 }
@@ -384,53 +413,66 @@ async fn defer_deliveries(
     let mut attempts = Vec::new();
     let mut until = Vec::new();
     let mut reasons = Vec::new();
+    let mut restarts = Vec::new();
+    let mut holding = BTreeSet::new();
     for settlement in batch.iter().filter(|settlement| settlement.mark.is_some()) {
-        if let Verdict::Deferred { until: at, because } = settlement.verdict {
-            ids.push(settlement.job.delivery);
-            attempts.push(settlement.job.attempt as i16);
-            until.push(at);
-            reasons.push(because.as_str());
-        }
+        let (at, because) = match settlement.verdict {
+            Verdict::Deferred { until, because } => (Some(until), because.as_str()),
+            Verdict::Held => {
+                holding.insert(settlement.job.webhook);
+                (None, PAUSED)
+            }
+            _ => continue,
+        };
+        ids.push(settlement.job.delivery);
+        attempts.push(settlement.job.attempt as i16);
+        until.push(at);
+        reasons.push(because);
+        restarts.push(settlement.job.restart.map(|restart| restart.at));
     }
     if ids.is_empty() {
         return Ok(Vec::new());
     }
+    note_holds(transaction, &holding).await?;
     let statement = transaction
         .prepare_cached(
             "-- defer_deliveries\n\
              UPDATE deliveries d SET due_at = v.until, deferred_because = v.because \
-             FROM unnest($1::uuid[], $2::int2[], $3::timestamptz[], $4::text[]) \
-                 AS v (delivery_id, n, until, because) \
+             FROM unnest($1::uuid[], $2::int2[], $3::timestamptz[], $4::text[], $5::timestamptz[]) \
+                 AS v (delivery_id, n, until, because, restarted_at) \
              WHERE d.id = ANY($1) AND d.id = v.delivery_id \
                AND d.attempts = v.n - 1 \
+               AND d.restarted_at IS NOT DISTINCT FROM v.restarted_at \
                AND d.state NOT IN ('delivered', 'failed', 'expired', 'cancelled') \
              RETURNING d.id",
         )
         .await?;
     let applied = transaction
-        .query(&statement, &[&ids, &attempts, &until, &reasons])
+        .query(&statement, &[&ids, &attempts, &until, &reasons, &restarts])
         .await?;
     Ok(applied.iter().map(|row| row.get(0)).collect())
 }
 
-/// Switches off the webhooks whose endpoints said that they are gone.
+/// Switches off the webhooks whose endpoints said that they are gone, unless
+/// they have moved since they were asked.
 async fn disable_webhooks(
     transaction: &deadpool_postgres::Transaction<'_>,
     batch: &[Settlement],
     applied: &[DeliveryId],
-) -> anyhow::Result<()> {
-    let (gone, reasons): (Vec<_>, Vec<_>) = batch
-        .iter()
-        .filter(|s| s.verdict == Verdict::Failed(GaveUp::Gone) && applied.contains(&s.job.delivery))
-        .map(|s| {
-            (
-                s.job.webhook,
-                format!("the endpoint answered {}", answer(s)),
-            )
-        })
-        .unzip();
+) -> anyhow::Result<Vec<Disabled>> {
+    let (mut gone, mut urls, mut reasons) = (Vec::new(), Vec::new(), Vec::new());
+    for settlement in batch {
+        if settlement.verdict == Verdict::Failed(GaveUp::Gone)
+            && applied.contains(&settlement.job.delivery)
+            && let Some(webhook) = &settlement.asked
+        {
+            gone.push(webhook.id);
+            urls.push(&webhook.url);
+            reasons.push(format!("the endpoint answered {}", answer(settlement)));
+        }
+    }
     if gone.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let statement = transaction
         .prepare_cached(
@@ -440,12 +482,21 @@ async fn disable_webhooks(
                  ORDER BY w.id FOR UPDATE) \
              UPDATE webhooks w SET status = 'disabled', disabled_reason = gone.reason, \
                  updated_at = now() \
-             FROM unnest($1::uuid[], $2::text[]) AS gone (id, reason) \
-             WHERE w.id = gone.id AND w.id IN (SELECT id FROM locked)",
+             FROM unnest($1::uuid[], $2::text[], $3::text[]) AS gone (id, url, reason) \
+             WHERE w.id = gone.id AND w.url = gone.url AND w.id IN (SELECT id FROM locked) \
+             RETURNING w.id, w.tenant, w.disabled_reason",
         )
         .await?;
-    transaction.execute(&statement, &[&gone, &reasons]).await?;
-    Ok(())
+    let rows = transaction
+        .query(&statement, &[&gone, &urls, &reasons])
+        .await?;
+    let disabled = rows.iter().map(|row| Disabled {
+        webhook: row.get(0),
+        tenant: row.get(1),
+        reason: row.get(2),
+        failing_since: None,
+    });
+    Ok(disabled.collect())
 }
 
 /// `410 Gone`
@@ -460,6 +511,7 @@ fn answer(settlement: &Settlement) -> String {
 fn count(job: &Job, verdict: &Verdict) {
     match verdict {
         Verdict::RetryAt { .. } => metrics().retries.inc(),
+        Verdict::Held => metrics().deferred.with_label_values(&[PAUSED]).inc(),
         Verdict::Deferred { because, .. } => {
             metrics()
                 .deferred

@@ -22,6 +22,7 @@ use shared::topology::jobs_queue;
 use time::OffsetDateTime;
 use tracing::{info, warn};
 
+use crate::hold;
 use crate::metrics::metrics;
 use crate::run::Dispatcher;
 
@@ -100,6 +101,7 @@ async fn sweep_once(
             put_back(&dispatcher.publisher, &jobs, dispatcher.shards).await;
         }
     }
+    hold::release(dispatcher).await?;
     report(&dispatcher.pool).await
 }
 

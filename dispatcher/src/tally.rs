@@ -62,7 +62,7 @@ fn count(tally: &mut Tally, settlement: &Settlement) {
         Verdict::Failed(_) => tally.failed += 1,
         Verdict::Expired => tally.expired += 1,
         Verdict::Cancelled => tally.cancelled += 1,
-        Verdict::RetryAt { .. } | Verdict::Deferred { .. } => {}
+        Verdict::RetryAt { .. } | Verdict::Deferred { .. } | Verdict::Held => {}
     }
 }
 

@@ -110,8 +110,10 @@ async fn see_through(
     let now = OffsetDateTime::now_utc();
     let mut taken = Vec::new();
     let mut parked = Vec::new();
-    for message in batch {
-        match read(intake, message) {
+    let events = batch.iter().map(|message| read(intake, message)).collect();
+    let events = hold_to_schemas(intake, events).await?;
+    for (message, event) in batch.iter().zip(events) {
+        match event {
             Ok(event) => taken.push(Taken {
                 message,
                 event: find(intake, event, now),
@@ -170,10 +172,31 @@ fn read(intake: &Intake, message: &Delivery) -> Result<Event, Rejected> {
         return Err(Rejected::UnknownTenant(event.tenant));
     };
     decode::at_most("the data", event.data.len(), limit)?;
-    intake
-        .event_types
-        .check(&event.tenant, &event.event_type, &event.data)?;
     Ok(event)
+}
+
+/// Refuses what isn't what its tenant's catalogue says. A schema may take its
+/// time, so a batch with events that have one is checked where it keeps nobody
+/// else waiting.
+async fn hold_to_schemas(
+    intake: &Intake,
+    events: Vec<Result<Event, Rejected>>,
+) -> anyhow::Result<Vec<Result<Event, Rejected>>> {
+    let known = intake.event_types.clone();
+    let takes_time = |event: &Event| known.has_schema(&event.tenant, &event.event_type);
+    let takes_time = events.iter().flatten().any(takes_time);
+    let check = move || {
+        let check = |event: Event| {
+            known.check(&event.tenant, &event.event_type, &event.data)?;
+            Ok(event)
+        };
+        let events = events.into_iter();
+        events.map(|event| event.and_then(check)).collect()
+    };
+    if !takes_time {
+        return Ok(check());
+    }
+    Ok(tokio::task::spawn_blocking(check).await?)
 }
 
 fn park(message: &Delivery, reason: &Rejected) -> Outgoing {

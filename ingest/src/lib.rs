@@ -14,10 +14,12 @@
 //!
 //! [`api`] is the other door: it publishes events to the same exchange, and
 //! manages tenants, tokens and webhooks. Deliveries that begin again go through
-//! [`restart`], many of them at a rate by [`replay`]. [`run`] starts and stops all of it.
+//! [`restart`], many of them at a rate by [`replay`]. What files declare of tenants, event
+//! types and webhooks is made so by [`apply`](mod@apply). [`run`] starts and stops all of it.
 
 pub mod accept;
 pub mod api;
+pub mod apply;
 pub mod audit;
 pub mod dead_letters;
 pub mod decode;

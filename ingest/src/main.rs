@@ -1,9 +1,12 @@
 //! `posthorn-ingest`: serves by default; `migrate`, `audit`, `token create`,
-//! `catalogue` and `dialect` are for operators.
+//! `apply`, `catalogue` and `dialect` are for operators.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use ingest::api::webhook_store::Writing;
+use ingest::apply::{self, Apply, Rules};
 use ingest::event_types::command;
 use ingest::settings::Settings;
 use ingest::{api, audit, preview, run};
@@ -45,6 +48,7 @@ enum Command {
     /// Fill tenants' catalogues of event types.
     #[command(subcommand)]
     Catalogue(Catalogue),
+    Apply(Apply),
 }
 
 #[derive(Subcommand)]
@@ -84,7 +88,7 @@ enum Token {
 
 #[tokio::main]
 #[allow(clippy::print_stdout)] // The commands for operators print their answer.
-async fn main() -> anyhow::Result<()> {
+async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     let command = arguments.command.unwrap_or(Command::Serve);
     if let Command::Dialect(command) = command {
@@ -94,11 +98,11 @@ async fn main() -> anyhow::Result<()> {
             Dialect::List => println!("{}", preview::list(&dialects)),
             Dialect::Preview(preview) => println!("{}", preview.write(&dialects)?),
         }
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     if let Command::Openapi = command {
         println!("{:#}", api::document());
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     let settings = Settings::read(&environment())?;
     telemetry::log_to_stderr(settings.common.log_format);
@@ -107,38 +111,50 @@ async fn main() -> anyhow::Result<()> {
         Command::Serve => {
             let stop = CancellationToken::new();
             supervise::stop_on_signals(stop.clone())?;
-            run::run(settings, stop).await
+            run::run(settings, stop).await?;
         }
         Command::Migrate => {
             let applied = postgres::migrate(&pool(&settings)?).await?;
             println!("{applied} migrations applied");
-            Ok(())
         }
         Command::Audit { grace } => {
             let audit = audit::audit(&pool(&settings)?, Duration::from_secs(grace)).await?;
             println!("{audit}");
             anyhow::ensure!(audit.is_clean(), "deliveries are unaccounted for");
-            Ok(())
         }
         Command::Dialect(_) | Command::Openapi => unreachable!("answered above"),
         Command::Token(Token::Create { tenant, role }) => {
             let token =
                 api::auth::create_token(&pool(&settings)?, tenant.as_ref(), role, None).await?;
             println!("{}", token.secret.expose_secret());
-            Ok(())
         }
         Command::Catalogue(Catalogue::List) => {
             print!("{}", command::list()?);
-            Ok(())
         }
         Command::Catalogue(Catalogue::Import { tenant, source }) => {
             println!(
                 "{}",
                 command::import(&pool(&settings)?, &tenant, &source).await?
             );
-            Ok(())
+        }
+        Command::Apply(arguments) => {
+            let common = &settings.common;
+            let rules = Rules {
+                destinations: &common.destinations,
+                writing: Writing {
+                    keys: &common.keys,
+                    dialects: &common.dialects,
+                },
+                variable: &environment(),
+            };
+            let report = apply::apply(&arguments, &pool(&settings)?, &rules).await?;
+            println!("{report}");
+            if arguments.exit_code && report.has_changes() {
+                return Ok(ExitCode::from(2));
+            }
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn pool(settings: &Settings) -> anyhow::Result<deadpool_postgres::Pool> {

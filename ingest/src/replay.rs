@@ -7,7 +7,8 @@
 //! publishes their jobs. The row's lock is the lease.
 //!
 //! A step looks at a bounded number of deliveries: one that finds few leaves
-//! sooner to the next.
+//! sooner to the next. While RabbitMQ is away, or refuses jobs, no step is taken:
+//! what would be opened again would only wait for the sweeper.
 
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use deadpool_postgres::{Pool, Transaction};
 use shared::ids::{DeliveryId, ReplayId, WebhookId, first_uuid_at};
 use shared::job::Job;
 use shared::publish::Publisher;
+use shared::supervise::Backoff;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -24,6 +26,10 @@ use crate::restart::{publish, restart_deliveries};
 
 /// How often it is looked whether a step is due.
 const TICK: Duration = Duration::from_millis(250);
+/// How long nothing is tried after jobs weren't confirmed, doubling up to the second.
+const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
+/// How many replays are deleted at a time when they are outdated.
+const OUTDATED_AT_ONCE: i64 = 1_000;
 /// The most deliveries that a step looks at.
 const LOOKED_AT: i64 = 5_000;
 
@@ -31,26 +37,67 @@ const LOOKED_AT: i64 = 5_000;
 pub async fn run(pool: Pool, publisher: Publisher, shards: u16, stop: CancellationToken) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut backoff = Backoff::new(PAUSES[0], PAUSES[1]);
     loop {
+        let turn = async {
+            tick.tick().await;
+            publisher.session().await
+        };
         tokio::select! {
-            _ = tick.tick() => {}
+            there = turn => if there.is_err() { return },
             () = stop.cancelled() => return,
         }
-        // All that are due, each once before any is looked at again.
-        loop {
-            match step(&pool).await {
-                Ok(Some(jobs)) => publish(&publisher, &jobs, shards).await,
-                Ok(None) => break,
-                Err(error) => {
-                    warn!(error = format!("{error:#}"), "replaying; trying again");
-                    break;
+        if steps(&pool, &publisher, shards, &stop).await {
+            backoff.reset();
+            continue;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff.next()) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Takes all steps that are due, each once before any is looked at again. Whether
+/// all their jobs were confirmed.
+async fn steps(pool: &Pool, publisher: &Publisher, shards: u16, stop: &CancellationToken) -> bool {
+    while !stop.is_cancelled() {
+        match step(pool).await {
+            Ok(Some(jobs)) => {
+                if !publish(publisher, &jobs, shards).await {
+                    return false;
                 }
             }
-            if stop.is_cancelled() {
-                return;
+            Ok(None) => break,
+            Err(error) => {
+                warn!(error = format!("{error:#}"), "replaying; trying again");
+                break;
             }
         }
     }
+    true
+}
+
+/// Deletes what was over before `until`, part by part.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn delete_outdated(pool: &Pool, until: OffsetDateTime) -> anyhow::Result<()> {
+    let client = pool.get().await?;
+    let statement = client
+        .prepare_cached(
+            "-- delete_outdated_replays\n\
+             DELETE FROM replays WHERE id = ANY (ARRAY( \
+                 SELECT id FROM replays WHERE state <> 'running' AND finished_at < $1 \
+                 ORDER BY finished_at LIMIT $2))",
+        )
+        .await?;
+    while client
+        .execute(&statement, &[&until, &OUTDATED_AT_ONCE])
+        .await?
+        == OUTDATED_AT_ONCE as u64
+    {}
+    Ok(())
 }
 
 /// A replay that is due, as its row says.
@@ -122,7 +169,7 @@ async fn claim_replay(transaction: &Transaction<'_>) -> anyhow::Result<Option<Du
         .prepare_cached(
             "-- claim_replay\n\
              SELECT r.id, r.webhook_id, r.position, r.until, r.states, r.event_types, r.rate, \
-                 w.status = 'active' AS takes_deliveries \
+                 w.status IN ('active', 'paused') AS takes_deliveries \
              FROM replays r JOIN webhooks w ON w.id = r.webhook_id \
              WHERE r.state = 'running' AND r.next_step_at <= now() \
              ORDER BY r.next_step_at LIMIT 1 FOR UPDATE OF r SKIP LOCKED",

@@ -55,8 +55,8 @@ FROM restarted r CROSS JOIN LATERAL (SELECT * FROM events WHERE uid = r.event_ui
 ORDER BY r.id";
 
 /// Publishes the jobs and waits for their confirms. What isn't confirmed is left
-/// to the sweeper.
-pub async fn publish(publisher: &Publisher, jobs: &[Job], shards: u16) {
+/// to the sweeper. Whether all were.
+pub async fn publish(publisher: &Publisher, jobs: &[Job], shards: u16) -> bool {
     let publishing = publisher.publish_jobs(jobs, shards);
     let unconfirmed = tokio::time::timeout(CONFIRM_TIMEOUT, publishing).await;
     let unconfirmed = unconfirmed.unwrap_or(jobs.len());
@@ -66,4 +66,5 @@ pub async fn publish(publisher: &Publisher, jobs: &[Job], shards: u16) {
             "queueing restarted deliveries; the sweeper sees to them"
         );
     }
+    unconfirmed == 0
 }

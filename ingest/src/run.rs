@@ -33,8 +33,10 @@ use crate::settings::Settings;
 use crate::subscriptions::Subscriptions;
 
 const NAME: &str = "posthorn-ingest";
-/// The lanes, the feed, and requests of the API.
-const POSTGRES_CONNECTIONS: usize = 12;
+/// Of the lanes, the feed, the keepers of dead letters, replays and upkeep.
+const WORK_CONNECTIONS: usize = 8;
+/// Of the API's requests: what waits for one of these waits for nothing else.
+const API_CONNECTIONS: usize = 8;
 /// How often partitions are made and dropped.
 const MAINTENANCE: Duration = Duration::from_secs(3600);
 /// How often the sweeper's findings and dead letters are read for the metrics.
@@ -51,7 +53,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     // like one that failed.
     let over = CancellationToken::new();
     let config = postgres::config(&settings.common.database_url, NAME)?;
-    let pool = postgres::pool(&config, POSTGRES_CONNECTIONS)?;
+    let pool = postgres::pool(&config, WORK_CONNECTIONS)?;
     let listener = TcpListener::bind(settings.http_addr)
         .await
         .with_context(|| format!("HTTP_ADDR: listening on {}", settings.http_addr))?;
@@ -75,7 +77,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let shards = settings.common.shards;
     let sender = Sender::new(settings.common.destinations.clone())?;
     let state = api::Api {
-        pool: pool.clone(),
+        pool: postgres::pool(&config, API_CONNECTIONS)?,
         publisher: publisher.clone(),
         shards,
         tester: Tester::new(sender, settings.defaults.timeout),
@@ -83,12 +85,13 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         destinations: settings.common.destinations.clone(),
         dialects: settings.common.dialects.clone(),
         admin_token: settings.admin_token.clone(),
+        rates,
         jwts,
         feed: feed.clone(),
         subscriptions: subscriptions.clone(),
         event_types: event_types.clone(),
     };
-    let api = api::routes(state, rates, &settings.cors_origins)
+    let api = api::routes(state, &settings.cors_origins)
         .merge(telemetry::routes(ready.clone()))
         .into_make_service_with_connect_info::<SocketAddr>();
     info!(address = %listener.local_addr()?, "API, metrics and health");
@@ -198,6 +201,9 @@ async fn upkeep(pool: Pool, retention: time::Duration, stop: CancellationToken) 
                 let until = OffsetDateTime::now_utc() - retention;
                 if let Err(error) = dead_letters::store::delete_outdated(&pool, until).await {
                     warn!(error = format!("{error:#}"), "deleting outdated dead letters");
+                }
+                if let Err(error) = replay::delete_outdated(&pool, until).await {
+                    warn!(error = format!("{error:#}"), "deleting outdated replays");
                 }
             }
             _ = report.tick() => {

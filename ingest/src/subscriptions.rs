@@ -1,7 +1,8 @@
 //! The index of webhooks in memory, and which tenants there are with what limits.
 //!
 //! Filled by the shared catalogue's feed, read by `intake` for every event. A
-//! webhook that isn't active isn't in it.
+//! webhook that is switched off isn't in it, nor one that gets operational events:
+//! those are made elsewhere.
 
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
@@ -9,7 +10,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use shared::catalogue::Changes;
 use shared::ids::{Tenant, WebhookId};
 use shared::tenant::TenantSettings;
-use shared::webhook::{Status, Webhook};
+use shared::webhook::Webhook;
 use tracing::error;
 
 use crate::matching::{Data, Filter, Index, Pattern};
@@ -34,7 +35,7 @@ impl Subscriptions {
             .tenants
             .extend(tenants.map(|settings| (settings.tenant.clone(), settings)));
         for webhook in changes.webhooks {
-            if webhook.status != Status::Active {
+            if !webhook.status.is_on() || webhook.operational {
                 state.index.remove(webhook.id);
                 continue;
             }

@@ -68,8 +68,6 @@ pub struct EventTypeRow {
     pub name: EventType,
     /// A JSON Schema, as text.
     pub schema: Option<String>,
-    /// Out of use for new webhooks.
-    pub archived: bool,
 }
 
 /// Loads changes and hands them to its owner's `apply`.
@@ -287,7 +285,7 @@ async fn changed_event_types(
     let statement = client
         .prepare_cached(
             "-- changed_event_types\n\
-             SELECT t.id, t.strict_event_types, e.name, e.schema, e.archived \
+             SELECT t.id, t.strict_event_types, e.name, e.schema \
              FROM tenants t LEFT JOIN event_types e ON e.tenant = t.id \
              WHERE t.revision > $1 AND t.revision <= $2 ORDER BY t.id",
         )
@@ -307,7 +305,6 @@ async fn changed_event_types(
             of_tenant.types.push(EventTypeRow {
                 name,
                 schema: row.get(3),
-                archived: row.get(4),
             });
         }
     }

@@ -12,6 +12,7 @@ pub mod destination;
 pub mod dialect;
 pub mod ids;
 pub mod job;
+pub mod operational;
 pub mod postgres;
 pub mod publish;
 pub mod retry;

@@ -10,7 +10,7 @@ use lapin::options::BasicPublishOptions;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
 use time::OffsetDateTime;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::job::Job;
 use crate::topology;
@@ -194,25 +194,46 @@ struct Request {
 #[derive(Clone)]
 pub struct Publisher {
     requests: mpsc::Sender<Request>,
+    served: watch::Receiver<bool>,
 }
 
 /// The other end of every [`Publisher`]: its owner serves it with a channel of
 /// each session in turn.
 pub struct Publications {
     requests: mpsc::Receiver<Request>,
+    /// Whether there is a session.
+    served: watch::Sender<bool>,
 }
 
 /// A publisher and its serving end.
 #[must_use]
 pub fn publisher() -> (Publisher, Publications) {
     let (sender, receiver) = mpsc::channel(WAITING);
+    let (serving, served) = watch::channel(false);
     (
-        Publisher { requests: sender },
-        Publications { requests: receiver },
+        Publisher {
+            requests: sender,
+            served,
+        },
+        Publications {
+            requests: receiver,
+            served: serving,
+        },
     )
 }
 
 impl Publisher {
+    /// Waits until there is a session, for those who had better not begin
+    /// without one.
+    ///
+    /// # Errors
+    /// If there will never be one: the process is stopping.
+    pub async fn session(&self) -> Result<(), Unconfirmed> {
+        let mut served = self.served.clone();
+        let there = served.wait_for(|served| *served).await;
+        there.map(|_| ()).map_err(|_| Unconfirmed::Unavailable)
+    }
+
     /// Publishes jobs and waits for their confirms; answers how many have none.
     pub async fn publish_jobs(&self, jobs: &[Job], shards: u16) -> usize {
         let now = OffsetDateTime::now_utc();
@@ -248,6 +269,7 @@ impl Publications {
     /// If the channel failed. Messages that were in flight have been answered
     /// with that; those still waiting go to the next session.
     pub async fn serve(&mut self, channel: &Channel) -> anyhow::Result<()> {
+        let _served = Served::begin(&self.served);
         let mut requests = Vec::new();
         while self.requests.recv_many(&mut requests, BATCH).await > 0 {
             let (messages, answers): (Vec<_>, Vec<_>) = requests
@@ -268,6 +290,23 @@ impl Publications {
             }
         }
         Ok(())
+    }
+}
+
+/// While it lives, there is a session. Serving is cancelled when a session ends,
+/// so that the end can't be a statement's.
+struct Served<'a>(&'a watch::Sender<bool>);
+
+impl<'a> Served<'a> {
+    fn begin(served: &'a watch::Sender<bool>) -> Self {
+        served.send_replace(true);
+        Self(served)
+    }
+}
+
+impl Drop for Served<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
     }
 }
 

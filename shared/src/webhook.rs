@@ -41,6 +41,8 @@ pub struct Webhook {
     pub rate: Option<Rate>,
     /// Whether requests and answers are kept whole.
     pub debug_mode: bool,
+    /// Whether it gets operational events, and those alone.
+    pub operational: bool,
     /// Whether it gets deliveries.
     pub status: Status,
 }
@@ -59,20 +61,30 @@ pub struct Rate {
 pub enum Status {
     /// It does.
     Active,
+    /// They are held until it is active again.
+    Paused,
     /// Switched off by its owner.
     Inactive,
-    /// Switched off by Posthorn, because of what its endpoint answered.
+    /// Switched off by Posthorn, because of what its endpoint answered or because
+    /// it failed for too long.
     Disabled,
     /// Gone, but for its log.
     Deleted,
 }
 
 impl Status {
+    /// Whether events get deliveries to it.
+    #[must_use]
+    pub fn is_on(self) -> bool {
+        matches!(self, Self::Active | Self::Paused)
+    }
+
     /// As the table has it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
+            Self::Paused => "paused",
             Self::Inactive => "inactive",
             Self::Disabled => "disabled",
             Self::Deleted => "deleted",
@@ -80,8 +92,8 @@ impl Status {
     }
 
     fn read(text: &str) -> Self {
-        // The table's CHECK allows no fifth.
-        [Self::Active, Self::Inactive, Self::Disabled]
+        // The table's CHECK allows no sixth.
+        [Self::Active, Self::Paused, Self::Inactive, Self::Disabled]
             .into_iter()
             .find(|status| status.as_str() == text)
             .unwrap_or(Self::Deleted)
@@ -117,7 +129,7 @@ impl Webhook {
     /// The columns that [`Webhook::read`] wants.
     pub const COLUMNS: &'static str = "id, tenant, url, patterns, filter, dialect, secret, \
         previous_secret, previous_secret_until, signing_key, previous_signing_key, headers, \
-        timeout_ms, retry, rate_limit, rate_period_s, debug_mode, status";
+        timeout_ms, retry, rate_limit, rate_period_s, debug_mode, operational, status";
 
     /// From its row.
     ///
@@ -194,6 +206,7 @@ impl Webhook {
                 period: Duration::from_secs(row.get::<_, i32>("rate_period_s") as u64),
             }),
             debug_mode: row.get("debug_mode"),
+            operational: row.get("operational"),
             status,
         })
     }

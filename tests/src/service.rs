@@ -285,24 +285,59 @@ pub async fn command(
     arguments: &[&str],
     settings: &[(String, String)],
 ) -> anyhow::Result<String> {
-    let output = Command::new(binary_path(binary)?)
-        .args(arguments)
+    let mut command = Command::new(binary_path(binary)?);
+    let ran = run(command.args(arguments).current_dir("/"), settings).await?;
+    let Ran {
+        status,
+        printed,
+        said,
+    } = ran;
+    anyhow::ensure!(status == 0, "{binary} {arguments:?}: {printed} {said}");
+    Ok(printed)
+}
+
+/// What a command came to.
+#[derive(Debug)]
+pub struct Ran {
+    /// Its exit status; -1 if a signal ended it.
+    pub status: i32,
+    /// On its standard output, trimmed.
+    pub printed: String,
+    /// On its standard error.
+    pub said: String,
+}
+
+/// Runs a line of shell in a folder, where Posthorn's commands are found, with
+/// nothing but these settings.
+///
+/// # Errors
+/// If there is no shell, or the commands aren't built.
+pub async fn shell(
+    line: &str,
+    folder: &Path,
+    settings: &[(String, String)],
+) -> anyhow::Result<Ran> {
+    let binaries = binary_path("posthorn-ingest")?;
+    let binaries = binaries.parent().unwrap_or(Path::new("/")).display();
+    let mut settings = settings.to_vec();
+    settings.push(("PATH".to_owned(), format!("{binaries}:/usr/bin:/bin")));
+    let mut command = Command::new("sh");
+    command.args(["-c", line]).current_dir(folder);
+    run(&mut command, &settings).await
+}
+
+async fn run(command: &mut Command, settings: &[(String, String)]) -> anyhow::Result<Ran> {
+    let output = command
         .env_clear()
-        .envs(
-            settings
-                .iter()
-                .map(|(name, value)| (name.as_str(), value.as_str())),
-        )
-        .current_dir("/")
+        .envs(settings.iter().map(|(name, value)| (name, value)))
         .output()
         .await?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    anyhow::ensure!(
-        output.status.success(),
-        "{binary} {arguments:?}: {printed} {said}"
-    );
-    Ok(printed)
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok(Ran {
+        status: output.status.code().unwrap_or(-1),
+        printed: text(&output.stdout).trim().to_owned(),
+        said: text(&output.stderr),
+    })
 }
 
 /// Where a binary of this workspace is: beside this one, or beside its folder.

@@ -17,7 +17,8 @@ use crate::pair::{Pair, PairConfig};
 use crate::producer::{Producer, Publication};
 use crate::receiver::{Receiver, Script};
 pub use crate::service::Answer;
-use crate::service::{Service, ask, command, free_address, tail};
+pub use crate::service::Ran;
+use crate::service::{Service, ask, command, free_address, shell, tail};
 
 /// The tenant of every test.
 pub const TENANT: &str = "acme";
@@ -438,6 +439,26 @@ impl World {
     /// If it fails; with what it said.
     pub async fn try_command(&self, arguments: &[&str]) -> anyhow::Result<String> {
         command("posthorn-ingest", arguments, &self.settings).await
+    }
+
+    /// A file in the folder in which [`World::shell`] runs.
+    ///
+    /// # Panics
+    /// If it can't be written.
+    pub fn file(&self, name: &str, text: &str) {
+        let path = self.folder.join(name);
+        must(name, std::fs::write(path, text));
+    }
+
+    /// A line of shell with the settings of this world, and more.
+    ///
+    /// # Panics
+    /// If there is no shell.
+    pub async fn shell(&self, line: &str, settings: &[(&str, &str)]) -> Ran {
+        let mut all = self.settings.clone();
+        let more = settings.iter();
+        all.extend(more.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        must(line, shell(line, &self.folder, &all).await)
     }
 
     /// Everything that the services have printed.

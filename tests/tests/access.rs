@@ -2,14 +2,40 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use harness::service::{Service, http};
 use harness::world::{Answer, TENANT, World, eventually};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 
 const TOKENS: &str = "/api/v1/admin/tokens";
 const TENANTS: &str = "/api/v1/admin/tenants";
 const JWT_SECRET: &str = "a-shared-secret-of-32-bytes-or-more";
+/// Keys that sign nothing but these tests' tokens.
+const P256: &str = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg7CGpS672tyHCeT6xj+6obj1HQRIWOk4jUzKUZ/XYe2yhRANCAAStosYhiyeD9R6en0PqKpH8eXmcWtNyNcjraiopplecBMsY+Vw4VMkDcxoSASAD/vMh/3tTkvaVeVKIZAcyTKY3";
+const RSA: &str = "\
+MIIEogIBAAKCAQEA3x1evNdgHf1Inu557/whpoeitJHBe8Je+0CZHSIsvyt+pYcIQegWB59n7ITVK3lfv3d9Ow94JFLG54bjXddV\
+etYAfi4CILEk0rGz1wE7q6VOvOjqhlwam9C0bJg7WCuDNw5/waO0/d6ZhHEq7T3wd9cSaz7fndfU4ifZVKxC6mCvmfskHxSFeiW7\
+ajAvRj3rsQr+YctB9B6xWE1cinL8xjWcDechaPieSCXymx+C7VclDY1RMWfNU8MJ94e6D4hlGcIQu3WpvyHIk7RFMjwNqQ+eBRA8\
+jGen9M+fvEW4v3LWxKkuVGJg0fFNHcaO8Oylb5jiHUovGrsEwi/7OhdHkwIDAQABAoIBADbd/aC55ECru1KeOa1bFxlhTJFUML0T\
+CRGHir+/2jou44eoQ88VWGmKeV+QMO3ufK3UoB7IiJaCJrjkEoDOxg4dl2RwQwSwG2qW2a97daWZ0tmg+5+MAd0kf2IfM6TUmoGN\
+FrzTWdx+g8kunUxXSY3m/XgTL6Gc5JSzEP6CGDiTlYF4ZS6Gdoz4RB21nCwF5iEez/kFqciH56ts246HVU7SWpyqtnOad0O6E+GV\
+mOdY5Hu98cdE8IW108r/YEgUYubfNt1ArDQERywfkzL2OI4mTzN3Fu7ZRRXhgXXAgzNTg5w6CiTeyxZ1nsoasJYKgy6p8PfoWTXI\
+vAAIQEehM3UCgYEA/uJo708I7+Ak876v+nU4LNqdWG6Z/SApyupgD8SoMMibNlg2/M3bd73iMOgR3hucIJNqe7V3ig/FbCLiOTMp\
+EhqGibCe97AlaI6hlQa7ShyF3FJbQcg3k3flJZDp77UvJ3k5K6ZD22RdUGaBFS4O/R55oV0HrnI/rguSwW2vjb8CgYEA4Bdc+7/b\
+V6lhys62eiAuUdCr0W2UQ18XsQt5saXf1I7Kl2lXvqe6M32fjO/f8dv0kbPgdfvsU6XdTL5t957t1rzVidCO9GFvDpkmni4qNbY4\
+hL7Yjd1CDeCvHK2QG+1Z+rvI/RkmH137+l6Qy9Dn8m4wP0CZqHhaZeUAGdE14y0CgYAYxCcuGZ/krwLoLD8tNvaeZR+k2BpeXiGx\
+ddSfs5wkIVnzjd7J8bbBi9HOrr4NtuEUyT4vhxJ2d9HXEAyrQi1bdPhdqKvJpXP9FN7efCj2qo7XOalkWvALhDrfy5TvlctfKohD\
+lYRCbR4kEdG5HSCXt75Zz5BPgwps/vLjmKTWQQKBgE1JYYVmLzU1sweqcZ7/OFp5WLj7TRZLVrV2GrudVOxPbyn3aA7WdE7L9do6\
+5QbacKhL3I90mpZi70dHqk+r3aWhLRjB+Hvqms3zHjGSBHbP6QBHfhK3i8+TfXGrnrczDkR+vZwlL1PEK2K3eMMCwuyG+lbmZdiH\
+4c2gxH8i+63lAoGAFw6X2x4IIhrd15LOvD0FTw3+9DumHZY1flMLoEvIC8PL/oEn2GALUiSPisu2QmVMcWDn6b1pc/NBQjUn0T99\
+2XKEsa5PJV8EuPjusd8/Q2Q/9YX2EQSjmustks5ZxmfyXaOm1XbkUKFAF2jftJroZ671vDlho05/ik2f6Y+7pV8=";
+const JWKS: &str = r#"{"keys": [
+    {"kty": "EC", "crv": "P-256", "kid": "ec", "use": "sig", "x": "raLGIYsng_Uenp9D6iqR_Hl5nFrTcjXI62oqKaZXnAQ", "y": "yxj5XDhUyQNzGhIBIAP-8yH_e1OS9pV5UohkBzJMpjc"},
+    {"kty": "RSA", "kid": "rsa", "alg": "RS256", "e": "AQAB", "n": "3x1evNdgHf1Inu557_whpoeitJHBe8Je-0CZHSIsvyt-pYcIQegWB59n7ITVK3lfv3d9Ow94JFLG54bjXddVetYAfi4CILEk0rGz1wE7q6VOvOjqhlwam9C0bJg7WCuDNw5_waO0_d6ZhHEq7T3wd9cSaz7fndfU4ifZVKxC6mCvmfskHxSFeiW7ajAvRj3rsQr-YctB9B6xWE1cinL8xjWcDechaPieSCXymx-C7VclDY1RMWfNU8MJ94e6D4hlGcIQu3WpvyHIk7RFMjwNqQ-eBRA8jGen9M-fvEW4v3LWxKkuVGJg0fFNHcaO8Oylb5jiHUovGrsEwi_7OhdHkw"}
+]}"#;
 
 async fn tenant(world: &World, ingest: &Service, id: &str) {
     let body = Some(json!({"id": id}));
@@ -130,7 +156,7 @@ async fn a_token_that_has_expired_opens_nothing() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let in_a = |seconds| {
-        let at = time::OffsetDateTime::now_utc() + time::Duration::seconds(seconds);
+        let at = OffsetDateTime::now_utc() + time::Duration::seconds(seconds);
         at.format(&time::format_description::well_known::Rfc3339)
             .unwrap()
     };
@@ -157,7 +183,7 @@ async fn a_jwt_opens_what_its_claims_say() {
     let world = World::with(&settings).await;
     let ingest = world.ingest().await;
     let signed = |org: &str, role: &str, secret: &str| {
-        let exp = time::OffsetDateTime::now_utc().unix_timestamp() + 60;
+        let exp = OffsetDateTime::now_utc().unix_timestamp() + 60;
         let claims = json!({"org": org, "role": role, "exp": exp});
         let key = EncodingKey::from_secret(secret.as_bytes());
         encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap()
@@ -196,6 +222,53 @@ async fn a_jwt_opens_what_its_claims_say() {
             .contains("InvalidSignature")
     );
     assert!(!world.logs().contains(JWT_SECRET));
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_jwt_signed_with_a_key_of_the_file_opens_and_one_of_another_kid_does_not() {
+    let file = std::env::temp_dir().join(format!("posthorn-jwks-{}", std::process::id()));
+    std::fs::write(&file, JWKS).unwrap();
+    let world = World::with(&[("JWT_JWKS_FILE", file.to_str().unwrap())]).await;
+    let ingest = world.ingest().await;
+    let der = |text: &str| STANDARD.decode(text).unwrap();
+    let (es, rs) = (
+        EncodingKey::from_ec_der(&der(P256)),
+        EncodingKey::from_rsa_der(&der(RSA)),
+    );
+    let ask = async |algorithm: Algorithm, kid: &str, key: &EncodingKey| {
+        let exp = OffsetDateTime::now_utc().unix_timestamp() + 60;
+        let claims = json!({"tenant": TENANT, "role": "viewer", "exp": exp});
+        let mut header = Header::new(algorithm);
+        header.kid = Some(kid.to_owned());
+        let token = encode(&header, &claims, key).unwrap();
+        let webhooks = "/api/v1/webhooks";
+        world.ask_as(&token, &ingest, "GET", webhooks, None).await
+    };
+    for (algorithm, kid, key) in [
+        (Algorithm::ES256, "ec", &es),
+        (Algorithm::RS256, "rsa", &rs),
+    ] {
+        let asked = ask(algorithm, kid, key).await;
+        assert_eq!(asked.status, 200, "{algorithm:?}: {}", asked.body);
+        for wrong in ["gone", "EC", ""] {
+            let refused = ask(algorithm, wrong, key).await;
+            assert_eq!(refused.status, 401, "{algorithm:?} {wrong}");
+            let detail = refused.body["detail"].as_str().unwrap();
+            assert!(
+                detail.contains("no key of ours has its `alg` and `kid`"),
+                "{detail}"
+            );
+        }
+    }
+    // The file's keys change without a restart: the old ones open nothing more.
+    std::fs::write(&file, JWKS.replace("\"ec\"", "\"newer\"")).unwrap();
+    eventually("the new name counts", async || {
+        ask(Algorithm::ES256, "newer", &es).await.status == 200
+    })
+    .await;
+    assert_eq!(ask(Algorithm::ES256, "ec", &es).await.status, 401);
+    std::fs::remove_file(&file).unwrap();
     world.finish().await;
 }
 

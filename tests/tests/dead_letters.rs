@@ -100,6 +100,72 @@ async fn what_was_refused_is_delivered_after_a_fix_as_it_was_published() {
 }
 
 #[tokio::test]
+async fn what_comes_back_while_many_are_replayed_is_not_taken_again() {
+    const LETTERS: i64 = 300;
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let events: Vec<_> = (0..LETTERS)
+        .map(|n| Publication::json("nobody", "order.created", &format!("evt-{n}"), "{}"))
+        .collect();
+    let producer = world.producer().await;
+    producer.publish_all(&events).await.unwrap();
+    holds(&world, LETTERS).await;
+    for _ in 0..3 {
+        let nobodys = json!({"tenant": "nobody"});
+        let replayed = ask(&world, &ingest, "POST", "/replay", nobodys).await;
+        assert_eq!(
+            replayed.body,
+            json!({"replayed": LETTERS, "skipped": 0, "more": false})
+        );
+        holds(&world, LETTERS).await;
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_event_without_an_id_that_is_replayed_twice_is_known_the_second_time() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let nameless = Publication::json("later", "order.created", "unused", "{}");
+    let properties = BasicProperties::default()
+        .with_delivery_mode(2)
+        .with_content_type("application/json".into());
+    let producer = world.producer().await;
+    producer.publish(&nameless.with(properties)).await.unwrap();
+    holds(&world, 1).await;
+    let fix = json!({"id": "later"});
+    world
+        .ask_as_operator(&ingest, "POST", "/api/v1/admin/tenants", Some(fix))
+        .await;
+    // As a crash would leave it: published and confirmed, and still here.
+    let sql = world.sql().await;
+    sql.batch_execute("CREATE TABLE kept AS SELECT * FROM dead_letters")
+        .await
+        .unwrap();
+    let later = || json!({"tenant": "later"});
+    let replayed = ask(&world, &ingest, "POST", "/replay", later()).await;
+    assert_eq!(replayed.body["replayed"], 1, "{}", replayed.body);
+    world.accepts(1).await;
+    sql.batch_execute(
+        "INSERT INTO dead_letters SELECT * FROM kept; UPDATE dead_letter_count SET held = held + 1",
+    )
+    .await
+    .unwrap();
+    let replayed = ask(&world, &ingest, "POST", "/replay", later()).await;
+    assert_eq!(replayed.body["replayed"], 1, "{}", replayed.body);
+    eventually("it is known", async || {
+        ingest
+            .metric("posthorn_events_deduplicated_total")
+            .await
+            .unwrap() as i64
+            == 1
+    })
+    .await;
+    assert_eq!(world.count("events WHERE id LIKE 'dl\\_%'").await, 1);
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn dead_letters_are_chosen_by_reason_tenant_and_queue_page_by_page() {
     let world = World::start().await;
     let ingest = world.ingest().await;

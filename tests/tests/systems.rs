@@ -15,6 +15,8 @@ struct Documented {
     body: Value,
     /// What the answer has, by JSON pointer.
     answer: Vec<(&'static str, Value)>,
+    /// The updates that it documents, and what each answer has.
+    updates: Vec<(Value, &'static str, Value)>,
 }
 
 fn documented(url: &str) -> Vec<Documented> {
@@ -34,6 +36,14 @@ fn documented(url: &str) -> Vec<Documented> {
                 ("/retry_policy/max_retries", json!(3)),
                 ("/lastTriggered", Value::Null),
             ],
+            updates: vec![
+                (
+                    json!({"url": url, "events": ["booking.*"]}),
+                    "/events",
+                    json!(["booking.*"]),
+                ),
+                (json!({"active": false}), "/active", json!(false)),
+            ],
         },
         Documented {
             system: "brainsait",
@@ -42,6 +52,11 @@ fn documented(url: &str) -> Vec<Documented> {
                 "url": url, "events": ["payment.completed"], "description": "the shop's books",
             }),
             answer: vec![("/description", json!("the shop's books"))],
+            updates: vec![(
+                json!({"url": url, "events": ["order.created"], "active": true}),
+                "/events",
+                json!(["order.created"]),
+            )],
         },
         Documented {
             system: "auraconnect",
@@ -53,6 +68,14 @@ fn documented(url: &str) -> Vec<Documented> {
             answer: vec![
                 ("/filters", json!({"restaurant_id": 1})),
                 ("/events", json!(["order.*"])),
+            ],
+            updates: vec![
+                (
+                    json!({"events": ["order.created"], "active": false}),
+                    "/active",
+                    json!(false),
+                ),
+                (json!({"debug_mode": true}), "/debug_mode", json!(true)),
             ],
         },
         Documented {
@@ -72,6 +95,11 @@ fn documented(url: &str) -> Vec<Documented> {
                 ),
                 ("/headers", json!({"Authorization": "…"})),
             ],
+            updates: vec![(
+                json!({"retryPolicy": {"maxRetries": 5, "retryDelay": 1000}, "timeout": 5000}),
+                "/retry_policy/max_retries",
+                json!(5),
+            )],
         },
         Documented {
             system: "corp-astro",
@@ -84,6 +112,24 @@ fn documented(url: &str) -> Vec<Documented> {
                 ("/events", json!(["user.created"])),
                 ("/metadata/client_id", json!("client-7")),
                 ("/status", json!("active")),
+            ],
+            updates: vec![
+                (
+                    json!({"metadata": {"team": "users"}, "client_id": "client-7"}),
+                    "/metadata",
+                    json!({"team": "users", "client_id": "client-7"}),
+                ),
+                // What else is in the metadata stays.
+                (
+                    json!({"client_id": "client-8", "status": "inactive"}),
+                    "/metadata",
+                    json!({"team": "users", "client_id": "client-8"}),
+                ),
+                (
+                    json!({"event_type": "user.updated"}),
+                    "/events",
+                    json!(["user.updated"]),
+                ),
             ],
         },
     ]
@@ -121,6 +167,7 @@ async fn the_documented_bodies_of_five_systems_make_webhooks() {
         path,
         body,
         answer,
+        updates,
     } in documented(&shop.url("/hook"))
     {
         let tenant = json!({"id": system, "dialect": system});
@@ -156,12 +203,16 @@ async fn the_documented_bodies_of_five_systems_make_webhooks() {
             );
         }
         assert_ne!(listed["webhooks"][0]["secret"], made["secret"], "masked");
-        let (status, changed) = ask(&ingest, "PUT", &one, system, &json!({"active": false})).await;
-        assert_eq!(
-            (status, &changed["active"]),
-            (200, &json!(false)),
-            "{system}"
-        );
+        for (update, pointer, value) in updates {
+            for method in ["PUT", "PATCH"] {
+                let (status, changed) = ask(&ingest, method, &one, system, &update).await;
+                assert_eq!(status, 200, "{system}: {method} {update}: {changed}");
+                let now = changed.pointer(pointer);
+                assert_eq!(now, Some(&value), "{system}: {update}");
+                // What isn't sent stays.
+                assert_eq!(changed["url"], made["url"], "{system}");
+            }
+        }
         let (status, _) = ask(&ingest, "GET", &one, TENANT, &json!({})).await;
         assert_eq!(status, 404, "{system}: another tenant's");
         let (status, _) = ask(&ingest, "DELETE", &one, system, &json!({})).await;

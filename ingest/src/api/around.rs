@@ -5,7 +5,6 @@
 //! several services, and goes into the answer, the logs and every problem.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{ConnectInfo, Request, State};
@@ -15,12 +14,12 @@ use axum::http::header::{
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use sha2::{Digest, Sha256};
 use tower_http::cors::CorsLayer;
 use tracing::{Instrument, debug, info_span};
 use uuid::Uuid;
 
-use super::auth::TENANT_HEADER;
+use super::Shared;
+use super::auth::{TENANT_HEADER, bearer, hash};
 use super::problem::{Problem, Result};
 use super::rates::{Client, Rates};
 
@@ -44,11 +43,7 @@ pub fn request_id() -> Option<String> {
 }
 
 /// See the module's text.
-pub async fn around(
-    State(rates): State<Option<Arc<Rates>>>,
-    request: Request,
-    next: Next,
-) -> Response {
+pub async fn around(State(api): State<Shared>, request: Request, next: Next) -> Response {
     let id = id_of(request.headers());
     let span = info_span!(
         "request",
@@ -58,7 +53,7 @@ pub async fn around(
     );
     let answer = async {
         let begun = Instant::now();
-        let answer = match check(rates.as_deref(), &request) {
+        let answer = match check(api.rates.as_ref(), &request) {
             Ok(()) => next.run(request).await,
             Err(problem) => problem.into_response(),
         };
@@ -89,7 +84,7 @@ fn id_of(headers: &HeaderMap) -> HeaderValue {
 
 fn check(rates: Option<&Rates>, request: &Request) -> Result<()> {
     if let Some(rates) = rates
-        && let Some(client) = client(request.headers(), request.extensions())
+        && let Some(client) = client(rates, request.headers(), request.extensions())
     {
         rates
             .take(client, Instant::now())
@@ -101,14 +96,15 @@ fn check(rates: Option<&Rates>, request: &Request) -> Result<()> {
     Ok(())
 }
 
-fn client(headers: &HeaderMap, extensions: &Extensions) -> Option<Client> {
-    match headers.get(AUTHORIZATION) {
-        Some(token) => Some(Client::Token(Sha256::digest(token).into())),
-        None => {
-            let ConnectInfo(from) = extensions.get::<ConnectInfo<SocketAddr>>()?;
-            Some(Client::Address(network(from.ip())))
-        }
+/// A token counts as one from its second request on: who it is of isn't asked
+/// before there is room for the question.
+fn client(rates: &Rates, headers: &HeaderMap, extensions: &Extensions) -> Option<Client> {
+    let token = bearer(headers).map(hash);
+    if let Some(token) = token.filter(|token| rates.knows(*token)) {
+        return Some(Client::Token(token));
     }
+    let ConnectInfo(from) = extensions.get::<ConnectInfo<SocketAddr>>()?;
+    Some(Client::Address(network(from.ip())))
 }
 
 /// Whoever has one IPv6 address has the 2^64 beside it.

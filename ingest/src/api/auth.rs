@@ -6,6 +6,7 @@
 //! first: who asks is settled before what is asked is read.
 
 use std::str::FromStr;
+use std::time::Instant;
 
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
@@ -163,15 +164,27 @@ fn unknown(tenant: &Tenant) -> Problem {
     Problem::not_found(format!("tenant `{tenant}` does not exist"))
 }
 
-async fn identify(headers: &HeaderMap, api: &Shared) -> Result<Caller> {
-    let token = headers
+/// The token of a request, if it has one.
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
+    headers
         .get(AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, token)| token.trim())
-        .ok_or_else(Problem::unauthorized)?;
+}
+
+async fn identify(headers: &HeaderMap, api: &Shared) -> Result<Caller> {
+    let token = bearer(headers).ok_or_else(Problem::unauthorized)?;
     let hash = hash(token);
+    let caller = whose(token, &hash, api).await?;
+    if let Some(rates) = &api.rates {
+        rates.know(hash, Instant::now());
+    }
+    Ok(caller)
+}
+
+async fn whose(token: &str, hash: &[u8; 32], api: &Shared) -> Result<Caller> {
     if let Some(admin) = &api.admin_token {
         let ours = self::hash(admin.expose_secret());
         if bool::from(hash.as_slice().ct_eq(ours.as_slice())) {
@@ -195,7 +208,7 @@ async fn identify(headers: &HeaderMap, api: &Shared) -> Result<Caller> {
                 role,
             })
         }
-        _ => find(&hash, api).await,
+        _ => find(hash, api).await,
     }
 }
 
@@ -258,7 +271,8 @@ async fn is_tenant(api: &Shared, tenant: &Tenant) -> Result<bool> {
     Ok(client.query_opt(&statement, &[tenant]).await?.is_some())
 }
 
-fn hash(token: &str) -> [u8; 32] {
+/// What is known of a token: the database has no more of it, either.
+pub fn hash(token: &str) -> [u8; 32] {
     Sha256::digest(token).into()
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Replaying publishes a message to where it was published before and deletes it
 //! here after the broker's confirm. A crash in between leaves it here; when it
-//! is replayed again, its event is known.
+//! is replayed again, its event is known: one without an id takes the letter's.
 
 use axum::Json;
 use axum::extract::State;
@@ -288,15 +288,20 @@ async fn replay_many(
     Body(selection): Body<Selection>,
 ) -> Result<Json<Replayed>> {
     let filter = selection.narrow()?;
+    let client = api.pool.get().await?;
+    let last = store::newest(&client).await?;
+    drop(client);
     let mut all = Replayed {
         replayed: 0,
         skipped: 0,
-        more: true,
+        more: last.is_some(),
     };
+    // What comes back while this goes on is not taken again: it would go round.
+    let last = last.unwrap_or_else(DeadLetterId::generate);
     let mut after = None;
     while all.more && all.replayed + all.skipped < AT_MOST {
         let client = api.pool.get().await?;
-        let letters = store::next(&client, &filter, after, AT_ONCE).await?;
+        let letters = store::next(&client, &filter, after, last, AT_ONCE).await?;
         drop(client);
         after = letters.last().map(|letter| letter.id).or(after);
         all.more = letters.len() as i64 == AT_ONCE;

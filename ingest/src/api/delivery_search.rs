@@ -1,11 +1,12 @@
 //! Finding deliveries: what may be asked for, and what it costs.
 //!
-//! Whatever the filters, a page costs about the same with a million deliveries
-//! as with ten thousand. Deliveries are read newest first by (webhook, id), an
-//! index on each day; those that are in trouble are found by their state, too. A
-//! filter that no index serves is applied to at most [`BUDGET`] deliveries: a
-//! page may then have fewer than were asked for, or none, and a `next_cursor`
-//! that goes on from there.
+//! Whatever the filters and however many webhooks, a page costs about the same
+//! with a million deliveries as with ten thousand. Deliveries are looked at newest
+//! first by (webhook, id), an index on each day; those that are in trouble are
+//! found by their state, too. [`super::delivery_merge`] says of which webhook how
+//! many are looked at next; what is to be shown is read whole in the end. At most
+//! about [`BUDGET`] are looked at: a page may then have fewer than were asked
+//! for, or none, and a `next_cursor` that goes on from there.
 
 use deadpool_postgres::Client;
 use serde::Deserialize;
@@ -14,13 +15,17 @@ use tokio_postgres::Row;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
+use super::delivery_merge::{Look, Merge, Seen};
 use super::delivery_view::COLUMNS;
 use super::problem::{Problem, Result};
 use super::request::Page;
 use super::timestamp::Timestamp;
 
 /// The most deliveries that one request looks at.
-const BUDGET: i64 = 5_000;
+const BUDGET: usize = 5_000;
+
+/// How many are looked at first where few of them may be wanted.
+const FIRST: usize = 500;
 
 /// The states of `deliveries`, as they are asked for.
 pub const STATES: [&str; 6] = [
@@ -171,62 +176,97 @@ async fn list_deliveries(
         Some([state]) if IN_TROUBLE.contains(state) => Some(*state),
         _ => None,
     };
-    let by_looking = search.states.as_ref().filter(|_| by_index.is_none());
-    let looks =
-        by_looking.is_some() || search.event_type.is_some() || search.response_code.is_some();
-    let budget = if looks {
-        (BUDGET / webhooks.len().max(1) as i64).max(search.limit + 1)
+    let wanted = search.limit as usize + 1;
+    let all_are_wanted = (search.states.is_none() || by_index.is_some())
+        && search.event_type.is_none()
+        && search.response_code.is_none();
+    let first = if all_are_wanted {
+        wanted
     } else {
-        search.limit + 1
+        wanted.max(FIRST)
     };
-    // `frontier`: where the first webhook is whose budget is used up. What lies
-    // beyond isn't known of all webhooks, and left to the next page.
+    let mut merge = Merge::new(webhooks, search.to, wanted, first, BUDGET);
+    while let Some(look) = merge.next_look() {
+        let seen = look_at_deliveries(client, &look, by_index, search).await?;
+        merge.add(&look, seen);
+    }
+    let (mut ids, edge) = merge.found();
+    let over = ids.len() > search.limit as usize;
+    ids.truncate(search.limit as usize);
+    let last = ids.last().copied().filter(|_| over);
+    Ok(Found {
+        rows: read_deliveries(client, &ids).await?,
+        next: last.or(edge).map(DeliveryId::from_uuid),
+    })
+}
+
+/// The next deliveries of some webhooks: how many were seen, the last of them,
+/// and those among them that pass what no index is on.
+async fn look_at_deliveries(
+    client: &Client,
+    look: &Look,
+    by_index: Option<&str>,
+    search: &Search,
+) -> Result<Vec<Seen>> {
+    let by_looking = search.states.as_ref().filter(|_| by_index.is_none());
+    let Look {
+        webhooks,
+        before,
+        count,
+    } = look;
+    // What isn't asked for is planned away: then only the index is read.
     let statement = client
-        .prepare_cached(&format!(
-            "-- list_deliveries\n\
-             WITH seen AS MATERIALIZED ( \
-                 SELECT s.* FROM unnest($1::uuid[]) AS w (id) CROSS JOIN LATERAL ( \
-                     SELECT d.*, row_number() OVER (ORDER BY d.id DESC) AS place FROM ( \
-                         SELECT * FROM deliveries \
-                         WHERE webhook_id = w.id AND id >= $2 AND id < $3 \
-                           AND ($4::text IS NULL OR state = $4) \
-                         ORDER BY id DESC LIMIT $5) d) s \
-             ), edge AS ( \
-                 SELECT (SELECT id FROM seen WHERE place = $5 ORDER BY id DESC LIMIT 1) AS frontier \
-             ), d AS ( \
-                 SELECT s.* FROM seen s, edge \
-                 WHERE (edge.frontier IS NULL OR s.id >= edge.frontier) \
-                   AND ($6::text[] IS NULL OR s.state = ANY($6)) \
-                   AND ($7::text IS NULL OR s.event_type = $7) \
-                   AND ($8::int2 IS NULL OR s.status_code = $8) \
-                 ORDER BY s.id DESC LIMIT $9 \
-             ) \
-             SELECT edge.frontier, shown.* FROM edge LEFT JOIN ( \
-                 SELECT {COLUMNS} FROM d {WITH_ITS_EVENT} \
-             ) shown ON true ORDER BY shown.id DESC"
-        ))
+        .prepare_cached(
+            "-- look_at_deliveries\n\
+             SELECT s.* FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS w (id, before, n) \
+             CROSS JOIN LATERAL ( \
+                 SELECT count(*) AS seen, (array_agg(id))[1] AS newest, \
+                     (array_agg(id))[count(*)] AS edge, \
+                     array_agg(id) FILTER (WHERE passes) AS passing \
+                 FROM (SELECT id, coalesce( \
+                         ($6::text[] IS NULL OR state = ANY($6)) \
+                         AND ($7::text IS NULL OR event_type = $7) \
+                         AND ($8::int2 IS NULL OR status_code = $8), false) AS passes \
+                     FROM deliveries \
+                     WHERE webhook_id = w.id AND id >= $3 AND id < w.before \
+                       AND ($5::text IS NULL OR state = $5) \
+                     ORDER BY id DESC LIMIT $4) d) s \
+             ORDER BY w.n",
+        )
         .await?;
-    let mut rows = client
+    let rows = client
         .query(
             &statement,
             &[
                 &webhooks,
+                &before,
                 &search.from,
-                &search.to,
+                &(*count as i64),
                 &by_index,
-                &budget,
                 &by_looking,
                 &search.event_type,
                 &search.response_code,
-                &(search.limit + 1),
             ],
         )
         .await?;
-    let frontier: Option<DeliveryId> = rows.first().and_then(|row| row.get("frontier"));
-    // The row that only brings the frontier.
-    rows.retain(|row| row.get::<_, Option<DeliveryId>>("id").is_some());
-    let next = cut(&mut rows, search.limit).or(frontier);
-    Ok(Found { rows, next })
+    let seen = rows.iter().map(|row| Seen {
+        count: row.get::<_, i64>("seen") as usize,
+        newest: row.get("newest"),
+        edge: row.get("edge"),
+        passing: row.get::<_, Option<_>>("passing").unwrap_or_default(),
+    });
+    Ok(seen.collect())
+}
+
+async fn read_deliveries(client: &Client, ids: &[Uuid]) -> Result<Vec<Row>> {
+    let statement = client
+        .prepare_cached(&format!(
+            "-- read_deliveries\n\
+             WITH d AS (SELECT * FROM deliveries WHERE id = ANY($1)) \
+             SELECT {COLUMNS} FROM d {WITH_ITS_EVENT} ORDER BY d.id DESC"
+        ))
+        .await?;
+    Ok(client.query(&statement, &[&ids]).await?)
 }
 
 /// An event's deliveries share its millisecond.

@@ -194,10 +194,10 @@ impl Delivery {
 
 /// Why the next attempt comes when it does, if one comes.
 fn next_attempt_reason(row: &Row) -> Option<String> {
-    row.get::<_, Option<OffsetDateTime>>("due_at")?;
     if let Some(deferred) = row.get("deferred_because") {
         return Some(deferred);
     }
+    row.get::<_, Option<OffsetDateTime>>("due_at")?;
     let (made, before): (i16, i16) = (row.get("attempts"), row.get("attempts_before"));
     let restarted = row
         .get::<_, Option<OffsetDateTime>>("restarted_at")

@@ -103,7 +103,7 @@ impl From<&Row> for Delivery {
 #[derive(Serialize, ToSchema)]
 struct Matching {
     webhook_id: WebhookId,
-    /// `active`; or `inactive` or `disabled`: then it gets nothing.
+    /// `active`; `paused`: it gets it later; `inactive` or `disabled`: it gets nothing.
     #[schema(example = "active")]
     webhook_status: String,
     /// The webhook was changed after the event: it may have been another then.
@@ -220,7 +220,7 @@ async fn webhooks_of(
         .prepare_cached(
             "-- webhooks_to_explain\n\
              SELECT id, patterns, filter, status, updated_at FROM webhooks \
-             WHERE tenant = $1 AND status <> 'deleted' AND ($2::uuid IS NULL OR id > $2) \
+             WHERE tenant = $1 AND status <> 'deleted' AND NOT operational AND ($2::uuid IS NULL OR id > $2) \
              ORDER BY id LIMIT $3",
         )
         .await?;

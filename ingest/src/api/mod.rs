@@ -35,6 +35,7 @@ pub mod around;
 pub mod auth;
 pub mod dead_letters;
 pub mod deliveries;
+pub mod delivery_merge;
 pub mod delivery_search;
 pub mod delivery_view;
 pub mod dialects;
@@ -60,6 +61,7 @@ pub mod timestamp;
 pub mod tokens;
 pub mod webhook_form;
 pub mod webhook_shown;
+pub mod webhook_store;
 pub mod webhooks;
 
 /// The largest request body, in bytes: an event's data and what is around it.
@@ -67,7 +69,7 @@ const MAX_BODY: usize = LARGEST_MAX_PAYLOAD + 256 * 1024;
 
 /// What handlers need.
 pub struct Api {
-    /// To PostgreSQL.
+    /// To PostgreSQL: the API's own, so that no request keeps events waiting.
     pub pool: Pool,
     /// To `posthorn.events`.
     pub publisher: Publisher,
@@ -83,6 +85,8 @@ pub struct Api {
     pub dialects: Dialects,
     /// The operator's own token.
     pub admin_token: Option<SecretString>,
+    /// How often clients may ask, unless as often as they like.
+    pub rates: Option<Rates>,
     /// What verifies JWTs, if any are accepted.
     pub jwts: Option<Jwts>,
     /// Brings the index up to date after a change.
@@ -93,13 +97,23 @@ pub struct Api {
     pub event_types: Arc<EventTypes>,
 }
 
+impl Api {
+    /// What webhooks are written with.
+    fn writing(&self) -> webhook_store::Writing<'_> {
+        webhook_store::Writing {
+            keys: &self.keys,
+            dialects: &self.dialects,
+        }
+    }
+}
+
 /// What every handler is given.
 pub type Shared = Arc<Api>;
 
 /// All routes, and the document that describes them.
-pub fn routes(api: Api, rates: Option<Rates>, cors_origins: &[HeaderValue]) -> Router {
+pub fn routes(api: Api, cors_origins: &[HeaderValue]) -> Router {
     let (routes, document) = described();
-    let rates = rates.map(Arc::new);
+    let api = Arc::new(api);
     let routes = routes
         .merge(docs::routes(&openapi::finished(&document)))
         .fallback(async |method: Method, uri: Uri| {
@@ -108,8 +122,8 @@ pub fn routes(api: Api, rates: Option<Rates>, cors_origins: &[HeaderValue]) -> R
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             Problem::method_not_allowed(format!("{} does not take {method}", uri.path()))
         })
-        .layer(from_fn_with_state(rates, around::around))
-        .with_state(Arc::new(api));
+        .layer(from_fn_with_state(api.clone(), around::around))
+        .with_state(api);
     if cors_origins.is_empty() {
         return routes;
     }

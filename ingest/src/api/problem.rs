@@ -137,6 +137,11 @@ impl Problem {
         )
     }
 
+    /// Whether the request is to blame, and not the server.
+    pub fn is_refusal(&self) -> bool {
+        self.status.is_client_error()
+    }
+
     /// What it says: the field to blame, if one is, and why.
     pub fn into_blame(self) -> (Option<String>, String) {
         (self.field, self.detail)

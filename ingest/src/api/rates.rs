@@ -1,16 +1,20 @@
-//! How often the API may be asked: per token, or per address where there is none.
+//! How often the API may be asked: per token, or per address as long as no token
+//! of the request is known to be one.
 //!
 //! In memory and per replica: it keeps one client from crowding out the others,
 //! no more. Each bucket is one moment, that at which it will be full again
 //! (GCRA), so an idle bucket is worth nothing and can be forgotten.
+//!
+//! Only a token that was accepted gets a bucket of its own: made-up ones are all
+//! charged to the address that they come from.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How many buckets are kept. Whoever comes when all are in use shares one with
-/// all others who do: made-up tokens don't get a bucket each for ever.
+/// all others who do.
 const MAX_BUCKETS: usize = 10_000;
 /// How many seconds' worth of requests may come at once.
 const BURST: u32 = 2;
@@ -26,9 +30,9 @@ pub struct Rates {
 /// Who is counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Client {
-    /// A token's SHA-256.
+    /// An accepted token's SHA-256.
     Token([u8; 32]),
-    /// Where a request without a token comes from.
+    /// Where a request with another token, or with none, comes from.
     Address(IpAddr),
     /// Whoever came when no bucket was free.
     Others,
@@ -45,19 +49,33 @@ impl Rates {
         }
     }
 
+    /// Whether a token was accepted before, and lately.
+    pub fn knows(&self, token: [u8; 32]) -> bool {
+        self.buckets().contains_key(&Client::Token(token))
+    }
+
+    /// Gives a token that was accepted a bucket of its own, if there is room.
+    pub fn know(&self, token: [u8; 32], now: Instant) {
+        let mut full_at = self.buckets();
+        if make_room(&mut full_at, now) {
+            full_at.entry(Client::Token(token)).or_insert(now);
+        }
+    }
+
+    fn buckets(&self) -> MutexGuard<'_, HashMap<Client, Instant>> {
+        self.full_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes a request's worth from a client's bucket; else says when there is
     /// enough in it.
     ///
     /// # Errors
     /// How long to wait.
     pub fn take(&self, client: Client, now: Instant) -> Result<(), Duration> {
-        let mut full_at = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut full_at = self.buckets();
         let mut client = client;
-        if full_at.len() >= MAX_BUCKETS && !full_at.contains_key(&client) {
-            full_at.retain(|_, at| *at > now);
-            if full_at.len() >= MAX_BUCKETS {
-                client = Client::Others;
-            }
+        if !full_at.contains_key(&client) && !make_room(&mut full_at, now) {
+            client = Client::Others;
         }
         let at = full_at.entry(client).or_insert(now);
         let full = (*at).max(now) + self.interval;
@@ -69,6 +87,14 @@ impl Rates {
             }
         }
     }
+}
+
+/// Forgets idle buckets if it must. Whether there is room for another.
+fn make_room(full_at: &mut HashMap<Client, Instant>, now: Instant) -> bool {
+    if full_at.len() >= MAX_BUCKETS {
+        full_at.retain(|_, at| *at > now);
+    }
+    full_at.len() < MAX_BUCKETS
 }
 
 #[cfg(test)]
@@ -97,18 +123,18 @@ mod tests {
     }
 
     #[test]
-    fn made_up_tokens_share_what_is_left_and_are_forgotten() {
+    fn when_all_buckets_are_in_use_the_others_share_one_until_some_are_idle() {
         let (rates, begun) = (Rates::new(1), Instant::now());
-        let made_up = |n: u32| {
-            let mut token = [0; 32];
-            token[..4].copy_from_slice(&n.to_be_bytes());
-            Client::Token(token)
-        };
+        let address = |n: u32| Client::Address(std::net::Ipv4Addr::from_bits(n).into());
         let many = MAX_BUCKETS as u32;
-        let refused = (0..many + 100).filter(|n| rates.take(made_up(*n), begun).is_err());
+        let refused = (0..many + 100).filter(|n| rates.take(address(*n), begun).is_err());
         assert_eq!(refused.count(), 98);
+        rates.know([1; 32], begun);
+        assert!(!rates.knows([1; 32]), "there is no room");
         let later = begun + Duration::from_secs(10);
-        assert!(rates.take(made_up(many + 200), later).is_ok());
-        assert!(rates.full_at.lock().unwrap().len() <= 2);
+        assert!(rates.take(address(many + 200), later).is_ok());
+        rates.know([1; 32], later);
+        assert!(rates.knows([1; 32]));
+        assert!(rates.full_at.lock().unwrap().len() <= 3);
     }
 }

@@ -155,7 +155,8 @@ pub async fn check_active(api: &Api, tenant: &Tenant, webhook: WebhookId) -> Res
         .map(|reason| format!(" ({reason})"))
         .unwrap_or_default();
     match row.get("status") {
-        "active" => Ok(()),
+        // A paused one keeps them until it is active again.
+        "active" | "paused" => Ok(()),
         "deleted" => Err(Problem::conflict(format!(
             "webhook {webhook} is deleted: it takes no deliveries"
         ))),

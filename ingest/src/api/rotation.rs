@@ -18,7 +18,7 @@ use super::auth::Managing;
 use super::problem::{Problem, Result};
 use super::request::{Id, OptionalBody};
 use super::webhook_shown::{Shown, find, unknown};
-use super::webhooks::{seal_key, seal_secret};
+use super::webhook_store::{seal_key, seal_secret};
 
 /// How long both secrets sign unless the request says, in seconds.
 const OVERLAP: u32 = 86_400;
@@ -107,9 +107,9 @@ async fn rotate(
             &[
                 &id,
                 &acting.tenant,
-                &seal_secret(&api, id, &secret),
+                &seal_secret(&api.keys, id, &secret),
                 &until,
-                &seal_key(&api, id, &SigningKey::generate()),
+                &seal_key(&api.keys, id, &SigningKey::generate()),
             ],
         )
         .await?;

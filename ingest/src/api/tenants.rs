@@ -1,8 +1,10 @@
-//! Tenants: make, list, show, change. For the operator.
+//! Tenants: make, list, show, change. For the operator, over the API and in the
+//! files that `apply` reads.
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use deadpool_postgres::GenericClient;
 use serde::{Deserialize, Serialize};
 use shared::dialect::{DEFAULT, Dialects};
 use shared::ids::Tenant;
@@ -40,36 +42,38 @@ pub fn routes() -> OpenApiRouter<Shared> {
 /// Whose events and webhooks these are.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Tenant)]
-struct Shown {
-    id: Tenant,
+pub struct Shown {
+    /// Its id.
+    pub id: Tenant,
     /// For people.
     #[schema(example = "Acme Ltd")]
-    name: String,
+    pub name: String,
     /// The dialect of webhooks that have none of their own.
     #[schema(example = "standard")]
-    dialect: String,
-    limits: Limits,
+    pub dialect: String,
+    /// What it may have.
+    pub limits: Limits,
     /// Whether its webhooks and events may only have types that are in its catalogue.
-    strict_event_types: bool,
+    pub strict_event_types: bool,
     created_at: Timestamp,
 }
 
 /// What a tenant may have.
 #[derive(Serialize, ToSchema)]
 #[schema(as = TenantLimits)]
-struct Limits {
+pub struct Limits {
     /// How many webhooks.
     #[schema(example = 100)]
-    webhooks: i32,
+    pub webhooks: i32,
     /// Attempts in any hour, over all webhooks; `null`: as many as there are.
     #[schema(required)]
-    deliveries_per_hour: Option<i32>,
+    pub deliveries_per_hour: Option<i32>,
     /// The largest data of an event, in bytes.
     #[schema(example = 262_144)]
-    payload_bytes: i32,
+    pub payload_bytes: i32,
     /// From an event to its last attempt; `null`: what the dialect says.
     #[schema(required)]
-    max_age_seconds: Option<i32>,
+    pub max_age_seconds: Option<i32>,
 }
 
 /// A page of tenants.
@@ -82,11 +86,14 @@ struct Listed {
     next_cursor: Option<String>,
 }
 
-const COLUMNS: &str = "id, name, dialect, max_webhooks, deliveries_per_hour, max_payload, \
+/// What is read to show a tenant.
+pub const COLUMNS: &str = "id, name, dialect, max_webhooks, deliveries_per_hour, max_payload, \
                        max_age_s, strict_event_types, created_at";
 
 impl Shown {
-    fn of(row: &Row) -> Self {
+    /// From its row.
+    #[must_use]
+    pub fn of(row: &Row) -> Self {
         Self {
             id: row.get("id"),
             name: row.get("name"),
@@ -108,7 +115,7 @@ impl Shown {
 /// A new tenant. Only its id is needed.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct NewTenant {
+pub struct NewTenant {
     /// In events' routing keys and in `X-Tenant-ID`. For good.
     #[schema(value_type = Tenant)]
     id: String,
@@ -120,54 +127,57 @@ struct NewTenant {
     dialect: Option<String>,
     #[serde(default, deserialize_with = "object")]
     limits: NewLimits,
+    /// Whether its webhooks and events may only have types that are in its catalogue.
+    strict_event_types: Option<bool>,
 }
 
 /// What is to change of a tenant. What isn't sent stays.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = TenantChange)]
 #[serde(deny_unknown_fields)]
-struct Change {
+pub struct Change {
     /// For people.
     #[schema(max_length = 256, example = "Acme Ltd")]
-    name: Option<String>,
+    pub name: Option<String>,
     /// The dialect of webhooks that have none of their own.
     #[schema(example = "standard")]
-    dialect: Option<String>,
+    pub dialect: Option<String>,
+    /// What it is to be allowed.
     #[serde(default, deserialize_with = "object")]
-    limits: NewLimits,
+    pub limits: NewLimits,
     /// Whether its webhooks and events may only have types that are in its catalogue.
-    strict_event_types: Option<bool>,
+    pub strict_event_types: Option<bool>,
 }
 
 /// What a tenant is to be allowed. `null` is the default again.
 #[derive(Deserialize, Default, ToSchema)]
 #[schema(as = NewTenantLimits)]
 #[serde(deny_unknown_fields)]
-struct NewLimits {
+pub struct NewLimits {
     /// How many webhooks; 100 unless set.
     #[schema(minimum = 0, maximum = 100_000, example = 100)]
-    webhooks: Option<i32>,
+    pub webhooks: Option<i32>,
     /// Attempts in any hour, over all webhooks; as many as there are unless set.
     #[serde(default, alias = "deliveriesPerHour", deserialize_with = "present")]
     #[schema(
         value_type = Option<i32>, minimum = 1, maximum = 100_000_000, example = 1000,
         extensions(("x-also" = json!(["deliveriesPerHour"])))
     )]
-    deliveries_per_hour: Option<Option<i32>>,
+    pub deliveries_per_hour: Option<Option<i32>>,
     /// The largest data of an event; 262,144 unless set.
     #[serde(default, alias = "payloadBytes", deserialize_with = "present")]
     #[schema(
         value_type = Option<i32>, minimum = 1, maximum = 1_048_576, example = 262_144,
         extensions(("x-also" = json!(["payloadBytes"])))
     )]
-    payload_bytes: Option<Option<i32>>,
+    pub payload_bytes: Option<Option<i32>>,
     /// From an event to its last attempt; what the dialect says unless set.
     #[serde(default, alias = "maxAgeSeconds", deserialize_with = "present")]
     #[schema(
         value_type = Option<i32>, minimum = 60, maximum = 604_800, example = 604_800,
         extensions(("x-also" = json!(["maxAgeSeconds"])))
     )]
-    max_age_seconds: Option<Option<i32>>,
+    pub max_age_seconds: Option<Option<i32>>,
 }
 
 impl NewLimits {
@@ -199,22 +209,41 @@ impl NewLimits {
     }
 }
 
-fn check(
-    name: Option<&str>,
-    dialect: Option<&str>,
-    limits: &NewLimits,
-    dialects: &Dialects,
-) -> Result<()> {
-    if name.is_some_and(|name| name.len() > MAX_NAME || name.contains('\0')) {
-        return Err(Problem::field(
-            "name",
-            format!("must be at most {MAX_NAME} bytes, without NUL"),
-        ));
+impl NewTenant {
+    /// Its id, and the rest of it.
+    ///
+    /// # Errors
+    /// Names the member and its bound.
+    pub fn check(self, dialects: &Dialects) -> Result<(Tenant, Change)> {
+        let id = self
+            .id
+            .parse()
+            .map_err(|error| Problem::field("id", format!("{error}")))?;
+        let change = Change {
+            name: self.name,
+            dialect: self.dialect,
+            limits: self.limits,
+            strict_event_types: self.strict_event_types,
+        };
+        change.check(dialects)?;
+        Ok((id, change))
     }
-    if let Some(dialect) = dialect {
-        check_dialect(dialect, dialects)?;
+}
+
+impl Change {
+    fn check(&self, dialects: &Dialects) -> Result<()> {
+        let unfit = |name: &String| name.len() > MAX_NAME || name.contains('\0');
+        if self.name.as_ref().is_some_and(unfit) {
+            return Err(Problem::field(
+                "name",
+                format!("must be at most {MAX_NAME} bytes, without NUL"),
+            ));
+        }
+        if let Some(dialect) = &self.dialect {
+            check_dialect(dialect, dialects)?;
+        }
+        self.limits.check()
     }
-    limits.check()
 }
 
 /// Create a tenant
@@ -232,24 +261,26 @@ async fn create(
     State(api): State<Shared>,
     Body(new): Body<NewTenant>,
 ) -> Result<(StatusCode, Json<Shown>)> {
-    let id: Tenant = new
-        .id
-        .parse()
-        .map_err(|error| Problem::field("id", format!("{error}")))?;
-    let NewTenant {
-        name,
-        dialect,
-        limits,
-        ..
-    } = new;
-    check(name.as_deref(), dialect.as_deref(), &limits, &api.dialects)?;
+    let (id, tenant) = new.check(&api.dialects)?;
     let client = api.pool.get().await?;
+    let shown = insert(&client, &id, &tenant).await?;
+    drop(client);
+    api.feed.refresh().await?;
+    Ok((StatusCode::CREATED, Json(shown)))
+}
+
+/// Makes a tenant, with defaults for what isn't said.
+///
+/// # Errors
+/// If there is one by this id.
+pub async fn insert(client: &impl GenericClient, id: &Tenant, new: &Change) -> Result<Shown> {
     let statement = client
         .prepare_cached(&format!(
             "-- create_tenant\n\
              INSERT INTO tenants (id, name, dialect, max_webhooks, deliveries_per_hour, max_payload, \
-                 max_age_s, revision) \
-             VALUES ($1, coalesce($2, ''), coalesce($3, '{DEFAULT}'), coalesce($4, 100), $5, $6, $7, 0) \
+                 max_age_s, strict_event_types, revision) \
+             VALUES ($1, coalesce($2, ''), coalesce($3, '{DEFAULT}'), coalesce($4, 100), $5, $6, $7, \
+                 coalesce($8, false), 0) \
              RETURNING {COLUMNS}"
         ))
         .await?;
@@ -257,13 +288,14 @@ async fn create(
         .query_one(
             &statement,
             &[
-                &id,
-                &name,
-                &dialect,
-                &limits.webhooks,
-                &limits.deliveries_per_hour.flatten(),
-                &limits.payload_bytes.flatten(),
-                &limits.max_age_seconds.flatten(),
+                id,
+                &new.name,
+                &new.dialect,
+                &new.limits.webhooks,
+                &new.limits.deliveries_per_hour.flatten(),
+                &new.limits.payload_bytes.flatten(),
+                &new.limits.max_age_seconds.flatten(),
+                &new.strict_event_types,
             ],
         )
         .await
@@ -273,9 +305,7 @@ async fn create(
             }
             _ => error.into(),
         })?;
-    drop(client);
-    api.feed.refresh().await?;
-    Ok((StatusCode::CREATED, Json(Shown::of(&row))))
+    Ok(Shown::of(&row))
 }
 
 /// List tenants
@@ -343,14 +373,19 @@ async fn change(
     Name(id): Name,
     Body(change): Body<Change>,
 ) -> Result<Json<Shown>> {
-    let Change {
-        name,
-        dialect,
-        limits,
-        strict_event_types,
-    } = change;
-    check(name.as_deref(), dialect.as_deref(), &limits, &api.dialects)?;
+    change.check(&api.dialects)?;
     let client = api.pool.get().await?;
+    let shown = update(&client, &known(&id)?, &change).await?;
+    drop(client);
+    api.feed.refresh().await?;
+    Ok(Json(shown))
+}
+
+/// Changes what is said of a tenant.
+///
+/// # Errors
+/// If there is none by this id.
+pub async fn update(client: &impl GenericClient, id: &Tenant, change: &Change) -> Result<Shown> {
     let statement = client
         .prepare_cached(&format!(
             "-- change_tenant\n\
@@ -363,13 +398,14 @@ async fn change(
              WHERE id = $1 RETURNING {COLUMNS}"
         ))
         .await?;
+    let limits = &change.limits;
     let row = client
         .query_opt(
             &statement,
             &[
-                &known(&id)?,
-                &name,
-                &dialect,
+                id,
+                &change.name,
+                &change.dialect,
                 &limits.webhooks,
                 &limits.deliveries_per_hour.is_some(),
                 &limits.deliveries_per_hour.flatten(),
@@ -377,14 +413,12 @@ async fn change(
                 &limits.payload_bytes.flatten(),
                 &limits.max_age_seconds.is_some(),
                 &limits.max_age_seconds.flatten(),
-                &strict_event_types,
+                &change.strict_event_types,
             ],
         )
         .await?
-        .ok_or_else(|| unknown(&id))?;
-    drop(client);
-    api.feed.refresh().await?;
-    Ok(Json(Shown::of(&row)))
+        .ok_or_else(|| unknown(id.as_str()))?;
+    Ok(Shown::of(&row))
 }
 
 /// What can't be a tenant's id is as unknown as any other.

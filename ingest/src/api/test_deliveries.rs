@@ -6,6 +6,8 @@
 //! its outcome is the answer: there is no event, no delivery, nothing is retried,
 //! logged or counted. A webhook that is switched off can be tested, too.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Json;
@@ -18,7 +20,6 @@ use shared::ids::{DeliveryId, EventId, EventType, EventUid, Tenant, WebhookId};
 use shared::tenant::MAX_PAYLOAD;
 use shared::webhook::Webhook;
 use time::OffsetDateTime;
-use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -32,6 +33,8 @@ use crate::event_types::store::example_of;
 
 /// How many tests may be under way at a time.
 const PLACES: usize = 32;
+/// How many of them may be one tenant's.
+const PLACES_OF_TENANT: usize = 4;
 /// What is sent to a webhook that names no event type.
 const ANY_TYPE: &str = "posthorn.test";
 /// What is sent unless the request says something.
@@ -42,7 +45,50 @@ pub struct Tester {
     sender: Sender,
     /// `WEBHOOK_TIMEOUT`.
     default_timeout: Option<Duration>,
-    places: Semaphore,
+    places: Places,
+}
+
+/// Who has how many tests under way.
+#[derive(Default)]
+struct Places(Mutex<HashMap<Tenant, usize>>);
+
+/// One of them; given back when it is dropped.
+struct Place<'a> {
+    of: &'a Places,
+    tenant: &'a Tenant,
+}
+
+impl Places {
+    fn taken(&self) -> MutexGuard<'_, HashMap<Tenant, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take<'a>(&'a self, tenant: &'a Tenant) -> Result<Place<'a>> {
+        let mut taken = self.taken();
+        let of_tenant = taken.get(tenant).copied().unwrap_or_default();
+        if of_tenant >= PLACES_OF_TENANT {
+            return Err(Problem::unavailable(format!(
+                "{PLACES_OF_TENANT} tests of this tenant's are under way, as many as may be; try again"
+            )));
+        }
+        if taken.values().sum::<usize>() >= PLACES {
+            return Err(Problem::unavailable(format!(
+                "{PLACES} tests are under way, as many as may be; try again"
+            )));
+        }
+        taken.insert(tenant.clone(), of_tenant + 1);
+        Ok(Place { of: self, tenant })
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut taken = self.of.taken();
+        match taken.get_mut(self.tenant) {
+            Some(places) if *places > 1 => *places -= 1,
+            _ => drop(taken.remove(self.tenant)),
+        }
+    }
 }
 
 impl Tester {
@@ -51,7 +97,7 @@ impl Tester {
         Self {
             sender,
             default_timeout,
-            places: Semaphore::new(PLACES),
+            places: Places::default(),
         }
     }
 }
@@ -214,11 +260,7 @@ async fn send(api: &Api, tenant: &Tenant, id: WebhookId, new: NewTest) -> Result
         webhook_id: id,
         delivery_id: DeliveryId::generate(),
     };
-    let Ok(_place) = api.tester.places.try_acquire() else {
-        return Err(Problem::unavailable(format!(
-            "{PLACES} tests are under way, as many as may be; try again"
-        )));
-    };
+    let _place = api.tester.places.take(tenant)?;
     let report = api
         .tester
         .sender
@@ -417,6 +459,23 @@ mod tests {
             headers: vec![("location".to_owned(), "https://example.org/".to_owned())],
             ..Answer::default()
         })
+    }
+
+    #[test]
+    fn no_tenant_takes_every_place() {
+        let places = Places::default();
+        let tenants: Vec<Tenant> = (0..9).map(|n| format!("t{n}").parse().unwrap()).collect();
+        let mut held = Vec::new();
+        for tenant in &tenants[..8] {
+            held.extend((0..PLACES_OF_TENANT).map(|_| places.take(tenant).unwrap()));
+            assert!(places.take(tenant).is_err());
+        }
+        assert!(places.take(&tenants[8]).is_err(), "all are taken");
+        held.pop();
+        drop(places.take(&tenants[8]).unwrap());
+        drop(places.take(&tenants[7]).unwrap());
+        held.clear();
+        assert!(places.taken().is_empty());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use shared::destination::Destinations;
 use shared::dialect::Dialects;
 use shared::retry::Retry;
 use shared::secret::Secret;
-use shared::webhook::Rate;
+use shared::webhook::{Rate, Status};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use utoipa::ToSchema;
@@ -54,13 +54,26 @@ const RESERVED_HEADERS: [&str; 15] = [
 
 /// JSON that `jsonb` can hold: anything without U+0000.
 fn storable(field: &str, value: &Value) -> Result<()> {
-    if value.to_string().contains("\\u0000") {
+    if has_nul(value) {
         return Err(Problem::field(
             field,
             "must not contain the character U+0000",
         ));
     }
     Ok(())
+}
+
+/// In a text or a name, however deep. Not by looking for `\u0000` in the JSON:
+/// `"\\u0000"` is a backslash and five letters.
+fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(values) => values.iter().any(has_nul),
+        Value::Object(members) => members
+            .iter()
+            .any(|(name, value)| name.contains('\0') || has_nul(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
 }
 
 /// The body of a create or an update.
@@ -98,8 +111,10 @@ pub struct Form {
     description: Option<String>,
     /// Whether it gets deliveries.
     active: Option<bool>,
-    /// Another way to say `active`.
+    /// Instead of `active`. `paused`: deliveries are held until it is active again.
     status: Option<StatusForm>,
+    /// Whether it gets operational events (`webhook.disabled`), and those alone.
+    operational: Option<bool>,
     /// Which events it wants; `null`: all that match `events`.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<Object>, example = json!({"total": {"$gte": 10}}))]
@@ -153,7 +168,9 @@ pub struct Checked {
     /// For people.
     pub description: Option<String>,
     /// Whether it gets deliveries.
-    pub active: Option<bool>,
+    pub status: Option<Status>,
+    /// Whether it gets operational events.
+    pub operational: Option<bool>,
     /// Which events it wants; `Some(None)` takes the filter away.
     pub filters: Option<Option<Value>>,
     /// Sent with every delivery.
@@ -172,6 +189,8 @@ pub struct Checked {
     pub dialect: Option<Option<String>>,
     /// For programs.
     pub metadata: Option<Map<String, Value>>,
+    /// To be put into `metadata`, whatever else is there.
+    pub client_id: Option<Value>,
 }
 
 impl Form {
@@ -219,23 +238,26 @@ impl Form {
         if let Some(Some(dialect)) = &self.dialect {
             check_dialect(dialect, dialects)?;
         }
-        let mut metadata = self.metadata;
-        if let Some(client) = self.client_id {
-            let metadata = metadata.get_or_insert_default();
-            metadata.entry("client_id").or_insert(client);
-        }
-        if let Some(metadata) = &metadata {
-            let metadata = Value::Object(metadata.clone());
-            if metadata.to_string().len() > MAX_METADATA {
-                let bound = format!("must be at most {MAX_METADATA} bytes of JSON");
-                return Err(Problem::field("metadata", bound));
-            }
-            storable("metadata", &metadata)?;
-        }
+        // What `metadata` says of it goes first.
+        let said = |metadata: &Map<_, _>| metadata.contains_key("client_id");
+        let client_id = self
+            .client_id
+            .filter(|_| !self.metadata.as_ref().is_some_and(said));
+        let mut metadata = self.metadata.clone().unwrap_or_default();
+        metadata.extend(
+            client_id
+                .iter()
+                .map(|id| ("client_id".to_owned(), id.clone())),
+        );
+        check_metadata(&metadata)?;
         if self.active.is_some() && self.status.is_some() {
             return Err(Problem::field("status", "and `active` exclude each other"));
         }
-        let status = self.status.map(|status| status == StatusForm::Active);
+        let active = self.active.map(|active| match active {
+            true => StatusForm::Active,
+            false => StatusForm::Inactive,
+        });
+        let status = active.or(self.status).map(Status::from);
         let retry = retry(self.retries, self.retry_policy)?;
         let rate = match self.rate_limit {
             Some(Some(form)) => Some(Some(rate(form)?)),
@@ -246,7 +268,8 @@ impl Form {
             events: self.events,
             secret,
             description: self.description,
-            active: self.active.or(status),
+            status,
+            operational: self.operational,
             filters: self.filters,
             headers: self.headers.map(|headers| headers.into_iter().collect()),
             timeout,
@@ -255,9 +278,23 @@ impl Form {
             debug_mode: self.debug_mode,
             signing: self.signing,
             dialect: self.dialect,
-            metadata,
+            metadata: self.metadata,
+            client_id,
         })
     }
+}
+
+/// Refuses metadata that is too large, or that can't be stored.
+///
+/// # Errors
+/// Names the bound.
+pub fn check_metadata(metadata: &Map<String, Value>) -> Result<()> {
+    let metadata = Value::Object(metadata.clone());
+    if metadata.to_string().len() > MAX_METADATA {
+        let bound = format!("must be at most {MAX_METADATA} bytes of JSON");
+        return Err(Problem::field("metadata", bound));
+    }
+    storable("metadata", &metadata)
 }
 
 fn check_events(events: &[String]) -> Result<()> {
@@ -391,12 +428,23 @@ fn rate(form: Value) -> Result<Rate> {
     })
 }
 
-/// `status` as Corp Astro's clients send it.
+/// `status` as an owner can set it; Corp Astro's clients send it.
 #[derive(Clone, Copy, PartialEq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum StatusForm {
     Active,
+    Paused,
     Inactive,
+}
+
+impl From<StatusForm> for Status {
+    fn from(form: StatusForm) -> Self {
+        match form {
+            StatusForm::Active => Self::Active,
+            StatusForm::Paused => Self::Paused,
+            StatusForm::Inactive => Self::Inactive,
+        }
+    }
 }
 
 /// What signs a webhook's deliveries.
@@ -439,6 +487,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn check(body: Value) -> Result<Checked> {
@@ -449,6 +499,49 @@ mod tests {
 
     fn refused(body: Value) -> String {
         format!("{:?}", check(body).unwrap_err())
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let text = proptest::collection::vec(
+            prop_oneof![Just("\0"), Just("\\"), Just("u0000"), Just("\""), Just("a")],
+            0..4,
+        );
+        let text = text.prop_map(|parts| parts.concat()).boxed();
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<i64>().prop_map(Value::from),
+            text.clone().prop_map(Value::from)
+        ];
+        leaf.prop_recursive(3, 12, 3, move |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+                (text.clone(), inner).prop_map(|(name, value)| json!({ name: value })),
+            ]
+        })
+    }
+
+    /// Whether JSON text has the escape that PostgreSQL refuses: `\u0000` with
+    /// its backslash not escaped itself.
+    fn has_the_escape(json: &str) -> bool {
+        json.match_indices("u0000").any(|(at, _)| {
+            let backslashes = json[..at].bytes().rev().take_while(|b| *b == b'\\');
+            backslashes.count() % 2 == 1
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_storable_is_what_postgresql_takes(value in any_json()) {
+            prop_assert_eq!(storable("metadata", &value).is_err(), has_the_escape(&value.to_string()));
+        }
+    }
+
+    #[test]
+    fn a_client_id_is_not_all_of_the_metadata() {
+        let form = check(json!({"client_id": "c-7"})).unwrap();
+        assert_eq!((form.metadata, form.client_id), (None, Some(json!("c-7"))));
+        let both = check(json!({"client_id": 7, "metadata": {"client_id": "c-7"}})).unwrap();
+        assert_eq!(both.client_id, None);
     }
 
     #[test]

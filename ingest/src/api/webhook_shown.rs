@@ -34,7 +34,8 @@ pub struct Shown {
     description: String,
     /// Whether it gets deliveries.
     active: bool,
-    /// `active`, `inactive` (switched off by its owner) or `disabled` (by Posthorn).
+    /// `active`; `paused`: deliveries are held; `inactive` (switched off by its owner)
+    /// or `disabled` (by Posthorn): there are none.
     #[schema(example = "active")]
     status: &'static str,
     /// Why Posthorn disabled it.
@@ -68,12 +69,17 @@ pub struct Shown {
     rate_limit: Option<RateLimit>,
     /// Whether requests and answers are kept whole.
     debug_mode: bool,
+    /// Whether it gets operational events (`webhook.disabled`), and those alone.
+    operational: bool,
     /// `null`: the tenant's.
     #[schema(required, example = "standard")]
     pub dialect: Option<String>,
     /// For programs.
     #[schema(value_type = Object)]
     metadata: Value,
+    /// What the file calls it that `posthorn-ingest apply` made it from; `null`: none did.
+    #[schema(required, example = "billing")]
+    key: Option<String>,
     created_at: Timestamp,
     /// The same as `created_at`.
     #[serde(rename = "createdAt")]
@@ -93,8 +99,8 @@ pub struct Shown {
 /// What is read to show a webhook; with `w` for its table.
 pub const COLUMNS: &str = "w.id, w.tenant, w.url, w.patterns, w.filter, w.dialect, w.secret, \
     w.previous_secret, w.previous_secret_until, w.signing_key, w.previous_signing_key, w.headers, \
-    w.timeout_ms, w.retry, w.rate_limit, w.rate_period_s, w.debug_mode, w.status, \
-    w.description, w.metadata, w.disabled_reason, w.created_at, w.updated_at, w.revision";
+    w.timeout_ms, w.retry, w.rate_limit, w.rate_period_s, w.debug_mode, w.operational, w.status, \
+    w.description, w.metadata, w.key, w.disabled_reason, w.created_at, w.updated_at, w.revision";
 
 impl Shown {
     /// From its row, and what was counted of it.
@@ -132,8 +138,10 @@ impl Shown {
             retry_policy: webhook.retry,
             rate_limit: webhook.rate.map(RateLimit::of),
             debug_mode: webhook.debug_mode,
+            operational: webhook.operational,
             dialect: webhook.dialect,
             metadata: row.get("metadata"),
+            key: row.get("key"),
             created_at,
             created_at_too: created_at,
             updated_at: row.get("updated_at"),

@@ -11,23 +11,18 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use secrecy::ExposeSecret;
 use serde::Serialize;
-use serde_json::{Value, json};
-use shared::ids::{Tenant, WebhookId};
-use shared::secret::{Secret, SigningKey};
-use shared::webhook::{Rate, Status, seal_context};
+use shared::ids::WebhookId;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::{Managing, Reading};
-use super::event_types::check_known;
 use super::problem::{Problem, Result};
 use super::request::{Body, Id, Page, Parameters};
-use super::webhook_form::{Checked, Form, Signing};
+use super::webhook_form::Form;
 use super::webhook_shown::{COLUMNS, Shown, all, find};
-use super::{Api, Shared};
+use super::{Shared, webhook_store};
 
 /// `/api/v1/webhooks…`, also `/api/webhooks…`
 pub fn routes() -> OpenApiRouter<Shared> {
@@ -72,144 +67,18 @@ async fn create(
     Body(form): Body<Form>,
 ) -> Result<Tagged> {
     let checked = form.check(&api.destinations, &api.dialects)?;
-    let url = checked
-        .url
-        .ok_or_else(|| Problem::field("url", "is missing"))?;
-    let events = checked
-        .events
-        .ok_or_else(|| Problem::field("events", "is missing"))?;
-    check_known(&api, &acting.tenant, &events).await?;
-    let dialect = checked.dialect.flatten();
-    let signs_with_key = checked.signing == Some(Signing::Ed25519);
-    if signs_with_key {
-        check_takes_keys(&api, &acting.tenant, dialect.as_deref())?;
-    }
-    let secret = checked.secret.unwrap_or_else(Secret::generate);
-    let id = WebhookId::generate();
-    let rate = Columns::of(checked.rate.flatten());
-
     let mut client = api.pool.get().await?;
     let transaction = client.transaction().await?;
-    check_room(&transaction, &acting.tenant).await?;
-    transaction
-        .execute(
-            "-- create_webhook\n\
-             INSERT INTO webhooks (id, tenant, url, description, patterns, filter, dialect, secret, \
-                 signing_key, headers, timeout_ms, retry, rate_limit, rate_period_s, debug_mode, \
-                 metadata, status, revision) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, 0)",
-            &[
-                &id,
-                &acting.tenant,
-                &url,
-                &checked.description.unwrap_or_default(),
-                &events,
-                &checked.filters.flatten(),
-                &dialect,
-                &seal_secret(&api, id, &secret),
-                &signs_with_key.then(|| seal_key(&api, id, &SigningKey::generate())),
-                &checked.headers.map(|headers| seal_headers(&api, id, &headers)),
-                &checked.timeout.flatten(),
-                &checked.retry.flatten().map(|retry| json!(retry)),
-                &rate.limit,
-                &rate.period_s,
-                &checked.debug_mode.unwrap_or(false),
-                &Value::Object(checked.metadata.unwrap_or_default()),
-                &status(checked.active.unwrap_or(true)).as_str(),
-            ],
-        )
-        .await?;
+    let made =
+        webhook_store::create(&transaction, api.writing(), &acting.tenant, None, checked).await?;
     transaction.commit().await?;
     drop(client);
     api.feed.refresh().await?;
 
-    let mut webhook = find(&api, &acting.tenant, id).await?;
+    let mut webhook = find(&api, &acting.tenant, made.id).await?;
     // The one time that it is shown.
-    secret.expose().clone_into(&mut webhook.secret);
+    made.secret.expose().clone_into(&mut webhook.secret);
     Ok(Tagged(StatusCode::CREATED, webhook))
-}
-
-fn status(active: bool) -> Status {
-    if active {
-        Status::Active
-    } else {
-        Status::Inactive
-    }
-}
-
-/// A rate limit's two columns.
-struct Columns {
-    limit: Option<i32>,
-    period_s: Option<i32>,
-}
-
-impl Columns {
-    fn of(rate: Option<Rate>) -> Self {
-        Self {
-            limit: rate.map(|rate| rate.limit as i32),
-            period_s: rate.map(|rate| rate.period.as_secs() as i32),
-        }
-    }
-}
-
-/// Refuses if the tenant has as many webhooks as it may. Holds the tenant's row,
-/// so that two requests at a time don't both find the last place free.
-async fn check_room(
-    transaction: &deadpool_postgres::Transaction<'_>,
-    tenant: &Tenant,
-) -> Result<()> {
-    let limit: i32 = transaction
-        .query_one(
-            "-- lock_tenant\nSELECT max_webhooks FROM tenants WHERE id = $1 FOR NO KEY UPDATE",
-            &[tenant],
-        )
-        .await?
-        .get(0);
-    let has: i64 = transaction
-        .query_one(
-            "-- count_webhooks\nSELECT count(*) FROM webhooks WHERE tenant = $1 AND status <> 'deleted'",
-            &[tenant],
-        )
-        .await?
-        .get(0);
-    if has >= i64::from(limit) {
-        return Err(Problem::conflict(format!(
-            "this tenant has {has} webhooks; at most {limit} are allowed"
-        )));
-    }
-    Ok(())
-}
-
-/// Refuses a key that the dialect has no place for.
-fn check_takes_keys(api: &Api, tenant: &Tenant, dialect: Option<&str>) -> Result<()> {
-    let tenants = api.subscriptions.dialect(tenant);
-    let name = dialect.map(str::to_owned).or(tenants).unwrap_or_default();
-    match api.dialects.get(&name) {
-        Some(dialect) if dialect.takes_signing_keys() => Ok(()),
-        _ => Err(Problem::field(
-            "signing",
-            format!("can't be `ed25519` in the dialect `{name}`, which has no place for it"),
-        )),
-    }
-}
-
-/// A secret as its column has it.
-pub fn seal_secret(api: &Api, id: WebhookId, secret: &Secret) -> Vec<u8> {
-    let context = seal_context(id, "secret");
-    api.keys.seal(&context, secret.expose().as_bytes())
-}
-
-/// A signing key as its column has it.
-pub fn seal_key(api: &Api, id: WebhookId, key: &SigningKey) -> Vec<u8> {
-    let context = seal_context(id, "signing key");
-    api.keys
-        .seal(&context, key.expose().expose_secret().as_bytes())
-}
-
-fn seal_headers(api: &Api, id: WebhookId, headers: &[(String, String)]) -> Vec<u8> {
-    let context = seal_context(id, "headers");
-    api.keys
-        .seal(&context, json!(headers).to_string().as_bytes())
 }
 
 /// List webhooks
@@ -332,109 +201,19 @@ async fn update(
     headers: HeaderMap,
     Body(form): Body<Form>,
 ) -> Result<Tagged> {
-    let Checked {
-        url,
-        events,
-        secret,
-        description,
-        active,
-        filters,
-        headers: sent,
-        timeout,
-        retry,
-        rate,
-        debug_mode,
-        signing,
-        dialect,
-        metadata,
-    } = form.check(&api.destinations, &api.dialects)?;
-    if let Some(events) = &events {
-        check_known(&api, &acting.tenant, events).await?;
-    }
+    let checked = form.check(&api.destinations, &api.dialects)?;
     let expected = expected_revision(&headers)?;
-    if signing == Some(Signing::Ed25519) {
-        let own = match &dialect {
-            Some(dialect) => dialect.clone(),
-            None => find(&api, &acting.tenant, id).await?.dialect,
-        };
-        check_takes_keys(&api, &acting.tenant, own.as_deref())?;
+    let mut client = api.pool.get().await?;
+    let transaction = client.transaction().await?;
+    let (writing, tenant) = (api.writing(), &acting.tenant);
+    if !webhook_store::update(&transaction, writing, tenant, id, expected, checked).await? {
+        return Err(changed_meanwhile());
     }
-    let columns = Columns::of(rate.flatten());
-    let client = api.pool.get().await?;
-    // The pairs say whether to change and to what: NULL is a value of its own.
-    let statement = client
-        .prepare_cached(
-            "-- update_webhook\n\
-             UPDATE webhooks SET \
-                 url = coalesce($4, url), \
-                 patterns = coalesce($5, patterns), \
-                 secret = coalesce($6, secret), \
-                 description = coalesce($7, description), \
-                 status = coalesce($8, status), \
-                 disabled_reason = CASE WHEN $8 IS NULL THEN disabled_reason END, \
-                 headers = coalesce($9, headers), \
-                 metadata = coalesce($10, metadata), \
-                 debug_mode = coalesce($11, debug_mode), \
-                 filter = CASE WHEN $12 THEN $13 ELSE filter END, \
-                 timeout_ms = CASE WHEN $14 THEN $15 ELSE timeout_ms END, \
-                 retry = CASE WHEN $16 THEN $17 ELSE retry END, \
-                 dialect = CASE WHEN $18 THEN $19 ELSE dialect END, \
-                 rate_limit = CASE WHEN $20 THEN $21 ELSE rate_limit END, \
-                 rate_period_s = CASE WHEN $20 THEN $22 ELSE rate_period_s END, \
-                 signing_key = CASE WHEN $23 THEN $24 ELSE coalesce(signing_key, $24) END, \
-                 previous_signing_key = CASE WHEN NOT $23 THEN previous_signing_key END, \
-                 updated_at = now() \
-             WHERE id = $1 AND tenant = $2 AND status <> 'deleted' \
-               AND ($3::int8 IS NULL OR revision = $3)",
-        )
-        .await?;
-    let changed = client
-        .execute(
-            &statement,
-            &[
-                &id,
-                &acting.tenant,
-                &expected,
-                &url,
-                &events,
-                &secret.map(|secret| seal_secret(&api, id, &secret)),
-                &description,
-                &active.map(status).map(Status::as_str),
-                &sent.map(|headers| seal_headers(&api, id, &headers)),
-                &metadata.map(Value::Object),
-                &debug_mode,
-                &filters.is_some(),
-                &filters.flatten(),
-                &timeout.is_some(),
-                &timeout.flatten(),
-                &retry.is_some(),
-                &retry.flatten().map(|retry| json!(retry)),
-                &dialect.is_some(),
-                &dialect.flatten(),
-                &rate.is_some(),
-                &columns.limit,
-                &columns.period_s,
-                &(signing == Some(Signing::Hmac)),
-                &(signing == Some(Signing::Ed25519))
-                    .then(|| seal_key(&api, id, &SigningKey::generate())),
-            ],
-        )
-        .await?;
+    transaction.commit().await?;
     drop(client);
-    if changed == 0 {
-        return Err(refusal(&api, &acting.tenant, id).await);
-    }
     api.feed.refresh().await?;
     let webhook = find(&api, &acting.tenant, id).await?;
     Ok(Tagged(StatusCode::OK, webhook))
-}
-
-/// Why nothing was changed.
-async fn refusal(api: &Api, tenant: &Tenant, id: WebhookId) -> Problem {
-    match find(api, tenant, id).await {
-        Ok(_) => changed_meanwhile(),
-        Err(problem) => problem,
-    }
 }
 
 /// Delete a webhook
@@ -459,24 +238,13 @@ async fn delete(
     headers: HeaderMap,
 ) -> Result<StatusCode> {
     let expected = expected_revision(&headers)?;
-    let client = api.pool.get().await?;
-    let statement = client
-        .prepare_cached(
-            "-- delete_webhook\n\
-             UPDATE webhooks SET status = 'deleted', disabled_reason = NULL, secret = '', \
-                 previous_secret = NULL, previous_secret_until = NULL, signing_key = NULL, \
-                 previous_signing_key = NULL, headers = NULL, updated_at = now() \
-             WHERE id = $1 AND tenant = $2 AND status <> 'deleted' \
-               AND ($3::int8 IS NULL OR revision = $3)",
-        )
-        .await?;
-    let deleted = client
-        .execute(&statement, &[&id, &acting.tenant, &expected])
-        .await?;
-    drop(client);
-    if deleted == 0 {
-        return Err(refusal(&api, &acting.tenant, id).await);
+    let mut client = api.pool.get().await?;
+    let transaction = client.transaction().await?;
+    if !webhook_store::delete(&transaction, &acting.tenant, id, expected).await? {
+        return Err(changed_meanwhile());
     }
+    transaction.commit().await?;
+    drop(client);
     api.feed.refresh().await?;
     Ok(StatusCode::NO_CONTENT)
 }

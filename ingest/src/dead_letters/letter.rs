@@ -119,7 +119,8 @@ impl Letter {
     /// The message to publish so that it takes its way again; `None` if there
     /// is no such way: it wasn't published to an exchange of ours.
     ///
-    /// A job says that it may exist twice, and takes the shard and the delay
+    /// An event without an id takes this letter's, so that it is known if it is
+    /// replayed twice. A job says that it may exist twice, and takes the shard and the delay
     /// that are its now: meanwhile the sweeper may have put it back.
     pub fn again(&self, now: OffsetDateTime, shards: u16) -> Option<Outgoing> {
         let exchange = match self.exchange.as_str() {
@@ -133,10 +134,15 @@ impl Letter {
             }
             _ => return None,
         };
+        let mut properties = self.properties.clone();
+        if properties.message_id().is_none() {
+            // At most 29 bytes: a TypeID.
+            properties = properties.with_message_id(self.id.to_string().into());
+        }
         Some(Outgoing {
             exchange,
             routing_key: ShortString::try_new(self.routing_key.as_str()).ok()?,
-            properties: self.properties.clone(),
+            properties,
             body: self.body.clone(),
         })
     }

@@ -206,8 +206,22 @@ pub async fn find(client: &Client, id: DeadLetterId) -> anyhow::Result<Option<Le
     row.as_ref().map(letter).transpose()
 }
 
-/// The next ones after `after`, whole, oldest first: the order in which they
-/// are replayed.
+/// The newest.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn newest(client: &Client) -> anyhow::Result<Option<DeadLetterId>> {
+    let statement = client
+        .prepare_cached(
+            "-- newest_dead_letter\nSELECT id FROM dead_letters ORDER BY id DESC LIMIT 1",
+        )
+        .await?;
+    let row = client.query_opt(&statement, &[]).await?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+/// The next ones after `after`, up to `last`, whole, oldest first: the order in
+/// which they are replayed.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -215,6 +229,7 @@ pub async fn next(
     client: &Client,
     filter: &Filter,
     after: Option<DeadLetterId>,
+    last: DeadLetterId,
     limit: i64,
 ) -> anyhow::Result<Vec<Letter>> {
     let statement = client
@@ -222,7 +237,8 @@ pub async fn next(
             "-- next_dead_letters\n\
              SELECT id, queue, reason, exchange, routing_key, tenant, message_id, properties, body \
              FROM dead_letters \
-             WHERE ($1::uuid IS NULL OR id > $1) AND ($2::text IS NULL OR reason = $2) \
+             WHERE ($1::uuid IS NULL OR id > $1) AND id <= $6 \
+               AND ($2::text IS NULL OR reason = $2) \
                AND ($3::text IS NULL OR tenant = $3) AND ($4::text IS NULL OR queue = $4) \
              ORDER BY id LIMIT $5",
         )
@@ -231,7 +247,14 @@ pub async fn next(
     let rows = client
         .query(
             &statement,
-            &[&after, &filter.reason, &filter.tenant, &origin, &limit],
+            &[
+                &after,
+                &filter.reason,
+                &filter.tenant,
+                &origin,
+                &limit,
+                &last,
+            ],
         )
         .await?;
     rows.iter().map(letter).collect()

@@ -21,7 +21,6 @@ use shared::catalogue::TenantEventTypes;
 use shared::ids::{EventType, Tenant};
 use tracing::error;
 
-use crate::matching::Pattern;
 use schema::{Schema, Violation};
 
 /// See the module's text.
@@ -30,12 +29,8 @@ pub struct EventTypes(RwLock<HashMap<Tenant, OfTenant>>);
 
 struct OfTenant {
     strict: bool,
-    types: HashMap<EventType, Known>,
-}
-
-struct Known {
-    archived: bool,
-    schema: Option<Arc<Compiled>>,
+    /// Each with its schema, if it has one.
+    types: HashMap<EventType, Option<Arc<Compiled>>>,
 }
 
 /// A schema, compiled when the first event of its type comes.
@@ -75,11 +70,7 @@ impl EventTypes {
                     let schema = OnceLock::new();
                     Arc::new(Compiled { text, schema })
                 };
-                let known = Known {
-                    archived: row.archived,
-                    schema: row.schema.map(compiled),
-                };
-                (row.name, known)
+                (row.name, row.schema.map(compiled))
             };
             let types = of_tenant.types.into_iter().map(known).collect();
             let strict = of_tenant.strict;
@@ -116,6 +107,13 @@ impl EventTypes {
         }
     }
 
+    /// Whether events of this type are held to a schema, which takes time.
+    pub fn has_schema(&self, tenant: &Tenant, event_type: &EventType) -> bool {
+        let tenants = self.tenants();
+        let of_tenant = tenants.get(tenant);
+        of_tenant.is_some_and(|known| matches!(known.types.get(event_type), Some(Some(_))))
+    }
+
     fn schema_of(
         &self,
         tenant: &Tenant,
@@ -126,28 +124,10 @@ impl EventTypes {
             return Ok(None);
         };
         match of_tenant.types.get(event_type) {
-            Some(known) => Ok(known.schema.clone()),
+            Some(schema) => Ok(schema.clone()),
             None if of_tenant.strict => Err(Unfit::UnknownType(event_type.clone(), tenant.clone())),
             None => Ok(None),
         }
-    }
-
-    /// The first of these patterns that would never see an event, as far as a
-    /// strict tenant's catalogue says. Of a tenant that isn't strict, none.
-    pub fn useless<'p>(&self, tenant: &Tenant, patterns: &'p [String]) -> Option<&'p str> {
-        let tenants = self.tenants();
-        let of_tenant = tenants.get(tenant).filter(|of_tenant| of_tenant.strict)?;
-        let useful = |pattern: &&String| {
-            // What isn't a pattern has been refused for that.
-            pattern.parse::<Pattern>().is_ok_and(|pattern| {
-                let mut offered = of_tenant.types.iter().filter(|(_, known)| !known.archived);
-                offered.any(|(name, _)| pattern.listens_to(name.as_str()))
-            })
-        };
-        patterns
-            .iter()
-            .find(|pattern| !useful(pattern))
-            .map(String::as_str)
     }
 }
 
@@ -158,11 +138,10 @@ mod tests {
 
     use super::*;
 
-    fn row(name: &str, schema: Option<&str>, archived: bool) -> EventTypeRow {
+    fn row(name: &str, schema: Option<&str>) -> EventTypeRow {
         EventTypeRow {
             name: name.parse().unwrap(),
             schema: schema.map(str::to_owned),
-            archived,
         }
     }
 
@@ -188,9 +167,9 @@ mod tests {
 
     #[test]
     fn only_a_strict_tenants_events_must_be_in_its_catalogue() {
-        let lenient = of_acme(false, vec![row("a.b", None, false)]);
+        let lenient = of_acme(false, vec![row("a.b", None)]);
         assert_eq!(check(&lenient, "acme", "x.y", "{}"), Ok(()));
-        let strict = of_acme(true, vec![row("a.b", None, false)]);
+        let strict = of_acme(true, vec![row("a.b", None)]);
         assert_eq!(check(&strict, "acme", "a.b", "{}"), Ok(()));
         let said = check(&strict, "acme", "x.y", "{}").unwrap_err();
         assert!(said.contains("`x.y` is not in the catalogue"), "{said}");
@@ -198,15 +177,15 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_holds_for_archived_types_too() {
-        let known = of_acme(false, vec![row("a.b", NUMBER, true)]);
+    fn data_must_be_what_its_types_schema_says() {
+        let known = of_acme(false, vec![row("a.b", NUMBER)]);
         assert_eq!(check(&known, "acme", "a.b", "1"), Ok(()));
         assert!(check(&known, "acme", "a.b", "\"1\"").is_err());
     }
 
     #[test]
     fn what_is_applied_replaces_what_was_known() {
-        let known = of_acme(true, vec![row("a.b", NUMBER, false)]);
+        let known = of_acme(true, vec![row("a.b", NUMBER)]);
         let tenant = "acme".parse().unwrap();
         known.apply(vec![TenantEventTypes {
             tenant,
@@ -218,32 +197,7 @@ mod tests {
 
     #[test]
     fn a_schema_made_by_hand_that_is_none_stops_no_event() {
-        let known = of_acme(false, vec![row("a.b", Some("{\"type\": 7}"), false)]);
+        let known = of_acme(false, vec![row("a.b", Some("{\"type\": 7}"))]);
         assert_eq!(check(&known, "acme", "a.b", "1"), Ok(()));
-    }
-
-    #[test]
-    fn a_strict_tenants_patterns_are_of_types_that_are_offered() {
-        let known = of_acme(
-            true,
-            vec![row("order.old", None, true), row("item.x", None, false)],
-        );
-        let tenant: Tenant = "acme".parse().unwrap();
-        for (pattern, useless) in [
-            ("item.*", false),
-            ("item.x", false),
-            ("*", false),
-            ("order.*", true),
-            ("order.old", true),
-            ("nothing", true),
-        ] {
-            let patterns = [pattern.to_owned()];
-            assert_eq!(
-                known.useless(&tenant, &patterns).is_some(),
-                useless,
-                "{pattern}"
-            );
-            assert_eq!(of_acme(false, vec![]).useless(&tenant, &patterns), None);
-        }
     }
 }

@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use deadpool_postgres::{Client, Transaction};
+use deadpool_postgres::{Client, GenericClient, Transaction};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use shared::ids::{EventType, Tenant};
@@ -246,7 +246,7 @@ pub async fn delete(
 /// # Errors
 /// If PostgreSQL fails.
 pub async fn list(
-    client: &Client,
+    client: &impl GenericClient,
     tenant: &Tenant,
     archived: Option<bool>,
     after: Option<&EventType>,

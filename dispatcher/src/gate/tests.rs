@@ -1,0 +1,208 @@
+use super::*;
+
+fn gate_of(capacity: usize) -> Arc<Gate> {
+    Gate::new(Crowd::new(capacity))
+}
+
+fn gate() -> Arc<Gate> {
+    gate_of(1_000)
+}
+
+/// As one that takes so long.
+fn observed(gate: &Arc<Gate>, took: Duration) {
+    gate.state().mean = took;
+}
+
+async fn enter(gate: &Arc<Gate>) -> Result<Place, Closed> {
+    gate.enter(OffsetDateTime::now_utc()).await
+}
+
+/// Takes what places there are.
+async fn fill(gate: &Arc<Gate>) -> Vec<Place> {
+    observed(gate, Duration::from_secs(3600));
+    let mut taken = Vec::new();
+    while let Ok(place) = enter(gate).await {
+        taken.push(place);
+    }
+    taken
+}
+
+fn answer_all(places: Vec<Place>) {
+    for place in places {
+        place.leave(false, Duration::from_millis(1), OffsetDateTime::now_utc());
+    }
+}
+
+#[tokio::test]
+async fn a_slow_endpoints_surplus_is_spread_over_its_own_pace() {
+    let gate = gate();
+    let _all = fill(&gate).await;
+    gate.state().places = 8.0;
+    let _all = fill(&gate).await;
+    observed(&gate, Duration::from_secs(16));
+    let now = OffsetDateTime::now_utc();
+    gate.state().horizon = now;
+    // Eight places for 16 s each: one in two seconds.
+    let mut moments = Vec::new();
+    for _ in 0..100 {
+        match gate.enter(now).await {
+            Err(Closed::Full(at)) => moments.push(at - now),
+            _ => panic!("there is a place"),
+        }
+    }
+    let spread = (moments[99] - moments[0]).whole_seconds();
+    assert!((190..=200).contains(&spread), "{spread}");
+}
+
+#[tokio::test]
+async fn a_quick_endpoints_surplus_waits_for_its_turn() {
+    let gate = gate();
+    let held = fill(&gate).await;
+    observed(&gate, Duration::from_millis(10));
+    let waiting = tokio::spawn({
+        let gate = gate.clone();
+        async move { enter(&gate).await.is_ok() }
+    });
+    tokio::task::yield_now().await;
+    drop(held);
+    assert!(waiting.await.unwrap());
+    assert_eq!(gate.state().taken, 0, "its place is free again");
+    assert_eq!(gate.crowd.free(), 1_000);
+}
+
+#[tokio::test]
+async fn nobody_waits_longer_than_patience_and_the_next_dont_wait_at_all() {
+    let gate = gate_of(8);
+    let _held = fill(&gate).await;
+    observed(&gate, Duration::from_millis(10));
+    assert!(
+        matches!(enter(&gate).await, Err(Closed::Full(_))),
+        "it waited in vain"
+    );
+    assert_eq!(gate.state().standing, Standing::Struggles);
+    assert_eq!(gate.crowd.waiting.load(Ordering::Relaxed), 0);
+    // The room for those that struggle is small: two of eight.
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        let gate = gate.clone();
+        waiting.push(tokio::spawn(async move { enter(&gate).await.is_ok() }));
+        tokio::task::yield_now().await;
+    }
+    let at_once = tokio::time::timeout(Duration::ZERO, enter(&gate)).await;
+    assert!(matches!(at_once, Ok(Err(Closed::Full(_)))));
+}
+
+#[tokio::test]
+async fn places_grow_while_it_answers_and_halve_when_it_struggles() {
+    let gate = gate();
+    for _ in 0..4 {
+        answer_all(fill(&gate).await);
+    }
+    let grown = gate.state().places;
+    assert!(grown > 4.0 * FIRST_PLACES, "{grown}");
+    let all = fill(&gate).await;
+    observed(&gate, Duration::from_millis(1));
+    let now = OffsetDateTime::now_utc();
+    for place in all.into_iter().take(8) {
+        place.leave(true, Duration::from_millis(1), now);
+    }
+    assert_eq!(gate.state().places, grown / 2.0, "once for a volley");
+}
+
+#[tokio::test]
+async fn one_that_is_down_is_not_asked_and_begins_with_one() {
+    let gate = gate();
+    let now = OffsetDateTime::now_utc();
+    let took = Duration::from_millis(1);
+    let at = loop {
+        match gate.enter(now).await {
+            Ok(place) => place.leave(true, took, now),
+            Err(Closed::Down(at)) => break at,
+            Err(full) => panic!("{full:?}"),
+        }
+    };
+    assert!(at > now + Duration::from_secs(4));
+    let later = now + Duration::from_secs(60);
+    let probe = gate.enter(later).await.ok().unwrap();
+    assert!(matches!(gate.enter(later).await, Err(Closed::Down(_))));
+    // A probe that is never made is left to the next.
+    drop(probe);
+    let later = later + Duration::from_secs(60);
+    let probe = gate.enter(later).await.ok().unwrap();
+    probe.leave(false, took, later);
+    assert!(gate.state().places <= 2.0);
+    assert!(gate.enter(later).await.is_ok());
+}
+
+#[tokio::test]
+async fn those_that_wait_are_sent_away_when_it_goes_down() {
+    let gate = gate();
+    let held = fill(&gate).await;
+    observed(&gate, Duration::from_millis(1));
+    let waiting = tokio::spawn({
+        let gate = gate.clone();
+        async move { enter(&gate).await }
+    });
+    tokio::task::yield_now().await;
+    let now = OffsetDateTime::now_utc();
+    for _ in 0..20 {
+        gate.state().circuit.failed(now);
+    }
+    drop(held);
+    assert!(matches!(waiting.await.unwrap(), Err(Closed::Down(_))));
+}
+
+#[tokio::test]
+async fn jobs_of_one_that_is_down_dont_all_come_back_at_once() {
+    let gate = gate();
+    let now = OffsetDateTime::now_utc();
+    for _ in 0..20 {
+        gate.state().circuit.failed(now);
+    }
+    observed(&gate, Duration::from_micros(10));
+    let mut moments = Vec::new();
+    for _ in 0..10_000 {
+        match gate.enter(now).await {
+            Err(Closed::Down(at)) => moments.push(at - now),
+            _ => panic!("it is down"),
+        }
+    }
+    let spread = (moments[9_999] - moments[0]).whole_seconds();
+    assert!((49..=51).contains(&spread), "{spread}");
+}
+
+#[tokio::test]
+async fn however_many_hang_there_is_room_for_those_that_answer() {
+    let crowd = Crowd::new(512);
+    let good = Gate::new(crowd.clone());
+    answer_all(vec![enter(&good).await.ok().unwrap()]);
+    let mut held = Vec::new();
+    let mut gates = Vec::new();
+    for _ in 0..1_000 {
+        let gate = Gate::new(crowd.clone());
+        held.extend(fill(&gate).await);
+        gates.push(gate);
+    }
+    assert!(crowd.free() >= 60, "{}", crowd.free());
+    for _ in 0..100 {
+        answer_all(vec![enter(&good).await.ok().unwrap()]);
+    }
+    // One that answered and hangs now doesn't take the rest.
+    gates.push(good.clone());
+    good.state().places = MOST_PLACES;
+    held.extend(fill(&good).await);
+    assert!(crowd.free() >= 30, "{}", crowd.free());
+}
+
+#[tokio::test]
+async fn nothing_is_put_off_farther_than_a_quarter_of_an_hour() {
+    let gate = gate();
+    let _all = fill(&gate).await;
+    let now = OffsetDateTime::now_utc();
+    for _ in 0..5_000 {
+        match gate.enter(now).await {
+            Err(Closed::Full(at)) => assert!(at <= now + FARTHEST),
+            _ => panic!("there is a place"),
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! `posthorn-ingest apply`: tenants, event types and webhooks as files declare
+//! them, for people who keep configuration in git.
+//!
+//! 1. [`mod@file`] reads the files into what is declared, or says all that is wrong;
+//! 2. [`present`] reads what there is of it, and holds it;
+//! 3. [`difference`] compares the two, member by member;
+//! 4. what differs is written by the functions that the API writes with;
+//! 5. [`report`] says what it came to.
+//!
+//! All of it is one transaction. A dry run is the same transaction, rolled back:
+//! what it says is what would happen, the tenants' limits included.
+
+pub mod difference;
+pub mod file;
+pub mod present;
+pub mod report;
+mod webhook;
+
+use std::fmt;
+use std::io::Read;
+
+use anyhow::Context;
+use clap::Args;
+use deadpool_postgres::{Pool, Transaction};
+use shared::destination::Destinations;
+use shared::ids::Tenant;
+
+use crate::api::problem::Problem;
+use crate::api::tenants;
+use crate::api::webhook_store::{self, Writing};
+use crate::event_types::store;
+use difference::Difference;
+use file::{DeclaredTenant, DeclaredWebhook, Place, Problems, Source};
+use present::Present;
+use report::{Done, Report};
+use webhook::Now;
+
+/// The most that all files may have together, in bytes.
+const MAX_FILES: u64 = 8 * 1024 * 1024;
+/// Any number, as long as nothing else locks it: "apply" in ASCII.
+const LOCK: i64 = 0x61_7070_6c79;
+
+/// Make tenants, event types and webhooks what files declare, in one transaction.
+#[derive(Args)]
+pub struct Apply {
+    /// YAML or JSON; `-` is the standard input. May be given several times.
+    #[arg(short, long = "file", required = true, value_name = "FILE")]
+    files: Vec<String>,
+    /// Say what would change, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Delete webhooks that were made from a file and are in none of these, of
+    /// the tenants that these name.
+    #[arg(long)]
+    prune: bool,
+    /// Exit with 2 if anything was not as declared, with 0 if all was.
+    #[arg(long)]
+    pub exit_code: bool,
+}
+
+/// What declarations are held against.
+pub struct Rules<'a> {
+    /// Where webhooks may point.
+    pub destinations: &'a Destinations,
+    /// How rows are written, and what webhooks may look like.
+    pub writing: Writing<'a>,
+    /// What `{env: NAME}` stands for.
+    pub variable: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// Why nothing was applied: all that is wrong, a line each.
+#[derive(Debug, thiserror::Error)]
+pub struct Refused(Vec<String>);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let problems = if self.0.len() == 1 {
+            "problem"
+        } else {
+            "problems"
+        };
+        write!(f, "nothing was changed, for {} {problems}:", self.0.len())?;
+        self.0.iter().try_for_each(|line| write!(f, "\n  {line}"))
+    }
+}
+
+/// See the module's text.
+///
+/// # Errors
+/// If the files can't be read or declare what can't be, or PostgreSQL fails.
+pub async fn apply(apply: &Apply, pool: &Pool, rules: &Rules<'_>) -> anyhow::Result<Report> {
+    let declared = file::read(sources(&apply.files)?, rules).map_err(Refused)?;
+    let mut client = pool.get().await.context("connecting to PostgreSQL")?;
+    let transaction = client.transaction().await?;
+    let report = make(&transaction, rules.writing, declared, apply).await?;
+    // Printed only after the end: whoever reads it slowly must not hold the rows.
+    if apply.dry_run {
+        transaction.rollback().await?;
+    } else {
+        transaction.commit().await?;
+    }
+    Ok(report)
+}
+
+fn sources(files: &[String]) -> anyhow::Result<Vec<Source>> {
+    let mut left = MAX_FILES;
+    let mut sources = Vec::with_capacity(files.len());
+    for name in files {
+        let mut text = String::new();
+        // One more than may be, to tell what is whole from what is cut.
+        let read = if name == "-" {
+            std::io::stdin().take(left + 1).read_to_string(&mut text)
+        } else {
+            std::fs::File::open(name).and_then(|file| file.take(left + 1).read_to_string(&mut text))
+        };
+        let read = read.with_context(|| format!("reading {name}"))? as u64;
+        left = left.checked_sub(read).with_context(|| {
+            format!("{name}: the files may have at most {MAX_FILES} bytes together")
+        })?;
+        sources.push(Source {
+            name: if name == "-" { "stdin" } else { name }.to_owned(),
+            text,
+        });
+    }
+    Ok(sources)
+}
+
+/// Rows are locked before any is written, tenants before webhooks and each by id:
+/// whoever changes one by the API holds it before it takes the next revision.
+async fn make(
+    transaction: &Transaction<'_>,
+    writing: Writing<'_>,
+    declared: Vec<DeclaredTenant>,
+    apply: &Apply,
+) -> anyhow::Result<Report> {
+    take_turns(transaction).await?;
+    let mut present = Present::read(transaction, writing.keys, &declared).await?;
+    let mut making = Making {
+        transaction,
+        writing,
+        prune: apply.prune,
+        problems: Problems::default(),
+        report: Report::new(apply.dry_run),
+    };
+    for tenant in declared {
+        making.tenant(&mut present, tenant).await?;
+    }
+    match making.problems.none() {
+        Ok(()) => Ok(making.report),
+        Err(problems) => Err(Refused(problems).into()),
+    }
+}
+
+async fn take_turns(transaction: &Transaction<'_>) -> anyhow::Result<()> {
+    transaction
+        .execute(
+            "-- take_turns_to_apply\nSELECT pg_advisory_xact_lock($1)",
+            &[&LOCK],
+        )
+        .await?;
+    Ok(())
+}
+
+/// What is under way.
+struct Making<'a> {
+    transaction: &'a Transaction<'a>,
+    writing: Writing<'a>,
+    prune: bool,
+    problems: Problems,
+    report: Report,
+}
+
+impl Making<'_> {
+    async fn tenant(
+        &mut self,
+        present: &mut Present,
+        declared: DeclaredTenant,
+    ) -> anyhow::Result<()> {
+        let DeclaredTenant {
+            place,
+            id,
+            settings,
+            event_types,
+            webhooks,
+        } = declared;
+        let now = present.tenants.remove(&id);
+        let is_new = now.is_none();
+        let (change, difference) = difference::tenant(now.as_ref(), settings);
+        let written = match (is_new, difference.is_empty()) {
+            (true, _) => tenants::insert(self.transaction, &id, &change)
+                .await
+                .map(Some),
+            (false, true) => Ok(None),
+            (false, false) => tenants::update(self.transaction, &id, &change)
+                .await
+                .map(Some),
+        };
+        if self.judged(&place, written)?.is_none() {
+            return Ok(());
+        }
+        self.report
+            .compared(is_new, format!("tenant {id}"), difference);
+
+        let known = present.event_types.remove(&id).unwrap_or_default();
+        let mut changed = Vec::new();
+        for entry in event_types {
+            let now = known.get(&entry.name);
+            let difference = difference::event_type(now, &entry);
+            let subject = format!("event type {id}/{}", entry.name);
+            if now.is_none() || !difference.is_empty() {
+                changed.push(entry);
+            }
+            self.report.compared(now.is_none(), subject, difference);
+        }
+        if !changed.is_empty() {
+            let saved = store::save(self.transaction, &id, &changed, false).await;
+            self.judged(&place.at("event_types"), saved.map_err(Problem::from))?;
+        }
+
+        let mut known = present.webhooks.remove(&id).unwrap_or_default();
+        let declared = webhooks.into_iter().map(|webhook| {
+            let now = known.remove(&webhook.key);
+            (webhook, now)
+        });
+        let declared: Vec<_> = declared.collect();
+        // First those that go: they make room.
+        for (key, now) in known {
+            let subject = format!("webhook {id}/{key} ({})", now.id);
+            if self.prune {
+                webhook_store::delete(self.transaction, &id, now.id, None)
+                    .await
+                    .map_err(|problem| anyhow::anyhow!("{subject}: {problem}"))?;
+                self.report
+                    .done(Done::Removed, subject, Difference::of(false));
+            } else {
+                self.report.left(subject);
+            }
+        }
+        for (webhook, now) in declared {
+            self.webhook(&id, webhook, now).await?;
+        }
+        Ok(())
+    }
+
+    async fn webhook(
+        &mut self,
+        tenant: &Tenant,
+        declared: DeclaredWebhook,
+        now: Option<Now>,
+    ) -> anyhow::Result<()> {
+        let DeclaredWebhook { place, key, form } = declared;
+        let (form, difference) = webhook::compare(now.as_ref(), form);
+        let (transaction, writing) = (self.transaction, self.writing);
+        let (is_new, id) = match now {
+            Some(now) if difference.is_empty() => (false, Ok(Some(now.id))),
+            Some(now) => {
+                let updated =
+                    webhook_store::update(transaction, writing, tenant, now.id, None, form).await;
+                (false, updated.map(|_| Some(now.id)))
+            }
+            None => {
+                let made =
+                    webhook_store::create(transaction, writing, tenant, Some(&key), form).await;
+                // What a dry run makes is never heard of again.
+                let lasting = !self.report.is_dry_run();
+                (true, made.map(|made| lasting.then_some(made.id)))
+            }
+        };
+        if let Some(id) = self.judged(&place, id)? {
+            let id = id.map_or(String::new(), |id| format!(" ({id})"));
+            let subject = format!("webhook {tenant}/{key}{id}");
+            self.report.compared(is_new, subject, difference);
+        }
+        Ok(())
+    }
+
+    /// Notes what is refused, and goes on; fails with what can't be gone on after.
+    fn judged<T>(&mut self, place: &Place, done: Result<T, Problem>) -> anyhow::Result<Option<T>> {
+        match done {
+            Ok(value) => Ok(Some(value)),
+            Err(problem) if problem.is_refusal() => {
+                self.problems.refused(place, problem);
+                Ok(None)
+            }
+            Err(problem) => Err(anyhow::anyhow!("{place}: {problem}")),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! What there is of the declared tenants, held until the transaction ends.
+
+use std::collections::{BTreeMap, HashMap};
+
+use deadpool_postgres::Transaction;
+use shared::ids::{EventType, Tenant};
+use shared::seal::Keyring;
+use shared::webhook::Webhook;
+
+use super::file::DeclaredTenant;
+use super::webhook::Now;
+use crate::api::tenants;
+use crate::event_types::store::{self, MAX_EVENT_TYPES};
+
+/// See the module's text.
+pub struct Present {
+    /// Those that exist.
+    pub tenants: HashMap<Tenant, tenants::Shown>,
+    /// Of each, all.
+    pub event_types: HashMap<Tenant, HashMap<EventType, store::Shown>>,
+    /// Of each, those that have a key, by it.
+    pub webhooks: HashMap<Tenant, BTreeMap<String, Now>>,
+}
+
+impl Present {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// If PostgreSQL fails, or what is sealed doesn't open.
+    pub async fn read(
+        transaction: &Transaction<'_>,
+        keys: &Keyring,
+        declared: &[DeclaredTenant],
+    ) -> anyhow::Result<Self> {
+        let ids: Vec<&Tenant> = declared.iter().map(|tenant| &tenant.id).collect();
+        let tenants = lock_tenants(transaction, &ids).await?;
+        let webhooks = lock_webhooks(transaction, keys, &ids).await?;
+        let mut event_types = HashMap::new();
+        for id in tenants.keys() {
+            let listed = store::list(transaction, id, None, None, MAX_EVENT_TYPES).await?;
+            let by_name = listed.into_iter().map(|shown| (shown.name.clone(), shown));
+            event_types.insert(id.clone(), by_name.collect());
+        }
+        Ok(Self {
+            tenants,
+            event_types,
+            webhooks,
+        })
+    }
+}
+
+async fn lock_tenants(
+    transaction: &Transaction<'_>,
+    ids: &[&Tenant],
+) -> anyhow::Result<HashMap<Tenant, tenants::Shown>> {
+    let columns = tenants::COLUMNS;
+    let rows = transaction
+        .query(
+            &format!(
+                "-- lock_declared_tenants\n\
+                 SELECT {columns} FROM tenants WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE"
+            ),
+            &[&ids],
+        )
+        .await?;
+    let shown = rows.iter().map(tenants::Shown::of);
+    Ok(shown.map(|shown| (shown.id.clone(), shown)).collect())
+}
+
+async fn lock_webhooks(
+    transaction: &Transaction<'_>,
+    keys: &Keyring,
+    tenants: &[&Tenant],
+) -> anyhow::Result<HashMap<Tenant, BTreeMap<String, Now>>> {
+    let columns = Webhook::COLUMNS;
+    let rows = transaction
+        .query(
+            &format!(
+                "-- lock_declared_webhooks\n\
+                 SELECT {columns}, key, description, metadata FROM webhooks \
+                 WHERE tenant = ANY ($1) AND key IS NOT NULL AND status <> 'deleted' \
+                 ORDER BY id FOR NO KEY UPDATE"
+            ),
+            &[&tenants],
+        )
+        .await?;
+    let mut webhooks: HashMap<Tenant, BTreeMap<String, Now>> = HashMap::new();
+    for row in &rows {
+        let webhook = Webhook::read(row, keys)?;
+        webhooks.entry(webhook.tenant.clone()).or_default().insert(
+            row.get("key"),
+            Now::of(webhook, row.get("description"), row.get("metadata")),
+        );
+    }
+    Ok(webhooks)
+}

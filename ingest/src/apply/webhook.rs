@@ -1,0 +1,183 @@
+//! A webhook as it is, and what is to change of it.
+//!
+//! A file says all of a webhook: what it doesn't mention has its default. Two
+//! things stay as they are instead, because they change by other hands: the
+//! secret, and whether the webhook is switched on or in debug mode.
+
+use std::collections::BTreeMap;
+
+use secrecy::ExposeSecret;
+use serde_json::{Map, Value, json};
+use shared::ids::WebhookId;
+use shared::retry::Retry;
+use shared::secret::Secret;
+use shared::webhook::{Rate, Status, Webhook};
+
+use super::difference::Difference;
+use crate::api::webhook_form::{Checked, RateLimit, Signing};
+
+/// See the module's text.
+pub struct Now {
+    /// Its id.
+    pub id: WebhookId,
+    members: Members,
+    secret: Secret,
+}
+
+/// What a file can say.
+struct Members {
+    url: String,
+    events: Vec<String>,
+    description: String,
+    status: Status,
+    operational: bool,
+    filters: Option<Value>,
+    headers: Vec<(String, String)>,
+    timeout: Option<i32>,
+    retry: Option<Retry>,
+    rate: Option<Rate>,
+    debug_mode: bool,
+    signing: Signing,
+    dialect: Option<String>,
+    metadata: Map<String, Value>,
+}
+
+impl Default for Members {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            events: Vec::new(),
+            description: String::new(),
+            status: Status::Active,
+            operational: false,
+            filters: None,
+            headers: Vec::new(),
+            timeout: None,
+            retry: None,
+            rate: None,
+            debug_mode: false,
+            signing: Signing::Hmac,
+            dialect: None,
+            metadata: Map::new(),
+        }
+    }
+}
+
+impl Now {
+    /// From its row.
+    #[must_use]
+    pub fn of(webhook: Webhook, description: String, metadata: Value) -> Self {
+        let exposed = |(name, value): (String, secrecy::SecretString)| {
+            (name, value.expose_secret().to_owned())
+        };
+        Self {
+            id: webhook.id,
+            secret: webhook.secrets.current().clone(),
+            members: Members {
+                signing: match webhook.secrets.signing_key() {
+                    Some(_) => Signing::Ed25519,
+                    None => Signing::Hmac,
+                },
+                url: webhook.url,
+                events: webhook.patterns,
+                description,
+                status: webhook.status,
+                operational: webhook.operational,
+                filters: webhook.filter,
+                headers: webhook.headers.into_iter().map(exposed).collect(),
+                timeout: webhook.timeout.map(|timeout| timeout.as_millis() as i32),
+                retry: webhook.retry,
+                rate: webhook.rate,
+                debug_mode: webhook.debug_mode,
+                dialect: webhook.dialect,
+                metadata: match metadata {
+                    Value::Object(metadata) => metadata,
+                    // Only a row made by hand has another.
+                    _ => Map::new(),
+                },
+            },
+        }
+    }
+}
+
+/// What is to be written of what a file says, and how it reads.
+pub(super) fn compare(now: Option<&Now>, wanted: Checked) -> (Checked, Difference) {
+    let mut wanted = whole(wanted);
+    let mut difference = Difference::of(now.is_none());
+    let nothing = Members::default();
+    let members = now.map_or(&nothing, |now| &now.members);
+    difference.member("url", &members.url, &mut wanted.url);
+    difference.member("events", &members.events, &mut wanted.events);
+    difference.member("description", &members.description, &mut wanted.description);
+    let named = Status::as_str;
+    let mut status = wanted.status.map(named);
+    difference.member("status", &named(members.status), &mut status);
+    wanted.status = wanted.status.filter(|_| status.is_some());
+    difference.member("operational", &members.operational, &mut wanted.operational);
+    difference.member("filters", &members.filters, &mut wanted.filters);
+    secret(&mut difference, now.map(|now| &now.secret), &mut wanted);
+    headers(&mut difference, &members.headers, &mut wanted);
+    difference.member("timeout", &members.timeout, &mut wanted.timeout);
+    difference.member("retry_policy", &members.retry, &mut wanted.retry);
+    let limit = |rate: Option<Rate>| json!(rate.map(RateLimit::of));
+    let mut rate = wanted.rate.map(limit);
+    difference.member("rate_limit", &limit(members.rate), &mut rate);
+    wanted.rate = wanted.rate.filter(|_| rate.is_some());
+    difference.member("debug_mode", &members.debug_mode, &mut wanted.debug_mode);
+    difference.member("signing", &members.signing, &mut wanted.signing);
+    difference.member("dialect", &members.dialect, &mut wanted.dialect);
+    difference.member("metadata", &members.metadata, &mut wanted.metadata);
+    (wanted, difference)
+}
+
+/// What isn't said is the default, but for what changes by other hands.
+fn whole(wanted: Checked) -> Checked {
+    let mut metadata = wanted.metadata.unwrap_or_default();
+    metadata.extend(wanted.client_id.map(|id| ("client_id".to_owned(), id)));
+    Checked {
+        description: wanted.description.or_else(|| Some(String::new())),
+        filters: wanted.filters.or(Some(None)),
+        headers: wanted.headers.or_else(|| Some(Vec::new())),
+        timeout: wanted.timeout.or(Some(None)),
+        retry: wanted.retry.or(Some(None)),
+        rate: wanted.rate.or(Some(None)),
+        signing: wanted.signing.or(Some(Signing::Hmac)),
+        operational: wanted.operational.or(Some(false)),
+        dialect: wanted.dialect.or(Some(None)),
+        metadata: Some(metadata),
+        client_id: None,
+        ..wanted
+    }
+}
+
+fn secret(difference: &mut Difference, now: Option<&Secret>, wanted: &mut Checked) {
+    let masked = now.map(Secret::masked).unwrap_or_default();
+    match (now, &wanted.secret) {
+        (Some(now), Some(to)) if now.expose() == to.expose() => wanted.secret = None,
+        (_, Some(to)) => difference.line("secret", &masked, &to.masked()),
+        (None, None) => difference.line("secret", "", "generated"),
+        (Some(_), None) => {}
+    }
+}
+
+/// Their values may be credentials: only that there are some is shown.
+fn headers(difference: &mut Difference, now: &[(String, String)], wanted: &mut Checked) {
+    let Some(to) = &wanted.headers else { return };
+    let by_name = |headers: &[(String, String)]| -> BTreeMap<String, String> {
+        headers.iter().cloned().collect()
+    };
+    let (now, to) = (by_name(now), by_name(to));
+    let mut names: Vec<_> = now.keys().chain(to.keys()).collect();
+    names.sort();
+    names.dedup();
+    let masked = |value: Option<&String>| if value.is_some() { "…" } else { "none" };
+    for name in names {
+        let (now, to) = (now.get(name), to.get(name));
+        if now != to {
+            difference.line(&format!("headers.{name}"), masked(now), masked(to));
+        }
+    }
+    if now == to {
+        wanted.headers = None;
+    }
+}

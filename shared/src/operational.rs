@@ -1,0 +1,14 @@
+//! The types of operational events, which tell a tenant of its own webhooks.
+//!
+//! Made by `dispatcher`; `ingest` lets webhooks listen to them.
+
+use std::sync::LazyLock;
+
+use crate::ids::EventType;
+
+/// A webhook was disabled, because of what its endpoint answered or because it
+/// failed for too long.
+pub static DISABLED: LazyLock<EventType> = LazyLock::new(|| match "webhook.disabled".parse() {
+    Ok(name) => name,
+    Err(error) => unreachable!("{error}"),
+});

@@ -1,0 +1,330 @@
+//! Configuration from files: what `posthorn-ingest apply` makes, and says.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use harness::receiver::answering;
+use harness::service::Service;
+use harness::world::{TENANT, World};
+use serde_json::{Value, json};
+
+/// What the documentation's files and commands are run with.
+const VARIABLES: [(&str, &str); 3] = [
+    (
+        "BILLING_SECRET",
+        "whsec_YmlsbGluZydzIG93biBzZWNyZXQsIGFiY2Q=",
+    ),
+    ("BILLING_API_KEY", "hunter2-hunter2"),
+    // As in production: what the files name is public, by HTTPS.
+    ("ALLOW_HTTP", "false"),
+];
+
+/// `file: what is in it`, of what is between fences of this language.
+fn fenced<'d>(document: &'d str, language: &str) -> Vec<&'d str> {
+    let opening = format!("```{language}\n");
+    let parts = document.split(opening.as_str()).skip(1);
+    parts
+        .map(|part| part.split("```").next().unwrap())
+        .collect()
+}
+
+/// Without what is different every time.
+fn stable(text: &str) -> String {
+    let words = text.trim().lines().map(|line| {
+        let (before, after) = line.split_once("(wh_").unwrap_or((line, ""));
+        let rest = after.split_once(')').map_or("", |(_, rest)| rest);
+        let id = if after.is_empty() { "" } else { "(wh_…)" };
+        format!("{before}{id}{rest}")
+    });
+    words.collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test]
+async fn what_the_documentation_shows_is_what_happens() {
+    let world = World::start().await;
+    let document = include_str!("../../docs/apply.md");
+    for file in fenced(document, "yaml") {
+        let name = file.lines().next().unwrap().trim_start_matches("# ");
+        world.file(name, file);
+    }
+    let mut ran = String::new();
+    for console in fenced(document, "console") {
+        for command in console.split("$ ").skip(1) {
+            let (line, expected) = command.split_once('\n').unwrap();
+            let said = world.shell(line, &VARIABLES).await;
+            let output = format!("{}{}", said.printed, said.said);
+            ran.push_str(&format!("$ {line}\n{output}\n"));
+            assert_eq!(stable(&output), stable(expected), "all of it:\n{ran}");
+        }
+    }
+    assert_eq!(world.count("webhooks WHERE status <> 'deleted'").await, 2);
+    world.finish().await;
+}
+
+/// A tenant with a webhook to this URL; `more` of the webhook.
+fn shop(url: &str, more: &Value) -> String {
+    let mut webhook = json!({"key": "shop", "url": url, "events": ["*"]});
+    let more = more.as_object().unwrap().clone();
+    webhook.as_object_mut().unwrap().extend(more);
+    json!({"tenants": [{"id": TENANT, "webhooks": [webhook]}]}).to_string()
+}
+
+async fn webhooks(world: &World, ingest: &Service) -> Vec<Value> {
+    let listed = world.ask(ingest, "GET", "/api/v1/webhooks", None).await;
+    listed.body["webhooks"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn an_applied_webhook_gets_events_signed_with_the_secret_of_the_environment() {
+    let world = World::start().await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let receiver = world.receiver(answering(200)).await;
+    let more = json!({
+        "secret": {"env": "SHOP_SECRET"}, "headers": {"X-Api-Key": {"env": "SHOP_KEY"}, "X-Plain": "p"},
+    });
+    world.file("shop.json", &shop(&receiver.url("/shop"), &more));
+    let secret = "whsec_YmlsbGluZydzIG93biBzZWNyZXQsIGFiY2Q=";
+    let variables = [("SHOP_SECRET", secret), ("SHOP_KEY", "hunter2-hunter2")];
+    let applied = world
+        .shell("posthorn-ingest apply -f shop.json", &variables)
+        .await;
+    assert_eq!(applied.status, 0, "{applied:?}");
+    for secret in [&secret[6..30], "hunter2"] {
+        let output = format!("{applied:?}");
+        assert!(!output.contains(secret), "{output}");
+    }
+    // In force at once, in an ingest that was running all along.
+    world.publish("order.created", "evt-1", &json!({})).await;
+    let arrival = &receiver.receives(1).await[0];
+    arrival.verify(secret).unwrap();
+    assert_eq!(arrival.header("x-api-key"), "hunter2-hunter2");
+    assert_eq!(webhooks(&world, &ingest).await[0]["key"], "shop");
+
+    // Another value of the variable is another secret.
+    let other = "whsec_YW5vdGhlciBzZWNyZXQgYWx0b2dldGhlciwgYWI=";
+    let variables = [("SHOP_SECRET", other), ("SHOP_KEY", "hunter2-hunter2")];
+    let changed = world
+        .shell("posthorn-ingest apply -f - < shop.json", &variables)
+        .await;
+    let masked = "secret: whsec_…Y2Q= → whsec_…YWI=";
+    assert!(changed.printed.contains(masked), "{changed:?}");
+    assert!(
+        changed
+            .printed
+            .ends_with("0 created, 1 changed, 0 deleted, 1 unchanged"),
+        "{changed:?}"
+    );
+    world.publish("order.created", "evt-2", &json!({})).await;
+    receiver.receives(2).await[1].verify(other).unwrap();
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_file_says_all_of_a_webhook_but_what_changes_by_other_hands() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let all = json!({
+        "description": "the shop", "filters": {"total": {"$gte": 1e16}}, "headers": {"X-A": "b"},
+        "timeout": 5000, "retries": 3, "rate_limit": 5, "signing": "ed25519", "dialect": "standard",
+        "metadata": {"team": "billing", "n": 25.00}, "client_id": "c-7", "debug_mode": true, "active": false,
+    });
+    world.file("all.json", &shop("https://example.com/a", &all));
+    let apply = async |file: &str| {
+        let line = format!("posthorn-ingest apply --exit-code -f {file}");
+        let ran = world.shell(&line, &[]).await;
+        assert!(ran.said.is_empty(), "{ran:?}");
+        ran
+    };
+    assert_eq!(apply("all.json").await.status, 2);
+    let again = apply("all.json").await;
+    assert_eq!(again.status, 0, "{again:?}");
+    let made = webhooks(&world, &ingest).await.remove(0);
+    assert_eq!(made["metadata"]["client_id"], "c-7");
+
+    world.file("bare.json", &shop("https://example.com/b", &json!({})));
+    assert_eq!(apply("bare.json").await.status, 2);
+    assert_eq!(apply("bare.json").await.status, 0);
+    let bare = webhooks(&world, &ingest).await.remove(0);
+    for (member, value) in [
+        ("id", &made["id"]),
+        ("url", &json!("https://example.com/b")),
+        ("description", &json!("")),
+        ("filters", &Value::Null),
+        ("headers", &json!({})),
+        ("timeout", &Value::Null),
+        ("retry_policy", &Value::Null),
+        ("rate_limit", &Value::Null),
+        ("signing", &json!("hmac")),
+        ("dialect", &Value::Null),
+        ("metadata", &json!({})),
+        // These stay.
+        ("secret", &made["secret"]),
+        ("debug_mode", &json!(true)),
+        ("active", &json!(false)),
+    ] {
+        assert_eq!(&bare[member], value, "{member}");
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_dry_run_keeps_to_the_limits_and_changes_nothing() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let webhook =
+        |n: i32| json!({"key": n.to_string(), "url": "https://example.com/", "events": "*"});
+    let several = |limit: i32| {
+        let webhooks: Vec<_> = (0..3).map(webhook).collect();
+        json!({"tenants": [{"id": TENANT, "limits": {"webhooks": limit}, "webhooks": webhooks}]})
+            .to_string()
+    };
+    world.file("three.json", &several(3));
+    let dry = world
+        .shell("posthorn-ingest apply -f three.json --dry-run", &[])
+        .await;
+    assert!(dry.printed.contains("limits.webhooks: 100 → 3"), "{dry:?}");
+    assert!(
+        dry.printed
+            .ends_with("dry run: 3 to create, 1 to change, 0 to delete, 0 unchanged"),
+        "{dry:?}"
+    );
+    assert_eq!(world.count("webhooks").await, 0);
+    assert_eq!(world.count("tenants WHERE max_webhooks = 100").await, 1);
+
+    world.file("one.json", &several(1));
+    for dry_run in ["--dry-run", ""] {
+        let line = format!("posthorn-ingest apply -f one.json {dry_run}");
+        let refused = world.shell(&line, &[]).await;
+        assert_eq!(refused.status, 1, "{refused:?}");
+        for place in ["tenants[0].webhooks[1]: ", "tenants[0].webhooks[2]: "] {
+            assert!(refused.said.contains(place), "{refused:?}");
+        }
+        assert!(
+            refused.said.contains("at most 1 are allowed"),
+            "{refused:?}"
+        );
+    }
+    assert!(webhooks(&world, &ingest).await.is_empty());
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn pruning_takes_only_what_files_made() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let receiver = world.receiver(answering(200)).await;
+    let by_hand = world.webhook(&ingest, &receiver, json!({})).await;
+    world.file("shop.json", &shop("https://example.com/", &json!({})));
+    world.file(
+        "none.json",
+        &json!({"tenants": [{"id": TENANT}]}).to_string(),
+    );
+    world.file(
+        "other.json",
+        &json!({"tenants": [{"id": "other"}]}).to_string(),
+    );
+    for (file, prune, left) in [
+        ("shop", "", 2),
+        ("none", "", 2),
+        ("other", "--prune", 2),
+        ("none", "--prune", 1),
+        ("shop", "--prune", 2),
+    ] {
+        let line = format!("posthorn-ingest apply -f {file}.json {prune}");
+        let ran = world.shell(&line, &[]).await;
+        assert_eq!(ran.status, 0, "{ran:?}");
+        let there = webhooks(&world, &ingest).await;
+        assert_eq!(there.len(), left, "{line}: {ran:?}");
+        assert!(
+            there
+                .iter()
+                .any(|webhook| webhook["id"] == by_hand.id.as_str())
+        );
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_files_is_said_with_its_place() {
+    let world = World::start().await;
+    let broken = "tenants:\n\
+        - id: acme\n  \
+          webhooks:\n  \
+          - {key: a b, url: 'https://example.com/', events: ['*']}\n  \
+          - {key: b, url: 'https://example.com/', events: ['a*b']}\n  \
+          - {key: c, urll: x}\n  \
+          - {key: d, events: '*', timeout: soon, secret: {env: NOT_SET}}\n  \
+          - {key: e, url: 'https://example.com/', events: '*', headers: {X-A: {env: NOT_SET}}}\n  \
+          - {key: f, url: 'https://example.com/', events: '*', secret: hunter2-hunter2}\n  \
+          - {key: f, url: 'https://example.com/', events: '*'}\n  \
+          event_types: [{name: a.b, example: 1, schema: {type: string}}]\n\
+        - id: Nobody!\n---\ntenants:\n- id: acme\n";
+    world.file("broken.yaml", broken);
+    let refused = world
+        .shell("posthorn-ingest apply -f broken.yaml", &[])
+        .await;
+    assert_eq!(refused.status, 1, "{refused:?}");
+    let first = "broken.yaml, document 1: tenants[0]";
+    for words in [
+        format!("{first}.webhooks[0].key: must be 1 to 64"),
+        format!("{first}.webhooks[1].events[0]: "),
+        format!("{first}.webhooks[2].urll: unknown field"),
+        format!("{first}.webhooks[3].secret.env: the variable NOT_SET is not set"),
+        format!("{first}.webhooks[3].timeout: invalid type"),
+        format!("{first}.webhooks[4].headers.X-A.env: the variable NOT_SET"),
+        format!("{first}.webhooks[5].secret: must be `{{env: NAME}}`"),
+        format!("{first}.webhooks[6].key: `f` is there twice"),
+        format!("{first}.event_types[0].example: is not what the schema says"),
+        "document 1: tenants[1].id: ".to_owned(),
+        format!("document 2: tenants[0].id: `acme` is also at {first}"),
+    ] {
+        assert!(refused.said.contains(&words), "{words}\n{}", refused.said);
+    }
+    assert!(!refused.said.contains("hunter2"), "{}", refused.said);
+
+    for (text, words) in [
+        ("", "is empty"),
+        ("tenants: [", "is not YAML"),
+        ("{\"tenants\": ]", "is not JSON"),
+        ("tenant: []", "tenant: unknown field"),
+        ("tenants: [7]", "tenants[0]: invalid type"),
+        ("a: &a [1]\nb: [*a, *a]", "unknown field"),
+    ] {
+        world.file("broken.yaml", text);
+        let refused = world
+            .shell("posthorn-ingest apply -f broken.yaml", &[])
+            .await;
+        assert_eq!(refused.status, 1, "{refused:?}");
+        assert!(refused.said.contains(words), "{text}: {}", refused.said);
+    }
+    world.file("huge.yaml", &"#".repeat(8 * 1024 * 1024 + 1));
+    let huge = world.shell("posthorn-ingest apply -f huge.yaml", &[]).await;
+    assert!(huge.said.contains("at most 8388608 bytes"), "{huge:?}");
+    assert_eq!(world.count("webhooks").await, 0);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn two_that_apply_at_once_take_turns() {
+    let world = World::start().await;
+    let webhooks: Vec<_> = (0..40)
+        .map(|n| json!({"key": format!("k{n}"), "url": "https://example.com/", "events": "*"}))
+        .collect();
+    let file = json!({"tenants": [{"id": "new"}, {"id": TENANT, "webhooks": webhooks}]});
+    world.file("many.json", &file.to_string());
+    let apply = || world.shell("posthorn-ingest apply -f many.json", &[]);
+    let (a, b, c) = tokio::join!(apply(), apply(), apply());
+    let mut said: Vec<_> = [a, b, c]
+        .map(|ran| ran.printed.lines().last().unwrap_or_default().to_owned())
+        .to_vec();
+    said.sort();
+    let nothing = "0 created, 0 changed, 0 deleted, 42 unchanged";
+    assert_eq!(
+        said,
+        [
+            nothing,
+            nothing,
+            "41 created, 0 changed, 0 deleted, 1 unchanged"
+        ]
+    );
+    world.finish().await;
+}

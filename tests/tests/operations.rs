@@ -1,0 +1,239 @@
+//! What Posthorn does about endpoints and their owners: a paused webhook holds,
+//! a circuit spares, a long failure disables, and its owner is told.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use harness::receiver::{Reply, Script, answering};
+use harness::service::Service;
+use harness::world::{Webhook, World, eventually};
+use serde_json::{Value, json};
+
+/// The sweeper's rounds come fast.
+const BRISK: [(&str, &str); 2] = [("SWEEP_GRACE", "2"), ("SWEEP_INTERVAL", "1")];
+
+fn answering_as_told(status: &Arc<AtomicU16>) -> Script {
+    let status = status.clone();
+    Arc::new(move |_, _| Reply::status(status.load(Ordering::Relaxed)))
+}
+
+async fn change(world: &World, ingest: &Service, webhook: &Webhook, change: Value) -> Value {
+    let path = format!("/api/v1/webhooks/{}", webhook.id);
+    let answer = world.ask(ingest, "PATCH", &path, Some(change)).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    answer.body
+}
+
+async fn shown(world: &World, ingest: &Service, webhook: &Webhook) -> Value {
+    let path = format!("/api/v1/webhooks/{}", webhook.id);
+    world.ask(ingest, "GET", &path, None).await.body
+}
+
+#[tokio::test]
+async fn a_paused_webhook_holds_its_deliveries_and_gets_them_when_it_is_active_again() {
+    let world = World::with(&BRISK).await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let status = Arc::new(AtomicU16::new(500));
+    let shop = world.receiver(answering_as_told(&status)).await;
+    let policy = json!({"retry_policy": {"delays": [1000, 1000]}});
+    let webhook = world.webhook(&ingest, &shop, policy).await;
+    let other = world.receiver(answering(200)).await;
+    world.webhook(&ingest, &other, json!({})).await;
+
+    // One is between two attempts when the webhook is paused.
+    world.publish("order.created", "evt-0", &json!({})).await;
+    shop.receives(1).await;
+    let paused = change(&world, &ingest, &webhook, json!({"status": "paused"})).await;
+    assert_eq!(
+        (&paused["status"], &paused["active"]),
+        (&json!("paused"), &json!(false))
+    );
+    status.store(200, Ordering::Relaxed);
+    for n in 1..50 {
+        let id = format!("evt-{n}");
+        world.publish("order.created", &id, &json!({"n": n})).await;
+    }
+    other.receives(50).await;
+    let held = "deliveries WHERE deferred_because = 'paused' AND due_at IS NULL";
+    eventually("all are held", async || world.count(held).await == 50).await;
+    assert_eq!(shop.arrivals().len(), 1);
+    let audit = world.audit().await;
+    assert!(audit.starts_with("0 unaccounted, 0 events"), "{audit}");
+    let log = world.deliveries(&ingest, &webhook).await;
+    assert_eq!(
+        (
+            &log[0]["status"],
+            &log[0]["next_attempt_at"],
+            &log[0]["next_attempt_reason"]
+        ),
+        (&json!("queued"), &Value::Null, &json!("paused"))
+    );
+
+    change(&world, &ingest, &webhook, json!({"status": "active"})).await;
+    let arrivals = shop.receives(51).await;
+    for arrival in &arrivals {
+        arrival.verify(&webhook.secret).unwrap();
+    }
+    world.settles().await;
+    assert_eq!(
+        world.count("deliveries WHERE state = 'delivered'").await,
+        100
+    );
+    assert_eq!(world.count("holds").await, 0);
+    shop.receives_no_more_than(51, Duration::from_secs(1)).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn what_a_paused_webhook_holds_is_cancelled_when_it_is_switched_off() {
+    let world = World::with(&BRISK).await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let shop = world.receiver(answering(200)).await;
+    let webhook = world
+        .webhook(&ingest, &shop, json!({"status": "paused"}))
+        .await;
+    world.publish("order.created", "evt-1", &json!({})).await;
+    eventually("it is held", async || {
+        world.count("deliveries WHERE due_at IS NULL").await == 1 && world.count("holds").await == 1
+    })
+    .await;
+    change(&world, &ingest, &webhook, json!({"active": false})).await;
+    eventually("it is cancelled", async || {
+        world.count("deliveries WHERE state = 'cancelled'").await == 1
+    })
+    .await;
+    shop.receives_no_more_than(0, Duration::from_millis(500))
+        .await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_down_is_asked_now_and_then_and_costs_no_attempts() {
+    let world = World::with(&BRISK).await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let status = Arc::new(AtomicU16::new(503));
+    let shop = world.receiver(answering_as_told(&status)).await;
+    let policy = json!({"retry_policy": {"delays": [1000, 1000, 1000, 1000]}});
+    world.webhook(&ingest, &shop, policy).await;
+    for n in 0..200 {
+        world
+            .publish("order.created", &format!("evt-{n}"), &json!({}))
+            .await;
+    }
+    let down = "deliveries WHERE deferred_because = 'endpoint_down'";
+    eventually("the rest waits", async || world.count(down).await > 150).await;
+    // Ten failures open it, give or take those under way; then one in 5 s, 10 s, …
+    shop.receives_no_more_than(20, Duration::from_secs(4)).await;
+    let attempts = world.count("attempts").await;
+    assert!(attempts <= 20, "{attempts}");
+
+    status.store(200, Ordering::Relaxed);
+    let back = Instant::now();
+    world.settles().await;
+    assert_eq!(
+        world.count("deliveries WHERE state = 'delivered'").await,
+        200
+    );
+    println!(
+        "everything was delivered {:?} after it was back",
+        back.elapsed()
+    );
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_owner_is_told_of_an_endpoint_that_is_gone_by_an_operational_event() {
+    let world = World::start().await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let gone = world.receiver(answering(410)).await;
+    let webhook = world.webhook(&ingest, &gone, json!({})).await;
+    let desk = world.receiver(answering(200)).await;
+    let told = world
+        .webhook(
+            &ingest,
+            &desk,
+            json!({"operational": true, "events": ["webhook.disabled"]}),
+        )
+        .await;
+    // One who can publish can't forge it, and who listens to all doesn't hear it.
+    let all = world.receiver(answering(200)).await;
+    world.webhook(&ingest, &all, json!({"events": ["*"]})).await;
+    world
+        .publish("webhook.disabled", "forged", &json!({}))
+        .await;
+    world.publish("order.created", "evt-1", &json!({})).await;
+
+    let arrivals = desk.receives(1).await;
+    arrivals[0].verify(&told.secret).unwrap();
+    let event = arrivals[0].json();
+    assert_eq!(event["type"], "webhook.disabled");
+    assert_eq!(event["data"]["webhook_id"], json!(webhook.id));
+    assert!(
+        event["data"]["reason"].as_str().unwrap().contains("410"),
+        "{event}"
+    );
+    world.settles().await;
+    all.receives_no_more_than(2, Duration::from_millis(300))
+        .await;
+    desk.receives_no_more_than(1, Duration::from_millis(300))
+        .await;
+    // It is in the log like any other.
+    let path = format!("/api/v1/events/{}", arrivals[0].id());
+    let logged = world.ask(&ingest, "GET", &path, None).await;
+    assert_eq!(
+        (logged.status, &logged.body["deliveries"][0]["status"]),
+        (200, &json!("delivered"))
+    );
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_webhook_that_fails_for_too_long_is_disabled_and_one_that_recovers_is_not() {
+    let settings = [("WEBHOOK_DISABLE_AFTER", "4"), BRISK[0], BRISK[1]];
+    let world = World::with(&settings).await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let broken = world.receiver(answering(404)).await;
+    let every_second =
+        json!({"retry_policy": {"retry_delay": 1000, "factor": 1, "max_retries": 40}});
+    let failing = world.webhook(&ingest, &broken, every_second.clone()).await;
+    let status = Arc::new(AtomicU16::new(404));
+    let flaky = world.receiver(answering_as_told(&status)).await;
+    let recovering = world.webhook(&ingest, &flaky, every_second).await;
+    let desk = world.receiver(answering(200)).await;
+    world
+        .webhook(
+            &ingest,
+            &desk,
+            json!({"operational": true, "events": ["*"]}),
+        )
+        .await;
+    world.publish("order.created", "evt-1", &json!({})).await;
+    flaky.receives(2).await;
+    status.store(200, Ordering::Relaxed);
+
+    let event = desk.receives(1).await[0].json();
+    assert_eq!(event["data"]["webhook_id"], json!(failing.id));
+    let since = event["data"]["failing_since"].as_str().unwrap();
+    let disabled = shown(&world, &ingest, &failing).await;
+    assert_eq!(disabled["status"], "disabled");
+    let reason = disabled["disabled_reason"].as_str().unwrap();
+    assert!(
+        reason.starts_with("every attempt has failed since 2"),
+        "{reason}"
+    );
+    assert_eq!(
+        shown(&world, &ingest, &recovering).await["status"],
+        "active"
+    );
+    // What it had open is cancelled, and can be replayed from when it broke.
+    world.settles().await;
+    let path = format!("/api/v1/webhooks/{}/replay", failing.id);
+    change(&world, &ingest, &failing, json!({"active": true})).await;
+    let body = json!({"since": since, "status": ["cancelled"], "dry_run": true});
+    let replay = world.ask(&ingest, "POST", &path, Some(body)).await;
+    assert_eq!(replay.status, 200, "{}", replay.body);
+    world.finish().await;
+}

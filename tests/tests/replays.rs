@@ -1,0 +1,162 @@
+//! Replays beside others: two replicas, a broker that goes away, retention.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use harness::producer::Publication;
+use harness::receiver::{Receiver, Reply, answering};
+use harness::service::Service;
+use harness::world::{TENANT, Webhook, World, eventually};
+use serde_json::{Value, json};
+
+/// A webhook with so many deliveries that failed, whose endpoint is well again.
+async fn recovered(world: &World, ingest: &Service, failed: usize) -> (Receiver, Webhook) {
+    let events: Vec<_> = (0..failed)
+        .map(|n| Publication::json(TENANT, "order.paid", &format!("evt-{n}"), "{}"))
+        .collect();
+    let receiver = world
+        .receiver(std::sync::Arc::new(move |n, _| {
+            Reply::status(if n < failed { 500 } else { 200 })
+        }))
+        .await;
+    let webhook = world
+        .webhook(ingest, &receiver, json!({"retries": 0}))
+        .await;
+    let producer = world.producer().await;
+    producer.publish_all(&events).await.unwrap();
+    receiver.receives(failed).await;
+    world.settles().await;
+    (receiver, webhook)
+}
+
+async fn replay(world: &World, ingest: &Service, webhook: &Webhook, rate: u32) -> String {
+    let path = format!("/api/v1/webhooks/{}/replay", webhook.id);
+    let body = json!({"since": "2020-01-01T00:00:00Z", "rate": rate});
+    let made = world.ask(ingest, "POST", &path, Some(body)).await;
+    assert_eq!(made.status, 202, "{}", made.body);
+    let id = made.body["id"].as_str().unwrap();
+    format!("/api/v1/webhooks/{}/replays/{id}", webhook.id)
+}
+
+async fn shown(world: &World, ingest: &Service, path: &str) -> Value {
+    world.ask(ingest, "GET", path, None).await.body
+}
+
+#[tokio::test]
+async fn two_replicas_step_one_replay_at_its_rate_and_send_nothing_twice() {
+    const FAILED: usize = 40;
+    const RATE: u32 = 10;
+    let world = World::start().await;
+    let (ingest, _other, _dispatcher) = (
+        world.ingest().await,
+        world.ingest().await,
+        world.dispatcher().await,
+    );
+    let (receiver, webhook) = recovered(&world, &ingest, FAILED).await;
+    let replay = replay(&world, &ingest, &webhook, RATE).await;
+    let arrivals = receiver.receives(2 * FAILED).await;
+    world.settles().await;
+    eventually("the replay ends", async || {
+        shown(&world, &ingest, &replay).await["status"] == "finished"
+    })
+    .await;
+    assert_eq!(shown(&world, &ingest, &replay).await["replayed"], FAILED);
+
+    let again = &arrivals[FAILED..];
+    let mut times: HashMap<&str, usize> = HashMap::new();
+    for arrival in again {
+        *times.entry(arrival.id()).or_default() += 1;
+    }
+    assert!(
+        times.len() == FAILED && times.values().all(|n| *n == 1),
+        "{times:?}"
+    );
+    // Ten at a time, four times: three pauses of a second lie between.
+    let took = again[FAILED - 1].at - again[0].at;
+    assert!(took >= Duration::from_millis(2_700), "{took:?}");
+    receiver
+        .receives_no_more_than(2 * FAILED, Duration::from_millis(500))
+        .await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn while_rabbitmq_is_away_a_replay_waits() {
+    const FAILED: usize = 30;
+    let world = World::with_own_servers(&[("SWEEP_GRACE", "3600")]).await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let (receiver, webhook) = recovered(&world, &ingest, FAILED).await;
+    let rabbitmq = world.pair.as_ref().unwrap().rabbitmq();
+    rabbitmq.kill().await.unwrap();
+    eventually("ingest has noticed", async || {
+        let ready = harness::service::http().get(ingest.url("/readyz"));
+        !ready.send().await.unwrap().status().is_success()
+    })
+    .await;
+    let replay = replay(&world, &ingest, &webhook, 5).await;
+    // Several steps' time.
+    receiver
+        .receives_no_more_than(FAILED, Duration::from_secs(3))
+        .await;
+    assert_eq!(shown(&world, &ingest, &replay).await["replayed"], 0);
+    assert_eq!(
+        world.count("deliveries WHERE state = 'failed'").await as usize,
+        FAILED
+    );
+
+    rabbitmq.start_again().await.unwrap();
+    // Without the sweeper, whose grace is an hour.
+    receiver.receives(2 * FAILED).await;
+    world.settles().await;
+    assert_eq!(shown(&world, &ingest, &replay).await["replayed"], FAILED);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_over_for_long_is_forgotten_and_what_goes_on_is_not() {
+    let world = World::with(&[("WEBHOOK_EVENT_TTL", "864000")]).await;
+    let ingest = world.ingest().await;
+    let receiver = world.receiver(answering(200)).await;
+    world.webhook(&ingest, &receiver, json!({})).await;
+    let sql = world.sql().await;
+    sql.batch_execute(&format!(
+        "INSERT INTO replays (id, tenant, webhook_id, since, until, states, rate, state, matching, \
+             counted, position, next_step_at, created_at, finished_at) \
+         SELECT gen_random_uuid(), '{TENANT}', w.id, now(), now(), '{{failed}}', 1, \
+             CASE WHEN days IS NULL THEN 'running' ELSE 'finished' END, 0, true, w.id, \
+             now() + interval '1 day', now() - interval '30 days', now() - days * interval '1 day' \
+         FROM webhooks w, unnest(ARRAY[11, 9, NULL]) AS days; \
+         INSERT INTO stats SELECT 'tenant/{TENANT}', date_trunc('hour', now()) - hours * interval '1 hour', \
+             0, array_fill(0, ARRAY[10]), 0, 1, 1, 0, 0, 0, array_fill(0, ARRAY[34]), 5, now(), now(), NULL \
+         FROM unnest(ARRAY[0, 3, 30, 200, 300]) AS hours;"
+    ))
+    .await
+    .unwrap();
+
+    // What is older than the current quarter of an hour counts where it belongs.
+    for (window, delivered) in [("1h", 1), ("24h", 2), ("7d", 3), ("30d", 5)] {
+        let path = format!("/api/v1/stats?window={window}");
+        let stats = shown(&world, &ingest, &path).await;
+        assert_eq!(
+            stats["successful_deliveries"], delivered,
+            "{window}: {stats}"
+        );
+    }
+
+    // A replica that starts looks after it at once.
+    let _another = world.ingest().await;
+    eventually("ten days are kept", async || {
+        world.count("replays").await == 2 && world.count("stats").await == 4
+    })
+    .await;
+    assert_eq!(world.count("replays WHERE state = 'running'").await, 1);
+    sql.execute(
+        "UPDATE replays SET state = 'finished', finished_at = now() WHERE state = 'running'",
+        &[],
+    )
+    .await
+    .unwrap();
+    world.finish().await;
+}
