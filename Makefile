@@ -8,7 +8,7 @@ NEXTEST := $(shell command -v cargo-nextest >/dev/null 2>&1 && echo yes)
 TESTS := $(if $(NEXTEST),nextest run,test --all-targets)
 
 .DEFAULT_GOAL := help
-.PHONY: help deps run test check openapi schemathesis bench clean
+.PHONY: help deps run test check openapi schemathesis chaos bench clean
 
 help: ## Say this.
 	@echo 'make TARGET, with TARGET one of:'
@@ -46,6 +46,11 @@ schemathesis: ## Ask the API for all that its description allows, and more. ARGS
 	@deploy/deps.sh tests
 	$(CARGO) build --workspace --all-targets
 	$(TARGET)/debug/schemathesis $(ARGS)
+
+chaos: ## Break everything under load, and judge that nothing was lost (5 minutes). ARGS=…: --help says.
+	@deploy/deps.sh servers
+	$(CARGO) build --workspace --all-targets
+	$(TARGET)/debug/chaos $(ARGS)
 
 bench: ## Measure throughput and latency on this machine.
 	@deploy/deps.sh servers

@@ -117,6 +117,10 @@ async fn carry(dispatcher: &Dispatcher, job: Job, receipt: Receipt) {
             content,
             place,
         } => {
+            // It waited for its place, and RabbitMQ has handed it on meanwhile.
+            if receipt.is_void() {
+                return;
+            }
             let under_way = InFlight::start();
             let webhook = &endpoint.webhook;
             let timeout = endpoint.timeout(&dispatcher.defaults, &dialect);

@@ -69,6 +69,12 @@ impl Receipt {
         Self(acker)
     }
 
+    /// Whether the channel it came by is known to be gone: then the message is
+    /// somebody else's, or about to be.
+    pub fn is_void(&self) -> bool {
+        !self.0.usable()
+    }
+
     /// The message is done with.
     pub async fn ack(self) {
         // On a channel that is gone the message comes again, and finds its row settled.

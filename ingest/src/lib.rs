@@ -28,6 +28,7 @@ pub mod event_types;
 pub mod intake;
 pub mod matching;
 pub mod metrics;
+pub mod partitions;
 pub mod preview;
 pub mod rekey;
 pub mod replay;

@@ -25,6 +25,10 @@ pub struct Metrics {
     pub subscriptions: IntGauge,
     /// Messages that were refused or unroutable, in their table.
     pub dead_letters: IntGauge,
+    /// What the log takes on disk.
+    pub storage: IntGauge,
+    /// What it will take.
+    pub storage_forecast: IntGauge,
     /// See the dispatcher's metric of the same name.
     pub unaccounted: IntGauge,
 }
@@ -70,6 +74,14 @@ pub fn metrics() -> &'static Metrics {
         dead_letters: gauge(
             "posthorn_dead_letters",
             "Messages that were refused or unroutable, until someone replays or discards them.",
+        ),
+        storage: gauge(
+            "posthorn_storage_bytes",
+            "What events, deliveries and attempts take on disk.",
+        ),
+        storage_forecast: gauge(
+            "posthorn_storage_forecast_bytes",
+            "What they will take when all days of WEBHOOK_EVENT_TTL are there, at the pace of the last seven.",
         ),
         unaccounted: gauge(
             "posthorn_deliveries_unaccounted",

@@ -28,9 +28,9 @@ use crate::dead_letters::{self, Keeper};
 use crate::event_types::EventTypes;
 use crate::intake::{Intake, LANES, PREFETCH, lane};
 use crate::metrics::metrics;
-use crate::replay;
 use crate::settings::Settings;
 use crate::subscriptions::Subscriptions;
+use crate::{partitions, replay};
 
 const NAME: &str = "posthorn-ingest";
 /// Of the lanes, the feed, the keepers of dead letters, replays and upkeep.
@@ -194,11 +194,18 @@ async fn upkeep(pool: Pool, retention: time::Duration, stop: CancellationToken) 
     loop {
         tokio::select! {
             _ = maintenance.tick() => {
-                if let Err(error) = postgres::maintain_partitions(&pool, retention).await {
+                let until = OffsetDateTime::now_utc() - retention;
+                if let Err(error) = partitions::maintain(&pool, until).await {
                     warn!(error = format!("{error:#}"), "maintaining partitions");
                     maintenance.reset_after(Duration::from_secs(60));
                 }
-                let until = OffsetDateTime::now_utc() - retention;
+                match partitions::weigh(&pool, retention).await {
+                    Ok(size) => {
+                        metrics().storage.set(size.now);
+                        metrics().storage_forecast.set(size.forecast);
+                    }
+                    Err(error) => warn!(error = format!("{error:#}"), "weighing the log"),
+                }
                 if let Err(error) = dead_letters::store::delete_outdated(&pool, until).await {
                     warn!(error = format!("{error:#}"), "deleting outdated dead letters");
                 }

@@ -34,6 +34,9 @@ pub const TEST_HEADER: HeaderName = HeaderName::from_static("x-posthorn-test");
 const MASKED: &str = "…";
 /// How long an endpoint may take over its answer's body.
 const BODY_PATIENCE: Duration = Duration::from_secs(5);
+/// After a timeout the answer that is here already has this much longer to be
+/// read, and as much longer as the timer went off too late.
+const CATCHING_UP: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
 /// How long a TCP and TLS handshake may take, within the attempt's timeout.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much of an answer's headers is kept, in bytes.
@@ -233,8 +236,7 @@ impl Sender {
             Ok(url) => {
                 let wire = dialect.compose(message, &webhook.secrets, started_at);
                 let (request, sent) = self.request(url, wire, attempt);
-                let keep = attempt.keep.of_answer();
-                let (remote, result) = exchange(request, keep, started_at).await;
+                let (remote, result) = exchange(request, attempt, started_at).await;
                 (Some(sent), remote, result)
             }
         };
@@ -256,7 +258,7 @@ impl Sender {
             bytes: body.len(),
             body: (attempt.keep == Keep::Everything).then(|| body.clone()),
         };
-        let mut request = self.client.post(url).timeout(attempt.timeout).body(body);
+        let mut request = self.client.post(url).body(body);
         for (name, value) in &webhook.headers {
             // Checked when the webhook was saved. Its dialect may have changed
             // since: what a receiver verifies must not be there twice.
@@ -289,20 +291,45 @@ fn host(url: &Url) -> String {
 
 async fn exchange(
     request: RequestBuilder,
-    keep: usize,
+    attempt: Attempt<'_>,
     now: OffsetDateTime,
 ) -> (Option<SocketAddr>, Result<Answer, Failure>) {
-    match request.send().await {
-        Ok(response) => {
+    let clock = Instant::now();
+    match in_time(request.send(), attempt.timeout).await {
+        Some(Ok(response)) => {
             let remote = response.remote_addr();
-            (remote, Ok(read_answer(response, keep, now).await))
+            let patience = attempt.timeout.saturating_sub(clock.elapsed());
+            let patience = patience.min(BODY_PATIENCE);
+            let answer = read_answer(response, attempt.keep.of_answer(), patience, now);
+            (remote, Ok(answer.await))
         }
-        Err(error) => (None, Err(classify(&error))),
+        Some(Err(error)) => (None, Err(classify(&error))),
+        None => (None, Err(Failure::Timeout)),
     }
 }
 
+/// What comes within the timeout. In a process that stood still meanwhile (it was
+/// stopped, or its machine was) the timer goes off before the answer has been read
+/// that came in time: the endpoint would be charged with our own fault.
+async fn in_time<T>(sending: impl Future<Output = T>, timeout: Duration) -> Option<T> {
+    let clock = Instant::now();
+    let mut sending = std::pin::pin!(sending);
+    if let Ok(sent) = tokio::time::timeout(timeout, &mut sending).await {
+        return Some(sent);
+    }
+    let [least, most] = CATCHING_UP;
+    let late = clock.elapsed().saturating_sub(timeout);
+    let sent = tokio::time::timeout(late.clamp(least, most), sending).await;
+    sent.ok()
+}
+
 /// Takes the status and headers, and as much of the body as is kept.
-async fn read_answer(mut response: Response, keep: usize, now: OffsetDateTime) -> Answer {
+async fn read_answer(
+    mut response: Response,
+    keep: usize,
+    patience: Duration,
+    now: OffsetDateTime,
+) -> Answer {
     let retry_after = response
         .headers()
         .get(header::RETRY_AFTER)
@@ -332,7 +359,7 @@ async fn read_answer(mut response: Response, keep: usize, now: OffsetDateTime) -
         }
     };
     // What came until then is kept; the connection is dropped with the rest.
-    let _ = tokio::time::timeout(BODY_PATIENCE, body).await;
+    let _ = tokio::time::timeout(patience, body).await;
     answer
 }
 

@@ -22,8 +22,6 @@ mod embedded {
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A peer that doesn't acknowledge for this long is gone.
 const SILENT_PEER: Duration = Duration::from_secs(15);
-/// How many days of partitions exist ahead of today.
-const PARTITIONS_AHEAD: i32 = 14;
 
 /// The database's URL, parsed, with what every connection of ours has in common.
 ///
@@ -149,45 +147,5 @@ pub async fn check_schema(pool: &Pool) -> anyhow::Result<()> {
         "the database's schema is version {current}, this binary needs {latest}: \
          run `posthorn-ingest migrate`"
     );
-    Ok(())
-}
-
-/// Makes the coming days' partitions and drops those past `retention`.
-///
-/// Waits only briefly for its locks: queries come first, and it runs again.
-///
-/// # Errors
-/// If the database can't be reached or a lock wasn't to be had.
-pub async fn maintain_partitions(pool: &Pool, retention: time::Duration) -> anyhow::Result<()> {
-    let mut client = pool.get().await.context("connecting to PostgreSQL")?;
-    let until = time::OffsetDateTime::now_utc() - retention;
-    let transaction = client.transaction().await?;
-    transaction
-        .batch_execute("SET LOCAL lock_timeout = '2s'")
-        .await?;
-    let made: i32 = transaction
-        .query_one("SELECT create_partitions($1)", &[&PARTITIONS_AHEAD])
-        .await?
-        .get(0);
-    transaction.commit().await?;
-
-    let transaction = client.transaction().await?;
-    transaction
-        .batch_execute("SET LOCAL lock_timeout = '2s'")
-        .await?;
-    let dropped: i32 = transaction
-        .query_one("SELECT drop_partitions($1)", &[&until])
-        .await?
-        .get(0);
-    transaction.commit().await?;
-    client
-        .execute(
-            "-- drop_stats\nDELETE FROM stats WHERE quarter < $1",
-            &[&until],
-        )
-        .await?;
-    if made + dropped > 0 {
-        tracing::info!(made, dropped, "partitions");
-    }
     Ok(())
 }

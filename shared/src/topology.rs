@@ -98,18 +98,34 @@ pub fn tier(wait: Duration) -> Option<u32> {
 /// Declares everything. Idempotent; run after every connect, because the
 /// broker may be a new one.
 ///
+/// Producers may be at it already, and what they publish to an exchange that
+/// leads nowhere is confirmed and gone, and no sweeper knows of it. So
+/// `posthorn.events` leads to its queue from its first moment: until that is
+/// bound to it, by way of its alternate exchange, which leads there meanwhile.
+///
 /// # Errors
 /// If the connection fails, or something exists by a name with other arguments.
 pub async fn declare(channel: &Channel, shards: u16) -> lapin::Result<()> {
-    exchange(channel, UNROUTED, ExchangeKind::Fanout, None).await?;
     exchange(channel, DEAD, ExchangeKind::Fanout, None).await?;
-    for name in [EVENTS, JOBS, RETRY] {
-        exchange(channel, name, ExchangeKind::Topic, Some(UNROUTED)).await?;
-    }
+    queue(channel, PARKING_QUEUE, DEAD, "", []).await?;
+    exchange(channel, UNROUTED, ExchangeKind::Fanout, None).await?;
+
+    queue(channel, INGEST_QUEUE, UNROUTED, "", work()).await?;
+    exchange(channel, EVENTS, ExchangeKind::Topic, Some(UNROUTED)).await?;
+    queue(channel, INGEST_QUEUE, EVENTS, "#", work()).await?;
+    channel
+        .queue_unbind(
+            INGEST_QUEUE.into(),
+            UNROUTED.into(),
+            "".into(),
+            FieldTable::default(),
+        )
+        .await?;
 
     queue(channel, UNROUTED_QUEUE, UNROUTED, "", []).await?;
-    queue(channel, PARKING_QUEUE, DEAD, "", []).await?;
-    queue(channel, INGEST_QUEUE, EVENTS, "#", work()).await?;
+    for name in [JOBS, RETRY] {
+        exchange(channel, name, ExchangeKind::Topic, Some(UNROUTED)).await?;
+    }
     for shard in 0..shards {
         queue(
             channel,

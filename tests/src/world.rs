@@ -328,16 +328,16 @@ impl World {
         must("a producer", Producer::connect(&self.amqp_url).await)
     }
 
-    /// Where the broker is.
-    #[must_use]
-    pub fn amqp_url(&self) -> &str {
-        &self.amqp_url
-    }
-
     /// Where the database is.
     #[must_use]
     pub fn database_url(&self) -> &str {
         &self.database_url
+    }
+
+    /// Where the broker is.
+    #[must_use]
+    pub fn amqp_url(&self) -> &str {
+        &self.amqp_url
     }
 
     /// A bare connection to the broker, to meddle with it.
@@ -430,10 +430,15 @@ impl World {
     /// # Panics
     /// If it fails.
     pub async fn command(&self, arguments: &[&str]) -> String {
-        must(
-            "a command",
-            command("posthorn-ingest", arguments, &self.settings).await,
-        )
+        must("a command", self.try_command(arguments).await)
+    }
+
+    /// The same where a failure is an answer, too.
+    ///
+    /// # Errors
+    /// If it fails; with what it said.
+    pub async fn try_command(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        command("posthorn-ingest", arguments, &self.settings).await
     }
 
     /// A file in the folder in which [`World::shell`] runs.
@@ -466,6 +471,13 @@ impl World {
         files
             .map(|file| std::fs::read_to_string(file.path()).unwrap_or_default())
             .collect()
+    }
+
+    /// Ends, and leaves what the services have printed where it is; answers where.
+    #[must_use]
+    pub fn keep(mut self) -> PathBuf {
+        self.finished = true;
+        self.folder.clone()
     }
 
     /// Ends without looking at what is left: for what isn't a test of deliveries.

@@ -570,33 +570,3 @@ async fn while_rabbitmq_blocks_publishers_what_it_holds_is_still_delivered() {
     );
     world.finish().await;
 }
-
-#[tokio::test]
-async fn days_past_their_retention_are_dropped_and_the_coming_ones_are_there() {
-    let world = World::start().await;
-    let database = world.sql().await;
-    for table in ["events", "deliveries", "attempts"] {
-        let day = format!(
-            "CREATE TABLE {table}_20200101 PARTITION OF {table} FOR VALUES \
-             FROM ('016f5e66-e800-0000-0000-000000000000') TO ('016f638d-4400-0000-0000-000000000000')"
-        );
-        database.batch_execute(&day).await.unwrap();
-    }
-    let tomorrow = "pg_class WHERE relname = 'events_' || to_char((now() at time zone 'UTC')::date + 1, 'YYYYMMDD')";
-    database
-        .batch_execute("DO $$ BEGIN EXECUTE 'DROP TABLE events_' || to_char((now() at time zone 'UTC')::date + 1, 'YYYYMMDD'); END $$")
-        .await
-        .unwrap();
-    assert_eq!(world.count(tomorrow).await, 0);
-
-    let _ingest = world.ingest().await;
-    eventually("the old days are gone and tomorrow is there", async || {
-        world
-            .count("pg_class WHERE relname LIKE '%_20200101'")
-            .await
-            == 0
-            && world.count(tomorrow).await == 1
-    })
-    .await;
-    world.finish().await;
-}

@@ -8,9 +8,12 @@
 //! about [`BUDGET`] are looked at: a page may then have fewer than were asked
 //! for, or none, and a `next_cursor` that goes on from there.
 
+use std::time::Duration;
+
 use deadpool_postgres::Client;
 use serde::Deserialize;
 use shared::ids::{DeliveryId, EventId, EventType, Tenant, WebhookId, first_uuid_at};
+use time::OffsetDateTime;
 use tokio_postgres::Row;
 use utoipa::IntoParams;
 use uuid::Uuid;
@@ -22,7 +25,12 @@ use super::request::Page;
 use super::timestamp::Timestamp;
 
 /// The most deliveries that one request looks at.
-const BUDGET: i64 = 5_000;
+const BUDGET: usize = 5_000;
+
+/// How far the clocks of replicas may be apart.
+const CLOCKS: Duration = Duration::from_secs(600);
+/// How many are looked at first where few of them may be wanted.
+const FIRST: usize = 500;
 
 /// The states of `deliveries`, as they are asked for.
 pub const STATES: [&str; 6] = [
@@ -111,6 +119,8 @@ impl Filter {
         };
         let until = self.until.map(|Timestamp(at)| first_uuid_at(at));
         let before = page.after::<DeliveryId>()?.map(DeliveryId::uuid);
+        // The days to come have partitions, and planning costs more than looking.
+        let to_come = first_uuid_at(OffsetDateTime::now_utc() + CLOCKS);
         Ok(Search {
             states: self.status.as_deref().map(states).transpose()?,
             event_type: event_type.map_err(|error| parsed("event_type", error))?,
@@ -119,7 +129,7 @@ impl Filter {
             from: self
                 .since
                 .map_or(Uuid::nil(), |Timestamp(at)| first_uuid_at(at)),
-            to: until.into_iter().chain(before).min().unwrap_or(Uuid::max()),
+            to: until.into_iter().chain(before).fold(to_come, Uuid::min),
             limit: page.limit()?,
         })
     }
@@ -174,8 +184,16 @@ async fn list_deliveries(
         _ => None,
     };
     let wanted = search.limit as usize + 1;
-    let mut merge = Merge::new(webhooks, search.to, wanted, BUDGET as usize);
-    while let Some(look) = merge.next() {
+    let all_are_wanted = (search.states.is_none() || by_index.is_some())
+        && search.event_type.is_none()
+        && search.response_code.is_none();
+    let first = if all_are_wanted {
+        wanted
+    } else {
+        wanted.max(FIRST)
+    };
+    let mut merge = Merge::new(webhooks, search.to, wanted, first, BUDGET);
+    while let Some(look) = merge.next_look() {
         let seen = look_at_deliveries(client, &look, by_index, search).await?;
         merge.add(&look, seen);
     }
@@ -217,7 +235,7 @@ async fn look_at_deliveries(
                          AND ($7::text IS NULL OR event_type = $7) \
                          AND ($8::int2 IS NULL OR status_code = $8), false) AS passes \
                      FROM deliveries \
-                     WHERE webhook_id = w.id AND id >= $3 AND id < w.before \
+                     WHERE webhook_id = w.id AND id >= $3 AND id < w.before AND id < $9 \
                        AND ($5::text IS NULL OR state = $5) \
                      ORDER BY id DESC LIMIT $4) d) s \
              ORDER BY w.n",
@@ -235,6 +253,7 @@ async fn look_at_deliveries(
                 &by_looking,
                 &search.event_type,
                 &search.response_code,
+                &search.to,
             ],
         )
         .await?;

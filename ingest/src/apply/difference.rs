@@ -19,26 +19,12 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// Of something that isn't there yet.
-    #[must_use]
-    pub fn new() -> Self {
-        Self {
-            of_new: true,
-            lines: Vec::new(),
-        }
-    }
-
-    /// Of something that is there.
-    #[must_use]
-    pub fn known() -> Self {
-        Self {
-            of_new: false,
-            lines: Vec::new(),
-        }
-    }
-
+    /// Nothing is to change yet, of something new or of something that is there.
     pub(super) fn of(is_new: bool) -> Self {
-        if is_new { Self::new() } else { Self::known() }
+        Self {
+            of_new: is_new,
+            lines: Vec::new(),
+        }
     }
 
     /// Whether nothing is to change.
@@ -65,12 +51,6 @@ impl Difference {
         } else {
             format!("{name}: {now} → {to}")
         });
-    }
-}
-
-impl Default for Difference {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -235,7 +215,7 @@ mod tests {
 
     #[test]
     fn what_is_as_it_should_be_is_neither_shown_nor_written() {
-        let mut difference = Difference::known();
+        let mut difference = Difference::of(false);
         let (mut url, mut name) = (Some("b"), Some("n"));
         difference.member("url", &"a", &mut url);
         difference.member("name", &"n", &mut name);

@@ -1,7 +1,7 @@
 //! `posthorn-ingest apply`: tenants, event types and webhooks as files declare
 //! them, for people who keep configuration in git.
 //!
-//! 1. [`file`] reads the files into what is declared, or says all that is wrong;
+//! 1. [`mod@file`] reads the files into what is declared, or says all that is wrong;
 //! 2. [`present`] reads what there is of it, and holds it;
 //! 3. [`difference`] compares the two, member by member;
 //! 4. what differs is written by the functions that the API writes with;
@@ -23,6 +23,7 @@ use anyhow::Context;
 use clap::Args;
 use deadpool_postgres::{Pool, Transaction};
 use shared::destination::Destinations;
+use shared::ids::Tenant;
 
 use crate::api::problem::Problem;
 use crate::api::tenants;
@@ -52,7 +53,7 @@ pub struct Apply {
     /// the tenants that these name.
     #[arg(long)]
     prune: bool,
-    /// Exit with 2 if something differed; else 0 says that it was applied.
+    /// Exit with 2 if anything was not as declared, with 0 if all was.
     #[arg(long)]
     pub exit_code: bool,
 }
@@ -230,7 +231,7 @@ impl Making<'_> {
                     .await
                     .map_err(|problem| anyhow::anyhow!("{subject}: {problem}"))?;
                 self.report
-                    .done(Done::Removed, subject, Difference::known());
+                    .done(Done::Removed, subject, Difference::of(false));
             } else {
                 self.report.left(subject);
             }
@@ -243,7 +244,7 @@ impl Making<'_> {
 
     async fn webhook(
         &mut self,
-        tenant: &shared::ids::Tenant,
+        tenant: &Tenant,
         declared: DeclaredWebhook,
         now: Option<Now>,
     ) -> anyhow::Result<()> {

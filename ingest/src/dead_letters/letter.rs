@@ -109,6 +109,13 @@ impl Letter {
         }
     }
 
+    /// The job that this is, if the broker gave it up: one that we park ourselves
+    /// can't be read.
+    pub fn job_given_up(&self) -> Option<Job> {
+        let is_one = self.origin == Origin::Parking && self.exchange == topology::JOBS;
+        is_one.then(|| Job::decode(&self.body).ok()).flatten()
+    }
+
     /// The message to publish so that it takes its way again; `None` if there
     /// is no such way: it wasn't published to an exchange of ours.
     ///

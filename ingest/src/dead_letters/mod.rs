@@ -24,7 +24,9 @@ use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions};
 use shared::amqp::Session;
+use shared::job::Job;
 use shared::supervise::until_done;
+use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -36,6 +38,9 @@ pub const MAX_HELD: i64 = 100_000;
 const PREFETCH: u16 = 100;
 /// The most messages in one statement.
 const BATCH: usize = 50;
+/// A delivery whose job was given up on has another one made by the sweeper, but
+/// not before this: dispatchers died of the last one, fifty times.
+const NEXT_CHANCE: time::Duration = time::Duration::HOUR;
 /// How often a full table is asked whether it still is.
 const FULL: Duration = Duration::from_secs(5);
 
@@ -118,7 +123,12 @@ impl Keeper {
             .iter()
             .map(|message| Letter::of(message, origin))
             .collect();
-        let doing = "writing dead letters";
-        until_done(&self.stop, doing, || store::keep(&self.pool, &letters)).await
+        let given_up: Vec<Job> = letters.iter().filter_map(Letter::job_given_up).collect();
+        let until = OffsetDateTime::now_utc() + NEXT_CHANCE;
+        until_done(&self.stop, "writing dead letters", async || {
+            store::put_off(&self.pool, &given_up, until).await?;
+            store::keep(&self.pool, &letters).await
+        })
+        .await
     }
 }

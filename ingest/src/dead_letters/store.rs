@@ -5,6 +5,7 @@ use anyhow::Context;
 use deadpool_postgres::{Client, Pool};
 use lapin::BasicProperties;
 use shared::ids::{DeadLetterId, first_uuid_at};
+use shared::job::Job;
 use time::OffsetDateTime;
 use tokio_postgres::Row;
 
@@ -60,6 +61,33 @@ pub async fn held(pool: &Pool) -> anyhow::Result<i64> {
         .prepare_cached("-- dead_letters_held\nSELECT held FROM dead_letter_count")
         .await?;
     Ok(client.query_one(&statement, &[]).await?.get(0))
+}
+
+/// Has the deliveries of these jobs wait, if they still wait for these attempts.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn put_off(pool: &Pool, jobs: &[Job], until: OffsetDateTime) -> anyhow::Result<()> {
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    let client = pool.get().await?;
+    let statement = client
+        .prepare_cached(
+            "-- put_off_given_up\n\
+             UPDATE deliveries d SET due_at = $3, deferred_because = 'parked' \
+             FROM unnest($1::uuid[], $2::int2[]) AS v (delivery_id, n) \
+             WHERE d.id = ANY($1) AND d.id = v.delivery_id \
+               AND d.attempts = v.n - 1 \
+               AND d.state NOT IN ('delivered', 'failed', 'expired', 'cancelled')",
+        )
+        .await?;
+    let ids: Vec<_> = jobs.iter().map(|job| job.delivery).collect();
+    let attempts: Vec<_> = jobs.iter().map(|job| job.attempt as i16).collect();
+    client
+        .execute(&statement, &[&ids, &attempts, &until])
+        .await?;
+    Ok(())
 }
 
 /// Writes them; answers how many there are then.

@@ -44,6 +44,10 @@ pub struct Load {
     /// The routing key, if it is AMQP.
     #[arg(long, default_value = "acme.order.created")]
     pub routing_key: String,
+    /// Over how many routing keys they are spread: `.0`, `.1` and so on are added.
+    /// 0: none is.
+    #[arg(long, default_value_t = 0)]
+    pub spread: u64,
     /// The API token, if it is HTTP.
     #[arg(long, default_value = "")]
     pub token: String,
@@ -170,10 +174,14 @@ async fn publish(
         .with_delivery_mode(2)
         .with_content_type("application/json".into())
         .with_message_id(event_id(n).into());
+    let routing_key = match load.spread {
+        0 => load.routing_key.clone(),
+        spread => format!("{}.{}", load.routing_key, n % spread),
+    };
     channel
         .basic_publish(
             load.exchange.as_str().into(),
-            load.routing_key.as_str().into(),
+            routing_key.into(),
             BasicPublishOptions::default(),
             body,
             properties,
@@ -248,11 +256,12 @@ impl Generator {
     /// If it can't be started.
     pub fn start(load: &Load) -> anyhow::Result<Self> {
         let (count, rate) = (load.count.to_string(), load.rate.to_string());
-        let bytes = load.bytes.to_string();
+        let (bytes, spread) = (load.bytes.to_string(), load.spread.to_string());
         let arguments = [
             ["--to", &load.to],
             ["--exchange", &load.exchange],
             ["--routing-key", &load.routing_key],
+            ["--spread", &spread],
             ["--token", &load.token],
             ["--count", &count],
             ["--rate", &rate],

@@ -9,18 +9,23 @@
 //!
 //! The [`floor`] is the yardstick: the same jobs out of the same kind of queue
 //! to the same receiver, with nothing else done.
+//!
+//! Beside these rounds, [`log`] and [`isolation`] are benchmarks of their own.
 
 pub mod child;
 pub mod floor;
 pub mod generator;
 mod http;
+pub mod isolation;
 pub mod log;
 pub mod machine;
+pub mod phoenix;
 pub mod receiver;
 pub mod report;
 pub mod scenario;
 pub mod stage;
 pub mod usage;
+pub mod villains;
 
 /// Microseconds since 1970, the same in all processes of this machine.
 #[must_use]

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use lapin::options::QueueDeleteOptions;
 use lapin::{Connection, ConnectionProperties};
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::topology;
 use tokio_postgres::NoTls;
 
 use super::receiver::Receiver;
 use crate::pair::Pair;
-use crate::service::{Service, command, free_address, http};
+use crate::service::{Service, ask, command, free_address};
 
 /// Virtual hosts that the pair is made with; rounds take them in turn.
 pub const VHOSTS: usize = 40;
@@ -104,21 +104,20 @@ impl<'a> Stage<'a> {
         let ingest = self.service("posthorn-ingest").await?;
         for webhook in 0..webhooks {
             let body = json!({"url": self.receiver.url(webhook), "events": ["*"]});
-            let answer = http()
-                .post(ingest.url("/api/v1/webhooks"))
-                .bearer_auth(&self.token)
-                .header("content-type", "application/json")
-                .body(body.to_string())
-                .send()
-                .await?;
-            let status = answer.status();
-            ensure!(
-                status == 201,
-                "a webhook: {status}: {}",
-                answer.text().await?
-            );
+            self.webhook(&ingest, &body).await?;
         }
         Ok(ingest)
+    }
+
+    /// A webhook as the API takes it.
+    ///
+    /// # Errors
+    /// If it is refused.
+    pub async fn webhook(&self, ingest: &Service, body: &Value) -> anyhow::Result<()> {
+        let url = ingest.url("/api/v1/webhooks");
+        let answer = ask(&url, &self.token, "POST", Some(body)).await?;
+        ensure!(answer.status == 201, "a webhook: {}", answer.body);
+        Ok(())
     }
 
     /// A running dispatcher.

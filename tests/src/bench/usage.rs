@@ -96,10 +96,21 @@ pub fn cpu_seconds(pid: u32) -> f64 {
 }
 
 fn peak_rss(pid: u32) -> u64 {
+    status(pid, "VmHWM:")
+}
+
+/// The MiB that a process has resident now; nothing if it is gone.
+#[must_use]
+pub fn resident(pid: u32) -> f64 {
+    mebibytes(status(pid, "VmRSS:"))
+}
+
+/// A line of `/proc/PID/status`, in bytes.
+fn status(pid: u32, line: &str) -> u64 {
     std::fs::read_to_string(format!("/proc/{pid}/status"))
         .unwrap_or_default()
         .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .find_map(|is| is.strip_prefix(line))
         .and_then(|value| value.split_whitespace().next()?.parse::<u64>().ok())
         .map_or(0, |kilobytes| kilobytes * 1024)
 }

@@ -3,19 +3,20 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // Its table is its purpose, progress its manners.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use harness::bench::floor::{self, Floor};
 use harness::bench::generator::{self, Load};
+use harness::bench::isolation::Isolation;
 use harness::bench::log::Log;
 use harness::bench::machine::Machine;
-use harness::bench::receiver;
 use harness::bench::report::Report;
 use harness::bench::scenario::{Bench, Door, Kind};
 use harness::bench::stage::VHOSTS;
+use harness::bench::{phoenix, receiver, villains};
 use harness::pair::{Pair, PairConfig};
 
 /// Measures throughput, latency and cost on a private RabbitMQ and PostgreSQL,
@@ -46,6 +47,12 @@ struct Arguments {
 enum Role {
     /// Measures the delivery log with few deliveries and with many.
     Log(Log),
+    /// Measures what broken endpoints do to healthy ones.
+    Isolation(Isolation),
+    #[command(hide = true)]
+    Villains,
+    #[command(hide = true)]
+    Phoenix,
     #[command(hide = true)]
     Receiver {
         #[arg(long)]
@@ -77,10 +84,12 @@ fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     // The tools need one thread; the floor has as many as a dispatcher.
     let mut runtime = match arguments.role {
-        Some(Role::Receiver { .. } | Role::Publish(_)) => {
+        Some(Role::Receiver { .. } | Role::Publish(_) | Role::Villains | Role::Phoenix) => {
             tokio::runtime::Builder::new_current_thread()
         }
-        Some(Role::Floor(_) | Role::Log(_)) | None => tokio::runtime::Builder::new_multi_thread(),
+        Some(Role::Floor(_) | Role::Log(_) | Role::Isolation(_)) | None => {
+            tokio::runtime::Builder::new_multi_thread()
+        }
     };
     runtime.enable_all().build()?.block_on(async {
         match arguments.role {
@@ -89,19 +98,28 @@ fn main() -> anyhow::Result<()> {
             }
             Some(Role::Publish(load)) => generator::run(load).await,
             Some(Role::Floor(floor)) => floor::run(floor).await,
-            Some(Role::Log(log)) => measure_log(log).await,
+            Some(Role::Villains) => villains::run().await,
+            Some(Role::Phoenix) => phoenix::run().await,
+            Some(Role::Log(log)) => {
+                on_a_pair(async |pair, folder| log.measure(pair, folder).await).await
+            }
+            Some(Role::Isolation(isolation)) => {
+                on_a_pair(async |pair, folder| isolation.measure(pair, folder).await).await
+            }
             None => bench(arguments).await,
         }
     })
 }
 
-async fn measure_log(log: Log) -> anyhow::Result<()> {
+async fn on_a_pair(
+    measure: impl AsyncFnOnce(&Pair, &Path) -> anyhow::Result<String>,
+) -> anyhow::Result<()> {
     let folder = std::env::temp_dir().join(format!("posthorn-bench-{}", std::process::id()));
     let mut config = PairConfig::new(&folder);
     config.vhosts = VHOSTS;
     let pair = Pair::start(config).await?;
     let logs = folder.with_extension("logs");
-    let table = log.measure(&pair, &logs).await?;
+    let table = measure(&pair, &logs).await?;
     pair.discard().await?;
     // What is left is in the temporary folder.
     let _ = std::fs::remove_dir_all(&logs);

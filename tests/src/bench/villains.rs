@@ -1,0 +1,158 @@
+//! Endpoints that are dead in all the ways there are. A process of its own, as
+//! the receiver is: an endless answer costs who sends it, too.
+//!
+//! Two ways need no process: a port that refuses, and a name that doesn't exist.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::child;
+use crate::service::free_address;
+
+/// Between two bytes of what drips.
+const DRIP: Duration = Duration::from_millis(500);
+
+/// How an endpoint is dead.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
+)]
+pub enum Way {
+    /// It takes the request and never answers.
+    Hang,
+    /// Nobody listens.
+    Refuse,
+    /// Its headers drip.
+    SlowHeaders,
+    /// Its body drips.
+    SlowBody,
+    /// Its body comes quickly and never ends.
+    EndlessBody,
+    /// It resets the connection when it has the request.
+    Reset,
+    /// What it speaks isn't TLS, although its URL says so.
+    BadTls,
+    /// Its name doesn't exist.
+    NoName,
+}
+
+/// All of them.
+pub const WAYS: [Way; 8] = [
+    Way::Hang,
+    Way::Refuse,
+    Way::SlowHeaders,
+    Way::SlowBody,
+    Way::EndlessBody,
+    Way::Reset,
+    Way::BadTls,
+    Way::NoName,
+];
+
+/// The process's life: says where they are, then serves until its owner is gone.
+///
+/// # Errors
+/// If there is no port for one.
+pub async fn run() -> anyhow::Result<()> {
+    let mut bases = BTreeMap::new();
+    for way in WAYS {
+        let base = match way {
+            Way::Refuse => format!("http://{}", free_address()?),
+            Way::NoName => "http://nobody.invalid".to_owned(),
+            _ => {
+                let listener = TcpListener::bind("127.0.0.1:0").await?;
+                let address = listener.local_addr()?;
+                tokio::spawn(serve(listener, way));
+                let scheme = if way == Way::BadTls { "https" } else { "http" };
+                format!("{scheme}://{address}")
+            }
+        };
+        bases.insert(way, base);
+    }
+    child::say(&serde_json::to_string(&bases)?)?;
+    child::owner_gone().await;
+    Ok(())
+}
+
+async fn serve(listener: TcpListener, way: Way) {
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            // Whoever has had enough breaks off.
+            let _ = misbehave(stream, way).await;
+        });
+    }
+}
+
+async fn misbehave(mut stream: TcpStream, way: Way) -> std::io::Result<()> {
+    let mut request = vec![0; 16 * 1024];
+    if stream.read(&mut request).await? == 0 {
+        return Ok(());
+    }
+    match way {
+        Way::Hang | Way::Refuse | Way::NoName => {
+            // Until the other side closes.
+            while stream.read(&mut request).await? > 0 {}
+            Ok(())
+        }
+        Way::SlowHeaders => {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nx-slow: ").await?;
+            drip(stream).await
+        }
+        Way::SlowBody => {
+            let head = b"HTTP/1.1 500 Oh No\r\ncontent-length: 1000000\r\n\r\n";
+            stream.write_all(head).await?;
+            drip(stream).await
+        }
+        Way::EndlessBody => {
+            let head = b"HTTP/1.1 500 Oh No\r\ntransfer-encoding: chunked\r\n\r\n";
+            stream.write_all(head).await?;
+            let chunk = [b"1000\r\n", [b'x'; 0x1000].as_slice(), b"\r\n"].concat();
+            loop {
+                stream.write_all(&chunk).await?;
+            }
+        }
+        Way::Reset => stream.set_zero_linger(),
+        Way::BadTls => stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await,
+    }
+}
+
+async fn drip(mut stream: TcpStream) -> std::io::Result<()> {
+    loop {
+        stream.write_all(b".").await?;
+        tokio::time::sleep(DRIP).await;
+    }
+}
+
+/// The villains as their owner holds them.
+pub struct Villains {
+    // Ends when dropped.
+    _child: child::Child,
+    bases: BTreeMap<Way, String>,
+}
+
+impl Villains {
+    /// Starts the process.
+    ///
+    /// # Errors
+    /// If it doesn't start.
+    pub async fn start() -> anyhow::Result<Self> {
+        let mut child = child::Child::start(&["villains"])?;
+        let bases = serde_json::from_str(&child.line().await?).context("the villains' URLs")?;
+        Ok(Self {
+            _child: child,
+            bases,
+        })
+    }
+
+    /// Where a webhook of this number goes to be treated in this way.
+    ///
+    /// # Errors
+    /// If there is no such way.
+    pub fn url(&self, way: Way, webhook: usize) -> anyhow::Result<String> {
+        let base = self.bases.get(&way).context("a way without a URL")?;
+        Ok(format!("{base}/hook/{webhook}"))
+    }
+}

@@ -1,0 +1,70 @@
+//! `make chaos`: see `harness::chaos`. Takes the services from beside this binary.
+
+#![allow(clippy::print_stdout)] // Its table is its purpose.
+
+use std::time::Instant;
+
+use clap::Parser;
+use harness::chaos::fault::{deck, short_deck};
+use harness::chaos::{Plan, run};
+
+/// Breaks everything that can be broken while events flow, on a private RabbitMQ
+/// and PostgreSQL, and judges after each round that nothing was lost. Fails at
+/// the first round that isn't as it should be.
+#[derive(Parser)]
+struct Arguments {
+    /// What is random follows from it; without one it is drawn, and printed.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How many things go wrong; without, each that there is, once.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Only rounds whose fault contains this, as the table calls it.
+    #[arg(long)]
+    only: Option<String>,
+    /// Events a second; each goes to about five webhooks.
+    #[arg(long, default_value_t = 60)]
+    rate: u32,
+    /// The rounds of `make test`.
+    #[arg(long)]
+    short: bool,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let begun = Instant::now();
+    let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut faults = Vec::new();
+    let wanted = arguments.rounds.unwrap_or(0);
+    loop {
+        faults.extend(if arguments.short {
+            short_deck()
+        } else {
+            deck(&mut rng)
+        });
+        if let Some(part) = &arguments.only {
+            faults.retain(|fault| fault.to_string().contains(part));
+            anyhow::ensure!(
+                !faults.is_empty(),
+                "with seed {seed} nothing is called {part}"
+            );
+        }
+        if faults.len() >= wanted {
+            break;
+        }
+    }
+    if wanted > 0 {
+        faults.truncate(wanted);
+    }
+    println!("seed {seed}, {} rounds", faults.len());
+    let plan = Plan {
+        seed,
+        faults,
+        rate: arguments.rate,
+    };
+    run(plan, &|line| println!("{line}")).await?;
+    println!("nothing lost, in {:.0} s", begun.elapsed().as_secs_f64());
+    Ok(())
+}

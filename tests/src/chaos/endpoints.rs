@@ -1,0 +1,177 @@
+//! The endpoints of all webhooks: one listener, one path each. Every request is
+//! verified as a customer would, compared with what was published, and written
+//! into the ledger.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use super::ledger::{Event, Kind, Ledger, Pair};
+
+/// Running endpoints. End when dropped.
+pub struct Endpoints {
+    address: SocketAddr,
+    state: Arc<Shared>,
+    serving: JoinHandle<()>,
+}
+
+struct Shared {
+    ledger: Arc<Ledger>,
+    /// By webhook; those whose secret isn't known yet have none.
+    verifiers: Mutex<Vec<Option<Arc<standardwebhooks::Webhook>>>>,
+    rng: Mutex<fastrand::Rng>,
+}
+
+impl Endpoints {
+    /// Starts them; how the moody ones answer follows from the seed.
+    ///
+    /// # Errors
+    /// If there is no port for them.
+    pub async fn start(ledger: Arc<Ledger>, seed: u64) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let state = Arc::new(Shared {
+            verifiers: Mutex::new(vec![None; ledger.subscribers().len()]),
+            rng: Mutex::new(fastrand::Rng::with_seed(seed)),
+            ledger,
+        });
+        let router = Router::new().fallback(take).with_state(state.clone());
+        let serving = tokio::spawn(async move {
+            // Ends with the endpoints.
+            let _ = axum::serve(listener, router).await;
+        });
+        Ok(Self {
+            address,
+            state,
+            serving,
+        })
+    }
+
+    /// Where they listen.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// This webhook signs with this secret.
+    ///
+    /// # Errors
+    /// If it isn't one.
+    pub fn trust(&self, webhook: usize, secret: &str) -> anyhow::Result<()> {
+        let verifier = standardwebhooks::Webhook::new(secret)?;
+        let verifiers = &self.state.verifiers;
+        verifiers.lock().unwrap_or_else(PoisonError::into_inner)[webhook] =
+            Some(Arc::new(verifier));
+        Ok(())
+    }
+}
+
+impl Drop for Endpoints {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+async fn take(
+    State(shared): State<Arc<Shared>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> StatusCode {
+    let id = headers.get("webhook-id").and_then(|id| id.to_str().ok());
+    let event = id.and_then(Event::of_id);
+    let webhook = uri.path().trim_start_matches('/').parse::<usize>().ok();
+    let (Some(event), Some(webhook)) = (event, webhook) else {
+        let ledger = &shared.ledger;
+        ledger.object(format!("{uri} was sent {id:?}"));
+        return StatusCode::BAD_REQUEST;
+    };
+    if let Err(objection) = shared.check(event, webhook, &headers, &body) {
+        let ledger = &shared.ledger;
+        ledger.object(format!("{event} to {webhook}: {objection}"));
+    }
+    let Some(subscriber) = shared.ledger.subscribers().get(webhook) else {
+        return StatusCode::NOT_FOUND;
+    };
+    let (status, after) = shared.mood(subscriber.kind);
+    let pair = (event, webhook);
+    let mut request = UnderWay {
+        ledger: &shared.ledger,
+        pair,
+        arrival: shared.ledger.arrive(pair, &body, status),
+        answered: false,
+    };
+    tokio::time::sleep(after).await;
+    // From here on nothing waits: the answer is as good as written.
+    request.answered = true;
+    drop(request);
+    StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// Notes when a request ends: dropped without an answer if its sender goes away.
+struct UnderWay<'a> {
+    ledger: &'a Ledger,
+    pair: Pair,
+    arrival: usize,
+    answered: bool,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.ledger.end(self.pair, self.arrival, self.answered);
+    }
+}
+
+impl Shared {
+    /// Whether it is what was published, for whom it was, signed by who sent it.
+    fn check(
+        &self,
+        event: Event,
+        webhook: usize,
+        headers: &HeaderMap,
+        body: &Bytes,
+    ) -> Result<(), String> {
+        let subscriber = self.ledger.subscribers().get(webhook);
+        if !subscriber.is_some_and(|subscriber| subscriber.wants(event)) {
+            return Err("it was not asked for".to_owned());
+        }
+        let verifier = {
+            let verifiers = self.verifiers.lock();
+            verifiers.unwrap_or_else(PoisonError::into_inner)[webhook].clone()
+        };
+        let verifier = verifier.ok_or("nobody knows its secret")?;
+        verifier
+            .verify(body, headers)
+            .map_err(|error| error.to_string())?;
+        let text = std::str::from_utf8(body).map_err(|error| error.to_string())?;
+        let json: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        if json["type"] != event.event_type() {
+            return Err(format!("its type is {}", json["type"]));
+        }
+        if !text.contains(&event.data()) {
+            return Err(format!("its data is not what was published: {text}"));
+        }
+        Ok(())
+    }
+
+    fn mood(&self, kind: Kind) -> (u16, Duration) {
+        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
+        match kind {
+            Kind::Slow => (200, Duration::from_millis(rng.u64(300..900))),
+            Kind::Flaky if rng.u8(..3) == 0 => {
+                let status = [500, 503, 429][rng.usize(..3)];
+                (status, Duration::ZERO)
+            }
+            Kind::Gone => (410, Duration::ZERO),
+            Kind::Healthy | Kind::Flaky | Kind::Dead => (200, Duration::ZERO),
+        }
+    }
+}

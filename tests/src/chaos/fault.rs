@@ -1,0 +1,279 @@
+//! What goes wrong in a round: drawn from a seed, done, healed.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::field::{Field, Link, REPLICAS, Victim};
+use super::publisher::Publisher;
+use crate::proxy::{End, Way};
+use crate::world::eventually;
+
+/// How often a link is ended in a round.
+const ENDS: u32 = 3;
+/// Between two of those.
+const BETWEEN_ENDS: Duration = Duration::from_millis(700);
+
+/// One thing that goes wrong.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fault {
+    /// kill -9 of all of these at once, and their start that much later.
+    Kill(Vec<Victim>, Duration),
+    /// SIGSTOP for that long.
+    Freeze(Victim, Duration),
+    /// All connections of a link end, a few times.
+    End(Link, End),
+    /// Nothing passes a link for that long: there, back, or both.
+    Stall(Link, [bool; 2], Duration),
+    /// Everything on a link takes that much longer, for a few seconds.
+    Delay(Link, Duration),
+    /// RabbitMQ is short of memory and takes no messages, for that long.
+    MemoryAlarm(Duration),
+    /// RabbitMQ loses everything that it has stored, while work waits there.
+    Wipe,
+    /// Every service is stopped and started, one after the other.
+    Deploy,
+}
+
+/// From when something was wrong, until when.
+#[derive(Debug, Clone, Copy)]
+pub struct Window {
+    /// Just before.
+    pub begin: Instant,
+    /// When all was as before again.
+    pub healed: Instant,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kill(victims, down) => {
+                let names: Vec<_> = victims.iter().map(ToString::to_string).collect();
+                write!(f, "kill -9 {}, down {down:.1?}", names.join(", "))
+            }
+            Self::Freeze(victim, long) => write!(f, "freeze {victim} {long:.1?}"),
+            Self::End(link, End::Cut) => write!(f, "cut {link} {ENDS}x"),
+            Self::End(link, End::Reset) => write!(f, "reset {link} {ENDS}x"),
+            Self::Stall(link, ways, long) => {
+                let ways = match ways {
+                    [true, true] => "both ways",
+                    [true, false] => "there",
+                    _ => "back",
+                };
+                write!(f, "stall {link} {ways} {long:.1?}")
+            }
+            Self::Delay(link, by) => write!(f, "delay {link} by {by:.1?}"),
+            Self::MemoryAlarm(long) => write!(f, "rabbitmq's memory alarm {long:.1?}"),
+            Self::Wipe => f.write_str("rabbitmq wiped clean"),
+            Self::Deploy => f.write_str("rolling deploy"),
+        }
+    }
+}
+
+/// One of each kind, in a random order: every deck has them all.
+#[must_use]
+pub fn deck(rng: &mut fastrand::Rng) -> Vec<Fault> {
+    use Victim::{Dispatcher, Ingest, PostgreSql, RabbitMq};
+    let all = |of: fn(usize) -> Victim| (0..REPLICAS).map(of);
+    let (one, other) = (rng.usize(..REPLICAS), rng.usize(..REPLICAS));
+    let mut everything: Vec<_> = all(Ingest).chain(all(Dispatcher)).collect();
+    everything.extend([RabbitMq, PostgreSql]);
+    let together = [
+        vec![Ingest(one)],
+        vec![Dispatcher(one)],
+        vec![RabbitMq],
+        vec![PostgreSql],
+        all(Dispatcher).collect(),
+        vec![Ingest(one), Dispatcher(other)],
+        vec![Dispatcher(one), PostgreSql],
+        vec![RabbitMq, PostgreSql],
+        everything,
+    ];
+    let mut deck: Vec<Fault> = together
+        .into_iter()
+        .map(|victims| Fault::Kill(victims, some(rng, 0, 2_500)))
+        .collect();
+    for victim in [Ingest(other), Dispatcher(other), RabbitMq, PostgreSql] {
+        deck.push(Fault::Freeze(victim, some(rng, 6_000, 9_000)));
+    }
+    for link in links(rng) {
+        let trouble = match rng.u8(..4) {
+            0 => Fault::End(link, End::Cut),
+            1 => Fault::End(link, End::Reset),
+            2 => {
+                let ways = [[true, true], [true, false], [false, true]][rng.usize(..3)];
+                Fault::Stall(link, ways, some(rng, 1_000, 9_000))
+            }
+            _ => Fault::Delay(link, some(rng, 20, 200)),
+        };
+        deck.push(trouble);
+    }
+    deck.push(Fault::MemoryAlarm(some(rng, 1_000, 4_000)));
+    deck.push(Fault::Wipe);
+    deck.push(Fault::Deploy);
+    rng.shuffle(&mut deck);
+    deck
+}
+
+/// Every link, of one replica each.
+fn links(rng: &mut fastrand::Rng) -> [Link; 6] {
+    let mut one = || rng.usize(..REPLICAS);
+    [
+        Link::ProducerToRabbitMq,
+        Link::IngestToRabbitMq(one()),
+        Link::IngestToPostgreSql(one()),
+        Link::DispatcherToRabbitMq(one()),
+        Link::DispatcherToPostgreSql(one()),
+        Link::ToReceivers,
+    ]
+}
+
+/// The few that go wrong in every `make test`: what is most likely to hurt.
+#[must_use]
+pub fn short_deck() -> Vec<Fault> {
+    use Victim::{Dispatcher, Ingest, PostgreSql, RabbitMq};
+    vec![
+        Fault::Kill(vec![Dispatcher(0)], Duration::from_secs(1)),
+        Fault::Freeze(Dispatcher(1), Duration::from_secs(6)),
+        Fault::End(Link::DispatcherToRabbitMq(0), End::Reset),
+        Fault::Kill(
+            vec![Ingest(0), Dispatcher(0), RabbitMq, PostgreSql],
+            Duration::from_millis(500),
+        ),
+        Fault::Wipe,
+    ]
+}
+
+fn some(rng: &mut fastrand::Rng, least: u64, most: u64) -> Duration {
+    Duration::from_millis(rng.u64(least..most))
+}
+
+impl Fault {
+    /// Whether an endpoint that is well may see a failed attempt: only when the
+    /// network between it and us fails.
+    #[must_use]
+    pub fn may_fail_attempts(&self) -> bool {
+        matches!(
+            self,
+            Self::End(Link::ToReceivers, _) | Self::Stall(Link::ToReceivers, ..)
+        )
+    }
+
+    /// Whether something may arrive twice: only when a dispatcher is lost, or
+    /// what it holds is handed to another, between a POST and its record.
+    #[must_use]
+    pub fn may_duplicate(&self) -> bool {
+        let hands_on = |victim: &Victim| matches!(victim, Victim::Dispatcher(_) | Victim::RabbitMq);
+        match self {
+            Self::Kill(victims, _) => victims.iter().any(hands_on),
+            Self::Freeze(victim, _) => hands_on(victim),
+            Self::End(link, _) | Self::Stall(link, ..) | Self::Delay(link, _) => {
+                matches!(link, Link::DispatcherToRabbitMq(_))
+            }
+            Self::Wipe => true,
+            Self::MemoryAlarm(_) | Self::Deploy => false,
+        }
+    }
+
+    /// Whether the work goes on elsewhere at once: a dispatcher died, all else lives.
+    #[must_use]
+    pub fn leaves_another(&self) -> bool {
+        matches!(self, Self::Kill(victims, _) if matches!(victims[..], [Victim::Dispatcher(_)]))
+    }
+
+    /// Does it and heals it.
+    ///
+    /// # Errors
+    /// If it can't be done, or something doesn't come up again.
+    pub async fn strike(
+        &self,
+        field: &mut Field,
+        publisher: &mut Publisher,
+    ) -> anyhow::Result<Window> {
+        let mut begin = Instant::now();
+        match self {
+            Self::Kill(victims, down) => {
+                for victim in victims {
+                    field.kill(*victim).await?;
+                }
+                tokio::time::sleep(*down).await;
+                // The servers first: what is killed with them doesn't find them either way.
+                let is_server = |v: &&Victim| matches!(v, Victim::RabbitMq | Victim::PostgreSql);
+                for victim in victims.iter().filter(is_server) {
+                    field.start(*victim).await?;
+                }
+                for victim in victims.iter().filter(|v| !is_server(v)) {
+                    field.start(*victim).await?;
+                }
+            }
+            Self::Freeze(victim, long) => {
+                field.freeze(*victim)?;
+                tokio::time::sleep(*long).await;
+                field.thaw(*victim)?;
+            }
+            Self::End(link, how) => {
+                for _ in 0..ENDS {
+                    field.link(*link).end(*how);
+                    tokio::time::sleep(BETWEEN_ENDS).await;
+                }
+            }
+            Self::Stall(link, ways, long) => {
+                let [there, back] =
+                    ways.map(|stalled| if stalled { Way::Stalled } else { Way::Clear });
+                field.link(*link).set(there, back);
+                tokio::time::sleep(*long).await;
+                field.link(*link).clear();
+            }
+            Self::Delay(link, by) => {
+                field.link(*link).set(Way::Slow(*by), Way::Slow(*by));
+                tokio::time::sleep(Duration::from_secs(4)).await;
+                field.link(*link).clear();
+            }
+            Self::MemoryAlarm(long) => {
+                let rabbitmq = field.servers()?.rabbitmq();
+                let watermark = "set_vm_memory_high_watermark";
+                rabbitmq
+                    .rabbitmqctl(&[watermark, "absolute", "1MB"])
+                    .await?;
+                tokio::time::sleep(*long).await;
+                rabbitmq.rabbitmqctl(&[watermark, "0.4"]).await?;
+            }
+            Self::Wipe => begin = wipe(field, publisher).await?,
+            Self::Deploy => {
+                for n in 0..REPLICAS {
+                    for victim in [Victim::Ingest(n), Victim::Dispatcher(n)] {
+                        field.stop(victim).await?;
+                        field.start(victim).await?;
+                    }
+                }
+            }
+        }
+        Ok(Window {
+            begin,
+            healed: Instant::now(),
+        })
+    }
+}
+
+/// An event that no ingest has taken lives in the broker alone and would be lost
+/// with it. So this waits until all that was confirmed is accepted, and sees to
+/// it that much of that still waits for a dispatcher.
+async fn wipe(field: &mut Field, publisher: &mut Publisher) -> anyhow::Result<Instant> {
+    let begin = Instant::now();
+    let dispatchers = || (0..REPLICAS).map(Victim::Dispatcher);
+    for dispatcher in dispatchers() {
+        field.freeze(dispatcher)?;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    publisher.hold().await;
+    let confirmed = field.ledger.confirmed_in_all();
+    eventually("all that was confirmed is accepted", async || {
+        field.world.count("events").await >= confirmed
+    })
+    .await;
+    field.servers()?.rabbitmq().wipe().await?;
+    for dispatcher in dispatchers() {
+        field.thaw(dispatcher)?;
+    }
+    publisher.go_on();
+    Ok(begin)
+}

@@ -1,0 +1,137 @@
+//! Chaos: everything that can break is broken under load, and nothing is lost.
+//!
+//! A run is rounds. In each, events are published at a steady rate for thirty
+//! webhooks of three tenants, some of them slow, flaky or dead; one thing goes
+//! wrong, is healed, the publisher stops, everything comes to rest; then it is
+//! judged. What goes wrong is drawn from a seed, which is printed: the same seed
+//! is the same run, as far as a machine can be the same.
+//!
+//! | file | |
+//! |---|---|
+//! | [`ledger`] | what was confirmed and what arrived: all that the judge believes |
+//! | [`publisher`] | a platform that publishes through any loss |
+//! | [`endpoints`] | who receives, each with a behaviour of its own |
+//! | [`field`] | the servers, the services, the links between them |
+//! | [`fault`] | what goes wrong |
+//! | [`judge`](mod@judge) | what came of it |
+
+pub mod endpoints;
+pub mod fault;
+pub mod field;
+pub mod judge;
+pub mod ledger;
+pub mod publisher;
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+
+use fault::Fault;
+use field::Field;
+use judge::{Judged, judge};
+use publisher::Publisher;
+
+/// Events flow for this long before something goes wrong, and after it is healed.
+const UNDISTURBED: Duration = Duration::from_millis(1_500);
+/// How long everything may take to arrive after the last event.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What to do.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Decides all that is random.
+    pub seed: u64,
+    /// One round each.
+    pub faults: Vec<Fault>,
+    /// Events a second; each goes to about five webhooks.
+    pub rate: u32,
+}
+
+/// Is told each line of the table as it comes.
+pub type Say<'a> = &'a dyn Fn(&str);
+
+/// Runs it, to the first round that isn't as it should be.
+///
+/// # Errors
+/// If a judgement fails; says the seed and what is wrong.
+pub async fn run(plan: Plan, say: Say<'_>) -> anyhow::Result<()> {
+    let mut field = Field::set(plan.seed).await?;
+    let played = play_all(&mut field, &plan, say).await;
+    if played.is_err() {
+        say(&format!("The logs are in {}", field.world.keep().display()));
+        return played;
+    }
+    field.world.abandon().await;
+    Ok(())
+}
+
+async fn play_all(field: &mut Field, plan: &Plan, say: Say<'_>) -> anyhow::Result<()> {
+    say(HEADING);
+    for (round, fault) in (1..).zip(&plan.faults) {
+        let judged = play(field, round, fault, plan.rate)
+            .await
+            .with_context(|| format!("seed {}, round {round}, {fault}", plan.seed))?;
+        say(&line(round, fault, &judged));
+        if !judged.complaints.is_empty() {
+            let (seed, what) = (plan.seed, judged.complaints.join("\n  "));
+            bail!("seed {seed}, round {round}, {fault}:\n  {what}");
+        }
+    }
+    let logs = field.world.logs();
+    ensure!(!logs.contains("panicked at"), "a service panicked: {logs}");
+    Ok(())
+}
+
+async fn play(field: &mut Field, round: u32, fault: &Fault, rate: u32) -> anyhow::Result<Judged> {
+    let begun = Instant::now();
+    let url = field.producers_url()?;
+    let mut publisher = Publisher::start(url, field.ledger.clone(), round, rate);
+    let flowing = async || field.ledger.last().is_some_and(|last| last > begun);
+    wait(flowing).await;
+    tokio::time::sleep(UNDISTURBED).await;
+    let window = fault.strike(field, &mut publisher).await?;
+    tokio::time::sleep(UNDISTURBED).await;
+    publisher.stop().await?;
+    wait(async || field.ledger.owed().is_empty()).await;
+    // What has arrived is on record a moment later.
+    let database = field.world.sql().await;
+    wait(async || {
+        let open = "SELECT count(*) FROM deliveries d JOIN webhooks w ON w.id = d.webhook_id \
+                    WHERE d.due_at < now() + interval '1 hour'";
+        let open = database.query_one(open, &[]).await;
+        open.is_ok_and(|row| row.get::<_, i64>(0) == 0)
+    })
+    .await;
+    judge(field, round, fault, window, begun).await
+}
+
+/// Waits for a condition, but not for ever: the judge says what is missing.
+async fn wait(mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline && !condition().await {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+const HEADING: &str =
+    "round  events  arrivals  twice  under way  resumed  next after  caught up  retried  fault";
+
+fn line(round: u32, fault: &Fault, judged: &Judged) -> String {
+    let seconds = |span: Duration| format!("{:.1} s", span.as_secs_f64());
+    let mut line = String::new();
+    // Cannot fail: it writes to memory.
+    let _ = write!(
+        line,
+        "{round:>5}  {:>6}  {:>8}  {:>5}  {:>9}  {:>7}  {:>10}  {:>9}  {:>7}  {fault}",
+        judged.events,
+        judged.arrivals,
+        judged.duplicates,
+        judged.under_way,
+        seconds(judged.resumed),
+        judged.next.map_or_else(|| "-".to_owned(), seconds),
+        seconds(judged.caught_up),
+        seconds(judged.retried),
+    );
+    line
+}

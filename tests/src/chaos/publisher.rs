@@ -1,0 +1,147 @@
+//! A platform that publishes at a steady rate, through any loss: what wasn't
+//! confirmed is published again under its ids, and what was goes into the ledger.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::ledger::{Event, Ledger};
+use crate::producer::{Producer, Publication};
+
+/// How often a batch goes out.
+const TICK: Duration = Duration::from_millis(50);
+/// A batch that isn't confirmed by then goes out again over a new connection.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Running,
+    Held,
+    Stopped,
+}
+
+/// A publisher at work.
+pub struct Publisher {
+    flow: watch::Sender<Flow>,
+    idle: watch::Receiver<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Publisher {
+    /// Starts one: this many events a second.
+    #[must_use]
+    pub fn start(amqp_url: String, ledger: Arc<Ledger>, round: u32, rate: u32) -> Self {
+        let flow = watch::Sender::new(Flow::Running);
+        let (idle_sender, idle) = watch::channel(false);
+        let a_batch = (f64::from(rate) * TICK.as_secs_f64()).ceil().max(1.0) as u32;
+        let source = Source {
+            amqp_url,
+            ledger,
+            flow: flow.subscribe(),
+            idle: idle_sender,
+            every: Duration::from_secs_f64(f64::from(a_batch) / f64::from(rate)),
+            a_batch,
+            next: Event { round, n: 0 },
+            pending: Vec::new(),
+        };
+        Self {
+            flow,
+            idle,
+            task: tokio::spawn(source.run()),
+        }
+    }
+
+    /// Publishes no more for now; returns when all that was published is confirmed.
+    pub async fn hold(&mut self) {
+        self.flow.send_replace(Flow::Held);
+        // An error means that it has ended: it is idle then, too.
+        let _ = self.idle.wait_for(|idle| *idle).await;
+    }
+
+    /// Goes on after [`Self::hold`].
+    pub fn go_on(&self) {
+        self.flow.send_replace(Flow::Running);
+    }
+
+    /// Ends it; returns when all that was published is confirmed.
+    ///
+    /// # Errors
+    /// If it panicked.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.flow.send_replace(Flow::Stopped);
+        Ok(self.task.await?)
+    }
+}
+
+struct Source {
+    amqp_url: String,
+    ledger: Arc<Ledger>,
+    flow: watch::Receiver<Flow>,
+    idle: watch::Sender<bool>,
+    every: Duration,
+    a_batch: u32,
+    next: Event,
+    /// Published and not confirmed.
+    pending: Vec<Event>,
+}
+
+impl Source {
+    async fn run(mut self) {
+        loop {
+            let connecting = tokio::time::timeout(PATIENCE, Producer::connect(&self.amqp_url));
+            if let Ok(Ok(producer)) = connecting.await {
+                if self.publish_on(&producer).await {
+                    return;
+                }
+            } else {
+                tokio::time::sleep(TICK).await;
+            }
+        }
+    }
+
+    /// True when it was told to stop, false when the connection is lost.
+    async fn publish_on(&mut self, producer: &Producer) -> bool {
+        let mut tick = tokio::time::interval(self.every);
+        // What a loss held up isn't made up for.
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            if self.pending.is_empty() {
+                tick.tick().await;
+                let flow = *self.flow.borrow_and_update();
+                self.idle.send_replace(flow != Flow::Running);
+                match flow {
+                    Flow::Stopped => return true,
+                    Flow::Held => {
+                        // Whoever holds it tells it to go on, or is gone.
+                        if self.flow.changed().await.is_err() {
+                            return true;
+                        }
+                        continue;
+                    }
+                    Flow::Running => self.draw(),
+                }
+            }
+            let batch: Vec<Publication> = self.pending.iter().copied().map(publication).collect();
+            let published = tokio::time::timeout(PATIENCE, producer.publish_all(&batch)).await;
+            if !matches!(published, Ok(Ok(()))) {
+                return false;
+            }
+            self.ledger.confirm(&self.pending);
+            self.pending.clear();
+        }
+    }
+
+    fn draw(&mut self) {
+        for _ in 0..self.a_batch {
+            self.pending.push(self.next);
+            self.next.n += 1;
+        }
+    }
+}
+
+fn publication(event: Event) -> Publication {
+    let (tenant, event_type) = (event.tenant(), event.event_type());
+    Publication::json(tenant, event_type, &event.to_string(), &event.data())
+}

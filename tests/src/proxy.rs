@@ -1,0 +1,302 @@
+//! A TCP proxy that does to a connection what networks do: cuts it, resets it,
+//! stalls it, slows it down, each way.
+//!
+//! It stands between two parts of a test, which know nothing of it: both see
+//! only sockets. It never looks at what it carries.
+//!
+//! A stall is the fault that nobody is told of: connections stay open, new ones
+//! are accepted, bytes go nowhere until it is over, and then arrive.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{broadcast, watch};
+use tokio::task::JoinHandle;
+
+/// What is read before it is passed on.
+const CHUNK: usize = 64 * 1024;
+
+/// What one way of a connection is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Way {
+    /// As if the proxy weren't there.
+    #[default]
+    Clear,
+    /// Nothing gets through until it is clear again.
+    Stalled,
+    /// Every piece takes this long, one after the other.
+    Slow(Duration),
+}
+
+/// How all connections end at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// In order, as when a process exits: FIN.
+    Cut,
+    /// As when a machine forgets them: RST.
+    Reset,
+}
+
+/// From who connects to who is connected to, and back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Ways {
+    there: Way,
+    back: Way,
+}
+
+/// A running proxy. Ends, with its connections, when dropped.
+pub struct Proxy {
+    address: SocketAddr,
+    ways: Arc<watch::Sender<Ways>>,
+    ends: broadcast::Sender<End>,
+    open: Arc<AtomicUsize>,
+    accepting: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Starts one that leads to this `host:port`.
+    ///
+    /// # Errors
+    /// If there is no port for it.
+    pub async fn to(target: &str) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let ways = Arc::new(watch::Sender::new(Ways::default()));
+        let (ends, _) = broadcast::channel(4);
+        let open = Arc::new(AtomicUsize::new(0));
+        let accepting = tokio::spawn({
+            let (target, ways, ends) = (target.to_owned(), ways.clone(), ends.clone());
+            let open = open.clone();
+            async move {
+                while let Ok((near, _)) = listener.accept().await {
+                    // Asked for here, so that an end that follows is not missed.
+                    let (ways, ends) = (ways.subscribe(), ends.subscribe());
+                    let (target, open) = (target.clone(), open.clone());
+                    tokio::spawn(async move {
+                        open.fetch_add(1, Ordering::Relaxed);
+                        carry(near, &target, ways, ends).await;
+                        open.fetch_sub(1, Ordering::Relaxed);
+                    });
+                }
+            }
+        });
+        Ok(Self {
+            address,
+            ways,
+            ends,
+            open,
+            accepting,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many connections it carries now.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Makes both ways like this, for connections that exist and those to come.
+    pub fn set(&self, there: Way, back: Way) {
+        self.ways.send_replace(Ways { there, back });
+    }
+
+    /// Makes both ways clear again.
+    pub fn clear(&self) {
+        self.set(Way::Clear, Way::Clear);
+    }
+
+    /// Ends every connection. New ones are accepted as before.
+    pub fn end(&self, how: End) {
+        // Without a connection nobody listens.
+        let _ = self.ends.send(how);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.end(End::Cut);
+    }
+}
+
+/// Carries one connection to its end.
+async fn carry(
+    mut near: TcpStream,
+    target: &str,
+    ways: watch::Receiver<Ways>,
+    mut ends: broadcast::Receiver<End>,
+) {
+    // A target that is down is a connection that was accepted and closed.
+    let Ok(mut far) = TcpStream::connect(target).await else {
+        return;
+    };
+    // Small messages are passed on as they come.
+    let _ = (near.set_nodelay(true), far.set_nodelay(true));
+    let end = {
+        let ((near_in, near_out), (far_in, far_out)) = (near.split(), far.split());
+        let there = pump(near_in, far_out, ways.clone(), |ways| ways.there);
+        let back = pump(far_in, near_out, ways, |ways| ways.back);
+        tokio::select! {
+            // One side may be done sending while the other still answers.
+            _ = async { tokio::join!(there, back) } => End::Cut,
+            // Too many ends at once are an end, too.
+            end = ends.recv() => end.unwrap_or(End::Cut),
+        }
+    };
+    if end == End::Reset {
+        // Closing then throws away what is unsent, and says so.
+        let _ = (near.set_zero_linger(), far.set_zero_linger());
+    }
+}
+
+/// Passes bytes on, one way, until the sender is done or the receiver gone.
+async fn pump(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    mut ways: watch::Receiver<Ways>,
+    of: fn(Ways) -> Way,
+) {
+    let mut chunk = vec![0; CHUNK];
+    while let Ok(count) = from.read(&mut chunk).await {
+        // Even the news that a peer is gone is held up by a stall.
+        let Ok(way) = ways
+            .wait_for(|ways| of(*ways) != Way::Stalled)
+            .await
+            .map(|ways| of(*ways))
+        else {
+            break;
+        };
+        if let Way::Slow(by) = way {
+            tokio::time::sleep(by).await;
+        }
+        if count == 0 || to.write_all(&chunk[..count]).await.is_err() {
+            break;
+        }
+    }
+    // Who is gone needs no goodbye.
+    let _ = to.shutdown().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    /// A connection through a proxy to a server that repeats what it is told.
+    async fn to_an_echo() -> (Proxy, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut reading, mut writing) = stream.split();
+                    let _ = tokio::io::copy(&mut reading, &mut writing).await;
+                });
+            }
+        });
+        let proxy = Proxy::to(&target).await.unwrap();
+        let stream = TcpStream::connect(proxy.address()).await.unwrap();
+        (proxy, stream)
+    }
+
+    async fn says_it_back(stream: &mut TcpStream) -> std::io::Result<Duration> {
+        let begun = Instant::now();
+        stream.write_all(b"hello").await?;
+        let mut answer = [0; 5];
+        stream.read_exact(&mut answer).await?;
+        assert_eq!(&answer, b"hello");
+        Ok(begun.elapsed())
+    }
+
+    #[tokio::test]
+    async fn what_is_said_arrives_on_many_connections() {
+        let (proxy, mut first) = to_an_echo().await;
+        let mut second = TcpStream::connect(proxy.address()).await.unwrap();
+        says_it_back(&mut first).await.unwrap();
+        says_it_back(&mut second).await.unwrap();
+        assert_eq!(proxy.open(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_left_to_say_arrives_after_one_side_is_done() {
+        let (_proxy, mut stream) = to_an_echo().await;
+        let long = vec![7; 1_000_000];
+        let (mut reading, mut writing) = stream.split();
+        let mut answer = Vec::new();
+        let (wrote, read) = tokio::join!(
+            async {
+                writing.write_all(&long).await?;
+                writing.shutdown().await
+            },
+            reading.read_to_end(&mut answer)
+        );
+        wrote.unwrap();
+        read.unwrap();
+        assert!(answer == long);
+    }
+
+    #[tokio::test]
+    async fn a_cut_ends_what_is_open_and_lets_new_ones_in() {
+        let (proxy, mut stream) = to_an_echo().await;
+        says_it_back(&mut stream).await.unwrap();
+        proxy.end(End::Cut);
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+        let mut again = TcpStream::connect(proxy.address()).await.unwrap();
+        says_it_back(&mut again).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_reset_is_seen_as_one() {
+        let (proxy, mut stream) = to_an_echo().await;
+        says_it_back(&mut stream).await.unwrap();
+        proxy.end(End::Reset);
+        let error = stream.read(&mut [0]).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn what_is_stalled_arrives_when_it_is_over() {
+        let (proxy, mut stream) = to_an_echo().await;
+        for (there, back) in [(Way::Stalled, Way::Clear), (Way::Clear, Way::Stalled)] {
+            proxy.set(there, back);
+            let mut said = std::pin::pin!(says_it_back(&mut stream));
+            let stalled = tokio::time::timeout(Duration::from_millis(200), &mut said).await;
+            assert!(stalled.is_err());
+            proxy.clear();
+            assert!(said.await.unwrap() >= Duration::from_millis(200));
+        }
+    }
+
+    #[tokio::test]
+    async fn each_way_has_its_own_latency() {
+        let (proxy, mut stream) = to_an_echo().await;
+        let late = Way::Slow(Duration::from_millis(50));
+        proxy.set(late, Way::Clear);
+        let one = says_it_back(&mut stream).await.unwrap();
+        proxy.set(late, late);
+        let both = says_it_back(&mut stream).await.unwrap();
+        assert!(one >= Duration::from_millis(50) && both >= Duration::from_millis(100));
+    }
+
+    #[tokio::test]
+    async fn a_target_that_is_down_closes_the_connection() {
+        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = gone.local_addr().unwrap().to_string();
+        drop(gone);
+        let proxy = Proxy::to(&target).await.unwrap();
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(stream.read(&mut [0]).await.unwrap_or(0), 0);
+    }
+}

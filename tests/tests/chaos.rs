@@ -1,0 +1,170 @@
+//! Everything at once goes wrong, or the same thing over and over.
+//!
+//! `make chaos` is the long form of the first test: see `harness::chaos`. The
+//! single faults, one by one, are in `faults.rs`.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use harness::chaos::fault::short_deck;
+use harness::chaos::{Plan, run};
+use harness::producer::Publication;
+use harness::proxy::{End, Proxy, Way};
+use harness::receiver::{Arrival, Reply, Script, answering, answering_after};
+use harness::world::{TENANT, World, eventually};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use url::Url;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_killed_frozen_cut_off_or_wiped_under_load_nothing_is_lost() {
+    let plan = Plan {
+        seed: 4711,
+        faults: short_deck(),
+        rate: 60,
+    };
+    run(plan, &|line| eprintln!("{line}")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_job_that_kills_whoever_takes_it_is_parked_and_the_rest_flows() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let shop = world.receiver(answering(200)).await;
+    let order = json!({"events": ["order.created"]});
+    world.webhook(&ingest, &shop, order).await;
+    // It never gets its answer: its dispatcher is killed before.
+    let is_deadly = Arc::new(AtomicBool::new(true));
+    let deadly: Script = Arc::new({
+        let is_deadly = is_deadly.clone();
+        move |_, _| match is_deadly.load(Ordering::Relaxed) {
+            true => Reply::status(200).after(Duration::from_secs(30)),
+            false => Reply::status(200),
+        }
+    });
+    let deadly = world.receiver(deadly).await;
+    let poison = json!({"events": ["poison"]});
+    let webhook = world.webhook(&ingest, &deadly, poison).await;
+    let producer = world.producer().await;
+    world.publish("poison", "evt-poison", &json!({})).await;
+
+    let parked = "dead_letters WHERE reason = 'whoever took it failed every time'";
+    let mut deaths = 0;
+    while world.count(parked).await == 0 {
+        let dispatcher = world.dispatcher().await;
+        let event = Publication::json(TENANT, "order.created", &format!("evt-{deaths}"), "{}");
+        producer.publish(&event).await.unwrap();
+        shop.receives(deaths + 1).await;
+        eventually("it is taken, or parked", async || {
+            deadly.arrivals().len() > deaths || world.count(parked).await == 1
+        })
+        .await;
+        dispatcher.kill().await.unwrap();
+        deaths += 1;
+        assert!(deaths < 60, "it is never given up");
+    }
+    eprintln!("parked after {deaths} deaths");
+    // It isn't put back at once, to kill another fifty.
+    let waiting = "deliveries WHERE deferred_because = 'parked' AND attempts = 0 \
+                   AND due_at > now() + interval '50 minutes'";
+    assert_eq!(world.count(waiting).await, 1);
+    world.audit().await;
+
+    // Until somebody has found out why.
+    is_deadly.store(false, Ordering::Relaxed);
+    let _dispatcher = world.dispatcher().await;
+    let replay = json!({"reason": "whoever took it failed every time"});
+    let path = "/api/v1/admin/dead-letters/replay";
+    let replayed = world.ask_as_operator(&ingest, "POST", path, Some(replay));
+    assert_eq!(replayed.await.body["replayed"], 1);
+    world.settles().await;
+    let deliveries = world.deliveries(&ingest, &webhook).await;
+    assert_eq!(deliveries[0]["status"], "delivered");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_dispatcher_cut_off_from_rabbitmq_begins_nothing_that_others_have_now() {
+    let latency = Duration::from_millis(300);
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let shop = world.receiver(answering_after(latency)).await;
+    world.webhook(&ingest, &shop, json!({})).await;
+    let broker = Url::parse(world.amqp_url()).unwrap();
+    let target = format!("127.0.0.1:{}", broker.port().unwrap());
+    let link = Proxy::to(&target).await.unwrap();
+    let mut by_proxy = broker.clone();
+    by_proxy.set_port(Some(link.address().port())).unwrap();
+    let settings = [("AMQP_URL", by_proxy.as_str()), ("CONCURRENCY", "256")];
+    let _cut_off = world.service("posthorn-dispatcher", &settings).await;
+    let _other = world.service("posthorn-dispatcher", &settings[1..]).await;
+
+    let event = |n| Publication::json(TENANT, "order.created", &format!("evt-{n}"), "{}");
+    let events: Vec<_> = (0..1500).map(event).collect();
+    world.producer().await.publish_all(&events).await.unwrap();
+    shop.receives(400).await;
+    // It holds many more than it may send at a time; others get them at once.
+    link.end(End::Reset);
+    let cut = Instant::now();
+    link.set(Way::Stalled, Way::Stalled);
+    shop.receives(1500).await;
+    link.clear();
+    world.settles().await;
+
+    let arrivals = shop.arrivals();
+    let under_way = |arrival: &&Arrival| arrival.at + latency * 2 > cut && arrival.at < cut;
+    let under_way = arrivals.iter().filter(under_way).count();
+    let twice = arrivals.len() - 1500;
+    eprintln!("{twice} of {under_way} came twice");
+    assert!(twice <= under_way, "{twice} of {under_way}");
+    assert!(
+        twice <= 64,
+        "more than one dispatcher sends at a time: {twice}"
+    );
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_drips_for_ever_is_on_record_and_holds_nobody_up() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dripping = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n";
+                let _ = stream.write_all(head).await;
+                while stream.write_all(b".").await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            });
+        }
+    });
+    let shop = world.receiver(answering(200)).await;
+    let url = json!({"url": format!("http://{dripping}/"), "events": ["drip"]});
+    world.webhook(&ingest, &shop, url).await;
+    let order = json!({"events": ["order.created"]});
+    world.webhook(&ingest, &shop, order).await;
+    let _dispatcher = world
+        .service("posthorn-dispatcher", &[("CONCURRENCY", "1")])
+        .await;
+
+    let begun = Instant::now();
+    world.publish("drip", "evt-drip", &json!({})).await;
+    world.accepts(1).await;
+    world.publish("order.created", "evt-1", &json!({})).await;
+    // The dispatcher's only place is free again once the answer has had its time.
+    shop.receives(1).await;
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    world.settles().await;
+    let on_record = "attempts WHERE outcome = 'success' AND length(response_body) > 0 \
+                     AND duration_ms BETWEEN 4000 AND 8000";
+    assert_eq!(world.count(on_record).await, 1);
+    world.finish().await;
+}
