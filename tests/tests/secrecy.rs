@@ -217,10 +217,8 @@ async fn nothing_secret_is_printed_or_stored_or_queued() {
     world.producer().await.publish(&nobodys).await.unwrap();
     world.file(
         "webhooks.yaml",
-        &format!(
-            "tenants:\n- id: acme\n  webhooks:\n  - key: a\n    url: https://example.com/\n    \
-             events: ['*']\n    secret: {{env: A_SECRET}}\n    headers: {{X-A: {{env: A_HEADER}}}}\n"
-        ),
+        "tenants:\n- id: acme\n  webhooks:\n  - key: a\n    url: https://example.com/\n    \
+         events: ['*']\n    secret: {env: A_SECRET}\n    headers: {X-A: {env: A_HEADER}}\n",
     );
     let variables = [("A_SECRET", FIRST), ("A_HEADER", HEADER), urls[0], urls[1]];
     let mut printed = String::new();
