@@ -113,8 +113,9 @@ impl Field {
     pub async fn set(seed: u64) -> anyhow::Result<Self> {
         let world = World::with_own_servers(&[
             ("WEBHOOK_TIMEOUT", &TIMEOUT.to_string()),
-            // A lost job is put back within half a minute, not within minutes.
-            ("SWEEP_GRACE", "5"),
+            // A lost job is put back within half a minute, not within minutes. But no
+            // outage here is so long that what is held would be taken for lost.
+            ("SWEEP_GRACE", "15"),
             ("SWEEP_INTERVAL", "1"),
             ("RUST_LOG", "info,lapin=off"),
         ])

@@ -19,6 +19,9 @@ use super::ledger::{Arrival, Event, Kind, Pair};
 const RECORDING: Duration = Duration::from_millis(300);
 /// A lost dispatcher's work goes on within this, where another lives.
 const RESUMES_WITHIN: Duration = Duration::from_secs(5);
+/// Seconds that a job for a dead endpoint may be under way: as long as the
+/// sweeper of `field` lets it.
+const AUDIT_GRACE: &str = "20";
 /// How many of a kind of complaint are printed.
 const SHOWN: usize = 10;
 
@@ -196,7 +199,11 @@ pub async fn judge(
             complaints.about("more came twice than was under way", what);
         }
     }
-    if let Err(error) = field.world.try_command(&["audit", "--grace", "0"]).await {
+    if let Err(error) = field
+        .world
+        .try_command(&["audit", "--grace", AUDIT_GRACE])
+        .await
+    {
         complaints.about("audit", format!("{error:#}"));
     }
     judged.complaints = complaints
