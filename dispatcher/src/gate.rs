@@ -64,6 +64,8 @@ struct State {
     waiting: VecDeque<oneshot::Sender<Place>>,
     /// A moving average of how long a place is taken.
     mean: Duration,
+    /// When a place was left, or the first one taken.
+    moved_at: OffsetDateTime,
     /// Where the last job that was put off is expected to get in.
     horizon: OffsetDateTime,
 }
@@ -143,6 +145,7 @@ impl Gate {
                 taken: 0,
                 waiting: VecDeque::new(),
                 mean: FIRST_GUESS,
+                moved_at: OffsetDateTime::UNIX_EPOCH,
                 horizon: OffsetDateTime::UNIX_EPOCH,
             }),
         })
@@ -161,15 +164,15 @@ impl Gate {
                     state.circuit.gave_up(now);
                     return Err(Closed::Down(state.put_off(now, now + PATIENCE)));
                 }
-                Pass::Probe => return Ok(self.place(&mut state, true)),
+                Pass::Probe => return Ok(self.place(&mut state, true, now)),
                 Pass::Free if state.has_place(&self.crowd) => {
-                    return Ok(self.place(&mut state, false));
+                    return Ok(self.place(&mut state, false, now));
                 }
                 Pass::Free => {}
             }
             state.forget_who_left();
             let ahead = state.waiting.len();
-            if state.time_for(ahead + 1) > PATIENCE || !self.crowd.has_room(state.standing) {
+            if state.time_for(ahead + 1, now) > PATIENCE || !self.crowd.has_room(state.standing) {
                 return Err(Closed::Full(state.put_off(now, now + PATIENCE)));
             }
             let (given, turn) = oneshot::channel();
@@ -189,7 +192,10 @@ impl Gate {
         }
     }
 
-    fn place(self: &Arc<Self>, state: &mut State, probe: bool) -> Place {
+    fn place(self: &Arc<Self>, state: &mut State, probe: bool, now: OffsetDateTime) -> Place {
+        if state.taken == 0 {
+            state.moved_at = now;
+        }
         state.taken += 1;
         self.crowd.under_way.fetch_add(1, Ordering::Relaxed);
         Place {
@@ -218,7 +224,10 @@ impl Gate {
                 let Some(next) = state.waiting.pop_front() else {
                     return;
                 };
-                (next, self.place(&mut state, false))
+                (
+                    next,
+                    self.place(&mut state, false, OffsetDateTime::now_utc()),
+                )
             };
             // If it leaves just now, the place is free again.
             let _ = next.send(place);
@@ -234,6 +243,7 @@ impl Place {
         state.mean = (state.mean * 7 + took) / 8;
         if struggles {
             state.standing = Standing::Struggles;
+            state.moved_at = now;
             let was_closed = state.circuit.is_closed();
             state.circuit.failed(now);
             if was_closed && !state.circuit.is_closed() {
@@ -242,13 +252,17 @@ impl Place {
             state.shrink(now);
         } else {
             if !state.circuit.is_closed() {
-                // It is back: it begins anew, with one, and waits for nobody.
+                // It begins anew, with one.
                 state.places = 1.0;
                 state.cautious = false;
+            }
+            if !state.circuit.is_closed() || state.standstill(now) > PATIENCE {
+                // It is back: who comes now isn't behind all who came meanwhile.
                 state.horizon = now;
             }
             state.standing = Standing::Answers;
             state.circuit.answered();
+            state.moved_at = now;
             if self.needed {
                 state.grow();
             }
@@ -308,15 +322,25 @@ impl State {
         }
     }
 
-    /// How long until this many more jobs have been served.
-    fn time_for(&self, jobs: usize) -> Duration {
-        self.mean.mul_f64(jobs as f64 / self.places)
+    /// How long nothing has come back from it.
+    fn standstill(&self, now: OffsetDateTime) -> Duration {
+        if self.taken == 0 {
+            return Duration::ZERO;
+        }
+        (now - self.moved_at).try_into().unwrap_or_default()
+    }
+
+    /// How long until this many more jobs have been served. What is under way
+    /// counts, too: one that hangs shows it long before its first timeout.
+    fn time_for(&self, jobs: usize, now: OffsetDateTime) -> Duration {
+        let pace = self.mean.max(self.standstill(now));
+        pace.mul_f64(jobs as f64 / self.places)
     }
 
     /// The next moment at the endpoint's own pace, not before `at`, after those
     /// already given away.
     fn put_off(&mut self, now: OffsetDateTime, at: OffsetDateTime) -> OffsetDateTime {
-        let mut step = self.time_for(1);
+        let mut step = self.time_for(1, now);
         if !self.circuit.is_closed() {
             step = step.max(SPACING);
         }

@@ -206,3 +206,28 @@ async fn nothing_is_put_off_farther_than_a_quarter_of_an_hour() {
         }
     }
 }
+
+#[tokio::test]
+async fn one_that_hangs_shows_it_before_its_first_timeout() {
+    let gate = gate();
+    let held = fill(&gate).await;
+    observed(&gate, Duration::from_millis(10));
+    // Ten seconds for two places: one in five seconds.
+    let now = OffsetDateTime::now_utc() + Duration::from_secs(10);
+    gate.state().horizon = now;
+    let mut moments = Vec::new();
+    for _ in 0..11 {
+        match gate.enter(now).await {
+            Err(Closed::Full(at)) => moments.push(at - now),
+            _ => panic!("there is a place"),
+        }
+    }
+    let spread = (moments[10] - moments[0]).whole_seconds();
+    assert!((48..=51).contains(&spread), "{spread}");
+
+    // When it is back, the next ones aren't behind those.
+    for place in held {
+        place.leave(false, Duration::from_millis(10), now);
+    }
+    assert!(gate.state().horizon <= now);
+}
