@@ -63,7 +63,8 @@ pub async fn held(pool: &Pool) -> anyhow::Result<i64> {
     Ok(client.query_one(&statement, &[]).await?.get(0))
 }
 
-/// Has the deliveries of these jobs wait, if they still wait for these attempts.
+/// Has the deliveries of these jobs wait, if they still wait for these attempts
+/// since the same beginning.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -76,16 +77,21 @@ pub async fn put_off(pool: &Pool, jobs: &[Job], until: OffsetDateTime) -> anyhow
         .prepare_cached(
             "-- put_off_given_up\n\
              UPDATE deliveries d SET due_at = $3, deferred_because = 'parked' \
-             FROM unnest($1::uuid[], $2::int2[]) AS v (delivery_id, n) \
+             FROM unnest($1::uuid[], $2::int2[], $4::timestamptz[]) AS v (delivery_id, n, restarted_at) \
              WHERE d.id = ANY($1) AND d.id = v.delivery_id \
                AND d.attempts = v.n - 1 \
+               AND d.restarted_at IS NOT DISTINCT FROM v.restarted_at \
                AND d.state NOT IN ('delivered', 'failed', 'expired', 'cancelled')",
         )
         .await?;
     let ids: Vec<_> = jobs.iter().map(|job| job.delivery).collect();
     let attempts: Vec<_> = jobs.iter().map(|job| job.attempt as i16).collect();
+    let restarts: Vec<_> = jobs
+        .iter()
+        .map(|job| job.restart.map(|restart| restart.at))
+        .collect();
     client
-        .execute(&statement, &[&ids, &attempts, &until])
+        .execute(&statement, &[&ids, &attempts, &until, &restarts])
         .await?;
     Ok(())
 }
