@@ -10,14 +10,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use deadpool_postgres::Transaction;
-use shared::ids::WebhookId;
 use shared::stats::PERIOD;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tracing::warn;
 
 use crate::metrics::metrics;
-use crate::operational::{Disabled, tell};
+use crate::operational::{Cause, Disabled, disable, tell};
 use crate::run::Dispatcher;
 
 /// Any number that no other lock of ours has: "failing" in ASCII.
@@ -131,51 +130,29 @@ async fn disable_failing(
             &[&window, &since_before, &now, &(PERIOD as f64), &BATCH],
         )
         .await?;
-    let mut disabled = Vec::new();
+    let mut causes = Vec::new();
     for row in &rows {
         let (subject, since): (&str, OffsetDateTime) = (row.get(0), row.get(1));
         let webhook = subject.strip_prefix("webhook/").unwrap_or_default();
-        if let Ok(webhook) = webhook.parse()
-            && let Some(one) = disable(transaction, webhook, since).await?
-        {
-            disabled.push(one);
+        if let Ok(webhook) = webhook.parse() {
+            let at = since.replace_nanosecond(0)?.format(&Rfc3339)?;
+            causes.push(Cause {
+                webhook,
+                url: None,
+                reason: format!("every attempt has failed since {at}"),
+                failing_since: Some(since),
+            });
         }
-        forget(transaction, subject).await?;
     }
-    Ok(disabled)
+    let subjects = rows.iter().map(|row| row.get(0)).collect();
+    forget(transaction, subjects).await?;
+    disable(transaction, &causes).await
 }
 
-async fn disable(
-    transaction: &Transaction<'_>,
-    webhook: WebhookId,
-    since: OffsetDateTime,
-) -> anyhow::Result<Option<Disabled>> {
-    let reason = format!(
-        "every attempt has failed since {}",
-        since.replace_nanosecond(0)?.format(&Rfc3339)?
-    );
+async fn forget(transaction: &Transaction<'_>, subjects: Vec<&str>) -> anyhow::Result<()> {
     let statement = transaction
-        .prepare_cached(
-            "-- disable_failing_webhook\n\
-             UPDATE webhooks SET status = 'disabled', disabled_reason = $2, updated_at = now() \
-             WHERE id = $1 AND status = 'active' RETURNING tenant",
-        )
+        .prepare_cached("-- end_troubles\nDELETE FROM troubles WHERE subject = ANY($1)")
         .await?;
-    let row = transaction
-        .query_opt(&statement, &[&webhook, &reason])
-        .await?;
-    Ok(row.map(|row| Disabled {
-        webhook,
-        tenant: row.get(0),
-        reason,
-        failing_since: Some(since),
-    }))
-}
-
-async fn forget(transaction: &Transaction<'_>, subject: &str) -> anyhow::Result<()> {
-    let statement = transaction
-        .prepare_cached("-- forget_trouble\nDELETE FROM troubles WHERE subject = $1")
-        .await?;
-    transaction.execute(&statement, &[&subject]).await?;
+    transaction.execute(&statement, &[&subjects]).await?;
     Ok(())
 }

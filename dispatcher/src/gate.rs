@@ -241,28 +241,28 @@ impl Place {
     pub fn leave(mut self, struggles: bool, took: Duration, now: OffsetDateTime) {
         let mut state = self.gate.state();
         state.mean = (state.mean * 7 + took) / 8;
+        let stood_still = state.standstill(now);
+        state.moved_at = now;
+        let was_closed = state.circuit.is_closed();
         if struggles {
             state.standing = Standing::Struggles;
-            state.moved_at = now;
-            let was_closed = state.circuit.is_closed();
             state.circuit.failed(now);
             if was_closed && !state.circuit.is_closed() {
                 metrics().circuits_opened.inc();
             }
             state.shrink(now);
         } else {
-            if !state.circuit.is_closed() {
+            if !was_closed {
                 // It begins anew, with one.
                 state.places = 1.0;
                 state.cautious = false;
             }
-            if !state.circuit.is_closed() || state.standstill(now) > PATIENCE {
+            if !was_closed || stood_still > PATIENCE {
                 // It is back: who comes now isn't behind all who came meanwhile.
                 state.horizon = now;
             }
             state.standing = Standing::Answers;
             state.circuit.answered();
-            state.moved_at = now;
             if self.needed {
                 state.grow();
             }

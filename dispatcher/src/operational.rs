@@ -1,4 +1,4 @@
-//! Operational events: a tenant is told what became of its webhooks.
+//! Webhooks are disabled, and operational events tell their tenant so.
 //!
 //! They are events like any other, with deliveries, retries and a log, but made
 //! here, in the transaction in which the thing happens, so that one is never told
@@ -15,6 +15,19 @@ use shared::operational::DISABLED;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+/// Why a webhook is to be disabled.
+#[derive(Debug)]
+pub struct Cause {
+    /// Which.
+    pub webhook: WebhookId,
+    /// Not if it has moved from there since.
+    pub url: Option<String>,
+    /// In words.
+    pub reason: String,
+    /// See [`Disabled::failing_since`].
+    pub failing_since: Option<OffsetDateTime>,
+}
+
 /// A webhook that was disabled just now.
 #[derive(Debug)]
 pub struct Disabled {
@@ -26,6 +39,59 @@ pub struct Disabled {
     pub reason: String,
     /// What it may have missed came after this, if that is known.
     pub failing_since: Option<OffsetDateTime>,
+}
+
+/// Disables those of the webhooks that are active; whoever commits it has to
+/// [`tell`]. Their rows are locked in order, so that two batches don't wait for
+/// each other in a circle.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn disable(
+    transaction: &Transaction<'_>,
+    causes: &[Cause],
+) -> anyhow::Result<Vec<Disabled>> {
+    if causes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let statement = transaction
+        .prepare_cached(
+            "-- disable_webhooks\n\
+             WITH locked AS MATERIALIZED ( \
+                 SELECT w.id FROM webhooks w WHERE w.id = ANY($1) AND w.status = 'active' \
+                 ORDER BY w.id FOR UPDATE) \
+             UPDATE webhooks w SET status = 'disabled', disabled_reason = cause.reason, \
+                 updated_at = now() \
+             FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[]) \
+                 AS cause (id, url, reason, failing_since) \
+             WHERE w.id = cause.id AND (cause.url IS NULL OR w.url = cause.url) \
+               AND w.id IN (SELECT id FROM locked) \
+             RETURNING w.id, w.tenant, cause.reason, cause.failing_since",
+        )
+        .await?;
+    macro_rules! column {
+        ($field:ident) => {
+            &causes.iter().map(|cause| &cause.$field).collect::<Vec<_>>()
+        };
+    }
+    let rows = transaction
+        .query(
+            &statement,
+            &[
+                column!(webhook),
+                column!(url),
+                column!(reason),
+                column!(failing_since),
+            ],
+        )
+        .await?;
+    let disabled = rows.iter().map(|row| Disabled {
+        webhook: row.get(0),
+        tenant: row.get(1),
+        reason: row.get(2),
+        failing_since: row.get(3),
+    });
+    Ok(disabled.collect())
 }
 
 /// The event's data: what receivers of `webhook.disabled` get.

@@ -36,7 +36,7 @@ use crate::admit::Mark;
 use crate::hold::{PAUSED, note_holds};
 use crate::judge::{Deferral, GaveUp, Verdict};
 use crate::metrics::metrics;
-use crate::operational::{Disabled, tell};
+use crate::operational::{Cause, disable, tell};
 use crate::tally;
 
 /// The most verdicts in one statement.
@@ -132,7 +132,7 @@ impl Settler {
             let mut client = self.pool.get().await?;
             let transaction = client.transaction().await?;
             let settled = settle_deliveries(&transaction, batch).await?;
-            let disabled = disable_webhooks(&transaction, batch, &settled).await?;
+            let disabled = disable(&transaction, &causes(batch, &settled)).await?;
             let told = tell(&transaction, &disabled).await?;
             let deferred = defer_deliveries(&transaction, batch).await?;
             // Last, so that its rows are held briefly.
@@ -453,50 +453,22 @@ async fn defer_deliveries(
     Ok(applied.iter().map(|row| row.get(0)).collect())
 }
 
-/// Switches off the webhooks whose endpoints said that they are gone, unless
-/// they have moved since they were asked.
-async fn disable_webhooks(
-    transaction: &deadpool_postgres::Transaction<'_>,
-    batch: &[Settlement],
-    applied: &[DeliveryId],
-) -> anyhow::Result<Vec<Disabled>> {
-    let (mut gone, mut urls, mut reasons) = (Vec::new(), Vec::new(), Vec::new());
-    for settlement in batch {
-        if settlement.verdict == Verdict::Failed(GaveUp::Gone)
+/// Of the webhooks whose endpoints said that they are gone.
+fn causes(batch: &[Settlement], applied: &[DeliveryId]) -> Vec<Cause> {
+    let gone = batch.iter().filter(|settlement| {
+        settlement.verdict == Verdict::Failed(GaveUp::Gone)
             && applied.contains(&settlement.job.delivery)
-            && let Some(webhook) = &settlement.asked
-        {
-            gone.push(webhook.id);
-            urls.push(&webhook.url);
-            reasons.push(format!("the endpoint answered {}", answer(settlement)));
-        }
-    }
-    if gone.is_empty() {
-        return Ok(Vec::new());
-    }
-    let statement = transaction
-        .prepare_cached(
-            "-- disable_webhooks\n\
-             WITH locked AS MATERIALIZED ( \
-                 SELECT w.id FROM webhooks w WHERE w.id = ANY($1) AND w.status = 'active' \
-                 ORDER BY w.id FOR UPDATE) \
-             UPDATE webhooks w SET status = 'disabled', disabled_reason = gone.reason, \
-                 updated_at = now() \
-             FROM unnest($1::uuid[], $2::text[], $3::text[]) AS gone (id, url, reason) \
-             WHERE w.id = gone.id AND w.url = gone.url AND w.id IN (SELECT id FROM locked) \
-             RETURNING w.id, w.tenant, w.disabled_reason",
-        )
-        .await?;
-    let rows = transaction
-        .query(&statement, &[&gone, &urls, &reasons])
-        .await?;
-    let disabled = rows.iter().map(|row| Disabled {
-        webhook: row.get(0),
-        tenant: row.get(1),
-        reason: row.get(2),
-        failing_since: None,
     });
-    Ok(disabled.collect())
+    let causes = gone.filter_map(|settlement| {
+        let webhook = settlement.asked.as_ref()?;
+        Some(Cause {
+            webhook: webhook.id,
+            url: Some(webhook.url.clone()),
+            reason: format!("the endpoint answered {}", answer(settlement)),
+            failing_since: None,
+        })
+    });
+    causes.collect()
 }
 
 /// `410 Gone`

@@ -23,8 +23,7 @@ use tokio_postgres::{AsyncMessage, NoTls};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::ids::WebhookId;
-use crate::ids::{EventType, Tenant};
+use crate::ids::{EventType, Tenant, WebhookId};
 use crate::postgres;
 use crate::seal::Keyring;
 use crate::supervise::{Backoff, Readiness};

@@ -5,8 +5,9 @@
 //! webhook's look ended is its edge: what is older isn't known of it. So what is
 //! at least as new as every edge is what the list begins with. To know more, the
 //! one with the newest edge is looked at further, four times as many each time
-//! (a look costs more than a hundred rows do), and with it those whose edges it is going to pass: of webhooks that are much alike
-//! all at once, of one that has nearly all deliveries that one alone. Pure.
+//! (a look costs more than a hundred rows do), and with it those whose edges it is
+//! going to pass: of webhooks that are much alike all at once, of one that has
+//! nearly all deliveries that one alone. Pure.
 
 use shared::ids::WebhookId;
 use uuid::Uuid;
