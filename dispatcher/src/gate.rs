@@ -253,9 +253,9 @@ impl Place {
             state.shrink(now);
         } else {
             if !was_closed {
-                // It begins anew, with one.
+                // It begins anew, with one, and as cautious as before: who has just
+                // come up may well go down again under what has waited for it.
                 state.places = 1.0;
-                state.cautious = false;
             }
             if !was_closed || stood_still > PATIENCE {
                 // It is back: who comes now isn't behind all who came meanwhile.

@@ -132,6 +132,12 @@ async fn one_that_is_down_is_not_asked_and_begins_with_one() {
     probe.leave(false, took, later);
     assert!(gate.state().places <= 2.0);
     assert!(gate.enter(later).await.is_ok());
+    // What waited for it comes in slowly: at most one more with every round.
+    for _ in 0..10 {
+        answer_all(fill(&gate).await);
+    }
+    let places = gate.state().places;
+    assert!((4.0..=12.0).contains(&places), "{places}");
 }
 
 #[tokio::test]

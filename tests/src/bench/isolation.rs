@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
@@ -30,6 +30,8 @@ const WARM_UP: u64 = 500;
 const TARGET: f64 = 1.5;
 /// Of the small events that make a large backlog.
 const SMALL: usize = 200;
+/// An endpoint that is back has all that waited for it by then.
+const LONGEST_DRAIN: Duration = Duration::from_secs(1200);
 /// One endpoint in so many is dead.
 const DEAD_ONE_IN: u64 = 10;
 
@@ -73,10 +75,10 @@ pub struct Isolation {
     /// dead: endpoints, of which a tenth is dead.
     #[arg(long)]
     endpoints: Option<u64>,
-    /// recovery: failures before it.
+    /// recovery: jobs that wait for it.
     #[arg(long)]
-    failures: Option<u64>,
-    /// recovery: seconds until it recovers, if it is asked less often than that.
+    waiting: Option<u64>,
+    /// recovery: seconds until it recovers.
     #[arg(long)]
     down: Option<u64>,
     /// memory: jobs.
@@ -145,16 +147,12 @@ impl Isolation {
             standing.push(while_it_stands);
         }
         let (healthy, rate) = (self.healthy, self.rate);
-        row(
-            table,
-            &format!("{healthy} endpoints at {rate}/s"),
-            median(&without),
-            None,
-        );
+        let alone = format!("{healthy} endpoints at {rate}/s");
+        row(table, &alone, &without, None);
         let beside = format!("beside {backlog} jobs for one that never answers");
-        row(table, &beside, median(&standing), Some(median(&without)));
+        row(table, &beside, &standing, Some(&without));
         let while_they = "while these arrive, as fast as they can";
-        row(table, while_they, median(&arriving), Some(median(&without)));
+        row(table, while_they, &arriving, Some(&without));
         Ok(())
     }
 
@@ -220,18 +218,14 @@ impl Isolation {
             with.push(self.beside_the_dead(pair, folder, endpoints, true).await?);
         }
         let rate = self.rate;
-        row(
-            table,
-            &format!("{endpoints} endpoints at {rate}/s"),
-            median(&without),
-            None,
-        );
+        let alone = format!("{endpoints} endpoints at {rate}/s");
+        row(table, &alone, &without, None);
         let dead = format!(
             "{} of them dead, in {} ways",
             endpoints / DEAD_ONE_IN,
             WAYS.len()
         );
-        row(table, &dead, median(&with), Some(median(&without)));
+        row(table, &dead, &with, Some(&without));
         Ok(())
     }
 
@@ -296,12 +290,12 @@ impl Isolation {
     }
 
     async fn recovery(&self, pair: &Pair, folder: &Path, table: &mut String) -> anyhow::Result<()> {
-        let failures = self.sized(self.failures, 50_000);
+        let jobs = self.sized(self.waiting, 50_000);
         let down = Duration::from_secs(self.sized(self.down, 120));
-        let jobs = failures / 10;
         let stage = Stage::set(pair, folder, "warn", Duration::ZERO).await?;
         let phoenix = Phoenix::start().await?;
         let ingest = stage.ingest(0).await?;
+        // Without a circuit these were fifty failures of each.
         let webhook = json!({
             "url": phoenix.url(), "events": ["order"],
             "retry_policy": {"delays": vec![5_000; 49]},
@@ -309,40 +303,41 @@ impl Isolation {
         stage.webhook(&ingest, &webhook).await?;
         let dispatcher = stage.dispatcher().await?;
         let begun = Instant::now();
-        Generator::start(&load(&stage, "order", jobs))?
-            .finished()
-            .await?;
-        while phoenix.told().await?.failures < failures && begun.elapsed() < down {
+        let mut load = load(&stage, "order", jobs);
+        load.bytes = SMALL;
+        Generator::start(&load)?.finished().await?;
+        accepted(&ingest, jobs).await?;
+        tokio::time::sleep(down.saturating_sub(begun.elapsed())).await;
+        let before = phoenix.recover().await?.failures;
+        let (down, recovered) = (begun.elapsed(), Instant::now());
+        while phoenix.told().await?.answered < jobs {
+            ensure!(recovered.elapsed() < LONGEST_DRAIN, "it never gets all");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        let before = phoenix.recover().await?.failures;
-        let down = begun.elapsed();
-        let recovered = Instant::now();
-        until("delivering after the recovery", jobs, async || {
-            Ok(phoenix.told().await?.answered)
-        })
-        .await?;
         let drained = recovered.elapsed();
-        let seconds = phoenix.told().await?.seconds;
+        let told = phoenix.told().await?;
         drop((ingest, dispatcher));
         stage.strike().await?;
 
+        let seconds = &told.seconds;
         let _ = writeln!(
             table,
-            "\n{jobs} jobs for an endpoint that recovers after {:.0} s and {before} failures; \
-             it answers in {LATENCY:.0?} then. All delivered after {:.1} s.\n{:<26}{}",
+            "\n{jobs} jobs for an endpoint that recovers after {:.0} s, in which it was asked \
+             {before} times.\nIt answers in {LATENCY:.0?} then, is asked after {:.1} s, and has \
+             all after {:.1} s.\n{:<26}{}",
             down.as_secs_f64(),
+            told.asked_after,
             drained.as_secs_f64(),
-            "second since then",
-            columns(&seconds, |n, _| n as u64),
+            "second since it was asked",
+            columns(seconds, |n, _| n as u64),
         );
         let _ = writeln!(
             table,
             "{:<26}{}",
             "arrivals",
-            columns(&seconds, |_, s| s.arrivals)
+            columns(seconds, |_, s| s.arrivals)
         );
-        let most = columns(&seconds, |_, second| second.in_flight);
+        let most = columns(seconds, |_, second| second.in_flight);
         let _ = writeln!(table, "{:<26}{most}", "most requests in flight");
         Ok(())
     }
@@ -375,7 +370,14 @@ impl Isolation {
             dispatchers.push(most);
             dispatcher.kill().await?;
         }
-        drop(ingest);
+        ingest.kill().await?;
+        let begun = Instant::now();
+        let ingest = stage.ingest(0).await?;
+        let ingest_ready = begun.elapsed();
+        let begun = Instant::now();
+        let dispatcher = stage.dispatcher().await?;
+        let dispatcher_ready = begun.elapsed();
+        drop((ingest, dispatcher));
         stage.strike().await?;
         let _ = writeln!(
             table,
@@ -392,6 +394,13 @@ impl Isolation {
             "",
             dispatchers[0],
             dispatchers[1],
+        );
+        let _ = writeln!(
+            table,
+            "Killed with all of these waiting, ingest is ready again after {:.1} s, \
+             a dispatcher after {:.1} s.",
+            ingest_ready.as_secs_f64(),
+            dispatcher_ready.as_secs_f64(),
         );
         Ok(())
     }
@@ -460,14 +469,19 @@ fn median(rounds: &[Latency]) -> Latency {
     })
 }
 
-fn row(table: &mut String, what: &str, [p50, p95, p99]: Latency, than: Option<Latency>) {
+/// The medians of the rounds, against those of others, and each round's p99: how
+/// much the machine is to be trusted.
+fn row(table: &mut String, what: &str, rounds: &[Latency], than: Option<&[Latency]>) {
+    let [p50, p95, p99] = median(rounds);
     let _ = write!(table, "{what:<58} {p50:>8.1} {p95:>8.1} {p99:>8.1}");
-    if let Some([_, _, without]) = than {
+    if let Some(than) = than {
+        let [_, _, without] = median(than);
         let ratio = p99 / without;
         let verdict = if ratio <= TARGET { "within" } else { "BEYOND" };
         let _ = write!(table, "   p99 x {ratio:.2}, {verdict} {TARGET}");
     }
-    table.push('\n');
+    let p99s: Vec<_> = rounds.iter().map(|[.., p99]| format!("{p99:.0}")).collect();
+    let _ = writeln!(table, "   ({})", p99s.join(", "));
 }
 
 /// The first seconds, and then fewer and fewer of them.

@@ -19,7 +19,7 @@ pub const LATENCY: Duration = Duration::from_millis(50);
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const NOT_OK: &[u8] = b"HTTP/1.1 500 Oh No\r\ncontent-length: 2\r\n\r\nno";
 
-/// One second since it recovered.
+/// One second since it was first asked after its recovery.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Second {
     /// Requests that arrived.
@@ -35,13 +35,16 @@ pub struct Told {
     pub failures: u64,
     /// How often it has answered well.
     pub answered: u64,
-    /// Since it recovered.
+    /// Seconds from its recovery until it was asked.
+    pub asked_after: f64,
+    /// Since then.
     pub seconds: Vec<Second>,
 }
 
 #[derive(Default)]
 struct State {
     recovered: Option<Instant>,
+    asked: Option<Instant>,
     in_flight: u64,
     told: Told,
 }
@@ -100,10 +103,14 @@ impl State {
     /// Whether it is well.
     fn arrive(&mut self) -> bool {
         self.in_flight += 1;
-        let Some(since) = self.recovered else {
+        let Some(recovered) = self.recovered else {
             return false;
         };
-        let second = since.elapsed().as_secs() as usize;
+        let asked = *self.asked.get_or_insert_with(|| {
+            self.told.asked_after = recovered.elapsed().as_secs_f64();
+            Instant::now()
+        });
+        let second = asked.elapsed().as_secs() as usize;
         let seconds = &mut self.told.seconds;
         if seconds.len() <= second {
             seconds.resize(second + 1, Second::default());

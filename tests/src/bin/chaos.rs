@@ -7,6 +7,7 @@ use std::time::Instant;
 use clap::Parser;
 use harness::chaos::fault::{deck, short_deck};
 use harness::chaos::{Plan, run};
+use harness::pair::disk::own_mounts;
 
 /// Breaks everything that can be broken while events flow, on a private RabbitMQ
 /// and PostgreSQL, and judges after each round that nothing was lost. Fails at
@@ -30,9 +31,18 @@ struct Arguments {
     short: bool,
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    // Before there is anything to begin anew without.
+    let small_disk = own_mounts();
+    if !small_disk {
+        println!("no full disk among these: only root can mount one");
+    }
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(play(arguments, small_disk))
+}
+
+async fn play(arguments: Arguments, small_disk: bool) -> anyhow::Result<()> {
     let begun = Instant::now();
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let mut rng = fastrand::Rng::with_seed(seed);
@@ -42,7 +52,7 @@ async fn main() -> anyhow::Result<()> {
         faults.extend(if arguments.short {
             short_deck()
         } else {
-            deck(&mut rng)
+            deck(&mut rng, small_disk)
         });
         if let Some(part) = &arguments.only {
             faults.retain(|fault| fault.to_string().contains(part));

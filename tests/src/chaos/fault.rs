@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
+
 use super::field::{Field, Link, REPLICAS, Victim};
 use super::publisher::Publisher;
 use crate::proxy::{End, Way};
@@ -28,6 +30,8 @@ pub enum Fault {
     Delay(Link, Duration),
     /// RabbitMQ is short of memory and takes no messages, for that long.
     MemoryAlarm(Duration),
+    /// PostgreSQL's disk is full, for that long.
+    FullDisk(Duration),
     /// RabbitMQ loses everything that it has stored, while work waits there.
     Wipe,
     /// Every service is stopped and started, one after the other.
@@ -63,15 +67,17 @@ impl fmt::Display for Fault {
             }
             Self::Delay(link, by) => write!(f, "delay {link} by {by:.1?}"),
             Self::MemoryAlarm(long) => write!(f, "rabbitmq's memory alarm {long:.1?}"),
+            Self::FullDisk(long) => write!(f, "postgresql's disk full {long:.1?}"),
             Self::Wipe => f.write_str("rabbitmq wiped clean"),
             Self::Deploy => f.write_str("rolling deploy"),
         }
     }
 }
 
-/// One of each kind, in a random order: every deck has them all.
+/// One of each kind, in a random order: every deck has them all. A disk can be
+/// filled only where there is a small one.
 #[must_use]
-pub fn deck(rng: &mut fastrand::Rng) -> Vec<Fault> {
+pub fn deck(rng: &mut fastrand::Rng, small_disk: bool) -> Vec<Fault> {
     use Victim::{Dispatcher, Ingest, PostgreSql, RabbitMq};
     let all = |of: fn(usize) -> Victim| (0..REPLICAS).map(of);
     let (one, other) = (rng.usize(..REPLICAS), rng.usize(..REPLICAS));
@@ -110,6 +116,10 @@ pub fn deck(rng: &mut fastrand::Rng) -> Vec<Fault> {
     deck.push(Fault::MemoryAlarm(some(rng, 1_000, 4_000)));
     deck.push(Fault::Wipe);
     deck.push(Fault::Deploy);
+    let full_disk = Fault::FullDisk(some(rng, 4_000, 9_000));
+    if small_disk {
+        deck.push(full_disk);
+    }
     rng.shuffle(&mut deck);
     deck
 }
@@ -170,7 +180,7 @@ impl Fault {
                 matches!(link, Link::DispatcherToRabbitMq(_))
             }
             Self::Wipe => true,
-            Self::MemoryAlarm(_) | Self::Deploy => false,
+            Self::MemoryAlarm(_) | Self::FullDisk(_) | Self::Deploy => false,
         }
     }
 
@@ -245,6 +255,14 @@ impl Fault {
                     .await?;
                 tokio::time::sleep(*long).await;
                 rabbitmq.rabbitmqctl(&[watermark, "0.4"]).await?;
+            }
+            Self::FullDisk(long) => {
+                let disk = field.servers()?.disk().context("no small disk")?;
+                let balloon = disk.fill()?;
+                tokio::time::sleep(*long).await;
+                drop(balloon);
+                // It may have panicked over its log, and then over its recovery.
+                field.servers()?.postgres().recover().await?;
             }
             Self::Wipe => begin = wipe(field, publisher).await?,
             Self::Deploy => {

@@ -106,20 +106,25 @@ pub struct Field {
 }
 
 impl Field {
-    /// Sets it up, with endpoints whose moods follow from the seed.
+    /// Sets it up, with endpoints whose moods follow from the seed. `small_disk`:
+    /// see [`World::with_small_disk`].
     ///
     /// # Errors
     /// If something can't be started or is refused.
-    pub async fn set(seed: u64) -> anyhow::Result<Self> {
-        let world = World::with_own_servers(&[
-            ("WEBHOOK_TIMEOUT", &TIMEOUT.to_string()),
+    pub async fn set(seed: u64, small_disk: bool) -> anyhow::Result<Self> {
+        let timeout = TIMEOUT.to_string();
+        let settings = [
+            ("WEBHOOK_TIMEOUT", timeout.as_str()),
             // A lost job is put back within half a minute, not within minutes. But no
             // outage here is so long that what is held would be taken for lost.
             ("SWEEP_GRACE", "15"),
             ("SWEEP_INTERVAL", "1"),
             ("RUST_LOG", "info,lapin=off"),
-        ])
-        .await;
+        ];
+        let world = match small_disk {
+            true => World::with_small_disk(&settings).await,
+            false => World::with_own_servers(&settings).await,
+        };
         let ledger = Arc::new(Ledger::new(everyone()));
         let endpoints = Endpoints::start(ledger.clone(), seed).await?;
         let amqp = address(world.amqp_url())?;

@@ -57,7 +57,8 @@ pub type Say<'a> = &'a dyn Fn(&str);
 /// # Errors
 /// If a judgement fails; says the seed and what is wrong.
 pub async fn run(plan: Plan, say: Say<'_>) -> anyhow::Result<()> {
-    let mut field = Field::set(plan.seed).await?;
+    let fills_disk = |fault: &Fault| matches!(fault, Fault::FullDisk(_));
+    let mut field = Field::set(plan.seed, plan.faults.iter().any(fills_disk)).await?;
     let played = play_all(&mut field, &plan, say).await;
     if played.is_err() {
         say(&format!("The logs are in {}", field.world.keep().display()));

@@ -16,10 +16,12 @@
 //! | `binaries` | where the distributions put the servers |
 //! | `server` | start, kill, pause, measure: the same for both |
 //! | `postgres`, `rabbitmq` | what is particular to one |
+//! | [`disk`] | a small one, to be filled |
 //! | `process` | which processes are ours, and signals to them |
 //! | `watchdog` | ends everything when the owner is gone |
 
 mod binaries;
+pub mod disk;
 mod home;
 mod postgres;
 mod process;
@@ -35,6 +37,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use url::Url;
 
+use disk::Disk;
 use home::Home;
 use watchdog::Watchdog;
 
@@ -59,6 +62,8 @@ pub struct PairConfig {
     /// PostgreSQL's `fsync`. Off, committed rows survive its death but not the
     /// machine's.
     pub fsync: bool,
+    /// PostgreSQL gets a [`Disk`] of its own, which can be filled.
+    pub small_disk: bool,
     /// Use this PostgreSQL instead of starting one.
     pub database_url: Option<String>,
     /// Use this RabbitMQ instead of starting one.
@@ -74,6 +79,7 @@ impl PairConfig {
             folder: folder.into(),
             vhosts: 0,
             fsync: true,
+            small_disk: false,
             database_url: None,
             amqp_url: None,
             progress: None,
@@ -87,6 +93,7 @@ pub struct Pair {
     // are killed, and holds the folder's lock until it has looked once more.
     postgres: Server<Postgres>,
     rabbitmq: Server<RabbitMq>,
+    disk: Option<Disk>,
     watchdog: Option<Watchdog>,
     home: Option<Arc<Home>>,
 }
@@ -104,12 +111,17 @@ impl Pair {
             return Ok(Self {
                 postgres: Server::external(database.clone()),
                 rabbitmq: Server::external(amqp.clone()),
+                disk: None,
                 watchdog: None,
                 home: None,
             });
         }
 
         let home = Arc::new(Home::open(&config.folder, &say).await?);
+        let disk = match config.small_disk {
+            true => Some(Disk::mount(&home.subfolder(Postgres::NAME)?)?),
+            false => None,
+        };
         let watchdog = Watchdog::start(&home)?;
         let postgres = match database_url {
             Some(url) => Server::external(url),
@@ -122,6 +134,7 @@ impl Pair {
         let pair = Self {
             postgres,
             rabbitmq,
+            disk,
             watchdog: Some(watchdog),
             home: Some(home),
         };
@@ -142,6 +155,12 @@ impl Pair {
     #[must_use]
     pub fn rabbitmq(&self) -> &Server<RabbitMq> {
         &self.rabbitmq
+    }
+
+    /// PostgreSQL's own, if it was asked for.
+    #[must_use]
+    pub fn disk(&self) -> Option<&Disk> {
+        self.disk.as_ref()
     }
 
     /// Where the data really is: elsewhere than asked when the servers' user
@@ -171,6 +190,7 @@ impl Pair {
     pub async fn discard(mut self) -> anyhow::Result<()> {
         self.postgres.kill_unless_external().await?;
         self.rabbitmq.kill_unless_external().await?;
+        drop(self.disk.take());
         if let Some(watchdog) = self.watchdog.take() {
             watchdog.dismiss().await;
         }

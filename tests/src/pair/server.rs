@@ -118,6 +118,23 @@ impl<R: Recipe> Server<R> {
         self.ours()?.start().await
     }
 
+    /// Waits until it answers, and starts it again if it has given up.
+    pub async fn recover(&self) -> anyhow::Result<()> {
+        let server = self.ours()?;
+        let begun = Instant::now();
+        loop {
+            if server.has_ended() {
+                server.kill().await?;
+                return server.start().await;
+            }
+            if server.recipe.answers().await {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < PATIENCE, "{} doesn't recover", R::NAME);
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    }
+
     /// Stops it in good order and starts it again.
     pub async fn restart(&self) -> anyhow::Result<()> {
         let server = self.ours()?;
