@@ -384,7 +384,7 @@ fn classify(error: &reqwest::Error) -> Failure {
             return Failure::Forbidden(forbidden.to_string());
         }
         if let Some(unresolved) = error.downcast_ref::<Unresolved>() {
-            return Failure::Dns(unresolved.0.to_string());
+            return Failure::Dns(unresolved.0.clone());
         }
         if let Some(tls) = find_tls(error) {
             return Failure::Tls(tls.to_string());

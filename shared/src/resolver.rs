@@ -3,13 +3,18 @@
 //! For `attempt`'s client, which opens its connections to the very addresses that
 //! are answered here. So a name that answers otherwise when it is asked again
 //! gains nothing: it isn't asked again.
+//!
+//! The system's lookup takes a thread and can't be broken off, while the attempt
+//! that wanted it may time out and the next one come. So a name is looked up once
+//! at a time, for all who want it: one that hangs takes one thread.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Shared};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use crate::destination::{Destinations, Forbidden};
@@ -17,16 +22,19 @@ use crate::destination::{Destinations, Forbidden};
 /// Answers a name's addresses, with any port.
 type Lookup = Box<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
 
+type Found = Result<Vec<SocketAddr>, Unresolved>;
+
 /// Resolves names to allowed addresses only.
 pub(crate) struct CheckedResolver {
     destinations: Arc<Destinations>,
     lookup: Lookup,
+    under_way: Arc<Mutex<HashMap<String, Shared<BoxFuture<'static, Found>>>>>,
 }
 
-/// A name without an address.
-#[derive(Debug, thiserror::Error)]
+/// A name without an address, and why.
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Unresolved(pub(crate) io::Error);
+pub(crate) struct Unresolved(pub(crate) String);
 
 impl CheckedResolver {
     /// Asks as the system does.
@@ -35,20 +43,56 @@ impl CheckedResolver {
             let found = async move { Ok(tokio::net::lookup_host((name, 0)).await?.collect()) };
             found.boxed()
         };
+        Self::by(destinations, Box::new(lookup))
+    }
+
+    fn by(destinations: Arc<Destinations>, lookup: Lookup) -> Self {
         Self {
             destinations,
-            lookup: Box::new(lookup),
+            lookup,
+            under_way: Arc::default(),
         }
+    }
+
+    /// Looks it up, or joins who does.
+    fn find(&self, name: &str) -> Shared<BoxFuture<'static, Found>> {
+        let mut under_way = lock(&self.under_way);
+        if let Some(lookup) = under_way.get(name) {
+            return lookup.clone();
+        }
+        let lookup = (self.lookup)(name.to_owned());
+        // Goes on without those who wait for it.
+        let task = tokio::spawn({
+            let (under_way, name) = (self.under_way.clone(), name.to_owned());
+            async move {
+                let found = lookup.await;
+                lock(&under_way).remove(&name);
+                found
+            }
+        });
+        let found = async { task.await?.map_err(|error| Unresolved(error.to_string())) };
+        let found = found.boxed().shared();
+        under_way.insert(name.to_owned(), found.clone());
+        found
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl From<tokio::task::JoinError> for Unresolved {
+    fn from(error: tokio::task::JoinError) -> Self {
+        Self(error.to_string())
     }
 }
 
 impl Resolve for CheckedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let destinations = self.destinations.clone();
-        let found = (self.lookup)(name.as_str().to_owned());
+        let found = self.find(name.as_str());
         Box::pin(async move {
-            let found = found.await.map_err(Unresolved)?;
-            let allowed = allowed(&destinations, found)?;
+            let allowed = allowed(&destinations, found.await?)?;
             Ok(Box::new(allowed.into_iter()) as Addrs)
         })
     }
@@ -122,6 +166,10 @@ mod tests {
     }
 
     async fn attempt(sender: &Sender, port: u16) -> Report {
+        attempt_for(sender, port, Duration::from_secs(5)).await
+    }
+
+    async fn attempt_for(sender: &Sender, port: u16, timeout: Duration) -> Report {
         let dialects = Dialects::embedded();
         let uid = EventUid::generate();
         let webhook = Webhook {
@@ -154,7 +202,7 @@ mod tests {
             message: &message,
             webhook: &webhook,
             dialect: dialects.default(),
-            timeout: Duration::from_secs(5),
+            timeout,
             purpose: Purpose::Delivery,
             keep: Keep::Excerpt,
         };
@@ -188,10 +236,7 @@ mod tests {
             &["127.0.0.2", "127.0.0.1"],
             &[],
         ]);
-        let resolver = CheckedResolver {
-            destinations: destinations.clone(),
-            lookup,
-        };
+        let resolver = CheckedResolver::by(destinations.clone(), lookup);
         let sender = Sender::resolving(destinations, resolver).unwrap();
 
         for (questions, expected) in [(1, true), (2, false), (3, true)] {
@@ -210,5 +255,44 @@ mod tests {
         let arrived = tokio::time::timeout(Duration::from_millis(100), forbidden.accept()).await;
         assert!(arrived.is_err(), "something went where nothing may");
         serving.abort();
+    }
+
+    #[tokio::test]
+    async fn a_lookup_that_hangs_is_one_for_all_attempts_until_it_ends() {
+        let destinations = Arc::new(Destinations {
+            allow_http: true,
+            allowed: Vec::new(),
+        });
+        let asked = Arc::new(Mutex::new(0));
+        let (end, ended) = tokio::sync::watch::channel(false);
+        let lookup: Lookup = Box::new({
+            let asked = asked.clone();
+            move |_| {
+                *asked.lock().unwrap() += 1;
+                let mut ended = ended.clone();
+                let hang = async move {
+                    let _ = ended.wait_for(|ended| *ended).await;
+                    Err(io::Error::other("nobody knows"))
+                };
+                hang.boxed()
+            }
+        });
+        let resolver = CheckedResolver::by(destinations.clone(), lookup);
+        let sender = Sender::resolving(destinations, resolver).unwrap();
+        for _ in 0..5 {
+            let report = attempt_for(&sender, 1, Duration::from_millis(20)).await;
+            assert!(matches!(report.result, Err(Failure::Timeout)), "{report:?}");
+        }
+        assert_eq!(*asked.lock().unwrap(), 1);
+        // Who comes later waits for the same one, and then it is over.
+        let waiting = attempt(&sender, 1);
+        let (report, ()) = tokio::join!(waiting, async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            end.send(true).unwrap();
+        });
+        assert!(matches!(report.result, Err(Failure::Dns(_))), "{report:?}");
+        assert_eq!(*asked.lock().unwrap(), 1);
+        attempt(&sender, 1).await;
+        assert_eq!(*asked.lock().unwrap(), 2);
     }
 }
