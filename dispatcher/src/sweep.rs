@@ -11,7 +11,7 @@
 //! audit` read.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use deadpool_postgres::{Client, Pool};
@@ -30,6 +30,10 @@ use crate::run::Dispatcher;
 const LOCK: i64 = 0x73_7765_6570;
 /// The most jobs put back in one pass.
 const BATCH: i64 = 1000;
+
+/// After trouble, until everybody has recorded what waited for it to be over: more
+/// than the longest pause between two tries.
+const RECOVERY: Duration = Duration::from_secs(5);
 
 /// Per shard: the due time of the latest job taken, in microseconds.
 pub struct Watermarks(Vec<AtomicI64>);
@@ -72,20 +76,30 @@ fn micros(at: OffsetDateTime) -> i64 {
 
 /// Sweeps every so often, for as long as the session lives.
 ///
+/// When PostgreSQL was away, or this process stood still, then so may others be
+/// about to record what they have sent meanwhile: nothing is put back for a while.
+///
 /// # Errors
 /// If the session fails. Trouble with PostgreSQL only costs the pass.
 pub async fn sweep(dispatcher: &Dispatcher, session: &Session) -> anyhow::Result<()> {
     let mut pass = tokio::time::interval(dispatcher.sweep_interval);
     pass.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (mut passed, mut trouble) = (Instant::now(), Instant::now());
     loop {
         tokio::select! {
             _ = pass.tick() => {}
             () = dispatcher.stop.cancelled() => return Ok(()),
         }
+        if passed.elapsed() > 3 * dispatcher.sweep_interval {
+            trouble = Instant::now();
+        }
         let watermark = dispatcher.watermarks.read(session).await?;
+        let watermark = watermark.filter(|_| trouble.elapsed() > RECOVERY);
         if let Err(error) = sweep_once(dispatcher, watermark).await {
             warn!(error = format!("{error:#}"), "sweeping");
+            trouble = Instant::now();
         }
+        passed = Instant::now();
     }
 }
 

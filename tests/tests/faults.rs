@@ -374,6 +374,39 @@ async fn jobs_that_the_broker_lost_are_put_back_by_the_sweeper() {
 }
 
 #[tokio::test]
+async fn what_waits_for_postgresql_to_be_recorded_is_not_taken_for_a_loss() {
+    let sweeping = [
+        ("SWEEP_GRACE", "1"),
+        ("SWEEP_INTERVAL", "1"),
+        ("WEBHOOK_TIMEOUT", "1000"),
+    ];
+    let world = World::with_own_servers(&sweeping).await;
+    let ingest = world.ingest().await;
+    let latency = Duration::from_millis(300);
+    let shop = world.receiver(answering_after(latency)).await;
+    world.webhook(&ingest, &shop, json!({})).await;
+    // What one is about to record, the other would send again.
+    let _dispatchers = (world.dispatcher().await, world.dispatcher().await);
+    let producer = world.producer().await;
+    producer.publish_all(&events(0..400)).await.unwrap();
+    shop.receives(60).await;
+
+    let postgres = world.pair.as_ref().unwrap().postgres();
+    postgres.kill().await.unwrap();
+    // More than a timeout and the grace.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    postgres.start_again().await.unwrap();
+
+    shop.receives(400).await;
+    world.settles().await;
+    assert!(
+        arrivals_by_id(&shop).values().all(|times| times.len() == 1),
+        "something arrived twice"
+    );
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn a_backlog_is_not_taken_for_a_loss() {
     let sweeping = [
         ("SWEEP_GRACE", "3"),
