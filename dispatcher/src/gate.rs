@@ -77,7 +77,7 @@ enum Standing {
     New,
     /// It answered when it was last asked.
     Answers,
-    /// It failed when it was last asked, or let somebody wait in vain.
+    /// It failed when it was last asked, or let somebody wait in vain and nobody in.
     Struggles,
 }
 
@@ -186,7 +186,9 @@ impl Gate {
             Ok(Err(_)) => Err(Closed::Down(self.state().put_off(now, now + PATIENCE))),
             Err(_) => {
                 let mut state = self.state();
-                state.standing = Standing::Struggles;
+                if state.moved_at <= now {
+                    state.standing = Standing::Struggles;
+                }
                 Err(Closed::Full(state.put_off(now, now + 2 * PATIENCE)))
             }
         }
@@ -240,8 +242,8 @@ impl Place {
     /// that fewer requests may help.
     pub fn leave(mut self, struggles: bool, took: Duration, now: OffsetDateTime) {
         let mut state = self.gate.state();
+        let hung = state.hangs(now);
         state.mean = (state.mean * 7 + took) / 8;
-        let stood_still = state.standstill(now);
         state.moved_at = now;
         let was_closed = state.circuit.is_closed();
         if struggles {
@@ -257,7 +259,7 @@ impl Place {
                 // come up may well go down again under what has waited for it.
                 state.places = 1.0;
             }
-            if !was_closed || stood_still > PATIENCE {
+            if !was_closed || hung {
                 // It is back: who comes now isn't behind all who came meanwhile.
                 state.horizon = now;
             }
@@ -330,17 +332,42 @@ impl State {
         (now - self.moved_at).try_into().unwrap_or_default()
     }
 
-    /// How long until this many more jobs have been served. What is under way
-    /// counts, too: one that hangs shows it long before its first timeout.
+    /// Whether that is longer than can be explained by its being slow.
+    fn hangs(&self, now: OffsetDateTime) -> bool {
+        self.standstill(now) > PATIENCE.max(2 * self.mean)
+    }
+
+    /// How long a place is taken. What is under way counts, too: one that hangs
+    /// shows it long before its first timeout.
+    fn pace(&self, now: OffsetDateTime) -> Duration {
+        self.mean.max(self.standstill(now))
+    }
+
+    /// How many places there will be after such a time, if they are needed and it
+    /// goes on as it does.
+    fn places_after(&self, time: Duration, now: OffsetDateTime) -> f64 {
+        if self.standing == Standing::Struggles || self.hangs(now) {
+            return self.places;
+        }
+        let rounds = time.as_secs_f64() / self.pace(now).as_secs_f64();
+        let grown = match self.cautious {
+            true => self.places + rounds,
+            false => self.places * rounds.exp2(),
+        };
+        grown.min(MOST_PLACES)
+    }
+
+    /// How long until this many more jobs have been served.
     fn time_for(&self, jobs: usize, now: OffsetDateTime) -> Duration {
-        let pace = self.mean.max(self.standstill(now));
-        pace.mul_f64(jobs as f64 / self.places)
+        let places = self.places_after(PATIENCE / 2, now);
+        self.pace(now).mul_f64(jobs as f64 / places)
     }
 
     /// The next moment at the endpoint's own pace, not before `at`, after those
     /// already given away.
     fn put_off(&mut self, now: OffsetDateTime, at: OffsetDateTime) -> OffsetDateTime {
-        let mut step = self.time_for(1, now);
+        let ahead = (self.horizon - now).try_into().unwrap_or_default();
+        let mut step = self.pace(now).div_f64(self.places_after(ahead, now));
         if !self.circuit.is_closed() {
             step = step.max(SPACING);
         }

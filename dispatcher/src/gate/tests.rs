@@ -40,6 +40,7 @@ async fn a_slow_endpoints_surplus_is_spread_over_its_own_pace() {
     gate.state().places = 8.0;
     let _all = fill(&gate).await;
     observed(&gate, Duration::from_secs(16));
+    gate.state().standing = Standing::Struggles;
     let now = OffsetDateTime::now_utc();
     gate.state().horizon = now;
     // Eight places for 16 s each: one in two seconds.
@@ -52,6 +53,34 @@ async fn a_slow_endpoints_surplus_is_spread_over_its_own_pace() {
     }
     let spread = (moments[99] - moments[0]).whole_seconds();
     assert!((190..=200).contains(&spread), "{spread}");
+}
+
+#[tokio::test]
+async fn a_backlog_is_planned_with_the_places_there_will_be() {
+    let gate = gate();
+    let _all = fill(&gate).await;
+    observed(&gate, Duration::from_secs(10));
+    gate.state().standing = Standing::Answers;
+    let now = OffsetDateTime::now_utc();
+    let last_of = async |jobs: usize| {
+        gate.state().horizon = now;
+        let mut last = now;
+        for _ in 0..jobs {
+            match gate.enter(now).await {
+                Err(Closed::Full(at)) => last = last.max(at),
+                _ => panic!("there is a place"),
+            }
+        }
+        (last - now).whole_seconds()
+    };
+    // Two places become 64 in five rounds of 10 s, in which 89 are served; then
+    // 6.4 are in a second.
+    let all = last_of(2_000).await;
+    assert!((335..=360).contains(&all), "{all}");
+    // At one that has struggled it is one place more a round.
+    gate.state().cautious = true;
+    let all = last_of(200).await;
+    assert!((170..=195).contains(&all), "{all}");
 }
 
 #[tokio::test]
