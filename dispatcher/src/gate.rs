@@ -172,7 +172,9 @@ impl Gate {
             }
             state.forget_who_left();
             let ahead = state.waiting.len();
-            if state.time_for(ahead + 1, now) > PATIENCE || !self.crowd.has_room(state.standing) {
+            // Where none is taken, none is left either that somebody could wait for.
+            let in_vain = state.taken == 0 || state.time_for(ahead + 1, now) > PATIENCE;
+            if in_vain || !self.crowd.has_room(state.standing) {
                 return Err(Closed::Full(state.put_off(now, now + PATIENCE)));
             }
             let (given, turn) = oneshot::channel();
@@ -265,7 +267,7 @@ impl Place {
             }
             state.standing = Standing::Answers;
             state.circuit.answered();
-            if self.needed {
+            if self.needed && was_closed {
                 state.grow();
             }
         }
@@ -305,8 +307,8 @@ impl State {
         }
     }
 
-    /// About half as many again with every round; once it has struggled, half a
-    /// place more.
+    /// Twice as many with every round in which all are taken; once it has struggled,
+    /// one more.
     fn grow(&mut self) {
         let step = if self.cautious {
             1.0 / self.places
@@ -344,17 +346,13 @@ impl State {
     }
 
     /// How many places there will be after such a time, if they are needed and it
-    /// goes on as it does.
+    /// goes on as it does. One that has struggled may be at its limit.
     fn places_after(&self, time: Duration, now: OffsetDateTime) -> f64 {
-        if self.standing == Standing::Struggles || self.hangs(now) {
+        if self.cautious || self.standing == Standing::Struggles || self.hangs(now) {
             return self.places;
         }
         let rounds = time.as_secs_f64() / self.pace(now).as_secs_f64();
-        let grown = match self.cautious {
-            true => self.places + rounds,
-            false => self.places * rounds.exp2(),
-        };
-        grown.min(MOST_PLACES)
+        (self.places * rounds.exp2()).min(MOST_PLACES)
     }
 
     /// How long until this many more jobs have been served.

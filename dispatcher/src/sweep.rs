@@ -1,10 +1,16 @@
 //! Deliveries whose job was lost are put back on the queue.
 //!
-//! A job is taken for lost when its row has been overdue for longer than its
-//! webhook's timeout and a grace, counted from the watermark: the moment before
-//! which every due job has reached some dispatcher. The watermark is what keeps
-//! a backlog from being taken for a loss: it advances with the jobs that are
-//! taken (queues are first in, first out), and to now when the queues are empty.
+//! A job is taken for lost when some dispatcher has had it for longer than its
+//! webhook's timeout and a grace, and its row is open still. Who has what is told
+//! by the watermark: before it, every due job has reached a dispatcher. It
+//! advances with the jobs that are taken (queues are first in, first out), and to
+//! now when the queues are empty. It is looked at in every pass and remembered:
+//! the job of a row that was before the watermark that long ago is lost, and
+//! neither a backlog is taken for a loss, nor what was taken of one just now.
+//!
+//! When PostgreSQL was away, or this process stood still, then so may others be
+//! about to record what they have sent. What is remembered is forgotten then, and
+//! everybody has a timeout and a grace more.
 //!
 //! One replica sweeps at a time, by an advisory lock. What it found goes into
 //! the row `sweep`, from which every replica's metrics and `posthorn-ingest
@@ -31,9 +37,8 @@ const LOCK: i64 = 0x73_7765_6570;
 /// The most jobs put back in one pass.
 const BATCH: i64 = 1000;
 
-/// After trouble, until everybody has recorded what waited for it to be over: more
-/// than the longest pause between two tries.
-const RECOVERY: Duration = Duration::from_secs(5);
+/// A pass that comes so much too late, or takes so long, shows that something stood still.
+const STANDSTILL: Duration = Duration::from_secs(2);
 
 /// Per shard: the due time of the latest job taken, in microseconds.
 pub struct Watermarks(Vec<AtomicI64>);
@@ -55,8 +60,7 @@ impl Watermarks {
         let mut least = OffsetDateTime::now_utc();
         for (shard, taken) in self.0.iter().enumerate() {
             let before = OffsetDateTime::now_utc();
-            let waiting = session.waiting(&jobs_queue(shard as u16)).await?;
-            if waiting == 0 {
+            if session.is_drained(&jobs_queue(shard as u16)).await? {
                 taken.fetch_max(micros(before), Ordering::Relaxed);
             }
             let Ok(at) = OffsetDateTime::from_unix_timestamp_nanos(
@@ -74,56 +78,73 @@ fn micros(at: OffsetDateTime) -> i64 {
     (at.unix_timestamp_nanos() / 1000) as i64
 }
 
+/// Where the watermark was at a time.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark {
+    /// The time.
+    pub at: OffsetDateTime,
+    /// Where it was: every job that was due before this was with a dispatcher.
+    pub before: OffsetDateTime,
+}
+
+/// The most marks remembered: then every other one is forgotten.
+const MARKS: usize = 1000;
+
 /// Sweeps every so often, for as long as the session lives.
-///
-/// When PostgreSQL was away, or this process stood still, then so may others be
-/// about to record what they have sent meanwhile: nothing is put back for a while.
 ///
 /// # Errors
 /// If the session fails. Trouble with PostgreSQL only costs the pass.
 pub async fn sweep(dispatcher: &Dispatcher, session: &Session) -> anyhow::Result<()> {
     let mut pass = tokio::time::interval(dispatcher.sweep_interval);
     pass.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let (mut passed, mut trouble) = (Instant::now(), Instant::now());
+    let mut marks: Vec<Mark> = Vec::new();
+    let mut begun = Instant::now();
     loop {
         tokio::select! {
             _ = pass.tick() => {}
             () = dispatcher.stop.cancelled() => return Ok(()),
         }
-        if passed.elapsed() > 3 * dispatcher.sweep_interval {
-            trouble = Instant::now();
+        if begun.elapsed() > 2 * dispatcher.sweep_interval + STANDSTILL {
+            marks.clear();
         }
-        let watermark = dispatcher.watermarks.read(session).await?;
-        let watermark = watermark.filter(|_| trouble.elapsed() > RECOVERY);
-        if let Err(error) = sweep_once(dispatcher, watermark).await {
+        begun = Instant::now();
+        if let Some(before) = dispatcher.watermarks.read(session).await? {
+            let at = OffsetDateTime::now_utc();
+            marks.push(Mark { at, before });
+        }
+        if marks.len() > MARKS {
+            let mut keep = [true, false].into_iter().cycle();
+            marks.retain(|_| keep.next().unwrap_or(true));
+        }
+        if let Err(error) = put_back_lost(dispatcher, &marks).await {
             warn!(error = format!("{error:#}"), "sweeping");
-            trouble = Instant::now();
+            marks.clear();
         }
-        passed = Instant::now();
-    }
-}
-
-async fn sweep_once(
-    dispatcher: &Dispatcher,
-    watermark: Option<OffsetDateTime>,
-) -> anyhow::Result<()> {
-    if let Some(watermark) = watermark {
-        let patience = Patience {
-            timeout: dispatcher.longest_timeout,
-            grace: dispatcher.sweep_grace,
+        let rest = async {
+            hold::release(dispatcher).await?;
+            report(&dispatcher.pool).await
         };
-        let jobs = overdue(&dispatcher.pool, watermark, patience).await?;
-        if !jobs.is_empty() {
-            metrics().swept.inc_by(jobs.len() as u64);
-            warn!(jobs = jobs.len(), "jobs were lost; putting them back");
-            put_back(&dispatcher.publisher, &jobs, dispatcher.shards).await;
+        if let Err(error) = rest.await {
+            warn!(error = format!("{error:#}"), "sweeping");
         }
     }
-    hold::release(dispatcher).await?;
-    report(&dispatcher.pool).await
 }
 
-/// How overdue a delivery is when its job counts as lost.
+async fn put_back_lost(dispatcher: &Dispatcher, marks: &[Mark]) -> anyhow::Result<()> {
+    let patience = Patience {
+        timeout: dispatcher.longest_timeout,
+        grace: dispatcher.sweep_grace,
+    };
+    let jobs = overdue(&dispatcher.pool, marks, patience).await?;
+    if !jobs.is_empty() {
+        metrics().swept.inc_by(jobs.len() as u64);
+        warn!(jobs = jobs.len(), "jobs were lost; putting them back");
+        put_back(&dispatcher.publisher, &jobs, dispatcher.shards).await;
+    }
+    Ok(())
+}
+
+/// How long a dispatcher has had a job when it counts as lost.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
     /// Of webhooks that have no timeout of their own.
@@ -132,15 +153,15 @@ pub struct Patience {
     pub grace: Duration,
 }
 
-/// Takes the overdue rows, marks them as due now, and makes their jobs.
+/// Takes the rows of lost jobs, marks them as due now, and makes their jobs.
+/// `marks`: in the order of their times.
 ///
 /// # Errors
 /// If PostgreSQL fails.
-pub async fn overdue(
-    pool: &Pool,
-    watermark: OffsetDateTime,
-    patience: Patience,
-) -> anyhow::Result<Vec<Job>> {
+pub async fn overdue(pool: &Pool, marks: &[Mark], patience: Patience) -> anyhow::Result<Vec<Job>> {
+    let Some(newest) = marks.last() else {
+        return Ok(Vec::new());
+    };
     let mut client = pool.get().await.context("connecting to PostgreSQL")?;
     let transaction = client.transaction().await?;
     let locked = transaction
@@ -154,16 +175,35 @@ pub async fn overdue(
     }
     let default_timeout = patience.timeout.as_millis() as i32;
     let grace = patience.grace.as_secs_f64();
+    let (at, before): (Vec<_>, Vec<_>) = marks.iter().map(|mark| (mark.at, mark.before)).unzip();
     let statement = transaction.prepare_cached(SWEEP_OVERDUE).await?;
     let rows = transaction
-        .query(&statement, &[&watermark, &grace, &default_timeout, &BATCH])
+        .query(
+            &statement,
+            &[
+                &newest.before,
+                &grace,
+                &default_timeout,
+                &BATCH,
+                &at,
+                &before,
+            ],
+        )
         .await
         .context("looking for overdue deliveries")?;
     let noted = transaction.prepare_cached(NOTE_SWEEP).await?;
+    let requeued = rows.len() as i64;
     transaction
         .execute(
             &noted,
-            &[&watermark, &grace, &default_timeout, &(rows.len() as i64)],
+            &[
+                &newest.before,
+                &grace,
+                &default_timeout,
+                &requeued,
+                &at,
+                &before,
+            ],
         )
         .await
         .context("noting the sweep")?;
@@ -176,8 +216,10 @@ const SWEEP_OVERDUE: &str = "-- sweep_overdue
 WITH overdue AS (
     SELECT d.id FROM deliveries d JOIN webhooks w ON w.id = d.webhook_id
     WHERE d.state IN ('queued', 'retrying') AND d.due_at < $1::timestamptz
-      AND d.due_at < $1::timestamptz - make_interval(secs => $2::float8)
-                     - coalesce(w.timeout_ms, $3) * interval '1 millisecond'
+      AND d.due_at < (
+          SELECT max(mark.before) FROM unnest($5::timestamptz[], $6::timestamptz[]) AS mark (at, before)
+          WHERE mark.at <= $5[cardinality($5)] - make_interval(secs => $2::float8)
+                           - coalesce(w.timeout_ms, $3) * interval '1 millisecond')
     ORDER BY d.due_at LIMIT $4
     FOR UPDATE OF d SKIP LOCKED
 ), put_back AS (
@@ -195,8 +237,10 @@ UPDATE sweep SET
     unaccounted = (
         SELECT count(*) FROM deliveries d JOIN webhooks w ON w.id = d.webhook_id
         WHERE d.state IN ('queued', 'retrying') AND d.due_at < $1::timestamptz
-          AND d.due_at < $1::timestamptz - make_interval(secs => 2 * $2::float8)
-                         - coalesce(w.timeout_ms, $3) * interval '1 millisecond'),
+          AND d.due_at < (
+              SELECT max(mark.before) FROM unnest($5::timestamptz[], $6::timestamptz[]) AS mark (at, before)
+              WHERE mark.at <= $5[cardinality($5)] - make_interval(secs => 2 * $2::float8)
+                               - coalesce(w.timeout_ms, $3) * interval '1 millisecond')),
     oldest_due_at = (SELECT min(due_at) FROM deliveries WHERE state IN ('queued', 'retrying')),
     requeued = requeued + $4,
     swept_at = now()";

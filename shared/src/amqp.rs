@@ -133,11 +133,13 @@ impl Session {
         Ok((channel, consumer))
     }
 
-    /// How many messages wait in a queue, not counting what consumers hold.
+    /// Whether no message waits in a queue that somebody consumes, not counting
+    /// what consumers hold. When in doubt, no: a quorum queue whose leader doesn't
+    /// answer in time is said to have neither messages nor consumers.
     ///
     /// # Errors
     /// If the connection is gone or the queue doesn't exist.
-    pub async fn waiting(&self, queue: &str) -> lapin::Result<u32> {
+    pub async fn is_drained(&self, queue: &str) -> lapin::Result<bool> {
         let channel = self.publish.create_channel().await?;
         let options = QueueDeclareOptions {
             passive: true,
@@ -146,9 +148,9 @@ impl Session {
         let found = channel
             .queue_declare(queue.into(), options, FieldTable::default())
             .await?;
-        let waiting = found.message_count();
+        let is_drained = found.message_count() == 0 && found.consumer_count() > 0;
         channel.close(200, "".into()).await?;
-        Ok(waiting)
+        Ok(is_drained)
     }
 
     /// Ends when either connection fails; keeps the `blocked` metric meanwhile.

@@ -376,7 +376,7 @@ async fn jobs_that_the_broker_lost_are_put_back_by_the_sweeper() {
 #[tokio::test]
 async fn what_waits_for_postgresql_to_be_recorded_is_not_taken_for_a_loss() {
     let sweeping = [
-        ("SWEEP_GRACE", "1"),
+        ("SWEEP_GRACE", "4"),
         ("SWEEP_INTERVAL", "1"),
         ("WEBHOOK_TIMEOUT", "1000"),
     ];
@@ -394,7 +394,7 @@ async fn what_waits_for_postgresql_to_be_recorded_is_not_taken_for_a_loss() {
     let postgres = world.pair.as_ref().unwrap().postgres();
     postgres.kill().await.unwrap();
     // More than a timeout and the grace.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
     postgres.start_again().await.unwrap();
 
     shop.receives(400).await;

@@ -21,7 +21,7 @@ use dispatcher::admit::{UnderWay, wait_for_other_copy};
 use dispatcher::hold::release_some;
 use dispatcher::judge::{Deferral, GaveUp, Timing, Verdict};
 use dispatcher::settle::{Receipt, Recorded, Settlement, Settler};
-use dispatcher::sweep::{Patience, overdue};
+use dispatcher::sweep::{Mark, Patience, overdue};
 use harness::world::{TENANT, World};
 use ingest::restart::{FINISHED, restart_deliveries};
 use lapin::message::Delivery;
@@ -404,9 +404,11 @@ impl Machine {
             timeout: Duration::from_secs(30),
             grace: Duration::from_secs(60),
         };
-        let jobs = overdue(&self.pool, OffsetDateTime::now_utc(), patience)
-            .await
-            .unwrap();
+        // What was due by then has been with a dispatcher for as long.
+        let at = OffsetDateTime::now_utc();
+        let before = at - patience.timeout - patience.grace;
+        let marks = [Mark { at: before, before }, Mark { at, before: at }];
+        let jobs = overdue(&self.pool, &marks, patience).await.unwrap();
         self.say(format!("the sweeper puts {} back", jobs.len()));
         self.bag.extend(jobs);
     }

@@ -116,11 +116,10 @@ pub fn deck(rng: &mut fastrand::Rng, small_disk: bool) -> Vec<Fault> {
     deck.push(Fault::MemoryAlarm(some(rng, 1_000, 4_000)));
     deck.push(Fault::Wipe);
     deck.push(Fault::Deploy);
-    let full_disk = Fault::FullDisk(some(rng, 4_000, 9_000));
-    if small_disk {
-        deck.push(full_disk);
-    }
+    deck.push(Fault::FullDisk(some(rng, 4_000, 9_000)));
     rng.shuffle(&mut deck);
+    // Afterwards, so that a seed is the same run without it.
+    deck.retain(|fault| small_disk || !matches!(fault, Fault::FullDisk(_)));
     deck
 }
 
