@@ -1,16 +1,18 @@
 //! Deliveries whose job was lost are put back on the queue.
 //!
-//! A job is taken for lost when some dispatcher has had it for longer than its
-//! webhook's timeout and a grace, and its row is open still. Who has what is told
-//! by the watermark: before it, every due job has reached a dispatcher. It
-//! advances with the jobs that are taken (queues are first in, first out), and to
-//! now when the queues are empty. It is looked at in every pass and remembered:
-//! the job of a row that was before the watermark that long ago is lost, and
-//! neither a backlog is taken for a loss, nor what was taken of one just now.
+//! A job is taken for lost when its row is open although every job that was due a
+//! grace later than it reached some dispatcher longer ago than an attempt takes:
+//! its webhook's timeout, and 15 s (or the grace, if that is less) to wait for a
+//! place and to be recorded.
+//! What has reached a dispatcher is told by the watermark: all that was due before
+//! it. It advances with the jobs that are taken (queues are first in, first out,
+//! but for who published first: hence the grace), and to now when the queues are
+//! empty. Every pass remembers it. So neither a backlog is taken for a loss, nor
+//! what was taken of one just now.
 //!
 //! When PostgreSQL was away, or this process stood still, then so may others be
 //! about to record what they have sent. What is remembered is forgotten then, and
-//! everybody has a timeout and a grace more.
+//! all have the time of an attempt again.
 //!
 //! One replica sweeps at a time, by an advisory lock. What it found goes into
 //! the row `sweep`, from which every replica's metrics and `posthorn-ingest
@@ -49,10 +51,12 @@ impl Watermarks {
         Self((0..shards).map(|_| AtomicI64::new(i64::MIN)).collect())
     }
 
-    /// A job that was due at `due_at` has reached this replica.
+    /// A job that is due at `due_at` has reached this replica. One that isn't due
+    /// yet, from a delay queue for less than its wait, says nothing of the others.
     pub fn saw(&self, shard: u16, due_at: OffsetDateTime) {
-        let at = due_at.min(OffsetDateTime::now_utc());
-        self.0[usize::from(shard)].fetch_max(micros(at), Ordering::Relaxed);
+        if due_at <= OffsetDateTime::now_utc() {
+            self.0[usize::from(shard)].fetch_max(micros(due_at), Ordering::Relaxed);
+        }
     }
 
     /// Before this, every due job has been taken. `None` while that isn't known.
@@ -144,12 +148,12 @@ async fn put_back_lost(dispatcher: &Dispatcher, marks: &[Mark]) -> anyhow::Resul
     Ok(())
 }
 
-/// How long a dispatcher has had a job when it counts as lost.
+/// When a job counts as lost.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
     /// Of webhooks that have no timeout of their own.
     pub timeout: Duration,
-    /// Beyond the timeout.
+    /// How much later another was due that has been taken.
     pub grace: Duration,
 }
 
@@ -218,8 +222,9 @@ WITH overdue AS (
     WHERE d.state IN ('queued', 'retrying') AND d.due_at < $1::timestamptz
       AND d.due_at < (
           SELECT max(mark.before) FROM unnest($5::timestamptz[], $6::timestamptz[]) AS mark (at, before)
-          WHERE mark.at <= $5[cardinality($5)] - make_interval(secs => $2::float8)
+          WHERE mark.at <= $5[cardinality($5)] - make_interval(secs => least($2::float8, 15))
                            - coalesce(w.timeout_ms, $3) * interval '1 millisecond')
+          - make_interval(secs => $2::float8)
     ORDER BY d.due_at LIMIT $4
     FOR UPDATE OF d SKIP LOCKED
 ), put_back AS (
@@ -230,7 +235,7 @@ SELECT p.id, p.webhook_id, p.event_uid, p.attempts, p.attempts_before, p.restart
        e.occurred_at, e.data, e.attributes
 FROM put_back p JOIN events e ON e.uid = p.event_uid";
 
-// What is overdue by yet another grace has not been put back although it should.
+// What is due by yet another grace earlier has not been put back although it should.
 const NOTE_SWEEP: &str = "-- note_sweep
 UPDATE sweep SET
     watermark = $1::timestamptz,
@@ -239,8 +244,9 @@ UPDATE sweep SET
         WHERE d.state IN ('queued', 'retrying') AND d.due_at < $1::timestamptz
           AND d.due_at < (
               SELECT max(mark.before) FROM unnest($5::timestamptz[], $6::timestamptz[]) AS mark (at, before)
-              WHERE mark.at <= $5[cardinality($5)] - make_interval(secs => 2 * $2::float8)
-                               - coalesce(w.timeout_ms, $3) * interval '1 millisecond')),
+              WHERE mark.at <= $5[cardinality($5)] - make_interval(secs => least($2::float8, 15))
+                               - coalesce(w.timeout_ms, $3) * interval '1 millisecond')
+              - make_interval(secs => 2 * $2::float8)),
     oldest_due_at = (SELECT min(due_at) FROM deliveries WHERE state IN ('queued', 'retrying')),
     requeued = requeued + $4,
     swept_at = now()";
@@ -270,4 +276,21 @@ async fn report(pool: &Pool) -> anyhow::Result<()> {
         });
     metrics().oldest_due.set(age.as_secs() as i64);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_due_moves_the_watermark_and_only_forwards() {
+        let watermarks = Watermarks::new(1);
+        let at = || watermarks.0[0].load(Ordering::Relaxed);
+        let now = OffsetDateTime::now_utc();
+        watermarks.saw(0, now + Duration::from_secs(60));
+        assert_eq!(at(), i64::MIN);
+        watermarks.saw(0, now);
+        watermarks.saw(0, now - Duration::from_secs(60));
+        assert_eq!(at(), micros(now));
+    }
 }

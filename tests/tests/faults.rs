@@ -376,7 +376,7 @@ async fn jobs_that_the_broker_lost_are_put_back_by_the_sweeper() {
 #[tokio::test]
 async fn what_waits_for_postgresql_to_be_recorded_is_not_taken_for_a_loss() {
     let sweeping = [
-        ("SWEEP_GRACE", "4"),
+        ("SWEEP_GRACE", "5"),
         ("SWEEP_INTERVAL", "1"),
         ("WEBHOOK_TIMEOUT", "1000"),
     ];

@@ -406,8 +406,14 @@ impl Machine {
         };
         // What was due by then has been with a dispatcher for as long.
         let at = OffsetDateTime::now_utc();
-        let before = at - patience.timeout - patience.grace;
-        let marks = [Mark { at: before, before }, Mark { at, before: at }];
+        let before = at - patience.timeout;
+        let marks = [
+            Mark {
+                at: before - Duration::from_secs(15),
+                before,
+            },
+            Mark { at, before: at },
+        ];
         let jobs = overdue(&self.pool, &marks, patience).await.unwrap();
         self.say(format!("the sweeper puts {} back", jobs.len()));
         self.bag.extend(jobs);
