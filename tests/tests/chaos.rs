@@ -124,10 +124,8 @@ async fn a_dispatcher_cut_off_from_rabbitmq_begins_nothing_that_others_have_now(
     let twice = arrivals.len() - 1500;
     eprintln!("{twice} of {under_way} came twice");
     assert!(twice <= under_way, "{twice} of {under_way}");
-    assert!(
-        twice <= 64,
-        "more than one dispatcher sends at a time: {twice}"
-    );
+    // What one dispatcher sends at a time, and what it hadn't acked yet.
+    assert!(twice <= 64 + 32, "{twice}");
     world.finish().await;
 }
 
