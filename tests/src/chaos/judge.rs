@@ -21,7 +21,7 @@ const RECORDING: Duration = Duration::from_millis(300);
 const RESUMES_WITHIN: Duration = Duration::from_secs(5);
 /// Seconds that a job for a dead endpoint may be under way: as long as the
 /// sweeper of `field` lets it.
-const AUDIT_GRACE: &str = "20";
+const AUDIT_GRACE: &str = "40";
 /// How many of a kind of complaint are printed.
 const SHOWN: usize = 10;
 
