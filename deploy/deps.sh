@@ -13,12 +13,12 @@ cd "$(dirname "$0")/.."
 # The oldest PostgreSQL that has what the migrations use.
 POSTGRES=15
 VENV=.posthorn/venv
-# The reference implementation that receivers use, to verify what we sign; and
-# what asks the API for more than a person would think of.
-VERIFIER=standardwebhooks
-PACKAGES="$VERIFIER==1.1.0 schemathesis==4.32.5"
+# standardwebhooks: receivers' own library, which verifies our signatures.
+# schemathesis: sends generated requests to the API. pika, amqplib: the AMQP
+# clients of examples/.
+PACKAGES="standardwebhooks==1.1.0 schemathesis==4.32.5 pika==1.4.4"
 NODE_MODULES=.posthorn/node_modules
-NODE_VERIFIER_VERSION=1.1.1
+NODE_PACKAGES="standardwebhooks@1.1.1 amqplib@2.3.1"
 POLICY=/usr/sbin/policy-rc.d
 
 say() { printf 'deps: %s\n' "$*"; }
@@ -64,8 +64,10 @@ has_packages() {
     done
 }
 
-has_node_verifier() {
-    grep -qs "\"version\": \"$NODE_VERIFIER_VERSION\"" "$NODE_MODULES/$VERIFIER/package.json"
+has_node_packages() {
+    for package in $NODE_PACKAGES; do
+        grep -qs "\"version\": \"${package#*@}\"" "$NODE_MODULES/${package%@*}/package.json" || return 1
+    done
 }
 
 missing=
@@ -139,9 +141,9 @@ command -v curl >/dev/null || need curl "the commands of README.md"
 if [ "$what" = tests ] && ! has_packages && ! python >/dev/null; then
     need python3-venv "the tests use Python packages: $PACKAGES"
 fi
-if [ "$what" = tests ] && ! has_node_verifier; then
+if [ "$what" = tests ] && ! has_node_packages; then
     command -v node >/dev/null || need nodejs "the tests verify what is written as JavaScript would write it"
-    command -v npm >/dev/null || need npm "installs JavaScript's $VERIFIER"
+    command -v npm >/dev/null || need npm "installs JavaScript packages for the tests: $NODE_PACKAGES"
 fi
 [ -z "$missing" ] || install_missing
 
@@ -158,8 +160,10 @@ if [ "$what" = tests ] && ! has_packages; then
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check $PACKAGES
 fi
 
-if [ "$what" = tests ] && ! has_node_verifier; then
-    say "installing $VERIFIER $NODE_VERIFIER_VERSION from npm into $NODE_MODULES: the tests verify signatures with it"
+if [ "$what" = tests ] && ! has_node_packages; then
+    say "installing $NODE_PACKAGES from npm into $NODE_MODULES: the tests use them"
+    # Unquoted on purpose: a list of packages.
+    # shellcheck disable=SC2086
     npm install --silent --no-audit --no-fund --no-save --ignore-scripts --prefix "$(dirname "$NODE_MODULES")" \
-        "$VERIFIER@$NODE_VERIFIER_VERSION"
+        $NODE_PACKAGES
 fi
