@@ -14,8 +14,10 @@ use serde_json::{Map, Value, json};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::docs::schema::example;
 use super::problem::Problem;
+use example::example;
+
+mod example;
 
 /// What the document starts from; the routes add themselves.
 #[derive(OpenApi)]
@@ -159,6 +161,7 @@ fn complete(operation: &mut Value) {
     }
     if let Some(role) = &role {
         refusals.extend(["Unknown", "TooMany", "Unavailable"]);
+        add_role(operation, role);
         if role != "viewer" {
             refusals.push("Forbidden");
         }
@@ -181,6 +184,20 @@ fn complete(operation: &mut Value) {
             responses.insert(status.to_owned(), known);
         }
     }
+}
+
+/// Viewers of the document don't show the role in `security`, so the text says it too.
+fn add_role(operation: &mut Value, role: &str) {
+    let needs = match role {
+        "viewer" => "Needs a token of any role.",
+        "manager" => "Needs the role `manager` or `admin`.",
+        "admin" => "Needs the role `admin`.",
+        _ => "Needs the operator: a global token with the role `admin`.",
+    };
+    operation["description"] = match operation["description"].as_str() {
+        Some(own) => format!("{own}\n\n{needs}").into(),
+        None => needs.into(),
+    };
 }
 
 fn add_tenant_header(operation: &mut Value) {
