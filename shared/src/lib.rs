@@ -14,6 +14,7 @@ pub mod headers;
 pub mod ids;
 pub mod job;
 pub mod operational;
+pub mod partitions;
 pub mod postgres;
 pub mod publish;
 mod resolver;
