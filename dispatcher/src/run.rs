@@ -218,7 +218,11 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
 }
 
 async fn wait_for_schema(pool: &Pool, stop: &CancellationToken) -> Option<()> {
-    until_done(stop, "not started yet", || postgres::check_schema(pool)).await
+    until_done(stop, "not started yet", || async {
+        postgres::check_schema(pool).await?;
+        postgres::measure_clock(pool).await
+    })
+    .await
 }
 
 /// What runs on each session in turn.

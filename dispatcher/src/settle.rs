@@ -20,6 +20,7 @@ use futures_util::future::join_all;
 use lapin::Acker;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
 use shared::attempt::Report;
+use shared::clock;
 use shared::ids::DeliveryId;
 use shared::job::Job;
 use shared::publish::{Outgoing, Publisher};
@@ -214,7 +215,7 @@ impl Settler {
     async fn queue(&self, mut job: Job) -> bool {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         loop {
-            let message = Outgoing::job(&job, OffsetDateTime::now_utc(), self.shards);
+            let message = Outgoing::job(&job, clock::now(), self.shards);
             let unconfirmed = tokio::select! {
                 published = self.publisher.publish(message) => match published {
                     Ok(()) => return true,
@@ -496,7 +497,7 @@ fn count(job: &Job, verdict: &Verdict) {
                 .with_label_values(&[ended.as_str()])
                 .inc();
             if *ended == Verdict::Delivered {
-                let latency = OffsetDateTime::now_utc() - job.began_at();
+                let latency = clock::now() - job.began_at();
                 metrics().latency_seconds.observe(latency.as_seconds_f64());
             }
         }

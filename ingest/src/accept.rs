@@ -100,6 +100,8 @@ async fn accept_events(
             &batch.iter().map(|$event| $value).collect::<Vec<_>>()
         };
     }
+    // To the millisecond, as it is in the deliveries' ids and their jobs.
+    let due_at = now.truncate_to_millisecond();
     let (today, yesterday) = (day_of(now), day_of(now - Duration::DAY));
     let deliveries: Vec<_> = batch
         .iter()
@@ -135,7 +137,7 @@ async fn accept_events(
                     .iter()
                     .map(|(event, _)| event.event.event_type.as_str())
                     .collect::<Vec<_>>(),
-                &now,
+                &due_at,
             ],
         )
         .await?;

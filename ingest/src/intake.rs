@@ -18,6 +18,7 @@ use lapin::message::Delivery;
 use lapin::options::BasicAckOptions;
 use lapin::{Channel, Consumer};
 use shared::catalogue::Feed;
+use shared::clock;
 use shared::ids::{DeliveryId, EventUid};
 use shared::job::Job;
 use shared::publish::{Outgoing, publish_all};
@@ -107,7 +108,7 @@ async fn see_through(
     else {
         return Ok(Seen::Stopped);
     };
-    let now = OffsetDateTime::now_utc();
+    let now = clock::now();
     let mut taken = Vec::new();
     let mut parked = Vec::new();
     let events = batch.iter().map(|message| read(intake, message)).collect();

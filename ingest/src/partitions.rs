@@ -7,6 +7,7 @@
 
 use anyhow::Context;
 use deadpool_postgres::{Client, Pool};
+use shared::clock;
 use shared::partitions::make;
 use time::{Date, Duration, OffsetDateTime};
 
@@ -145,7 +146,7 @@ pub async fn weigh(pool: &Pool, retention: Duration) -> anyhow::Result<Size> {
         .iter()
         .map(|row| (row.get(0), row.get(1)))
         .collect();
-    Ok(forecast(&days, retention, OffsetDateTime::now_utc()))
+    Ok(forecast(&days, retention, clock::now()))
 }
 
 /// The mean of the last full days that have anything in them; of today so far, if

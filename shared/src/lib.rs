@@ -8,6 +8,7 @@
 pub mod amqp;
 pub mod attempt;
 pub mod catalogue;
+pub mod clock;
 pub mod destination;
 pub mod dialect;
 pub mod headers;
