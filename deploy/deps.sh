@@ -2,7 +2,7 @@
 # Installs what Posthorn's own commands need and the machine lacks.
 #
 #   deploy/deps.sh servers     what `make run` needs: RabbitMQ, PostgreSQL, curl
-#   deploy/deps.sh tests       that, and what the tests use of Python
+#   deploy/deps.sh tests       that, libfaketime, and what the tests use of Python
 #
 # Says what it installs and why before it does. Does nothing, quickly and
 # silently, when all is there. Starts no service of the system: Posthorn runs
@@ -68,6 +68,13 @@ has_node_packages() {
     for package in $NODE_PACKAGES; do
         grep -qs "\"version\": \"${package#*@}\"" "$NODE_MODULES/${package%@*}/package.json" || return 1
     done
+}
+
+has_faketime() {
+    for library in /usr/lib/*/faketime/libfaketimeMT.so.1; do
+        [ -f "$library" ] && return 0
+    done
+    return 1
 }
 
 missing=
@@ -144,6 +151,9 @@ fi
 if [ "$what" = tests ] && ! has_node_packages; then
     command -v node >/dev/null || need nodejs "the tests verify what is written as JavaScript would write it"
     command -v npm >/dev/null || need npm "installs JavaScript packages for the tests: $NODE_PACKAGES"
+fi
+if [ "$what" = tests ] && ! has_faketime; then
+    need libfaketime "the tests run processes whose clocks are wrong"
 fi
 [ -z "$missing" ] || install_missing
 

@@ -9,12 +9,13 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use shared::clock;
 use shared::dialect::Dialect;
 use shared::ids::DeliveryId;
 use shared::job::{Content, Job, Payload};
 use shared::supervise::until_done;
 use shared::webhook::Status;
-use time::{Duration, OffsetDateTime};
+use time::Duration;
 use tracing::warn;
 
 use crate::endpoints::Endpoint;
@@ -59,7 +60,7 @@ pub async fn admit(dispatcher: &Dispatcher, job: &Job) -> Admission {
         }
     }
     let unknown = |because| {
-        let until = OffsetDateTime::now_utc() + UNKNOWN_PAUSE;
+        let until = clock::now() + UNKNOWN_PAUSE;
         Admission::Decided(Verdict::Deferred { until, because })
     };
     let Some(endpoint) = find_endpoint(dispatcher, job).await else {
@@ -76,7 +77,7 @@ pub async fn admit(dispatcher: &Dispatcher, job: &Job) -> Admission {
     let Some(dialect) = endpoint.dialect.clone() else {
         return unknown(Deferral::UnknownDialect);
     };
-    let now = OffsetDateTime::now_utc();
+    let now = clock::now();
     if now - job.began_at() > endpoint.max_age(&dialect) {
         return Admission::Decided(Verdict::Expired);
     }
@@ -111,7 +112,7 @@ pub async fn admit(dispatcher: &Dispatcher, job: &Job) -> Admission {
 
 /// The verdict on a job whose other copy is under way in this replica.
 pub fn wait_for_other_copy() -> Verdict {
-    let until = OffsetDateTime::now_utc() + IN_FLIGHT_PAUSE;
+    let until = clock::now() + IN_FLIGHT_PAUSE;
     Verdict::Deferred {
         until,
         because: Deferral::InFlight,

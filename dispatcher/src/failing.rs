@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use deadpool_postgres::Transaction;
+use shared::clock;
 use shared::stats::PERIOD;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -70,7 +71,7 @@ async fn look(dispatcher: &Dispatcher, after: Duration) -> anyhow::Result<()> {
     if !locked.get::<_, bool>(0) {
         return Ok(());
     }
-    let now = OffsetDateTime::now_utc();
+    let now = clock::now();
     let window = now - WINDOW;
     for statement in [FORGET_TROUBLES, NOTE_TROUBLES] {
         let statement = transaction.prepare_cached(statement).await?;
@@ -123,7 +124,7 @@ async fn disable_failing(
              ORDER BY t.since LIMIT $5",
         )
         .await?;
-    let now = OffsetDateTime::now_utc();
+    let now = clock::now();
     let rows = transaction
         .query(
             &statement,

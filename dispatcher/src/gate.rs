@@ -10,6 +10,7 @@
 //! [`PATIENCE`], and never longer; otherwise it is put off, to a moment when a
 //! place is likely, so that a backlog isn't carried round every second.
 
+use shared::clock;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -228,10 +229,7 @@ impl Gate {
                 let Some(next) = state.waiting.pop_front() else {
                     return;
                 };
-                (
-                    next,
-                    self.place(&mut state, false, OffsetDateTime::now_utc()),
-                )
+                (next, self.place(&mut state, false, clock::now()))
             };
             // If it leaves just now, the place is free again.
             let _ = next.send(place);
@@ -284,7 +282,7 @@ impl Drop for Place {
             let mut state = self.gate.state();
             state.taken -= 1;
             if self.probe {
-                state.circuit.gave_up(OffsetDateTime::now_utc());
+                state.circuit.gave_up(clock::now());
             }
         }
         self.gate.hand_out();

@@ -10,9 +10,9 @@ use std::collections::BTreeSet;
 
 use anyhow::Context;
 use deadpool_postgres::{Pool, Transaction};
+use shared::clock;
 use shared::ids::WebhookId;
 use shared::job::Job;
-use time::OffsetDateTime;
 use tracing::info;
 
 use crate::run::Dispatcher;
@@ -82,7 +82,7 @@ pub async fn release_some(pool: &Pool) -> anyhow::Result<(Vec<Job>, bool)> {
     let Some(webhook) = lock_hold(&transaction).await? else {
         return Ok((Vec::new(), false));
     };
-    let now = OffsetDateTime::now_utc();
+    let now = clock::now();
     let statement = transaction.prepare_cached(RELEASE_HELD).await?;
     let rows = transaction
         .query(&statement, &[&webhook, &now, &BATCH])

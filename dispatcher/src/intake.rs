@@ -11,11 +11,11 @@ use lapin::Consumer;
 use lapin::message::Delivery;
 use serde_json::Value;
 use shared::attempt::{Attempt, Keep, Purpose};
+use shared::clock;
 use shared::dialect::Message;
 use shared::job::{Content, Job};
 use shared::publish::Outgoing;
 use shared::topology;
-use time::OffsetDateTime;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::error;
 
@@ -88,7 +88,7 @@ async fn receive(
 
 /// A job's way: due? admitted? attempted, judged, settled.
 async fn carry(dispatcher: &Dispatcher, job: Job, receipt: Receipt) {
-    let wait = job.wait(OffsetDateTime::now_utc());
+    let wait = job.wait(clock::now());
     if topology::tier(wait).is_some() {
         return dispatcher.settler.park(job, receipt).await;
     }
@@ -140,7 +140,7 @@ async fn carry(dispatcher: &Dispatcher, job: Job, receipt: Receipt) {
                 })
                 .await;
             drop(under_way);
-            let now = OffsetDateTime::now_utc();
+            let now = clock::now();
             place.leave(struggles(&report.result), report.took, now);
             metrics()
                 .attempts

@@ -9,8 +9,8 @@
 //!    share);
 //! 3. [`shared::attempt`] signs, POSTs, and says what came back;
 //! 4. [`judge`] turns that into a verdict: the whole retry policy;
-//! 5. [`settle`] writes verdicts down in batches, and what they come to
-//!    ([`tally`]); queues retries, acks jobs.
+//! 5. [`settle`] writes verdicts down in batches ([`record`]), and what they come
+//!    to ([`tally`]); queues retries, acks jobs.
 //!
 //! [`sweep`] stands beside them and puts lost jobs back, and with them what
 //! paused webhooks held ([`hold`]); [`failing`] disables webhooks that have failed
@@ -28,6 +28,7 @@ pub mod judge;
 pub mod metrics;
 pub mod operational;
 pub mod rate;
+pub mod record;
 pub mod run;
 pub mod settings;
 pub mod settle;

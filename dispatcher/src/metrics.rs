@@ -35,6 +35,8 @@ pub struct Metrics {
     pub settle_batch: Histogram,
     /// Verdicts that another copy of the job had anticipated.
     pub fenced: IntCounter,
+    /// Verdicts that PostgreSQL refused, by what was left out for it.
+    pub set_aside: IntCounterVec,
     /// Lost jobs that the sweeper put back.
     pub swept: IntCounter,
     /// Deliveries that are neither finished nor on their way: always 0.
@@ -105,6 +107,18 @@ pub fn metrics() -> &'static Metrics {
             "posthorn_settle_fenced_total",
             "Verdicts that another copy of the job had anticipated.",
         ),
+        set_aside: {
+            let set_aside = counter_by(
+                "posthorn_settlements_set_aside_total",
+                "Verdicts that PostgreSQL refused, by what isn't written: the details of the attempt, or the verdict.",
+                "what",
+            );
+            // There from the start, for alerts.
+            for what in ["details", "verdict"] {
+                set_aside.with_label_values(&[what]);
+            }
+            set_aside
+        },
         swept: counter(
             "posthorn_sweeper_requeued_total",
             "Lost jobs that the sweeper put back.",

@@ -9,6 +9,7 @@
 use deadpool_postgres::Transaction;
 use serde::Serialize;
 use serde_json::json;
+use shared::clock;
 use shared::ids::{DeliveryId, EventId, EventUid, Tenant, WebhookId};
 use shared::job::{Job, Payload};
 use shared::operational::DISABLED;
@@ -114,7 +115,8 @@ pub async fn tell(
 ) -> anyhow::Result<Vec<Job>> {
     let mut jobs = Vec::new();
     for one in disabled {
-        let now = OffsetDateTime::now_utc();
+        // To the millisecond, as it is in the ids: due when it is accepted.
+        let now = clock::now().truncate_to_millisecond();
         let told = Told {
             webhook_id: one.webhook,
             reason: &one.reason,

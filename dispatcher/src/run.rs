@@ -18,7 +18,7 @@ use shared::publish::{Publications, Publisher, publisher};
 use shared::settings::Defaults;
 use shared::supervise::{Readiness, until_done};
 use shared::topology::jobs_queue;
-use shared::{postgres, telemetry};
+use shared::{partitions, postgres, telemetry};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,9 @@ use crate::{failing, intake, sweep, tally};
 const NAME: &str = "posthorn-dispatcher";
 /// Settling, rechecks, large payloads, the sweeper, the feed.
 const POSTGRES_CONNECTIONS: usize = 8;
+
+/// How many days from today a dispatcher makes sure that the log has room for.
+pub(crate) const TOMORROW: i32 = 1;
 
 /// What a job's task needs, and everyone else.
 pub struct Dispatcher {
@@ -129,6 +132,8 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         async move { feed.listen(&url, NAME, &ready, &over).await }
     });
 
+    let mut partitions = tokio::spawn(partitions::keep(pool.clone(), TOMORROW, over.clone()));
+
     let (publisher, publications) = publisher();
     let (sender, receiver) = mpsc::channel(usize::from(settings.concurrency));
     let shards = settings.common.shards;
@@ -196,6 +201,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         ended = &mut rating => {
             anyhow::ensure!(hurry.is_cancelled(), "keeping rates ended unasked: {ended:?}");
         }
+        ended = &mut partitions => anyhow::bail!("making partitions ended unasked: {ended:?}"),
         ended = &mut listening => anyhow::bail!("listening ended unasked: {ended:?}"),
         ended = &mut health => anyhow::bail!("serving HTTP ended unasked: {ended:?}"),
     }
@@ -206,13 +212,17 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     // Everything that could be settled has been, see `Serving::on`.
     settling.abort();
     rating.abort();
-    let _ = tokio::join!(listening, health);
+    let _ = tokio::join!(listening, partitions, health);
     info!("stopped");
     Ok(())
 }
 
 async fn wait_for_schema(pool: &Pool, stop: &CancellationToken) -> Option<()> {
-    until_done(stop, "not started yet", || postgres::check_schema(pool)).await
+    until_done(stop, "not started yet", || async {
+        postgres::check_schema(pool).await?;
+        postgres::measure_clock(pool).await
+    })
+    .await
 }
 
 /// What runs on each session in turn.

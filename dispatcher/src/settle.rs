@@ -6,11 +6,12 @@
 //! found settled, or a row that the sweeper finds overdue: never a loss, and no
 //! second attempt of what is on record.
 //!
-//! A batch is whatever has gathered while the last one was written. Each row
+//! A batch is whatever has gathered while the last one was written; `record`
+//! writes it. Each row
 //! changes only if it waits for this very attempt (the fence), so the verdict of
 //! a duplicate changes nothing.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,10 +21,11 @@ use futures_util::future::join_all;
 use lapin::Acker;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
 use shared::attempt::Report;
+use shared::clock;
 use shared::ids::DeliveryId;
 use shared::job::Job;
 use shared::publish::{Outgoing, Publisher};
-use shared::supervise::{Backoff, until_done};
+use shared::supervise::Backoff;
 use shared::webhook::Webhook;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
@@ -36,8 +38,8 @@ use crate::admit::Mark;
 use crate::hold::{PAUSED, note_holds};
 use crate::judge::{Deferral, GaveUp, Verdict};
 use crate::metrics::metrics;
-use crate::operational::{Cause, disable, tell};
-use crate::tally;
+use crate::operational::Cause;
+use crate::record::Recorded;
 
 /// The most verdicts in one statement.
 const BATCH: usize = 512;
@@ -126,33 +128,11 @@ impl Settler {
         follow_ups.wait().await;
     }
 
-    /// Writes a batch, for as long as it takes. `None` if time is up.
-    pub async fn record(&self, batch: &[Settlement]) -> Option<Recorded> {
-        until_done(&self.hurry, "settling deliveries", || async {
-            let mut client = self.pool.get().await?;
-            let transaction = client.transaction().await?;
-            let settled = settle_deliveries(&transaction, batch).await?;
-            let disabled = disable(&transaction, &causes(batch, &settled)).await?;
-            let told = tell(&transaction, &disabled).await?;
-            let deferred = defer_deliveries(&transaction, batch).await?;
-            // Last, so that its rows are held briefly.
-            let settled: HashSet<_> = settled.into_iter().collect();
-            tally::add(&transaction, self.slot, batch, &settled).await?;
-            transaction.commit().await?;
-            metrics().webhooks_disabled.inc_by(disabled.len() as u64);
-            Ok(Recorded {
-                applied: settled.into_iter().chain(deferred).collect(),
-                told,
-            })
-        })
-        .await
-    }
-
     /// Queues what has to come again and acks.
     async fn follow_up(&self, batch: Vec<Settlement>, recorded: Recorded) {
         let mut all = Vec::with_capacity(batch.len());
         for settlement in batch {
-            all.push(self.finish(settlement, &recorded.applied));
+            all.push(self.finish(settlement, &recorded));
         }
         join_all(all).await;
         // What isn't confirmed is the sweeper's.
@@ -161,7 +141,7 @@ impl Settler {
             .await;
     }
 
-    async fn finish(&self, settlement: Settlement, applied: &HashSet<DeliveryId>) {
+    async fn finish(&self, settlement: Settlement, recorded: &Recorded) {
         let Settlement {
             job,
             verdict,
@@ -172,7 +152,13 @@ impl Settler {
             held: _held,
         } = settlement;
         let is_copy = mark.is_none();
-        let was_applied = is_copy || applied.contains(&job.delivery);
+        if !is_copy && let Some(reason) = recorded.set_aside.get(&job.delivery) {
+            if self.give_up(&job, reason).await {
+                receipt.ack().await;
+            }
+            return;
+        }
+        let was_applied = is_copy || recorded.applied.contains(&job.delivery);
         log(&job, &verdict, report.as_ref(), was_applied);
         // From here on a copy of the job finds the row settled.
         drop(mark);
@@ -212,9 +198,27 @@ impl Settler {
     /// Publishes a job until it is confirmed. False if time is up: then the job
     /// it follows stays unacked, and the sweeper finds the row.
     async fn queue(&self, mut job: Job) -> bool {
+        self.publish(|again| {
+            // The lost answer may have been a yes.
+            job.recheck |= again;
+            Outgoing::job(&job, clock::now(), self.shards)
+        })
+        .await
+    }
+
+    /// Makes a dead letter of a job whose verdict can't be written.
+    async fn give_up(&self, job: &Job, reason: &str) -> bool {
+        let reason = format!("PostgreSQL refused what came of it: {reason}");
+        self.publish(|_| Outgoing::dead_job(job, &reason, self.shards))
+            .await
+    }
+
+    /// Publishes a message until it is confirmed. False if time is up.
+    async fn publish(&self, mut message: impl FnMut(bool) -> Outgoing) -> bool {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+        let mut again = false;
         loop {
-            let message = Outgoing::job(&job, OffsetDateTime::now_utc(), self.shards);
+            let message = message(again);
             let unconfirmed = tokio::select! {
                 published = self.publisher.publish(message) => match published {
                     Ok(()) => return true,
@@ -225,8 +229,7 @@ impl Settler {
             let pause = backoff.next();
             warn!(error = %unconfirmed, ?pause, "queueing a job; trying again");
             tokio::time::sleep(pause).await;
-            // The lost answer may have been a yes.
-            job.recheck = true;
+            again = true;
         }
     }
 
@@ -238,21 +241,18 @@ impl Settler {
     }
 }
 
-/// What a batch came to.
-pub struct Recorded {
-    /// The deliveries that changed.
-    pub applied: HashSet<DeliveryId>,
-    /// Jobs that tell of webhooks that it disabled.
-    pub told: Vec<Job>,
-}
-
 /// Writes attempts and what they mean for their deliveries; answers which
-/// deliveries were waiting for it.
-async fn settle_deliveries(
+/// deliveries were waiting for it. `bare`: why the attempts' details are left out.
+pub(crate) async fn settle_deliveries(
     transaction: &deadpool_postgres::Transaction<'_>,
     batch: &[Settlement],
+    bare: Option<&str>,
 ) -> anyhow::Result<Vec<DeliveryId>> {
-    let rows: Vec<Row<'_>> = batch.iter().filter_map(Row::of).collect();
+    let mut rows: Vec<Row<'_>> = batch.iter().filter_map(Row::of).collect();
+    if let Some(reason) = bare {
+        rows.iter_mut()
+            .for_each(|row| row.leave_out_details(reason));
+    }
     if rows.is_empty() {
         return Ok(Vec::new());
     }
@@ -402,10 +402,24 @@ impl<'a> Row<'a> {
             restarted_at: settlement.job.restart.map(|restart| restart.at),
         })
     }
+
+    /// Leaves out all that an endpoint may have chosen.
+    fn leave_out_details(&mut self, reason: &str) {
+        self.error = self
+            .charged
+            .then(|| format!("PostgreSQL refused the details of this attempt: {reason}"));
+        self.remote = None;
+        self.headers = None;
+        self.body = None;
+        self.request_host = None;
+        self.request_headers = None;
+        self.request_bytes = None;
+        self.request_body = None;
+    }
 }
 
 /// Writes down until when jobs were put off and why, for the sweeper and the log.
-async fn defer_deliveries(
+pub(crate) async fn defer_deliveries(
     transaction: &deadpool_postgres::Transaction<'_>,
     batch: &[Settlement],
 ) -> anyhow::Result<Vec<DeliveryId>> {
@@ -454,7 +468,7 @@ async fn defer_deliveries(
 }
 
 /// Of the webhooks whose endpoints said that they are gone.
-fn causes(batch: &[Settlement], applied: &[DeliveryId]) -> Vec<Cause> {
+pub(crate) fn causes(batch: &[Settlement], applied: &[DeliveryId]) -> Vec<Cause> {
     let gone = batch.iter().filter(|settlement| {
         settlement.verdict == Verdict::Failed(GaveUp::Gone)
             && applied.contains(&settlement.job.delivery)
@@ -496,7 +510,7 @@ fn count(job: &Job, verdict: &Verdict) {
                 .with_label_values(&[ended.as_str()])
                 .inc();
             if *ended == Verdict::Delivered {
-                let latency = OffsetDateTime::now_utc() - job.began_at();
+                let latency = clock::now() - job.began_at();
                 metrics().latency_seconds.observe(latency.as_seconds_f64());
             }
         }

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use deadpool_postgres::{Client, Pool};
 use shared::amqp::Session;
+use shared::clock;
 use shared::job::Job;
 use shared::publish::Publisher;
 use shared::topology::jobs_queue;
@@ -54,16 +55,16 @@ impl Watermarks {
     /// A job that is due at `due_at` has reached this replica. One that isn't due
     /// yet, from a delay queue for less than its wait, says nothing of the others.
     pub fn saw(&self, shard: u16, due_at: OffsetDateTime) {
-        if due_at <= OffsetDateTime::now_utc() {
+        if due_at <= clock::now() {
             self.0[usize::from(shard)].fetch_max(micros(due_at), Ordering::Relaxed);
         }
     }
 
-    /// Before this, every due job has been taken. `None` while that isn't known.
+    /// Before this, every due job has been taken: never after PostgreSQL's now. `None` while that isn't known.
     async fn read(&self, session: &Session) -> lapin::Result<Option<OffsetDateTime>> {
-        let mut least = OffsetDateTime::now_utc();
+        let mut least = clock::now();
         for (shard, taken) in self.0.iter().enumerate() {
-            let before = OffsetDateTime::now_utc();
+            let before = clock::now();
             if session.is_drained(&jobs_queue(shard as u16)).await? {
                 taken.fetch_max(micros(before), Ordering::Relaxed);
             }
@@ -113,7 +114,7 @@ pub async fn sweep(dispatcher: &Dispatcher, session: &Session) -> anyhow::Result
         }
         begun = Instant::now();
         if let Some(before) = dispatcher.watermarks.read(session).await? {
-            let at = OffsetDateTime::now_utc();
+            let at = clock::now();
             marks.push(Mark { at, before });
         }
         if marks.len() > MARKS {
@@ -212,16 +213,16 @@ pub async fn overdue(pool: &Pool, marks: &[Mark], patience: Patience) -> anyhow:
         .await
         .context("noting the sweep")?;
     transaction.commit().await?;
-    let now = OffsetDateTime::now_utc();
+    let now = clock::now();
     Ok(rows.iter().map(|row| Job::read(row, now)).collect())
 }
 
 const SWEEP_OVERDUE: &str = "-- sweep_overdue
 WITH overdue AS (
     SELECT d.id FROM deliveries d JOIN webhooks w ON w.id = d.webhook_id
-    WHERE d.state IN ('queued', 'retrying') AND d.due_at < $1::timestamptz
+    WHERE d.state IN ('queued', 'retrying') AND d.due_at < least($1::timestamptz, now())
       AND d.due_at < (
-          SELECT max(mark.before) FROM unnest($5::timestamptz[], $6::timestamptz[]) AS mark (at, before)
+          SELECT max(least(mark.before, now())) FROM unnest($5::timestamptz[], $6::timestamptz[]) AS mark (at, before)
           WHERE mark.at <= $5[cardinality($5)] - make_interval(secs => least($2::float8, 15))
                            - coalesce(w.timeout_ms, $3) * interval '1 millisecond')
           - make_interval(secs => $2::float8)
@@ -238,12 +239,12 @@ FROM put_back p JOIN events e ON e.uid = p.event_uid";
 // What is due by yet another grace earlier has not been put back although it should.
 const NOTE_SWEEP: &str = "-- note_sweep
 UPDATE sweep SET
-    watermark = $1::timestamptz,
+    watermark = least($1::timestamptz, now()),
     unaccounted = (
         SELECT count(*) FROM deliveries d JOIN webhooks w ON w.id = d.webhook_id
-        WHERE d.state IN ('queued', 'retrying') AND d.due_at < $1::timestamptz
+        WHERE d.state IN ('queued', 'retrying') AND d.due_at < least($1::timestamptz, now())
           AND d.due_at < (
-              SELECT max(mark.before) FROM unnest($5::timestamptz[], $6::timestamptz[]) AS mark (at, before)
+              SELECT max(least(mark.before, now())) FROM unnest($5::timestamptz[], $6::timestamptz[]) AS mark (at, before)
               WHERE mark.at <= $5[cardinality($5)] - make_interval(secs => least($2::float8, 15))
                                - coalesce(w.timeout_ms, $3) * interval '1 millisecond')
               - make_interval(secs => 2 * $2::float8)),
@@ -270,9 +271,7 @@ async fn report(pool: &Pool) -> anyhow::Result<()> {
     let age = row
         .get::<_, Option<OffsetDateTime>>(1)
         .map_or(Duration::ZERO, |due| {
-            (OffsetDateTime::now_utc() - due)
-                .try_into()
-                .unwrap_or_default()
+            (clock::now() - due).try_into().unwrap_or_default()
         });
     metrics().oldest_due.set(age.as_secs() as i64);
     Ok(())
@@ -286,7 +285,7 @@ mod tests {
     fn only_what_is_due_moves_the_watermark_and_only_forwards() {
         let watermarks = Watermarks::new(1);
         let at = || watermarks.0[0].load(Ordering::Relaxed);
-        let now = OffsetDateTime::now_utc();
+        let now = clock::now();
         watermarks.saw(0, now + Duration::from_secs(60));
         assert_eq!(at(), i64::MIN);
         watermarks.saw(0, now);

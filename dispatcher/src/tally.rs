@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use deadpool_postgres::Transaction;
 use shared::attempt::{Failure, Report};
+use shared::clock;
 use shared::ids::DeliveryId;
 use shared::stats::{BUCKETS, OUTCOMES, PERIOD, Subject, Tally};
 use time::OffsetDateTime;
@@ -46,7 +47,7 @@ pub async fn add(
     if tallies.is_empty() {
         return Ok(());
     }
-    add_stats(transaction, slot, OffsetDateTime::now_utc(), &tallies).await
+    add_stats(transaction, slot, clock::now(), &tallies).await
 }
 
 fn count(tally: &mut Tally, settlement: &Settlement) {

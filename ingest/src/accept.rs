@@ -65,6 +65,10 @@ impl Matched {
 /// Writes a batch whose uids are all of the moment `now`; answers the uids of
 /// those that weren't known.
 ///
+/// `again`: an earlier try of this very batch failed. It may have committed all
+/// the same, when only the answer was lost. Then its events are known by now, by
+/// their own uids, which nobody else has: they are answered as new.
+///
 /// # Errors
 /// If PostgreSQL fails: then nothing was written, or everything and a repetition
 /// finds it.
@@ -72,6 +76,7 @@ pub async fn accept(
     pool: &Pool,
     now: OffsetDateTime,
     batch: &[&Matched],
+    again: bool,
 ) -> anyhow::Result<HashSet<EventUid>> {
     let mut client = pool.get().await?;
     let since_midnight = now - now.replace_time(time::Time::MIDNIGHT);
@@ -84,9 +89,25 @@ pub async fn accept(
             )
             .await?;
     }
-    let new = accept_events(&transaction, now, batch).await?;
+    let mut new = accept_events(&transaction, now, batch).await?;
+    if again {
+        new.extend(accepted_before(&transaction, batch).await?);
+    }
     transaction.commit().await?;
     Ok(new)
+}
+
+/// Which of them are in the table by these uids.
+async fn accepted_before(
+    transaction: &Transaction<'_>,
+    batch: &[&Matched],
+) -> anyhow::Result<Vec<EventUid>> {
+    let statement = transaction
+        .prepare_cached("-- accepted_before\nSELECT uid FROM events WHERE uid = ANY($1)")
+        .await?;
+    let uids: Vec<_> = batch.iter().map(|event| event.uid).collect();
+    let rows = transaction.query(&statement, &[&uids]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 async fn accept_events(
@@ -100,6 +121,8 @@ async fn accept_events(
             &batch.iter().map(|$event| $value).collect::<Vec<_>>()
         };
     }
+    // To the millisecond, as it is in the deliveries' ids and their jobs.
+    let due_at = now.truncate_to_millisecond();
     let (today, yesterday) = (day_of(now), day_of(now - Duration::DAY));
     let deliveries: Vec<_> = batch
         .iter()
@@ -135,7 +158,7 @@ async fn accept_events(
                     .iter()
                     .map(|(event, _)| event.event.event_type.as_str())
                     .collect::<Vec<_>>(),
-                &now,
+                &due_at,
             ],
         )
         .await?;

@@ -18,6 +18,7 @@ use lapin::message::Delivery;
 use lapin::options::BasicAckOptions;
 use lapin::{Channel, Consumer};
 use shared::catalogue::Feed;
+use shared::clock;
 use shared::ids::{DeliveryId, EventUid};
 use shared::job::Job;
 use shared::publish::{Outgoing, publish_all};
@@ -107,7 +108,7 @@ async fn see_through(
     else {
         return Ok(Seen::Stopped);
     };
-    let now = OffsetDateTime::now_utc();
+    let now = clock::now();
     let mut taken = Vec::new();
     let mut parked = Vec::new();
     let events = batch.iter().map(|message| read(intake, message)).collect();
@@ -126,7 +127,12 @@ async fn see_through(
     // Halves of what PostgreSQL can't store, down to the one event to blame.
     let mut parts = vec![taken.as_slice()];
     while let Some(part) = parts.pop() {
-        match until_done(&intake.stop, "writing events", || write(intake, now, part)).await {
+        let mut tried = false;
+        let written = until_done(&intake.stop, "writing events", || {
+            let again = std::mem::replace(&mut tried, true);
+            write(intake, now, part, again)
+        });
+        match written.await {
             None => return Ok(Seen::Stopped),
             Some(Written::All(outcome)) => jobs.push(outcome),
             Some(Written::Unstorable(reason)) => match part {
@@ -242,14 +248,15 @@ enum Written<J> {
     Unstorable(String),
 }
 
-/// Writes what is new.
+/// Writes what is new. `again`: an earlier try failed, perhaps after its commit.
 async fn write<'a>(
     intake: &Intake,
     now: OffsetDateTime,
     part: &'a [Taken<'a>],
+    again: bool,
 ) -> anyhow::Result<Written<impl Iterator<Item = Job> + use<'a>>> {
     let matched: Vec<&Matched> = part.iter().map(|taken| &taken.event).collect();
-    let new = match accept::accept(&intake.pool, now, &matched).await {
+    let new = match accept::accept(&intake.pool, now, &matched, again).await {
         Ok(new) => new,
         Err(error) => match unstorable(&error) {
             Some(reason) => return Ok(Written::Unstorable(reason)),

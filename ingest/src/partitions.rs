@@ -7,6 +7,8 @@
 
 use anyhow::Context;
 use deadpool_postgres::{Client, Pool};
+use shared::clock;
+use shared::partitions::make;
 use time::{Date, Duration, OffsetDateTime};
 
 /// How many days of partitions exist ahead of today.
@@ -21,8 +23,8 @@ const LOOKS_BACK: i64 = 7;
 /// # Errors
 /// If PostgreSQL fails. The next call goes on from there.
 pub async fn maintain(pool: &Pool, until: OffsetDateTime) -> anyhow::Result<()> {
-    let mut client = pool.get().await.context("connecting to PostgreSQL")?;
-    let made = create(&mut client).await?;
+    let made = make(pool, AHEAD).await?;
+    let client = pool.get().await.context("connecting to PostgreSQL")?;
     let locked: bool = client
         .query_one(
             "-- partitions_lock\nSELECT pg_try_advisory_lock($1)",
@@ -51,24 +53,6 @@ pub async fn maintain(pool: &Pool, until: OffsetDateTime) -> anyhow::Result<()> 
         tracing::info!(made, dropped, "partitions");
     }
     Ok(())
-}
-
-/// Waits only briefly for its locks: queries come first, and it runs again.
-async fn create(client: &mut Client) -> anyhow::Result<i32> {
-    let transaction = client.transaction().await?;
-    transaction
-        .batch_execute("SET LOCAL lock_timeout = '200ms'")
-        .await?;
-    let made = transaction
-        .query_one(
-            "-- create_partitions\nSELECT create_partitions($1)",
-            &[&AHEAD],
-        )
-        .await
-        .context("making the coming days' partitions")?
-        .get(0);
-    transaction.commit().await?;
-    Ok(made)
 }
 
 /// A partition that is to go.
@@ -105,6 +89,9 @@ async fn drop_outdated(client: &Client, until: OffsetDateTime) -> anyhow::Result
 }
 
 // The names are made by `create_partitions` alone; the pattern lets no other pass.
+// Deliveries go first: a verdict on one that is gone changes nothing, while one
+// whose attempts are gone couldn't be written. Events go last: a delivery's is
+// there as long as it is.
 async fn outdated(client: &Client, until: OffsetDateTime) -> anyhow::Result<Vec<Outdated>> {
     let statement = client
         .prepare_cached(
@@ -116,7 +103,8 @@ async fn outdated(client: &Client, until: OffsetDateTime) -> anyhow::Result<Vec<
              WHERE c.relkind = 'r' AND c.relnamespace = current_schema()::regnamespace \
                AND c.relname ~ '^(events|deliveries|attempts)_[0-9]{8}$' \
                AND to_date(right(c.relname, 8), 'YYYYMMDD') + 1 <= ($1::timestamptz AT TIME ZONE 'UTC')::date \
-             ORDER BY right(c.relname, 8), c.relname",
+             ORDER BY right(c.relname, 8), \
+                 array_position(ARRAY['deliveries', 'attempts', 'events'], split_part(c.relname, '_', 1))",
         )
         .await?;
     let rows = client.query(&statement, &[&until]).await?;
@@ -158,7 +146,7 @@ pub async fn weigh(pool: &Pool, retention: Duration) -> anyhow::Result<Size> {
         .iter()
         .map(|row| (row.get(0), row.get(1)))
         .collect();
-    Ok(forecast(&days, retention, OffsetDateTime::now_utc()))
+    Ok(forecast(&days, retention, clock::now()))
 }
 
 /// The mean of the last full days that have anything in them; of today so far, if

@@ -9,10 +9,10 @@
 use std::time::Duration;
 
 use deadpool_postgres::Transaction;
+use shared::clock;
 use shared::ids::DeliveryId;
 use shared::job::Job;
 use shared::publish::Publisher;
-use time::OffsetDateTime;
 use tracing::warn;
 
 /// The states from which a delivery can begin again.
@@ -33,7 +33,7 @@ pub async fn restart_deliveries(
     deliveries: &[DeliveryId],
     states: &[&str],
 ) -> Result<Vec<Job>, tokio_postgres::Error> {
-    let now = OffsetDateTime::now_utc();
+    let now = clock::now();
     let statement = transaction.prepare_cached(RESTART_DELIVERIES).await?;
     let rows = transaction
         .query(&statement, &[&deliveries, &states, &now, &MOST_ATTEMPTS])

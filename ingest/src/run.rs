@@ -10,11 +10,11 @@ use futures_util::future::try_join_all;
 use shared::amqp::{Broker, Session, keep_session};
 use shared::attempt::Sender;
 use shared::catalogue::Feed;
+use shared::clock;
 use shared::publish::{Publications, publisher};
 use shared::supervise::{Readiness, until_done};
 use shared::topology::INGEST_QUEUE;
 use shared::{postgres, telemetry};
-use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -144,7 +144,11 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
 }
 
 async fn wait_for_schema(pool: &Pool, stop: &CancellationToken) -> Option<()> {
-    until_done(stop, "not started yet", || postgres::check_schema(pool)).await
+    until_done(stop, "not started yet", || async {
+        postgres::check_schema(pool).await?;
+        postgres::measure_clock(pool).await
+    })
+    .await
 }
 
 /// What runs on each session in turn.
@@ -194,7 +198,7 @@ async fn upkeep(pool: Pool, retention: time::Duration, stop: CancellationToken) 
     loop {
         tokio::select! {
             _ = maintenance.tick() => {
-                let until = OffsetDateTime::now_utc() - retention;
+                let until = clock::now() - retention;
                 if let Err(error) = partitions::maintain(&pool, until).await {
                     warn!(error = format!("{error:#}"), "maintaining partitions");
                     maintenance.reset_after(Duration::from_secs(60));

@@ -23,6 +23,7 @@ use secrecy::ExposeSecret;
 use time::OffsetDateTime;
 use url::Url;
 
+use crate::clock;
 use crate::destination::{Destinations, Forbidden};
 use crate::dialect::{Dialect, Message, Wire};
 use crate::resolver::{CheckedResolver, Unresolved};
@@ -220,7 +221,7 @@ impl Sender {
 
     /// Makes one attempt.
     pub async fn attempt(&self, attempt: Attempt<'_>) -> Report {
-        let started_at = OffsetDateTime::now_utc();
+        let started_at = clock::now();
         let clock = Instant::now();
         let Attempt {
             message,

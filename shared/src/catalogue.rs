@@ -23,6 +23,7 @@ use tokio_postgres::{AsyncMessage, NoTls};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::clock;
 use crate::ids::{EventType, Tenant, WebhookId};
 use crate::postgres;
 use crate::seal::Keyring;
@@ -31,7 +32,8 @@ use crate::telemetry::metrics;
 use crate::tenant::TenantSettings;
 use crate::webhook::Webhook;
 
-/// How long a dead listening connection may go unnoticed: it is asked this often.
+/// How long a dead listening connection may go unnoticed: it is asked for the time
+/// this often.
 const PROBE: Duration = Duration::from_secs(10);
 
 /// What changed, in the order of revisions.
@@ -240,6 +242,7 @@ impl Feed {
         };
         let listen = async {
             client.batch_execute("LISTEN posthorn_catalogue").await?;
+            clock::measure_first(&client).await?;
             // What was announced while nobody listened.
             self.reload().await?;
             info!("listening to PostgreSQL");
@@ -247,7 +250,7 @@ impl Feed {
             backoff.reset();
             loop {
                 tokio::time::sleep(PROBE).await;
-                tokio::time::timeout(PROBE, client.simple_query("SELECT 1")).await??;
+                tokio::time::timeout(PROBE, clock::measure(&client)).await??;
             }
         };
         let (announced, mut refreshes) = tokio::sync::mpsc::channel::<()>(1);

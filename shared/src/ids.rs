@@ -11,7 +11,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::OffsetDateTime;
@@ -20,7 +20,9 @@ use type_safe_id::{StaticType, TypeSafeId};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type as JsonType};
 use utoipa::{PartialSchema, ToSchema};
-use uuid::Uuid;
+use uuid::{ContextV7, Timestamp, Uuid};
+
+use crate::clock;
 
 /// A string that isn't the id or name it was taken for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,7 +58,7 @@ macro_rules! typed_id {
             /// A new id whose time is now.
             #[must_use]
             pub fn generate() -> Self {
-                Self(Uuid::now_v7())
+                Self(next_uuid())
             }
 
             /// The UUID behind the text.
@@ -215,6 +217,14 @@ impl DeliveryId {
     pub fn accepted_at(self) -> OffsetDateTime {
         time_of(self.0)
     }
+}
+
+/// A UUIDv7 of now, above all that this process has made in the same millisecond.
+fn next_uuid() -> Uuid {
+    static COUNT: Mutex<ContextV7> = Mutex::new(ContextV7::new());
+    let now = clock::now();
+    let seconds = now.unix_timestamp().unsigned_abs();
+    Uuid::new_v7(Timestamp::from_unix(&COUNT, seconds, now.nanosecond()))
 }
 
 /// A UUIDv7 of the given moment.

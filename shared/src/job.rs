@@ -154,9 +154,19 @@ impl Job {
         self.attempt.saturating_sub(before).max(1)
     }
 
+    /// Whether it is a delivery's very first try: due when its event was accepted,
+    /// which is over, whatever a clock says.
+    #[must_use]
+    pub fn is_first_try(&self) -> bool {
+        self.attempt == 1 && self.restart.is_none() && self.due_at == self.delivery.accepted_at()
+    }
+
     /// How long until it may be attempted; zero or less when it may be now.
     #[must_use]
     pub fn wait(&self, now: OffsetDateTime) -> Duration {
+        if self.is_first_try() {
+            return Duration::ZERO;
+        }
         self.due_at - now
     }
 
@@ -249,6 +259,27 @@ mod tests {
         assert_eq!((again.attempt_since_began(), again.began_at()), (2, at));
         assert_eq!(job().attempt_since_began(), 3);
         assert_eq!(job().began_at(), datetime!(2026-11-22 10:00 UTC));
+    }
+
+    #[test]
+    fn a_first_try_waits_for_no_clock() {
+        let mut first = Job {
+            attempt: 1,
+            ..job()
+        };
+        first.due_at = first.delivery.accepted_at();
+        let slow_clock = first.due_at - Duration::minutes(3);
+        assert_eq!(first.wait(slow_clock), Duration::ZERO);
+        let deferred = Job {
+            due_at: first.due_at + Duration::seconds(1),
+            ..first.clone()
+        };
+        assert!(deferred.wait(slow_clock) > Duration::minutes(3));
+        let retry = Job {
+            attempt: 2,
+            ..first
+        };
+        assert_eq!(retry.wait(slow_clock), Duration::minutes(3));
     }
 
     #[test]

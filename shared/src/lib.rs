@@ -8,12 +8,14 @@
 pub mod amqp;
 pub mod attempt;
 pub mod catalogue;
+pub mod clock;
 pub mod destination;
 pub mod dialect;
 pub mod headers;
 pub mod ids;
 pub mod job;
 pub mod operational;
+pub mod partitions;
 pub mod postgres;
 pub mod publish;
 mod resolver;

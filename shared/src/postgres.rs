@@ -12,6 +12,7 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::{Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::clock;
 use crate::telemetry::metrics;
 
 mod embedded {
@@ -117,6 +118,15 @@ pub async fn migrate(pool: &Pool) -> anyhow::Result<usize> {
         .context("migrating the database")?
         .applied_migrations()
         .len())
+}
+
+/// Learns what time PostgreSQL's clock shows: before anything else is done.
+///
+/// # Errors
+/// If the database can't be reached.
+pub async fn measure_clock(pool: &Pool) -> anyhow::Result<()> {
+    let client = pool.get().await.context("connecting to PostgreSQL")?;
+    clock::measure_first(&client).await
 }
 
 /// Fails unless the schema is the one that this binary was built for.

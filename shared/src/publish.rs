@@ -63,7 +63,7 @@ impl Outgoing {
     #[must_use]
     pub fn job(job: &Job, now: OffsetDateTime, shards: u16) -> Self {
         let shard = topology::shard_of(job.webhook, shards);
-        let (exchange, routing_key) = topology::route(job.due_at, now, shard);
+        let (exchange, routing_key) = topology::route(now + job.wait(now), now, shard);
         let properties = persistent()
             // At most 30 bytes: a TypeID.
             .with_message_id(job.delivery.to_string().into())
@@ -73,6 +73,20 @@ impl Outgoing {
             routing_key: routing_key.into(),
             properties,
             body: job.encode(),
+        }
+    }
+
+    /// A job that can't be finished, on its way to the parking queue: as
+    /// [`Outgoing::dead`], where the message itself isn't at hand any more.
+    #[must_use]
+    pub fn dead_job(job: &Job, reason: &str, shards: u16) -> Self {
+        let now = Self::job(job, job.due_at, shards);
+        let mut headers = FieldTable::default();
+        set_origin(&mut headers, reason, now.exchange, now.routing_key.as_str());
+        Self {
+            exchange: topology::DEAD,
+            properties: now.properties.with_headers(headers),
+            ..now
         }
     }
 
@@ -96,16 +110,8 @@ impl Outgoing {
                 headers.insert(key.clone(), value.clone());
             }
         }
-        // It may repeat what the producer wrote.
-        let cut = reason.char_indices().nth(MAX_REASON);
-        let reason = cut.map_or(reason, |(at, _)| &reason[..at]);
-        for (key, value) in [
-            (REASON_HEADER, reason),
-            (EXCHANGE_HEADER, message.exchange.as_str()),
-            (ROUTING_KEY_HEADER, message.routing_key.as_str()),
-        ] {
-            headers.insert(key.into(), AMQPValue::LongString(value.into()));
-        }
+        let routing_key = message.routing_key.as_str();
+        set_origin(&mut headers, reason, message.exchange.as_str(), routing_key);
         // Not copied: an expiry, and a user id, which has to be the publisher's.
         let original = &message.properties;
         let mut properties = persistent().with_headers(headers);
@@ -133,6 +139,20 @@ impl Outgoing {
             properties,
             body: message.data.clone(),
         }
+    }
+}
+
+/// Says why a message is parked, and where it was published to.
+fn set_origin(headers: &mut FieldTable, reason: &str, exchange: &str, routing_key: &str) {
+    // It may repeat what the producer wrote.
+    let cut = reason.char_indices().nth(MAX_REASON);
+    let reason = cut.map_or(reason, |(at, _)| &reason[..at]);
+    for (key, value) in [
+        (REASON_HEADER, reason),
+        (EXCHANGE_HEADER, exchange),
+        (ROUTING_KEY_HEADER, routing_key),
+    ] {
+        headers.insert(key.into(), AMQPValue::LongString(value.into()));
     }
 }
 

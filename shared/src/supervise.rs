@@ -7,6 +7,8 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
+
 /// Exponential pauses between tries, with jitter, up to a cap.
 #[derive(Debug, Clone)]
 pub struct Backoff {
@@ -69,6 +71,7 @@ impl Readiness {
             .into_iter()
             .filter(|(is, _)| !is.load(Ordering::Relaxed))
             .map(|(_, name)| name)
+            .chain(clock::is_far_off().then_some("clock within 10 s of PostgreSQL's"))
             .collect()
     }
 }

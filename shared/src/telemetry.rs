@@ -11,7 +11,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, TextEncoder,
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, TextEncoder,
 };
 use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
@@ -66,6 +66,8 @@ pub struct Metrics {
     pub postgres_connects: IntCounter,
     /// Webhook rows that couldn't be opened with our keys.
     pub unreadable_webhooks: IntCounter,
+    /// PostgreSQL's clock minus this machine's.
+    pub clock_offset: Gauge,
 }
 
 /// The metrics of this process.
@@ -92,6 +94,10 @@ pub fn metrics() -> &'static Metrics {
             "posthorn_unreadable_webhooks_total",
             "Webhook rows that could not be opened with MASTER_KEY.",
         ),
+        clock_offset: register(Gauge::new(
+            "posthorn_clock_offset_seconds",
+            "PostgreSQL's clock minus this machine's.",
+        )),
     })
 }
 

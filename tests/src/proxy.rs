@@ -2,20 +2,21 @@
 //! stalls it, slows it down, each way.
 //!
 //! It stands between two parts of a test, which know nothing of it: both see
-//! only sockets. It never looks at what it carries.
+//! only sockets. It looks at what it carries only if a test asks it to lose the
+//! answer to something that is said ([`Proxy::lose_answer`]).
 //!
 //! A stall is the fault that nobody is told of: connections stay open, new ones
 //! are accepted, bytes go nowhere until it is over, and then arrive.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinHandle;
 
 /// What is read before it is passed on.
@@ -55,7 +56,58 @@ pub struct Proxy {
     ways: Arc<watch::Sender<Ways>>,
     ends: broadcast::Sender<End>,
     open: Arc<AtomicUsize>,
+    trap: Arc<Trap>,
     accepting: JoinHandle<()>,
+}
+
+/// Waits for a connection that says one thing and later another.
+#[derive(Default)]
+struct Trap {
+    set: Mutex<Option<(Vec<u8>, Vec<u8>)>>,
+    lost: AtomicUsize,
+}
+
+impl Trap {
+    fn set(&self) -> std::sync::MutexGuard<'_, Option<(Vec<u8>, Vec<u8>)>> {
+        self.set.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What one connection has said so far, as far as the trap wants to know.
+#[derive(Default)]
+struct Said {
+    /// The end of what was said: words may come in two pieces.
+    tail: Vec<u8>,
+    /// Whether the first of the two was said.
+    first: bool,
+}
+
+impl Said {
+    /// Whether this completes what the trap waits for; the trap is gone then.
+    fn springs(&mut self, chunk: &[u8], trap: &Trap) -> bool {
+        let mut set = trap.set();
+        let Some((first, then)) = set.as_ref() else {
+            return false;
+        };
+        self.tail.extend_from_slice(chunk);
+        if !self.first
+            && let Some(at) = find(&self.tail, first)
+        {
+            self.first = true;
+            self.tail.drain(..at + first.len());
+        }
+        if self.first && find(&self.tail, then).is_some() {
+            *set = None;
+            return true;
+        }
+        let kept = first.len().max(then.len());
+        self.tail.drain(..self.tail.len().saturating_sub(kept));
+        false
+    }
+}
+
+fn find(text: &[u8], word: &[u8]) -> Option<usize> {
+    text.windows(word.len()).position(|part| part == word)
 }
 
 impl Proxy {
@@ -69,17 +121,18 @@ impl Proxy {
         let ways = Arc::new(watch::Sender::new(Ways::default()));
         let (ends, _) = broadcast::channel(4);
         let open = Arc::new(AtomicUsize::new(0));
+        let trap = Arc::new(Trap::default());
         let accepting = tokio::spawn({
             let (target, ways, ends) = (target.to_owned(), ways.clone(), ends.clone());
-            let open = open.clone();
+            let (open, trap) = (open.clone(), trap.clone());
             async move {
                 while let Ok((near, _)) = listener.accept().await {
                     // Asked for here, so that an end that follows is not missed.
                     let (ways, ends) = (ways.subscribe(), ends.subscribe());
-                    let (target, open) = (target.clone(), open.clone());
+                    let (target, open, trap) = (target.clone(), open.clone(), trap.clone());
                     tokio::spawn(async move {
                         open.fetch_add(1, Ordering::Relaxed);
-                        carry(near, &target, ways, ends).await;
+                        carry(near, &target, ways, ends, &trap).await;
                         open.fetch_sub(1, Ordering::Relaxed);
                     });
                 }
@@ -90,6 +143,7 @@ impl Proxy {
             ways,
             ends,
             open,
+            trap,
             accepting,
         })
     }
@@ -116,6 +170,19 @@ impl Proxy {
         self.set(Way::Clear, Way::Clear);
     }
 
+    /// Loses one answer: of the next connection that says `first` and later `then`,
+    /// `then` gets through, and its answer comes back as far as here. Then the
+    /// connection is reset.
+    pub fn lose_answer(&self, first: &str, then: &str) {
+        *self.trap.set() = Some((first.into(), then.into()));
+    }
+
+    /// How many answers were lost so far.
+    #[must_use]
+    pub fn lost(&self) -> usize {
+        self.trap.lost.load(Ordering::Relaxed)
+    }
+
     /// Ends every connection. New ones are accepted as before.
     pub fn end(&self, how: End) {
         // Without a connection nobody listens.
@@ -136,6 +203,7 @@ async fn carry(
     target: &str,
     ways: watch::Receiver<Ways>,
     mut ends: broadcast::Receiver<End>,
+    trap: &Trap,
 ) {
     // A target that is down is a connection that was accepted and closed.
     let Ok(mut far) = TcpStream::connect(target).await else {
@@ -145,11 +213,38 @@ async fn carry(
     let _ = (near.set_nodelay(true), far.set_nodelay(true));
     let end = {
         let ((near_in, near_out), (far_in, far_out)) = (near.split(), far.split());
-        let there = pump(near_in, far_out, ways.clone(), |ways| ways.there);
-        let back = pump(far_in, near_out, ways, |ways| ways.back);
+        let (mut said, sprung, lost) = (Said::default(), AtomicBool::new(false), Notify::new());
+        let there = pump(
+            near_in,
+            far_out,
+            ways.clone(),
+            |ways| ways.there,
+            |chunk| {
+                // Before it is passed on: its answer can't be there yet.
+                if said.springs(chunk, trap) {
+                    sprung.store(true, Ordering::Relaxed);
+                }
+                true
+            },
+        );
+        let back = pump(
+            far_in,
+            near_out,
+            ways,
+            |ways| ways.back,
+            |_| {
+                let lose = sprung.load(Ordering::Relaxed);
+                if lose {
+                    trap.lost.fetch_add(1, Ordering::Relaxed);
+                    lost.notify_one();
+                }
+                !lose
+            },
+        );
         tokio::select! {
             // One side may be done sending while the other still answers.
             _ = async { tokio::join!(there, back) } => End::Cut,
+            () = lost.notified() => End::Reset,
             // Too many ends at once are an end, too.
             end = ends.recv() => end.unwrap_or(End::Cut),
         }
@@ -160,12 +255,14 @@ async fn carry(
     }
 }
 
-/// Passes bytes on, one way, until the sender is done or the receiver gone.
+/// Passes bytes on, one way, until the sender is done or the receiver gone. What
+/// `passes` says no to, and all that follows, goes nowhere.
 async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     mut ways: watch::Receiver<Ways>,
     of: fn(Ways) -> Way,
+    mut passes: impl FnMut(&[u8]) -> bool,
 ) {
     let mut chunk = vec![0; CHUNK];
     while let Ok(count) = from.read(&mut chunk).await {
@@ -179,6 +276,9 @@ async fn pump(
         };
         if let Way::Slow(by) = way {
             tokio::time::sleep(by).await;
+        }
+        if count > 0 && !passes(&chunk[..count]) {
+            return std::future::pending().await;
         }
         if count == 0 || to.write_all(&chunk[..count]).await.is_err() {
             break;
@@ -264,6 +364,22 @@ mod tests {
         proxy.end(End::Reset);
         let error = stream.read(&mut [0]).await.unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn one_answer_is_lost_after_it_was_given() {
+        let (proxy, mut stream) = to_an_echo().await;
+        proxy.lose_answer("first", "then");
+        stream.write_all(b"then fir").await.unwrap();
+        stream.read_exact(&mut [0; 8]).await.unwrap();
+        stream.write_all(b"st").await.unwrap();
+        stream.read_exact(&mut [0; 2]).await.unwrap();
+        assert_eq!(proxy.lost(), 0);
+        stream.write_all(b"then").await.unwrap();
+        assert!(stream.read(&mut [0]).await.is_err());
+        assert_eq!(proxy.lost(), 1);
+        let mut again = TcpStream::connect(proxy.address()).await.unwrap();
+        says_it_back(&mut again).await.unwrap();
     }
 
     #[tokio::test]

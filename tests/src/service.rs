@@ -94,8 +94,20 @@ impl Service {
     /// # Errors
     /// If it ends before, or isn't ready within a minute.
     pub async fn ready(&mut self) -> anyhow::Result<()> {
+        self.answers_yes("/readyz").await
+    }
+
+    /// Waits until `/healthz` says yes.
+    ///
+    /// # Errors
+    /// If it ends before, or doesn't within a minute.
+    pub async fn alive(&mut self) -> anyhow::Result<()> {
+        self.answers_yes("/healthz").await
+    }
+
+    async fn answers_yes(&mut self, path: &str) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
-        let url = self.url("/readyz");
+        let url = self.url(path);
         loop {
             if let Some(status) = self.child.try_wait()? {
                 bail!("{} ended with {status}:\n{}", self.name, self.log_tail());
@@ -109,7 +121,11 @@ impl Service {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                bail!("{} is not ready:\n{}", self.name, self.log_tail());
+                bail!(
+                    "{} does not say yes at {path}:\n{}",
+                    self.name,
+                    self.log_tail()
+                );
             }
             tokio::time::sleep(Duration::from_millis(25)).await;
         }

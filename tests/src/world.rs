@@ -212,6 +212,12 @@ impl World {
     /// # Panics
     /// If it doesn't become ready.
     pub async fn service(&self, binary: &str, settings: &[(&str, &str)]) -> Service {
+        let mut service = self.start_service(binary, settings);
+        must("becoming ready", service.ready().await);
+        service
+    }
+
+    fn start_service(&self, binary: &str, settings: &[(&str, &str)]) -> Service {
         let n = self.services.fetch_add(1, Ordering::Relaxed);
         let name = format!("{binary}-{n}");
         let log = self.folder.join(format!("{name}.log"));
@@ -222,11 +228,20 @@ impl World {
                 .map(|(n, v)| ((*n).to_owned(), (*v).to_owned())),
         );
         let address = must("a port", free_address());
-        let mut service = must(
+        must(
             "starting",
             Service::start(&name, binary, &address, &all, &log),
-        );
-        must("becoming ready", service.ready().await);
+        )
+    }
+
+    /// A service with settings of its own that has been started, and answers, but
+    /// need not become ready.
+    ///
+    /// # Panics
+    /// If it ends, or doesn't answer.
+    pub async fn started(&self, binary: &str, settings: &[(&str, &str)]) -> Service {
+        let mut service = self.start_service(binary, settings);
+        must("starting", service.alive().await);
         service
     }
 

@@ -1,4 +1,5 @@
 use super::*;
+use shared::clock;
 
 fn gate_of(capacity: usize) -> Arc<Gate> {
     Gate::new(Crowd::new(capacity))
@@ -14,7 +15,7 @@ fn observed(gate: &Arc<Gate>, took: Duration) {
 }
 
 async fn enter(gate: &Arc<Gate>) -> Result<Place, Closed> {
-    gate.enter(OffsetDateTime::now_utc()).await
+    gate.enter(clock::now()).await
 }
 
 /// Takes what places there are.
@@ -29,7 +30,7 @@ async fn fill(gate: &Arc<Gate>) -> Vec<Place> {
 
 fn answer_all(places: Vec<Place>) {
     for place in places {
-        place.leave(false, Duration::from_millis(1), OffsetDateTime::now_utc());
+        place.leave(false, Duration::from_millis(1), clock::now());
     }
 }
 
@@ -41,7 +42,7 @@ async fn a_struggling_endpoints_surplus_is_spread_over_its_own_pace() {
     let _all = fill(&gate).await;
     observed(&gate, Duration::from_secs(16));
     gate.state().standing = Standing::Struggles;
-    let now = OffsetDateTime::now_utc();
+    let now = clock::now();
     gate.state().horizon = now;
     // Eight places for 16 s each: one in two seconds.
     let mut moments = Vec::new();
@@ -61,7 +62,7 @@ async fn a_backlog_is_planned_with_the_places_there_will_be() {
     let _all = fill(&gate).await;
     observed(&gate, Duration::from_secs(10));
     gate.state().standing = Standing::Answers;
-    let now = OffsetDateTime::now_utc();
+    let now = clock::now();
     let last_of = async |jobs: usize| {
         gate.state().horizon = now;
         let mut last = now;
@@ -131,7 +132,7 @@ async fn places_grow_while_it_answers_and_halve_when_it_struggles() {
     assert!(grown > 4.0 * FIRST_PLACES, "{grown}");
     let all = fill(&gate).await;
     observed(&gate, Duration::from_millis(1));
-    let now = OffsetDateTime::now_utc();
+    let now = clock::now();
     for place in all.into_iter().take(8) {
         place.leave(true, Duration::from_millis(1), now);
     }
@@ -141,7 +142,7 @@ async fn places_grow_while_it_answers_and_halve_when_it_struggles() {
 #[tokio::test]
 async fn one_that_is_down_is_not_asked_and_begins_with_one() {
     let gate = gate();
-    let now = OffsetDateTime::now_utc();
+    let now = clock::now();
     let took = Duration::from_millis(1);
     let at = loop {
         match gate.enter(now).await {
@@ -179,7 +180,7 @@ async fn those_that_wait_are_sent_away_when_it_goes_down() {
         async move { enter(&gate).await }
     });
     tokio::task::yield_now().await;
-    let now = OffsetDateTime::now_utc();
+    let now = clock::now();
     for _ in 0..20 {
         gate.state().circuit.failed(now);
     }
@@ -190,7 +191,7 @@ async fn those_that_wait_are_sent_away_when_it_goes_down() {
 #[tokio::test]
 async fn jobs_of_one_that_is_down_dont_all_come_back_at_once() {
     let gate = gate();
-    let now = OffsetDateTime::now_utc();
+    let now = clock::now();
     for _ in 0..20 {
         gate.state().circuit.failed(now);
     }
@@ -254,7 +255,7 @@ async fn who_waited_in_vain_while_others_were_let_in_thinks_no_worse_of_it() {
         async move { enter(&gate).await.is_ok() }
     });
     tokio::task::yield_now().await;
-    gate.state().moved_at = OffsetDateTime::now_utc();
+    gate.state().moved_at = clock::now();
     assert!(!waiting.await.unwrap(), "it waited in vain");
     assert_eq!(gate.state().standing, Standing::Answers);
 }
@@ -263,7 +264,7 @@ async fn who_waited_in_vain_while_others_were_let_in_thinks_no_worse_of_it() {
 async fn nothing_is_put_off_farther_than_a_quarter_of_an_hour() {
     let gate = gate();
     let _all = fill(&gate).await;
-    let now = OffsetDateTime::now_utc();
+    let now = clock::now();
     for _ in 0..5_000 {
         match gate.enter(now).await {
             Err(Closed::Full(at)) => assert!(at <= now + FARTHEST),
@@ -278,7 +279,7 @@ async fn one_that_hangs_shows_it_before_its_first_timeout() {
     let held = fill(&gate).await;
     observed(&gate, Duration::from_millis(10));
     // Ten seconds for two places: one in five seconds.
-    let now = OffsetDateTime::now_utc() + Duration::from_secs(10);
+    let now = clock::now() + Duration::from_secs(10);
     gate.state().horizon = now;
     let mut moments = Vec::new();
     for _ in 0..11 {

@@ -12,8 +12,8 @@ use futures_util::future::join_all;
 use lapin::types::AMQPValue;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use shared::clock;
 use shared::ids::DeadLetterId;
-use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -315,7 +315,7 @@ async fn replay_many(
 /// Publishes what can be, and deletes what was confirmed, before it fails for
 /// what wasn't.
 async fn replay_part(api: &Api, letters: Vec<Letter>) -> Result<Replayed> {
-    let now = OffsetDateTime::now_utc();
+    let now = clock::now();
     let found = letters.len() as i64;
     let publishing = letters.into_iter().filter_map(|letter| {
         let message = letter.again(now, api.shards)?;

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use deadpool_postgres::Client;
 use serde::Deserialize;
+use shared::clock;
 use shared::ids::{DeliveryId, EventId, EventType, Tenant, WebhookId, first_uuid_at};
-use time::OffsetDateTime;
 use tokio_postgres::Row;
 use utoipa::IntoParams;
 use uuid::Uuid;
@@ -120,7 +120,7 @@ impl Filter {
         let until = self.until.map(|Timestamp(at)| first_uuid_at(at));
         let before = page.after::<DeliveryId>()?.map(DeliveryId::uuid);
         // The days to come have partitions, and planning costs more than looking.
-        let to_come = first_uuid_at(OffsetDateTime::now_utc() + CLOCKS);
+        let to_come = first_uuid_at(clock::now() + CLOCKS);
         Ok(Search {
             states: self.status.as_deref().map(states).transpose()?,
             event_type: event_type.map_err(|error| parsed("event_type", error))?,

@@ -8,10 +8,10 @@ use axum::extract::State;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde::Serialize;
+use shared::clock;
 use shared::ids::WebhookId;
 use shared::secret::SigningKey;
 use shared::webhook::Webhook;
-use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -75,7 +75,7 @@ async fn show(State(api): State<Shared>, Id(id): Id<WebhookId>) -> Result<Json<K
         .ok_or_else(|| Problem::not_found(format!("there are no keys of {id}")))?;
     let webhook =
         Webhook::read(&row, &api.keys).map_err(|error| Problem::from(anyhow::Error::new(error)))?;
-    let keys = webhook.secrets.signing_keys(OffsetDateTime::now_utc());
+    let keys = webhook.secrets.signing_keys(clock::now());
     Ok(Json(KeySet {
         keys: keys.map(Key::of).collect(),
     }))

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use shared::clock;
 use shared::ids::{EventType, ReplayId, Tenant, WebhookId, first_uuid_at};
 use time::OffsetDateTime;
 use tokio_postgres::Row;
@@ -133,7 +134,7 @@ struct Checked {
 impl NewReplay {
     fn check(self) -> Result<Checked> {
         let Timestamp(since) = self.since;
-        let now = OffsetDateTime::now_utc();
+        let now = clock::now();
         let until = self.until.map_or(now, |Timestamp(at)| at);
         if since >= until {
             return Err(Problem::field("since", "must be before `until`"));

@@ -6,9 +6,10 @@
 use axum::Json;
 use axum::extract::State;
 use serde::Deserialize;
+use shared::clock;
 use shared::ids::WebhookId;
 use shared::secret::{Secret, SigningKey};
-use time::{Duration, OffsetDateTime};
+use time::Duration;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -85,7 +86,7 @@ async fn rotate(
         }
         None => Secret::generate(),
     };
-    let until = OffsetDateTime::now_utc() + Duration::seconds(i64::from(overlap));
+    let until = clock::now() + Duration::seconds(i64::from(overlap));
     let until = (overlap > 0).then_some(until);
     let client = api.pool.get().await?;
     let statement = client

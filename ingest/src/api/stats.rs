@@ -10,6 +10,7 @@ use axum::Json;
 use axum::extract::State;
 use deadpool_postgres::Client;
 use serde::{Deserialize, Serialize};
+use shared::clock;
 use shared::ids::WebhookId;
 use shared::stats::{OUTCOMES, PERIOD, Subject, Tally};
 use time::OffsetDateTime;
@@ -181,7 +182,7 @@ async fn of_tenant(
 
 async fn stats(client: &Client, subject: Subject<'_>, window: Window) -> Result<Stats> {
     let subject = subject.to_string();
-    let now = OffsetDateTime::now_utc();
+    let now = clock::now();
     let (length, step) = window.lengths();
     let since = floor(now.unix_timestamp() - length, PERIOD);
     let rows = stats_since(client, &subject, since).await?;

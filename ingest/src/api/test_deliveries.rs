@@ -15,11 +15,11 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use shared::attempt::{Answer, Attempt, Failure, Keep, Purpose, Report, Sender};
+use shared::clock;
 use shared::dialect::{Dialect, Meaning, Message};
 use shared::ids::{DeliveryId, EventId, EventType, EventUid, Tenant, WebhookId};
 use shared::tenant::MAX_PAYLOAD;
 use shared::webhook::Webhook;
-use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -249,7 +249,7 @@ async fn send(api: &Api, tenant: &Tenant, id: WebhookId, new: NewTest) -> Result
     };
     check(api, tenant, &data)?;
     let event_id = test_event_id();
-    let now = OffsetDateTime::now_utc();
+    let now = clock::now();
     let message = Message {
         event_id: &event_id,
         event_type: &event_type,
@@ -445,7 +445,7 @@ mod tests {
     fn verdict(dialect: &str, result: std::result::Result<Answer, Failure>) -> (bool, String) {
         let report = Report {
             request: None,
-            started_at: OffsetDateTime::UNIX_EPOCH,
+            started_at: time::OffsetDateTime::UNIX_EPOCH,
             took: Duration::from_secs(3),
             remote: None,
             result,

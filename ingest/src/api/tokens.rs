@@ -8,8 +8,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
+use shared::clock;
 use shared::ids::{Tenant, TokenId};
-use time::OffsetDateTime;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use utoipa::ToSchema;
@@ -130,10 +130,7 @@ async fn issue(
         (Some(own), Some(asked)) if own != asked => return Err(unknown()),
         (own, asked) => own.or(asked),
     };
-    if new
-        .expires_at
-        .is_some_and(|at| at.0 <= OffsetDateTime::now_utc())
-    {
+    if new.expires_at.is_some_and(|at| at.0 <= clock::now()) {
         return Err(Problem::field("expires_at", "must be in the future"));
     }
     let role = new.role.unwrap_or(Role::Manager);

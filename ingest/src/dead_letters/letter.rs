@@ -109,8 +109,8 @@ impl Letter {
         }
     }
 
-    /// The job that this is, if the broker gave it up: one that we park ourselves
-    /// can't be read.
+    /// The job that this is, if the broker gave it up, or a dispatcher that can't
+    /// write down what came of it. Any other that we park can't be read.
     pub fn job_given_up(&self) -> Option<Job> {
         let is_one = self.origin == Origin::Parking && self.exchange == topology::JOBS;
         is_one.then(|| Job::decode(&self.body).ok()).flatten()

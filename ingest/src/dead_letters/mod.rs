@@ -24,9 +24,9 @@ use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions};
 use shared::amqp::Session;
+use shared::clock;
 use shared::job::Job;
 use shared::supervise::until_done;
-use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -124,7 +124,7 @@ impl Keeper {
             .map(|message| Letter::of(message, origin))
             .collect();
         let given_up: Vec<Job> = letters.iter().filter_map(Letter::job_given_up).collect();
-        let until = OffsetDateTime::now_utc() + NEXT_CHANCE;
+        let until = clock::now() + NEXT_CHANCE;
         until_done(&self.stop, "writing dead letters", async || {
             store::put_off(&self.pool, &given_up, until).await?;
             store::keep(&self.pool, &letters).await

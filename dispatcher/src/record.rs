@@ -1,0 +1,314 @@
+//! A batch of verdicts is written in one transaction, for as long as that takes.
+//!
+//! `settle` hands a batch in and gets back what became of each verdict. Two
+//! things can go wrong beside an outage, and neither may keep others waiting:
+//!
+//! - PostgreSQL refuses a value. The batch is halved until the one verdict to
+//!   blame is alone. That one is written without the details of its attempt; if
+//!   it is refused even so, it is set aside: its job becomes a dead letter, which
+//!   shows the reason and can be replayed, and its row waits for an hour (as for
+//!   any job that is a dead letter) until the sweeper tries it again.
+//! - The answer to COMMIT is lost. When the batch is written again, none of its
+//!   rows waits for its verdict any more. A row that stands exactly as this
+//!   batch would have written it was written by this batch: what follows from
+//!   it (a retry's job, an ack) has to be done.
+
+use std::collections::{HashMap, HashSet};
+
+use deadpool_postgres::Transaction;
+use shared::ids::DeliveryId;
+use shared::job::Job;
+use shared::supervise::until_done;
+use shared::{clock, partitions};
+use time::{Duration, OffsetDateTime};
+use tracing::{error, warn};
+
+use crate::hold::PAUSED;
+use crate::judge::Verdict;
+use crate::metrics::metrics;
+use crate::operational::{disable, tell};
+use crate::run::TOMORROW;
+use crate::settle::{Settlement, Settler, causes, defer_deliveries, settle_deliveries};
+use crate::tally;
+
+/// How long the row of a verdict that was set aside waits. Ingest says the same
+/// of every job that is a dead letter.
+const SET_ASIDE_FOR: Duration = Duration::HOUR;
+/// The most characters of PostgreSQL's message that are kept in a row.
+const MAX_REASON: usize = 300;
+
+/// What a batch came to.
+#[derive(Default)]
+pub struct Recorded {
+    /// The deliveries that changed.
+    pub applied: HashSet<DeliveryId>,
+    /// Jobs that tell of webhooks that it disabled.
+    pub told: Vec<Job>,
+    /// The deliveries whose verdicts can't be written, and why.
+    pub set_aside: HashMap<DeliveryId, String>,
+}
+
+/// Verdicts that are written together.
+struct Part<'a> {
+    settlements: &'a [Settlement],
+    /// Why the details of its attempt are left out.
+    bare: Option<String>,
+}
+
+enum Written {
+    All {
+        applied: Vec<DeliveryId>,
+        told: Vec<Job>,
+    },
+    /// Nothing was written, and never will be as it is.
+    Refused(String),
+}
+
+impl Settler {
+    /// Writes a batch, for as long as it takes. `None` if time is up.
+    pub async fn record(&self, batch: &[Settlement]) -> Option<Recorded> {
+        let mut recorded = Recorded::default();
+        let mut parts = vec![Part {
+            settlements: batch,
+            bare: None,
+        }];
+        while let Some(part) = parts.pop() {
+            // A refusal is no lost commit: a half's first try is its first.
+            let mut tried = false;
+            let written = until_done(&self.hurry, "settling deliveries", || {
+                let again = std::mem::replace(&mut tried, true);
+                self.write(&part, again)
+            })
+            .await?;
+            let reason = match written {
+                Written::All { applied, told } => {
+                    recorded.applied.extend(applied);
+                    recorded.told.extend(told);
+                    continue;
+                }
+                Written::Refused(reason) => reason,
+            };
+            match part.settlements {
+                [] => {}
+                [one] if part.bare.is_none() && one.report.is_some() => {
+                    complain(one, &reason, "details");
+                    parts.push(Part {
+                        settlements: part.settlements,
+                        bare: Some(reason),
+                    });
+                }
+                [one] => {
+                    complain(one, &reason, "verdict");
+                    if let Err(error) = self.put_off(one).await {
+                        let error = format!("{error:#}");
+                        warn!(delivery = %one.job.delivery, error, "putting off a delivery whose verdict was set aside");
+                    }
+                    recorded.set_aside.insert(one.job.delivery, reason);
+                }
+                several => {
+                    let (left, right) = several.split_at(several.len() / 2);
+                    for settlements in [left, right] {
+                        let bare = None;
+                        parts.push(Part { settlements, bare });
+                    }
+                }
+            }
+        }
+        Some(recorded)
+    }
+
+    /// Writes a part, or finds that it can't be. `again`: an earlier try failed,
+    /// perhaps after it had committed.
+    async fn write(&self, part: &Part<'_>, again: bool) -> anyhow::Result<Written> {
+        let error = match self.write_once(part, again).await {
+            Ok(written) => return Ok(written),
+            Err(error) => error,
+        };
+        let Some(refused) = Refusal::of(&error) else {
+            return Err(error);
+        };
+        // Ingest makes days ahead, but may have been away for longer than that.
+        if refused.no_partition && partitions::make(&self.pool, TOMORROW).await? > 0 {
+            return Err(error);
+        }
+        Ok(Written::Refused(refused.reason))
+    }
+
+    async fn write_once(&self, part: &Part<'_>, again: bool) -> anyhow::Result<Written> {
+        let batch = part.settlements;
+        let mut client = self.pool.get().await?;
+        let transaction = client.transaction().await?;
+        let settled = settle_deliveries(&transaction, batch, part.bare.as_deref()).await?;
+        let disabled = disable(&transaction, &causes(batch, &settled)).await?;
+        let told = tell(&transaction, &disabled).await?;
+        let deferred = defer_deliveries(&transaction, batch).await?;
+        let stands = match again {
+            true => verdicts_that_stand(&transaction, batch).await?,
+            false => Vec::new(),
+        };
+        // Last, so that its rows are held briefly. What stands was counted before.
+        let settled: HashSet<_> = settled.into_iter().collect();
+        tally::add(&transaction, self.slot, batch, &settled).await?;
+        transaction.commit().await?;
+        metrics().webhooks_disabled.inc_by(disabled.len() as u64);
+        let applied = settled.into_iter().chain(deferred).chain(stands).collect();
+        Ok(Written::All { applied, told })
+    }
+
+    /// Has a delivery wait whose verdict can't be written: its job is a dead
+    /// letter, so the sweeper would make another one soon.
+    async fn put_off(&self, settlement: &Settlement) -> anyhow::Result<()> {
+        let job = &settlement.job;
+        let client = self.pool.get().await?;
+        let statement = client
+            .prepare_cached(
+                "-- put_off_set_aside\n\
+                 UPDATE deliveries SET due_at = $4, deferred_because = 'parked' \
+                 WHERE id = $1 AND attempts = $2 - 1 AND restarted_at IS NOT DISTINCT FROM $3 \
+                   AND state NOT IN ('delivered', 'failed', 'expired', 'cancelled')",
+            )
+            .await?;
+        let attempt = i32::from(job.attempt);
+        let restarted_at = job.restart.map(|restart| restart.at);
+        let until = clock::now() + SET_ASIDE_FOR;
+        client
+            .execute(
+                &statement,
+                &[&job.delivery, &attempt, &restarted_at, &until],
+            )
+            .await?;
+        Ok(())
+    }
+}
+
+fn complain(settlement: &Settlement, reason: &str, what: &str) {
+    let job = &settlement.job;
+    let then = match what {
+        "details" => "writing it without the details of the attempt",
+        _ => "its job becomes a dead letter; the delivery is tried again in an hour",
+    };
+    error!(
+        tenant = %job.tenant,
+        webhook = %job.webhook,
+        delivery = %job.delivery,
+        attempt = job.attempt,
+        verdict = settlement.verdict.as_str(),
+        reason,
+        "PostgreSQL refused a verdict: {then}"
+    );
+    metrics().set_aside.with_label_values(&[what]).inc();
+}
+
+/// PostgreSQL will give the same answer every time.
+struct Refusal {
+    reason: String,
+    no_partition: bool,
+}
+
+impl Refusal {
+    /// If it is the data that is refused: SQLSTATE classes 22 (data exception),
+    /// 23 (a constraint, or no partition for the row) and 54 (beyond a limit).
+    fn of(error: &anyhow::Error) -> Option<Self> {
+        let error = error.chain().find_map(|cause| {
+            let error = cause.downcast_ref::<tokio_postgres::Error>()?;
+            error.as_db_error()
+        })?;
+        let code = error.code().code();
+        let refused = ["22", "23", "54"]
+            .iter()
+            .any(|class| code.starts_with(class));
+        refused.then(|| Self {
+            reason: error.message().chars().take(MAX_REASON).collect(),
+            // A constraint that has a name is another one.
+            no_partition: code == "23514" && error.constraint().is_none(),
+        })
+    }
+}
+
+/// How a delivery's row stands after its verdict.
+struct Expected {
+    delivery: DeliveryId,
+    n: i16,
+    charged: bool,
+    /// None: as before.
+    state: Option<&'static str>,
+    due_at: Option<OffsetDateTime>,
+    deferred_because: Option<&'static str>,
+    started_at: Option<OffsetDateTime>,
+    restarted_at: Option<OffsetDateTime>,
+}
+
+impl Expected {
+    fn of(settlement: &Settlement) -> Self {
+        let verdict = &settlement.verdict;
+        let (state, due_at, deferred_because) = match verdict {
+            Verdict::RetryAt { at, .. } => (Some(verdict.as_str()), Some(*at), None),
+            Verdict::Deferred { until, because } => (None, Some(*until), Some(because.as_str())),
+            Verdict::Held => (None, None, Some(PAUSED)),
+            Verdict::Delivered | Verdict::Failed(_) | Verdict::Expired | Verdict::Cancelled => {
+                (Some(verdict.as_str()), None, None)
+            }
+        };
+        let charged = state.is_some() && settlement.report.is_some();
+        Self {
+            delivery: settlement.job.delivery,
+            n: settlement.job.attempt as i16,
+            charged,
+            state,
+            due_at,
+            deferred_because,
+            started_at: settlement.report.as_ref().map(|report| report.started_at),
+            restarted_at: settlement.job.restart.map(|restart| restart.at),
+        }
+    }
+}
+
+/// The deliveries whose rows are as this batch would have left them, to the
+/// microsecond, with the very attempt: no other process can have done that.
+async fn verdicts_that_stand(
+    transaction: &Transaction<'_>,
+    batch: &[Settlement],
+) -> anyhow::Result<Vec<DeliveryId>> {
+    let rows: Vec<_> = batch
+        .iter()
+        .filter(|settlement| settlement.mark.is_some())
+        .map(Expected::of)
+        .collect();
+    macro_rules! column {
+        ($field:ident) => {
+            &rows.iter().map(|row| row.$field).collect::<Vec<_>>()
+        };
+    }
+    let statement = transaction.prepare_cached(VERDICTS_THAT_STAND).await?;
+    let stands = transaction
+        .query(
+            &statement,
+            &[
+                column!(delivery),
+                column!(n),
+                column!(charged),
+                column!(state),
+                column!(due_at),
+                column!(deferred_because),
+                column!(started_at),
+                column!(restarted_at),
+            ],
+        )
+        .await?;
+    Ok(stands.iter().map(|row| row.get(0)).collect())
+}
+
+const VERDICTS_THAT_STAND: &str = "-- verdicts_that_stand
+SELECT d.id
+FROM unnest($1::uuid[], $2::int2[], $3::bool[], $4::text[], $5::timestamptz[], $6::text[],
+            $7::timestamptz[], $8::timestamptz[])
+AS v (delivery_id, n, charged, state, due_at, deferred_because, started_at, restarted_at)
+JOIN deliveries d ON d.id = v.delivery_id AND d.id = ANY($1)
+WHERE d.attempts = CASE WHEN v.charged THEN v.n ELSE v.n - 1 END
+  AND d.restarted_at IS NOT DISTINCT FROM v.restarted_at
+  AND d.due_at IS NOT DISTINCT FROM v.due_at
+  AND d.deferred_because IS NOT DISTINCT FROM v.deferred_because
+  AND CASE WHEN v.state IS NULL THEN d.state IN ('queued', 'retrying') ELSE d.state = v.state END
+  AND (NOT v.charged OR EXISTS (
+      SELECT FROM attempts a
+      WHERE a.delivery_id = v.delivery_id AND a.n = v.n AND a.started_at = v.started_at))";

@@ -1,0 +1,221 @@
+//! One clock for every time that another machine will see: PostgreSQL's.
+//!
+//! Machines' clocks disagree. A time that one machine writes and another one
+//! compares with its own clock (when a job is due, how old an event is, how far
+//! the sweeper's watermark is) makes deliveries late, early or "lost" by as much
+//! as the two clocks differ. So all such times come from [`now`], which is
+//! PostgreSQL's clock as seen from here. Time spans within one process are
+//! measured with `Instant` instead.
+//!
+//! The clock is measured where PostgreSQL is connected to: at the start, with
+//! every listening connection, and every ten seconds on it
+//! ([`crate::catalogue::Feed::listen`]). A sample is PostgreSQL's answer, taken
+//! for the middle of its round trip; of the last few samples the one with the
+//! shortest round trip counts. Between samples time passes by this machine's
+//! monotonic clock, so a jump of its wall clock changes nothing here. The
+//! difference between the two is shown: `posthorn_clock_offset_seconds`, a
+//! warning beyond one second, not ready beyond ten.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use time::OffsetDateTime;
+use tokio_postgres::{Client, SimpleQueryMessage};
+use tracing::{info, warn};
+
+use crate::telemetry::metrics;
+
+/// Samples that are remembered.
+const KEPT: usize = 6;
+/// How many samples a new connection begins with.
+const AT_FIRST: usize = 4;
+/// How far two samples may disagree beyond what their round trips explain, in
+/// microseconds: what two clocks drift apart while samples are remembered.
+const DRIFT: i64 = 20_000;
+/// From here on the difference to this machine's wall clock is worth a warning.
+const WARN_BEYOND: Duration = Duration::from_secs(1);
+/// From here on the process isn't ready. It goes on working, by PostgreSQL's clock.
+const UNREADY_BEYOND: Duration = Duration::from_secs(10);
+
+/// PostgreSQL's time at [`origin`], in microseconds since 1970.
+static AT_ORIGIN: AtomicI64 = AtomicI64::new(UNKNOWN);
+const UNKNOWN: i64 = i64::MIN;
+static FAR_OFF: AtomicBool = AtomicBool::new(false);
+static WARNED: AtomicBool = AtomicBool::new(false);
+static SAMPLES: Mutex<Samples> = Mutex::new(Samples(VecDeque::new()));
+
+/// PostgreSQL's time now, in whole microseconds, which is what PostgreSQL and
+/// jobs keep. Before it was measured: this machine's.
+#[must_use]
+pub fn now() -> OffsetDateTime {
+    match AT_ORIGIN.load(Ordering::Relaxed) {
+        UNKNOWN => OffsetDateTime::now_utc().truncate_to_microsecond(),
+        at_origin => {
+            let micros = at_origin + micros_since_origin(Instant::now());
+            OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000)
+                .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+        }
+    }
+}
+
+/// Whether this machine's wall clock is more than ten seconds off PostgreSQL's.
+#[must_use]
+pub fn is_far_off() -> bool {
+    FAR_OFF.load(Ordering::Relaxed)
+}
+
+/// Measures PostgreSQL's clock several times: for a new connection.
+///
+/// # Errors
+/// If PostgreSQL doesn't answer.
+pub async fn measure_first(client: &Client) -> anyhow::Result<()> {
+    for _ in 0..AT_FIRST {
+        measure(client).await?;
+    }
+    Ok(())
+}
+
+/// Measures PostgreSQL's clock once.
+///
+/// # Errors
+/// If PostgreSQL doesn't answer.
+pub async fn measure(client: &Client) -> anyhow::Result<()> {
+    let asked = micros_since_origin(Instant::now());
+    let messages = client
+        .simple_query(
+            "-- measure_clock\n\
+             SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+        )
+        .await
+        .context("asking PostgreSQL for the time")?;
+    let answered = micros_since_origin(Instant::now());
+    let said = messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0)?.parse::<i64>().ok(),
+        _ => None,
+    });
+    let said = said.context("PostgreSQL's answer is not a time")?;
+    let sample = Sample {
+        at_origin: said - (asked + answered) / 2,
+        round_trip: answered - asked,
+    };
+    let best = SAMPLES
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .add(sample);
+    AT_ORIGIN.store(best.at_origin, Ordering::Relaxed);
+    show();
+    Ok(())
+}
+
+/// Says how far this machine's wall clock is from PostgreSQL's.
+fn show() {
+    let offset = now() - OffsetDateTime::now_utc();
+    let seconds = offset.as_seconds_f64();
+    metrics().clock_offset.set(seconds);
+    let is_beyond = |bound: Duration| offset.unsigned_abs() > bound;
+    FAR_OFF.store(is_beyond(UNREADY_BEYOND), Ordering::Relaxed);
+    let warned = WARNED.swap(is_beyond(WARN_BEYOND), Ordering::Relaxed);
+    match (warned, is_beyond(WARN_BEYOND)) {
+        (false, true) => warn!(
+            offset_seconds = seconds,
+            "this machine's clock differs from PostgreSQL's; going by PostgreSQL's. \
+             Does the time service (NTP) run on both?"
+        ),
+        (true, false) => info!(
+            offset_seconds = seconds,
+            "this machine's clock agrees with PostgreSQL's again"
+        ),
+        _ => {}
+    }
+}
+
+/// What the monotonic clock is counted from: any moment.
+fn origin() -> Instant {
+    static ORIGIN: OnceLock<Instant> = OnceLock::new();
+    *ORIGIN.get_or_init(Instant::now)
+}
+
+fn micros_since_origin(at: Instant) -> i64 {
+    at.saturating_duration_since(origin()).as_micros() as i64
+}
+
+/// PostgreSQL's clock as one round trip showed it, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Sample {
+    /// What it showed at [`origin`], by this machine's monotonic clock.
+    at_origin: i64,
+    round_trip: i64,
+}
+
+impl Sample {
+    /// Whether both can be right.
+    fn agrees_with(self, other: Self) -> bool {
+        let apart = self.at_origin.abs_diff(other.at_origin);
+        apart <= ((self.round_trip + other.round_trip) / 2 + DRIFT) as u64
+    }
+}
+
+/// The last samples, oldest first.
+struct Samples(VecDeque<Sample>);
+
+impl Samples {
+    /// Adds one; answers the one that counts now.
+    fn add(&mut self, sample: Sample) -> Sample {
+        // PostgreSQL's clock was set, it is another machine by now, or this one
+        // was suspended: what was known holds no longer.
+        if self.0.iter().any(|known| !known.agrees_with(sample)) {
+            self.0.clear();
+        }
+        self.0.push_back(sample);
+        while self.0.len() > KEPT {
+            self.0.pop_front();
+        }
+        let shortest = self.0.iter().min_by_key(|sample| sample.round_trip);
+        shortest.copied().unwrap_or(sample)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(at_origin: i64, round_trip: i64) -> Sample {
+        Sample {
+            at_origin,
+            round_trip,
+        }
+    }
+
+    #[test]
+    fn the_sample_with_the_shortest_round_trip_counts() {
+        let mut samples = Samples(VecDeque::new());
+        let short = sample(1_000_000, 200);
+        assert_eq!(
+            samples.add(sample(1_040_000, 90_000)),
+            sample(1_040_000, 90_000)
+        );
+        assert_eq!(samples.add(short), short);
+        assert_eq!(samples.add(sample(1_030_000, 80_000)), short);
+    }
+
+    #[test]
+    fn a_sample_is_forgotten_after_a_few_others() {
+        let mut samples = Samples(VecDeque::new());
+        samples.add(sample(1_000_000, 200));
+        for _ in 0..KEPT {
+            samples.add(sample(1_010_000, 300));
+        }
+        assert_eq!(samples.add(sample(1_010_000, 300)), sample(1_010_000, 300));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_is_believed_at_once() {
+        let mut samples = Samples(VecDeque::new());
+        samples.add(sample(1_000_000, 200));
+        let later = sample(61_000_000, 5_000);
+        assert_eq!(samples.add(later), later);
+    }
+}

@@ -1,0 +1,426 @@
+//! What is written down is acted upon, whatever PostgreSQL refuses, whatever
+//! answer is lost, and whatever time a machine's clock shows.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use harness::proxy::Proxy;
+use harness::receiver::{Arrival, Receiver, Reply, answering, unix_now};
+use harness::service::{Service, http};
+use harness::world::{World, eventually};
+use serde_json::{Value, json};
+use url::Url;
+
+/// The database behind a proxy; and its URL by way of that.
+async fn database_by_proxy(world: &World) -> (Proxy, String) {
+    let mut url = Url::parse(world.database_url()).unwrap();
+    let target = format!("127.0.0.1:{}", url.port().unwrap());
+    let proxy = Proxy::to(&target).await.unwrap();
+    url.set_port(Some(proxy.address().port())).unwrap();
+    (proxy, url.to_string())
+}
+
+/// The sweeper's jobs are 75 s late: none of its doing is what shows that nothing
+/// waited for it.
+async fn no_job_was_put_back(dispatcher: &Service) {
+    let swept = dispatcher.metric("posthorn_sweeper_requeued_total").await;
+    assert_eq!(swept.unwrap(), 0.0);
+}
+
+fn pauses(arrivals: &[Arrival]) -> Vec<Duration> {
+    let pairs = arrivals.windows(2);
+    pairs.map(|pair| pair[1].at - pair[0].at).collect()
+}
+
+#[tokio::test]
+async fn an_event_whose_commit_was_not_answered_is_delivered_without_the_sweeper() {
+    let world = World::start().await;
+    let (proxy, url) = database_by_proxy(&world).await;
+    let ingest = [("DATABASE_URL", url.as_str())];
+    let ingest = world.service("posthorn-ingest", &ingest).await;
+    let dispatcher = world.dispatcher().await;
+    let shop = world.receiver(answering(200)).await;
+    world.webhook(&ingest, &shop, json!({})).await;
+
+    proxy.lose_answer("the-unanswered-one", "COMMIT");
+    let data = json!({"text": "the-unanswered-one"});
+    world.publish("order.created", "evt-1", &data).await;
+    assert_eq!(shop.receives(1).await[0].id(), "evt-1");
+
+    assert_eq!(proxy.lost(), 1);
+    no_job_was_put_back(&dispatcher).await;
+    let known = ingest.metric("posthorn_events_deduplicated_total").await;
+    assert_eq!(known.unwrap(), 0.0);
+    assert_eq!(world.count("events").await, 1);
+    world.settles().await;
+    assert_eq!(shop.arrivals().len(), 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_retry_whose_commit_was_not_answered_comes_when_it_is_due() {
+    let world = World::start().await;
+    let (proxy, url) = database_by_proxy(&world).await;
+    let ingest = world.ingest().await;
+    let dispatcher = [("DATABASE_URL", url.as_str())];
+    let dispatcher = world.service("posthorn-dispatcher", &dispatcher).await;
+    let script = |n, _: &Arrival| match n {
+        0 => Reply::status(500).with("x-marker", "the-unanswered-one"),
+        _ => Reply::status(200),
+    };
+    let shop = world.receiver(Arc::new(script)).await;
+    let policy = json!({"retry_policy": {"delays": [1000]}});
+    let webhook = world.webhook(&ingest, &shop, policy).await;
+
+    proxy.lose_answer("the-unanswered-one", "COMMIT");
+    world.publish("order.created", "evt-1", &json!({})).await;
+    let arrivals = shop.receives(2).await;
+
+    assert_eq!(proxy.lost(), 1);
+    // One second, a trip's rounding up to the next, and time to connect anew.
+    let pause = pauses(&arrivals)[0];
+    assert!(
+        pause >= Duration::from_secs(1) && pause < Duration::from_secs(15),
+        "{pause:?}"
+    );
+    no_job_was_put_back(&dispatcher).await;
+    world.settles().await;
+    assert_eq!(world.count("attempts").await, 2);
+    let stats = format!("/api/v1/webhooks/{}/stats", webhook.id);
+    let stats = world.ask(&ingest, "GET", &stats, None).await.body;
+    assert_eq!(stats["attempts"], 2, "counted once each: {stats}");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_deferral_whose_commit_was_not_answered_ends_when_it_is_due() {
+    let world = World::start().await;
+    let (proxy, url) = database_by_proxy(&world).await;
+    let ingest = world.ingest().await;
+    let dispatcher = [("DATABASE_URL", url.as_str())];
+    let dispatcher = world.service("posthorn-dispatcher", &dispatcher).await;
+    let shop = world.receiver(answering(200)).await;
+    let limited = json!({"rate_limit": {"limit": 1, "per": "second"}});
+    world.webhook(&ingest, &shop, limited).await;
+
+    proxy.lose_answer("rate_limited", "COMMIT");
+    for n in 0..8 {
+        let id = format!("evt-{n}");
+        world.publish("order.created", &id, &json!({})).await;
+    }
+    shop.receives(8).await;
+
+    assert_eq!(proxy.lost(), 1);
+    no_job_was_put_back(&dispatcher).await;
+    world.settles().await;
+    assert_eq!(shop.arrivals().len(), 8);
+    world.finish().await;
+}
+
+/// What the API says of the only delivery of an event.
+async fn delivery_of(world: &World, ingest: &Service, event: &str) -> Value {
+    let path = format!("/api/v1/events/{event}");
+    let answer = world.ask(ingest, "GET", &path, None).await;
+    let id = answer.body["deliveries"][0]["id"].clone();
+    world.delivery(ingest, &id).await
+}
+
+#[tokio::test]
+async fn a_verdict_that_postgresql_refuses_holds_up_no_other() {
+    let world = World::start().await;
+    let (ingest, dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let database = world.sql().await;
+    let refuse = "ALTER TABLE attempts \
+                      ADD CONSTRAINT no_such_header CHECK (response_headers::text NOT LIKE '%poison%'), \
+                      ADD CONSTRAINT no_such_status CHECK (status_code <> 299)";
+    database.batch_execute(refuse).await.unwrap();
+    let script = |_, arrival: &Arrival| match arrival.id() {
+        "details" => Reply::status(200).with("x-header", "poison"),
+        "verdict" => Reply::status(299),
+        _ => Reply::status(200),
+    };
+    let shop = world.receiver(Arc::new(script)).await;
+    world.webhook(&ingest, &shop, json!({})).await;
+
+    for n in 0..20 {
+        let id = format!("evt-{n}");
+        world.publish("order.created", &id, &json!({})).await;
+    }
+    for id in ["details", "verdict"] {
+        world.publish("order.created", id, &json!({})).await;
+    }
+    for n in 20..40 {
+        let id = format!("evt-{n}");
+        world.publish("order.created", &id, &json!({})).await;
+    }
+    let delivered = "deliveries WHERE state = 'delivered'";
+    eventually("all but one are on record", async || {
+        world.count(delivered).await == 41
+    })
+    .await;
+
+    let without_details = delivery_of(&world, &ingest, "details").await;
+    let attempt = &without_details["attempt_log"][0];
+    assert_eq!(attempt["response_code"], 200, "{attempt}");
+    assert!(
+        attempt["error"]
+            .as_str()
+            .unwrap()
+            .contains("no_such_header"),
+        "{attempt}"
+    );
+
+    let letters = "dead_letters WHERE reason LIKE '%no_such_status%'";
+    eventually("the job is a dead letter", async || {
+        world.count(letters).await == 1
+    })
+    .await;
+    let waits = "deliveries WHERE state = 'queued' AND deferred_because = 'parked' \
+                 AND due_at BETWEEN now() + interval '50 minutes' AND now() + interval '1 hour'";
+    assert_eq!(world.count(waits).await, 1);
+    let set_aside = dispatcher
+        .metric("posthorn_settlements_set_aside_total")
+        .await;
+    assert_eq!(set_aside.unwrap(), 3.0, "details twice, a verdict once");
+    assert!(world.logs().contains("PostgreSQL refused a verdict"));
+    assert_eq!(shop.arrivals().len(), 42, "nothing is sent again");
+
+    // Whoever has seen to the cause replays the letter.
+    let allow = "ALTER TABLE attempts DROP CONSTRAINT no_such_status";
+    database.batch_execute(allow).await.unwrap();
+    let letters = "/api/v1/admin/dead-letters";
+    let listed = world.ask_as_operator(&ingest, "GET", letters, None).await;
+    let id = listed.body["dead_letters"][0]["id"].as_str().unwrap();
+    let replay = format!("{letters}/{id}/replay");
+    let answer = world.ask_as_operator(&ingest, "POST", &replay, None).await;
+    assert!(answer.status < 300, "{}", answer.body);
+    eventually("it is on record, too", async || {
+        world.count(delivered).await == 42
+    })
+    .await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_day_that_is_missing_is_made_by_the_dispatcher_that_writes_into_it() {
+    let world = World::start().await;
+    let database = world.sql().await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let shop = world.receiver(answering(200)).await;
+    world.webhook(&ingest, &shop, json!({})).await;
+    let drop_today = "DO $$ BEGIN EXECUTE 'DROP TABLE attempts_' \
+                      || to_char((now() at time zone 'UTC')::date, 'YYYYMMDD'); END $$";
+    database.batch_execute(drop_today).await.unwrap();
+
+    world.publish("order.created", "evt-1", &json!({})).await;
+    shop.receives(1).await;
+    world.settles().await;
+    assert_eq!(world.count("attempts").await, 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn dispatchers_make_tomorrow_without_an_ingest() {
+    let world = World::start().await;
+    let database = world.sql().await;
+    let drop_all = "DO $$ DECLARE day text; BEGIN \
+                    FOR day IN SELECT inhrelid::regclass FROM pg_inherits \
+                        WHERE inhparent IN ('events'::regclass, 'deliveries'::regclass, 'attempts'::regclass) \
+                    LOOP EXECUTE 'DROP TABLE ' || day; END LOOP; END $$";
+    database.batch_execute(drop_all).await.unwrap();
+    // Several at once, as after an upgrade.
+    let _dispatchers = (world.dispatcher().await, world.dispatcher().await);
+    let days = "pg_class WHERE relkind = 'r' AND relname IN ( \
+                    SELECT parent || to_char((now() at time zone 'UTC')::date + n, '_YYYYMMDD') \
+                    FROM unnest(ARRAY['events', 'deliveries', 'attempts']) AS parent, \
+                         generate_series(0, 1) AS n)";
+    eventually("today and tomorrow are there", async || {
+        world.count(days).await == 6
+    })
+    .await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_old_days_deliveries_are_dropped_before_its_attempts() {
+    let world = World::start().await;
+    let mut reader = world.sql().await;
+    for table in ["events", "deliveries", "attempts"] {
+        let day = format!(
+            "CREATE TABLE {table}_20200101 PARTITION OF {table} FOR VALUES \
+             FROM ('016f5e66-e800-0000-0000-000000000000') TO ('016f638d-4400-0000-0000-000000000000')"
+        );
+        reader.batch_execute(&day).await.unwrap();
+    }
+    let reading = reader.transaction().await.unwrap();
+    let all = "SELECT count(*) FROM deliveries";
+    reading.query_one(all, &[]).await.unwrap();
+    let _ingest = world.ingest().await;
+    let waits = "pg_stat_activity WHERE query LIKE 'ALTER TABLE%DETACH%' AND wait_event_type = 'Lock' \
+                 AND datname = current_database()";
+    eventually("dropping waits for the reader", async || {
+        world.count(waits).await == 1
+    })
+    .await;
+    let attempts = "pg_inherits WHERE inhrelid = to_regclass('attempts_20200101')";
+    assert_eq!(world.count(attempts).await, 1);
+    reading.rollback().await.unwrap();
+    eventually("the old day is gone", async || {
+        world
+            .count("pg_class WHERE relname LIKE '%_20200101'")
+            .await
+            == 0
+    })
+    .await;
+    world.finish().await;
+}
+
+/// Settings under which a process's wall clock is off by so much. What it measures
+/// time spans with isn't.
+fn clock_off_by(offset: &str) -> [(&'static str, String); 3] {
+    let folders = std::fs::read_dir("/usr/lib").unwrap();
+    let library = folders
+        .filter_map(|folder| Some(folder.ok()?.path().join("faketime/libfaketimeMT.so.1")))
+        .find(|library| library.is_file())
+        .expect("libfaketime is not installed: run deploy/deps.sh tests");
+    [
+        ("LD_PRELOAD", library.display().to_string()),
+        ("FAKETIME", offset.to_owned()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+    ]
+}
+
+async fn started(world: &World, binary: &str, offset: &str) -> Service {
+    let settings = clock_off_by(offset);
+    let settings = settings
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
+    world.started(binary, &settings).await
+}
+
+async fn is_not_ready_for_its_clock(service: &Service) {
+    eventually("it says that its clock is why it isn't ready", async || {
+        let answer = http().get(service.url("/readyz")).send().await.unwrap();
+        let status = answer.status().as_u16();
+        status == 503
+            && answer.text().await.unwrap() == "not ready: no clock within 10 s of PostgreSQL's\n"
+    })
+    .await;
+}
+
+/// Publishes so many and waits until all have arrived; answers how long that took.
+async fn time_to_receive(world: &World, shop: &Receiver, count: usize) -> Duration {
+    let begun = Instant::now();
+    for n in 0..count {
+        let id = format!("evt-{n}");
+        world.publish("order.created", &id, &json!({})).await;
+    }
+    shop.receives(count).await;
+    begun.elapsed()
+}
+
+/// Far less than any clock here is off by, and enough for a busy machine.
+const SOON: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn events_arrive_at_once_though_the_clock_of_ingest_is_ahead() {
+    let world = World::start().await;
+    let ingest = started(&world, "posthorn-ingest", "+40s").await;
+    let dispatcher = world.dispatcher().await;
+    is_not_ready_for_its_clock(&ingest).await;
+    let offset = ingest
+        .metric("posthorn_clock_offset_seconds")
+        .await
+        .unwrap();
+    assert!((-41.0..-39.0).contains(&offset), "{offset}");
+
+    let shop = world.receiver(answering(200)).await;
+    world.webhook(&ingest, &shop, json!({})).await;
+    let took = time_to_receive(&world, &shop, 10).await;
+    assert!(took < SOON, "{took:?}");
+    // The ids are PostgreSQL's time as well: all were made since that moment.
+    let to_come = "events WHERE uid > first_uuid_at(clock_timestamp())";
+    assert_eq!(world.count(to_come).await, 0);
+    no_job_was_put_back(&dispatcher).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn no_attempt_is_late_or_early_though_the_clock_of_a_dispatcher_is_ahead() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let ahead = started(&world, "posthorn-dispatcher", "+180s").await;
+    is_not_ready_for_its_clock(&ahead).await;
+    let right = world.dispatcher().await;
+
+    let shop = world.receiver(answering(200)).await;
+    let orders = json!({"events": ["order.*"]});
+    world.webhook(&ingest, &shop, orders).await;
+    let took = time_to_receive(&world, &shop, 10).await;
+    assert!(took < SOON, "{took:?}");
+
+    // A first try and two retries of each; either dispatcher takes some.
+    let seen: Mutex<HashMap<String, usize>> = Mutex::default();
+    let script = move |_, arrival: &Arrival| {
+        let mut seen = seen.lock().unwrap();
+        let times = seen.entry(arrival.id().to_owned()).or_default();
+        *times += 1;
+        Reply::status(if *times < 3 { 500 } else { 200 })
+    };
+    let failing = world.receiver(Arc::new(script)).await;
+    let policy = json!({
+        "events": ["retry.*"],
+        "retry_policy": {"delays": [4000, 4000]},
+    });
+    world.webhook(&ingest, &failing, policy).await;
+    for n in 0..4 {
+        let id = format!("again-{n}");
+        world.publish("retry.this", &id, &json!({})).await;
+    }
+    let arrivals = failing.receives(12).await;
+    for n in 0..4 {
+        let id = format!("again-{n}");
+        let of_one: Vec<_> = arrivals.iter().filter(|a| a.id() == id).cloned().collect();
+        for pause in pauses(&of_one) {
+            assert!(
+                pause >= Duration::from_secs(4) && pause < SOON,
+                "{id}: {pause:?}"
+            );
+        }
+    }
+    for arrival in &arrivals {
+        let sent: u64 = arrival.header("webhook-timestamp").parse().unwrap();
+        assert!(sent.abs_diff(unix_now()) < 60, "receivers refuse {sent}");
+    }
+    world.settles().await;
+    for dispatcher in [&ahead, &right] {
+        no_job_was_put_back(dispatcher).await;
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_clock_that_is_a_little_off_is_said_and_does_no_harm() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let behind = started(&world, "posthorn-dispatcher", "-3s").await;
+    eventually("it is ready", async || {
+        let answer = http().get(behind.url("/readyz")).send().await.unwrap();
+        answer.status().is_success()
+    })
+    .await;
+    let warning = "this machine's clock differs from PostgreSQL's";
+    assert!(world.logs().contains(warning));
+    let offset = behind
+        .metric("posthorn_clock_offset_seconds")
+        .await
+        .unwrap();
+    assert!((2.9..3.5).contains(&offset), "{offset}");
+    let shop = world.receiver(answering(200)).await;
+    world.webhook(&ingest, &shop, json!({})).await;
+    assert!(time_to_receive(&world, &shop, 10).await < SOON);
+    world.finish().await;
+}
