@@ -13,6 +13,7 @@ pub mod dialect;
 pub mod headers;
 pub mod ids;
 pub mod job;
+mod log_lines;
 pub mod operational;
 pub mod postgres;
 pub mod publish;
