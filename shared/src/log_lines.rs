@@ -124,7 +124,8 @@ mod tests {
     use super::*;
 
     /// Text of strangers: a forged line, another terminal title, a reversed line.
-    const FORGED: &str = "a\nINFO accepted\r\u{1b}]0;title\u{7}\u{85}\u{2028}\u{202e}\u{e0041}\u{0}z";
+    const FORGED: &str =
+        "a\nINFO accepted\r\u{1b}]0;title\u{7}\u{85}\u{2028}\u{202e}\u{e0041}\u{0}z";
 
     #[derive(Clone, Default)]
     struct Shared(Arc<Mutex<Vec<u8>>>);
