@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use shared::ids::{EventId, EventType, EventUid, Malformed, Tenant};
-use shared::tenant::LARGEST_MAX_PAYLOAD;
+use shared::tenant::{LARGEST_MAX_PAYLOAD, LARGEST_MESSAGE};
 use shared::topology;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -25,8 +25,6 @@ use crate::event_types::Unfit;
 
 /// The largest data of any tenant, in bytes; its own limit is `intake`'s to check.
 pub const MAX_DATA: usize = LARGEST_MAX_PAYLOAD;
-/// The largest message: data, and CloudEvents' attributes around it.
-const MAX_MESSAGE: usize = MAX_DATA + 64 * 1024;
 /// The deepest nesting of data. JSON readers of many languages stop at 128.
 pub const MAX_DEPTH: usize = 100;
 
@@ -142,7 +140,7 @@ fn read(routing_key: &str, properties: &BasicProperties, body: &[u8]) -> Result<
         .split_once('.')
         .ok_or_else(|| Rejected::RoutingKey(routing_key.to_owned()))?;
     let (tenant, event_type) = (tenant.parse()?, event_type.parse()?);
-    at_most("the message", body.len(), MAX_MESSAGE)?;
+    at_most("the message", body.len(), LARGEST_MESSAGE)?;
 
     let content_type = properties
         .content_type()

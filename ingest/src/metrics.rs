@@ -25,6 +25,12 @@ pub struct Metrics {
     pub subscriptions: IntGauge,
     /// Messages that were refused or unroutable, in their table.
     pub dead_letters: IntGauge,
+    /// What they take there.
+    pub dead_letters_bytes: IntGauge,
+    /// Dead letters that made room for newer ones.
+    pub dead_letters_dropped: IntCounter,
+    /// Events that RabbitMQ had given up on, published once more.
+    pub returned: IntCounter,
     /// What the log takes on disk.
     pub storage: IntGauge,
     /// What it will take.
@@ -74,6 +80,18 @@ pub fn metrics() -> &'static Metrics {
         dead_letters: gauge(
             "posthorn_dead_letters",
             "Messages that were refused or unroutable, until someone replays or discards them.",
+        ),
+        dead_letters_bytes: gauge(
+            "posthorn_dead_letters_bytes",
+            "What dead letters take of DEAD_LETTERS_BYTES.",
+        ),
+        dead_letters_dropped: counter(
+            "posthorn_dead_letters_dropped_total",
+            "Dead letters that were dropped because their tenant's share, or DEAD_LETTERS_BYTES, was full.",
+        ),
+        returned: counter(
+            "posthorn_events_returned_total",
+            "Events that RabbitMQ had given up on, after 50 failed deliveries, and that were published once more.",
         ),
         storage: gauge(
             "posthorn_storage_bytes",

@@ -107,6 +107,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
 
     let keeper = Keeper {
         pool: pool.clone(),
+        room: settings.dead_letters,
         stop: stop.clone(),
     };
     let replaying = replay::run(pool.clone(), publisher, shards, over.clone());
@@ -222,7 +223,10 @@ async fn upkeep(pool: Pool, retention: time::Duration, stop: CancellationToken) 
                     warn!(error = format!("{error:#}"), "reading the sweeper's findings");
                 }
                 match dead_letters::store::held(&pool).await {
-                    Ok(held) => metrics().dead_letters.set(held),
+                    Ok(held) => {
+                        metrics().dead_letters.set(held.letters);
+                        metrics().dead_letters_bytes.set(held.bytes);
+                    }
                     Err(error) => warn!(error = format!("{error:#}"), "counting dead letters"),
                 }
             }

@@ -9,6 +9,7 @@ use time::Duration;
 use url::Url;
 
 use crate::api::jwt;
+use crate::dead_letters::store::Room;
 
 /// The shortest `ADMIN_TOKEN`, in characters.
 const MIN_TOKEN: usize = 16;
@@ -32,6 +33,8 @@ pub struct Settings {
     pub cors_origins: Vec<HeaderValue>,
     /// `WEBHOOK_EVENT_TTL` (s): how long events, deliveries and attempts are kept.
     pub retention: Duration,
+    /// `DEAD_LETTERS_BYTES`: what dead letters may take, of all tenants.
+    pub dead_letters: Room,
 }
 
 impl Settings {
@@ -56,6 +59,10 @@ impl Settings {
                 8 * 86_400,
                 3_650 * 86_400,
             )),
+            dead_letters: Room {
+                // A quarter of the least is three of the largest messages.
+                all: reader.within("DEAD_LETTERS_BYTES", 1 << 30, 16 << 20, 1 << 40),
+            },
         };
         if settings
             .admin_token

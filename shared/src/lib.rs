@@ -14,6 +14,7 @@ pub mod dialect;
 pub mod headers;
 pub mod ids;
 pub mod job;
+mod log_lines;
 pub mod operational;
 pub mod partitions;
 pub mod postgres;

@@ -9,10 +9,12 @@ use futures_util::future::join_all;
 use lapin::options::BasicPublishOptions;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
+use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::job::Job;
+use crate::tenant::LARGEST_MESSAGE;
 use crate::topology;
 
 /// How many messages may wait for a session.
@@ -30,6 +32,51 @@ const MAX_REASON: usize = 1_000;
 pub const EXCHANGE_HEADER: &str = "x-posthorn-exchange";
 /// The routing key that a parked message was published with.
 pub const ROUTING_KEY_HEADER: &str = "x-posthorn-routing-key";
+/// How large a parked message's body was, in bytes, if only an excerpt is parked.
+pub const SIZE_HEADER: &str = "x-posthorn-size";
+/// The SHA-256 of that whole body, in hex.
+pub const SHA256_HEADER: &str = "x-posthorn-sha256";
+/// On an event that RabbitMQ had given up on and that was published once more.
+pub const RETURNED_HEADER: &str = "x-posthorn-returned";
+/// All headers that Posthorn sets and believes: a producer's by these names are
+/// dropped where ours would stand.
+const OURS: [&str; 6] = [
+    REASON_HEADER,
+    EXCHANGE_HEADER,
+    ROUTING_KEY_HEADER,
+    SIZE_HEADER,
+    SHA256_HEADER,
+    RETURNED_HEADER,
+];
+
+/// How much is kept of a body that is larger than any event's may be.
+pub const EXCERPT: usize = 64 * 1024;
+
+/// What is known of a body of which only an excerpt is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Whole {
+    /// In bytes.
+    pub size: u32,
+    /// Of all of it.
+    pub sha256: [u8; 32],
+}
+
+impl Whole {
+    /// A body as it is kept, and what it was, if it is larger than an event's may
+    /// be: it could never be accepted, so all of it isn't worth its memory.
+    #[must_use]
+    pub fn cut(body: &[u8]) -> (&[u8], Option<Self>) {
+        if body.len() <= LARGEST_MESSAGE {
+            return (body, None);
+        }
+        let whole = Self {
+            // RabbitMQ's largest message has 512 MiB.
+            size: u32::try_from(body.len()).unwrap_or(u32::MAX),
+            sha256: Sha256::digest(body).into(),
+        };
+        (&body[..EXCERPT], Some(whole))
+    }
+}
 
 /// A message on its way to an exchange.
 #[derive(Debug, Clone)]
@@ -92,7 +139,8 @@ impl Outgoing {
 
     /// A message that can't be processed, on its way to the parking queue with
     /// the reason in the header `x-posthorn-reason`, and with where it came
-    /// from in `x-posthorn-exchange` and `x-posthorn-routing-key`.
+    /// from in `x-posthorn-exchange` and `x-posthorn-routing-key`. Of a body that is
+    /// larger than any event's may be, an excerpt goes.
     #[must_use]
     pub fn dead(message: &lapin::message::Delivery, reason: &str) -> Self {
         let mut headers = FieldTable::default();
@@ -105,39 +153,25 @@ impl Outgoing {
         {
             // All headers have to fit into one frame, with ours among them.
             let size = key.as_str().len() + format!("{value:?}").len();
-            if is_the_producers(key.as_str()) && size <= room {
+            if is_the_producers(key.as_str()) && !is_ours(key.as_str()) && size <= room {
                 room -= size;
                 headers.insert(key.clone(), value.clone());
             }
         }
         let routing_key = message.routing_key.as_str();
         set_origin(&mut headers, reason, message.exchange.as_str(), routing_key);
-        // Not copied: an expiry, and a user id, which has to be the publisher's.
-        let original = &message.properties;
-        let mut properties = persistent().with_headers(headers);
-        macro_rules! copy {
-            ($($with:ident: $value:expr),* $(,)?) => {$(
-                if let Some(value) = $value.clone() {
-                    properties = properties.$with(value);
-                }
-            )*};
-        }
-        copy! {
-            with_message_id: original.message_id(),
-            with_content_type: original.content_type(),
-            with_content_encoding: original.content_encoding(),
-            with_correlation_id: original.correlation_id(),
-            with_reply_to: original.reply_to(),
-            with_timestamp: original.timestamp(),
-            with_type: original.kind(),
-            with_app_id: original.app_id(),
-            with_priority: original.priority(),
+        let (body, whole) = Whole::cut(&message.data);
+        if let Some(whole) = whole {
+            let size = AMQPValue::LongLongInt(whole.size.into());
+            headers.insert(SIZE_HEADER.into(), size);
+            let sha256 = AMQPValue::LongString(hex::encode(whole.sha256).into());
+            headers.insert(SHA256_HEADER.into(), sha256);
         }
         Self {
             exchange: topology::DEAD,
             routing_key: message.routing_key.clone(),
-            properties,
-            body: message.data.clone(),
+            properties: republished(&message.properties, headers),
+            body: body.to_vec(),
         }
     }
 }
@@ -170,6 +204,38 @@ pub fn is_the_producers(name: &str) -> bool {
     !brokers.contains(&name)
         && !name.starts_with("x-first-death-")
         && !name.starts_with("x-last-death-")
+}
+
+/// Whether a header is one that Posthorn sets and believes.
+#[must_use]
+pub fn is_ours(name: &str) -> bool {
+    OURS.contains(&name)
+}
+
+/// A message's properties for us to publish it again, with these headers. An expiry
+/// isn't repeated, nor a user id: RabbitMQ closes the channel if that isn't ours.
+#[must_use]
+pub fn republished(original: &BasicProperties, headers: FieldTable) -> BasicProperties {
+    let mut properties = persistent().with_headers(headers);
+    macro_rules! copy {
+        ($($with:ident: $value:expr),* $(,)?) => {$(
+            if let Some(value) = $value.clone() {
+                properties = properties.$with(value);
+            }
+        )*};
+    }
+    copy! {
+        with_message_id: original.message_id(),
+        with_content_type: original.content_type(),
+        with_content_encoding: original.content_encoding(),
+        with_correlation_id: original.correlation_id(),
+        with_reply_to: original.reply_to(),
+        with_timestamp: original.timestamp(),
+        with_type: original.kind(),
+        with_app_id: original.app_id(),
+        with_priority: original.priority(),
+    }
+    properties
 }
 
 /// Properties of a message that survives a restart of the broker.
@@ -378,6 +444,40 @@ mod tests {
                 "x-posthorn-reason",
                 "x-posthorn-routing-key"
             ]
+        );
+    }
+
+    #[test]
+    fn of_an_oversized_body_an_excerpt_is_parked_with_its_size_and_hash() {
+        let mut headers = FieldTable::default();
+        // What a producer made up.
+        headers.insert(SIZE_HEADER.into(), AMQPValue::LongLongInt(1));
+        headers.insert(RETURNED_HEADER.into(), AMQPValue::Boolean(true));
+        let parked = |size: usize| {
+            let mut message = Delivery::mock(
+                1,
+                "posthorn.events".into(),
+                "acme.a".into(),
+                false,
+                vec![b'x'; size],
+            );
+            message.properties = BasicProperties::default().with_headers(headers.clone());
+            Outgoing::dead(&message, "because")
+        };
+        let whole = parked(LARGEST_MESSAGE);
+        assert_eq!(whole.body.len(), LARGEST_MESSAGE);
+        let kept = whole.properties.headers().clone().unwrap();
+        assert!(!kept.contains_key(SIZE_HEADER) && !kept.contains_key(RETURNED_HEADER));
+
+        let excerpt = parked(LARGEST_MESSAGE + 1);
+        assert_eq!(excerpt.body.len(), EXCERPT);
+        let kept = excerpt.properties.headers().clone().unwrap();
+        let size = AMQPValue::LongLongInt(LARGEST_MESSAGE as i64 + 1);
+        assert_eq!(kept.inner()[SIZE_HEADER], size);
+        let sha256 = hex::encode(Sha256::digest(vec![b'x'; LARGEST_MESSAGE + 1]));
+        assert_eq!(
+            kept.inner()[SHA256_HEADER],
+            AMQPValue::LongString(sha256.into())
         );
     }
 }

@@ -19,6 +19,7 @@ use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::log_lines;
 use crate::settings::LogFormat;
 use crate::supervise::Readiness;
 
@@ -39,13 +40,27 @@ pub fn log_to_stderr(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env()
         // lapin logs every lost connection itself; we do too, with what we do about it.
         .unwrap_or_else(|_| EnvFilter::new("info,lapin=off,refinery_core=warn"));
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = tracing_subscriber::fmt::layer();
     let registry = tracing_subscriber::registry()
         .with(filter)
         .with(filter_fn(may_be_printed));
     match format {
-        LogFormat::Pretty => registry.with(layer.with_target(false)).init(),
-        LogFormat::Json => registry.with(layer.json().flatten_event(true)).init(),
+        LogFormat::Pretty => registry
+            .with(
+                layer
+                    .with_target(false)
+                    .fmt_fields(log_lines::pretty_fields())
+                    .with_writer(std::io::stderr),
+            )
+            .init(),
+        LogFormat::Json => registry
+            .with(
+                layer
+                    .json()
+                    .flatten_event(true)
+                    .with_writer(log_lines::JsonLines),
+            )
+            .init(),
     }
 }
 

@@ -10,6 +10,9 @@ use crate::ids::Tenant;
 pub const MAX_PAYLOAD: usize = 256 * 1024;
 /// The largest that such a limit may be, in bytes.
 pub const LARGEST_MAX_PAYLOAD: usize = 1024 * 1024;
+/// The largest body of an event's message, in bytes: data, and CloudEvents'
+/// attributes around it. A larger one can't become an event, whatever is changed.
+pub const LARGEST_MESSAGE: usize = LARGEST_MAX_PAYLOAD + 64 * 1024;
 
 /// What holds for a tenant's events and webhooks.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -32,6 +32,8 @@ use crate::decode::header_value;
 const AT_MOST: i64 = 1_000;
 /// How many are in memory at a time while they are replayed.
 const AT_ONCE: i64 = 50;
+/// What these have in all, in bytes, unless one alone has more.
+const BYTES_AT_ONCE: i64 = 4 * 1024 * 1024;
 
 /// `/api/v1/admin/dead-letters…`
 pub fn routes() -> OpenApiRouter<Shared> {
@@ -137,8 +139,14 @@ struct DeadLetter {
     content_type: Option<String>,
     /// Its AMQP headers.
     headers: Map<String, Value>,
-    /// In bytes.
-    size: i32,
+    /// In bytes, as it was published.
+    size: u32,
+    /// Whether only its beginning was kept, because no event may be that large. Then
+    /// it can't be replayed.
+    truncated: bool,
+    /// Of the whole body, in hex, if it was truncated.
+    #[schema(required)]
+    sha256: Option<String>,
     /// The first 1,024 bytes of it, as text.
     body_excerpt: String,
 }
@@ -161,7 +169,10 @@ impl DeadLetter {
             headers: headers
                 .map(|(name, value)| (name.to_string(), header(value)))
                 .collect(),
-            size: shown.size,
+            // Never negative.
+            size: shown.whole.as_ref().map_or(shown.size as u32, |w| w.size),
+            truncated: shown.whole.is_some(),
+            sha256: shown.whole.map(|whole| hex::encode(whole.sha256)),
             body_excerpt: String::from_utf8_lossy(&shown.excerpt).into_owned(),
         }
     }
@@ -235,7 +246,8 @@ async fn list(
 struct Replayed {
     /// Published again and confirmed; they are gone from here.
     replayed: i64,
-    /// Not published to an exchange of Posthorn's before: publish or discard them by hand.
+    /// Not published to an exchange of Posthorn's before, or truncated: publish or discard
+    /// them by hand.
     skipped: i64,
     /// There may be more: 1,000 are replayed at most.
     more: bool,
@@ -251,7 +263,7 @@ struct Replayed {
     params(("id" = DeadLetterId, Path)),
     responses(
         (status = 200, description = "It is published.", body = Replayed),
-        (status = 409, description = "It was not published to an exchange of Posthorn's."),
+        (status = 409, description = "It was not published to an exchange of Posthorn's, or is truncated."),
     ),
 )]
 async fn replay(
@@ -263,14 +275,10 @@ async fn replay(
     let letter = store::find(&client, id).await?;
     drop(client);
     let letter = letter.ok_or_else(|| unknown(id))?;
-    let exchange = letter.exchange.clone();
-    let part = replay_part(&api, vec![letter]).await?;
-    if part.skipped > 0 {
-        return Err(Problem::conflict(format!(
-            "it was published to exchange `{exchange}`, which is none of Posthorn's: publish it anew, or discard it"
-        )));
+    if let Err(reason) = letter.again(OffsetDateTime::now_utc(), api.shards) {
+        return Err(Problem::conflict(reason.to_string()));
     }
-    Ok(Json(part))
+    Ok(Json(replay_part(&api, vec![letter]).await?))
 }
 
 /// Replay dead letters
@@ -301,10 +309,13 @@ async fn replay_many(
     let mut after = None;
     while all.more && all.replayed + all.skipped < AT_MOST {
         let client = api.pool.get().await?;
-        let letters = store::next(&client, &filter, after, last, AT_ONCE).await?;
+        let letters = store::next(&client, &filter, after, last, AT_ONCE, BYTES_AT_ONCE).await?;
         drop(client);
         after = letters.last().map(|letter| letter.id).or(after);
-        all.more = letters.len() as i64 == AT_ONCE;
+        all.more = !letters.is_empty();
+        if letters.is_empty() {
+            break;
+        }
         let part = replay_part(&api, letters).await?;
         all.replayed += part.replayed;
         all.skipped += part.skipped;
@@ -318,7 +329,7 @@ async fn replay_part(api: &Api, letters: Vec<Letter>) -> Result<Replayed> {
     let now = clock::now();
     let found = letters.len() as i64;
     let publishing = letters.into_iter().filter_map(|letter| {
-        let message = letter.again(now, api.shards)?;
+        let message = letter.again(now, api.shards).ok()?;
         Some(async move { (letter.id, confirmed(&api.publisher, message).await) })
     });
     let published = join_all(publishing).await;
@@ -328,8 +339,8 @@ async fn replay_part(api: &Api, letters: Vec<Letter>) -> Result<Replayed> {
         .filter(|(_, confirmed)| confirmed.is_ok())
         .map(|(id, _)| *id)
         .collect();
-    let client = api.pool.get().await?;
-    store::delete(&client, &taken).await?;
+    let mut client = api.pool.get().await?;
+    store::delete(&mut client, &taken).await?;
     if let Some(reason) = published
         .into_iter()
         .find_map(|(_, confirmed)| confirmed.err())
@@ -357,8 +368,8 @@ async fn discard(
     State(api): State<Shared>,
     Id(id): Id<DeadLetterId>,
 ) -> Result<StatusCode> {
-    let client = api.pool.get().await?;
-    match store::delete(&client, &[id]).await? {
+    let mut client = api.pool.get().await?;
+    match store::delete(&mut client, &[id]).await? {
         0 => Err(unknown(id)),
         _ => Ok(StatusCode::NO_CONTENT),
     }
@@ -406,8 +417,8 @@ async fn discard_many(
         queue: which.queue,
     }
     .narrow()?;
-    let client = api.pool.get().await?;
-    let discarded = store::discard(&client, &filter, AT_MOST).await?;
+    let mut client = api.pool.get().await?;
+    let discarded = store::discard(&mut client, &filter, AT_MOST).await?;
     Ok(Json(Discarded {
         discarded,
         more: discarded == AT_MOST,

@@ -10,13 +10,19 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use shared::ids::{DeadLetterId, Tenant};
 use shared::job::Job;
 use shared::publish::{
-    EXCHANGE_HEADER, Outgoing, REASON_HEADER, ROUTING_KEY_HEADER, is_the_producers,
+    EXCHANGE_HEADER, Outgoing, REASON_HEADER, RETURNED_HEADER, ROUTING_KEY_HEADER, SHA256_HEADER,
+    SIZE_HEADER, Whole, is_ours, is_the_producers, republished,
 };
 use shared::topology;
 use time::OffsetDateTime;
 
 /// How much of a reason is kept, in characters.
 const MAX_REASON: usize = 1_000;
+/// What a row takes beside its texts, properties and body, in bytes, indexes and
+/// all: rounded up, so that many small letters are bounded too.
+const ROW: usize = 2 * 1024;
+/// In `x-death`: RabbitMQ has delivered it too often without an ack.
+const DELIVERY_LIMIT: &str = "delivery_limit";
 
 /// Which queue it was in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +70,30 @@ pub struct Letter {
     pub message_id: Option<String>,
     /// Without what the broker and we added.
     pub properties: BasicProperties,
-    /// As it was published.
+    /// As it was published, or how it began.
     pub body: Vec<u8>,
+    /// What the body was, if only its beginning is here.
+    pub whole: Option<Whole>,
+}
+
+/// Why a letter can't be published again.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreplayable {
+    /// It was published to an exchange that isn't ours: replayed, it could only come back.
+    #[error(
+        "it was published to exchange `{0}`, which is none of Posthorn's: publish it anew, or discard it"
+    )]
+    Elsewhere(String),
+    /// Only the beginning of its body was kept.
+    #[error(
+        "only the first {kept} of its {size} bytes were kept, because no event may be that large: discard it"
+    )]
+    Excerpt {
+        /// How much there is, in bytes.
+        kept: usize,
+        /// How much there was, in bytes.
+        size: u32,
+    },
 }
 
 impl Letter {
@@ -92,6 +120,10 @@ impl Letter {
                 text(&headers, ROUTING_KEY_HEADER).unwrap_or_else(here),
             ),
         };
+        let (body, cut) = Whole::cut(&message.data);
+        // Only where we have refused it are headers of ours ours.
+        let refused = origin == Origin::Parking && last_death(&headers).is_none();
+        let whole = cut.or_else(|| refused.then(|| cut_before(&headers)).flatten());
         let tenant = (exchange == topology::EVENTS)
             .then(|| routing_key.split_once('.')?.0.parse().ok())
             .flatten();
@@ -105,8 +137,24 @@ impl Letter {
             tenant,
             message_id: message_id.map(|id| storable(id.as_str())),
             properties: bare(&message.properties, &headers),
-            body: message.data.clone(),
+            body: body.to_vec(),
+            whole,
         }
+    }
+
+    /// What it takes in the table, in bytes.
+    pub fn weight(&self, properties: &[u8]) -> i32 {
+        let texts = [&self.reason, &self.exchange, &self.routing_key];
+        let texts: usize = texts.iter().map(|text| text.len()).sum();
+        // Bodies are cut and properties fit into a frame: far below 2 GiB.
+        (ROW + texts + properties.len() + self.body.len()) as i32
+    }
+
+    /// Whose share of the table it takes: its event's or its job's tenant's.
+    pub fn owner(&self) -> Option<Tenant> {
+        let jobs = [topology::JOBS, topology::RETRY].contains(&self.exchange.as_str());
+        let of_job = || Some(Job::decode(&self.body).ok()?.tenant);
+        self.tenant.clone().or_else(|| jobs.then(of_job).flatten())
     }
 
     /// The job that this is, if the broker gave it up, or a dispatcher that can't
@@ -116,32 +164,68 @@ impl Letter {
         is_one.then(|| Job::decode(&self.body).ok()).flatten()
     }
 
-    /// The message to publish so that it takes its way again; `None` if there
-    /// is no such way: it wasn't published to an exchange of ours.
+    /// An event that RabbitMQ gave up on, to be published once more.
+    ///
+    /// Who died with it fifty times need not have died of it: it counts for each event
+    /// that was on its way to them. What is given up on a second time stays a dead letter,
+    /// because a message that does kill must not go round for ever.
+    pub fn once_more(&self, message: &Delivery) -> Option<Outgoing> {
+        let headers = message.properties.headers().as_ref()?;
+        let death = last_death(headers).and_then(|death| text(death, "reason"));
+        let is_first =
+            death.as_deref() == Some(DELIVERY_LIMIT) && !headers.contains_key(RETURNED_HEADER);
+        let is_event = self.origin == Origin::Parking && self.exchange == topology::EVENTS;
+        if !is_first || !is_event || self.whole.is_some() {
+            return None;
+        }
+        let mut headers = self.properties.headers().clone().unwrap_or_default();
+        headers.insert(RETURNED_HEADER.into(), AMQPValue::Boolean(true));
+        Some(Outgoing {
+            exchange: topology::EVENTS,
+            routing_key: message.routing_key.clone(),
+            properties: republished(&self.properties, headers),
+            body: message.data.clone(),
+        })
+    }
+
+    /// The message to publish so that it takes its way again.
     ///
     /// An event without an id takes this letter's, so that it is known if it is
     /// replayed twice. A job says that it may exist twice, and takes the shard and the delay
     /// that are its now: meanwhile the sweeper may have put it back.
-    pub fn again(&self, now: OffsetDateTime, shards: u16) -> Option<Outgoing> {
+    ///
+    /// # Errors
+    /// If there is no such way.
+    pub fn again(&self, now: OffsetDateTime, shards: u16) -> Result<Outgoing, Unreplayable> {
+        if let Some(whole) = &self.whole {
+            return Err(Unreplayable::Excerpt {
+                kept: self.body.len(),
+                size: whole.size,
+            });
+        }
+        let elsewhere = || Unreplayable::Elsewhere(self.exchange.clone());
         let exchange = match self.exchange.as_str() {
             topology::EVENTS => topology::EVENTS,
             topology::JOBS | topology::RETRY => {
                 if let Ok(mut job) = Job::decode(&self.body) {
                     job.recheck = true;
-                    return Some(Outgoing::job(&job, now, shards));
+                    return Ok(Outgoing::job(&job, now, shards));
                 }
                 topology::JOBS
             }
-            _ => return None,
+            _ => return Err(elsewhere()),
         };
-        let mut properties = self.properties.clone();
+        let headers = self.properties.headers().clone().unwrap_or_default();
+        // Letters of earlier versions have a user id.
+        let mut properties = republished(&self.properties, headers);
         if properties.message_id().is_none() {
             // At most 29 bytes: a TypeID.
             properties = properties.with_message_id(self.id.to_string().into());
         }
-        Some(Outgoing {
+        Ok(Outgoing {
             exchange,
-            routing_key: ShortString::try_new(self.routing_key.as_str()).ok()?,
+            routing_key: ShortString::try_new(self.routing_key.as_str())
+                .map_err(|_| elsewhere())?,
             properties,
             body: self.body.clone(),
         })
@@ -150,7 +234,7 @@ impl Letter {
 
 fn given_up(reason: &str) -> String {
     match reason {
-        "delivery_limit" => "whoever took it failed every time".to_owned(),
+        DELIVERY_LIMIT => "whoever took it failed every time".to_owned(),
         _ => format!("RabbitMQ gave it up: {reason}"),
     }
 }
@@ -178,6 +262,17 @@ fn last_death(headers: &FieldTable) -> Option<&FieldTable> {
     }
 }
 
+/// What we said of the body when we cut it.
+fn cut_before(headers: &FieldTable) -> Option<Whole> {
+    let AMQPValue::LongLongInt(size) = headers.inner().get(SIZE_HEADER)? else {
+        return None;
+    };
+    let mut sha256 = [0; 32];
+    hex::decode_to_slice(text(headers, SHA256_HEADER)?, &mut sha256).ok()?;
+    let size = u32::try_from(*size).ok()?;
+    Some(Whole { size, sha256 })
+}
+
 fn text(headers: &FieldTable, name: &str) -> Option<String> {
     match headers.inner().get(name)? {
         AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
@@ -195,12 +290,11 @@ fn storable(text: &str) -> String {
 fn bare(properties: &BasicProperties, headers: &FieldTable) -> BasicProperties {
     let mut kept = FieldTable::default();
     for (name, value) in headers.inner() {
-        let ours = [REASON_HEADER, EXCHANGE_HEADER, ROUTING_KEY_HEADER].contains(&name.as_str());
-        if is_the_producers(name.as_str()) && !ours {
+        if is_the_producers(name.as_str()) && !is_ours(name.as_str()) {
             kept.insert(name.clone(), value.clone());
         }
     }
-    properties.clone().with_headers(kept).with_delivery_mode(2)
+    republished(properties, kept)
 }
 
 #[cfg(test)]
@@ -316,7 +410,10 @@ mod tests {
         parked.properties = dead.properties;
         let letter = Letter::of(&parked, Origin::Parking);
         assert_eq!((letter.exchange.as_str(), &letter.tenant), ("", &None));
-        assert!(letter.again(OffsetDateTime::now_utc(), 1).is_none());
+        assert!(matches!(
+            letter.again(OffsetDateTime::now_utc(), 1),
+            Err(Unreplayable::Elsewhere(_))
+        ));
     }
 
     #[test]

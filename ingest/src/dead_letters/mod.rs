@@ -6,10 +6,11 @@
 //! message in the queue; it may then be in the table twice, and what is replayed
 //! twice is found to be known.
 //!
-//! The table is bounded: when it is full, what comes stays in the queues. It is
-//! asked before a consumer is opened, because a message that is taken and given
-//! back is counted: RabbitMQ 4 drops one from a queue without a limit of its own
-//! after twenty times.
+//! Everything is bounded in bytes: what is taken at once, what is kept of one
+//! message ([`shared::publish::Whole`]), and the table. When a share of that is full,
+//! its oldest letters are dropped and counted.
+//!
+//! An event that RabbitMQ gave up on is published once more instead, the first time.
 //!
 //! Rows are read and deleted in [`store`], messages made of them again in
 //! [`letter`].
@@ -17,37 +18,37 @@
 pub mod letter;
 pub mod store;
 
-use std::time::Duration;
-
+use anyhow::Context;
 use deadpool_postgres::Pool;
 use futures_util::StreamExt;
+use lapin::Channel;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicCancelOptions};
+use lapin::options::BasicAckOptions;
 use shared::amqp::Session;
 use shared::clock;
 use shared::job::Job;
+use shared::publish::{Unconfirmed, publish_all};
 use shared::supervise::until_done;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::metrics::metrics;
 use letter::{Letter, Origin};
+use store::{Dropped, Room};
 
-/// The most messages in the table, give or take what was taken when it filled.
-pub const MAX_HELD: i64 = 100_000;
-/// Unacked messages.
-const PREFETCH: u16 = 100;
-/// The most messages in one statement.
-const BATCH: usize = 50;
+/// Unacked messages of a queue, and the most in one statement. Each may be as large as
+/// RabbitMQ lets it be (`max_message_size`), so they are few.
+const AT_ONCE: u16 = 4;
 /// A delivery whose job was given up on has another one made by the sweeper, but
 /// not before this: dispatchers died of the last one, fifty times.
 const NEXT_CHANCE: time::Duration = time::Duration::HOUR;
-/// How often a full table is asked whether it still is.
-const FULL: Duration = Duration::from_secs(5);
 
 /// What takes messages from a queue into the table.
 pub struct Keeper {
     /// To PostgreSQL.
     pub pool: Pool,
+    /// What the table may hold.
+    pub room: Room,
     /// Take no more.
     pub stop: CancellationToken,
 }
@@ -58,77 +59,85 @@ impl Keeper {
     /// # Errors
     /// If the consumer fails. What was taken and not acked comes again.
     pub async fn keep(&self, session: &Session, origin: Origin) -> anyhow::Result<()> {
-        while self.room().await.is_some() {
-            let (channel, consumer) = session.consumer(origin.queue(), PREFETCH).await?;
-            let tag = consumer.tag();
-            let mut batches = consumer.ready_chunks(BATCH);
-            let mut full = false;
-            loop {
-                let batch = tokio::select! {
-                    batch = batches.next() => batch,
-                    () = self.stop.cancelled() => return Ok(()),
-                };
-                let Some(batch) = batch else {
-                    break;
-                };
-                let batch: Vec<Delivery> = batch.into_iter().collect::<Result<_, _>>()?;
-                let Some(held) = self.write(&batch, origin).await else {
-                    return Ok(());
-                };
-                if let Some(last) = batch.last() {
-                    // This consumer has nothing older unacked.
-                    last.acker.ack(BasicAckOptions { multiple: true }).await?;
-                }
-                if held >= MAX_HELD && !full {
-                    full = true;
-                    // What it has been sent already still comes, and is written.
-                    channel
-                        .basic_cancel(tag.clone(), BasicCancelOptions::default())
-                        .await?;
-                }
-            }
-            anyhow::ensure!(
-                full,
-                "RabbitMQ cancelled the consumer of {}",
-                origin.queue()
-            );
-        }
-        Ok(())
-    }
-
-    /// Waits until the table has room; `None` when told to stop.
-    async fn room(&self) -> Option<()> {
-        let mut asked = tokio::time::interval(FULL);
-        let mut warned = false;
+        let publishing = session.publishing_channel().await?;
+        // Held as long as its consumer.
+        let (_consuming, consumer) = session.consumer(origin.queue(), AT_ONCE).await?;
+        let mut batches = consumer.ready_chunks(AT_ONCE.into());
         loop {
-            tokio::select! {
-                _ = asked.tick() => {}
-                () = self.stop.cancelled() => return None,
+            let batch = tokio::select! {
+                batch = batches.next() => batch,
+                () = self.stop.cancelled() => return Ok(()),
+            };
+            let Some(batch) = batch else {
+                anyhow::bail!("RabbitMQ cancelled the consumer of {}", origin.queue());
+            };
+            let batch: Vec<Delivery> = batch.into_iter().collect::<Result<_, _>>()?;
+            let letters = once_more(&publishing, &batch, origin).await?;
+            if self.write(&letters).await.is_none() {
+                return Ok(());
             }
-            match store::held(&self.pool).await {
-                Ok(held) if held < MAX_HELD => return Some(()),
-                Ok(held) => {
-                    if !std::mem::replace(&mut warned, true) {
-                        warn!(held, "no room for dead letters: they stay in their queues");
-                    }
-                }
-                Err(error) => warn!(error = format!("{error:#}"), "asking for dead letters"),
+            if let Some(last) = batch.last() {
+                // This consumer has nothing older unacked.
+                last.acker.ack(BasicAckOptions { multiple: true }).await?;
             }
         }
     }
 
-    /// Answers how many there are then; `None` when told to stop.
-    async fn write(&self, batch: &[Delivery], origin: Origin) -> Option<i64> {
-        let letters: Vec<Letter> = batch
-            .iter()
-            .map(|message| Letter::of(message, origin))
-            .collect();
+    /// `None` when told to stop.
+    async fn write(&self, letters: &[Letter]) -> Option<()> {
+        if letters.is_empty() {
+            return Some(());
+        }
         let given_up: Vec<Job> = letters.iter().filter_map(Letter::job_given_up).collect();
         let until = clock::now() + NEXT_CHANCE;
-        until_done(&self.stop, "writing dead letters", async || {
+        let dropped = until_done(&self.stop, "writing dead letters", async || {
             store::put_off(&self.pool, &given_up, until).await?;
-            store::keep(&self.pool, &letters).await
+            store::keep(&self.pool, letters, self.room).await
         })
-        .await
+        .await?;
+        for Dropped { owner, letters } in dropped {
+            metrics().dead_letters_dropped.inc_by(letters as u64);
+            warn!(
+                tenant = owner,
+                letters, "no room for dead letters; dropped the oldest"
+            );
+        }
+        Some(())
     }
+}
+
+/// Publishes what may be tried once more; answers with the letters to keep.
+async fn once_more(
+    channel: &Channel,
+    batch: &[Delivery],
+    origin: Origin,
+) -> anyhow::Result<Vec<Letter>> {
+    let mut letters = Vec::new();
+    let (mut again, mut outgoing) = (Vec::new(), Vec::new());
+    for message in batch {
+        let letter = Letter::of(message, origin);
+        match letter.once_more(message) {
+            Some(message) => {
+                outgoing.push(message);
+                again.push(letter);
+            }
+            None => letters.push(letter),
+        }
+    }
+    for (letter, published) in again.into_iter().zip(publish_all(channel, &outgoing).await) {
+        match published {
+            Ok(()) => {
+                metrics().returned.inc();
+                warn!(
+                    routing_key = letter.routing_key,
+                    event = letter.message_id,
+                    "an event that RabbitMQ gave up on is tried once more"
+                );
+            }
+            // Certainly not taken.
+            Err(Unconfirmed::Refused) => letters.push(letter),
+            Err(error) => return Err(error).context("publishing an event once more"),
+        }
+    }
+    Ok(letters)
 }

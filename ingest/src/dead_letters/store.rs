@@ -1,20 +1,62 @@
-//! The rows of dead letters. Every statement that adds or deletes some counts
-//! them in the same breath (`dead_letter_count`).
+//! The rows of dead letters, bounded in bytes: in all, and for each owner.
+//!
+//! A letter's owner is the tenant whose event or job it is, or nobody (`''`) if
+//! there is no such tenant. What each owner has is counted in `dead_letter_use` by
+//! every transaction that adds or deletes letters. These take turns, by a lock on that
+//! table, so that none waits for another in a circle.
+//!
+//! When an owner's share is full, its oldest letters go. When all together are too
+//! many, the oldest of the owner who has most go: nobody loses letters to somebody
+//! who has more.
 
 use anyhow::Context;
-use deadpool_postgres::{Client, Pool};
+use deadpool_postgres::{Client, Pool, Transaction};
 use lapin::BasicProperties;
 use shared::ids::{DeadLetterId, first_uuid_at};
 use shared::job::Job;
+use shared::publish::Whole;
 use time::OffsetDateTime;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::letter::{Letter, Origin};
 
 /// How much of a body is shown, in bytes.
 const EXCERPT: i32 = 1024;
-/// How many are deleted at a time when they are outdated.
-const OUTDATED_AT_ONCE: i64 = 1_000;
+/// How many are deleted at a time when they are outdated or too many.
+const DELETED_AT_ONCE: i64 = 1_000;
+
+/// What the table may hold, in bytes, as [`Letter::weight`] counts.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// In all.
+    pub all: i64,
+}
+
+impl Room {
+    /// Of one owner.
+    fn each(self) -> i64 {
+        self.all / 4
+    }
+}
+
+/// What the table holds.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Held {
+    /// How many.
+    pub letters: i64,
+    /// What they take, in bytes.
+    pub bytes: i64,
+}
+
+/// Whose letters made room for newer ones.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Dropped {
+    /// Its tenant's name, or `''`.
+    pub owner: String,
+    /// How many.
+    pub letters: i64,
+}
 
 /// Which dead letters are meant. All that is set must hold.
 #[derive(Debug, Default)]
@@ -45,22 +87,32 @@ pub struct Shown {
     pub message_id: Option<String>,
     /// As they were published.
     pub properties: BasicProperties,
-    /// How long the body is, in bytes.
+    /// How long the body is that is kept, in bytes.
     pub size: i32,
     /// How it begins.
     pub excerpt: Vec<u8>,
+    /// What the body was, if only its beginning was kept.
+    pub whole: Option<Whole>,
 }
 
-/// How many there are.
+/// What there is.
 ///
 /// # Errors
 /// If PostgreSQL fails.
-pub async fn held(pool: &Pool) -> anyhow::Result<i64> {
+pub async fn held(pool: &Pool) -> anyhow::Result<Held> {
     let client = pool.get().await?;
     let statement = client
-        .prepare_cached("-- dead_letters_held\nSELECT held FROM dead_letter_count")
+        .prepare_cached(
+            "-- dead_letters_held\n\
+             SELECT COALESCE(sum(letters), 0)::int8, COALESCE(sum(bytes), 0)::int8 \
+             FROM dead_letter_use",
+        )
         .await?;
-    Ok(client.query_one(&statement, &[]).await?.get(0))
+    let row = client.query_one(&statement, &[]).await?;
+    Ok(Held {
+        letters: row.get(0),
+        bytes: row.get(1),
+    })
 }
 
 /// Has the deliveries of these jobs wait, if they still wait for these attempts
@@ -96,36 +148,80 @@ pub async fn put_off(pool: &Pool, jobs: &[Job], until: OffsetDateTime) -> anyhow
     Ok(())
 }
 
-/// Writes them; answers how many there are then.
+/// Writes them, and makes room for them; answers whose letters went.
 ///
 /// # Errors
 /// If PostgreSQL fails.
-pub async fn keep(pool: &Pool, letters: &[Letter]) -> anyhow::Result<i64> {
-    let client = pool.get().await?;
-    let statement = client
-        .prepare_cached(
-            "-- keep_dead_letters\n\
-             WITH kept AS ( \
-                 INSERT INTO dead_letters (id, queue, reason, exchange, routing_key, tenant, \
-                                           message_id, properties, body) \
-                 SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], \
-                                      $6::text[], $7::text[], $8::bytea[], $9::bytea[]) \
-                 RETURNING 1) \
-             UPDATE dead_letter_count SET held = held + (SELECT count(*) FROM kept) RETURNING held",
+pub async fn keep(pool: &Pool, letters: &[Letter], room: Room) -> anyhow::Result<Vec<Dropped>> {
+    let mut client = pool.get().await?;
+    let transaction = take_turns(&mut client).await?;
+    let mut dropped = Vec::new();
+    for (owner, bytes) in insert(&transaction, letters).await? {
+        if bytes > room.each() {
+            dropped.push(drop_oldest(&transaction, &owner, bytes - room.each()).await?);
+        }
+    }
+    while let Some((owner, excess)) = too_much(&transaction, room).await? {
+        dropped.push(drop_oldest(&transaction, &owner, excess).await?);
+    }
+    transaction.commit().await?;
+    Ok(dropped)
+}
+
+/// A transaction that adds or deletes letters: one at a time.
+async fn take_turns(client: &mut Client) -> anyhow::Result<Transaction<'_>> {
+    let transaction = client.transaction().await?;
+    transaction
+        .batch_execute(
+            "-- take_turns_with_dead_letters\nLOCK TABLE dead_letter_use IN EXCLUSIVE MODE",
         )
         .await?;
-    macro_rules! column {
-        ($letter:ident => $value:expr) => {
-            &letters.iter().map(|$letter| $value).collect::<Vec<_>>()
-        };
-    }
+    Ok(transaction)
+}
+
+/// Answers who has got some, and what each of them has now, in bytes.
+async fn insert(
+    transaction: &Transaction<'_>,
+    letters: &[Letter],
+) -> anyhow::Result<Vec<(String, i64)>> {
+    // A letter that is there already was written by a COMMIT whose answer was lost.
+    const INSERT: &str = "-- keep_dead_letters\n\
+        WITH kept AS ( \
+            INSERT INTO dead_letters (id, queue, reason, exchange, routing_key, tenant, message_id, \
+                                      properties, body, whole_size, whole_sha256, bytes, owner) \
+            SELECT v.id, v.queue, v.reason, v.exchange, v.routing_key, v.tenant, v.message_id, \
+                   v.properties, v.body, v.whole_size, v.whole_sha256, v.bytes, COALESCE(t.id, '') \
+            FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], \
+                        $7::text[], $8::bytea[], $9::bytea[], $10::int4[], $11::bytea[], \
+                        $12::int4[], $13::text[]) \
+                 AS v (id, queue, reason, exchange, routing_key, tenant, message_id, properties, \
+                       body, whole_size, whole_sha256, bytes, owner) \
+                 LEFT JOIN tenants t ON t.id = v.owner \
+            ON CONFLICT (id) DO NOTHING RETURNING owner, bytes) \
+        INSERT INTO dead_letter_use AS u (owner, letters, bytes) \
+        SELECT owner, count(*), sum(bytes) FROM kept GROUP BY owner \
+        ON CONFLICT (owner) DO UPDATE \
+            SET letters = u.letters + excluded.letters, bytes = u.bytes + excluded.bytes \
+        RETURNING owner, bytes";
     let properties = letters
         .iter()
         .map(|letter| rmp_serde::to_vec(&letter.properties))
         .collect::<Result<Vec<_>, _>>()
         .context("encoding AMQP properties")?;
-    let row = client
-        .query_one(
+    let bytes: Vec<_> = letters
+        .iter()
+        .zip(&properties)
+        .map(|(letter, properties)| letter.weight(properties))
+        .collect();
+    let whole = |letter: &Letter| letter.whole.clone();
+    macro_rules! column {
+        ($letter:ident => $value:expr) => {
+            &letters.iter().map(|$letter| $value).collect::<Vec<_>>()
+        };
+    }
+    let statement = transaction.prepare_cached(INSERT).await?;
+    let rows = transaction
+        .query(
             &statement,
             &[
                 column!(l => l.id),
@@ -137,10 +233,87 @@ pub async fn keep(pool: &Pool, letters: &[Letter]) -> anyhow::Result<i64> {
                 column!(l => l.message_id.as_ref()),
                 &properties,
                 column!(l => l.body.as_slice()),
+                column!(l => whole(l).map(|whole| i32::try_from(whole.size).unwrap_or(i32::MAX))),
+                column!(l => whole(l).map(|whole| whole.sha256.to_vec())),
+                &bytes,
+                column!(l => l.owner()),
             ],
         )
         .await?;
-    Ok(row.get(0))
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// The owner who has most, and how much of it is too much.
+async fn too_much(
+    transaction: &Transaction<'_>,
+    room: Room,
+) -> anyhow::Result<Option<(String, i64)>> {
+    let statement = transaction
+        .prepare_cached(
+            "-- heaviest_owner_of_dead_letters\n\
+             SELECT owner, (SELECT sum(bytes) FROM dead_letter_use)::int8 AS held \
+             FROM dead_letter_use ORDER BY bytes DESC, owner LIMIT 1",
+        )
+        .await?;
+    let row = transaction.query_opt(&statement, &[]).await?;
+    Ok(row
+        .map(|row| (row.get(0), row.get::<_, i64>(1) - room.all))
+        .filter(|(_, excess)| *excess > 0))
+}
+
+/// Deletes an owner's oldest until `excess` bytes are free.
+async fn drop_oldest(
+    transaction: &Transaction<'_>,
+    owner: &str,
+    excess: i64,
+) -> anyhow::Result<Dropped> {
+    const OLDEST: &str = "SELECT id FROM ( \
+            SELECT id, sum(bytes) OVER (ORDER BY id) - bytes AS freed FROM ( \
+                SELECT id, bytes FROM dead_letters WHERE owner = $1 ORDER BY id LIMIT $3) oldest) o \
+        WHERE freed < $2";
+    let mut gone = Held {
+        letters: 0,
+        bytes: 0,
+    };
+    while gone.bytes < excess {
+        let rest = excess - gone.bytes;
+        let parameters: [&(dyn ToSql + Sync); 3] = [&owner, &rest, &DELETED_AT_ONCE];
+        let part = remove(transaction, "drop_oldest", OLDEST, &parameters).await?;
+        anyhow::ensure!(part.letters > 0, "dead_letter_use says more than there is");
+        gone.letters += part.letters;
+        gone.bytes += part.bytes;
+    }
+    Ok(Dropped {
+        owner: owner.to_owned(),
+        letters: gone.letters,
+    })
+}
+
+/// Deletes the letters that `which` selects; answers what went.
+async fn remove(
+    transaction: &Transaction<'_>,
+    name: &str,
+    which: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+) -> anyhow::Result<Held> {
+    let statement = format!(
+        "-- {name}_dead_letters\n\
+         WITH gone AS ( \
+                  DELETE FROM dead_letters WHERE id = ANY (ARRAY({which})) RETURNING owner, bytes), \
+              freed AS ( \
+                  SELECT owner, count(*) AS letters, sum(bytes) AS bytes FROM gone GROUP BY owner), \
+              counted AS ( \
+                  UPDATE dead_letter_use u \
+                  SET letters = u.letters - f.letters, bytes = u.bytes - f.bytes \
+                  FROM freed f WHERE u.owner = f.owner) \
+         SELECT count(*), COALESCE(sum(bytes), 0)::int8 FROM gone"
+    );
+    let statement = transaction.prepare_cached(&statement).await?;
+    let row = transaction.query_one(&statement, parameters).await?;
+    Ok(Held {
+        letters: row.get(0),
+        bytes: row.get(1),
+    })
 }
 
 /// A page, newest first. Reads at most all of them, of which there is a bound.
@@ -157,6 +330,7 @@ pub async fn list(
         .prepare_cached(
             "-- list_dead_letters\n\
              SELECT id, queue, reason, exchange, routing_key, tenant, message_id, properties, \
+                    whole_size, whole_sha256, \
                     length(body) AS size, substring(body FOR $6::int) AS excerpt \
              FROM dead_letters \
              WHERE ($1::uuid IS NULL OR id < $1) AND ($2::text IS NULL OR reason = $2) \
@@ -191,6 +365,7 @@ pub async fn list(
                 properties: properties(row)?,
                 size: row.get("size"),
                 excerpt: row.get("excerpt"),
+                whole: whole(row),
             })
         })
         .collect()
@@ -204,7 +379,8 @@ pub async fn find(client: &Client, id: DeadLetterId) -> anyhow::Result<Option<Le
     let statement = client
         .prepare_cached(
             "-- find_dead_letter\n\
-             SELECT id, queue, reason, exchange, routing_key, tenant, message_id, properties, body \
+             SELECT id, queue, reason, exchange, routing_key, tenant, message_id, properties, body, \
+                    whole_size, whole_sha256 \
              FROM dead_letters WHERE id = $1",
         )
         .await?;
@@ -227,7 +403,7 @@ pub async fn newest(client: &Client) -> anyhow::Result<Option<DeadLetterId>> {
 }
 
 /// The next ones after `after`, up to `last`, whole, oldest first: the order in
-/// which they are replayed.
+/// which they are replayed. As many as fit into `bytes`, and at least one.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -237,16 +413,24 @@ pub async fn next(
     after: Option<DeadLetterId>,
     last: DeadLetterId,
     limit: i64,
+    bytes: i64,
 ) -> anyhow::Result<Vec<Letter>> {
     let statement = client
         .prepare_cached(
             "-- next_dead_letters\n\
-             SELECT id, queue, reason, exchange, routing_key, tenant, message_id, properties, body \
-             FROM dead_letters \
-             WHERE ($1::uuid IS NULL OR id > $1) AND id <= $6 \
-               AND ($2::text IS NULL OR reason = $2) \
-               AND ($3::text IS NULL OR tenant = $3) AND ($4::text IS NULL OR queue = $4) \
-             ORDER BY id LIMIT $5",
+             SELECT id, queue, reason, exchange, routing_key, tenant, message_id, properties, body, \
+                    whole_size, whole_sha256 \
+             FROM dead_letters WHERE id = ANY (ARRAY( \
+                 SELECT id FROM ( \
+                     SELECT id, sum(bytes) OVER (ORDER BY id) - bytes AS before FROM ( \
+                         SELECT id, bytes FROM dead_letters \
+                         WHERE ($1::uuid IS NULL OR id > $1) AND id <= $6 \
+                           AND ($2::text IS NULL OR reason = $2) \
+                           AND ($3::text IS NULL OR tenant = $3) \
+                           AND ($4::text IS NULL OR queue = $4) \
+                         ORDER BY id LIMIT $5) next) n \
+                 WHERE before < $7)) \
+             ORDER BY id",
         )
         .await?;
     let origin = filter.origin.map(Origin::as_str);
@@ -260,6 +444,7 @@ pub async fn next(
                 &origin,
                 &limit,
                 &last,
+                &bytes,
             ],
         )
         .await?;
@@ -282,6 +467,17 @@ fn letter(row: &Row) -> anyhow::Result<Letter> {
         message_id: row.get("message_id"),
         properties: properties(row)?,
         body: row.get("body"),
+        whole: whole(row),
+    })
+}
+
+fn whole(row: &Row) -> Option<Whole> {
+    let size: Option<i32> = row.get("whole_size");
+    let sha256: Option<Vec<u8>> = row.get("whole_sha256");
+    Some(Whole {
+        size: size? as u32,
+        // The table's CHECK has 32 bytes.
+        sha256: sha256?.try_into().ok()?,
     })
 }
 
@@ -293,44 +489,28 @@ fn properties(row: &Row) -> anyhow::Result<BasicProperties> {
 ///
 /// # Errors
 /// If PostgreSQL fails.
-pub async fn delete(client: &Client, ids: &[DeadLetterId]) -> anyhow::Result<i64> {
-    let statement = client
-        .prepare_cached(
-            "-- delete_dead_letters\n\
-             WITH gone AS (DELETE FROM dead_letters WHERE id = ANY ($1) RETURNING 1), \
-                  counted AS (SELECT count(*) AS n FROM gone) \
-             UPDATE dead_letter_count SET held = held - counted.n FROM counted RETURNING counted.n",
-        )
-        .await?;
-    Ok(client.query_one(&statement, &[&ids]).await?.get(0))
+pub async fn delete(client: &mut Client, ids: &[DeadLetterId]) -> anyhow::Result<i64> {
+    let transaction = take_turns(client).await?;
+    let gone = remove(&transaction, "delete", "SELECT unnest($1::uuid[])", &[&ids]).await?;
+    transaction.commit().await?;
+    Ok(gone.letters)
 }
 
 /// Deletes those that match, oldest first; answers how many there were.
 ///
 /// # Errors
 /// If PostgreSQL fails.
-pub async fn discard(client: &Client, filter: &Filter, limit: i64) -> anyhow::Result<i64> {
-    let statement = client
-        .prepare_cached(
-            "-- discard_dead_letters\n\
-             WITH gone AS ( \
-                 DELETE FROM dead_letters WHERE id = ANY (ARRAY( \
-                     SELECT id FROM dead_letters \
-                     WHERE ($1::text IS NULL OR reason = $1) AND ($2::text IS NULL OR tenant = $2) \
-                       AND ($3::text IS NULL OR queue = $3) \
-                     ORDER BY id LIMIT $4)) RETURNING 1), \
-                  counted AS (SELECT count(*) AS n FROM gone) \
-             UPDATE dead_letter_count SET held = held - counted.n FROM counted RETURNING counted.n",
-        )
-        .await?;
+pub async fn discard(client: &mut Client, filter: &Filter, limit: i64) -> anyhow::Result<i64> {
+    const WHICH: &str = "SELECT id FROM dead_letters \
+         WHERE ($1::text IS NULL OR reason = $1) AND ($2::text IS NULL OR tenant = $2) \
+           AND ($3::text IS NULL OR queue = $3) \
+         ORDER BY id LIMIT $4";
     let origin = filter.origin.map(Origin::as_str);
-    let row = client
-        .query_one(
-            &statement,
-            &[&filter.reason, &filter.tenant, &origin, &limit],
-        )
-        .await?;
-    Ok(row.get(0))
+    let transaction = take_turns(client).await?;
+    let parameters: [&(dyn ToSql + Sync); 4] = [&filter.reason, &filter.tenant, &origin, &limit];
+    let gone = remove(&transaction, "discard", WHICH, &parameters).await?;
+    transaction.commit().await?;
+    Ok(gone.letters)
 }
 
 /// Deletes those that were taken before `until`, part by part.
@@ -338,23 +518,15 @@ pub async fn discard(client: &Client, filter: &Filter, limit: i64) -> anyhow::Re
 /// # Errors
 /// If PostgreSQL fails.
 pub async fn delete_outdated(pool: &Pool, until: OffsetDateTime) -> anyhow::Result<()> {
-    let client = pool.get().await?;
-    let statement = client
-        .prepare_cached(
-            "-- delete_outdated_dead_letters\n\
-             WITH gone AS ( \
-                 DELETE FROM dead_letters WHERE id = ANY (ARRAY( \
-                     SELECT id FROM dead_letters WHERE id < $1 ORDER BY id LIMIT $2)) RETURNING 1), \
-                  counted AS (SELECT count(*) AS n FROM gone) \
-             UPDATE dead_letter_count SET held = held - counted.n FROM counted RETURNING counted.n",
-        )
-        .await?;
+    const OUTDATED: &str = "SELECT id FROM dead_letters WHERE id < $1 ORDER BY id LIMIT $2";
+    let mut client = pool.get().await?;
     let first_kept = first_uuid_at(until);
     loop {
-        let row = client
-            .query_one(&statement, &[&first_kept, &OUTDATED_AT_ONCE])
-            .await?;
-        if row.get::<_, i64>(0) < OUTDATED_AT_ONCE {
+        let transaction = take_turns(&mut client).await?;
+        let parameters: [&(dyn ToSql + Sync); 2] = [&first_kept, &DELETED_AT_ONCE];
+        let gone = remove(&transaction, "delete_outdated", OUTDATED, &parameters).await?;
+        transaction.commit().await?;
+        if gone.letters < DELETED_AT_ONCE {
             return Ok(());
         }
     }

@@ -30,6 +30,9 @@ use super::server::{Recipe, Server};
 const ERLANG: &str = "+sbwt none +sbwtdcpu none +sbwtdio none \
                       -kernel inet_dist_use_interface {127,0,0,1}";
 
+/// What Posthorn asks of any RabbitMQ.
+const RECOMMENDED: &str = include_str!("../../../deploy/rabbitmq.conf");
+
 /// How a private RabbitMQ is made and run.
 pub struct RabbitMq {
     home: Arc<Home>,
@@ -71,6 +74,7 @@ impl RabbitMq {
             &self.folder.join("definitions.json").to_string_lossy(),
         );
         set("definitions.skip_if_unchanged", "true");
+        settings.push_str(RECOMMENDED);
         settings
     }
 
