@@ -20,6 +20,7 @@ mod resolver;
 pub mod retry;
 pub mod seal;
 pub mod secret;
+pub mod serve;
 pub mod settings;
 pub mod stats;
 pub mod supervise;

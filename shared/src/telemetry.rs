@@ -66,6 +66,10 @@ pub struct Metrics {
     pub postgres_connects: IntCounter,
     /// Webhook rows that couldn't be opened with our keys.
     pub unreadable_webhooks: IntCounter,
+    /// Open connections to our HTTP server.
+    pub http_connections: IntGauge,
+    /// Connections that our HTTP server closed, by reason.
+    pub http_connections_cut: IntCounterVec,
 }
 
 /// The metrics of this process.
@@ -91,6 +95,15 @@ pub fn metrics() -> &'static Metrics {
         unreadable_webhooks: counter(
             "posthorn_unreadable_webhooks_total",
             "Webhook rows that could not be opened with MASTER_KEY.",
+        ),
+        http_connections: gauge(
+            "posthorn_http_connections",
+            "Open connections to this process's HTTP server.",
+        ),
+        http_connections_cut: counter_by(
+            "posthorn_http_connections_cut_total",
+            "HTTP connections that were too slow (idle, head, body, answer), made room (place) or found none (full).",
+            "reason",
         ),
     })
 }

@@ -4,7 +4,7 @@
 //! The id comes from `x-request-id`, for those who follow a request through
 //! several services, and goes into the answer, the logs and every problem.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use axum::extract::{ConnectInfo, Request, State};
@@ -14,6 +14,7 @@ use axum::http::header::{
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use shared::serve::network;
 use tower_http::cors::CorsLayer;
 use tracing::{Instrument, debug, info_span};
 use uuid::Uuid;
@@ -105,17 +106,6 @@ fn client(rates: &Rates, headers: &HeaderMap, extensions: &Extensions) -> Option
     }
     let ConnectInfo(from) = extensions.get::<ConnectInfo<SocketAddr>>()?;
     Some(Client::Address(network(from.ip())))
-}
-
-/// Whoever has one IPv6 address has the 2^64 beside it.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-        }
-        v4 => v4,
-    }
 }
 
 /// Whether an answer in JSON is among what the client accepts (RFC 9110, 12.5.1).
