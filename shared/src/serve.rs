@@ -196,6 +196,7 @@ impl Connections {
         });
         self.next += 1;
         self.open.insert(self.next, connection.clone());
+        self.count();
         Some((self.next, connection))
     }
 
@@ -226,6 +227,16 @@ impl Connections {
             }
             !overdue
         });
+        self.count();
+    }
+
+    fn forget(&mut self, id: u64) {
+        self.open.remove(&id);
+        self.count();
+    }
+
+    fn count(&self) {
+        metrics().http_connections.set(self.open.len() as i64);
     }
 }
 
@@ -280,12 +291,11 @@ pub async fn serve(listener: TcpListener, app: Router, bounds: Bounds, stop: Can
             continue;
         };
         let (app, stop, connections) = (app.clone(), stop.clone(), connections.clone());
-        metrics().http_connections.inc();
         tasks.spawn(async move {
             answer(stream, peer, app, &connection, &stop).await;
-            let mut connections = connections.lock().unwrap_or_else(PoisonError::into_inner);
-            connections.open.remove(&id);
-            metrics().http_connections.dec();
+            let connections = connections.lock();
+            let mut connections = connections.unwrap_or_else(PoisonError::into_inner);
+            connections.forget(id);
         });
     }
     drop(listener);
