@@ -10,6 +10,7 @@ pub mod attempt;
 pub mod catalogue;
 pub mod destination;
 pub mod dialect;
+pub mod excerpt;
 pub mod headers;
 pub mod ids;
 pub mod job;

@@ -51,6 +51,17 @@ pub fn log_to_stderr(format: LogFormat) {
 
 fn may_be_printed(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
+    // TLS libraries say at length what an endpoint did, and not whose it is. The
+    // line of the attempt says it, with its tenant and webhook, and bounded.
+    let of_endpoints = match target.split("::").next() {
+        Some("rustls") => true,
+        // It warns of the system's certificates, too.
+        Some("rustls_platform_verifier") => *metadata.level() == Level::ERROR,
+        _ => false,
+    };
+    if of_endpoints {
+        return false;
+    }
     *metadata.level() <= Level::INFO || !TALKATIVE.iter().any(|library| target.starts_with(library))
 }
 

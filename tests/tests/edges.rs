@@ -3,14 +3,17 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use harness::receiver::answering;
 use harness::service::{Service, http};
-use harness::world::{ADMIN_TOKEN, TENANT, World};
+use harness::world::{ADMIN_TOKEN, TENANT, World, eventually};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 async fn connect(service: &Service, bytes: &str) -> TcpStream {
     let address = service.url("").replace("http://", "");
@@ -197,4 +200,113 @@ async fn text_that_postgresql_cannot_hold_is_refused_by_name_wherever_it_is_sent
     );
     // What was changed on the way may hold deliveries, or send them nowhere.
     world.abandon().await;
+}
+
+/// A certificate of the tests.
+fn certificate(name: &str) -> String {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates");
+    format!("{folder}/{name}.pem")
+}
+
+/// Shakes hands with this certificate, for ever, and says nothing; answers where.
+async fn tls_endpoint(name: &str) -> String {
+    let chain = CertificateDer::pem_file_iter(certificate(name)).unwrap();
+    let key = PrivateKeyDer::from_pem_file(certificate("key")).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain.map(Result::unwrap).collect(), key)
+        .unwrap();
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut stream = stream.into_std().unwrap();
+            stream.set_nonblocking(false).unwrap();
+            let config = config.clone();
+            tokio::task::spawn_blocking(move || {
+                let mut session = rustls::ServerConnection::new(config).unwrap();
+                // Ends when the client refuses.
+                while session
+                    .complete_io(&mut stream)
+                    .is_ok_and(|(read, _)| read > 0)
+                {}
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn a_certificate_with_a_thousand_names_makes_no_row_log_or_answer_long() {
+    let trusted = certificate("ca");
+    let world = World::with(&[("SSL_CERT_FILE", &trusted)]).await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let url = tls_endpoint("many").await;
+    let body = Some(json!({"url": url, "events": ["*"], "retries": 0}));
+    let made = world.ask(&ingest, "POST", "/api/v1/webhooks", body).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    world.publish("order.created", "evt-1", &json!({})).await;
+    eventually("it has been tried", async || {
+        world.count("attempts WHERE outcome = 'tls'").await == 1
+    })
+    .await;
+    let row = world.sql().await;
+    let row = row
+        .query_one("SELECT error FROM attempts", &[])
+        .await
+        .unwrap();
+    let error: String = row.get(0);
+    assert!(
+        error.starts_with("TLS: ") && error.contains("not valid for name"),
+        "{error}"
+    );
+    assert!(error.len() <= 1024 && error.ends_with('…'), "{error}");
+
+    let path = format!(
+        "/api/v1/webhooks/{}/test",
+        made.body["id"].as_str().unwrap()
+    );
+    let tested = world.ask(&ingest, "POST", &path, None).await.body;
+    assert_eq!(tested["outcome"], "tls");
+    for member in ["error", "verdict"] {
+        let said = tested[member].as_str().unwrap();
+        assert!(said.len() < 2048, "{member}: {said}");
+    }
+    // Ours has the webhook; the library's would have neither.
+    let logs = world.logs();
+    let longest = logs.lines().map(str::len).max().unwrap();
+    assert!(longest < 4096, "{longest} bytes in a line");
+    assert!(!logs.contains("failed to verify TLS certificate"), "{logs}");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_client_cannot_make_the_answer_to_a_refusal_long() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let long = "ä".repeat(20_000);
+    let webhook = json!({"url": "https://example.com/", "events": ["*"]});
+    let mut unknown = webhook.clone();
+    unknown[long.as_str()] = json!(1);
+    let mut header = webhook;
+    header["headers"] = json!({long: "b"});
+    let path = "/api/v1/webhooks";
+    for (method, path, body) in [
+        ("POST", path.to_owned(), Some(unknown)),
+        ("POST", path.to_owned(), Some(header)),
+        ("GET", format!("/api/v1/{}", "a".repeat(20_000)), None),
+        ("GET", format!("{path}?limit={}", "9".repeat(20_000)), None),
+    ] {
+        let refused = world.ask(&ingest, method, &path, body).await;
+        assert!((400..500).contains(&refused.status), "{}", refused.body);
+        let said = refused.body.to_string();
+        assert!(said.len() < 2048, "{} bytes: {said}", said.len());
+    }
+    let logs = world.logs();
+    assert!(logs.lines().all(|line| line.len() < 4096), "{logs}");
+    world.finish().await;
 }

@@ -14,6 +14,7 @@ use axum::http::header::{
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use shared::excerpt::{MAX_ERROR, excerpt};
 use shared::serve::network;
 use tower_http::cors::CorsLayer;
 use tracing::{Instrument, debug, info_span};
@@ -50,7 +51,7 @@ pub async fn around(State(api): State<Shared>, request: Request, next: Next) -> 
         "request",
         id = id.to_str().unwrap_or_default(),
         method = %request.method(),
-        path = request.uri().path(),
+        path = excerpt(request.uri().path(), MAX_ERROR),
     );
     let answer = async {
         let begun = Instant::now();
