@@ -310,3 +310,93 @@ async fn a_client_cannot_make_the_answer_to_a_refusal_long() {
     assert!(logs.lines().all(|line| line.len() < 4096), "{logs}");
     world.finish().await;
 }
+
+#[tokio::test]
+async fn a_header_that_says_who_asks_or_where_is_there_once_or_the_request_is_refused() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let ask = async |version: &str, headers: &[&str]| {
+        let headers = headers.join("\r\n");
+        let request =
+            format!("GET /api/v1/webhooks {version}\r\n{headers}\r\nconnection: close\r\n\r\n");
+        rest(connect(&ingest, &request).await).await
+    };
+    let token = format!("authorization: Bearer {ADMIN_TOKEN}");
+    let token = token.as_str();
+    let tenant = format!("x-tenant-id: {TENANT}");
+    let tenant = tenant.as_str();
+    let whole = ask("HTTP/1.1", &["host: a", token, tenant]).await;
+    assert!(whole.starts_with("HTTP/1.1 200"), "{whole}");
+    let old = ask("HTTP/1.0", &[token, tenant]).await;
+    assert!(old.starts_with("HTTP/1.0 200"), "{old}");
+    for (version, headers, named) in [
+        ("HTTP/1.1", vec![token, tenant], "Host"),
+        (
+            "HTTP/1.1",
+            vec!["host: a", "Host: a", token, tenant],
+            "Host",
+        ),
+        (
+            "HTTP/1.0",
+            vec!["host: a", "host: b", token, tenant],
+            "Host",
+        ),
+        (
+            "HTTP/1.1",
+            vec!["host: a", token, "authorization: Bearer other", tenant],
+            "Authorization",
+        ),
+        (
+            "HTTP/1.1",
+            vec!["host: a", token, tenant, "X-Tenant-Id: other"],
+            "X-Tenant-ID",
+        ),
+    ] {
+        let refused = ask(version, &headers).await;
+        assert!(
+            refused.contains(" 400 Bad Request"),
+            "{headers:?}: {refused}"
+        );
+        assert!(refused.contains("application/problem+json"), "{refused}");
+        assert!(refused.contains(&format!("`{named}`")), "{refused}");
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn no_answer_with_a_secret_is_kept_by_a_cache_and_none_is_taken_for_what_it_is_not() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let shop = world.receiver(answering(200)).await;
+    let webhook = world.webhook(&ingest, &shop, json!({})).await;
+    let webhooks = "/api/v1/webhooks";
+    let rotated = format!("{webhooks}/{}/rotate-secret", webhook.id);
+    let new = json!({"url": "https://example.com/", "events": ["*"]});
+    for (method, path, body, status, is_private) in [
+        ("POST", "/api/v1/admin/tokens", json!({}), 201, true),
+        ("POST", webhooks, new.clone(), 201, true),
+        ("POST", "/api/webhooks", new, 201, true),
+        ("POST", rotated.as_str(), json!({}), 200, true),
+        ("GET", webhooks, Value::Null, 200, true),
+        ("GET", "/api/v1/nothing", Value::Null, 404, true),
+        ("GET", "/openapi.json", Value::Null, 200, false),
+        ("GET", "/docs", Value::Null, 200, false),
+    ] {
+        let mut request = http()
+            .request(method.parse().unwrap(), ingest.url(path))
+            .bearer_auth(ADMIN_TOKEN)
+            .header("x-tenant-id", TENANT);
+        if !body.is_null() {
+            request = request.header("content-type", "application/json");
+            request = request.body(body.to_string());
+        }
+        let answer = request.send().await.unwrap();
+        let headers = answer.headers().clone();
+        assert_eq!(answer.status().as_u16(), status, "{path}");
+        assert_eq!(headers["x-content-type-options"], "nosniff", "{path}");
+        let kept = headers.get("cache-control").map(|value| value.as_bytes());
+        let expected: Option<&[u8]> = is_private.then_some(b"no-store");
+        assert!(!is_private || kept == expected, "{path}: {headers:?}");
+    }
+    world.finish().await;
+}
