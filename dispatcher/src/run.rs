@@ -15,6 +15,7 @@ use shared::amqp::{Broker, Session, keep_session};
 use shared::attempt::Sender;
 use shared::catalogue::Feed;
 use shared::publish::{Publications, Publisher, publisher};
+use shared::serve::serve;
 use shared::settings::Defaults;
 use shared::supervise::{Readiness, until_done};
 use shared::topology::jobs_queue;
@@ -110,9 +111,8 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         .await
         .with_context(|| format!("HTTP_ADDR: listening on {}", settings.http_addr))?;
     info!(address = %listener.local_addr()?, "metrics and health");
-    let health = axum::serve(listener, telemetry::routes(ready.clone()))
-        .with_graceful_shutdown(over.clone().cancelled_owned());
-    let mut health = tokio::spawn(health.into_future());
+    let routes = telemetry::routes(ready.clone());
+    let mut health = tokio::spawn(serve(listener, routes, settings.common.http, over.clone()));
 
     if wait_for_schema(&pool, &stop).await.is_none() {
         return Ok(());

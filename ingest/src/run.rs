@@ -1,6 +1,5 @@
 //! Starts everything, keeps it running, stops it in order.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use shared::attempt::Sender;
 use shared::catalogue::Feed;
 use shared::clock;
 use shared::publish::{Publications, publisher};
+use shared::serve::serve;
 use shared::supervise::{Readiness, until_done};
 use shared::topology::INGEST_QUEUE;
 use shared::{postgres, telemetry};
@@ -91,12 +91,9 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         subscriptions: subscriptions.clone(),
         event_types: event_types.clone(),
     };
-    let api = api::routes(state, &settings.cors_origins)
-        .merge(telemetry::routes(ready.clone()))
-        .into_make_service_with_connect_info::<SocketAddr>();
+    let api = api::routes(state, &settings.cors_origins).merge(telemetry::routes(ready.clone()));
     info!(address = %listener.local_addr()?, "API, metrics and health");
-    let serving = axum::serve(listener, api).with_graceful_shutdown(over.clone().cancelled_owned());
-    let mut serving = tokio::spawn(serving.into_future());
+    let mut serving = tokio::spawn(serve(listener, api, settings.common.http, over.clone()));
 
     let mut listening = tokio::spawn({
         let (feed, ready, over) = (feed.clone(), ready.clone(), over.clone());

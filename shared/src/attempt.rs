@@ -26,6 +26,7 @@ use url::Url;
 use crate::clock;
 use crate::destination::{Destinations, Forbidden};
 use crate::dialect::{Dialect, Message, Wire};
+use crate::excerpt::{MAX_ERROR, excerpt};
 use crate::resolver::{CheckedResolver, Unresolved};
 use crate::webhook::Webhook;
 
@@ -376,19 +377,23 @@ pub fn parse_retry_after(value: &str, now: OffsetDateTime) -> Option<Duration> {
     Some(wait.try_into().unwrap_or(Duration::ZERO))
 }
 
-/// Finds out what went wrong from the chain of causes.
+/// Finds out what went wrong from the chain of causes. Whatever an endpoint or its
+/// certificate says, the error's text has at most [`MAX_ERROR`] bytes.
 fn classify(error: &reqwest::Error) -> Failure {
+    // The longest of the words that `Failure` puts before a cause.
+    const CLASS: usize = "forbidden destination: ".len();
+    let bounded = |text: &str| excerpt(text, MAX_ERROR - CLASS);
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     let mut last = String::new();
     while let Some(error) = cause {
         if let Some(forbidden) = error.downcast_ref::<Forbidden>() {
-            return Failure::Forbidden(forbidden.to_string());
+            return Failure::Forbidden(bounded(&forbidden.to_string()));
         }
         if let Some(unresolved) = error.downcast_ref::<Unresolved>() {
-            return Failure::Dns(unresolved.0.clone());
+            return Failure::Dns(bounded(&unresolved.0));
         }
         if let Some(tls) = find_tls(error) {
-            return Failure::Tls(tls.to_string());
+            return Failure::Tls(bounded(&tls.to_string()));
         }
         last = error.to_string();
         cause = error.source();
@@ -396,9 +401,9 @@ fn classify(error: &reqwest::Error) -> Failure {
     if error.is_timeout() {
         Failure::Timeout
     } else if error.is_connect() {
-        Failure::Connect(last)
+        Failure::Connect(bounded(&last))
     } else {
-        Failure::Broken(last)
+        Failure::Broken(bounded(&last))
     }
 }
 

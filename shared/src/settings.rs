@@ -15,6 +15,7 @@ use crate::destination::Destinations;
 use crate::dialect::Dialects;
 use crate::retry::{MAX_ATTEMPTS, Retry};
 use crate::seal::Keyring;
+use crate::serve;
 
 /// Collects settings and what is wrong with them.
 pub struct Reader<'a> {
@@ -120,6 +121,8 @@ pub struct Common {
     pub dialects: Dialects,
     /// `LOG_FORMAT`: `pretty` or `json`.
     pub log_format: LogFormat,
+    /// `HTTP_IDLE_TIMEOUT`, `HTTP_CONNECTIONS`, `HTTP_CONNECTIONS_PER_ADDRESS`.
+    pub http: serve::Bounds,
 }
 
 /// How log lines look.
@@ -159,6 +162,7 @@ impl Common {
             },
             dialects: read_dialects(reader),
             log_format: reader.or("LOG_FORMAT", LogFormat::Pretty),
+            http: serve::Bounds::read(reader),
         }
     }
 }

@@ -66,6 +66,17 @@ pub fn log_to_stderr(format: LogFormat) {
 
 fn may_be_printed(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
+    // TLS libraries say at length what an endpoint did, and not whose it is. The
+    // line of the attempt says it, with its tenant and webhook, and bounded.
+    let of_endpoints = match target.split("::").next() {
+        Some("rustls") => true,
+        // It warns of the system's certificates, too.
+        Some("rustls_platform_verifier") => *metadata.level() == Level::ERROR,
+        _ => false,
+    };
+    if of_endpoints {
+        return false;
+    }
     *metadata.level() <= Level::INFO || !TALKATIVE.iter().any(|library| target.starts_with(library))
 }
 
@@ -83,6 +94,10 @@ pub struct Metrics {
     pub unreadable_webhooks: IntCounter,
     /// PostgreSQL's clock minus this machine's.
     pub clock_offset: Gauge,
+    /// Open connections to our HTTP server.
+    pub http_connections: IntGauge,
+    /// Connections that our HTTP server closed, by reason.
+    pub http_connections_cut: IntCounterVec,
 }
 
 /// The metrics of this process.
@@ -113,6 +128,15 @@ pub fn metrics() -> &'static Metrics {
             "posthorn_clock_offset_seconds",
             "PostgreSQL's clock minus this machine's.",
         )),
+        http_connections: gauge(
+            "posthorn_http_connections",
+            "Open connections to this process's HTTP server.",
+        ),
+        http_connections_cut: counter_by(
+            "posthorn_http_connections_cut_total",
+            "HTTP connections that were too slow (idle, head, body, answer), made room (place) or found none (full).",
+            "reason",
+        ),
     })
 }
 

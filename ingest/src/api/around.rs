@@ -4,16 +4,19 @@
 //! The id comes from `x-request-id`, for those who follow a request through
 //! several services, and goes into the answer, the logs and every problem.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH, LOCATION, RETRY_AFTER,
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ETAG, HOST, IF_MATCH, LOCATION,
+    RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method};
+use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use shared::excerpt::{MAX_ERROR, excerpt};
+use shared::serve::network;
 use tower_http::cors::CorsLayer;
 use tracing::{Instrument, debug, info_span};
 use uuid::Uuid;
@@ -45,11 +48,12 @@ pub fn request_id() -> Option<String> {
 /// See the module's text.
 pub async fn around(State(api): State<Shared>, request: Request, next: Next) -> Response {
     let id = id_of(request.headers());
+    let is_private = request.uri().path().starts_with("/api/");
     let span = info_span!(
         "request",
         id = id.to_str().unwrap_or_default(),
         method = %request.method(),
-        path = request.uri().path(),
+        path = excerpt(request.uri().path(), MAX_ERROR),
     );
     let answer = async {
         let begun = Instant::now();
@@ -62,7 +66,13 @@ pub async fn around(State(api): State<Shared>, request: Request, next: Next) -> 
         answer
     };
     let mut answer = CURRENT.scope(id.clone(), answer).instrument(span).await;
-    answer.headers_mut().insert(REQUEST_ID, id);
+    let headers = answer.headers_mut();
+    headers.insert(REQUEST_ID, id);
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if is_private {
+        // Made for whoever has the token, and some with a secret in it.
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
     answer
 }
 
@@ -90,8 +100,30 @@ fn check(rates: Option<&Rates>, request: &Request) -> Result<()> {
             .take(client, Instant::now())
             .map_err(Problem::too_many)?;
     }
+    check_single(request)?;
     if request.uri().path().starts_with("/api/") && !accepts_json(request.headers()) {
         return Err(Problem::not_acceptable());
+    }
+    Ok(())
+}
+
+/// What is there twice may be read otherwise by a proxy than by us. A `Host` is
+/// there once (RFC 9112, section 3.2).
+fn check_single(request: &Request) -> Result<()> {
+    let count = |name: HeaderName| request.headers().get_all(name).iter().count();
+    let tenant = HeaderName::from_static(TENANT_HEADER);
+    for (name, shown) in [
+        (HOST, "Host"),
+        (AUTHORIZATION, "Authorization"),
+        (tenant, "X-Tenant-ID"),
+    ] {
+        if count(name) > 1 {
+            let twice = format!("there is more than one `{shown}` header; send one");
+            return Err(Problem::bad_request(twice));
+        }
+    }
+    if count(HOST) == 0 && request.version() >= Version::HTTP_11 {
+        return Err(Problem::bad_request("there is no `Host` header"));
     }
     Ok(())
 }
@@ -105,17 +137,6 @@ fn client(rates: &Rates, headers: &HeaderMap, extensions: &Extensions) -> Option
     }
     let ConnectInfo(from) = extensions.get::<ConnectInfo<SocketAddr>>()?;
     Some(Client::Address(network(from.ip())))
-}
-
-/// Whoever has one IPv6 address has the 2^64 beside it.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-        }
-        v4 => v4,
-    }
 }
 
 /// Whether an answer in JSON is among what the client accepts (RFC 9110, 12.5.1).

@@ -7,17 +7,23 @@
 //! A key is only ever used with the one algorithm that it was loaded for, so
 //! what a token's header says of its algorithm can refuse it, never choose.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use jsonwebtoken::jwk::{
+    AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse,
+};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 use shared::ids::Tenant;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::auth::Role;
 
@@ -27,7 +33,11 @@ pub const MIN_SECRET: usize = 32;
 const MIN_RSA: usize = 342;
 /// The largest JWKS file, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
-/// How often is looked whether the JWKS file has changed.
+/// The most keys of a JWKS file.
+const MAX_KEYS: usize = 64;
+/// With how many keys a token is tried that doesn't say which is its own.
+const MAX_TRIES: usize = 4;
+/// How often the JWKS file is read.
 const LOOK: Duration = Duration::from_secs(1);
 /// How far the clocks of issuer and server may be apart, in seconds.
 const LEEWAY: u64 = 30;
@@ -101,14 +111,18 @@ impl Jwts {
     /// In words for whoever asks.
     pub fn verify(&self, token: &str) -> Result<Claims, String> {
         let header = decode_header(token).map_err(|_| "it is not a JWT".to_owned())?;
+        if is_critical(token) {
+            return Err("its header has `crit`, and no extension is understood".to_owned());
+        }
         let file = self.file.as_ref().map(KeyFile::keys).unwrap_or_default();
-        let keys = self.secret.iter().chain(file.iter());
-        let mut refused = "no key of ours has its `alg` and `kid`".to_owned();
-        for key in keys {
+        let fits = |key: &&Key| {
             let other = header.kid.is_some() && key.id.is_some() && header.kid != key.id;
-            if other || header.alg != key.algorithm {
-                continue;
-            }
+            !other && header.alg == key.algorithm
+        };
+        let keys = self.secret.iter().chain(file.iter()).filter(fits);
+        let mut refused = "no key of ours has its `alg` and `kid`".to_owned();
+        // Verifying is what costs; a token that says its key's id needs one try.
+        for key in keys.take(MAX_TRIES) {
             match decode::<Map<String, Value>>(token, &key.key, &self.validation(key.algorithm)) {
                 Ok(verified) => return self.claims(&verified.claims),
                 // Expired, not for us, or not signed with this key.
@@ -155,6 +169,15 @@ impl Jwts {
     }
 }
 
+/// Whether a token's header names extensions that must be understood. We have
+/// none, so whoever says `crit` is refused (RFC 7515, section 4.1.11).
+fn is_critical(token: &str) -> bool {
+    let header = token.split('.').next().unwrap_or_default();
+    let header = BASE64.decode(header).unwrap_or_default();
+    let header: Option<Map<String, Value>> = serde_json::from_slice(&header).ok();
+    header.is_none_or(|header| header.contains_key("crit"))
+}
+
 /// The claim of this name; else, as in `realm_access.roles`, the one that the
 /// names between the dots lead to.
 fn claim<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
@@ -183,38 +206,50 @@ struct KeyFile {
 
 struct Read {
     keys: Arc<Vec<Key>>,
-    version: Version,
+    /// The file's SHA-256, to tell one content from another; `None`: it couldn't be read.
+    content: Option<[u8; 32]>,
     looked: Instant,
 }
 
-/// What tells one content of a file from another, without reading it.
-type Version = Option<(SystemTime, u64)>;
-
 impl KeyFile {
     fn open(path: &Path) -> anyhow::Result<Self> {
-        let version = version(path);
+        let text = read(path)?;
+        let keys = parse(path, &text)?;
+        ensure!(
+            !keys.is_empty(),
+            "{} has no key for RS256, ES256 or EdDSA",
+            path.display()
+        );
         Ok(Self {
             path: path.to_owned(),
             read: Mutex::new(Read {
-                keys: Arc::new(read(path)?),
-                version,
+                keys: Arc::new(keys),
+                content: Some(Sha256::digest(&text).into()),
                 looked: Instant::now(),
             }),
         })
     }
 
-    /// The keys that are in the file. Looks at most once a second; a file that
-    /// can't be used leaves the keys as they were.
+    /// The keys that are in the file. Reads it at most once a second; what isn't a
+    /// JWKS leaves the keys as they were, and one without a usable key leaves none.
     fn keys(&self) -> Arc<Vec<Key>> {
         let mut last = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if last.looked.elapsed() >= LOOK {
             last.looked = Instant::now();
-            let now = version(&self.path);
-            if now != last.version {
-                last.version = now;
-                match read(&self.path) {
+            let text = read(&self.path);
+            let content = text.as_ref().ok().map(|text| Sha256::digest(text).into());
+            if content != last.content {
+                last.content = content;
+                match text.and_then(|text| parse(&self.path, &text)) {
                     Ok(keys) => {
-                        info!(keys = keys.len(), "JWT_JWKS_FILE was read again");
+                        if keys.is_empty() {
+                            error!(
+                                "JWT_JWKS_FILE has changed and has no key that can be used: its former \
+                                 keys are not valid any more, and no JWT by a key is accepted"
+                            );
+                        } else {
+                            info!(keys = keys.len(), "JWT_JWKS_FILE was read again");
+                        }
                         last.keys = Arc::new(keys);
                     }
                     Err(error) => warn!(
@@ -228,27 +263,34 @@ impl KeyFile {
     }
 }
 
-fn version(path: &Path) -> Version {
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let shown = path.display();
+    let mut text = Vec::new();
+    // One byte more than may be, to tell what is whole from what is cut.
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut text))
+        .with_context(|| format!("reading {shown}"))?;
+    ensure!(
+        text.len() as u64 <= MAX_FILE,
+        "{shown} has more than {MAX_FILE} bytes"
+    );
+    Ok(text)
 }
 
-fn read(path: &Path) -> anyhow::Result<Vec<Key>> {
+/// The usable keys of a file, which may be none.
+fn parse(path: &Path, text: &[u8]) -> anyhow::Result<Vec<Key>> {
     #[derive(serde::Deserialize)]
     struct KeySet {
         keys: Vec<Value>,
     }
     let shown = path.display();
-    let size = std::fs::metadata(path)
-        .with_context(|| format!("reading {shown}"))?
-        .len();
-    ensure!(
-        size <= MAX_FILE,
-        "{shown} has {size} bytes; at most {MAX_FILE} are allowed"
-    );
-    let text = std::fs::read(path).with_context(|| format!("reading {shown}"))?;
     let set: KeySet =
-        serde_json::from_slice(&text).with_context(|| format!("{shown} is not a JWKS"))?;
+        serde_json::from_slice(text).with_context(|| format!("{shown} is not a JWKS"))?;
+    ensure!(
+        set.keys.len() <= MAX_KEYS,
+        "{shown} has {} keys; at most {MAX_KEYS} are allowed",
+        set.keys.len()
+    );
     let mut keys = Vec::new();
     for (at, key) in set.keys.into_iter().enumerate() {
         match usable(key) {
@@ -260,10 +302,6 @@ fn read(path: &Path) -> anyhow::Result<Vec<Key>> {
             ),
         }
     }
-    ensure!(
-        !keys.is_empty(),
-        "{shown} has no key for RS256, ES256 or EdDSA"
-    );
     Ok(keys)
 }
 
@@ -273,6 +311,12 @@ fn usable(key: Value) -> anyhow::Result<Key> {
         ensure!(
             *usage == PublicKeyUse::Signature,
             "it is not for signatures"
+        );
+    }
+    if let Some(operations) = &key.common.key_operations {
+        ensure!(
+            operations.contains(&KeyOperations::Verify),
+            "its `key_ops` lack `verify`"
         );
     }
     let (algorithm, name) = match &key.algorithm {

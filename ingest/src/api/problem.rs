@@ -6,6 +6,7 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use shared::excerpt::{MAX_ERROR, excerpt};
 use std::time::Duration;
 use tracing::error;
 use utoipa::openapi::RefOr;
@@ -13,6 +14,9 @@ use utoipa::openapi::schema::Schema;
 use utoipa::{PartialSchema, ToSchema};
 
 use super::around::request_id;
+
+/// The longest name of a field that is shown, in bytes: a client may have chosen it.
+const MAX_FIELD: usize = 256;
 
 /// `application/problem+json` with `title`, `status`, `detail` and, where one is
 /// to blame, the `field`.
@@ -58,7 +62,7 @@ impl Problem {
     fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self {
             status,
-            detail: detail.into(),
+            detail: excerpt(&detail.into(), MAX_ERROR),
             field: None,
             retry_after: None,
         }
@@ -72,7 +76,7 @@ impl Problem {
     /// 422: a field is out of its bounds.
     pub fn field(field: impl Into<String>, detail: impl Into<String>) -> Self {
         Self {
-            field: Some(field.into()),
+            field: Some(excerpt(&field.into(), MAX_FIELD)),
             ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
         }
     }

@@ -17,6 +17,7 @@ use serde_json::value::RawValue;
 use shared::attempt::{Answer, Attempt, Failure, Keep, Purpose, Report, Sender};
 use shared::clock;
 use shared::dialect::{Dialect, Meaning, Message};
+use shared::excerpt::{MAX_ERROR, excerpt};
 use shared::ids::{DeliveryId, EventId, EventType, EventUid, Tenant, WebhookId};
 use shared::tenant::MAX_PAYLOAD;
 use shared::webhook::Webhook;
@@ -386,7 +387,8 @@ fn judge(report: &Report, dialect: &Dialect) -> (bool, String) {
         }
         (_, 300..=399) => match header(answer, "location") {
             Some(location) => format!(
-                "it redirects to {location}, and redirects are not followed: make that the webhook's URL"
+                "it redirects to {}, and redirects are not followed: make that the webhook's URL",
+                excerpt(location, MAX_ERROR)
             ),
             None => "it redirects, and redirects are not followed".to_owned(),
         },

@@ -182,6 +182,13 @@ impl Form {
     /// Names the member and its bound.
     pub fn check(self, destinations: &Destinations, dialects: &Dialects) -> Result<Checked> {
         if let Some(url) = &self.url {
+            // A URL parser drops some and escapes others; the table has what was sent.
+            if url.chars().any(char::is_control) {
+                return Err(Problem::field(
+                    "url",
+                    "must not contain control characters such as U+0000",
+                ));
+            }
             destinations
                 .check(url)
                 .map_err(|error| Problem::field("url", error.to_string()))?;

@@ -224,24 +224,122 @@ fn the_claims_may_have_other_names_and_places() {
     assert_eq!(jwts.verify(&by_hs256(&claims)).unwrap().role, Role::Admin);
 }
 
+/// Writes the file, and looks at it as if the last look had been a second ago.
+fn rewritten(jwts: &Jwts, file: &Jwks, text: &str) {
+    std::fs::write(&file.0, text).unwrap();
+    let mut read = jwts.file.as_ref().unwrap().read.lock().unwrap();
+    read.looked = read.looked.checked_sub(LOOK).unwrap();
+}
+
+fn by_ed25519() -> String {
+    let key = EncodingKey::from_ed_der(&der(ED25519));
+    signed(Algorithm::EdDSA, Some("ed"), &key, &good())
+}
+
 #[test]
 fn a_changed_key_file_is_read_again_and_a_broken_one_is_not() {
     let file = Jwks::new("changed");
     let jwts = file.jwts();
-    let key = EncodingKey::from_ed_der(&der(ED25519));
-    let token = signed(Algorithm::EdDSA, Some("ed"), &key, &good());
-    let rewritten = |text: &str| {
-        std::fs::write(&file.0, text).unwrap();
-        // As if the last look had been a second ago.
-        let read = &jwts.file.as_ref().unwrap().read;
-        let mut read = read.lock().unwrap();
-        read.looked = read.looked.checked_sub(LOOK).unwrap();
-        drop(read);
-        jwts.verify(&token)
+    let token = by_ed25519();
+    let accepted = |text: &str| {
+        rewritten(&jwts, &file, text);
+        jwts.verify(&token).is_ok()
     };
-    assert!(rewritten("{").is_ok());
-    assert!(rewritten(&JWKS.replace("\"kid\": \"ed\"", "\"kid\": \"new\"")).is_err());
-    assert!(rewritten(JWKS).is_ok());
+    assert!(accepted("{"));
+    // Of the same length, within the file system's idea of a moment.
+    let renamed = JWKS.replace("\"kid\": \"ed\"", "\"kid\": \"de\"");
+    let modified = std::fs::metadata(&file.0).unwrap().modified().unwrap();
+    std::fs::write(&file.0, &renamed).unwrap();
+    let written = std::fs::File::options().write(true).open(&file.0).unwrap();
+    written.set_modified(modified).unwrap();
+    assert!(!accepted(&renamed));
+    assert!(accepted(JWKS));
+}
+
+#[test]
+fn keys_that_leave_the_file_are_not_valid_any_more_even_if_none_is_left() {
+    let file = Jwks::new("revoked");
+    let jwts = file.jwts();
+    let token = by_ed25519();
+    let keys: Value = serde_json::from_str(JWKS).unwrap();
+    let with = |member: &str, value: Value| {
+        let mut key = keys["keys"][0].clone();
+        key[member] = value;
+        json!({ "keys": [key] }).to_string()
+    };
+    let others = json!({ "keys": [keys["keys"][3]] }).to_string();
+    for revoked in [
+        r#"{"keys": []}"#,
+        &others,
+        &with("use", json!("enc")),
+        &with("key_ops", json!(["sign"])),
+        &with("key_ops", json!([])),
+    ] {
+        rewritten(&jwts, &file, revoked);
+        assert!(jwts.verify(&token).is_err(), "{revoked}");
+        rewritten(&jwts, &file, &with("key_ops", json!(["sign", "verify"])));
+        assert!(jwts.verify(&token).is_ok());
+    }
+}
+
+#[test]
+fn many_keys_make_no_request_expensive() {
+    let file = Jwks::new("many");
+    let keys: Value = serde_json::from_str(JWKS).unwrap();
+    let many = |count: usize, last: &Value| {
+        let mut other = keys["keys"][0].clone();
+        // Another point of the curve: a key that verifies nothing of ours.
+        other["x"] = json!("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo");
+        let mut all = vec![other; count - 1];
+        for (at, key) in all.iter_mut().enumerate() {
+            key["kid"] = json!(format!("other-{at}"));
+        }
+        all.push(last.clone());
+        json!({ "keys": all }).to_string()
+    };
+    std::fs::write(&file.0, many(MAX_KEYS + 1, &keys["keys"][0])).unwrap();
+    let refused = format!("{:#}", KeyFile::open(&file.0).err().unwrap());
+    assert!(refused.contains("65 keys; at most 64"), "{refused}");
+
+    std::fs::write(&file.0, many(MAX_KEYS, &keys["keys"][0])).unwrap();
+    let jwts = file.jwts();
+    assert!(jwts.verify(&by_ed25519()).is_ok(), "its `kid` finds it");
+    // Without, it would be the 64th try.
+    let key = EncodingKey::from_ed_der(&der(ED25519));
+    let nameless = signed(Algorithm::EdDSA, None, &key, &good());
+    assert!(jwts.verify(&nameless).is_err());
+    std::fs::write(&file.0, many(MAX_TRIES, &keys["keys"][0])).unwrap();
+    assert!(file.jwts().verify(&nameless).is_ok());
+}
+
+#[test]
+fn a_critical_extension_is_refused_because_none_is_understood() {
+    let jwts = by_secret(settings());
+    let url_safe = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let with = |header: &Value| {
+        let [header, claims] = [header, &good()].map(|part| url_safe.encode(part.to_string()));
+        let message = format!("{header}.{claims}");
+        let key = EncodingKey::from_secret(SECRET.as_bytes());
+        let signature =
+            jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
+        jwts.verify(&format!("{message}.{signature}"))
+    };
+    assert!(with(&json!({"alg": "HS256", "typ": "JWT"})).is_ok());
+    for critical in [
+        json!(["b64"]),
+        json!(["exp"]),
+        json!(["https://example.com/bound"]),
+        json!([]),
+        json!("b64"),
+        Value::Null,
+    ] {
+        let header = json!({"alg": "HS256", "crit": critical, "b64": true});
+        let refused = with(&header);
+        assert!(
+            refused.is_err_and(|said| said.contains("crit") || said.contains("not a JWT")),
+            "{header}"
+        );
+    }
 }
 
 #[test]

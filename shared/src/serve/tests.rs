@@ -1,0 +1,197 @@
+//! Raw sockets against a real listener, with short bounds.
+
+use axum::routing::{get, post};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+
+const SHORT: Duration = Duration::from_millis(300);
+/// For what must not matter in a test.
+const LONG: Duration = Duration::from_secs(600);
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+
+fn bounds() -> Bounds {
+    Bounds {
+        idle: LONG,
+        head: LONG,
+        body: LONG,
+        answer: LONG,
+        connections: 64,
+        per_address: 64,
+    }
+}
+
+/// A server, where it is, what stops it, and how often its slow handler ended.
+async fn server(bounds: Bounds) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
+    let app = Router::new()
+        .route("/", get(async || "ok"))
+        .route("/echo", post(async |body: Bytes| body))
+        .route("/large", get(async || vec![0; 64 * 1024 * 1024]))
+        .route(
+            "/slow",
+            get(async || {
+                tokio::time::sleep(SHORT * 4).await;
+                "slow"
+            }),
+        );
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(serve(listener, app, bounds, stop.clone()));
+    (address, stop, serving)
+}
+
+async fn connected(to: SocketAddr) -> TcpStream {
+    TcpStream::connect(to).await.unwrap()
+}
+
+async fn sent(to: SocketAddr, bytes: &[u8]) -> TcpStream {
+    let mut stream = connected(to).await;
+    stream.write_all(bytes).await.unwrap();
+    stream
+}
+
+/// What comes until the server closes.
+async fn rest(mut stream: TcpStream) -> String {
+    let mut all = Vec::new();
+    let reading = stream.read_to_end(&mut all);
+    let read = tokio::time::timeout(Duration::from_secs(30), reading).await;
+    // Reset instead of closed is fine: what counts is that it ended.
+    let _ = read.expect("the server closes the connection");
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+/// Asks, and keeps the connection.
+async fn asked(stream: &mut TcpStream) -> io::Result<String> {
+    stream.write_all(REQUEST).await?;
+    let mut answer = [0; 1024];
+    let read = stream.read(&mut answer).await?;
+    if read == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(String::from_utf8_lossy(&answer[..read]).into_owned())
+}
+
+#[tokio::test]
+async fn idle_half_sent_and_dripping_connections_are_closed() {
+    let short = Bounds {
+        idle: SHORT,
+        head: SHORT,
+        body: SHORT,
+        ..bounds()
+    };
+    let (at, ..) = server(short).await;
+    let silent = connected(at).await;
+    let half = sent(at, b"GET / HTTP/1.1\r\nhost: ").await;
+    let body = sent(
+        at,
+        b"POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf",
+    )
+    .await;
+    let mut kept = connected(at).await;
+    assert!(asked(&mut kept).await.unwrap().starts_with("HTTP/1.1 200"));
+    // Each byte of a drip is in time; all of them together are not.
+    let dripping = tokio::spawn(async move {
+        let mut stream = sent(at, b"GET / HTTP/1.1\r\nx-a: ").await;
+        while stream.write_all(b"b").await.is_ok() {
+            tokio::time::sleep(SHORT / 10).await;
+        }
+    });
+    for stream in [silent, half, body, kept] {
+        assert_eq!(rest(stream).await, "");
+    }
+    tokio::time::timeout(Duration::from_secs(30), dripping)
+        .await
+        .expect("a dripping head is cut")
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_answer_is_cut_and_a_slow_handler_is_not() {
+    let short = Bounds {
+        idle: SHORT,
+        head: SHORT,
+        body: SHORT,
+        answer: SHORT,
+        ..bounds()
+    };
+    let (at, ..) = server(short).await;
+    let large = sent(at, b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let slow = rest(sent(at, b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await).await;
+    assert!(slow.ends_with("slow"), "{slow}");
+    // Nobody has read until now: what is left is what the kernels held.
+    let got = rest(large).await.len();
+    assert!(got < 64 * 1024 * 1024, "{got} bytes");
+}
+
+#[tokio::test]
+async fn a_new_connection_takes_the_place_of_the_one_that_waits_longest() {
+    let few = Bounds {
+        per_address: 4,
+        ..bounds()
+    };
+    let (at, ..) = server(few).await;
+    let mut oldest = sent(at, b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        let mut stream = connected(at).await;
+        asked(&mut stream).await.unwrap();
+        waiting.push(stream);
+    }
+    for n in 0..3 {
+        let mut another = connected(at).await;
+        assert!(asked(&mut another).await.unwrap().contains("200 OK"), "{n}");
+        assert_eq!(rest(waiting.remove(0)).await, "", "the longest goes first");
+        waiting.push(another);
+    }
+    let mut answer = [0; 1024];
+    let read = oldest.read(&mut answer).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer[..read]);
+    assert!(answer.ends_with("slow"), "who is answered stays: {answer}");
+}
+
+#[tokio::test]
+async fn one_address_that_takes_all_places_makes_room_for_others() {
+    let mut open = Connections::new(Bounds {
+        connections: 8,
+        ..bounds()
+    });
+    let greedy: IpAddr = "203.0.113.1".parse().unwrap();
+    let others: Vec<IpAddr> = (0..4).map(|n| IpAddr::from([198, 51, 100, n])).collect();
+    let held: Vec<_> = (0..8).map(|_| open.admit(greedy).unwrap().1).collect();
+    let admitted: Vec<_> = others
+        .iter()
+        .map(|other| open.admit(*other).unwrap().1)
+        .collect();
+    assert_eq!(held.iter().filter(|one| one.cut.is_cancelled()).count(), 4);
+    assert!(admitted.iter().all(|one| !one.cut.is_cancelled()));
+    assert_eq!(open.open.len(), 8);
+    for connection in held.iter().chain(&admitted) {
+        connection.begins(Doing::Working);
+    }
+    assert!(open.admit(greedy).is_none(), "all are being answered");
+    // A provider hands out /64s: one customer's addresses count together.
+    let six = |text: &str| network(text.parse().unwrap());
+    assert_eq!(six("2001:db8:0:1::1"), six("2001:db8:0:1:ffff::2"));
+    assert_ne!(six("2001:db8:0:1::1"), six("2001:db8:0:2::1"));
+    assert_eq!(six("::ffff:192.0.2.1"), six("192.0.2.1"));
+}
+
+#[tokio::test]
+async fn stopping_finishes_what_is_under_way_and_waits_for_nobody_else() {
+    let (at, stop, serving) = server(bounds()).await;
+    let mut kept = connected(at).await;
+    asked(&mut kept).await.unwrap();
+    let half = sent(at, b"GET / HTT").await;
+    let slow = sent(at, b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let mut settled = connected(at).await;
+    // Accepted after the others, so they are known by now.
+    asked(&mut settled).await.unwrap();
+    stop.cancel();
+    assert!(rest(slow).await.ends_with("slow"));
+    tokio::time::timeout(Duration::from_secs(30), serving)
+        .await
+        .expect("it ends although clients are connected")
+        .unwrap();
+    assert_eq!(rest(half).await + &rest(kept).await, "");
+}

@@ -1,0 +1,402 @@
+//! The edges of the HTTP servers and of what clients send: slow clients, headers
+//! that are there twice, text that PostgreSQL can't hold.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use harness::receiver::answering;
+use harness::service::{Service, http};
+use harness::world::{ADMIN_TOKEN, TENANT, World, eventually};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+async fn connect(service: &Service, bytes: &str) -> TcpStream {
+    let address = service.url("").replace("http://", "");
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // One that has been closed already is closed, too.
+    let _ = stream.write_all(bytes.as_bytes()).await;
+    stream
+}
+
+/// Reads until the server closes.
+async fn rest(mut stream: TcpStream) -> String {
+    let mut all = Vec::new();
+    let reading = stream.read_to_end(&mut all);
+    let closed = tokio::time::timeout(Duration::from_secs(60), reading).await;
+    // Reset instead of closed is fine: what counts is that it ended.
+    let _ = closed.expect("the server closes the connection");
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+#[tokio::test]
+async fn five_hundred_silent_and_half_sent_connections_are_closed_and_keep_nobody_out() {
+    let world = World::with(&[("HTTP_IDLE_TIMEOUT", "2")]).await;
+    let (ingest, dispatcher) = (world.ingest().await, world.dispatcher().await);
+    for service in [&ingest, &dispatcher] {
+        let mut slow = Vec::new();
+        for n in 0..500 {
+            let half = [
+                "",
+                "GET /metrics HTT",
+                "GET /metrics HTTP/1.1\r\nhost: a\r\nx-a: ",
+            ];
+            slow.push(connect(service, half[n % half.len()]).await);
+        }
+        // A client of the same address has its answer meanwhile, at once and again and again.
+        for _ in 0..20 {
+            let open = service.metric("posthorn_http_connections").await.unwrap();
+            assert!(open <= 256.0, "{open} are open");
+        }
+        for stream in slow {
+            assert_eq!(rest(stream).await, "");
+        }
+        let cut = "posthorn_http_connections_cut_total";
+        assert!(service.metric(cut).await.unwrap() >= 500.0);
+    }
+    world.finish().await;
+}
+
+const NUL: &str = "a\u{0}b";
+
+/// An operation of the document: method, path and body.
+struct Operation {
+    method: String,
+    path: String,
+    body: Option<Value>,
+}
+
+/// A schema, wherever it is in the document.
+fn resolved<'d>(document: &'d Value, schema: &'d Value) -> &'d Value {
+    let one_of = ["oneOf", "anyOf", "allOf"]
+        .iter()
+        .find_map(|name| schema[*name].as_array())
+        .and_then(|all| all.iter().find(|one| one["type"] != "null"));
+    if let Some(one) = one_of {
+        return resolved(document, one);
+    }
+    match schema["$ref"].as_str() {
+        Some(name) => resolved(document, document.pointer(&name[1..]).unwrap()),
+        None => schema,
+    }
+}
+
+/// This body with each of its members, and of their members, being `text`, a list
+/// of it, and an object of it.
+fn spoilt(document: &Value, schema: &Value, body: &Value) -> Vec<Value> {
+    let mut bodies = Vec::new();
+    let properties = resolved(document, schema)["properties"].as_object();
+    for (name, schema) in properties.into_iter().flatten() {
+        let mut values = vec![
+            json!(NUL),
+            json!([NUL]),
+            json!({NUL: NUL}),
+            json!({"k": NUL}),
+        ];
+        let inner = body.get(name).cloned().unwrap_or_else(|| json!({}));
+        values.extend(spoilt(document, schema, &inner));
+        let items = resolved(document, &resolved(document, schema)["items"]);
+        if items["properties"].is_object() {
+            let named = json!({"name": "order.created"});
+            let entries = spoilt(document, items, &named).into_iter();
+            values.extend(entries.map(|entry| json!([entry])));
+        }
+        for value in values {
+            let mut body = body.clone();
+            body[name.as_str()] = value;
+            bodies.push(body);
+        }
+    }
+    bodies
+}
+
+/// Every operation with U+0000 in each parameter and in each member of its body.
+fn with_nul(document: &Value, webhook: &str) -> Vec<Operation> {
+    let mut operations = Vec::new();
+    for (template, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let filled = template.replace("{id}", webhook);
+            let mut add = |path: String, body: Option<Value>| {
+                operations.push(Operation {
+                    method: method.to_uppercase(),
+                    path,
+                    body,
+                });
+            };
+            for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                let name = parameter["name"].as_str().unwrap();
+                match parameter["in"].as_str().unwrap() {
+                    "query" => add(format!("{filled}?{name}=a%00b"), None),
+                    "path" => add(template.replace(&format!("{{{name}}}"), "a%00b"), None),
+                    _ => {}
+                }
+            }
+            let content = &operation["requestBody"]["content"]["application/json"];
+            if !content["schema"].is_null() && method != "delete" {
+                let example = Some(&content["example"]).filter(|body| body.is_object());
+                let example = example.cloned().unwrap_or_else(|| json!({}));
+                for body in spoilt(document, &content["schema"], &example) {
+                    add(filled.clone(), Some(body));
+                }
+            }
+        }
+    }
+    operations
+}
+
+#[tokio::test]
+async fn text_that_postgresql_cannot_hold_is_refused_by_name_wherever_it_is_sent() {
+    let world = World::with(&[("API_RATE_LIMIT", "0")]).await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let shop = world.receiver(answering(200)).await;
+    let webhook = world.webhook(&ingest, &shop, json!({})).await;
+
+    let path = "/api/v1/webhooks";
+    for url in ["https://example.com/\u{0}", "https://example.com/a\u{1f}b"] {
+        let made = Some(json!({"url": url, "events": ["*"]}));
+        let made = world.ask(&ingest, "POST", path, made).await;
+        let path = format!("{path}/{}", webhook.id);
+        let changed = Some(json!({"url": url}));
+        let changed = world.ask(&ingest, "PATCH", &path, changed).await;
+        for refused in [made, changed] {
+            let found = (refused.status, &refused.body["field"]);
+            assert_eq!(found, (422, &json!("url")), "{}", refused.body);
+        }
+    }
+
+    let document = http().get(ingest.url("/openapi.json")).send();
+    let document = document.await.unwrap().text().await.unwrap();
+    let document: Value = serde_json::from_str(&document).unwrap();
+    let operations = with_nul(&document, &webhook.id);
+    assert!(operations.len() > 200, "{}", operations.len());
+    for Operation { method, path, body } in operations {
+        let mut request = http()
+            .request(method.parse().unwrap(), ingest.url(&path))
+            .bearer_auth(ADMIN_TOKEN)
+            .header("x-tenant-id", TENANT);
+        if let Some(body) = &body {
+            let body = body.to_string();
+            request = request
+                .header("content-type", "application/json")
+                .body(body);
+        }
+        let answer = request.send().await.unwrap();
+        let status = answer.status().as_u16();
+        let said = answer.text().await.unwrap();
+        let asked = format!("{method} {path} {body:?}: {status} {said}");
+        assert!(status < 500, "{asked}");
+        if status == 422 {
+            assert!(said.contains("\"field\""), "{asked}");
+        }
+    }
+    assert!(
+        !world.logs().contains("a request failed"),
+        "{}",
+        world.logs()
+    );
+    // What was changed on the way may hold deliveries, or send them nowhere.
+    world.abandon().await;
+}
+
+/// A certificate of the tests.
+fn certificate(name: &str) -> String {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates");
+    format!("{folder}/{name}.pem")
+}
+
+/// Shakes hands with this certificate, for ever, and says nothing; answers where.
+async fn tls_endpoint(name: &str) -> String {
+    let chain = CertificateDer::pem_file_iter(certificate(name)).unwrap();
+    let key = PrivateKeyDer::from_pem_file(certificate("key")).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain.map(Result::unwrap).collect(), key)
+        .unwrap();
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut stream = stream.into_std().unwrap();
+            stream.set_nonblocking(false).unwrap();
+            let config = config.clone();
+            tokio::task::spawn_blocking(move || {
+                let mut session = rustls::ServerConnection::new(config).unwrap();
+                // Ends when the client refuses.
+                while session
+                    .complete_io(&mut stream)
+                    .is_ok_and(|(read, _)| read > 0)
+                {}
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn a_certificate_with_a_thousand_names_makes_no_row_log_or_answer_long() {
+    let trusted = certificate("ca");
+    let world = World::with(&[("SSL_CERT_FILE", &trusted)]).await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let url = tls_endpoint("many").await;
+    let body = Some(json!({"url": url, "events": ["*"], "retries": 0}));
+    let made = world.ask(&ingest, "POST", "/api/v1/webhooks", body).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    world.publish("order.created", "evt-1", &json!({})).await;
+    eventually("it has been tried", async || {
+        world.count("attempts WHERE outcome = 'tls'").await == 1
+    })
+    .await;
+    let row = world.sql().await;
+    let row = row
+        .query_one("SELECT error FROM attempts", &[])
+        .await
+        .unwrap();
+    let error: String = row.get(0);
+    assert!(
+        error.starts_with("TLS: ") && error.contains("not valid for name"),
+        "{error}"
+    );
+    assert!(error.len() <= 1024 && error.ends_with('…'), "{error}");
+
+    let path = format!(
+        "/api/v1/webhooks/{}/test",
+        made.body["id"].as_str().unwrap()
+    );
+    let tested = world.ask(&ingest, "POST", &path, None).await.body;
+    assert_eq!(tested["outcome"], "tls");
+    for member in ["error", "verdict"] {
+        let said = tested[member].as_str().unwrap();
+        assert!(said.len() < 2048, "{member}: {said}");
+    }
+    // Ours has the webhook; the library's would have neither.
+    let logs = world.logs();
+    let longest = logs.lines().map(str::len).max().unwrap();
+    assert!(longest < 4096, "{longest} bytes in a line");
+    assert!(!logs.contains("failed to verify TLS certificate"), "{logs}");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_client_cannot_make_the_answer_to_a_refusal_long() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let long = "ä".repeat(20_000);
+    let webhook = json!({"url": "https://example.com/", "events": ["*"]});
+    let mut unknown = webhook.clone();
+    unknown[long.as_str()] = json!(1);
+    let mut header = webhook;
+    header["headers"] = json!({long: "b"});
+    let path = "/api/v1/webhooks";
+    for (method, path, body) in [
+        ("POST", path.to_owned(), Some(unknown)),
+        ("POST", path.to_owned(), Some(header)),
+        ("GET", format!("/api/v1/{}", "a".repeat(20_000)), None),
+        ("GET", format!("{path}?limit={}", "9".repeat(20_000)), None),
+    ] {
+        let refused = world.ask(&ingest, method, &path, body).await;
+        assert!((400..500).contains(&refused.status), "{}", refused.body);
+        let said = refused.body.to_string();
+        assert!(said.len() < 2048, "{} bytes: {said}", said.len());
+    }
+    let logs = world.logs();
+    assert!(logs.lines().all(|line| line.len() < 4096), "{logs}");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_header_that_says_who_asks_or_where_is_there_once_or_the_request_is_refused() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let ask = async |version: &str, headers: &[&str]| {
+        let headers = headers.join("\r\n");
+        let request =
+            format!("GET /api/v1/webhooks {version}\r\n{headers}\r\nconnection: close\r\n\r\n");
+        rest(connect(&ingest, &request).await).await
+    };
+    let token = format!("authorization: Bearer {ADMIN_TOKEN}");
+    let token = token.as_str();
+    let tenant = format!("x-tenant-id: {TENANT}");
+    let tenant = tenant.as_str();
+    let whole = ask("HTTP/1.1", &["host: a", token, tenant]).await;
+    assert!(whole.starts_with("HTTP/1.1 200"), "{whole}");
+    let old = ask("HTTP/1.0", &[token, tenant]).await;
+    assert!(old.starts_with("HTTP/1.0 200"), "{old}");
+    for (version, headers, named) in [
+        ("HTTP/1.1", vec![token, tenant], "Host"),
+        (
+            "HTTP/1.1",
+            vec!["host: a", "Host: a", token, tenant],
+            "Host",
+        ),
+        (
+            "HTTP/1.0",
+            vec!["host: a", "host: b", token, tenant],
+            "Host",
+        ),
+        (
+            "HTTP/1.1",
+            vec!["host: a", token, "authorization: Bearer other", tenant],
+            "Authorization",
+        ),
+        (
+            "HTTP/1.1",
+            vec!["host: a", token, tenant, "X-Tenant-Id: other"],
+            "X-Tenant-ID",
+        ),
+    ] {
+        let refused = ask(version, &headers).await;
+        assert!(
+            refused.contains(" 400 Bad Request"),
+            "{headers:?}: {refused}"
+        );
+        assert!(refused.contains("application/problem+json"), "{refused}");
+        assert!(refused.contains(&format!("`{named}`")), "{refused}");
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn no_answer_with_a_secret_is_kept_by_a_cache_and_none_is_taken_for_what_it_is_not() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let shop = world.receiver(answering(200)).await;
+    let webhook = world.webhook(&ingest, &shop, json!({})).await;
+    let webhooks = "/api/v1/webhooks";
+    let rotated = format!("{webhooks}/{}/rotate-secret", webhook.id);
+    let new = json!({"url": "https://example.com/", "events": ["*"]});
+    for (method, path, body, status, is_private) in [
+        ("POST", "/api/v1/admin/tokens", json!({}), 201, true),
+        ("POST", webhooks, new.clone(), 201, true),
+        ("POST", "/api/webhooks", new, 201, true),
+        ("POST", rotated.as_str(), json!({}), 200, true),
+        ("GET", webhooks, Value::Null, 200, true),
+        ("GET", "/api/v1/nothing", Value::Null, 404, true),
+        ("GET", "/openapi.json", Value::Null, 200, false),
+        ("GET", "/docs", Value::Null, 200, false),
+    ] {
+        let mut request = http()
+            .request(method.parse().unwrap(), ingest.url(path))
+            .bearer_auth(ADMIN_TOKEN)
+            .header("x-tenant-id", TENANT);
+        if !body.is_null() {
+            request = request.header("content-type", "application/json");
+            request = request.body(body.to_string());
+        }
+        let answer = request.send().await.unwrap();
+        let headers = answer.headers().clone();
+        assert_eq!(answer.status().as_u16(), status, "{path}");
+        assert_eq!(headers["x-content-type-options"], "nosniff", "{path}");
+        let kept = headers.get("cache-control").map(|value| value.as_bytes());
+        let expected: Option<&[u8]> = is_private.then_some(b"no-store");
+        assert!(!is_private || kept == expected, "{path}: {headers:?}");
+    }
+    world.finish().await;
+}
