@@ -12,6 +12,7 @@ use lapin::{BasicProperties, Channel};
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::amqp::{UNREADABLE_HEADER, Unreadable};
 use crate::job::Job;
 use crate::topology;
 
@@ -91,7 +92,8 @@ impl Outgoing {
         {
             // All headers have to fit into one frame, with ours among them.
             let size = key.as_str().len() + format!("{value:?}").len();
-            if is_the_producers(key.as_str()) && size <= room {
+            let is_ours = key.as_str().starts_with(UNREADABLE_HEADER);
+            if is_the_producers(key.as_str()) && !is_ours && size <= room {
                 room -= size;
                 headers.insert(key.clone(), value.clone());
             }
@@ -105,6 +107,11 @@ impl Outgoing {
             (ROUTING_KEY_HEADER, message.routing_key.as_str()),
         ] {
             headers.insert(key.into(), AMQPValue::LongString(value.into()));
+        }
+        // Bounded by the guard that wrote it, and by no other bound: it is all
+        // that is known of such a message.
+        if let Some(unreadable) = Unreadable::of(message) {
+            headers.insert(UNREADABLE_HEADER.into(), unreadable.to_value());
         }
         // Not copied: an expiry, and a user id, which has to be the publisher's.
         let original = &message.properties;
