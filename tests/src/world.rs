@@ -212,6 +212,18 @@ impl World {
     /// # Panics
     /// If it doesn't become ready.
     pub async fn service(&self, binary: &str, settings: &[(&str, &str)]) -> Service {
+        self.run(binary, &[], settings).await
+    }
+
+    /// A running ingest with arguments.
+    ///
+    /// # Panics
+    /// If it doesn't become ready.
+    pub async fn ingest_with(&self, arguments: &[&str]) -> Service {
+        self.run("posthorn-ingest", arguments, &[]).await
+    }
+
+    async fn run(&self, binary: &str, arguments: &[&str], settings: &[(&str, &str)]) -> Service {
         let n = self.services.fetch_add(1, Ordering::Relaxed);
         let name = format!("{binary}-{n}");
         let log = self.folder.join(format!("{name}.log"));
@@ -224,7 +236,7 @@ impl World {
         let address = must("a port", free_address());
         let mut service = must(
             "starting",
-            Service::start(&name, binary, &address, &all, &log),
+            Service::start_with(&name, (binary, arguments), &address, &all, &log),
         );
         must("becoming ready", service.ready().await);
         service
