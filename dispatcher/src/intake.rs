@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use lapin::Consumer;
 use lapin::message::Delivery;
 use serde_json::Value;
+use shared::amqp::Unreadable;
 use shared::attempt::{Attempt, Keep, Purpose};
 use shared::clock;
 use shared::dialect::Message;
@@ -61,7 +62,14 @@ async fn receive(
     message: Delivery,
     _held: OwnedSemaphorePermit,
 ) {
-    match Job::decode(&message.data) {
+    let read = match Unreadable::of(&message) {
+        // Without a look into it: sessions may have ended at it.
+        Some(unreadable) => Err(unreadable.to_string()),
+        None => {
+            Job::decode(&message.data).map_err(|reason| format!("{:#}", anyhow::Error::new(reason)))
+        }
+    };
+    match read {
         Ok(mut job) => {
             dispatcher.watermarks.saw(shard, job.due_at);
             // And so is whatever follows from it.
@@ -69,7 +77,6 @@ async fn receive(
             carry(&dispatcher, job, Receipt::new(message.acker)).await;
         }
         Err(reason) => {
-            let reason = format!("{:#}", anyhow::Error::new(reason));
             error!(reason, message_id = ?message.properties.message_id(), "a job cannot be read; parking it");
             metrics().jobs_parked.inc();
             if dispatcher

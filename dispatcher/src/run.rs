@@ -99,7 +99,7 @@ impl Dispatcher {
 /// If it can't start, or a part of it ends unasked.
 pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
     metrics();
-    let ready = Readiness::default();
+    let ready = Readiness::with_sessions(1);
     let hurry = CancellationToken::new();
     // What serves the work outlives it: one that ended with `hurry` would look
     // like one that failed.
@@ -189,7 +189,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         publications,
     };
     let prefetch = (settings.concurrency / shards).max(1);
-    let working = keep_session(&broker, &ready, &hurry, async |session| {
+    let working = keep_session(&broker, "jobs", &ready, &hurry, async |session| {
         serving.on(session, prefetch).await
     });
     // A dispatcher with a dead part looks healthy and delivers nothing.

@@ -15,6 +15,7 @@ use lapin::types::AMQPValue;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use shared::amqp::Unreadable;
 use shared::ids::{EventId, EventType, EventUid, Malformed, Tenant};
 use shared::tenant::{LARGEST_MAX_PAYLOAD, LARGEST_MESSAGE};
 use shared::topology;
@@ -51,6 +52,9 @@ pub struct Event {
 /// Why a message isn't an event. Each has a short name for the metric.
 #[derive(Debug, thiserror::Error)]
 pub enum Rejected {
+    /// What the AMQP client can't read of it was taken out.
+    #[error("{0}")]
+    Unreadable(Unreadable),
     /// It didn't come through the exchange whose permissions bind the tenant.
     #[error("published to exchange `{0}` instead of `posthorn.events`")]
     WrongExchange(String),
@@ -104,6 +108,7 @@ impl Rejected {
     /// The metric's label.
     pub fn label(&self) -> &'static str {
         match self {
+            Self::Unreadable(_) => "unreadable",
             Self::WrongExchange(_) => "wrong_exchange",
             Self::RoutingKey(_) => "routing_key",
             Self::Name(_) => "name",
@@ -125,6 +130,9 @@ impl Rejected {
 /// # Errors
 /// Says what is wrong with it.
 pub fn decode(message: &Delivery) -> Result<Event, Rejected> {
+    if let Some(unreadable) = Unreadable::of(message) {
+        return Err(Rejected::Unreadable(unreadable));
+    }
     if message.exchange.as_str() != topology::EVENTS {
         return Err(Rejected::WrongExchange(message.exchange.to_string()));
     }

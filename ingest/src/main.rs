@@ -26,7 +26,11 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Take events and serve the API (the default).
-    Serve,
+    Serve {
+        /// Only one of the two: for two processes with the same settings.
+        #[arg(long)]
+        only: Option<run::Only>,
+    },
     /// Bring the database's schema up to date.
     Migrate,
     /// Count deliveries that are neither finished nor on their way; fails
@@ -93,7 +97,7 @@ enum Token {
 #[allow(clippy::print_stdout)] // The commands for operators print their answer.
 async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    let command = arguments.command.unwrap_or(Command::Serve);
+    let command = arguments.command.unwrap_or(Command::Serve { only: None });
     if let Command::Dialect(command) = command {
         // Needs no server, so no more than this is asked for.
         let dialects = settings::dialects(&environment())?;
@@ -111,10 +115,10 @@ async fn main() -> anyhow::Result<ExitCode> {
     telemetry::log_to_stderr(settings.common.log_format);
     supervise::die_on_panic();
     match command {
-        Command::Serve => {
+        Command::Serve { only } => {
             let stop = CancellationToken::new();
             supervise::stop_on_signals(stop.clone())?;
-            run::run(settings, stop).await?;
+            run::run(settings, only, stop).await?;
         }
         Command::Migrate => {
             let applied = postgres::migrate(&pool(&settings)?).await?;

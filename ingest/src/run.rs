@@ -1,4 +1,11 @@
 //! Starts everything, keeps it running, stops it in order.
+//!
+//! It is one process, or two with the same settings ([`Only`]): one serves the
+//! API, the other takes events. So an end of the one that takes what strangers
+//! publish over AMQP isn't an end of the API.
+//!
+//! Each part has a RabbitMQ session of its own: publishing, the lanes, the
+//! keeper of dead letters. Trouble on one leaves the others alone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +17,13 @@ use shared::amqp::{Broker, Session, keep_session};
 use shared::attempt::Sender;
 use shared::catalogue::Feed;
 use shared::clock;
-use shared::publish::{Publications, publisher};
+use shared::publish::publisher;
 use shared::serve::serve;
 use shared::supervise::{Readiness, until_done};
 use shared::topology::INGEST_QUEUE;
 use shared::{postgres, telemetry};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -42,13 +50,28 @@ const MAINTENANCE: Duration = Duration::from_secs(3600);
 /// How often the sweeper's findings and dead letters are read for the metrics.
 const SWEEP_REPORT: Duration = Duration::from_secs(5);
 
-/// Runs ingest until `stop`.
+/// Which part of ingest a process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Only {
+    /// Serves the API.
+    Api,
+    /// Takes events and dead letters, replays, and keeps the log's partitions.
+    Intake,
+}
+
+/// Runs ingest, or one part of it, until `stop`.
 ///
 /// # Errors
 /// If it can't start, or a part of it ends unasked.
-pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(
+    settings: Settings,
+    only: Option<Only>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     metrics();
-    let ready = Readiness::default();
+    let (has_api, has_intake) = (only != Some(Only::Intake), only != Some(Only::Api));
+    // The one that publishes, and the lanes'.
+    let ready = Readiness::with_sessions(1 + u8::from(has_intake));
     // What serves the work outlives it: one that ended with `stop` would look
     // like one that failed.
     let over = CancellationToken::new();
@@ -70,73 +93,111 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
             subscriptions.apply(changes);
         }
     });
-    let (publisher, publications) = publisher();
+    let (publisher, mut publications) = publisher();
 
-    let jwts = Jwts::new(settings.jwt.clone())?;
-    let rates = (settings.api_rate_limit > 0).then(|| Rates::new(settings.api_rate_limit));
     let shards = settings.common.shards;
-    let sender = Sender::new(settings.common.destinations.clone())?;
-    let state = api::Api {
-        pool: postgres::pool(&config, API_CONNECTIONS)?,
-        publisher: publisher.clone(),
-        shards,
-        tester: Tester::new(sender, settings.defaults.timeout),
-        keys: settings.common.keys.clone(),
-        destinations: settings.common.destinations.clone(),
-        dialects: settings.common.dialects.clone(),
-        admin_token: settings.admin_token.clone(),
-        rates,
-        jwts,
-        feed: feed.clone(),
-        subscriptions: subscriptions.clone(),
-        event_types: event_types.clone(),
-    };
-    let api = api::routes(state, &settings.cors_origins).merge(telemetry::routes(ready.clone()));
-    info!(address = %listener.local_addr()?, "API, metrics and health");
-    let mut serving = tokio::spawn(serve(listener, api, settings.common.http, over.clone()));
+    let mut routes = telemetry::routes(ready.clone());
+    if has_api {
+        let jwts = Jwts::new(settings.jwt.clone())?;
+        let rates = (settings.api_rate_limit > 0).then(|| Rates::new(settings.api_rate_limit));
+        let sender = Sender::new(settings.common.destinations.clone())?;
+        let state = api::Api {
+            pool: postgres::pool(&config, API_CONNECTIONS)?,
+            publisher: publisher.clone(),
+            shards,
+            tester: Tester::new(sender, settings.defaults.timeout),
+            keys: settings.common.keys.clone(),
+            destinations: settings.common.destinations.clone(),
+            dialects: settings.common.dialects.clone(),
+            admin_token: settings.admin_token.clone(),
+            rates,
+            jwts,
+            feed: feed.clone(),
+            subscriptions: subscriptions.clone(),
+            event_types: event_types.clone(),
+        };
+        routes = api::routes(state, &settings.cors_origins).merge(routes);
+    }
+    info!(address = %listener.local_addr()?, api = has_api, intake = has_intake, "metrics and health");
+    let serving = serve(listener, routes, settings.common.http, over.clone());
 
-    let mut listening = tokio::spawn({
+    // Each says what it was when it ends.
+    let mut parts = JoinSet::new();
+    parts.spawn(async move {
+        serving.await;
+        "serving HTTP"
+    });
+    parts.spawn({
         let (feed, ready, over) = (feed.clone(), ready.clone(), over.clone());
         let url = settings.common.database_url.clone();
-        async move { feed.listen(&url, NAME, &ready, &over).await }
+        async move {
+            feed.listen(&url, NAME, &ready, &over).await;
+            "listening"
+        }
     });
-    let mut upkeep = tokio::spawn(upkeep(pool.clone(), settings.retention, over.clone()));
+    if has_intake {
+        let upkeep = upkeep(pool.clone(), settings.retention, over.clone());
+        parts.spawn(async move {
+            upkeep.await;
+            "upkeep"
+        });
+        let replaying = replay::run(pool.clone(), publisher.clone(), shards, over.clone());
+        parts.spawn(async move {
+            replaying.await;
+            "replaying"
+        });
+    }
+    // Publications end when no publisher is left.
+    drop(publisher);
 
-    let keeper = Keeper {
-        pool: pool.clone(),
-        room: settings.dead_letters,
-        stop: stop.clone(),
-    };
-    let replaying = replay::run(pool.clone(), publisher, shards, over.clone());
-    let mut replaying = tokio::spawn(replaying);
-    let intake = Intake {
-        pool,
-        feed,
-        subscriptions,
-        event_types,
-        shards,
-        stop: stop.clone(),
-    };
     let broker = Broker::new(settings.common.amqp_url.clone(), NAME, shards);
-    let mut work = Work {
-        intake,
-        keeper,
-        publications,
-    };
-    let working = keep_session(&broker, &ready, &stop, async |session| {
-        work.on(session).await
+    let publishing = keep_session(&broker, "publishing", &ready, &over, async |session| {
+        let channel = session.publishing_channel().await?;
+        tokio::select! {
+            // All is well only if nobody publishes any more.
+            ended = publications.serve(&channel) => ended,
+            () = over.cancelled() => Ok(()),
+        }
     });
+    let working = async {
+        if !has_intake {
+            return stop.cancelled().await;
+        }
+        let keeper = Keeper {
+            pool: pool.clone(),
+            room: settings.dead_letters,
+            stop: stop.clone(),
+        };
+        let intake = Intake {
+            pool,
+            feed,
+            subscriptions,
+            event_types,
+            shards,
+            stop: stop.clone(),
+        };
+        // Without dead letters ingest is ready all the same.
+        let unasked = Readiness::default();
+        tokio::join!(
+            keep_session(&broker, "events", &ready, &stop, async |session| {
+                take_events(&intake, session).await
+            }),
+            keep_session(&broker, "dead letters", &unasked, &stop, async |session| {
+                take_dead_letters(&keeper, session).await
+            }),
+        );
+    };
+    let mut publishing = Box::pin(publishing);
     tokio::select! {
-        () = working => {}
-        ended = &mut serving => anyhow::bail!("serving HTTP ended unasked: {ended:?}"),
-        ended = &mut listening => anyhow::bail!("listening ended unasked: {ended:?}"),
-        ended = &mut upkeep => anyhow::bail!("upkeep ended unasked: {ended:?}"),
-        ended = &mut replaying => anyhow::bail!("replaying ended unasked: {ended:?}"),
+        () = Box::pin(working) => {}
+        () = &mut publishing => anyhow::bail!("publishing ended unasked"),
+        ended = parts.join_next() => anyhow::bail!("a part ended unasked: {ended:?}"),
     }
     over.cancel();
+    publishing.await;
     // Requests that wait for a confirm get their answer: there is none any more.
-    drop(work);
-    let _ = tokio::join!(serving, listening, upkeep, replaying);
+    drop(publications);
+    while parts.join_next().await.is_some() {}
     info!("stopped");
     Ok(())
 }
@@ -149,43 +210,34 @@ async fn wait_for_schema(pool: &Pool, stop: &CancellationToken) -> Option<()> {
     .await
 }
 
-/// What runs on each session in turn.
-struct Work {
-    intake: Intake,
-    keeper: Keeper,
-    publications: Publications,
+/// Runs the lanes on a session.
+async fn take_events(intake: &Intake, session: &Session) -> anyhow::Result<()> {
+    let count = if session.is_careful() { 1 } else { LANES };
+    let mut lanes = Vec::new();
+    for _ in 0..count {
+        let channel = session.publishing_channel().await?;
+        let (consuming, consumer) = session.consumer(INGEST_QUEUE, PREFETCH).await?;
+        lanes.push(async move {
+            // Held as long as its consumer.
+            let _consuming = consuming;
+            lane(intake, consumer, channel).await
+        });
+    }
+    try_join_all(lanes).await.map(|_| ())
 }
 
-impl Work {
-    async fn on(&mut self, session: &Session) -> anyhow::Result<()> {
-        let mut lanes = Vec::new();
-        for _ in 0..LANES {
-            let channel = session.publishing_channel().await?;
-            let (consuming, consumer) = session.consumer(INGEST_QUEUE, PREFETCH).await?;
-            let intake = &self.intake;
-            lanes.push(async move {
-                // Held as long as its consumer.
-                let _consuming = consuming;
-                lane(intake, consumer, channel).await
-            });
-        }
-        let channel = session.publishing_channel().await?;
-        let keep = |origin| self.keeper.keep(session, origin);
-        tokio::select! {
-            // Told to stop, all of them return.
-            ended = async {
-                tokio::try_join!(
-                    try_join_all(lanes),
-                    keep(Origin::Parking),
-                    keep(Origin::Unrouted),
-                )
-            } => ended.map(|_| ()),
-            ended = self.publications.serve(&channel) => {
-                ended?;
-                anyhow::bail!("nobody publishes any more")
-            }
-        }
+/// Runs the keeper of dead letters on a session.
+async fn take_dead_letters(keeper: &Keeper, session: &Session) -> anyhow::Result<()> {
+    if session.is_careful() {
+        // One queue at a time; which one has the message to blame isn't known.
+        let queues = [Origin::Parking, Origin::Unrouted];
+        return keeper.keep(session, queues[fastrand::usize(..2)]).await;
     }
+    tokio::try_join!(
+        keeper.keep(session, Origin::Parking),
+        keeper.keep(session, Origin::Unrouted),
+    )
+    .map(|_| ())
 }
 
 /// Makes and drops partitions; shows what the sweeper found, and how many dead

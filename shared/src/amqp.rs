@@ -8,7 +8,19 @@
 //!
 //! lapin's own recovery is not used: what was in flight has to be decided by
 //! the stage that knows what it was.
+//!
+//! Every connection has a [`guard`] between its bytes and lapin, so that no
+//! message can end it by what its producer wrote. [`blame`] is the second line
+//! of defence: it finds the message at which sessions end for a reason that the
+//! guard doesn't know.
 
+mod blame;
+mod content;
+mod guard;
+mod stream;
+mod unreadable;
+
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -27,12 +39,18 @@ use tracing::{info, warn};
 use crate::supervise::{Backoff, Readiness};
 use crate::telemetry::metrics;
 use crate::topology;
+use blame::{Suspects, Watch};
+pub use content::{MAX_DEPTH, MAX_VALUES};
+pub use unreadable::{UNREADABLE_HEADER, Unreadable};
 
 /// Both sides send a heartbeat at half of this, in seconds: a peer that went
 /// silent is noticed within twice of it.
 const HEARTBEAT: u16 = 10;
 /// A connection that takes longer to open is given up and tried again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a careful session lasts (see [`blame`]) before a normal one follows.
+const CALM: Duration = Duration::from_secs(5);
 
 /// Which broker, and how this process shows up there.
 #[derive(Debug, Clone)]
@@ -59,9 +77,13 @@ impl Broker {
     /// If the broker can't be reached, refuses the credentials, or has
     /// something of another shape by one of our names.
     pub async fn open(&self) -> anyhow::Result<Session> {
+        self.open_watched(Arc::default()).await
+    }
+
+    async fn open_watched(&self, watch: Arc<Watch>) -> anyhow::Result<Session> {
         let opened = async {
-            let publish = self.connect("publish").await?;
-            let consume = self.connect("consume").await?;
+            let publish = self.connect("publish", Arc::default()).await?;
+            let consume = self.connect("consume", watch.clone()).await?;
             let channel = publish
                 .create_channel()
                 .await
@@ -69,14 +91,18 @@ impl Broker {
             topology::declare(&channel, self.shards)
                 .await
                 .context("declaring the topology")?;
-            anyhow::Ok(Session { publish, consume })
+            anyhow::Ok(Session {
+                publish,
+                consume,
+                watch,
+            })
         };
         tokio::time::timeout(CONNECT_TIMEOUT, opened)
             .await
             .context("RabbitMQ did not answer in time")?
     }
 
-    async fn connect(&self, purpose: &str) -> anyhow::Result<Connection> {
+    async fn connect(&self, purpose: &str, watch: Arc<Watch>) -> anyhow::Result<Connection> {
         // The parser's error repeats the URL, which holds the password.
         let mut uri: AMQPUri = self
             .url
@@ -86,7 +112,7 @@ impl Broker {
         uri.query.heartbeat.get_or_insert(HEARTBEAT);
         let name = format!("{} ({purpose})", self.name);
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        Connection::connect_uri(uri, properties)
+        stream::connect(uri, properties, watch)
             .await
             .context("connecting to RabbitMQ")
     }
@@ -97,6 +123,7 @@ impl Broker {
 pub struct Session {
     publish: Connection,
     consume: Connection,
+    watch: Arc<Watch>,
 }
 
 impl Session {
@@ -113,12 +140,21 @@ impl Session {
         Ok(channel)
     }
 
-    /// A consumer with at most `prefetch` messages unacked.
+    /// Whether messages are taken one at a time, to find the one at which
+    /// sessions end: whoever has several consumers opens one.
+    #[must_use]
+    pub fn is_careful(&self) -> bool {
+        self.watch.is_careful()
+    }
+
+    /// A consumer with at most `prefetch` messages unacked; with one if the
+    /// session is careful.
     ///
     /// # Errors
     /// If the connection is gone or the queue doesn't exist.
     pub async fn consumer(&self, queue: &str, prefetch: u16) -> lapin::Result<(Channel, Consumer)> {
         let channel = self.consume.create_channel().await?;
+        let prefetch = if self.is_careful() { 1 } else { prefetch };
         channel
             .basic_qos(prefetch, BasicQosOptions::default())
             .await?;
@@ -200,9 +236,10 @@ async fn watch(connection: &Connection, blocked: &IntGauge) -> anyhow::Error {
 /// Runs `work` on a session, and on a new one after every loss, until `stop`.
 ///
 /// `work` gets the session and returns when its part of it fails; returning
-/// `Ok` means that it was told to stop.
+/// `Ok` means that it was told to stop. `purpose` is for the log.
 pub async fn keep_session<W>(
     broker: &Broker,
+    purpose: &str,
     ready: &Readiness,
     stop: &CancellationToken,
     mut work: W,
@@ -210,28 +247,49 @@ pub async fn keep_session<W>(
     W: AsyncFnMut(&Session) -> anyhow::Result<()>,
 {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    let mut suspects = Suspects::default();
     while !stop.is_cancelled() {
+        let watch = suspects.watch();
         let opened = tokio::select! {
-            opened = broker.open() => opened,
+            opened = broker.open_watched(watch.clone()) => opened,
             () = stop.cancelled() => return,
         };
         let error = match opened {
             Err(error) => error,
             Ok(session) => {
-                info!("connected to RabbitMQ");
+                info!(
+                    careful = watch.is_careful().then_some(true),
+                    "connected to RabbitMQ for {purpose}"
+                );
                 ready.amqp(true);
                 let since = Instant::now();
+                let calm = async {
+                    if !watch.is_careful() {
+                        std::future::pending::<()>().await;
+                    }
+                    tokio::time::sleep(CALM).await;
+                };
                 let ended = tokio::select! {
-                    ended = work(&session) => ended,
+                    ended = work(&session) => ended.map(|()| Ended::Stopped),
                     lost = session.lost() => Err(lost),
+                    () = calm => Ok(Ended::Calm),
                 };
                 ready.amqp(false);
                 session.close().await;
                 match ended {
-                    Ok(()) => return,
+                    Ok(Ended::Stopped) => return,
+                    Ok(Ended::Calm) => {
+                        info!("taking messages for {purpose} many at a time again");
+                        suspects.calm();
+                        backoff.reset();
+                        continue;
+                    }
                     Err(error) => {
                         if since.elapsed() > Duration::from_secs(10) {
                             backoff.reset();
+                        }
+                        if suspects.ended(&watch, &error) {
+                            warn!("a message may have ended the session for {purpose}");
                         }
                         error
                     }
@@ -243,11 +301,19 @@ pub async fn keep_session<W>(
         warn!(
             error = format!("{error:#}"),
             ?pause,
-            "no RabbitMQ session; trying again"
+            "no RabbitMQ session for {purpose}; trying again"
         );
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => return,
         }
     }
+}
+
+/// How a session ends that didn't fail.
+enum Ended {
+    /// Told to stop.
+    Stopped,
+    /// It was careful, and lasted.
+    Calm,
 }

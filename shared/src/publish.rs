@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::amqp::{UNREADABLE_HEADER, Unreadable};
 use crate::job::Job;
 use crate::tenant::LARGEST_MESSAGE;
 use crate::topology;
@@ -153,10 +154,16 @@ impl Outgoing {
         {
             // All headers have to fit into one frame, with ours among them.
             let size = key.as_str().len() + format!("{value:?}").len();
-            if is_the_producers(key.as_str()) && !is_ours(key.as_str()) && size <= room {
+            let ours = is_ours(key.as_str()) || key.as_str().starts_with(UNREADABLE_HEADER);
+            if is_the_producers(key.as_str()) && !ours && size <= room {
                 room -= size;
                 headers.insert(key.clone(), value.clone());
             }
+        }
+        // Bounded by the guard that wrote it, and by no other bound: it is all
+        // that is known of such a message.
+        if let Some(unreadable) = Unreadable::of(message) {
+            headers.insert(UNREADABLE_HEADER.into(), unreadable.to_value());
         }
         let routing_key = message.routing_key.as_str();
         set_origin(&mut headers, reason, message.exchange.as_str(), routing_key);

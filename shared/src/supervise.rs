@@ -1,7 +1,7 @@
 //! A process looks after itself: readiness, backoff, stopping.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -48,14 +48,25 @@ pub struct Readiness(Arc<Parts>);
 
 #[derive(Debug, Default)]
 struct Parts {
-    amqp: AtomicBool,
+    /// RabbitMQ sessions that are needed and not there.
+    amqp_missing: AtomicIsize,
     postgres: AtomicBool,
 }
 
 impl Readiness {
-    /// Sets whether there is a RabbitMQ session.
+    /// Needs this many RabbitMQ sessions.
+    #[must_use]
+    pub fn with_sessions(sessions: u8) -> Self {
+        let ready = Self::default();
+        let missing = &ready.0.amqp_missing;
+        missing.store(isize::from(sessions), Ordering::Relaxed);
+        ready
+    }
+
+    /// A RabbitMQ session has begun, or ended.
     pub fn amqp(&self, is: bool) {
-        self.0.amqp.store(is, Ordering::Relaxed);
+        let change = if is { -1 } else { 1 };
+        self.0.amqp_missing.fetch_add(change, Ordering::Relaxed);
     }
 
     /// Sets whether PostgreSQL answers.
@@ -66,10 +77,11 @@ impl Readiness {
     /// What is missing; empty when ready.
     #[must_use]
     pub fn missing(&self) -> Vec<&'static str> {
-        let parts = [(&self.0.amqp, "rabbitmq"), (&self.0.postgres, "postgresql")];
-        parts
+        let amqp = self.0.amqp_missing.load(Ordering::Relaxed) <= 0;
+        let postgres = self.0.postgres.load(Ordering::Relaxed);
+        [(amqp, "rabbitmq"), (postgres, "postgresql")]
             .into_iter()
-            .filter(|(is, _)| !is.load(Ordering::Relaxed))
+            .filter(|(is, _)| !is)
             .map(|(_, name)| name)
             .chain(clock::is_far_off().then_some("clock within 10 s of PostgreSQL's"))
             .collect()

@@ -41,17 +41,32 @@ impl Service {
         settings: &[(String, String)],
         log: &Path,
     ) -> anyhow::Result<Self> {
+        Self::start_with(name, (binary, &[]), address, settings, log)
+    }
+
+    /// The same with arguments.
+    ///
+    /// # Errors
+    /// If the binary isn't built or can't be started.
+    pub fn start_with(
+        name: &str,
+        (binary, arguments): (&str, &[&str]),
+        address: &str,
+        settings: &[(String, String)],
+        log: &Path,
+    ) -> anyhow::Result<Self> {
         let path = binary_path(binary)?;
         let output = File::options().create(true).append(true).open(log)?;
         // The shell leaves a watch behind that ends when its input does, which
         // is when we do, and becomes the service, which keeps its pid.
         let script = r#"exec 3<&0 </dev/null; me=$$
             ( cat <&3  >/dev/null 2>/dev/null; [ "$(readlink /proc/$me/exe)" = "$0" ] && kill -9 $me ) 2>/dev/null &
-            exec 3<&-; exec "$0""#;
+            exec 3<&-; exec "$0" "$@""#;
         let mut child = Command::new("sh")
             .arg("-c")
             .arg(script)
             .arg(&path)
+            .args(arguments)
             .env_clear()
             .env("HTTP_ADDR", address)
             .envs(

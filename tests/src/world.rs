@@ -212,12 +212,29 @@ impl World {
     /// # Panics
     /// If it doesn't become ready.
     pub async fn service(&self, binary: &str, settings: &[(&str, &str)]) -> Service {
-        let mut service = self.start_service(binary, settings);
+        self.run(binary, &[], settings).await
+    }
+
+    /// A running ingest with arguments.
+    ///
+    /// # Panics
+    /// If it doesn't become ready.
+    pub async fn ingest_with(&self, arguments: &[&str]) -> Service {
+        self.run("posthorn-ingest", arguments, &[]).await
+    }
+
+    async fn run(&self, binary: &str, arguments: &[&str], settings: &[(&str, &str)]) -> Service {
+        let mut service = self.start_service(binary, arguments, settings);
         must("becoming ready", service.ready().await);
         service
     }
 
-    fn start_service(&self, binary: &str, settings: &[(&str, &str)]) -> Service {
+    fn start_service(
+        &self,
+        binary: &str,
+        arguments: &[&str],
+        settings: &[(&str, &str)],
+    ) -> Service {
         let n = self.services.fetch_add(1, Ordering::Relaxed);
         let name = format!("{binary}-{n}");
         let log = self.folder.join(format!("{name}.log"));
@@ -230,7 +247,7 @@ impl World {
         let address = must("a port", free_address());
         must(
             "starting",
-            Service::start(&name, binary, &address, &all, &log),
+            Service::start_with(&name, (binary, arguments), &address, &all, &log),
         )
     }
 
@@ -240,7 +257,7 @@ impl World {
     /// # Panics
     /// If it ends, or doesn't answer.
     pub async fn started(&self, binary: &str, settings: &[(&str, &str)]) -> Service {
-        let mut service = self.start_service(binary, settings);
+        let mut service = self.start_service(binary, &[], settings);
         must("starting", service.alive().await);
         service
     }

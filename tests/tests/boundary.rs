@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use harness::producer::{Producer, Publication};
+use harness::raw::RawProducer;
 use harness::receiver::answering;
 use harness::world::{TENANT, World};
 use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
@@ -68,6 +69,17 @@ async fn a_producers_user_can_publish_its_tenants_events_and_do_nothing_else() {
         let refused = producer.publish_to(exchange, &forged).await.unwrap_err();
         let refused = format!("{refused:#}");
         assert!(refused.contains("ACCESS"), "`{exchange}` {key}: {refused}");
+    }
+    // A key that is no text, or isn't ASCII, is refused where it is published.
+    for key in [
+        "acme.\u{e9}v\u{e9}nement".as_bytes(),
+        b"acme.\xFF",
+        b"acme.a b",
+    ] {
+        let mut raw = RawProducer::connect(&url).await.unwrap();
+        let published = raw.publish("posthorn.events", key, &[0, 0], b"{}");
+        let refused = format!("{:#}", published.await.unwrap_err());
+        assert!(refused.contains("ACCESS"), "{refused}");
     }
     for queue in ["posthorn.ingest.v1", "posthorn.jobs.v1.0", "its-own"] {
         let connection = Connection::connect(&url, ConnectionProperties::default())

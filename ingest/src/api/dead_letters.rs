@@ -8,12 +8,16 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use futures_util::future::join_all;
 use lapin::types::AMQPValue;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use shared::amqp::{UNREADABLE_HEADER, Unreadable};
 use shared::clock;
 use shared::ids::DeadLetterId;
+use shared::publish::Outgoing;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -21,10 +25,10 @@ use utoipa_axum::routes;
 use super::auth::Operating;
 use super::events::confirmed;
 use super::problem::{Problem, Result};
-use super::request::{Body, Id, Page, Parameters};
+use super::request::{Body, Id, OptionalBody, Page, Parameters};
 use super::timestamp::Timestamp;
 use super::{Api, Shared};
-use crate::dead_letters::letter::{Letter, Origin};
+use crate::dead_letters::letter::{Letter, Origin, Repair};
 use crate::dead_letters::store::{self, Filter};
 use crate::decode::header_value;
 
@@ -139,6 +143,9 @@ struct DeadLetter {
     content_type: Option<String>,
     /// Its AMQP headers.
     headers: Map<String, Value>,
+    /// What the AMQP client can't read of it; `null` for most messages.
+    #[schema(required)]
+    unreadable: Option<Raw>,
     /// In bytes, as it was published.
     size: u32,
     /// Whether only its beginning was kept, because no event may be that large. Then
@@ -155,7 +162,11 @@ impl DeadLetter {
     fn of(shown: store::Shown) -> Self {
         let properties = &shown.properties;
         let headers = properties.headers().clone().unwrap_or_default();
-        let headers = headers.inner().iter();
+        let unreadable = Unreadable::carried_by(&headers).map(Raw::of);
+        let headers = headers
+            .inner()
+            .iter()
+            .filter(|(name, _)| name.as_str() != UNREADABLE_HEADER);
         Self {
             id: shown.id,
             queue: shown.queue,
@@ -169,11 +180,50 @@ impl DeadLetter {
             headers: headers
                 .map(|(name, value)| (name.to_string(), header(value)))
                 .collect(),
+            unreadable,
             // Never negative.
             size: shown.whole.as_ref().map_or(shown.size as u32, |w| w.size),
             truncated: shown.whole.is_some(),
             sha256: shown.whole.map(|whole| hex::encode(whole.sha256)),
             body_excerpt: String::from_utf8_lossy(&shown.excerpt).into_owned(),
+        }
+    }
+}
+
+/// What a message was published with, where that can't be read.
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeadLetterUnreadable)]
+struct Raw {
+    /// What is wrong with it.
+    #[schema(example = "`message_id` is not UTF-8")]
+    why: String,
+    routing_key: Bytes,
+    /// AMQP's property flags and values as they were sent, the first 4,096 bytes.
+    properties: Bytes,
+    /// All of the properties, in bytes.
+    properties_size: u64,
+}
+
+/// Bytes that needn't be text.
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeadLetterBytes)]
+struct Bytes {
+    /// ASCII, with the other bytes as `\xff`.
+    escaped: String,
+    base64: String,
+}
+
+impl Raw {
+    fn of(unreadable: Unreadable) -> Self {
+        let bytes = |bytes: &[u8]| Bytes {
+            escaped: bytes.escape_ascii().to_string(),
+            base64: BASE64.encode(bytes),
+        };
+        Self {
+            routing_key: bytes(&unreadable.routing_key),
+            properties: bytes(&unreadable.properties),
+            properties_size: unreadable.size,
+            why: unreadable.why,
         }
     }
 }
@@ -246,39 +296,86 @@ async fn list(
 struct Replayed {
     /// Published again and confirmed; they are gone from here.
     replayed: i64,
-    /// Not published to an exchange of Posthorn's before, or truncated: publish or discard
-    /// them by hand.
+    /// Not published to an exchange of Posthorn's before, truncated, or unreadable.
+    /// Replay unreadable ones one by one. Publish or discard the others by hand.
     skipped: i64,
     /// There may be more: 1,000 are replayed at most.
     more: bool,
 }
 
+/// With what an unreadable message is published anew.
+#[derive(Default, Deserialize, ToSchema)]
+#[schema(as = DeadLetterRepair)]
+#[serde(deny_unknown_fields)]
+struct NewProperties {
+    /// `<tenant>.<event type>`.
+    #[schema(example = "acme.order.created", required)]
+    routing_key: Option<String>,
+    /// The event's id; without one it takes the dead letter's.
+    message_id: Option<String>,
+    /// `application/json` without one.
+    content_type: Option<String>,
+}
+
+impl NewProperties {
+    fn is_empty(&self) -> bool {
+        self.routing_key.is_none() && self.message_id.is_none() && self.content_type.is_none()
+    }
+
+    fn check(self) -> Result<Repair> {
+        let key = self
+            .routing_key
+            .ok_or_else(|| Problem::field("routing_key", "must be there"))?;
+        Repair::new(&key, self.message_id, self.content_type)
+            .map_err(|(field, detail)| Problem::field(field, detail))
+    }
+}
+
 /// Replay a dead letter
 ///
 /// Publishes it to where it was published before. If what was wrong with it
-/// still is, it comes back, with a new id.
+/// still is, it comes back, with a new id. One that is unreadable needs a body
+/// with a new routing key and properties, and only such a one takes one.
 #[utoipa::path(
     post, path = "/{id}/replay", operation_id = "replay_dead_letter", tag = "dead letters",
     security(("token" = ["operator"])),
     params(("id" = DeadLetterId, Path)),
+    request_body = Option<NewProperties>,
     responses(
         (status = 200, description = "It is published.", body = Replayed),
-        (status = 409, description = "It was not published to an exchange of Posthorn's, or is truncated."),
+        (status = 409, description = "It was not published to an exchange of Posthorn's, or is \
+                                       truncated, or is unreadable and there is no new routing \
+                                       key, or is readable and there is one."),
     ),
 )]
 async fn replay(
     _: Operating,
     State(api): State<Shared>,
     Id(id): Id<DeadLetterId>,
+    OptionalBody(new): OptionalBody<NewProperties>,
 ) -> Result<Json<Replayed>> {
+    let repair = (!new.is_empty()).then(|| new.check()).transpose()?;
     let client = api.pool.get().await?;
     let letter = store::find(&client, id).await?;
     drop(client);
     let letter = letter.ok_or_else(|| unknown(id))?;
-    if let Err(reason) = letter.again(OffsetDateTime::now_utc(), api.shards) {
-        return Err(Problem::conflict(reason.to_string()));
-    }
-    Ok(Json(replay_part(&api, vec![letter]).await?))
+    let message = match (letter.unreadable(), repair) {
+        (Some(_), Some(repair)) => letter.repaired(&repair),
+        (Some(unreadable), None) => {
+            return Err(Problem::conflict(format!(
+                "{unreadable}: say with which `routing_key`, `message_id` and `content_type` it is to be published, or discard it"
+            )));
+        }
+        (None, Some(_)) => {
+            return Err(Problem::conflict(
+                "it is readable, so it is replayed as it was published, without a body",
+            ));
+        }
+        (None, None) => letter
+            .again(clock::now(), api.shards)
+            .map_err(|reason| Problem::conflict(reason.to_string()))?,
+    };
+    publish_part(&api, vec![(id, message)]).await.map(Json)
 }
 
 /// Replay dead letters
@@ -323,17 +420,29 @@ async fn replay_many(
     Ok(Json(all))
 }
 
-/// Publishes what can be, and deletes what was confirmed, before it fails for
-/// what wasn't.
+/// Publishes what can be.
 async fn replay_part(api: &Api, letters: Vec<Letter>) -> Result<Replayed> {
     let now = clock::now();
     let found = letters.len() as i64;
-    let publishing = letters.into_iter().filter_map(|letter| {
-        let message = letter.again(now, api.shards).ok()?;
-        Some(async move { (letter.id, confirmed(&api.publisher, message).await) })
-    });
+    let messages: Vec<_> = letters
+        .into_iter()
+        .filter_map(|letter| Some((letter.id, letter.again(now, api.shards).ok()?)))
+        .collect();
+    let skipped = found - messages.len() as i64;
+    let published = publish_part(api, messages).await?;
+    Ok(Replayed {
+        skipped,
+        ..published
+    })
+}
+
+/// Publishes these, and deletes what was confirmed, before it fails for what
+/// wasn't.
+async fn publish_part(api: &Api, messages: Vec<(DeadLetterId, Outgoing)>) -> Result<Replayed> {
+    let publishing = messages
+        .into_iter()
+        .map(async |(id, message)| (id, confirmed(&api.publisher, message).await));
     let published = join_all(publishing).await;
-    let skipped = found - published.len() as i64;
     let taken: Vec<_> = published
         .iter()
         .filter(|(_, confirmed)| confirmed.is_ok())
@@ -351,7 +460,7 @@ async fn replay_part(api: &Api, letters: Vec<Letter>) -> Result<Replayed> {
     }
     Ok(Replayed {
         replayed: taken.len() as i64,
-        skipped,
+        skipped: 0,
         more: false,
     })
 }

@@ -7,11 +7,12 @@
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use shared::ids::{DeadLetterId, Tenant};
+use shared::amqp::{UNREADABLE_HEADER, Unreadable};
+use shared::ids::{DeadLetterId, EventId, EventType, Malformed, Tenant};
 use shared::job::Job;
 use shared::publish::{
     EXCHANGE_HEADER, Outgoing, REASON_HEADER, RETURNED_HEADER, ROUTING_KEY_HEADER, SHA256_HEADER,
-    SIZE_HEADER, Whole, is_ours, is_the_producers, republished,
+    SIZE_HEADER, Whole, is_ours, is_the_producers, persistent, republished,
 };
 use shared::topology;
 use time::OffsetDateTime;
@@ -94,6 +95,9 @@ pub enum Unreplayable {
         /// How much there was, in bytes.
         size: u32,
     },
+    /// The AMQP client can't read it as it was published.
+    #[error("it is unreadable as it was published: replay it alone, with a new `routing_key`")]
+    Unreadable,
 }
 
 impl Letter {
@@ -122,8 +126,17 @@ impl Letter {
         };
         let (body, cut) = Whole::cut(&message.data);
         // Only where we have refused it are headers of ours ours.
-        let refused = origin == Origin::Parking && last_death(&headers).is_none();
-        let whole = cut.or_else(|| refused.then(|| cut_before(&headers)).flatten());
+        let parked_by_us = origin == Origin::Parking && last_death(&headers).is_none();
+        let whole = cut.or_else(|| parked_by_us.then(|| cut_before(&headers)).flatten());
+        // What the guard took out on its way here, or what whoever parked it
+        // says of it.
+        let taken_out = Unreadable::of(message);
+        let reason = taken_out.as_ref().map_or(reason, ToString::to_string);
+        let unreadable = taken_out.or_else(|| {
+            parked_by_us
+                .then(|| Unreadable::carried_by(&headers))
+                .flatten()
+        });
         let tenant = (exchange == topology::EVENTS)
             .then(|| routing_key.split_once('.')?.0.parse().ok())
             .flatten();
@@ -136,7 +149,7 @@ impl Letter {
             routing_key: storable(&routing_key),
             tenant,
             message_id: message_id.map(|id| storable(id.as_str())),
-            properties: bare(&message.properties, &headers),
+            properties: bare(&message.properties, &headers, unreadable.as_ref()),
             body: body.to_vec(),
             whole,
         }
@@ -157,6 +170,29 @@ impl Letter {
         self.tenant.clone().or_else(|| jobs.then(of_job).flatten())
     }
 
+    /// What is known of it if the AMQP client couldn't read it as it was
+    /// published.
+    pub fn unreadable(&self) -> Option<Unreadable> {
+        Unreadable::carried_by(self.properties.headers().as_ref()?)
+    }
+
+    /// The event to publish instead of one that is unreadable.
+    pub fn repaired(&self, repair: &Repair) -> Outgoing {
+        // At most 29 bytes: a TypeID.
+        let id = repair.message_id.as_ref().map(ToString::to_string);
+        let id = id.unwrap_or_else(|| self.id.to_string());
+        let mut properties = persistent().with_message_id(id.into());
+        if let Some(content_type) = &repair.content_type {
+            properties = properties.with_content_type(content_type.clone());
+        }
+        Outgoing {
+            exchange: topology::EVENTS,
+            routing_key: repair.routing_key.clone(),
+            properties,
+            body: self.body.clone(),
+        }
+    }
+
     /// The job that this is, if the broker gave it up, or a dispatcher that can't
     /// write down what came of it. Any other that we park can't be read.
     pub fn job_given_up(&self) -> Option<Job> {
@@ -175,7 +211,7 @@ impl Letter {
         let is_first =
             death.as_deref() == Some(DELIVERY_LIMIT) && !headers.contains_key(RETURNED_HEADER);
         let is_event = self.origin == Origin::Parking && self.exchange == topology::EVENTS;
-        if !is_first || !is_event || self.whole.is_some() {
+        if !is_first || !is_event || self.whole.is_some() || self.unreadable().is_some() {
             return None;
         }
         let mut headers = self.properties.headers().clone().unwrap_or_default();
@@ -195,13 +231,18 @@ impl Letter {
     /// that are its now: meanwhile the sweeper may have put it back.
     ///
     /// # Errors
-    /// If there is no such way.
+    /// If there is no such way: only an excerpt of it is kept, it is unreadable as
+    /// it was published (see [`Letter::repaired`]), or it wasn't published to an
+    /// exchange of ours.
     pub fn again(&self, now: OffsetDateTime, shards: u16) -> Result<Outgoing, Unreplayable> {
         if let Some(whole) = &self.whole {
             return Err(Unreplayable::Excerpt {
                 kept: self.body.len(),
                 size: whole.size,
             });
+        }
+        if self.unreadable().is_some() {
+            return Err(Unreplayable::Unreadable);
         }
         let elsewhere = || Unreplayable::Elsewhere(self.exchange.clone());
         let exchange = match self.exchange.as_str() {
@@ -228,6 +269,49 @@ impl Letter {
                 .map_err(|_| elsewhere())?,
             properties,
             body: self.body.clone(),
+        })
+    }
+}
+
+/// What takes the place of a routing key and properties that are unreadable.
+#[derive(Debug)]
+pub struct Repair {
+    routing_key: ShortString,
+    message_id: Option<EventId>,
+    content_type: Option<ShortString>,
+}
+
+impl Repair {
+    /// Checks each part.
+    ///
+    /// # Errors
+    /// Names the part that is wrong, and says what it must be.
+    pub fn new(
+        routing_key: &str,
+        message_id: Option<String>,
+        content_type: Option<String>,
+    ) -> Result<Self, (&'static str, String)> {
+        const ROUTING_KEY: &str = "routing_key";
+        let (tenant, event_type) = routing_key
+            .split_once('.')
+            .ok_or_else(|| (ROUTING_KEY, "must be `<tenant>.<event type>`".to_owned()))?;
+        let wrong = |field| move |error: Malformed| (field, error.to_string());
+        tenant.parse::<Tenant>().map_err(wrong(ROUTING_KEY))?;
+        event_type
+            .parse::<EventType>()
+            .map_err(wrong(ROUTING_KEY))?;
+        let short = |field, text: &str| {
+            ShortString::try_new(text)
+                .map_err(|_| (field, "must have at most 255 bytes".to_owned()))
+        };
+        Ok(Self {
+            routing_key: short(ROUTING_KEY, routing_key)?,
+            message_id: message_id
+                .map(|id| id.parse().map_err(wrong("message_id")))
+                .transpose()?,
+            content_type: content_type
+                .map(|text| short("content_type", &text))
+                .transpose()?,
         })
     }
 }
@@ -286,11 +370,22 @@ fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
-/// Properties as their producer set them.
-fn bare(properties: &BasicProperties, headers: &FieldTable) -> BasicProperties {
+/// Properties as their producer set them. If they are unreadable, what is known
+/// of them is the only header.
+fn bare(
+    properties: &BasicProperties,
+    headers: &FieldTable,
+    unreadable: Option<&Unreadable>,
+) -> BasicProperties {
+    if let Some(unreadable) = unreadable {
+        let mut known = FieldTable::default();
+        known.insert(UNREADABLE_HEADER.into(), unreadable.to_value());
+        return persistent().with_headers(known);
+    }
     let mut kept = FieldTable::default();
     for (name, value) in headers.inner() {
-        if is_the_producers(name.as_str()) && !is_ours(name.as_str()) {
+        let ours = is_ours(name.as_str()) || name.as_str().starts_with(UNREADABLE_HEADER);
+        if is_the_producers(name.as_str()) && !ours {
             kept.insert(name.clone(), value.clone());
         }
     }
@@ -334,6 +429,54 @@ mod tests {
         assert_eq!(again.routing_key.as_str(), "acme.order.created");
         assert_eq!(again.body, published.data);
         assert_eq!(again.properties, published.properties);
+    }
+
+    #[test]
+    fn only_who_parked_it_can_say_that_a_message_is_unreadable() {
+        let known = Unreadable {
+            why: "`message_id` is not UTF-8".to_owned(),
+            routing_key: b"acme.\xFF".to_vec(),
+            properties: vec![0x00, 0x80, 1, 0xFF],
+            size: 4,
+        };
+        let mut headers = FieldTable::default();
+        headers.insert(UNREADABLE_HEADER.into(), known.to_value());
+        let mut parked = message("posthorn.dead", "acme.?", b"{}");
+        parked.properties = BasicProperties::default().with_headers(headers.clone());
+        let letter = Letter::of(&parked, Origin::Parking);
+        assert_eq!(letter.unreadable(), Some(known));
+        assert!(letter.again(OffsetDateTime::now_utc(), 1).is_none());
+        let repair = Repair::new("acme.order.created", None, None).unwrap();
+        let repaired = letter.repaired(&repair);
+        assert_eq!(repaired.routing_key.as_str(), "acme.order.created");
+        assert_eq!(*repaired.properties.headers(), None);
+
+        // A producer's, wherever else it comes from.
+        assert_eq!(Letter::of(&parked, Origin::Unrouted).unreadable(), None);
+        let deaths = vec![AMQPValue::FieldTable(FieldTable::default())];
+        headers.insert("x-death".into(), AMQPValue::FieldArray(deaths.into()));
+        parked.properties = BasicProperties::default().with_headers(headers);
+        assert_eq!(Letter::of(&parked, Origin::Parking).unreadable(), None);
+        assert!(decode_and_park_strips_it(&parked));
+    }
+
+    fn decode_and_park_strips_it(message: &Delivery) -> bool {
+        let dead = Outgoing::dead(message, "because");
+        let headers = dead.properties.headers().clone().unwrap_or_default();
+        Unreadable::carried_by(&headers).is_none()
+    }
+
+    #[test]
+    fn a_repair_names_what_is_wrong_with_it() {
+        for (key, id, content_type, field) in [
+            ("acme", None, None, "routing_key"),
+            ("ACME.a", None, None, "routing_key"),
+            ("acme.a", Some("\u{e9}"), None, "message_id"),
+            ("acme.a", None, Some("x".repeat(256)), "content_type"),
+        ] {
+            let refused = Repair::new(key, id.map(ToOwned::to_owned), content_type);
+            assert_eq!(refused.unwrap_err().0, field);
+        }
     }
 
     #[test]

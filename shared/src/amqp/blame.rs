@@ -1,0 +1,194 @@
+//! Which message is to blame when sessions end again and again.
+//!
+//! The guard keeps what is known to be harmful from the AMQP client. This is
+//! for what nobody knows yet: a message at which the client or the broker ends
+//! the connection. It goes back to its queue and comes again on the next one.
+//!
+//! 1. A session counts as fruitless if messages were delivered on it, none was
+//!    acked, and it ended by something that a message can cause: not by a broken
+//!    network or a broker that stops.
+//! 2. After two fruitless sessions in a row the next ones are careful: one
+//!    consumer, one message at a time. Then the message that was delivered last
+//!    and not acked is the one at which a session ended.
+//! 3. A message at which two careful sessions ended is set aside on the third:
+//!    the guard marks it like one that can't be read, so that whoever consumes
+//!    it parks it without looking into it.
+//! 4. A careful session that lasts five seconds is followed by a normal one.
+//!
+//! A message is known again by its routing key, its properties without the header
+//! table (the broker counts deliveries there) and the size of its body. All of
+//! this is in memory: of a message that ends whole processes, RabbitMQ's delivery
+//! limit takes care.
+
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lapin::ErrorKind;
+
+/// Fruitless sessions in a row before messages are taken one at a time.
+const FRUITLESS: u32 = 2;
+/// Careful sessions that end at a message before it is set aside.
+const DEATHS: u32 = 2;
+/// AMQP's code for a broker that is told to stop.
+const CONNECTION_FORCED: u16 = 320;
+
+/// What is seen on one consuming connection.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    careful: bool,
+    hasher: RandomState,
+    /// A message to be set aside.
+    blamed: Option<u64>,
+    delivered: AtomicBool,
+    acked: AtomicBool,
+    set_aside: AtomicBool,
+    /// Delivered last and not acked; kept by careful sessions only.
+    last: Mutex<Option<u64>>,
+}
+
+impl Watch {
+    /// Whether messages are to be taken one at a time.
+    pub(super) fn is_careful(&self) -> bool {
+        self.careful
+    }
+
+    /// A message is delivered, with this to know it by. Answers whether it is to
+    /// be set aside.
+    pub(super) fn delivers<T: Hash>(&self, identity: impl FnOnce() -> T) -> bool {
+        self.delivered.store(true, Ordering::Relaxed);
+        if !self.careful {
+            return false;
+        }
+        let print = self.hasher.hash_one(identity());
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(print);
+        let blamed = self.blamed == Some(print);
+        if blamed {
+            self.set_aside.store(true, Ordering::Relaxed);
+        }
+        blamed
+    }
+
+    /// The client acked something.
+    pub(super) fn acks(&self) {
+        self.acked.store(true, Ordering::Relaxed);
+        if self.careful {
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+}
+
+/// What is known over many sessions.
+#[derive(Default)]
+pub(super) struct Suspects {
+    fruitless: u32,
+    hasher: RandomState,
+    /// At which message careful sessions ended, and how many of them.
+    alone: Option<(u64, u32)>,
+}
+
+impl Suspects {
+    /// For the next session.
+    pub(super) fn watch(&self) -> Arc<Watch> {
+        let blamed = self.alone.filter(|(_, deaths)| *deaths >= DEATHS);
+        Arc::new(Watch {
+            careful: self.fruitless >= FRUITLESS,
+            hasher: self.hasher.clone(),
+            blamed: blamed.map(|(print, _)| print),
+            ..Watch::default()
+        })
+    }
+
+    /// A careful session lasted.
+    pub(super) fn calm(&mut self) {
+        self.fruitless = 0;
+    }
+
+    /// A session ended. Answers whether a message may be to blame.
+    pub(super) fn ended(&mut self, watch: &Watch, error: &anyhow::Error) -> bool {
+        if watch.set_aside.load(Ordering::Relaxed) {
+            self.alone = None;
+        }
+        let fruitless = watch.delivered.load(Ordering::Relaxed) && can_be_a_messages_fault(error);
+        if !watch.careful {
+            if watch.acked.load(Ordering::Relaxed) {
+                self.fruitless = 0;
+            } else if fruitless {
+                self.fruitless += 1;
+                return true;
+            }
+            return false;
+        }
+        let last = *watch.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(print) = last.filter(|_| fruitless) else {
+            return false;
+        };
+        self.alone = match self.alone {
+            Some((known, deaths)) if known == print => Some((print, deaths + 1)),
+            _ => Some((print, 1)),
+        };
+        true
+    }
+}
+
+/// Not the network's, nor a broker's that stops.
+fn can_be_a_messages_fault(error: &anyhow::Error) -> bool {
+    let mut lapins = error.chain().filter_map(|cause| cause.downcast_ref());
+    !lapins.any(|error: &lapin::Error| match error.kind() {
+        ErrorKind::IOError(_)
+        | ErrorKind::RuntimeShutdownError(_)
+        | ErrorKind::MissingHeartbeatError => true,
+        ErrorKind::ProtocolError(error) => error.get_id() == CONNECTION_FORCED,
+        _ => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ends(suspects: &mut Suspects, messages: &[&str], acked: usize) -> Vec<bool> {
+        let watch = suspects.watch();
+        let mut aside = Vec::new();
+        for (n, message) in messages.iter().enumerate() {
+            aside.push(watch.delivers(|| *message));
+            if n < acked {
+                watch.acks();
+            }
+        }
+        suspects.ended(&watch, &anyhow::anyhow!("it ended"));
+        aside
+    }
+
+    #[test]
+    fn after_two_sessions_without_progress_the_one_to_blame_is_set_aside_and_no_other() {
+        let mut suspects = Suspects::default();
+        for _ in 0..2 {
+            assert!(!suspects.watch().is_careful());
+            ends(&mut suspects, &["a", "poison", "b"], 0);
+        }
+        assert!(suspects.watch().is_careful());
+        assert_eq!(ends(&mut suspects, &["a", "poison"], 1), [false, false]);
+        assert_eq!(ends(&mut suspects, &["poison"], 0), [false]);
+        assert_eq!(ends(&mut suspects, &["b", "poison"], 2), [false, true]);
+        suspects.calm();
+        assert!(!suspects.watch().is_careful());
+    }
+
+    #[test]
+    fn a_broken_network_and_progress_blame_nobody() {
+        let mut suspects = Suspects::default();
+        let broken = || lapin::Error::from(std::io::Error::other("reset"));
+        for _ in 0..5 {
+            let watch = suspects.watch();
+            watch.delivers(|| "a");
+            let error = anyhow::Error::new(broken()).context("the connection failed");
+            assert!(!suspects.ended(&watch, &error));
+        }
+        for _ in 0..5 {
+            ends(&mut suspects, &["a", "b"], 1);
+        }
+        ends(&mut suspects, &["a"], 0);
+        assert!(!suspects.watch().is_careful());
+    }
+}

@@ -1,0 +1,170 @@
+//! A message that the AMQP client could not have read, as far as it is known.
+//!
+//! The [`guard`](super::guard) writes it into a header of its own in place of the
+//! properties, and whoever consumes asks for it first ([`Unreadable::of`]).
+//! When the message is parked, it goes along under [`UNREADABLE_HEADER`].
+
+use std::sync::OnceLock;
+
+use lapin::message::Delivery;
+use lapin::types::{AMQPValue, FieldTable};
+
+use super::content::Bytes;
+
+/// Under which name a parked message carries what was unreadable of it.
+///
+/// Trusted only where nobody but Posthorn publishes: in the parking queue, and
+/// only from a message that the broker didn't put there itself.
+pub const UNREADABLE_HEADER: &str = "x-posthorn-unreadable";
+
+/// How much of the raw properties is kept, in bytes.
+pub(super) const KEPT: usize = 4096;
+
+const WHY: &str = "why";
+const KEY: &str = "routing_key";
+const PROPERTIES: &str = "properties";
+const SIZE: &str = "size";
+
+/// The name of the header that the guard writes: no producer can guess it, and
+/// it never leaves this process.
+///
+/// One name per process, because a delivery doesn't say which connection it
+/// came by.
+pub(super) fn marker() -> &'static str {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| {
+        let mut random = [0; 16];
+        // Without randomness nothing else works either: no TLS, no secrets.
+        if let Err(error) = getrandom::fill(&mut random) {
+            panic!("no randomness from the system: {error}");
+        }
+        format!("{UNREADABLE_HEADER}-{}", hex::encode(random))
+    })
+}
+
+/// See the module's text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// A phrase for people.
+    pub why: String,
+    /// As it was published, byte for byte.
+    pub routing_key: Vec<u8>,
+    /// How the properties begin: their flags and values as they were sent.
+    pub properties: Vec<u8>,
+    /// How long the properties are, in bytes.
+    pub size: u64,
+}
+
+impl std::fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the message is unreadable: {}", self.why)
+    }
+}
+
+impl Unreadable {
+    /// What the guard of this process wrote instead of a message's properties.
+    #[must_use]
+    pub fn of(message: &Delivery) -> Option<Self> {
+        let headers = message.properties.headers().as_ref()?;
+        let mut found = Self::read(headers.inner().get(marker())?)?;
+        if found.routing_key.is_empty() {
+            found.routing_key = message.routing_key.as_str().into();
+        }
+        Some(found)
+    }
+
+    /// What a message carries under [`UNREADABLE_HEADER`]. Its name is no proof.
+    #[must_use]
+    pub fn carried_by(headers: &FieldTable) -> Option<Self> {
+        Self::read(headers.inner().get(UNREADABLE_HEADER)?)
+    }
+
+    /// To carry it along.
+    #[must_use]
+    pub fn to_value(&self) -> AMQPValue {
+        let mut table = FieldTable::default();
+        for (name, bytes) in [
+            (WHY, self.why.as_bytes()),
+            (KEY, &self.routing_key),
+            (PROPERTIES, &self.properties),
+        ] {
+            table.insert(name.into(), AMQPValue::LongString(bytes.to_vec().into()));
+        }
+        table.insert(SIZE.into(), AMQPValue::LongLongInt(self.size as i64));
+        AMQPValue::FieldTable(table)
+    }
+
+    fn read(value: &AMQPValue) -> Option<Self> {
+        let AMQPValue::FieldTable(table) = value else {
+            return None;
+        };
+        let bytes = |name| match table.inner().get(name) {
+            Some(AMQPValue::LongString(text)) => text.as_bytes().to_vec(),
+            _ => Vec::new(),
+        };
+        let size = match table.inner().get(SIZE) {
+            Some(AMQPValue::LongLongInt(size)) => u64::try_from(*size).unwrap_or_default(),
+            _ => 0,
+        };
+        Some(Self {
+            why: String::from_utf8_lossy(&bytes(WHY)).into_owned(),
+            routing_key: bytes(KEY),
+            properties: bytes(PROPERTIES),
+            size,
+        })
+    }
+}
+
+/// A content header that says why the one in its place could not be read.
+///
+/// `payload` is how that one begins; `kept` bytes of its properties go along.
+/// The class and the body's size stay as they were.
+pub(super) fn header(
+    name: &str,
+    why: &str,
+    key: &[u8],
+    payload: &[u8],
+    size: u64,
+    kept: usize,
+) -> Vec<u8> {
+    /// Of the properties: only `headers` is there.
+    const HEADERS: u16 = 0x2000;
+    let mut rest = Bytes(payload);
+    let class: [u8; 2] = rest.array().unwrap_or([0, 60]);
+    let _weight = rest.take(2);
+    let body: [u8; 8] = rest.array().unwrap_or_default();
+    let properties = &rest.0[..rest.0.len().min(kept)];
+
+    let mut fields = Vec::new();
+    for (field, bytes) in [(WHY, why.as_bytes()), (KEY, key), (PROPERTIES, properties)] {
+        short(&mut fields, field);
+        fields.push(b'S');
+        long(&mut fields, bytes);
+    }
+    short(&mut fields, SIZE);
+    fields.push(b'l');
+    fields.extend(size.saturating_sub(12).to_be_bytes());
+    let mut table = Vec::new();
+    short(&mut table, name);
+    table.push(b'F');
+    long(&mut table, &fields);
+
+    let mut header = Vec::new();
+    header.extend(class);
+    header.extend([0, 0]);
+    header.extend(body);
+    header.extend(HEADERS.to_be_bytes());
+    long(&mut header, &table);
+    header
+}
+
+/// Names of ours only, so that they fit.
+fn short(to: &mut Vec<u8>, text: &str) {
+    to.push(text.len() as u8);
+    to.extend(text.as_bytes());
+}
+
+fn long(to: &mut Vec<u8>, bytes: &[u8]) {
+    to.extend((bytes.len() as u32).to_be_bytes());
+    to.extend(bytes);
+}
