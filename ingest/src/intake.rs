@@ -118,7 +118,7 @@ async fn see_through(
         match read(intake, message).await {
             Ok(event) => taken.push(Taken {
                 message,
-                event: find(intake, event, now),
+                event: find(intake, event, now).await,
             }),
             Err(reason) => parked.push(park(message, &reason)),
         }
@@ -201,16 +201,18 @@ fn park(message: &Delivery, reason: &Rejected) -> Outgoing {
     Outgoing::dead(message, &reason.to_string())
 }
 
-fn find(intake: &Intake, event: Event, now: OffsetDateTime) -> Matched {
+async fn find(intake: &Intake, event: Event, now: OffsetDateTime) -> Matched {
     if event.id.is_none() {
         metrics().without_id.inc();
     }
     let uid = EventUid::at(now);
-    let webhooks =
-        intake
-            .subscriptions
-            .matching(&event.tenant, event.event_type.as_str(), &event.data);
-    let deliveries = webhooks
+    let found = intake
+        .subscriptions
+        .matching(&event.tenant, event.event_type.as_str(), &event.data)
+        .await;
+    metrics().too_costly.inc_by(found.too_costly.len() as u64);
+    let deliveries = found
+        .matched
         .into_iter()
         .map(|webhook| (DeliveryId::of(uid), webhook))
         .collect();
@@ -219,6 +221,7 @@ fn find(intake: &Intake, event: Event, now: OffsetDateTime) -> Matched {
         id: decode::id_for(&event, uid),
         event,
         deliveries,
+        too_costly: found.too_costly,
     }
 }
 
@@ -296,6 +299,7 @@ fn log(event: &Matched, is_new: bool) {
         event_type = %event.event.event_type,
         bytes = event.event.data.len(),
         matched = event.deliveries.len(),
+        too_costly = Some(event.too_costly.len()).filter(|filters| *filters > 0),
         duplicate = (!is_new).then_some(true),
         "accepted"
     );
