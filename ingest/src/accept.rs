@@ -6,9 +6,10 @@
 //! and looked up in the day before. Around midnight batches take turns, so that
 //! two of the same event can't fall on either side of it unseen.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use deadpool_postgres::{Pool, Transaction};
+use serde_json::Value;
 use shared::ids::{DeliveryId, EventId, EventUid, Tenant, WebhookId, first_uuid_at, time_of};
 use shared::job::{Job, Payload};
 use time::{Duration, OffsetDateTime};
@@ -20,6 +21,9 @@ use crate::decode::Event;
 /// How far from midnight batches take turns: more than clocks are apart, and
 /// more than a statement may take.
 const AROUND_MIDNIGHT: Duration = Duration::minutes(2);
+/// Of how many webhooks it is written down that their filter was too costly for
+/// an event.
+const MAX_TOO_COSTLY: usize = 1_000;
 /// Any number that no other lock of ours has: "midnight" in ASCII.
 const MIDNIGHT_LOCK: i64 = 0x6d69_646e_6967_6874;
 
@@ -34,6 +38,9 @@ pub struct Matched {
     pub event: Event,
     /// One per webhook that wants it.
     pub deliveries: Vec<(DeliveryId, WebhookId)>,
+    /// Webhooks whose filter was too costly to evaluate: it isn't known whether
+    /// they want it.
+    pub too_costly: Vec<WebhookId>,
 }
 
 impl Matched {
@@ -93,6 +100,7 @@ pub async fn accept(
     if again {
         new.extend(accepted_before(&transaction, batch).await?);
     }
+    count_too_costly(&transaction, now, batch, &new).await?;
     transaction.commit().await?;
     Ok(new)
 }
@@ -159,6 +167,7 @@ async fn accept_events(
                     .map(|(event, _)| event.event.event_type.as_str())
                     .collect::<Vec<_>>(),
                 &due_at,
+                column!(e => too_costly(e)),
             ],
         )
         .await?;
@@ -171,10 +180,11 @@ async fn accept_events(
 // in a comparison is a lookup for each event.
 const ACCEPT_EVENTS: &str = "-- accept_events
 WITH accepted AS (
-    INSERT INTO events (uid, tenant, id, type, occurred_at, data, attributes, matched)
+    INSERT INTO events (uid, tenant, id, type, occurred_at, data, attributes, matched,
+                        too_costly)
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[],
-                         $6::text[], $7::jsonb[], $8::int4[])
-    AS e (uid, tenant, id, type, occurred_at, data, attributes, matched)
+                         $6::text[], $7::jsonb[], $8::int4[], $16::jsonb[])
+    AS e (uid, tenant, id, type, occurred_at, data, attributes, matched, too_costly)
     WHERE (
         SELECT y.uid FROM events y WHERE y.tenant = e.tenant AND y.id = e.id
         AND y.uid >= $9::uuid AND y.uid < $10::uuid LIMIT 1) IS NULL
@@ -188,6 +198,47 @@ WITH accepted AS (
     WHERE (d.event_uid IN (SELECT uid FROM accepted)) IS TRUE
 )
 SELECT uid FROM accepted";
+
+/// As the table has it; of most events nothing.
+fn too_costly(event: &Matched) -> Option<Value> {
+    let webhooks = event.too_costly.iter().take(MAX_TOO_COSTLY);
+    let webhooks: Vec<_> = webhooks.map(|id| Value::from(id.to_string())).collect();
+    (!webhooks.is_empty()).then(|| webhooks.into())
+}
+
+/// Counts, for the owners of webhooks, the events that their filters were too
+/// costly for. In the order of ids, so that batches don't wait in a circle.
+async fn count_too_costly(
+    transaction: &Transaction<'_>,
+    now: OffsetDateTime,
+    batch: &[&Matched],
+    new: &HashSet<EventUid>,
+) -> anyhow::Result<()> {
+    let mut counts: BTreeMap<WebhookId, i64> = BTreeMap::new();
+    for event in batch.iter().filter(|event| new.contains(&event.uid)) {
+        for webhook in event.too_costly.iter().take(MAX_TOO_COSTLY) {
+            *counts.entry(*webhook).or_default() += 1;
+        }
+    }
+    if counts.is_empty() {
+        return Ok(());
+    }
+    let statement = transaction
+        .prepare_cached(
+            "-- count_too_costly\n\
+             INSERT INTO costly_filters AS c (webhook_id, events, last_at) \
+             SELECT webhook_id, events, $3::timestamptz FROM unnest($1::uuid[], $2::int8[]) \
+                 AS counted (webhook_id, events) ORDER BY webhook_id \
+             ON CONFLICT (webhook_id) DO UPDATE SET \
+                 events = c.events + excluded.events, last_at = excluded.last_at",
+        )
+        .await?;
+    let (webhooks, counts): (Vec<_>, Vec<_>) = counts.into_iter().unzip();
+    transaction
+        .execute(&statement, &[&webhooks, &counts, &now])
+        .await?;
+    Ok(())
+}
 
 fn day_of(at: OffsetDateTime) -> Uuid {
     first_uuid_at(at.replace_time(time::Time::MIDNIGHT))

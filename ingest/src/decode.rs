@@ -120,6 +120,7 @@ impl Rejected {
             Self::Unstorable(_) => "unstorable",
             Self::Unfit(Unfit::UnknownType(..)) => "unknown_type",
             Self::Unfit(Unfit::Schema(..)) => "schema",
+            Self::Unfit(Unfit::TooCostly(..)) => "too_costly",
             Self::Time(_) => "time",
         }
     }

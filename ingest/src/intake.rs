@@ -11,7 +11,7 @@
 //! the jobs that nobody has tried yet are published again.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use lapin::message::Delivery;
@@ -24,6 +24,7 @@ use shared::job::Job;
 use shared::publish::{Outgoing, publish_all};
 use shared::supervise::until_done;
 use time::OffsetDateTime;
+use tokio::task::yield_now;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -39,6 +40,8 @@ pub const LANES: usize = 2;
 pub const PREFETCH: u16 = 512;
 /// The most events in one transaction.
 const BATCH: usize = 256;
+/// For how long others that share the session may have to wait for a lane.
+const UNINTERRUPTED: Duration = Duration::from_millis(1);
 /// The most messages that wait for their confirms.
 const PUBLISHED_AT_ONCE: usize = 1024;
 
@@ -111,15 +114,19 @@ async fn see_through(
     let now = clock::now();
     let mut taken = Vec::new();
     let mut parked = Vec::new();
-    let events = batch.iter().map(|message| read(intake, message)).collect();
-    let events = hold_to_schemas(intake, events).await?;
-    for (message, event) in batch.iter().zip(events) {
-        match event {
+    let mut began = Instant::now();
+    for message in batch {
+        match read(intake, message).await {
             Ok(event) => taken.push(Taken {
                 message,
-                event: find(intake, event, now),
+                event: find(intake, event, now).await,
             }),
             Err(reason) => parked.push(park(message, &reason)),
+        }
+        // What is quick is done here; together it may not be.
+        if began.elapsed() > UNINTERRUPTED {
+            yield_now().await;
+            began = Instant::now();
         }
     }
 
@@ -172,37 +179,17 @@ async fn publish_in_parts(
     Ok(())
 }
 
-fn read(intake: &Intake, message: &Delivery) -> Result<Event, Rejected> {
+async fn read(intake: &Intake, message: &Delivery) -> Result<Event, Rejected> {
     let event = decode::decode(message)?;
     let Some(limit) = intake.subscriptions.max_payload(&event.tenant) else {
         return Err(Rejected::UnknownTenant(event.tenant));
     };
     decode::at_most("the data", event.data.len(), limit)?;
+    let known = &intake.event_types;
+    known
+        .check(&event.tenant, &event.event_type, &event.data)
+        .await?;
     Ok(event)
-}
-
-/// Refuses what isn't what its tenant's catalogue says. A schema may take its
-/// time, so a batch with events that have one is checked where it keeps nobody
-/// else waiting.
-async fn hold_to_schemas(
-    intake: &Intake,
-    events: Vec<Result<Event, Rejected>>,
-) -> anyhow::Result<Vec<Result<Event, Rejected>>> {
-    let known = intake.event_types.clone();
-    let takes_time = |event: &Event| known.has_schema(&event.tenant, &event.event_type);
-    let takes_time = events.iter().flatten().any(takes_time);
-    let check = move || {
-        let check = |event: Event| {
-            known.check(&event.tenant, &event.event_type, &event.data)?;
-            Ok(event)
-        };
-        let events = events.into_iter();
-        events.map(|event| event.and_then(check)).collect()
-    };
-    if !takes_time {
-        return Ok(check());
-    }
-    Ok(tokio::task::spawn_blocking(check).await?)
 }
 
 fn park(message: &Delivery, reason: &Rejected) -> Outgoing {
@@ -220,16 +207,18 @@ fn park(message: &Delivery, reason: &Rejected) -> Outgoing {
     Outgoing::dead(message, &reason.to_string())
 }
 
-fn find(intake: &Intake, event: Event, now: OffsetDateTime) -> Matched {
+async fn find(intake: &Intake, event: Event, now: OffsetDateTime) -> Matched {
     if event.id.is_none() {
         metrics().without_id.inc();
     }
     let uid = EventUid::at(now);
-    let webhooks =
-        intake
-            .subscriptions
-            .matching(&event.tenant, event.event_type.as_str(), &event.data);
-    let deliveries = webhooks
+    let found = intake
+        .subscriptions
+        .matching(&event.tenant, event.event_type.as_str(), &event.data)
+        .await;
+    metrics().too_costly.inc_by(found.too_costly.len() as u64);
+    let deliveries = found
+        .matched
         .into_iter()
         .map(|webhook| (DeliveryId::of(uid), webhook))
         .collect();
@@ -238,6 +227,7 @@ fn find(intake: &Intake, event: Event, now: OffsetDateTime) -> Matched {
         id: decode::id_for(&event, uid),
         event,
         deliveries,
+        too_costly: found.too_costly,
     }
 }
 
@@ -316,6 +306,7 @@ fn log(event: &Matched, is_new: bool) {
         event_type = %event.event.event_type,
         bytes = event.event.data.len(),
         matched = event.deliveries.len(),
+        too_costly = Some(event.too_costly.len()).filter(|filters| *filters > 0),
         duplicate = (!is_new).then_some(true),
         "accepted"
     );

@@ -36,3 +36,4 @@ pub mod restart;
 pub mod run;
 pub mod settings;
 pub mod subscriptions;
+pub mod turn;

@@ -17,6 +17,8 @@ pub struct Metrics {
     pub without_id: IntCounter,
     /// Deliveries made, one per match.
     pub enqueued: IntCounter,
+    /// Filters that were abandoned on an event.
+    pub too_costly: IntCounter,
     /// Events per transaction.
     pub batch: Histogram,
     /// From taking a batch to acking it.
@@ -63,6 +65,10 @@ pub fn metrics() -> &'static Metrics {
         enqueued: counter(
             "posthorn_deliveries_enqueued_total",
             "Deliveries made, one per match.",
+        ),
+        too_costly: counter(
+            "posthorn_filters_too_costly_total",
+            "Filters that were abandoned on an event, whose webhook didn't get it.",
         ),
         batch: histogram(
             "posthorn_ingest_batch_size",

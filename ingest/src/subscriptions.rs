@@ -11,10 +11,17 @@ use shared::catalogue::Changes;
 use shared::ids::{Tenant, WebhookId};
 use shared::tenant::TenantSettings;
 use shared::webhook::Webhook;
+use tokio::task::spawn_blocking;
 use tracing::error;
 
-use crate::matching::{Data, Filter, Index, Pattern};
+use crate::matching::filter::MAX_STEPS;
+use crate::matching::{Data, Filter, Found, Index, Pattern};
 use crate::metrics::metrics;
+
+/// Data of so many bytes is parsed at once, within a fraction of a millisecond.
+const QUICK_DATA: usize = 32 * 1024;
+/// Filters that take no more steps together are evaluated at once, as quickly.
+const QUICK_STEPS: u32 = 20_000;
 
 /// See the module's text.
 #[derive(Default)]
@@ -78,13 +85,26 @@ impl Subscriptions {
             .map(|settings| settings.dialect.clone())
     }
 
-    /// The webhooks that want an event.
-    pub fn matching(&self, tenant: &Tenant, event_type: &str, data: &str) -> Vec<WebhookId> {
-        let state = self.state();
-        let matching = state
-            .index
-            .matching(tenant.as_str(), event_type, &Data::new(data));
-        matching.into_iter().map(|entry| entry.id).collect()
+    /// The webhooks that want an event. Its filters are evaluated without the lock,
+    /// and where they keep no other task waiting unless that is quickly done.
+    pub async fn matching(
+        &self,
+        tenant: &Tenant,
+        event_type: &str,
+        data: &str,
+    ) -> Found<WebhookId> {
+        let candidates = self.state().index.candidates(tenant.as_str(), event_type);
+        if !candidates.have_filters() || data.len() <= QUICK_DATA {
+            let found = candidates.evaluate(&Data::new(data), QUICK_STEPS);
+            if found.too_costly.is_empty() {
+                return found;
+            }
+        }
+        let data = data.to_owned();
+        // Fails only if evaluating panics, or the process ends.
+        spawn_blocking(move || candidates.evaluate(&Data::new(&data), MAX_STEPS))
+            .await
+            .expect("filters that don't panic")
     }
 }
 

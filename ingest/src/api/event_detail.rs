@@ -1,7 +1,11 @@
 //! One event: its deliveries, and what it is to every webhook of its tenant.
 //!
 //! Why a webhook did or didn't get it is answered by the webhook **as it is
-//! now**; `changed_since` says that it may have been another then.
+//! now**; `changed_since` says that it may have been another then. Only that its
+//! filter was too costly is written down with the event: that depends on how many
+//! webhooks there were.
+
+use std::collections::HashSet;
 
 use axum::Json;
 use axum::extract::State;
@@ -9,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use shared::ids::{DeliveryId, EventId, EventUid, Tenant, WebhookId};
+use tokio::task::block_in_place;
 use tokio_postgres::Row;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -20,7 +25,8 @@ use super::problem::{Problem, Result};
 use super::request::{Id, Page, Parameters};
 use super::timestamp::Timestamp;
 use super::{Api, Shared};
-use crate::matching::{Data, Explanation, Filter, Index, Pattern};
+use crate::matching::{Data, Explanation, Filter, Index, Pattern, Refusal};
+use crate::turn::turn;
 
 /// `/api/v1/events/{id}`
 pub fn routes() -> OpenApiRouter<Shared> {
@@ -148,8 +154,13 @@ async fn show(
     let mut webhooks = webhooks_of(&api, &acting.tenant, after_webhook, limit + 1).await?;
     let next_matching_cursor = cut(&mut webhooks, limit).map(|last| last.get("id"));
     let event = Listed::from(&row);
+    let too_costly = too_costly(&row);
+    let matching = {
+        let _turn = turn().await;
+        block_in_place(|| explain(&acting.tenant, &event, &data, &webhooks, &too_costly))
+    };
     Ok(Json(Shown {
-        matching: explain(&acting.tenant, &event, &data, &webhooks),
+        matching,
         event,
         data: RawValue::from_string(data).map_err(anyhow::Error::new)?,
         attributes: row.get("attributes"),
@@ -180,7 +191,7 @@ async fn find_event(api: &Api, tenant: &Tenant, id: &EventId) -> Result<Option<R
     let statement = client
         .prepare_cached(
             "-- find_event\n\
-             SELECT uid, id, type, occurred_at, matched, data, attributes FROM events \
+             SELECT uid, id, type, occurred_at, matched, data, attributes, too_costly FROM events \
              WHERE uid = (SELECT uid FROM ( \
                  SELECT uid FROM events WHERE tenant = $1 AND id = $2 OFFSET 0) AS by_id \
                  ORDER BY uid DESC LIMIT 1)",
@@ -227,9 +238,22 @@ async fn webhooks_of(
     Ok(client.query(&statement, &[tenant, &after, &limit]).await?)
 }
 
+/// The webhooks whose filter was too costly when the event was accepted.
+fn too_costly(event: &Row) -> HashSet<WebhookId> {
+    let ids: Option<Value> = event.get("too_costly");
+    let ids = ids.as_ref().and_then(Value::as_array).into_iter().flatten();
+    ids.filter_map(|id| id.as_str()?.parse().ok()).collect()
+}
+
 /// Asks an index of just these webhooks, also of those that aren't active and
 /// so not in the one that events are matched by.
-fn explain(tenant: &Tenant, event: &Listed, data: &str, webhooks: &[Row]) -> Vec<Matching> {
+fn explain(
+    tenant: &Tenant,
+    event: &Listed,
+    data: &str,
+    webhooks: &[Row],
+    too_costly: &HashSet<WebhookId>,
+) -> Vec<Matching> {
     let mut index = Index::new();
     for row in webhooks {
         let id: WebhookId = row.get("id");
@@ -252,7 +276,11 @@ fn explain(tenant: &Tenant, event: &Listed, data: &str, webhooks: &[Row]) -> Vec
             webhook_id: entry.id,
             webhook_status: entry.payload.get("status"),
             changed_since: entry.payload.get::<_, Timestamp>("updated_at") > event.accepted_at,
-            explanation,
+            explanation: if too_costly.contains(&entry.id) {
+                Explanation::Refused(Refusal::too_costly())
+            } else {
+                explanation
+            },
         })
         .collect()
 }

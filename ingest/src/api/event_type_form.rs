@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::problem::{Problem, Result};
 use crate::decode::{MAX_DEPTH, depth};
-use crate::event_types::schema::Schema;
+use crate::event_types::schema::{Flaw, Schema};
 use crate::event_types::store::{Entry, MAX_EVENT_TYPES};
 
 /// The longest description, in bytes.
@@ -140,11 +140,14 @@ impl EventTypeForm {
         if let Some(text) = &schema {
             let schema = Schema::read(text).map_err(|error| wrong("schema", error.to_string()))?;
             if let Some(example) = &example {
-                schema.check(example).map_err(|violation| {
-                    wrong(
-                        "example",
-                        format!("is not what the schema says: {violation}"),
-                    )
+                schema.check(example).map_err(|flaw| {
+                    let words = match flaw {
+                        Flaw::Violation(violation) => {
+                            format!("is not what the schema says: {violation}")
+                        }
+                        Flaw::TooCostly => flaw.to_string(),
+                    };
+                    wrong("example", words)
                 })?;
             }
         }

@@ -21,6 +21,7 @@ use super::request::{Body, Id, Name, Page, Parameters};
 use super::{Api, Shared};
 use crate::event_types::collections::{self, COLLECTIONS};
 use crate::event_types::store::{self, Entry, Saved, Shown, Unsaved};
+use crate::turn::turn;
 
 /// `/api/v1/event-types…`
 pub fn routes() -> OpenApiRouter<Shared> {
@@ -144,7 +145,10 @@ async fn put(
     Id(name): Id<EventType>,
     Body(form): Body<EventTypeForm>,
 ) -> Result<(StatusCode, Json<Shown>)> {
-    let entry = block_in_place(|| form.check(name.clone()))?;
+    let entry = {
+        let _turn = turn().await;
+        block_in_place(|| form.check(name.clone()))?
+    };
     let saved = save(&api, &acting.tenant, &[entry], false).await?;
     let status = if saved.created > 0 {
         StatusCode::CREATED
@@ -197,7 +201,10 @@ async fn replace(
     State(api): State<Shared>,
     Body(form): Body<CatalogueForm>,
 ) -> Result<Json<Saved>> {
-    let entries = block_in_place(|| form.check())?;
+    let entries = {
+        let _turn = turn().await;
+        block_in_place(|| form.check())?
+    };
     save(&api, &acting.tenant, &entries, true).await.map(Json)
 }
 
@@ -252,7 +259,10 @@ async fn import(
             ));
         }
     };
-    let entries = block_in_place(|| form.check())?;
+    let entries = {
+        let _turn = turn().await;
+        block_in_place(|| form.check())?
+    };
     save(&api, &acting.tenant, &entries, false).await.map(Json)
 }
 

@@ -19,7 +19,7 @@ use shared::tenant::MAX_PAYLOAD;
 use shared::topology;
 use std::time::Duration;
 use time::format_description::well_known::Rfc3339;
-use tokio::task::block_in_place;
+use tokio::task::yield_now;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -82,7 +82,7 @@ struct Checked {
 }
 
 impl NewEvent {
-    fn check(self, api: &Api, tenant: &Tenant) -> Result<Checked> {
+    async fn check(self, api: &Api, tenant: &Tenant) -> Result<Checked> {
         let event_type: EventType = self
             .event_type
             .parse()
@@ -108,7 +108,8 @@ impl NewEvent {
             ));
         }
         api.event_types
-            .check(tenant, &event_type, data)
+            .check_in_turn(tenant, &event_type, data)
+            .await
             .map_err(|unfit| Problem::field(unfit.field(), unfit.to_string()))?;
         let mut properties = persistent()
             // At most 255 bytes: an event id's bound.
@@ -176,7 +177,7 @@ async fn publish(
         event_type,
         id,
         message,
-    } = block_in_place(|| new.check(&api, &acting.tenant))?;
+    } = new.check(&api, &acting.tenant).await?;
     match confirmed(&api.publisher, message).await {
         Ok(()) => Ok((
             StatusCode::ACCEPTED,
@@ -258,17 +259,15 @@ async fn publish_batch(
         let bound = format!("must have 1 to {MAX_BATCH} entries");
         return Err(Problem::field("events", bound));
     }
-    let checked = batch.events.into_iter().map(|event| {
-        // Serde takes a list for a struct, member by member; nobody means that.
-        if !event.get().starts_with('{') {
-            return Err(Problem::bad_request("an event must be a JSON object"));
-        }
-        serde_json::from_str::<NewEvent>(event.get())
-            .map_err(|error| Problem::bad_request(error.to_string()))
-            .and_then(|event| event.check(&api, &acting.tenant))
-    });
-    // Schemas take their time, a thousand of them a thousand times as long.
-    let checked: Vec<_> = block_in_place(|| checked.collect());
+    // One after another: schemas take their time, and so do others' requests.
+    let mut checked = Vec::with_capacity(batch.events.len());
+    for event in batch.events {
+        checked.push(match read_item(&event) {
+            Ok(event) => event.check(&api, &acting.tenant).await,
+            Err(problem) => Err(problem),
+        });
+        yield_now().await;
+    }
     let checked = checked.into_iter();
     let results = join_all(checked.map(|event| item(&api.publisher, event))).await;
     let unconfirmed = |result: &&ItemResult| matches!(result, ItemResult::Unconfirmed { .. });
@@ -285,6 +284,14 @@ async fn publish_batch(
         results,
     };
     Ok((StatusCode::ACCEPTED, Json(result)))
+}
+
+fn read_item(event: &RawValue) -> Result<NewEvent> {
+    // Serde takes a list for a struct, member by member; nobody means that.
+    if !event.get().starts_with('{') {
+        return Err(Problem::bad_request("an event must be a JSON object"));
+    }
+    serde_json::from_str(event.get()).map_err(|error| Problem::bad_request(error.to_string()))
 }
 
 async fn item(publisher: &Publisher, event: Result<Checked>) -> ItemResult {

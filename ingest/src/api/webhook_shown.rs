@@ -87,6 +87,12 @@ pub struct Shown {
     updated_at: Timestamp,
     /// How its endpoint does, by what it answered of late.
     health: Health,
+    /// How many events it didn't get because its filter was too costly to evaluate.
+    #[schema(example = 0)]
+    too_costly_events: i64,
+    /// When that was the last time.
+    #[schema(required)]
+    last_too_costly_at: Option<Timestamp>,
     /// When it was last called.
     #[serde(rename = "lastTriggered")]
     #[schema(required)]
@@ -100,7 +106,9 @@ pub struct Shown {
 pub const COLUMNS: &str = "w.id, w.tenant, w.url, w.patterns, w.filter, w.dialect, w.secret, \
     w.previous_secret, w.previous_secret_until, w.signing_key, w.previous_signing_key, w.headers, \
     w.timeout_ms, w.retry, w.rate_limit, w.rate_period_s, w.debug_mode, w.operational, w.status, \
-    w.description, w.metadata, w.key, w.disabled_reason, w.created_at, w.updated_at, w.revision";
+    w.description, w.metadata, w.key, w.disabled_reason, w.created_at, w.updated_at, w.revision, \
+    coalesce((SELECT c.events FROM costly_filters c WHERE c.webhook_id = w.id), 0) AS too_costly_events, \
+    (SELECT c.last_at FROM costly_filters c WHERE c.webhook_id = w.id) AS last_too_costly_at";
 
 impl Shown {
     /// From its row, and what was counted of it.
@@ -146,6 +154,8 @@ impl Shown {
             created_at_too: created_at,
             updated_at: row.get("updated_at"),
             health: summary.health,
+            too_costly_events: row.get("too_costly_events"),
+            last_too_costly_at: row.get("last_too_costly_at"),
             last_triggered: summary.last_triggered,
             revision: row.get("revision"),
             url: webhook.url,

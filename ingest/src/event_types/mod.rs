@@ -11,6 +11,8 @@
 
 pub mod collections;
 pub mod command;
+pub mod counted;
+pub mod patterns;
 pub mod schema;
 pub mod store;
 
@@ -21,7 +23,10 @@ use shared::catalogue::TenantEventTypes;
 use shared::ids::{EventType, Tenant};
 use tracing::error;
 
-use schema::{Schema, Violation};
+use schema::{Flaw, MAX_STEPS, Schema, Violation};
+use tokio::task::spawn_blocking;
+
+use crate::turn::{Turn, turn};
 
 /// See the module's text.
 #[derive(Default)]
@@ -39,6 +44,55 @@ struct Compiled {
     schema: OnceLock<Option<Schema>>,
 }
 
+impl Compiled {
+    /// The answer, if it takes no time to speak of.
+    fn check_quickly(&self, event_type: &EventType, data: &str) -> Option<Result<(), Unfit>> {
+        let answer = match self.schema.get()? {
+            Some(schema) => schema.check_quickly(data)?,
+            None => Ok(()),
+        };
+        Some(answer.map_err(|flaw| unfit(event_type, flaw)))
+    }
+
+    fn check(&self, tenant: &Tenant, event_type: &EventType, data: &str) -> Result<(), Unfit> {
+        let schema = self.schema.get_or_init(|| {
+            Schema::read(&self.text)
+                // Checked when it was saved; only a hand-made row gets here.
+                .inspect_err(
+                    |error| error!(%tenant, %event_type, %error, "a schema that cannot be used"),
+                )
+                .ok()
+        });
+        let answer = schema.as_ref().map_or(Ok(()), |schema| schema.check(data));
+        answer.map_err(|flaw| unfit(event_type, flaw))
+    }
+
+    /// Where it keeps no other task waiting. The turn is over when the check is, also
+    /// if nobody waits for its answer any more.
+    async fn check_aside(
+        self: Arc<Self>,
+        turn: Option<Turn>,
+        tenant: &Tenant,
+        event_type: &EventType,
+        data: &str,
+    ) -> Result<(), Unfit> {
+        let (tenant, event_type, data) = (tenant.clone(), event_type.clone(), data.to_owned());
+        let check = spawn_blocking(move || {
+            let _turn = turn;
+            self.check(&tenant, &event_type, &data)
+        });
+        // Fails only if the check panics.
+        check.await.expect("a check that doesn't panic")
+    }
+}
+
+fn unfit(event_type: &EventType, flaw: Flaw) -> Unfit {
+    match flaw {
+        Flaw::Violation(violation) => Unfit::Schema(event_type.clone(), violation),
+        Flaw::TooCostly => Unfit::TooCostly(event_type.clone()),
+    }
+}
+
 /// Why an event isn't what its tenant's catalogue says.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
@@ -48,6 +102,11 @@ pub enum Unfit {
     /// Its type has a schema.
     #[error("the data is not what the schema of `{0}` says: {1}")]
     Schema(EventType, Violation),
+    /// Its type has a schema, and checking it takes more than an event may.
+    #[error(
+        "the data is too costly to check against the schema of `{0}`: it takes more than {MAX_STEPS} steps"
+    )]
+    TooCostly(EventType),
 }
 
 impl Unfit {
@@ -55,7 +114,7 @@ impl Unfit {
     pub fn field(&self) -> &'static str {
         match self {
             Self::UnknownType(..) => "type",
-            Self::Schema(..) => "data",
+            Self::Schema(..) | Self::TooCostly(..) => "data",
         }
     }
 }
@@ -82,36 +141,44 @@ impl EventTypes {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether an event is what the catalogue says of its type.
+    /// Whether an event is what the catalogue says of its type. What takes its
+    /// time is done where it keeps no other task waiting.
     ///
     /// # Errors
     /// Says why not.
-    pub fn check(&self, tenant: &Tenant, event_type: &EventType, data: &str) -> Result<(), Unfit> {
+    pub async fn check(
+        &self,
+        tenant: &Tenant,
+        event_type: &EventType,
+        data: &str,
+    ) -> Result<(), Unfit> {
         let Some(compiled) = self.schema_of(tenant, event_type)? else {
             return Ok(());
         };
-        // The lock is free again: compiling and checking take their time.
-        let schema = compiled.schema.get_or_init(|| {
-            Schema::read(&compiled.text)
-                // Checked when it was saved; only a hand-made row gets here.
-                .inspect_err(
-                    |error| error!(%tenant, %event_type, %error, "a schema that cannot be used"),
-                )
-                .ok()
-        });
-        match schema {
-            Some(schema) => schema
-                .check(data)
-                .map_err(|violation| Unfit::Schema(event_type.clone(), violation)),
-            None => Ok(()),
+        match compiled.check_quickly(event_type, data) {
+            Some(answer) => answer,
+            None => compiled.check_aside(None, tenant, event_type, data).await,
         }
     }
 
-    /// Whether events of this type are held to a schema, which takes time.
-    pub fn has_schema(&self, tenant: &Tenant, event_type: &EventType) -> bool {
-        let tenants = self.tenants();
-        let of_tenant = tenants.get(tenant);
-        of_tenant.is_some_and(|known| matches!(known.types.get(event_type), Some(Some(_))))
+    /// The same for the API: what takes its time has to wait for its turn.
+    ///
+    /// # Errors
+    /// Says why not.
+    pub async fn check_in_turn(
+        &self,
+        tenant: &Tenant,
+        event_type: &EventType,
+        data: &str,
+    ) -> Result<(), Unfit> {
+        let Some(compiled) = self.schema_of(tenant, event_type)? else {
+            return Ok(());
+        };
+        if let Some(answer) = compiled.check_quickly(event_type, data) {
+            return answer;
+        }
+        let turn = Some(turn().await);
+        compiled.check_aside(turn, tenant, event_type, data).await
     }
 
     fn schema_of(
@@ -156,11 +223,16 @@ mod tests {
         known
     }
 
-    fn check(known: &EventTypes, tenant: &str, event_type: &str, data: &str) -> Result<(), String> {
+    #[tokio::main(flavor = "current_thread")]
+    async fn check(
+        known: &EventTypes,
+        tenant: &str,
+        event_type: &str,
+        data: &str,
+    ) -> Result<(), String> {
         let (tenant, event_type) = (tenant.parse().unwrap(), event_type.parse().unwrap());
-        known
-            .check(&tenant, &event_type, data)
-            .map_err(|unfit| unfit.to_string())
+        let checked = known.check(&tenant, &event_type, data).await;
+        checked.map_err(|unfit| unfit.to_string())
     }
 
     const NUMBER: Option<&str> = Some(r#"{"type": "number"}"#);

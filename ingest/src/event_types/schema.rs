@@ -1,21 +1,33 @@
 //! JSON Schemas of event types: what one may be, and whether data conforms.
 //!
 //! A schema comes from a tenant, and every event of its type is checked against
-//! it while other tenants' events wait. So it is weighed before it is compiled:
-//! references point into the schema itself and never back to where they are
-//! used, and with all of them followed it stays under a bound. What an event
-//! costs is then at most its values times that weight, which has a bound too.
+//! it while other tenants' events wait. So everything has a bound:
+//!
+//! * The schema is weighed before it is compiled: references point into the
+//!   schema itself and never back to where they are used, and with all of them
+//!   followed it stays under a bound.
+//! * A check has a budget of steps ([`counted`](super::counted)). An event that
+//!   needs more isn't what can be said to conform: it is too costly to check.
+//! * A check asks for yes or no first. Only for a no it looks for the place and
+//!   the words, with another budget: the validator builds an error for every
+//!   value and every branch of an `anyOf`, which can be gigabytes.
 //!
 //! Nothing is ever fetched: neither by network nor from files. Patterns are
-//! regular expressions without look-around, so they run in linear time.
+//! regular expressions without look-around, so they run in linear time; a byte
+//! of text costs as many steps as the pattern may take ([`patterns`]).
 //!
 //! Dialects: 2020-12 unless `$schema` says 2019-09 or draft 7, 6 or 4. `format`
-//! is checked where it is known.
+//! is checked where it is known, but for `regex`: compiling a producer's text
+//! can take milliseconds.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use jsonschema::{PatternOptions, Validator};
+use jsonschema::Validator;
 use serde_json::Value;
+
+use super::counted::{BYTES_A_STEP, Costs, Counted, Exhausted, Seen, within};
+use super::patterns::{self, Pattern, steps_a_byte};
 
 /// The largest schema, in bytes of JSON.
 pub const MAX_SCHEMA: usize = 32 * 1024;
@@ -23,12 +35,19 @@ pub const MAX_SCHEMA: usize = 32 * 1024;
 pub const MAX_DEPTH: usize = 64;
 /// How many values a schema may consist of, references followed.
 pub const MAX_WEIGHT: usize = 5_000;
-/// How many values of an event times values of its schema are checked.
-pub const MAX_CHECKS: usize = 20_000_000;
-/// How much of a text is taken to cost as much as a value, in bytes.
-const BYTES_A_CHECK: usize = 16;
-/// The most memory that one compiled pattern may take, in bytes.
-const MAX_PATTERN: usize = 64 * 1024;
+/// How many patterns a schema may have, each counted once.
+pub const MAX_PATTERNS: usize = 200;
+/// How many steps it may take to check an event: looks at a value or at four
+/// bytes of text. With 10 to 20 ns a step, 20 to 40 ms.
+pub const MAX_STEPS: u64 = 2_000_000;
+/// How many steps it may take to find the words for what isn't right.
+const MAX_WORD_STEPS: u64 = 500_000;
+/// What an error of the validator's takes, in bytes, besides its two paths.
+const BYTES_AN_ERROR: usize = 1_024;
+/// A check of at most so many steps, of data of so many bytes, takes a fraction of
+/// a millisecond.
+const QUICK_STEPS: u64 = 20_000;
+const QUICK_DATA: usize = 32 * 1024;
 /// How much of the validator's words is repeated, in characters.
 const MAX_WORDS: usize = 300;
 
@@ -45,8 +64,11 @@ const DATA: [&str; 5] = ["const", "enum", "default", "examples", "example"];
 
 /// A schema that can be used.
 pub struct Schema {
-    validator: Validator,
-    weight: usize,
+    validator: Validator<Counted>,
+    /// The longest path to a part of it, in bytes.
+    longest_path: usize,
+    /// What a byte of a member's name costs, for `patternProperties`.
+    name_byte: u64,
 }
 
 /// Why some JSON is no schema that can be used.
@@ -78,6 +100,23 @@ impl fmt::Display for Violation {
     }
 }
 
+/// Why data can't be taken for what its schema says.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Flaw {
+    /// It isn't.
+    #[error("{0}")]
+    Violation(Violation),
+    /// Nobody knows: the check was abandoned.
+    #[error("is too costly to check: it takes more than {MAX_STEPS} steps")]
+    TooCostly,
+}
+
+/// What a budget was too small for.
+enum Unfinished {
+    YesOrNo,
+    Words,
+}
+
 impl Schema {
     /// From its text.
     ///
@@ -95,43 +134,93 @@ impl Schema {
         if !schema.is_object() {
             return Err(error("must be an object".to_owned()));
         }
-        let weight = Scale::weigh(&schema)?;
-        let patterns = PatternOptions::regex()
-            .size_limit(MAX_PATTERN)
-            .dfa_size_limit(MAX_PATTERN);
-        let validator = jsonschema::options()
+        let scale = Scale::weigh(&schema)?;
+        let name_patterns = scale.name_patterns.iter();
+        let name_byte = name_patterns.map(|name| 1 + steps_a_byte(name)).sum();
+        let validator = jsonschema::options_for::<Counted>()
             .offline()
             .should_validate_formats(true)
-            .with_pattern_options(patterns)
+            .with_format("regex", |_: &str| true)
+            .with_pattern_options(patterns::options())
+            .with_keyword("pattern", |_, pattern, _| {
+                Ok(Box::new(Pattern::new(pattern)?))
+            })
             .build(&schema)
             .map_err(|error| SchemaError {
-                at: error.instance_path().to_string(),
+                at: match error.instance_path().as_str() {
+                    // A keyword of our own doesn't know its place.
+                    "" => scale.place_of_bad_pattern(),
+                    at => at.to_owned(),
+                },
                 reason: shorten(&error.to_string()),
             })?;
-        Ok(Self { validator, weight })
+        Ok(Self {
+            validator,
+            longest_path: scale.longest_path,
+            name_byte,
+        })
     }
 
     /// Whether an event's data, JSON text, is what the schema says.
     ///
     /// # Errors
-    /// Says where it first isn't.
-    pub fn check(&self, data: &str) -> Result<(), Violation> {
-        let violation = |at: String, reason: String| Violation { at, reason };
-        // A pattern reads every character of a text, so a text costs its length.
-        let cost = values(data).max(data.len() / BYTES_A_CHECK);
-        if cost.saturating_mul(self.weight) > MAX_CHECKS {
-            let reason = format!(
-                "it has too many values to be checked: at most {} with this schema",
-                MAX_CHECKS / self.weight
-            );
-            return Err(violation(String::new(), reason));
+    /// Says where it first isn't, or that nobody can tell.
+    pub fn check(&self, data: &str) -> Result<(), Flaw> {
+        match self.check_within(data, MAX_STEPS, MAX_WORD_STEPS) {
+            Err(Unfinished::YesOrNo) => Err(Flaw::TooCostly),
+            Err(Unfinished::Words) => Err(Flaw::Violation(Violation {
+                at: String::new(),
+                reason: "it is not valid; it would take too long to say where".to_owned(),
+            })),
+            Ok(answer) => answer,
         }
+    }
+
+    /// The same answer, if that takes a fraction of a millisecond.
+    pub fn check_quickly(&self, data: &str) -> Option<Result<(), Flaw>> {
+        if data.len() > QUICK_DATA {
+            return None;
+        }
+        self.check_within(data, QUICK_STEPS, QUICK_STEPS).ok()
+    }
+
+    fn check_within(
+        &self,
+        data: &str,
+        steps: u64,
+        word_steps: u64,
+    ) -> Result<Result<(), Flaw>, Unfinished> {
         // Text that passed as JSON can fail here: a number like 1e999.
-        let data: Value = serde_json::from_str(data)
-            .map_err(|error| violation(String::new(), format!("it cannot be read: {error}")))?;
-        self.validator.validate(&data).map_err(|error| {
-            let reason = shorten(&error.masked_with("it").to_string());
-            violation(shorten(&error.instance_path().to_string()), reason)
+        let data: Value = match serde_json::from_str(data) {
+            Ok(data) => data,
+            Err(error) => {
+                let (at, reason) = (String::new(), format!("it cannot be read: {error}"));
+                return Ok(Err(Flaw::Violation(Violation { at, reason })));
+            }
+        };
+        let mut costs = Costs {
+            error: 0,
+            name_byte: self.name_byte,
+        };
+        let valid = within(steps, costs, || self.validator.is_valid(Seen(&data)));
+        if valid.map_err(|Exhausted| Unfinished::YesOrNo)? {
+            return Ok(Ok(()));
+        }
+        let bytes = BYTES_AN_ERROR + self.longest_path + longest_path(&data);
+        costs.error = (bytes / BYTES_A_STEP) as u64;
+        let words = within(word_steps, costs, || self.words(&data));
+        match words.map_err(|Exhausted| Unfinished::Words)? {
+            Some(violation) => Ok(Err(Flaw::Violation(violation))),
+            // Not reached: what isn't valid has an error.
+            None => Err(Unfinished::Words),
+        }
+    }
+
+    fn words(&self, data: &Value) -> Option<Violation> {
+        let error = self.validator.validate(Seen(data)).err()?;
+        Some(Violation {
+            at: shorten(&error.instance_path().to_string()),
+            reason: shorten(&error.masked_with("it").to_string()),
         })
     }
 }
@@ -143,12 +232,18 @@ fn shorten(words: &str) -> String {
     }
 }
 
-/// About how many values JSON text has, without building any.
-fn values(json: &str) -> usize {
-    1 + json
-        .bytes()
-        .filter(|byte| matches!(byte, b',' | b'[' | b'{'))
-        .count()
+/// The longest JSON Pointer into data, in bytes; each byte of a name may be escaped.
+fn longest_path(data: &Value) -> usize {
+    let longest = |each: &mut dyn Iterator<Item = usize>| each.max().unwrap_or(0);
+    match data {
+        Value::Array(items) => 8 + longest(&mut items.iter().map(longest_path)),
+        Value::Object(members) => longest(
+            &mut members
+                .iter()
+                .map(|(name, member)| 1 + 2 * name.len() + longest_path(member)),
+        ),
+        _ => 0,
+    }
 }
 
 /// Walks a schema as validating does: through its references.
@@ -157,18 +252,45 @@ struct Scale<'s> {
     /// From the root to where it stands, each reference's target included.
     open: Vec<&'s Value>,
     weight: usize,
+    longest_path: usize,
+    /// Each with a place where it is.
+    patterns: HashMap<&'s str, String>,
+    /// Those of members' names.
+    name_patterns: HashSet<&'s str>,
 }
 
 impl<'s> Scale<'s> {
-    fn weigh(root: &'s Value) -> Result<usize, SchemaError> {
+    fn weigh(root: &'s Value) -> Result<Self, SchemaError> {
         let mut scale = Self {
             root,
             open: Vec::new(),
             weight: 0,
+            longest_path: 0,
+            patterns: HashMap::new(),
+            name_patterns: HashSet::new(),
         };
         scale.schema(root, &mut String::new())?;
         scale.bounded()?;
-        Ok(scale.weight)
+        Ok(scale)
+    }
+
+    fn pattern(&mut self, pattern: &'s str, at: &str) -> Result<(), SchemaError> {
+        self.patterns
+            .entry(pattern)
+            .or_insert_with(|| at.to_owned());
+        if self.patterns.len() > MAX_PATTERNS {
+            return Err(SchemaError {
+                at: at.to_owned(),
+                reason: format!("has more than {MAX_PATTERNS} different patterns"),
+            });
+        }
+        Ok(())
+    }
+
+    fn place_of_bad_pattern(&self) -> String {
+        let mut patterns = self.patterns.iter();
+        let bad = patterns.find(|(pattern, _)| Pattern::new(&Value::from(**pattern)).is_err());
+        bad.map(|(_, at)| at.clone()).unwrap_or_default()
     }
 
     fn bounded(&self) -> Result<(), SchemaError> {
@@ -225,9 +347,17 @@ impl<'s> Scale<'s> {
                             let reason = format!("`{name}` is only supported at the top");
                             return refuse(at, reason);
                         }
+                        ("pattern", Value::String(pattern)) => {
+                            self.weight += 1;
+                            self.pattern(pattern, &format!("{at}/pattern"))?;
+                        }
                         (named, Value::Object(schemas)) if NAMED.contains(&named) => {
                             self.weight += 1;
                             for (key, schema) in schemas {
+                                if named == "patternProperties" {
+                                    self.pattern(key, at)?;
+                                    self.name_patterns.insert(key);
+                                }
                                 let place = format!("{name}/{}", escaped(key));
                                 self.below(schema, at, &place, Self::schema)?;
                             }
@@ -272,6 +402,7 @@ impl<'s> Scale<'s> {
         let end = at.len();
         at.push('/');
         at.push_str(place);
+        self.longest_path = self.longest_path.max(at.len());
         look(self, value, at)?;
         at.truncate(end);
         Ok(())
@@ -302,6 +433,13 @@ mod tests {
         Schema::read(&schema.to_string())
     }
 
+    fn violation(schema: &Schema, data: &str) -> Violation {
+        match schema.check(data) {
+            Err(Flaw::Violation(violation)) => violation,
+            other => panic!("{data}: {other:?}"),
+        }
+    }
+
     fn refused(schema: &Value) -> (String, String) {
         match read(schema) {
             Ok(_) => panic!("{schema} was taken"),
@@ -324,7 +462,7 @@ mod tests {
             ("{}", "", "total"),
             ("[1e999]", "", "cannot be read"),
         ] {
-            let violation = schema.check(data).unwrap_err();
+            let violation = violation(&schema, data);
             assert_eq!(violation.at, at, "{data}");
             let said = violation.to_string();
             assert!(said.contains(words), "{said} lacks {words}");
@@ -387,7 +525,7 @@ mod tests {
         }))
         .unwrap();
         assert!(schema.check(r#"{"a": 1, "b": 2}"#).is_ok());
-        assert_eq!(schema.check(r#"{"b": "2"}"#).unwrap_err().at, "/b");
+        assert_eq!(violation(&schema, r#"{"b": "2"}"#).at, "/b");
     }
 
     #[test]
@@ -421,14 +559,118 @@ mod tests {
         assert!(refused(&large).1.contains("32768"));
     }
 
+    /// Issue 10: 35,000 numbers, and 70 branches of which each says something else
+    /// about every one of them.
     #[test]
-    fn an_event_too_large_for_its_schema_is_said_to_be() {
-        let names: Vec<_> = (0..400).map(|n| format!("n{n}")).collect();
+    fn words_for_an_event_that_fits_no_branch_are_left_out_before_they_fill_the_memory() {
+        let branches: Vec<_> = (0..70)
+            .map(
+                |n| json!({"items": {"anyOf": [{"enum": [n + 10, "a"]}, {"enum": [n + 10, "b"]}]}}),
+            )
+            .collect();
+        let schema = json!({"anyOf": branches});
+        assert!(schema.to_string().len() < 5_000);
+        let schema = read(&schema).unwrap();
+        let data = json!(vec![1; 35_000]).to_string();
+        // No branch takes the first item, so yes or no is quickly said; an error for
+        // each item and branch would be 70 times 35,000 times two.
+        let violation = violation(&schema, &data);
+        assert_eq!(violation.at, "");
+        assert!(
+            violation.reason.contains("too long to say where"),
+            "{violation}"
+        );
+        // Of one item there are words.
+        let said = schema.check("[1]").unwrap_err().to_string();
+        assert!(said.contains("anyOf"), "{said}");
+    }
+
+    /// What an error costs is what it takes: 1 KiB and its paths, four bytes a step.
+    #[test]
+    fn an_error_with_a_long_path_costs_more() {
+        let nulls = json!({"additionalProperties": {"items": {"type": "null"}}});
+        let schema = read(&json!({"anyOf": [nulls, {"type": "string"}]})).unwrap();
+        let short = json!({"n": vec![1; 500]}).to_string();
+        assert!(violation(&schema, &short).reason.contains("anyOf"));
+        let long = json!({"n".repeat(100_000): vec![1; 500]}).to_string();
+        assert!(violation(&schema, &long).reason.contains("too long"));
+    }
+
+    #[test]
+    fn an_event_that_takes_more_steps_than_it_may_is_too_costly() {
+        let names: Vec<_> = (0..400).map(|n| json!(n + 7)).chain([json!("x")]).collect();
         let schema = read(&json!({"items": {"enum": names}})).unwrap();
-        let few = json!(vec!["n1"; 100]).to_string();
-        assert_eq!(schema.check(&few), Ok(()));
-        let many = json!(vec!["n1"; 60_000]).to_string();
-        let said = schema.check(&many).unwrap_err().to_string();
-        assert!(said.contains("too many values"), "{said}");
+        // The last of 401 values, so each item takes as many steps.
+        let items = |many: usize| json!(vec!["x"; many]).to_string();
+        assert_eq!(schema.check(&items(1_000)), Ok(()));
+        // 6,000 times 401 is more than MAX_STEPS.
+        assert_eq!(schema.check(&items(6_000)), Err(Flaw::TooCostly));
+    }
+
+    /// Each level asks the one below three times: for itself, and to see what it
+    /// has evaluated.
+    #[test]
+    fn unevaluated_properties_within_each_other_end_within_the_budget() {
+        let mut schema =
+            json!({"properties": {"a": {"type": "number"}}, "unevaluatedProperties": false});
+        for _ in 0..25 {
+            schema = json!({"anyOf": [schema], "unevaluatedProperties": {"type": "string"}});
+        }
+        let schema = read(&schema).unwrap();
+        assert_eq!(schema.check(r#"{"a": 1}"#), Err(Flaw::TooCostly));
+    }
+
+    #[test]
+    fn a_pattern_that_follows_many_alternatives_reads_little_text() {
+        let schema = read(&json!({"pattern": "(a|b)*a(a|b){300}c"})).unwrap();
+        let text = |bytes: usize| json!("ab".repeat(bytes / 2)).to_string();
+        assert!(matches!(
+            schema.check(&text(1_000)),
+            Err(Flaw::Violation(_))
+        ));
+        assert_eq!(schema.check(&text(100_000)), Err(Flaw::TooCostly));
+        // The same of members' names.
+        let schema = read(&json!({"patternProperties": {"(a|b)*a(a|b){300}c": false}})).unwrap();
+        let named = json!({"ab".repeat(50_000): 1}).to_string();
+        assert_eq!(schema.check(&named), Err(Flaw::TooCostly));
+        // An ordinary one reads the largest event.
+        let schema = read(&json!({"pattern": r"^\w+$"})).unwrap();
+        assert_eq!(schema.check(&text(1024 * 1024 - 2)), Ok(()));
+    }
+
+    #[test]
+    fn patterns_are_counted() {
+        let patterns = |many| (0..many).map(|n| json!({"pattern": format!("a{n}")}));
+        let schema = |many| json!({"allOf": patterns(many).collect::<Vec<_>>()});
+        assert!(read(&schema(MAX_PATTERNS)).is_ok());
+        assert!(
+            refused(&schema(MAX_PATTERNS + 1))
+                .1
+                .contains("200 different patterns")
+        );
+    }
+
+    #[test]
+    fn items_are_found_the_same_by_worth_and_only_then() {
+        let schema = read(&json!({"uniqueItems": true})).unwrap();
+        for (items, unique) in [
+            ("[1, 1.0]", false),
+            ("[0, -0.0]", false),
+            ("[9007199254740993, 9007199254740992]", true),
+            (r#"[1, "1", true, null, [1], {"a": 1}]"#, true),
+            ("[[1, [2]], [[1], 2]]", true),
+            (r#"[{"a": 1, "b": 2}, {"b": 2.0, "a": 1}]"#, false),
+            (r#"["ab", "a", "b", ["a", "b"], ["ab"]]"#, true),
+            ("[1e300, 1e300]", false),
+        ] {
+            assert_eq!(schema.check(items).is_ok(), unique, "{items}");
+        }
+    }
+
+    /// Compiling a producer's text could take milliseconds each.
+    #[test]
+    fn the_format_regex_is_not_checked() {
+        let schema = read(&json!({"format": "regex"})).unwrap();
+        assert_eq!(schema.check(r#""(""#), Ok(()));
     }
 }

@@ -13,14 +13,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, hash_map},
     hash::Hash,
+    sync::Arc,
 };
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
+    candidates::Candidates,
     data::Data,
-    filter::{Filter, Refusal},
+    filter::{Budget, Filter, MAX_STEPS, Refusal},
     pattern::{self, Key, Pattern},
 };
 
@@ -51,7 +53,7 @@ pub struct Entry<K, W> {
     /// What it listens to: any of these. None: nothing.
     pub patterns: Vec<Pattern>,
     /// What an event's data must satisfy besides.
-    pub filter: Option<Filter>,
+    pub filter: Option<Arc<Filter>>,
     /// The caller's own.
     pub payload: W,
 }
@@ -136,7 +138,7 @@ impl<K: Copy + Eq + Hash, W> Index<K, W> {
         let entry = Entry {
             id,
             patterns,
-            filter,
+            filter: filter.map(Arc::new),
             payload,
         };
         self.tenants
@@ -152,24 +154,24 @@ impl<K: Copy + Eq + Hash, W> Index<K, W> {
         self.take_out(id).is_some()
     }
 
-    /// The webhooks that an event is for, each once, the longest known first.
-    ///
-    /// Data that cannot be parsed (see [`Data::value`]) passes no filter.
-    pub fn matching(&self, tenant: &str, event_type: &str, data: &Data<'_>) -> Vec<&Entry<K, W>> {
-        let Some(tenant) = self.tenants.get(tenant) else {
-            return Vec::new();
-        };
-        let listeners = tenant.listeners(event_type).into_iter();
-        listeners
-            .filter_map(|arrival| tenant.entries.get(&arrival))
-            .filter(|entry| entry.wants(data))
-            .collect()
+    /// The webhooks that listen to events of a type, each once, the longest known
+    /// first, to be asked without the lock that this index may be under.
+    pub fn candidates(&self, tenant: &str, event_type: &str) -> Candidates<K> {
+        let entries = self.tenants.get(tenant).into_iter().flat_map(|tenant| {
+            let listeners = tenant.listeners(event_type).into_iter();
+            listeners.filter_map(|arrival| tenant.entries.get(&arrival))
+        });
+        let webhooks = entries.map(|entry| (entry.id, entry.filter.clone()));
+        Candidates {
+            webhooks: webhooks.collect(),
+        }
     }
 
     /// What an event is to each webhook of its tenant, the longest known first.
     ///
-    /// Says `Matched` of exactly those that [`matching`](Self::matching) gives.
-    /// Its cost grows with all webhooks of the tenant.
+    /// Says `Matched` of those that match by [`candidates`](Self::candidates), unless
+    /// their filter takes more than an equal share of the steps. Its cost grows with
+    /// all webhooks of the tenant.
     pub fn explain(
         &self,
         tenant: &str,
@@ -180,11 +182,12 @@ impl<K: Copy + Eq + Hash, W> Index<K, W> {
             return Vec::new();
         };
         let listeners = tenant.listeners(event_type);
+        let share = MAX_STEPS / listeners.len().max(1) as u32;
         let explain = |(arrival, entry)| {
             if !listeners.contains(arrival) {
                 return (entry, Explanation::NotListening);
             }
-            (entry, Entry::explain(entry, data))
+            (entry, Entry::explain(entry, data, share))
         };
         tenant.entries.iter().map(explain).collect()
     }
@@ -202,18 +205,12 @@ impl<K: Copy + Eq + Hash, W> Index<K, W> {
 }
 
 impl<K, W> Entry<K, W> {
-    fn wants(&self, data: &Data<'_>) -> bool {
-        match &self.filter {
-            None => true,
-            Some(filter) => data.value().is_ok_and(|data| filter.matches(data)),
-        }
-    }
-
-    fn explain(&self, data: &Data<'_>) -> Explanation {
+    fn explain(&self, data: &Data<'_>, steps: u32) -> Explanation {
         let Some(filter) = &self.filter else {
             return Explanation::Matched;
         };
-        match data.value().map(|data| filter.explain(data)) {
+        let mut budget = Budget::of(steps);
+        match data.value().map(|data| filter.explain(data, &mut budget)) {
             Ok(Ok(())) => Explanation::Matched,
             Ok(Err(refusal)) => Explanation::Refused(refusal),
             Err(error) => {

@@ -9,18 +9,21 @@
 //! * [`filter`]: conditions on an event's data;
 //! * [`data`]: that data, parsed at most once and only if a filter asks;
 //! * [`index`]: all webhooks of all tenants, found by event type;
+//! * [`candidates`]: those that listen to one event's type, and whose filter it passes;
 //! * `number`: comparing JSON numbers without losing a digit.
 //!
 //! Everything here is fed by tenants, so everything is bounded: what a pattern
-//! or filter may be when it is parsed, and how long a filter may look at an
-//! event when it runs. Nothing panics on any input.
+//! or filter may be when it is parsed, and how long all filters together may look
+//! at an event when they run. Nothing panics on any input.
 
+pub mod candidates;
 pub mod data;
 pub mod filter;
 pub mod index;
 mod number;
 pub mod pattern;
 
+pub use candidates::{Candidates, Found};
 pub use data::Data;
 pub use filter::{Filter, FilterError, Refusal};
 pub use index::{Entry, Explanation, Index};

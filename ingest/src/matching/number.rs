@@ -23,6 +23,26 @@ pub(super) fn compare(a: &Number, b: &Number) -> Option<Ordering> {
     }
 }
 
+/// What numbers of the same worth have in common, to be hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    Integer(i128),
+    /// The bits of a double that is no integer within 128 bits.
+    Double(u64),
+}
+
+/// Equal for two numbers exactly if [`compare`] says that they are.
+pub(super) fn key(number: &Number) -> Option<Key> {
+    Some(match worth(number)? {
+        Worth::Integer(integer) => Key::Integer(integer),
+        // As below; in range and without a fraction, so exact.
+        Worth::Double(double) if double.fract() == 0.0 && (-BEYOND..BEYOND).contains(&double) => {
+            Key::Integer(double as i128)
+        }
+        Worth::Double(double) => Key::Double(double.to_bits()),
+    })
+}
+
 enum Worth {
     Integer(i128),
     /// Finite.
@@ -34,9 +54,10 @@ fn worth(number: &Number) -> Option<Worth> {
     integer.or_else(|| Some(Worth::Double(number.as_f64().filter(|n| n.is_finite())?)))
 }
 
+/// 2^127, the first double above every i128. -2^127 is an i128.
+const BEYOND: f64 = 170_141_183_460_469_231_731_687_303_715_884_105_728.0;
+
 fn integer_to_double(integer: i128, double: f64) -> Ordering {
-    // 2^127, the first double above every i128. -2^127 is an i128.
-    const BEYOND: f64 = 170_141_183_460_469_231_731_687_303_715_884_105_728.0;
     if double >= BEYOND {
         return Ordering::Less;
     }
@@ -142,6 +163,12 @@ mod tests {
         #[test]
         fn numbers_compare_as_they_do_written_out(a in number(), b in number()) {
             prop_assert_eq!(compare(&a, &b), Some(compare_in_writing(&a, &b)), "{} {}", a, b);
+        }
+
+        #[test]
+        fn numbers_of_the_same_worth_have_the_same_key(a in number(), b in number()) {
+            let equal = compare(&a, &b) == Some(Ordering::Equal);
+            prop_assert_eq!(key(&a) == key(&b), equal, "{} {}", a, b);
         }
 
         #[test]

@@ -11,20 +11,26 @@ use std::{cmp::Ordering, ops::Not};
 use serde_json::Value;
 
 use super::{
-    Clause, Field, MAX_EXCERPT, MAX_STEPS, Operand, Origin, Path, Refusal, Relation, Segment, Test,
+    Budget, Clause, Field, Listed, MAX_EXCERPT, MAX_STRING, Operand, Origin, Path, Refusal,
+    Relation, Segment, Test, TooCostly,
     excerpt::{cut, excerpt_of_all},
+    number,
 };
-use crate::matching::number;
 
-pub(super) fn matches(root: &Clause, data: &Value) -> bool {
-    judge(root, data, &mut Budget::full()) == Ok(Truth::Yes)
+pub(super) fn matches(root: &Clause, data: &Value, budget: &mut Budget) -> Result<bool, TooCostly> {
+    Ok(judge(root, data, budget)? == Truth::Yes)
 }
 
-pub(super) fn explain(root: &Clause, data: &Value) -> Result<(), Refusal> {
-    match judge(root, data, &mut Budget::full()) {
+pub(super) fn explain(root: &Clause, data: &Value, budget: &mut Budget) -> Result<(), Refusal> {
+    // As much again for the words.
+    let mut for_words = Budget::of(budget.left());
+    match judge(root, data, budget) {
         Ok(Truth::Yes) => Ok(()),
-        Ok(Truth::No | Truth::Missing) => Err(refusal(root, data)),
-        Err(Exhausted) => Err(exhausted()),
+        Ok(Truth::No | Truth::Missing) => {
+            let words = refusal(root, data, &mut for_words);
+            Err(words.unwrap_or_else(|TooCostly| Refusal::too_costly()))
+        }
+        Err(TooCostly) => Err(Refusal::too_costly()),
     }
 }
 
@@ -49,24 +55,7 @@ impl Not for Truth {
     }
 }
 
-/// The steps that are left.
-struct Budget(u32);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Exhausted;
-
-impl Budget {
-    fn full() -> Self {
-        Self(MAX_STEPS)
-    }
-
-    fn step(&mut self) -> Result<(), Exhausted> {
-        self.0 = self.0.checked_sub(1).ok_or(Exhausted)?;
-        Ok(())
-    }
-}
-
-fn judge(clause: &Clause, data: &Value, budget: &mut Budget) -> Result<Truth, Exhausted> {
+fn judge(clause: &Clause, data: &Value, budget: &mut Budget) -> Result<Truth, TooCostly> {
     match clause {
         Clause::All(clauses) => {
             let mut all = Truth::Yes;
@@ -120,7 +109,7 @@ fn find<'d>(
     field: &Field,
     data: &'d Value,
     budget: &mut Budget,
-) -> Result<Vec<&'d Value>, Exhausted> {
+) -> Result<Vec<&'d Value>, TooCostly> {
     let mut first = Vec::new();
     for Path { segments, .. } in &field.paths {
         let mut found = Vec::new();
@@ -141,7 +130,7 @@ fn walk<'d>(
     value: &'d Value,
     found: &mut Vec<&'d Value>,
     budget: &mut Budget,
-) -> Result<(), Exhausted> {
+) -> Result<(), TooCostly> {
     budget.step()?;
     let Some((segment, rest)) = segments.split_first() else {
         found.push(value);
@@ -172,7 +161,7 @@ fn walk<'d>(
 }
 
 /// The value as a whole, or if it is an array any element of it.
-fn holds_for_any(test: &Test, value: &Value, budget: &mut Budget) -> Result<bool, Exhausted> {
+fn holds_for_any(test: &Test, value: &Value, budget: &mut Budget) -> Result<bool, TooCostly> {
     if holds(test, value, budget)? {
         return Ok(true);
     }
@@ -184,18 +173,11 @@ fn holds_for_any(test: &Test, value: &Value, budget: &mut Budget) -> Result<bool
     Ok(false)
 }
 
-fn holds(test: &Test, value: &Value, budget: &mut Budget) -> Result<bool, Exhausted> {
+fn holds(test: &Test, value: &Value, budget: &mut Budget) -> Result<bool, TooCostly> {
     budget.step()?;
     Ok(match test {
         Test::Equals(literal) => same(literal, value, budget)?,
-        Test::OneOf(literals) => {
-            for literal in literals {
-                if same(literal, value, budget)? {
-                    return Ok(true);
-                }
-            }
-            false
-        }
+        Test::OneOf(listed) => listed.has(value, budget)?,
         Test::Compares(relation, operand) => {
             compare(value, operand).is_some_and(|order| relation.allows(order))
         }
@@ -204,8 +186,28 @@ fn holds(test: &Test, value: &Value, budget: &mut Budget) -> Result<bool, Exhaus
     })
 }
 
+impl Listed {
+    fn has(&self, value: &Value, budget: &mut Budget) -> Result<bool, TooCostly> {
+        match value {
+            // A longer one isn't in it, and would take long to hash.
+            Value::String(text) => Ok(text.len() <= MAX_STRING && self.texts.contains(text)),
+            Value::Number(number) => {
+                Ok(number::key(number).is_some_and(|key| self.numbers.contains(&key)))
+            }
+            _ => {
+                for other in &self.others {
+                    if same(other, value, budget)? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+        }
+    }
+}
+
 /// Equality as filters mean it: `serde_json`'s holds 1 and 1.0 to differ.
-fn same(a: &Value, b: &Value, budget: &mut Budget) -> Result<bool, Exhausted> {
+fn same(a: &Value, b: &Value, budget: &mut Budget) -> Result<bool, TooCostly> {
     budget.step()?;
     Ok(match (a, b) {
         (Value::Number(a), Value::Number(b)) => number::compare(a, b) == Some(Ordering::Equal),
@@ -256,43 +258,43 @@ impl Relation {
 }
 
 /// Which clause to name for a filter that did not say yes.
-fn refusal(clause: &Clause, data: &Value) -> Refusal {
+fn refusal(clause: &Clause, data: &Value, budget: &mut Budget) -> Result<Refusal, TooCostly> {
     match clause {
         Clause::All(clauses) => {
-            let says_yes =
-                |clause: &Clause| judge(clause, data, &mut Budget::full()) == Ok(Truth::Yes);
-            match clauses.iter().find(|clause| !says_yes(clause)) {
-                Some(refusing) => refusal(refusing, data),
-                // All say yes when asked one by one: the time was too short.
-                None => exhausted(),
+            for clause in clauses {
+                if judge(clause, data, budget)? != Truth::Yes {
+                    return refusal(clause, data, budget);
+                }
             }
+            // Not reached: one of them said no before.
+            Err(TooCostly)
         }
         Clause::Any(origin, _)
         | Clause::Not(origin, _)
         | Clause::Holds(origin, ..)
         | Clause::Exists(origin, ..) => {
             let Origin { at, text } = origin.clone();
-            Refusal {
+            Ok(Refusal {
                 at,
                 clause: text,
-                found: describe(clause, data),
-            }
+                found: describe(clause, data, budget)?,
+            })
         }
     }
 }
 
 /// What the data has at the paths that a clause looks at.
-fn describe(clause: &Clause, data: &Value) -> String {
+fn describe(clause: &Clause, data: &Value, budget: &mut Budget) -> Result<String, TooCostly> {
     let mut fields = Vec::new();
     fields_of(clause, &mut fields);
     let mut seen = Vec::new();
     for field in fields {
         let name = field.name();
         if !seen.iter().any(|(other, _)| *other == name) {
-            seen.push((name, describe_field(field, data)));
+            seen.push((name, describe_field(field, data, budget)?));
         }
     }
-    match &mut seen[..] {
+    Ok(match &mut seen[..] {
         // Such as `{"$not": {}}`, which looks at none.
         [] => "not looked at".to_owned(),
         [(_, found)] => std::mem::take(found),
@@ -302,7 +304,7 @@ fn describe(clause: &Clause, data: &Value) -> String {
                 .map(|(name, found)| format!("{name}: {found}"));
             cut(&each.collect::<Vec<_>>().join(", "), MAX_EXCERPT)
         }
-    }
+    })
 }
 
 fn fields_of<'c>(clause: &'c Clause, fields: &mut Vec<&'c Field>) {
@@ -317,18 +319,11 @@ fn fields_of<'c>(clause: &'c Clause, fields: &mut Vec<&'c Field>) {
     }
 }
 
-fn describe_field(field: &Field, data: &Value) -> String {
-    match find(field, data, &mut Budget::full()) {
-        Ok(found) if found.is_empty() => "missing".to_owned(),
-        Ok(found) => excerpt_of_all(&found, MAX_EXCERPT),
-        Err(Exhausted) => "too much to look at".to_owned(),
-    }
-}
-
-fn exhausted() -> Refusal {
-    Refusal {
-        at: String::new(),
-        clause: format!("the whole filter, within {MAX_STEPS} steps"),
-        found: "too much to look at".to_owned(),
-    }
+fn describe_field(field: &Field, data: &Value, budget: &mut Budget) -> Result<String, TooCostly> {
+    let found = find(field, data, budget)?;
+    Ok(if found.is_empty() {
+        "missing".to_owned()
+    } else {
+        excerpt_of_all(&found, MAX_EXCERPT)
+    })
 }

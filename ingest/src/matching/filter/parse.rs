@@ -6,9 +6,10 @@
 use serde_json::{Map, Value};
 
 use super::{
-    Clause, Field, FilterError, MAX_CLAUSE_TEXT, MAX_CLAUSES, MAX_DEPTH, MAX_PATH, MAX_SEGMENTS,
-    MAX_STRING, MAX_VALUES, Operand, Origin, Path, Relation, Segment, Test,
+    Clause, Field, FilterError, Listed, MAX_CLAUSE_TEXT, MAX_CLAUSES, MAX_DEPTH, MAX_PATH,
+    MAX_SEGMENTS, MAX_STRING, MAX_VALUES, Operand, Origin, Path, Relation, Segment, Test,
     excerpt::{cut, excerpt},
+    number,
 };
 
 /// What may stand where a path may.
@@ -124,7 +125,7 @@ impl Parser {
         let compares = |relation| Ok(Test::Compares(relation, ordered(operand, at)?));
         let test = match operator {
             "$eq" | "$ne" => Test::Equals(literal(operand, inner)?),
-            "$in" | "$nin" => Test::OneOf(values(operand, inner)?),
+            "$in" | "$nin" => Test::OneOf(Listed::of(values(operand, inner)?)),
             "$gt" => compares(Relation::Greater)?,
             "$gte" => compares(Relation::GreaterOrEqual)?,
             "$lt" => compares(Relation::Less)?,
@@ -172,7 +173,7 @@ impl Parser {
                 "needs a list of at least one string or number, or an object of operators";
             return Err(at.wants(message, list));
         }
-        let test = Test::OneOf(values(list, &at.deeper())?);
+        let test = Test::OneOf(Listed::of(values(list, &at.deeper())?));
         self.holds(&first_of(paths, at)?, "$in", list, test, at)
     }
 
@@ -269,6 +270,22 @@ fn values(list: &Value, at: &At) -> Parsed<Vec<Value>> {
     let each = values.iter().enumerate();
     each.map(|(n, value)| literal(value, &at.member(&n.to_string())))
         .collect()
+}
+
+impl Listed {
+    fn of(values: Vec<Value>) -> Self {
+        let mut listed = Self::default();
+        for value in values {
+            match value {
+                Value::String(text) => {
+                    listed.texts.insert(text);
+                }
+                Value::Number(number) => listed.numbers.extend(number::key(&number)),
+                other => listed.others.push(other),
+            }
+        }
+        listed
+    }
 }
 
 /// A value to compare with, checked and copied.

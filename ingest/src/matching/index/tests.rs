@@ -18,6 +18,17 @@ fn filter(filter: serde_json::Value) -> Option<Filter> {
     Some(Filter::parse(&filter).unwrap())
 }
 
+impl<K: Copy + Eq + Hash, W> Index<K, W> {
+    fn matching(&self, tenant: &str, event_type: &str, data: &Data<'_>) -> Vec<&Entry<K, W>> {
+        let found = self
+            .candidates(tenant, event_type)
+            .evaluate(data, MAX_STEPS);
+        assert!(found.too_costly.is_empty());
+        let entry = |id| &self.tenants[tenant].entries[&self.homes[&id].arrival];
+        found.matched.into_iter().map(entry).collect()
+    }
+}
+
 fn ids<W>(index: &Index<u8, W>, tenant: &str, event_type: &str, data: &str) -> Vec<u8> {
     let matching = index.matching(tenant, event_type, &Data::new(data));
     matching.iter().map(|entry| entry.id).collect()

@@ -1,0 +1,26 @@
+//! The API's costly computations take turns.
+//!
+//! Reading a schema, checking data against one and explaining filters take a
+//! processor for up to some tens of milliseconds each. Requests may do as many of
+//! those at once as there are processors, in the order in which they asked for
+//! it, so that a thousand requests don't hold a thousand results in memory.
+//! Intake doesn't ask: its lanes bound what it does at once, and requests can't
+//! make it wait.
+
+use std::num::NonZero;
+use std::sync::OnceLock;
+use std::thread::available_parallelism;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// A place, which is free again when this is dropped.
+pub type Turn = SemaphorePermit<'static>;
+
+/// Waits for a place.
+pub async fn turn() -> Turn {
+    static PLACES: OnceLock<Semaphore> = OnceLock::new();
+    let places =
+        PLACES.get_or_init(|| Semaphore::new(available_parallelism().map_or(1, NonZero::get)));
+    // Nobody closes the semaphore.
+    places.acquire().await.expect("an open semaphore")
+}
