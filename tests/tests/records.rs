@@ -1,7 +1,7 @@
 //! What is written down is acted upon, whatever PostgreSQL refuses, whatever
 //! answer is lost, and whatever time a machine's clock shows.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::expect_used, clippy::unwrap_used, missing_docs)]
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
