@@ -1,6 +1,8 @@
 //! A producer that writes AMQP by hand, to publish what no library would:
 //! any bytes as a routing key and as properties.
 
+use std::time::Duration;
+
 use anyhow::{Context, bail, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -11,6 +13,8 @@ const HEADER: u8 = 2;
 const BODY: u8 = 3;
 const END: u8 = 0xCE;
 const CHANNEL: u16 = 1;
+/// How long an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A connection with one channel and publisher confirms.
 pub struct RawProducer {
@@ -122,6 +126,18 @@ impl RawProducer {
         Ok(())
     }
 
+    /// Takes a message and goes away without an ack: the broker counts that, in
+    /// a header of its own.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub async fn take_and_leave(mut self, queue: &str) -> anyhow::Result<()> {
+        let get = [vec![0, 0], short(queue.as_bytes()), vec![0]];
+        self.method(CHANNEL, (60, 70), &get.concat()).await?;
+        self.expect((60, 71)).await?;
+        Ok(())
+    }
+
     async fn method(
         &mut self,
         channel: u16,
@@ -142,6 +158,12 @@ impl RawProducer {
 
     /// The arguments of the next method, which is this one.
     async fn expect(&mut self, wanted: (u16, u16)) -> anyhow::Result<Vec<u8>> {
+        tokio::time::timeout(PATIENCE, self.next(wanted))
+            .await
+            .with_context(|| format!("no answer while waiting for {wanted:?}"))?
+    }
+
+    async fn next(&mut self, wanted: (u16, u16)) -> anyhow::Result<Vec<u8>> {
         loop {
             let mut head = [0; 7];
             self.stream.read_exact(&mut head).await?;

@@ -15,7 +15,7 @@ use harness::raw::{RawProducer, headers, long, nested, short, text_property};
 use harness::receiver::{Receiver, answering};
 use harness::service::Service;
 use harness::world::{ADMIN_TOKEN, TENANT, Webhook, World, eventually};
-use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions};
+use lapin::options::BasicAckOptions;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
@@ -215,20 +215,8 @@ async fn a_header_that_the_broker_makes_larger_than_a_frame_is_set_aside() {
     let key = b"acme.order.created";
     let published = producer.publish("posthorn.events", key, &properties, b"{}");
     published.await.unwrap();
-    // The broker counts this delivery, in a header of its own.
-    let connection = world.connection().await;
-    let channel = connection.create_channel().await.unwrap();
-    let options = BasicGetOptions::default();
-    let got = channel
-        .basic_get("posthorn.ingest.v1".into(), options)
-        .await;
-    let again = BasicNackOptions {
-        requeue: true,
-        ..BasicNackOptions::default()
-    };
-    let message = got.unwrap().unwrap();
-    message.acker.nack(again).await.unwrap();
-    drop((channel, connection));
+    let taking = producer.take_and_leave("posthorn.ingest.v1");
+    taking.await.unwrap();
 
     let (ingest, dispatcher) = (world.ingest().await, world.dispatcher().await);
     let mut other = Other::of(&world, &ingest).await;
@@ -270,10 +258,18 @@ async fn wherever_such_a_message_is_it_stops_nobody() {
         .collect();
     let of_key = "the routing key is not UTF-8";
     assert_eq!(whys.iter().filter(|why| **why == of_key).count(), 1);
-    let jobs = letters
+    let jobs: Vec<_> = letters
         .iter()
-        .filter(|letter| letter["exchange"] == "posthorn.jobs");
-    assert_eq!(jobs.count(), 3, "{letters:?}");
+        .filter(|letter| letter["exchange"] == "posthorn.jobs")
+        .collect();
+    assert_eq!(jobs.len(), 3, "{letters:?}");
+    // What was to be a job can't be made an event of.
+    let replay = format!("{LETTERS}/{}/replay", jobs[0]["id"].as_str().unwrap());
+    let new = json!({"routing_key": "acme.order.created"});
+    let refused = world
+        .ask_as_operator(&ingest, "POST", &replay, Some(new))
+        .await;
+    assert_eq!(refused.status, 409, "{}", refused.body);
     let parked = dispatcher.metric("posthorn_jobs_parked_total").await;
     assert_eq!(parked.unwrap() as i64, 1);
     no_session_was_lost(&[&ingest, &dispatcher]).await;

@@ -360,6 +360,11 @@ async fn replay(
     drop(client);
     let letter = letter.ok_or_else(|| unknown(id))?;
     let message = match (letter.unreadable(), repair) {
+        (Some(_), _) if letter.is_to_be_a_job() => {
+            return Err(Problem::conflict(
+                "it was to be a job, and is unreadable: the sweeper makes its delivery another one, so discard it",
+            ));
+        }
         (Some(_), Some(repair)) => letter.repaired(&repair),
         (Some(unreadable), None) => {
             return Err(Problem::conflict(format!(

@@ -176,6 +176,11 @@ impl Letter {
         Unreadable::carried_by(self.properties.headers().as_ref()?)
     }
 
+    /// Whether it was published where jobs are.
+    pub fn is_to_be_a_job(&self) -> bool {
+        [topology::JOBS, topology::RETRY].contains(&self.exchange.as_str())
+    }
+
     /// The event to publish instead of one that is unreadable.
     pub fn repaired(&self, repair: &Repair) -> Outgoing {
         // At most 29 bytes: a TypeID.

@@ -137,7 +137,10 @@ fn can_be_a_messages_fault(error: &anyhow::Error) -> bool {
     !lapins.any(|error: &lapin::Error| match error.kind() {
         ErrorKind::IOError(_)
         | ErrorKind::RuntimeShutdownError(_)
-        | ErrorKind::MissingHeartbeatError => true,
+        | ErrorKind::MissingHeartbeatError
+        // What follows from another end, which isn't known here.
+        | ErrorKind::InvalidChannelState(..)
+        | ErrorKind::InvalidConnectionState(_) => true,
         ErrorKind::ProtocolError(error) => error.get_id() == CONNECTION_FORCED,
         _ => false,
     })
