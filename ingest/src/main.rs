@@ -11,7 +11,7 @@ use ingest::event_types::command;
 use ingest::settings::Settings;
 use ingest::{api, audit, preview, rekey, run};
 use secrecy::ExposeSecret;
-use shared::settings::environment;
+use shared::settings::{environment, process_environment};
 use shared::{postgres, settings, supervise, telemetry};
 use tokio_util::sync::CancellationToken;
 
@@ -111,7 +111,12 @@ async fn main() -> anyhow::Result<ExitCode> {
         println!("{:#}", api::document());
         return Ok(ExitCode::SUCCESS);
     }
-    let settings = Settings::read(&environment())?;
+    // The folder in which `apply` runs is a repository of other people's files: a
+    // `.env` there must not say where deliveries may go.
+    let settings = match command {
+        Command::Apply(_) => Settings::read(&process_environment())?,
+        _ => Settings::read(&environment())?,
+    };
     telemetry::log_to_stderr(settings.common.log_format);
     supervise::die_on_panic();
     match command {
@@ -157,7 +162,7 @@ async fn main() -> anyhow::Result<ExitCode> {
                     keys: &common.keys,
                     dialects: &common.dialects,
                 },
-                variable: &environment(),
+                variable: &process_environment(),
             };
             let report = apply::apply(&arguments, &pool(&settings)?, &rules).await?;
             println!("{report}");

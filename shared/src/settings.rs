@@ -32,6 +32,11 @@ pub struct Unusable(Vec<String>);
 pub fn environment() -> impl Fn(&str) -> Option<String> {
     // Without a .env file there is nothing to load.
     let _ = dotenvy::dotenv();
+    process_environment()
+}
+
+/// The process's environment alone.
+pub fn process_environment() -> impl Fn(&str) -> Option<String> {
     |name| std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 

@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 /// What the documentation's files and commands are run with.
 const VARIABLES: [(&str, &str); 3] = [
     (
-        "BILLING_SECRET",
+        "POSTHORN_APPLY_BILLING_SECRET",
         "whsec_YmlsbGluZydzIG93biBzZWNyZXQsIGFiY2Q=",
     ),
-    ("BILLING_API_KEY", "hunter2-hunter2"),
+    ("POSTHORN_APPLY_BILLING_API_KEY", "hunter2-hunter2"),
     // As in production: what the files name is public, by HTTPS.
     ("ALLOW_HTTP", "false"),
 ];
@@ -79,11 +79,14 @@ async fn an_applied_webhook_gets_events_signed_with_the_secret_of_the_environmen
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let receiver = world.receiver(answering(200)).await;
     let more = json!({
-        "secret": {"env": "SHOP_SECRET"}, "headers": {"X-Api-Key": {"env": "SHOP_KEY"}, "X-Plain": "p"},
+        "secret": {"env": "POSTHORN_APPLY_SHOP_SECRET"}, "headers": {"X-Api-Key": {"env": "POSTHORN_APPLY_SHOP_KEY"}, "X-Plain": "p"},
     });
     world.file("shop.json", &shop(&receiver.url("/shop"), &more));
     let secret = "whsec_YmlsbGluZydzIG93biBzZWNyZXQsIGFiY2Q=";
-    let variables = [("SHOP_SECRET", secret), ("SHOP_KEY", "hunter2-hunter2")];
+    let variables = [
+        ("POSTHORN_APPLY_SHOP_SECRET", secret),
+        ("POSTHORN_APPLY_SHOP_KEY", "hunter2-hunter2"),
+    ];
     let applied = world
         .shell("posthorn-ingest apply -f shop.json", &variables)
         .await;
@@ -101,7 +104,10 @@ async fn an_applied_webhook_gets_events_signed_with_the_secret_of_the_environmen
 
     // Another value of the variable is another secret.
     let other = "whsec_YW5vdGhlciBzZWNyZXQgYWx0b2dldGhlciwgYWI=";
-    let variables = [("SHOP_SECRET", other), ("SHOP_KEY", "hunter2-hunter2")];
+    let variables = [
+        ("POSTHORN_APPLY_SHOP_SECRET", other),
+        ("POSTHORN_APPLY_SHOP_KEY", "hunter2-hunter2"),
+    ];
     let changed = world
         .shell("posthorn-ingest apply -f - < shop.json", &variables)
         .await;
@@ -222,16 +228,27 @@ async fn pruning_takes_only_what_files_made() {
         "other.json",
         &json!({"tenants": [{"id": "other"}]}).to_string(),
     );
-    for (file, prune, left) in [
-        ("shop", "", 2),
-        ("none", "", 2),
-        ("other", "--prune", 2),
-        ("none", "--prune", 1),
-        ("shop", "--prune", 2),
+    world.file(
+        "empty.json",
+        &json!({"tenants": [{"id": TENANT, "webhooks": []}]}).to_string(),
+    );
+    for (file, prune, status, left) in [
+        ("shop", "", 0, 2),
+        ("none", "", 0, 2),
+        ("other", "--prune", 0, 2),
+        // A list that isn't there may have been forgotten.
+        ("none", "--prune", 1, 2),
+        ("none", "--prune --dry-run", 1, 2),
+        ("empty", "--prune", 0, 1),
+        ("none", "--prune", 0, 1),
+        ("shop", "--prune", 0, 2),
     ] {
         let line = format!("posthorn-ingest apply -f {file}.json {prune}");
         let ran = world.shell(&line, &[]).await;
-        assert_eq!(ran.status, 0, "{ran:?}");
+        assert_eq!(ran.status, status, "{ran:?}");
+        let asked = "none.json:1: tenants[0]: has no `webhooks`, and --prune would delete all 1 that \
+                     files made for this tenant; write `webhooks: []` if that is meant";
+        assert_eq!(ran.said.contains(asked), status == 1, "{ran:?}");
         let there = webhooks(&world, &ingest).await;
         assert_eq!(there.len(), left, "{line}: {ran:?}");
         assert!(
@@ -252,8 +269,8 @@ async fn what_is_wrong_with_files_is_said_with_its_place() {
           - {key: a b, url: 'https://example.com/', events: ['*']}\n  \
           - {key: b, url: 'https://example.com/', events: ['a*b']}\n  \
           - {key: c, urll: x}\n  \
-          - {key: d, events: '*', timeout: soon, secret: {env: NOT_SET}}\n  \
-          - {key: e, url: 'https://example.com/', events: '*', headers: {X-A: {env: NOT_SET}}}\n  \
+          - {key: d, events: '*', timeout: soon, secret: {env: POSTHORN_APPLY_NOT_SET}}\n  \
+          - {key: e, url: 'https://example.com/', events: '*', headers: {X-A: {env: POSTHORN_APPLY_NOT_SET}}}\n  \
           - {key: f, url: 'https://example.com/', events: '*', secret: hunter2-hunter2}\n  \
           - {key: f, url: 'https://example.com/', events: '*'}\n  \
           event_types: [{name: a.b, example: 1, schema: {type: string}}]\n\
@@ -263,21 +280,20 @@ async fn what_is_wrong_with_files_is_said_with_its_place() {
         .shell("posthorn-ingest apply -f broken.yaml", &[])
         .await;
     assert_eq!(refused.status, 1, "{refused:?}");
-    let first = "broken.yaml, document 1: tenants[0]";
     for words in [
-        format!("{first}.webhooks[0].key: must be 1 to 64"),
-        format!("{first}.webhooks[1].events[0]: "),
-        format!("{first}.webhooks[2].urll: unknown field"),
-        format!("{first}.webhooks[3].secret.env: the variable NOT_SET is not set"),
-        format!("{first}.webhooks[3].timeout: invalid type"),
-        format!("{first}.webhooks[4].headers.X-A.env: the variable NOT_SET"),
-        format!("{first}.webhooks[5].secret: must be `{{env: NAME}}`"),
-        format!("{first}.webhooks[6].key: `f` is there twice"),
-        format!("{first}.event_types[0].example: is not what the schema says"),
-        "document 1: tenants[1].id: ".to_owned(),
-        format!("document 2: tenants[0].id: `acme` is also at {first}"),
+        "broken.yaml:4: tenants[0].webhooks[0].key: must be 1 to 64",
+        "broken.yaml:5: tenants[0].webhooks[1].events[0]: ",
+        "broken.yaml:6: tenants[0].webhooks[2].urll: unknown field",
+        "broken.yaml:7: tenants[0].webhooks[3].secret.env: the variable POSTHORN_APPLY_NOT_SET is not set",
+        "broken.yaml:7: tenants[0].webhooks[3].timeout: invalid type: string, expected ",
+        "broken.yaml:8: tenants[0].webhooks[4].headers.X-A.env: the variable POSTHORN_APPLY_NOT_SET",
+        "broken.yaml:9: tenants[0].webhooks[5].secret: must be `{env: POSTHORN_APPLY_…}`",
+        "broken.yaml:10: tenants[0].webhooks[6].key: `f` is there twice",
+        "broken.yaml:11: tenants[0].event_types[0].example: is not what the schema says",
+        "broken.yaml:12: tenants[1].id: ",
+        "broken.yaml:15: tenants[0].id: `acme` is also at broken.yaml:2: tenants[0]",
     ] {
-        assert!(refused.said.contains(&words), "{words}\n{}", refused.said);
+        assert!(refused.said.contains(words), "{words}\n{}", refused.said);
     }
     assert!(!refused.said.contains("hunter2"), "{}", refused.said);
 
@@ -326,5 +342,61 @@ async fn two_that_apply_at_once_take_turns() {
             "41 created, 0 changed, 0 deleted, 1 unchanged"
         ]
     );
+    world.finish().await;
+}
+
+/// A repository's folder is where other people's files are.
+#[tokio::test]
+async fn a_file_cannot_send_our_secrets_out_and_its_folder_cannot_loosen_our_settings() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let names = ["MASTER_KEY", "DATABASE_URL", "ADMIN_TOKEN", "HOME"];
+    let headers: serde_json::Map<_, _> = names
+        .iter()
+        .map(|name| {
+            (
+                format!("X-{}", name.replace('_', "-")),
+                json!({ "env": name }),
+            )
+        })
+        .collect();
+    let more = json!({"headers": headers, "secret": {"env": "MASTER_KEY"}});
+    world.file("thief.json", &shop("https://example.com/", &more));
+    let refused = world
+        .shell("posthorn-ingest apply -f thief.json", &[])
+        .await;
+    assert_eq!(refused.status, 1, "{refused:?}");
+    let place = "thief.json:1: tenants[0].webhooks[0].headers.X-MASTER-KEY.env: must name a variable \
+                 that begins with POSTHORN_APPLY_";
+    assert!(refused.said.contains(place), "{refused:?}");
+    assert_eq!(
+        refused.said.matches("POSTHORN_APPLY_").count(),
+        5,
+        "{refused:?}"
+    );
+
+    // As in production, but for what a file in the folder says.
+    world.file(
+        ".env",
+        "ALLOW_HTTP=true\nALLOWED_NETWORKS=10.0.0.0/8\nPOSTHORN_APPLY_KEY=planted\n",
+    );
+    let inside = json!({"headers": {"X-Key": {"env": "POSTHORN_APPLY_KEY"}}});
+    world.file("inside.json", &shop("http://10.0.0.1/", &inside));
+    let unset = "env -u ALLOW_HTTP -u ALLOWED_NETWORKS posthorn-ingest apply -f inside.json";
+    let refused = world.shell(unset, &[]).await;
+    assert_eq!(refused.status, 1, "{refused:?}");
+    for words in [".url: must use https", "POSTHORN_APPLY_KEY is not set"] {
+        assert!(refused.said.contains(words), "{refused:?}");
+    }
+    // Whatever is named, an error says where and not what.
+    for file in ["/etc/passwd", ".env"] {
+        let refused = world.shell(&format!("posthorn-ingest apply -f {file}"), &[]);
+        let refused = refused.await;
+        assert_eq!(refused.status, 1, "{refused:?}");
+        for secret in ["root", "planted", "10.0.0.0"] {
+            assert!(!refused.said.contains(secret), "{refused:?}");
+        }
+    }
+    assert!(webhooks(&world, &ingest).await.is_empty());
     world.finish().await;
 }

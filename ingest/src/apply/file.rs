@@ -13,6 +13,8 @@ use serde_json::{Map, Value, json};
 use shared::ids::Tenant;
 
 use super::Rules;
+use super::place::File;
+pub use super::place::Place;
 use crate::api::event_type_form::CatalogueForm;
 use crate::api::problem::Problem;
 use crate::api::tenants::{Change, NewTenant};
@@ -21,6 +23,11 @@ use crate::event_types::store::Entry;
 
 /// The longest key, in characters.
 const MAX_KEY: usize = 64;
+/// How the names of the variables begin that files may name: no file can send
+/// `MASTER_KEY` somewhere.
+const PREFIX: &str = "POSTHORN_APPLY_";
+/// How the API begins to say what is wrong with an example.
+const OF_AN_EXAMPLE: &str = "is not what the schema says";
 
 /// A file that was read.
 pub struct Source {
@@ -42,6 +49,8 @@ pub struct DeclaredTenant {
     pub event_types: Vec<Entry>,
     /// Each as a whole.
     pub webhooks: Vec<DeclaredWebhook>,
+    /// Whether it has a list of webhooks, if only an empty one.
+    pub lists_webhooks: bool,
 }
 
 /// What a file says of a webhook.
@@ -54,61 +63,25 @@ pub struct DeclaredWebhook {
     pub form: Checked,
 }
 
-/// A place in a file: `webhooks.yaml: tenants[0].webhooks[2].url`.
-#[derive(Clone)]
-pub struct Place {
-    file: String,
-    path: String,
-}
-
-impl Place {
-    fn of(file: String) -> Self {
-        Self {
-            file,
-            path: String::new(),
-        }
-    }
-
-    /// A member of what is here, or one of that.
-    #[must_use]
-    pub fn at(&self, member: &str) -> Self {
-        let dot = if self.path.is_empty() { "" } else { "." };
-        Self {
-            file: self.file.clone(),
-            path: format!("{}{dot}{member}", self.path),
-        }
-    }
-
-    fn entry(&self, list: &str, index: usize) -> Self {
-        self.at(&format!("{list}[{index}]"))
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
-        if self.path.is_empty() {
-            return Ok(());
-        }
-        write!(f, ": {}", self.path)
-    }
-}
-
 /// What is wrong, a line each.
 #[derive(Default)]
 pub struct Problems(Vec<String>);
 
 impl Problems {
-    fn note(&mut self, place: &Place, reason: impl fmt::Display) {
+    /// Notes what is wrong, in words of ours.
+    pub(super) fn note(&mut self, place: &Place, reason: impl fmt::Display) {
         self.0.push(format!("{place}: {reason}"));
     }
 
-    /// Notes what the API would say.
+    /// Notes what the API would say, but for the values that it repeats.
     pub fn refused(&mut self, place: &Place, problem: Problem) {
-        match problem.into_blame() {
-            (Some(field), detail) => self.note(&place.at(&field), detail),
-            (None, detail) => self.note(place, detail),
-        }
+        let (field, detail) = problem.into_blame();
+        let place = field.map_or_else(|| place.clone(), |field| place.at(&field));
+        // What an example isn't is said with excerpts of it.
+        let detail = detail
+            .split_once(OF_AN_EXAMPLE)
+            .map_or(detail.as_str(), |_| OF_AN_EXAMPLE);
+        self.note(&place, place.without_values(detail));
     }
 
     /// Whether there are none.
@@ -180,8 +153,9 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     fn source(&mut self, source: Source) {
-        let place = Place::of(source.name);
-        let documents = match documents(&source.text) {
+        let file = File::new(source.name, source.text);
+        let place = Place::of(file.clone());
+        let documents = match documents(file.text()) {
             Ok(documents) => documents,
             Err(reason) => return self.problems.note(&place, reason),
         };
@@ -191,7 +165,7 @@ impl Reading<'_> {
         let several = documents.len() > 1;
         for (index, document) in documents.into_iter().enumerate() {
             let place = if several {
-                Place::of(format!("{}, document {}", place.file, index + 1))
+                place.in_document(index)
             } else {
                 place.clone()
             };
@@ -222,6 +196,7 @@ impl Reading<'_> {
                 .and_then(|form| self.problems.sift(&place, form.check()))
                 .unwrap_or_default(),
         };
+        let lists_webhooks = webhooks.as_ref().is_some_and(Value::is_array);
         let webhooks = match webhooks {
             None | Some(Value::Null) => Vec::new(),
             Some(Value::Array(webhooks)) => webhooks,
@@ -254,6 +229,7 @@ impl Reading<'_> {
             settings,
             event_types,
             webhooks: declared,
+            lists_webhooks,
         })
     }
 
@@ -286,7 +262,7 @@ impl Reading<'_> {
                 _ => {
                     self.problems.note(
                         &place,
-                        "must be `{env: NAME}`: files are no place for secrets",
+                        format!("must be `{{env: {PREFIX}…}}`: files are no place for secrets"),
                     );
                     members.remove("secret");
                 }
@@ -322,6 +298,13 @@ impl Reading<'_> {
         let Some(FromEnvironment { env }) = self.form(place, value.take()) else {
             return;
         };
+        if !is_variable(&env) {
+            let rule = format!(
+                "must name a variable that begins with {PREFIX} and goes on with capital letters, \
+                 digits and underscores: no other is read"
+            );
+            return self.problems.note(&place.at("env"), rule);
+        }
         match (self.rules.variable)(&env) {
             Some(text) => *value = Value::String(text),
             None => self
@@ -340,10 +323,43 @@ impl Reading<'_> {
                 } else {
                     place.at(&path)
                 };
-                self.problems.note(&place, error.into_inner());
+                let reason = without_value(&error.into_inner().to_string());
+                self.problems.note(&place, reason);
             })
             .ok()
     }
+}
+
+/// Whether a file may name this variable.
+fn is_variable(name: &str) -> bool {
+    let of_a_name = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
+    name.strip_prefix(PREFIX)
+        .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(of_a_name))
+}
+
+/// What serde says is wrong, but for the value that is wrong: it says what was
+/// found, the value between quotes, and after the last comma what was expected.
+fn without_value(error: &str) -> String {
+    let expected = error.rfind(", expected ").map_or("", |at| &error[at..]);
+    let found = ["invalid type: ", "invalid value: "]
+        .iter()
+        .find(|start| error.starts_with(**start));
+    if let Some(start) = found {
+        let kind = &error[start.len()..error.len() - expected.len()];
+        let kind = kind.split(['"', '`']).next().unwrap_or_default().trim_end();
+        return format!("{start}{kind}{expected}");
+    }
+    for start in ["unknown field", "unknown variant"] {
+        if error.starts_with(start) {
+            return format!("{start}{expected}");
+        }
+    }
+    // The names in these are the form's own.
+    let ours = ["missing field ", "duplicate field ", "expected "];
+    if ours.iter().any(|start| error.starts_with(start)) && error.len() < 200 {
+        return error.to_owned();
+    }
+    "is not what belongs here".to_owned()
 }
 
 fn is_key(text: &str) -> bool {
@@ -366,14 +382,30 @@ fn documents(text: &str) -> Result<Vec<Value>, String> {
 }
 
 fn yaml(text: &str) -> Result<Vec<Value>, String> {
+    from_yaml(text)
+}
+
+/// Reads all documents.
+///
+/// # Errors
+/// Where it isn't YAML. The parser's own words may repeat what is there.
+pub(super) fn from_yaml<T: DeserializeOwned>(text: &str) -> Result<Vec<T>, String> {
     let options = serde_saphyr::options! {
         // As YAML 1.2 has it: `no` is a word, `0777` a number like any other.
         strict_booleans: true,
         // An error must not repeat what may be a secret in the wrong place.
         with_snippet: false,
     };
-    serde_saphyr::from_multiple_with_options(text, options)
-        .map_err(|error| format!("is not YAML: {error}"))
+    serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
+        match error.location() {
+            Some(at) => format!(
+                "is not YAML, or has a member twice, at line {}, column {}",
+                at.line(),
+                at.column()
+            ),
+            None => "is not YAML that can be read".to_owned(),
+        }
+    })
 }
 
 #[cfg(test)]
@@ -396,8 +428,8 @@ tenants:
         url: https://billing.example.com/hooks
         events: [order.*]
         filters: {total: {$gte: 10}}
-        secret: {env: BILLING_SECRET}
-        headers: {X-Api-Key: {env: BILLING_API_KEY}}
+        secret: {env: POSTHORN_APPLY_SECRET}
+        headers: {X-Api-Key: {env: POSTHORN_APPLY_KEY}}
         retry_policy: {max_retries: 5}
 ";
 
@@ -432,11 +464,112 @@ tenants:
             assert!(said.contains("webhooks[0].headers"), "{header}: {said}");
         }
         let said =
-            problems(&GOOD.replace("{env: BILLING_API_KEY}", "\"a\\r\\nHost: b\"")).join(" ");
+            problems(&GOOD.replace("{env: POSTHORN_APPLY_KEY}", "\"a\\r\\nHost: b\"")).join(" ");
         assert!(
             said.contains("X-Api-Key") && !said.contains("Host: b"),
             "{said}"
         );
+    }
+
+    #[test]
+    fn only_variables_of_its_own_are_read() {
+        for name in [
+            "MASTER_KEY",
+            "DATABASE_URL",
+            "PATH",
+            "POSTHORN_APPLY_",
+            "POSTHORN_APPLY",
+            "posthorn_apply_key",
+            "POSTHORN_APPLY_key",
+            "XPOSTHORN_APPLY_KEY",
+            "POSTHORN_APPLY_A=B",
+        ] {
+            let said = problems(&GOOD.replace("POSTHORN_APPLY_KEY", name)).join(" ");
+            let place = "webhooks.yaml:12: tenants[0].webhooks[0].headers.X-Api-Key.env: must name";
+            assert!(said.contains(place), "{name}: {said}");
+        }
+    }
+
+    /// What somebody put into the wrong place, or into the wrong file.
+    #[test]
+    fn no_error_repeats_a_value() {
+        const SECRET: &str = "hunter2-in-the-wrong-place";
+        for (right, wrong) in [
+            ("id: shop", "id: SECRET"),
+            ("name: The Shop", "limits: SECRET"),
+            ("name: The Shop", "limits: {webhooks: SECRET}"),
+            ("name: The Shop", "dialect: SECRET"),
+            ("name: The Shop", "strict_event_types: SECRET"),
+            ("name: order.created", "name: SECRET!"),
+            ("schema: {type: object}", "schema: SECRET"),
+            ("schema: {type: object}", "schema: {type: SECRET}"),
+            ("schema: {type: object}", "schema: {$ref: SECRET}"),
+            (
+                "schema: {type: object}",
+                "schema: {type: object}, example: SECRET",
+            ),
+            ("schema: {type: object}", "archived: SECRET"),
+            ("key: billing", "key: SECRET!"),
+            ("https://billing.example.com/hooks", "SECRET"),
+            ("https://billing", "https://user:SECRET@billing"),
+            ("[order.*]", "[SECRET*x]"),
+            ("[order.*]", "{SECRET: 1}"),
+            ("{$gte: 10}", "{$gte: SECRET}"),
+            ("{$gte: 10}", "{$regex: SECRET}"),
+            ("{env: POSTHORN_APPLY_SECRET}", "SECRET"),
+            ("{env: POSTHORN_APPLY_SECRET}", "{env: SECRET}"),
+            ("{env: POSTHORN_APPLY_SECRET}", "{env: [SECRET]}"),
+            ("{env: POSTHORN_APPLY_SECRET}", "[SECRET]"),
+            ("{X-Api-Key: {env: POSTHORN_APPLY_KEY}}", "SECRET"),
+            ("{env: POSTHORN_APPLY_KEY}", "[SECRET]"),
+            ("{env: POSTHORN_APPLY_KEY}", "\"SECRET\\r\\n\""),
+            ("{max_retries: 5}", "SECRET"),
+            ("{max_retries: 5}", "{max_retries: SECRET}"),
+            ("retry_policy: {max_retries: 5}", "rate_limit: SECRET"),
+            (
+                "retry_policy: {max_retries: 5}",
+                "rate_limit: {limit: 5, per: SECRET}",
+            ),
+            ("retry_policy: {max_retries: 5}", "status: SECRET"),
+            ("retry_policy: {max_retries: 5}", "signing: SECRET"),
+            ("retry_policy: {max_retries: 5}", "timeout: SECRET"),
+            ("retry_policy: {max_retries: 5}", "metadata: SECRET"),
+            (
+                "retry_policy: {max_retries: 5}",
+                "dialect: \"SECRET, expected `nothing`\"",
+            ),
+        ] {
+            let text = GOOD.replace(right, wrong).replace("SECRET", SECRET);
+            // The names of variables are in capital letters.
+            let text = text.replace(
+                "POSTHORN_APPLY_hunter2-in-the-wrong-place",
+                "POSTHORN_APPLY_A",
+            );
+            assert!(text.contains(SECRET), "{right} is not there");
+            let said = problems(&text);
+            assert!(!said.is_empty(), "{wrong} is accepted");
+            for line in said {
+                assert!(!line.contains("hunter2"), "{wrong}: {line}");
+                assert!(line.starts_with("webhooks.yaml:"), "{wrong}: {line}");
+            }
+        }
+        let key = "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n";
+        let shadow = "root:$y$hunter2:19700:0:99999:7:::\nbin:*:19700::::::\n";
+        let variables = "PASSWORD=hunter2\nOTHER=\"hunter2: x\"\n";
+        for file in [
+            key,
+            shadow,
+            variables,
+            "&hunter2 *hunter2x",
+            "!hunter2 {",
+            "{\"hunter2",
+        ] {
+            let said = problems(file).join(" ");
+            assert!(
+                !said.is_empty() && !said.contains("hunter2"),
+                "{file}: {said}"
+            );
+        }
     }
 
     /// Aliases that double, and nesting.

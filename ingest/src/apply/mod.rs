@@ -12,6 +12,7 @@
 
 pub mod difference;
 pub mod file;
+pub mod place;
 pub mod present;
 pub mod report;
 mod webhook;
@@ -50,7 +51,7 @@ pub struct Apply {
     #[arg(long)]
     dry_run: bool,
     /// Delete webhooks that were made from a file and are in none of these, of
-    /// the tenants that these name.
+    /// the tenants that these name. To delete all of a tenant, its list must be there.
     #[arg(long)]
     prune: bool,
     /// Exit with 2 if anything was not as declared, with 0 if all was.
@@ -64,7 +65,7 @@ pub struct Rules<'a> {
     pub destinations: &'a Destinations,
     /// How rows are written, and what webhooks may look like.
     pub writing: Writing<'a>,
-    /// What `{env: NAME}` stands for.
+    /// What `{env: NAME}` stands for, whose names all begin with `POSTHORN_APPLY_`.
     pub variable: &'a dyn Fn(&str) -> Option<String>,
 }
 
@@ -182,6 +183,7 @@ impl Making<'_> {
             settings,
             event_types,
             webhooks,
+            lists_webhooks,
         } = declared;
         let now = present.tenants.remove(&id);
         let is_new = now.is_none();
@@ -223,6 +225,16 @@ impl Making<'_> {
             (webhook, now)
         });
         let declared: Vec<_> = declared.collect();
+        if self.prune && !lists_webhooks && !known.is_empty() {
+            // A list that was forgotten, or is in another branch, must not delete all.
+            let all = known.len();
+            let why = format!(
+                "has no `webhooks`, and --prune would delete all {all} that files made for this \
+                 tenant; write `webhooks: []` if that is meant"
+            );
+            self.problems.note(&place, why);
+            return Ok(());
+        }
         // First those that go: they make room.
         for (key, now) in known {
             let subject = format!("webhook {id}/{key} ({})", now.id);
