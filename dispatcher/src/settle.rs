@@ -3,8 +3,8 @@
 //! In this order, which is the promise: first the rows (attempts and deliveries
 //! in one statement), then the retry's job, confirmed by the broker, then the
 //! ack. A crash between two of these leaves a job that is delivered again and
-//! found settled, or a row that the sweeper finds overdue: never a loss, and no
-//! second attempt of what is on record.
+//! found settled; what follows from it is queued then, see [`crate::ticket`]. Never
+//! a loss, and no second attempt of what is on record.
 //!
 //! A batch is whatever has gathered while the last one was written. Each row
 //! changes only if it waits for this very attempt (the fence), so the verdict of
@@ -21,8 +21,8 @@ use lapin::Acker;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
 use shared::attempt::Report;
 use shared::ids::DeliveryId;
-use shared::job::Job;
-use shared::publish::{Outgoing, Publisher};
+use shared::job::{Job, Late};
+use shared::publish::{Outgoing, Publisher, Unconfirmed};
 use shared::supervise::{Backoff, until_done};
 use shared::webhook::Webhook;
 use time::OffsetDateTime;
@@ -38,6 +38,7 @@ use crate::judge::{Deferral, GaveUp, Verdict};
 use crate::metrics::metrics;
 use crate::operational::{Cause, disable, tell};
 use crate::tally;
+use crate::ticket::Tickets;
 
 /// The most verdicts in one statement.
 const BATCH: usize = 512;
@@ -95,6 +96,8 @@ impl Receipt {
 pub struct Settler {
     /// Where the rows are.
     pub pool: Pool,
+    /// Which job each row waits for.
+    pub tickets: Tickets,
     /// Where retries are queued.
     pub publisher: Publisher,
     /// For the routing of jobs.
@@ -187,12 +190,19 @@ impl Settler {
                 attempt: job.attempt + 1,
                 due_at: at,
                 recheck: false,
+                late: None,
                 ..job
             }),
-            // If this one isn't acked, it comes again beside the one that follows.
+            // Its row knows nothing of it: it keeps its ticket.
+            Verdict::Deferred { until, .. } if is_copy => Some(Job {
+                recheck: true,
+                late: Some(Late::Until(until)),
+                ..job
+            }),
             Verdict::Deferred { until, .. } => Some(Job {
                 due_at: until,
                 recheck: true,
+                late: None,
                 ..job
             }),
             Verdict::Delivered
@@ -209,8 +219,8 @@ impl Settler {
         receipt.ack().await;
     }
 
-    /// Publishes a job until it is confirmed. False if time is up: then the job
-    /// it follows stays unacked, and the sweeper finds the row.
+    /// Publishes a job until it is confirmed, or another has taken its place. False if
+    /// time is up: then the job it follows stays unacked, and comes again.
     async fn queue(&self, mut job: Job) -> bool {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         loop {
@@ -225,8 +235,32 @@ impl Settler {
             let pause = backoff.next();
             warn!(error = %unconfirmed, ?pause, "queueing a job; trying again");
             tokio::time::sleep(pause).await;
-            // The lost answer may have been a yes.
-            job.recheck = true;
+            if matches!(unconfirmed, Unconfirmed::Refused) {
+                continue;
+            }
+            // The lost answer may have been a yes. What the broker has of it comes
+            // once there is a session again, and not before.
+            let successor = tokio::select! {
+                Ok(()) = self.publisher.session() => self.tickets.successor(&job).await,
+                () = self.hurry.cancelled() => return false,
+            };
+            job = match successor {
+                Some(Some(next)) => next,
+                Some(None) => return true,
+                None => return false,
+            };
+        }
+    }
+
+    /// Sees to what follows from a job that was handed out again, if anything does.
+    pub async fn succeed(&self, job: Job, receipt: Receipt) {
+        match self.tickets.successor(&job).await {
+            Some(Some(next)) => self.park(next, receipt).await,
+            Some(None) => {
+                metrics().jobs_stale.inc();
+                receipt.ack().await;
+            }
+            None => receipt.give_back().await,
         }
     }
 

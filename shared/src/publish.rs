@@ -63,7 +63,7 @@ impl Outgoing {
     #[must_use]
     pub fn job(job: &Job, now: OffsetDateTime, shards: u16) -> Self {
         let shard = topology::shard_of(job.webhook, shards);
-        let (exchange, routing_key) = topology::route(job.due_at, now, shard);
+        let (exchange, routing_key) = topology::route(job.when(), now, shard);
         let properties = persistent()
             // At most 30 bytes: a TypeID.
             .with_message_id(job.delivery.to_string().into())

@@ -22,12 +22,13 @@ use dispatcher::hold::release_some;
 use dispatcher::judge::{Deferral, GaveUp, Timing, Verdict};
 use dispatcher::settle::{Receipt, Recorded, Settlement, Settler};
 use dispatcher::sweep::{Mark, Patience, overdue};
+use dispatcher::ticket::Tickets;
 use harness::world::{TENANT, World};
 use ingest::restart::{FINISHED, restart_deliveries};
 use lapin::message::Delivery;
 use shared::attempt::{Answer, Failure, Report};
 use shared::ids::{DeliveryId, EventUid, WebhookId};
-use shared::job::Job;
+use shared::job::{Job, Late};
 use shared::postgres;
 use shared::publish::publisher;
 use shared::seal::Keyring;
@@ -116,6 +117,10 @@ impl Machine {
             dice: fastrand::Rng::with_seed(seed),
             settler: Settler {
                 pool: pool.clone(),
+                tickets: Tickets {
+                    pool: pool.clone(),
+                    hurry: CancellationToken::new(),
+                },
                 publisher,
                 shards: 1,
                 slot: 0,
@@ -627,17 +632,28 @@ impl Machine {
 }
 
 /// The job that follows from a verdict, as the dispatcher queues it.
-fn follows(Settlement { job, verdict, .. }: Settlement) -> Option<Job> {
+fn follows(
+    Settlement {
+        job, verdict, mark, ..
+    }: Settlement,
+) -> Option<Job> {
     match verdict {
         Verdict::RetryAt { at, .. } => Some(Job {
             attempt: job.attempt + 1,
             due_at: at,
             recheck: false,
+            late: None,
+            ..job
+        }),
+        Verdict::Deferred { until, .. } if mark.is_none() => Some(Job {
+            recheck: true,
+            late: Some(Late::Until(until)),
             ..job
         }),
         Verdict::Deferred { until, .. } => Some(Job {
             due_at: until,
             recheck: true,
+            late: None,
             ..job
         }),
         _ => None,

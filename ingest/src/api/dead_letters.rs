@@ -317,6 +317,10 @@ async fn replay_many(
 async fn replay_part(api: &Api, letters: Vec<Letter>) -> Result<Replayed> {
     let now = OffsetDateTime::now_utc();
     let found = letters.len() as i64;
+    let jobs: Vec<_> = letters.iter().filter_map(Letter::job).collect();
+    let client = api.pool.get().await?;
+    store::take_tickets(&client, &jobs, now).await?;
+    drop(client);
     let publishing = letters.into_iter().filter_map(|letter| {
         let message = letter.again(now, api.shards)?;
         Some(async move { (letter.id, confirmed(&api.publisher, message).await) })

@@ -116,18 +116,26 @@ impl Letter {
         is_one.then(|| Job::decode(&self.body).ok()).flatten()
     }
 
+    /// The job that it is, if it is one that a queue of ours had.
+    pub fn job(&self) -> Option<Job> {
+        let is_one = [topology::JOBS, topology::RETRY].contains(&self.exchange.as_str());
+        is_one.then(|| Job::decode(&self.body).ok()).flatten()
+    }
+
     /// The message to publish so that it takes its way again; `None` if there
     /// is no such way: it wasn't published to an exchange of ours.
     ///
     /// An event without an id takes this letter's, so that it is known if it is
-    /// replayed twice. A job says that it may exist twice, and takes the shard and the delay
-    /// that are its now: meanwhile the sweeper may have put it back.
+    /// replayed twice. A job is due now, which is its ticket: its row has to have the
+    /// same one by then (see `store::take_tickets`).
     pub fn again(&self, now: OffsetDateTime, shards: u16) -> Option<Outgoing> {
         let exchange = match self.exchange.as_str() {
             topology::EVENTS => topology::EVENTS,
             topology::JOBS | topology::RETRY => {
-                if let Ok(mut job) = Job::decode(&self.body) {
+                if let Some(mut job) = self.job() {
                     job.recheck = true;
+                    job.due_at = now;
+                    job.late = None;
                     return Some(Outgoing::job(&job, now, shards));
                 }
                 topology::JOBS
@@ -296,6 +304,7 @@ mod tests {
             recheck: false,
             payload: Payload::of("{}", None),
             restart: None,
+            late: None,
         };
         let unrouted = message("posthorn.jobs", "0.77", &job.encode());
         let letter = Letter::of(&unrouted, Origin::Unrouted);
