@@ -180,9 +180,10 @@ impl Settler {
         // From here on a copy of the job finds the row settled.
         drop(mark);
         if !was_applied {
-            // Another copy of the job came first, and has queued what follows.
+            // Another copy of the job came first. It may have died before it queued
+            // what follows.
             metrics().fenced.inc();
-            return receipt.ack().await;
+            return self.succeed(job, receipt).await;
         }
         count(&job, &verdict);
         let next = match verdict {

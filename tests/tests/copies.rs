@@ -37,7 +37,6 @@ async fn link(world: &World) -> (Proxy, String) {
 async fn kill(service: Service, link: &Proxy) {
     service.kill().await.unwrap();
     link.end(End::Reset);
-    link.clear();
 }
 
 async fn subscribe(world: &World, ingest: &Service, shop: &Receiver, webhooks: usize) {

@@ -288,13 +288,21 @@ impl Machine {
             }
             self.bag.extend(recorded.told);
         } else {
-            // Its connection is lost: the broker has the jobs still.
-            let again = jobs.into_iter().map(|job| Job {
-                recheck: true,
-                ..job
-            });
-            self.bag.extend(again);
+            // Its connection is lost: the broker has the jobs still, and the next
+            // dispatcher sees to what follows from each.
+            for job in jobs {
+                let tickets = &self.settler.tickets;
+                if tickets.is_current(&job).await.unwrap() {
+                    self.bag.push(Job {
+                        recheck: true,
+                        ..job
+                    });
+                } else if let Some(next) = tickets.successor(&job).await.unwrap() {
+                    self.bag.push(next);
+                }
+            }
         }
+        self.check_jobs(&expected).await;
     }
 
     async fn settlement(&mut self, job: Job, under_way: &UnderWay) -> Settlement {
@@ -400,6 +408,7 @@ impl Machine {
         assert_eq!(restarted, finished.copied().collect(), "{}", self.history());
         if self.dice.bool() {
             self.bag.extend(jobs);
+            self.check_jobs(&restarted).await;
         }
         restarted
     }
@@ -421,14 +430,18 @@ impl Machine {
         ];
         let jobs = overdue(&self.pool, &marks, patience).await.unwrap();
         self.say(format!("the sweeper puts {} back", jobs.len()));
+        let swept = jobs.iter().map(|job| job.delivery).collect();
         self.bag.extend(jobs);
+        self.check_jobs(&swept).await;
     }
 
     async fn release(&mut self) {
         let (jobs, _) = release_some(&self.pool).await.unwrap();
         self.say(format!("{} are released", jobs.len()));
         if self.dice.u32(..4) > 0 {
+            let released = jobs.iter().map(|job| job.delivery).collect();
             self.bag.extend(jobs);
+            self.check_jobs(&released).await;
         }
     }
 
@@ -542,6 +555,24 @@ impl Machine {
         self.check_attempts().await;
         self.check_holds().await;
         self.check_statistics().await;
+    }
+
+    /// Those of the deliveries that are due have the job that they wait for.
+    async fn check_jobs(&self, deliveries: &BTreeSet<DeliveryId>) {
+        let rows = self.read().await;
+        for id in deliveries {
+            let row = &rows[id];
+            let has_ticket = |job: &&Job| {
+                // To the microsecond, as it is in a queue.
+                let job = Job::decode(&job.encode()).unwrap();
+                job.delivery == *id && row.waits_for(&job) && row.due_at == Some(job.due_at)
+            };
+            assert!(
+                row.due_at.is_none() || self.bag.iter().any(|job| has_ticket(&job)),
+                "{id}: {row:?} has no job, after\n  {}",
+                self.history()
+            );
+        }
     }
 
     async fn check_attempts(&self) {
