@@ -2,9 +2,9 @@
 //! Within the rate?
 //!
 //! A job comes in from `intake`; an [`Admission`] goes on to `attempt`, or a
-//! verdict without an attempt straight to `settle`. Reads only memory, except
-//! for jobs that may exist twice, payloads that don't fit into a job, and
-//! webhooks with a rate limit.
+//! verdict without an attempt straight to `settle`. A first try reads only memory,
+//! except for payloads that don't fit into a job and webhooks with a rate limit. Every
+//! other job, and a first try that may exist twice, is looked up by its ticket.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,7 +44,7 @@ pub enum Admission {
     },
     /// Don't; this is what to write down.
     Decided(Verdict),
-    /// It is settled already, or its row is gone: nothing to do.
+    /// It is settled already, another job has taken its place, or its row is gone.
     Stale,
     /// The process is stopping: give it back.
     GiveBack,
@@ -52,8 +52,8 @@ pub enum Admission {
 
 /// Decides it.
 pub async fn admit(dispatcher: &Dispatcher, job: &Job) -> Admission {
-    if job.recheck {
-        match is_current(dispatcher, job).await {
+    if job.recheck || job.attempt > 1 {
+        match dispatcher.settler.tickets.is_current(job).await {
             Some(true) => {}
             Some(false) => return Admission::Stale,
             None => return Admission::GiveBack,
@@ -135,28 +135,6 @@ async fn find_endpoint(dispatcher: &Dispatcher, job: &Job) -> Option<Endpoint> {
         return None;
     }
     dispatcher.endpoints.get(job.webhook)
-}
-
-/// Whether the job's row still waits for this attempt. `None`: stopping.
-async fn is_current(dispatcher: &Dispatcher, job: &Job) -> Option<bool> {
-    until_done(&dispatcher.hurry, "rechecking a delivery", || async {
-        let client = dispatcher.pool.get().await?;
-        let statement = client
-            .prepare_cached(
-                "-- recheck_delivery\n\
-                 SELECT 1 FROM deliveries \
-                 WHERE id = $1 AND attempts = $2 - 1 AND restarted_at IS NOT DISTINCT FROM $3 \
-                   AND state IN ('queued', 'retrying')",
-            )
-            .await?;
-        let attempt = i32::from(job.attempt);
-        let restarted_at = job.restart.map(|restart| restart.at);
-        Ok(client
-            .query_opt(&statement, &[&job.delivery, &attempt, &restarted_at])
-            .await?
-            .is_some())
-    })
-    .await
 }
 
 /// What the event says, `Some(None)` if the event is gone. `None`: stopping.

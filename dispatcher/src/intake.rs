@@ -14,7 +14,7 @@ use shared::amqp::Unreadable;
 use shared::attempt::{Attempt, Keep, Purpose};
 use shared::clock;
 use shared::dialect::Message;
-use shared::job::{Content, Job};
+use shared::job::{Content, Job, Late};
 use shared::publish::Outgoing;
 use shared::topology;
 use tokio::sync::OwnedSemaphorePermit;
@@ -74,7 +74,13 @@ async fn receive(
             dispatcher.watermarks.saw(shard, job.due_at);
             // And so is whatever follows from it.
             job.recheck |= message.redelivered;
-            carry(&dispatcher, job, Receipt::new(message.acker)).await;
+            if job.late == Some(Late::Behind) {
+                // Its original, if there is one, was taken before it.
+                let until = clock::now() + dispatcher.time_of_an_attempt(job.webhook);
+                job.late = Some(Late::Until(until));
+            }
+            let receipt = Receipt::new(message.acker);
+            carry(&dispatcher, job, receipt, message.redelivered).await;
         }
         Err(reason) => {
             error!(reason, message_id = ?message.properties.message_id(), "a job cannot be read; parking it");
@@ -94,10 +100,14 @@ async fn receive(
 }
 
 /// A job's way: due? admitted? attempted, judged, settled.
-async fn carry(dispatcher: &Dispatcher, job: Job, receipt: Receipt) {
+async fn carry(dispatcher: &Dispatcher, job: Job, receipt: Receipt, redelivered: bool) {
     let wait = job.wait(clock::now());
     if topology::tier(wait).is_some() {
-        return dispatcher.settler.park(job, receipt).await;
+        // It may be on its next trip already.
+        return match redelivered {
+            true => dispatcher.settler.succeed(job, receipt).await,
+            false => dispatcher.settler.park(job, receipt).await,
+        };
     }
     if let Ok(remainder) = std::time::Duration::try_from(wait) {
         tokio::time::sleep(remainder).await;
@@ -170,6 +180,11 @@ async fn carry(dispatcher: &Dispatcher, job: Job, receipt: Receipt) {
             )
         }
         Admission::Decided(verdict) => (verdict, None, None),
+        // Perhaps by whoever had it before, up to its row and no further.
+        Admission::Stale if redelivered => {
+            drop(mark);
+            return dispatcher.settler.succeed(job, receipt).await;
+        }
         Admission::Stale => {
             metrics().jobs_stale.inc();
             return receipt.ack().await;

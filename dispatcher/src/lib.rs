@@ -12,12 +12,15 @@
 //! 5. [`settle`] writes verdicts down in batches ([`record`]), and what they come
 //!    to ([`tally`]); queues retries, acks jobs.
 //!
-//! [`sweep`] stands beside them and puts lost jobs back, and with them what
-//! paused webhooks held ([`hold`]); [`failing`] disables webhooks that have failed
+//! [`ticket`] tells which of a delivery's jobs is the one that it waits for.
+//!
+//! [`sweep`] stands beside them and puts lost jobs back (many at once: [`backlog`]),
+//! and with them what paused webhooks held ([`hold`]); [`failing`] disables webhooks that have failed
 //! for days, and whoever disables one says so ([`operational`]). [`run`] starts
 //! and stops all of it.
 
 pub mod admit;
+pub mod backlog;
 pub mod circuit;
 pub mod endpoints;
 pub mod failing;
@@ -34,3 +37,4 @@ pub mod settings;
 pub mod settle;
 pub mod sweep;
 pub mod tally;
+pub mod ticket;

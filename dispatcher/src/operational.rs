@@ -142,6 +142,7 @@ pub async fn tell(
             recheck: false,
             payload: Payload::of(&data, None),
             restart: None,
+            late: None,
         });
         let first: Vec<_> = first.collect();
         insert(transaction, uid, &one.tenant, now, &data, &first).await?;

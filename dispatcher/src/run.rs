@@ -14,6 +14,7 @@ use lapin::options::BasicCancelOptions;
 use shared::amqp::{Broker, Session, keep_session};
 use shared::attempt::Sender;
 use shared::catalogue::Feed;
+use shared::ids::WebhookId;
 use shared::publish::{Publications, Publisher, publisher};
 use shared::serve::serve;
 use shared::settings::Defaults;
@@ -33,6 +34,7 @@ use crate::rate::{Rates, keep_rates};
 use crate::settings::Settings;
 use crate::settle::{Settlement, Settler};
 use crate::sweep::Watermarks;
+use crate::ticket::Tickets;
 use crate::{failing, intake, sweep, tally};
 
 const NAME: &str = "posthorn-dispatcher";
@@ -86,6 +88,18 @@ pub struct Dispatcher {
 }
 
 impl Dispatcher {
+    /// How long after a job was taken its verdict is on record: its webhook's
+    /// timeout, and the time to wait for a place and to be recorded, as the sweeper
+    /// allows them.
+    pub fn time_of_an_attempt(&self, webhook: WebhookId) -> Duration {
+        let endpoint = self.endpoints.get(webhook);
+        let timeout = endpoint.and_then(|endpoint| {
+            let dialect = endpoint.dialect.clone()?;
+            Some(endpoint.timeout(&self.defaults, &dialect))
+        });
+        timeout.unwrap_or(self.longest_timeout) + sweep::allowance(self.sweep_grace)
+    }
+
     /// Hands a verdict to be written.
     pub async fn settle(&self, settlement: Settlement) {
         // Closed only when the grace is over: the job is redelivered.
@@ -139,6 +153,10 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let shards = settings.common.shards;
     let settler = || Settler {
         pool: pool.clone(),
+        tickets: Tickets {
+            pool: pool.clone(),
+            hurry: hurry.clone(),
+        },
         publisher: publisher.clone(),
         shards,
         slot: tally::any_slot(),

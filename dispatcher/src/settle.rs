@@ -3,8 +3,8 @@
 //! In this order, which is the promise: first the rows (attempts and deliveries
 //! in one statement), then the retry's job, confirmed by the broker, then the
 //! ack. A crash between two of these leaves a job that is delivered again and
-//! found settled, or a row that the sweeper finds overdue: never a loss, and no
-//! second attempt of what is on record.
+//! found settled; what follows from it is queued then, see [`crate::ticket`]. Never
+//! a loss, and no second attempt of what is on record.
 //!
 //! A batch is whatever has gathered while the last one was written; `record`
 //! writes it. Each row
@@ -23,8 +23,8 @@ use lapin::options::{BasicAckOptions, BasicNackOptions};
 use shared::attempt::Report;
 use shared::clock;
 use shared::ids::DeliveryId;
-use shared::job::Job;
-use shared::publish::{Outgoing, Publisher};
+use shared::job::{Job, Late};
+use shared::publish::{Outgoing, Publisher, Unconfirmed};
 use shared::supervise::Backoff;
 use shared::webhook::Webhook;
 use time::OffsetDateTime;
@@ -40,6 +40,7 @@ use crate::judge::{Deferral, GaveUp, Verdict};
 use crate::metrics::metrics;
 use crate::operational::Cause;
 use crate::record::Recorded;
+use crate::ticket::Tickets;
 
 /// The most verdicts in one statement.
 const BATCH: usize = 512;
@@ -97,6 +98,8 @@ impl Receipt {
 pub struct Settler {
     /// Where the rows are.
     pub pool: Pool,
+    /// Which job each row waits for.
+    pub tickets: Tickets,
     /// Where retries are queued.
     pub publisher: Publisher,
     /// For the routing of jobs.
@@ -163,9 +166,10 @@ impl Settler {
         // From here on a copy of the job finds the row settled.
         drop(mark);
         if !was_applied {
-            // Another copy of the job came first, and has queued what follows.
+            // Another copy of the job came first. It may have died before it queued
+            // what follows.
             metrics().fenced.inc();
-            return receipt.ack().await;
+            return self.succeed(job, receipt).await;
         }
         count(&job, &verdict);
         let next = match verdict {
@@ -173,12 +177,19 @@ impl Settler {
                 attempt: job.attempt + 1,
                 due_at: at,
                 recheck: false,
+                late: None,
                 ..job
             }),
-            // If this one isn't acked, it comes again beside the one that follows.
+            // Its row knows nothing of it: it keeps its ticket.
+            Verdict::Deferred { until, .. } if is_copy => Some(Job {
+                recheck: true,
+                late: Some(Late::Until(until)),
+                ..job
+            }),
             Verdict::Deferred { until, .. } => Some(Job {
                 due_at: until,
                 recheck: true,
+                late: None,
                 ..job
             }),
             Verdict::Delivered
@@ -195,41 +206,76 @@ impl Settler {
         receipt.ack().await;
     }
 
-    /// Publishes a job until it is confirmed. False if time is up: then the job
-    /// it follows stays unacked, and the sweeper finds the row.
+    /// Publishes a job until it is confirmed, or another has taken its place. False if
+    /// time is up: then the job it follows stays unacked, and comes again.
     async fn queue(&self, mut job: Job) -> bool {
-        self.publish(|again| {
-            // The lost answer may have been a yes.
-            job.recheck |= again;
-            Outgoing::job(&job, clock::now(), self.shards)
-        })
-        .await
-    }
-
-    /// Makes a dead letter of a job whose verdict can't be written.
-    async fn give_up(&self, job: &Job, reason: &str) -> bool {
-        let reason = format!("PostgreSQL refused what came of it: {reason}");
-        self.publish(|_| Outgoing::dead_job(job, &reason, self.shards))
-            .await
-    }
-
-    /// Publishes a message until it is confirmed. False if time is up.
-    async fn publish(&self, mut message: impl FnMut(bool) -> Outgoing) -> bool {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
-        let mut again = false;
         loop {
-            let message = message(again);
-            let unconfirmed = tokio::select! {
-                published = self.publisher.publish(message) => match published {
-                    Ok(()) => return true,
-                    Err(error) => error,
-                },
+            let message = Outgoing::job(&job, clock::now(), self.shards);
+            let Some(published) = self.publish(message, &mut backoff).await else {
+                return false;
+            };
+            match published {
+                Ok(()) => return true,
+                Err(Unconfirmed::Refused) => continue,
+                Err(Unconfirmed::Lost(_) | Unconfirmed::Unavailable) => {}
+            }
+            // The lost answer may have been a yes. What the broker has of it comes
+            // once there is a session again, and not before.
+            let successor = tokio::select! {
+                Ok(()) = self.publisher.session() => self.tickets.successor(&job).await,
                 () = self.hurry.cancelled() => return false,
             };
-            let pause = backoff.next();
-            warn!(error = %unconfirmed, ?pause, "queueing a job; trying again");
-            tokio::time::sleep(pause).await;
-            again = true;
+            job = match successor {
+                Some(Some(next)) => next,
+                Some(None) => return true,
+                None => return false,
+            };
+        }
+    }
+
+    /// Makes a dead letter of a job whose verdict can't be written. False if time is up.
+    async fn give_up(&self, job: &Job, reason: &str) -> bool {
+        let reason = format!("PostgreSQL refused what came of it: {reason}");
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+        loop {
+            let message = Outgoing::dead_job(job, &reason, self.shards);
+            match self.publish(message, &mut backoff).await {
+                Some(Ok(())) => return true,
+                Some(Err(_)) => {}
+                None => return false,
+            }
+        }
+    }
+
+    /// Publishes a message once, and pauses if it wasn't confirmed. `None` if time is up.
+    async fn publish(
+        &self,
+        message: Outgoing,
+        backoff: &mut Backoff,
+    ) -> Option<Result<(), Unconfirmed>> {
+        let unconfirmed = tokio::select! {
+            published = self.publisher.publish(message) => match published {
+                Ok(()) => return Some(Ok(())),
+                Err(error) => error,
+            },
+            () = self.hurry.cancelled() => return None,
+        };
+        let pause = backoff.next();
+        warn!(error = %unconfirmed, ?pause, "a job was not queued; trying again");
+        tokio::time::sleep(pause).await;
+        Some(Err(unconfirmed))
+    }
+
+    /// Sees to what follows from a job that was handed out again, if anything does.
+    pub async fn succeed(&self, job: Job, receipt: Receipt) {
+        match self.tickets.successor(&job).await {
+            Some(Some(next)) => self.park(next, receipt).await,
+            Some(None) => {
+                metrics().jobs_stale.inc();
+                receipt.ack().await;
+            }
+            None => receipt.give_back().await,
         }
     }
 

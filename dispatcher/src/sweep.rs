@@ -18,11 +18,13 @@
 //! the row `sweep`, from which every replica's metrics and `posthorn-ingest
 //! audit` read.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use deadpool_postgres::{Client, Pool};
+use futures_util::future::{Fuse, FusedFuture, FutureExt};
 use shared::amqp::Session;
 use shared::clock;
 use shared::job::Job;
@@ -31,14 +33,19 @@ use shared::topology::jobs_queue;
 use time::OffsetDateTime;
 use tracing::{info, warn};
 
+use crate::backlog;
 use crate::hold;
 use crate::metrics::metrics;
 use crate::run::Dispatcher;
 
 /// Any number that no other lock of ours has: "sweep" in ASCII.
 const LOCK: i64 = 0x73_7765_6570;
-/// The most jobs put back in one pass.
+/// The most jobs put back in one pass: what is more is a backlog.
 const BATCH: i64 = 1000;
+/// The longest timeout that a webhook can have, in seconds.
+const LONGEST_TIMEOUT: u64 = 60;
+/// The longest that is allowed for a place and for being recorded.
+const ALLOWANCE: Duration = Duration::from_secs(15);
 
 /// A pass that comes so much too late, or takes so long, shows that something stood still.
 const STANDSTILL: Duration = Duration::from_secs(2);
@@ -104,10 +111,18 @@ pub async fn sweep(dispatcher: &Dispatcher, session: &Session) -> anyhow::Result
     pass.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut marks: Vec<Mark> = Vec::new();
     let mut begun = Instant::now();
+    let mut clearing = pin!(Fuse::terminated());
     loop {
         tokio::select! {
             _ = pass.tick() => {}
             () = dispatcher.stop.cancelled() => return Ok(()),
+            cleared = &mut clearing, if !clearing.is_terminated() => {
+                if let Err(error) = cleared {
+                    let error: anyhow::Error = error;
+                    warn!(error = format!("{error:#}"), "putting back a backlog; the next sweep goes on");
+                }
+                continue;
+            }
         }
         if begun.elapsed() > 2 * dispatcher.sweep_interval + STANDSTILL {
             marks.clear();
@@ -121,9 +136,15 @@ pub async fn sweep(dispatcher: &Dispatcher, session: &Session) -> anyhow::Result
             let mut keep = [true, false].into_iter().cycle();
             marks.retain(|_| keep.next().unwrap_or(true));
         }
-        if let Err(error) = put_back_lost(dispatcher, &marks).await {
-            warn!(error = format!("{error:#}"), "sweeping");
-            marks.clear();
+        match put_back_lost(dispatcher, &marks).await {
+            Ok(Some(more)) if clearing.is_terminated() => {
+                clearing.set(backlog::put_back(dispatcher, session, more).fuse());
+            }
+            Ok(_) => {}
+            Err(error) => {
+                warn!(error = format!("{error:#}"), "sweeping");
+                marks.clear();
+            }
         }
         let rest = async {
             hold::release(dispatcher).await?;
@@ -135,7 +156,8 @@ pub async fn sweep(dispatcher: &Dispatcher, session: &Session) -> anyhow::Result
     }
 }
 
-async fn put_back_lost(dispatcher: &Dispatcher, marks: &[Mark]) -> anyhow::Result<()> {
+/// Answers what counts as lost, if there may be more of it.
+async fn put_back_lost(dispatcher: &Dispatcher, marks: &[Mark]) -> anyhow::Result<Option<Lost>> {
     let patience = Patience {
         timeout: dispatcher.longest_timeout,
         grace: dispatcher.sweep_grace,
@@ -146,7 +168,46 @@ async fn put_back_lost(dispatcher: &Dispatcher, marks: &[Mark]) -> anyhow::Resul
         warn!(jobs = jobs.len(), "jobs were lost; putting them back");
         put_back(&dispatcher.publisher, &jobs, dispatcher.shards).await;
     }
-    Ok(())
+    let is_backlog = jobs.len() as i64 == BATCH;
+    Ok(is_backlog.then(|| Lost::by(marks, patience)))
+}
+
+/// How long after its timeout an attempt is on record, for who is this patient.
+pub fn allowance(grace: Duration) -> Duration {
+    grace.min(ALLOWANCE)
+}
+
+/// Which deliveries' jobs are lost: those that were due before a moment, which
+/// depends on their webhooks' timeouts.
+#[derive(Debug, Clone)]
+pub struct Lost {
+    /// By the timeout in seconds, from 0. `None`: of these none is known to be lost.
+    due_before: Vec<Option<OffsetDateTime>>,
+}
+
+impl Lost {
+    /// Marks in the order of their times: a job is lost if every job that was due a
+    /// grace later was with a dispatcher so long ago that an attempt would be over.
+    pub fn by(marks: &[Mark], patience: Patience) -> Self {
+        let default = patience.timeout.as_secs() + 1;
+        let timeouts = 0..=LONGEST_TIMEOUT.max(default);
+        let due_before = timeouts.map(|timeout| {
+            let attempt = Duration::from_secs(timeout) + allowance(patience.grace);
+            let taken_by = marks.last()?.at - attempt;
+            let taken = marks.iter().filter(|mark| mark.at <= taken_by);
+            let before = taken.map(|mark| mark.before).max()?;
+            Some(before - patience.grace)
+        });
+        Self {
+            due_before: due_before.collect(),
+        }
+    }
+
+    /// Before which due time a job is lost if its webhook has this timeout.
+    pub fn due_before(&self, timeout: Duration) -> Option<OffsetDateTime> {
+        let seconds = timeout.as_millis().div_ceil(1000) as usize;
+        self.due_before.get(seconds).copied().flatten()
+    }
 }
 
 /// When a job counts as lost.
@@ -171,27 +232,29 @@ pub async fn overdue(pool: &Pool, marks: &[Mark], patience: Patience) -> anyhow:
     let transaction = client.transaction().await?;
     let locked = transaction
         .query_one(
-            "-- sweep_lock\nSELECT pg_try_advisory_xact_lock($1)",
-            &[&LOCK],
+            "-- sweep_lock\n\
+             SELECT pg_try_advisory_xact_lock($1), pg_try_advisory_xact_lock_shared($2)",
+            &[&LOCK, &backlog::LOCK],
         )
         .await?;
     if !locked.get::<_, bool>(0) {
         return Ok(Vec::new());
     }
+    // While a backlog is put back, in turns, nothing goes before it.
+    let most = if locked.get(1) { BATCH } else { 0 };
     let default_timeout = patience.timeout.as_millis() as i32;
     let grace = patience.grace.as_secs_f64();
-    let (at, before): (Vec<_>, Vec<_>) = marks.iter().map(|mark| (mark.at, mark.before)).unzip();
+    let lost = Lost::by(marks, patience);
     let statement = transaction.prepare_cached(SWEEP_OVERDUE).await?;
     let rows = transaction
         .query(
             &statement,
             &[
-                &newest.before,
-                &grace,
+                &lost.due_before,
                 &default_timeout,
-                &BATCH,
-                &at,
-                &before,
+                &most,
+                &Job::ENOUGH_DATA,
+                &grace,
             ],
         )
         .await
@@ -203,37 +266,32 @@ pub async fn overdue(pool: &Pool, marks: &[Mark], patience: Patience) -> anyhow:
             &noted,
             &[
                 &newest.before,
-                &grace,
+                &lost.due_before,
                 &default_timeout,
+                &grace,
                 &requeued,
-                &at,
-                &before,
             ],
         )
         .await
         .context("noting the sweep")?;
     transaction.commit().await?;
-    let now = clock::now();
-    Ok(rows.iter().map(|row| Job::read(row, now)).collect())
+    let due_at = |row: &tokio_postgres::Row| row.get::<_, OffsetDateTime>("due_at");
+    Ok(rows.iter().map(|row| Job::read(row, due_at(row))).collect())
 }
 
 const SWEEP_OVERDUE: &str = "-- sweep_overdue
 WITH overdue AS (
     SELECT d.id FROM deliveries d JOIN webhooks w ON w.id = d.webhook_id
-    WHERE d.state IN ('queued', 'retrying') AND d.due_at < least($1::timestamptz, now())
-      AND d.due_at < (
-          SELECT max(least(mark.before, now())) FROM unnest($5::timestamptz[], $6::timestamptz[]) AS mark (at, before)
-          WHERE mark.at <= $5[cardinality($5)] - make_interval(secs => least($2::float8, 15))
-                           - coalesce(w.timeout_ms, $3) * interval '1 millisecond')
-          - make_interval(secs => $2::float8)
-    ORDER BY d.due_at LIMIT $4
+    WHERE d.state IN ('queued', 'retrying')
+      AND d.due_at < least(($1::timestamptz[])[1], now() - make_interval(secs => $5::float8))
+      AND d.due_at < ($1::timestamptz[])[1 + ceil(coalesce(w.timeout_ms, $2) / 1000.0)::int]
+    ORDER BY d.due_at LIMIT $3
     FOR UPDATE OF d SKIP LOCKED
 ), put_back AS (
     UPDATE deliveries d SET due_at = now() FROM overdue WHERE d.id = overdue.id
-    RETURNING d.id, d.webhook_id, d.event_uid, d.attempts, d.attempts_before, d.restarted_at
+    RETURNING d.id, d.webhook_id, d.event_uid, d.attempts, d.attempts_before, d.restarted_at, d.due_at
 )
-SELECT p.id, p.webhook_id, p.event_uid, p.attempts, p.attempts_before, p.restarted_at, e.tenant, e.id AS event_id, e.type,
-       e.occurred_at, e.data, e.attributes
+SELECT p.*, e.tenant, e.id AS event_id, e.type, e.occurred_at, left(e.data, $4) AS data, e.attributes
 FROM put_back p JOIN events e ON e.uid = p.event_uid";
 
 // What is due by yet another grace earlier has not been put back although it should.
@@ -242,14 +300,13 @@ UPDATE sweep SET
     watermark = least($1::timestamptz, now()),
     unaccounted = (
         SELECT count(*) FROM deliveries d JOIN webhooks w ON w.id = d.webhook_id
-        WHERE d.state IN ('queued', 'retrying') AND d.due_at < least($1::timestamptz, now())
-          AND d.due_at < (
-              SELECT max(least(mark.before, now())) FROM unnest($5::timestamptz[], $6::timestamptz[]) AS mark (at, before)
-              WHERE mark.at <= $5[cardinality($5)] - make_interval(secs => least($2::float8, 15))
-                               - coalesce(w.timeout_ms, $3) * interval '1 millisecond')
-              - make_interval(secs => 2 * $2::float8)),
+        WHERE d.state IN ('queued', 'retrying')
+          AND d.due_at < least(($2::timestamptz[])[1] - make_interval(secs => $4::float8),
+                               now() - make_interval(secs => 2 * $4::float8))
+          AND d.due_at < ($2::timestamptz[])[1 + ceil(coalesce(w.timeout_ms, $3) / 1000.0)::int]
+                         - make_interval(secs => $4::float8)),
     oldest_due_at = (SELECT min(due_at) FROM deliveries WHERE state IN ('queued', 'retrying')),
-    requeued = requeued + $4,
+    requeued = requeued + $5,
     swept_at = now()";
 
 /// Publishes them. One that isn't confirmed is found again after the next grace.
@@ -279,7 +336,45 @@ async fn report(pool: &Pool) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use time::macros::datetime;
+
     use super::*;
+
+    #[test]
+    fn a_job_is_lost_when_what_was_due_a_grace_later_was_taken_an_attempt_ago() {
+        let start = datetime!(2026-11-29 10:00 UTC);
+        // The watermark is a minute behind, for as long as this looks.
+        let marks: Vec<_> = (0..100)
+            .map(|n| {
+                let at = start + Duration::from_secs(5 * n);
+                let before = at - Duration::from_secs(60);
+                Mark { at, before }
+            })
+            .collect();
+        let patience = Patience {
+            timeout: Duration::from_secs(30),
+            grace: Duration::from_secs(60),
+        };
+        let lost = Lost::by(&marks, patience);
+        let last = marks.last().unwrap().at;
+        let ago = |seconds| Some(last - Duration::from_secs(seconds));
+        // The watermark, the grace, the allowance, and the timeout.
+        assert_eq!(lost.due_before[0], ago(60 + 60 + 15));
+        assert_eq!(lost.due_before[30], ago(60 + 60 + 15 + 30));
+        assert_eq!(lost.due_before[60], ago(60 + 60 + 15 + 60));
+        let timeout = Duration::from_millis(29_001);
+        assert_eq!(lost.due_before(timeout), ago(60 + 60 + 15 + 30));
+        assert_eq!(lost.due_before(Duration::from_secs(100)), None);
+        // Not long enough remembered for the longest timeouts.
+        let lost = Lost::by(&marks[..6], patience);
+        assert!(lost.due_before[10].is_some() && lost.due_before[11].is_none());
+        assert!(
+            Lost::by(&[], patience)
+                .due_before
+                .iter()
+                .all(Option::is_none)
+        );
+    }
 
     #[test]
     fn only_what_is_due_moves_the_watermark_and_only_forwards() {

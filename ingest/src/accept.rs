@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashSet};
 use deadpool_postgres::{Pool, Transaction};
 use serde_json::Value;
 use shared::ids::{DeliveryId, EventId, EventUid, Tenant, WebhookId, first_uuid_at, time_of};
-use shared::job::{Job, Payload};
+use shared::job::{Job, Late, Payload};
 use time::{Duration, OffsetDateTime};
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -59,6 +59,7 @@ impl Matched {
             recheck: false,
             payload: Payload::of(&self.event.data, self.event.attributes.as_ref()),
             restart: None,
+            late: None,
         })
     }
 
@@ -177,7 +178,8 @@ async fn accept_events(
 // Written so that there is nothing to plan: joins would be nested loops over
 // the batch squared, or read all of yesterday, for a planner that knows nothing
 // of a fresh partition. `IS TRUE` keeps `IN` a hashed lookup, and the subquery
-// in a comparison is a lookup for each event.
+// in a comparison is a lookup for each event. `due_at` is what the job says too:
+// the millisecond in the delivery's id.
 const ACCEPT_EVENTS: &str = "-- accept_events
 WITH accepted AS (
     INSERT INTO events (uid, tenant, id, type, occurred_at, data, attributes, matched,
@@ -192,7 +194,8 @@ WITH accepted AS (
     RETURNING uid
 ), enqueued AS (
     INSERT INTO deliveries (id, event_uid, webhook_id, event_type, state, due_at)
-    SELECT d.id, d.event_uid, d.webhook_id, d.event_type, 'queued', $15::timestamptz
+    SELECT d.id, d.event_uid, d.webhook_id, d.event_type, 'queued',
+           date_trunc('milliseconds', $15::timestamptz)
     FROM unnest($11::uuid[], $12::uuid[], $13::uuid[], $14::text[])
     AS d (id, event_uid, webhook_id, event_type)
     WHERE (d.event_uid IN (SELECT uid FROM accepted)) IS TRUE
@@ -244,8 +247,9 @@ fn day_of(at: OffsetDateTime) -> Uuid {
     first_uuid_at(at.replace_time(time::Time::MIDNIGHT))
 }
 
-/// The jobs of known events that no dispatcher has tried yet: after a crash
-/// between their commit and their publishing they may not exist.
+/// The jobs of known events that no dispatcher is known to have taken: after a
+/// crash between their commit and their publishing they may not exist. Or they do,
+/// and may be on their way: so these are late copies.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -259,12 +263,13 @@ pub async fn untried_jobs(
         .prepare_cached(
             "-- untried_jobs\n\
              SELECT d.id, d.webhook_id, d.event_uid, d.attempts, d.attempts_before, d.restarted_at, \
-                 e.tenant, e.id AS event_id, e.type, e.occurred_at, e.data, e.attributes \
+                 d.due_at, e.tenant, e.id AS event_id, e.type, e.occurred_at, e.data, e.attributes \
              FROM unnest($1::text[], $2::text[]) AS k (tenant, id) \
              JOIN events e ON e.tenant = k.tenant AND e.id = k.id AND e.uid >= $3::uuid \
              JOIN deliveries d ON d.event_uid = e.uid \
                  AND d.id BETWEEN millisecond_floor(e.uid) AND millisecond_ceiling(e.uid) \
-             WHERE d.state = 'queued' AND d.attempts = 0 AND d.restarted_at IS NULL",
+             WHERE d.state = 'queued' AND d.attempts = 0 AND d.restarted_at IS NULL \
+               AND d.deferred_because IS NULL",
         )
         .await?;
     let tenants: Vec<_> = known.iter().map(|(tenant, _)| tenant.as_str()).collect();
@@ -272,6 +277,9 @@ pub async fn untried_jobs(
     let rows = client
         .query(&statement, &[&tenants, &ids, &day_of(now - Duration::DAY)])
         .await?;
-    let read = |row: &Row| Job::read(row, row.get::<_, DeliveryId>("id").accepted_at());
+    let read = |row: &Row| Job {
+        late: Some(Late::Behind),
+        ..Job::read(row, row.get("due_at"))
+    };
     Ok(rows.iter().map(read).collect())
 }

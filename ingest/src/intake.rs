@@ -7,8 +7,8 @@
 //! writes while another waits for confirms.
 //!
 //! Nothing is acked before everything that follows from it is safe. After a
-//! crash the broker delivers the batch again, its events are found known, and
-//! the jobs that nobody has tried yet are published again.
+//! crash the broker delivers the batch again, its events are found known, and of
+//! the jobs that nobody has tried yet late copies are published.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -189,6 +189,23 @@ impl Session {
         Ok(is_drained)
     }
 
+    /// How many messages wait in a queue, not counting what consumers hold.
+    ///
+    /// # Errors
+    /// If the connection is gone or the queue doesn't exist.
+    pub async fn waiting(&self, queue: &str) -> lapin::Result<u32> {
+        let channel = self.publish.create_channel().await?;
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let found = channel
+            .queue_declare(queue.into(), options, FieldTable::default())
+            .await?;
+        channel.close(200, "".into()).await?;
+        Ok(found.message_count())
+    }
+
     /// Ends when either connection fails; keeps the `blocked` metric meanwhile.
     async fn lost(&self) -> anyhow::Error {
         tokio::select! {

@@ -4,6 +4,10 @@
 //! its sweeper; read by `dispatcher`. A version byte, then MessagePack. It
 //! carries ids, times and a small payload, never a URL or a secret: those are
 //! looked up when the job is about to be sent, so that they are current.
+//!
+//! `due_at` is the job's ticket: its delivery's row has the same one for as long
+//! as this is the job that the delivery waits for. A late copy keeps the ticket of
+//! its original, and says in [`Job::late`] how long it leaves the original alone.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -39,7 +43,7 @@ pub struct Job {
     pub occurred_at: OffsetDateTime,
     /// The attempt that this job stands for, from 1.
     pub attempt: u16,
-    /// Not to be attempted before this moment.
+    /// Not to be attempted before this moment; and the job's ticket, see above.
     #[serde(with = "unix_micros")]
     pub due_at: OffsetDateTime,
     /// Another copy of this job may exist: look at the row before sending.
@@ -49,6 +53,20 @@ pub struct Job {
     /// If the delivery was finished and began again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<Restart>,
+    /// If this is a copy whose original may still be on its way. It follows the
+    /// fields above in the message, where a reader that knows no copies stops reading.
+    #[serde(skip)]
+    pub late: Option<Late>,
+}
+
+/// How long a copy leaves its original alone.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub enum Late {
+    /// Until a dispatcher takes it: then every job that was published before it has
+    /// been taken as well. From there on the dispatcher gives it a moment.
+    Behind,
+    /// Until this moment.
+    Until(#[serde(with = "unix_micros")] OffsetDateTime),
 }
 
 /// Where a delivery that was finished began again.
@@ -110,6 +128,11 @@ pub enum Undecodable {
 }
 
 impl Job {
+    /// So many characters of an event's data are enough for [`Job::read`]: cut to
+    /// this, data that doesn't fit into a job still doesn't, and a batch of large
+    /// events is read in little memory.
+    pub const ENOUGH_DATA: i32 = MAX_INLINE as i32 + 1;
+
     /// Of a delivery's next attempt, from the rows of the delivery and its event:
     /// `id, webhook_id, event_uid, attempts, attempts_before, restarted_at` of the
     /// one, `tenant, event_id, type, occurred_at, data, attributes` of the other.
@@ -136,6 +159,7 @@ impl Job {
                     attempts_before: count("attempts_before"),
                     at,
                 }),
+            late: None,
         }
     }
 
@@ -161,13 +185,22 @@ impl Job {
         self.attempt == 1 && self.restart.is_none() && self.due_at == self.delivery.accepted_at()
     }
 
+    /// When it may be attempted: when it is due, and a late copy at its own moment.
+    #[must_use]
+    pub fn when(&self) -> OffsetDateTime {
+        match self.late {
+            Some(Late::Until(at)) => self.due_at.max(at),
+            Some(Late::Behind) | None => self.due_at,
+        }
+    }
+
     /// How long until it may be attempted; zero or less when it may be now.
     #[must_use]
     pub fn wait(&self, now: OffsetDateTime) -> Duration {
-        if self.is_first_try() {
+        if self.is_first_try() && self.late.is_none() {
             return Duration::ZERO;
         }
-        self.due_at - now
+        self.when() - now
     }
 
     /// The message's bytes.
@@ -175,7 +208,11 @@ impl Job {
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(256);
         bytes.push(VERSION);
-        if let Err(error) = rmp_serde::encode::write(&mut bytes, self) {
+        let mut written = rmp_serde::encode::write(&mut bytes, self);
+        if let Some(late) = &self.late {
+            written = written.and_then(|()| rmp_serde::encode::write(&mut bytes, late));
+        }
+        if let Err(error) = written {
             // Writing plain fields to memory has no way to fail.
             unreachable!("a job could not be encoded: {error}");
         }
@@ -189,10 +226,21 @@ impl Job {
     pub fn decode(bytes: &[u8]) -> Result<Self, Undecodable> {
         match bytes.split_first() {
             None => Err(Undecodable::Empty),
-            Some((&VERSION, fields)) => rmp_serde::from_slice(fields).map_err(Undecodable::Fields),
+            Some((&VERSION, mut fields)) => {
+                let mut job: Self = read(&mut fields)?;
+                if !fields.is_empty() {
+                    job.late = Some(read(&mut fields)?);
+                }
+                Ok(job)
+            }
             Some((&version, _)) => Err(Undecodable::Version(version)),
         }
     }
+}
+
+/// Reads one value and leaves what follows it.
+fn read<T: serde::de::DeserializeOwned>(fields: &mut &[u8]) -> Result<T, Undecodable> {
+    rmp_serde::from_read(fields).map_err(Undecodable::Fields)
 }
 
 mod unix_micros {
@@ -235,13 +283,46 @@ mod tests {
                 Some(&serde_json::json!({"source": "/shop", "tier": 3})),
             ),
             restart: None,
+            late: None,
         }
     }
 
     #[test]
     fn a_job_survives_its_bytes() {
-        let job = job();
-        assert_eq!(Job::decode(&job.encode()).unwrap(), job);
+        let until = Late::Until(datetime!(2026-11-22 10:06:00.123456 UTC));
+        for late in [None, Some(Late::Behind), Some(until)] {
+            let job = Job { late, ..job() };
+            assert_eq!(Job::decode(&job.encode()).unwrap(), job);
+        }
+    }
+
+    #[test]
+    fn a_reader_from_before_there_were_late_copies_reads_one_as_the_job_that_it_copies() {
+        let original = job();
+        let copy = Job {
+            late: Some(Late::Behind),
+            ..original.clone()
+        };
+        // How it reads, and all the fields that it knows.
+        let read: Job = rmp_serde::from_slice(&copy.encode()[1..]).unwrap();
+        assert_eq!(read, original);
+    }
+
+    #[test]
+    fn a_late_copy_waits_for_its_own_moment_and_keeps_its_ticket() {
+        let at = job().due_at + Duration::minutes(1);
+        let copy = Job {
+            late: Some(Late::Until(at)),
+            ..job()
+        };
+        assert_eq!((copy.when(), copy.due_at), (at, job().due_at));
+        // One of a job that isn't due yet is no earlier than that.
+        let at = job().due_at - Duration::minutes(1);
+        let copy = Job {
+            late: Some(Late::Until(at)),
+            ..job()
+        };
+        assert_eq!(copy.when(), job().due_at);
     }
 
     #[test]

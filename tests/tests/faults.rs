@@ -186,7 +186,8 @@ async fn a_dispatcher_that_is_told_to_stop_finishes_what_it_holds() {
 
 #[tokio::test]
 async fn an_ingest_that_dies_between_commit_and_publish_loses_nothing() {
-    let world = World::start().await;
+    // What it had not published comes a timeout and 15 s later.
+    let world = World::with(&[("WEBHOOK_TIMEOUT", "1000")]).await;
     let ingest = world.ingest().await;
     let shop = world.receiver(answering(200)).await;
     world.webhook(&ingest, &shop, json!({})).await;
@@ -222,7 +223,8 @@ async fn an_ingest_that_dies_between_commit_and_publish_loses_nothing() {
 
 #[tokio::test]
 async fn ingests_killed_over_and_over_lose_nothing() {
-    let world = World::start().await;
+    // What it had not published comes a timeout and 15 s later.
+    let world = World::with(&[("WEBHOOK_TIMEOUT", "1000")]).await;
     let shop = world.receiver(answering(200)).await;
     let first = world.ingest().await;
     world.webhook(&first, &shop, json!({})).await;

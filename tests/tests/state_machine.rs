@@ -23,12 +23,13 @@ use dispatcher::judge::{Deferral, GaveUp, Timing, Verdict};
 use dispatcher::record::Recorded;
 use dispatcher::settle::{Receipt, Settlement, Settler};
 use dispatcher::sweep::{Mark, Patience, overdue};
+use dispatcher::ticket::Tickets;
 use harness::world::{TENANT, World};
 use ingest::restart::{FINISHED, restart_deliveries};
 use lapin::message::Delivery;
 use shared::attempt::{Answer, Failure, Report};
 use shared::ids::{DeliveryId, EventUid, WebhookId};
-use shared::job::Job;
+use shared::job::{Job, Late};
 use shared::postgres;
 use shared::publish::publisher;
 use shared::seal::Keyring;
@@ -117,6 +118,10 @@ impl Machine {
             dice: fastrand::Rng::with_seed(seed),
             settler: Settler {
                 pool: pool.clone(),
+                tickets: Tickets {
+                    pool: pool.clone(),
+                    hurry: CancellationToken::new(),
+                },
                 publisher,
                 shards: 1,
                 slot: 0,
@@ -284,13 +289,21 @@ impl Machine {
             }
             self.bag.extend(recorded.told);
         } else {
-            // Its connection is lost: the broker has the jobs still.
-            let again = jobs.into_iter().map(|job| Job {
-                recheck: true,
-                ..job
-            });
-            self.bag.extend(again);
+            // Its connection is lost: the broker has the jobs still, and the next
+            // dispatcher sees to what follows from each.
+            for job in jobs {
+                let tickets = &self.settler.tickets;
+                if tickets.is_current(&job).await.unwrap() {
+                    self.bag.push(Job {
+                        recheck: true,
+                        ..job
+                    });
+                } else if let Some(next) = tickets.successor(&job).await.unwrap() {
+                    self.bag.push(next);
+                }
+            }
         }
+        self.check_jobs(&expected).await;
     }
 
     async fn settlement(&mut self, job: Job, under_way: &UnderWay) -> Settlement {
@@ -396,6 +409,7 @@ impl Machine {
         assert_eq!(restarted, finished.copied().collect(), "{}", self.history());
         if self.dice.bool() {
             self.bag.extend(jobs);
+            self.check_jobs(&restarted).await;
         }
         restarted
     }
@@ -417,14 +431,18 @@ impl Machine {
         ];
         let jobs = overdue(&self.pool, &marks, patience).await.unwrap();
         self.say(format!("the sweeper puts {} back", jobs.len()));
+        let swept = jobs.iter().map(|job| job.delivery).collect();
         self.bag.extend(jobs);
+        self.check_jobs(&swept).await;
     }
 
     async fn release(&mut self) {
         let (jobs, _) = release_some(&self.pool).await.unwrap();
         self.say(format!("{} are released", jobs.len()));
         if self.dice.u32(..4) > 0 {
+            let released = jobs.iter().map(|job| job.delivery).collect();
             self.bag.extend(jobs);
+            self.check_jobs(&released).await;
         }
     }
 
@@ -540,6 +558,24 @@ impl Machine {
         self.check_statistics().await;
     }
 
+    /// Those of the deliveries that are due have the job that they wait for.
+    async fn check_jobs(&self, deliveries: &BTreeSet<DeliveryId>) {
+        let rows = self.read().await;
+        for id in deliveries {
+            let row = &rows[id];
+            let has_ticket = |job: &&Job| {
+                // To the microsecond, as it is in a queue.
+                let job = Job::decode(&job.encode()).unwrap();
+                job.delivery == *id && row.waits_for(&job) && row.due_at == Some(job.due_at)
+            };
+            assert!(
+                row.due_at.is_none() || self.bag.iter().any(|job| has_ticket(&job)),
+                "{id}: {row:?} has no job, after\n  {}",
+                self.history()
+            );
+        }
+    }
+
     async fn check_attempts(&self) {
         let sql = "SELECT d.id, d.attempts, count(a.n), coalesce(min(a.n), 1::int2), coalesce(max(a.n), 0::int2) \
                    FROM deliveries d LEFT JOIN attempts a ON a.delivery_id = d.id GROUP BY d.id";
@@ -628,17 +664,28 @@ impl Machine {
 }
 
 /// The job that follows from a verdict, as the dispatcher queues it.
-fn follows(Settlement { job, verdict, .. }: Settlement) -> Option<Job> {
+fn follows(
+    Settlement {
+        job, verdict, mark, ..
+    }: Settlement,
+) -> Option<Job> {
     match verdict {
         Verdict::RetryAt { at, .. } => Some(Job {
             attempt: job.attempt + 1,
             due_at: at,
             recheck: false,
+            late: None,
+            ..job
+        }),
+        Verdict::Deferred { until, .. } if mark.is_none() => Some(Job {
+            recheck: true,
+            late: Some(Late::Until(until)),
             ..job
         }),
         Verdict::Deferred { until, .. } => Some(Job {
             due_at: until,
             recheck: true,
+            late: None,
             ..job
         }),
         _ => None,

@@ -357,7 +357,6 @@ async fn replay(
     let repair = (!new.is_empty()).then(|| new.check()).transpose()?;
     let client = api.pool.get().await?;
     let letter = store::find(&client, id).await?;
-    drop(client);
     let letter = letter.ok_or_else(|| unknown(id))?;
     let message = match (letter.unreadable(), repair) {
         (Some(_), _) if letter.is_to_be_a_job() => {
@@ -376,10 +375,17 @@ async fn replay(
                 "it is readable, so it is replayed as it was published, without a body",
             ));
         }
-        (None, None) => letter
-            .again(clock::now(), api.shards)
-            .map_err(|reason| Problem::conflict(reason.to_string()))?,
+        (None, None) => {
+            let now = clock::now();
+            let message = letter
+                .again(now, api.shards)
+                .map_err(|reason| Problem::conflict(reason.to_string()))?;
+            let job: Vec<_> = letter.job().into_iter().collect();
+            store::take_tickets(&client, &job, now).await?;
+            message
+        }
     };
+    drop(client);
     publish_part(&api, vec![(id, message)]).await.map(Json)
 }
 
@@ -429,6 +435,10 @@ async fn replay_many(
 async fn replay_part(api: &Api, letters: Vec<Letter>) -> Result<Replayed> {
     let now = clock::now();
     let found = letters.len() as i64;
+    let jobs: Vec<_> = letters.iter().filter_map(Letter::job).collect();
+    let client = api.pool.get().await?;
+    store::take_tickets(&client, &jobs, now).await?;
+    drop(client);
     let messages: Vec<_> = letters
         .into_iter()
         .filter_map(|letter| Some((letter.id, letter.again(now, api.shards).ok()?)))

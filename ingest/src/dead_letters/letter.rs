@@ -205,6 +205,12 @@ impl Letter {
         is_one.then(|| Job::decode(&self.body).ok()).flatten()
     }
 
+    /// The job that it is, if it is one that a queue of ours had.
+    pub fn job(&self) -> Option<Job> {
+        let is_one = [topology::JOBS, topology::RETRY].contains(&self.exchange.as_str());
+        is_one.then(|| Job::decode(&self.body).ok()).flatten()
+    }
+
     /// An event that RabbitMQ gave up on, to be published once more.
     ///
     /// Who died with it fifty times need not have died of it: it counts for each event
@@ -232,8 +238,8 @@ impl Letter {
     /// The message to publish so that it takes its way again.
     ///
     /// An event without an id takes this letter's, so that it is known if it is
-    /// replayed twice. A job says that it may exist twice, and takes the shard and the delay
-    /// that are its now: meanwhile the sweeper may have put it back.
+    /// replayed twice. A job is due now, which is its ticket: its row has to have the
+    /// same one by then (see `store::take_tickets`).
     ///
     /// # Errors
     /// If there is no such way: only an excerpt of it is kept, it is unreadable as
@@ -253,8 +259,10 @@ impl Letter {
         let exchange = match self.exchange.as_str() {
             topology::EVENTS => topology::EVENTS,
             topology::JOBS | topology::RETRY => {
-                if let Ok(mut job) = Job::decode(&self.body) {
+                if let Some(mut job) = self.job() {
                     job.recheck = true;
+                    job.due_at = now;
+                    job.late = None;
                     return Ok(Outgoing::job(&job, now, shards));
                 }
                 topology::JOBS
@@ -450,7 +458,7 @@ mod tests {
         parked.properties = BasicProperties::default().with_headers(headers.clone());
         let letter = Letter::of(&parked, Origin::Parking);
         assert_eq!(letter.unreadable(), Some(known));
-        assert!(letter.again(OffsetDateTime::now_utc(), 1).is_none());
+        assert!(letter.again(OffsetDateTime::now_utc(), 1).is_err());
         let repair = Repair::new("acme.order.created", None, None).unwrap();
         let repaired = letter.repaired(&repair);
         assert_eq!(repaired.routing_key.as_str(), "acme.order.created");
@@ -538,6 +546,7 @@ mod tests {
             recheck: false,
             payload: Payload::of("{}", None),
             restart: None,
+            late: None,
         };
         let unrouted = message("posthorn.jobs", "0.77", &job.encode());
         let letter = Letter::of(&unrouted, Origin::Unrouted);

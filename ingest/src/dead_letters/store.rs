@@ -148,6 +148,43 @@ pub async fn put_off(pool: &Pool, jobs: &[Job], until: OffsetDateTime) -> anyhow
     Ok(())
 }
 
+/// Makes these jobs, due at `now`, the ones that their deliveries wait for, if they
+/// still wait for these attempts since the same beginning. What is then not published
+/// is overdue, and the sweeper's.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn take_tickets(
+    client: &Client,
+    jobs: &[Job],
+    now: OffsetDateTime,
+) -> Result<(), tokio_postgres::Error> {
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    let statement = client
+        .prepare_cached(
+            "-- take_tickets\n\
+             UPDATE deliveries d SET due_at = $3, deferred_because = NULL \
+             FROM unnest($1::uuid[], $2::int2[], $4::timestamptz[]) AS v (delivery_id, n, restarted_at) \
+             WHERE d.id = ANY($1) AND d.id = v.delivery_id \
+               AND d.attempts = v.n - 1 \
+               AND d.restarted_at IS NOT DISTINCT FROM v.restarted_at \
+               AND d.due_at IS NOT NULL",
+        )
+        .await?;
+    let ids: Vec<_> = jobs.iter().map(|job| job.delivery).collect();
+    let attempts: Vec<_> = jobs.iter().map(|job| job.attempt as i16).collect();
+    let restarts: Vec<_> = jobs
+        .iter()
+        .map(|job| job.restart.map(|restart| restart.at))
+        .collect();
+    client
+        .execute(&statement, &[&ids, &attempts, &now, &restarts])
+        .await?;
+    Ok(())
+}
+
 /// Writes them, and makes room for them; answers whose letters went.
 ///
 /// # Errors

@@ -424,6 +424,7 @@ fn bytes_of_a_job() -> anyhow::Result<usize> {
         recheck: false,
         payload: Payload::of(&data(PAYLOAD), None),
         restart: None,
+        late: None,
     };
     Ok(job.encode().len())
 }

@@ -183,15 +183,6 @@ impl Fault {
         }
     }
 
-    /// Whether a job may exist twice: published by an ingest that died before it
-    /// acked its events, or could not see the confirm, and again by the next one.
-    /// Two dispatchers that have one each at the same moment both send it.
-    #[must_use]
-    pub fn may_publish_jobs_twice(&self) -> bool {
-        let publishes = |victim: &Victim| matches!(victim, Victim::Ingest(_) | Victim::RabbitMq);
-        matches!(self, Self::Kill(victims, _) if victims.iter().any(publishes))
-    }
-
     /// Whether the work goes on elsewhere at once: a dispatcher died, all else lives.
     #[must_use]
     pub fn leaves_another(&self) -> bool {

@@ -185,11 +185,7 @@ pub async fn judge(
         }
         // All but the last may have been what was under way.
         let explained = all[..all.len() - 1].iter().filter(|a| busy(a)).count();
-        // Or its jobs were on their way into the queue.
-        let published = confirmed.get(&event);
-        let twice = fault.may_publish_jobs_twice()
-            && published.is_some_and(|at| *at <= window.healed + RECORDING);
-        if explained < extra && !twice {
+        if explained < extra {
             complaints.about("twice, though it was not under way", said());
         }
     }

@@ -1,0 +1,249 @@
+//! Is this the job that its delivery waits for? And what follows from one whose
+//! taker died?
+//!
+//! A delivery's `due_at` is the ticket of its current job: whoever makes another
+//! job for it (a retry, a deferral, the sweeper, a release, a restart) writes a new
+//! one, in the same statement as what it decides, and the job carries exactly that.
+//! So a job whose ticket isn't its row's any more is superseded: it is dropped, and
+//! whoever wrote the new ticket sees to it that a job with that one exists.
+//!
+//! A job that the broker hands out again may have been seen through by its earlier
+//! taker up to the row, but not up to the queue. And a job whose confirm was lost may
+//! be in the queue or not. In both cases [`Tickets::successor`] makes the job that
+//! is to be published now:
+//!
+//! - One that isn't due yet gets a new ticket. If there is another, that one is
+//!   superseded before it can be sent. So it is neither late nor sent twice.
+//! - One that is due may be on its way to its endpoint already. So this one is a late
+//!   copy: it keeps the ticket, and is sent only if the row still says so after
+//!   [`LATE`].
+
+use deadpool_postgres::{Pool, Transaction};
+use shared::clock;
+use shared::job::{Job, Late};
+use shared::supervise::until_done;
+use time::{Duration, OffsetDateTime};
+use tokio_util::sync::CancellationToken;
+
+/// How long a late copy leaves its original alone. An original that takes longer is
+/// sent twice; and a job that had no other is this late.
+const LATE: Duration = Duration::seconds(15);
+/// A job that is due in more than this has not been sent yet, wherever it is: more
+/// than what dispatchers' clocks differ by.
+const SOON: Duration = Duration::milliseconds(300);
+
+/// Reads and writes the tickets of deliveries.
+pub struct Tickets {
+    /// Where the rows are.
+    pub pool: Pool,
+    /// Cancelled when the process may wait no longer.
+    pub hurry: CancellationToken,
+}
+
+impl Tickets {
+    /// Whether the job's row still waits for this very job. `None`: stopping.
+    pub async fn is_current(&self, job: &Job) -> Option<bool> {
+        until_done(&self.hurry, "rechecking a delivery", || async {
+            let client = self.pool.get().await?;
+            let statement = client
+                .prepare_cached(
+                    "-- recheck_delivery\n\
+                     SELECT 1 FROM deliveries \
+                     WHERE id = $1 AND attempts = $2 - 1 AND restarted_at IS NOT DISTINCT FROM $3 \
+                       AND due_at = $4 AND state IN ('queued', 'retrying')",
+                )
+                .await?;
+            let attempt = i32::from(job.attempt);
+            let restarted_at = job.restart.map(|restart| restart.at);
+            Ok(client
+                .query_opt(
+                    &statement,
+                    &[&job.delivery, &attempt, &restarted_at, &job.due_at],
+                )
+                .await?
+                .is_some())
+        })
+        .await
+    }
+
+    /// The job to publish in the place of one that was handed out again, or whose
+    /// confirm was lost; `Some(None)` if its delivery needs none: it is finished, or
+    /// somebody else has taken it on since. `None`: stopping.
+    pub async fn successor(&self, job: &Job) -> Option<Option<Job>> {
+        until_done(&self.hurry, "looking for what follows a job", || async {
+            let mut client = self.pool.get().await?;
+            let transaction = client.transaction().await?;
+            let found = find(&transaction, job).await?;
+            let next = match found.map(|found| next(job, found, clock::now())) {
+                None => None,
+                Some(Next::Late(job)) => Some(job),
+                Some(Next::NewTicket(mut job)) => {
+                    job.due_at = take(&transaction, &job).await?;
+                    Some(job)
+                }
+            };
+            transaction.commit().await?;
+            Ok(next)
+        })
+        .await
+    }
+}
+
+/// What an open delivery's row says.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    attempts: u16,
+    due_at: OffsetDateTime,
+}
+
+/// What is published in a job's place.
+#[derive(Debug, PartialEq)]
+enum Next {
+    /// With a ticket that is to be taken: no other can have been sent by then.
+    NewTicket(Job),
+    /// With the ticket that the row has.
+    Late(Job),
+}
+
+fn next(job: &Job, found: Found, now: OffsetDateTime) -> Next {
+    let attempt = found.attempts + 1;
+    let is_its_own = attempt == job.attempt && found.due_at == job.due_at;
+    let next = Job {
+        attempt,
+        due_at: found.due_at,
+        recheck: true,
+        // Whose moment this one has: a copy's.
+        late: job.late.filter(|_| is_its_own),
+        ..job.clone()
+    };
+    let when = next.when();
+    if when > now + SOON {
+        return Next::NewTicket(next);
+    }
+    Next::Late(Job {
+        late: Some(Late::Until(now.max(when) + LATE)),
+        ..next
+    })
+}
+
+/// The row of a delivery that waits for this job or for the next attempt, locked.
+/// One that a paused webhook holds waits for neither.
+async fn find(transaction: &Transaction<'_>, job: &Job) -> anyhow::Result<Option<Found>> {
+    let statement = transaction
+        .prepare_cached(
+            "-- find_ticket\n\
+             SELECT attempts, due_at FROM deliveries \
+             WHERE id = $1 AND attempts BETWEEN $2 - 1 AND $2 \
+               AND restarted_at IS NOT DISTINCT FROM $3 \
+               AND due_at IS NOT NULL AND state IN ('queued', 'retrying') \
+             FOR UPDATE",
+        )
+        .await?;
+    let attempt = i32::from(job.attempt);
+    let restarted_at = job.restart.map(|restart| restart.at);
+    let row = transaction
+        .query_opt(&statement, &[&job.delivery, &attempt, &restarted_at])
+        .await?;
+    Ok(row.map(|row| Found {
+        attempts: row.get::<_, i16>(0) as u16,
+        due_at: row.get(1),
+    }))
+}
+
+/// Gives a delivery a ticket that it never had.
+async fn take(transaction: &Transaction<'_>, job: &Job) -> anyhow::Result<OffsetDateTime> {
+    let statement = transaction
+        .prepare_cached(
+            "-- take_ticket\n\
+             UPDATE deliveries SET due_at = due_at + interval '1 microsecond' \
+             WHERE id = $1 RETURNING due_at",
+        )
+        .await?;
+    let row = transaction.query_one(&statement, &[&job.delivery]).await?;
+    Ok(row.get(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::ids::{DeliveryId, EventUid, WebhookId};
+    use shared::job::Payload;
+    use time::macros::datetime;
+
+    use super::*;
+
+    const NOW: OffsetDateTime = datetime!(2026-11-29 10:00 UTC);
+
+    fn job(attempt: u16, due_at: OffsetDateTime) -> Job {
+        let event_uid = EventUid::at(NOW);
+        Job {
+            delivery: DeliveryId::of(event_uid),
+            webhook: WebhookId::generate(),
+            tenant: "acme".parse().unwrap(),
+            event_uid,
+            event_id: event_uid.into(),
+            event_type: "order.created".parse().unwrap(),
+            occurred_at: NOW,
+            attempt,
+            due_at,
+            recheck: false,
+            payload: Payload::Stored,
+            restart: None,
+            late: None,
+        }
+    }
+
+    #[test]
+    fn a_retry_that_isnt_due_gets_a_new_ticket_and_is_on_time() {
+        let due_at = NOW + Duration::SECOND;
+        let found = Found {
+            attempts: 1,
+            due_at,
+        };
+        let Next::NewTicket(next) = next(&job(1, NOW), found, NOW) else {
+            panic!("it is late");
+        };
+        assert_eq!((next.attempt, next.when(), next.recheck), (2, due_at, true));
+    }
+
+    #[test]
+    fn a_retry_that_is_due_is_a_late_copy_with_the_same_ticket() {
+        let due_at = NOW - Duration::SECOND;
+        let found = Found {
+            attempts: 1,
+            due_at,
+        };
+        let Next::Late(next) = next(&job(1, due_at), found, NOW) else {
+            panic!("its other may be under way");
+        };
+        assert_eq!((next.attempt, next.due_at), (2, due_at));
+        // The promise is 20 s, of which a delay queue may take one.
+        assert_eq!(next.when(), NOW + LATE);
+        assert!(LATE + Duration::seconds(2) < Duration::seconds(20));
+    }
+
+    #[test]
+    fn a_late_copy_that_is_handed_out_again_keeps_its_moment() {
+        let (due_at, until) = (NOW - Duration::SECOND, NOW + Duration::MINUTE);
+        let found = Found {
+            attempts: 0,
+            due_at,
+        };
+        let copy = Job {
+            late: Some(Late::Until(until)),
+            ..job(1, due_at)
+        };
+        let Next::NewTicket(again) = next(&copy, found, NOW) else {
+            panic!("it isn't due yet");
+        };
+        assert_eq!(again.when(), until);
+        // Unless somebody has put the delivery off since.
+        let found = Found {
+            due_at: due_at + Duration::minutes(2),
+            ..found
+        };
+        let Next::NewTicket(again) = next(&copy, found, NOW) else {
+            panic!("it isn't due yet");
+        };
+        assert_eq!((again.when(), again.late), (found.due_at, None));
+    }
+}

@@ -1,0 +1,310 @@
+//! A delivery has one job, and whoever dies with it, or while it makes the next one,
+//! leaves neither a second one behind that is sent beside it, nor none.
+//!
+//! A proxy holds back what a process says to RabbitMQ, or what RabbitMQ says to it, so
+//! that it dies between two certain steps.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use harness::producer::Publication;
+use harness::proxy::{End, Proxy, Way};
+use harness::receiver::{Arrival, Receiver, Reply, Script, answering, answering_after};
+use harness::service::Service;
+use harness::world::{TENANT, World, eventually};
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use serde_json::json;
+use time::OffsetDateTime;
+use url::Url;
+
+/// More than one, so that not every copy happens to reach the dispatcher that has
+/// the original.
+const WEBHOOKS: usize = 12;
+
+/// A way to RabbitMQ that can be held up.
+async fn link(world: &World) -> (Proxy, String) {
+    let mut url = Url::parse(world.amqp_url()).unwrap();
+    let link = Proxy::to(&format!("127.0.0.1:{}", url.port().unwrap()))
+        .await
+        .unwrap();
+    url.set_port(Some(link.address().port())).unwrap();
+    (link, url.into())
+}
+
+/// Kills a process, and with it what is held up on its way.
+async fn kill(service: Service, link: &Proxy) {
+    service.kill().await.unwrap();
+    link.end(End::Reset);
+}
+
+async fn subscribe(world: &World, ingest: &Service, shop: &Receiver, webhooks: usize) {
+    for _ in 0..webhooks {
+        world.webhook(ingest, shop, json!({})).await;
+    }
+}
+
+/// Has one ingest take an event and another stand by, and then commit it with its way
+/// to RabbitMQ, and back, as given.
+async fn commit_with(world: &World, link: &Proxy, [there, back]: [Way; 2]) -> Service {
+    let sql = world.sql().await;
+    sql.batch_execute("BEGIN; LOCK TABLE events IN EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    world.publish("order.created", "evt-1", &json!({})).await;
+    eventually(
+        "the first ingest has it and waits to write it",
+        async || {
+            let waiting = "pg_stat_activity \
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            world.count(waiting).await == 1
+        },
+    )
+    .await;
+    let heir = world.ingest().await;
+    link.set(there, back);
+    sql.batch_execute("COMMIT").await.unwrap();
+    eventually("it is committed", async || {
+        world.count("deliveries").await == WEBHOOKS as i64
+    })
+    .await;
+    heir
+}
+
+async fn stale_jobs(dispatchers: &[Service]) -> i64 {
+    let mut all = 0.0;
+    for dispatcher in dispatchers {
+        all += dispatcher
+            .metric("posthorn_jobs_stale_total")
+            .await
+            .unwrap();
+    }
+    all as i64
+}
+
+#[tokio::test]
+async fn what_an_ingest_has_published_when_it_dies_is_sent_once() {
+    let world = World::with(&[("WEBHOOK_TIMEOUT", "8000"), ("SWEEP_GRACE", "2")]).await;
+    let (link, amqp_url) = link(&world).await;
+    let doomed = world
+        .service("posthorn-ingest", &[("AMQP_URL", &amqp_url)])
+        .await;
+    // Long enough for the other ingest to notice, short of a timeout.
+    let shop = world
+        .receiver(answering_after(Duration::from_secs(4)))
+        .await;
+    subscribe(&world, &doomed, &shop, WEBHOOKS).await;
+    let dispatchers = [world.dispatcher().await, world.dispatcher().await];
+
+    // Its jobs arrive in the queue, their confirms don't arrive.
+    let _heir = commit_with(&world, &link, [Way::Clear, Way::Stalled]).await;
+    shop.receives(WEBHOOKS).await;
+    kill(doomed, &link).await;
+
+    // The other one can't know, and publishes a copy of each: it comes too late.
+    eventually("every copy was found to be one", async || {
+        stale_jobs(&dispatchers).await == WEBHOOKS as i64
+    })
+    .await;
+    assert_eq!(shop.arrivals().len(), WEBHOOKS, "something arrived twice");
+    assert_eq!(world.count("attempts").await, WEBHOOKS as i64);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn what_an_ingest_has_not_published_when_it_dies_is_late_by_an_attempt() {
+    let (timeout, grace) = (Duration::from_secs(2), Duration::from_secs(10));
+    let world = World::with(&[("WEBHOOK_TIMEOUT", "2000"), ("SWEEP_GRACE", "10")]).await;
+    let (link, amqp_url) = link(&world).await;
+    let doomed = world
+        .service("posthorn-ingest", &[("AMQP_URL", &amqp_url)])
+        .await;
+    let shop = world.receiver(answering(200)).await;
+    subscribe(&world, &doomed, &shop, WEBHOOKS).await;
+    let dispatchers = [world.dispatcher().await, world.dispatcher().await];
+
+    // Nothing of what it says arrives at RabbitMQ.
+    let _heir = commit_with(&world, &link, [Way::Stalled, Way::Clear]).await;
+    let killed = Instant::now();
+    kill(doomed, &link).await;
+
+    let arrivals = shop.receives(WEBHOOKS).await;
+    // Whoever had an original would have been done with it by then.
+    let first = arrivals.iter().map(|arrival| arrival.at).min().unwrap();
+    assert!(first - killed > timeout + grace);
+    world.settles().await;
+    assert_eq!(shop.arrivals().len(), WEBHOOKS, "something arrived twice");
+    // The sweeper would have come later yet.
+    for dispatcher in &dispatchers {
+        let requeued = dispatcher.metric("posthorn_sweeper_requeued_total").await;
+        assert_eq!(requeued.unwrap() as i64, 0);
+    }
+    world.finish().await;
+}
+
+/// Refuses the first request after a while in which things can be arranged.
+fn refusing_once() -> Script {
+    std::sync::Arc::new(|n, _| match n {
+        0 => Reply::status(500).after(Duration::from_secs(2)),
+        _ => Reply::status(200),
+    })
+}
+
+/// A dispatcher records that an attempt failed, with its way to RabbitMQ, and back, as
+/// given, and dies; then when, after that, the retry arrived and was due.
+async fn dies_with_a_retry(
+    world: &World,
+    [there, back]: [Way; 2],
+    queued: i64,
+) -> (Duration, Duration, Vec<Arrival>) {
+    let ingest = world.ingest().await;
+    let (link, amqp_url) = link(world).await;
+    let doomed = world
+        .service("posthorn-dispatcher", &[("AMQP_URL", &amqp_url)])
+        .await;
+    let shop = world.receiver(refusing_once()).await;
+    let retry = json!({"retry_policy": {"delays": [6000, 6000]}});
+    world.webhook(&ingest, &shop, retry).await;
+    world.publish("order.created", "evt-1", &json!({})).await;
+    shop.receives(1).await;
+    link.set(there, back);
+    let heir = world.dispatcher().await;
+    eventually("the failure is on record", async || {
+        world.count("deliveries WHERE state = 'retrying'").await == 1
+    })
+    .await;
+    let row = world
+        .sql()
+        .await
+        .query_one("SELECT due_at FROM deliveries", &[])
+        .await
+        .unwrap();
+    let (due_at, now) = (row.get::<_, OffsetDateTime>(0), Instant::now());
+    let due_in = due_at - OffsetDateTime::now_utc();
+    let channel = world.connection().await.create_channel().await.unwrap();
+    eventually("the retry is queued, or isn't", async || {
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        // The longest delay that is no more than six seconds.
+        let queue =
+            channel.queue_declare("posthorn.retry.v1.5s".into(), options, Default::default());
+        i64::from(queue.await.unwrap().message_count()) == queued
+    })
+    .await;
+    kill(doomed, &link).await;
+
+    let arrivals = shop.receives(2).await;
+    world.settles().await;
+    assert_eq!(world.count("attempts").await, 2);
+    drop(heir);
+    let arrived_in = arrivals[1].at - now;
+    (due_in.try_into().unwrap(), arrived_in, shop.arrivals())
+}
+
+#[tokio::test]
+async fn a_retry_whose_dispatcher_dies_before_it_queues_it_is_sent_within_20_s() {
+    let world = World::start().await;
+    let (due, arrived, arrivals) = dies_with_a_retry(&world, [Way::Stalled, Way::Clear], 0).await;
+    eprintln!("due in {due:?}, arrived in {arrived:?}");
+    assert!(arrived < due + Duration::from_secs(20));
+    assert_eq!(arrivals.len(), 2);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_retry_that_its_dispatcher_has_queued_when_it_dies_is_sent_once() {
+    let world = World::start().await;
+    let (due, arrived, arrivals) = dies_with_a_retry(&world, [Way::Clear, Way::Stalled], 1).await;
+    eprintln!("due in {due:?}, arrived in {arrived:?}");
+    // A job that isn't on record as sent yet has been superseded: by one that is on time.
+    assert!(arrived < due + Duration::from_secs(20));
+    assert_eq!(arrivals.len(), 2);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn when_rabbitmq_loses_everything_no_tenant_waits_until_anothers_backlog_is_gone() {
+    // At a thousand a pass it would take most of a minute.
+    let sweeping = [
+        ("SWEEP_GRACE", "3"),
+        ("SWEEP_INTERVAL", "10"),
+        ("WEBHOOK_TIMEOUT", "1000"),
+    ];
+    let (many, few) = (5_000, 200);
+    let world = World::with(&sweeping).await;
+    let ingest = world.ingest().await;
+    let shop = world.receiver(answering(200)).await;
+    let busy = world.webhook(&ingest, &shop, json!({})).await;
+    let tenant = json!({"id": "quiet"});
+    let made = world.ask_as_operator(&ingest, "POST", "/api/v1/admin/tenants", Some(tenant));
+    assert_eq!(made.await.status, 201);
+    let token = world
+        .command(&["token", "create", "--tenant", "quiet"])
+        .await;
+    let webhook = json!({"url": shop.url("/quiet"), "events": ["*"]});
+    let made = world.ask_as(&token, &ingest, "POST", "/api/v1/webhooks", Some(webhook));
+    assert_eq!(made.await.status, 201);
+
+    let producer = world.producer().await;
+    let event = |tenant: &str, n: usize| {
+        Publication::json(tenant, "order.created", &format!("evt-{n:05}"), "{}")
+    };
+    // The busy tenant's are all older.
+    let of_busy: Vec<_> = (0..many).map(|n| event(TENANT, n)).collect();
+    producer.publish_all(&of_busy).await.unwrap();
+    world.accepts(many as i64).await;
+    let of_quiet: Vec<_> = (0..few).map(|n| event("quiet", n)).collect();
+    producer.publish_all(&of_quiet).await.unwrap();
+    world.accepts((many + few) as i64).await;
+    let channel = world.connection().await.create_channel().await.unwrap();
+    let queue = || "posthorn.jobs.v1.0".into();
+    eventually("all jobs are in the queue", async || {
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let found = channel.queue_declare(queue(), options, Default::default());
+        found.await.unwrap().message_count() as usize == many + few
+    })
+    .await;
+    let delete = channel.queue_delete(queue(), QueueDeleteOptions::default());
+    delete.await.unwrap();
+    // All have been lost for long when it is noticed.
+    let aged = "UPDATE deliveries SET due_at = due_at - interval '1 hour'";
+    world.sql().await.execute(aged, &[]).await.unwrap();
+
+    let begun = Instant::now();
+    let dispatchers = [world.dispatcher().await, world.dispatcher().await];
+    let arrivals = shop.receives(many + few).await;
+    eprintln!("{} arrived within {:?}", many + few, begun.elapsed());
+    world.settles().await;
+    let arrivals_of_busy = |arrivals: &[Arrival]| {
+        let of_busy = arrivals.iter().filter(|arrival| arrival.path == busy.path);
+        of_busy.count()
+    };
+    let last = arrivals
+        .iter()
+        .rposition(|arrival| arrival.path == "/quiet");
+    let before = arrivals_of_busy(&arrivals[..last.unwrap()]);
+    eprintln!("{before} of the busy tenant's arrived before the quiet one's last");
+    // The pass that finds out takes the oldest thousand; then they take turns.
+    assert!(before < many / 2, "{before}");
+    let mut by_id: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for arrival in &arrivals {
+        *by_id.entry((&arrival.path, arrival.id())).or_default() += 1;
+    }
+    assert!(
+        by_id.values().all(|times| *times == 1),
+        "something arrived twice"
+    );
+    let mut requeued = 0.0;
+    for dispatcher in &dispatchers {
+        let metric = dispatcher.metric("posthorn_sweeper_requeued_total").await;
+        requeued += metric.unwrap();
+    }
+    assert_eq!(requeued as usize, many + few);
+    world.finish().await;
+}
