@@ -212,6 +212,16 @@ impl World {
     /// # Panics
     /// If it doesn't become ready.
     pub async fn service(&self, binary: &str, settings: &[(&str, &str)]) -> Service {
+        let mut service = self.started(binary, settings);
+        must("becoming ready", service.ready().await);
+        service
+    }
+
+    /// A service that was started, ready or not.
+    ///
+    /// # Panics
+    /// If it can't be started.
+    pub fn started(&self, binary: &str, settings: &[(&str, &str)]) -> Service {
         let n = self.services.fetch_add(1, Ordering::Relaxed);
         let name = format!("{binary}-{n}");
         let log = self.folder.join(format!("{name}.log"));
@@ -222,12 +232,10 @@ impl World {
                 .map(|(n, v)| ((*n).to_owned(), (*v).to_owned())),
         );
         let address = must("a port", free_address());
-        let mut service = must(
+        must(
             "starting",
             Service::start(&name, binary, &address, &all, &log),
-        );
-        must("becoming ready", service.ready().await);
-        service
+        )
     }
 
     /// An endpoint.

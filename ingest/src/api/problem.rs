@@ -6,6 +6,8 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use shared::ids::WebhookId;
+use shared::webhook::Unreadable;
 use std::time::Duration;
 use tracing::error;
 use utoipa::openapi::RefOr;
@@ -157,6 +159,13 @@ impl Problem {
                 "more requests than API_RATE_LIMIT allows this token or address",
             )
         }
+    }
+
+    /// 503: what is sealed of a webhook can't be opened. The feed's line in the
+    /// log says so too, once.
+    pub fn unreadable(id: WebhookId, unreadable: Unreadable) -> Self {
+        let cause = anyhow::Error::new(unreadable);
+        Self::unavailable(format!("webhook {id} cannot be read: {cause:#}"))
     }
 
     /// 503: try again.

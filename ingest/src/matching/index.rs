@@ -152,6 +152,14 @@ impl<K: Copy + Eq + Hash, W> Index<K, W> {
         self.take_out(id).is_some()
     }
 
+    /// Takes all webhooks out but these.
+    pub fn retain(&mut self, mut stays: impl FnMut(K) -> bool) {
+        let gone = self.homes.keys().copied().filter(|id| !stays(*id));
+        for id in gone.collect::<Vec<_>>() {
+            self.take_out(id);
+        }
+    }
+
     /// The webhooks that an event is for, each once, the longest known first.
     ///
     /// Data that cannot be parsed (see [`Data::value`]) passes no filter.
