@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use shared::clock;
 use shared::dialect::Dialect;
-use shared::ids::DeliveryId;
+use shared::ids::{DeliveryId, WebhookId};
 use shared::job::{Content, Job, Payload};
 use shared::supervise::until_done;
 use shared::webhook::Status;
@@ -63,8 +63,10 @@ pub async fn admit(dispatcher: &Dispatcher, job: &Job) -> Admission {
         let until = clock::now() + UNKNOWN_PAUSE;
         Admission::Decided(Verdict::Deferred { until, because })
     };
-    let Some(endpoint) = find_endpoint(dispatcher, job).await else {
-        return unknown(Deferral::UnknownWebhook);
+    let endpoint = match find_endpoint(dispatcher, job).await {
+        Found::Endpoint(endpoint) => endpoint,
+        Found::Deleted => return Admission::Decided(Verdict::Cancelled),
+        Found::Unknown => return unknown(Deferral::UnknownWebhook),
     };
     match endpoint.webhook.status {
         Status::Active => {}
@@ -119,22 +121,49 @@ pub fn wait_for_other_copy() -> Verdict {
     }
 }
 
+/// A job's webhook.
+enum Found {
+    /// It is known here.
+    Endpoint(Endpoint),
+    /// It was deleted.
+    Deleted,
+    /// It has no row, its row can't be read, or PostgreSQL can't be asked.
+    Unknown,
+}
+
 /// Looks the webhook up. One that isn't known, or takes no deliveries, may have
 /// been made or switched on a moment ago: a delivery is cancelled for good, so
-/// not by what is remembered.
-async fn find_endpoint(dispatcher: &Dispatcher, job: &Job) -> Option<Endpoint> {
+/// not by what is remembered. Deleted webhooks aren't remembered at all: only
+/// their row says that they were.
+async fn find_endpoint(dispatcher: &Dispatcher, job: &Job) -> Found {
     let known = dispatcher.endpoints.get(job.webhook);
-    if known
-        .as_ref()
-        .is_some_and(|endpoint| endpoint.webhook.status == Status::Active)
+    if let Some(known) = known
+        && known.webhook.status == Status::Active
     {
-        return known;
+        return Found::Endpoint(known);
     }
-    if let Err(error) = dispatcher.feed.refresh().await {
+    let looked_up = async {
+        dispatcher.feed.refresh().await?;
+        match dispatcher.endpoints.get(job.webhook) {
+            Some(endpoint) => Ok(Found::Endpoint(endpoint)),
+            None if is_deleted(dispatcher, job.webhook).await? => Ok(Found::Deleted),
+            None => anyhow::Ok(Found::Unknown),
+        }
+    };
+    looked_up.await.unwrap_or_else(|error| {
         warn!(webhook = %job.webhook, error = format!("{error:#}"), "looking a webhook up");
-        return None;
-    }
-    dispatcher.endpoints.get(job.webhook)
+        Found::Unknown
+    })
+}
+
+async fn is_deleted(dispatcher: &Dispatcher, webhook: WebhookId) -> anyhow::Result<bool> {
+    let client = dispatcher.pool.get().await?;
+    let statement = client
+        .prepare_cached(
+            "-- is_deleted\nSELECT 1 FROM webhooks WHERE id = $1 AND status = 'deleted'",
+        )
+        .await?;
+    Ok(client.query_opt(&statement, &[&webhook]).await?.is_some())
 }
 
 /// What the event says, `Some(None)` if the event is gone. `None`: stopping.

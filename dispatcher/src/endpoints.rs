@@ -90,15 +90,15 @@ impl Endpoints {
         }
     }
 
-    /// Takes in what changed.
-    pub fn apply(&self, changes: Changes) {
+    /// Takes in what changed. A webhook that is gone leaves nothing behind.
+    pub fn apply(&self, changes: Changes<Webhook>) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         for tenant in changes.tenants {
             known
                 .tenants
                 .insert(tenant.tenant.clone(), Arc::new(tenant));
         }
-        for webhook in changes.unreadable {
+        for webhook in changes.gone {
             known.webhooks.remove(&webhook);
         }
         for webhook in changes.webhooks {
@@ -107,6 +107,10 @@ impl Endpoints {
                 .get(&webhook.id)
                 .map_or_else(|| Gate::new(self.crowd.clone()), |(_, gate)| gate.clone());
             known.webhooks.insert(webhook.id, (Arc::new(webhook), gate));
+        }
+        if let Some(only) = changes.only {
+            known.webhooks.retain(|id, _| only.contains(id));
+            known.webhooks.shrink_to_fit();
         }
     }
 

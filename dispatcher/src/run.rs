@@ -20,6 +20,7 @@ use shared::serve::serve;
 use shared::settings::Defaults;
 use shared::supervise::{Readiness, until_done};
 use shared::topology::jobs_queue;
+use shared::webhook::Webhook;
 use shared::{partitions, postgres, telemetry};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
@@ -51,7 +52,7 @@ pub struct Dispatcher {
     /// Webhooks in memory.
     pub endpoints: Arc<Endpoints>,
     /// What keeps them fresh.
-    pub feed: Arc<Feed>,
+    pub feed: Arc<Feed<Webhook>>,
     /// The HTTP client.
     pub sender: Sender,
     /// Where a webhook says nothing.
@@ -136,14 +137,15 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         settings.common.dialects.clone(),
         usize::from(settings.concurrency),
     ));
-    let feed = Feed::new(pool.clone(), settings.common.keys.clone(), {
+    let keys = settings.common.keys.clone();
+    let feed = Feed::new(pool.clone(), keys, ready.clone(), {
         let endpoints = endpoints.clone();
         move |changes| endpoints.apply(changes)
     });
     let mut listening = tokio::spawn({
-        let (feed, ready, over) = (feed.clone(), ready.clone(), over.clone());
+        let (feed, over) = (feed.clone(), over.clone());
         let url = settings.common.database_url.clone();
-        async move { feed.listen(&url, NAME, &ready, &over).await }
+        async move { feed.listen(&url, NAME, &over).await }
     });
 
     let mut partitions = tokio::spawn(partitions::keep(pool.clone(), TOMORROW, over.clone()));

@@ -23,6 +23,7 @@ use shared::ids::{DeliveryId, EventUid};
 use shared::job::Job;
 use shared::publish::{Outgoing, publish_all};
 use shared::supervise::until_done;
+use shared::webhook::Subscription;
 use time::OffsetDateTime;
 use tokio::task::yield_now;
 use tokio_util::sync::CancellationToken;
@@ -50,7 +51,7 @@ pub struct Intake {
     /// To PostgreSQL.
     pub pool: deadpool_postgres::Pool,
     /// Keeps the subscriptions fresh.
-    pub feed: Arc<Feed>,
+    pub feed: Arc<Feed<Subscription>>,
     /// The index.
     pub subscriptions: Arc<Subscriptions>,
     /// What tenants say about their event types.

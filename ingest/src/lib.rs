@@ -14,9 +14,10 @@
 //!
 //! [`api`] is the other door: it publishes events to the same exchange, and
 //! manages tenants, tokens and webhooks. Deliveries that begin again go through
-//! [`restart`], many of them at a rate by [`replay`]. What files declare of tenants, event
+//! [`restart`], many of them at a rate by [`replay`]; deliveries that an event should have had are made by
+//! [`rematch`](mod@rematch). What files declare of tenants, event
 //! types and webhooks is made so by [`apply`](mod@apply). [`rekey`](mod@rekey) seals secrets
-//! with a new master key. [`run`] starts and stops all of it.
+//! with a new master key; [`deleted_webhooks`] ends what deleted webhooks leave. [`run`] starts and stops all of it.
 
 pub mod accept;
 pub mod api;
@@ -24,6 +25,7 @@ pub mod apply;
 pub mod audit;
 pub mod dead_letters;
 pub mod decode;
+pub mod deleted_webhooks;
 pub mod event_types;
 pub mod intake;
 pub mod matching;
@@ -31,6 +33,7 @@ pub mod metrics;
 pub mod partitions;
 pub mod preview;
 pub mod rekey;
+pub mod rematch;
 pub mod replay;
 pub mod restart;
 pub mod run;

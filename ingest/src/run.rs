@@ -15,12 +15,13 @@ use deadpool_postgres::Pool;
 use futures_util::future::try_join_all;
 use shared::amqp::{Broker, Session, keep_session};
 use shared::attempt::Sender;
-use shared::catalogue::Feed;
+use shared::catalogue::{Changes, Feed};
 use shared::clock;
 use shared::publish::publisher;
 use shared::serve::serve;
 use shared::supervise::{Readiness, until_done};
 use shared::topology::INGEST_QUEUE;
+use shared::webhook::Subscription;
 use shared::{postgres, telemetry};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -38,7 +39,7 @@ use crate::intake::{Intake, LANES, PREFETCH, lane};
 use crate::metrics::metrics;
 use crate::settings::Settings;
 use crate::subscriptions::Subscriptions;
-use crate::{partitions, replay};
+use crate::{deleted_webhooks, partitions, replay};
 
 const NAME: &str = "posthorn-ingest";
 /// Of the lanes, the feed, the keepers of dead letters, replays and upkeep.
@@ -86,9 +87,10 @@ pub async fn run(
     }
     let subscriptions = Arc::new(Subscriptions::default());
     let event_types = Arc::new(EventTypes::default());
-    let feed = Feed::with_event_types(pool.clone(), settings.common.keys.clone(), {
+    let keys = settings.common.keys.clone();
+    let feed = Feed::new(pool.clone(), keys, ready.clone(), {
         let (subscriptions, event_types) = (subscriptions.clone(), event_types.clone());
-        move |mut changes| {
+        move |mut changes: Changes<Subscription>| {
             event_types.apply(std::mem::take(&mut changes.event_types));
             subscriptions.apply(changes);
         }
@@ -128,10 +130,10 @@ pub async fn run(
         "serving HTTP"
     });
     parts.spawn({
-        let (feed, ready, over) = (feed.clone(), ready.clone(), over.clone());
+        let (feed, over) = (feed.clone(), over.clone());
         let url = settings.common.database_url.clone();
         async move {
-            feed.listen(&url, NAME, &ready, &over).await;
+            feed.listen(&url, NAME, &over).await;
             "listening"
         }
     });
@@ -265,6 +267,10 @@ async fn upkeep(pool: Pool, retention: time::Duration, stop: CancellationToken) 
                 }
                 if let Err(error) = replay::delete_outdated(&pool, until).await {
                     warn!(error = format!("{error:#}"), "deleting outdated replays");
+                }
+                // After the days of the log and the replays that name them.
+                if let Err(error) = deleted_webhooks::purge(&pool, until).await {
+                    warn!(error = format!("{error:#}"), "purging deleted webhooks");
                 }
             }
             _ = report.tick() => {

@@ -10,7 +10,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use shared::catalogue::Changes;
 use shared::ids::{Tenant, WebhookId};
 use shared::tenant::TenantSettings;
-use shared::webhook::Webhook;
+use shared::webhook::Subscription;
 use tokio::task::spawn_blocking;
 use tracing::error;
 
@@ -34,13 +34,16 @@ struct State {
 }
 
 impl Subscriptions {
-    /// Takes in what changed.
-    pub fn apply(&self, changes: Changes) {
+    /// Takes in what changed. A webhook that is gone leaves nothing behind.
+    pub fn apply(&self, changes: Changes<Subscription>) {
         let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let tenants = changes.tenants.into_iter();
         state
             .tenants
             .extend(tenants.map(|settings| (settings.tenant.clone(), settings)));
+        for webhook in changes.gone {
+            state.index.remove(webhook);
+        }
         for webhook in changes.webhooks {
             if !webhook.status.is_on() || webhook.operational {
                 state.index.remove(webhook.id);
@@ -58,6 +61,9 @@ impl Subscriptions {
                     error!(webhook = %webhook.id, reason, "a webhook that cannot be matched");
                 }
             }
+        }
+        if let Some(only) = changes.only {
+            state.index.retain(|id| only.contains(&id));
         }
         metrics().subscriptions.set(state.index.len() as i64);
     }
@@ -108,7 +114,7 @@ impl Subscriptions {
     }
 }
 
-fn compile(webhook: &Webhook) -> Result<(Vec<Pattern>, Option<Filter>), String> {
+fn compile(webhook: &Subscription) -> Result<(Vec<Pattern>, Option<Filter>), String> {
     let patterns = webhook
         .patterns
         .iter()

@@ -8,8 +8,13 @@
 //!
 //! Revisions commit in order, so nothing can be missed by loading "everything
 //! above": the announcement only says when to look.
+//!
+//! Rows are read a page at a time, so that loading needs memory for a page and
+//! for what its owner keeps. A load of everything skips deleted webhooks.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -19,7 +24,7 @@ use futures_util::stream::poll_fn;
 use secrecy::SecretString;
 use tokio::sync::Mutex;
 use tokio_postgres::config::SslMode;
-use tokio_postgres::{AsyncMessage, NoTls};
+use tokio_postgres::{AsyncMessage, NoTls, Row};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -30,25 +35,83 @@ use crate::seal::Keyring;
 use crate::supervise::{Backoff, Readiness};
 use crate::telemetry::metrics;
 use crate::tenant::TenantSettings;
-use crate::webhook::Webhook;
+use crate::webhook::{Sealed, Subscription, Unreadable, Webhook};
 
+/// Webhooks read at once: with what one may have in bytes, at most 12 MiB.
+const PAGE: i64 = 200;
 /// How long a dead listening connection may go unnoticed: it is asked for the time
 /// this often.
 const PROBE: Duration = Duration::from_secs(10);
 
-/// What changed, in the order of revisions.
-#[derive(Debug, Default)]
-pub struct Changes {
+/// What changed. A load may come in several of these: tenants first.
+#[derive(Debug)]
+pub struct Changes<W> {
     /// New or changed tenants.
     pub tenants: Vec<TenantSettings>,
-    /// New, changed or deleted webhooks.
-    pub webhooks: Vec<Webhook>,
-    /// Changed ones that can't be read: what was known of them holds no longer.
-    pub unreadable: Vec<WebhookId>,
     /// The event types of new or changed tenants, if the feed brings them.
     pub event_types: Vec<TenantEventTypes>,
-    /// The revision after them.
-    pub revision: i64,
+    /// New or changed webhooks.
+    pub webhooks: Vec<W>,
+    /// Webhooks to forget: deleted ones, and changed ones of which nothing can
+    /// be used any more.
+    pub gone: Vec<WebhookId>,
+    /// After everything was loaded: the only webhooks to be kept.
+    pub only: Option<HashSet<WebhookId>>,
+}
+
+// Derived, it would ask the same of `W`.
+impl<W> Default for Changes<W> {
+    fn default() -> Self {
+        Self {
+            tenants: Vec::new(),
+            event_types: Vec::new(),
+            webhooks: Vec::new(),
+            gone: Vec::new(),
+            only: None,
+        }
+    }
+}
+
+/// What a feed's owner keeps of a webhook.
+pub trait Cached: Sized + Send {
+    /// Whether the feed brings event types: matching wants them, delivering doesn't.
+    const WITH_EVENT_TYPES: bool;
+
+    /// The columns that [`Cached::of`] wants. `id` and `status` are among them.
+    fn columns() -> String;
+
+    /// From its row: what can be used of it, and what can't be read in it.
+    fn of(row: &Row, keys: &Keyring) -> (Option<Self>, Option<Unreadable>);
+}
+
+impl Cached for Webhook {
+    const WITH_EVENT_TYPES: bool = false;
+
+    fn columns() -> String {
+        Self::COLUMNS.to_owned()
+    }
+
+    /// Without its secret nothing can be sent: its deliveries wait.
+    fn of(row: &Row, keys: &Keyring) -> (Option<Self>, Option<Unreadable>) {
+        match Self::read(row, keys) {
+            Ok(webhook) => (Some(webhook), None),
+            Err(unreadable) => (None, Some(unreadable)),
+        }
+    }
+}
+
+impl Cached for Subscription {
+    const WITH_EVENT_TYPES: bool = true;
+
+    fn columns() -> String {
+        format!("{}, {}", Self::COLUMNS, Sealed::COLUMNS)
+    }
+
+    /// Matching needs no secret. It is opened all the same, to be told in time
+    /// that dispatchers with the same keys can't deliver.
+    fn of(row: &Row, keys: &Keyring) -> (Option<Self>, Option<Unreadable>) {
+        (Some(Self::read(row)), Sealed::open(row, keys).err())
+    }
 }
 
 /// All that a tenant says about its event types.
@@ -72,48 +135,43 @@ pub struct EventTypeRow {
 }
 
 /// Loads changes and hands them to its owner's `apply`.
-pub struct Feed {
+pub struct Feed<W> {
     pool: Pool,
     keys: Keyring,
-    apply: Box<dyn Fn(Changes) + Send + Sync>,
-    /// Whether its owner wants event types: matching does, delivering doesn't.
-    with_event_types: bool,
-    /// The revision that has been applied; held while loading, so that changes
-    /// are applied in order.
-    known: Mutex<i64>,
+    ready: Readiness,
+    apply: Box<dyn Fn(Changes<W>) + Send + Sync>,
+    /// How many refreshes have begun.
+    begun: AtomicU64,
+    /// Held while loading, so that changes are applied in order.
+    known: Mutex<Known>,
 }
 
-impl Feed {
-    /// A feed that has loaded nothing yet.
+#[derive(Default)]
+struct Known {
+    /// The revision that has been applied; none before the first load.
+    revision: Option<i64>,
+    /// Which refresh succeeded last, counted as in `begun`.
+    refreshed: u64,
+    /// Webhooks that can't be read: their revision, and whether a key is missing.
+    unreadable: HashMap<WebhookId, (i64, bool)>,
+}
+
+impl<W: Cached> Feed<W> {
+    /// A feed that has loaded nothing yet. It tells `ready` how many webhooks are
+    /// sealed with a key that isn't among `keys`.
     pub fn new(
         pool: Pool,
         keys: Keyring,
-        apply: impl Fn(Changes) + Send + Sync + 'static,
-    ) -> Arc<Self> {
-        Self::make(pool, keys, apply, false)
-    }
-
-    /// The same, for an owner that wants event types too.
-    pub fn with_event_types(
-        pool: Pool,
-        keys: Keyring,
-        apply: impl Fn(Changes) + Send + Sync + 'static,
-    ) -> Arc<Self> {
-        Self::make(pool, keys, apply, true)
-    }
-
-    fn make(
-        pool: Pool,
-        keys: Keyring,
-        apply: impl Fn(Changes) + Send + Sync + 'static,
-        with_event_types: bool,
+        ready: Readiness,
+        apply: impl Fn(Changes<W>) + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new(Self {
             pool,
             keys,
+            ready,
             apply: Box::new(apply),
-            with_event_types,
-            known: Mutex::new(0),
+            begun: AtomicU64::new(0),
+            known: Mutex::default(),
         })
     }
 
@@ -122,89 +180,147 @@ impl Feed {
     /// # Errors
     /// If PostgreSQL can't be asked.
     pub async fn refresh(&self) -> anyhow::Result<()> {
+        let begun_before = self.begun.load(Ordering::SeqCst);
         let mut known = self.known.lock().await;
+        // One that began after this call has seen all that this one is to see:
+        // however many ask at once, two refreshes serve them.
+        if known.refreshed > begun_before {
+            return Ok(());
+        }
+        let this = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        self.load(&mut known).await?;
+        known.refreshed = this;
+        Ok(())
+    }
+
+    async fn load(&self, known: &mut Known) -> anyhow::Result<()> {
         let client = self.pool.get().await.context("connecting to PostgreSQL")?;
         let current = client
             .prepare_cached("-- catalogue_revision\nSELECT revision FROM catalogue")
             .await?;
         let revision: i64 = client.query_one(&current, &[]).await?.get(0);
-        if revision == *known {
+        if known.revision == Some(revision) {
             return Ok(());
         }
+        let is_complete = known.revision.is_none();
+        let since = known.revision.unwrap_or(-1);
         let tenants = client
             .prepare_cached(&format!(
-                "-- changed_tenants\nSELECT {} FROM tenants \
-                 WHERE revision > $1 AND revision <= $2",
+                "-- changed_tenants\nSELECT {} FROM tenants WHERE revision > $1",
                 TenantSettings::COLUMNS
             ))
             .await?;
-        let webhooks = client
-            .prepare_cached(&format!(
-                "-- changed_webhooks\nSELECT {} FROM webhooks \
-                 WHERE revision > $1 AND revision <= $2 ORDER BY revision",
-                Webhook::COLUMNS
-            ))
-            .await?;
-        let tenants = client.query(&tenants, &[&*known, &revision]).await?;
-        let webhooks = client.query(&webhooks, &[&*known, &revision]).await?;
-        let event_types = if self.with_event_types {
-            changed_event_types(&client, *known, revision).await?
+        let tenants = client.query(&tenants, &[&since]).await?;
+        let event_types = if W::WITH_EVENT_TYPES {
+            changed_event_types(&client, since).await?
         } else {
             Vec::new()
         };
-        let (mut readable, mut unreadable) = (Vec::new(), Vec::new());
-        for row in &webhooks {
-            match self.read(row) {
-                Ok(webhook) => readable.push(webhook),
-                Err(webhook) => unreadable.push(webhook),
-            }
-        }
-        let changes = Changes {
+        (self.apply)(Changes {
             tenants: tenants.iter().map(TenantSettings::read).collect(),
-            webhooks: readable,
-            unreadable,
             event_types,
-            revision,
-        };
-        (self.apply)(changes);
-        *known = revision;
+            ..Changes::default()
+        });
+        let found = self.load_webhooks(&client, known, is_complete).await?;
+        if is_complete {
+            known
+                .unreadable
+                .retain(|webhook, _| found.contains(webhook));
+            (self.apply)(Changes {
+                only: Some(found),
+                ..Changes::default()
+            });
+        }
+        self.show_unreadable(known);
+        // What has been changed since it was asked for may have been seen or not;
+        // it is above this revision, and so loaded again.
+        known.revision = Some(revision);
         Ok(())
     }
 
-    fn read(&self, row: &tokio_postgres::Row) -> Result<Webhook, WebhookId> {
-        match Webhook::read(row, &self.keys) {
-            Ok(webhook) => Ok(webhook),
-            Err(cause) => {
-                // Its deliveries wait until the row can be read again.
-                let webhook: WebhookId = row.get("id");
-                error!(%webhook, error = format!("{:#}", anyhow::Error::new(cause)), "unreadable webhook");
-                metrics().unreadable_webhooks.inc();
-                Err(webhook)
+    /// Applies the webhooks above the known revision, a page at a time; answers
+    /// which these are.
+    async fn load_webhooks(
+        &self,
+        client: &Client,
+        known: &mut Known,
+        is_complete: bool,
+    ) -> anyhow::Result<HashSet<WebhookId>> {
+        let statement = client
+            .prepare_cached(&format!(
+                "-- changed_webhooks\nSELECT {}, revision FROM webhooks \
+                 WHERE revision > $1 AND (status <> 'deleted' OR NOT $2) \
+                 ORDER BY revision LIMIT $3",
+                W::columns()
+            ))
+            .await?;
+        let mut found = HashSet::new();
+        let mut since = known.revision.unwrap_or(-1);
+        loop {
+            let rows = client
+                .query(&statement, &[&since, &is_complete, &PAGE])
+                .await?;
+            let mut changes = Changes::default();
+            for row in &rows {
+                found.insert(row.get("id"));
+                self.read(row, known, &mut changes);
+            }
+            (self.apply)(changes);
+            match rows.last() {
+                Some(last) if rows.len() as i64 == PAGE => since = last.get("revision"),
+                _ => return Ok(found),
             }
         }
+    }
+
+    fn read(&self, row: &Row, known: &mut Known, changes: &mut Changes<W>) {
+        let webhook: WebhookId = row.get("id");
+        if row.get::<_, &str>("status") == "deleted" {
+            known.unreadable.remove(&webhook);
+            changes.gone.push(webhook);
+            return;
+        }
+        let (usable, unreadable) = W::of(row, &self.keys);
+        match usable {
+            Some(usable) => changes.webhooks.push(usable),
+            None => changes.gone.push(webhook),
+        }
+        let Some(unreadable) = unreadable else {
+            known.unreadable.remove(&webhook);
+            return;
+        };
+        let revision: i64 = row.get("revision");
+        let is_missing_key = unreadable.is_missing_key();
+        let before = known.unreadable.insert(webhook, (revision, is_missing_key));
+        // Once for each change of it, however often it is loaded.
+        if before.is_none_or(|(logged, _)| logged != revision) {
+            let error = format!("{:#}", anyhow::Error::new(unreadable));
+            error!(%webhook, error, "unreadable webhook: its deliveries wait");
+        }
+    }
+
+    fn show_unreadable(&self, known: &Known) {
+        let unreadable = known.unreadable.len();
+        let missing_key = known.unreadable.values().filter(|(_, is)| *is).count();
+        metrics().unreadable_webhooks.set(unreadable as i64);
+        self.ready.unreadable(unreadable, missing_key);
     }
 
     /// Loads everything again, known or not.
     async fn reload(&self) -> anyhow::Result<()> {
-        *self.known.lock().await = -1;
+        self.known.lock().await.revision = None;
         self.refresh().await
     }
 
     /// Keeps fresh by listening for announcements, until `stop`.
-    pub async fn listen(
-        &self,
-        url: &SecretString,
-        name: &str,
-        ready: &Readiness,
-        stop: &CancellationToken,
-    ) {
+    pub async fn listen(&self, url: &SecretString, name: &str, stop: &CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
         loop {
             let ended = tokio::select! {
-                ended = self.listen_once(url, name, ready, &mut backoff) => ended,
+                ended = self.listen_once(url, name, &mut backoff) => ended,
                 () = stop.cancelled() => return,
             };
-            ready.postgres(false);
+            self.ready.postgres(false);
             metrics().postgres_reconnects.inc();
             let pause = backoff.next();
             let error = ended
@@ -223,7 +339,6 @@ impl Feed {
         &self,
         url: &SecretString,
         name: &str,
-        ready: &Readiness,
         backoff: &mut Backoff,
     ) -> anyhow::Result<()> {
         let config = postgres::config(url, &format!("{name} (listen)"))?;
@@ -246,7 +361,7 @@ impl Feed {
             // What was announced while nobody listened.
             self.reload().await?;
             info!("listening to PostgreSQL");
-            ready.postgres(true);
+            self.ready.postgres(true);
             backoff.reset();
             loop {
                 tokio::time::sleep(PROBE).await;
@@ -279,21 +394,17 @@ impl Feed {
 
 /// The types of tenants that changed, all of each tenant's: what was deleted is
 /// what is missing.
-async fn changed_event_types(
-    client: &Client,
-    known: i64,
-    revision: i64,
-) -> anyhow::Result<Vec<TenantEventTypes>> {
+async fn changed_event_types(client: &Client, since: i64) -> anyhow::Result<Vec<TenantEventTypes>> {
     let statement = client
         .prepare_cached(
             "-- changed_event_types\n\
              SELECT t.id, t.strict_event_types, e.name, e.schema \
              FROM tenants t LEFT JOIN event_types e ON e.tenant = t.id \
-             WHERE t.revision > $1 AND t.revision <= $2 ORDER BY t.id",
+             WHERE t.revision > $1 ORDER BY t.id",
         )
         .await?;
     let mut tenants: Vec<TenantEventTypes> = Vec::new();
-    for row in client.query(&statement, &[&known, &revision]).await? {
+    for row in client.query(&statement, &[&since]).await? {
         let tenant: Tenant = row.get(0);
         if tenants.last().is_none_or(|last| last.tenant != tenant) {
             tenants.push(TenantEventTypes {

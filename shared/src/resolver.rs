@@ -176,8 +176,6 @@ mod tests {
             id: WebhookId::generate(),
             tenant: "acme".parse().unwrap(),
             url: format!("http://rebinding.example:{port}/"),
-            patterns: Vec::new(),
-            filter: None,
             dialect: None,
             secrets: Secrets::of(Secret::generate(), None),
             headers: Vec::new(),
@@ -185,7 +183,6 @@ mod tests {
             retry: None,
             rate: None,
             debug_mode: false,
-            operational: false,
             status: Status::Active,
         };
         let message = Message {

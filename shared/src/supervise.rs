@@ -1,7 +1,7 @@
 //! A process looks after itself: readiness, backoff, stopping.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -51,6 +51,9 @@ struct Parts {
     /// RabbitMQ sessions that are needed and not there.
     amqp_missing: AtomicIsize,
     postgres: AtomicBool,
+    /// Webhooks that can't be read, and those of them for which a key is missing.
+    unreadable: AtomicUsize,
+    missing_key: AtomicUsize,
 }
 
 impl Readiness {
@@ -72,6 +75,21 @@ impl Readiness {
     /// Sets whether PostgreSQL answers.
     pub fn postgres(&self, is: bool) {
         self.0.postgres.store(is, Ordering::Relaxed);
+    }
+
+    /// Sets how many webhooks can't be read, and for how many of them the key is
+    /// missing. Without a key that others have, this process isn't ready: it
+    /// can't do what they do.
+    pub fn unreadable(&self, webhooks: usize, missing_key: usize) {
+        self.0.unreadable.store(webhooks, Ordering::Relaxed);
+        self.0.missing_key.store(missing_key, Ordering::Relaxed);
+    }
+
+    /// How many webhooks can't be read, and for how many of them the key is missing.
+    #[must_use]
+    pub fn unreadable_webhooks(&self) -> (usize, usize) {
+        let unreadable = self.0.unreadable.load(Ordering::Relaxed);
+        (unreadable, self.0.missing_key.load(Ordering::Relaxed))
     }
 
     /// What is missing; empty when ready.

@@ -90,8 +90,8 @@ pub struct Metrics {
     pub postgres_reconnects: IntCounter,
     /// Connections opened to PostgreSQL.
     pub postgres_connects: IntCounter,
-    /// Webhook rows that couldn't be opened with our keys.
-    pub unreadable_webhooks: IntCounter,
+    /// Webhooks that can't be opened with our keys now.
+    pub unreadable_webhooks: IntGauge,
     /// PostgreSQL's clock minus this machine's.
     pub clock_offset: Gauge,
     /// Open connections to our HTTP server.
@@ -120,9 +120,9 @@ pub fn metrics() -> &'static Metrics {
             "posthorn_postgres_connects_total",
             "Connections opened to PostgreSQL.",
         ),
-        unreadable_webhooks: counter(
-            "posthorn_unreadable_webhooks_total",
-            "Webhook rows that could not be opened with MASTER_KEY.",
+        unreadable_webhooks: gauge(
+            "posthorn_unreadable_webhooks",
+            "Webhooks whose secrets cannot be opened with this process's keys: always 0.",
         ),
         clock_offset: register(Gauge::new(
             "posthorn_clock_offset_seconds",
@@ -189,13 +189,25 @@ pub fn routes(ready: Readiness) -> Router {
 }
 
 async fn readyz(State(ready): State<Readiness>) -> Response {
-    let missing = ready.missing();
-    if missing.is_empty() {
-        "ready\n".into_response()
-    } else {
-        let text = format!("not ready: no {}\n", missing.join(", no "));
-        (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+    let missing = ready.missing().into_iter();
+    let mut missing: Vec<_> = missing.map(|part| format!("no {part}")).collect();
+    let (unreadable, missing_key) = ready.unreadable_webhooks();
+    if missing_key > 0 {
+        missing.push(format!(
+            "no key for {missing_key} webhooks: they were sealed with one that is neither \
+             MASTER_KEY nor in MASTER_KEY_PREVIOUS"
+        ));
     }
+    if !missing.is_empty() {
+        let text = format!("not ready: {}\n", missing.join(", "));
+        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    }
+    if unreadable > 0 {
+        // No other process could read these: this one is as good as any.
+        return format!("ready, but {unreadable} webhooks cannot be read: see the log\n")
+            .into_response();
+    }
+    "ready\n".into_response()
 }
 
 async fn exposition() -> Response {

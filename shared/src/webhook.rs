@@ -1,7 +1,9 @@
-//! A webhook as ingest matches it and as the dispatcher calls it.
+//! A webhook, as ingest matches it and as the dispatcher calls it.
 //!
-//! Read from its row by [`Webhook::read`], which opens what is sealed. The
-//! secrets stay in types that don't print them.
+//! A [`Subscription`] is what matching needs of a row. It needs no secret, so a
+//! row whose secrets can't be opened is matched like any other. A [`Webhook`] is
+//! what delivering needs: no pattern, filter or metadata, but the secrets, which
+//! stay in types that don't print them.
 
 use std::time::Duration;
 
@@ -14,7 +16,24 @@ use crate::retry::Retry;
 use crate::seal::{Keyring, Unopenable};
 use crate::secret::{Previous, Secret, Secrets, SigningKey};
 
-/// A tenant's subscription.
+/// What ingest matches events with.
+#[derive(Debug)]
+pub struct Subscription {
+    /// Its webhook.
+    pub id: WebhookId,
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// Which event types it listens to.
+    pub patterns: Vec<String>,
+    /// Which of those events it wants.
+    pub filter: Option<serde_json::Value>,
+    /// Whether it gets operational events, and those alone.
+    pub operational: bool,
+    /// Whether it gets deliveries.
+    pub status: Status,
+}
+
+/// What delivers to a webhook.
 #[derive(Debug)]
 pub struct Webhook {
     /// Its id.
@@ -23,10 +42,6 @@ pub struct Webhook {
     pub tenant: Tenant,
     /// Where deliveries go.
     pub url: String,
-    /// Which event types it listens to.
-    pub patterns: Vec<String>,
-    /// Which of those events it wants.
-    pub filter: Option<serde_json::Value>,
     /// How deliveries look; the tenant's, if none.
     pub dialect: Option<String>,
     /// What signs: the current secret first.
@@ -41,10 +56,17 @@ pub struct Webhook {
     pub rate: Option<Rate>,
     /// Whether requests and answers are kept whole.
     pub debug_mode: bool,
-    /// Whether it gets operational events, and those alone.
-    pub operational: bool,
     /// Whether it gets deliveries.
     pub status: Status,
+}
+
+/// What is sealed in a webhook's row, opened.
+#[derive(Debug)]
+pub struct Sealed {
+    /// What signs: the current secret first.
+    pub secrets: Secrets,
+    /// Sent with every delivery.
+    pub headers: Vec<(String, SecretString)>,
 }
 
 /// At most so many attempts in any period of a length.
@@ -91,7 +113,9 @@ impl Status {
         }
     }
 
-    fn read(text: &str) -> Self {
+    /// From the table.
+    #[must_use]
+    pub fn read(text: &str) -> Self {
         // The table's CHECK allows no sixth.
         [Self::Active, Self::Paused, Self::Inactive, Self::Disabled]
             .into_iter()
@@ -127,6 +151,15 @@ pub fn seal_context(id: WebhookId, column: &str) -> String {
     format!("{id}/{column}")
 }
 
+impl Unreadable {
+    /// Whether this process lacks the key that the row was sealed with. Another
+    /// one may have it.
+    #[must_use]
+    pub fn is_missing_key(&self) -> bool {
+        matches!(self, Self::Sealed(_, Unopenable::UnknownKey))
+    }
+}
+
 impl Webhook {
     /// How long an attempt may take: its own timeout, else the server's if it
     /// has one, else the dialect's.
@@ -137,17 +170,85 @@ impl Webhook {
     }
 
     /// The columns that [`Webhook::read`] wants.
-    pub const COLUMNS: &'static str = "id, tenant, url, patterns, filter, dialect, secret, \
-        previous_secret, previous_secret_until, signing_key, previous_signing_key, headers, \
-        timeout_ms, retry, rate_limit, rate_period_s, debug_mode, operational, status";
+    pub const COLUMNS: &'static str = "id, tenant, url, dialect, secret, previous_secret, \
+        previous_secret_until, signing_key, previous_signing_key, headers, timeout_ms, retry, \
+        rate_limit, rate_period_s, debug_mode, status";
 
     /// From its row.
     ///
     /// # Errors
     /// If what is sealed doesn't open, or isn't what it should be.
     pub fn read(row: &Row, keys: &Keyring) -> Result<Self, Unreadable> {
+        let Sealed { secrets, headers } = Sealed::open(row, keys)?;
+        Ok(Self {
+            id: row.get("id"),
+            tenant: row.get("tenant"),
+            url: row.get("url"),
+            dialect: row.get("dialect"),
+            secrets,
+            headers,
+            timeout: row
+                .get::<_, Option<i32>>("timeout_ms")
+                .map(|ms| Duration::from_millis(ms as u64)),
+            retry: read_retry(row)?,
+            rate: Rate::read(row),
+            debug_mode: row.get("debug_mode"),
+            status: Status::read(row.get("status")),
+        })
+    }
+}
+
+impl Subscription {
+    /// The columns that [`Subscription::read`] wants.
+    pub const COLUMNS: &'static str = "id, tenant, patterns, filter, operational, status";
+
+    /// From its row. Opens nothing.
+    #[must_use]
+    pub fn read(row: &Row) -> Self {
+        Self {
+            id: row.get("id"),
+            tenant: row.get("tenant"),
+            patterns: row.get("patterns"),
+            filter: row.get("filter"),
+            operational: row.get("operational"),
+            status: Status::read(row.get("status")),
+        }
+    }
+}
+
+impl Rate {
+    /// Of a webhook's row: `rate_limit` and `rate_period_s`.
+    #[must_use]
+    pub fn read(row: &Row) -> Option<Self> {
+        row.get::<_, Option<i32>>("rate_limit").map(|limit| Self {
+            limit: limit as u32,
+            period: Duration::from_secs(row.get::<_, i32>("rate_period_s") as u64),
+        })
+    }
+}
+
+/// What a webhook's row says of retries.
+///
+/// # Errors
+/// If it says what no API takes: only a row made by hand does.
+pub fn read_retry(row: &Row) -> Result<Option<Retry>, Unreadable> {
+    row.get::<_, Option<serde_json::Value>>("retry")
+        .map(serde_json::from_value)
+        .transpose()
+        .map_err(|_| Unreadable::Field("retry"))
+}
+
+impl Sealed {
+    /// The columns that [`Sealed::open`] wants, besides `id`.
+    pub const COLUMNS: &'static str = "secret, previous_secret, previous_secret_until, \
+        signing_key, previous_signing_key, headers";
+
+    /// Opens what is sealed in a row.
+    ///
+    /// # Errors
+    /// If it doesn't open, or isn't what it should be.
+    pub fn open(row: &Row, keys: &Keyring) -> Result<Self, Unreadable> {
         let id: WebhookId = row.get("id");
-        let status = Status::read(row.get("status"));
         let open = |column: &'static str, sealed: &[u8]| {
             let plain = keys
                 .open(&seal_context(id, column), sealed)
@@ -186,18 +287,7 @@ impl Webhook {
                     .map_err(|_| Unreadable::Field("headers"))?
             }
         };
-        let retry = row
-            .get::<_, Option<serde_json::Value>>("retry")
-            .map(serde_json::from_value)
-            .transpose()
-            .map_err(|_| Unreadable::Field("retry"))?;
         Ok(Self {
-            id,
-            tenant: row.get("tenant"),
-            url: row.get("url"),
-            patterns: row.get("patterns"),
-            filter: row.get("filter"),
-            dialect: row.get("dialect"),
             secrets: Secrets {
                 current: secret(row.get("secret"))?,
                 signing_key: signing_key("signing_key")?,
@@ -207,17 +297,6 @@ impl Webhook {
                 .into_iter()
                 .map(|(name, value)| (name, value.into()))
                 .collect(),
-            timeout: row
-                .get::<_, Option<i32>>("timeout_ms")
-                .map(|ms| Duration::from_millis(ms as u64)),
-            retry,
-            rate: row.get::<_, Option<i32>>("rate_limit").map(|limit| Rate {
-                limit: limit as u32,
-                period: Duration::from_secs(row.get::<_, i32>("rate_period_s") as u64),
-            }),
-            debug_mode: row.get("debug_mode"),
-            operational: row.get("operational"),
-            status,
         })
     }
 }

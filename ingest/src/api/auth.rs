@@ -97,6 +97,12 @@ pub struct Administering {
 /// The operator.
 pub struct Operating;
 
+/// The operator, acting for the tenant that `X-Tenant-ID` names.
+pub struct OperatingFor {
+    /// The tenant.
+    pub tenant: Tenant,
+}
+
 impl<const ROLE: u8> FromRequestParts<Shared> for Acting<ROLE> {
     type Rejection = Problem;
 
@@ -135,6 +141,22 @@ impl FromRequestParts<Shared> for Operating {
             ));
         }
         Ok(Self)
+    }
+}
+
+impl FromRequestParts<Shared> for OperatingFor {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self> {
+        Operating::from_request_parts(parts, api).await?;
+        match named_tenant(&parts.headers)? {
+            Some(tenant) if is_tenant(api, &tenant).await? => Ok(Self { tenant }),
+            Some(tenant) => Err(unknown(&tenant)),
+            None => Err(Problem::field(
+                "X-Tenant-ID",
+                "is missing: say whose event it is",
+            )),
+        }
     }
 }
 

@@ -186,12 +186,12 @@ fn cut(rows: &mut Vec<Row>, limit: i64) -> Option<&Row> {
 /// The newest of this id: it is taken anew after a day. The inner query has at
 /// most one row a day; `OFFSET 0` keeps it from being planned as a walk through
 /// all events in the order of the outer one.
-async fn find_event(api: &Api, tenant: &Tenant, id: &EventId) -> Result<Option<Row>> {
+pub(super) async fn find_event(api: &Api, tenant: &Tenant, id: &EventId) -> Result<Option<Row>> {
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(
             "-- find_event\n\
-             SELECT uid, id, type, occurred_at, matched, data, attributes, too_costly FROM events \
+             SELECT uid, tenant, id, type, occurred_at, matched, data, attributes, too_costly FROM events \
              WHERE uid = (SELECT uid FROM ( \
                  SELECT uid FROM events WHERE tenant = $1 AND id = $2 OFFSET 0) AS by_id \
                  ORDER BY uid DESC LIMIT 1)",

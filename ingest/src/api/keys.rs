@@ -74,7 +74,7 @@ async fn show(State(api): State<Shared>, Id(id): Id<WebhookId>) -> Result<Json<K
         .await?
         .ok_or_else(|| Problem::not_found(format!("there are no keys of {id}")))?;
     let webhook =
-        Webhook::read(&row, &api.keys).map_err(|error| Problem::from(anyhow::Error::new(error)))?;
+        Webhook::read(&row, &api.keys).map_err(|unreadable| Problem::unreadable(id, unreadable))?;
     let keys = webhook.secrets.signing_keys(clock::now());
     Ok(Json(KeySet {
         keys: keys.map(Key::of).collect(),

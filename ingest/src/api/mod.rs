@@ -21,6 +21,7 @@ use shared::dialect::Dialects;
 use shared::publish::Publisher;
 use shared::seal::Keyring;
 use shared::tenant::LARGEST_MAX_PAYLOAD;
+use shared::webhook::Subscription;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -50,6 +51,7 @@ pub mod keys;
 pub mod openapi;
 pub mod problem;
 pub mod rates;
+pub mod rematches;
 pub mod replays;
 pub mod request;
 pub mod retries;
@@ -90,7 +92,7 @@ pub struct Api {
     /// What verifies JWTs, if any are accepted.
     pub jwts: Option<Jwts>,
     /// Brings the index up to date after a change.
-    pub feed: Arc<Feed>,
+    pub feed: Arc<Feed<Subscription>>,
     /// The index.
     pub subscriptions: Arc<Subscriptions>,
     /// What tenants say about their event types.
@@ -139,7 +141,8 @@ pub fn document() -> Value {
 fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
     let events = events::routes()
         .merge(event_log::routes())
-        .merge(event_detail::routes());
+        .merge(event_detail::routes())
+        .merge(rematches::of_event());
     let webhooks = || {
         webhooks::routes()
             .merge(rotation::routes())
@@ -159,6 +162,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/api/v1/catalogues", event_types::catalogues())
         .nest("/api/v1/dialects", dialects::routes())
         .nest("/api/v1/admin/dead-letters", dead_letters::routes())
+        .nest("/api/v1/admin/events", rematches::of_all())
         .nest("/.well-known/webhook-keys", keys::routes())
         .nest("/api/v1/admin/tokens", tokens::routes())
         .nest("/api/v1/admin/tenants", tenants::routes())

@@ -7,6 +7,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use shared::excerpt::{MAX_ERROR, excerpt};
+use shared::ids::WebhookId;
+use shared::webhook::Unreadable;
 use std::time::Duration;
 use tracing::error;
 use utoipa::openapi::RefOr;
@@ -161,6 +163,13 @@ impl Problem {
                 "more requests than API_RATE_LIMIT allows this token or address",
             )
         }
+    }
+
+    /// 503: what is sealed of a webhook can't be opened. The feed's line in the
+    /// log says so too, once.
+    pub fn unreadable(id: WebhookId, unreadable: Unreadable) -> Self {
+        let cause = anyhow::Error::new(unreadable);
+        Self::unavailable(format!("webhook {id} cannot be read: {cause:#}"))
     }
 
     /// 503: try again.

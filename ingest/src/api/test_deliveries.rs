@@ -233,12 +233,12 @@ async fn test_by_id(
 }
 
 async fn send(api: &Api, tenant: &Tenant, id: WebhookId, new: NewTest) -> Result<Tested> {
-    let (webhook, dialect) = find(api, tenant, id).await?;
+    let (webhook, patterns, dialect) = find(api, tenant, id).await?;
     let event_type = match new.event_type {
         Some(text) => text.parse().map_err(|error: shared::ids::Malformed| {
             Problem::field("event_type", error.to_string())
         })?,
-        None => first_type(&webhook),
+        None => first_type(&patterns),
     };
     let data = match new.data {
         Some(data) => data.get().to_owned(),
@@ -277,26 +277,31 @@ async fn send(api: &Api, tenant: &Tenant, id: WebhookId, new: NewTest) -> Result
     Ok(Tested::of(&report, &dialect, &message))
 }
 
-/// The webhook and its dialect, or its tenant's.
+/// The webhook, its patterns, and its dialect or its tenant's.
 async fn find(
     api: &Api,
     tenant: &Tenant,
     id: WebhookId,
-) -> Result<(Webhook, std::sync::Arc<Dialect>)> {
-    let (webhook, tenants_dialect) = find_webhook(api, tenant, id).await?;
+) -> Result<(Webhook, Vec<String>, std::sync::Arc<Dialect>)> {
+    let (webhook, patterns, tenants_dialect) = find_webhook(api, tenant, id).await?;
     let name = webhook.dialect.as_ref().unwrap_or(&tenants_dialect);
     let dialect = api.dialects.get(name).cloned().ok_or_else(|| {
         Problem::conflict(format!("the dialect `{name}` isn't known to this server"))
     })?;
-    Ok((webhook, dialect))
+    Ok((webhook, patterns, dialect))
 }
 
-async fn find_webhook(api: &Api, tenant: &Tenant, id: WebhookId) -> Result<(Webhook, String)> {
+/// With its patterns and its tenant's dialect.
+async fn find_webhook(
+    api: &Api,
+    tenant: &Tenant,
+    id: WebhookId,
+) -> Result<(Webhook, Vec<String>, String)> {
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(&format!(
             "-- webhook_to_test\n\
-             SELECT {}, (SELECT t.dialect FROM tenants t WHERE t.id = tenant) AS tenants_dialect \
+             SELECT {}, patterns, (SELECT t.dialect FROM tenants t WHERE t.id = tenant) AS tenants_dialect \
              FROM webhooks WHERE id = $1 AND tenant = $2 AND status <> 'deleted'",
             Webhook::COLUMNS
         ))
@@ -306,13 +311,13 @@ async fn find_webhook(api: &Api, tenant: &Tenant, id: WebhookId) -> Result<(Webh
         .await?
         .ok_or_else(|| Problem::not_found(format!("there is no webhook {id}")))?;
     let webhook =
-        Webhook::read(&row, &api.keys).map_err(|error| Problem::from(anyhow::Error::new(error)))?;
-    Ok((webhook, row.get("tenants_dialect")))
+        Webhook::read(&row, &api.keys).map_err(|unreadable| Problem::unreadable(id, unreadable))?;
+    Ok((webhook, row.get("patterns"), row.get("tenants_dialect")))
 }
 
 /// The first type that the webhook names in full.
-fn first_type(webhook: &Webhook) -> EventType {
-    let named = webhook.patterns.iter().find_map(|name| name.parse().ok());
+fn first_type(patterns: &[String]) -> EventType {
+    let named = patterns.iter().find_map(|name| name.parse().ok());
     named.unwrap_or_else(|| match ANY_TYPE.parse() {
         Ok(any) => any,
         Err(error) => unreachable!("`{ANY_TYPE}` is an event type: {error}"),

@@ -32,6 +32,8 @@ const MAX_HEADERS: usize = 20;
 const MAX_HEADER: usize = 1024;
 /// The largest metadata, in bytes of JSON.
 const MAX_METADATA: usize = 4096;
+/// The largest filter, in bytes of JSON.
+pub const MAX_FILTER: usize = 16 * 1024;
 /// The highest rate limit, in deliveries a period.
 const MAX_RATE: u32 = 100_000_000;
 /// JSON that `jsonb` can hold: anything without U+0000.
@@ -97,7 +99,7 @@ pub struct Form {
     status: Option<StatusForm>,
     /// Whether it gets operational events (`webhook.disabled`), and those alone.
     operational: Option<bool>,
-    /// Which events it wants; `null`: all that match `events`.
+    /// Which events it wants; `null`: all that match `events`. At most 16,384 bytes of JSON.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<Object>, example = json!({"total": {"$gte": 10}}))]
     filters: Option<Option<Value>>,
@@ -175,6 +177,20 @@ pub struct Checked {
     pub client_id: Option<Value>,
 }
 
+impl Checked {
+    /// Whether it says anything that may make a webhook's definition larger.
+    pub fn has_size(&self) -> bool {
+        self.url.is_some()
+            || self.events.is_some()
+            || self.description.is_some()
+            || self.filters.is_some()
+            || self.headers.is_some()
+            || self.retry.is_some()
+            || self.metadata.is_some()
+            || self.client_id.is_some()
+    }
+}
+
 impl Form {
     /// Checks every member.
     ///
@@ -209,6 +225,7 @@ impl Form {
             ));
         }
         if let Some(Some(filter)) = &self.filters {
+            check_filter_size(filter)?;
             Filter::parse(filter).map_err(|error| Problem::field("filters", error.to_string()))?;
             storable("filters", filter)?;
         }
@@ -284,6 +301,17 @@ pub fn check_metadata(metadata: &Map<String, Value>) -> Result<()> {
         return Err(Problem::field("metadata", bound));
     }
     storable("metadata", &metadata)
+}
+
+/// First, so that parsing it costs little. What is allowed is what a webhook's
+/// filter may cost every ingest in memory.
+fn check_filter_size(filter: &Value) -> Result<()> {
+    let bytes = filter.to_string().len();
+    if bytes > MAX_FILTER {
+        let bound = format!("is {bytes} bytes of JSON; at most {MAX_FILTER} are allowed");
+        return Err(Problem::field("filters", bound));
+    }
+    Ok(())
 }
 
 fn check_events(events: &[String]) -> Result<()> {
@@ -656,6 +684,10 @@ mod tests {
             (
                 json!({"metadata": {"a": "x".repeat(5000)}}),
                 ["metadata", "4096"],
+            ),
+            (
+                json!({"filters": {"a": "x".repeat(MAX_FILTER)}}),
+                ["filters", "16384"],
             ),
             (json!({"metadata": {"a": "\u{0}"}}), ["metadata", "U+0000"]),
             (json!({"urll": "x"}), ["urll", "unknown field"]),

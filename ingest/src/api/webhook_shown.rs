@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 use shared::ids::{Tenant, WebhookId};
 use shared::retry::Retry;
-use shared::webhook::{Status, Webhook};
+use shared::webhook::{Rate, Sealed, Status, read_retry};
 use tokio_postgres::Row;
 use utoipa::ToSchema;
 
@@ -41,6 +41,9 @@ pub struct Shown {
     /// Why Posthorn disabled it.
     #[schema(required)]
     disabled_reason: Option<String>,
+    /// `false`: what is sealed of it can't be opened with this server's keys. Its deliveries wait,
+    /// and its `secret`, `public_key` and `headers` are not shown.
+    readable: bool,
     /// Whole when it was just made, masked ever after.
     #[schema(example = "whsec_…ab12")]
     pub secret: String,
@@ -111,43 +114,49 @@ pub const COLUMNS: &str = "w.id, w.tenant, w.url, w.patterns, w.filter, w.dialec
     (SELECT c.last_at FROM costly_filters c WHERE c.webhook_id = w.id) AS last_too_costly_at";
 
 impl Shown {
-    /// From its row, and what was counted of it.
-    ///
-    /// # Errors
-    /// If what is sealed in it doesn't open.
-    fn of(api: &Api, row: &Row, summary: Summary) -> Result<Self> {
-        let webhook = Webhook::read(row, &api.keys)
-            .map_err(|error| Problem::from(anyhow::Error::new(error)))?;
-        let created_at = row.get("created_at");
-        let key = webhook.secrets.signing_key();
-        let headers = webhook
-            .headers
+    /// From its row, and what was counted of it. A row that can't be read whole
+    /// is shown as far as it can be.
+    fn of(api: &Api, row: &Row, summary: Summary) -> Self {
+        let sealed = Sealed::open(row, &api.keys).ok();
+        let retry = read_retry(row);
+        let readable = sealed.is_some() && retry.is_ok();
+        let masked = |sealed: &Sealed| sealed.secrets.current().masked();
+        let key = sealed
+            .as_ref()
+            .and_then(|sealed| sealed.secrets.signing_key());
+        let headers = sealed.as_ref().map_or(&[][..], |sealed| &sealed.headers);
+        let headers = headers
             .iter()
             .map(|(name, value)| (name.clone(), mask_header(value.expose_secret())))
             .collect();
-        Ok(Self {
-            id: webhook.id,
-            events: webhook.patterns,
+        let status = Status::read(row.get("status"));
+        let signs_with_key = row.get::<_, Option<&[u8]>>("signing_key").is_some();
+        let created_at = row.get("created_at");
+        Self {
+            id: row.get("id"),
+            url: row.get("url"),
+            events: row.get("patterns"),
             description: row.get("description"),
-            active: webhook.status == Status::Active,
-            status: webhook.status.as_str(),
+            active: status == Status::Active,
+            status: status.as_str(),
             disabled_reason: row.get("disabled_reason"),
-            secret: webhook.secrets.current().masked(),
+            readable,
+            secret: sealed.as_ref().map_or_else(|| "…".to_owned(), masked),
             previous_secret_until: row.get("previous_secret_until"),
-            signing: if key.is_some() {
+            signing: if signs_with_key {
                 Signing::Ed25519
             } else {
                 Signing::Hmac
             },
             public_key: key.map(|key| key.public_key()),
             headers,
-            filters: webhook.filter,
-            timeout: webhook.timeout.map(|timeout| timeout.as_millis() as u64),
-            retry_policy: webhook.retry,
-            rate_limit: webhook.rate.map(RateLimit::of),
-            debug_mode: webhook.debug_mode,
-            operational: webhook.operational,
-            dialect: webhook.dialect,
+            filters: row.get("filter"),
+            timeout: row.get::<_, Option<i32>>("timeout_ms").map(|ms| ms as u64),
+            retry_policy: retry.unwrap_or_default(),
+            rate_limit: Rate::read(row).map(RateLimit::of),
+            debug_mode: row.get("debug_mode"),
+            operational: row.get("operational"),
+            dialect: row.get("dialect"),
             metadata: row.get("metadata"),
             key: row.get("key"),
             created_at,
@@ -158,8 +167,7 @@ impl Shown {
             last_too_costly_at: row.get("last_too_costly_at"),
             last_triggered: summary.last_triggered,
             revision: row.get("revision"),
-            url: webhook.url,
-        })
+        }
     }
 
     /// Its ETag (RFC 9110, section 8.8.3): changes with every change to it.
@@ -194,7 +202,7 @@ pub async fn find(api: &Api, tenant: &Tenant, id: WebhookId) -> Result<Shown> {
 /// Those whose rows were found, in their order.
 ///
 /// # Errors
-/// If PostgreSQL fails, or what is sealed in one doesn't open.
+/// If PostgreSQL fails.
 pub async fn all(api: &Api, client: &Client, rows: &[Row]) -> Result<Vec<Shown>> {
     let ids: Vec<WebhookId> = rows.iter().map(|row| row.get("id")).collect();
     let summaries = summaries(client, &ids).await?;
@@ -202,7 +210,7 @@ pub async fn all(api: &Api, client: &Client, rows: &[Row]) -> Result<Vec<Shown>>
         let summary = summaries.get(&id).copied().unwrap_or(Summary::UNUSED);
         Shown::of(api, row, summary)
     });
-    shown.collect()
+    Ok(shown.collect())
 }
 
 /// There is none, or it is another tenant's.

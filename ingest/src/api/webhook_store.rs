@@ -12,11 +12,24 @@ use shared::ids::{Tenant, WebhookId};
 use shared::seal::Keyring;
 use shared::secret::{Secret, SigningKey};
 use shared::webhook::{Rate, Status, seal_context};
+use tokio_postgres::Row;
 
 use super::problem::{Problem, Result};
 use super::webhook_form::{Checked, Signing, check_metadata};
 use super::webhook_shown::unknown;
 use crate::matching::Pattern;
+
+/// The most that all of a webhook's definition may have, in bytes as it is stored.
+const MAX_DEFINITION: i32 = 64 * 1024;
+
+/// The parts of a definition whose size its owner chooses, as the API names them.
+/// Returned by the statements that write them.
+const SIZES: &str = "octet_length(url) AS url, octet_length(description) AS description, \
+    octet_length(array_to_string(patterns, ' ')) AS events, \
+    coalesce(octet_length(filter::text), 0) AS filters, \
+    coalesce(octet_length(headers), 0) AS headers, \
+    coalesce(octet_length(retry::text), 0) AS retry_policy, \
+    octet_length(metadata::text) AS metadata";
 
 /// What rows are written with: the same for all of a process's.
 #[derive(Clone, Copy)]
@@ -74,16 +87,17 @@ pub async fn create(
     metadata.extend(form.client_id.map(client_id));
     let keys = writing.keys;
     let statement = transaction
-        .prepare_cached(
+        .prepare_cached(&format!(
             "-- create_webhook\n\
              INSERT INTO webhooks (id, tenant, url, description, patterns, filter, dialect, secret, \
                  signing_key, headers, timeout_ms, retry, rate_limit, rate_period_s, debug_mode, \
                  metadata, status, key, operational, revision) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, 0)",
-        )
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, 0) \
+             RETURNING {SIZES}"
+        ))
         .await?;
-    transaction
-        .execute(
+    let sizes = transaction
+        .query_one(
             &statement,
             &[
                 &id,
@@ -108,6 +122,7 @@ pub async fn create(
             ],
         )
         .await?;
+    check_sizes(&sizes)?;
     Ok(Made { id, secret })
 }
 
@@ -125,6 +140,8 @@ pub async fn update(
     form: Checked,
 ) -> Result<bool> {
     let before = lock_webhook(transaction, tenant, id).await?;
+    // A webhook from before there was a bound can still be switched off.
+    let has_size = form.has_size();
     if let Some(events) = &form.events
         && !form.operational.unwrap_or(before.operational)
     {
@@ -151,7 +168,7 @@ pub async fn update(
     let keys = writing.keys;
     // The pairs say whether to change and to what: NULL is a value of its own.
     let statement = transaction
-        .prepare_cached(
+        .prepare_cached(&format!(
             "-- update_webhook\n\
              UPDATE webhooks SET \
                  url = coalesce($4, url), \
@@ -174,11 +191,12 @@ pub async fn update(
                  operational = coalesce($25, operational), \
                  updated_at = now() \
              WHERE id = $1 AND tenant = $2 AND status <> 'deleted' \
-               AND ($3::int8 IS NULL OR revision = $3)",
-        )
+               AND ($3::int8 IS NULL OR revision = $3) \
+             RETURNING {SIZES}"
+        ))
         .await?;
     let changed = transaction
-        .execute(
+        .query_opt(
             &statement,
             &[
                 &id,
@@ -210,11 +228,16 @@ pub async fn update(
             ],
         )
         .await?;
-    Ok(changed > 0)
+    if let Some(sizes) = &changed
+        && has_size
+    {
+        check_sizes(sizes)?;
+    }
+    Ok(changed.is_some())
 }
 
-/// Deletes a webhook, if it is still of the `expected` revision: its secrets are
-/// forgotten, its log stays. Whether it is.
+/// Deletes a webhook, if it is still of the `expected` revision: all that its log
+/// doesn't need is forgotten, its log stays. Whether it is.
 ///
 /// # Errors
 /// If there is no such webhook.
@@ -230,7 +253,9 @@ pub async fn delete(
             "-- delete_webhook\n\
              UPDATE webhooks SET status = 'deleted', disabled_reason = NULL, secret = '', \
                  previous_secret = NULL, previous_secret_until = NULL, signing_key = NULL, \
-                 previous_signing_key = NULL, headers = NULL, updated_at = now() \
+                 previous_signing_key = NULL, headers = NULL, url = '', description = '', \
+                 patterns = '{}', filter = NULL, dialect = NULL, retry = NULL, rate_limit = NULL, \
+                 rate_period_s = NULL, metadata = '{}', key = NULL, updated_at = now() \
              WHERE id = $1 AND tenant = $2 AND status <> 'deleted' \
                AND ($3::int8 IS NULL OR revision = $3)",
         )
@@ -239,6 +264,24 @@ pub async fn delete(
         .execute(&statement, &[&id, tenant, &expected])
         .await?;
     Ok(deleted > 0)
+}
+
+/// Refuses a definition that is too large, and names its largest member.
+fn check_sizes(row: &Row) -> Result<()> {
+    let columns = row.columns().iter().enumerate();
+    let sizes: Vec<(&str, i32)> = columns.map(|(at, of)| (of.name(), row.get(at))).collect();
+    let bytes: i32 = sizes.iter().map(|(_, bytes)| bytes).sum();
+    let largest = sizes.iter().max_by_key(|(_, bytes)| bytes);
+    match largest {
+        Some((member, most)) if bytes > MAX_DEFINITION => Err(Problem::field(
+            *member,
+            format!(
+                "is {most} bytes of the webhook's {bytes}; all of a webhook's definition may be \
+                 at most {MAX_DEFINITION} bytes"
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// What a change builds on.

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use anyhow::Context;
 use deadpool_postgres::Transaction;
-use shared::ids::{EventType, Tenant};
+use shared::ids::{EventType, Tenant, WebhookId};
 use shared::seal::Keyring;
-use shared::webhook::Webhook;
+use shared::webhook::{Subscription, Webhook};
 
 use super::file::DeclaredTenant;
 use super::webhook::Now;
@@ -77,7 +78,8 @@ async fn lock_webhooks(
         .query(
             &format!(
                 "-- lock_declared_webhooks\n\
-                 SELECT {columns}, key, description, metadata FROM webhooks \
+                 SELECT {columns}, patterns, filter, operational, key, description, metadata \
+                 FROM webhooks \
                  WHERE tenant = ANY ($1) AND key IS NOT NULL AND status <> 'deleted' \
                  ORDER BY id FOR NO KEY UPDATE"
             ),
@@ -86,10 +88,16 @@ async fn lock_webhooks(
         .await?;
     let mut webhooks: HashMap<Tenant, BTreeMap<String, Now>> = HashMap::new();
     for row in &rows {
-        let webhook = Webhook::read(row, keys)?;
+        let webhook = Webhook::read(row, keys)
+            .with_context(|| format!("reading webhook {}", row.get::<_, WebhookId>("id")))?;
         webhooks.entry(webhook.tenant.clone()).or_default().insert(
             row.get("key"),
-            Now::of(webhook, row.get("description"), row.get("metadata")),
+            Now::of(
+                webhook,
+                Subscription::read(row),
+                row.get("description"),
+                row.get("metadata"),
+            ),
         );
     }
     Ok(webhooks)

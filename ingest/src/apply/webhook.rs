@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use shared::ids::WebhookId;
 use shared::retry::Retry;
 use shared::secret::Secret;
-use shared::webhook::{Rate, Status, Webhook};
+use shared::webhook::{Rate, Status, Subscription, Webhook};
 
 use super::difference::Difference;
 use crate::api::webhook_form::{Checked, RateLimit, Signing};
@@ -66,7 +66,12 @@ impl Default for Members {
 impl Now {
     /// From its row.
     #[must_use]
-    pub fn of(webhook: Webhook, description: String, metadata: Value) -> Self {
+    pub fn of(
+        webhook: Webhook,
+        subscription: Subscription,
+        description: String,
+        metadata: Value,
+    ) -> Self {
         let exposed = |(name, value): (String, secrecy::SecretString)| {
             (name, value.expose_secret().to_owned())
         };
@@ -79,11 +84,11 @@ impl Now {
                     None => Signing::Hmac,
                 },
                 url: webhook.url,
-                events: webhook.patterns,
+                events: subscription.patterns,
                 description,
                 status: webhook.status,
-                operational: webhook.operational,
-                filters: webhook.filter,
+                operational: subscription.operational,
+                filters: subscription.filter,
                 headers: webhook.headers.into_iter().map(exposed).collect(),
                 timeout: webhook.timeout.map(|timeout| timeout.as_millis() as i32),
                 retry: webhook.retry,

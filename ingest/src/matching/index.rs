@@ -154,6 +154,14 @@ impl<K: Copy + Eq + Hash, W> Index<K, W> {
         self.take_out(id).is_some()
     }
 
+    /// Takes all webhooks out but these.
+    pub fn retain(&mut self, mut stays: impl FnMut(K) -> bool) {
+        let gone = self.homes.keys().copied().filter(|id| !stays(*id));
+        for id in gone.collect::<Vec<_>>() {
+            self.take_out(id);
+        }
+    }
+
     /// The webhooks that listen to events of a type, each once, the longest known
     /// first, to be asked without the lock that this index may be under.
     pub fn candidates(&self, tenant: &str, event_type: &str) -> Candidates<K> {

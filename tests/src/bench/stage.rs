@@ -109,6 +109,17 @@ impl<'a> Stage<'a> {
         Ok(ingest)
     }
 
+    /// Another tenant; answers its API token.
+    ///
+    /// # Errors
+    /// If it can't be made.
+    pub async fn tenant(&self, name: &str) -> anyhow::Result<String> {
+        let tenant = "INSERT INTO tenants (id, revision, max_webhooks) VALUES ($1, 0, 10000)";
+        self.sql().await?.execute(tenant, &[&name]).await?;
+        let token = ["token", "create", "--tenant", name];
+        command("posthorn-ingest", &token, &self.settings).await
+    }
+
     /// A webhook as the API takes it.
     ///
     /// # Errors

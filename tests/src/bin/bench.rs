@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use harness::bench::catalogue::Catalogue;
 use harness::bench::floor::{self, Floor};
 use harness::bench::generator::{self, Load};
 use harness::bench::isolation::Isolation;
@@ -49,6 +50,8 @@ enum Role {
     Log(Log),
     /// Measures what broken endpoints do to healthy ones.
     Isolation(Isolation),
+    /// Measures what one tenant's catalogue changes do to another tenant.
+    Catalogue(Catalogue),
     #[command(hide = true)]
     Villains,
     #[command(hide = true)]
@@ -87,7 +90,7 @@ fn main() -> anyhow::Result<()> {
         Some(Role::Receiver { .. } | Role::Publish(_) | Role::Villains | Role::Phoenix) => {
             tokio::runtime::Builder::new_current_thread()
         }
-        Some(Role::Floor(_) | Role::Log(_) | Role::Isolation(_)) | None => {
+        Some(Role::Floor(_) | Role::Log(_) | Role::Isolation(_) | Role::Catalogue(_)) | None => {
             tokio::runtime::Builder::new_multi_thread()
         }
     };
@@ -105,6 +108,9 @@ fn main() -> anyhow::Result<()> {
             }
             Some(Role::Isolation(isolation)) => {
                 on_a_pair(async |pair, folder| isolation.measure(pair, folder).await).await
+            }
+            Some(Role::Catalogue(catalogue)) => {
+                on_a_pair(async |pair, folder| catalogue.measure(pair, folder).await).await
             }
             None => bench(arguments).await,
         }
