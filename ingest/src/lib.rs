@@ -19,13 +19,16 @@
 //! with a new master key. [`run`] starts and stops all of it.
 
 pub mod accept;
+pub mod acks;
 pub mod api;
 pub mod apply;
+pub mod aside;
 pub mod audit;
 pub mod dead_letters;
 pub mod decode;
 pub mod event_types;
 pub mod intake;
+pub mod look_ahead;
 pub mod matching;
 pub mod metrics;
 pub mod partitions;
@@ -36,3 +39,4 @@ pub mod restart;
 pub mod run;
 pub mod settings;
 pub mod subscriptions;
+pub mod turns;

@@ -6,13 +6,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use deadpool_postgres::Pool;
-use futures_util::future::try_join_all;
 use shared::amqp::{Broker, Session, keep_session};
 use shared::attempt::Sender;
 use shared::catalogue::Feed;
 use shared::publish::{Publications, publisher};
 use shared::supervise::{Readiness, until_done};
-use shared::topology::INGEST_QUEUE;
 use shared::{postgres, telemetry};
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
@@ -26,7 +24,7 @@ use crate::api::test_deliveries::Tester;
 use crate::dead_letters::letter::Origin;
 use crate::dead_letters::{self, Keeper};
 use crate::event_types::EventTypes;
-use crate::intake::{Intake, LANES, PREFETCH, lane};
+use crate::intake::{Intake, take_events};
 use crate::metrics::metrics;
 use crate::settings::Settings;
 use crate::subscriptions::Subscriptions;
@@ -156,24 +154,13 @@ struct Work {
 
 impl Work {
     async fn on(&mut self, session: &Session) -> anyhow::Result<()> {
-        let mut lanes = Vec::new();
-        for _ in 0..LANES {
-            let channel = session.publishing_channel().await?;
-            let (consuming, consumer) = session.consumer(INGEST_QUEUE, PREFETCH).await?;
-            let intake = &self.intake;
-            lanes.push(async move {
-                // Held as long as its consumer.
-                let _consuming = consuming;
-                lane(intake, consumer, channel).await
-            });
-        }
         let channel = session.publishing_channel().await?;
         let keep = |origin| self.keeper.keep(session, origin);
         tokio::select! {
             // Told to stop, all of them return.
             ended = async {
                 tokio::try_join!(
-                    try_join_all(lanes),
+                    take_events(&self.intake, session, false),
                     keep(Origin::Parking),
                     keep(Origin::Unrouted),
                 )

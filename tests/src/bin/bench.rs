@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use harness::bench::burst::Burst;
 use harness::bench::floor::{self, Floor};
 use harness::bench::generator::{self, Load};
 use harness::bench::isolation::Isolation;
@@ -49,6 +50,8 @@ enum Role {
     Log(Log),
     /// Measures what broken endpoints do to healthy ones.
     Isolation(Isolation),
+    /// Measures what one tenant's burst does to another tenant's events.
+    Burst(Burst),
     #[command(hide = true)]
     Villains,
     #[command(hide = true)]
@@ -87,7 +90,7 @@ fn main() -> anyhow::Result<()> {
         Some(Role::Receiver { .. } | Role::Publish(_) | Role::Villains | Role::Phoenix) => {
             tokio::runtime::Builder::new_current_thread()
         }
-        Some(Role::Floor(_) | Role::Log(_) | Role::Isolation(_)) | None => {
+        Some(Role::Floor(_) | Role::Log(_) | Role::Isolation(_) | Role::Burst(_)) | None => {
             tokio::runtime::Builder::new_multi_thread()
         }
     };
@@ -105,6 +108,9 @@ fn main() -> anyhow::Result<()> {
             }
             Some(Role::Isolation(isolation)) => {
                 on_a_pair(async |pair, folder| isolation.measure(pair, folder).await).await
+            }
+            Some(Role::Burst(burst)) => {
+                on_a_pair(async |pair, folder| burst.measure(pair, folder).await).await
             }
             None => bench(arguments).await,
         }
