@@ -44,7 +44,7 @@ const BYTES: usize = 32 << 20;
 /// doubles what there is, so that growing takes few round trips.
 const REACHES: [u16; 7] = [64, 64, 128, 256, 512, 1024, 2048];
 /// What the consumer of an overflow queue may hold.
-const OVERFLOW_REACH: u16 = 64;
+const OVERFLOW_REACH: u16 = 128;
 /// Consumers that weren't needed for this long are cancelled.
 const CALM: Duration = Duration::from_secs(1);
 
@@ -379,6 +379,10 @@ impl LookAhead {
                 state.remember(event.tenant, event.jobs);
             }
             state.give_back(left);
+            // Nothing may have waited since they were taken, so nobody looks.
+            if state.turns.has(Class::Restrained) {
+                self.restrained.notify_one();
+            }
             for source in &mut state.sources {
                 let due = source.tags.due();
                 let all = due.up_to.map(|tag| (tag, true));
