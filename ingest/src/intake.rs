@@ -1,10 +1,14 @@
-//! Events are taken from the queue in batches, and each batch is seen through:
-//! decoded, matched, written, its jobs published and confirmed; then acked.
+//! Events are seen through in batches: decoded, matched, written, their jobs
+//! published and confirmed; then acked.
 //!
-//! A batch is whatever has gathered while the last one was written: under load
-//! batches grow, at rest an event waits for nobody. Several [`lane`]s run side by
-//! side, each with a consumer and a publishing channel of its own, so that one
-//! writes while another waits for confirms.
+//! A batch is whatever has gathered while the last one was written, in the order
+//! of tenants' turns ([`look_ahead`](crate::look_ahead)): under load batches grow,
+//! at rest an event waits for nobody. Several [`lane`]s run side by side, each with
+//! a publishing channel of its own, so that one writes while another waits for
+//! confirms.
+//!
+//! A batch ends early where its events make many jobs or take long to match: the
+//! rest takes its turn again. So nobody's event waits long for a lane.
 //!
 //! Nothing is acked before everything that follows from it is safe. After a
 //! crash the broker delivers the batch again, its events are found known, and of
@@ -13,13 +17,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
+use futures_util::future::try_join_all;
+use lapin::Channel;
 use lapin::message::Delivery;
-use lapin::options::BasicAckOptions;
-use lapin::{Channel, Consumer};
+use shared::amqp::Session;
 use shared::catalogue::Feed;
 use shared::clock;
-use shared::ids::{DeliveryId, EventUid};
+use shared::ids::{DeliveryId, EventUid, Tenant};
 use shared::job::Job;
 use shared::publish::{Outgoing, publish_all};
 use shared::supervise::until_done;
@@ -30,23 +34,24 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::accept::{self, Matched};
+use crate::aside;
 use crate::decode::{self, Event, Rejected};
 use crate::event_types::EventTypes;
+use crate::look_ahead::{self, BATCH_JOBS, Finished, LookAhead};
 use crate::metrics::metrics;
 use crate::subscriptions::Subscriptions;
 
 /// Lanes per process: one writes while the other waits for confirms.
-pub const LANES: usize = 2;
-/// Unacked events per lane: what can gather while a batch is written.
-pub const PREFETCH: u16 = 512;
-/// The most events in one transaction.
-const BATCH: usize = 256;
+const LANES: usize = 2;
+/// A batch whose matching takes longer ends with the event that exceeds it.
+const MATCHING: Duration = Duration::from_millis(50);
 /// For how long others that share the session may have to wait for a lane.
 const UNINTERRUPTED: Duration = Duration::from_millis(1);
 /// The most messages that wait for their confirms.
 const PUBLISHED_AT_ONCE: usize = 1024;
 
 /// What a lane needs.
+#[derive(Clone)]
 pub struct Intake {
     /// To PostgreSQL.
     pub pool: deadpool_postgres::Pool,
@@ -62,74 +67,79 @@ pub struct Intake {
     pub stop: CancellationToken,
 }
 
-/// Takes batches until told to stop.
+/// Takes events on a session until told to stop; `one_at_a_time` finds the one at
+/// which sessions end.
 ///
 /// # Errors
-/// If the consumer or the channel fails. What was taken and not acked comes again.
-pub async fn lane(intake: &Intake, events: Consumer, channel: Channel) -> anyhow::Result<()> {
-    let mut batches = events.ready_chunks(BATCH);
+/// If a consumer or a channel fails. What was taken and not acked comes again.
+pub async fn take_events(
+    intake: &Intake,
+    session: &Session,
+    one_at_a_time: bool,
+) -> anyhow::Result<()> {
+    let ahead = LookAhead::default();
+    let mut lanes = Vec::new();
+    for _ in 0..LANES {
+        let channel = session.publishing_channel().await?;
+        lanes.push(lane(intake, &ahead, channel));
+    }
+    let is_tenant = |tenant: &Tenant| intake.subscriptions.max_payload(tenant).is_some();
+    tokio::try_join!(
+        ahead.take_in(session, is_tenant, one_at_a_time, &intake.stop),
+        try_join_all(lanes),
+        aside::watch_jobs(session, &ahead, intake.shards, &intake.stop),
+        aside::keep(session, &ahead, &intake.pool, &intake.stop),
+    )?;
+    Ok(())
+}
+
+/// Sees batches through until told to stop.
+async fn lane(intake: &Intake, ahead: &LookAhead, channel: Channel) -> anyhow::Result<()> {
     loop {
         let batch = tokio::select! {
-            batch = batches.next() => batch,
+            batch = ahead.next_batch() => batch,
             () = intake.stop.cancelled() => return Ok(()),
         };
-        let Some(batch) = batch else {
-            anyhow::bail!("RabbitMQ cancelled the consumer of events");
-        };
-        let batch: Vec<Delivery> = batch.into_iter().collect::<Result<_, _>>()?;
         let started = Instant::now();
-        metrics().received.inc_by(batch.len() as u64);
-        if see_through(intake, &channel, &batch).await? == Seen::Stopped {
+        let (events, reserved) = batch.open();
+        let Some(seen) = see_through(intake, &channel, events).await? else {
             return Ok(());
-        }
-        if let Some(last) = batch.last() {
-            // This lane's consumer has nothing older unacked.
-            last.acker.ack(BasicAckOptions { multiple: true }).await?;
-        }
-        metrics().batch.observe(batch.len() as f64);
+        };
+        metrics().received.inc_by(seen.finished.len() as u64);
+        metrics().batch.observe(seen.finished.len() as f64);
         metrics()
             .batch_seconds
             .observe(started.elapsed().as_secs_f64());
+        ahead.through(reserved, seen.finished, seen.left).await?;
     }
 }
 
-#[derive(PartialEq)]
-enum Seen {
-    Through,
-    /// Told to stop while PostgreSQL couldn't be reached.
-    Stopped,
+/// What became of a batch.
+struct Seen {
+    finished: Vec<Finished>,
+    /// Not begun.
+    left: Vec<look_ahead::Taken>,
 }
 
+/// `None`: told to stop while PostgreSQL couldn't be reached.
 async fn see_through(
     intake: &Intake,
     channel: &Channel,
-    batch: &[Delivery],
-) -> anyhow::Result<Seen> {
+    batch: Vec<look_ahead::Taken>,
+) -> anyhow::Result<Option<Seen>> {
     let Some(()) = until_done(&intake.stop, "reading the catalogue", || {
         intake.feed.refresh()
     })
     .await
     else {
-        return Ok(Seen::Stopped);
+        return Ok(None);
     };
     let now = clock::now();
-    let mut taken = Vec::new();
-    let mut parked = Vec::new();
-    let mut began = Instant::now();
-    for message in batch {
-        match read(intake, message).await {
-            Ok(event) => taken.push(Taken {
-                message,
-                event: find(intake, event, now).await,
-            }),
-            Err(reason) => parked.push(park(message, &reason)),
-        }
-        // What is quick is done here; together it may not be.
-        if began.elapsed() > UNINTERRUPTED {
-            yield_now().await;
-            began = Instant::now();
-        }
-    }
+    let Matching {
+        taken,
+        mut parked,
+        seen,
+    } = find_in_turn(intake, batch, now).await;
 
     let mut jobs = Vec::new();
     // Halves of what PostgreSQL can't store, down to the one event to blame.
@@ -141,10 +151,10 @@ async fn see_through(
             write(intake, now, part, again)
         });
         match written.await {
-            None => return Ok(Seen::Stopped),
+            None => return Ok(None),
             Some(Written::All(outcome)) => jobs.push(outcome),
             Some(Written::Unstorable(reason)) => match part {
-                [one] => parked.push(park(one.message, &Rejected::Unstorable(reason))),
+                [one] => parked.push(park(&one.message, &Rejected::Unstorable(reason))),
                 _ => parts.extend(<[_; 2]>::from(part.split_at(part.len() / 2))),
             },
         }
@@ -155,13 +165,66 @@ async fn see_through(
         .map(|job| Outgoing::job(&job, now, intake.shards))
         .chain(parked);
     publish_in_parts(channel, outgoing).await?;
-    Ok(Seen::Through)
+    Ok(Some(seen))
 }
 
 /// A message and what is to be written of it.
-struct Taken<'a> {
-    message: &'a Delivery,
+struct Taken {
+    message: Delivery,
     event: Matched,
+}
+
+/// A batch after its matching.
+struct Matching {
+    taken: Vec<Taken>,
+    parked: Vec<Outgoing>,
+    /// Once what was taken and parked is safe.
+    seen: Seen,
+}
+
+/// Reads and matches events in the order of their turns, as many as may be
+/// matched at a time.
+async fn find_in_turn(
+    intake: &Intake,
+    batch: Vec<look_ahead::Taken>,
+    now: OffsetDateTime,
+) -> Matching {
+    let (mut taken, mut parked, mut finished) = (Vec::new(), Vec::new(), Vec::new());
+    let mut batch = batch.into_iter();
+    let (mut jobs, begun) = (0, Instant::now());
+    let (mut until_here, mut uninterrupted) = (begun, begun);
+    for held in batch.by_ref() {
+        let event = match read(intake, &held.delivery).await {
+            Ok(event) => Ok(find(intake, event, now).await),
+            Err(reason) => Err(reason),
+        };
+        let matched = event.as_ref().map_or(0, |event| event.deliveries.len());
+        let effort = until_here.elapsed();
+        until_here += effort;
+        jobs += matched;
+        finished.push(held.finished(matched, effort));
+        match event {
+            Ok(event) => taken.push(Taken {
+                message: held.delivery,
+                event,
+            }),
+            Err(reason) => parked.push(park(&held.delivery, &reason)),
+        }
+        if jobs >= BATCH_JOBS || until_here - begun >= MATCHING {
+            break;
+        }
+        // What is quick is done here; together it may not be.
+        if until_here - uninterrupted > UNINTERRUPTED {
+            yield_now().await;
+            uninterrupted = Instant::now();
+        }
+    }
+    let left = batch.collect();
+    Matching {
+        taken,
+        parked,
+        seen: Seen { finished, left },
+    }
 }
 
 /// Publishes and waits for the confirms, a part at a time: events with many
@@ -243,7 +306,7 @@ enum Written<J> {
 async fn write<'a>(
     intake: &Intake,
     now: OffsetDateTime,
-    part: &'a [Taken<'a>],
+    part: &'a [Taken],
     again: bool,
 ) -> anyhow::Result<Written<impl Iterator<Item = Job> + use<'a>>> {
     let matched: Vec<&Matched> = part.iter().map(|taken| &taken.event).collect();
@@ -254,7 +317,7 @@ async fn write<'a>(
             None => return Err(error),
         },
     };
-    let (fresh, known): (Vec<&Taken<'_>>, Vec<_>) = part
+    let (fresh, known): (Vec<&Taken>, Vec<_>) = part
         .iter()
         .partition(|taken| new.contains(&taken.event.uid));
     // A duplicate of the producer's has its jobs; one of the broker's may be

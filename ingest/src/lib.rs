@@ -20,14 +20,17 @@
 //! with a new master key; [`deleted_webhooks`] ends what deleted webhooks leave. [`run`] starts and stops all of it.
 
 pub mod accept;
+pub mod acks;
 pub mod api;
 pub mod apply;
+pub mod aside;
 pub mod audit;
 pub mod dead_letters;
 pub mod decode;
 pub mod deleted_webhooks;
 pub mod event_types;
 pub mod intake;
+pub mod look_ahead;
 pub mod matching;
 pub mod metrics;
 pub mod partitions;
@@ -40,3 +43,4 @@ pub mod run;
 pub mod settings;
 pub mod subscriptions;
 pub mod turn;
+pub mod turns;

@@ -37,6 +37,8 @@ pub struct Metrics {
     pub storage: IntGauge,
     /// What it will take.
     pub storage_forecast: IntGauge,
+    /// Tenants whose events go to an overflow queue.
+    pub set_aside: IntGauge,
     /// See the dispatcher's metric of the same name.
     pub unaccounted: IntGauge,
 }
@@ -106,6 +108,10 @@ pub fn metrics() -> &'static Metrics {
         storage_forecast: gauge(
             "posthorn_storage_forecast_bytes",
             "What they will take when all days of WEBHOOK_EVENT_TTL are there, at the pace of the last seven.",
+        ),
+        set_aside: gauge(
+            "posthorn_tenants_set_aside",
+            "Tenants with so many events waiting that new ones go to a queue aside.",
         ),
         unaccounted: gauge(
             "posthorn_deliveries_unaccounted",

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use deadpool_postgres::Pool;
-use futures_util::future::try_join_all;
 use shared::amqp::{Broker, Session, keep_session};
 use shared::attempt::Sender;
 use shared::catalogue::{Changes, Feed};
@@ -20,7 +19,6 @@ use shared::clock;
 use shared::publish::publisher;
 use shared::serve::serve;
 use shared::supervise::{Readiness, until_done};
-use shared::topology::INGEST_QUEUE;
 use shared::webhook::Subscription;
 use shared::{postgres, telemetry};
 use tokio::net::TcpListener;
@@ -35,7 +33,7 @@ use crate::api::test_deliveries::Tester;
 use crate::dead_letters::letter::Origin;
 use crate::dead_letters::{self, Keeper};
 use crate::event_types::EventTypes;
-use crate::intake::{Intake, LANES, PREFETCH, lane};
+use crate::intake::{Intake, take_events};
 use crate::metrics::metrics;
 use crate::settings::Settings;
 use crate::subscriptions::Subscriptions;
@@ -182,7 +180,7 @@ pub async fn run(
         let unasked = Readiness::default();
         tokio::join!(
             keep_session(&broker, "events", &ready, &stop, async |session| {
-                take_events(&intake, session).await
+                take_events(&intake, session, session.is_careful()).await
             }),
             keep_session(&broker, "dead letters", &unasked, &stop, async |session| {
                 take_dead_letters(&keeper, session).await
@@ -210,22 +208,6 @@ async fn wait_for_schema(pool: &Pool, stop: &CancellationToken) -> Option<()> {
         postgres::measure_clock(pool).await
     })
     .await
-}
-
-/// Runs the lanes on a session.
-async fn take_events(intake: &Intake, session: &Session) -> anyhow::Result<()> {
-    let count = if session.is_careful() { 1 } else { LANES };
-    let mut lanes = Vec::new();
-    for _ in 0..count {
-        let channel = session.publishing_channel().await?;
-        let (consuming, consumer) = session.consumer(INGEST_QUEUE, PREFETCH).await?;
-        lanes.push(async move {
-            // Held as long as its consumer.
-            let _consuming = consuming;
-            lane(intake, consumer, channel).await
-        });
-    }
-    try_join_all(lanes).await.map(|_| ())
 }
 
 /// Runs the keeper of dead letters on a session.

@@ -169,6 +169,15 @@ impl Session {
         Ok((channel, consumer))
     }
 
+    /// A channel for bindings and questions. On the connection that consumes: the
+    /// broker may stop reading from the one that publishes.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub async fn control_channel(&self) -> lapin::Result<Channel> {
+        self.consume.create_channel().await
+    }
+
     /// Whether no message waits in a queue that somebody consumes, not counting
     /// what consumers hold. When in doubt, no: a quorum queue whose leader doesn't
     /// answer in time is said to have neither messages nor consumers.

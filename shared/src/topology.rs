@@ -1,7 +1,8 @@
 //! Every exchange and queue, declared in one place.
 //!
 //! ```text
-//!  producers ──▶ posthorn.events ──▶ posthorn.ingest.v1 ──▶ ingest
+//!  producers ──▶ posthorn.events ──▶ posthorn.intake ──▶ posthorn.ingest.v1 ──▶ ingest
+//!                                          └──(set aside)─▶ posthorn.overflow.v1.<n> ──▶ ingest
 //!  ingest ─────▶ posthorn.jobs ────▶ posthorn.jobs.v1.<shard> ──▶ dispatcher
 //!  dispatcher ─▶ posthorn.retry ───▶ posthorn.retry.v1.<tier> ──TTL──▶ posthorn.jobs
 //!  anyone ─────▶ posthorn.dead ────▶ posthorn.parking.v1      (for a person)
@@ -13,16 +14,24 @@
 //!
 //! A queue's arguments are immutable: to change one, change its version.
 
-use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::options::{
+    ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 use time::Duration;
 use time::OffsetDateTime;
 
-use crate::ids::WebhookId;
+use crate::ids::{Tenant, WebhookId};
 
 /// Where producers publish; routing key `<tenant>.<event type>`.
 pub const EVENTS: &str = "posthorn.events";
+/// Where events go on from there: to an overflow queue if one is bound for their
+/// tenant ([`set_aside`]), else by way of the alternate exchange to `ingest`'s queue.
+/// An event does either and never both, whenever bindings change.
+const INTAKE: &str = "posthorn.intake";
+/// The alternate exchange of [`INTAKE`].
+const INTAKE_REST: &str = "posthorn.intake.rest";
 /// Where jobs are published, and where delay queues dead-letter to.
 pub const JOBS: &str = "posthorn.jobs";
 /// Into the delay queues.
@@ -34,6 +43,13 @@ pub const UNROUTED: &str = "posthorn.unrouted";
 
 /// What `ingest` consumes.
 pub const INGEST_QUEUE: &str = "posthorn.ingest.v1";
+/// What `ingest` consumes as well: events of tenants that are set aside.
+pub const OVERFLOW_QUEUES: [&str; 4] = [
+    "posthorn.overflow.v1.0",
+    "posthorn.overflow.v1.1",
+    "posthorn.overflow.v1.2",
+    "posthorn.overflow.v1.3",
+];
 /// Where refused messages wait for a person.
 pub const PARKING_QUEUE: &str = "posthorn.parking.v1";
 /// Where unroutable messages wait for a person.
@@ -102,6 +118,9 @@ pub fn tier(wait: Duration) -> Option<u32> {
 /// leads nowhere is confirmed and gone, and no sweeper knows of it. So
 /// `posthorn.events` leads to its queue from its first moment: until that is
 /// bound to it, by way of its alternate exchange, which leads there meanwhile.
+/// From an older version's topology the new way is bound before the old one is
+/// unbound. While both are there an event still comes once: an exchange gives a
+/// queue one copy, however many ways lead there.
 ///
 /// # Errors
 /// If the connection fails, or something exists by a name with other arguments.
@@ -111,8 +130,23 @@ pub async fn declare(channel: &Channel, shards: u16) -> lapin::Result<()> {
     exchange(channel, UNROUTED, ExchangeKind::Fanout, None).await?;
 
     queue(channel, INGEST_QUEUE, UNROUTED, "", work()).await?;
+    exchange(channel, INTAKE_REST, ExchangeKind::Fanout, Some(UNROUTED)).await?;
+    queue(channel, INGEST_QUEUE, INTAKE_REST, "", work()).await?;
+    exchange(channel, INTAKE, ExchangeKind::Topic, Some(INTAKE_REST)).await?;
+    for overflow in OVERFLOW_QUEUES {
+        declare_queue(channel, overflow, work()).await?;
+    }
     exchange(channel, EVENTS, ExchangeKind::Topic, Some(UNROUTED)).await?;
-    queue(channel, INGEST_QUEUE, EVENTS, "#", work()).await?;
+    channel
+        .exchange_bind(
+            INTAKE.into(),
+            EVENTS.into(),
+            "#".into(),
+            ExchangeBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await?;
+    unbind_the_old_way(channel).await?;
     channel
         .queue_unbind(
             INGEST_QUEUE.into(),
@@ -147,6 +181,52 @@ pub async fn declare(channel: &Channel, shards: u16) -> lapin::Result<()> {
         .await?;
     }
     Ok(())
+}
+
+/// Versions before this one bound ingest's queue to `posthorn.events` itself. One
+/// that still runs does so again when it connects.
+async fn unbind_the_old_way(channel: &Channel) -> lapin::Result<()> {
+    channel
+        .queue_unbind(
+            INGEST_QUEUE.into(),
+            EVENTS.into(),
+            "#".into(),
+            FieldTable::default(),
+        )
+        .await
+}
+
+/// From now on a tenant's events go to this overflow queue. Idempotent.
+///
+/// # Errors
+/// If the connection fails.
+pub async fn set_aside(channel: &Channel, tenant: &Tenant, overflow: &str) -> lapin::Result<()> {
+    // Or its events would come both ways.
+    unbind_the_old_way(channel).await?;
+    channel
+        .queue_bind(
+            overflow.into(),
+            INTAKE.into(),
+            format!("{tenant}.#").into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+}
+
+/// The opposite of [`set_aside`]. What is in the overflow queue stays there.
+///
+/// # Errors
+/// If the connection fails.
+pub async fn release(channel: &Channel, tenant: &Tenant, overflow: &str) -> lapin::Result<()> {
+    channel
+        .queue_unbind(
+            overflow.into(),
+            INTAKE.into(),
+            format!("{tenant}.#").into(),
+            FieldTable::default(),
+        )
+        .await
 }
 
 /// A queue whose messages are worked on: a message that kills its consumers is
@@ -200,24 +280,32 @@ async fn queue(
     routing_key: &str,
     arguments: impl IntoIterator<Item = (&'static str, AMQPValue)>,
 ) -> lapin::Result<()> {
-    let mut table = FieldTable::default();
-    table.insert("x-queue-type".into(), text("quorum"));
-    for (key, value) in arguments {
-        table.insert(key.into(), value);
-    }
-    let name = ShortString::from(name);
-    channel
-        .queue_declare(name.clone(), QueueDeclareOptions::durable(), table)
-        .await?;
+    declare_queue(channel, name, arguments).await?;
     channel
         .queue_bind(
-            name,
+            name.into(),
             exchange.into(),
             routing_key.into(),
             QueueBindOptions::default(),
             FieldTable::default(),
         )
         .await
+}
+
+async fn declare_queue(
+    channel: &Channel,
+    name: &str,
+    arguments: impl IntoIterator<Item = (&'static str, AMQPValue)>,
+) -> lapin::Result<()> {
+    let mut table = FieldTable::default();
+    table.insert("x-queue-type".into(), text("quorum"));
+    for (key, value) in arguments {
+        table.insert(key.into(), value);
+    }
+    channel
+        .queue_declare(name.into(), QueueDeclareOptions::durable(), table)
+        .await?;
+    Ok(())
 }
 
 fn text(value: &str) -> AMQPValue {

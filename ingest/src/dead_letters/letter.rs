@@ -338,7 +338,7 @@ fn given_up(reason: &str) -> String {
 
 /// The exchange that a queue of ours gets its messages from.
 fn fed_by(queue: &str) -> &'static str {
-    if queue == topology::INGEST_QUEUE {
+    if queue == topology::INGEST_QUEUE || topology::OVERFLOW_QUEUES.contains(&queue) {
         topology::EVENTS
     } else if queue.starts_with("posthorn.jobs.") {
         topology::JOBS

@@ -10,8 +10,9 @@
 //! The [`floor`] is the yardstick: the same jobs out of the same kind of queue
 //! to the same receiver, with nothing else done.
 //!
-//! Beside these rounds, [`log`], [`isolation`] and [`catalogue`] are benchmarks of their own.
+//! Beside these rounds, [`log`], [`isolation`], [`catalogue`] and [`burst`] are benchmarks of their own.
 
+pub mod burst;
 pub mod catalogue;
 pub mod child;
 pub mod floor;

@@ -131,6 +131,17 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
+    /// Another tenant; answers its API token.
+    ///
+    /// # Errors
+    /// If it can't be made.
+    pub async fn tenant(&self, name: &str) -> anyhow::Result<String> {
+        let make = "INSERT INTO tenants (id, revision) VALUES ($1, 0)";
+        self.sql().await?.execute(make, &[&name]).await?;
+        let token = ["token", "create", "--tenant", name];
+        command("posthorn-ingest", &token, &self.settings).await
+    }
+
     /// A running dispatcher.
     ///
     /// # Errors
@@ -200,6 +211,7 @@ impl<'a> Stage<'a> {
         let queues = named
             .map(str::to_owned)
             .into_iter()
+            .chain(topology::OVERFLOW_QUEUES.map(str::to_owned))
             .chain([topology::jobs_queue(0)])
             .chain(topology::TIERS.map(|tier| format!("posthorn.retry.v1.{tier}s")));
         for queue in queues {

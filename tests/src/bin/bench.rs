@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use harness::bench::burst::Burst;
 use harness::bench::catalogue::Catalogue;
 use harness::bench::floor::{self, Floor};
 use harness::bench::generator::{self, Load};
@@ -52,6 +53,8 @@ enum Role {
     Isolation(Isolation),
     /// Measures what one tenant's catalogue changes do to another tenant.
     Catalogue(Catalogue),
+    /// Measures what one tenant's burst does to another tenant's events.
+    Burst(Burst),
     #[command(hide = true)]
     Villains,
     #[command(hide = true)]
@@ -90,7 +93,14 @@ fn main() -> anyhow::Result<()> {
         Some(Role::Receiver { .. } | Role::Publish(_) | Role::Villains | Role::Phoenix) => {
             tokio::runtime::Builder::new_current_thread()
         }
-        Some(Role::Floor(_) | Role::Log(_) | Role::Isolation(_) | Role::Catalogue(_)) | None => {
+        Some(
+            Role::Floor(_)
+            | Role::Log(_)
+            | Role::Isolation(_)
+            | Role::Catalogue(_)
+            | Role::Burst(_),
+        )
+        | None => {
             tokio::runtime::Builder::new_multi_thread()
         }
     };
@@ -111,6 +121,9 @@ fn main() -> anyhow::Result<()> {
             }
             Some(Role::Catalogue(catalogue)) => {
                 on_a_pair(async |pair, folder| catalogue.measure(pair, folder).await).await
+            }
+            Some(Role::Burst(burst)) => {
+                on_a_pair(async |pair, folder| burst.measure(pair, folder).await).await
             }
             None => bench(arguments).await,
         }

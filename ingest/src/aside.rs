@@ -1,0 +1,271 @@
+//! Keeps one tenant's many events out of everybody's way: in front of ingest and
+//! in front of the dispatchers.
+//!
+//! A tenant with much waiting ([`CROWDING`]) is *set aside*: its new events go to
+//! one of four overflow queues instead of the queue that everybody shares. Nothing
+//! is republished and nothing can be lost, since an event takes one way or the other
+//! (`shared::topology`). When its overflow queue has been empty for a second, the
+//! tenant is released.
+//!
+//! Who is set aside is a row in PostgreSQL, the same for all replicas. Bindings
+//! change under an advisory lock. A row is committed before its tenant is bound, and
+//! deleted after it is unbound: so whatever a crash leaves is a row, and a later
+//! [`keep`] undoes it.
+//!
+//! Events of a tenant that is set aside are restrained (see `look_ahead`), and so
+//! are many of a tenant's: [`watch_jobs`] says when they may have their turns.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use deadpool_postgres::{Pool, Transaction};
+use lapin::Channel;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+use shared::amqp::Session;
+use shared::ids::Tenant;
+use shared::topology::{self, OVERFLOW_QUEUES, jobs_queue};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::look_ahead::LookAhead;
+use crate::metrics::metrics;
+
+/// What costs this much (see `look_ahead`) and waits in one process sets its tenant
+/// aside: two batches' worth of small events.
+pub const CROWDING: u64 = 512;
+/// The most tenants that are set aside at a time: each is a binding.
+const MOST: i64 = 256;
+/// An overflow queue is empty for this long before its tenants are released; and a
+/// tenant that was set aside isn't again within this time.
+const EMPTY: Duration = Duration::from_secs(1);
+/// How often somebody looks who is set aside, while anybody is, and otherwise.
+const LOOK: Duration = Duration::from_millis(500);
+const LOOK_AT_REST: Duration = Duration::from_secs(10);
+/// RabbitMQ has so long for all that is done under the lock.
+const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Any number that no other lock of ours has: "setaside" in ASCII.
+const LOCK: i64 = 0x7365_7461_7369_6465;
+/// How often dispatchers' queues are looked at while a tenant is restrained.
+const JOBS_LOOK: Duration = Duration::from_millis(10);
+
+/// Tells `ahead` how many jobs wait for dispatchers, while it matters to somebody.
+///
+/// # Errors
+/// If the connection fails.
+pub async fn watch_jobs(
+    session: &Session,
+    ahead: &LookAhead,
+    shards: u16,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let channel = session.control_channel().await?;
+    loop {
+        tokio::select! {
+            () = ahead.restrains() => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+        let (mut jobs, mut dispatchers) = (0, 0);
+        for shard in 0..shards {
+            let (messages, consumers) = look_at(&channel, &jobs_queue(shard)).await?;
+            jobs += i64::from(messages);
+            dispatchers += consumers;
+        }
+        ahead.jobs_waiting((dispatchers > 0).then_some(jobs));
+        tokio::time::sleep(JOBS_LOOK).await;
+    }
+}
+
+/// How many messages wait in a queue, and how many consumers it has.
+async fn look_at(channel: &Channel, queue: &str) -> lapin::Result<(u32, u32)> {
+    let passive = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let found = channel
+        .queue_declare(queue.into(), passive, FieldTable::default())
+        .await?;
+    Ok((found.message_count(), found.consumer_count()))
+}
+
+/// Sets tenants aside and releases them until told to stop.
+///
+/// # Errors
+/// If the connection to RabbitMQ fails. PostgreSQL may fail meanwhile.
+pub async fn keep(
+    session: &Session,
+    ahead: &LookAhead,
+    pool: &Pool,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mut keeper = Keeper {
+        pool,
+        channel: session.control_channel().await?,
+        is_bound: false,
+        set_aside: HashMap::new(),
+        empty_since: [None; OVERFLOW_QUEUES.len()],
+    };
+    let mut pause = Duration::ZERO;
+    loop {
+        let done = tokio::select! {
+            tenants = ahead.crowding() => keeper.set_aside(tenants).await.map(|()| LOOK),
+            () = tokio::time::sleep(pause) => keeper.review().await,
+            () = stop.cancelled() => return Ok(()),
+        };
+        pause = match done {
+            Ok(pause) => pause,
+            Err(error) => {
+                if !keeper.channel.status().connected() {
+                    return Err(error);
+                }
+                warn!(
+                    error = format!("{error:#}"),
+                    "setting tenants aside failed; trying again"
+                );
+                tokio::time::sleep(LOOK).await;
+                LOOK
+            }
+        };
+    }
+}
+
+struct Keeper<'a> {
+    pool: &'a Pool,
+    channel: Channel,
+    /// Whether bindings are what the rows say: the broker may be a new one.
+    is_bound: bool,
+    /// By this process, and when.
+    set_aside: HashMap<Tenant, Instant>,
+    /// Since when each overflow queue has been seen empty.
+    empty_since: [Option<Instant>; OVERFLOW_QUEUES.len()],
+}
+
+impl Keeper<'_> {
+    async fn set_aside(&mut self, tenants: Vec<Tenant>) -> anyhow::Result<()> {
+        self.set_aside.retain(|_, at| at.elapsed() < EMPTY);
+        for tenant in tenants {
+            if self.set_aside.contains_key(&tenant) {
+                continue;
+            }
+            let mut client = self.pool.get().await?;
+            // By itself, so that it is committed before anything is bound.
+            let chosen = client
+                .query_opt(SET_ASIDE, &[&tenant.as_str(), &MOST])
+                .await?;
+            if chosen.is_none() {
+                continue;
+            }
+            let transaction = client.transaction().await?;
+            lock(&transaction).await?;
+            // Again: somebody may have released it meanwhile.
+            let chosen = transaction
+                .query_opt(SET_ASIDE, &[&tenant.as_str(), &MOST])
+                .await?;
+            let Some(queue) = chosen.as_ref().and_then(overflow_queue) else {
+                continue;
+            };
+            in_time(topology::set_aside(&self.channel, &tenant, queue)).await?;
+            transaction.commit().await?;
+            info!(%tenant, queue, "a tenant with many events waiting is set aside");
+            self.set_aside.insert(tenant, Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Releases whom there is no reason to set aside any more. Answers when to look
+    /// again.
+    async fn review(&mut self) -> anyhow::Result<Duration> {
+        let mut client = self.pool.get().await?;
+        let statement = client
+            .prepare_cached("-- who_is_set_aside\nSELECT tenant, queue FROM set_aside")
+            .await?;
+        let rows = client.query(&statement, &[]).await?;
+        metrics().set_aside.set(rows.len() as i64);
+        if !self.is_bound {
+            let transaction = client.transaction().await?;
+            lock(&transaction).await?;
+            for row in transaction.query(&statement, &[]).await? {
+                if let (Ok(tenant), Some(queue)) =
+                    (row.get::<_, &str>("tenant").parse(), overflow_queue(&row))
+                {
+                    in_time(topology::set_aside(&self.channel, &tenant, queue)).await?;
+                }
+            }
+            transaction.commit().await?;
+            self.is_bound = true;
+        }
+        if rows.is_empty() {
+            return Ok(LOOK_AT_REST);
+        }
+        for (n, queue) in OVERFLOW_QUEUES.iter().enumerate() {
+            let n16 = n as i16;
+            if !rows.iter().any(|row| row.get::<_, i16>("queue") == n16) {
+                continue;
+            }
+            let (messages, _) = look_at(&self.channel, queue).await?;
+            if messages > 0 {
+                self.empty_since[n] = None;
+                continue;
+            }
+            let since = *self.empty_since[n].get_or_insert_with(Instant::now);
+            if since.elapsed() < EMPTY {
+                continue;
+            }
+            let transaction = client.transaction().await?;
+            lock(&transaction).await?;
+            let released = transaction
+                .query(
+                    "-- release_tenants\n\
+                     DELETE FROM set_aside \
+                     WHERE queue = $1 AND since < now() - interval '1 second' RETURNING tenant",
+                    &[&n16],
+                )
+                .await?;
+            for row in released {
+                if let Ok(tenant) = row.get::<_, &str>("tenant").parse() {
+                    in_time(topology::release(&self.channel, &tenant, queue)).await?;
+                    info!(%tenant, queue, "a tenant isn't set aside any more");
+                }
+            }
+            transaction.commit().await?;
+        }
+        Ok(LOOK)
+    }
+}
+
+/// To the overflow queue with the fewest tenants.
+const SET_ASIDE: &str = "-- set_aside
+INSERT INTO set_aside (tenant, queue)
+SELECT $1::text, q.queue
+FROM generate_series(0, 3) AS q (queue) LEFT JOIN set_aside AS s ON s.queue = q.queue
+WHERE (SELECT count(*) FROM set_aside WHERE tenant <> $1) < $2
+GROUP BY q.queue ORDER BY count(s.tenant), q.queue LIMIT 1
+ON CONFLICT (tenant) DO UPDATE SET since = now()
+RETURNING queue";
+
+fn overflow_queue(row: &tokio_postgres::Row) -> Option<&'static str> {
+    let n = usize::try_from(row.get::<_, i16>("queue")).ok()?;
+    OVERFLOW_QUEUES.get(n).copied()
+}
+
+/// One replica at a time changes bindings.
+async fn lock(transaction: &Transaction<'_>) -> anyhow::Result<()> {
+    transaction
+        .batch_execute("SET LOCAL lock_timeout = '5s'")
+        .await?;
+    transaction
+        .execute(
+            "-- set_aside_lock\nSELECT pg_advisory_xact_lock($1)",
+            &[&LOCK],
+        )
+        .await?;
+    Ok(())
+}
+
+async fn in_time(bound: impl Future<Output = lapin::Result<()>>) -> anyhow::Result<()> {
+    tokio::time::timeout(BROKER_TIMEOUT, bound)
+        .await
+        .context("RabbitMQ did not change a binding in time")?
+        .context("changing a binding")
+}

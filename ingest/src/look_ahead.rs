@@ -1,0 +1,554 @@
+//! Takes events from the queues ahead of the lanes, and hands them out in
+//! batches in which tenants take turns.
+//!
+//! Events come in from several consumers, are sorted by tenant ([`turns`]) and
+//! go out to the lanes of `intake`, which say when they are done; then they are
+//! acked ([`acks`]). All of it belongs to one session: after a loss the broker
+//! delivers again what wasn't acked.
+//!
+//! Looking further ahead finds other tenants' events behind one tenant's many.
+//! It is bounded by [`EVENTS`] and [`BYTES`]. RabbitMQ bounds a consumer by
+//! messages and never by bytes, so consumers are added while there is room and
+//! cancelled when there isn't, or no need. At rest there is one, with a short
+//! reach, and an event goes straight to a lane.
+//!
+//! A tenant with many events waiting, or many jobs made of late, is restrained: it
+//! gets turns only while dispatchers keep up, because jobs queues are first in,
+//! first out, too ([`Gate`]). `aside` keeps the rest of its events out of the queue that
+//! everybody shares.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::stream::{self, SelectAll, Stream, StreamExt};
+use lapin::Channel;
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicCancelOptions};
+use lapin::types::ShortString;
+use shared::amqp::Session;
+use shared::ids::Tenant;
+use shared::topology::{INGEST_QUEUE, OVERFLOW_QUEUES};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::acks::Tags;
+use crate::turns::{Class, Turns};
+
+/// The most events of the main queue that are held unacked.
+pub const EVENTS: usize = 4096;
+/// The most bytes of them. What is on its way when it is reached comes on top.
+const BYTES: usize = 32 << 20;
+/// What consumers of the main queue may hold, in the order they are added. Each
+/// doubles what there is, so that growing takes few round trips.
+const REACHES: [u16; 7] = [64, 64, 128, 256, 512, 1024, 2048];
+/// What the consumer of an overflow queue may hold.
+const OVERFLOW_REACH: u16 = 128;
+/// Consumers that weren't needed for this long are cancelled.
+const CALM: Duration = Duration::from_secs(1);
+
+/// The most events in one batch: one transaction.
+pub const BATCH: usize = 256;
+/// The most bytes in a batch, unless its first event is larger.
+const BATCH_BYTES: usize = 8 << 20;
+/// The part of a batch that restrained tenants get at least, if they get any.
+const RESTRAINED_PART: usize = BATCH / 4;
+/// The most jobs of one batch; the event that exceeds it is the last.
+pub const BATCH_JOBS: usize = 512;
+/// Restrained tenants get turns while fewer jobs than this wait for dispatchers.
+const SHORT: i64 = 512;
+
+/// A tenant with more jobs than this made of late by this process is restrained,
+/// even if none of its events waits: what dispatchers don't keep up with waits in
+/// front of others' jobs.
+const BUSY: f64 = 512.0;
+/// Jobs a second that "of late" forgets; it never remembers more than twice [`BUSY`].
+const FORGOTTEN: f64 = 256.0;
+
+/// An event costs one unit for itself, and one for each of these.
+const BYTES_PER_COST: usize = 4096;
+
+/// Events taken from the queues, and not acked yet.
+pub struct LookAhead {
+    state: Mutex<State>,
+    /// A batch can be had, perhaps.
+    batch: Notify,
+    /// A tenant is restrained.
+    restrained: Notify,
+    /// A tenant should be set aside.
+    crowding: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// `None`: events of no tenant that is known.
+    turns: Turns<Option<Tenant>, Held>,
+    sources: Vec<Source>,
+    gate: Gate,
+    /// Jobs made of late, of tenants that had any made.
+    of_late: HashMap<Tenant, OfLate>,
+    /// Events of the main queue that are unacked.
+    events: usize,
+    /// The bytes of all that are unacked.
+    bytes: usize,
+    /// Tenants with as much waiting as sets one aside.
+    crowding: Vec<Tenant>,
+}
+
+struct Source {
+    channel: Channel,
+    consumer: ShortString,
+    reach: usize,
+    is_overflow: bool,
+    is_cancelled: bool,
+    /// No more messages come of it.
+    has_ended: bool,
+    tags: Tags,
+}
+
+/// Whether restrained tenants may have jobs made.
+#[derive(Default)]
+struct Gate {
+    /// How many more may be made until dispatchers' queues have been looked at again.
+    room: i64,
+    /// Of batches that are worked on: not in the queues yet.
+    under_way: i64,
+}
+
+/// A leaky bucket.
+struct OfLate {
+    jobs: f64,
+    at: Instant,
+}
+
+impl OfLate {
+    fn now(&self) -> f64 {
+        (self.jobs - self.at.elapsed().as_secs_f64() * FORGOTTEN).max(0.0)
+    }
+}
+
+struct Held {
+    delivery: Delivery,
+    source: usize,
+}
+
+/// An event on its way through a lane.
+pub struct Taken {
+    /// Whose, if there is such a tenant.
+    pub tenant: Option<Tenant>,
+    /// As it came.
+    pub delivery: Delivery,
+    source: usize,
+    cost: u64,
+    class: Class,
+}
+
+/// What a lane works on at a time.
+pub struct Batch {
+    /// In the order of their turns; never empty.
+    pub events: Vec<Taken>,
+    /// Jobs that the gate counts on.
+    reserved: i64,
+}
+
+/// An event that a lane is through with, as far as acking and charging goes.
+#[derive(Debug)]
+pub struct Finished {
+    tenant: Option<Tenant>,
+    source: usize,
+    tag: u64,
+    bytes: usize,
+    jobs: usize,
+    cost: u64,
+}
+
+impl Taken {
+    /// To be told when it is safe; `jobs` and `effort` are what it came to.
+    #[must_use]
+    pub fn finished(&self, jobs: usize, effort: Duration) -> Finished {
+        Finished {
+            tenant: self.tenant.clone(),
+            source: self.source,
+            tag: self.delivery.delivery_tag,
+            bytes: self.delivery.data.len(),
+            jobs,
+            // A tenth of a millisecond is about what one job costs.
+            cost: jobs as u64 + effort.as_micros() as u64 / 100,
+        }
+    }
+}
+
+type Incoming = Pin<Box<dyn Stream<Item = (usize, Option<lapin::Result<Delivery>>)> + Send>>;
+
+impl Default for LookAhead {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            batch: Notify::new(),
+            restrained: Notify::new(),
+            crowding: Notify::new(),
+        }
+    }
+}
+
+impl LookAhead {
+    /// Takes events in until told to stop. `is_tenant` says which tenants there
+    /// are; `one_at_a_time` takes one message at a time, from one queue.
+    ///
+    /// # Errors
+    /// If a consumer or a channel fails.
+    pub async fn take_in(
+        &self,
+        session: &Session,
+        is_tenant: impl Fn(&Tenant) -> bool,
+        one_at_a_time: bool,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let mut incoming = SelectAll::new();
+        if one_at_a_time {
+            let queues = OVERFLOW_QUEUES.len() + 1;
+            let queue = OVERFLOW_QUEUES
+                .get(fastrand::usize(..queues))
+                .unwrap_or(&INGEST_QUEUE);
+            incoming.push(self.consume(session, queue, 1).await?);
+        } else {
+            incoming.push(self.consume(session, INGEST_QUEUE, REACHES[0]).await?);
+            for queue in OVERFLOW_QUEUES {
+                incoming.push(self.consume(session, queue, OVERFLOW_REACH).await?);
+            }
+        }
+        let mut incoming = incoming.ready_chunks(BATCH);
+        let mut needed = Instant::now();
+        let mut look = tokio::time::interval(CALM);
+        loop {
+            let messages = tokio::select! {
+                messages = incoming.next() => messages,
+                _ = look.tick() => {
+                    let of_late = &mut self.state().of_late;
+                    of_late.retain(|_, of_late| of_late.now() > 0.0);
+                    Some(Vec::new())
+                }
+                () = stop.cancelled() => return Ok(()),
+            };
+            let Some(messages) = messages else {
+                anyhow::bail!("RabbitMQ cancelled the consumers of events");
+            };
+            for (source, message) in messages {
+                match message {
+                    Some(message) => self.push(source, message?, &is_tenant),
+                    None => {
+                        let ended = &mut self.state().sources[source];
+                        let by_us = ended.is_cancelled;
+                        anyhow::ensure!(by_us, "RabbitMQ cancelled the consumer of events");
+                        ended.has_ended = true;
+                    }
+                }
+            }
+            if one_at_a_time {
+                continue;
+            }
+            let wish = self.state().wish();
+            match wish {
+                Wish::Grow(reach) => {
+                    needed = Instant::now();
+                    let added = self.consume(session, INGEST_QUEUE, reach).await?;
+                    incoming.get_mut().push(added);
+                }
+                Wish::Keep => needed = Instant::now(),
+                Wish::Rest if needed.elapsed() < CALM => {}
+                Wish::Rest | Wish::Shrink => self.cancel_added().await?,
+            }
+        }
+    }
+
+    async fn consume(
+        &self,
+        session: &Session,
+        queue: &str,
+        reach: u16,
+    ) -> anyhow::Result<Incoming> {
+        let (channel, consumer) = session.consumer(queue, reach).await?;
+        let new = Source {
+            channel,
+            consumer: consumer.tag(),
+            reach: usize::from(reach),
+            is_overflow: queue != INGEST_QUEUE,
+            is_cancelled: false,
+            has_ended: false,
+            tags: Tags::default(),
+        };
+        let sources = &mut self.state().sources;
+        let is_over = |source: &Source| source.has_ended && source.tags.is_empty();
+        let source = match sources.iter().position(is_over) {
+            Some(over) => {
+                sources[over] = new;
+                over
+            }
+            None => {
+                sources.push(new);
+                sources.len() - 1
+            }
+        };
+        let ended = stream::once(std::future::ready((source, None)));
+        let messages = consumer.map(move |message| (source, Some(message)));
+        Ok(Box::pin(messages.chain(ended)))
+    }
+
+    /// Cancels all consumers of the main queue but the first. What they hold is
+    /// worked on as if nothing had happened.
+    async fn cancel_added(&self) -> anyhow::Result<()> {
+        let mut cancelled = Vec::new();
+        for source in self.state().sources.iter_mut().skip(1) {
+            if !source.is_overflow && !source.is_cancelled {
+                source.is_cancelled = true;
+                cancelled.push((source.channel.clone(), source.consumer.clone()));
+            }
+        }
+        for (channel, consumer) in cancelled {
+            channel
+                .basic_cancel(consumer, BasicCancelOptions::default())
+                .await?;
+        }
+        Ok(())
+    }
+
+    fn push(&self, source: usize, delivery: Delivery, is_tenant: &impl Fn(&Tenant) -> bool) {
+        let tenant = delivery.routing_key.as_str().split('.').next();
+        let tenant = tenant
+            .and_then(|tenant| tenant.parse::<Tenant>().ok())
+            .filter(is_tenant);
+        let mut state = self.state();
+        let bytes = delivery.data.len();
+        state.bytes += bytes;
+        let from = &mut state.sources[source];
+        from.tags.came(delivery.delivery_tag);
+        let is_overflow = from.is_overflow;
+        state.events += usize::from(!is_overflow);
+        let of_late = tenant.as_ref().and_then(|tenant| state.of_late.get(tenant));
+        let class = match is_overflow || of_late.is_some_and(|of_late| of_late.now() > BUSY) {
+            true => Class::Restrained,
+            false => Class::Free,
+        };
+        let held = Held { delivery, source };
+        let waiting = state.turns.push(&tenant, held, cost(bytes), class);
+        if state.turns.has(Class::Restrained) {
+            self.restrained.notify_one();
+        }
+        if let Some(tenant) = tenant
+            && !is_overflow
+            && waiting >= crate::aside::CROWDING
+            && !state.crowding.contains(&tenant)
+        {
+            state.crowding.push(tenant);
+            self.crowding.notify_one();
+        }
+        self.batch.notify_one();
+    }
+
+    /// Waits for the next batch.
+    pub async fn next_batch(&self) -> Batch {
+        loop {
+            if let Some(batch) = self.state().next_batch() {
+                // For another lane, if there is more.
+                self.batch.notify_one();
+                return batch;
+            }
+            self.batch.notified().await;
+        }
+    }
+
+    /// A lane is through with a batch: `finished` are safe, `left` weren't begun.
+    ///
+    /// # Errors
+    /// If a channel fails.
+    pub async fn through(
+        &self,
+        reserved: i64,
+        finished: Vec<Finished>,
+        left: Vec<Taken>,
+    ) -> anyhow::Result<()> {
+        let mut acks = Vec::new();
+        {
+            let mut state = self.state();
+            state.gate.under_way -= reserved;
+            for event in finished {
+                state.bytes -= event.bytes;
+                state.turns.charge(&event.tenant, event.cost);
+                state.sources[event.source].tags.done(event.tag);
+                state.remember(event.tenant, event.jobs);
+            }
+            state.give_back(left);
+            // Nothing may have waited since they were taken, so nobody looks.
+            if state.turns.has(Class::Restrained) {
+                self.restrained.notify_one();
+            }
+            for source in &mut state.sources {
+                let due = source.tags.due();
+                let all = due.up_to.map(|tag| (tag, true));
+                let each = due.singly.into_iter().map(|tag| (tag, false));
+                for (tag, multiple) in each.chain(all) {
+                    acks.push((source.channel.clone(), tag, multiple));
+                }
+            }
+            let unacked = |source: &Source| match source.is_overflow {
+                true => 0,
+                false => source.tags.len(),
+            };
+            state.events = state.sources.iter().map(unacked).sum();
+        }
+        self.batch.notify_one();
+        for (channel, tag, multiple) in acks {
+            channel.basic_ack(tag, BasicAckOptions { multiple }).await?;
+        }
+        Ok(())
+    }
+
+    /// Returns when a tenant is restrained.
+    pub async fn restrains(&self) {
+        while !self.state().turns.has(Class::Restrained) {
+            self.restrained.notified().await;
+        }
+    }
+
+    /// So many jobs wait for dispatchers; `None`: there are no dispatchers, so
+    /// that nobody's wait is made longer.
+    pub fn jobs_waiting(&self, jobs: Option<i64>) {
+        let gate = &mut self.state().gate;
+        gate.room = jobs.map_or(i64::MAX / 2, |jobs| SHORT - jobs - gate.under_way);
+        self.batch.notify_one();
+    }
+
+    /// Waits for tenants that should be set aside.
+    pub async fn crowding(&self) -> Vec<Tenant> {
+        loop {
+            let tenants = std::mem::take(&mut self.state().crowding);
+            if !tenants.is_empty() {
+                return tenants;
+            }
+            self.crowding.notified().await;
+        }
+    }
+
+    // Nothing awaits while it holds the lock.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is to become of the consumers of the main queue.
+enum Wish {
+    Grow(u16),
+    Keep,
+    Rest,
+    Shrink,
+}
+
+impl State {
+    fn wish(&self) -> Wish {
+        if self.bytes > BYTES {
+            return Wish::Shrink;
+        }
+        let live = |source: &&Source| !source.is_overflow && !source.is_cancelled;
+        let live = self.sources.iter().filter(live);
+        let (count, reach) = live.fold((0, 0), |(count, reach), source| {
+            (count + 1, reach + source.reach)
+        });
+        if self.events * 4 < reach * 3 {
+            return match self.events > reach / 8 {
+                true => Wish::Keep,
+                false => Wish::Rest,
+            };
+        }
+        let Some(next) = REACHES.get(count) else {
+            return Wish::Keep;
+        };
+        let as_large_as_these = self.bytes / self.events.max(1) * usize::from(*next);
+        match self.bytes + as_large_as_these <= BYTES && self.events < EVENTS {
+            true => Wish::Grow(*next),
+            false => Wish::Keep,
+        }
+    }
+
+    fn remember(&mut self, tenant: Option<Tenant>, jobs: usize) {
+        if let Some(tenant) = tenant.filter(|_| jobs > 0) {
+            let at = Instant::now();
+            let of_late = self.of_late.entry(tenant);
+            let of_late = of_late.or_insert(OfLate { jobs: 0.0, at });
+            let jobs = (of_late.now() + jobs as f64).min(2.0 * BUSY);
+            *of_late = OfLate { jobs, at };
+        }
+    }
+
+    /// Restrained tenants' events are in nearly all places: they get turns
+    /// whatever dispatchers do, or nobody else's would be found.
+    fn is_full(&self) -> bool {
+        self.events * 4 >= EVENTS * 3 || self.bytes * 4 >= BYTES * 3
+    }
+
+    fn next_batch(&mut self) -> Option<Batch> {
+        let restrained =
+            (self.gate.room > 0 || self.is_full()) && self.turns.has(Class::Restrained);
+        let part = if restrained { RESTRAINED_PART } else { 0 };
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        self.fill(&mut batch, &mut bytes, Class::Free, BATCH - part);
+        let free = batch.len();
+        if restrained {
+            self.fill(&mut batch, &mut bytes, Class::Restrained, BATCH);
+        }
+        let reserved = match batch.len() > free {
+            true => BATCH_JOBS as i64,
+            false => 0,
+        };
+        self.fill(&mut batch, &mut bytes, Class::Free, BATCH);
+        self.gate.room -= reserved;
+        self.gate.under_way += reserved;
+        let events = batch;
+        (!events.is_empty()).then_some(Batch { events, reserved })
+    }
+
+    fn fill(&mut self, batch: &mut Vec<Taken>, bytes: &mut usize, class: Class, most: usize) {
+        while batch.len() < most && *bytes < BATCH_BYTES {
+            let Some((tenant, held, cost)) = self.turns.take(class) else {
+                return;
+            };
+            *bytes += held.delivery.data.len();
+            let tag = held.delivery.delivery_tag;
+            self.sources[held.source].tags.taken(tag);
+            batch.push(Taken {
+                tenant,
+                delivery: held.delivery,
+                source: held.source,
+                cost,
+                class,
+            });
+        }
+    }
+
+    fn give_back(&mut self, left: Vec<Taken>) {
+        for taken in left.into_iter().rev() {
+            let source = taken.source;
+            let tags = &mut self.sources[source].tags;
+            tags.given_back(taken.delivery.delivery_tag);
+            let held = Held {
+                delivery: taken.delivery,
+                source,
+            };
+            self.turns
+                .give_back(&taken.tenant, held, taken.cost, taken.class);
+        }
+    }
+}
+
+impl Batch {
+    /// Its events, and what to tell [`LookAhead::through`].
+    #[must_use]
+    pub fn open(self) -> (Vec<Taken>, i64) {
+        (self.events, self.reserved)
+    }
+}
+
+fn cost(bytes: usize) -> u64 {
+    1 + (bytes / BYTES_PER_COST) as u64
+}

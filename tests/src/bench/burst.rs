@@ -1,0 +1,231 @@
+//! `make bench ARGS=burst`: who waits for another tenant's burst?
+//!
+//! One tenant publishes a little, at a steady rate; its latency from publishing to
+//! arrival is measured while nobody else publishes, and while another tenant
+//! publishes very much at once: many events, or a few that take long to match. Two
+//! ingests, one dispatcher. What counts is the difference of the p99.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use serde_json::{Value, json};
+use shared::topology;
+
+use super::generator::{Generator, Load, PAYLOAD, event_id};
+use super::receiver::Receiver;
+use super::scenario::Door;
+use super::stage::{Stage, TENANT, until};
+use crate::pair::Pair;
+use crate::producer::{Producer, Publication};
+use crate::service::{Service, ask};
+
+/// Whose burst it is.
+const LOUD: &str = "loud";
+/// Published and seen through before measuring begins.
+const WARM_UP: u64 = 200;
+/// The p99 may be longer by this many milliseconds than while all is quiet.
+const TARGET: f64 = 250.0;
+/// A burst is delivered by then.
+const LONGEST: Duration = Duration::from_secs(300);
+/// Webhooks whose filters take long, and what makes them.
+const HEAVY_WEBHOOKS: usize = 50;
+const HEAVY_VALUES: u32 = 33_000;
+
+/// How large everything is.
+#[derive(Args)]
+pub struct Burst {
+    /// Events of the burst.
+    #[arg(long, default_value_t = 20_000)]
+    events: u64,
+    /// Events of the burst that take long to match.
+    #[arg(long, default_value_t = 200)]
+    heavy: u64,
+    /// Events a second of the quiet tenant.
+    #[arg(long, default_value_t = 100)]
+    rate: u64,
+    /// How long each measures.
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+    /// Only bursts whose name contains this; may be repeated.
+    #[arg(long)]
+    only: Vec<String>,
+}
+
+/// What is published at once.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// This many matches each.
+    Many(Door, usize),
+    /// No matches, after long.
+    Heavy,
+}
+
+impl Burst {
+    /// Measures, and answers a table.
+    ///
+    /// # Errors
+    /// If something can't be started or doesn't come to its end.
+    pub async fn measure(&self, pair: &Pair, folder: &Path) -> anyhow::Result<String> {
+        let mut table = format!(
+            "{:<44} {:>8} {:>8} {:>8} {:>8}\n",
+            "milliseconds from publishing to arrival", "p50", "p95", "p99", "max"
+        );
+        for kind in [
+            Kind::Many(Door::Amqp, 1),
+            Kind::Many(Door::Amqp, 10),
+            Kind::Many(Door::Http, 1),
+            Kind::Many(Door::Http, 10),
+            Kind::Heavy,
+        ] {
+            let name = self.name(kind);
+            if self.only.is_empty() || self.only.iter().any(|only| name.contains(only)) {
+                self.beside(pair, folder, kind, &name, &mut table).await?;
+            }
+        }
+        Ok(table)
+    }
+
+    fn name(&self, kind: Kind) -> String {
+        match kind {
+            Kind::Many(Door::Amqp, n) => format!("{} events over AMQP, {n} each", self.events),
+            Kind::Many(Door::Http, n) => format!("{} events over HTTP, {n} each", self.events),
+            Kind::Heavy => format!("{} heavy events over AMQP", self.heavy),
+        }
+    }
+
+    async fn beside(
+        &self,
+        pair: &Pair,
+        folder: &Path,
+        kind: Kind,
+        name: &str,
+        table: &mut String,
+    ) -> anyhow::Result<()> {
+        let stage = Stage::set(pair, folder, "warn", Duration::ZERO).await?;
+        let ingest = stage.ingest(1).await?;
+        let second = stage.ingest(0).await?;
+        let token = stage.tenant(LOUD).await?;
+        let receiver = Receiver::start(Duration::ZERO).await?;
+        let webhooks = match kind {
+            Kind::Many(_, webhooks) => webhooks,
+            Kind::Heavy => HEAVY_WEBHOOKS,
+        };
+        for webhook in 0..webhooks {
+            let mut body = json!({"url": receiver.url(webhook), "events": ["*"]});
+            if let Kind::Heavy = kind {
+                let absent: Vec<u32> = (0..100).map(|n| HEAVY_VALUES + n).collect();
+                body["filter"] = json!({"values": {"$in": absent}});
+            }
+            let answer = ask(&ingest.url("/api/v1/webhooks"), &token, "POST", Some(&body)).await?;
+            ensure!(answer.status == 201, "a webhook: {}", answer.body);
+        }
+        let dispatcher = stage.dispatcher().await?;
+        self.flow(&stage, WARM_UP).await?;
+        stage.checkpoint().await?;
+        let quiet = self.flow(&stage, self.rate * self.seconds).await?;
+        row(table, "nobody else publishes", quiet, None);
+
+        let begun = Instant::now();
+        let (beside, published) = tokio::try_join!(
+            self.flow(&stage, self.rate * self.seconds),
+            self.publish(&stage, &ingest, &token, kind),
+        )?;
+        row(table, name, beside, Some(quiet));
+        let expected = match kind {
+            Kind::Many(_, webhooks) => self.events * webhooks as u64,
+            Kind::Heavy => 0,
+        };
+        while receiver.seen().await?.count < expected {
+            ensure!(begun.elapsed() < LONGEST, "the burst is never delivered");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let _ = writeln!(
+            table,
+            "{:<44} published after {:.1} s, {expected} delivered after {:.1} s",
+            "",
+            published.as_secs_f64(),
+            begun.elapsed().as_secs_f64()
+        );
+        drop((ingest, second, dispatcher));
+        stage.strike().await
+    }
+
+    /// Publishes the burst; answers how long that took.
+    async fn publish(
+        &self,
+        stage: &Stage<'_>,
+        ingest: &Service,
+        token: &str,
+        kind: Kind,
+    ) -> anyhow::Result<Duration> {
+        let begun = Instant::now();
+        match kind {
+            Kind::Many(door, _) => {
+                let mut load = load(stage, LOUD, self.events);
+                if door == Door::Http {
+                    load.to = ingest.url("");
+                    token.clone_into(&mut load.token);
+                }
+                Generator::start(&load)?.finished().await?;
+            }
+            Kind::Heavy => {
+                let values: Vec<u32> = (0..HEAVY_VALUES).collect();
+                let data: Value = json!({"values": values});
+                let data = data.to_string();
+                let events: Vec<_> = (0..self.heavy)
+                    .map(|n| Publication::json(LOUD, "order.created", &event_id(n), &data))
+                    .collect();
+                Producer::connect(&stage.amqp_url)
+                    .await?
+                    .publish_all(&events)
+                    .await?;
+            }
+        }
+        Ok(begun.elapsed())
+    }
+
+    /// Publishes so many of the quiet tenant's events at its rate; answers the
+    /// latencies.
+    async fn flow(&self, stage: &Stage<'_>, count: u64) -> anyhow::Result<[f64; 4]> {
+        stage.receiver.reset().await?;
+        let mut load = load(stage, TENANT, count);
+        load.rate = self.rate;
+        Generator::start(&load)?.finished().await?;
+        until("arriving", count, async || {
+            Ok(stage.receiver.seen().await?.count)
+        })
+        .await?;
+        let seen = stage.receiver.reset().await?;
+        seen.latency_ms.context("nothing arrived")
+    }
+}
+
+fn load(stage: &Stage<'_>, tenant: &str, count: u64) -> Load {
+    Load {
+        to: stage.amqp_url.clone(),
+        exchange: topology::EVENTS.to_owned(),
+        routing_key: format!("{tenant}.order.created"),
+        spread: 0,
+        token: String::new(),
+        count,
+        rate: 0,
+        bytes: PAYLOAD,
+    }
+}
+
+fn row(table: &mut String, what: &str, latency: [f64; 4], than: Option<[f64; 4]>) {
+    let [p50, p95, p99, max] = latency;
+    let _ = write!(
+        table,
+        "{what:<44} {p50:>8.1} {p95:>8.1} {p99:>8.1} {max:>8.1}"
+    );
+    if let Some([_, _, quiet, _]) = than {
+        let longer = p99 - quiet;
+        let verdict = if longer <= TARGET { "within" } else { "BEYOND" };
+        let _ = write!(table, "   p99 + {longer:.0}, {verdict} {TARGET}");
+    }
+    let _ = writeln!(table);
+}
