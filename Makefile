@@ -11,7 +11,7 @@ TESTS := $(if $(NEXTEST),nextest run,test --all-targets)
 PRODUCT := --workspace --bin posthorn-ingest --bin posthorn-dispatcher
 
 .DEFAULT_GOAL := help
-.PHONY: help deps run test check openapi schemathesis chaos bench clean
+.PHONY: help deps run test check openapi schemathesis fuzz chaos bench clean
 
 help: ## Say this.
 	@echo 'make TARGET, with TARGET one of:'
@@ -49,6 +49,13 @@ schemathesis: ## Ask the API for all that its description allows, and more. ARGS
 	@deploy/deps.sh tests
 	$(CARGO) build $(PRODUCT) --bin schemathesis
 	$(TARGET)/debug/schemathesis $(ARGS)
+
+# Its own crates are built again, instrumented; their dependencies aren't.
+fuzz: ## Search for input from outside that breaks what reads it (a minute each). TARGETS=event, SECONDS=600.
+	RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tests/fuzz/coverage.sh \
+		$(CARGO) build --workspace --bin fuzz --features posthorn-fuzz/libfuzzer
+	tests/fuzz/run.sh $(TARGET)/debug/fuzz $(TARGET)/fuzz $(or $(SECONDS),60) \
+		$(or $(TARGETS),$(notdir $(wildcard tests/fuzz/corpus/*)))
 
 chaos: ## Break everything under load, and judge that nothing was lost (5 minutes). ARGS=…: --help says.
 	@deploy/deps.sh servers

@@ -99,6 +99,14 @@ pub struct Wire {
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
+/// Reads one dialect's file.
+///
+/// # Errors
+/// Names the key to blame, and why.
+pub fn read(file: &str, text: &str) -> Result<Dialect, Invalid> {
+    file::read(file, text)
+}
+
 /// The dialects that there are.
 #[derive(Debug, Clone)]
 pub struct Dialects {

@@ -1,0 +1,391 @@
+//! The targets. Those that need several inputs part their bytes at U+0000 or take
+//! choices from the first byte.
+
+use std::sync::LazyLock;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use hmac::{Hmac, KeyInit, Mac};
+use ingest::api::delivery_search;
+use ingest::api::event_type_form::CatalogueForm;
+use ingest::api::jwt::{self, Jwts};
+use ingest::api::request::Page;
+use ingest::api::tenants::{Change, NewTenant};
+use ingest::api::webhook_form::Form;
+use ingest::api::webhook_store::Writing;
+use ingest::apply::Rules;
+use ingest::apply::file::{self, Source};
+use ingest::dead_letters::letter::{Letter, Origin};
+use ingest::decode::{self, MAX_DATA, MAX_DEPTH};
+use ingest::matching::filter::Filter;
+use ingest::matching::pattern::Pattern;
+use lapin::BasicProperties;
+use lapin::message::Delivery;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use sha2::Sha256;
+use shared::attempt::parse_retry_after;
+use shared::destination::Destinations;
+use shared::dialect::{self, Dialect, Dialects, Message, javascript};
+use shared::ids::{DeadLetterId, DeliveryId, EventId, EventType, EventUid, Tenant, WebhookId};
+use shared::job::Job;
+use shared::publish::{Outgoing, RETURNED_HEADER};
+use shared::seal::Keyring;
+use shared::secret::{Secret, Secrets};
+use time::OffsetDateTime;
+
+/// Every target by its name.
+pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+    ("apply", apply),
+    ("compose", compose),
+    ("cursors", cursors),
+    ("destination", destination),
+    ("dialect", dialect),
+    ("event", event),
+    ("filter", filter),
+    ("forms", forms),
+    ("job", job),
+    ("jwks", jwks),
+    ("jwt", jwt),
+    ("letter", letter),
+    ("pattern", pattern),
+    ("retry_after", retry_after),
+];
+
+const SECRET: &str = "a-secret-of-at-least-32-bytes-it-is";
+
+static DIALECTS: LazyLock<Dialects> = LazyLock::new(Dialects::embedded);
+static DESTINATIONS: LazyLock<Destinations> = LazyLock::new(Destinations::default);
+
+/// The bytes before the first U+0000, and those after it.
+fn parted(data: &[u8]) -> (&[u8], &[u8]) {
+    let at = data.iter().position(|byte| *byte == 0);
+    at.map_or((data, &[]), |at| (&data[..at], &data[at + 1..]))
+}
+
+/// As much as an AMQP short string holds.
+fn short(text: &[u8]) -> ShortString {
+    let text = String::from_utf8_lossy(text);
+    let end = text.floor_char_boundary(255.min(text.len()));
+    ShortString::from(&text[..end])
+}
+
+/// Pairs of name and value, a line each.
+fn headers(text: &[u8]) -> FieldTable {
+    let mut headers = FieldTable::default();
+    for line in text.split(|byte| *byte == b'\n').take(50) {
+        let at = line.iter().position(|byte| *byte == b':').unwrap_or(0);
+        let (name, value) = (&line[..at], line.get(at + 1..).unwrap_or_default());
+        let value = match std::str::from_utf8(value)
+            .ok()
+            .and_then(|v| v.parse::<i64>().ok())
+        {
+            Some(number) if number % 2 == 0 => AMQPValue::Timestamp(number as u64),
+            Some(number) => AMQPValue::LongLongInt(number),
+            None => AMQPValue::LongString(value.to_vec().into()),
+        };
+        headers.insert(short(name), value);
+    }
+    headers
+}
+
+/// An event's message: what it says it is, its routing key, its headers, its body.
+fn message(data: &[u8]) -> Delivery {
+    const TYPES: [&str; 6] = [
+        "application/json",
+        "application/msgpack",
+        "application/cloudevents+json",
+        "application/x+json; charset=utf-8",
+        "",
+        "text/plain",
+    ];
+    let (choice, rest) = data.split_first().unwrap_or((&0, &[]));
+    let (mut key, mut properties) = (short(b"acme.order.created"), BasicProperties::default());
+    let mut body = rest;
+    if choice & 0x80 != 0 {
+        let (first, rest) = parted(rest);
+        let (second, rest) = parted(rest);
+        key = short(first);
+        properties = properties
+            .with_headers(headers(second))
+            .with_message_id(short(second));
+        body = rest;
+    }
+    match TYPES.get(usize::from(choice & 0x0f)) {
+        Some(content_type) => properties = properties.with_content_type((*content_type).into()),
+        None => properties = properties.with_content_type(short(body)),
+    }
+    let mut message = Delivery::mock(1, "posthorn.events".into(), key, false, body.to_vec());
+    message.properties = properties;
+    message
+}
+
+fn event(data: &[u8]) {
+    let message = message(data);
+    match decode::decode(&message) {
+        Ok(event) => {
+            assert!(event.data.len() <= MAX_DATA && decode::depth(&event.data) <= MAX_DEPTH);
+            let again = serde_json::from_str::<&RawValue>(&event.data);
+            assert!(again.is_ok(), "data is JSON");
+        }
+        Err(reason) => {
+            let dead = Outgoing::dead(&message, &reason.to_string());
+            assert!(dead.body.len() <= message.data.len());
+        }
+    }
+}
+
+/// What was parked and what RabbitMQ gave up on.
+fn letter(data: &[u8]) {
+    let mut parked = message(data);
+    let mut death = FieldTable::default();
+    let texts = headers(data);
+    let texts = texts.inner();
+    for name in ["reason", "queue"] {
+        if let Some(value) = texts.get(name) {
+            death.insert(name.into(), value.clone());
+        }
+    }
+    if !death.inner().is_empty() {
+        let mut headers = parked.properties.headers().clone().unwrap_or_default();
+        let deaths = vec![AMQPValue::FieldTable(death)];
+        headers.insert("x-death".into(), AMQPValue::FieldArray(deaths.into()));
+        parked.properties = parked.properties.with_headers(headers);
+    }
+    let now = OffsetDateTime::UNIX_EPOCH;
+    for origin in [Origin::Parking, Origin::Unrouted] {
+        let letter = Letter::of(&parked, origin);
+        let _ = (letter.again(now, 4), letter.owner(), letter.job_given_up());
+        if let Some(again) = letter.once_more(&parked) {
+            let headers = again.properties.headers().clone().unwrap_or_default();
+            assert!(headers.contains_key(RETURNED_HEADER), "it would go round");
+        }
+    }
+    let _ = rmp_serde::from_slice::<BasicProperties>(data);
+}
+
+fn filter(data: &[u8]) {
+    let (filter, data) = parted(data);
+    let Ok(filter) = serde_json::from_slice::<Value>(filter) else {
+        return;
+    };
+    let Ok(filter) = Filter::parse(&filter) else {
+        return;
+    };
+    let data = serde_json::from_slice(data).unwrap_or(Value::Null);
+    let explained = filter.explain(&data);
+    assert_eq!(filter.matches(&data), explained.is_ok(), "{explained:?}");
+}
+
+fn pattern(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (pattern, event_type) = text.split_once('\0').unwrap_or((&text, "order.created"));
+    if let Ok(pattern) = pattern.parse::<Pattern>() {
+        let _ = pattern.listens_to(event_type);
+        assert_eq!(
+            pattern.as_str().parse::<Pattern>().ok().as_ref(),
+            Some(&pattern)
+        );
+    }
+}
+
+/// The API's forms, as `request::Body` reads them.
+fn forms(data: &[u8]) {
+    if let Ok(form) = serde_json::from_slice::<Form>(data)
+        && let Ok(checked) = form.check(&DESTINATIONS, &DIALECTS)
+        && let Some(url) = checked.url
+    {
+        assert!(DESTINATIONS.check(&url).is_ok());
+    }
+    let _ = serde_json::from_slice::<CatalogueForm>(data);
+    let _ = serde_json::from_slice::<NewTenant>(data);
+    let _ = serde_json::from_slice::<Change>(data);
+}
+
+fn apply(data: &[u8]) {
+    static KEYS: LazyLock<Keyring> = LazyLock::new(|| {
+        let key = "dGVzdHMgaGF2ZSBhIG1hc3RlciBrZXkgdG9vISEhISE=";
+        Keyring::from_base64([key]).unwrap_or_else(|error| unreachable!("{error}"))
+    });
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let rules = Rules {
+        destinations: &DESTINATIONS,
+        writing: Writing {
+            keys: &KEYS,
+            dialects: &DIALECTS,
+        },
+        variable: &|name| (name.len() < 20).then(|| name.to_owned()),
+    };
+    let source = Source {
+        name: "webhooks.yaml".to_owned(),
+        text: text.to_owned(),
+    };
+    let _ = file::read(vec![source], &rules);
+}
+
+/// How one dialect writes an event.
+fn write(dialect: &Dialect, data: &str) -> Vec<u8> {
+    let (id, kind) = (
+        "evt-1".parse::<EventId>(),
+        "order.created".parse::<EventType>(),
+    );
+    let (Ok(event_id), Ok(event_type), Ok(tenant), Ok(secret)) = (
+        id,
+        kind,
+        "acme".parse::<Tenant>(),
+        Secret::parse("whsec_c2VjcmV0LWZvci1leGFtcGxlcy1vbmx5"),
+    ) else {
+        unreachable!("these are literals");
+    };
+    let uid = EventUid::at(OffsetDateTime::UNIX_EPOCH);
+    let message = Message {
+        event_id: &event_id,
+        event_type: &event_type,
+        occurred_at: OffsetDateTime::UNIX_EPOCH,
+        data,
+        attributes: None,
+        tenant: &tenant,
+        webhook_id: WebhookId::generate(),
+        delivery_id: DeliveryId::of(uid),
+    };
+    let secrets = Secrets::of(secret, None);
+    dialect
+        .compose(&message, &secrets, OffsetDateTime::UNIX_EPOCH)
+        .body
+}
+
+fn dialect(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    for file in ["mine.toml", "mine.json"] {
+        if let Ok(dialect) = dialect::read(file, text) {
+            let body = write(&dialect, "{\"a\":[1.50,\"\u{fc}\"]}");
+            assert!(serde_json::from_slice::<&RawValue>(&body).is_ok());
+        }
+    }
+}
+
+fn compose(data: &[u8]) {
+    let Ok(data) = serde_json::from_slice::<&RawValue>(data) else {
+        return;
+    };
+    let data = data.get();
+    if decode::depth(data) > MAX_DEPTH {
+        return;
+    }
+    for dialect in DIALECTS.iter() {
+        let body = write(dialect, data);
+        assert!(
+            serde_json::from_slice::<&RawValue>(&body).is_ok(),
+            "{}",
+            dialect.name()
+        );
+    }
+    if let Ok(written) = javascript::rewrite(data) {
+        assert_eq!(javascript::rewrite(&written).ok().as_ref(), Some(&written));
+    }
+}
+
+fn job(data: &[u8]) {
+    if let Ok(job) = Job::decode(data) {
+        assert_eq!(Job::decode(&job.encode()).ok().as_ref(), Some(&job));
+        let now = OffsetDateTime::UNIX_EPOCH;
+        let _ = (job.began_at(), job.attempt_since_began(), job.wait(now));
+        let _ = Outgoing::job(&job, now, 4);
+    }
+}
+
+fn retry_after(data: &[u8]) {
+    let _ = parse_retry_after(&String::from_utf8_lossy(data), OffsetDateTime::UNIX_EPOCH);
+}
+
+fn destination(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    if let Ok(url) = DESTINATIONS.check(&text) {
+        assert_eq!(url.scheme(), "https");
+        assert!(url.username().is_empty() && url.password().is_none());
+        // What is stored is read again before each attempt.
+        assert_eq!(DESTINATIONS.check(url.as_str()).as_ref(), Ok(&url));
+    }
+}
+
+/// Ids, cursors and searches in URLs.
+fn cursors(data: &[u8]) {
+    let text = String::from_utf8_lossy(data).into_owned();
+    let page = Page {
+        limit: text.parse().ok(),
+        cursor: Some(text.clone()),
+    };
+    let _ = page.limit();
+    macro_rules! same {
+        ($($id:ty),*) => {$(
+            if let Ok(Some(id)) = page.after::<$id>() {
+                assert_eq!(id.to_string().parse::<$id>().ok().as_ref(), Some(&id));
+            }
+        )*};
+    }
+    same!(
+        DeadLetterId,
+        DeliveryId,
+        WebhookId,
+        EventUid,
+        EventId,
+        EventType,
+        Tenant
+    );
+    if let Ok(filter) = serde_json::from_slice::<delivery_search::Filter>(data) {
+        let _ = filter.check();
+    }
+}
+
+fn jwts(jwks_file: Option<&str>) -> Option<Jwts> {
+    let settings = jwt::Settings {
+        secret: Some(SECRET.into()),
+        jwks_file: jwks_file.map(Into::into),
+        tenant_claim: "org.tenant".to_owned(),
+        role_claim: "role".to_owned(),
+        issuer: None,
+        audience: None,
+    };
+    Jwts::new(settings).ok().flatten()
+}
+
+/// As it comes, and with a right signature around the payload.
+fn jwt(data: &[u8]) {
+    static JWTS: LazyLock<Option<Jwts>> = LazyLock::new(|| jwts(None));
+    let Some(jwts) = JWTS.as_ref() else {
+        unreachable!("there is a secret");
+    };
+    assert!(
+        jwts.verify(&String::from_utf8_lossy(data)).is_err(),
+        "nobody has signed it"
+    );
+    let signed = format!(
+        "{}.{}",
+        BASE64.encode(r#"{"alg":"HS256"}"#),
+        BASE64.encode(data)
+    );
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()) else {
+        unreachable!("HMAC takes keys of any length");
+    };
+    mac.update(signed.as_bytes());
+    let signature = BASE64.encode(mac.finalize().into_bytes());
+    let _ = jwts.verify(&format!("{signed}.{signature}"));
+}
+
+fn jwks(data: &[u8]) {
+    let file = std::env::temp_dir().join(format!("posthorn-fuzz-{}.json", std::process::id()));
+    if std::fs::write(&file, data).is_err() {
+        return;
+    }
+    let jwts = jwts(file.to_str());
+    let token = "eyJhbGciOiJFUzI1NiIsImtpZCI6ImVjIn0.e30.c2lnbmF0dXJl";
+    if let Some(jwts) = jwts {
+        assert!(jwts.verify(token).is_err(), "nobody has signed it");
+    }
+    let _ = std::fs::remove_file(file);
+}
