@@ -16,6 +16,7 @@ pub mod ids;
 pub mod job;
 pub mod operational;
 pub mod postgres;
+mod postgres_tls;
 pub mod publish;
 mod resolver;
 pub mod retry;
