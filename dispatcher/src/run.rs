@@ -120,6 +120,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     // like one that failed.
     let over = CancellationToken::new();
     let config = postgres::config(&settings.common.database_url, NAME)?;
+    config.warn_if_plain();
     let pool = postgres::pool(&config, POSTGRES_CONNECTIONS)?;
 
     let listener = TcpListener::bind(settings.http_addr)

@@ -75,6 +75,7 @@ pub async fn run(
     // like one that failed.
     let over = CancellationToken::new();
     let config = postgres::config(&settings.common.database_url, NAME)?;
+    config.warn_if_plain();
     let pool = postgres::pool(&config, WORK_CONNECTIONS)?;
     let listener = TcpListener::bind(settings.http_addr)
         .await

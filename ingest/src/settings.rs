@@ -73,6 +73,16 @@ impl Settings {
                 "ADMIN_TOKEN must have at least {MIN_TOKEN} characters"
             ));
         }
+        // A header can't have others, and white space around it is taken away.
+        let visible =
+            |token: &SecretString| token.expose_secret().bytes().all(|b| b.is_ascii_graphic());
+        if !settings.admin_token.as_ref().is_none_or(visible) {
+            reader.problem(
+                "ADMIN_TOKEN must be visible ASCII characters, without white space: no request could \
+                 have it otherwise"
+                    .to_owned(),
+            );
+        }
         reader.finish()?;
         Ok(settings)
     }
@@ -153,6 +163,10 @@ mod tests {
             ("JWT_SECRET", "short-secret"),
             ("API_RATE_LIMIT", "-1"),
             ("ADMIN_TOKEN", "short"),
+            ("ADMIN_TOKEN", "short-but-long-enough "),
+            ("ADMIN_TOKEN", "\tshort-but-long-enough"),
+            ("ADMIN_TOKEN", "short but long enough"),
+            ("ADMIN_TOKEN", "shört-but-long-enough\n"),
         ] {
             let error = refused(name, value);
             assert!(error.contains(name), "{name}={value}: {error}");

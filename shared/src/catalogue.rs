@@ -23,7 +23,6 @@ use futures_util::StreamExt;
 use futures_util::stream::poll_fn;
 use secrecy::SecretString;
 use tokio::sync::Mutex;
-use tokio_postgres::config::SslMode;
 use tokio_postgres::{AsyncMessage, NoTls, Row};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -341,15 +340,15 @@ impl<W: Cached> Feed<W> {
         name: &str,
         backoff: &mut Backoff,
     ) -> anyhow::Result<()> {
-        let config = postgres::config(url, &format!("{name} (listen)"))?;
-        let (client, mut messages) = if config.get_ssl_mode() == SslMode::Disable {
-            let (client, mut connection) = config.connect(NoTls).await?;
+        let database = postgres::config(url, &format!("{name} (listen)"))?;
+        let (client, mut messages) = if let Some(tls) = database.tls {
+            let (client, mut connection) = database.config.connect(tls).await?;
             (
                 client,
                 poll_fn(move |cx| connection.poll_message(cx)).boxed(),
             )
         } else {
-            let (client, mut connection) = config.connect(postgres::tls()?).await?;
+            let (client, mut connection) = database.config.connect(NoTls).await?;
             (
                 client,
                 poll_fn(move |cx| connection.poll_message(cx)).boxed(),

@@ -19,6 +19,7 @@ mod log_lines;
 pub mod operational;
 pub mod partitions;
 pub mod postgres;
+mod postgres_tls;
 pub mod publish;
 mod resolver;
 pub mod retry;

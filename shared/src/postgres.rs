@@ -8,11 +8,11 @@ use std::time::Duration;
 use anyhow::Context;
 use deadpool_postgres::{Hook, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use secrecy::{ExposeSecret, SecretString};
-use tokio_postgres::config::SslMode;
 use tokio_postgres::{Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use tracing::warn;
 
-use crate::clock;
+use crate::{clock, postgres_tls};
 use crate::telemetry::metrics;
 
 mod embedded {
@@ -28,11 +28,13 @@ const SILENT_PEER: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// If the URL can't be parsed. The message doesn't repeat it: it may hold a password.
-pub fn config(url: &SecretString, name: &str) -> anyhow::Result<Config> {
+pub fn config(url: &SecretString, name: &str) -> anyhow::Result<Database> {
+    let (url, tls) = postgres_tls::split(url.expose_secret());
     let mut config: Config = url
-        .expose_secret()
         .parse()
-        .map_err(|_| anyhow::anyhow!("DATABASE_URL is not a PostgreSQL URL"))?;
+        .map_err(|_| anyhow::anyhow!("it is not a PostgreSQL URL"))
+        .context("DATABASE_URL")?;
+    let tls = tls.apply(&mut config).context("DATABASE_URL")?;
     config
         .application_name(name)
         .connect_timeout(CONNECT_TIMEOUT)
@@ -51,21 +53,42 @@ pub fn config(url: &SecretString, name: &str) -> anyhow::Result<Config> {
          -c statement_timeout=30s -c idle_in_transaction_session_timeout=30s"
     );
     config.options(options.trim_start().to_owned());
-    Ok(config)
+    Ok(Database { config, tls })
+}
+
+/// Where the database is, and how it is connected to.
+#[derive(Clone)]
+pub struct Database {
+    /// What tokio-postgres needs to know.
+    pub config: Config,
+    /// What connects with TLS. `None`: no connection does.
+    pub tls: Option<MakeRustlsConnect>,
+}
+
+impl Database {
+    /// Warns if anybody on the way to the server may read what is sent.
+    pub fn warn_if_plain(&self) {
+        if postgres_tls::may_be_plain(&self.config) {
+            warn!(
+                "DATABASE_URL has no sslmode: the connection to PostgreSQL is not encrypted unless the \
+                 server offers it; add sslmode=verify-full, or sslmode=disable if the network is trusted"
+            );
+        }
+    }
 }
 
 /// Opens a pool; connections are made when they are first needed.
 ///
 /// # Errors
-/// If the system's certificates are needed and can't be read.
-pub fn pool(config: &Config, size: usize) -> anyhow::Result<Pool> {
+/// If the pool can't be built.
+pub fn pool(database: &Database, size: usize) -> anyhow::Result<Pool> {
     let recycling = ManagerConfig {
         recycling_method: RecyclingMethod::Fast,
     };
-    let manager = if config.get_ssl_mode() == SslMode::Disable {
-        Manager::from_config(config.clone(), NoTls, recycling)
-    } else {
-        Manager::from_config(config.clone(), tls()?, recycling)
+    let config = database.config.clone();
+    let manager = match &database.tls {
+        None => Manager::from_config(config, NoTls, recycling),
+        Some(tls) => Manager::from_config(config, tls.clone(), recycling),
     };
     Pool::builder(manager)
         .max_size(size)
@@ -79,21 +102,6 @@ pub fn pool(config: &Config, size: usize) -> anyhow::Result<Pool> {
         }))
         .build()
         .context("building the PostgreSQL pool")
-}
-
-/// TLS as this system trusts it, for connections whose URL asks for it.
-///
-/// # Errors
-/// If the provider doesn't support the protocol versions.
-pub fn tls() -> anyhow::Result<MakeRustlsConnect> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(MakeRustlsConnect::new(config))
 }
 
 /// Brings the schema up to date. Safe to run by several processes at once.

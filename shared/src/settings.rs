@@ -9,10 +9,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use lapin::uri::AMQPUri;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::destination::Destinations;
 use crate::dialect::Dialects;
+use crate::postgres;
 use crate::retry::{MAX_ATTEMPTS, Retry};
 use crate::seal::Keyring;
 use crate::serve;
@@ -156,6 +158,7 @@ impl Common {
     pub fn read(reader: &mut Reader<'_>) -> Self {
         let database_url = reader.secret("DATABASE_URL", "postgres://user:password@host/database");
         let amqp_url = reader.secret("AMQP_URL", "amqp://user:password@host/vhost");
+        check_urls(reader, &database_url, &amqp_url);
         Self {
             database_url,
             amqp_url,
@@ -169,6 +172,24 @@ impl Common {
             log_format: reader.or("LOG_FORMAT", LogFormat::Pretty),
             http: serve::Bounds::read(reader),
         }
+    }
+}
+
+/// What can't be connected to would be tried for ever. The parsers' own errors may
+/// repeat a URL, which holds a password.
+fn check_urls(reader: &mut Reader<'_>, database: &SecretString, amqp: &SecretString) {
+    let is_set = |url: &SecretString| !url.expose_secret().is_empty();
+    if is_set(database)
+        && let Err(error) = postgres::config(database, "")
+    {
+        reader.problem(format!("{error:#}"));
+    }
+    if is_set(amqp) && amqp.expose_secret().parse::<AMQPUri>().is_err() {
+        reader.problem(
+            "AMQP_URL: it is not like amqp://user:password@host/vhost, or amqps://… with TLS; what has \
+             another meaning in a URL is written %2F"
+                .to_owned(),
+        );
     }
 }
 
@@ -345,5 +366,26 @@ mod tests {
             assert!(error.contains(name), "{name} is missing in: {error}");
         }
         assert!(!error.contains("c2Vj"), "{error}");
+        for (name, url) in [
+            ("AMQP_URL", "hunter2"),
+            ("AMQP_URL", "http://u:hunter2@localhost/"),
+            ("AMQP_URL", "amqp://u:hunter2@localhost:port/"),
+            (
+                "AMQP_URL",
+                "amqp://u:hunter2@localhost/%2f?heartbeat=hunter2",
+            ),
+            ("DATABASE_URL", "postgres://u:hunter2@localhost:port/d"),
+            ("DATABASE_URL", "mysql://u:hunter2@localhost/d"),
+            (
+                "DATABASE_URL",
+                "postgres://u:hunter2@localhost/d?sslmode=hunter2",
+            ),
+            ("DATABASE_URL", "postgres://u:hunter2@localhost/d?hunter2=1"),
+        ] {
+            let set = GOOD.map(|(known, value)| (known, if known == name { url } else { value }));
+            let error = read(&set).unwrap_err();
+            assert!(error.contains(&format!("{name}: ")), "{url}: {error}");
+            assert!(!error.contains("hunter2"), "{url}: {error}");
+        }
     }
 }

@@ -390,8 +390,8 @@ async fn a_file_cannot_send_our_secrets_out_and_its_folder_cannot_loosen_our_set
     }
     // Whatever is named, an error says where and not what.
     for file in ["/etc/passwd", ".env"] {
-        let refused = world.shell(&format!("posthorn-ingest apply -f {file}"), &[]);
-        let refused = refused.await;
+        let line = format!("posthorn-ingest apply -f {file}");
+        let refused = world.shell(&line, &[]).await;
         assert_eq!(refused.status, 1, "{refused:?}");
         for secret in ["root", "planted", "10.0.0.0"] {
             assert!(!refused.said.contains(secret), "{refused:?}");

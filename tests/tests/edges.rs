@@ -400,3 +400,116 @@ async fn no_answer_with_a_secret_is_kept_by_a_cache_and_none_is_taken_for_what_i
     }
     world.finish().await;
 }
+
+#[tokio::test]
+async fn settings_that_cannot_work_are_refused_at_start_and_plain_traffic_is_warned_of() {
+    let world = World::start().await;
+    for (name, value) in [
+        ("AMQP_URL", "amqp://u:hunter2@127.0.0.1:port/"),
+        (
+            "DATABASE_URL",
+            "postgres://u:hunter2@127.0.0.1/d?sslmode=hunter2",
+        ),
+        ("ADMIN_TOKEN", "hunter2-hunter2-hunter2 "),
+    ] {
+        // Before, it would have been tried again until the end of time.
+        let line = "HTTP_ADDR=127.0.0.1:0 timeout 60 posthorn-ingest";
+        let refused = world.shell(line, &[(name, value)]).await;
+        assert_eq!(refused.status, 1, "{name}: {refused:?}");
+        assert!(refused.said.contains(name), "{refused:?}");
+        assert!(!refused.said.contains("hunter2"), "{refused:?}");
+    }
+    // This machine, by an address that isn't a loopback one; nobody listens at this port.
+    for (query, warned) in [("", true), ("?sslmode=disable", false)] {
+        let url = format!("postgres://posthorn@0.0.0.0:1/posthorn{query}");
+        let line = "HTTP_ADDR=127.0.0.1:0 timeout 3 posthorn-dispatcher";
+        let ran = world.shell(line, &[("DATABASE_URL", &url)]).await;
+        let output = format!("{}{}", ran.printed, ran.said);
+        assert!(output.contains("not started yet"), "{output}");
+        assert_eq!(output.contains("has no sslmode"), warned, "{output}");
+    }
+    world.finish().await;
+}
+
+/// Gives PostgreSQL a certificate of the tests, for connections from now on.
+async fn certified(world: &World, name: &str) {
+    let sql = world.sql().await;
+    for (source, file) in [(name, "server.crt"), ("key", "server.key")] {
+        let text = std::fs::read_to_string(certificate(source)).unwrap();
+        let lines = text.trim().lines().map(|line| format!("('{line}')"));
+        let lines = lines.collect::<Vec<_>>().join(",");
+        // In its data folder, as its own user.
+        let write =
+            format!("COPY (SELECT * FROM (VALUES {lines}) l) TO PROGRAM 'umask 077; cat > {file}'");
+        sql.batch_execute(&write).await.unwrap();
+    }
+    sql.batch_execute("ALTER SYSTEM SET ssl = on")
+        .await
+        .unwrap();
+    sql.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_postgresql_that_cannot_show_who_it_is_gets_no_connection() {
+    let world = World::with_own_servers(&[]).await;
+    let ca = certificate("ca");
+    let with = |mode: &str, root: &str| {
+        let root = match root {
+            "" => String::new(),
+            root => format!("&sslrootcert={root}"),
+        };
+        format!("{}?sslmode={mode}{root}", world.database_url())
+    };
+    let connects = async |mode: &str, root: &str| {
+        let url = with(mode, root);
+        let ran = world.shell("posthorn-ingest audit", &[("DATABASE_URL", &url)]);
+        ran.await.status == 0
+    };
+    for (mode, expected) in [("verify-full", false), ("require", false), ("prefer", true)] {
+        assert_eq!(connects(mode, &ca).await, expected, "without TLS, {mode}");
+    }
+
+    certified(&world, "localhost").await;
+    eventually("PostgreSQL offers TLS", async || {
+        connects("verify-full", &ca).await
+    })
+    .await;
+    for (mode, root, expected) in [
+        ("verify-ca", ca.as_str(), true),
+        ("require", &ca, true),
+        ("prefer", &ca, true),
+        ("disable", "", true),
+        // The system doesn't know the tests' authority.
+        ("verify-full", "", false),
+        ("verify-ca", "system", false),
+        ("prefer", "", false),
+    ] {
+        assert_eq!(connects(mode, root).await, expected, "{mode} {root}");
+    }
+    let url = with("verify-full", &ca);
+    let (ingest, _dispatcher) = (
+        world
+            .service("posthorn-ingest", &[("DATABASE_URL", &url)])
+            .await,
+        world
+            .service("posthorn-dispatcher", &[("DATABASE_URL", &url)])
+            .await,
+    );
+    let shop = world.receiver(answering(200)).await;
+    world.webhook(&ingest, &shop, json!({})).await;
+    world.publish("order.created", "evt-1", &json!({})).await;
+    shop.receives(1).await;
+    let ours = "pg_stat_ssl s JOIN pg_stat_activity a USING (pid) \
+                WHERE a.application_name LIKE 'posthorn-%'";
+    assert!(world.count(&format!("{ours} AND s.ssl")).await >= 4);
+    assert_eq!(world.count(&format!("{ours} AND NOT s.ssl")).await, 0);
+
+    certified(&world, "other").await;
+    eventually("PostgreSQL has another name", async || {
+        !connects("verify-full", &ca).await
+    })
+    .await;
+    assert!(!connects("require", &ca).await);
+    assert!(connects("verify-ca", &ca).await, "the name doesn't count");
+    world.finish().await;
+}
