@@ -18,7 +18,7 @@
 //!   copy: it keeps the ticket, and is sent only if the row still says so after
 //!   [`LATE`].
 
-use deadpool_postgres::{Pool, Transaction};
+use deadpool_postgres::{Client, Pool};
 use shared::clock;
 use shared::job::{Job, Late};
 use shared::supervise::until_done;
@@ -71,19 +71,21 @@ impl Tickets {
     /// somebody else has taken it on since. `None`: stopping.
     pub async fn successor(&self, job: &Job) -> Option<Option<Job>> {
         until_done(&self.hurry, "looking for what follows a job", || async {
-            let mut client = self.pool.get().await?;
-            let transaction = client.transaction().await?;
-            let found = find(&transaction, job).await?;
-            let next = match found.map(|found| next(job, found, clock::now())) {
-                None => None,
-                Some(Next::Late(job)) => Some(job),
-                Some(Next::NewTicket(mut job)) => {
-                    job.due_at = take(&transaction, &job).await?;
-                    Some(job)
+            let client = self.pool.get().await?;
+            loop {
+                let Some(found) = find(&client, job).await? else {
+                    return Ok(None);
+                };
+                match next(job, found, clock::now()) {
+                    Next::Late(job) => return Ok(Some(job)),
+                    Next::NewTicket(job) => {
+                        if let Some(due_at) = take(&client, &job).await? {
+                            return Ok(Some(Job { due_at, ..job }));
+                        }
+                        // Somebody else was quicker: look again.
+                    }
                 }
-            };
-            transaction.commit().await?;
-            Ok(next)
+            }
         })
         .await
     }
@@ -126,22 +128,21 @@ fn next(job: &Job, found: Found, now: OffsetDateTime) -> Next {
     })
 }
 
-/// The row of a delivery that waits for this job or for the next attempt, locked.
-/// One that a paused webhook holds waits for neither.
-async fn find(transaction: &Transaction<'_>, job: &Job) -> anyhow::Result<Option<Found>> {
-    let statement = transaction
+/// The row of a delivery that waits for this job or for the next attempt. One that a
+/// paused webhook holds waits for neither.
+async fn find(client: &Client, job: &Job) -> anyhow::Result<Option<Found>> {
+    let statement = client
         .prepare_cached(
             "-- find_ticket\n\
              SELECT attempts, due_at FROM deliveries \
              WHERE id = $1 AND attempts BETWEEN $2 - 1 AND $2 \
                AND restarted_at IS NOT DISTINCT FROM $3 \
-               AND due_at IS NOT NULL AND state IN ('queued', 'retrying') \
-             FOR UPDATE",
+               AND due_at IS NOT NULL AND state IN ('queued', 'retrying')",
         )
         .await?;
     let attempt = i32::from(job.attempt);
     let restarted_at = job.restart.map(|restart| restart.at);
-    let row = transaction
+    let row = client
         .query_opt(&statement, &[&job.delivery, &attempt, &restarted_at])
         .await?;
     Ok(row.map(|row| Found {
@@ -150,17 +151,27 @@ async fn find(transaction: &Transaction<'_>, job: &Job) -> anyhow::Result<Option
     }))
 }
 
-/// Gives a delivery a ticket that it never had.
-async fn take(transaction: &Transaction<'_>, job: &Job) -> anyhow::Result<OffsetDateTime> {
-    let statement = transaction
+/// Gives the delivery that waits for this job a ticket that it never had; none if it
+/// has another one by now.
+async fn take(client: &Client, job: &Job) -> anyhow::Result<Option<OffsetDateTime>> {
+    let statement = client
         .prepare_cached(
             "-- take_ticket\n\
              UPDATE deliveries SET due_at = due_at + interval '1 microsecond' \
-             WHERE id = $1 RETURNING due_at",
+             WHERE id = $1 AND attempts = $2 - 1 AND restarted_at IS NOT DISTINCT FROM $3 \
+               AND due_at = $4 AND state IN ('queued', 'retrying') \
+             RETURNING due_at",
         )
         .await?;
-    let row = transaction.query_one(&statement, &[&job.delivery]).await?;
-    Ok(row.get(0))
+    let attempt = i32::from(job.attempt);
+    let restarted_at = job.restart.map(|restart| restart.at);
+    let row = client
+        .query_opt(
+            &statement,
+            &[&job.delivery, &attempt, &restarted_at, &job.due_at],
+        )
+        .await?;
+    Ok(row.map(|row| row.get(0)))
 }
 
 #[cfg(test)]
