@@ -56,13 +56,16 @@ impl Accepted {
         self.event_type == *DISABLED && self.id == EventId::from(self.uid)
     }
 
-    fn wanted_by(&self, subscriptions: &Subscriptions) -> Vec<WebhookId> {
+    async fn wanted_by(&self, subscriptions: &Subscriptions) -> Vec<WebhookId> {
         if self.is_operational() {
             return Vec::new();
         }
         let accepted_at = time_of(self.uid.uuid());
         let event_type = self.event_type.as_str();
-        let mut webhooks = subscriptions.matching(&self.tenant, event_type, &self.data);
+        let found = subscriptions
+            .matching(&self.tenant, event_type, &self.data)
+            .await;
+        let mut webhooks = found.matched;
         webhooks.retain(|webhook| time_of(webhook.uuid()) <= accepted_at);
         webhooks
     }
@@ -220,7 +223,7 @@ async fn make_deliveries(
     missing: &[(&Accepted, WebhookId)],
 ) -> anyhow::Result<Vec<Job>> {
     let statement = transaction.prepare_cached(MAKE_DELIVERIES).await?;
-    let now = OffsetDateTime::now_utc();
+    let now = clock::now();
     macro_rules! column {
         ($event:ident, $webhook:pat => $value:expr) => {
             &missing

@@ -131,17 +131,6 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Another tenant; answers its API token.
-    ///
-    /// # Errors
-    /// If it can't be made.
-    pub async fn tenant(&self, name: &str) -> anyhow::Result<String> {
-        let make = "INSERT INTO tenants (id, revision) VALUES ($1, 0)";
-        self.sql().await?.execute(make, &[&name]).await?;
-        let token = ["token", "create", "--tenant", name];
-        command("posthorn-ingest", &token, &self.settings).await
-    }
-
     /// A running dispatcher.
     ///
     /// # Errors
