@@ -86,8 +86,8 @@ pub const MAX_PATH: usize = 256;
 /// The most segments a path may have.
 pub const MAX_SEGMENTS: usize = 16;
 /// How many steps all filters of an event's webhooks may take together: values of
-/// the data that are looked at, once per comparison. With 5 to 20 ns a step, 5 to
-/// 20 ms. A filter that runs out of them doesn't match, and is said to be too
+/// the data that are looked at, once per comparison. Measured with 5 to 30 ns a step,
+/// 5 to 30 ms. A filter that runs out of them doesn't match, and is said to be too
 /// costly. An ordinary filter takes less than a hundred; data of 256 KiB gets
 /// near the bound only if it is long arrays that many filters search.
 pub const MAX_STEPS: u32 = 1_000_000;
