@@ -195,7 +195,7 @@ WITH accepted AS (
 ), enqueued AS (
     INSERT INTO deliveries (id, event_uid, webhook_id, event_type, state, due_at)
     SELECT d.id, d.event_uid, d.webhook_id, d.event_type, 'queued',
-           date_trunc('milliseconds', $15::timestamptz)
+           $15::timestamptz
     FROM unnest($11::uuid[], $12::uuid[], $13::uuid[], $14::text[])
     AS d (id, event_uid, webhook_id, event_type)
     WHERE (d.event_uid IN (SELECT uid FROM accepted)) IS TRUE

@@ -13,10 +13,10 @@
 //! retried.
 
 use deadpool_postgres::{Pool, Transaction};
+use shared::clock;
 use shared::ids::{DeliveryId, EventId, EventType, EventUid, Tenant, WebhookId, time_of};
 use shared::job::Job;
 use shared::operational::DISABLED;
-use time::OffsetDateTime;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -141,16 +141,11 @@ pub async fn rematch(
     events: &[Accepted],
     dry_run: bool,
 ) -> anyhow::Result<Missing> {
-    // Filters may take their time.
-    let wanted: Vec<(&Accepted, WebhookId)> = tokio::task::block_in_place(|| {
-        let wanted = |event: &Accepted| event.wanted_by(subscriptions);
-        let pairs = events.iter().flat_map(|event| {
-            wanted(event)
-                .into_iter()
-                .map(move |webhook| (event, webhook))
-        });
-        pairs.collect()
-    });
+    let mut wanted: Vec<(&Accepted, WebhookId)> = Vec::new();
+    for event in events {
+        let webhooks = event.wanted_by(subscriptions).await;
+        wanted.extend(webhooks.into_iter().map(|webhook| (event, webhook)));
+    }
     let mut client = pool.get().await?;
     let transaction = client.transaction().await?;
     if !dry_run {

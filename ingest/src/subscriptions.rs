@@ -11,12 +11,12 @@ use shared::catalogue::Changes;
 use shared::ids::{Tenant, WebhookId};
 use shared::tenant::TenantSettings;
 use shared::webhook::Subscription;
-use tokio::task::spawn_blocking;
 use tracing::error;
 
 use crate::matching::filter::MAX_STEPS;
 use crate::matching::{Data, Filter, Found, Index, Pattern};
 use crate::metrics::metrics;
+use crate::turn::elsewhere;
 
 /// Data of so many bytes is parsed at once, within a fraction of a millisecond.
 const QUICK_DATA: usize = 32 * 1024;
@@ -107,10 +107,7 @@ impl Subscriptions {
             }
         }
         let data = data.to_owned();
-        // Fails only if evaluating panics, or the process ends.
-        spawn_blocking(move || candidates.evaluate(&Data::new(&data), MAX_STEPS))
-            .await
-            .expect("filters that don't panic")
+        elsewhere(move || candidates.evaluate(&Data::new(&data), MAX_STEPS)).await
     }
 }
 

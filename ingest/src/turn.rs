@@ -21,6 +21,20 @@ pub async fn turn() -> Turn {
     static PLACES: OnceLock<Semaphore> = OnceLock::new();
     let places =
         PLACES.get_or_init(|| Semaphore::new(available_parallelism().map_or(1, NonZero::get)));
-    // Nobody closes the semaphore.
-    places.acquire().await.expect("an open semaphore")
+    match places.acquire().await {
+        Ok(place) => place,
+        Err(_) => unreachable!("nobody closes this semaphore"),
+    }
+}
+
+/// Runs what may take long on a thread where it keeps no task waiting.
+///
+/// # Panics
+/// If `work` does, which ends the process (see `shared::supervise::die_on_panic`).
+pub async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        // Nobody cancels it: whoever waits for it is gone before the runtime is.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
 }

@@ -12,8 +12,8 @@ use tokio_postgres::{Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::warn;
 
-use crate::{clock, postgres_tls};
 use crate::telemetry::metrics;
+use crate::{clock, postgres_tls};
 
 mod embedded {
     refinery::embed_migrations!("migrations");

@@ -462,8 +462,11 @@ async fn a_postgresql_that_cannot_show_who_it_is_gets_no_connection() {
     };
     let connects = async |mode: &str, root: &str| {
         let url = with(mode, root);
-        let ran = world.shell("posthorn-ingest audit", &[("DATABASE_URL", &url)]);
-        ran.await.status == 0
+        world
+            .shell("posthorn-ingest audit", &[("DATABASE_URL", &url)])
+            .await
+            .status
+            == 0
     };
     for (mode, expected) in [("verify-full", false), ("require", false), ("prefer", true)] {
         assert_eq!(connects(mode, &ca).await, expected, "without TLS, {mode}");

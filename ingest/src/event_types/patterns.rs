@@ -1,5 +1,5 @@
 //! The `pattern` keyword of schemas, which costs what its regular expression may
-//! take.
+//! take; and `multipleOf`, which costs more for numbers far from one.
 //!
 //! A regular expression takes time in proportion to the text, but how much for a
 //! byte depends on it. Most run as a finite automaton, a few nanoseconds a byte.
@@ -67,6 +67,55 @@ impl<'i> Keyword<'i, Counted> for Pattern {
         self.spend(instance);
         self.validator.is_valid(instance)
     }
+}
+
+/// `multipleOf`, for the validator. Numbers far from one are divided as fractions
+/// of large integers: measured, 2 µs each.
+pub struct MultipleOf {
+    validator: Validator<Counted>,
+    far: bool,
+}
+
+/// What it costs to divide numbers far from one.
+const STEPS_OF_FRACTIONS: u64 = 200;
+
+impl MultipleOf {
+    /// From the keyword's value.
+    ///
+    /// # Errors
+    /// If it is no number above zero.
+    pub fn new(divisor: &Value) -> Result<Self, ValidationError<'static>> {
+        let validator = jsonschema::options_for::<Counted>()
+            .offline()
+            .build(&json!({ "multipleOf": divisor }))?;
+        let far = is_far(divisor);
+        Ok(Self { validator, far })
+    }
+
+    fn spend(&self, instance: Seen<'_>) {
+        if instance.0.is_number() && (self.far || is_far(instance.0)) {
+            spend(STEPS_OF_FRACTIONS);
+        }
+    }
+}
+
+impl<'i> Keyword<'i, Counted> for MultipleOf {
+    fn validate(&self, instance: Seen<'i>) -> Result<(), ValidationError<'i>> {
+        self.spend(instance);
+        self.validator.validate(instance)
+    }
+
+    fn is_valid(&self, instance: Seen<'i>) -> bool {
+        self.spend(instance);
+        self.validator.is_valid(instance)
+    }
+}
+
+/// Whether a number is larger than what doubles count exactly, or as small.
+fn is_far(number: &Value) -> bool {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let size = number.as_f64().map_or(0.0, f64::abs);
+    size > EXACT || (size > 0.0 && size < 1.0 / EXACT)
 }
 
 /// What a byte of text costs with this regular expression, besides looking at it.

@@ -100,9 +100,7 @@ fn main() -> anyhow::Result<()> {
             | Role::Catalogue(_)
             | Role::Burst(_),
         )
-        | None => {
-            tokio::runtime::Builder::new_multi_thread()
-        }
+        | None => tokio::runtime::Builder::new_multi_thread(),
     };
     runtime.enable_all().build()?.block_on(async {
         match arguments.role {
