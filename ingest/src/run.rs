@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::api;
+use crate::api::changes::ChangeLimiter;
 use crate::api::jwt::Jwts;
 use crate::api::rates::Rates;
 use crate::api::test_deliveries::Tester;
@@ -104,6 +105,7 @@ pub async fn run(
         let sender = Sender::new(settings.common.destinations.clone())?;
         let state = api::Api {
             pool: postgres::pool(&config, API_CONNECTIONS)?,
+            changes: ChangeLimiter::new(),
             publisher: publisher.clone(),
             shards,
             tester: Tester::new(sender, settings.defaults.timeout),

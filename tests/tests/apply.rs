@@ -385,9 +385,14 @@ async fn a_file_cannot_send_our_secrets_out_and_its_folder_cannot_loosen_our_set
     let unset = "env -u ALLOW_HTTP -u ALLOWED_NETWORKS posthorn-ingest apply -f inside.json";
     let refused = world.shell(unset, &[]).await;
     assert_eq!(refused.status, 1, "{refused:?}");
-    for words in [".url: must use https", "POSTHORN_APPLY_KEY is not set"] {
-        assert!(refused.said.contains(words), "{refused:?}");
-    }
+    assert!(
+        refused.said.contains("POSTHORN_APPLY_KEY is not set"),
+        "{refused:?}"
+    );
+    world.file("inside.json", &shop("http://10.0.0.1/", &json!({})));
+    let refused = world.shell(unset, &[]).await;
+    assert_eq!(refused.status, 1, "{refused:?}");
+    assert!(refused.said.contains(".url: must use https"), "{refused:?}");
     // Whatever is named, an error says where and not what.
     for file in ["/etc/passwd", ".env"] {
         let line = format!("posthorn-ingest apply -f {file}");

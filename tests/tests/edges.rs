@@ -380,7 +380,7 @@ async fn no_answer_with_a_secret_is_kept_by_a_cache_and_none_is_taken_for_what_i
         ("GET", webhooks, Value::Null, 200, true),
         ("GET", "/api/v1/nothing", Value::Null, 404, true),
         ("GET", "/openapi.json", Value::Null, 200, false),
-        ("GET", "/docs", Value::Null, 200, false),
+        ("GET", "/docs/", Value::Null, 200, false),
     ] {
         let mut request = http()
             .request(method.parse().unwrap(), ingest.url(path))
@@ -514,5 +514,13 @@ async fn a_postgresql_that_cannot_show_who_it_is_gets_no_connection() {
     .await;
     assert!(!connects("require", &ca).await);
     assert!(connects("verify-ca", &ca).await, "the name doesn't count");
+    // The world's own URL knows no authority.
+    let sql = world.sql().await;
+    sql.batch_execute("ALTER SYSTEM RESET ssl").await.unwrap();
+    sql.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    eventually("PostgreSQL offers no TLS", async || {
+        connects("prefer", "").await
+    })
+    .await;
     world.finish().await;
 }

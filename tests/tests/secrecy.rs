@@ -218,9 +218,14 @@ async fn nothing_secret_is_printed_or_stored_or_queued() {
     world.file(
         "webhooks.yaml",
         "tenants:\n- id: acme\n  webhooks:\n  - key: a\n    url: https://example.com/\n    \
-         events: ['*']\n    secret: {env: A_SECRET}\n    headers: {X-A: {env: A_HEADER}}\n",
+         events: ['*']\n    secret: {env: POSTHORN_APPLY_SECRET}\n    headers: {X-A: {env: POSTHORN_APPLY_HEADER}}\n",
     );
-    let variables = [("A_SECRET", FIRST), ("A_HEADER", HEADER), urls[0], urls[1]];
+    let variables = [
+        ("POSTHORN_APPLY_SECRET", FIRST),
+        ("POSTHORN_APPLY_HEADER", HEADER),
+        urls[0],
+        urls[1],
+    ];
     let mut printed = String::new();
     let wrong = [
         (

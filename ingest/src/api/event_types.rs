@@ -173,6 +173,7 @@ async fn delete(
     State(api): State<Shared>,
     Id(name): Id<EventType>,
 ) -> Result<StatusCode> {
+    let _turn = api.changes.turn(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
     let transaction = client.transaction().await?;
     if !store::delete(&transaction, &acting.tenant, &name).await? {
@@ -282,6 +283,7 @@ pub fn embedded(name: &str) -> Result<CatalogueForm> {
 }
 
 async fn save(api: &Api, tenant: &Tenant, entries: &[Entry], alone: bool) -> Result<Saved> {
+    let _turn = api.changes.turn(tenant).await?;
     let mut client = api.pool.get().await?;
     let transaction = client.transaction().await?;
     let saved = store::save(&transaction, tenant, entries, alone).await?;

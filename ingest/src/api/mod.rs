@@ -27,6 +27,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::event_types::EventTypes;
 use crate::subscriptions::Subscriptions;
+use changes::ChangeLimiter;
 use jwt::Jwts;
 use problem::Problem;
 use rates::Rates;
@@ -34,6 +35,7 @@ use test_deliveries::Tester;
 
 pub mod around;
 pub mod auth;
+pub mod changes;
 pub mod dead_letters;
 pub mod deliveries;
 pub mod delivery_merge;
@@ -73,6 +75,8 @@ const MAX_BODY: usize = LARGEST_MAX_PAYLOAD + 256 * 1024;
 pub struct Api {
     /// To PostgreSQL: the API's own, so that no request keeps events waiting.
     pub pool: Pool,
+    /// Lets changes to the catalogue in.
+    pub changes: ChangeLimiter,
     /// To `posthorn.events`.
     pub publisher: Publisher,
     /// For the routing of jobs.

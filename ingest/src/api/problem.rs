@@ -165,6 +165,20 @@ impl Problem {
         }
     }
 
+    /// 429: this many changes of a tenant wait for their turn already.
+    pub fn too_many_changes(most: usize) -> Self {
+        Self {
+            retry_after: Some(1),
+            ..Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                format!(
+                    "{most} changes to this tenant's webhooks and event types are waiting already, \
+                     which is the most: send them one after the other"
+                ),
+            )
+        }
+    }
+
     /// 503: what is sealed of a webhook can't be opened. The feed's line in the
     /// log says so too, once.
     pub fn unreadable(id: WebhookId, unreadable: Unreadable) -> Self {

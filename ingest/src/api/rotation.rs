@@ -88,6 +88,7 @@ async fn rotate(
     };
     let until = clock::now() + Duration::seconds(i64::from(overlap));
     let until = (overlap > 0).then_some(until);
+    let _turn = api.changes.turn(&acting.tenant).await?;
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(
@@ -139,6 +140,7 @@ async fn revoke(
     State(api): State<Shared>,
     Id(id): Id<WebhookId>,
 ) -> Result<Json<Shown>> {
+    let _turn = api.changes.turn(&acting.tenant).await?;
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(

@@ -67,6 +67,7 @@ async fn create(
     Body(form): Body<Form>,
 ) -> Result<Tagged> {
     let checked = form.check(&api.destinations, &api.dialects)?;
+    let _turn = api.changes.turn(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
     let transaction = client.transaction().await?;
     let made =
@@ -203,6 +204,7 @@ async fn update(
 ) -> Result<Tagged> {
     let checked = form.check(&api.destinations, &api.dialects)?;
     let expected = expected_revision(&headers)?;
+    let _turn = api.changes.turn(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
     let transaction = client.transaction().await?;
     let (writing, tenant) = (api.writing(), &acting.tenant);
@@ -238,6 +240,7 @@ async fn delete(
     headers: HeaderMap,
 ) -> Result<StatusCode> {
     let expected = expected_revision(&headers)?;
+    let _turn = api.changes.turn(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
     let transaction = client.transaction().await?;
     if !webhook_store::delete(&transaction, &acting.tenant, id, expected).await? {

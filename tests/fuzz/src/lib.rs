@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 mod targets;
 
-pub use targets::TARGETS;
+pub use targets::{TARGETS, Target};
 
 /// The target of a name.
 #[must_use]
