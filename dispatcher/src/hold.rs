@@ -85,7 +85,7 @@ pub async fn release_some(pool: &Pool) -> anyhow::Result<(Vec<Job>, bool)> {
     let now = clock::now();
     let statement = transaction.prepare_cached(RELEASE_HELD).await?;
     let rows = transaction
-        .query(&statement, &[&webhook, &now, &BATCH])
+        .query(&statement, &[&webhook, &now, &BATCH, &Job::ENOUGH_DATA])
         .await
         .context("releasing held deliveries")?;
     if (rows.len() as i64) < BATCH {
@@ -128,5 +128,5 @@ WITH held AS (
     RETURNING d.id, d.webhook_id, d.event_uid, d.attempts, d.attempts_before, d.restarted_at
 )
 SELECT r.id, r.webhook_id, r.event_uid, r.attempts, r.attempts_before, r.restarted_at, e.tenant, e.id AS event_id, e.type,
-       e.occurred_at, e.data, e.attributes
+       e.occurred_at, left(e.data, $4) AS data, e.attributes
 FROM released r JOIN events e ON e.uid = r.event_uid ORDER BY r.id";

@@ -263,7 +263,8 @@ pub async fn untried_jobs(
         .prepare_cached(
             "-- untried_jobs\n\
              SELECT d.id, d.webhook_id, d.event_uid, d.attempts, d.attempts_before, d.restarted_at, \
-                 d.due_at, e.tenant, e.id AS event_id, e.type, e.occurred_at, e.data, e.attributes \
+                 d.due_at, e.tenant, e.id AS event_id, e.type, e.occurred_at, \
+                 left(e.data, $4) AS data, e.attributes \
              FROM unnest($1::text[], $2::text[]) AS k (tenant, id) \
              JOIN events e ON e.tenant = k.tenant AND e.id = k.id AND e.uid >= $3::uuid \
              JOIN deliveries d ON d.event_uid = e.uid \
@@ -275,7 +276,15 @@ pub async fn untried_jobs(
     let tenants: Vec<_> = known.iter().map(|(tenant, _)| tenant.as_str()).collect();
     let ids: Vec<_> = known.iter().map(|(_, id)| id.as_str()).collect();
     let rows = client
-        .query(&statement, &[&tenants, &ids, &day_of(now - Duration::DAY)])
+        .query(
+            &statement,
+            &[
+                &tenants,
+                &ids,
+                &day_of(now - Duration::DAY),
+                &Job::ENOUGH_DATA,
+            ],
+        )
         .await?;
     let read = |row: &Row| Job {
         late: Some(Late::Behind),

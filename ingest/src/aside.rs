@@ -106,14 +106,16 @@ pub async fn keep(
         set_aside: HashMap::new(),
         empty_since: [None; OVERFLOW_QUEUES.len()],
     };
-    let mut pause = Duration::ZERO;
+    let mut review = tokio::time::Instant::now();
     loop {
         let done = tokio::select! {
+            // However many crowd, it is looked who can be released.
+            biased;
+            () = tokio::time::sleep_until(review) => keeper.review().await,
             tenants = ahead.crowding() => keeper.set_aside(tenants).await.map(|()| LOOK),
-            () = tokio::time::sleep(pause) => keeper.review().await,
             () = stop.cancelled() => return Ok(()),
         };
-        pause = match done {
+        let pause = match done {
             Ok(pause) => pause,
             Err(error) => {
                 if !keeper.channel.status().connected() {
@@ -126,6 +128,12 @@ pub async fn keep(
                 tokio::time::sleep(LOOK).await;
                 LOOK
             }
+        };
+        let now = tokio::time::Instant::now();
+        review = match review > now {
+            // Setting aside doesn't put the next look off.
+            true => review.min(now + pause),
+            false => now + pause,
         };
     }
 }

@@ -25,8 +25,8 @@ use shared::catalogue::Feed;
 use shared::clock;
 use shared::ids::{DeliveryId, EventUid, Tenant};
 use shared::job::Job;
-use shared::publish::{Outgoing, publish_all};
-use shared::supervise::until_done;
+use shared::publish::{Outgoing, RETURNED_HEADER, Unconfirmed, publish_all};
+use shared::supervise::{Backoff, until_done};
 use shared::webhook::Subscription;
 use time::OffsetDateTime;
 use tokio::task::yield_now;
@@ -164,8 +164,10 @@ async fn see_through(
     let outgoing = jobs
         .map(|job| Outgoing::job(&job, now, intake.shards))
         .chain(parked);
-    publish_in_parts(channel, outgoing).await?;
-    Ok(Some(seen))
+    match publish_in_parts(channel, outgoing, &intake.stop).await? {
+        true => Ok(Some(seen)),
+        false => Ok(None),
+    }
 }
 
 /// A message and what is to be written of it.
@@ -228,19 +230,45 @@ async fn find_in_turn(
 }
 
 /// Publishes and waits for the confirms, a part at a time: events with many
-/// matches make many more messages than were taken.
+/// matches make many more messages than were taken. What a queue refuses, because
+/// it is full or has no quorum, is published again until it is taken. False if told
+/// to stop before that.
 async fn publish_in_parts(
     channel: &Channel,
     outgoing: impl Iterator<Item = Outgoing>,
-) -> anyhow::Result<()> {
+    stop: &CancellationToken,
+) -> anyhow::Result<bool> {
     let mut outgoing = outgoing.peekable();
     while outgoing.peek().is_some() {
-        let part: Vec<_> = outgoing.by_ref().take(PUBLISHED_AT_ONCE).collect();
-        for published in publish_all(channel, &part).await {
-            published?;
+        let mut part: Vec<_> = outgoing.by_ref().take(PUBLISHED_AT_ONCE).collect();
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+        loop {
+            let published = publish_all(channel, &part).await;
+            let mut refused = Vec::new();
+            for (message, published) in part.into_iter().zip(published) {
+                match published {
+                    Ok(()) => {}
+                    Err(Unconfirmed::Refused) => refused.push(message),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            if refused.is_empty() {
+                break;
+            }
+            let pause = backoff.next();
+            warn!(
+                messages = refused.len(),
+                ?pause,
+                "RabbitMQ refused messages, perhaps because a queue is full; publishing them again"
+            );
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => return Ok(false),
+            }
+            part = refused;
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 async fn read(intake: &Intake, message: &Delivery) -> Result<Event, Rejected> {
@@ -324,7 +352,7 @@ async fn write<'a>(
     // what a crash has left.
     let interrupted: Vec<_> = known
         .iter()
-        .filter(|taken| taken.message.redelivered)
+        .filter(|taken| may_be_interrupted(&taken.message))
         .map(|taken| (&taken.event.event.tenant, &taken.event.id))
         .collect();
     let untried = if interrupted.is_empty() {
@@ -348,6 +376,17 @@ async fn write<'a>(
             .flat_map(|taken| taken.event.jobs())
             .chain(untried),
     ))
+}
+
+/// Whether its event may have been accepted without its jobs being published. One
+/// that RabbitMQ had given up on comes as a new message. A producer can say so too:
+/// that costs late copies which find their deliveries settled.
+fn may_be_interrupted(message: &Delivery) -> bool {
+    let headers = message.properties.headers();
+    let returned = headers
+        .as_ref()
+        .is_some_and(|headers| headers.contains_key(RETURNED_HEADER));
+    message.redelivered || returned
 }
 
 /// The reason, if it is the data that PostgreSQL refuses (SQLSTATE class 22).

@@ -78,6 +78,8 @@ pub struct LookAhead {
     restrained: Notify,
     /// A tenant should be set aside.
     crowding: Notify,
+    /// Held while acks are found and sent.
+    acking: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -188,6 +190,7 @@ impl Default for LookAhead {
             batch: Notify::new(),
             restrained: Notify::new(),
             crowding: Notify::new(),
+            acking: tokio::sync::Mutex::default(),
         }
     }
 }
@@ -368,6 +371,9 @@ impl LookAhead {
         finished: Vec<Finished>,
         left: Vec<Taken>,
     ) -> anyhow::Result<()> {
+        // The broker closes a channel on which an ack comes after one that covers it.
+        // So what is due is found and sent in one go.
+        let _in_order = self.acking.lock().await;
         let mut acks = Vec::new();
         {
             let mut state = self.state();

@@ -236,6 +236,7 @@ async fn make_deliveries(
                 column!(_event, webhook => *webhook),
                 column!(event, _ => event.event_type.as_str()),
                 &now,
+                &Job::ENOUGH_DATA,
             ],
         )
         .await?;
@@ -255,6 +256,6 @@ WITH made AS (
     WHERE e.uid = ANY($2) AND e.uid = n.uid
 )
 SELECT m.id, m.webhook_id, m.event_uid, m.attempts, m.attempts_before, m.restarted_at, e.tenant, e.id AS event_id, e.type,
-       e.occurred_at, e.data, e.attributes
+       e.occurred_at, left(e.data, $6) AS data, e.attributes
 FROM made m CROSS JOIN LATERAL (SELECT * FROM events WHERE uid = m.event_uid LIMIT 1) e
 ORDER BY m.id";

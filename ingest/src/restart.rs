@@ -36,7 +36,16 @@ pub async fn restart_deliveries(
     let now = clock::now();
     let statement = transaction.prepare_cached(RESTART_DELIVERIES).await?;
     let rows = transaction
-        .query(&statement, &[&deliveries, &states, &now, &MOST_ATTEMPTS])
+        .query(
+            &statement,
+            &[
+                &deliveries,
+                &states,
+                &now,
+                &MOST_ATTEMPTS,
+                &Job::ENOUGH_DATA,
+            ],
+        )
         .await?;
     Ok(rows.iter().map(|row| Job::read(row, now)).collect())
 }
@@ -50,7 +59,7 @@ WITH restarted AS (
     RETURNING d.id, d.webhook_id, d.event_uid, d.attempts, d.attempts_before, d.restarted_at
 )
 SELECT r.id, r.webhook_id, r.event_uid, r.attempts, r.attempts_before, r.restarted_at, e.tenant, e.id AS event_id, e.type,
-       e.occurred_at, e.data, e.attributes
+       e.occurred_at, left(e.data, $5) AS data, e.attributes
 FROM restarted r CROSS JOIN LATERAL (SELECT * FROM events WHERE uid = r.event_uid LIMIT 1) e
 ORDER BY r.id";
 

@@ -14,6 +14,7 @@ use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::amqp::{UNREADABLE_HEADER, Unreadable};
+use crate::clock;
 use crate::job::Job;
 use crate::tenant::LARGEST_MESSAGE;
 use crate::topology;
@@ -329,7 +330,7 @@ impl Publisher {
 
     /// Publishes jobs and waits for their confirms; answers how many have none.
     pub async fn publish_jobs(&self, jobs: &[Job], shards: u16) -> usize {
-        let now = OffsetDateTime::now_utc();
+        let now = clock::now();
         let all = jobs
             .iter()
             .map(|job| self.publish(Outgoing::job(job, now, shards)));

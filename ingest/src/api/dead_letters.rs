@@ -5,6 +5,8 @@
 //! here after the broker's confirm. A crash in between leaves it here; when it
 //! is replayed again, its event is known: one without an id takes the letter's.
 
+use std::collections::HashSet;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -435,6 +437,16 @@ async fn replay_many(
 async fn replay_part(api: &Api, letters: Vec<Letter>) -> Result<Replayed> {
     let now = clock::now();
     let found = letters.len() as i64;
+    // A job that is here twice goes once: both would have the same ticket.
+    let mut deliveries = HashSet::new();
+    let letters: Vec<_> = letters
+        .into_iter()
+        .filter(|letter| {
+            letter
+                .job()
+                .is_none_or(|job| deliveries.insert(job.delivery))
+        })
+        .collect();
     let jobs: Vec<_> = letters.iter().filter_map(Letter::job).collect();
     let client = api.pool.get().await?;
     store::take_tickets(&client, &jobs, now).await?;

@@ -115,8 +115,7 @@ pub async fn held(pool: &Pool) -> anyhow::Result<Held> {
     })
 }
 
-/// Has the deliveries of these jobs wait, if they still wait for these attempts
-/// since the same beginning.
+/// Has the deliveries of these jobs wait, if they still wait for these very jobs.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -129,9 +128,10 @@ pub async fn put_off(pool: &Pool, jobs: &[Job], until: OffsetDateTime) -> anyhow
         .prepare_cached(
             "-- put_off_given_up\n\
              UPDATE deliveries d SET due_at = $3, deferred_because = 'parked' \
-             FROM unnest($1::uuid[], $2::int2[], $4::timestamptz[]) AS v (delivery_id, n, restarted_at) \
+             FROM unnest($1::uuid[], $2::int2[], $4::timestamptz[], $5::timestamptz[]) \
+                 AS v (delivery_id, n, restarted_at, due_at) \
              WHERE d.id = ANY($1) AND d.id = v.delivery_id \
-               AND d.attempts = v.n - 1 \
+               AND d.attempts = v.n - 1 AND d.due_at = v.due_at \
                AND d.restarted_at IS NOT DISTINCT FROM v.restarted_at \
                AND d.state NOT IN ('delivered', 'failed', 'expired', 'cancelled')",
         )
@@ -142,8 +142,9 @@ pub async fn put_off(pool: &Pool, jobs: &[Job], until: OffsetDateTime) -> anyhow
         .iter()
         .map(|job| job.restart.map(|restart| restart.at))
         .collect();
+    let due_at: Vec<_> = jobs.iter().map(|job| job.due_at).collect();
     client
-        .execute(&statement, &[&ids, &attempts, &until, &restarts])
+        .execute(&statement, &[&ids, &attempts, &until, &restarts, &due_at])
         .await?;
     Ok(())
 }
@@ -280,7 +281,8 @@ async fn insert(
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// The owner who has most, and how much of it is too much.
+/// The owner who has most, and how much of that is too much: if that isn't enough,
+/// another has most then.
 async fn too_much(
     transaction: &Transaction<'_>,
     room: Room,
@@ -288,13 +290,13 @@ async fn too_much(
     let statement = transaction
         .prepare_cached(
             "-- heaviest_owner_of_dead_letters\n\
-             SELECT owner, (SELECT sum(bytes) FROM dead_letter_use)::int8 AS held \
+             SELECT owner, least(bytes, (SELECT sum(bytes) FROM dead_letter_use)::int8 - $1) \
              FROM dead_letter_use ORDER BY bytes DESC, owner LIMIT 1",
         )
         .await?;
-    let row = transaction.query_opt(&statement, &[]).await?;
+    let row = transaction.query_opt(&statement, &[&room.all]).await?;
     Ok(row
-        .map(|row| (row.get(0), row.get::<_, i64>(1) - room.all))
+        .map(|row| (row.get(0), row.get::<_, i64>(1)))
         .filter(|(_, excess)| *excess > 0))
 }
 

@@ -26,6 +26,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lapin::ErrorKind;
 
+use crate::publish::Unconfirmed;
+
 /// Fruitless sessions in a row before messages are taken one at a time.
 const FRUITLESS: u32 = 2;
 /// Careful sessions that end at a message before it is set aside.
@@ -133,6 +135,9 @@ impl Suspects {
 
 /// Not the network's, nor a broker's that stops.
 fn can_be_a_messages_fault(error: &anyhow::Error) -> bool {
+    if error.chain().any(|cause| cause.is::<Unconfirmed>()) {
+        return false;
+    }
     let mut lapins = error.chain().filter_map(|cause| cause.downcast_ref());
     !lapins.any(|error: &lapin::Error| match error.kind() {
         ErrorKind::IOError(_)
