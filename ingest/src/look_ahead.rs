@@ -1,9 +1,9 @@
 //! Takes events from the queues ahead of the lanes, and hands them out in
 //! batches in which tenants take turns.
 //!
-//! Events come in from several consumers, are sorted by tenant ([`turns`]) and
+//! Events come in from several consumers, are sorted by tenant ([`turns`](crate::turns)) and
 //! go out to the lanes of `intake`, which say when they are done; then they are
-//! acked ([`acks`]). All of it belongs to one session: after a loss the broker
+//! acked ([`acks`](crate::acks)). All of it belongs to one session: after a loss the broker
 //! delivers again what wasn't acked.
 //!
 //! Looking further ahead finds other tenants' events behind one tenant's many.

@@ -105,7 +105,7 @@ pub async fn run(
         let sender = Sender::new(settings.common.destinations.clone())?;
         let state = api::Api {
             pool: postgres::pool(&config, API_CONNECTIONS)?,
-            changes: ChangeLimiter::new(),
+            changes: ChangeLimiter::default(),
             publisher: publisher.clone(),
             shards,
             tester: Tester::new(sender, settings.defaults.timeout),

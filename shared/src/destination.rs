@@ -55,6 +55,10 @@ impl Destinations {
             return Err(Forbidden::TooLong(url.len()));
         }
         let url = Url::parse(url).map_err(Forbidden::NotAUrl)?;
+        // As it is stored and checked again: parsing may write a byte as nine.
+        if url.as_str().len() > MAX_URL {
+            return Err(Forbidden::TooLong(url.as_str().len()));
+        }
         match url.scheme() {
             "https" => {}
             "http" if self.allow_http => {}

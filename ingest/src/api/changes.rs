@@ -40,15 +40,16 @@ pub struct Turn {
     _waiting: OwnedSemaphorePermit,
 }
 
-impl ChangeLimiter {
-    /// With none under way.
-    pub fn new() -> Self {
+impl Default for ChangeLimiter {
+    fn default() -> Self {
         Self {
             all: Arc::new(Semaphore::new(AT_ONCE)),
             tenants: Mutex::default(),
         }
     }
+}
 
+impl ChangeLimiter {
     /// Waits for a tenant's turn.
     ///
     /// # Errors
@@ -98,7 +99,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_tenants_changes_keep_no_other_tenant_waiting() {
-        let changes = ChangeLimiter::new();
+        let changes = ChangeLimiter::default();
         let (acme, globex) = (tenant("acme"), tenant("globex"));
         let first = changes.turn(&acme).await.unwrap();
         let mut second = Box::pin(changes.turn(&acme));
@@ -111,7 +112,7 @@ mod tests {
 
     #[tokio::test]
     async fn more_changes_at_once_than_may_wait_are_refused() {
-        let changes = ChangeLimiter::new();
+        let changes = ChangeLimiter::default();
         let acme = tenant("acme");
         let mut all: Vec<_> = (0..OF_A_TENANT)
             .map(|_| Box::pin(changes.turn(&acme)))

@@ -1,4 +1,4 @@
-//! Puts the [`Guard`](super::guard::Guard) between a connection's bytes and lapin.
+//! Puts the [`Guard`] between a connection's bytes and lapin.
 //!
 //! lapin takes the type of its stream from the runtime it is given. So there is
 //! a runtime here that is tokio's in everything, and names a guarded stream as

@@ -229,6 +229,10 @@ fn what_only_looks_like_a_host_is_none() {
     }
     let long = format!("https://example.com/{}", "a".repeat(MAX_URL));
     assert!(matches!(strict().check(&long), Err(Forbidden::TooLong(_))));
+    // It is stored as it is written after parsing, which is longer.
+    let grows = format!("https://example.com/{}", "é".repeat(MAX_URL / 4));
+    assert!(grows.len() < MAX_URL);
+    assert!(matches!(strict().check(&grows), Err(Forbidden::TooLong(_))));
 }
 
 #[test]
