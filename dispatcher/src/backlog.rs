@@ -34,7 +34,7 @@ const RANKED: i64 = 20_000;
 const LOOKED_AT: i64 = 2_000_000;
 /// No more is put back while this many jobs wait in a shard's queue: what is
 /// published meanwhile waits behind no more than these and a batch.
-const MOST_WAITING: u32 = 2000;
+pub const MOST_WAITING: u32 = 2000;
 /// How often it is looked whether there is room.
 const PAUSE: Duration = Duration::from_millis(50);
 

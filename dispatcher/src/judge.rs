@@ -9,6 +9,9 @@ use time::OffsetDateTime;
 
 /// However long an endpoint asks for.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// What is added to it at random, at most: so that what an endpoint asks for at one
+/// moment isn't all due in the same second.
+const RETRY_AFTER_JITTER: f64 = 0.1;
 
 /// How a job leaves the dispatcher. One variant, one update of its row.
 #[derive(Debug, Clone, PartialEq)]
@@ -163,7 +166,7 @@ pub fn judge(result: &Result<Answer, Failure>, case: Case<'_>) -> Verdict {
             status: 429 | 503,
             retry_after: Some(wait),
             ..
-        }) => (*wait).min(MAX_RETRY_AFTER),
+        }) => retry_after(*wait, case.random),
         _ => Duration::ZERO,
     };
     let at = case.now + pause.max(asked);
@@ -176,6 +179,19 @@ pub fn judge(result: &Result<Answer, Failure>, case: Case<'_>) -> Verdict {
         Timing::Schedule
     };
     Verdict::RetryAt { at, because }
+}
+
+/// How long to wait if an endpoint asks for so much: that, or some more.
+fn retry_after(asked: Duration, random: f64) -> Duration {
+    let asked = asked.min(MAX_RETRY_AFTER);
+    let more = asked.as_secs_f64() * RETRY_AFTER_JITTER * random;
+    // Whole seconds if it is long, as the schedule's pauses.
+    let more = if asked >= Duration::from_secs(10) {
+        more.round()
+    } else {
+        more
+    };
+    (asked + Duration::from_secs_f64(more)).min(MAX_RETRY_AFTER)
 }
 
 #[cfg(test)]
@@ -245,6 +261,24 @@ mod tests {
                 expected,
                 "{result:?}, attempt {attempt}"
             );
+        }
+    }
+
+    #[test]
+    fn what_an_endpoint_asks_for_is_spread_and_never_sooner() {
+        let seconds = Duration::from_secs;
+        for (asked, random, expected) in [
+            (60, 0.0, seconds(60)),
+            (60, 0.5, seconds(63)),
+            (60, 1.0, seconds(66)),
+            (2, 0.5, Duration::from_millis(2_100)),
+            (80_000, 1.0, seconds(86_400)),
+            (86_400, 1.0, seconds(86_400)),
+            (u64::MAX, 1.0, seconds(86_400)),
+            (0, 1.0, seconds(0)),
+        ] {
+            let wait = retry_after(seconds(asked), random);
+            assert_eq!(wait, expected, "{asked}, {random}");
         }
     }
 

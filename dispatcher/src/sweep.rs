@@ -147,7 +147,7 @@ pub async fn sweep(dispatcher: &Dispatcher, session: &Session) -> anyhow::Result
             }
         }
         let rest = async {
-            hold::release(dispatcher).await?;
+            hold::release(dispatcher, session).await?;
             report(&dispatcher.pool).await
         };
         if let Err(error) = rest.await {

@@ -6,6 +6,10 @@
 //! transaction, so that each begins again once, whatever crashes; then it
 //! publishes their jobs. The row's lock is the lease.
 //!
+//! All of a tenant's replays together have the rate that one may have: each gets
+//! an equal share of it, or its own rate if that is less. Otherwise a tenant with
+//! many webhooks would put its jobs in front of everybody else's.
+//!
 //! A step looks at a bounded number of deliveries: one that finds few leaves
 //! sooner to the next. While RabbitMQ is away, or refuses jobs, no step is taken:
 //! what would be opened again would only wait for the sweeper.
@@ -32,6 +36,8 @@ const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 const OUTDATED_AT_ONCE: i64 = 1_000;
 /// The most deliveries that a step looks at.
 const LOOKED_AT: i64 = 5_000;
+/// The most deliveries that all replays of a tenant begin again in a second.
+const TENANTS_RATE: f64 = 1_000.0;
 
 /// Takes steps until told to stop.
 pub async fn run(pool: Pool, publisher: Publisher, shards: u16, stop: CancellationToken) {
@@ -109,7 +115,20 @@ struct Due {
     states: Vec<String>,
     event_types: Option<Vec<String>>,
     rate: i32,
+    /// The tenant's that are running: this one and others.
+    running: i64,
     takes_deliveries: bool,
+}
+
+impl Due {
+    /// Deliveries a second: its own rate, or its share of the tenant's.
+    fn rate(&self) -> f64 {
+        share(self.rate, self.running)
+    }
+}
+
+fn share(rate: i32, running: i64) -> f64 {
+    f64::from(rate).min(TENANTS_RATE / running.max(1) as f64)
 }
 
 /// Takes the most overdue step; answers its jobs. `None` if none is due.
@@ -126,10 +145,12 @@ async fn step(pool: &Pool) -> anyhow::Result<Option<Vec<Job>>> {
         return Ok(Some(Vec::new()));
     }
     let seen = replay_candidates(&transaction, &due).await?;
-    let taken = take(&seen, due.rate as usize);
+    let rate = due.rate();
+    // One at least: the pause after it is longer than a second if need be.
+    let taken = take(&seen, (rate as usize).max(1));
     let states: Vec<_> = due.states.iter().map(String::as_str).collect();
     let jobs = restart_deliveries(&transaction, &taken.deliveries, &states).await?;
-    let pause = taken.deliveries.len() as f64 / f64::from(due.rate);
+    let pause = taken.deliveries.len() as f64 / rate;
     advance_replay(&transaction, due.id, taken.position, jobs.len(), pause).await?;
     transaction.commit().await?;
     match taken.position {
@@ -169,6 +190,7 @@ async fn claim_replay(transaction: &Transaction<'_>) -> anyhow::Result<Option<Du
         .prepare_cached(
             "-- claim_replay\n\
              SELECT r.id, r.webhook_id, r.position, r.until, r.states, r.event_types, r.rate, \
+                 (SELECT count(*) FROM replays o WHERE o.state = 'running' AND o.tenant = r.tenant) AS running, \
                  w.status IN ('active', 'paused') AS takes_deliveries \
              FROM replays r JOIN webhooks w ON w.id = r.webhook_id \
              WHERE r.state = 'running' AND r.next_step_at <= now() \
@@ -184,6 +206,7 @@ async fn claim_replay(transaction: &Transaction<'_>) -> anyhow::Result<Option<Du
         states: row.get("states"),
         event_types: row.get("event_types"),
         rate: row.get("rate"),
+        running: row.get("running"),
         takes_deliveries: row.get("takes_deliveries"),
     }))
 }
@@ -268,6 +291,15 @@ mod tests {
         let taken = take(&seen, 2);
         assert_eq!(taken.deliveries, [id(1), id(3)]);
         assert_eq!(taken.position, Some(Uuid::from_u128(4)));
+    }
+
+    #[test]
+    fn a_tenants_replays_share_the_rate_that_one_may_have() {
+        assert_eq!(share(1_000, 1), 1_000.0);
+        assert_eq!(share(1_000, 50), 20.0);
+        assert_eq!(share(10, 50), 10.0);
+        // More than one a second each would be too many.
+        assert_eq!(share(10, 4_000), 0.25);
     }
 
     #[test]

@@ -38,6 +38,7 @@ use crate::intake::{Intake, take_events};
 use crate::metrics::metrics;
 use crate::settings::Settings;
 use crate::subscriptions::Subscriptions;
+use crate::turn::TenantPlaces;
 use crate::{deleted_webhooks, partitions, replay};
 
 const NAME: &str = "posthorn-ingest";
@@ -45,6 +46,8 @@ const NAME: &str = "posthorn-ingest";
 const WORK_CONNECTIONS: usize = 8;
 /// Of the API's requests: what waits for one of these waits for nothing else.
 const API_CONNECTIONS: usize = 8;
+/// To PostgreSQL, for looking tokens up.
+const TOKEN_CONNECTIONS: usize = 2;
 /// How often partitions are made and dropped.
 const MAINTENANCE: Duration = Duration::from_secs(3600);
 /// How often the sweeper's findings and dead letters are read for the metrics.
@@ -105,6 +108,8 @@ pub async fn run(
         let sender = Sender::new(settings.common.destinations.clone())?;
         let state = api::Api {
             pool: postgres::pool(&config, API_CONNECTIONS)?,
+            token_pool: postgres::pool(&config, TOKEN_CONNECTIONS)?,
+            places: TenantPlaces::new(api::auth::OF_A_TENANT),
             changes: ChangeLimiter::default(),
             publisher: publisher.clone(),
             shards,

@@ -6,7 +6,8 @@
 //! sequence would speak to the terminal), other line separators, and the invisible
 //! characters that reorder what a reader sees.
 //!
-//! `pretty` escapes each field, because its own colours are escape sequences too.
+//! `pretty` escapes each field, because its own colours are escape sequences too. It
+//! quotes a value in which another field could seem to begin.
 //! `json` is escaped as it is written: what is left of these characters there is
 //! inside of strings, where `\uXXXX` says the same.
 
@@ -42,14 +43,45 @@ fn pretty_field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> fm
         // Where a `log` record came from: it is the event's metadata already.
         return Ok(());
     }
-    if name != "message" {
+    let is_message = name == "message";
+    if !is_message {
         let name = name.strip_prefix("r#").unwrap_or(name);
         match writer.has_ansi_escapes() {
             true => write!(writer, "\u{1b}[3m{name}\u{1b}[0m\u{1b}[2m=\u{1b}[0m")?,
             false => write!(writer, "{name}=")?,
         }
     }
-    write!(Escaping(writer), "{value:?}")
+    if is_message {
+        return write!(Escaping(writer), "{value:?}");
+    }
+    let value = format!("{value:?}");
+    if seems_to_end(&value) && !is_quoted(&value) {
+        return write!(Escaping(writer), "{value:?}");
+    }
+    write!(Escaping(writer), "{value}")
+}
+
+/// Whether a reader may take only part of it for the field's value.
+fn seems_to_end(value: &str) -> bool {
+    value.contains(|c: char| c.is_whitespace() || c == '=' || c == '"')
+}
+
+/// Whether it is one string as `Debug` writes it: what `%` was given may only look so.
+fn is_quoted(value: &str) -> bool {
+    let inside = value
+        .strip_prefix('"')
+        .and_then(|value| value.strip_suffix('"'));
+    let Some(inside) = inside else {
+        return false;
+    };
+    let mut escaped = false;
+    for c in inside.chars() {
+        if c == '"' && !escaped {
+            return false;
+        }
+        escaped = c == '\\' && !escaped;
+    }
+    !escaped
 }
 
 /// Escapes as Rust does: `\n`, `\u{202e}`.
@@ -174,7 +206,47 @@ mod tests {
                 .with_writer(move || lines.clone()),
         );
         assert_is_one_line(&written.text(), 6);
-        assert!(written.text().contains("shown=a\\nINFO accepted\\r\\u{1b}"));
+        assert!(
+            written
+                .text()
+                .contains("shown=\"a\\nINFO accepted\\r\\u{1b}")
+        );
+    }
+
+    #[test]
+    fn foreign_text_forges_no_field_of_a_pretty_line() {
+        let written = Shared::default();
+        let lines = written.clone();
+        let layer = tracing_subscriber::fmt::layer()
+            .with_ansi(false)
+            .fmt_fields(pretty_fields())
+            .with_writer(move || lines.clone());
+        let subscriber = tracing_subscriber::registry().with(layer);
+        tracing::subscriber::with_default(subscriber, || {
+            info!(
+                spaced = %"text/x  tenant=victim",
+                equal = %"a\u{a0}b=c",
+                quoted = %r#""x" tenant="victim""#,
+                open = %r#""x\""#,
+                whole = r#"a "b" c=d"#,
+                plain = %"text/plain;a/b\\c",
+                number = 7,
+                "said a=b"
+            );
+        });
+        let text = written.text();
+        for field in [
+            r#" spaced="text/x  tenant=victim" "#,
+            r#" equal="a\u{a0}b=c" "#,
+            r#" quoted="\"x\" tenant=\"victim\"" "#,
+            r#" open="\"x\\\"" "#,
+            r#" whole="a \"b\" c=d" "#,
+            r" plain=text/plain;a/b\c ",
+            " number=7\n",
+            " said a=b ",
+        ] {
+            assert!(text.contains(field), "{field} in {text}");
+        }
     }
 
     #[test]

@@ -3,12 +3,13 @@
 //! `axum::serve` waits for a client for ever. Here every state of a connection
 //! has a time limit ([`Bounds`]), and there is a limit on connections, per client
 //! address and in all. A new connection beyond a limit takes the place of the one
-//! that has waited longest for a request; one that is being answered keeps its
-//! place. Both binaries serve with this.
+//! that has waited longest for a request, or else of one whose client is slow with
+//! its body or its answer; one whose handler is working keeps its place. Both binaries serve with this.
 //!
 //! The surprising fact: nothing times out by itself. Each connection notes what it
 //! is doing and since when, and the accept loop closes those that are overdue.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -43,6 +44,9 @@ const HEAD: Duration = Duration::from_secs(10);
 const BODY: Duration = Duration::from_secs(60);
 /// How long a client may take to read its answer, whole.
 const ANSWER: Duration = Duration::from_secs(60);
+
+/// After so long with a body or an answer a client may have to make room.
+const SLOW: Duration = Duration::from_secs(5);
 
 /// What a client may take of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,6 +159,19 @@ impl Connection {
         let (doing, since) = *self.state();
         matches!(doing, Doing::Idle | Doing::Head).then_some(since)
     }
+
+    /// If it may have to make room: whether it is among the last that do, and since
+    /// when it does what it does.
+    fn spare(&self) -> Option<(bool, Instant)> {
+        let (doing, since) = *self.state();
+        match doing {
+            Doing::Idle | Doing::Head => Some((false, since)),
+            Doing::Body | Doing::Answering | Doing::Flushing => {
+                (since.elapsed() > SLOW).then_some((true, since))
+            }
+            Doing::Working => None,
+        }
+    }
 }
 
 /// The open connections.
@@ -174,7 +191,7 @@ impl Connections {
     }
 
     /// Takes a connection, in another one's place if it must. `None`: all that
-    /// there may be are being answered.
+    /// there may be are being answered, or haven't been slow for long.
     fn admit(&mut self, from: IpAddr) -> Option<(u64, Arc<Connection>)> {
         let address = network(from);
         let mut counts: HashMap<IpAddr, usize> = HashMap::new();
@@ -183,11 +200,10 @@ impl Connections {
         }
         let own = counts.get(&address).copied().unwrap_or_default();
         if own >= self.bounds.per_address {
-            self.make_room(|other| other == address)?;
+            counts.retain(|other, _| *other == address);
+            self.make_room(&counts)?;
         } else if self.open.len() >= self.bounds.connections {
-            let most = counts.into_iter().max_by_key(|(_, count)| *count);
-            self.make_room(|other| most.is_some_and(|(most, _)| other == most))
-                .or_else(|| self.make_room(|_| true))?;
+            self.make_room(&counts)?;
         }
         let connection = Arc::new(Connection {
             address,
@@ -200,15 +216,16 @@ impl Connections {
         Some((self.next, connection))
     }
 
-    /// Closes the connection that has waited longest, of some addresses.
-    fn make_room(&mut self, among: impl Fn(IpAddr) -> bool) -> Option<()> {
-        let waiting = self
-            .open
-            .iter()
-            .filter(|(_, connection)| among(connection.address))
-            .filter_map(|(id, connection)| Some((connection.waiting_since()?, *id)));
-        let (_, longest) = waiting.min()?;
-        self.open.remove(&longest)?.cut.cancel();
+    /// Closes a connection of these addresses: of the one that has most of those that
+    /// have one to spare, the one that has waited longest, or else that is slow longest.
+    fn make_room(&mut self, counts: &HashMap<IpAddr, usize>) -> Option<()> {
+        let spare = self.open.iter().filter_map(|(id, connection)| {
+            let count = counts.get(&connection.address)?;
+            let (last, since) = connection.spare()?;
+            Some((Reverse(*count), last, since, *id))
+        });
+        let (.., chosen) = spare.min()?;
+        self.open.remove(&chosen)?.cut.cancel();
         count_cut("place");
         Some(())
     }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use deadpool_postgres::Pool;
 use dispatcher::admit::{UnderWay, wait_for_other_copy};
-use dispatcher::hold::release_some;
+use dispatcher::hold::{release_some, resumed};
 use dispatcher::judge::{Deferral, GaveUp, Timing, Verdict};
 use dispatcher::record::Recorded;
 use dispatcher::settle::{Receipt, Settlement, Settler};
@@ -437,7 +437,11 @@ impl Machine {
     }
 
     async fn release(&mut self) {
-        let (jobs, _) = release_some(&self.pool).await.unwrap();
+        let resumed = resumed(&self.pool).await.unwrap();
+        let Some(webhook) = resumed.first() else {
+            return;
+        };
+        let (jobs, _) = release_some(&self.pool, *webhook).await.unwrap();
         self.say(format!("{} are released", jobs.len()));
         if self.dice.u32(..4) > 0 {
             let released = jobs.iter().map(|job| job.delivery).collect();

@@ -4,9 +4,13 @@
 //! belongs to a tenant, or is global and names a tenant by `X-Tenant-ID`. A
 //! handler takes [`Reading`], [`Managing`], [`Administering`] or [`Operating`]
 //! first: who asks is settled before what is asked is read.
+//!
+//! Tokens are looked up on connections of their own, and a tenant has only some
+//! requests at a time that use PostgreSQL: so whatever one tenant asks for, others
+//! are known and answered.
 
 use std::str::FromStr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
@@ -22,6 +26,7 @@ use shared::ids::{Tenant, TokenId};
 use shared::seal::fill_random;
 use subtle::ConstantTimeEq;
 use time::OffsetDateTime;
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
 use super::Shared;
@@ -31,6 +36,11 @@ use super::problem::{Problem, Result};
 const PREFIX: &str = "pht_";
 /// How much of a token is kept to tell it by.
 const SHOWN: usize = 10;
+/// A tenant's requests that use PostgreSQL at a time: less than half of the API's
+/// connections.
+pub const OF_A_TENANT: usize = 3;
+/// How long a request waits for those before it.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// The header with which a global token names a tenant.
 pub const TENANT_HEADER: &str = "x-tenant-id";
 
@@ -78,20 +88,25 @@ struct Caller {
 }
 
 /// A caller who may act for a tenant in a role.
-pub struct Acting<const ROLE: u8> {
+pub struct Acting<const ROLE: u8, const USES_POSTGRES: bool = true> {
     /// The tenant.
     pub tenant: Tenant,
+    /// Its place among the tenant's requests that use PostgreSQL, until it is dropped.
+    pub place: Option<OwnedSemaphorePermit>,
 }
 
 /// A caller who may read a tenant's things.
 pub type Reading = Acting<{ Role::Viewer as u8 }>;
 /// A caller who may change a tenant's things.
 pub type Managing = Acting<{ Role::Manager as u8 }>;
+/// A caller who may publish a tenant's events: that needs no PostgreSQL.
+pub type Publishing = Acting<{ Role::Manager as u8 }, false>;
 
 /// A caller who manages tokens.
 pub struct Administering {
     /// Whose; `None`: everybody's.
     pub tenant: Option<Tenant>,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 /// The operator.
@@ -103,19 +118,25 @@ pub struct OperatingFor {
     pub tenant: Tenant,
 }
 
-impl<const ROLE: u8> FromRequestParts<Shared> for Acting<ROLE> {
+impl<const ROLE: u8, const USES_POSTGRES: bool> FromRequestParts<Shared>
+    for Acting<ROLE, USES_POSTGRES>
+{
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self> {
         let caller = identify(&parts.headers, api).await?;
         caller.must_be(ROLE)?;
-        match acting_for(caller, &parts.headers, api).await? {
-            Some(tenant) => Ok(Self { tenant }),
-            None => Err(Problem::field(
+        let Some(tenant) = acting_for(caller, &parts.headers, api).await? else {
+            return Err(Problem::field(
                 "X-Tenant-ID",
                 "this token is global: say for which tenant it is used",
-            )),
-        }
+            ));
+        };
+        let place = match USES_POSTGRES {
+            true => Some(place(&tenant, api).await?),
+            false => None,
+        };
+        Ok(Self { tenant, place })
     }
 }
 
@@ -126,7 +147,11 @@ impl FromRequestParts<Shared> for Administering {
         let caller = identify(&parts.headers, api).await?;
         caller.must_be(Role::Admin as u8)?;
         let tenant = acting_for(caller, &parts.headers, api).await?;
-        Ok(Self { tenant })
+        let _place = match &tenant {
+            Some(tenant) => Some(place(tenant, api).await?),
+            None => None,
+        };
+        Ok(Self { tenant, _place })
     }
 }
 
@@ -182,6 +207,13 @@ async fn acting_for(caller: Caller, headers: &HeaderMap, api: &Shared) -> Result
     }
 }
 
+/// Waits for its place among the tenant's requests that use PostgreSQL.
+async fn place(tenant: &Tenant, api: &Shared) -> Result<OwnedSemaphorePermit> {
+    tokio::time::timeout(PATIENCE, api.places.place(tenant))
+        .await
+        .map_err(|_| Problem::too_many_at_once(OF_A_TENANT))
+}
+
 fn unknown(tenant: &Tenant) -> Problem {
     Problem::not_found(format!("tenant `{tenant}` does not exist"))
 }
@@ -235,7 +267,7 @@ async fn whose(token: &str, hash: &[u8; 32], api: &Shared) -> Result<Caller> {
 }
 
 async fn find(hash: &[u8; 32], api: &Shared) -> Result<Caller> {
-    let client = api.pool.get().await?;
+    let client = api.token_pool.get().await?;
     let statement = client
         .prepare_cached(
             "-- find_token\n\
@@ -286,7 +318,7 @@ fn named_tenant(headers: &HeaderMap) -> Result<Option<Tenant>> {
 }
 
 async fn is_tenant(api: &Shared, tenant: &Tenant) -> Result<bool> {
-    let client = api.pool.get().await?;
+    let client = api.token_pool.get().await?;
     let statement = client
         .prepare_cached("-- is_tenant\nSELECT 1 FROM tenants WHERE id = $1")
         .await?;

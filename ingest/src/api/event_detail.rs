@@ -156,7 +156,7 @@ async fn show(
     let event = Listed::from(&row);
     let too_costly = too_costly(&row);
     let matching = {
-        let _turn = turn().await;
+        let _turn = turn(&acting.tenant).await;
         block_in_place(|| explain(&acting.tenant, &event, &data, &webhooks, &too_costly))
     };
     Ok(Json(Shown {

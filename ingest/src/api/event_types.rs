@@ -15,6 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::{Managing, Reading};
+use super::changes::Turn;
 use super::event_type_form::{CatalogueForm, EventTypeForm};
 use super::problem::{Problem, Result};
 use super::request::{Body, Id, Name, Page, Parameters};
@@ -145,11 +146,13 @@ async fn put(
     Id(name): Id<EventType>,
     Body(form): Body<EventTypeForm>,
 ) -> Result<(StatusCode, Json<Shown>)> {
+    // First: a form is costly to check, too.
+    let change = api.changes.turn(&acting.tenant).await?;
     let entry = {
-        let _turn = turn().await;
+        let _turn = turn(&acting.tenant).await;
         block_in_place(|| form.check(name.clone()))?
     };
-    let saved = save(&api, &acting.tenant, &[entry], false).await?;
+    let saved = save(&api, change, &acting.tenant, &[entry], false).await?;
     let status = if saved.created > 0 {
         StatusCode::CREATED
     } else {
@@ -202,11 +205,15 @@ async fn replace(
     State(api): State<Shared>,
     Body(form): Body<CatalogueForm>,
 ) -> Result<Json<Saved>> {
+    // First: a form is costly to check, too.
+    let change = api.changes.turn(&acting.tenant).await?;
     let entries = {
-        let _turn = turn().await;
+        let _turn = turn(&acting.tenant).await;
         block_in_place(|| form.check())?
     };
-    save(&api, &acting.tenant, &entries, true).await.map(Json)
+    save(&api, change, &acting.tenant, &entries, true)
+        .await
+        .map(Json)
 }
 
 /// One of those that Posthorn comes with, by name, or a whole one. Types of
@@ -260,11 +267,15 @@ async fn import(
             ));
         }
     };
+    // First: a form is costly to check, too.
+    let change = api.changes.turn(&acting.tenant).await?;
     let entries = {
-        let _turn = turn().await;
+        let _turn = turn(&acting.tenant).await;
         block_in_place(|| form.check())?
     };
-    save(&api, &acting.tenant, &entries, false).await.map(Json)
+    save(&api, change, &acting.tenant, &entries, false)
+        .await
+        .map(Json)
 }
 
 /// A catalogue that Posthorn comes with.
@@ -282,8 +293,14 @@ pub fn embedded(name: &str) -> Result<CatalogueForm> {
     serde_json::from_str(collection.text).map_err(|error| anyhow::Error::new(error).into())
 }
 
-async fn save(api: &Api, tenant: &Tenant, entries: &[Entry], alone: bool) -> Result<Saved> {
-    let _turn = api.changes.turn(tenant).await?;
+/// The change's turn ends with it.
+async fn save(
+    api: &Api,
+    _change: Turn,
+    tenant: &Tenant,
+    entries: &[Entry],
+    alone: bool,
+) -> Result<Saved> {
     let mut client = api.pool.get().await?;
     let transaction = client.transaction().await?;
     let saved = store::save(&transaction, tenant, entries, alone).await?;

@@ -24,7 +24,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::auth::Managing;
+use super::auth::Publishing;
 use super::problem::{Problem, Result};
 use super::request::{Body, read_json};
 use super::{Api, Shared};
@@ -169,7 +169,7 @@ struct PublishedEvent {
     responses((status = 202, description = "It is taken.", body = PublishedEvent)),
 )]
 async fn publish(
-    acting: Managing,
+    acting: Publishing,
     State(api): State<Shared>,
     Body(new): Body<NewEvent>,
 ) -> Result<(StatusCode, Json<PublishedEvent>)> {
@@ -251,7 +251,7 @@ enum ItemResult {
     responses((status = 202, description = "What became of each.", body = BatchResult)),
 )]
 async fn publish_batch(
-    acting: Managing,
+    acting: Publishing,
     State(api): State<Shared>,
     batch: NewBatch,
 ) -> Result<(StatusCode, Json<BatchResult>)> {

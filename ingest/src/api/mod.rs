@@ -27,6 +27,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::event_types::EventTypes;
 use crate::subscriptions::Subscriptions;
+use crate::turn::TenantPlaces;
 use changes::ChangeLimiter;
 use jwt::Jwts;
 use problem::Problem;
@@ -75,6 +76,10 @@ const MAX_BODY: usize = LARGEST_MAX_PAYLOAD + 256 * 1024;
 pub struct Api {
     /// To PostgreSQL: the API's own, so that no request keeps events waiting.
     pub pool: Pool,
+    /// To PostgreSQL, to look tokens up: who asks is known however many others ask.
+    pub token_pool: Pool,
+    /// Lets a tenant's requests that use PostgreSQL in.
+    pub places: TenantPlaces,
     /// Lets changes to the catalogue in.
     pub changes: ChangeLimiter,
     /// To `posthorn.events`.

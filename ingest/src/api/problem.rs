@@ -179,6 +179,20 @@ impl Problem {
         }
     }
 
+    /// 429: this many requests of a tenant are under way, and none has ended in time.
+    pub fn too_many_at_once(most: usize) -> Self {
+        Self {
+            retry_after: Some(1),
+            ..Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                format!(
+                    "{most} requests of this tenant are being answered, which is the most at a time, \
+                     and none has ended for a while: send fewer at once"
+                ),
+            )
+        }
+    }
+
     /// 503: what is sealed of a webhook can't be opened. The feed's line in the
     /// log says so too, once.
     pub fn unreadable(id: WebhookId, unreadable: Unreadable) -> Self {

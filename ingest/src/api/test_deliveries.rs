@@ -201,7 +201,7 @@ async fn test(
     Id(webhook): Id<WebhookId>,
     OptionalBody(new): OptionalBody<NewTest>,
 ) -> Result<Json<Tested>> {
-    send(&api, &acting.tenant, webhook, new).await.map(Json)
+    send(&api, acting, webhook, new).await.map(Json)
 }
 
 /// Test a webhook
@@ -229,10 +229,15 @@ async fn test_by_id(
         event_type: new.event_type,
         data: new.data,
     };
-    send(&api, &acting.tenant, webhook, new).await.map(Json)
+    send(&api, acting, webhook, new).await.map(Json)
 }
 
-async fn send(api: &Api, tenant: &Tenant, id: WebhookId, new: NewTest) -> Result<Tested> {
+async fn send(api: &Api, acting: Managing, id: WebhookId, new: NewTest) -> Result<Tested> {
+    let Managing {
+        tenant,
+        place: postgres,
+    } = acting;
+    let tenant = &tenant;
     let (webhook, patterns, dialect) = find(api, tenant, id).await?;
     let event_type = match new.event_type {
         Some(text) => text.parse().map_err(|error: shared::ids::Malformed| {
@@ -249,6 +254,8 @@ async fn send(api: &Api, tenant: &Tenant, id: WebhookId, new: NewTest) -> Result
         }
     };
     check(api, tenant, &data)?;
+    // The endpoint may take its time.
+    drop(postgres);
     let event_id = test_event_id();
     let now = clock::now();
     let message = Message {

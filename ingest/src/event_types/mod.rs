@@ -175,7 +175,7 @@ impl EventTypes {
         if let Some(answer) = compiled.check_quickly(event_type, data) {
             return answer;
         }
-        let turn = Some(turn().await);
+        let turn = Some(turn(tenant).await);
         compiled.check_aside(turn, tenant, event_type, data).await
     }
 

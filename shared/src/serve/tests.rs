@@ -178,6 +178,48 @@ async fn one_address_that_takes_all_places_makes_room_for_others() {
 }
 
 #[tokio::test]
+async fn addresses_whose_clients_are_slow_shut_nobody_out() {
+    let mut open = Connections::new(Bounds {
+        connections: 8,
+        per_address: 4,
+        ..bounds()
+    });
+    let slow = Instant::now() - SLOW - Duration::from_secs(1);
+    let greedy = [1, 2].map(|n| IpAddr::from([203, 0, 113, n]));
+    let doings = [
+        Doing::Working,
+        Doing::Body,
+        Doing::Answering,
+        Doing::Flushing,
+    ];
+    let mut held = Vec::new();
+    for address in greedy {
+        for doing in doings {
+            let connection = open.admit(address).unwrap().1;
+            *connection.state() = (doing, Instant::now());
+            held.push((doing, connection));
+        }
+    }
+    let other: IpAddr = "198.51.100.1".parse().unwrap();
+    assert!(open.admit(other).is_none(), "nobody is slow yet");
+    for (doing, connection) in &held {
+        *connection.state() = (*doing, slow);
+    }
+    for _ in 0..3 {
+        let (_, admitted) = open.admit(other).unwrap();
+        admitted.begins(Doing::Working);
+    }
+    // The address itself gets a place for one that is slow, too.
+    let own = open.admit(greedy[0]);
+    assert!(own.is_some_and(|(_, own)| !own.cut.is_cancelled()));
+    let cut = |(_, one): &&(Doing, Arc<Connection>)| one.cut.is_cancelled();
+    assert_eq!(held.iter().filter(cut).count(), 4);
+    let worked_for = |(doing, _): &(Doing, _)| *doing == Doing::Working;
+    assert!(!held.iter().filter(cut).any(worked_for));
+    assert_eq!(open.open.len(), 8);
+}
+
+#[tokio::test]
 async fn stopping_finishes_what_is_under_way_and_waits_for_nobody_else() {
     let (at, stop, serving) = server(bounds()).await;
     let mut kept = connected(at).await;
