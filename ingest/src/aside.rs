@@ -160,17 +160,19 @@ struct Keeper<'a> {
 }
 
 impl Keeper<'_> {
-    async fn set_aside(&mut self, tenants: Vec<Tenant>) -> anyhow::Result<()> {
+    async fn set_aside(&mut self, mut tenants: Vec<Tenant>) -> anyhow::Result<()> {
         self.set_aside.retain(|_, at| at.elapsed() < EMPTY);
+        // Some tell of themselves with every event.
+        tenants.retain(|tenant| !self.set_aside.contains_key(tenant));
+        if tenants.is_empty() {
+            return Ok(());
+        }
         let mut waiting = Vec::new();
         for queue in OVERFLOW_QUEUES {
             let (messages, _) = look_at(&self.channel, queue).await?;
             waiting.push(i64::from(messages));
         }
         for tenant in tenants {
-            if self.set_aside.contains_key(&tenant) {
-                continue;
-            }
             let mut client = self.pool.get().await?;
             // By itself, so that it is committed before anything is bound.
             let chosen = client
