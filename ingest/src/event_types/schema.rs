@@ -698,15 +698,15 @@ mod tests {
     #[test]
     fn equal_patterns_are_compiled_once_and_all_together_have_a_bound() {
         // The largest that a schema's text can hold: tens of KiB each if each were compiled.
-        let same = json!({"allOf": vec![json!({"pattern": r"\p{L}{4}"}); 1_200]});
+        let same = json!({"allOf": vec![json!({"pattern": "[^a]{40}"}); 1_200]});
         assert!(same.to_string().len() < MAX_SCHEMA);
         let begun = std::time::Instant::now();
         let schema = read(&same).unwrap();
         eprintln!("1,200 equal patterns: {:?}", begun.elapsed());
         assert!(schema.memory() < 2 * 1024 * 1024, "{}", schema.memory());
-        assert_eq!(schema.check(r#""abcd""#), Ok(()));
-        assert_eq!(violation(&schema, r#""abc""#).at, "");
-        let large = |n: usize| json!({"pattern": format!(r"\p{{L}}{{4}}{n}")});
+        assert_eq!(schema.check(&json!("b".repeat(40)).to_string()), Ok(()));
+        assert_eq!(violation(&schema, r#""b""#).at, "");
+        let large = |n: usize| json!({"pattern": format!("[^a]{{40}}{n}")});
         let different = |many| json!({"allOf": (0..many).map(large).collect::<Vec<_>>()});
         assert!(read(&different(10)).is_ok());
         let (at, reason) = refused(&different(MAX_PATTERNS));
