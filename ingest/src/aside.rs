@@ -5,7 +5,9 @@
 //! one of four overflow queues instead of the queue that everybody shares. Nothing
 //! is republished and nothing can be lost, since an event takes one way or the other
 //! (`shared::topology`). When its overflow queue has been empty for a second, the
-//! tenant is released.
+//! tenant is released; or when for some seconds others' events came out of that queue and
+//! none of its own did, so that nobody stays behind another tenant's backlog. What it
+//! has in the queue still comes.
 //!
 //! Who is set aside is a row in PostgreSQL, the same for all replicas. Bindings
 //! change under an advisory lock. A row is committed before its tenant is bound, and
@@ -19,7 +21,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use deadpool_postgres::{Pool, Transaction};
+use deadpool_postgres::{Client, Pool, Transaction};
 use lapin::Channel;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
@@ -40,6 +42,9 @@ const MOST: i64 = 256;
 /// An overflow queue is empty for this long before its tenants are released; and a
 /// tenant that was set aside isn't again within this time.
 const EMPTY: Duration = Duration::from_secs(1);
+/// A tenant is released, too, if for this long nothing of it came out of its overflow
+/// queue and something of others did.
+pub const STUCK: Duration = Duration::from_secs(5);
 /// How often somebody looks who is set aside, while anybody is, and otherwise.
 const LOOK: Duration = Duration::from_millis(500);
 const LOOK_AT_REST: Duration = Duration::from_secs(10);
@@ -101,6 +106,8 @@ pub async fn keep(
 ) -> anyhow::Result<()> {
     let mut keeper = Keeper {
         pool,
+        ahead,
+        begun: Instant::now(),
         channel: session.control_channel().await?,
         is_bound: false,
         set_aside: HashMap::new(),
@@ -140,6 +147,9 @@ pub async fn keep(
 
 struct Keeper<'a> {
     pool: &'a Pool,
+    ahead: &'a LookAhead,
+    /// Before, nobody knows what came out of overflow queues.
+    begun: Instant,
     channel: Channel,
     /// Whether bindings are what the rows say: the broker may be a new one.
     is_bound: bool,
@@ -150,16 +160,23 @@ struct Keeper<'a> {
 }
 
 impl Keeper<'_> {
-    async fn set_aside(&mut self, tenants: Vec<Tenant>) -> anyhow::Result<()> {
+    async fn set_aside(&mut self, mut tenants: Vec<Tenant>) -> anyhow::Result<()> {
         self.set_aside.retain(|_, at| at.elapsed() < EMPTY);
+        // Some tell of themselves with every event.
+        tenants.retain(|tenant| !self.set_aside.contains_key(tenant));
+        if tenants.is_empty() {
+            return Ok(());
+        }
+        let mut waiting = Vec::new();
+        for queue in OVERFLOW_QUEUES {
+            let (messages, _) = look_at(&self.channel, queue).await?;
+            waiting.push(i64::from(messages));
+        }
         for tenant in tenants {
-            if self.set_aside.contains_key(&tenant) {
-                continue;
-            }
             let mut client = self.pool.get().await?;
             // By itself, so that it is committed before anything is bound.
             let chosen = client
-                .query_opt(SET_ASIDE, &[&tenant.as_str(), &MOST])
+                .query_opt(SET_ASIDE, &[&tenant.as_str(), &MOST, &waiting])
                 .await?;
             if chosen.is_none() {
                 continue;
@@ -168,7 +185,7 @@ impl Keeper<'_> {
             lock(&transaction).await?;
             // Again: somebody may have released it meanwhile.
             let chosen = transaction
-                .query_opt(SET_ASIDE, &[&tenant.as_str(), &MOST])
+                .query_opt(SET_ASIDE, &[&tenant.as_str(), &MOST, &waiting])
                 .await?;
             let Some(queue) = chosen.as_ref().and_then(overflow_queue) else {
                 continue;
@@ -214,43 +231,85 @@ impl Keeper<'_> {
             let (messages, _) = look_at(&self.channel, queue).await?;
             if messages > 0 {
                 self.empty_since[n] = None;
+                if self.begun.elapsed() >= STUCK {
+                    let of_queue = rows
+                        .iter()
+                        .filter(|row| row.get::<_, i16>("queue") == n16)
+                        .filter_map(|row| row.get::<_, &str>("tenant").parse().ok())
+                        .collect();
+                    let stuck = stuck(of_queue, &self.ahead.overflowed(queue));
+                    if !stuck.is_empty() {
+                        self.release(&mut client, n16, STUCK, Some(&stuck)).await?;
+                    }
+                }
                 continue;
             }
             let since = *self.empty_since[n].get_or_insert_with(Instant::now);
             if since.elapsed() < EMPTY {
                 continue;
             }
-            let transaction = client.transaction().await?;
-            lock(&transaction).await?;
-            let released = transaction
-                .query(
-                    "-- release_tenants\n\
-                     DELETE FROM set_aside \
-                     WHERE queue = $1 AND since < now() - interval '1 second' RETURNING tenant",
-                    &[&n16],
-                )
-                .await?;
-            for row in released {
-                if let Ok(tenant) = row.get::<_, &str>("tenant").parse() {
-                    in_time(topology::release(&self.channel, &tenant, queue)).await?;
-                    info!(%tenant, queue, "a tenant isn't set aside any more");
-                }
-            }
-            transaction.commit().await?;
+            self.release(&mut client, n16, EMPTY, None).await?;
         }
         Ok(LOOK)
     }
+
+    /// Releases tenants of an overflow queue, or all, that had little waiting in front
+    /// of others for so long.
+    async fn release(
+        &self,
+        client: &mut Client,
+        n: i16,
+        calm: Duration,
+        alone: Option<&[Tenant]>,
+    ) -> anyhow::Result<()> {
+        let alone: Option<Vec<&str>> =
+            alone.map(|tenants| tenants.iter().map(Tenant::as_str).collect());
+        let transaction = client.transaction().await?;
+        lock(&transaction).await?;
+        let released = transaction
+            .query(
+                "-- release_tenants\n\
+                 DELETE FROM set_aside \
+                 WHERE queue = $1 AND since < now() - make_interval(secs => $2) \
+                   AND ($3::text[] IS NULL OR tenant = ANY ($3)) \
+                 RETURNING tenant, queue",
+                &[&n, &calm.as_secs_f64(), &alone],
+            )
+            .await?;
+        for row in released {
+            if let (Ok(tenant), Some(queue)) =
+                (row.get::<_, &str>("tenant").parse(), overflow_queue(&row))
+            {
+                in_time(topology::release(&self.channel, &tenant, queue)).await?;
+                info!(%tenant, queue, "a tenant isn't set aside any more");
+            }
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
 }
 
-/// To the overflow queue with the fewest tenants.
+/// To the overflow queue in which fewest messages wait; of those, with the fewest tenants.
 const SET_ASIDE: &str = "-- set_aside
 INSERT INTO set_aside (tenant, queue)
 SELECT $1::text, q.queue
 FROM generate_series(0, 3) AS q (queue) LEFT JOIN set_aside AS s ON s.queue = q.queue
 WHERE (SELECT count(*) FROM set_aside WHERE tenant <> $1) < $2
-GROUP BY q.queue ORDER BY count(s.tenant), q.queue LIMIT 1
+GROUP BY q.queue ORDER BY ($3::int8[])[q.queue + 1], count(s.tenant), q.queue LIMIT 1
 ON CONFLICT (tenant) DO UPDATE SET since = now()
 RETURNING queue";
+
+/// Tenants of which nothing came out of their queue for as long as others' events did:
+/// `came` says who had some in that time. If nobody had, the queue stands still, and
+/// nobody is behind another.
+fn stuck(mut tenants: Vec<Tenant>, came: &HashMap<Tenant, Duration>) -> Vec<Tenant> {
+    let lately = |tenant: &Tenant| came.get(tenant).is_some_and(|ago| *ago < STUCK);
+    if !came.keys().any(lately) {
+        return Vec::new();
+    }
+    tenants.retain(|tenant| !lately(tenant));
+    tenants
+}
 
 fn overflow_queue(row: &tokio_postgres::Row) -> Option<&'static str> {
     let n = usize::try_from(row.get::<_, i16>("queue")).ok()?;
@@ -276,4 +335,24 @@ async fn in_time(bound: impl Future<Output = lapin::Result<()>>) -> anyhow::Resu
         .await
         .context("RabbitMQ did not change a binding in time")?
         .context("changing a binding")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_is_behind_another_tenants_events_is_stuck() {
+        let tenant = |name: &str| name.parse::<Tenant>().unwrap();
+        let both = || vec![tenant("busy"), tenant("behind")];
+        let busy_came = |ago| HashMap::from([(tenant("busy"), ago)]);
+        assert_eq!(stuck(both(), &busy_came(EMPTY)), [tenant("behind")]);
+        // Nothing comes out, of nobody.
+        assert_eq!(stuck(both(), &HashMap::new()), []);
+        assert_eq!(stuck(both(), &busy_came(STUCK)), []);
+        let mut each = busy_came(EMPTY);
+        each.insert(tenant("behind"), EMPTY);
+        assert_eq!(stuck(both(), &each), []);
+    }
 }

@@ -17,6 +17,8 @@
 //! first out, too ([`Gate`]). `aside` keeps the rest of its events out of the queue that
 //! everybody shares.
 
+mod memory;
+
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -33,18 +35,22 @@ use shared::topology::{INGEST_QUEUE, OVERFLOW_QUEUES};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use memory::memory;
+
 use crate::acks::Tags;
 use crate::turns::{Class, Turns};
 
 /// The most events of the main queue that are held unacked.
 pub const EVENTS: usize = 4096;
-/// The most bytes of them. What is on its way when it is reached comes on top.
+/// The most bytes of them, headers included. What is on its way when it is reached comes on top.
 const BYTES: usize = 32 << 20;
 /// What consumers of the main queue may hold, in the order they are added. Each
 /// doubles what there is, so that growing takes few round trips.
 const REACHES: [u16; 7] = [64, 64, 128, 256, 512, 1024, 2048];
-/// What the consumer of an overflow queue may hold.
-const OVERFLOW_REACH: u16 = 128;
+/// What the consumer of each overflow queue may hold, and another that is added where
+/// the first is full and the messages aren't large: so four queues of large messages
+/// come to 64 of them.
+const OVERFLOW_REACHES: [u16; 2] = [16, 112];
 /// Consumers that weren't needed for this long are cancelled.
 const CALM: Duration = Duration::from_secs(1);
 
@@ -56,7 +62,14 @@ const BATCH_BYTES: usize = 8 << 20;
 const RESTRAINED_PART: usize = BATCH / 4;
 /// The most jobs of one batch; the event that exceeds it is the last.
 pub const BATCH_JOBS: usize = 512;
-/// Restrained tenants get turns while fewer jobs than this wait for dispatchers.
+/// Restrained tenants get turns while fewer jobs than this wait for dispatchers, or
+/// are expected of the batches that are worked on.
+///
+/// This many, and what one batch makes beyond it, is what another tenant's job waits
+/// behind. It has to last dispatchers for as long as it takes to notice (10 ms) and to
+/// see a batch through (some tens of ms), or a single busy tenant would be slowed. Two
+/// batches of events with one webhook each fit in, one for each lane; where events make
+/// many jobs, one batch at a time does.
 const SHORT: i64 = 512;
 
 /// A tenant with more jobs than this made of late by this process is restrained,
@@ -90,6 +103,8 @@ struct State {
     gate: Gate,
     /// Jobs made of late, of tenants that had any made.
     of_late: HashMap<Tenant, OfLate>,
+    /// When each tenant's last event came out of an overflow queue, and which.
+    overflowed: HashMap<Tenant, (&'static str, Instant)>,
     /// Events of the main queue that are unacked.
     events: usize,
     /// The bytes of all that are unacked.
@@ -101,8 +116,11 @@ struct State {
 struct Source {
     channel: Channel,
     consumer: ShortString,
+    queue: &'static str,
     reach: usize,
     is_overflow: bool,
+    /// To the first of its queue, for as long as there is room.
+    is_added: bool,
     is_cancelled: bool,
     /// No more messages come of it.
     has_ended: bool,
@@ -118,10 +136,12 @@ struct Gate {
     under_way: i64,
 }
 
-/// A leaky bucket.
+/// A leaky bucket, and what went into it for an event.
 struct OfLate {
     jobs: f64,
     at: Instant,
+    /// Jobs that an event makes: the latest weigh most.
+    per_event: f64,
 }
 
 impl OfLate {
@@ -133,6 +153,8 @@ impl OfLate {
 struct Held {
     delivery: Delivery,
     source: usize,
+    /// See [`memory`].
+    bytes: usize,
 }
 
 /// An event on its way through a lane.
@@ -142,6 +164,7 @@ pub struct Taken {
     /// As it came.
     pub delivery: Delivery,
     source: usize,
+    bytes: usize,
     cost: u64,
     class: Class,
 }
@@ -173,7 +196,7 @@ impl Taken {
             tenant: self.tenant.clone(),
             source: self.source,
             tag: self.delivery.delivery_tag,
-            bytes: self.delivery.data.len(),
+            bytes: self.bytes,
             jobs,
             // A tenth of a millisecond is about what one job costs.
             cost: jobs as u64 + effort.as_micros() as u64 / 100,
@@ -214,11 +237,13 @@ impl LookAhead {
             let queue = OVERFLOW_QUEUES
                 .get(fastrand::usize(..queues))
                 .unwrap_or(&INGEST_QUEUE);
-            incoming.push(self.consume(session, queue, 1).await?);
+            incoming.push(self.consume(session, queue, 1, false).await?);
         } else {
-            incoming.push(self.consume(session, INGEST_QUEUE, REACHES[0]).await?);
+            let first = self.consume(session, INGEST_QUEUE, REACHES[0], false);
+            incoming.push(first.await?);
             for queue in OVERFLOW_QUEUES {
-                incoming.push(self.consume(session, queue, OVERFLOW_REACH).await?);
+                let first = self.consume(session, queue, OVERFLOW_REACHES[0], false);
+                incoming.push(first.await?);
             }
         }
         let mut incoming = incoming.ready_chunks(BATCH);
@@ -228,8 +253,11 @@ impl LookAhead {
             let messages = tokio::select! {
                 messages = incoming.next() => messages,
                 _ = look.tick() => {
-                    let of_late = &mut self.state().of_late;
-                    of_late.retain(|_, of_late| of_late.now() > 0.0);
+                    let mut state = self.state();
+                    state.of_late.retain(|_, of_late| of_late.now() > 0.0);
+                    let remembered = crate::aside::STUCK;
+                    state.overflowed.retain(|_, (_, at)| at.elapsed() < remembered);
+                    drop(state);
                     Some(Vec::new())
                 }
                 () = stop.cancelled() => return Ok(()),
@@ -255,12 +283,19 @@ impl LookAhead {
             match wish {
                 Wish::Grow(reach) => {
                     needed = Instant::now();
-                    let added = self.consume(session, INGEST_QUEUE, reach).await?;
+                    let added = self.consume(session, INGEST_QUEUE, reach, true).await?;
                     incoming.get_mut().push(added);
                 }
                 Wish::Keep => needed = Instant::now(),
                 Wish::Rest if needed.elapsed() < CALM => {}
-                Wish::Rest | Wish::Shrink => self.cancel_added().await?,
+                Wish::Rest => self.cancel_added(|source| !source.is_overflow).await?,
+                Wish::Shrink => self.cancel_added(|_| true).await?,
+            }
+            let full = self.state().full_overflow_queue();
+            if let Some(queue) = full {
+                let reach = OVERFLOW_REACHES[1];
+                let added = self.consume(session, queue, reach, true).await?;
+                incoming.get_mut().push(added);
             }
         }
     }
@@ -268,15 +303,18 @@ impl LookAhead {
     async fn consume(
         &self,
         session: &Session,
-        queue: &str,
+        queue: &'static str,
         reach: u16,
+        is_added: bool,
     ) -> anyhow::Result<Incoming> {
         let (channel, consumer) = session.consumer(queue, reach).await?;
         let new = Source {
             channel,
             consumer: consumer.tag(),
+            queue,
             reach: usize::from(reach),
             is_overflow: queue != INGEST_QUEUE,
+            is_added,
             is_cancelled: false,
             has_ended: false,
             tags: Tags::default(),
@@ -298,12 +336,12 @@ impl LookAhead {
         Ok(Box::pin(messages.chain(ended)))
     }
 
-    /// Cancels all consumers of the main queue but the first. What they hold is
-    /// worked on as if nothing had happened.
-    async fn cancel_added(&self) -> anyhow::Result<()> {
+    /// Cancels consumers that were added. What they hold is worked on as if nothing
+    /// had happened.
+    async fn cancel_added(&self, which: impl Fn(&Source) -> bool) -> anyhow::Result<()> {
         let mut cancelled = Vec::new();
-        for source in self.state().sources.iter_mut().skip(1) {
-            if !source.is_overflow && !source.is_cancelled {
+        for source in &mut self.state().sources {
+            if source.is_added && !source.is_cancelled && which(source) {
                 source.is_cancelled = true;
                 cancelled.push((source.channel.clone(), source.consumer.clone()));
             }
@@ -322,18 +360,26 @@ impl LookAhead {
             .and_then(|tenant| tenant.parse::<Tenant>().ok())
             .filter(is_tenant);
         let mut state = self.state();
-        let bytes = delivery.data.len();
+        let bytes = memory(&delivery);
         state.bytes += bytes;
         let from = &mut state.sources[source];
         from.tags.came(delivery.delivery_tag);
-        let is_overflow = from.is_overflow;
+        let (is_overflow, queue) = (from.is_overflow, from.queue);
         state.events += usize::from(!is_overflow);
+        if let Some(tenant) = tenant.as_ref().filter(|_| is_overflow) {
+            let came = (queue, Instant::now());
+            state.overflowed.insert(tenant.clone(), came);
+        }
         let of_late = tenant.as_ref().and_then(|tenant| state.of_late.get(tenant));
         let class = match is_overflow || of_late.is_some_and(|of_late| of_late.now() > BUSY) {
             true => Class::Restrained,
             false => Class::Free,
         };
-        let held = Held { delivery, source };
+        let held = Held {
+            delivery,
+            source,
+            bytes,
+        };
         let waiting = state.turns.push(&tenant, held, cost(bytes), class);
         if state.turns.has(Class::Restrained) {
             self.restrained.notify_one();
@@ -425,6 +471,19 @@ impl LookAhead {
         self.batch.notify_one();
     }
 
+    /// Whose events came out of this overflow queue of late, and how long ago the last
+    /// of each.
+    pub fn overflowed(&self, from: &str) -> HashMap<Tenant, Duration> {
+        let state = self.state();
+        let of_queue = state
+            .overflowed
+            .iter()
+            .filter(|(_, (queue, _))| *queue == from);
+        of_queue
+            .map(|(tenant, (_, at))| (tenant.clone(), at.elapsed()))
+            .collect()
+    }
+
     /// Waits for tenants that should be set aside.
     pub async fn crowding(&self) -> Vec<Tenant> {
         loop {
@@ -476,14 +535,54 @@ impl State {
         }
     }
 
+    /// An overflow queue of which more could be held.
+    fn full_overflow_queue(&self) -> Option<&'static str> {
+        let unacked: usize = self.sources.iter().map(|source| source.tags.len()).sum();
+        let as_large_as_these = self.bytes / unacked.max(1) * usize::from(OVERFLOW_REACHES[1]);
+        if self.bytes + as_large_as_these > BYTES {
+            return None;
+        }
+        let is_full = |source: &&Source| {
+            source.is_overflow && !source.is_added && source.tags.len() * 4 >= source.reach * 3
+        };
+        let is_added = |queue: &&str| {
+            let mut sources = self.sources.iter();
+            sources.any(|source| source.queue == *queue && source.is_added && !source.is_cancelled)
+        };
+        let full = self.sources.iter().filter(is_full);
+        full.map(|source| source.queue)
+            .find(|queue| !is_added(queue))
+    }
+
     fn remember(&mut self, tenant: Option<Tenant>, jobs: usize) {
-        if let Some(tenant) = tenant.filter(|_| jobs > 0) {
+        let Some(tenant) = tenant else {
+            return;
+        };
+        // Whoever made none of late and makes none now isn't remembered.
+        if jobs > 0 || self.of_late.contains_key(&tenant) {
             let at = Instant::now();
             let of_late = self.of_late.entry(tenant);
-            let of_late = of_late.or_insert(OfLate { jobs: 0.0, at });
+            let of_late = of_late.or_insert(OfLate {
+                jobs: 0.0,
+                at,
+                per_event: jobs as f64,
+            });
+            let per_event = of_late.per_event + (jobs as f64 - of_late.per_event) / 16.0;
             let jobs = (of_late.now() + jobs as f64).min(2.0 * BUSY);
-            *of_late = OfLate { jobs, at };
+            *of_late = OfLate {
+                jobs,
+                at,
+                per_event,
+            };
         }
+    }
+
+    /// How many jobs an event of a tenant makes, by its latest ones. Of one that made
+    /// none of late nobody knows, so it counts as if it had one webhook; a look at the
+    /// queues soon says what it really was.
+    fn expected(&self, tenant: &Option<Tenant>) -> f64 {
+        let of_late = tenant.as_ref().and_then(|tenant| self.of_late.get(tenant));
+        of_late.map_or(1.0, |of_late| of_late.per_event)
     }
 
     /// Restrained tenants' events are in nearly all places: they get turns
@@ -503,10 +602,10 @@ impl State {
         if restrained {
             self.fill(&mut batch, &mut bytes, Class::Restrained, BATCH);
         }
-        let reserved = match batch.len() > free {
-            true => BATCH_JOBS as i64,
-            false => 0,
-        };
+        let restrained = &batch[free..];
+        let expected = restrained.iter().map(|taken| self.expected(&taken.tenant));
+        // The lane ends the batch at so many.
+        let reserved = expected.sum::<f64>().ceil().min(BATCH_JOBS as f64) as i64;
         self.fill(&mut batch, &mut bytes, Class::Free, BATCH);
         self.gate.room -= reserved;
         self.gate.under_way += reserved;
@@ -519,13 +618,14 @@ impl State {
             let Some((tenant, held, cost)) = self.turns.take(class) else {
                 return;
             };
-            *bytes += held.delivery.data.len();
+            *bytes += held.bytes;
             let tag = held.delivery.delivery_tag;
             self.sources[held.source].tags.taken(tag);
             batch.push(Taken {
                 tenant,
                 delivery: held.delivery,
                 source: held.source,
+                bytes: held.bytes,
                 cost,
                 class,
             });
@@ -540,6 +640,7 @@ impl State {
             let held = Held {
                 delivery: taken.delivery,
                 source,
+                bytes: taken.bytes,
             };
             self.turns
                 .give_back(&taken.tenant, held, taken.cost, taken.class);
@@ -557,4 +658,25 @@ impl Batch {
 
 fn cost(bytes: usize) -> u64 {
     1 + (bytes / BYTES_PER_COST) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_reserves_the_jobs_that_its_events_are_expected_to_make() {
+        let mut state = State::default();
+        let tenant: Option<Tenant> = "acme".parse().ok();
+        assert!((state.expected(&tenant) - 1.0).abs() < 1e-9);
+        state.remember(tenant.clone(), 100);
+        assert!((state.expected(&tenant) - 100.0).abs() < 1e-9);
+        for _ in 0..100 {
+            state.remember(tenant.clone(), 2);
+        }
+        assert!(state.expected(&tenant) < 3.0);
+        // One that is known for nothing takes no memory.
+        state.remember("other".parse().ok(), 0);
+        assert_eq!(state.of_late.len(), 1);
+    }
 }

@@ -12,73 +12,65 @@
 pub mod collections;
 pub mod command;
 pub mod counted;
+pub mod kept;
 pub mod patterns;
 pub mod schema;
 pub mod store;
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use shared::catalogue::TenantEventTypes;
 use shared::ids::{EventType, Tenant};
-use tracing::error;
 
-use schema::{Flaw, MAX_STEPS, Schema, Violation};
+use kept::Kept;
+use schema::{Flaw, MAX_STEPS, Violation};
 
 use crate::turn::{Turn, elsewhere, turn};
 
 /// See the module's text.
 #[derive(Default)]
-pub struct EventTypes(RwLock<HashMap<Tenant, OfTenant>>);
+pub struct EventTypes {
+    tenants: RwLock<HashMap<Tenant, OfTenant>>,
+    kept: Arc<Kept>,
+}
 
 struct OfTenant {
     strict: bool,
-    /// Each with its schema, if it has one.
-    types: HashMap<EventType, Option<Arc<Compiled>>>,
+    /// Each with its schema's text, if it has one.
+    types: HashMap<EventType, Option<Arc<str>>>,
 }
 
-/// A schema, compiled when the first event of its type comes.
-struct Compiled {
-    text: String,
-    schema: OnceLock<Option<Schema>>,
+/// A type's schema, and where to find it compiled.
+struct Declared<'a> {
+    tenant: &'a Tenant,
+    event_type: &'a EventType,
+    text: Arc<str>,
+    kept: &'a Arc<Kept>,
 }
 
-impl Compiled {
+impl Declared<'_> {
     /// The answer, if it takes no time to speak of.
-    fn check_quickly(&self, event_type: &EventType, data: &str) -> Option<Result<(), Unfit>> {
-        let answer = match self.schema.get()? {
+    fn check_quickly(&self, data: &str) -> Option<Result<(), Unfit>> {
+        let compiled = self.kept.get(self.tenant, self.event_type, &self.text)?;
+        let answer = match &compiled.0 {
             Some(schema) => schema.check_quickly(data)?,
             None => Ok(()),
         };
-        Some(answer.map_err(|flaw| unfit(event_type, flaw)))
-    }
-
-    fn check(&self, tenant: &Tenant, event_type: &EventType, data: &str) -> Result<(), Unfit> {
-        let schema = self.schema.get_or_init(|| {
-            Schema::read(&self.text)
-                // Checked when it was saved; only a hand-made row gets here.
-                .inspect_err(
-                    |error| error!(%tenant, %event_type, %error, "a schema that cannot be used"),
-                )
-                .ok()
-        });
-        let answer = schema.as_ref().map_or(Ok(()), |schema| schema.check(data));
-        answer.map_err(|flaw| unfit(event_type, flaw))
+        Some(answer.map_err(|flaw| unfit(self.event_type, flaw)))
     }
 
     /// Where it keeps no other task waiting. The turn is over when the check is, also
     /// if nobody waits for its answer any more.
-    async fn check_aside(
-        self: Arc<Self>,
-        turn: Option<Turn>,
-        tenant: &Tenant,
-        event_type: &EventType,
-        data: &str,
-    ) -> Result<(), Unfit> {
-        let (tenant, event_type, data) = (tenant.clone(), event_type.clone(), data.to_owned());
+    async fn check_aside(self, turn: Option<Turn>, data: &str) -> Result<(), Unfit> {
+        let (tenant, event_type) = (self.tenant.clone(), self.event_type.clone());
+        let (kept, text, data) = (self.kept.clone(), self.text, data.to_owned());
         elsewhere(move || {
             let _turn = turn;
-            self.check(&tenant, &event_type, &data)
+            let compiled = kept.compiled(&tenant, &event_type, &text);
+            let schema = compiled.0.as_ref();
+            let answer = schema.map_or(Ok(()), |schema| schema.check(&data));
+            answer.map_err(|flaw| unfit(&event_type, flaw))
         })
         .await
     }
@@ -120,23 +112,23 @@ impl Unfit {
 impl EventTypes {
     /// Takes in what changed: each tenant's types as a whole.
     pub fn apply(&self, changed: Vec<TenantEventTypes>) {
-        let mut tenants = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
         for of_tenant in changed {
-            let known = |row: shared::catalogue::EventTypeRow| {
-                let compiled = |text| {
-                    let schema = OnceLock::new();
-                    Arc::new(Compiled { text, schema })
-                };
-                (row.name, row.schema.map(compiled))
-            };
-            let types = of_tenant.types.into_iter().map(known).collect();
+            let types = of_tenant.types.into_iter();
+            let types: HashMap<_, _> = types
+                .map(|row| (row.name, row.schema.map(Arc::<str>::from)))
+                .collect();
+            self.kept.retain(&of_tenant.tenant, |event_type, text| {
+                let known = types.get(event_type).and_then(Option::as_deref);
+                known == Some(text)
+            });
             let strict = of_tenant.strict;
             tenants.insert(of_tenant.tenant, OfTenant { strict, types });
         }
     }
 
     fn tenants(&self) -> RwLockReadGuard<'_, HashMap<Tenant, OfTenant>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.tenants.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether an event is what the catalogue says of its type. What takes its
@@ -150,12 +142,12 @@ impl EventTypes {
         event_type: &EventType,
         data: &str,
     ) -> Result<(), Unfit> {
-        let Some(compiled) = self.schema_of(tenant, event_type)? else {
+        let Some(declared) = self.schema_of(tenant, event_type)? else {
             return Ok(());
         };
-        match compiled.check_quickly(event_type, data) {
+        match declared.check_quickly(data) {
             Some(answer) => answer,
-            None => compiled.check_aside(None, tenant, event_type, data).await,
+            None => declared.check_aside(None, data).await,
         }
     }
 
@@ -169,27 +161,32 @@ impl EventTypes {
         event_type: &EventType,
         data: &str,
     ) -> Result<(), Unfit> {
-        let Some(compiled) = self.schema_of(tenant, event_type)? else {
+        let Some(declared) = self.schema_of(tenant, event_type)? else {
             return Ok(());
         };
-        if let Some(answer) = compiled.check_quickly(event_type, data) {
+        if let Some(answer) = declared.check_quickly(data) {
             return answer;
         }
         let turn = Some(turn(tenant).await);
-        compiled.check_aside(turn, tenant, event_type, data).await
+        declared.check_aside(turn, data).await
     }
 
-    fn schema_of(
-        &self,
-        tenant: &Tenant,
-        event_type: &EventType,
-    ) -> Result<Option<Arc<Compiled>>, Unfit> {
+    fn schema_of<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        event_type: &'a EventType,
+    ) -> Result<Option<Declared<'a>>, Unfit> {
         let tenants = self.tenants();
         let Some(of_tenant) = tenants.get(tenant) else {
             return Ok(None);
         };
         match of_tenant.types.get(event_type) {
-            Some(schema) => Ok(schema.clone()),
+            Some(text) => Ok(text.clone().map(|text| Declared {
+                tenant,
+                event_type,
+                text,
+                kept: &self.kept,
+            })),
             None if of_tenant.strict => Err(Unfit::UnknownType(event_type.clone(), tenant.clone())),
             None => Ok(None),
         }

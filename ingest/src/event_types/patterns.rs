@@ -8,14 +8,18 @@
 //! each position of the expression, 5 µs for the largest that compile. So a byte
 //! costs a step for each position, unless the automaton is certainly small.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use jsonschema::{Keyword, PatternOptions, Regex, ValidationError, Validator};
+use regex_automata::nfa::thompson::{self, NFA};
 use regex_syntax::hir::{Hir, HirKind, Look};
 use serde_json::{Value, json};
 
 use super::counted::{Counted, Seen, spend};
 
 /// The most memory that one compiled pattern may take, in bytes.
-const MAX_PATTERN: usize = 64 * 1024;
+pub const MAX_PATTERN: usize = 64 * 1024;
 /// An automaton of so many positions is kept whole: 2^8 states, 64 KiB.
 const FEW_POSITIONS: u64 = 8;
 /// What the engine takes for a byte besides, when the automaton isn't kept.
@@ -30,8 +34,33 @@ pub fn options() -> PatternOptions<Regex> {
         .dfa_size_limit(MAX_PATTERN)
 }
 
+/// The patterns of one schema: equal ones are compiled once.
+#[derive(Default)]
+pub struct Patterns(Mutex<HashMap<String, Arc<Compiled>>>);
+
+impl Patterns {
+    /// From the keyword's value.
+    ///
+    /// # Errors
+    /// If it is no regular expression, or too large a one.
+    pub fn pattern(&self, pattern: &Value) -> Result<Pattern, ValidationError<'static>> {
+        let Some(text) = pattern.as_str() else {
+            return Pattern::new(pattern);
+        };
+        let mut compiled = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = compiled.get(text) {
+            return Ok(Pattern(known.clone()));
+        }
+        let new = Pattern::new(pattern)?;
+        compiled.insert(text.to_owned(), new.0.clone());
+        Ok(new)
+    }
+}
+
 /// `pattern`, for the validator.
-pub struct Pattern {
+pub struct Pattern(Arc<Compiled>);
+
+struct Compiled {
     validator: Validator<Counted>,
     /// Steps for a byte of text.
     byte: u64,
@@ -48,25 +77,38 @@ impl Pattern {
             .with_pattern_options(options())
             .build(&json!({ "pattern": pattern }))?;
         let byte = pattern.as_str().map_or(UNKNOWN, steps_a_byte);
-        Ok(Self { validator, byte })
+        Ok(Self(Arc::new(Compiled { validator, byte })))
     }
 
     fn spend(&self, instance: Seen<'_>) {
         let bytes = instance.0.as_str().map_or(0, str::len);
-        spend(self.byte * bytes as u64);
+        spend(self.0.byte * bytes as u64);
     }
 }
 
 impl<'i> Keyword<'i, Counted> for Pattern {
     fn validate(&self, instance: Seen<'i>) -> Result<(), ValidationError<'i>> {
         self.spend(instance);
-        self.validator.validate(instance)
+        self.0.validator.validate(instance)
     }
 
     fn is_valid(&self, instance: Seen<'i>) -> bool {
         self.spend(instance);
-        self.validator.is_valid(instance)
+        self.0.validator.is_valid(instance)
     }
+}
+
+/// What a pattern compiles to, in bytes, if that isn't more than a pattern may have:
+/// the states that the engine makes of it, of which it has two or three such sets.
+pub fn compiled_size(pattern: &str) -> Option<usize> {
+    // Found without the engine: `^abc`, `^(a|b)$`.
+    if jsonschema_regex::analyze_pattern(pattern).is_some() {
+        return Some(pattern.len());
+    }
+    let expression = jsonschema_regex::to_rust_regex(pattern).ok()?;
+    let config = thompson::Config::new().nfa_size_limit(Some(MAX_PATTERN));
+    let states = NFA::compiler().configure(config).build(&expression).ok()?;
+    Some(states.memory_usage())
 }
 
 /// `multipleOf`, for the validator. Numbers far from one are divided as fractions

@@ -20,14 +20,15 @@
 //! is checked where it is known, but for `regex`: compiling a producer's text
 //! can take milliseconds. `contentMediaType` is not checked.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 
 use jsonschema::Validator;
 use serde_json::Value;
 
 use super::counted::{BYTES_A_STEP, Costs, Counted, Exhausted, Seen, within};
-use super::patterns::{self, MultipleOf, Pattern, steps_a_byte};
+use super::patterns::{self, MAX_PATTERN, MultipleOf, Pattern, Patterns, steps_a_byte};
 
 /// The largest schema, in bytes of JSON.
 pub const MAX_SCHEMA: usize = 32 * 1024;
@@ -35,8 +36,13 @@ pub const MAX_SCHEMA: usize = 32 * 1024;
 pub const MAX_DEPTH: usize = 64;
 /// How many values a schema may consist of, references followed.
 pub const MAX_WEIGHT: usize = 5_000;
-/// How many patterns a schema may have, each counted once.
+/// How many patterns a schema may have, equal ones counted once: they are compiled once.
 pub const MAX_PATTERNS: usize = 200;
+/// What they may compile to together, in bytes.
+pub const MAX_COMPILED: usize = 1024 * 1024;
+/// How many bytes the paths of a schema's parts may have together, references followed:
+/// every part knows its own.
+pub const MAX_PATHS: usize = 4 * 1024 * 1024;
 /// How many steps it may take to check an event: looks at a value or at four
 /// bytes of text. Measured with 5 to 40 ns a step, 10 to 80 ms.
 pub const MAX_STEPS: u64 = 2_000_000;
@@ -44,6 +50,10 @@ pub const MAX_STEPS: u64 = 2_000_000;
 const MAX_WORD_STEPS: u64 = 500_000;
 /// What an error of the validator's takes, in bytes, besides its two paths.
 const BYTES_AN_ERROR: usize = 1_024;
+/// About what the validator keeps for a value of a schema, in bytes, besides its path.
+const BYTES_A_VALUE: usize = 512;
+/// The sets of states that the engine makes of a pattern.
+const SETS_A_PATTERN: usize = 3;
 /// A check of at most so many steps, of data of so many bytes, takes a fraction of
 /// a millisecond.
 const QUICK_STEPS: u64 = 20_000;
@@ -69,6 +79,7 @@ pub struct Schema {
     longest_path: usize,
     /// What a byte of a member's name costs, for `patternProperties`.
     name_byte: u64,
+    memory: usize,
 }
 
 /// Why some JSON is no schema that can be used.
@@ -135,15 +146,16 @@ impl Schema {
             return Err(error("must be an object".to_owned()));
         }
         let scale = Scale::weigh(&schema)?;
-        let name_patterns = scale.name_patterns.iter();
-        let name_byte = name_patterns.map(|name| 1 + steps_a_byte(name)).sum();
+        let names = scale.patterns.keys().filter(|(_, of_names)| *of_names);
+        let name_byte = names.map(|(name, _)| 1 + steps_a_byte(name)).sum();
+        let patterns = Patterns::default();
         let validator = jsonschema::options_for::<Counted>()
             .offline()
             .should_validate_formats(true)
             .with_format("regex", |_: &str| true)
             .with_pattern_options(patterns::options())
-            .with_keyword("pattern", |_, pattern, _| {
-                Ok(Box::new(Pattern::new(pattern)?))
+            .with_keyword("pattern", move |_, pattern, _| {
+                Ok(Box::new(patterns.pattern(pattern)?))
             })
             .with_keyword("multipleOf", |_, divisor, _| {
                 Ok(Box::new(MultipleOf::new(divisor)?))
@@ -163,7 +175,13 @@ impl Schema {
             validator,
             longest_path: scale.longest_path,
             name_byte,
+            memory: text.len() + scale.memory(),
         })
+    }
+
+    /// About how much memory it takes, in bytes: rather too much than too little.
+    pub fn memory(&self) -> usize {
+        self.memory
     }
 
     /// Whether an event's data, JSON text, is what the schema says.
@@ -258,10 +276,12 @@ struct Scale<'s> {
     open: Vec<&'s Value>,
     weight: usize,
     longest_path: usize,
-    /// Each with a place where it is.
-    patterns: HashMap<&'s str, String>,
-    /// Those of members' names.
-    name_patterns: HashSet<&'s str>,
+    /// The bytes of all paths.
+    paths: usize,
+    /// Each, and whether members' names are meant, with a place where it is.
+    patterns: HashMap<(&'s str, bool), String>,
+    /// What those compile to, in bytes.
+    compiled: usize,
 }
 
 impl<'s> Scale<'s> {
@@ -271,41 +291,61 @@ impl<'s> Scale<'s> {
             open: Vec::new(),
             weight: 0,
             longest_path: 0,
+            paths: 0,
             patterns: HashMap::new(),
-            name_patterns: HashSet::new(),
+            compiled: 0,
         };
         scale.schema(root, &mut String::new())?;
         scale.bounded()?;
         Ok(scale)
     }
 
-    fn pattern(&mut self, pattern: &'s str, at: &str) -> Result<(), SchemaError> {
-        self.patterns
-            .entry(pattern)
-            .or_insert_with(|| at.to_owned());
-        if self.patterns.len() > MAX_PATTERNS {
-            return Err(SchemaError {
+    fn pattern(&mut self, pattern: &'s str, of_names: bool, at: &str) -> Result<(), SchemaError> {
+        let Entry::Vacant(new) = self.patterns.entry((pattern, of_names)) else {
+            return Ok(());
+        };
+        new.insert(at.to_owned());
+        // One that is none, or too large by itself, is refused by the validator.
+        self.compiled += patterns::compiled_size(pattern).unwrap_or(0);
+        let refuse = |reason| {
+            Err(SchemaError {
                 at: at.to_owned(),
-                reason: format!("has more than {MAX_PATTERNS} different patterns"),
-            });
+                reason,
+            })
+        };
+        if self.patterns.len() > MAX_PATTERNS {
+            return refuse(format!("has more than {MAX_PATTERNS} different patterns"));
+        }
+        if self.compiled > MAX_COMPILED {
+            return refuse(format!(
+                "has patterns that compile to more than {MAX_COMPILED} bytes together"
+            ));
         }
         Ok(())
     }
 
+    fn memory(&self) -> usize {
+        // The engine's automata grow as texts are read.
+        let automata = self.patterns.len() * MAX_PATTERN;
+        self.weight * BYTES_A_VALUE + self.paths + self.compiled * SETS_A_PATTERN + automata
+    }
+
     fn place_of_bad_pattern(&self) -> String {
         let mut patterns = self.patterns.iter();
-        let bad = patterns.find(|(pattern, _)| Pattern::new(&Value::from(**pattern)).is_err());
+        let bad = patterns.find(|((pattern, _), _)| Pattern::new(&Value::from(*pattern)).is_err());
         bad.map(|(_, at)| at.clone()).unwrap_or_default()
     }
 
     fn bounded(&self) -> Result<(), SchemaError> {
-        if self.weight <= MAX_WEIGHT {
+        let reason = if self.weight > MAX_WEIGHT {
+            format!("has more than {MAX_WEIGHT} values, its references followed")
+        } else if self.paths > MAX_PATHS {
+            format!("has paths of more than {MAX_PATHS} bytes together, its references followed")
+        } else {
             return Ok(());
-        }
-        Err(SchemaError {
-            at: String::new(),
-            reason: format!("has more than {MAX_WEIGHT} values, its references followed"),
-        })
+        };
+        let at = String::new();
+        Err(SchemaError { at, reason })
     }
 
     /// A schema, or anything in the place of one: a list of them, a number.
@@ -354,14 +394,13 @@ impl<'s> Scale<'s> {
                         }
                         ("pattern", Value::String(pattern)) => {
                             self.weight += 1;
-                            self.pattern(pattern, &format!("{at}/pattern"))?;
+                            self.pattern(pattern, false, &format!("{at}/pattern"))?;
                         }
                         (named, Value::Object(schemas)) if NAMED.contains(&named) => {
                             self.weight += 1;
                             for (key, schema) in schemas {
                                 if named == "patternProperties" {
-                                    self.pattern(key, at)?;
-                                    self.name_patterns.insert(key);
+                                    self.pattern(key, true, at)?;
                                 }
                                 let place = format!("{name}/{}", escaped(key));
                                 self.below(schema, at, &place, Self::schema)?;
@@ -408,6 +447,7 @@ impl<'s> Scale<'s> {
         at.push('/');
         at.push_str(place);
         self.longest_path = self.longest_path.max(at.len());
+        self.paths += at.len();
         look(self, value, at)?;
         at.truncate(end);
         Ok(())
@@ -653,6 +693,39 @@ mod tests {
                 .1
                 .contains("200 different patterns")
         );
+    }
+
+    #[test]
+    fn equal_patterns_are_compiled_once_and_all_together_have_a_bound() {
+        // The largest that a schema's text can hold: tens of KiB each if each were compiled.
+        let same = json!({"allOf": vec![json!({"pattern": "[^a]{40}"}); 1_200]});
+        assert!(same.to_string().len() < MAX_SCHEMA);
+        let begun = std::time::Instant::now();
+        let schema = read(&same).unwrap();
+        eprintln!("1,200 equal patterns: {:?}", begun.elapsed());
+        assert!(schema.memory() < 2 * 1024 * 1024, "{}", schema.memory());
+        assert_eq!(schema.check(&json!("b".repeat(40)).to_string()), Ok(()));
+        assert_eq!(violation(&schema, r#""b""#).at, "");
+        let large = |n: usize| json!({"pattern": format!("[^a]{{40}}{n}")});
+        let different = |many| json!({"allOf": (0..many).map(large).collect::<Vec<_>>()});
+        assert!(read(&different(10)).is_ok());
+        let (at, reason) = refused(&different(MAX_PATTERNS));
+        assert!(
+            reason.contains("more than 1048576 bytes together"),
+            "{reason}"
+        );
+        assert!(at.starts_with("/allOf/"), "{at}");
+        // Ordinary ones don't come near it.
+        let id = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$";
+        let ids = (0..MAX_PATTERNS).map(|n| json!({"pattern": format!("{id}|{n}")}));
+        assert!(read(&json!({"allOf": ids.collect::<Vec<_>>()})).is_ok());
+    }
+
+    #[test]
+    fn a_schema_whose_parts_have_long_paths_is_refused() {
+        let parts = json!({"allOf": vec![json!({"type": "string"}); 1_000]});
+        let long = json!({"properties": {"n".repeat(10_000): parts}});
+        assert!(refused(&long).1.contains("4194304 bytes together"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{cmp::Ordering, ops::Not};
 use serde_json::Value;
 
 use super::{
-    Budget, Clause, Field, Listed, MAX_EXCERPT, MAX_STRING, Operand, Origin, Path, Refusal,
+    Budget, Clause, Field, HASHED_A_STEP, Listed, MAX_EXCERPT, Operand, Origin, Path, Refusal,
     Relation, Segment, Test, TooCostly,
     excerpt::{cut, excerpt_of_all},
     number,
@@ -189,8 +189,15 @@ fn holds(test: &Test, value: &Value, budget: &mut Budget) -> Result<bool, TooCos
 impl Listed {
     fn has(&self, value: &Value, budget: &mut Budget) -> Result<bool, TooCostly> {
         match value {
-            // A longer one isn't in it, and would take long to hash.
-            Value::String(text) => Ok(text.len() <= MAX_STRING && self.texts.contains(text)),
+            Value::String(text) => {
+                // A listed text has at most 1,024 bytes, so this is at most 32 steps.
+                // Comparing is no matter: 1,024 bytes take about as long as a step.
+                if !self.lengths.contains(&text.len()) {
+                    return Ok(false);
+                }
+                budget.steps((text.len() / HASHED_A_STEP) as u32)?;
+                Ok(self.texts.contains(text))
+            }
             Value::Number(number) => {
                 Ok(number::key(number).is_some_and(|key| self.numbers.contains(&key)))
             }

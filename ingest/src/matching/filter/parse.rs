@@ -278,6 +278,7 @@ impl Listed {
         for value in values {
             match value {
                 Value::String(text) => {
+                    listed.lengths.insert(text.len());
                     listed.texts.insert(text);
                 }
                 Value::Number(number) => listed.numbers.extend(number::key(&number)),

@@ -191,3 +191,17 @@ fn strings_and_paths_are_as_long_as_the_bounds_and_no_longer() {
         "{refused}"
     );
 }
+
+#[test]
+fn a_long_text_that_is_looked_for_in_a_list_takes_more_steps_than_a_short_one() {
+    let long = "x".repeat(MAX_STRING);
+    let listed = Filter::parse(&json!({"a": {"$in": [long, "b"]}})).unwrap();
+    let matches =
+        |items: Value, steps| listed.matches(&json!({ "a": items }), &mut Budget::of(steps));
+    let other = "y".repeat(MAX_STRING);
+    assert_eq!(matches(json!(vec!["c"; 10]), 50), Ok(false));
+    assert_eq!(matches(json!(vec![&other; 10]), 50), Err(TooCostly));
+    assert_eq!(matches(json!(vec![&other; 10]), 50 + 320), Ok(false));
+    // Nothing of that length is listed, so nothing is hashed.
+    assert_eq!(matches(json!(vec![format!("{other}y"); 10]), 50), Ok(false));
+}
