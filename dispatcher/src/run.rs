@@ -4,6 +4,7 @@
 //! grace; settle what they came to; give back the rest, which is what closing
 //! the connection does.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -258,13 +259,13 @@ impl Serving {
         let dispatcher = &self.dispatcher;
         let channel = session.publishing_channel().await?;
         let mut shards = Vec::new();
-        for shard in 0..dispatcher.shards {
-            shards.push(session.consumer(&jobs_queue(shard), prefetch).await?);
+        for shard in shards_to_take(session, dispatcher.shards).await? {
+            let (channel, consumer) = session.consumer(&jobs_queue(shard), prefetch).await?;
+            shards.push((shard, channel, consumer));
         }
         let taking = shards
             .iter()
-            .enumerate()
-            .map(|(shard, (_, consumer))| intake::take(dispatcher, shard as u16, consumer.clone()));
+            .map(|(shard, _, consumer)| intake::take(dispatcher, *shard, consumer.clone()));
         let work = async {
             tokio::try_join!(
                 try_join_all(taking),
@@ -273,7 +274,7 @@ impl Serving {
             )?;
             // Told to stop. Without the consumers, what comes in late stays
             // unacked and returns to its queue when the session closes.
-            for (channel, consumer) in &shards {
+            for (_, channel, consumer) in &shards {
                 channel
                     .basic_cancel(consumer.tag(), BasicCancelOptions::default())
                     .await?;
@@ -293,4 +294,17 @@ impl Serving {
             }
         }
     }
+}
+
+/// All shards. One of them if messages are taken one at a time; which one has the
+/// message to blame isn't known.
+async fn shards_to_take(session: &Session, shards: u16) -> anyhow::Result<Range<u16>> {
+    if !session.is_careful() || shards < 2 {
+        return Ok(0..shards);
+    }
+    let queues: Vec<_> = (0..shards).map(jobs_queue).collect();
+    let queue = session.one_with_messages(&queues).await?;
+    let found = queue.and_then(|queue| queues.iter().position(|one| one == queue));
+    let shard = found.map_or_else(|| fastrand::u16(..shards), |shard| shard as u16);
+    Ok(shard..shard + 1)
 }

@@ -233,10 +233,9 @@ impl LookAhead {
     ) -> anyhow::Result<()> {
         let mut incoming = SelectAll::new();
         if one_at_a_time {
-            let queues = OVERFLOW_QUEUES.len() + 1;
-            let queue = OVERFLOW_QUEUES
-                .get(fastrand::usize(..queues))
-                .unwrap_or(&INGEST_QUEUE);
+            let queues = OVERFLOW_QUEUES.into_iter().chain([INGEST_QUEUE]);
+            let queue = session.one_with_messages(queues).await?;
+            let queue = queue.unwrap_or(INGEST_QUEUE);
             incoming.push(self.consume(session, queue, 1, false).await?);
         } else {
             let first = self.consume(session, INGEST_QUEUE, REACHES[0], false);

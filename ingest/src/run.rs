@@ -222,8 +222,13 @@ async fn wait_for_schema(pool: &Pool, stop: &CancellationToken) -> Option<()> {
 async fn take_dead_letters(keeper: &Keeper, session: &Session) -> anyhow::Result<()> {
     if session.is_careful() {
         // One queue at a time; which one has the message to blame isn't known.
-        let queues = [Origin::Parking, Origin::Unrouted];
-        return keeper.keep(session, queues[fastrand::usize(..2)]).await;
+        let queues = [Origin::Unrouted, Origin::Parking];
+        let queue = session.one_with_messages(queues.map(Origin::queue)).await?;
+        let is_it = |origin: &Origin| queue == Some(origin.queue());
+        let origin = queues.into_iter().find(is_it);
+        return keeper
+            .keep(session, origin.unwrap_or(Origin::Parking))
+            .await;
     }
     tokio::try_join!(
         keeper.keep(session, Origin::Parking),

@@ -39,7 +39,7 @@ use tracing::{info, warn};
 use crate::supervise::{Backoff, Readiness};
 use crate::telemetry::metrics;
 use crate::topology;
-use blame::{Suspects, Watch};
+use blame::{CALM, Suspects, Watch};
 pub use content::{MAX_DEPTH, MAX_VALUES};
 pub use unreadable::{UNREADABLE_HEADER, Unreadable};
 
@@ -48,9 +48,6 @@ pub use unreadable::{UNREADABLE_HEADER, Unreadable};
 const HEARTBEAT: u16 = 10;
 /// A connection that takes longer to open is given up and tried again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a careful session lasts (see [`blame`]) before a normal one follows.
-const CALM: Duration = Duration::from_secs(5);
 
 /// Which broker, and how this process shows up there.
 #[derive(Debug, Clone)]
@@ -215,6 +212,23 @@ impl Session {
         Ok(found.message_count())
     }
 
+    /// For a careful session: any of these queues that has messages waiting.
+    ///
+    /// # Errors
+    /// If the connection is gone or a queue doesn't exist.
+    pub async fn one_with_messages<Q: AsRef<str>>(
+        &self,
+        queues: impl IntoIterator<Item = Q>,
+    ) -> lapin::Result<Option<Q>> {
+        let mut waiting = Vec::new();
+        for queue in queues {
+            if self.waiting(queue.as_ref()).await? > 0 {
+                waiting.push(queue);
+            }
+        }
+        Ok(fastrand::choice(waiting))
+    }
+
     /// Ends when either connection fails; keeps the `blocked` metric meanwhile.
     async fn lost(&self) -> anyhow::Error {
         tokio::select! {
@@ -300,21 +314,22 @@ pub async fn keep_session<W>(
                     lost = session.lost() => Err(lost),
                     () = calm => Ok(Ended::Calm),
                 };
+                let lasted = since.elapsed();
                 ready.amqp(false);
                 session.close().await;
                 match ended {
                     Ok(Ended::Stopped) => return,
                     Ok(Ended::Calm) => {
                         info!("taking messages for {purpose} many at a time again");
-                        suspects.calm();
+                        suspects.calm(&watch);
                         backoff.reset();
                         continue;
                     }
                     Err(error) => {
-                        if since.elapsed() > Duration::from_secs(10) {
+                        if lasted > Duration::from_secs(10) {
                             backoff.reset();
                         }
-                        if suspects.ended(&watch, &error) {
+                        if suspects.ended(&watch, &error, lasted) {
                             warn!("a message may have ended the session for {purpose}");
                         }
                         error

@@ -51,6 +51,9 @@ const OURS: [&str; 6] = [
     RETURNED_HEADER,
 ];
 
+/// Names of queues that RabbitMQ makes up for one connection.
+const BROKERS_OWN: &str = "amq.rabbitmq.";
+
 /// How much is kept of a body that is larger than any event's may be.
 pub const EXCERPT: usize = 64 * 1024;
 
@@ -221,10 +224,12 @@ pub fn is_ours(name: &str) -> bool {
 }
 
 /// A message's properties for us to publish it again, with these headers. An expiry
-/// isn't repeated, nor a user id: RabbitMQ closes the channel if that isn't ours.
+/// isn't repeated, nor a user id: RabbitMQ closes the channel if that isn't ours. It
+/// also closes it for a reply queue of its own, which is another connection's.
 #[must_use]
 pub fn republished(original: &BasicProperties, headers: FieldTable) -> BasicProperties {
     let mut properties = persistent().with_headers(headers);
+    let is_the_brokers = |to: &ShortString| to.as_str().starts_with(BROKERS_OWN);
     macro_rules! copy {
         ($($with:ident: $value:expr),* $(,)?) => {$(
             if let Some(value) = $value.clone() {
@@ -237,7 +242,7 @@ pub fn republished(original: &BasicProperties, headers: FieldTable) -> BasicProp
         with_content_type: original.content_type(),
         with_content_encoding: original.content_encoding(),
         with_correlation_id: original.correlation_id(),
-        with_reply_to: original.reply_to(),
+        with_reply_to: original.reply_to().clone().filter(|to| !is_the_brokers(to)),
         with_timestamp: original.timestamp(),
         with_type: original.kind(),
         with_app_id: original.app_id(),
@@ -453,6 +458,19 @@ mod tests {
                 "x-posthorn-routing-key"
             ]
         );
+    }
+
+    #[test]
+    fn a_reply_queue_that_only_its_own_connection_may_name_is_not_published_again() {
+        let again = |to: &str| {
+            let original = BasicProperties::default().with_reply_to(to.into());
+            let again = republished(&original, FieldTable::default());
+            again.reply_to().clone()
+        };
+        for to in ["amq.rabbitmq.reply-to", "amq.rabbitmq.reply-to.g2dkAA"] {
+            assert_eq!(again(to), None);
+        }
+        assert_eq!(again("answers"), Some("answers".into()));
     }
 
     #[test]

@@ -4,16 +4,21 @@
 //! for what nobody knows yet: a message at which the client or the broker ends
 //! the connection. It goes back to its queue and comes again on the next one.
 //!
-//! 1. A session counts as fruitless if messages were delivered on it, none was
-//!    acked, and it ended by something that a message can cause: not by a broken
-//!    network or a broker that stops.
+//! 1. A session counts as fruitless if messages were delivered on it, and it ended
+//!    by something that a message can cause: not by a broken network or a broker
+//!    that stops. Acks don't excuse one that ended within five seconds: others'
+//!    messages flow beside the one to blame, which comes first on each session.
+//!    An error inside the broker counts even if nothing was delivered: RabbitMQ 4
+//!    fails so at messages that it can't translate to AMQP 0-9-1.
 //! 2. After two fruitless sessions in a row the next ones are careful: one
 //!    consumer, one message at a time. Then the message that was delivered last
 //!    and not acked is the one at which a session ended.
 //! 3. A message at which two careful sessions ended is set aside on the third:
 //!    the guard marks it like one that can't be read, so that whoever consumes
 //!    it parks it without looking into it.
-//! 4. A careful session that lasts five seconds is followed by a normal one.
+//! 4. A careful session that lasts five seconds is followed by a normal one. If it
+//!    acked nothing, perhaps because it took from another queue, one fruitless
+//!    session is enough for the next ones to be careful again.
 //!
 //! A message is known again by its routing key, its properties without the header
 //! table (the broker counts deliveries there) and the size of its body. All of
@@ -23,6 +28,7 @@
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use lapin::ErrorKind;
 
@@ -32,8 +38,13 @@ use crate::publish::Unconfirmed;
 const FRUITLESS: u32 = 2;
 /// Careful sessions that end at a message before it is set aside.
 const DEATHS: u32 = 2;
+/// How long a careful session lasts before a normal one follows. What ends earlier
+/// may have ended at a message, whatever it acked.
+pub(super) const CALM: Duration = Duration::from_secs(5);
 /// AMQP's code for a broker that is told to stop.
 const CONNECTION_FORCED: u16 = 320;
+/// AMQP's code for a broker that failed.
+const INTERNAL_ERROR: u16 = 541;
 
 /// What is seen on one consuming connection.
 #[derive(Debug, Default)]
@@ -102,24 +113,30 @@ impl Suspects {
     }
 
     /// A careful session lasted.
-    pub(super) fn calm(&mut self) {
-        self.fruitless = 0;
+    pub(super) fn calm(&mut self, watch: &Watch) {
+        self.fruitless = match watch.acked.load(Ordering::Relaxed) {
+            true => 0,
+            // The message to blame may be in another queue. Nor is it careful for
+            // good: there may be no message any more.
+            false => FRUITLESS - 1,
+        };
     }
 
     /// A session ended. Answers whether a message may be to blame.
-    pub(super) fn ended(&mut self, watch: &Watch, error: &anyhow::Error) -> bool {
+    pub(super) fn ended(&mut self, watch: &Watch, error: &anyhow::Error, lasted: Duration) -> bool {
         if watch.set_aside.load(Ordering::Relaxed) {
             self.alone = None;
         }
-        let fruitless = watch.delivered.load(Ordering::Relaxed) && can_be_a_messages_fault(error);
+        let delivered = watch.delivered.load(Ordering::Relaxed) || has_code(error, INTERNAL_ERROR);
+        let fruitless = delivered && can_be_a_messages_fault(error);
         if !watch.careful {
-            if watch.acked.load(Ordering::Relaxed) {
+            let acked = watch.acked.load(Ordering::Relaxed);
+            if lasted >= CALM && (acked || !fruitless) {
                 self.fruitless = 0;
-            } else if fruitless {
-                self.fruitless += 1;
-                return true;
+                return false;
             }
-            return false;
+            self.fruitless += u32::from(fruitless);
+            return fruitless;
         }
         let last = *watch.last.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(print) = last.filter(|_| fruitless) else {
@@ -133,29 +150,52 @@ impl Suspects {
     }
 }
 
+/// Whether the broker ended the connection or a channel with this code.
+fn has_code(error: &anyhow::Error, code: u16) -> bool {
+    let mut lapins = error.chain().filter_map(|cause| cause.downcast_ref());
+    lapins.any(|error: &lapin::Error| match error.kind() {
+        ErrorKind::ProtocolError(error) => error.get_id() == code,
+        _ => false,
+    })
+}
+
 /// Not the network's, nor a broker's that stops.
 fn can_be_a_messages_fault(error: &anyhow::Error) -> bool {
-    if error.chain().any(|cause| cause.is::<Unconfirmed>()) {
+    if error.chain().any(|cause| cause.is::<Unconfirmed>()) || has_code(error, CONNECTION_FORCED) {
         return false;
     }
     let mut lapins = error.chain().filter_map(|cause| cause.downcast_ref());
-    !lapins.any(|error: &lapin::Error| match error.kind() {
-        ErrorKind::IOError(_)
-        | ErrorKind::RuntimeShutdownError(_)
-        | ErrorKind::MissingHeartbeatError
-        // What follows from another end, which isn't known here.
-        | ErrorKind::InvalidChannelState(..)
-        | ErrorKind::InvalidConnectionState(_) => true,
-        ErrorKind::ProtocolError(error) => error.get_id() == CONNECTION_FORCED,
-        _ => false,
+    !lapins.any(|error: &lapin::Error| {
+        matches!(
+            error.kind(),
+            ErrorKind::IOError(_)
+                | ErrorKind::RuntimeShutdownError(_)
+                | ErrorKind::MissingHeartbeatError
+                // What follows from another end, which isn't known here.
+                | ErrorKind::InvalidChannelState(..)
+                | ErrorKind::InvalidConnectionState(_)
+        )
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use lapin::protocol::{AMQPError, AMQPErrorKind, AMQPHardError};
+
     use super::*;
 
+    const QUICKLY: Duration = Duration::from_secs(1);
+
     fn ends(suspects: &mut Suspects, messages: &[&str], acked: usize) -> Vec<bool> {
+        ends_after(suspects, messages, acked, QUICKLY)
+    }
+
+    fn ends_after(
+        suspects: &mut Suspects,
+        messages: &[&str],
+        acked: usize,
+        lasted: Duration,
+    ) -> Vec<bool> {
         let watch = suspects.watch();
         let mut aside = Vec::new();
         for (n, message) in messages.iter().enumerate() {
@@ -164,8 +204,14 @@ mod tests {
                 watch.acks();
             }
         }
-        suspects.ended(&watch, &anyhow::anyhow!("it ended"));
+        suspects.ended(&watch, &anyhow::anyhow!("it ended"), lasted);
         aside
+    }
+
+    fn broker_ends(code: AMQPHardError) -> anyhow::Error {
+        let error = AMQPError::new(AMQPErrorKind::Hard(code), "it says".into());
+        let error = lapin::Error::from(ErrorKind::ProtocolError(error));
+        anyhow::Error::new(error).context("the connection failed")
     }
 
     #[test]
@@ -179,24 +225,65 @@ mod tests {
         assert_eq!(ends(&mut suspects, &["a", "poison"], 1), [false, false]);
         assert_eq!(ends(&mut suspects, &["poison"], 0), [false]);
         assert_eq!(ends(&mut suspects, &["b", "poison"], 2), [false, true]);
-        suspects.calm();
+        let watch = suspects.watch();
+        watch.delivers(|| "b");
+        watch.acks();
+        suspects.calm(&watch);
         assert!(!suspects.watch().is_careful());
     }
 
     #[test]
-    fn a_broken_network_and_progress_blame_nobody() {
+    fn acks_of_other_messages_do_not_hide_the_one_at_which_sessions_end() {
+        let mut suspects = Suspects::default();
+        for _ in 0..2 {
+            assert!(!suspects.watch().is_careful());
+            ends(&mut suspects, &["a", "b", "poison"], 2);
+        }
+        assert!(suspects.watch().is_careful());
+    }
+
+    #[test]
+    fn a_careful_session_that_acked_nothing_is_no_proof_that_all_is_well() {
+        let mut suspects = Suspects::default();
+        ends(&mut suspects, &["poison"], 0);
+        ends(&mut suspects, &["poison"], 0);
+        // It took from a queue in which there was nothing.
+        suspects.calm(&suspects.watch());
+        assert!(!suspects.watch().is_careful());
+        ends(&mut suspects, &["poison"], 0);
+        assert!(suspects.watch().is_careful());
+    }
+
+    #[test]
+    fn a_broker_that_fails_before_it_delivers_makes_sessions_careful_and_one_that_stops_does_not() {
+        let mut suspects = Suspects::default();
+        for _ in 0..2 {
+            let error = broker_ends(AMQPHardError::CONNECTIONFORCED);
+            assert!(!suspects.ended(&suspects.watch(), &error, QUICKLY));
+        }
+        for _ in 0..2 {
+            assert!(!suspects.watch().is_careful());
+            let error = broker_ends(AMQPHardError::INTERNALERROR);
+            assert!(suspects.ended(&suspects.watch(), &error, QUICKLY));
+        }
+        assert!(suspects.watch().is_careful());
+    }
+
+    #[test]
+    fn a_broken_network_and_lasting_progress_blame_nobody() {
         let mut suspects = Suspects::default();
         let broken = || lapin::Error::from(std::io::Error::other("reset"));
         for _ in 0..5 {
             let watch = suspects.watch();
             watch.delivers(|| "a");
             let error = anyhow::Error::new(broken()).context("the connection failed");
-            assert!(!suspects.ended(&watch, &error));
+            assert!(!suspects.ended(&watch, &error, QUICKLY));
         }
         for _ in 0..5 {
-            ends(&mut suspects, &["a", "b"], 1);
+            ends(&mut suspects, &["a"], 0);
+            assert!(!suspects.watch().is_careful());
+            ends_after(&mut suspects, &["a", "b"], 1, CALM);
         }
-        ends(&mut suspects, &["a"], 0);
         assert!(!suspects.watch().is_careful());
     }
 }
