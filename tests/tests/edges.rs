@@ -1,7 +1,7 @@
 //! The edges of the HTTP servers and of what clients send: slow clients, headers
 //! that are there twice, text that PostgreSQL can't hold.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::expect_used, clippy::unwrap_used, missing_docs)]
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -698,11 +698,11 @@ mod tests {
     #[test]
     fn equal_patterns_are_compiled_once_and_all_together_have_a_bound() {
         // The largest that a schema's text can hold: tens of KiB each if each were compiled.
-        let same = json!({"allOf": vec![json!({"pattern": "[^a]{40}"}); 1_200]});
+        let same = json!({"allOf": vec![json!({"pattern": "[^a]{40}"}); 600]});
         assert!(same.to_string().len() < MAX_SCHEMA);
         let begun = std::time::Instant::now();
         let schema = read(&same).unwrap();
-        eprintln!("1,200 equal patterns: {:?}", begun.elapsed());
+        eprintln!("600 equal patterns: {:?}", begun.elapsed());
         assert!(schema.memory() < 2 * 1024 * 1024, "{}", schema.memory());
         assert_eq!(schema.check(&json!("b".repeat(40)).to_string()), Ok(()));
         assert_eq!(violation(&schema, r#""b""#).at, "");
