@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use harness::receiver::answering;
 use harness::service::{Service, http};
 use harness::world::{ADMIN_TOKEN, TENANT, World, eventually};
@@ -522,5 +523,54 @@ async fn a_postgresql_that_cannot_show_who_it_is_gets_no_connection() {
         connects("prefer", "").await
     })
     .await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn whoever_reads_much_at_once_keeps_no_other_tenant_and_no_event_out() {
+    let world = World::start().await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let shop = world.receiver(answering(200)).await;
+    let webhook = world.webhook(&ingest, &shop, json!({})).await;
+    let globex = Some(json!({"id": "globex"}));
+    let path = "/api/v1/admin/tenants";
+    let made = world.ask_as_operator(&ingest, "POST", path, globex).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    let create = ["token", "create", "--tenant", "globex"];
+    let globex = world.command(&create).await.trim().to_owned();
+
+    let mut sql = world.sql().await;
+    let lock = sql.transaction().await.unwrap();
+    let taken = "LOCK TABLE replays IN ACCESS EXCLUSIVE MODE";
+    lock.batch_execute(taken).await.unwrap();
+    let path = format!("/api/v1/webhooks/{}/replays", webhook.id);
+    // More than the API has connections.
+    let reads = (0..20).map(|_| world.ask(&ingest, "GET", &path, None));
+    let meanwhile = async {
+        let watching = world.sql().await;
+        eventually("as many as may wait for PostgreSQL", async || {
+            let reading = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                AND wait_event_type = 'Lock' AND query LIKE '%list_replays%'";
+            let row = watching.query_one(reading, &[]).await.unwrap();
+            row.get::<_, i64>(0) == 3
+        })
+        .await;
+        let path = "/api/v1/webhooks";
+        let other = world.ask_as(&globex, &ingest, "GET", path, None).await;
+        assert_eq!(other.status, 200, "{}", other.body);
+        let event = Some(json!({"type": "order.paid", "data": {}}));
+        let event = world.ask(&ingest, "POST", "/api/v1/events", event).await;
+        assert_eq!(event.status, 202, "{}", event.body);
+        // Longer than a request waits for those before it.
+        let refused = world.ask(&ingest, "GET", path, None).await;
+        assert_eq!(refused.status, 429, "{}", refused.body);
+        let said = refused.body["detail"].as_str().unwrap();
+        assert!(said.contains("3 requests of this tenant"), "{said}");
+        lock.commit().await.unwrap();
+    };
+    let (reads, ()) = tokio::join!(join_all(reads), meanwhile);
+    let count = |status| reads.iter().filter(|read| read.status == status).count();
+    assert_eq!((count(200), count(429)), (3, 17));
+    shop.receives(1).await;
     world.finish().await;
 }
