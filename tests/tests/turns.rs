@@ -4,12 +4,10 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::Duration;
 
 use harness::producer::Publication;
-use harness::receiver::{Reply, answering};
+use harness::receiver::answering;
 use harness::world::{TENANT, World, eventually};
 use lapin::options::{
     ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions,
@@ -187,55 +185,6 @@ async fn what_a_crash_leaves_set_aside_is_released() {
     world.publish("order.created", "evt-1", &json!({})).await;
     world.accepts(1).await;
     drop(ingest);
-    world.finish().await;
-}
-
-#[tokio::test]
-async fn a_tenant_does_not_stay_behind_anothers_backlog() {
-    let world = World::start().await;
-    let ingest = world.ingest().await;
-    let is_slow = Arc::new(AtomicBool::new(true));
-    let slow = is_slow.clone();
-    let shop = world
-        .receiver(Arc::new(move |_, _| {
-            let wait = match slow.load(Ordering::Relaxed) {
-                true => Duration::from_millis(500),
-                false => Duration::ZERO,
-            };
-            Reply::status(200).after(wait)
-        }))
-        .await;
-    world.webhook(&ingest, &shop, json!({})).await;
-    ingest.kill().await.unwrap();
-    let connection = world.connection().await;
-    let channel = connection.create_channel().await.unwrap();
-    let bound = channel.queue_bind(
-        "posthorn.overflow.v1.2".into(),
-        "posthorn.intake".into(),
-        "acme.#".into(),
-        QueueBindOptions::default(),
-        FieldTable::default(),
-    );
-    bound.await.unwrap();
-    // More than may be made jobs of before dispatchers have taken some.
-    let backlog = 3_000;
-    let producer = world.producer().await;
-    producer.publish_all(&burst(0..backlog)).await.unwrap();
-    assert_eq!(i64::from(overflowing(&channel).await), backlog);
-    let rows = "INSERT INTO set_aside (tenant, queue) VALUES ('acme', 2), ('other', 2)";
-    world.sql().await.execute(rows, &[]).await.unwrap();
-
-    let _dispatcher = world.dispatcher().await;
-    let _ingest = world.ingest().await;
-    eventually("the other tenant is released", async || {
-        world.count("set_aside WHERE tenant = 'other'").await == 0
-    })
-    .await;
-    // Not because the queue was empty.
-    assert_eq!(world.count("set_aside WHERE tenant = 'acme'").await, 1);
-    is_slow.store(false, Ordering::Relaxed);
-    world.accepts(backlog).await;
-    world.settles().await;
     world.finish().await;
 }
 
