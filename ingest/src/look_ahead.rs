@@ -153,7 +153,7 @@ impl OfLate {
 struct Held {
     delivery: Delivery,
     source: usize,
-    /// See [`memory`].
+    /// See [`memory()`].
     bytes: usize,
 }
 
