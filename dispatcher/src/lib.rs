@@ -10,7 +10,7 @@
 //! 3. [`shared::attempt`] signs, POSTs, and says what came back;
 //! 4. [`judge`] turns that into a verdict: the whole retry policy;
 //! 5. [`settle`] writes verdicts down in batches ([`record`]), and what they come
-//!    to ([`tally`]); queues retries, acks jobs.
+//!    to ([`settle::stats`]); queues retries, acks jobs.
 //!
 //! [`ticket`] tells which of a delivery's jobs is the one that it waits for.
 //!
@@ -36,5 +36,4 @@ pub mod run;
 pub mod settings;
 pub mod settle;
 pub mod sweep;
-pub mod tally;
 pub mod ticket;

@@ -28,8 +28,8 @@ use crate::judge::Verdict;
 use crate::metrics::metrics;
 use crate::operational::{disable, tell};
 use crate::run::TOMORROW;
-use crate::settle::{Settlement, Settler, causes, defer_deliveries, settle_deliveries};
-use crate::tally;
+use crate::settle::rows::{defer_deliveries, settle_deliveries};
+use crate::settle::{Settlement, Settler, causes, stats};
 
 /// How long the row of a verdict that was set aside waits. Ingest says the same
 /// of every job that is a dead letter.
@@ -148,7 +148,7 @@ impl Settler {
         };
         // Last, so that its rows are held briefly. What stands was counted before.
         let settled: HashSet<_> = settled.into_iter().collect();
-        tally::add(&transaction, self.slot, batch, &settled).await?;
+        stats::add(&transaction, self.slot, batch, &settled).await?;
         transaction.commit().await?;
         metrics().webhooks_disabled.inc_by(disabled.len() as u64);
         let applied = settled.into_iter().chain(deferred).chain(stands).collect();

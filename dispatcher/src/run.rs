@@ -34,10 +34,10 @@ use crate::endpoints::Endpoints;
 use crate::metrics::metrics;
 use crate::rate::{Rates, keep_rates};
 use crate::settings::Settings;
-use crate::settle::{Settlement, Settler};
+use crate::settle::{Settlement, Settler, stats};
 use crate::sweep::Watermarks;
 use crate::ticket::Tickets;
-use crate::{failing, intake, sweep, tally};
+use crate::{failing, intake, sweep};
 
 const NAME: &str = "posthorn-dispatcher";
 /// Settling, rechecks, large payloads, the sweeper, the feed.
@@ -163,7 +163,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         },
         publisher: publisher.clone(),
         shards,
-        slot: tally::any_slot(),
+        slot: stats::any_slot(),
         hurry: hurry.clone(),
     };
     let mut settling = tokio::spawn(settler().run(receiver));

@@ -14,8 +14,8 @@ use shared::ids::DeliveryId;
 use shared::stats::{BUCKETS, OUTCOMES, PERIOD, Subject, Tally};
 use time::OffsetDateTime;
 
+use super::Settlement;
 use crate::judge::Verdict;
-use crate::settle::Settlement;
 
 /// How many slots there are. Replicas that chance upon the same one take turns.
 const SLOTS: i16 = 16;
