@@ -15,21 +15,23 @@
 
 use std::collections::{HashMap, HashSet};
 
-use deadpool_postgres::Transaction;
+use deadpool_postgres::{Client, Transaction};
 use shared::ids::DeliveryId;
 use shared::job::Job;
 use shared::supervise::until_done;
 use shared::{clock, partitions};
 use time::{Duration, OffsetDateTime};
+use tokio_postgres::error::SqlState;
 use tracing::{error, warn};
 
-use crate::hold::PAUSED;
-use crate::judge::Verdict;
+use crate::hold::{PAUSED, note_holds};
+use crate::judge::{GaveUp, Verdict};
 use crate::metrics::metrics;
 use crate::operational::{disable, tell};
 use crate::run::TOMORROW;
-use crate::settle::rows::{defer_deliveries, settle_deliveries};
-use crate::settle::{Settlement, Settler, causes, stats};
+use crate::settle::rows::{ByDay, SETTLE_AND_COUNT, SETTLE_DELIVERIES, STALE_VERDICT, by_day};
+use crate::settle::stats::{ADD_STATS, Sums};
+use crate::settle::{Settlement, Settler, causes, holding};
 
 /// How long the row of a verdict that was set aside waits. Ingest says the same
 /// of every job that is a dead letter.
@@ -135,23 +137,107 @@ impl Settler {
     }
 
     async fn write_once(&self, part: &Part<'_>, again: bool) -> anyhow::Result<Written> {
-        let batch = part.settlements;
         let mut client = self.pool.get().await?;
+        let written = self.write_with(&mut client, part, again).await;
+        if written.as_ref().is_err_and(names_a_day_that_is_gone) {
+            // What is prepared next names the parent tables.
+            client.statement_cache.clear();
+        }
+        written
+    }
+
+    async fn write_with(
+        &self,
+        client: &mut Client,
+        part: &Part<'_>,
+        again: bool,
+    ) -> anyhow::Result<Written> {
+        let now = clock::now();
+        let days = by_day(part.settlements, part.bare.as_deref(), now);
+        if !again && let Some(applied) = self.write_at_once(client, part, &days, now).await? {
+            let told = Vec::new();
+            return Ok(Written::All { applied, told });
+        }
+        self.write_in_steps(client, part, &days, now, again).await
+    }
+
+    /// Writes a part with one statement, which is its own transaction. `None`: it
+    /// takes more than that, and nothing was written.
+    async fn write_at_once(
+        &self,
+        client: &mut Client,
+        part: &Part<'_>,
+        days: &ByDay<'_>,
+        now: OffsetDateTime,
+    ) -> anyhow::Result<Option<Vec<DeliveryId>>> {
+        let batch = part.settlements;
+        let mut verdicts = batch.iter().map(|settlement| &settlement.verdict);
+        if verdicts.any(|verdict| matches!(verdict, Verdict::Held | Verdict::Failed(GaveUp::Gone)))
+        {
+            return Ok(None);
+        }
+        let (day, rows) = match days.first_key_value() {
+            Some((Some(day), rows)) if days.len() == 1 => (*day, rows),
+            _ => return Ok(None),
+        };
+        let sums = Sums::of(batch.iter(), self.slot, now);
+        let mut parameters = rows.parameters();
+        parameters.extend(sums.parameters());
+        let statement = partitions::prepare(client, &SETTLE_AND_COUNT, Some(day)).await?;
+        match client.execute(&statement, &parameters).await {
+            Ok(_) => Ok(Some(rows.deliveries().to_vec())),
+            Err(error)
+                if error
+                    .code()
+                    .is_some_and(|code| code.code() == STALE_VERDICT) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes a part and what else follows from it, in a transaction.
+    async fn write_in_steps(
+        &self,
+        client: &mut Client,
+        part: &Part<'_>,
+        days: &ByDay<'_>,
+        now: OffsetDateTime,
+        again: bool,
+    ) -> anyhow::Result<Written> {
+        let batch = part.settlements;
+        // Before the transaction: a partition that is missing would end it.
+        let mut statements = Vec::new();
+        for (day, rows) in days {
+            let statement = partitions::prepare(client, SETTLE_DELIVERIES, *day).await?;
+            statements.push((statement, rows));
+        }
         let transaction = client.transaction().await?;
-        let settled = settle_deliveries(&transaction, batch, part.bare.as_deref()).await?;
-        let disabled = disable(&transaction, &causes(batch, &settled)).await?;
+        note_holds(&transaction, &holding(batch)).await?;
+        let mut applied: HashSet<DeliveryId> = HashSet::new();
+        for (statement, rows) in statements {
+            let written = transaction.query(&statement, &rows.parameters()).await?;
+            applied.extend(written.iter().map(|row| row.get::<_, DeliveryId>(0)));
+        }
+        let disabled = disable(&transaction, &causes(batch, &applied)).await?;
         let told = tell(&transaction, &disabled).await?;
-        let deferred = defer_deliveries(&transaction, batch).await?;
         let stands = match again {
             true => verdicts_that_stand(&transaction, batch).await?,
             false => Vec::new(),
         };
         // Last, so that its rows are held briefly. What stands was counted before.
-        let settled: HashSet<_> = settled.into_iter().collect();
-        stats::add(&transaction, self.slot, batch, &settled).await?;
+        let counted = batch
+            .iter()
+            .filter(|settlement| applied.contains(&settlement.job.delivery));
+        let sums = Sums::of(counted, self.slot, now);
+        if !sums.is_empty() {
+            let statement = transaction.prepare_cached(&ADD_STATS).await?;
+            transaction.execute(&statement, &sums.parameters()).await?;
+        }
         transaction.commit().await?;
         metrics().webhooks_disabled.inc_by(disabled.len() as u64);
-        let applied = settled.into_iter().chain(deferred).chain(stands).collect();
+        let applied = applied.into_iter().chain(stands).collect();
         Ok(Written::All { applied, told })
     }
 
@@ -179,6 +265,13 @@ impl Settler {
             .await?;
         Ok(())
     }
+}
+
+/// Whether a statement names the partition of a day that was dropped since.
+fn names_a_day_that_is_gone(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain();
+    let code = causes.find_map(|cause| cause.downcast_ref::<tokio_postgres::Error>()?.code());
+    code == Some(&SqlState::UNDEFINED_TABLE)
 }
 
 fn complain(settlement: &Settlement, reason: &str, what: &str) {

@@ -40,8 +40,10 @@ use crate::ticket::Tickets;
 use crate::{failing, intake, sweep};
 
 const NAME: &str = "posthorn-dispatcher";
-/// Settling, rechecks, large payloads, the sweeper, the feed.
+/// Rechecks, large payloads, the feed.
 const POSTGRES_CONNECTIONS: usize = 8;
+/// Settling: one batch is written at a time. And the sweeper.
+const SETTLING_CONNECTIONS: usize = 2;
 
 /// How many days from today a dispatcher makes sure that the log has room for.
 pub(crate) const TOMORROW: i32 = 1;
@@ -123,6 +125,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let config = postgres::config(&settings.common.database_url, NAME)?;
     config.warn_if_plain();
     let pool = postgres::pool(&config, POSTGRES_CONNECTIONS)?;
+    let settling_pool = postgres::pool(&config.planned_once(), SETTLING_CONNECTIONS)?;
 
     let listener = TcpListener::bind(settings.http_addr)
         .await
@@ -156,7 +159,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let (sender, receiver) = mpsc::channel(usize::from(settings.concurrency));
     let shards = settings.common.shards;
     let settler = || Settler {
-        pool: pool.clone(),
+        pool: settling_pool.clone(),
         tickets: Tickets {
             pool: pool.clone(),
             hurry: hurry.clone(),

@@ -11,6 +11,7 @@
 //! changes only if it waits for this very attempt (the fence), so the verdict of
 //! a duplicate changes nothing.
 
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use lapin::Acker;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
 use shared::attempt::Report;
 use shared::clock;
-use shared::ids::DeliveryId;
+use shared::ids::{DeliveryId, WebhookId};
 use shared::job::{Job, Late};
 use shared::publish::{Outgoing, Publisher, Unconfirmed};
 use shared::supervise::Backoff;
@@ -288,8 +289,16 @@ impl Settler {
     }
 }
 
+/// The webhooks that a batch holds deliveries of.
+pub(crate) fn holding(batch: &[Settlement]) -> BTreeSet<WebhookId> {
+    let held = batch
+        .iter()
+        .filter(|settlement| settlement.mark.is_some() && settlement.verdict == Verdict::Held);
+    held.map(|settlement| settlement.job.webhook).collect()
+}
+
 /// Of the webhooks whose endpoints said that they are gone.
-pub(crate) fn causes(batch: &[Settlement], applied: &[DeliveryId]) -> Vec<Cause> {
+pub(crate) fn causes(batch: &[Settlement], applied: &HashSet<DeliveryId>) -> Vec<Cause> {
     let gone = batch.iter().filter(|settlement| {
         settlement.verdict == Verdict::Failed(GaveUp::Gone)
             && applied.contains(&settlement.job.delivery)

@@ -111,7 +111,7 @@ impl Machine {
     async fn new(world: &World, seed: u64) -> Self {
         let url = world.database_url().to_owned().into();
         let config = postgres::config(&url, "state_machine").unwrap();
-        let pool = postgres::pool(&config, 1).unwrap();
+        let pool = postgres::pool(&config.planned_once(), 1).unwrap();
         let (publisher, _nobody) = publisher();
         let mut machine = Self {
             sql: world.sql().await,

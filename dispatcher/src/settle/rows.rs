@@ -1,237 +1,254 @@
-//! The statements that write verdicts: of a batch, in arrays.
+//! The statement that writes verdicts: a batch in arrays, one per column.
+//!
+//! A batch whose deliveries are of one day, which is nearly every batch, names that
+//! day's partitions: then nothing depends on how many days there are. Older
+//! deliveries (replays, late retries) are written to the parent tables.
+//!
+//! `settle_deliveries` comes in two forms. Alone it answers which deliveries were
+//! waiting for their verdicts. Together with the statistics it writes all of a
+//! batch or nothing, so that one round trip is a whole transaction.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use shared::attempt::Report;
 use shared::ids::DeliveryId;
+use shared::partitions::Day;
 use time::OffsetDateTime;
+use tokio_postgres::types::{Json, ToSql};
 
-use super::Settlement;
-use crate::hold::{PAUSED, note_holds};
+use super::{Settlement, stats};
+use crate::hold::PAUSED;
 use crate::judge::Verdict;
 
-/// Writes attempts and what they mean for their deliveries; answers which
-/// deliveries were waiting for it. `bare`: why the attempts' details are left out.
-pub(crate) async fn settle_deliveries(
-    transaction: &deadpool_postgres::Transaction<'_>,
-    batch: &[Settlement],
+/// SQLSTATE of [`STALE_VERDICT`], in a class that no PostgreSQL has.
+pub(crate) const STALE_VERDICT: &str = "PH001";
+
+/// Verdicts on deliveries of one day, in the order of their ids: two batches that
+/// have deliveries in common lock them in the same order.
+pub(crate) type ByDay<'a> = BTreeMap<Option<Day>, Columns<'a>>;
+
+/// Sorts a batch by days; `None`: older than yesterday. `bare`: why the attempts'
+/// details are left out.
+pub(crate) fn by_day<'a>(
+    batch: &'a [Settlement],
     bare: Option<&str>,
-) -> anyhow::Result<Vec<DeliveryId>> {
-    let mut rows: Vec<Row<'_>> = batch.iter().filter_map(Row::of).collect();
-    if let Some(reason) = bare {
-        rows.iter_mut()
-            .for_each(|row| row.leave_out_details(reason));
+    now: OffsetDateTime,
+) -> ByDay<'a> {
+    let mut rows: Vec<_> = batch
+        .iter()
+        .filter_map(|settlement| Row::new(settlement, bare))
+        .collect();
+    rows.sort_unstable_by_key(|row| row.delivery_id);
+    let mut days = ByDay::new();
+    for row in rows {
+        let day = Day::of(row.delivery_id.uuid()).filter(|day| day.is_recent(now));
+        days.entry(day).or_default().push(row);
     }
-    if rows.is_empty() {
-        return Ok(Vec::new());
-    }
-    let statement = transaction.prepare_cached(SETTLE_DELIVERIES).await?;
-    macro_rules! column {
-        ($field:ident) => {
-            &rows.iter().map(|row| row.$field).collect::<Vec<_>>()
-        };
-    }
-    let ids = rows.iter().map(|row| row.delivery).collect::<Vec<_>>();
-    let applied = transaction
-        .query(
-            &statement,
-            &[
-                &ids,
-                column!(n),
-                column!(charged),
-                column!(state),
-                column!(due_at),
-                column!(status_code),
-                &rows
-                    .iter()
-                    .map(|row| row.error.as_deref())
-                    .collect::<Vec<_>>(),
-                column!(started_at),
-                column!(duration_ms),
-                column!(outcome),
-                &rows
-                    .iter()
-                    .map(|row| row.remote.as_deref())
-                    .collect::<Vec<_>>(),
-                &rows
-                    .iter()
-                    .map(|row| row.headers.as_ref())
-                    .collect::<Vec<_>>(),
-                column!(body),
-                &rows.iter().map(|row| row.request_host).collect::<Vec<_>>(),
-                &rows
-                    .iter()
-                    .map(|row| row.request_headers.as_ref())
-                    .collect::<Vec<_>>(),
-                column!(request_bytes),
-                column!(request_body),
-                column!(next_reason),
-                column!(restarted_at),
-            ],
-        )
-        .await?;
-    Ok(applied.iter().map(|row| row.get(0)).collect())
+    days
 }
 
-// `ANY` says which rows to look up before anything is joined. Bounds on the id,
-// or the open states by name, which `deliveries_due` is an index on, would offer
-// a planner that knows nothing of a fresh partition to read all that waits.
-const SETTLE_DELIVERIES: &str = "-- settle_deliveries
-WITH applied AS (
-    UPDATE deliveries d
-    SET state = v.state,
-        attempts = CASE WHEN v.charged THEN v.n ELSE d.attempts END,
-        due_at = v.due_at,
-        finished_at = CASE WHEN v.due_at IS NULL THEN now() END,
-        status_code = CASE WHEN v.charged THEN v.status_code ELSE d.status_code END,
-        error = CASE WHEN v.charged THEN v.error ELSE d.error END,
-        deferred_because = NULL
-    FROM unnest($1::uuid[], $2::int2[], $3::bool[], $4::text[], $5::timestamptz[],
-                $6::int2[], $7::text[], $8::timestamptz[], $9::int4[], $10::text[],
-                $11::text[], $12::jsonb[], $13::bytea[], $14::text[], $15::jsonb[],
-                $16::int4[], $17::bytea[], $18::text[], $19::timestamptz[])
-    AS v (delivery_id, n, charged, state, due_at, status_code, error, started_at, duration_ms,
-          outcome, remote_address, response_headers, response_body, request_host,
-          request_headers, request_bytes, request_body, next_reason, restarted_at)
-    WHERE d.id = ANY($1) AND d.id = v.delivery_id
-      AND d.attempts = v.n - 1 AND d.restarted_at IS NOT DISTINCT FROM v.restarted_at
-      AND d.state NOT IN ('delivered', 'failed', 'expired', 'cancelled')
-    RETURNING v.*
-), recorded AS (
-    INSERT INTO attempts (delivery_id, n, started_at, duration_ms, outcome, status_code, error,
-                          remote_address, response_headers, response_body, request_host,
-                          request_headers, request_bytes, request_body, debug,
-                          next_attempt_at, next_attempt_reason)
-    SELECT delivery_id, n, started_at, duration_ms, outcome, status_code, error,
-           remote_address, response_headers, response_body, request_host,
-           request_headers, request_bytes, request_body, request_body IS NOT NULL,
-           due_at, next_reason
-    FROM applied WHERE charged
-)
-SELECT delivery_id FROM applied";
+/// Rows with a field for each column, and the columns with a value for each row.
+macro_rules! columns {
+    ($($(#[$doc:meta])* $field:ident: $type:ty,)*) => {
+        /// One verdict as the statement takes it.
+        struct Row<'a> {
+            $($(#[$doc])* $field: $type,)*
+        }
 
-/// One verdict as the statement takes it.
-struct Row<'a> {
-    delivery: DeliveryId,
+        /// Verdicts as the statement takes them: an array for each column.
+        #[derive(Default)]
+        pub(crate) struct Columns<'a> {
+            $($field: Vec<$type>,)*
+        }
+
+        impl<'a> Columns<'a> {
+            fn push(&mut self, row: Row<'a>) {
+                $(self.$field.push(row.$field);)*
+            }
+
+            /// In the order of the statement's parameters.
+            pub(crate) fn parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
+                vec![$(&self.$field),*]
+            }
+        }
+    };
+}
+
+columns! {
+    delivery_id: DeliveryId,
     n: i16,
+    /// Whether an attempt was made.
     charged: bool,
-    state: &'static str,
+    /// None: as before, put off.
+    state: Option<&'static str>,
     due_at: Option<OffsetDateTime>,
+    deferred_because: Option<&'static str>,
     status_code: Option<i16>,
     error: Option<String>,
     started_at: Option<OffsetDateTime>,
     duration_ms: Option<i32>,
     outcome: Option<&'static str>,
-    remote: Option<String>,
-    headers: Option<serde_json::Value>,
-    body: Option<&'a [u8]>,
+    remote_address: Option<String>,
+    response_headers: Option<Json<&'a [(String, String)]>>,
+    response_body: Option<&'a [u8]>,
     request_host: Option<&'a str>,
-    request_headers: Option<serde_json::Value>,
+    request_headers: Option<Json<&'a [(String, String)]>>,
     request_bytes: Option<i32>,
     request_body: Option<&'a [u8]>,
     next_reason: Option<&'static str>,
     restarted_at: Option<OffsetDateTime>,
 }
 
+impl Columns<'_> {
+    /// Whose rows they are.
+    pub(crate) fn deliveries(&self) -> &[DeliveryId] {
+        &self.delivery_id
+    }
+}
+
 impl<'a> Row<'a> {
-    /// Of a verdict that ends in a state; deferrals have a statement of their own.
-    fn of(settlement: &'a Settlement) -> Option<Self> {
-        let (due_at, next_reason) = match settlement.verdict {
-            Verdict::RetryAt { at, because } => (Some(at), Some(because.as_str())),
-            Verdict::Deferred { .. } | Verdict::Held => return None,
-            _ => (None, None),
+    /// None if the job is a copy that was put off: its row knows nothing of it.
+    fn new(settlement: &'a Settlement, bare: Option<&str>) -> Option<Self> {
+        let verdict = &settlement.verdict;
+        let (state, due_at, next_reason, deferred_because) = match verdict {
+            Verdict::Deferred { .. } | Verdict::Held if settlement.mark.is_none() => return None,
+            Verdict::Deferred { until, because } => {
+                (None, Some(*until), None, Some(because.as_str()))
+            }
+            Verdict::Held => (None, None, None, Some(PAUSED)),
+            Verdict::RetryAt { at, because } => (
+                Some(verdict.as_str()),
+                Some(*at),
+                Some(because.as_str()),
+                None,
+            ),
+            Verdict::Delivered | Verdict::Failed(_) | Verdict::Expired | Verdict::Cancelled => {
+                (Some(verdict.as_str()), None, None, None)
+            }
         };
-        let report = settlement.report.as_ref();
-        let answer = report.and_then(|report| report.result.as_ref().ok());
-        let request = report.and_then(|report| report.request.as_ref());
-        Some(Self {
-            delivery: settlement.job.delivery,
+        // A deferral is no attempt's.
+        let report = settlement.report.as_ref().filter(|_| state.is_some());
+        let mut row = Self {
+            delivery_id: settlement.job.delivery,
             n: settlement.job.attempt as i16,
             charged: report.is_some(),
-            state: settlement.verdict.as_str(),
+            state,
             due_at,
-            status_code: answer.map(|answer| answer.status as i16),
-            error: report
-                .and_then(|report| report.result.as_ref().err())
-                // PostgreSQL's text has no NUL; a stranger's message may.
-                .map(|failure| failure.to_string().replace('\0', " ")),
+            deferred_because,
+            status_code: None,
+            error: None,
             started_at: report.map(|report| report.started_at),
             duration_ms: report.map(|report| report.took.as_millis() as i32),
             outcome: report.map(Report::outcome),
-            remote: report
-                .and_then(|report| report.remote)
-                .map(|address| address.to_string()),
-            headers: answer.map(|answer| serde_json::json!(answer.headers)),
-            body: answer.map(|answer| answer.body.as_slice()),
-            request_host: request.map(|request| request.host.as_str()),
-            request_headers: request.map(|request| serde_json::json!(request.headers)),
-            request_bytes: request.map(|request| request.bytes as i32),
-            request_body: request.and_then(|request| request.body.as_deref()),
+            remote_address: None,
+            response_headers: None,
+            response_body: None,
+            request_host: None,
+            request_headers: None,
+            request_bytes: None,
+            request_body: None,
             next_reason,
             restarted_at: settlement.job.restart.map(|restart| restart.at),
-        })
-    }
-
-    /// Leaves out all that an endpoint may have chosen.
-    fn leave_out_details(&mut self, reason: &str) {
-        self.error = self
-            .charged
-            .then(|| format!("PostgreSQL refused the details of this attempt: {reason}"));
-        self.remote = None;
-        self.headers = None;
-        self.body = None;
-        self.request_host = None;
-        self.request_headers = None;
-        self.request_bytes = None;
-        self.request_body = None;
-    }
-}
-
-/// Writes down until when jobs were put off and why, for the sweeper and the log.
-pub(crate) async fn defer_deliveries(
-    transaction: &deadpool_postgres::Transaction<'_>,
-    batch: &[Settlement],
-) -> anyhow::Result<Vec<DeliveryId>> {
-    let mut ids = Vec::new();
-    let mut attempts = Vec::new();
-    let mut until = Vec::new();
-    let mut reasons = Vec::new();
-    let mut restarts = Vec::new();
-    let mut holding = BTreeSet::new();
-    for settlement in batch.iter().filter(|settlement| settlement.mark.is_some()) {
-        let (at, because) = match settlement.verdict {
-            Verdict::Deferred { until, because } => (Some(until), because.as_str()),
-            Verdict::Held => {
-                holding.insert(settlement.job.webhook);
-                (None, PAUSED)
-            }
-            _ => continue,
         };
-        ids.push(settlement.job.delivery);
-        attempts.push(settlement.job.attempt as i16);
-        until.push(at);
-        reasons.push(because);
-        restarts.push(settlement.job.restart.map(|restart| restart.at));
+        if let Some(report) = report {
+            row.status_code = report.result.as_ref().ok().map(|it| it.status as i16);
+            match bare {
+                Some(reason) => {
+                    let error = "PostgreSQL refused the details of this attempt";
+                    row.error = Some(format!("{error}: {reason}"));
+                }
+                None => row.set_details(report),
+            }
+        }
+        Some(row)
     }
-    if ids.is_empty() {
-        return Ok(Vec::new());
+
+    /// All that an endpoint may have chosen.
+    fn set_details(&mut self, report: &'a Report) {
+        self.remote_address = report.remote.map(|address| address.to_string());
+        match &report.result {
+            Ok(answer) => {
+                self.response_headers = Some(Json(&answer.headers));
+                self.response_body = Some(&answer.body);
+            }
+            // PostgreSQL's text has no NUL; a stranger's message may.
+            Err(failure) => self.error = Some(failure.to_string().replace('\0', " ")),
+        }
+        if let Some(request) = &report.request {
+            self.request_host = Some(&request.host);
+            self.request_headers = Some(Json(&request.headers));
+            self.request_bytes = Some(request.bytes as i32);
+            self.request_body = request.body.as_deref();
+        }
     }
-    note_holds(transaction, &holding).await?;
-    let statement = transaction
-        .prepare_cached(
-            "-- defer_deliveries\n\
-             UPDATE deliveries d SET due_at = v.until, deferred_because = v.because \
-             FROM unnest($1::uuid[], $2::int2[], $3::timestamptz[], $4::text[], $5::timestamptz[]) \
-                 AS v (delivery_id, n, until, because, restarted_at) \
-             WHERE d.id = ANY($1) AND d.id = v.delivery_id \
-               AND d.attempts = v.n - 1 \
-               AND d.restarted_at IS NOT DISTINCT FROM v.restarted_at \
-               AND d.state NOT IN ('delivered', 'failed', 'expired', 'cancelled') \
-             RETURNING d.id",
-        )
-        .await?;
-    let applied = transaction
-        .query(&statement, &[&ids, &attempts, &until, &reasons, &restarts])
-        .await?;
-    Ok(applied.iter().map(|row| row.get(0)).collect())
 }
+
+/// What both forms begin with.
+///
+/// The planner must not be offered another way than from the batch to each row by
+/// its primary key. So the open states aren't named: `deliveries_due` is an index
+/// on them, and the planner that expects few of them would read all that waits for
+/// each verdict of the batch.
+macro_rules! apply {
+    () => {
+        "WITH applied AS (
+    UPDATE deliveries{day} d
+    SET state = coalesce(v.state, d.state),
+        attempts = CASE WHEN v.charged THEN v.n ELSE d.attempts END,
+        due_at = v.due_at,
+        deferred_because = v.deferred_because,
+        finished_at = CASE WHEN v.state IS NOT NULL AND v.due_at IS NULL THEN now() END,
+        status_code = CASE WHEN v.charged THEN v.status_code ELSE d.status_code END,
+        error = CASE WHEN v.charged THEN v.error ELSE d.error END
+    FROM unnest($1::uuid[], $2::int2[], $3::bool[], $4::text[], $5::timestamptz[], $6::text[],
+                $7::int2[], $8::text[], $9::timestamptz[], $10::int4[], $11::text[],
+                $12::text[], $13::jsonb[], $14::bytea[], $15::text[], $16::jsonb[],
+                $17::int4[], $18::bytea[], $19::text[], $20::timestamptz[])
+    AS v (delivery_id, n, charged, state, due_at, deferred_because,
+          status_code, error, started_at, duration_ms, outcome,
+          remote_address, response_headers, response_body, request_host, request_headers,
+          request_bytes, request_body, next_reason, restarted_at)
+    WHERE d.id = v.delivery_id
+      AND d.attempts = v.n - 1 AND d.restarted_at IS NOT DISTINCT FROM v.restarted_at
+      AND d.state NOT IN ('delivered', 'failed', 'expired', 'cancelled')
+    RETURNING v.*
+), recorded AS (
+    INSERT INTO attempts{day} (delivery_id, n, started_at, duration_ms, outcome, status_code,
+                          error, remote_address, response_headers, response_body, request_host,
+                          request_headers, request_bytes, request_body, debug,
+                          next_attempt_at, next_attempt_reason)
+    SELECT delivery_id, n, started_at, duration_ms, outcome, status_code,
+           error, remote_address, response_headers, response_body, request_host,
+           request_headers, request_bytes, request_body, request_body IS NOT NULL,
+           due_at, next_reason
+    FROM applied WHERE charged
+)"
+    };
+}
+
+/// How many parameters the statement alone has.
+const PARAMETERS: usize = 20;
+
+/// Writes attempts and what they mean for their deliveries; answers which
+/// deliveries were waiting for it.
+pub(crate) const SETTLE_DELIVERIES: &str = concat!(
+    "-- settle_deliveries\n",
+    apply!(),
+    "\nSELECT delivery_id FROM applied"
+);
+
+/// The same, and adds the batch to the statistics: the parameters of
+/// [`stats::Sums`] follow. If a delivery doesn't wait for its verdict, nothing is
+/// written, and the SQLSTATE is [`STALE_VERDICT`].
+pub(crate) static SETTLE_AND_COUNT: LazyLock<String> = LazyLock::new(|| {
+    let applied = "(SELECT count(*) FROM applied) = cardinality($1)";
+    let count = stats::add(
+        PARAMETERS,
+        &format!("CASE WHEN {applied} THEN true ELSE refuse_stale_verdict() END"),
+    );
+    format!(
+        "-- settle_deliveries\n{},\ncounted AS ({count})\nSELECT count(*) FROM applied",
+        apply!()
+    )
+});
