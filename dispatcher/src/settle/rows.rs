@@ -242,13 +242,11 @@ pub(crate) const SETTLE_DELIVERIES: &str = concat!(
 /// [`stats::Sums`] follow. If a delivery doesn't wait for its verdict, nothing is
 /// written, and the SQLSTATE is [`STALE_VERDICT`].
 pub(crate) static SETTLE_AND_COUNT: LazyLock<String> = LazyLock::new(|| {
-    let applied = "(SELECT count(*) FROM applied) = cardinality($1)";
-    let count = stats::add(
-        PARAMETERS,
-        &format!("CASE WHEN {applied} THEN true ELSE refuse_stale_verdict() END"),
-    );
     format!(
-        "-- settle_deliveries\n{},\ncounted AS ({count})\nSELECT count(*) FROM applied",
-        apply!()
+        "-- settle_deliveries\n{},\ncounted AS ({})\n\
+         SELECT CASE WHEN count(*) = cardinality($1) THEN true ELSE refuse_stale_verdict() END \
+         FROM applied",
+        apply!(),
+        stats::add(PARAMETERS)
     )
 });

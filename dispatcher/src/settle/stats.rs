@@ -151,15 +151,15 @@ fn waited(report: &Report) -> Option<std::time::Duration> {
 
 /// Adds sums to their rows, as a statement of its own.
 pub(crate) static ADD_STATS: LazyLock<String> =
-    LazyLock::new(|| format!("-- add_stats\n{}", add(0, "true")));
+    LazyLock::new(|| format!("-- add_stats\n{}", add(0)));
 
-/// The statement that adds sums to their rows, if a condition holds. `before`: how
-/// many parameters come before its own.
+/// The part of a statement that adds sums to their rows. `before`: how many parameters
+/// come before its own.
 ///
 /// The counts are added one by one. A function in SQL would be planned anew at each
 /// execution; `array_agg` sorts. A row of a newer version may have more counts: they
 /// stay.
-pub(crate) fn add(before: usize, condition: &str) -> String {
+pub(crate) fn add(before: usize) -> String {
     // `$n` of this part of the statement.
     let [
         subjects,
@@ -201,7 +201,6 @@ FROM unnest({subjects}::text[], {response_ms}::int8[], {retries}::int4[], {deliv
             {at_once}::int4[], {failed}::int4[], {expired}::int4[], {cancelled}::int4[],
             {attempts}::int4[]) WITH ORDINALITY
 AS v (subject, response_ms, retries, delivered, at_once, failed, expired, cancelled, attempts, i)
-WHERE {condition}
 ON CONFLICT (subject, quarter, slot) DO UPDATE SET
     outcomes = {outcome_sum},
     response_times = {response_times_sum},
