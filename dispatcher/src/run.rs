@@ -42,8 +42,8 @@ use crate::{failing, intake, sweep};
 const NAME: &str = "posthorn-dispatcher";
 /// Rechecks, large payloads, the feed.
 const POSTGRES_CONNECTIONS: usize = 8;
-/// Settling: one batch is written at a time. And the sweeper.
-const SETTLING_CONNECTIONS: usize = 2;
+/// Settling, which writes one batch at a time, and the sweeper.
+const PLANNED_CONNECTIONS: usize = 2;
 
 /// How many days from today a dispatcher makes sure that the log has room for.
 pub(crate) const TOMORROW: i32 = 1;
@@ -52,6 +52,9 @@ pub(crate) const TOMORROW: i32 = 1;
 pub struct Dispatcher {
     /// To PostgreSQL.
     pub pool: Pool,
+    /// The same, for statements that are planned once: those of the sweep look at
+    /// every day, and planning that took twenty times as long as the look.
+    pub planned_pool: Pool,
     /// Webhooks in memory.
     pub endpoints: Arc<Endpoints>,
     /// What keeps them fresh.
@@ -125,7 +128,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let config = postgres::config(&settings.common.database_url, NAME)?;
     config.warn_if_plain();
     let pool = postgres::pool(&config, POSTGRES_CONNECTIONS)?;
-    let settling_pool = postgres::pool(&config.planned_once(), SETTLING_CONNECTIONS)?;
+    let planned_pool = postgres::pool(&config.planned_once(), PLANNED_CONNECTIONS)?;
 
     let listener = TcpListener::bind(settings.http_addr)
         .await
@@ -159,7 +162,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let (sender, receiver) = mpsc::channel(usize::from(settings.concurrency));
     let shards = settings.common.shards;
     let settler = || Settler {
-        pool: settling_pool.clone(),
+        pool: planned_pool.clone(),
         tickets: Tickets {
             pool: pool.clone(),
             hurry: hurry.clone(),
@@ -175,6 +178,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let dispatcher = Arc::new(Dispatcher {
         settler: settler(),
         pool: pool.clone(),
+        planned_pool: planned_pool.clone(),
         endpoints,
         feed,
         sender: Sender::new(settings.common.destinations.clone())?,

@@ -162,7 +162,7 @@ async fn put_back_lost(dispatcher: &Dispatcher, marks: &[Mark]) -> anyhow::Resul
         timeout: dispatcher.longest_timeout,
         grace: dispatcher.sweep_grace,
     };
-    let jobs = overdue(&dispatcher.pool, marks, patience).await?;
+    let jobs = overdue(&dispatcher.planned_pool, marks, patience).await?;
     if !jobs.is_empty() {
         metrics().swept.inc_by(jobs.len() as u64);
         warn!(jobs = jobs.len(), "jobs were lost; putting them back");
