@@ -21,6 +21,7 @@
 use deadpool_postgres::{Client, Pool};
 use shared::clock;
 use shared::job::{Job, Late};
+use shared::partitions::{self, Day};
 use shared::supervise::until_done;
 use time::{Duration, OffsetDateTime};
 use tokio_util::sync::CancellationToken;
@@ -45,23 +46,19 @@ impl Tickets {
     pub async fn is_current(&self, job: &Job) -> Option<bool> {
         until_done(&self.hurry, "rechecking a delivery", || async {
             let client = self.pool.get().await?;
-            let statement = client
-                .prepare_cached(
-                    "-- recheck_delivery\n\
-                     SELECT 1 FROM deliveries \
-                     WHERE id = $1 AND attempts = $2 - 1 AND restarted_at IS NOT DISTINCT FROM $3 \
-                       AND due_at = $4 AND state IN ('queued', 'retrying')",
-                )
-                .await?;
             let attempt = i32::from(job.attempt);
             let restarted_at = job.restart.map(|restart| restart.at);
-            Ok(client
-                .query_opt(
-                    &statement,
-                    &[&job.delivery, &attempt, &restarted_at, &job.due_at],
-                )
-                .await?
-                .is_some())
+            let found = partitions::query_opt(
+                &client,
+                "-- recheck_delivery\n\
+                 SELECT 1 FROM deliveries{day} \
+                 WHERE id = $1 AND attempts = $2 - 1 AND restarted_at IS NOT DISTINCT FROM $3 \
+                   AND due_at = $4 AND state IN ('queued', 'retrying')",
+                Day::of(job.delivery.uuid()),
+                &[&job.delivery, &attempt, &restarted_at, &job.due_at],
+            )
+            .await?;
+            Ok(found.is_some())
         })
         .await
     }
@@ -131,20 +128,19 @@ fn next(job: &Job, found: Found, now: OffsetDateTime) -> Next {
 /// The row of a delivery that waits for this job or for the next attempt. One that a
 /// paused webhook holds waits for neither.
 async fn find(client: &Client, job: &Job) -> anyhow::Result<Option<Found>> {
-    let statement = client
-        .prepare_cached(
-            "-- find_ticket\n\
-             SELECT attempts, due_at FROM deliveries \
-             WHERE id = $1 AND attempts BETWEEN $2 - 1 AND $2 \
-               AND restarted_at IS NOT DISTINCT FROM $3 \
-               AND due_at IS NOT NULL AND state IN ('queued', 'retrying')",
-        )
-        .await?;
     let attempt = i32::from(job.attempt);
     let restarted_at = job.restart.map(|restart| restart.at);
-    let row = client
-        .query_opt(&statement, &[&job.delivery, &attempt, &restarted_at])
-        .await?;
+    let row = partitions::query_opt(
+        client,
+        "-- find_ticket\n\
+         SELECT attempts, due_at FROM deliveries{day} \
+         WHERE id = $1 AND attempts BETWEEN $2 - 1 AND $2 \
+           AND restarted_at IS NOT DISTINCT FROM $3 \
+           AND due_at IS NOT NULL AND state IN ('queued', 'retrying')",
+        Day::of(job.delivery.uuid()),
+        &[&job.delivery, &attempt, &restarted_at],
+    )
+    .await?;
     Ok(row.map(|row| Found {
         attempts: row.get::<_, i16>(0) as u16,
         due_at: row.get(1),
@@ -154,23 +150,19 @@ async fn find(client: &Client, job: &Job) -> anyhow::Result<Option<Found>> {
 /// Gives the delivery that waits for this job a ticket that it never had; none if it
 /// has another one by now.
 async fn take(client: &Client, job: &Job) -> anyhow::Result<Option<OffsetDateTime>> {
-    let statement = client
-        .prepare_cached(
-            "-- take_ticket\n\
-             UPDATE deliveries SET due_at = due_at + interval '1 microsecond' \
-             WHERE id = $1 AND attempts = $2 - 1 AND restarted_at IS NOT DISTINCT FROM $3 \
-               AND due_at = $4 AND state IN ('queued', 'retrying') \
-             RETURNING due_at",
-        )
-        .await?;
     let attempt = i32::from(job.attempt);
     let restarted_at = job.restart.map(|restart| restart.at);
-    let row = client
-        .query_opt(
-            &statement,
-            &[&job.delivery, &attempt, &restarted_at, &job.due_at],
-        )
-        .await?;
+    let row = partitions::query_opt(
+        client,
+        "-- take_ticket\n\
+         UPDATE deliveries{day} SET due_at = due_at + interval '1 microsecond' \
+         WHERE id = $1 AND attempts = $2 - 1 AND restarted_at IS NOT DISTINCT FROM $3 \
+           AND due_at = $4 AND state IN ('queued', 'retrying') \
+         RETURNING due_at",
+        Day::of(job.delivery.uuid()),
+        &[&job.delivery, &attempt, &restarted_at, &job.due_at],
+    )
+    .await?;
     Ok(row.map(|row| row.get(0)))
 }
 

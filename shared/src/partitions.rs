@@ -10,8 +10,9 @@ use std::time::Duration;
 use anyhow::Context;
 use deadpool_postgres::{Client, Pool};
 use time::{Date, OffsetDateTime};
-use tokio_postgres::Statement;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, Statement};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -84,6 +85,27 @@ pub async fn prepare(
         }
     }
     client.prepare_cached(&text.replace(PLACEHOLDER, "")).await
+}
+
+/// Looks up one row in the partitions of a day, which may be dropped meanwhile.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn query_opt(
+    client: &Client,
+    text: &str,
+    day: Option<Day>,
+    parameters: &[&(dyn ToSql + Sync)],
+) -> Result<Option<Row>, tokio_postgres::Error> {
+    let statement = prepare(client, text, day).await?;
+    match client.query_opt(&statement, parameters).await {
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {
+            client.statement_cache.clear();
+            let statement = prepare(client, text, day).await?;
+            client.query_opt(&statement, parameters).await
+        }
+        found => found,
+    }
 }
 
 /// Makes the missing partitions from yesterday to `ahead` days from now; answers
