@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use lapin::Consumer;
 use lapin::message::Delivery;
+use lapin::{Channel, Consumer};
 use serde_json::Value;
 use shared::amqp::Unreadable;
 use shared::attempt::{Attempt, Keep, Purpose};
@@ -16,6 +16,7 @@ use shared::clock;
 use shared::dialect::Message;
 use shared::job::{Content, Job, Late};
 use shared::publish::Outgoing;
+use shared::receipts::{Held, Receipt};
 use shared::topology;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::error;
@@ -24,7 +25,7 @@ use crate::admit::{Admission, admit, wait_for_other_copy};
 use crate::judge::{Case, judge, struggles};
 use crate::metrics::metrics;
 use crate::run::Dispatcher;
-use crate::settle::{Receipt, Settlement};
+use crate::settle::Settlement;
 
 /// Takes a shard's jobs until the process is told to stop.
 ///
@@ -33,8 +34,10 @@ use crate::settle::{Receipt, Settlement};
 pub async fn take(
     dispatcher: &Arc<Dispatcher>,
     shard: u16,
+    channel: Channel,
     mut jobs: Consumer,
 ) -> anyhow::Result<()> {
+    let held = Held::new(channel);
     loop {
         let message = tokio::select! {
             message = jobs.next() => message,
@@ -45,13 +48,14 @@ pub async fn take(
             None => anyhow::bail!("RabbitMQ cancelled the consumer of shard {shard}"),
         };
         metrics().jobs_taken.inc();
+        let receipt = held.take(message.delivery_tag);
         // At most as many as the prefetch, but for those of a lost session.
         let Ok(permit) = dispatcher.places.clone().acquire_owned().await else {
             anyhow::bail!("the dispatcher's places were closed");
         };
         let dispatcher = dispatcher.clone();
         let tasks = dispatcher.tasks.clone();
-        tasks.spawn(async move { receive(dispatcher, shard, message, permit).await });
+        tasks.spawn(async move { receive(dispatcher, shard, message, receipt, permit).await });
     }
 }
 
@@ -60,6 +64,7 @@ async fn receive(
     dispatcher: Arc<Dispatcher>,
     shard: u16,
     message: Delivery,
+    receipt: Receipt,
     _held: OwnedSemaphorePermit,
 ) {
     let read = match Unreadable::of(&message) {
@@ -79,7 +84,6 @@ async fn receive(
                 let until = clock::now() + dispatcher.time_of_an_attempt(job.webhook);
                 job.late = Some(Late::Until(until));
             }
-            let receipt = Receipt::new(message.acker);
             carry(&dispatcher, job, receipt, message.redelivered).await;
         }
         Err(reason) => {
@@ -91,9 +95,9 @@ async fn receive(
                 .await
                 .is_ok()
             {
-                Receipt::new(message.acker).ack().await;
+                receipt.ack();
             } else {
-                Receipt::new(message.acker).give_back().await;
+                receipt.give_back();
             }
         }
     }
@@ -187,9 +191,9 @@ async fn carry(dispatcher: &Dispatcher, job: Job, receipt: Receipt, redelivered:
         }
         Admission::Stale => {
             metrics().jobs_stale.inc();
-            return receipt.ack().await;
+            return receipt.ack();
         }
-        Admission::GiveBack => return receipt.give_back().await,
+        Admission::GiveBack => return receipt.give_back(),
     };
     let held = dispatcher.tasks.token();
     dispatcher

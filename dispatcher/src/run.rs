@@ -270,9 +270,9 @@ impl Serving {
             let (channel, consumer) = session.consumer(&jobs_queue(shard), prefetch).await?;
             shards.push((shard, channel, consumer));
         }
-        let taking = shards
-            .iter()
-            .map(|(shard, _, consumer)| intake::take(dispatcher, *shard, consumer.clone()));
+        let taking = shards.iter().map(|(shard, channel, consumer)| {
+            intake::take(dispatcher, *shard, channel.clone(), consumer.clone())
+        });
         let work = async {
             tokio::try_join!(
                 try_join_all(taking),

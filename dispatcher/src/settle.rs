@@ -18,13 +18,12 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use deadpool_postgres::Pool;
 use futures_util::future::join_all;
-use lapin::Acker;
-use lapin::options::{BasicAckOptions, BasicNackOptions};
 use shared::attempt::Report;
 use shared::clock;
 use shared::ids::{DeliveryId, WebhookId};
 use shared::job::{Job, Late};
 use shared::publish::{Outgoing, Publisher, Unconfirmed};
+use shared::receipts::Receipt;
 use shared::supervise::Backoff;
 use shared::webhook::Webhook;
 use tokio::sync::mpsc;
@@ -65,35 +64,15 @@ pub struct Settlement {
     pub held: TaskTrackerToken,
 }
 
-/// The right to ack one message.
-pub struct Receipt(Acker);
-
-impl Receipt {
-    /// Of a taken message.
-    pub fn new(acker: Acker) -> Self {
-        Self(acker)
-    }
-
-    /// Whether the channel it came by is known to be gone: then the message is
-    /// somebody else's, or about to be.
-    pub fn is_void(&self) -> bool {
-        !self.0.usable()
-    }
-
-    /// The message is done with.
-    pub async fn ack(self) {
-        // On a channel that is gone the message comes again, and finds its row settled.
-        let _ = self.0.ack(BasicAckOptions::default()).await;
-    }
-
-    /// The message goes back to its queue, for another replica.
-    pub async fn give_back(self) {
-        let options = BasicNackOptions {
-            requeue: true,
-            ..BasicNackOptions::default()
-        };
-        let _ = self.0.nack(options).await;
-    }
+/// What has to be done before a settled job is acked.
+enum Next {
+    Done,
+    /// This job carries its delivery on.
+    Queue(Job),
+    /// Whatever follows from the verdict that another copy came to.
+    Successor(Job),
+    /// Its verdict can't be written, for this reason.
+    DeadLetter(Job, String),
 }
 
 /// Writes what arrives until every sender is gone, or `hurry` says that time is up.
@@ -133,20 +112,33 @@ impl Settler {
         follow_ups.wait().await;
     }
 
-    /// Queues what has to come again and acks.
+    /// Acks what is done with, queues what has to come again, and acks that.
     async fn follow_up(&self, batch: Vec<Settlement>, recorded: Recorded) {
-        let mut all = Vec::with_capacity(batch.len());
+        let (mut done, mut held, mut rest) = (Vec::new(), Vec::new(), Vec::new());
         for settlement in batch {
-            all.push(self.finish(settlement, &recorded));
+            match self.finish(settlement, &recorded) {
+                (Next::Done, receipt, token) => {
+                    done.push(receipt);
+                    held.push(token);
+                }
+                (next, receipt, token) => rest.push(self.see_through(next, receipt, token)),
+            }
         }
-        join_all(all).await;
+        Receipt::ack_all(done);
+        drop(held);
+        join_all(rest).await;
         // What isn't confirmed is the sweeper's.
         self.publisher
             .publish_jobs(&recorded.told, self.shards)
             .await;
     }
 
-    async fn finish(&self, settlement: Settlement, recorded: &Recorded) {
+    /// What follows from a verdict that is written down.
+    fn finish(
+        &self,
+        settlement: Settlement,
+        recorded: &Recorded,
+    ) -> (Next, Receipt, TaskTrackerToken) {
         let Settlement {
             job,
             verdict,
@@ -154,14 +146,11 @@ impl Settler {
             asked: _,
             receipt,
             mark,
-            held: _held,
+            held,
         } = settlement;
         let is_copy = mark.is_none();
         if !is_copy && let Some(reason) = recorded.set_aside.get(&job.delivery) {
-            if self.give_up(&job, reason).await {
-                receipt.ack().await;
-            }
-            return;
+            return (Next::DeadLetter(job, reason.clone()), receipt, held);
         }
         let was_applied = is_copy || recorded.applied.contains(&job.delivery);
         log(&job, &verdict, report.as_ref(), was_applied);
@@ -171,11 +160,11 @@ impl Settler {
             // Another copy of the job came first. It may have died before it queued
             // what follows.
             metrics().fenced.inc();
-            return self.succeed(job, receipt).await;
+            return (Next::Successor(job), receipt, held);
         }
         count(&job, &verdict);
         let next = match verdict {
-            Verdict::RetryAt { at, .. } => Some(Job {
+            Verdict::RetryAt { at, .. } => Next::Queue(Job {
                 attempt: job.attempt + 1,
                 due_at: at,
                 recheck: false,
@@ -183,12 +172,12 @@ impl Settler {
                 ..job
             }),
             // Its row knows nothing of it: it keeps its ticket.
-            Verdict::Deferred { until, .. } if is_copy => Some(Job {
+            Verdict::Deferred { until, .. } if is_copy => Next::Queue(Job {
                 recheck: true,
                 late: Some(Late::Until(until)),
                 ..job
             }),
-            Verdict::Deferred { until, .. } => Some(Job {
+            Verdict::Deferred { until, .. } => Next::Queue(Job {
                 due_at: until,
                 recheck: true,
                 late: None,
@@ -198,14 +187,23 @@ impl Settler {
             | Verdict::Failed(_)
             | Verdict::Expired
             | Verdict::Cancelled
-            | Verdict::Held => None,
+            | Verdict::Held => Next::Done,
         };
-        if let Some(job) = next
-            && !self.queue(job).await
-        {
-            return;
+        (next, receipt, held)
+    }
+
+    /// Does what follows, then acks. If time is up first, the job comes again.
+    async fn see_through(&self, next: Next, receipt: Receipt, _held: TaskTrackerToken) {
+        match next {
+            Next::Done => receipt.ack(),
+            Next::Queue(job) => self.park(job, receipt).await,
+            Next::Successor(job) => self.succeed(job, receipt).await,
+            Next::DeadLetter(job, reason) => {
+                if self.give_up(&job, &reason).await {
+                    receipt.ack();
+                }
+            }
         }
-        receipt.ack().await;
     }
 
     /// Publishes a job until it is confirmed, or another has taken its place. False if
@@ -275,16 +273,16 @@ impl Settler {
             Some(Some(next)) => self.park(next, receipt).await,
             Some(None) => {
                 metrics().jobs_stale.inc();
-                receipt.ack().await;
+                receipt.ack();
             }
-            None => receipt.give_back().await,
+            None => receipt.give_back(),
         }
     }
 
     /// Puts a job that isn't due yet on its next trip.
     pub async fn park(&self, job: Job, receipt: Receipt) {
         if self.queue(job).await {
-            receipt.ack().await;
+            receipt.ack();
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod partitions;
 pub mod postgres;
 mod postgres_tls;
 pub mod publish;
+pub mod receipts;
 mod resolver;
 pub mod retry;
 pub mod seal;

@@ -21,17 +21,17 @@ use dispatcher::admit::{UnderWay, wait_for_other_copy};
 use dispatcher::hold::{release_some, resumed};
 use dispatcher::judge::{Deferral, GaveUp, Timing, Verdict};
 use dispatcher::record::Recorded;
-use dispatcher::settle::{Receipt, Settlement, Settler};
+use dispatcher::settle::{Settlement, Settler};
 use dispatcher::sweep::{Mark, Patience, overdue};
 use dispatcher::ticket::Tickets;
 use harness::world::{TENANT, World};
 use ingest::restart::{FINISHED, restart_deliveries};
-use lapin::message::Delivery;
 use shared::attempt::{Answer, Failure, Report};
 use shared::ids::{DeliveryId, EventUid, WebhookId};
 use shared::job::{Job, Late};
 use shared::postgres;
 use shared::publish::publisher;
+use shared::receipts::Held;
 use shared::seal::Keyring;
 use shared::stats::{OUTCOMES, Subject};
 use shared::webhook::Webhook;
@@ -99,6 +99,8 @@ struct Machine {
     settler: Settler,
     tasks: TaskTracker,
     webhooks: Vec<WebhookId>,
+    /// For receipts: none is used.
+    held: Arc<Held>,
     /// What is in the queues.
     bag: Vec<Job>,
     rows: BTreeMap<DeliveryId, Row>,
@@ -113,7 +115,9 @@ impl Machine {
         let config = postgres::config(&url, "state_machine").unwrap();
         let pool = postgres::pool(&config.planned_once(), 1).unwrap();
         let (publisher, _nobody) = publisher();
+        let channel = world.connection().await.create_channel().await.unwrap();
         let mut machine = Self {
+            held: Held::new(channel),
             sql: world.sql().await,
             dice: fastrand::Rng::with_seed(seed),
             settler: Settler {
@@ -316,13 +320,12 @@ impl Machine {
             Verdict::Failed(GaveUp::Gone) => Some(self.webhook(job.webhook).await),
             _ => None,
         };
-        let message = Delivery::mock(1, "".into(), "".into(), false, Vec::new());
         Settlement {
             job,
             verdict,
             report,
             asked,
-            receipt: Receipt::new(message.acker),
+            receipt: self.held.take(0),
             mark,
             held: self.tasks.token(),
         }
