@@ -18,10 +18,10 @@ use shared::webhook::Status;
 use time::Duration;
 use tracing::warn;
 
-use crate::endpoints::Endpoint;
-use crate::gate::{Closed, Place};
+use crate::endpoint::cache::Endpoint;
+use crate::endpoint::limiter::{Closed, Place};
+use crate::endpoint::rate_limit::Turn;
 use crate::judge::{Deferral, Verdict};
-use crate::rate::Turn;
 use crate::run::Dispatcher;
 
 /// When to look again for a webhook or a dialect that isn't known yet.

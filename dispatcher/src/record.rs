@@ -23,13 +23,13 @@ use shared::{clock, partitions};
 use time::{Duration, OffsetDateTime};
 use tracing::{error, warn};
 
-use crate::hold::PAUSED;
 use crate::judge::Verdict;
 use crate::metrics::metrics;
-use crate::operational::{disable, tell};
 use crate::run::TOMORROW;
 use crate::settle::{Settlement, Settler, causes, defer_deliveries, settle_deliveries};
 use crate::tally;
+use crate::upkeep::disable::{disable, tell};
+use crate::upkeep::paused::PAUSED;
 
 /// How long the row of a verdict that was set aside waits. Ingest says the same
 /// of every job that is a dead letter.

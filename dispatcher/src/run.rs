@@ -30,14 +30,15 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::admit::UnderWay;
-use crate::endpoints::Endpoints;
+use crate::endpoint::cache::Endpoints;
+use crate::endpoint::rate_limit::{Rates, keep_rates};
 use crate::metrics::metrics;
-use crate::rate::{Rates, keep_rates};
 use crate::settings::Settings;
 use crate::settle::{Settlement, Settler};
-use crate::sweep::Watermarks;
 use crate::ticket::Tickets;
-use crate::{failing, intake, sweep, tally};
+use crate::upkeep::sweep::Watermarks;
+use crate::upkeep::{failing, sweep};
+use crate::{intake, tally};
 
 const NAME: &str = "posthorn-dispatcher";
 /// Settling, rechecks, large payloads, the sweeper, the feed.

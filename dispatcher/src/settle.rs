@@ -35,12 +35,12 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{info, warn};
 
 use crate::admit::Mark;
-use crate::hold::{PAUSED, note_holds};
 use crate::judge::{Deferral, GaveUp, Verdict};
 use crate::metrics::metrics;
-use crate::operational::Cause;
 use crate::record::Recorded;
 use crate::ticket::Tickets;
+use crate::upkeep::disable::Cause;
+use crate::upkeep::paused::{PAUSED, note_holds};
 
 /// The most verdicts in one statement.
 const BATCH: usize = 512;

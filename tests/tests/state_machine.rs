@@ -18,12 +18,12 @@ use std::time::Duration;
 
 use deadpool_postgres::Pool;
 use dispatcher::admit::{UnderWay, wait_for_other_copy};
-use dispatcher::hold::{release_some, resumed};
 use dispatcher::judge::{Deferral, GaveUp, Timing, Verdict};
 use dispatcher::record::Recorded;
 use dispatcher::settle::{Receipt, Settlement, Settler};
-use dispatcher::sweep::{Mark, Patience, overdue};
 use dispatcher::ticket::Tickets;
+use dispatcher::upkeep::paused::{release_some, resumed};
+use dispatcher::upkeep::sweep::{Mark, Patience, overdue};
 use harness::world::{TENANT, World};
 use ingest::restart::{FINISHED, restart_deliveries};
 use lapin::message::Delivery;

@@ -17,8 +17,8 @@ use time::format_description::well_known::Rfc3339;
 use tracing::warn;
 
 use crate::metrics::metrics;
-use crate::operational::{Cause, Disabled, disable, tell};
 use crate::run::Dispatcher;
+use crate::upkeep::disable::{Cause, Disabled, disable, tell};
 
 /// Any number that no other lock of ours has: "failing" in ASCII.
 const LOCK: i64 = 0x66_6169_6c69_6e67;

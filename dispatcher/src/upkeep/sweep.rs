@@ -33,10 +33,10 @@ use shared::topology::jobs_queue;
 use time::OffsetDateTime;
 use tracing::{info, warn};
 
-use crate::backlog;
-use crate::hold;
 use crate::metrics::metrics;
 use crate::run::Dispatcher;
+use crate::upkeep::backlog;
+use crate::upkeep::paused as hold;
 
 /// Any number that no other lock of ours has: "sweep" in ASCII.
 const LOCK: i64 = 0x73_7765_6570;

@@ -1,7 +1,7 @@
 //! Whether an endpoint is asked at all: a circuit that opens when it fails again
 //! and again, and closes when a probe gets through.
 //!
-//! Pure: [`crate::gate`] holds one per webhook and tells it what happened.
+//! Pure: [`crate::endpoint::limiter`] holds one per webhook and tells it what happened.
 
 use std::time::Duration;
 

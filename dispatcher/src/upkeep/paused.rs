@@ -18,8 +18,8 @@ use shared::job::Job;
 use shared::topology::{jobs_queue, shard_of};
 use tracing::info;
 
-use crate::backlog::MOST_WAITING;
 use crate::run::Dispatcher;
+use crate::upkeep::backlog::MOST_WAITING;
 
 /// As `deliveries.deferred_because` has it.
 pub const PAUSED: &str = "paused";

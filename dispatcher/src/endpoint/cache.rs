@@ -15,8 +15,8 @@ use shared::settings::Defaults;
 use shared::tenant::TenantSettings;
 use shared::webhook::{Rate, Webhook};
 
-use crate::gate::{Crowd, Gate};
-use crate::rate::Limit;
+use crate::endpoint::limiter::{Crowd, Gate};
+use crate::endpoint::rate_limit::Limit;
 
 /// One webhook.
 #[derive(Clone)]

@@ -19,7 +19,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
-use crate::circuit::{Circuit, Pass};
+use crate::endpoint::circuit::{Circuit, Pass};
 use crate::metrics::metrics;
 
 /// Requests under way at an endpoint that has never been asked.

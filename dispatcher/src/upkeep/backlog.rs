@@ -2,7 +2,7 @@
 //! as fast as the queues take them, and webhooks take turns, so that no tenant waits
 //! until all of another's have gone.
 //!
-//! [`crate::sweep`] begins it when one of its passes finds more than it puts back in
+//! [`crate::upkeep::sweep`] begins it when one of its passes finds more than it puts back in
 //! one. At rest none of this runs. One replica does it at a time, by an advisory lock
 //! of a connection of its own; ordinary passes put nothing back meanwhile. It ranks
 //! what is overdue once for many batches: each webhook's first, then each one's
@@ -22,7 +22,7 @@ use tracing::{info, warn};
 
 use crate::metrics::metrics;
 use crate::run::Dispatcher;
-use crate::sweep::Lost;
+use crate::upkeep::sweep::Lost;
 
 /// Any number that no other lock of ours has: "backlog" in ASCII.
 pub const LOCK: i64 = 0x62_6163_6b6c_6f67;
