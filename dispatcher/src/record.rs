@@ -25,15 +25,17 @@ use tracing::{error, warn};
 
 use crate::judge::Verdict;
 use crate::metrics::metrics;
-use crate::run::TOMORROW;
-use crate::settle::{Settlement, Settler, causes, defer_deliveries, settle_deliveries};
+use crate::settle::{Settler, causes, defer_deliveries, settle_deliveries};
+use crate::settlement::Settlement;
 use crate::tally;
-use crate::upkeep::disable::{disable, tell};
+use crate::upkeep::disable::{announce, disable};
 use crate::upkeep::paused::PAUSED;
 
 /// How long the row of a verdict that was set aside waits. Ingest says the same
 /// of every job that is a dead letter.
 const SET_ASIDE_FOR: Duration = Duration::HOUR;
+/// How many days from today a dispatcher makes sure that the log has room for.
+pub(crate) const TOMORROW: i32 = 1;
 /// The most characters of PostgreSQL's message that are kept in a row.
 const MAX_REASON: usize = 300;
 
@@ -140,7 +142,7 @@ impl Settler {
         let transaction = client.transaction().await?;
         let settled = settle_deliveries(&transaction, batch, part.bare.as_deref()).await?;
         let disabled = disable(&transaction, &causes(batch, &settled)).await?;
-        let told = tell(&transaction, &disabled).await?;
+        let told = announce(&transaction, &disabled).await?;
         let deferred = defer_deliveries(&transaction, batch).await?;
         let stands = match again {
             true => verdicts_that_stand(&transaction, batch).await?,

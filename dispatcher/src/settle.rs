@@ -18,81 +18,28 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use deadpool_postgres::Pool;
 use futures_util::future::join_all;
-use lapin::Acker;
-use lapin::options::{BasicAckOptions, BasicNackOptions};
 use shared::attempt::Report;
 use shared::clock;
 use shared::ids::DeliveryId;
 use shared::job::{Job, Late};
 use shared::publish::{Outgoing, Publisher, Unconfirmed};
 use shared::supervise::Backoff;
-use shared::webhook::Webhook;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{info, warn};
 
-use crate::admit::Mark;
 use crate::judge::{Deferral, GaveUp, Verdict};
 use crate::metrics::metrics;
 use crate::record::Recorded;
+use crate::settlement::{Receipt, Settlement};
 use crate::ticket::Tickets;
 use crate::upkeep::disable::Cause;
-use crate::upkeep::paused::{PAUSED, note_holds};
+use crate::upkeep::paused::{PAUSED, note_paused};
 
 /// The most verdicts in one statement.
 const BATCH: usize = 512;
-
-/// A job that has its verdict.
-pub struct Settlement {
-    /// The job as it was taken.
-    pub job: Job,
-    /// What becomes of it.
-    pub verdict: Verdict,
-    /// The attempt, if one was made.
-    pub report: Option<Report>,
-    /// The webhook as it was then.
-    pub asked: Option<Arc<Webhook>>,
-    /// To ack it with.
-    pub receipt: Receipt,
-    /// Keeps copies of it waiting until this is written. None if it is one.
-    pub mark: Option<Mark>,
-    /// Lets the process wait for it when it stops.
-    pub held: TaskTrackerToken,
-}
-
-/// The right to ack one message.
-pub struct Receipt(Acker);
-
-impl Receipt {
-    /// Of a taken message.
-    pub fn new(acker: Acker) -> Self {
-        Self(acker)
-    }
-
-    /// Whether the channel it came by is known to be gone: then the message is
-    /// somebody else's, or about to be.
-    pub fn is_void(&self) -> bool {
-        !self.0.usable()
-    }
-
-    /// The message is done with.
-    pub async fn ack(self) {
-        // On a channel that is gone the message comes again, and finds its row settled.
-        let _ = self.0.ack(BasicAckOptions::default()).await;
-    }
-
-    /// The message goes back to its queue, for another replica.
-    pub async fn give_back(self) {
-        let options = BasicNackOptions {
-            requeue: true,
-            ..BasicNackOptions::default()
-        };
-        let _ = self.0.nack(options).await;
-    }
-}
 
 /// Writes what arrives until every sender is gone, or `hurry` says that time is up.
 pub struct Settler {
@@ -102,8 +49,6 @@ pub struct Settler {
     pub tickets: Tickets,
     /// Where retries are queued.
     pub publisher: Publisher,
-    /// For the routing of jobs.
-    pub shards: u16,
     /// Which of a webhook's rows of statistics this replica adds to.
     pub slot: i16,
     /// Cancelled when the process may wait no longer.
@@ -112,8 +57,8 @@ pub struct Settler {
 
 impl Settler {
     /// Runs until the channel closes.
-    pub async fn run(self, mut settlements: mpsc::Receiver<Settlement>) {
-        let this = Arc::new(self);
+    pub async fn run(self: Arc<Self>, mut settlements: mpsc::Receiver<Settlement>) {
+        let this = self;
         // What follows a batch's commit (queueing, acking) overlaps with the
         // next batch's writing.
         let follow_ups = TaskTracker::new();
@@ -139,9 +84,7 @@ impl Settler {
         }
         join_all(all).await;
         // What isn't confirmed is the sweeper's.
-        self.publisher
-            .publish_jobs(&recorded.told, self.shards)
-            .await;
+        self.publisher.publish_jobs(&recorded.told).await;
     }
 
     async fn finish(&self, settlement: Settlement, recorded: &Recorded) {
@@ -211,7 +154,7 @@ impl Settler {
     async fn queue(&self, mut job: Job) -> bool {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         loop {
-            let message = Outgoing::job(&job, clock::now(), self.shards);
+            let message = Outgoing::job(&job, clock::now(), self.publisher.shards());
             let Some(published) = self.publish(message, &mut backoff).await else {
                 return false;
             };
@@ -239,7 +182,7 @@ impl Settler {
         let reason = format!("PostgreSQL refused what came of it: {reason}");
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         loop {
-            let message = Outgoing::dead_job(job, &reason, self.shards);
+            let message = Outgoing::dead_job(job, &reason, self.publisher.shards());
             match self.publish(message, &mut backoff).await {
                 Some(Ok(())) => return true,
                 Some(Err(_)) => {}
@@ -493,7 +436,7 @@ pub(crate) async fn defer_deliveries(
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    note_holds(transaction, &holding).await?;
+    note_paused(transaction, &holding).await?;
     let statement = transaction
         .prepare_cached(
             "-- defer_deliveries\n\

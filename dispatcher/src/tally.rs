@@ -15,7 +15,7 @@ use shared::stats::{BUCKETS, OUTCOMES, PERIOD, Subject, Tally};
 use time::OffsetDateTime;
 
 use crate::judge::Verdict;
-use crate::settle::Settlement;
+use crate::settlement::Settlement;
 
 /// How many slots there are. Replicas that chance upon the same one take turns.
 const SLOTS: i16 = 16;

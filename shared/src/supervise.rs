@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
@@ -133,6 +134,51 @@ pub fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
         stop.cancel();
     });
     Ok(())
+}
+
+/// Owns the tasks of a process. A process that has lost one of them looks healthy and
+/// does nothing, so a task that ends early ends the process.
+pub struct Supervisor {
+    stop: CancellationToken,
+    tasks: JoinSet<&'static str>,
+}
+
+impl Supervisor {
+    /// Of tasks that may end once `stop` is cancelled, and not before.
+    #[must_use]
+    pub fn new(stop: CancellationToken) -> Self {
+        Self {
+            stop,
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Starts a task. `name` completes the sentence "… ended unexpectedly".
+    pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(async move {
+            task.await;
+            name
+        });
+    }
+
+    /// Waits until one of the tasks ends. With no task left it waits for ever.
+    ///
+    /// # Errors
+    /// If the task ended before `stop` was cancelled.
+    pub async fn watch(&mut self) -> anyhow::Result<()> {
+        let Some(ended) = self.tasks.join_next().await else {
+            return std::future::pending().await;
+        };
+        let name = ended?;
+        anyhow::ensure!(self.stop.is_cancelled(), "{name} ended unexpectedly");
+        Ok(())
+    }
+
+    /// Cancels `stop` and waits until every task has ended.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+    }
 }
 
 /// How long an attempt that is under way may still take after `stop`.

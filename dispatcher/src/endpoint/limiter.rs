@@ -1,212 +1,217 @@
-//! The way to one endpoint: how many requests one replica has under way there,
-//! and what becomes of a job when it can't be one of them.
+//! An adaptive concurrency limiter: how many requests one replica has in flight to one
+//! endpoint at a time.
 //!
-//! The number grows while the endpoint answers and its places are needed, and
-//! halves when it struggles. A [`Circuit`] stops asking one that is down. And no
-//! endpoint takes more places than are left for all others together (the
-//! [`Crowd`]): however many hang at once, there is room for those that don't.
+//! `admit` acquires a [`Permit`] for a job, and `deliver` releases it with the result of
+//! the request. The limit follows AIMD: it grows while the endpoint answers and uses its
+//! limit, and it is halved when the endpoint shows overload. A circuit breaker
+//! ([`Circuit`]) stops the requests to an endpoint that is down.
 //!
-//! A job waits here only while the endpoint's own pace promises it a place within
-//! [`PATIENCE`], and never longer; otherwise it is put off, to a moment when a
-//! place is likely, so that a backlog isn't carried round every second.
+//! A bulkhead ([`SharedCapacity`]) keeps the endpoints apart: none may have more requests
+//! in flight than there is capacity left for all others together. However many endpoints
+//! hang, the others get through.
+//!
+//! A job without a permit waits for one, if the endpoint's recent speed promises one within
+//! [`MAX_WAIT`]. Otherwise it is refused, and with it comes the time to which it should be
+//! deferred. Refused jobs get times one after the other, at the endpoint's own speed, so
+//! that a backlog doesn't come back every second.
 
-use shared::clock;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use shared::clock;
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
-use crate::endpoint::circuit::{Circuit, Pass};
+use super::circuit::{Circuit, Pass};
 use crate::metrics::metrics;
 
-/// Requests under way at an endpoint that has never been asked.
-const FIRST_PLACES: f64 = 2.0;
-/// The most requests under way at one endpoint, per replica.
-const MOST_PLACES: f64 = 64.0;
-/// The longest that a job waits here.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// The farthest that a job is put off.
-const FARTHEST: Duration = Duration::from_secs(900);
-/// Jobs of an endpoint that is down come back no closer together than this.
-const SPACING: Duration = Duration::from_millis(5);
-/// What an attempt is taken to last before the first one has been seen.
-const FIRST_GUESS: Duration = Duration::from_millis(10);
+/// The limit of an endpoint that has had no request yet.
+const INITIAL_LIMIT: f64 = 2.0;
+/// The highest limit of an endpoint, per replica.
+const MAX_LIMIT: f64 = 64.0;
+/// The longest time that a job waits for a permit.
+const MAX_WAIT: Duration = Duration::from_secs(1);
+/// The longest deferral of a refused job.
+const MAX_DEFERRAL: Duration = Duration::from_secs(900);
+/// The shortest time between two deferred jobs of an endpoint that is down.
+const MIN_SPACING: Duration = Duration::from_millis(5);
+/// The expected duration of a request before the first one has ended.
+const INITIAL_DURATION: Duration = Duration::from_millis(10);
 
-/// See the module's text.
-pub struct Gate {
-    crowd: Arc<Crowd>,
+/// The limiter of one endpoint.
+pub struct Limiter {
+    capacity: Arc<SharedCapacity>,
     state: Mutex<State>,
 }
 
-/// What all gates of a replica have in common: the jobs that it can hold.
+/// A bulkhead: the number of jobs that a replica can hold, shared by all its limiters.
 #[derive(Debug)]
-pub struct Crowd {
-    capacity: usize,
-    /// Requests, at all endpoints.
-    under_way: AtomicUsize,
-    /// Jobs, at all gates.
+pub struct SharedCapacity {
+    jobs: usize,
+    /// Requests to all endpoints.
+    in_flight: AtomicUsize,
+    /// Jobs that wait for a permit of any endpoint.
     waiting: AtomicUsize,
 }
 
 struct State {
     circuit: Circuit,
-    standing: Standing,
-    /// How many places there are.
-    places: f64,
-    /// Whether it has struggled: then it grows slowly.
-    cautious: bool,
-    /// When the number was halved: failures of one volley halve it once.
+    health: Health,
+    /// The most requests in flight.
+    limit: f64,
+    /// Whether the endpoint has ever shown overload. From then on the limit grows slowly.
+    has_struggled: bool,
+    /// When the limit was halved. Requests that fail together halve it once.
     halved_at: OffsetDateTime,
-    taken: usize,
-    /// Each is given its place when there is one.
-    waiting: VecDeque<oneshot::Sender<Place>>,
-    /// A moving average of how long a place is taken.
-    mean: Duration,
-    /// When a place was left, or the first one taken.
-    moved_at: OffsetDateTime,
-    /// Where the last job that was put off is expected to get in.
+    in_flight: usize,
+    /// Jobs that wait for a permit. Each gets it through its channel.
+    waiters: VecDeque<oneshot::Sender<Permit>>,
+    /// A moving average of the duration of requests.
+    mean_duration: Duration,
+    /// When a request last ended, or when the first of those in flight began.
+    progress_at: OffsetDateTime,
+    /// The time to which the last refused job was deferred.
     horizon: OffsetDateTime,
 }
 
-/// What is known of an endpoint.
+/// What the latest requests say of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Standing {
-    /// Nothing yet.
-    New,
-    /// It answered when it was last asked.
-    Answers,
-    /// It failed when it was last asked, or let somebody wait in vain and nobody in.
-    Struggles,
+enum Health {
+    /// No request has ended yet.
+    Unknown,
+    /// The last request got an answer without a sign of overload.
+    Answering,
+    /// The last request showed overload, or a job waited in vain while no request ended.
+    Struggling,
 }
 
-/// A place that is taken until this is dropped.
-pub struct Place {
-    gate: Arc<Gate>,
-    /// Whether the circuit waits to hear of it.
-    probe: bool,
-    /// Whether most places were taken by then: those that nobody needs prove nothing.
-    needed: bool,
+/// Permission for one request. Dropping it returns it.
+pub struct Permit {
+    limiter: Arc<Limiter>,
+    /// Whether the request is the circuit breaker's probe.
+    is_probe: bool,
+    /// Whether at least half of the limit was used when this permit was given. If less is
+    /// used, a success doesn't show that the endpoint could take more.
+    was_needed: bool,
 }
 
-/// Why a job may not go there now, and when it may be expected to.
+/// Why there is no permit, and to when the job should be deferred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Closed {
-    /// All places are taken.
+pub enum Refused {
+    /// The endpoint has as many requests in flight as it may have.
     Full(OffsetDateTime),
-    /// The endpoint is down.
+    /// The circuit breaker is open.
     Down(OffsetDateTime),
 }
 
-impl Crowd {
-    /// Of a replica that holds so many jobs at a time.
-    pub fn new(capacity: usize) -> Arc<Self> {
+impl SharedCapacity {
+    /// For a replica that may hold this many jobs at a time.
+    pub fn new(jobs: usize) -> Arc<Self> {
         Arc::new(Self {
-            capacity,
-            under_way: AtomicUsize::new(0),
+            jobs,
+            in_flight: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
         })
     }
 
-    /// How many requests more there could be.
     fn free(&self) -> usize {
-        let under_way = self.under_way.load(Ordering::Relaxed);
-        self.capacity.saturating_sub(under_way)
+        let in_flight = self.in_flight.load(Ordering::Relaxed);
+        self.jobs.saturating_sub(in_flight)
     }
 
-    /// Whether what is left is kept for endpoints that are known to answer.
-    fn is_dense(&self) -> bool {
-        self.free() <= self.capacity / 8
+    /// Whether only the last eighth is free. It is reserved for endpoints that answer.
+    fn is_nearly_full(&self) -> bool {
+        self.free() <= self.jobs / 8
     }
 
-    /// Whether one more may wait for an endpoint of this standing.
-    fn has_room(&self, standing: Standing) -> bool {
-        let room = match standing {
-            Standing::Answers => return true,
-            Standing::New => self.capacity / 4 * 3,
-            Standing::Struggles => self.capacity / 4,
+    /// Whether one more job may wait for an endpoint in this state.
+    fn has_room_to_wait(&self, health: Health) -> bool {
+        let room = match health {
+            Health::Answering => return true,
+            Health::Unknown => self.jobs / 4 * 3,
+            Health::Struggling => self.jobs / 4,
         };
         self.waiting.load(Ordering::Relaxed) < room
     }
 }
 
-impl Gate {
-    /// Of an endpoint that nothing is known of.
-    pub fn new(crowd: Arc<Crowd>) -> Arc<Self> {
+impl Limiter {
+    /// The limiter of an endpoint of which nothing is known.
+    pub fn new(capacity: Arc<SharedCapacity>) -> Arc<Self> {
         Arc::new(Self {
-            crowd,
+            capacity,
             state: Mutex::new(State {
                 circuit: Circuit::default(),
-                standing: Standing::New,
-                places: FIRST_PLACES,
-                cautious: false,
+                health: Health::Unknown,
+                limit: INITIAL_LIMIT,
+                has_struggled: false,
                 halved_at: OffsetDateTime::UNIX_EPOCH,
-                taken: 0,
-                waiting: VecDeque::new(),
-                mean: FIRST_GUESS,
-                moved_at: OffsetDateTime::UNIX_EPOCH,
+                in_flight: 0,
+                waiters: VecDeque::new(),
+                mean_duration: INITIAL_DURATION,
+                progress_at: OffsetDateTime::UNIX_EPOCH,
                 horizon: OffsetDateTime::UNIX_EPOCH,
             }),
         })
     }
 
-    /// Takes a place, waiting a little for it.
+    /// Acquires a permit, and waits up to [`MAX_WAIT`] for it.
     ///
     /// # Errors
-    /// If the wait is or would be too long, or the endpoint is down.
-    pub async fn enter(self: &Arc<Self>, now: OffsetDateTime) -> Result<Place, Closed> {
-        let turn = {
+    /// If the wait is or would be longer, or the endpoint is down.
+    pub async fn acquire(self: &Arc<Self>, now: OffsetDateTime) -> Result<Permit, Refused> {
+        let permit = {
             let mut state = self.state();
             match state.circuit.pass(now) {
-                Pass::NotBefore(at) => return Err(Closed::Down(state.put_off(now, at))),
-                Pass::Probe if self.crowd.is_dense() => {
-                    state.circuit.gave_up(now);
-                    return Err(Closed::Down(state.put_off(now, now + PATIENCE)));
+                Pass::NotBefore(at) => return Err(Refused::Down(state.defer(now, at))),
+                Pass::Probe if self.capacity.is_nearly_full() => {
+                    state.circuit.not_sent(now);
+                    return Err(Refused::Down(state.defer(now, now + MAX_WAIT)));
                 }
-                Pass::Probe => return Ok(self.place(&mut state, true, now)),
-                Pass::Free if state.has_place(&self.crowd) => {
-                    return Ok(self.place(&mut state, false, now));
+                Pass::Probe => return Ok(self.permit(&mut state, true, now)),
+                Pass::Free if state.has_permit(&self.capacity) => {
+                    return Ok(self.permit(&mut state, false, now));
                 }
                 Pass::Free => {}
             }
-            state.forget_who_left();
-            let ahead = state.waiting.len();
-            // Where none is taken, none is left either that somebody could wait for.
-            let in_vain = state.taken == 0 || state.time_for(ahead + 1, now) > PATIENCE;
-            if in_vain || !self.crowd.has_room(state.standing) {
-                return Err(Closed::Full(state.put_off(now, now + PATIENCE)));
+            state.remove_closed_waiters();
+            let ahead = state.waiters.len();
+            // With no request in flight, no permit will be returned soon.
+            let in_vain = state.in_flight == 0 || state.time_to_serve(ahead + 1, now) > MAX_WAIT;
+            if in_vain || !self.capacity.has_room_to_wait(state.health) {
+                return Err(Refused::Full(state.defer(now, now + MAX_WAIT)));
             }
-            let (given, turn) = oneshot::channel();
-            state.waiting.push_back(given);
-            turn
+            let (waiter, permit) = oneshot::channel();
+            state.waiters.push_back(waiter);
+            permit
         };
-        let _waiting = Counted::add(&self.crowd.waiting);
-        match tokio::time::timeout(PATIENCE, turn).await {
-            Ok(Ok(place)) => Ok(place),
-            // Nobody is sent away but when the endpoint goes down.
-            Ok(Err(_)) => Err(Closed::Down(self.state().put_off(now, now + PATIENCE))),
+        let _waiting = Counted::add(&self.capacity.waiting);
+        match tokio::time::timeout(MAX_WAIT, permit).await {
+            Ok(Ok(permit)) => Ok(permit),
+            // Waiters are dropped only when the circuit opens.
+            Ok(Err(_)) => Err(Refused::Down(self.state().defer(now, now + MAX_WAIT))),
             Err(_) => {
                 let mut state = self.state();
-                if state.moved_at <= now {
-                    state.standing = Standing::Struggles;
+                if state.progress_at <= now {
+                    state.health = Health::Struggling;
                 }
-                Err(Closed::Full(state.put_off(now, now + 2 * PATIENCE)))
+                Err(Refused::Full(state.defer(now, now + 2 * MAX_WAIT)))
             }
         }
     }
 
-    fn place(self: &Arc<Self>, state: &mut State, probe: bool, now: OffsetDateTime) -> Place {
-        if state.taken == 0 {
-            state.moved_at = now;
+    fn permit(self: &Arc<Self>, state: &mut State, is_probe: bool, now: OffsetDateTime) -> Permit {
+        if state.in_flight == 0 {
+            state.progress_at = now;
         }
-        state.taken += 1;
-        self.crowd.under_way.fetch_add(1, Ordering::Relaxed);
-        Place {
-            gate: self.clone(),
-            probe,
-            needed: 2 * state.taken > state.places as usize,
+        state.in_flight += 1;
+        self.capacity.in_flight.fetch_add(1, Ordering::Relaxed);
+        Permit {
+            limiter: self.clone(),
+            is_probe,
+            was_needed: 2 * state.in_flight > state.limit as usize,
         }
     }
 
@@ -214,40 +219,40 @@ impl Gate {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives places to those that wait, as far as there are any.
-    fn hand_out(self: &Arc<Self>) {
+    /// Gives permits to waiting jobs, as many as there are.
+    fn serve_waiters(self: &Arc<Self>) {
         loop {
-            let (next, place) = {
+            let (waiter, permit) = {
                 let mut state = self.state();
                 if !state.circuit.is_closed() {
-                    state.waiting.clear();
+                    state.waiters.clear();
                 }
-                state.forget_who_left();
-                if !state.has_place(&self.crowd) {
+                state.remove_closed_waiters();
+                if !state.has_permit(&self.capacity) {
                     return;
                 }
-                let Some(next) = state.waiting.pop_front() else {
+                let Some(waiter) = state.waiters.pop_front() else {
                     return;
                 };
-                (next, self.place(&mut state, false, clock::now()))
+                (waiter, self.permit(&mut state, false, clock::now()))
             };
-            // If it leaves just now, the place is free again.
-            let _ = next.send(place);
+            // If the job gives up at this moment, the permit is dropped, which returns it.
+            let _ = waiter.send(permit);
         }
     }
 }
 
-impl Place {
-    /// The request is over. `struggles`: whether the endpoint failed in a way
-    /// that fewer requests may help.
-    pub fn leave(mut self, struggles: bool, took: Duration, now: OffsetDateTime) {
-        let mut state = self.gate.state();
+impl Permit {
+    /// Returns the permit with the result of its request. `shows_overload`: whether fewer
+    /// requests at a time may help the endpoint.
+    pub fn release(mut self, shows_overload: bool, took: Duration, now: OffsetDateTime) {
+        let mut state = self.limiter.state();
         let hung = state.hangs(now);
-        state.mean = (state.mean * 7 + took) / 8;
-        state.moved_at = now;
+        state.mean_duration = (state.mean_duration * 7 + took) / 8;
+        state.progress_at = now;
         let was_closed = state.circuit.is_closed();
-        if struggles {
-            state.standing = Standing::Struggles;
+        if shows_overload {
+            state.health = Health::Struggling;
             state.circuit.failed(now);
             if was_closed && !state.circuit.is_closed() {
                 metrics().circuits_opened.inc();
@@ -255,129 +260,133 @@ impl Place {
             state.shrink(now);
         } else {
             if !was_closed {
-                // It begins anew, with one, and as cautious as before: who has just
-                // come up may well go down again under what has waited for it.
-                state.places = 1.0;
+                // An endpoint that has just come up could go down again under its backlog,
+                // so it begins with one request at a time.
+                state.limit = 1.0;
             }
             if !was_closed || hung {
-                // It is back: who comes now isn't behind all who came meanwhile.
+                // The endpoint is back. New jobs don't wait behind those that were
+                // deferred while it was away.
                 state.horizon = now;
             }
-            state.standing = Standing::Answers;
+            state.health = Health::Answering;
             state.circuit.answered();
-            if self.needed && was_closed {
+            if self.was_needed && was_closed {
                 state.grow();
             }
         }
         drop(state);
-        // The circuit has heard of it. What is left happens to whatever is dropped.
-        self.probe = false;
+        // The circuit breaker knows the result now. The rest is done by `drop`.
+        self.is_probe = false;
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
-        self.gate.crowd.under_way.fetch_sub(1, Ordering::Relaxed);
+        let capacity = &self.limiter.capacity;
+        capacity.in_flight.fetch_sub(1, Ordering::Relaxed);
         {
-            let mut state = self.gate.state();
-            state.taken -= 1;
-            if self.probe {
-                state.circuit.gave_up(clock::now());
+            let mut state = self.limiter.state();
+            state.in_flight -= 1;
+            if self.is_probe {
+                state.circuit.not_sent(clock::now());
             }
         }
-        self.gate.hand_out();
+        self.limiter.serve_waiters();
     }
 }
 
 impl State {
-    fn has_place(&self, crowd: &Crowd) -> bool {
-        if self.taken == 0 {
-            // Everybody may have one, as long as that leaves some for those that answer.
-            return self.standing == Standing::Answers || !crowd.is_dense();
+    fn has_permit(&self, capacity: &SharedCapacity) -> bool {
+        if self.in_flight == 0 {
+            // Every endpoint may have one request in flight, but the reserve is for
+            // endpoints that answer.
+            return self.health == Health::Answering || !capacity.is_nearly_full();
         }
-        self.taken < self.places as usize && self.taken < crowd.free()
+        self.in_flight < self.limit as usize && self.in_flight < capacity.free()
     }
 
-    /// Drops those at the front that wait no longer.
-    fn forget_who_left(&mut self) {
-        while self.waiting.front().is_some_and(oneshot::Sender::is_closed) {
-            self.waiting.pop_front();
+    /// Removes jobs that have given up waiting, from the front.
+    fn remove_closed_waiters(&mut self) {
+        while self.waiters.front().is_some_and(oneshot::Sender::is_closed) {
+            self.waiters.pop_front();
         }
     }
 
-    /// Twice as many with every round in which all are taken; once it has struggled,
-    /// one more.
+    /// Called per success. A round in which the whole limit is used doubles it. Once the
+    /// endpoint has struggled, a round adds one.
     fn grow(&mut self) {
-        let step = if self.cautious {
-            1.0 / self.places
+        let step = if self.has_struggled {
+            1.0 / self.limit
         } else {
             1.0
         };
-        self.places = (self.places + step).min(MOST_PLACES);
+        self.limit = (self.limit + step).min(MAX_LIMIT);
     }
 
     fn shrink(&mut self, now: OffsetDateTime) {
-        if now - self.halved_at > self.mean {
-            self.places = (self.places / 2.0).max(1.0);
-            self.cautious = true;
+        if now - self.halved_at > self.mean_duration {
+            self.limit = (self.limit / 2.0).max(1.0);
+            self.has_struggled = true;
             self.halved_at = now;
         }
     }
 
-    /// How long nothing has come back from it.
-    fn standstill(&self, now: OffsetDateTime) -> Duration {
-        if self.taken == 0 {
+    /// How long no request has ended although some are in flight.
+    fn time_without_progress(&self, now: OffsetDateTime) -> Duration {
+        if self.in_flight == 0 {
             return Duration::ZERO;
         }
-        (now - self.moved_at).try_into().unwrap_or_default()
+        (now - self.progress_at).try_into().unwrap_or_default()
     }
 
-    /// Whether that is longer than can be explained by its being slow.
+    /// Whether no request has ended for longer than a slow endpoint would explain.
     fn hangs(&self, now: OffsetDateTime) -> bool {
-        self.standstill(now) > PATIENCE.max(2 * self.mean)
+        self.time_without_progress(now) > MAX_WAIT.max(2 * self.mean_duration)
     }
 
-    /// How long a place is taken. What is under way counts, too: one that hangs
-    /// shows it long before its first timeout.
-    fn pace(&self, now: OffsetDateTime) -> Duration {
-        self.mean.max(self.standstill(now))
+    /// The expected duration of a request. An endpoint that hangs raises it long before
+    /// its first request times out.
+    fn expected_duration(&self, now: OffsetDateTime) -> Duration {
+        self.mean_duration.max(self.time_without_progress(now))
     }
 
-    /// How many places there will be after such a time, if they are needed and it
-    /// goes on as it does. One that has struggled may be at its limit.
-    fn places_after(&self, time: Duration, now: OffsetDateTime) -> f64 {
-        if self.cautious || self.standing == Standing::Struggles || self.hangs(now) {
-            return self.places;
+    /// The limit that is expected after this time, if all of it is used meanwhile. An
+    /// endpoint that has struggled isn't expected to take more than now.
+    fn limit_after(&self, time: Duration, now: OffsetDateTime) -> f64 {
+        if self.has_struggled || self.health == Health::Struggling || self.hangs(now) {
+            return self.limit;
         }
-        let rounds = time.as_secs_f64() / self.pace(now).as_secs_f64();
-        (self.places * rounds.exp2()).min(MOST_PLACES)
+        let rounds = time.as_secs_f64() / self.expected_duration(now).as_secs_f64();
+        (self.limit * rounds.exp2()).min(MAX_LIMIT)
     }
 
-    /// How long until this many more jobs have been served.
-    fn time_for(&self, jobs: usize, now: OffsetDateTime) -> Duration {
-        let places = self.places_after(PATIENCE / 2, now);
-        self.pace(now).mul_f64(jobs as f64 / places)
+    /// The expected time until this many more requests have ended.
+    fn time_to_serve(&self, requests: usize, now: OffsetDateTime) -> Duration {
+        let limit = self.limit_after(MAX_WAIT / 2, now);
+        self.expected_duration(now).mul_f64(requests as f64 / limit)
     }
 
-    /// The next moment at the endpoint's own pace, not before `at`, after those
-    /// already given away.
-    fn put_off(&mut self, now: OffsetDateTime, at: OffsetDateTime) -> OffsetDateTime {
+    /// The time to which a refused job is deferred: after those that were deferred before
+    /// it, at the endpoint's own speed, and not before `at`.
+    fn defer(&mut self, now: OffsetDateTime, at: OffsetDateTime) -> OffsetDateTime {
         let ahead = (self.horizon - now).try_into().unwrap_or_default();
-        let mut step = self.pace(now).div_f64(self.places_after(ahead, now));
+        let duration = self.expected_duration(now);
+        let mut step = duration.div_f64(self.limit_after(ahead, now));
         if !self.circuit.is_closed() {
-            step = step.max(SPACING);
+            step = step.max(MIN_SPACING);
         }
         let next = (self.horizon + step).max(at);
-        if next > now + FARTHEST {
-            // Too far to plan: anywhere in the second half of what is allowed.
-            return now + FARTHEST.mul_f64(0.5 + 0.5 * fastrand::f64());
+        if next > now + MAX_DEFERRAL {
+            // Too far ahead for a plan: a random time in the second half of the range.
+            return now + MAX_DEFERRAL.mul_f64(0.5 + 0.5 * fastrand::f64());
         }
         self.horizon = next;
         next
     }
 }
 
-/// One more, until it is dropped.
+/// Adds one to a count until it is dropped.
 struct Counted<'a>(&'a AtomicUsize);
 
 impl<'a> Counted<'a> {

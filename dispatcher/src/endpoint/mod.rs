@@ -1,5 +1,5 @@
-//! What a dispatcher knows of the endpoints: the webhooks, how many requests each
-//! endpoint gets at a time, whether it is up, and its rate limit.
+//! What a dispatcher knows of its endpoints: the webhooks, how many requests each endpoint
+//! gets at a time, whether it is up, and its rate limits.
 
 pub mod cache;
 pub mod circuit;

@@ -1,123 +1,133 @@
-//! Many jobs were lost at once: RabbitMQ has lost its data, say. They are put back
-//! as fast as the queues take them, and webhooks take turns, so that no tenant waits
-//! until all of another's have gone.
+//! Puts a backlog of lost jobs back on the queue, for example after RabbitMQ has lost its
+//! data.
 //!
-//! [`crate::upkeep::sweep`] begins it when one of its passes finds more than it puts back in
-//! one. At rest none of this runs. One replica does it at a time, by an advisory lock
-//! of a connection of its own; ordinary passes put nothing back meanwhile. It ranks
-//! what is overdue once for many batches: each webhook's first, then each one's
-//! second, and so on. That reads all of it, so it is not what an ordinary pass does.
+//! A backlog is more than one pass of the [sweeper](super::sweep) can take. Its jobs are
+//! put back as fast as the queues take them, and webhooks take turns: the first job of each
+//! webhook, then the second of each, and so on. So no tenant waits until all jobs of
+//! another tenant are back.
+//!
+//! One replica does this at a time. It holds an advisory lock on a connection of its own,
+//! and meanwhile sweeps put nothing back. Ranking the jobs reads all overdue deliveries,
+//! which is too much for an ordinary sweep; it is done once for many batches.
 
 use std::time::Duration;
 
 use anyhow::Context;
-use deadpool_postgres::ClientWrapper;
-use deadpool_postgres::Object;
+use deadpool_postgres::{ClientWrapper, Object, Pool};
 use shared::amqp::Session;
 use shared::ids::DeliveryId;
 use shared::job::Job;
+use shared::publish::Publisher;
 use shared::topology::jobs_queue;
+use shared::{job_delivery_columns, job_event_columns};
 use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::watermark::Lost;
 use crate::metrics::metrics;
-use crate::run::Dispatcher;
-use crate::upkeep::sweep::Lost;
 
 /// Any number that no other lock of ours has: "backlog" in ASCII.
 pub const LOCK: i64 = 0x62_6163_6b6c_6f67;
-/// The most jobs put back in one statement.
+/// The most jobs that one statement puts back.
 const BATCH: usize = 1000;
-/// The most deliveries that are ranked for the batches to come: 16 bytes each.
+/// The most deliveries that are ranked at once: 16 bytes each.
 const RANKED: i64 = 20_000;
-/// The most that are looked at to rank them, oldest first.
+/// The most overdue deliveries that are read for a ranking, oldest first.
 const LOOKED_AT: i64 = 2_000_000;
-/// No more is put back while this many jobs wait in a shard's queue: what is
-/// published meanwhile waits behind no more than these and a batch.
-pub const MOST_WAITING: u32 = 2000;
-/// How often it is looked whether there is room.
+/// While this many jobs wait in a jobs queue, nothing is put back there. A job that is
+/// published meanwhile waits behind no more than these and one batch.
+pub const MAX_WAITING: u32 = 2000;
+/// How often a full queue is looked at again.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Puts back what counts as lost now, until nothing of it is left.
-///
-/// # Errors
-/// If PostgreSQL or the session fails.
-pub async fn put_back(
-    dispatcher: &Dispatcher,
-    session: &Session,
-    lost: Lost,
-) -> anyhow::Result<()> {
-    // Not given back to the pool: whatever ends this closes the connection, and
-    // PostgreSQL then gives up the lock.
-    let client = Object::take(dispatcher.pool.get().await?);
-    let locked = client
-        .query_one("-- backlog_lock\nSELECT pg_try_advisory_lock($1)", &[&LOCK])
-        .await?;
-    if !locked.get::<_, bool>(0) {
-        return Ok(());
-    }
-    // To sort so many without a file.
-    client
-        .batch_execute("SET work_mem = '64MB'; SET statement_timeout = '120s'")
-        .await?;
-    let longest = longest_timeout(&client)
-        .await?
-        .max(dispatcher.longest_timeout);
-    let Some(due_before) = lost.due_before(longest) else {
-        return Ok(());
-    };
-    let mut put_back = 0;
-    loop {
-        let ranked = rank_overdue(&client, due_before).await?;
-        if ranked.is_empty() {
-            break;
+/// Puts backlogs back.
+pub struct Backlog {
+    pub pool: Pool,
+    pub publisher: Publisher,
+    /// The timeout of webhooks that set none.
+    pub default_timeout: Duration,
+    pub stop: CancellationToken,
+}
+
+impl Backlog {
+    /// Puts back all jobs that are lost now.
+    ///
+    /// # Errors
+    /// If PostgreSQL or the session fails.
+    pub async fn put_back(&self, session: &Session, lost: Lost) -> anyhow::Result<()> {
+        // This connection doesn't go back to the pool. Whatever ends this function closes
+        // the connection, and PostgreSQL then releases the lock.
+        let client = Object::take(self.pool.get().await?);
+        let locked = client
+            .query_one("-- backlog_lock\nSELECT pg_try_advisory_lock($1)", &[&LOCK])
+            .await?;
+        if !locked.get::<_, bool>(0) {
+            return Ok(());
         }
-        for batch in ranked.chunks(BATCH) {
-            if !wait_for_room(dispatcher, session).await? {
-                return Ok(());
+        // Enough memory to sort all of them without a file.
+        client
+            .batch_execute("SET work_mem = '64MB'; SET statement_timeout = '120s'")
+            .await?;
+        let longest = longest_timeout(&client).await?.max(self.default_timeout);
+        let Some(due_before) = lost.due_before(longest) else {
+            return Ok(());
+        };
+        let mut put_back = 0;
+        loop {
+            let ranked = rank_overdue(&client, due_before).await?;
+            if ranked.is_empty() {
+                break;
             }
-            let jobs = put_back_ranked(&client, batch, due_before).await?;
-            metrics().swept.inc_by(jobs.len() as u64);
-            put_back += jobs.len();
-            let publisher = &dispatcher.publisher;
-            let unconfirmed = publisher.publish_jobs(&jobs, dispatcher.shards).await;
-            anyhow::ensure!(
-                unconfirmed == 0,
-                "RabbitMQ did not confirm {unconfirmed} of {} jobs; a later sweep puts them back",
-                jobs.len()
-            );
+            for batch in ranked.chunks(BATCH) {
+                if !self.wait_for_room(session).await? {
+                    return Ok(());
+                }
+                let jobs = put_back_ranked(&client, batch, due_before).await?;
+                metrics().swept.inc_by(jobs.len() as u64);
+                put_back += jobs.len();
+                let unconfirmed = self.publisher.publish_jobs(&jobs).await;
+                anyhow::ensure!(
+                    unconfirmed == 0,
+                    "RabbitMQ did not confirm {unconfirmed} of {} jobs",
+                    jobs.len()
+                );
+            }
+            info!(put_back, "putting a backlog of lost jobs back");
         }
-        info!(put_back, "putting back a backlog of lost jobs");
+        warn!(
+            put_back,
+            "jobs were lost; all of them are back on their queue"
+        );
+        Ok(())
     }
-    warn!(put_back, "a backlog of lost jobs was put back");
-    Ok(())
+
+    /// Waits until every jobs queue has room. False: stopping.
+    async fn wait_for_room(&self, session: &Session) -> anyhow::Result<bool> {
+        loop {
+            let mut longest = 0;
+            for shard in 0..self.publisher.shards() {
+                longest = longest.max(session.waiting(&jobs_queue(shard)).await?);
+            }
+            if longest < MAX_WAITING {
+                return Ok(true);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => {}
+                () = self.stop.cancelled() => return Ok(false),
+            }
+        }
+    }
 }
 
-/// Waits until the jobs queues have room. False: stopping.
-async fn wait_for_room(dispatcher: &Dispatcher, session: &Session) -> anyhow::Result<bool> {
-    loop {
-        let mut most = 0;
-        for shard in 0..dispatcher.shards {
-            most = most.max(session.waiting(&jobs_queue(shard)).await?);
-        }
-        if most < MOST_WAITING {
-            return Ok(true);
-        }
-        tokio::select! {
-            () = tokio::time::sleep(PAUSE) => {}
-            () = dispatcher.stop.cancelled() => return Ok(false),
-        }
-    }
-}
-
-/// Of webhooks that have a timeout of their own.
+/// The longest timeout that any webhook has set.
 async fn longest_timeout(client: &ClientWrapper) -> anyhow::Result<Duration> {
     let longest = "-- longest_timeout\nSELECT coalesce(max(timeout_ms), 0) FROM webhooks";
     let row = client.query_one(longest, &[]).await?;
     Ok(Duration::from_millis(row.get::<_, i32>(0) as u64))
 }
 
-/// What is overdue for webhooks of any timeout, in turns.
+/// Overdue deliveries, in the order in which they are put back.
 async fn rank_overdue(
     client: &ClientWrapper,
     due_before: OffsetDateTime,
@@ -140,27 +150,14 @@ async fn rank_overdue(
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// Gives those of a batch that are overdue still a new ticket, due now; answers the
-/// jobs, in the order of the batch.
+/// Gives those deliveries of a batch that are still overdue new tickets, due now, and
+/// answers their jobs in the order of the batch.
 async fn put_back_ranked(
     client: &ClientWrapper,
     batch: &[DeliveryId],
     due_before: OffsetDateTime,
 ) -> anyhow::Result<Vec<Job>> {
-    let statement = client
-        .prepare_cached(
-            "-- put_back_ranked\n\
-             WITH put_back AS ( \
-                 UPDATE deliveries d SET due_at = now() \
-                 WHERE d.id = ANY($1) AND d.due_at < $2 AND d.state IN ('queued', 'retrying') \
-                 RETURNING d.id, d.webhook_id, d.event_uid, d.attempts, d.attempts_before, \
-                     d.restarted_at, d.due_at) \
-             SELECT p.*, e.tenant, e.id AS event_id, e.type, e.occurred_at, \
-                 left(e.data, $3) AS data, e.attributes \
-             FROM put_back p JOIN events e ON e.uid = p.event_uid \
-             ORDER BY array_position($1, p.id)",
-        )
-        .await?;
+    let statement = client.prepare_cached(PUT_BACK_RANKED).await?;
     let rows = client
         .query(&statement, &[&batch, &due_before, &Job::ENOUGH_DATA])
         .await
@@ -168,3 +165,18 @@ async fn put_back_ranked(
     let due_at = |row: &tokio_postgres::Row| row.get::<_, OffsetDateTime>("due_at");
     Ok(rows.iter().map(|row| Job::read(row, due_at(row))).collect())
 }
+
+const PUT_BACK_RANKED: &str = concat!(
+    "-- put_back_ranked
+WITH put_back AS (
+    UPDATE deliveries d SET due_at = now()
+    WHERE d.id = ANY($1) AND d.due_at < $2 AND d.state IN ('queued', 'retrying')
+    RETURNING d.due_at, ",
+    job_delivery_columns!(),
+    "
+)
+SELECT p.*, ",
+    job_event_columns!("$3"),
+    " FROM put_back p JOIN events e ON e.uid = p.event_uid
+ORDER BY array_position($1, p.id)"
+);

@@ -1,95 +1,103 @@
-//! Webhooks whose every attempt has failed for days are disabled, and their
-//! owners told.
+//! Disables webhooks whose every attempt has failed for days.
 //!
-//! Read from the statistics, which all replicas write, so it costs nothing where
-//! deliveries are settled: a webhook is in trouble from a failed attempt on, out
-//! of it with a delivery, and disabled if it still fails when the trouble is old
-//! enough. One replica looks at a time, by an advisory lock.
+//! A webhook is in trouble from its first failed attempt until its next delivery. If its
+//! trouble is older than `WEBHOOK_DISABLE_AFTER` and an attempt has failed since then, the
+//! webhook is disabled, and its tenant gets an operational event.
+//!
+//! All this is read from the statistics, which all replicas write, so it costs nothing
+//! where deliveries are settled. One replica checks at a time: it holds an advisory lock.
 
 use std::time::Duration;
 
 use anyhow::Context;
-use deadpool_postgres::Transaction;
+use deadpool_postgres::{Pool, Transaction};
 use shared::clock;
+use shared::publish::Publisher;
 use shared::stats::PERIOD;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::disable::{Cause, Disabled, announce, disable};
 use crate::metrics::metrics;
-use crate::run::Dispatcher;
-use crate::upkeep::disable::{Cause, Disabled, disable, tell};
 
 /// Any number that no other lock of ours has: "failing" in ASCII.
 const LOCK: i64 = 0x66_6169_6c69_6e67;
-/// How often it is looked at, at the most and at the least.
+/// The pause between two checks is a tenth of `WEBHOOK_DISABLE_AFTER`, within these bounds.
 const INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
-/// How far back the statistics are read to see who is in trouble now.
+/// How far back the statistics say who is in trouble now.
 const WINDOW: Duration = Duration::from_secs(2 * PERIOD as u64);
-/// The most webhooks disabled in one round.
+/// The most webhooks that one check disables.
 const BATCH: i64 = 100;
 
-/// Looks every so often, until the process is told to stop. Never, if webhooks
-/// aren't to be disabled.
-///
-/// # Errors
-/// None: trouble with PostgreSQL only costs the round.
-pub async fn watch(dispatcher: &Dispatcher) -> anyhow::Result<()> {
-    let Some(after) = dispatcher.disable_after else {
-        dispatcher.stop.cancelled().await;
-        return Ok(());
-    };
-    let mut round = tokio::time::interval((after / 10).clamp(INTERVAL.0, INTERVAL.1));
-    round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = round.tick() => {}
-            () = dispatcher.stop.cancelled() => return Ok(()),
-        }
-        if let Err(error) = look(dispatcher, after).await {
-            warn!(
-                error = format!("{error:#}"),
-                "looking for webhooks that fail"
-            );
-        }
-    }
+/// Disables failing webhooks.
+pub struct FailureWatch {
+    pub pool: Pool,
+    pub publisher: Publisher,
+    /// For how long every attempt has to fail. `None`: webhooks are never disabled.
+    pub disable_after: Option<Duration>,
+    pub stop: CancellationToken,
 }
 
-async fn look(dispatcher: &Dispatcher, after: Duration) -> anyhow::Result<()> {
-    let mut client = dispatcher
-        .pool
-        .get()
-        .await
-        .context("connecting to PostgreSQL")?;
-    let transaction = client.transaction().await?;
-    let locked = transaction
-        .query_one(
-            "-- failing_lock\nSELECT pg_try_advisory_xact_lock($1)",
-            &[&LOCK],
-        )
-        .await?;
-    if !locked.get::<_, bool>(0) {
-        return Ok(());
+impl FailureWatch {
+    /// Checks every so often, until `stop`. If PostgreSQL fails, the next check tries
+    /// again.
+    pub async fn run(&self) {
+        let Some(after) = self.disable_after else {
+            return self.stop.cancelled().await;
+        };
+        let mut check = tokio::time::interval((after / 10).clamp(INTERVAL.0, INTERVAL.1));
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = check.tick() => {}
+                () = self.stop.cancelled() => return,
+            }
+            if let Err(error) = self.check(after).await {
+                warn!(
+                    error = format!("{error:#}"),
+                    "failing webhooks could not be looked for; the next check tries again"
+                );
+            }
+        }
     }
-    let now = clock::now();
-    let window = now - WINDOW;
-    for statement in [FORGET_TROUBLES, NOTE_TROUBLES] {
-        let statement = transaction.prepare_cached(statement).await?;
-        transaction.execute(&statement, &[&window]).await?;
+
+    async fn check(&self, after: Duration) -> anyhow::Result<()> {
+        let mut client = self.pool.get().await.context("connecting to PostgreSQL")?;
+        let transaction = client.transaction().await?;
+        let locked = transaction
+            .query_one(
+                "-- failing_lock\nSELECT pg_try_advisory_xact_lock($1)",
+                &[&LOCK],
+            )
+            .await?;
+        if !locked.get::<_, bool>(0) {
+            return Ok(());
+        }
+        let now = clock::now();
+        let window = now - WINDOW;
+        for statement in [FORGET_TROUBLES, NOTE_TROUBLES] {
+            let statement = transaction.prepare_cached(statement).await?;
+            transaction.execute(&statement, &[&window]).await?;
+        }
+        let disabled = disable_failing(&transaction, window, now - after).await?;
+        let jobs = announce(&transaction, &disabled).await?;
+        transaction.commit().await?;
+        for one in &disabled {
+            metrics().webhooks_disabled.inc();
+            warn!(
+                webhook = %one.webhook,
+                tenant = %one.tenant,
+                reason = one.reason,
+                "a webhook is disabled; it gets no events until someone activates it"
+            );
+        }
+        // A job that isn't confirmed is put back by the sweeper.
+        self.publisher.publish_jobs(&jobs).await;
+        Ok(())
     }
-    let disabled = disable_failing(&transaction, window, now - after).await?;
-    let jobs = tell(&transaction, &disabled).await?;
-    transaction.commit().await?;
-    for one in &disabled {
-        metrics().webhooks_disabled.inc();
-        warn!(webhook = %one.webhook, tenant = %one.tenant, reason = one.reason, "disabled a webhook");
-    }
-    // What isn't confirmed is the sweeper's.
-    dispatcher
-        .publisher
-        .publish_jobs(&jobs, dispatcher.shards)
-        .await;
-    Ok(())
 }
 
 const FORGET_TROUBLES: &str = "-- forget_troubles
@@ -104,8 +112,8 @@ WHERE quarter >= $1 AND subject LIKE 'webhook/%'
 GROUP BY subject HAVING sum(delivered) = 0 AND min(last_attempt_at) IS NOT NULL
 ON CONFLICT DO NOTHING";
 
-/// Disables those that have been in trouble since before `since_before`, and
-/// have failed again after as long a time.
+/// Disables the webhooks that have been in trouble since before `since_before`, if an
+/// attempt has failed after that long a time.
 async fn disable_failing(
     transaction: &Transaction<'_>,
     window: OffsetDateTime,
@@ -146,11 +154,11 @@ async fn disable_failing(
         }
     }
     let subjects = rows.iter().map(|row| row.get(0)).collect();
-    forget(transaction, subjects).await?;
+    end_troubles(transaction, subjects).await?;
     disable(transaction, &causes).await
 }
 
-async fn forget(transaction: &Transaction<'_>, subjects: Vec<&str>) -> anyhow::Result<()> {
+async fn end_troubles(transaction: &Transaction<'_>, subjects: Vec<&str>) -> anyhow::Result<()> {
     let statement = transaction
         .prepare_cached("-- end_troubles\nDELETE FROM troubles WHERE subject = ANY($1)")
         .await?;

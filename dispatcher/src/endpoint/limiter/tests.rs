@@ -1,299 +1,292 @@
+use tokio::task::JoinHandle;
+
 use super::*;
-use shared::clock;
 
-fn gate_of(capacity: usize) -> Arc<Gate> {
-    Gate::new(Crowd::new(capacity))
+const QUICK: Duration = Duration::from_millis(1);
+
+fn limiter_of(jobs: usize) -> Arc<Limiter> {
+    Limiter::new(SharedCapacity::new(jobs))
 }
 
-fn gate() -> Arc<Gate> {
-    gate_of(1_000)
+fn limiter() -> Arc<Limiter> {
+    limiter_of(1_000)
 }
 
-/// As one that takes so long.
-fn observed(gate: &Arc<Gate>, took: Duration) {
-    gate.state().mean = took;
+/// As if the requests of this endpoint had taken this long.
+fn set_duration(limiter: &Limiter, duration: Duration) {
+    limiter.state().mean_duration = duration;
 }
 
-async fn enter(gate: &Arc<Gate>) -> Result<Place, Closed> {
-    gate.enter(clock::now()).await
+async fn acquire(limiter: &Arc<Limiter>) -> Result<Permit, Refused> {
+    limiter.acquire(clock::now()).await
 }
 
-/// Takes what places there are.
-async fn fill(gate: &Arc<Gate>) -> Vec<Place> {
-    observed(gate, Duration::from_secs(3600));
-    let mut taken = Vec::new();
-    while let Ok(place) = enter(gate).await {
-        taken.push(place);
+/// Acquires all permits that are free. Afterwards requests seem to take an hour, so that
+/// nobody waits for one to end.
+async fn acquire_all(limiter: &Arc<Limiter>) -> Vec<Permit> {
+    set_duration(limiter, Duration::from_secs(3600));
+    let mut permits = Vec::new();
+    while let Ok(permit) = acquire(limiter).await {
+        permits.push(permit);
     }
-    taken
+    permits
 }
 
-fn answer_all(places: Vec<Place>) {
-    for place in places {
-        place.leave(false, Duration::from_millis(1), clock::now());
+fn answer_all(permits: Vec<Permit>) {
+    for permit in permits {
+        permit.release(false, QUICK, clock::now());
+    }
+}
+
+/// A job that waits for a permit. Answers whether it got one.
+async fn waiting_job(limiter: &Arc<Limiter>) -> JoinHandle<Result<(), Refused>> {
+    let limiter = limiter.clone();
+    let job = tokio::spawn(async move { acquire(&limiter).await.map(drop) });
+    // It runs until it waits.
+    tokio::task::yield_now().await;
+    job
+}
+
+/// How far into the future this many refused jobs are deferred, in their order.
+async fn deferrals(
+    limiter: &Arc<Limiter>,
+    jobs: usize,
+    now: OffsetDateTime,
+) -> Vec<time::Duration> {
+    let mut deferrals = Vec::new();
+    for _ in 0..jobs {
+        match limiter.acquire(now).await {
+            Err(Refused::Full(at) | Refused::Down(at)) => deferrals.push(at - now),
+            Ok(_) => panic!("there is a free permit"),
+        }
+    }
+    deferrals
+}
+
+fn seconds_between_first_and_last(deferrals: &[time::Duration]) -> i64 {
+    (deferrals[deferrals.len() - 1] - deferrals[0]).whole_seconds()
+}
+
+/// As after many failures.
+fn open_circuit(limiter: &Limiter, now: OffsetDateTime) {
+    for _ in 0..20 {
+        limiter.state().circuit.failed(now);
     }
 }
 
 #[tokio::test]
-async fn a_struggling_endpoints_surplus_is_spread_over_its_own_pace() {
-    let gate = gate();
-    let _all = fill(&gate).await;
-    gate.state().places = 8.0;
-    let _all = fill(&gate).await;
-    observed(&gate, Duration::from_secs(16));
-    gate.state().standing = Standing::Struggles;
+async fn refused_jobs_come_back_at_the_speed_of_a_struggling_endpoint() {
+    let limiter = limiter();
+    let _first = acquire_all(&limiter).await;
+    limiter.state().limit = 8.0;
+    let _rest = acquire_all(&limiter).await;
+    set_duration(&limiter, Duration::from_secs(16));
+    limiter.state().health = Health::Struggling;
     let now = clock::now();
-    gate.state().horizon = now;
-    // Eight places for 16 s each: one in two seconds.
-    let mut moments = Vec::new();
-    for _ in 0..100 {
-        match gate.enter(now).await {
-            Err(Closed::Full(at)) => moments.push(at - now),
-            _ => panic!("there is a place"),
-        }
-    }
-    let spread = (moments[99] - moments[0]).whole_seconds();
+    limiter.state().horizon = now;
+    // Eight requests in 16 s: one every two seconds.
+    let spread = seconds_between_first_and_last(&deferrals(&limiter, 100, now).await);
     assert!((190..=200).contains(&spread), "{spread}");
 }
 
 #[tokio::test]
-async fn a_backlog_is_planned_with_the_places_there_will_be() {
-    let gate = gate();
-    let _all = fill(&gate).await;
-    observed(&gate, Duration::from_secs(10));
-    gate.state().standing = Standing::Answers;
+async fn a_backlog_is_planned_with_the_limit_that_is_expected_by_then() {
+    let limiter = limiter();
+    let _permits = acquire_all(&limiter).await;
+    set_duration(&limiter, Duration::from_secs(10));
+    limiter.state().health = Health::Answering;
     let now = clock::now();
-    let last_of = async |jobs: usize| {
-        gate.state().horizon = now;
-        let mut last = now;
-        for _ in 0..jobs {
-            match gate.enter(now).await {
-                Err(Closed::Full(at)) => last = last.max(at),
-                _ => panic!("there is a place"),
-            }
-        }
-        (last - now).whole_seconds()
+    let latest = async |jobs| {
+        limiter.state().horizon = now;
+        let deferrals = deferrals(&limiter, jobs, now).await;
+        deferrals.iter().max().map(|latest| latest.whole_seconds())
     };
-    // Two places become 64 in five rounds of 10 s, in which 89 are served; then
-    // 6.4 are in a second.
-    let all = last_of(2_000).await;
-    assert!((335..=360).contains(&all), "{all}");
-    // One that has struggled may have no more than it has: one in 5 s.
-    gate.state().cautious = true;
-    let all = last_of(100).await;
-    assert!((495..=502).contains(&all), "{all}");
+    // The limit grows from 2 to 64 in five rounds of 10 s, with 89 requests. After that
+    // there are 6.4 requests a second.
+    let seconds = latest(2_000).await.unwrap();
+    assert!((335..=360).contains(&seconds), "{seconds}");
+    // The limit of an endpoint that has struggled may not grow: two requests in 10 s.
+    limiter.state().has_struggled = true;
+    let seconds = latest(100).await.unwrap();
+    assert!((495..=502).contains(&seconds), "{seconds}");
 }
 
 #[tokio::test]
-async fn a_quick_endpoints_surplus_waits_for_its_turn() {
-    let gate = gate();
-    let held = fill(&gate).await;
-    observed(&gate, Duration::from_millis(10));
-    let waiting = tokio::spawn({
-        let gate = gate.clone();
-        async move { enter(&gate).await.is_ok() }
-    });
-    tokio::task::yield_now().await;
-    drop(held);
-    assert!(waiting.await.unwrap());
-    assert_eq!(gate.state().taken, 0, "its place is free again");
-    assert_eq!(gate.crowd.free(), 1_000);
+async fn a_job_of_a_quick_endpoint_waits_for_a_permit_and_gets_it() {
+    let limiter = limiter();
+    let permits = acquire_all(&limiter).await;
+    set_duration(&limiter, Duration::from_millis(10));
+    let job = waiting_job(&limiter).await;
+    drop(permits);
+    assert!(job.await.unwrap().is_ok());
+    assert_eq!(limiter.state().in_flight, 0, "its permit was returned");
+    assert_eq!(limiter.capacity.free(), 1_000);
 }
 
 #[tokio::test]
-async fn nobody_waits_longer_than_patience_and_the_next_dont_wait_at_all() {
-    let gate = gate_of(8);
-    let _held = fill(&gate).await;
-    observed(&gate, Duration::from_millis(10));
+async fn no_job_waits_longer_than_the_longest_wait_and_the_next_jobs_dont_wait_at_all() {
+    let limiter = limiter_of(8);
+    let _permits = acquire_all(&limiter).await;
+    set_duration(&limiter, Duration::from_millis(10));
     assert!(
-        matches!(enter(&gate).await, Err(Closed::Full(_))),
+        matches!(acquire(&limiter).await, Err(Refused::Full(_))),
         "it waited in vain"
     );
-    assert_eq!(gate.state().standing, Standing::Struggles);
-    assert_eq!(gate.crowd.waiting.load(Ordering::Relaxed), 0);
-    // The room for those that struggle is small: two of eight.
-    let mut waiting = Vec::new();
-    for _ in 0..2 {
-        let gate = gate.clone();
-        waiting.push(tokio::spawn(async move { enter(&gate).await.is_ok() }));
-        tokio::task::yield_now().await;
-    }
-    let at_once = tokio::time::timeout(Duration::ZERO, enter(&gate)).await;
-    assert!(matches!(at_once, Ok(Err(Closed::Full(_)))));
+    assert_eq!(limiter.state().health, Health::Struggling);
+    assert_eq!(limiter.capacity.waiting.load(Ordering::Relaxed), 0);
+    // A quarter of eight jobs may wait for endpoints that struggle.
+    let _waiting = [waiting_job(&limiter).await, waiting_job(&limiter).await];
+    let at_once = tokio::time::timeout(Duration::ZERO, acquire(&limiter)).await;
+    assert!(matches!(at_once, Ok(Err(Refused::Full(_)))));
 }
 
 #[tokio::test]
-async fn places_grow_while_it_answers_and_halve_when_it_struggles() {
-    let gate = gate();
+async fn the_limit_grows_while_the_endpoint_answers_and_is_halved_when_it_struggles() {
+    let limiter = limiter();
     for _ in 0..4 {
-        answer_all(fill(&gate).await);
+        answer_all(acquire_all(&limiter).await);
     }
-    let grown = gate.state().places;
-    assert!(grown > 4.0 * FIRST_PLACES, "{grown}");
-    let all = fill(&gate).await;
-    observed(&gate, Duration::from_millis(1));
+    let grown = limiter.state().limit;
+    assert!(grown > 4.0 * INITIAL_LIMIT, "{grown}");
+    let permits = acquire_all(&limiter).await;
+    set_duration(&limiter, QUICK);
     let now = clock::now();
-    for place in all.into_iter().take(8) {
-        place.leave(true, Duration::from_millis(1), now);
+    for permit in permits.into_iter().take(8) {
+        permit.release(true, QUICK, now);
     }
-    assert_eq!(gate.state().places, grown / 2.0, "once for a volley");
+    let halved = limiter.state().limit;
+    assert_eq!(
+        halved,
+        grown / 2.0,
+        "failures at the same time halve it once"
+    );
 }
 
 #[tokio::test]
-async fn one_that_is_down_is_not_asked_and_begins_with_one() {
-    let gate = gate();
+async fn an_endpoint_that_is_down_gets_no_requests_and_begins_with_one_when_it_is_back() {
+    let limiter = limiter();
     let now = clock::now();
-    let took = Duration::from_millis(1);
-    let at = loop {
-        match gate.enter(now).await {
-            Ok(place) => place.leave(true, took, now),
-            Err(Closed::Down(at)) => break at,
+    let down_until = loop {
+        match limiter.acquire(now).await {
+            Ok(permit) => permit.release(true, QUICK, now),
+            Err(Refused::Down(at)) => break at,
             Err(full) => panic!("{full:?}"),
         }
     };
-    assert!(at > now + Duration::from_secs(4));
+    assert!(down_until > now + Duration::from_secs(4));
     let later = now + Duration::from_secs(60);
-    let probe = gate.enter(later).await.ok().unwrap();
-    assert!(matches!(gate.enter(later).await, Err(Closed::Down(_))));
-    // A probe that is never made is left to the next.
+    let probe = limiter.acquire(later).await.ok().unwrap();
+    assert!(matches!(
+        limiter.acquire(later).await,
+        Err(Refused::Down(_))
+    ));
+    // If the probe isn't sent, the next job is the probe.
     drop(probe);
     let later = later + Duration::from_secs(60);
-    let probe = gate.enter(later).await.ok().unwrap();
-    probe.leave(false, took, later);
-    assert_eq!(gate.state().places, 1.0);
-    assert!(gate.enter(later).await.is_ok());
-    // What waited for it comes in slowly: at most one more with every round.
+    let probe = limiter.acquire(later).await.ok().unwrap();
+    probe.release(false, QUICK, later);
+    assert_eq!(limiter.state().limit, 1.0);
+    assert!(limiter.acquire(later).await.is_ok());
+    // The limit then grows by one a round at most.
     for _ in 0..10 {
-        answer_all(fill(&gate).await);
+        answer_all(acquire_all(&limiter).await);
     }
-    let places = gate.state().places;
-    assert!((4.0..=12.0).contains(&places), "{places}");
+    let limit = limiter.state().limit;
+    assert!((4.0..=12.0).contains(&limit), "{limit}");
 }
 
 #[tokio::test]
-async fn those_that_wait_are_sent_away_when_it_goes_down() {
-    let gate = gate();
-    let held = fill(&gate).await;
-    observed(&gate, Duration::from_millis(1));
-    let waiting = tokio::spawn({
-        let gate = gate.clone();
-        async move { enter(&gate).await }
-    });
-    tokio::task::yield_now().await;
-    let now = clock::now();
-    for _ in 0..20 {
-        gate.state().circuit.failed(now);
-    }
-    drop(held);
-    assert!(matches!(waiting.await.unwrap(), Err(Closed::Down(_))));
+async fn waiting_jobs_are_refused_when_the_endpoint_goes_down() {
+    let limiter = limiter();
+    let permits = acquire_all(&limiter).await;
+    set_duration(&limiter, QUICK);
+    let job = waiting_job(&limiter).await;
+    open_circuit(&limiter, clock::now());
+    drop(permits);
+    assert!(matches!(job.await.unwrap(), Err(Refused::Down(_))));
 }
 
 #[tokio::test]
-async fn jobs_of_one_that_is_down_dont_all_come_back_at_once() {
-    let gate = gate();
+async fn jobs_of_an_endpoint_that_is_down_dont_all_come_back_at_once() {
+    let limiter = limiter();
     let now = clock::now();
-    for _ in 0..20 {
-        gate.state().circuit.failed(now);
-    }
-    observed(&gate, Duration::from_micros(10));
-    let mut moments = Vec::new();
-    for _ in 0..10_000 {
-        match gate.enter(now).await {
-            Err(Closed::Down(at)) => moments.push(at - now),
-            _ => panic!("it is down"),
-        }
-    }
-    let spread = (moments[9_999] - moments[0]).whole_seconds();
+    open_circuit(&limiter, now);
+    set_duration(&limiter, Duration::from_micros(10));
+    // 10,000 jobs, 5 ms apart.
+    let spread = seconds_between_first_and_last(&deferrals(&limiter, 10_000, now).await);
     assert!((49..=51).contains(&spread), "{spread}");
 }
 
 #[tokio::test]
-async fn however_many_hang_there_is_room_for_those_that_answer() {
-    let crowd = Crowd::new(512);
-    let good = Gate::new(crowd.clone());
-    answer_all(vec![enter(&good).await.ok().unwrap()]);
+async fn however_many_endpoints_hang_there_is_capacity_for_those_that_answer() {
+    let capacity = SharedCapacity::new(512);
+    let good = Limiter::new(capacity.clone());
+    answer_all(vec![acquire(&good).await.ok().unwrap()]);
     let mut held = Vec::new();
-    let mut gates = Vec::new();
+    let mut limiters = Vec::new();
     for _ in 0..1_000 {
-        let gate = Gate::new(crowd.clone());
-        held.extend(fill(&gate).await);
-        gates.push(gate);
+        let limiter = Limiter::new(capacity.clone());
+        held.extend(acquire_all(&limiter).await);
+        limiters.push(limiter);
     }
-    assert!(crowd.free() >= 60, "{}", crowd.free());
+    assert!(capacity.free() >= 60, "{}", capacity.free());
     for _ in 0..100 {
-        answer_all(vec![enter(&good).await.ok().unwrap()]);
+        answer_all(vec![acquire(&good).await.ok().unwrap()]);
     }
-    // One that answered and hangs now doesn't take the rest.
-    gates.push(good.clone());
-    good.state().places = MOST_PLACES;
-    held.extend(fill(&good).await);
-    assert!(crowd.free() >= 30, "{}", crowd.free());
+    // An endpoint that has answered and hangs now doesn't take all the rest.
+    good.state().limit = MAX_LIMIT;
+    held.extend(acquire_all(&good).await);
+    assert!(capacity.free() >= 30, "{}", capacity.free());
 }
 
 #[tokio::test]
-async fn where_none_is_under_way_nobody_waits_for_one_to_end() {
-    let crowd = Crowd::new(8);
-    let (full, idle) = (Gate::new(crowd.clone()), Gate::new(crowd.clone()));
-    full.state().places = MOST_PLACES;
-    full.state().standing = Standing::Answers;
-    crowd.under_way.fetch_add(7, Ordering::Relaxed);
-    let at_once = tokio::time::timeout(Duration::ZERO, enter(&idle)).await;
-    assert!(matches!(at_once, Ok(Err(Closed::Full(_)))));
-    assert_eq!(idle.state().standing, Standing::New, "it wasn't asked");
-    // One that answers gets in.
-    assert!(enter(&full).await.is_ok());
+async fn no_job_waits_for_a_permit_while_no_request_is_in_flight() {
+    let capacity = SharedCapacity::new(8);
+    let idle = Limiter::new(capacity.clone());
+    let answering = Limiter::new(capacity.clone());
+    answering.state().health = Health::Answering;
+    capacity.in_flight.fetch_add(7, Ordering::Relaxed);
+    let at_once = tokio::time::timeout(Duration::ZERO, acquire(&idle)).await;
+    assert!(matches!(at_once, Ok(Err(Refused::Full(_)))));
+    assert_eq!(idle.state().health, Health::Unknown, "it had no request");
+    // The reserve is for endpoints that answer.
+    assert!(acquire(&answering).await.is_ok());
 }
 
 #[tokio::test]
-async fn who_waited_in_vain_while_others_were_let_in_thinks_no_worse_of_it() {
-    let gate = gate();
-    let _held = fill(&gate).await;
-    observed(&gate, Duration::from_millis(10));
-    gate.state().standing = Standing::Answers;
-    let waiting = tokio::spawn({
-        let gate = gate.clone();
-        async move { enter(&gate).await.is_ok() }
-    });
-    tokio::task::yield_now().await;
-    gate.state().moved_at = clock::now();
-    assert!(!waiting.await.unwrap(), "it waited in vain");
-    assert_eq!(gate.state().standing, Standing::Answers);
+async fn an_endpoint_that_answered_others_isnt_blamed_for_a_job_that_waited_in_vain() {
+    let limiter = limiter();
+    let _permits = acquire_all(&limiter).await;
+    set_duration(&limiter, Duration::from_millis(10));
+    limiter.state().health = Health::Answering;
+    let job = waiting_job(&limiter).await;
+    limiter.state().progress_at = clock::now();
+    assert!(job.await.unwrap().is_err(), "it waited in vain");
+    assert_eq!(limiter.state().health, Health::Answering);
 }
 
 #[tokio::test]
-async fn nothing_is_put_off_farther_than_a_quarter_of_an_hour() {
-    let gate = gate();
-    let _all = fill(&gate).await;
-    let now = clock::now();
-    for _ in 0..5_000 {
-        match gate.enter(now).await {
-            Err(Closed::Full(at)) => assert!(at <= now + FARTHEST),
-            _ => panic!("there is a place"),
-        }
-    }
+async fn no_job_is_deferred_by_more_than_a_quarter_of_an_hour() {
+    let limiter = limiter();
+    let _permits = acquire_all(&limiter).await;
+    let deferrals = deferrals(&limiter, 5_000, clock::now()).await;
+    assert!(deferrals.iter().all(|deferral| *deferral <= MAX_DEFERRAL));
 }
 
 #[tokio::test]
-async fn one_that_hangs_shows_it_before_its_first_timeout() {
-    let gate = gate();
-    let held = fill(&gate).await;
-    observed(&gate, Duration::from_millis(10));
-    // Ten seconds for two places: one in five seconds.
+async fn an_endpoint_that_hangs_slows_its_jobs_down_before_its_first_timeout() {
+    let limiter = limiter();
+    let permits = acquire_all(&limiter).await;
+    set_duration(&limiter, Duration::from_millis(10));
+    // Two requests have taken ten seconds so far: one every five seconds.
     let now = clock::now() + Duration::from_secs(10);
-    gate.state().horizon = now;
-    let mut moments = Vec::new();
-    for _ in 0..11 {
-        match gate.enter(now).await {
-            Err(Closed::Full(at)) => moments.push(at - now),
-            _ => panic!("there is a place"),
-        }
-    }
-    let spread = (moments[10] - moments[0]).whole_seconds();
+    limiter.state().horizon = now;
+    let spread = seconds_between_first_and_last(&deferrals(&limiter, 11, now).await);
     assert!((48..=51).contains(&spread), "{spread}");
 
-    // When it is back, the next ones aren't behind those.
-    for place in held {
-        place.leave(false, Duration::from_millis(10), now);
+    // When it is back, new jobs don't wait behind those.
+    for permit in permits {
+        permit.release(false, Duration::from_millis(10), now);
     }
-    assert!(gate.state().horizon <= now);
+    assert!(limiter.state().horizon <= now);
 }
