@@ -217,3 +217,43 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_ends_before_it_is_told_to_is_an_error_with_its_name() {
+        let mut supervisor = Supervisor::new(CancellationToken::new());
+        supervisor.spawn("waiting", std::future::pending());
+        supervisor.spawn("counting sheep", async {});
+        let error = supervisor.watch().await.unwrap_err();
+        assert_eq!(error.to_string(), "counting sheep ended unexpectedly");
+    }
+
+    #[tokio::test]
+    async fn to_stop_is_to_cancel_the_token_and_wait_for_the_tasks() {
+        let stop = CancellationToken::new();
+        let mut supervisor = Supervisor::new(stop.clone());
+        let done = Arc::new(AtomicBool::new(false));
+        supervisor.spawn("working", {
+            let (stop, done) = (stop.clone(), done.clone());
+            async move {
+                stop.cancelled().await;
+                tokio::task::yield_now().await;
+                done.store(true, Ordering::Relaxed);
+            }
+        });
+        supervisor.stop().await;
+        assert!(stop.is_cancelled() && done.load(Ordering::Relaxed));
+    }
+
+    #[tokio::test]
+    async fn a_task_may_end_after_it_was_told_to() {
+        let stop = CancellationToken::new();
+        let mut supervisor = Supervisor::new(stop.clone());
+        stop.cancel();
+        supervisor.spawn("working", async {});
+        assert!(supervisor.watch().await.is_ok());
+    }
+}
