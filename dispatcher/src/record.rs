@@ -24,18 +24,20 @@ use time::{Duration, OffsetDateTime};
 use tokio_postgres::error::SqlState;
 use tracing::{error, warn};
 
-use crate::hold::{PAUSED, note_holds};
 use crate::judge::{GaveUp, Verdict};
 use crate::metrics::metrics;
-use crate::operational::{disable, tell};
-use crate::run::TOMORROW;
 use crate::settle::rows::{ByDay, SETTLE_AND_COUNT, SETTLE_DELIVERIES, STALE_VERDICT, by_day};
 use crate::settle::stats::{ADD_STATS, Sums};
-use crate::settle::{Settlement, Settler, causes, holding};
+use crate::settle::{Settler, causes, holding};
+use crate::settlement::Settlement;
+use crate::upkeep::disable::{announce, disable};
+use crate::upkeep::paused::{PAUSED, note_paused};
 
 /// How long the row of a verdict that was set aside waits. Ingest says the same
 /// of every job that is a dead letter.
 const SET_ASIDE_FOR: Duration = Duration::HOUR;
+/// How many days from today a dispatcher makes sure that the log has room for.
+pub(crate) const TOMORROW: i32 = 1;
 /// The most characters of PostgreSQL's message that are kept in a row.
 const MAX_REASON: usize = 300;
 
@@ -214,14 +216,14 @@ impl Settler {
             statements.push((statement, rows));
         }
         let transaction = client.transaction().await?;
-        note_holds(&transaction, &holding(batch)).await?;
+        note_paused(&transaction, &holding(batch)).await?;
         let mut applied: HashSet<DeliveryId> = HashSet::new();
         for (statement, rows) in statements {
             let written = transaction.query(&statement, &rows.parameters()).await?;
             applied.extend(written.iter().map(|row| row.get::<_, DeliveryId>(0)));
         }
         let disabled = disable(&transaction, &causes(batch, &applied)).await?;
-        let told = tell(&transaction, &disabled).await?;
+        let told = announce(&transaction, &disabled).await?;
         let stands = match again {
             true => verdicts_that_stand(&transaction, batch).await?,
             false => Vec::new(),

@@ -25,44 +25,25 @@ use shared::job::{Job, Late};
 use shared::publish::{Outgoing, Publisher, Unconfirmed};
 use shared::receipts::Receipt;
 use shared::supervise::Backoff;
-use shared::webhook::Webhook;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{info, warn};
 
-use crate::admit::Mark;
-use crate::hold::PAUSED;
 use crate::judge::{Deferral, GaveUp, Verdict};
 use crate::metrics::metrics;
-use crate::operational::Cause;
 use crate::record::Recorded;
+use crate::settlement::Settlement;
 use crate::ticket::Tickets;
+use crate::upkeep::disable::Cause;
+use crate::upkeep::paused::PAUSED;
 
 pub(crate) mod rows;
 pub mod stats;
 
 /// The most verdicts in one statement.
 const BATCH: usize = 512;
-
-/// A job that has its verdict.
-pub struct Settlement {
-    /// The job as it was taken.
-    pub job: Job,
-    /// What becomes of it.
-    pub verdict: Verdict,
-    /// The attempt, if one was made.
-    pub report: Option<Report>,
-    /// The webhook as it was then.
-    pub asked: Option<Arc<Webhook>>,
-    /// To ack it with.
-    pub receipt: Receipt,
-    /// Keeps copies of it waiting until this is written. None if it is one.
-    pub mark: Option<Mark>,
-    /// Lets the process wait for it when it stops.
-    pub held: TaskTrackerToken,
-}
 
 /// What has to be done before a settled job is acked.
 enum Next {
@@ -83,8 +64,6 @@ pub struct Settler {
     pub tickets: Tickets,
     /// Where retries are queued.
     pub publisher: Publisher,
-    /// For the routing of jobs.
-    pub shards: u16,
     /// Which of a webhook's rows of statistics this replica adds to.
     pub slot: i16,
     /// Cancelled when the process may wait no longer.
@@ -93,8 +72,8 @@ pub struct Settler {
 
 impl Settler {
     /// Runs until the channel closes.
-    pub async fn run(self, mut settlements: mpsc::Receiver<Settlement>) {
-        let this = Arc::new(self);
+    pub async fn run(self: Arc<Self>, mut settlements: mpsc::Receiver<Settlement>) {
+        let this = self;
         // What follows a batch's commit (queueing, acking) overlaps with the
         // next batch's writing.
         let follow_ups = TaskTracker::new();
@@ -128,9 +107,7 @@ impl Settler {
         drop(held);
         join_all(rest).await;
         // What isn't confirmed is the sweeper's.
-        self.publisher
-            .publish_jobs(&recorded.told, self.shards)
-            .await;
+        self.publisher.publish_jobs(&recorded.told).await;
     }
 
     /// What follows from a verdict that is written down.
@@ -211,7 +188,7 @@ impl Settler {
     async fn queue(&self, mut job: Job) -> bool {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         loop {
-            let message = Outgoing::job(&job, clock::now(), self.shards);
+            let message = Outgoing::job(&job, clock::now(), self.publisher.shards());
             let Some(published) = self.publish(message, &mut backoff).await else {
                 return false;
             };
@@ -239,7 +216,7 @@ impl Settler {
         let reason = format!("PostgreSQL refused what came of it: {reason}");
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         loop {
-            let message = Outgoing::dead_job(job, &reason, self.shards);
+            let message = Outgoing::dead_job(job, &reason, self.publisher.shards());
             match self.publish(message, &mut backoff).await {
                 Some(Ok(())) => return true,
                 Some(Err(_)) => {}

@@ -34,6 +34,7 @@ const LATE: Duration = Duration::seconds(15);
 const SOON: Duration = Duration::milliseconds(300);
 
 /// Reads and writes the tickets of deliveries.
+#[derive(Clone)]
 pub struct Tickets {
     /// Where the rows are.
     pub pool: Pool,

@@ -17,20 +17,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
-use dispatcher::admit::{UnderWay, wait_for_other_copy};
-use dispatcher::hold::{release_some, resumed};
+use dispatcher::deliver::deferral_of_copy;
+use dispatcher::in_flight::InFlight;
 use dispatcher::judge::{Deferral, GaveUp, Timing, Verdict};
 use dispatcher::record::Recorded;
-use dispatcher::settle::{Settlement, Settler};
-use dispatcher::sweep::{Mark, Patience, overdue};
+use dispatcher::settle::Settler;
+use dispatcher::settlement::Settlement;
 use dispatcher::ticket::Tickets;
+use dispatcher::upkeep::paused::{release_batch, resumed_webhooks};
+use dispatcher::upkeep::sweep::take_lost;
+use dispatcher::upkeep::watermark::{LossCriteria, Reading, TIME_TO_RECORD};
 use harness::world::{TENANT, World};
 use ingest::restart::{FINISHED, restart_deliveries};
 use shared::attempt::{Answer, Failure, Report};
 use shared::ids::{DeliveryId, EventUid, WebhookId};
 use shared::job::{Job, Late};
 use shared::postgres;
-use shared::publish::publisher;
+use shared::publish::Publisher;
 use shared::receipts::Held;
 use shared::seal::Keyring;
 use shared::stats::{OUTCOMES, Subject};
@@ -114,7 +117,7 @@ impl Machine {
         let url = world.database_url().to_owned().into();
         let config = postgres::config(&url, "state_machine").unwrap();
         let pool = postgres::pool(&config.planned_once(), 1).unwrap();
-        let (publisher, _nobody) = publisher();
+        let (publisher, _nobody) = Publisher::new(1);
         let channel = world.connection().await.create_channel().await.unwrap();
         let mut machine = Self {
             held: Held::new(channel),
@@ -127,7 +130,6 @@ impl Machine {
                     hurry: CancellationToken::new(),
                 },
                 publisher,
-                shards: 1,
                 slot: 0,
                 hurry: CancellationToken::new(),
             },
@@ -237,10 +239,10 @@ impl Machine {
             let at = self.dice.usize(..self.bag.len());
             jobs.push(self.bag.swap_remove(at));
         }
-        let under_way = UnderWay::default();
+        let in_flight = InFlight::default();
         let mut batch = Vec::new();
         for job in &jobs {
-            batch.push(self.settlement(job.clone(), &under_way).await);
+            batch.push(self.settlement(job.clone(), &in_flight).await);
         }
         let told: Vec<String> = batch
             .iter()
@@ -310,11 +312,11 @@ impl Machine {
         self.check_jobs(&expected).await;
     }
 
-    async fn settlement(&mut self, job: Job, under_way: &UnderWay) -> Settlement {
-        let mark = under_way.mark(job.delivery);
+    async fn settlement(&mut self, job: Job, in_flight: &InFlight) -> Settlement {
+        let mark = in_flight.mark(job.delivery);
         let (verdict, report) = match mark {
             Some(_) => self.verdict(),
-            None => (wait_for_other_copy(), None),
+            None => (deferral_of_copy(), None),
         };
         let asked = match verdict {
             Verdict::Failed(GaveUp::Gone) => Some(self.webhook(job.webhook).await),
@@ -418,21 +420,21 @@ impl Machine {
     }
 
     async fn sweep(&mut self) {
-        let patience = Patience {
-            timeout: Duration::from_secs(30),
+        let criteria = LossCriteria {
+            default_timeout: Duration::from_secs(30),
             grace: Duration::from_secs(60),
         };
-        // What was due by then has been with a dispatcher for as long.
+        // An attempt ago, every job that was due by then had reached a dispatcher.
         let at = OffsetDateTime::now_utc();
-        let before = at - patience.timeout;
-        let marks = [
-            Mark {
-                at: before - Duration::from_secs(15),
-                before,
+        let watermark = at - criteria.default_timeout;
+        let readings = [
+            Reading {
+                at: watermark - TIME_TO_RECORD,
+                watermark,
             },
-            Mark { at, before: at },
+            Reading { at, watermark: at },
         ];
-        let jobs = overdue(&self.pool, &marks, patience).await.unwrap();
+        let jobs = take_lost(&self.pool, &readings, criteria).await.unwrap();
         self.say(format!("the sweeper puts {} back", jobs.len()));
         let swept = jobs.iter().map(|job| job.delivery).collect();
         self.bag.extend(jobs);
@@ -440,11 +442,11 @@ impl Machine {
     }
 
     async fn release(&mut self) {
-        let resumed = resumed(&self.pool).await.unwrap();
+        let resumed = resumed_webhooks(&self.pool).await.unwrap();
         let Some(webhook) = resumed.first() else {
             return;
         };
-        let (jobs, _) = release_some(&self.pool, *webhook).await.unwrap();
+        let (jobs, _) = release_batch(&self.pool, *webhook).await.unwrap();
         self.say(format!("{} are released", jobs.len()));
         if self.dice.u32(..4) > 0 {
             let released = jobs.iter().map(|job| job.delivery).collect();
@@ -651,7 +653,7 @@ impl Machine {
                 .collect();
             let mut batch = Vec::new();
             for job in jobs.into_values() {
-                let mut one = self.settlement(job, &UnderWay::default()).await;
+                let mut one = self.settlement(job, &InFlight::default()).await;
                 one.verdict = Verdict::Delivered;
                 one.report = Some(report(Ok(Answer {
                     status: 200,

@@ -17,9 +17,10 @@ use shared::partitions::Day;
 use time::OffsetDateTime;
 use tokio_postgres::types::{Json, ToSql};
 
-use super::{Settlement, stats};
-use crate::hold::PAUSED;
+use super::stats;
 use crate::judge::Verdict;
+use crate::settlement::Settlement;
+use crate::upkeep::paused::PAUSED;
 
 /// SQLSTATE of [`STALE_VERDICT`], in a class that no PostgreSQL has.
 pub(crate) const STALE_VERDICT: &str = "PH001";

@@ -13,8 +13,8 @@ use shared::stats::{BUCKETS, OUTCOMES, PERIOD, Subject, Tally};
 use time::OffsetDateTime;
 use tokio_postgres::types::ToSql;
 
-use super::Settlement;
 use crate::judge::Verdict;
+use crate::settlement::Settlement;
 
 /// How many slots there are. Replicas that chance upon the same one take turns.
 const SLOTS: i16 = 16;
