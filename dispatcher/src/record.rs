@@ -13,24 +13,25 @@
 //!   batch would have written it was written by this batch: what follows from
 //!   it (a retry's job, an ack) has to be done.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use deadpool_postgres::{Client, Transaction};
-use shared::ids::DeliveryId;
+use axum::http::StatusCode;
+use deadpool_postgres::{Client, Pool, Transaction};
+use shared::ids::{DeliveryId, WebhookId};
 use shared::job::Job;
 use shared::supervise::until_done;
 use shared::{clock, partitions};
 use time::{Duration, OffsetDateTime};
 use tokio_postgres::error::SqlState;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::judge::{GaveUp, Verdict};
 use crate::metrics::metrics;
 use crate::settle::rows::{ByDay, SETTLE_AND_COUNT, SETTLE_DELIVERIES, STALE_VERDICT, by_day};
 use crate::settle::stats::{ADD_STATS, Sums};
-use crate::settle::{Settler, causes, holding};
 use crate::settlement::Settlement;
-use crate::upkeep::disable::{announce, disable};
+use crate::upkeep::disable::{Cause, announce, disable};
 use crate::upkeep::paused::{PAUSED, note_paused};
 
 /// How long the row of a verdict that was set aside waits. Ingest says the same
@@ -40,6 +41,16 @@ const SET_ASIDE_FOR: Duration = Duration::HOUR;
 pub(crate) const TOMORROW: i32 = 1;
 /// The most characters of PostgreSQL's message that are kept in a row.
 const MAX_REASON: usize = 300;
+
+/// Writes batches of verdicts.
+pub struct Recorder {
+    /// Of connections that plan statements once.
+    pub pool: Pool,
+    /// Which of a webhook's rows of statistics this replica adds to.
+    pub slot: i16,
+    /// Cancelled when the process may wait no longer.
+    pub hurry: CancellationToken,
+}
 
 /// What a batch came to.
 #[derive(Default)]
@@ -68,7 +79,7 @@ enum Written {
     Refused(String),
 }
 
-impl Settler {
+impl Recorder {
     /// Writes a batch, for as long as it takes. `None` if time is up.
     pub async fn record(&self, batch: &[Settlement]) -> Option<Recorded> {
         let mut recorded = Recorded::default();
@@ -292,6 +303,41 @@ fn complain(settlement: &Settlement, reason: &str, what: &str) {
         "PostgreSQL refused a verdict: {then}"
     );
     metrics().set_aside.with_label_values(&[what]).inc();
+}
+
+/// The webhooks that a batch holds deliveries of.
+fn holding(batch: &[Settlement]) -> BTreeSet<WebhookId> {
+    let held = batch
+        .iter()
+        .filter(|settlement| settlement.mark.is_some() && settlement.verdict == Verdict::Held);
+    held.map(|settlement| settlement.job.webhook).collect()
+}
+
+/// Of the webhooks whose endpoints said that they are gone.
+fn causes(batch: &[Settlement], applied: &HashSet<DeliveryId>) -> Vec<Cause> {
+    let gone = batch.iter().filter(|settlement| {
+        settlement.verdict == Verdict::Failed(GaveUp::Gone)
+            && applied.contains(&settlement.job.delivery)
+    });
+    let causes = gone.filter_map(|settlement| {
+        let webhook = settlement.asked.as_ref()?;
+        Some(Cause {
+            webhook: webhook.id,
+            url: Some(webhook.url.clone()),
+            reason: format!("the endpoint answered {}", answer(settlement)),
+            failing_since: None,
+        })
+    });
+    causes.collect()
+}
+
+/// `410 Gone`
+fn answer(settlement: &Settlement) -> String {
+    let report = settlement.report.as_ref();
+    let status = report.and_then(|report| report.result.as_ref().ok());
+    // Only an answer disables, and HTTP's are all three digits.
+    let status = status.and_then(|answer| StatusCode::from_u16(answer.status).ok());
+    status.map_or_else(String::new, |status| status.to_string())
 }
 
 /// PostgreSQL will give the same answer every time.

@@ -34,7 +34,7 @@ use crate::endpoint::rate_limit::RateLimiter;
 use crate::in_flight::InFlight;
 use crate::intake::Intake;
 use crate::metrics::metrics;
-use crate::record::TOMORROW;
+use crate::record::{Recorder, TOMORROW};
 use crate::settings::Settings;
 use crate::settle::{Settler, stats};
 use crate::ticket::Tickets;
@@ -117,10 +117,13 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         hurry: grace_over.clone(),
     };
     let settler = Arc::new(Settler {
-        pool: planned_pool.clone(),
+        recorder: Recorder {
+            pool: planned_pool.clone(),
+            slot: stats::any_slot(),
+            hurry: grace_over.clone(),
+        },
         tickets: tickets.clone(),
         publisher: publisher.clone(),
-        slot: stats::any_slot(),
         hurry: grace_over.clone(),
     });
     let (settlements, unsettled) = mpsc::channel(usize::from(settings.concurrency));

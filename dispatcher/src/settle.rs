@@ -11,16 +11,12 @@
 //! changes only if it waits for this very attempt (the fence), so the verdict of
 //! a duplicate changes nothing.
 
-use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::StatusCode;
-use deadpool_postgres::Pool;
 use futures_util::future::join_all;
 use shared::attempt::Report;
 use shared::clock;
-use shared::ids::{DeliveryId, WebhookId};
 use shared::job::{Job, Late};
 use shared::publish::{Outgoing, Publisher, Unconfirmed};
 use shared::receipts::Receipt;
@@ -31,12 +27,11 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{info, warn};
 
-use crate::judge::{Deferral, GaveUp, Verdict};
+use crate::judge::{Deferral, Verdict};
 use crate::metrics::metrics;
-use crate::record::Recorded;
+use crate::record::{Recorded, Recorder};
 use crate::settlement::Settlement;
 use crate::ticket::Tickets;
-use crate::upkeep::disable::Cause;
 use crate::upkeep::paused::PAUSED;
 
 pub(crate) mod rows;
@@ -58,14 +53,12 @@ enum Next {
 
 /// Writes what arrives until every sender is gone, or `hurry` says that time is up.
 pub struct Settler {
-    /// Where the rows are.
-    pub pool: Pool,
+    /// Writes the rows.
+    pub recorder: Recorder,
     /// Which job each row waits for.
     pub tickets: Tickets,
     /// Where retries are queued.
     pub publisher: Publisher,
-    /// Which of a webhook's rows of statistics this replica adds to.
-    pub slot: i16,
     /// Cancelled when the process may wait no longer.
     pub hurry: CancellationToken,
 }
@@ -80,7 +73,7 @@ impl Settler {
         let mut batch = Vec::new();
         while settlements.recv_many(&mut batch, BATCH).await > 0 {
             metrics().settle_batch.observe(batch.len() as f64);
-            let Some(recorded) = this.record(&batch).await else {
+            let Some(recorded) = this.recorder.record(&batch).await else {
                 break;
             };
             let this = this.clone();
@@ -262,41 +255,6 @@ impl Settler {
             receipt.ack();
         }
     }
-}
-
-/// The webhooks that a batch holds deliveries of.
-pub(crate) fn holding(batch: &[Settlement]) -> BTreeSet<WebhookId> {
-    let held = batch
-        .iter()
-        .filter(|settlement| settlement.mark.is_some() && settlement.verdict == Verdict::Held);
-    held.map(|settlement| settlement.job.webhook).collect()
-}
-
-/// Of the webhooks whose endpoints said that they are gone.
-pub(crate) fn causes(batch: &[Settlement], applied: &HashSet<DeliveryId>) -> Vec<Cause> {
-    let gone = batch.iter().filter(|settlement| {
-        settlement.verdict == Verdict::Failed(GaveUp::Gone)
-            && applied.contains(&settlement.job.delivery)
-    });
-    let causes = gone.filter_map(|settlement| {
-        let webhook = settlement.asked.as_ref()?;
-        Some(Cause {
-            webhook: webhook.id,
-            url: Some(webhook.url.clone()),
-            reason: format!("the endpoint answered {}", answer(settlement)),
-            failing_since: None,
-        })
-    });
-    causes.collect()
-}
-
-/// `410 Gone`
-fn answer(settlement: &Settlement) -> String {
-    let report = settlement.report.as_ref();
-    let status = report.and_then(|report| report.result.as_ref().ok());
-    // Only an answer disables, and HTTP's are all three digits.
-    let status = status.and_then(|answer| StatusCode::from_u16(answer.status).ok());
-    status.map_or_else(String::new, |status| status.to_string())
 }
 
 fn count(job: &Job, verdict: &Verdict) {

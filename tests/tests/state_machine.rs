@@ -20,8 +20,7 @@ use deadpool_postgres::Pool;
 use dispatcher::deliver::deferral_of_copy;
 use dispatcher::in_flight::InFlight;
 use dispatcher::judge::{Deferral, GaveUp, Timing, Verdict};
-use dispatcher::record::Recorded;
-use dispatcher::settle::Settler;
+use dispatcher::record::{Recorded, Recorder};
 use dispatcher::settlement::Settlement;
 use dispatcher::ticket::Tickets;
 use dispatcher::upkeep::paused::{release_batch, resumed_webhooks};
@@ -33,7 +32,6 @@ use shared::attempt::{Answer, Failure, Report};
 use shared::ids::{DeliveryId, EventUid, WebhookId};
 use shared::job::{Job, Late};
 use shared::postgres;
-use shared::publish::Publisher;
 use shared::receipts::Held;
 use shared::seal::Keyring;
 use shared::stats::{OUTCOMES, Subject};
@@ -99,7 +97,8 @@ struct Machine {
     /// One connection: what a crash left under way on it is over before it is
     /// used again.
     pool: Pool,
-    settler: Settler,
+    recorder: Recorder,
+    tickets: Tickets,
     tasks: TaskTracker,
     webhooks: Vec<WebhookId>,
     /// For receipts: none is used.
@@ -117,20 +116,18 @@ impl Machine {
         let url = world.database_url().to_owned().into();
         let config = postgres::config(&url, "state_machine").unwrap();
         let pool = postgres::pool(&config.planned_once(), 1).unwrap();
-        let (publisher, _nobody) = Publisher::new(1);
         let channel = world.connection().await.create_channel().await.unwrap();
         let mut machine = Self {
             held: Held::new(channel),
             sql: world.sql().await,
             dice: fastrand::Rng::with_seed(seed),
-            settler: Settler {
+            recorder: Recorder {
                 pool: pool.clone(),
-                tickets: Tickets {
-                    pool: pool.clone(),
-                    hurry: CancellationToken::new(),
-                },
-                publisher,
                 slot: 0,
+                hurry: CancellationToken::new(),
+            },
+            tickets: Tickets {
+                pool: pool.clone(),
                 hurry: CancellationToken::new(),
             },
             pool,
@@ -262,9 +259,9 @@ impl Machine {
 
         let recorded = if crashes {
             let polls = self.dice.usize(..60);
-            dropped_after(self.settler.record(&batch), polls).await
+            dropped_after(self.recorder.record(&batch), polls).await
         } else {
-            self.settler.record(&batch).await
+            self.recorder.record(&batch).await
         };
         let wrote = match &recorded {
             Some(Recorded { applied, .. }) => {
@@ -298,7 +295,7 @@ impl Machine {
             // Its connection is lost: the broker has the jobs still, and the next
             // dispatcher sees to what follows from each.
             for job in jobs {
-                let tickets = &self.settler.tickets;
+                let tickets = &self.tickets;
                 if tickets.is_current(&job).await.unwrap() {
                     self.bag.push(Job {
                         recheck: true,
@@ -661,7 +658,7 @@ impl Machine {
                 })));
                 batch.push(one);
             }
-            let recorded = self.settler.record(&batch).await.unwrap();
+            let recorded = self.recorder.record(&batch).await.unwrap();
             assert_eq!(recorded.applied.len(), batch.len(), "{}", self.history());
             batch.iter().for_each(|one| self.count(one));
             let before = self.rows.clone();
