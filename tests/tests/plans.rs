@@ -170,8 +170,9 @@ async fn swept_once_more(dispatcher: &Service, world: &World) {
     let now = sql.query_one("SELECT now()", &[]).await.unwrap();
     let now: time::OffsetDateTime = now.get(0);
     eventually("the sweeper has passed", async || {
-        let row = sql.query_one("SELECT swept_at > $1 FROM sweep", &[&now]);
-        row.await.unwrap().get::<_, Option<bool>>(0) == Some(true)
+        let swept = "SELECT coalesce(swept_at > $1, false) FROM sweep";
+        let row = sql.query_one(swept, &[&now]).await.unwrap();
+        row.get(0)
     })
     .await;
     assert!(
