@@ -479,7 +479,7 @@ mod tests {
                 Grant::Now => begun.push(now),
                 // A delay queue makes it late by up to a second.
                 Grant::NotBefore(at) => {
-                    requests.push((at + Duration::from_millis(rng.u64(0..900)), true))
+                    requests.push((at + Duration::from_millis(rng.u64(0..900)), true));
                 }
             }
         }
