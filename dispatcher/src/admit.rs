@@ -1,163 +1,180 @@
-//! May this job be sent now? Active? Too old? Settled already? A free place?
-//! Within the rate?
+//! Decides whether a job may be sent now.
 //!
-//! A job comes in from `intake`; an [`Admission`] goes on to `attempt`, or a
-//! verdict without an attempt straight to `settle`. A first try reads only memory,
-//! except for payloads that don't fit into a job and webhooks with a rate limit. Every
-//! other job, and a first try that may exist twice, is looked up by its ticket.
+//! A job comes in from `deliver`, and an [`Admission`] goes back. The checks, in order:
+//! is this still the job that its delivery waits for? Is its webhook active? Is the
+//! delivery too old? Is the endpoint up, and has it a free permit? Is the rate limit used
+//! up? The rate limit comes last, because a job that has passed it counts as sent.
+//!
+//! A first attempt is decided from memory alone, with three exceptions: its payload is too
+//! large for the job, its webhook has a rate limit, or another copy of the job may exist.
+//! Every other job is looked up in PostgreSQL.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use deadpool_postgres::Pool;
+use shared::catalogue::Feed;
 use shared::clock;
 use shared::dialect::Dialect;
-use shared::ids::{DeliveryId, WebhookId};
+use shared::ids::WebhookId;
 use shared::job::{Content, Job, Payload};
 use shared::supervise::until_done;
-use shared::webhook::Status;
+use shared::webhook::{Status, Webhook};
 use time::Duration;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::endpoints::Endpoint;
-use crate::gate::{Closed, Place};
+use crate::endpoint::cache::{Endpoint, EndpointCache};
+use crate::endpoint::limiter::{Permit, Refused};
+use crate::endpoint::rate_limit::{Grant, RateLimits};
 use crate::judge::{Deferral, Verdict};
-use crate::rate::Turn;
-use crate::run::Dispatcher;
+use crate::ticket::Tickets;
 
-/// When to look again for a webhook or a dialect that isn't known yet.
-const UNKNOWN_PAUSE: Duration = Duration::seconds(30);
-/// When to look again at a job whose other copy is under way here.
-const IN_FLIGHT_PAUSE: Duration = Duration::seconds(2);
+/// How long a job is deferred whose webhook or dialect this replica does not know.
+const UNKNOWN_DEFERRAL: Duration = Duration::seconds(30);
+
+/// Admits jobs.
+pub struct Admitter {
+    pub endpoints: Arc<EndpointCache>,
+    /// Keeps the endpoints current.
+    pub feed: Arc<Feed<Webhook>>,
+    pub rate_limits: RateLimits,
+    pub tickets: Tickets,
+    pub pool: Pool,
+    /// When this is cancelled, nothing waits for PostgreSQL any longer.
+    pub grace_over: CancellationToken,
+}
 
 /// What may happen to a job.
 pub enum Admission {
     /// Send it now.
-    Ready {
-        /// Where to.
-        endpoint: Endpoint,
-        /// How.
-        dialect: Arc<Dialect>,
-        /// What the event says.
-        content: Content,
-        /// Held during the attempt.
-        place: Place,
-    },
-    /// Don't; this is what to write down.
+    Ready(Admitted),
+    /// Don't send it. This is the verdict to record.
     Decided(Verdict),
-    /// It is settled already, another job has taken its place, or its row is gone.
-    Stale,
-    /// The process is stopping: give it back.
-    GiveBack,
+    /// Its delivery is finished or gone, or waits for another job.
+    Superseded,
+    /// The process stops before PostgreSQL has answered.
+    Stopping,
 }
 
-/// Decides it.
-pub async fn admit(dispatcher: &Dispatcher, job: &Job) -> Admission {
-    if job.recheck || job.attempt > 1 {
-        match dispatcher.settler.tickets.is_current(job).await {
-            Some(true) => {}
-            Some(false) => return Admission::Stale,
-            None => return Admission::GiveBack,
+/// What an admitted job is sent with.
+pub struct Admitted {
+    pub endpoint: Endpoint,
+    pub dialect: Arc<Dialect>,
+    pub content: Content,
+    /// Held during the request.
+    pub permit: Permit,
+}
+
+impl Admitter {
+    /// Decides about one job. It may wait a second for a permit.
+    pub async fn admit(&self, job: &Job) -> Admission {
+        if job.recheck || job.attempt > 1 {
+            match self.tickets.is_current(job).await {
+                Some(true) => {}
+                Some(false) => return Admission::Superseded,
+                None => return Admission::Stopping,
+            }
+        }
+        let deferred = |until, because| Admission::Decided(Verdict::Deferred { until, because });
+        let unknown = |because| deferred(clock::now() + UNKNOWN_DEFERRAL, because);
+        let endpoint = match self.find_endpoint(job.webhook).await {
+            Found::Endpoint(endpoint) => endpoint,
+            Found::Deleted => return Admission::Decided(Verdict::Cancelled),
+            Found::Unknown => return unknown(Deferral::UnknownWebhook),
+        };
+        match endpoint.webhook.status {
+            Status::Active => {}
+            Status::Paused => return Admission::Decided(Verdict::Held),
+            Status::Inactive | Status::Disabled | Status::Deleted => {
+                return Admission::Decided(Verdict::Cancelled);
+            }
+        }
+        // `DIALECTS_DIR` of this replica may lack a file that others have.
+        let Some(dialect) = endpoint.dialect.clone() else {
+            return unknown(Deferral::UnknownDialect);
+        };
+        let now = clock::now();
+        if now - job.began_at() > endpoint.max_age(&dialect) {
+            return Admission::Decided(Verdict::Expired);
+        }
+        let content = match &job.payload {
+            Payload::Inline(content) => content.clone(),
+            Payload::Stored => match self.stored_content(job).await {
+                Some(Some(content)) => content,
+                // Retention has dropped the event, and the delivery with it.
+                Some(None) => return Admission::Superseded,
+                None => return Admission::Stopping,
+            },
+        };
+        let permit = match endpoint.limiter.acquire(now).await {
+            Ok(permit) => permit,
+            Err(Refused::Full(until)) => return deferred(until, Deferral::EndpointFull),
+            Err(Refused::Down(until)) => return deferred(until, Deferral::EndpointDown),
+        };
+        let has_waited = job.due_at > job.began_at();
+        let limits = endpoint.rate_limits();
+        match self.rate_limits.request(limits, has_waited).await {
+            Some(Grant::Now) => Admission::Ready(Admitted {
+                endpoint,
+                dialect,
+                content,
+                permit,
+            }),
+            Some(Grant::NotBefore(until)) => deferred(until, Deferral::RateLimited),
+            None => Admission::Stopping,
         }
     }
-    let unknown = |because| {
-        let until = clock::now() + UNKNOWN_PAUSE;
-        Admission::Decided(Verdict::Deferred { until, because })
-    };
-    let endpoint = match find_endpoint(dispatcher, job).await {
-        Found::Endpoint(endpoint) => endpoint,
-        Found::Deleted => return Admission::Decided(Verdict::Cancelled),
-        Found::Unknown => return unknown(Deferral::UnknownWebhook),
-    };
-    match endpoint.webhook.status {
-        Status::Active => {}
-        Status::Paused => return Admission::Decided(Verdict::Held),
-        Status::Inactive | Status::Disabled | Status::Deleted => {
-            return Admission::Decided(Verdict::Cancelled);
+
+    /// Looks a webhook up, first in memory. One that is unknown there, or not active, may
+    /// have been created or activated a moment ago. A cancelled delivery stays cancelled,
+    /// so the cache is refreshed before that is decided. Deleted webhooks aren't cached:
+    /// only their rows say that they were deleted.
+    async fn find_endpoint(&self, webhook: WebhookId) -> Found {
+        let cached = self.endpoints.get(webhook);
+        if let Some(endpoint) = cached
+            && endpoint.webhook.status == Status::Active
+        {
+            return Found::Endpoint(endpoint);
         }
+        let looked_up = async {
+            self.feed.refresh().await?;
+            match self.endpoints.get(webhook) {
+                Some(endpoint) => Ok(Found::Endpoint(endpoint)),
+                None if is_deleted(&self.pool, webhook).await? => Ok(Found::Deleted),
+                None => anyhow::Ok(Found::Unknown),
+            }
+        };
+        looked_up.await.unwrap_or_else(|error| {
+            warn!(
+                %webhook,
+                error = format!("{error:#}"),
+                "a webhook could not be looked up; its job is deferred for 30 s"
+            );
+            Found::Unknown
+        })
     }
-    // A file in `DIALECTS_DIR` that this replica doesn't have yet.
-    let Some(dialect) = endpoint.dialect.clone() else {
-        return unknown(Deferral::UnknownDialect);
-    };
-    let now = clock::now();
-    if now - job.began_at() > endpoint.max_age(&dialect) {
-        return Admission::Decided(Verdict::Expired);
-    }
-    let content = match &job.payload {
-        Payload::Inline(content) => content.clone(),
-        Payload::Stored => match stored_content(dispatcher, job).await {
-            Some(Some(content)) => content,
-            // Retention took the event, and with it the delivery.
-            Some(None) => return Admission::Stale,
-            None => return Admission::GiveBack,
-        },
-    };
-    let deferred = |until, because| Admission::Decided(Verdict::Deferred { until, because });
-    let place = match endpoint.gate.enter(now).await {
-        Ok(place) => place,
-        Err(Closed::Full(until)) => return deferred(until, Deferral::EndpointFull),
-        Err(Closed::Down(until)) => return deferred(until, Deferral::EndpointDown),
-    };
-    // Last, so that no turn is taken that isn't used.
-    let returns = job.due_at > job.began_at();
-    match dispatcher.rates.ask(endpoint.limits(), returns).await {
-        Some(Turn::Now) => Admission::Ready {
-            endpoint,
-            dialect,
-            content,
-            place,
-        },
-        Some(Turn::At(until)) => deferred(until, Deferral::RateLimited),
-        None => Admission::GiveBack,
+
+    /// The event's payload; `Some(None)` if the event is gone. `None`: stopping.
+    async fn stored_content(&self, job: &Job) -> Option<Option<Content>> {
+        until_done(
+            &self.grace_over,
+            "an event's payload could not be read",
+            || event_content(&self.pool, job),
+        )
+        .await
     }
 }
 
-/// The verdict on a job whose other copy is under way in this replica.
-pub fn wait_for_other_copy() -> Verdict {
-    let until = clock::now() + IN_FLIGHT_PAUSE;
-    Verdict::Deferred {
-        until,
-        because: Deferral::InFlight,
-    }
-}
-
-/// A job's webhook.
+/// What is known of a job's webhook.
 enum Found {
-    /// It is known here.
     Endpoint(Endpoint),
-    /// It was deleted.
     Deleted,
-    /// It has no row, its row can't be read, or PostgreSQL can't be asked.
+    /// It has no row, its row can't be decrypted, or PostgreSQL doesn't answer.
     Unknown,
 }
 
-/// Looks the webhook up. One that isn't known, or takes no deliveries, may have
-/// been made or switched on a moment ago: a delivery is cancelled for good, so
-/// not by what is remembered. Deleted webhooks aren't remembered at all: only
-/// their row says that they were.
-async fn find_endpoint(dispatcher: &Dispatcher, job: &Job) -> Found {
-    let known = dispatcher.endpoints.get(job.webhook);
-    if let Some(known) = known
-        && known.webhook.status == Status::Active
-    {
-        return Found::Endpoint(known);
-    }
-    let looked_up = async {
-        dispatcher.feed.refresh().await?;
-        match dispatcher.endpoints.get(job.webhook) {
-            Some(endpoint) => Ok(Found::Endpoint(endpoint)),
-            None if is_deleted(dispatcher, job.webhook).await? => Ok(Found::Deleted),
-            None => anyhow::Ok(Found::Unknown),
-        }
-    };
-    looked_up.await.unwrap_or_else(|error| {
-        warn!(webhook = %job.webhook, error = format!("{error:#}"), "looking a webhook up");
-        Found::Unknown
-    })
-}
-
-async fn is_deleted(dispatcher: &Dispatcher, webhook: WebhookId) -> anyhow::Result<bool> {
-    let client = dispatcher.pool.get().await?;
+async fn is_deleted(pool: &Pool, webhook: WebhookId) -> anyhow::Result<bool> {
+    let client = pool.get().await?;
     let statement = client
         .prepare_cached(
             "-- is_deleted\nSELECT 1 FROM webhooks WHERE id = $1 AND status = 'deleted'",
@@ -166,56 +183,14 @@ async fn is_deleted(dispatcher: &Dispatcher, webhook: WebhookId) -> anyhow::Resu
     Ok(client.query_opt(&statement, &[&webhook]).await?.is_some())
 }
 
-/// What the event says, `Some(None)` if the event is gone. `None`: stopping.
-async fn stored_content(dispatcher: &Dispatcher, job: &Job) -> Option<Option<Content>> {
-    until_done(&dispatcher.hurry, "reading an event's data", || async {
-        let client = dispatcher.pool.get().await?;
-        let statement = client
-            .prepare_cached("-- event_content\nSELECT data, attributes FROM events WHERE uid = $1")
-            .await?;
-        Ok(client
-            .query_opt(&statement, &[&job.event_uid])
-            .await?
-            .map(|row| Content {
-                data: row.get(0),
-                attributes: row.get(1),
-            }))
-    })
-    .await
-}
-
-/// The deliveries that this replica has under way, so that a second copy of a
-/// job waits for the first.
-#[derive(Clone, Default)]
-pub struct UnderWay(Arc<Mutex<HashSet<DeliveryId>>>);
-
-/// Marks a delivery as under way until it is dropped.
-pub struct Mark {
-    under_way: UnderWay,
-    delivery: DeliveryId,
-}
-
-impl UnderWay {
-    /// Marks it; `None` if it is marked already.
-    pub fn mark(&self, delivery: DeliveryId) -> Option<Mark> {
-        let new = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(delivery);
-        new.then(|| Mark {
-            under_way: self.clone(),
-            delivery,
-        })
-    }
-}
-
-impl Drop for Mark {
-    fn drop(&mut self) {
-        self.under_way
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.delivery);
-    }
+async fn event_content(pool: &Pool, job: &Job) -> anyhow::Result<Option<Content>> {
+    let client = pool.get().await?;
+    let statement = client
+        .prepare_cached("-- event_content\nSELECT data, attributes FROM events WHERE uid = $1")
+        .await?;
+    let row = client.query_opt(&statement, &[&job.event_uid]).await?;
+    Ok(row.map(|row| Content {
+        data: row.get(0),
+        attributes: row.get(1),
+    }))
 }

@@ -1,4 +1,7 @@
-//! From what came back to what happens next: the whole retry policy, pure.
+//! Decides what follows from an attempt: the whole retry policy.
+//!
+//! The result of an attempt comes in from `deliver`, and a [`Verdict`] goes back. This is
+//! a pure function: it reads no clock and no table, and its randomness is a parameter.
 
 use std::time::Duration;
 
@@ -7,80 +10,74 @@ use shared::dialect::{Answers, Meaning};
 use shared::retry::Schedule;
 use time::OffsetDateTime;
 
-/// However long an endpoint asks for.
+/// The longest pause that an endpoint can ask for.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// What is added to it at random, at most: so that what an endpoint asks for at one
-/// moment isn't all due in the same second.
+/// The largest random addition to a pause that an endpoint asked for, as a part of it. An
+/// endpoint that asks all jobs for the same pause doesn't get them all in one second.
 const RETRY_AFTER_JITTER: f64 = 0.1;
 
-/// How a job leaves the dispatcher. One variant, one update of its row.
+/// How a job leaves the dispatcher. Each variant is one way to update the delivery's row.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
-    /// The endpoint took it.
     Delivered,
-    /// It didn't, and is asked again.
+    /// The attempt failed, and another one follows.
     RetryAt {
-        /// When.
         at: OffsetDateTime,
-        /// Why then.
         because: Timing,
     },
-    /// It didn't, and isn't asked again.
+    /// The attempt failed, and it was the last one.
     Failed(GaveUp),
-    /// Too old to be sent.
+    /// The delivery is too old to be sent.
     Expired,
-    /// Its webhook is gone or switched off.
+    /// The webhook is deleted, disabled or inactive.
     Cancelled,
-    /// Its webhook is paused: it waits in its row.
+    /// The webhook is paused. The delivery stays in its row, without a job.
     Held,
-    /// Not tried: costs no attempt.
+    /// No attempt was made, and none is charged. The job comes again.
     Deferred {
-        /// Until when.
         until: OffsetDateTime,
-        /// Why.
         because: Deferral,
     },
 }
 
-/// Why the next attempt comes when it does.
+/// What decided the time of the next attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Timing {
-    /// The schedule says so.
     Schedule,
-    /// The endpoint asked for more time than that.
+    /// The endpoint asked for a longer pause than the schedule has.
     RetryAfter,
 }
 
-/// Why a delivery isn't tried again.
+/// Why no other attempt follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GaveUp {
-    /// The schedule, or the delivery's age, allows no more.
+    /// The schedule or the age limit allows no other attempt.
     Exhausted,
-    /// An answer that no other attempt would change.
+    /// The dialect calls this answer final.
     Refused,
-    /// The endpoint says it is gone: the webhook is disabled.
+    /// The endpoint says that it is gone for good. The webhook is disabled.
     Gone,
 }
 
-/// Why a job was put off.
+/// Why a job was deferred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deferral {
-    /// All places at the endpoint are taken.
+    /// The endpoint has as many requests in flight as it may have.
     EndpointFull,
-    /// The endpoint has failed too often in a row to be asked just now.
+    /// The endpoint's circuit breaker is open.
     EndpointDown,
-    /// The webhook's or its tenant's rate limit is used up.
+    /// The rate limit of the webhook or of its tenant is used up.
     RateLimited,
-    /// Another copy of the job is under way in this replica.
+    /// This replica is working on another copy of the job.
     InFlight,
-    /// The webhook isn't known here, or its row can't be read.
+    /// This replica doesn't know the webhook, or can't decrypt its row.
     UnknownWebhook,
-    /// The webhook's dialect isn't known here.
+    /// This replica has no dialect of that name.
     UnknownDialect,
 }
 
 impl Timing {
-    /// As the delivery log has it.
+    /// As the delivery log writes it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Schedule => "schedule",
@@ -90,7 +87,7 @@ impl Timing {
 }
 
 impl Deferral {
-    /// As metrics and logs have it.
+    /// As metrics and logs write it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::EndpointFull => "endpoint_full",
@@ -104,7 +101,8 @@ impl Deferral {
 }
 
 impl Verdict {
-    /// As metrics and logs have it: the delivery's state after it.
+    /// As metrics and logs write it. For all but `held` and `deferred` this is also the
+    /// delivery's new state.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
@@ -118,9 +116,10 @@ impl Verdict {
     }
 }
 
-/// Whether an endpoint failed in a way that it may recover from if it is asked
-/// less: not with an answer to what it was sent, and not because we don't go there.
-pub fn struggles(result: &Result<Answer, Failure>) -> bool {
+/// Whether a result says that the endpoint may be overloaded, so that fewer requests at a
+/// time may help. Answers that are about the request itself don't say so, nor does an
+/// address that we refuse to connect to.
+pub fn shows_overload(result: &Result<Answer, Failure>) -> bool {
     match result {
         Ok(answer) => answer.status == 429 || answer.status >= 500,
         Err(Failure::Forbidden(_)) => false,
@@ -128,52 +127,55 @@ pub fn struggles(result: &Result<Answer, Failure>) -> bool {
     }
 }
 
-/// What an attempt was, to be judged.
+/// What is known of an attempt, beside its result.
 #[derive(Debug, Clone, Copy)]
-pub struct Case<'a> {
-    /// Which attempt, from 1, since the delivery began (again).
+pub struct Attempted<'a> {
+    /// The number of the attempt, from 1, since the delivery began or was restarted.
     pub attempt: u16,
-    /// When the event was accepted, or the delivery began again.
+    /// When the event was accepted, or the delivery restarted.
     pub began_at: OffsetDateTime,
     /// When the attempt ended.
     pub now: OffsetDateTime,
-    /// What answers mean.
+    /// What the dialect says of each status.
     pub answers: &'a Answers,
-    /// From the acceptance to the last attempt.
+    /// The longest time from `began_at` to the last attempt.
     pub max_age: time::Duration,
-    /// When failures are repeated.
+    /// The pauses between attempts.
     pub schedule: &'a Schedule,
-    /// Between 0 and 1: the jitter's throw.
+    /// Between 0 and 1, for the jitter.
     pub random: f64,
 }
 
 /// Decides what follows from an attempt.
-pub fn judge(result: &Result<Answer, Failure>, case: Case<'_>) -> Verdict {
+pub fn judge(result: &Result<Answer, Failure>, attempted: Attempted<'_>) -> Verdict {
     if let Ok(answer) = result {
-        match case.answers.meaning(answer.status) {
+        match attempted.answers.meaning(answer.status) {
             Meaning::Delivered => return Verdict::Delivered,
             Meaning::Stop => return Verdict::Failed(GaveUp::Refused),
             Meaning::Disable => return Verdict::Failed(GaveUp::Gone),
             Meaning::Retry => {}
         }
     }
-    let Some(pause) = case.schedule.pause_after(case.attempt, case.random) else {
+    let Some(pause) = attempted
+        .schedule
+        .pause_after(attempted.attempt, attempted.random)
+    else {
         return Verdict::Failed(GaveUp::Exhausted);
     };
-    // Asked for by an endpoint that is overloaded: never sooner than that.
-    let asked = match result {
+    // An overloaded endpoint may ask for a longer pause, not for a shorter one.
+    let asked_for = match result {
         Ok(Answer {
             status: 429 | 503,
             retry_after: Some(wait),
             ..
-        }) => retry_after(*wait, case.random),
+        }) => retry_after(*wait, attempted.random),
         _ => Duration::ZERO,
     };
-    let at = case.now + pause.max(asked);
-    if at - case.began_at > case.max_age {
+    let at = attempted.now + pause.max(asked_for);
+    if at - attempted.began_at > attempted.max_age {
         return Verdict::Failed(GaveUp::Exhausted);
     }
-    let because = if asked > pause {
+    let because = if asked_for > pause {
         Timing::RetryAfter
     } else {
         Timing::Schedule
@@ -181,17 +183,17 @@ pub fn judge(result: &Result<Answer, Failure>, case: Case<'_>) -> Verdict {
     Verdict::RetryAt { at, because }
 }
 
-/// How long to wait if an endpoint asks for so much: that, or some more.
-fn retry_after(asked: Duration, random: f64) -> Duration {
-    let asked = asked.min(MAX_RETRY_AFTER);
-    let more = asked.as_secs_f64() * RETRY_AFTER_JITTER * random;
-    // Whole seconds if it is long, as the schedule's pauses.
-    let more = if asked >= Duration::from_secs(10) {
-        more.round()
+/// The pause for an endpoint that asks for one: what it asks for, plus jitter.
+fn retry_after(asked_for: Duration, random: f64) -> Duration {
+    let asked_for = asked_for.min(MAX_RETRY_AFTER);
+    let jitter = asked_for.as_secs_f64() * RETRY_AFTER_JITTER * random;
+    // Long pauses have whole seconds, as the schedule's have.
+    let jitter = if asked_for >= Duration::from_secs(10) {
+        jitter.round()
     } else {
-        more
+        jitter
     };
-    (asked + Duration::from_secs_f64(more)).min(MAX_RETRY_AFTER)
+    (asked_for + Duration::from_secs_f64(jitter)).min(MAX_RETRY_AFTER)
 }
 
 #[cfg(test)]
@@ -220,7 +222,7 @@ mod tests {
         let schedule = Schedule::of_seconds(&[5, 300]);
         judge(
             result,
-            Case {
+            Attempted {
                 attempt,
                 began_at: NOW,
                 now: NOW,
@@ -233,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_from_each_answer() {
+    fn each_answer_leads_to_its_verdict() {
         let at = |seconds, because| Verdict::RetryAt {
             at: NOW + Duration::from_secs(seconds),
             because,
@@ -265,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_endpoint_asks_for_is_spread_and_never_sooner() {
+    fn a_pause_that_an_endpoint_asks_for_gets_jitter_and_is_never_shortened() {
         let seconds = Duration::from_secs;
         for (asked, random, expected) in [
             (60, 0.0, seconds(60)),
@@ -283,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_struggles_if_asking_less_may_help() {
+    fn overload_is_429_5xx_and_no_answer_but_no_other_status() {
         for (status, expected) in [
             (200, false),
             (302, false),
@@ -293,14 +295,18 @@ mod tests {
             (500, true),
             (503, true),
         ] {
-            assert_eq!(struggles(&answered(status, None)), expected, "{status}");
+            assert_eq!(
+                shows_overload(&answered(status, None)),
+                expected,
+                "{status}"
+            );
         }
-        assert!(struggles(&Err(Failure::Timeout)));
-        assert!(!struggles(&Err(Failure::Forbidden("private".into()))));
+        assert!(shows_overload(&Err(Failure::Timeout)));
+        assert!(!shows_overload(&Err(Failure::Forbidden("private".into()))));
     }
 
     #[test]
-    fn a_dialect_says_which_answers_are_final() {
+    fn a_dialect_decides_which_answers_are_final() {
         let retry = Verdict::RetryAt {
             at: NOW + Duration::from_secs(5),
             because: Timing::Schedule,
@@ -325,7 +331,7 @@ mod tests {
         let schedule = Schedule::of_seconds(&[86_400]);
         let dialects = Dialects::embedded();
         let policy = dialects.default().policy();
-        let case = Case {
+        let attempted = Attempted {
             attempt: 1,
             began_at: NOW - policy.max_age + time::Duration::HOUR,
             now: NOW,
@@ -335,14 +341,14 @@ mod tests {
             random: 0.0,
         };
         assert_eq!(
-            judge(&answered(500, None), case),
+            judge(&answered(500, None), attempted),
             Verdict::Failed(GaveUp::Exhausted)
         );
     }
 
     proptest! {
         #[test]
-        fn a_retry_is_never_before_its_pause(status in 300u16..600, attempt in 1u16..3, after in proptest::option::of(any::<u64>())) {
+        fn a_retry_never_comes_before_its_pause_is_over(status in 300u16..600, attempt in 1u16..3, after in proptest::option::of(any::<u64>())) {
             if let Verdict::RetryAt { at, .. } = verdict(&answered(status, after), attempt) {
                 let pause = if attempt == 1 { 5 } else { 300 };
                 prop_assert!(at >= NOW + Duration::from_secs(pause));

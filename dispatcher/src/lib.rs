@@ -1,40 +1,40 @@
-//! Takes jobs, sends them, records what came of it.
+//! Takes jobs, sends them, and records the results.
 //!
-//! The files are the stages a job passes, in this order:
+//! The stages that a job passes, in this order:
 //!
 //! 1. [`intake`] consumes the jobs queues and starts a task per job;
-//! 2. [`admit`] decides whether it may be sent now (with [`endpoints`], the
-//!    webhooks in memory, [`gate`], the places at each endpoint, [`circuit`],
-//!    whether it is asked at all, and [`rate`], the limits that all replicas
-//!    share);
-//! 3. [`shared::attempt`] signs, POSTs, and says what came back;
-//! 4. [`judge`] turns that into a verdict: the whole retry policy;
-//! 5. [`settle`] writes verdicts down in batches ([`record`]), and what they come
-//!    to ([`tally`]); queues retries, acks jobs.
+//! 2. [`deliver`] sees one job through the stages below;
+//! 3. [`admit`] decides whether the job may be sent now. It asks [`ticket`] (does the
+//!    delivery wait for this job?), [`endpoint::cache`] (the webhooks in memory),
+//!    [`endpoint::limiter`] and [`endpoint::circuit`] (requests at a time, circuit breaker),
+//!    and [`endpoint::rate_limit`] (limits that all replicas share);
+//! 4. [`shared::attempt`] signs the request and sends it;
+//! 5. [`judge`] decides what follows from the result: the whole retry policy;
+//! 6. [`settle`] records verdicts in batches ([`record`], with their statistics in
+//!    [`settle::stats`]), queues retries, and acks the jobs.
 //!
-//! [`ticket`] tells which of a delivery's jobs is the one that it waits for.
+//! [`settlement`] is what goes from `deliver` to `settle`. [`in_flight`] keeps two copies of
+//! a job apart.
 //!
-//! [`sweep`] stands beside them and puts lost jobs back (many at once: [`backlog`]),
-//! and with them what paused webhooks held ([`hold`]); [`failing`] disables webhooks that have failed
-//! for days, and whoever disables one says so ([`operational`]). [`run`] starts
-//! and stops all of it.
+//! Beside them, [`upkeep::sweep`] puts lost jobs back (which ones are lost:
+//! [`upkeep::watermark`]; many at once: [`upkeep::backlog`]) and releases the deliveries of
+//! paused webhooks ([`upkeep::paused`]). [`upkeep::failing`] disables webhooks that have
+//! failed for days; [`upkeep::disable`] tells their tenants.
+//!
+//! [`run`] builds all of these, starts and stops them. Imports have no circles:
+//! `tests/tests/house.rs` checks that.
 
 pub mod admit;
-pub mod backlog;
-pub mod circuit;
-pub mod endpoints;
-pub mod failing;
-pub mod gate;
-pub mod hold;
+pub mod deliver;
+pub mod endpoint;
+pub mod in_flight;
 pub mod intake;
 pub mod judge;
 pub mod metrics;
-pub mod operational;
-pub mod rate;
 pub mod record;
 pub mod run;
 pub mod settings;
 pub mod settle;
-pub mod sweep;
-pub mod tally;
+pub mod settlement;
 pub mod ticket;
+pub mod upkeep;

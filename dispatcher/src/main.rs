@@ -1,16 +1,24 @@
-//! `posthorn-dispatcher`: as many of these as are needed, all the same.
+//! `posthorn-dispatcher`: run as many as are needed. All of them are equal.
 
+use clap::Parser;
 use dispatcher::run::run;
-use dispatcher::settings::Settings;
-use shared::telemetry;
+use dispatcher::settings::{HELP, Settings};
+use shared::{settings, supervise, telemetry};
 use tokio_util::sync::CancellationToken;
+
+/// Posthorn's dispatcher: sends events to webhooks, repeats failed attempts, and records
+/// every attempt. It takes no arguments. Its settings come from the environment.
+#[derive(Parser)]
+#[command(name = "posthorn-dispatcher", version, after_help = HELP)]
+struct Arguments {}
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let settings = Settings::read(&shared::settings::environment())?;
+    Arguments::parse();
+    let settings = Settings::read(&settings::environment())?;
     telemetry::log_to_stderr(settings.common.log_format);
-    shared::supervise::die_on_panic();
+    supervise::die_on_panic();
     let stop = CancellationToken::new();
-    shared::supervise::stop_on_signals(stop.clone())?;
+    supervise::stop_on_signals(stop.clone())?;
     run(settings, stop).await
 }

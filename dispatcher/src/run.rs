@@ -1,12 +1,13 @@
-//! Starts everything, keeps it running, stops it in order.
+//! Builds the stages, runs them, and stops them in order.
 //!
-//! To stop is: take no more jobs; let attempts under way finish within the
-//! grace; settle what they came to; give back the rest, which is what closing
-//! the connection does.
+//! To stop, a dispatcher takes no more jobs. Requests in flight get the shutdown grace to
+//! finish, and their verdicts are settled. Then the RabbitMQ connection is closed, which
+//! gives all other jobs back to their queues.
+//!
+//! No other module imports this one: each stage has the fields that it needs.
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use deadpool_postgres::Pool;
@@ -15,127 +16,73 @@ use lapin::options::BasicCancelOptions;
 use shared::amqp::{Broker, Session, keep_session};
 use shared::attempt::Sender;
 use shared::catalogue::Feed;
-use shared::ids::WebhookId;
-use shared::publish::{Publications, Publisher, publisher};
+use shared::publish::{Publications, Publisher};
 use shared::serve::serve;
-use shared::settings::Defaults;
-use shared::supervise::{Readiness, until_done};
+use shared::supervise::{Readiness, Supervisor, until_done};
 use shared::topology::jobs_queue;
-use shared::webhook::Webhook;
-use shared::{partitions, postgres, telemetry};
+use shared::{health, partitions, postgres};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::admit::UnderWay;
-use crate::endpoints::Endpoints;
+use crate::admit::Admitter;
+use crate::deliver::Deliverer;
+use crate::endpoint::cache::EndpointCache;
+use crate::endpoint::rate_limit::RateLimiter;
+use crate::in_flight::InFlight;
+use crate::intake::Intake;
 use crate::metrics::metrics;
-use crate::rate::{Rates, keep_rates};
+use crate::record::{Recorder, TOMORROW};
 use crate::settings::Settings;
-use crate::settle::{Settlement, Settler};
-use crate::sweep::Watermarks;
+use crate::settle::{Settler, stats};
 use crate::ticket::Tickets;
-use crate::{failing, intake, sweep, tally};
+use crate::upkeep::backlog::Backlog;
+use crate::upkeep::failing::FailureWatch;
+use crate::upkeep::paused::PausedDeliveries;
+use crate::upkeep::sweep::Sweeper;
+use crate::upkeep::watermark::{LossCriteria, Watermarks};
 
 const NAME: &str = "posthorn-dispatcher";
-/// Settling, rechecks, large payloads, the sweeper, the feed.
+/// For tickets, payloads, rate limits, upkeep and the feed.
 const POSTGRES_CONNECTIONS: usize = 8;
-
-/// How many days from today a dispatcher makes sure that the log has room for.
-pub(crate) const TOMORROW: i32 = 1;
-
-/// What a job's task needs, and everyone else.
-pub struct Dispatcher {
-    /// To PostgreSQL.
-    pub pool: Pool,
-    /// Webhooks in memory.
-    pub endpoints: Arc<Endpoints>,
-    /// What keeps them fresh.
-    pub feed: Arc<Feed<Webhook>>,
-    /// The HTTP client.
-    pub sender: Sender,
-    /// Where a webhook says nothing.
-    pub defaults: Defaults,
-    /// The longest that an attempt takes where a webhook says nothing.
-    pub longest_timeout: Duration,
-    /// How much of the rate limits is used.
-    pub rates: Rates,
-    /// Deliveries under way here.
-    pub under_way: UnderWay,
-    /// Jobs held at a time.
-    pub places: Arc<Semaphore>,
-    /// Jobs' tasks, and their settlements.
-    pub tasks: TaskTracker,
-    /// Puts jobs into queues.
-    pub publisher: Publisher,
-    /// Re-parks jobs.
-    pub settler: Settler,
-    settlements: mpsc::Sender<Settlement>,
-    /// For the routing of jobs.
-    pub shards: u16,
-    /// For the sweeper.
-    pub watermarks: Watermarks,
-    /// See [`Settings::disable_after`].
-    pub disable_after: Option<Duration>,
-    /// See [`Settings::sweep_grace`].
-    pub sweep_grace: Duration,
-    /// See [`Settings::sweep_interval`].
-    pub sweep_interval: Duration,
-    /// Take no more.
-    pub stop: CancellationToken,
-    /// The grace is over.
-    pub hurry: CancellationToken,
-}
-
-impl Dispatcher {
-    /// How long after a job was taken its verdict is on record: its webhook's
-    /// timeout, and the time to wait for a place and to be recorded, as the sweeper
-    /// allows them.
-    pub fn time_of_an_attempt(&self, webhook: WebhookId) -> Duration {
-        let endpoint = self.endpoints.get(webhook);
-        let timeout = endpoint.and_then(|endpoint| {
-            let dialect = endpoint.dialect.clone()?;
-            Some(endpoint.timeout(&self.defaults, &dialect))
-        });
-        timeout.unwrap_or(self.longest_timeout) + sweep::allowance(self.sweep_grace)
-    }
-
-    /// Hands a verdict to be written.
-    pub async fn settle(&self, settlement: Settlement) {
-        // Closed only when the grace is over: the job is redelivered.
-        let _ = self.settlements.send(settlement).await;
-    }
-}
+/// For settling, which writes one batch at a time, and for the sweep.
+const PLANNED_CONNECTIONS: usize = 2;
 
 /// Runs a dispatcher until `stop`.
 ///
 /// # Errors
-/// If it can't start, or a part of it ends unasked.
+/// If it can't start, or one of its tasks ends unexpectedly.
 pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
     metrics();
     let ready = Readiness::with_sessions(1);
-    let hurry = CancellationToken::new();
-    // What serves the work outlives it: one that ended with `hurry` would look
-    // like one that failed.
-    let over = CancellationToken::new();
     let config = postgres::config(&settings.common.database_url, NAME)?;
     config.warn_if_plain();
     let pool = postgres::pool(&config, POSTGRES_CONNECTIONS)?;
+    let planned_pool = postgres::pool(&config.planned_once(), PLANNED_CONNECTIONS)?;
 
+    // The services stop last: the stages need them until the end.
+    let services_stop = CancellationToken::new();
+    let mut services = Supervisor::new(services_stop.clone());
     let listener = TcpListener::bind(settings.http_addr)
         .await
         .with_context(|| format!("HTTP_ADDR: listening on {}", settings.http_addr))?;
-    info!(address = %listener.local_addr()?, "metrics and health");
-    let routes = telemetry::routes(ready.clone());
-    let mut health = tokio::spawn(serve(listener, routes, settings.common.http, over.clone()));
+    info!(address = %listener.local_addr()?, "serving metrics and health");
+    let routes = health::routes(ready.clone());
+    let http = serve(
+        listener,
+        routes,
+        settings.common.http,
+        services_stop.clone(),
+    );
+    services.spawn("serving HTTP", http);
 
     if wait_for_schema(&pool, &stop).await.is_none() {
         return Ok(());
     }
 
-    let endpoints = Arc::new(Endpoints::new(
+    let endpoints = Arc::new(EndpointCache::new(
         settings.common.dialects.clone(),
         usize::from(settings.concurrency),
     ));
@@ -144,145 +91,192 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         let endpoints = endpoints.clone();
         move |changes| endpoints.apply(changes)
     });
-    let mut listening = tokio::spawn({
-        let (feed, over) = (feed.clone(), over.clone());
+    services.spawn("listening for changes of webhooks", {
+        let (feed, stop) = (feed.clone(), services_stop.clone());
         let url = settings.common.database_url.clone();
-        async move { feed.listen(&url, NAME, &over).await }
+        async move { feed.listen(&url, NAME, &stop).await }
     });
+    let partitions = partitions::keep(pool.clone(), TOMORROW, services_stop);
+    services.spawn("creating partitions", partitions);
 
-    let mut partitions = tokio::spawn(partitions::keep(pool.clone(), TOMORROW, over.clone()));
-
-    let (publisher, publications) = publisher();
-    let (sender, receiver) = mpsc::channel(usize::from(settings.concurrency));
+    // These may end when the shutdown grace is over.
+    let grace_over = CancellationToken::new();
+    let mut workers = Supervisor::new(grace_over.clone());
+    workers.spawn("the timer of the shutdown grace", {
+        let (stop, grace_over) = (stop.clone(), grace_over.clone());
+        async move {
+            stop.cancelled().await;
+            tokio::time::sleep(settings.shutdown_grace).await;
+            grace_over.cancel();
+        }
+    });
     let shards = settings.common.shards;
-    let settler = || Settler {
+    let (publisher, publications) = Publisher::new(shards);
+    let tickets = Tickets {
         pool: pool.clone(),
-        tickets: Tickets {
-            pool: pool.clone(),
-            hurry: hurry.clone(),
-        },
-        publisher: publisher.clone(),
-        shards,
-        slot: tally::any_slot(),
-        hurry: hurry.clone(),
+        grace_over: grace_over.clone(),
     };
-    let mut settling = tokio::spawn(settler().run(receiver));
-    let (rates, asks) = Rates::new();
-    let mut rating = tokio::spawn(keep_rates(pool.clone(), asks, hurry.clone()));
-    let dispatcher = Arc::new(Dispatcher {
-        settler: settler(),
-        pool: pool.clone(),
-        endpoints,
-        feed,
-        sender: Sender::new(settings.common.destinations.clone())?,
-        defaults: settings.defaults.clone(),
-        longest_timeout: settings
+    let settler = Arc::new(Settler {
+        recorder: Recorder {
+            pool: planned_pool.clone(),
+            slot: stats::any_slot(),
+            grace_over: grace_over.clone(),
+        },
+        tickets: tickets.clone(),
+        publisher: publisher.clone(),
+        grace_over: grace_over.clone(),
+    });
+    let (settlements, unsettled) = mpsc::channel(usize::from(settings.concurrency));
+    workers.spawn("settling", settler.clone().run(unsettled));
+    let (rate_limits, rate_limiter) = RateLimiter::new(pool.clone(), grace_over.clone());
+    workers.spawn("limiting rates", rate_limiter.run());
+
+    let criteria = LossCriteria {
+        default_timeout: settings
             .defaults
             .timeout
             .unwrap_or(settings.common.dialects.longest_timeout()),
-        rates,
-        under_way: UnderWay::default(),
-        places: Arc::new(Semaphore::new(usize::from(settings.concurrency))),
-        tasks: TaskTracker::new(),
-        publisher,
-        settlements: sender,
-        shards,
-        watermarks: Watermarks::new(shards),
-        disable_after: settings.disable_after,
-        sweep_grace: settings.sweep_grace,
-        sweep_interval: settings.sweep_interval,
-        stop: stop.clone(),
-        hurry: hurry.clone(),
-    });
-
-    // After the grace nothing waits any longer.
-    let grace = tokio::spawn({
-        let (stop, hurry, grace) = (stop.clone(), hurry.clone(), settings.shutdown_grace);
-        async move {
-            stop.cancelled().await;
-            tokio::time::sleep(grace).await;
-            hurry.cancel();
-        }
-    });
-
-    let broker = Broker::new(settings.common.amqp_url.clone(), NAME, shards);
-    let mut serving = Serving {
-        dispatcher,
-        publications,
+        grace: settings.sweep_grace,
     };
-    let prefetch = (settings.concurrency / shards).max(1);
-    let working = keep_session(&broker, "jobs", &ready, &hurry, async |session| {
-        serving.on(session, prefetch).await
+    let tasks = TaskTracker::new();
+    let watermarks = Arc::new(Watermarks::new(shards));
+    let deliverer = Deliverer {
+        admitter: Admitter {
+            endpoints: endpoints.clone(),
+            feed,
+            rate_limits,
+            tickets,
+            pool: pool.clone(),
+            grace_over: grace_over.clone(),
+        },
+        endpoints,
+        in_flight: InFlight::default(),
+        sender: Sender::new(settings.common.destinations.clone())?,
+        defaults: settings.defaults.clone(),
+        loss_criteria: criteria,
+        settler,
+        settlements,
+        tasks: tasks.clone(),
+    };
+    let intake = Intake {
+        deliverer: Arc::new(deliverer),
+        publisher: publisher.clone(),
+        watermarks: watermarks.clone(),
+        permits: Arc::new(Semaphore::new(usize::from(settings.concurrency))),
+        tasks: tasks.clone(),
+        stop: stop.clone(),
+    };
+    let sweeper = Sweeper {
+        pool: planned_pool,
+        publisher: publisher.clone(),
+        watermarks,
+        criteria,
+        interval: settings.sweep_interval,
+        backlog: Backlog {
+            pool: pool.clone(),
+            publisher: publisher.clone(),
+            default_timeout: criteria.default_timeout,
+            stop: stop.clone(),
+        },
+        paused: PausedDeliveries {
+            pool: pool.clone(),
+            publisher: publisher.clone(),
+            stop: stop.clone(),
+        },
+        stop: stop.clone(),
+    };
+    let failure_watch = FailureWatch {
+        pool,
+        publisher,
+        disable_after: settings.disable_after,
+        stop,
+    };
+
+    let mut work = Work {
+        intake,
+        sweeper,
+        failure_watch,
+        publications,
+        tasks,
+        grace_over: grace_over.clone(),
+        shards,
+        prefetch: (settings.concurrency / shards).max(1),
+    };
+    let broker = Broker::new(settings.common.amqp_url.clone(), NAME, shards);
+    let working = keep_session(&broker, "jobs", &ready, &grace_over, async |session| {
+        work.run(session).await
     });
-    // A dispatcher with a dead part looks healthy and delivers nothing.
     tokio::select! {
         () = working => {}
-        ended = &mut settling => {
-            anyhow::ensure!(hurry.is_cancelled(), "settling ended unasked: {ended:?}");
-        }
-        ended = &mut rating => {
-            anyhow::ensure!(hurry.is_cancelled(), "keeping rates ended unasked: {ended:?}");
-        }
-        ended = &mut partitions => anyhow::bail!("making partitions ended unasked: {ended:?}"),
-        ended = &mut listening => anyhow::bail!("listening ended unasked: {ended:?}"),
-        ended = &mut health => anyhow::bail!("serving HTTP ended unasked: {ended:?}"),
+        Err(error) = workers.watch() => return Err(error),
+        Err(error) = services.watch() => return Err(error),
     }
 
-    hurry.cancel();
-    over.cancel();
-    grace.abort();
-    // Everything that could be settled has been, see `Serving::on`.
-    settling.abort();
-    rating.abort();
-    let _ = tokio::join!(listening, partitions, health);
+    grace_over.cancel();
+    // Whatever could be settled is settled by now, see `Work::run`.
+    drop(workers);
+    services.stop().await;
     info!("stopped");
     Ok(())
 }
 
 async fn wait_for_schema(pool: &Pool, stop: &CancellationToken) -> Option<()> {
-    until_done(stop, "not started yet", || async {
-        postgres::check_schema(pool).await?;
-        postgres::measure_clock(pool).await
-    })
+    until_done(
+        stop,
+        "not started yet: PostgreSQL or its schema is not ready",
+        || async {
+            postgres::check_schema(pool).await?;
+            postgres::measure_clock(pool).await
+        },
+    )
     .await
 }
 
-/// What runs on each session in turn.
-struct Serving {
-    dispatcher: Arc<Dispatcher>,
+/// What runs on each RabbitMQ session in turn.
+struct Work {
+    intake: Intake,
+    sweeper: Sweeper,
+    failure_watch: FailureWatch,
     publications: Publications,
+    /// Of the jobs that this process holds.
+    tasks: TaskTracker,
+    grace_over: CancellationToken,
+    shards: u16,
+    /// The most unacked messages, per jobs queue.
+    prefetch: u16,
 }
 
-impl Serving {
-    /// Takes jobs until told to stop, then sees those it holds through.
-    async fn on(&mut self, session: &Session, prefetch: u16) -> anyhow::Result<()> {
-        let dispatcher = &self.dispatcher;
+impl Work {
+    /// Takes jobs until the process stops, and then waits for those that it holds.
+    async fn run(&mut self, session: &Session) -> anyhow::Result<()> {
         let channel = session.publishing_channel().await?;
-        let mut shards = Vec::new();
-        for shard in shards_to_take(session, dispatcher.shards).await? {
-            let (channel, consumer) = session.consumer(&jobs_queue(shard), prefetch).await?;
-            shards.push((shard, channel, consumer));
+        let mut consumers = Vec::new();
+        for shard in shards_to_take(session, self.shards).await? {
+            let (channel, consumer) = session.consumer(&jobs_queue(shard), self.prefetch).await?;
+            consumers.push((shard, channel, consumer));
         }
-        let taking = shards
-            .iter()
-            .map(|(shard, _, consumer)| intake::take(dispatcher, *shard, consumer.clone()));
+        let taking = consumers.iter().map(|(shard, channel, consumer)| {
+            self.intake.take(*shard, channel.clone(), consumer.clone())
+        });
         let work = async {
-            tokio::try_join!(
-                try_join_all(taking),
-                sweep::sweep(dispatcher, session),
-                failing::watch(dispatcher),
-            )?;
-            // Told to stop. Without the consumers, what comes in late stays
-            // unacked and returns to its queue when the session closes.
-            for (_, channel, consumer) in &shards {
+            tokio::try_join!(try_join_all(taking), self.sweeper.run(session), async {
+                self.failure_watch.run().await;
+                Ok(())
+            },)?;
+            // The process stops. A job that arrives from now on stays unacked, and returns
+            // to its queue when the session is closed.
+            for (_, channel, consumer) in &consumers {
                 channel
                     .basic_cancel(consumer.tag(), BasicCancelOptions::default())
                     .await?;
             }
-            dispatcher.tasks.close();
+            self.tasks.close();
             tokio::select! {
-                () = dispatcher.tasks.wait() => {}
-                () = dispatcher.hurry.cancelled() => warn!("the grace is over; giving jobs back"),
+                () = self.tasks.wait() => {}
+                () = self.grace_over.cancelled() => warn!(
+                    "SHUTDOWN_GRACE is over and some jobs aren't finished; \
+                     giving them back to RabbitMQ for another dispatcher"
+                ),
             }
             anyhow::Ok(())
         };
@@ -290,14 +284,14 @@ impl Serving {
             ended = work => ended,
             ended = self.publications.serve(&channel) => {
                 ended?;
-                anyhow::bail!("nobody publishes any more")
+                anyhow::bail!("the last publisher is gone")
             }
         }
     }
 }
 
-/// All shards. One of them if messages are taken one at a time; which one has the
-/// message to blame isn't known.
+/// The jobs queues to consume: all of them. In a careful session, which takes one message
+/// at a time to find the message that ends sessions, only one queue that has messages.
 async fn shards_to_take(session: &Session, shards: u16) -> anyhow::Result<Range<u16>> {
     if !session.is_careful() || shards < 2 {
         return Ok(0..shards);

@@ -5,35 +5,76 @@ use std::time::Duration;
 
 use shared::settings::{Common, Defaults, Reader, Unusable};
 
+/// The settings as `--help` lists them. README.md has the same.
+pub const HELP: &str = "\
+Settings (environment variables, or a file .env in the working directory):
+  DATABASE_URL                  PostgreSQL 15 or later:
+                                postgres://user:password@host/database?sslmode=verify-full
+                                [required]
+  AMQP_URL                      RabbitMQ 3.10 or later: amqp://user:password@host/vhost, or
+                                amqps://… [required]
+  MASTER_KEY                    encrypts secrets in PostgreSQL; 32 random bytes in base64: openssl
+                                rand -base64 32 [required]
+  MASTER_KEY_PREVIOUS           earlier master keys, comma-separated; used only to decrypt
+  JOB_SHARDS                    number of job queues, 1 to 256. Every process must have the same
+                                number. Raise it when the leader of one queue is saturated [default:
+                                1]
+  ALLOW_HTTP                    accept webhooks with http: URLs; for development [default: false]
+  ALLOWED_NETWORKS              private networks that deliveries may go to, such as
+                                10.0.0.0/8,127.0.0.0/8
+  DIALECTS_DIR                  folder with your own dialects
+  LOG_FORMAT                    pretty or json [default: pretty]
+  HTTP_IDLE_TIMEOUT             how long an HTTP connection may wait for its next request, in
+                                seconds; 1 to 3600 [default: 75]
+  HTTP_CONNECTIONS              maximum number of HTTP connections, 16 to 65535; each needs a file
+                                descriptor [default: 512]
+  HTTP_CONNECTIONS_PER_ADDRESS  maximum number of HTTP connections from one client address, 1 to
+                                65535 [default: 256]
+  HTTP_ADDR                     address of /metrics, /healthz and /readyz [default: 127.0.0.1:8081]
+  CONCURRENCY                   maximum number of jobs that one dispatcher holds at a time, 1 to
+                                10000; at least JOB_SHARDS [default: 512]
+  WEBHOOK_MAX_RETRIES           number of retries after the first attempt, 0 to 49 [default: the
+                                dialect's]
+  WEBHOOK_RETRY_DELAY           delay before the first retry, in milliseconds; it doubles with each
+                                retry; at most a day [default: the dialect's]
+  WEBHOOK_TIMEOUT               timeout of an attempt, in milliseconds; 1000 to 60000 [default: the
+                                dialect's]
+  WEBHOOK_DISABLE_AFTER         a webhook is disabled when all its attempts have failed for this
+                                long, in seconds; at most a year; 0 means never [default: 432000]
+  SHUTDOWN_GRACE                time that requests in flight get to finish after SIGTERM, in
+                                seconds; at most 3600 [default: 30]
+  SWEEP_GRACE                   a job counts as lost when its delivery is overdue by this much, plus
+                                the webhook's timeout, plus up to 15 s; in seconds; 1 to 86400
+                                [default: 60]
+  SWEEP_INTERVAL                interval between searches for lost jobs, in seconds; 1 to 3600
+                                [default: 5]
+  RUST_LOG                      log level, such as debug [default: info]";
+
 /// Read once, at start.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// What both binaries have.
+    /// The settings that ingest has, too.
     pub common: Common,
-    /// What holds where a webhook says nothing.
+    /// Retries and timeout of webhooks that set none.
     pub defaults: Defaults,
     /// `HTTP_ADDR`: where `/metrics`, `/healthz` and `/readyz` are served.
     pub http_addr: SocketAddr,
-    /// `CONCURRENCY`: the most jobs held at a time.
+    /// `CONCURRENCY`: the most jobs that this process holds at a time.
     pub concurrency: u16,
-    /// `SHUTDOWN_GRACE` (s): how long attempts under way may still take when the
-    /// process is told to stop.
+    /// `SHUTDOWN_GRACE` (s): how long requests in flight may still take after SIGTERM.
     pub shutdown_grace: Duration,
-    /// `WEBHOOK_DISABLE_AFTER` (s): how long every attempt of a webhook has failed
-    /// when it is disabled; 0: never.
+    /// `WEBHOOK_DISABLE_AFTER` (s): a webhook is disabled when all its attempts have failed
+    /// for this long. `None`, which is written 0: never.
     pub disable_after: Option<Duration>,
-    /// `SWEEP_GRACE` (s): how overdue a delivery is, beyond its webhook's
-    /// timeout, when its job counts as lost.
+    /// `SWEEP_GRACE` (s): see [`crate::upkeep::watermark`].
     pub sweep_grace: Duration,
-    /// `SWEEP_INTERVAL` (s): how often that is looked for.
+    /// `SWEEP_INTERVAL` (s): the time between two passes of the sweeper.
     pub sweep_interval: Duration,
 }
 
 impl Settings {
-    /// Reads and checks all of them.
-    ///
     /// # Errors
-    /// Everything that is wrong, by variable.
+    /// All problems at once. Each names its variable.
     pub fn read(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, Unusable> {
         let mut reader = Reader::new(variable);
         let settings = Self {
@@ -54,5 +95,47 @@ impl Settings {
         }
         reader.finish()?;
         Ok(settings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const README: &str = include_str!("../../README.md");
+
+    /// The names of all variables that are read.
+    fn read() -> BTreeSet<String> {
+        let names = RefCell::new(BTreeSet::new());
+        let variable = |name: &str| {
+            names.borrow_mut().insert(name.to_owned());
+            None
+        };
+        assert!(Settings::read(&variable).is_err(), "some are required");
+        names.into_inner()
+    }
+
+    #[test]
+    fn help_and_readme_list_every_setting() {
+        for name in read() {
+            let lists = |line: &str| line.starts_with(&format!("  {name} "));
+            assert!(HELP.lines().any(lists), "--help lacks {name}");
+            assert!(
+                README.contains(&format!("| `{name}` |")),
+                "README lacks {name}"
+            );
+        }
+    }
+
+    #[test]
+    fn help_lists_no_setting_that_isnt_read() {
+        let read = read();
+        for line in HELP.lines().skip(1).filter(|line| !line.starts_with("   ")) {
+            let name = line.split_whitespace().next().unwrap();
+            assert!(read.contains(name) || name == "RUST_LOG", "{name}");
+        }
     }
 }

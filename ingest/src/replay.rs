@@ -40,7 +40,7 @@ const LOOKED_AT: i64 = 5_000;
 const TENANTS_RATE: f64 = 1_000.0;
 
 /// Takes steps until told to stop.
-pub async fn run(pool: Pool, publisher: Publisher, shards: u16, stop: CancellationToken) {
+pub async fn run(pool: Pool, publisher: Publisher, stop: CancellationToken) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut backoff = Backoff::new(PAUSES[0], PAUSES[1]);
@@ -53,7 +53,7 @@ pub async fn run(pool: Pool, publisher: Publisher, shards: u16, stop: Cancellati
             there = turn => if there.is_err() { return },
             () = stop.cancelled() => return,
         }
-        if steps(&pool, &publisher, shards, &stop).await {
+        if steps(&pool, &publisher, &stop).await {
             backoff.reset();
             continue;
         }
@@ -66,11 +66,11 @@ pub async fn run(pool: Pool, publisher: Publisher, shards: u16, stop: Cancellati
 
 /// Takes all steps that are due, each once before any is looked at again. Whether
 /// all their jobs were confirmed.
-async fn steps(pool: &Pool, publisher: &Publisher, shards: u16, stop: &CancellationToken) -> bool {
+async fn steps(pool: &Pool, publisher: &Publisher, stop: &CancellationToken) -> bool {
     while !stop.is_cancelled() {
         match step(pool).await {
             Ok(Some(jobs)) => {
-                if !publish(publisher, &jobs, shards).await {
+                if !publish(publisher, &jobs).await {
                     return false;
                 }
             }

@@ -13,6 +13,7 @@ use shared::clock;
 use shared::ids::DeliveryId;
 use shared::job::Job;
 use shared::publish::Publisher;
+use shared::{job_delivery_columns, job_event_columns};
 use tracing::warn;
 
 /// The states from which a delivery can begin again.
@@ -50,23 +51,28 @@ pub async fn restart_deliveries(
     Ok(rows.iter().map(|row| Job::read(row, now)).collect())
 }
 
-const RESTART_DELIVERIES: &str = "-- restart_deliveries
+const RESTART_DELIVERIES: &str = concat!(
+    "-- restart_deliveries
 WITH restarted AS (
     UPDATE deliveries d
     SET state = 'queued', due_at = $3, finished_at = NULL, attempts_before = attempts,
         restarted_at = $3, deferred_because = NULL
     WHERE d.id = ANY($1) AND d.state = ANY($2) AND d.attempts < $4
-    RETURNING d.id, d.webhook_id, d.event_uid, d.attempts, d.attempts_before, d.restarted_at
+    RETURNING ",
+    job_delivery_columns!(),
+    "
 )
-SELECT r.id, r.webhook_id, r.event_uid, r.attempts, r.attempts_before, r.restarted_at, e.tenant, e.id AS event_id, e.type,
-       e.occurred_at, left(e.data, $5) AS data, e.attributes
+SELECT r.*, ",
+    job_event_columns!("$5"),
+    "
 FROM restarted r CROSS JOIN LATERAL (SELECT * FROM events WHERE uid = r.event_uid LIMIT 1) e
-ORDER BY r.id";
+ORDER BY r.id"
+);
 
 /// Publishes the jobs and waits for their confirms. What isn't confirmed is left
 /// to the sweeper. Whether all were.
-pub async fn publish(publisher: &Publisher, jobs: &[Job], shards: u16) -> bool {
-    let publishing = publisher.publish_jobs(jobs, shards);
+pub async fn publish(publisher: &Publisher, jobs: &[Job]) -> bool {
+    let publishing = publisher.publish_jobs(jobs);
     let unconfirmed = tokio::time::timeout(CONFIRM_TIMEOUT, publishing).await;
     let unconfirmed = unconfirmed.unwrap_or(jobs.len());
     if unconfirmed > 0 {

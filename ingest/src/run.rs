@@ -16,13 +16,12 @@ use shared::amqp::{Broker, Session, keep_session};
 use shared::attempt::Sender;
 use shared::catalogue::{Changes, Feed};
 use shared::clock;
-use shared::publish::publisher;
+use shared::publish::Publisher;
 use shared::serve::serve;
-use shared::supervise::{Readiness, until_done};
+use shared::supervise::{Readiness, Supervisor, until_done};
 use shared::webhook::Subscription;
-use shared::{postgres, telemetry};
+use shared::{health, postgres};
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -98,10 +97,10 @@ pub async fn run(
             subscriptions.apply(changes);
         }
     });
-    let (publisher, mut publications) = publisher();
-
     let shards = settings.common.shards;
-    let mut routes = telemetry::routes(ready.clone());
+    let (publisher, mut publications) = Publisher::new(shards);
+
+    let mut routes = health::routes(ready.clone());
     if has_api {
         let jwts = Jwts::new(settings.jwt.clone())?;
         let rates = (settings.api_rate_limit > 0).then(|| Rates::new(settings.api_rate_limit));
@@ -112,7 +111,6 @@ pub async fn run(
             places: TenantPlaces::new(api::auth::OF_A_TENANT),
             changes: ChangeLimiter::default(),
             publisher: publisher.clone(),
-            shards,
             tester: Tester::new(sender, settings.defaults.timeout),
             keys: settings.common.keys.clone(),
             destinations: settings.common.destinations.clone(),
@@ -129,31 +127,18 @@ pub async fn run(
     info!(address = %listener.local_addr()?, api = has_api, intake = has_intake, "metrics and health");
     let serving = serve(listener, routes, settings.common.http, over.clone());
 
-    // Each says what it was when it ends.
-    let mut parts = JoinSet::new();
-    parts.spawn(async move {
-        serving.await;
-        "serving HTTP"
-    });
-    parts.spawn({
+    let mut services = Supervisor::new(over.clone());
+    services.spawn("serving HTTP", serving);
+    services.spawn("listening for changes of webhooks", {
         let (feed, over) = (feed.clone(), over.clone());
         let url = settings.common.database_url.clone();
-        async move {
-            feed.listen(&url, NAME, &over).await;
-            "listening"
-        }
+        async move { feed.listen(&url, NAME, &over).await }
     });
     if has_intake {
         let upkeep = upkeep(pool.clone(), settings.retention, over.clone());
-        parts.spawn(async move {
-            upkeep.await;
-            "upkeep"
-        });
-        let replaying = replay::run(pool.clone(), publisher.clone(), shards, over.clone());
-        parts.spawn(async move {
-            replaying.await;
-            "replaying"
-        });
+        services.spawn("upkeep", upkeep);
+        let replaying = replay::run(pool.clone(), publisher.clone(), over.clone());
+        services.spawn("replaying", replaying);
     }
     // Publications end when no publisher is left.
     drop(publisher);
@@ -199,13 +184,13 @@ pub async fn run(
     tokio::select! {
         () = Box::pin(working) => {}
         () = &mut publishing => anyhow::bail!("publishing ended unasked"),
-        ended = parts.join_next() => anyhow::bail!("a part ended unasked: {ended:?}"),
+        ended = services.watch() => ended?,
     }
     over.cancel();
     publishing.await;
     // Requests that wait for a confirm get their answer: there is none any more.
     drop(publications);
-    while parts.join_next().await.is_some() {}
+    services.stop().await;
     info!("stopped");
     Ok(())
 }

@@ -18,6 +18,7 @@ mod blame;
 mod content;
 mod guard;
 mod stream;
+mod unconfirmed;
 mod unreadable;
 
 use std::sync::Arc;
@@ -41,6 +42,7 @@ use crate::telemetry::metrics;
 use crate::topology;
 use blame::{CALM, Suspects, Watch};
 pub use content::{MAX_DEPTH, MAX_VALUES};
+pub use unconfirmed::Unconfirmed;
 pub use unreadable::{UNREADABLE_HEADER, Unreadable};
 
 /// What the guard passes on to lapin of these bytes of a broker, which arrive in

@@ -113,6 +113,27 @@ impl Payload {
     }
 }
 
+/// What `Job::read` reads of a delivery `d`, for an SQL statement.
+#[macro_export]
+macro_rules! job_delivery_columns {
+    () => {
+        "d.id, d.webhook_id, d.event_uid, d.attempts, d.attempts_before, d.restarted_at"
+    };
+}
+
+/// What `Job::read` reads of the delivery's event `e`, for an SQL statement. The
+/// parameter is `Job::ENOUGH_DATA`.
+#[macro_export]
+macro_rules! job_event_columns {
+    ($enough_data:literal) => {
+        concat!(
+            "e.tenant, e.id AS event_id, e.type, e.occurred_at, left(e.data, ",
+            $enough_data,
+            ") AS data, e.attributes"
+        )
+    };
+}
+
 /// Bytes that aren't a job this version understands.
 #[derive(Debug, thiserror::Error)]
 pub enum Undecodable {
@@ -133,10 +154,9 @@ impl Job {
     /// events is read in little memory.
     pub const ENOUGH_DATA: i32 = MAX_INLINE as i32 + 1;
 
-    /// Of a delivery's next attempt, from the rows of the delivery and its event:
-    /// `id, webhook_id, event_uid, attempts, attempts_before, restarted_at` of the
-    /// one, `tenant, event_id, type, occurred_at, data, attributes` of the other.
-    /// Where it is read from a row, another copy of it may exist.
+    /// The job of a delivery's next attempt, from the rows of the delivery and its event
+    /// ([`job_delivery_columns`](crate::job_delivery_columns),
+    /// [`job_event_columns`](crate::job_event_columns)). Another copy of it may exist.
     #[must_use]
     pub fn read(row: &Row, due_at: OffsetDateTime) -> Self {
         let count = |column: &str| row.get::<_, i16>(column) as u16;

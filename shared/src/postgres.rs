@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use deadpool_postgres::{Hook, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::{Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -23,6 +23,10 @@ mod embedded {
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A peer that doesn't acknowledge for this long is gone.
 const SILENT_PEER: Duration = Duration::from_secs(15);
+/// A connection that is older is closed when it would be used next. What a session
+/// of PostgreSQL's remembers of each day's partitions, and of statements on them,
+/// would grow as long as it lives.
+const OLDEST_CONNECTION: Duration = Duration::from_secs(3600);
 
 /// The database's URL, parsed, with what every connection of ours has in common.
 ///
@@ -66,6 +70,23 @@ pub struct Database {
 }
 
 impl Database {
+    /// For statements that look rows up by their keys, and are executed again and
+    /// again: each is planned once for a connection, not at each execution.
+    ///
+    /// Only one kind of plan is left to the planner: nested loops over index scans,
+    /// whose work grows with the batch and with nothing else. So a plan that was made
+    /// while a partition was empty, or with statistics of another one, is the right
+    /// one still.
+    #[must_use]
+    pub fn planned_once(mut self) -> Self {
+        let options = self.config.get_options().unwrap_or_default();
+        // The last of two values counts.
+        let options =
+            format!("{options} -c plan_cache_mode=force_generic_plan -c enable_hashjoin=off");
+        self.config.options(options);
+        self
+    }
+
     /// Warns if anybody on the way to the server may read what is sent.
     pub fn warn_if_plain(&self) {
         if postgres_tls::may_be_plain(&self.config) {
@@ -96,6 +117,10 @@ pub fn pool(database: &Database, size: usize) -> anyhow::Result<Pool> {
         .wait_timeout(Some(CONNECT_TIMEOUT))
         .create_timeout(Some(CONNECT_TIMEOUT))
         .recycle_timeout(Some(CONNECT_TIMEOUT))
+        .pre_recycle(Hook::sync_fn(|_, metrics| match metrics.age() {
+            age if age < OLDEST_CONNECTION => Ok(()),
+            _ => Err(HookError::message("it is old")),
+        }))
         .post_create(Hook::sync_fn(|_, _| {
             metrics().postgres_connects.inc();
             Ok(())

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use crate::amqp::Unconfirmed;
 use crate::amqp::{UNREADABLE_HEADER, Unreadable};
 use crate::clock;
 use crate::job::Job;
@@ -94,20 +95,6 @@ pub struct Outgoing {
     pub properties: BasicProperties,
     /// The body.
     pub body: Vec<u8>,
-}
-
-/// Why a message may not have been taken by the broker.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum Unconfirmed {
-    /// The queue is full or has no quorum: certainly not taken.
-    #[error("RabbitMQ refused the message")]
-    Refused,
-    /// The connection failed before the answer: perhaps taken.
-    #[error("the connection to RabbitMQ failed before the message was confirmed")]
-    Lost(#[source] lapin::Error),
-    /// The process is stopping, or too much waits for RabbitMQ already.
-    #[error("no connection to RabbitMQ")]
-    Unavailable,
 }
 
 impl Outgoing {
@@ -294,6 +281,7 @@ struct Request {
 pub struct Publisher {
     requests: mpsc::Sender<Request>,
     served: watch::Receiver<bool>,
+    shards: u16,
 }
 
 /// The other end of every [`Publisher`]: its owner serves it with a channel of
@@ -304,24 +292,31 @@ pub struct Publications {
     served: watch::Sender<bool>,
 }
 
-/// A publisher and its serving end.
-#[must_use]
-pub fn publisher() -> (Publisher, Publications) {
-    let (sender, receiver) = mpsc::channel(WAITING);
-    let (serving, served) = watch::channel(false);
-    (
-        Publisher {
-            requests: sender,
-            served,
-        },
-        Publications {
-            requests: receiver,
-            served: serving,
-        },
-    )
-}
-
 impl Publisher {
+    /// A publisher and its serving end. Its jobs go to one of `shards` queues each.
+    #[must_use]
+    pub fn new(shards: u16) -> (Self, Publications) {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let (serving, served) = watch::channel(false);
+        (
+            Self {
+                requests: sender,
+                served,
+                shards,
+            },
+            Publications {
+                requests: receiver,
+                served: serving,
+            },
+        )
+    }
+
+    /// The number of jobs queues.
+    #[must_use]
+    pub fn shards(&self) -> u16 {
+        self.shards
+    }
+
     /// Waits until there is a session, for those who had better not begin
     /// without one.
     ///
@@ -334,11 +329,11 @@ impl Publisher {
     }
 
     /// Publishes jobs and waits for their confirms; answers how many have none.
-    pub async fn publish_jobs(&self, jobs: &[Job], shards: u16) -> usize {
+    pub async fn publish_jobs(&self, jobs: &[Job]) -> usize {
         let now = clock::now();
         let all = jobs
             .iter()
-            .map(|job| self.publish(Outgoing::job(job, now, shards)));
+            .map(|job| self.publish(Outgoing::job(job, now, self.shards)));
         join_all(all)
             .await
             .iter()

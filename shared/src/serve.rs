@@ -33,7 +33,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use crate::settings::Reader;
 use crate::telemetry::metrics;
 
 /// The largest request head, in bytes; hyper answers 431 beyond it.
@@ -66,17 +65,16 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// Reads those that are settings.
-    pub fn read(reader: &mut Reader<'_>) -> Self {
-        // Longer than load balancers keep an idle connection (60 s): it is theirs to close.
-        let idle = Duration::from_secs(reader.within("HTTP_IDLE_TIMEOUT", 75, 1, 3600));
+    /// Of the three that are settings. The rest is fixed.
+    #[must_use]
+    pub fn new(idle: Duration, connections: usize, per_address: usize) -> Self {
         Self {
             idle,
             head: HEAD.min(idle),
             body: BODY,
             answer: ANSWER,
-            connections: reader.within("HTTP_CONNECTIONS", 512, 16, 65_535),
-            per_address: reader.within("HTTP_CONNECTIONS_PER_ADDRESS", 256, 1, 65_535),
+            connections,
+            per_address,
         }
     }
 

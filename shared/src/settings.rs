@@ -18,6 +18,7 @@ use crate::postgres;
 use crate::retry::{MAX_ATTEMPTS, Retry};
 use crate::seal::Keyring;
 use crate::serve;
+use crate::telemetry::LogFormat;
 
 /// Collects settings and what is wrong with them.
 pub struct Reader<'a> {
@@ -132,27 +133,6 @@ pub struct Common {
     pub http: serve::Bounds,
 }
 
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Pretty,
-    /// For machines: one JSON object per line.
-    Json,
-}
-
-impl FromStr for LogFormat {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "pretty" => Ok(Self::Pretty),
-            "json" => Ok(Self::Json),
-            _ => Err("must be `pretty` or `json`"),
-        }
-    }
-}
-
 impl Common {
     /// Reads them.
     pub fn read(reader: &mut Reader<'_>) -> Self {
@@ -170,9 +150,18 @@ impl Common {
             },
             dialects: read_dialects(reader),
             log_format: reader.or("LOG_FORMAT", LogFormat::Pretty),
-            http: serve::Bounds::read(reader),
+            http: http_bounds(reader),
         }
     }
+}
+
+fn http_bounds(reader: &mut Reader<'_>) -> serve::Bounds {
+    serve::Bounds::new(
+        // Longer than load balancers keep an idle connection (60 s): it is theirs to close.
+        Duration::from_secs(reader.within("HTTP_IDLE_TIMEOUT", 75, 1, 3600)),
+        reader.within("HTTP_CONNECTIONS", 512, 16, 65_535),
+        reader.within("HTTP_CONNECTIONS_PER_ADDRESS", 256, 1, 65_535),
+    )
 }
 
 /// What can't be connected to would be tried for ever. The parsers' own errors may

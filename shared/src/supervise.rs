@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
@@ -135,6 +136,51 @@ pub fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Owns the tasks of a process. A process that has lost one of them looks healthy and
+/// does nothing, so a task that ends early ends the process.
+pub struct Supervisor {
+    stop: CancellationToken,
+    tasks: JoinSet<&'static str>,
+}
+
+impl Supervisor {
+    /// Of tasks that may end once `stop` is cancelled, and not before.
+    #[must_use]
+    pub fn new(stop: CancellationToken) -> Self {
+        Self {
+            stop,
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Starts a task. `name` completes the sentence "… ended unexpectedly".
+    pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(async move {
+            task.await;
+            name
+        });
+    }
+
+    /// Waits until one of the tasks ends. With no task left it waits for ever.
+    ///
+    /// # Errors
+    /// If the task ended before `stop` was cancelled.
+    pub async fn watch(&mut self) -> anyhow::Result<()> {
+        let Some(ended) = self.tasks.join_next().await else {
+            return std::future::pending().await;
+        };
+        let name = ended?;
+        anyhow::ensure!(self.stop.is_cancelled(), "{name} ended unexpectedly");
+        Ok(())
+    }
+
+    /// Cancels `stop` and waits until every task has ended.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
 /// How long an attempt that is under way may still take after `stop`.
 const LAST_TRY: Duration = Duration::from_secs(5);
 
@@ -169,5 +215,45 @@ where
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => return None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_ends_before_it_is_told_to_is_an_error_with_its_name() {
+        let mut supervisor = Supervisor::new(CancellationToken::new());
+        supervisor.spawn("waiting", std::future::pending());
+        supervisor.spawn("counting sheep", async {});
+        let error = supervisor.watch().await.unwrap_err();
+        assert_eq!(error.to_string(), "counting sheep ended unexpectedly");
+    }
+
+    #[tokio::test]
+    async fn to_stop_is_to_cancel_the_token_and_wait_for_the_tasks() {
+        let stop = CancellationToken::new();
+        let mut supervisor = Supervisor::new(stop.clone());
+        let done = Arc::new(AtomicBool::new(false));
+        supervisor.spawn("working", {
+            let (stop, done) = (stop.clone(), done.clone());
+            async move {
+                stop.cancelled().await;
+                tokio::task::yield_now().await;
+                done.store(true, Ordering::Relaxed);
+            }
+        });
+        supervisor.stop().await;
+        assert!(stop.is_cancelled() && done.load(Ordering::Relaxed));
+    }
+
+    #[tokio::test]
+    async fn a_task_may_end_after_it_was_told_to() {
+        let stop = CancellationToken::new();
+        let mut supervisor = Supervisor::new(stop.clone());
+        stop.cancel();
+        supervisor.spawn("working", async {});
+        assert!(supervisor.watch().await.is_ok());
     }
 }

@@ -1,18 +1,12 @@
-//! Logs, metrics and health, the same in both binaries.
+//! Logs and metrics, the same in both binaries.
 //!
 //! Metrics live in the `prometheus` crate's default registry; each binary adds
 //! its own. No label takes values that a tenant or a stranger chooses.
 
+use std::str::FromStr;
 use std::sync::OnceLock;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use prometheus::{
-    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, TextEncoder,
-};
+use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts};
 use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::filter_fn;
@@ -20,8 +14,6 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::log_lines;
-use crate::settings::LogFormat;
-use crate::supervise::Readiness;
 
 /// Libraries that print what they carry below `info`: statements' parameters,
 /// frames with passwords, requests with their headers.
@@ -33,6 +25,27 @@ const TALKATIVE: [&str; 6] = [
     "rustls",
     "tokio_postgres",
 ];
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// For machines: one JSON object per line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "pretty" => Ok(Self::Pretty),
+            "json" => Ok(Self::Json),
+            _ => Err("must be `pretty` or `json`"),
+        }
+    }
+}
 
 /// Starts logging: to standard error, at `info` unless `RUST_LOG` says otherwise.
 /// Whatever it says, no secret is logged.
@@ -176,50 +189,5 @@ fn register<M: prometheus::core::Collector + Clone + 'static>(metric: prometheus
     match registered {
         Ok(metric) => metric,
         Err(error) => panic!("registering a metric: {error}"),
-    }
-}
-
-/// `/healthz`, `/readyz`, `/metrics`.
-pub fn routes(ready: Readiness) -> Router {
-    Router::new()
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(exposition))
-        .with_state(ready)
-}
-
-async fn readyz(State(ready): State<Readiness>) -> Response {
-    let missing = ready.missing().into_iter();
-    let mut missing: Vec<_> = missing.map(|part| format!("no {part}")).collect();
-    let (unreadable, missing_key) = ready.unreadable_webhooks();
-    if missing_key > 0 {
-        missing.push(format!(
-            "no key for {missing_key} webhooks: they were sealed with one that is neither \
-             MASTER_KEY nor in MASTER_KEY_PREVIOUS"
-        ));
-    }
-    if !missing.is_empty() {
-        let text = format!("not ready: {}\n", missing.join(", "));
-        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
-    }
-    if unreadable > 0 {
-        // No other process could read these: this one is as good as any.
-        return format!("ready, but {unreadable} webhooks cannot be read: see the log\n")
-            .into_response();
-    }
-    "ready\n".into_response()
-}
-
-async fn exposition() -> Response {
-    match TextEncoder::new().encode_to_string(&prometheus::gather()) {
-        Ok(text) => (
-            [(
-                header::CONTENT_TYPE,
-                "text/plain; version=0.0.4; charset=utf-8",
-            )],
-            text,
-        )
-            .into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

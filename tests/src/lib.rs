@@ -9,6 +9,7 @@
 
 pub mod bench;
 pub mod chaos;
+pub mod history;
 pub mod pair;
 pub mod producer;
 pub mod proxy;

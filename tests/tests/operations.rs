@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::receiver::{Reply, Script, answering};
-use harness::service::Service;
+use harness::service::{Service, command};
 use harness::world::{Webhook, World, eventually};
 use serde_json::{Value, json};
 
@@ -236,4 +236,21 @@ async fn a_webhook_that_fails_for_too_long_is_disabled_and_one_that_recovers_is_
     let replay = world.ask(&ingest, "POST", &path, Some(body)).await;
     assert_eq!(replay.status, 200, "{}", replay.body);
     world.finish().await;
+}
+
+#[tokio::test]
+async fn the_dispatcher_lists_its_settings_without_needing_any() {
+    let help = command("posthorn-dispatcher", &["--help"], &[])
+        .await
+        .unwrap();
+    assert!(
+        help.contains("DATABASE_URL") && help.contains("SWEEP_GRACE"),
+        "{help}"
+    );
+    let version = command("posthorn-dispatcher", &["--version"], &[])
+        .await
+        .unwrap();
+    assert!(version.starts_with("posthorn-dispatcher "), "{version}");
+    let unknown = command("posthorn-dispatcher", &["--verbose"], &[]).await;
+    assert!(unknown.is_err());
 }

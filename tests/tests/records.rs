@@ -75,7 +75,8 @@ async fn a_retry_whose_commit_was_not_answered_comes_when_it_is_due() {
     let policy = json!({"retry_policy": {"delays": [1000]}});
     let webhook = world.webhook(&ingest, &shop, policy).await;
 
-    proxy.lose_answer("the-unanswered-one", "COMMIT");
+    // The statement, prepared; then its execution, which is the commit.
+    proxy.lose_answer("settle_deliveries", "the-unanswered-one");
     world.publish("order.created", "evt-1", &json!({})).await;
     let arrivals = shop.receives(2).await;
 
@@ -106,7 +107,7 @@ async fn a_deferral_whose_commit_was_not_answered_ends_when_it_is_due() {
     let limited = json!({"rate_limit": {"limit": 1, "per": "second"}});
     world.webhook(&ingest, &shop, limited).await;
 
-    proxy.lose_answer("rate_limited", "COMMIT");
+    proxy.lose_answer("settle_deliveries", "rate_limited");
     for n in 0..8 {
         let id = format!("evt-{n}");
         world.publish("order.created", &id, &json!({})).await;

@@ -17,21 +17,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
-use dispatcher::admit::{UnderWay, wait_for_other_copy};
-use dispatcher::hold::{release_some, resumed};
+use dispatcher::deliver::deferral_of_copy;
+use dispatcher::in_flight::InFlight;
 use dispatcher::judge::{Deferral, GaveUp, Timing, Verdict};
-use dispatcher::record::Recorded;
-use dispatcher::settle::{Receipt, Settlement, Settler};
-use dispatcher::sweep::{Mark, Patience, overdue};
+use dispatcher::record::{Recorded, Recorder};
+use dispatcher::settlement::Settlement;
 use dispatcher::ticket::Tickets;
+use dispatcher::upkeep::paused::{release_batch, resumed_webhooks};
+use dispatcher::upkeep::sweep::take_lost;
+use dispatcher::upkeep::watermark::{LossCriteria, Reading, TIME_TO_RECORD};
 use harness::world::{TENANT, World};
 use ingest::restart::{FINISHED, restart_deliveries};
-use lapin::message::Delivery;
 use shared::attempt::{Answer, Failure, Report};
 use shared::ids::{DeliveryId, EventUid, WebhookId};
 use shared::job::{Job, Late};
 use shared::postgres;
-use shared::publish::publisher;
+use shared::receipts::Held;
 use shared::seal::Keyring;
 use shared::stats::{OUTCOMES, Subject};
 use shared::webhook::Webhook;
@@ -96,9 +97,12 @@ struct Machine {
     /// One connection: what a crash left under way on it is over before it is
     /// used again.
     pool: Pool,
-    settler: Settler,
+    recorder: Recorder,
+    tickets: Tickets,
     tasks: TaskTracker,
     webhooks: Vec<WebhookId>,
+    /// For receipts: none is used.
+    held: Arc<Held>,
     /// What is in the queues.
     bag: Vec<Job>,
     rows: BTreeMap<DeliveryId, Row>,
@@ -111,21 +115,20 @@ impl Machine {
     async fn new(world: &World, seed: u64) -> Self {
         let url = world.database_url().to_owned().into();
         let config = postgres::config(&url, "state_machine").unwrap();
-        let pool = postgres::pool(&config, 1).unwrap();
-        let (publisher, _nobody) = publisher();
+        let pool = postgres::pool(&config.planned_once(), 1).unwrap();
+        let channel = world.connection().await.create_channel().await.unwrap();
         let mut machine = Self {
+            held: Held::new(channel),
             sql: world.sql().await,
             dice: fastrand::Rng::with_seed(seed),
-            settler: Settler {
+            recorder: Recorder {
                 pool: pool.clone(),
-                tickets: Tickets {
-                    pool: pool.clone(),
-                    hurry: CancellationToken::new(),
-                },
-                publisher,
-                shards: 1,
                 slot: 0,
-                hurry: CancellationToken::new(),
+                grace_over: CancellationToken::new(),
+            },
+            tickets: Tickets {
+                pool: pool.clone(),
+                grace_over: CancellationToken::new(),
             },
             pool,
             tasks: TaskTracker::new(),
@@ -233,10 +236,10 @@ impl Machine {
             let at = self.dice.usize(..self.bag.len());
             jobs.push(self.bag.swap_remove(at));
         }
-        let under_way = UnderWay::default();
+        let in_flight = InFlight::default();
         let mut batch = Vec::new();
         for job in &jobs {
-            batch.push(self.settlement(job.clone(), &under_way).await);
+            batch.push(self.settlement(job.clone(), &in_flight).await);
         }
         let told: Vec<String> = batch
             .iter()
@@ -256,9 +259,9 @@ impl Machine {
 
         let recorded = if crashes {
             let polls = self.dice.usize(..60);
-            dropped_after(self.settler.record(&batch), polls).await
+            dropped_after(self.recorder.record(&batch), polls).await
         } else {
-            self.settler.record(&batch).await
+            self.recorder.record(&batch).await
         };
         let wrote = match &recorded {
             Some(Recorded { applied, .. }) => {
@@ -287,12 +290,12 @@ impl Machine {
                     self.bag.extend(follows(one));
                 }
             }
-            self.bag.extend(recorded.told);
+            self.bag.extend(recorded.announcements);
         } else {
             // Its connection is lost: the broker has the jobs still, and the next
             // dispatcher sees to what follows from each.
             for job in jobs {
-                let tickets = &self.settler.tickets;
+                let tickets = &self.tickets;
                 if tickets.is_current(&job).await.unwrap() {
                     self.bag.push(Job {
                         recheck: true,
@@ -306,23 +309,22 @@ impl Machine {
         self.check_jobs(&expected).await;
     }
 
-    async fn settlement(&mut self, job: Job, under_way: &UnderWay) -> Settlement {
-        let mark = under_way.mark(job.delivery);
+    async fn settlement(&mut self, job: Job, in_flight: &InFlight) -> Settlement {
+        let mark = in_flight.mark(job.delivery);
         let (verdict, report) = match mark {
             Some(_) => self.verdict(),
-            None => (wait_for_other_copy(), None),
+            None => (deferral_of_copy(), None),
         };
-        let asked = match verdict {
+        let webhook_as_sent = match verdict {
             Verdict::Failed(GaveUp::Gone) => Some(self.webhook(job.webhook).await),
             _ => None,
         };
-        let message = Delivery::mock(1, "".into(), "".into(), false, Vec::new());
         Settlement {
             job,
             verdict,
             report,
-            asked,
-            receipt: Receipt::new(message.acker),
+            webhook_as_sent,
+            receipt: self.held.take(0),
             mark,
             held: self.tasks.token(),
         }
@@ -415,21 +417,21 @@ impl Machine {
     }
 
     async fn sweep(&mut self) {
-        let patience = Patience {
-            timeout: Duration::from_secs(30),
+        let criteria = LossCriteria {
+            default_timeout: Duration::from_secs(30),
             grace: Duration::from_secs(60),
         };
-        // What was due by then has been with a dispatcher for as long.
+        // An attempt ago, every job that was due by then had reached a dispatcher.
         let at = OffsetDateTime::now_utc();
-        let before = at - patience.timeout;
-        let marks = [
-            Mark {
-                at: before - Duration::from_secs(15),
-                before,
+        let watermark = at - criteria.default_timeout;
+        let readings = [
+            Reading {
+                at: watermark - TIME_TO_RECORD,
+                watermark,
             },
-            Mark { at, before: at },
+            Reading { at, watermark: at },
         ];
-        let jobs = overdue(&self.pool, &marks, patience).await.unwrap();
+        let jobs = take_lost(&self.pool, &readings, criteria).await.unwrap();
         self.say(format!("the sweeper puts {} back", jobs.len()));
         let swept = jobs.iter().map(|job| job.delivery).collect();
         self.bag.extend(jobs);
@@ -437,11 +439,11 @@ impl Machine {
     }
 
     async fn release(&mut self) {
-        let resumed = resumed(&self.pool).await.unwrap();
+        let resumed = resumed_webhooks(&self.pool).await.unwrap();
         let Some(webhook) = resumed.first() else {
             return;
         };
-        let (jobs, _) = release_some(&self.pool, *webhook).await.unwrap();
+        let (jobs, _) = release_batch(&self.pool, *webhook).await.unwrap();
         self.say(format!("{} are released", jobs.len()));
         if self.dice.u32(..4) > 0 {
             let released = jobs.iter().map(|job| job.delivery).collect();
@@ -648,7 +650,7 @@ impl Machine {
                 .collect();
             let mut batch = Vec::new();
             for job in jobs.into_values() {
-                let mut one = self.settlement(job, &UnderWay::default()).await;
+                let mut one = self.settlement(job, &InFlight::default()).await;
                 one.verdict = Verdict::Delivered;
                 one.report = Some(report(Ok(Answer {
                     status: 200,
@@ -656,7 +658,7 @@ impl Machine {
                 })));
                 batch.push(one);
             }
-            let recorded = self.settler.record(&batch).await.unwrap();
+            let recorded = self.recorder.record(&batch).await.unwrap();
             assert_eq!(recorded.applied.len(), batch.len(), "{}", self.history());
             batch.iter().for_each(|one| self.count(one));
             let before = self.rows.clone();

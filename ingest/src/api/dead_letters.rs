@@ -380,7 +380,7 @@ async fn replay(
         (None, None) => {
             let now = clock::now();
             let message = letter
-                .again(now, api.shards)
+                .again(now, api.publisher.shards())
                 .map_err(|reason| Problem::conflict(reason.to_string()))?;
             let job: Vec<_> = letter.job().into_iter().collect();
             store::take_tickets(&client, &job, now).await?;
@@ -453,7 +453,7 @@ async fn replay_part(api: &Api, letters: Vec<Letter>) -> Result<Replayed> {
     drop(client);
     let messages: Vec<_> = letters
         .into_iter()
-        .filter_map(|letter| Some((letter.id, letter.again(now, api.shards).ok()?)))
+        .filter_map(|letter| Some((letter.id, letter.again(now, api.publisher.shards()).ok()?)))
         .collect();
     let skipped = found - messages.len() as i64;
     let published = publish_part(api, messages).await?;

@@ -84,8 +84,6 @@ pub struct Api {
     pub changes: ChangeLimiter,
     /// To `posthorn.events`.
     pub publisher: Publisher,
-    /// For the routing of jobs.
-    pub shards: u16,
     /// Sends tests.
     pub tester: Tester,
     /// Seals secrets.

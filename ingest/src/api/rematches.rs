@@ -78,7 +78,7 @@ async fn rematch_event(
     api.feed.refresh().await?;
     let made = rematch(&api.pool, &api.subscriptions, &[event], false).await?;
     // What isn't confirmed is the sweeper's.
-    publish(&api.publisher, &made.jobs, api.shards).await;
+    publish(&api.publisher, &made.jobs).await;
     let deliveries = made.jobs.iter().map(|job| MadeDelivery {
         id: job.delivery,
         webhook_id: job.webhook,
@@ -152,7 +152,7 @@ async fn rematch_events(
     loop {
         let events = accepted(&api.pool, &range).await?;
         let made = rematch(&api.pool, &api.subscriptions, &events, asked.dry_run).await?;
-        let confirmed = publish(&api.publisher, &made.jobs, api.shards).await;
+        let confirmed = publish(&api.publisher, &made.jobs).await;
         sum.looked_at += events.len();
         sum.lacking += made.events;
         sum.deliveries += made.deliveries;

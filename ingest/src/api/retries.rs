@@ -112,7 +112,7 @@ async fn begin_again(
     if jobs.is_empty() {
         return Err(Problem::conflict(why_not(delivery)));
     }
-    publish(&api.publisher, &jobs, api.shards).await;
+    publish(&api.publisher, &jobs).await;
     let delivery = find(api, tenant, delivery.id).await?;
     Ok((StatusCode::ACCEPTED, Json(delivery)))
 }

@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use lapin::ErrorKind;
 
-use crate::publish::Unconfirmed;
+use super::unconfirmed::Unconfirmed;
 
 /// Fruitless sessions in a row before messages are taken one at a time.
 const FRUITLESS: u32 = 2;

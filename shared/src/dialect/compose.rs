@@ -14,9 +14,10 @@ use secrecy::ExposeSecret;
 use sha2::Sha256;
 use time::OffsetDateTime;
 
+use super::javascript;
+use super::message::{Message, Wire};
 use super::policy::Policy;
 use super::template::{Field, Template};
-use super::{Message, Wire, javascript};
 use crate::secret::{Secret, Secrets};
 
 /// How deliveries look, and what follows from answers: a file, read and checked.

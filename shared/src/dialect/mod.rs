@@ -10,12 +10,13 @@
 //! | `section`, `shape`, `signatures` | its parts: the tree, body and headers, what signs |
 //! | `template` | the texts with placeholders in it |
 //! | `policy` | timeouts, ages, retries, what statuses mean |
-//! | `compose` | writes and signs a delivery |
+//! | `message`, `compose` | a delivery, and how it is written and signed |
 //! | `javascript` | JSON as JavaScript writes it |
 
 mod compose;
 mod file;
 pub mod javascript;
+mod message;
 mod policy;
 mod section;
 mod shape;
@@ -27,13 +28,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{HeaderName, HeaderValue};
-use serde_json::{Map, Value};
-use time::OffsetDateTime;
-
-use crate::ids::{DeliveryId, EventId, EventType, Tenant, WebhookId};
-
 pub use compose::Dialect;
+pub use message::{Message, Wire};
 pub use policy::{Answers, Meaning, Policy};
 pub use section::Invalid;
 
@@ -68,36 +64,6 @@ const EMBEDDED: [(&str, &str); 7] = [
         include_str!("../../dialects/standard.toml"),
     ),
 ];
-
-/// What is delivered.
-#[derive(Debug, Clone, Copy)]
-pub struct Message<'a> {
-    /// The event's id: the same in every attempt and for every webhook.
-    pub event_id: &'a EventId,
-    /// The event's type.
-    pub event_type: &'a EventType,
-    /// When it happened.
-    pub occurred_at: OffsetDateTime,
-    /// The producer's JSON text.
-    pub data: &'a str,
-    /// The producer's CloudEvents attributes, but for id, time and data.
-    pub attributes: Option<&'a Map<String, Value>>,
-    /// Whose it is.
-    pub tenant: &'a Tenant,
-    /// Where it goes.
-    pub webhook_id: WebhookId,
-    /// The same in every attempt.
-    pub delivery_id: DeliveryId,
-}
-
-/// A request, but for its URL and the webhook's own headers.
-#[derive(Debug, Clone)]
-pub struct Wire {
-    /// The exact bytes that were signed.
-    pub body: Vec<u8>,
-    /// Including `content-type`.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
-}
 
 /// Reads one dialect's file.
 ///

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 
-use super::Message;
+use super::message::Message;
 
 /// A text, read.
 #[derive(Debug, Clone, PartialEq)]

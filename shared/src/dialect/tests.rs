@@ -7,7 +7,11 @@ use serde_json::json;
 use sha2::Sha256;
 use time::macros::datetime;
 
+use serde_json::Value;
+use time::OffsetDateTime;
+
 use super::*;
+use crate::ids::{DeliveryId, WebhookId};
 use crate::secret::{Secret, Secrets, SigningKey};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";

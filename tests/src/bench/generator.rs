@@ -17,6 +17,7 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::http::Messages;
 use super::usage::cpu_seconds;
@@ -205,10 +206,10 @@ async fn over_http(load: &Load) -> anyhow::Result<(u64, u64)> {
     }
     let data = data(load.bytes);
     let next = Arc::new(AtomicU64::new(0));
-    let first_us = now_us();
+    let (first_us, begun) = (now_us(), Instant::now());
     let posting = connections
         .into_iter()
-        .map(|stream| post(load, stream, &address, &data, next.clone()));
+        .map(|stream| post(load, stream, &address, &data, next.clone(), begun));
     try_join_all(posting).await?;
     Ok((first_us, now_us()))
 }
@@ -219,6 +220,7 @@ async fn post(
     address: &str,
     data: &str,
     next: Arc<AtomicU64>,
+    begun: Instant,
 ) -> anyhow::Result<()> {
     let (reading, mut writing) = stream.split();
     let mut answers = Messages::new(reading);
@@ -226,6 +228,10 @@ async fn post(
         let n = next.fetch_add(1, Ordering::Relaxed);
         if n >= load.count {
             return Ok(());
+        }
+        if load.rate > 0 {
+            let due = begun + Duration::from_secs(1).mul_f64(n as f64 / load.rate as f64);
+            tokio::time::sleep_until(due).await;
         }
         let id = event_id(n);
         let body = format!(r#"{{"type":"{EVENT_TYPE}","id":"{id}","data":{data}}}"#);

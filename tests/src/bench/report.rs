@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
-use super::scenario::{Kind, Measured};
+use super::scenario::{Kind, Measured, Past};
 use super::usage::ByProcess;
 
 /// Everything that was measured.
@@ -23,7 +24,7 @@ pub struct Report {
 }
 
 /// All rounds of one thing.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Summary {
     /// What was measured.
     pub what: String,
@@ -37,11 +38,50 @@ pub struct Summary {
     pub latency_ms: Option<[f64; 4]>,
     /// Processor milliseconds per delivery (per event where nothing is
     /// delivered), that is, seconds per 1,000: medians by process.
-    pub cpu_seconds_per_1000: ByProcess,
+    pub cpu_seconds_per_1000: BTreeMap<String, f64>,
+}
+
+impl Summary {
+    /// What happens to each event or delivery, a second.
+    fn rate(&self) -> Option<f64> {
+        Some(self.deliveries_per_s.or(self.events_per_s)?.median)
+    }
+
+    /// Of everything that is measured: not of what makes and receives the load.
+    fn cpu(&self) -> f64 {
+        let ours = ["ingest", "dispatcher", "rabbitmq", "postgresql", "floor"];
+        let all = self.cpu_seconds_per_1000.iter();
+        all.filter(|(process, _)| ours.contains(&process.as_str()))
+            .map(|(_, seconds)| seconds)
+            .sum()
+    }
+}
+
+/// Another run, as its report was written down.
+#[derive(Debug, Default, Deserialize)]
+pub struct Baseline {
+    machine: BaselineMachine,
+    summary: Vec<Summary>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct BaselineMachine {
+    cores: usize,
+    model: String,
+    revision: String,
+}
+
+impl Baseline {
+    /// From a file; an empty one if there is none, or if it is another version's.
+    #[must_use]
+    pub fn read(file: &Path) -> Self {
+        let text = std::fs::read(file).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
 }
 
 /// Several measurements of the same thing.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Spread {
     /// In the middle.
     pub median: f64,
@@ -99,13 +139,58 @@ impl Report {
         }
     }
 
-    /// As a table.
+    /// As a table, with ratios to another run.
     #[must_use]
-    pub fn table(&self) -> String {
+    pub fn table(&self, baseline: &Baseline) -> String {
         let mut text = String::new();
         // Writing to memory cannot fail.
         let _ = self.write(&mut text);
+        let _ = self.compare_to(baseline, &mut text);
         text
+    }
+
+    /// Each row against the same row of another run: 1.00 is no change.
+    fn compare_to(&self, baseline: &Baseline, text: &mut String) -> std::fmt::Result {
+        if baseline.summary.is_empty() {
+            return Ok(());
+        }
+        let revision = &baseline.machine.revision;
+        writeln!(
+            text,
+            "\nRatios to {revision} on {} x {} (rates: more is better; processor time and latency: less)",
+            baseline.machine.cores, baseline.machine.model
+        )?;
+        let width = self.width();
+        writeln!(
+            text,
+            "{:width$}  {:>8} {:>8} {:>8} {:>8}",
+            "", "rate", "CPU", "p50", "p99"
+        )?;
+        for row in &self.summary {
+            let Some(before) = baseline.summary.iter().find(|one| one.what == row.what) else {
+                continue;
+            };
+            write!(text, "{:width$} ", row.what)?;
+            let latency = |n: usize| Some((row.latency_ms?[n], before.latency_ms?[n]));
+            for pair in [
+                row.rate().zip(before.rate()),
+                Some((row.cpu(), before.cpu())),
+                latency(0),
+                latency(2),
+            ] {
+                match pair {
+                    Some((now, then)) if then > 0.0 => write!(text, " {:>8.2}", now / then)?,
+                    _ => write!(text, " {:>8}", "-")?,
+                }
+            }
+            writeln!(text)?;
+        }
+        Ok(())
+    }
+
+    fn width(&self) -> usize {
+        let widths = self.summary.iter().map(|row| row.what.len());
+        widths.max().unwrap_or(0)
     }
 
     fn write(&self, text: &mut String) -> std::fmt::Result {
@@ -129,12 +214,7 @@ impl Report {
              Events of 1 KiB; everything on this machine, receiver and generator too; logs off \
              unless it says so.\nMedians (lowest to highest).\n"
         )?;
-        let width = self
-            .summary
-            .iter()
-            .map(|row| row.what.len())
-            .max()
-            .unwrap_or(0);
+        let width = self.width();
         writeln!(
             text,
             "{:width$}  {:>22}  {:>22}",
@@ -176,14 +256,14 @@ impl Report {
 
         writeln!(
             text,
-            "\nFrom publishing to arrival, ms  {:>8} {:>8} {:>8} {:>8}",
-            "p50", "p95", "p99", "longest"
+            "\n{:width$}  {:>8} {:>8} {:>8} {:>8}",
+            "From publishing to arrival, ms", "p50", "p95", "p99", "longest"
         )?;
         for row in &self.summary {
             if let Some([p50, p95, p99, longest]) = row.latency_ms {
                 writeln!(
                     text,
-                    "{:30}  {p50:8.1} {p95:8.1} {p99:8.1} {longest:8.1}",
+                    "{:width$}  {p50:8.1} {p95:8.1} {p99:8.1} {longest:8.1}",
                     row.what
                 )?;
             }
@@ -209,6 +289,18 @@ impl Report {
                 text,
                 "A backlog is delivered at {share:.0} % of the floor's rate."
             )?;
+        }
+        for fresh in &self.summary {
+            let month = format!("{}{}", fresh.what, Past::Month.suffix());
+            let month = self.summary.iter().find(|row| row.what == month);
+            if let Some((after, before)) = month.and_then(Summary::rate).zip(fresh.rate()) {
+                let share = 100.0 * after / before;
+                writeln!(
+                    text,
+                    "{}: after a month {share:.0} % of the rate on a fresh database.",
+                    fresh.what
+                )?;
+            }
         }
         let [two, four] = [2, 4].map(|n| deliveries(&Kind::Dispatchers(n).name()));
         if let (Some(two), Some(four)) = (two, four) {
@@ -240,7 +332,9 @@ fn summarise(name: &str, rounds: &[&Measured]) -> Summary {
         latency_ms: latencies.get(latencies.len() / 2).copied(),
         cpu_seconds_per_1000: per_1000
             .into_iter()
-            .filter_map(|(process, values)| Some((process, Spread::of(values.into_iter())?.median)))
+            .filter_map(|(process, values)| {
+                Some((process.to_owned(), Spread::of(values.into_iter())?.median))
+            })
             .collect(),
     }
 }

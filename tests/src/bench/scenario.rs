@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use super::floor::{self, Floor};
 use super::generator::{EVENT_TYPE, Generator, Load, PAYLOAD, data};
 use super::now_us;
-use super::stage::{Stage, until};
+use super::stage::{Month, Stage, until};
 use super::usage::{ByProcess, Meter, between};
 use crate::pair::Pair;
 use crate::service::Service;
@@ -45,8 +45,8 @@ pub enum Kind {
     Halves(Door, usize),
     /// Everything at once, as fast as it goes; with logs or without.
     Whole(Door, usize, bool),
-    /// Everything, at 50 events a second.
-    Pace(Door),
+    /// Everything, at so many events a second.
+    Pace(Door, u64),
     /// The floor.
     Floor,
     /// This many dispatchers on a waiting backlog, to a slow receiver.
@@ -64,7 +64,7 @@ impl Kind {
                 let logs = if logs { ", logging each" } else { "" };
                 format!("accept and deliver, {}{logs}", via(door, webhooks))
             }
-            Self::Pace(door) => format!("50 events/s, {}", via(door, 1)),
+            Self::Pace(door, rate) => format!("{rate} events/s, {}", via(door, 1)),
             Self::Floor => "floor: consume, POST, ack".to_owned(),
             Self::Dispatchers(n) => format!("deliver to a 100 ms receiver, {n} dispatchers"),
         }
@@ -83,6 +83,26 @@ fn via(door: Door, webhooks: usize) -> String {
         Door::Http => "HTTP",
     };
     format!("{door}, {webhooks} per event")
+}
+
+/// What is in the database before a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Past {
+    /// Nothing.
+    None,
+    /// A month of deliveries, analyzed.
+    Month,
+}
+
+impl Past {
+    /// What the table adds to a round's name.
+    #[must_use]
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Month => ", after a month",
+        }
+    }
 }
 
 /// What a round came to.
@@ -113,8 +133,10 @@ pub struct Bench<'a> {
     pub folder: &'a Path,
     /// Events a round, where each has one webhook.
     pub events: u64,
-    /// Seconds at 50 events a second.
+    /// Seconds at a steady rate.
     pub seconds: u64,
+    /// A month of deliveries, if there is one.
+    pub month: Option<Month>,
 }
 
 impl Bench<'_> {
@@ -122,27 +144,34 @@ impl Bench<'_> {
     ///
     /// # Errors
     /// If it doesn't come to its end.
-    pub async fn round(&self, kind: Kind) -> anyhow::Result<Vec<Measured>> {
+    pub async fn round(&self, kind: Kind, past: Past) -> anyhow::Result<Vec<Measured>> {
         let (log_level, latency) = match kind {
             Kind::Whole(_, _, true) => ("info,lapin=off", Duration::ZERO),
             Kind::Dispatchers(_) => ("warn", SLOW),
             _ => ("warn", Duration::ZERO),
         };
-        let stage = Stage::set(self.pair, self.folder, log_level, latency).await?;
-        let measured = match kind {
+        let template = match past {
+            Past::None => None,
+            Past::Month => self.month.as_ref(),
+        };
+        let stage = Stage::set_on(self.pair, self.folder, log_level, latency, template).await?;
+        let mut measured = match kind {
             Kind::Halves(door, webhooks) => self.halves(&stage, kind, door, webhooks).await,
             Kind::Whole(door, webhooks, _) => {
                 let events = self.events_for(webhooks);
                 self.whole(&stage, kind, door, webhooks, events, 0).await
             }
-            Kind::Pace(door) => {
-                self.whole(&stage, kind, door, 1, 50 * self.seconds, 50)
-                    .await
+            Kind::Pace(door, rate) => {
+                let events = rate * self.seconds;
+                self.whole(&stage, kind, door, 1, events, rate).await
             }
             Kind::Floor => self.floor(&stage, kind).await,
             Kind::Dispatchers(n) => self.dispatchers(&stage, kind, n).await,
         }?;
         stage.strike().await?;
+        for one in &mut measured {
+            one.what.push_str(past.suffix());
+        }
         Ok(measured)
     }
 
@@ -217,7 +246,11 @@ impl Bench<'_> {
         load.rate = rate;
         let sent = Generator::start(&load)?.finished().await?;
         arrived(stage, events * per_event).await?;
-        settled(&[dispatcher], (WARM_UP + events) * per_event).await?;
+        settled(
+            std::slice::from_ref(&dispatcher),
+            (WARM_UP + events) * per_event,
+        )
+        .await?;
         let mut cpu = between(&before, &meter.cpu());
         cpu.insert("generator", sent.cpu_seconds);
         let memory = meter.memory();

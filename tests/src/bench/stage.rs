@@ -13,6 +13,7 @@ use shared::topology;
 use tokio_postgres::NoTls;
 
 use super::receiver::Receiver;
+use crate::history;
 use crate::pair::Pair;
 use crate::service::{Service, ask, command, free_address};
 
@@ -51,6 +52,20 @@ impl<'a> Stage<'a> {
         log_level: &str,
         latency: Duration,
     ) -> anyhow::Result<Self> {
+        Self::set_on(pair, folder, log_level, latency, None).await
+    }
+
+    /// Sets one on a copy of a database that has a past.
+    ///
+    /// # Errors
+    /// If something can't be made.
+    pub async fn set_on(
+        pair: &'a Pair,
+        folder: &Path,
+        log_level: &str,
+        latency: Duration,
+        past: Option<&Month>,
+    ) -> anyhow::Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let database = format!("bench_{n}");
@@ -58,8 +73,11 @@ impl<'a> Stage<'a> {
             .rabbitmq()
             .amqp_url(&format!("t{}", n as usize % VHOSTS));
         let admin = sql(pair, "posthorn").await?;
+        let template = past.map_or_else(String::new, |Month { database }| {
+            format!(" TEMPLATE {database} STRATEGY file_copy")
+        });
         admin
-            .batch_execute(&format!("CREATE DATABASE {database}"))
+            .batch_execute(&format!("CREATE DATABASE {database}{template}"))
             .await?;
         let database_url = pair.postgres().database_url(&database);
         let settings = [
@@ -79,7 +97,7 @@ impl<'a> Stage<'a> {
         sql(pair, &database)
             .await?
             .execute(
-                "INSERT INTO tenants (id, revision) VALUES ($1, 0)",
+                "INSERT INTO tenants (id, revision) VALUES ($1, 0) ON CONFLICT DO NOTHING",
                 &[&TENANT],
             )
             .await?;
@@ -212,6 +230,44 @@ impl<'a> Stage<'a> {
         // What is left is in the benchmark's own folder.
         let _ = std::fs::remove_dir_all(&self.folder);
         Ok(())
+    }
+}
+
+/// A database with a month of deliveries, analyzed, that stages can be copies of.
+pub struct Month {
+    database: String,
+}
+
+impl Month {
+    /// Makes one.
+    ///
+    /// # Errors
+    /// If PostgreSQL or the migration fails.
+    pub async fn fill(pair: &Pair, deliveries: u32) -> anyhow::Result<Self> {
+        const DAYS: u32 = 31;
+        let database = "bench_month".to_owned();
+        let admin = sql(pair, "posthorn").await?;
+        admin
+            .batch_execute(&format!("CREATE DATABASE {database}"))
+            .await?;
+        let url = pair.postgres().database_url(&database);
+        let settings = [("DATABASE_URL".to_owned(), url)];
+        command("posthorn-ingest", &["migrate"], &settings).await?;
+        let client = sql(pair, &database).await?;
+        let tenant = "INSERT INTO tenants (id, revision) VALUES ($1, 0)";
+        client.execute(tenant, &[&TENANT]).await?;
+        history::fill(&client, TENANT, DAYS, deliveries / DAYS).await?;
+        client.batch_execute("VACUUM ANALYZE").await?;
+        // A database with sessions can't be copied.
+        drop(client);
+        until("the last session's end", 1, async || {
+            let sessions = "SELECT (count(*) = 0)::int8 FROM pg_stat_activity \
+                            WHERE datname = $1 AND backend_type = 'client backend'";
+            let ended = admin.query_one(sessions, &[&database]).await?;
+            Ok(ended.get::<_, i64>(0) as u64)
+        })
+        .await?;
+        Ok(Self { database })
     }
 }
 

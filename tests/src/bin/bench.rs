@@ -15,9 +15,9 @@ use harness::bench::generator::{self, Load};
 use harness::bench::isolation::Isolation;
 use harness::bench::log::Log;
 use harness::bench::machine::Machine;
-use harness::bench::report::Report;
-use harness::bench::scenario::{Bench, Door, Kind};
-use harness::bench::stage::VHOSTS;
+use harness::bench::report::{Baseline, Report};
+use harness::bench::scenario::{Bench, Door, Kind, Past};
+use harness::bench::stage::{Month, VHOSTS};
 use harness::bench::{phoenix, receiver, villains};
 use harness::pair::{Pair, PairConfig};
 
@@ -39,6 +39,12 @@ struct Arguments {
     /// Rounds of each scenario.
     #[arg(long)]
     rounds: Option<usize>,
+    /// Deliveries of the month that some scenarios have behind them; 0: leaves them out.
+    #[arg(long)]
+    history: Option<u32>,
+    /// What the table's ratios are to: the JSON of another run.
+    #[arg(long, default_value = "tests/bench/baseline.json")]
+    baseline: PathBuf,
     /// Where the JSON goes.
     #[arg(long, default_value = "target/bench.json")]
     out: PathBuf,
@@ -71,19 +77,24 @@ enum Role {
 }
 
 /// In the order of a round: what is compared lies close together.
-const KINDS: [Kind; 12] = [
-    Kind::Floor,
-    Kind::Halves(Door::Amqp, 1),
-    Kind::Halves(Door::Amqp, 10),
-    Kind::Halves(Door::Http, 1),
-    Kind::Whole(Door::Amqp, 1, false),
-    Kind::Whole(Door::Amqp, 1, true),
-    Kind::Whole(Door::Http, 1, false),
-    Kind::Whole(Door::Amqp, 10, false),
-    Kind::Whole(Door::Http, 10, false),
-    Kind::Dispatchers(2),
-    Kind::Dispatchers(4),
-    Kind::Pace(Door::Amqp),
+const KINDS: [(Kind, Past); 17] = [
+    (Kind::Floor, Past::None),
+    (Kind::Halves(Door::Amqp, 1), Past::None),
+    (Kind::Halves(Door::Amqp, 10), Past::None),
+    (Kind::Halves(Door::Http, 1), Past::None),
+    (Kind::Whole(Door::Amqp, 1, false), Past::None),
+    (Kind::Whole(Door::Amqp, 1, false), Past::Month),
+    (Kind::Whole(Door::Amqp, 1, true), Past::None),
+    (Kind::Whole(Door::Http, 1, false), Past::None),
+    (Kind::Whole(Door::Amqp, 10, false), Past::None),
+    (Kind::Whole(Door::Amqp, 10, false), Past::Month),
+    (Kind::Whole(Door::Http, 10, false), Past::None),
+    (Kind::Dispatchers(2), Past::None),
+    (Kind::Dispatchers(4), Past::None),
+    (Kind::Pace(Door::Amqp, 50), Past::None),
+    (Kind::Pace(Door::Http, 50), Past::None),
+    (Kind::Pace(Door::Http, 50), Past::Month),
+    (Kind::Pace(Door::Http, 300), Past::None),
 ];
 
 fn main() -> anyhow::Result<()> {
@@ -151,7 +162,29 @@ async fn bench(arguments: Arguments) -> anyhow::Result<()> {
     config.vhosts = VHOSTS;
     let pair = Pair::start(config).await?;
     let logs = folder.with_extension("logs");
+    let deliveries = arguments.history.unwrap_or(match arguments.quick {
+        true => 0,
+        false => 1_200_000,
+    });
+    let rounds = arguments
+        .rounds
+        .unwrap_or(if arguments.quick { 1 } else { 3 });
+    let wanted = |(kind, past): &(Kind, Past)| {
+        let name = kind.name() + past.suffix();
+        let only = arguments.only.iter();
+        (*past == Past::None || deliveries > 0)
+            && (arguments.only.is_empty()
+                || only.into_iter().any(|part| name.contains(part.as_str())))
+    };
+    let needs_month = KINDS
+        .iter()
+        .any(|kind| kind.1 == Past::Month && wanted(kind));
+    let month = match needs_month {
+        true => Some(Month::fill(&pair, deliveries).await?),
+        false => None,
+    };
     let bench = Bench {
+        month,
         pair: &pair,
         folder: &logs,
         events: arguments
@@ -159,33 +192,23 @@ async fn bench(arguments: Arguments) -> anyhow::Result<()> {
             .unwrap_or(if arguments.quick { 3_000 } else { 12_000 }),
         seconds: if arguments.quick { 5 } else { 15 },
     };
-    let rounds = arguments
-        .rounds
-        .unwrap_or(if arguments.quick { 1 } else { 3 });
-    let wanted = |kind: &Kind| {
-        let name = kind.name();
-        arguments.only.is_empty()
-            || arguments
-                .only
-                .iter()
-                .any(|part| name.contains(part.as_str()))
-    };
     let machine = Machine::look(&pair).await?;
 
     let mut measured = Vec::new();
     let mut failed = 0;
     for round in 1..=rounds {
-        for kind in KINDS.into_iter().filter(wanted) {
+        for (kind, past) in KINDS.into_iter().filter(wanted) {
             // One round tells enough of it: it is many events long.
-            if matches!(kind, Kind::Pace(_)) && round > 1 {
+            if matches!(kind, Kind::Pace(..)) && round > 1 {
                 continue;
             }
             eprintln!(
-                "{:4.0} s  round {round} of {rounds}: {}",
+                "{:4.0} s  round {round} of {rounds}: {}{}",
                 begun.elapsed().as_secs_f64(),
-                kind.name()
+                kind.name(),
+                past.suffix()
             );
-            match bench.round(kind).await {
+            match bench.round(kind, past).await {
                 Ok(result) => measured.extend(result),
                 // The others are still worth knowing.
                 Err(error) => {
@@ -200,7 +223,7 @@ async fn bench(arguments: Arguments) -> anyhow::Result<()> {
     let _ = std::fs::remove_dir_all(&logs);
 
     let report = Report::of(machine, measured);
-    println!("{}", report.table());
+    println!("{}", report.table(&Baseline::read(&arguments.baseline)));
     std::fs::write(&arguments.out, serde_json::to_vec_pretty(&report)?)
         .with_context(|| format!("writing {}", arguments.out.display()))?;
     println!("Everything: {}", arguments.out.display());

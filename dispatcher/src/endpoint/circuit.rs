@@ -1,45 +1,49 @@
-//! Whether an endpoint is asked at all: a circuit that opens when it fails again
-//! and again, and closes when a probe gets through.
+//! A circuit breaker: an endpoint that keeps failing gets no requests for a while.
 //!
-//! Pure: [`crate::gate`] holds one per webhook and tells it what happened.
+//! After ten failures in a row the circuit opens, and no request passes. When its wait is
+//! over, one request passes as a probe. If the probe succeeds, the circuit closes. If it
+//! fails, the circuit stays open for twice as long as before, up to five minutes.
+//!
+//! This is a pure state machine: [`super::limiter`] has one per webhook and reports the
+//! results of requests to it.
 
 use std::time::Duration;
 
 use time::OffsetDateTime;
 
-/// Failures in a row that open it.
+/// The number of failures in a row that opens the circuit.
 const THRESHOLD: u32 = 10;
-/// How long it stays open at first; twice as long after each failed probe.
+/// How long the circuit stays open at first. Each failed probe doubles this.
 const FIRST_WAIT: Duration = Duration::from_secs(5);
-/// The longest that it stays open.
+/// The longest time that the circuit stays open.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
-/// See the module's text.
+/// A circuit breaker, closed at first.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Circuit {
     state: State,
-    /// How long it stays open the next time.
+    /// How long the circuit will stay open the next time.
     wait: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum State {
-    /// Requests pass; so many have failed in a row.
+    /// Requests pass. This many have failed in a row.
     Closed(u32),
-    /// None passes before this moment.
+    /// No request passes before this time.
     Open(OffsetDateTime),
-    /// One is under way, and decides.
+    /// The probe is in flight. Its result decides.
     Probing,
 }
 
-/// What may pass.
+/// Whether a request may pass.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Pass {
-    /// A request like any other.
+    /// It may.
     Free,
-    /// One, to see whether the endpoint is back.
+    /// It may, as the only one. Its result decides whether the circuit closes.
     Probe,
-    /// None before this moment.
+    /// It may not before this time.
     NotBefore(OffsetDateTime),
 }
 
@@ -53,8 +57,8 @@ impl Default for Circuit {
 }
 
 impl Circuit {
-    /// Whether a request may pass; whoever gets [`Pass::Probe`] has to say what
-    /// came of it.
+    /// Asks whether a request may pass. After [`Pass::Probe`] the caller has to call
+    /// `answered`, `failed` or `not_sent`.
     pub fn pass(&mut self, now: OffsetDateTime) -> Pass {
         match self.state {
             State::Closed(_) => Pass::Free,
@@ -67,37 +71,37 @@ impl Circuit {
         }
     }
 
-    /// The endpoint answered.
+    /// A request succeeded.
     pub fn answered(&mut self) {
-        // One that was under way when it opened is as good as a probe.
+        // This may be a request that was sent before the circuit opened. Its success says
+        // as much as a probe's.
         *self = Self::default();
     }
 
-    /// The endpoint failed.
+    /// A request failed.
     pub fn failed(&mut self, now: OffsetDateTime) {
         match &mut self.state {
             State::Closed(failures) if *failures + 1 < THRESHOLD => *failures += 1,
             State::Closed(_) | State::Probing => self.open(now),
-            // One that was under way when it opened.
+            // A request that was sent before the circuit opened.
             State::Open(_) => {}
         }
     }
 
-    /// Nothing was learned: the request wasn't made after all.
-    pub fn gave_up(&mut self, now: OffsetDateTime) {
+    /// The request was not sent after all: nothing is known of the endpoint.
+    pub fn not_sent(&mut self, now: OffsetDateTime) {
         if self.state == State::Probing {
             self.state = State::Open(now);
         }
     }
 
     fn open(&mut self, now: OffsetDateTime) {
-        // Not all circuits of a host that went down at once shall ask it at once.
+        // Circuits that opened at the same time don't all probe at the same time.
         let spread = self.wait.mul_f64(0.2 * fastrand::f64());
         self.state = State::Open(now + self.wait + spread);
         self.wait = (self.wait * 2).min(LONGEST_WAIT);
     }
 
-    /// Whether requests pass.
     pub fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed(_))
     }
@@ -128,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_in_a_row_open_it_and_an_answer_between_them_doesnt_let_it_come_to_that() {
+    fn ten_failures_in_a_row_open_the_circuit_and_fewer_dont() {
         let mut circuit = Circuit::default();
         for n in 0..100 {
             circuit.failed(NOW);
@@ -141,12 +145,12 @@ mod tests {
     }
 
     #[test]
-    fn one_probe_passes_and_decides() {
+    fn one_probe_passes_and_its_success_closes_the_circuit() {
         let mut circuit = opened();
         let at = until(&mut circuit, NOW);
         assert!(at >= NOW + FIRST_WAIT && at <= NOW + FIRST_WAIT * 2);
         assert_eq!(circuit.pass(at), Pass::Probe);
-        assert!(until(&mut circuit, at) > at, "one");
+        assert!(until(&mut circuit, at) > at, "there is one probe");
         circuit.answered();
         assert_eq!(circuit.pass(at), Pass::Free);
     }
@@ -166,18 +170,18 @@ mod tests {
         for (wait, least) in waits.iter().zip([5, 10, 20, 40, 80, 160, 300, 300, 300]) {
             assert!((least..=least * 6 / 5).contains(wait), "{waits:?}");
         }
-        // What was under way when it opened changes nothing.
+        // The failure of a request from before the circuit opened changes nothing.
         let before = circuit;
         circuit.failed(now);
         assert_eq!(circuit, before);
     }
 
     #[test]
-    fn a_probe_that_was_not_made_is_made_by_the_next() {
+    fn if_a_probe_was_not_sent_the_next_request_is_the_probe() {
         let mut circuit = opened();
         let at = until(&mut circuit, NOW);
         assert_eq!(circuit.pass(at), Pass::Probe);
-        circuit.gave_up(at);
+        circuit.not_sent(at);
         assert_eq!(circuit.pass(at), Pass::Probe);
     }
 }

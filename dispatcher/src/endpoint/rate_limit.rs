@@ -1,17 +1,19 @@
-//! Rate limits, held across replicas: may this attempt begin now, and if not,
-//! when is its turn?
+//! Rate limits that all replicas share: may this attempt begin now, and if not, when?
 //!
-//! A limit is a number of attempts in any period of a length. How much of it is
-//! used is a row of `rate_usage`, which the replicas lock in turn: one
-//! transaction for all that was asked while the last one ran, so a limited
-//! webhook costs its attempts a round trip and the others nothing.
+//! `admit` requests a [`Grant`] from [`RateLimits`]. One task per replica, the
+//! [`RateLimiter`], answers. The use of each limit is a row of `rate_usage`, which the
+//! replicas lock in turn. All requests that arrive during one transaction are answered by
+//! the next one. So an attempt of a limited webhook costs one round trip, and attempts of
+//! other webhooks cost nothing.
 //!
-//! What doesn't get its turn is given a moment: one after the other at the
-//! limit's own pace, so that a backlog comes back as fast as it may be sent and
-//! isn't carried round in between. New jobs queue up behind it. One that comes
-//! back and finds no room after all is next when there is some: it doesn't begin
-//! again at the end of the line. A crash forgets no more than what was begun in
-//! its last milliseconds, and nothing that is remembered is ever exceeded.
+//! A limit is a sliding window: the number of attempts in any period of its length. A
+//! request beyond the limit gets a time to come back at. These times follow each other at
+//! the speed of the limit, so that a backlog isn't deferred again and again. New jobs get
+//! their times behind it. A job that comes back at its time and finds the limit used up is
+//! the next one; it doesn't go to the end of the line again.
+//!
+//! If PostgreSQL crashes, it may forget the attempts of its last milliseconds. Apart from
+//! these the limit is never exceeded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -24,26 +26,25 @@ use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-/// Into how many slots a period is divided: what is used is known this exactly.
+/// A period has this many slots, and attempts are counted per slot.
 const SLOTS: i64 = 60;
-/// The most that is asked in one transaction.
+/// The most requests in one transaction.
 const BATCH: usize = 512;
-/// The farthest that a job is put off: so many periods of its limit, and at least
-/// so long.
-const FARTHEST_PERIODS: u32 = 12;
-const FARTHEST_AT_LEAST: Duration = Duration::from_secs(900);
+/// The longest deferral, in periods of the limit. It is at least [`MIN_MAX_DEFERRAL`].
+const MAX_DEFERRAL_PERIODS: u32 = 12;
+const MIN_MAX_DEFERRAL: Duration = Duration::from_secs(900);
 
-/// A limit and whose it is: jobs with the same subject share it.
+/// A limit of a tenant or a webhook. All jobs of that subject share it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limit {
-    /// Its row's name.
+    /// Of the row in `rate_usage`.
     key: String,
     rate: Rate,
 }
 
 impl Limit {
-    /// Of a subject, `tenant/…` or `webhook/…`. Slots of another length are
-    /// another row.
+    /// `subject`: `tenant/…` or `webhook/…`. If the period changes, so do its slots, and
+    /// the limit begins with another row.
     pub fn new(subject: &str, rate: Rate) -> Self {
         Self {
             key: format!("{subject}/{}", rate.period.as_secs()),
@@ -54,85 +55,99 @@ impl Limit {
 
 /// When an attempt may begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
-pub enum Turn {
-    /// Now, and it counts as begun.
+pub enum Grant {
+    /// Now. It counts as begun.
     Now,
-    /// Not before, and then it has to ask again.
-    At(OffsetDateTime),
+    /// Not before this time, and then it needs another grant.
+    NotBefore(OffsetDateTime),
 }
 
-/// Asks [`keep_rates`].
-pub struct Rates(mpsc::Sender<Ask>);
+/// Requests grants from a [`RateLimiter`].
+pub struct RateLimits(mpsc::Sender<Request>);
 
-/// What was asked.
-pub struct Ask {
+struct Request {
     limits: Vec<Limit>,
-    returns: bool,
-    answer: oneshot::Sender<Turn>,
+    has_waited: bool,
+    grant: oneshot::Sender<Grant>,
 }
 
-impl Rates {
-    /// Both ends.
-    pub fn new() -> (Self, mpsc::Receiver<Ask>) {
-        let (asks, receiver) = mpsc::channel(BATCH);
-        (Self(asks), receiver)
-    }
-
-    /// Whether an attempt within these limits may begin. `returns`: whether the
-    /// job has waited before. `None`: stopping.
-    pub async fn ask(&self, limits: Vec<Limit>, returns: bool) -> Option<Turn> {
+impl RateLimits {
+    /// Requests a grant within these limits. `has_waited`: whether the job was deferred
+    /// before. `None`: stopping.
+    pub async fn request(&self, limits: Vec<Limit>, has_waited: bool) -> Option<Grant> {
         if limits.is_empty() {
-            return Some(Turn::Now);
+            return Some(Grant::Now);
         }
-        let (answer, turn) = oneshot::channel();
-        let ask = Ask {
+        let (sender, grant) = oneshot::channel();
+        let request = Request {
             limits,
-            returns,
-            answer,
+            has_waited,
+            grant: sender,
         };
-        self.0.send(ask).await.ok()?;
-        turn.await.ok()
+        self.0.send(request).await.ok()?;
+        grant.await.ok()
     }
 }
 
-/// Answers until nobody asks any more, or `hurry`.
-pub async fn keep_rates(pool: Pool, mut asks: mpsc::Receiver<Ask>, hurry: CancellationToken) {
-    let doing = "reading rate limits";
-    let mut batch = Vec::new();
-    while asks.recv_many(&mut batch, BATCH).await > 0 {
-        let Some(turns) = until_done(&hurry, doing, || take_turns(&pool, &batch)).await else {
-            return;
+/// Answers the requests of this replica.
+pub struct RateLimiter {
+    pool: Pool,
+    requests: mpsc::Receiver<Request>,
+    grace_over: CancellationToken,
+}
+
+impl RateLimiter {
+    /// After `grace_over` is cancelled, nothing waits for PostgreSQL any longer.
+    pub fn new(pool: Pool, grace_over: CancellationToken) -> (RateLimits, Self) {
+        let (sender, requests) = mpsc::channel(BATCH);
+        let limiter = Self {
+            pool,
+            requests,
+            grace_over,
         };
-        for (ask, turn) in batch.drain(..).zip(turns) {
-            // Whoever asked may be gone: then its turn is lost, no more.
-            let _ = ask.answer.send(turn);
+        (RateLimits(sender), limiter)
+    }
+
+    /// Runs until there is no [`RateLimits`] any more, or the grace is over.
+    pub async fn run(mut self) {
+        let problem = "rate limits could not be read, their jobs wait";
+        let mut batch = Vec::new();
+        while self.requests.recv_many(&mut batch, BATCH).await > 0 {
+            let decided = until_done(&self.grace_over, problem, || decide(&self.pool, &batch));
+            let Some(grants) = decided.await else {
+                return;
+            };
+            for (request, grant) in batch.drain(..).zip(grants) {
+                // If the requester is gone, its grant stays unused.
+                let _ = request.grant.send(grant);
+            }
         }
     }
 }
 
-/// A turn for each, in their order.
-async fn take_turns(pool: &Pool, asked: &[Ask]) -> anyhow::Result<Vec<Turn>> {
-    let limits = asked.iter().flat_map(|ask| &ask.limits);
+/// Decides requests in their order.
+async fn decide(pool: &Pool, requests: &[Request]) -> anyhow::Result<Vec<Grant>> {
+    let limits = requests.iter().flat_map(|request| &request.limits);
     let keys: BTreeSet<&str> = limits.map(|limit| limit.key.as_str()).collect();
     let keys: Vec<&str> = keys.into_iter().collect();
     let mut client = pool.get().await?;
     loop {
-        if let Some(turns) = try_turns(&mut client, &keys, asked).await? {
-            return Ok(turns);
+        if let Some(grants) = try_to_decide(&mut client, &keys, requests).await? {
+            return Ok(grants);
         }
-        // Before any is locked: else two replicas could wait for each other.
+        // Rows are inserted while none is locked. Otherwise two replicas could deadlock.
         begin_usage(&client, &keys).await?;
     }
 }
 
-/// `None` if a limit is used for the first time.
-async fn try_turns(
+/// `None` if a limit has no row yet.
+async fn try_to_decide(
     client: &mut deadpool_postgres::Client,
     keys: &[&str],
-    asked: &[Ask],
-) -> anyhow::Result<Option<Vec<Turn>>> {
+    requests: &[Request],
+) -> anyhow::Result<Option<Vec<Grant>>> {
     let transaction = client.transaction().await?;
-    // What a crash of PostgreSQL forgets is some milliseconds of a limit.
+    // A crash of PostgreSQL may forget some milliseconds of a limit.
     transaction
         .batch_execute("SET LOCAL synchronous_commit = off")
         .await?;
@@ -153,9 +168,9 @@ async fn try_turns(
             },
         );
     }
-    let turns = asked
+    let grants = requests
         .iter()
-        .map(|ask| turn(&ask.limits, ask.returns, &mut usage, now))
+        .map(|request| grant(&request.limits, request.has_waited, &mut usage, now))
         .collect();
     let write = transaction
         .prepare_cached(
@@ -177,7 +192,7 @@ async fn try_turns(
         .execute(&write, &[&subjects, &firsts, &used, &horizons])
         .await?;
     transaction.commit().await?;
-    Ok(Some(turns))
+    Ok(Some(grants))
 }
 
 async fn begin_usage(client: &deadpool_postgres::Client, keys: &[&str]) -> anyhow::Result<()> {
@@ -193,8 +208,8 @@ async fn begin_usage(client: &deadpool_postgres::Client, keys: &[&str]) -> anyho
     Ok(())
 }
 
-/// Locks rows in the order of their names, so that two replicas never wait for
-/// each other, and reads the one clock that all of them have.
+/// Locks rows in the order of their names, so that two replicas cannot deadlock, and reads
+/// PostgreSQL's clock, which is the same for all replicas.
 async fn lock_usage(
     transaction: &deadpool_postgres::Transaction<'_>,
     keys: &[&str],
@@ -211,52 +226,51 @@ async fn lock_usage(
     Ok(transaction.query(&statement, &[&keys]).await?)
 }
 
-/// All of its limits have room, and it takes its place in each; or it takes none
-/// and its turn comes when the last of those that have no room has.
-fn turn(
+/// An attempt needs room in all of its limits. If they have it, it counts in each of them.
+/// If not, it counts in none, and comes back when the last of them has room.
+fn grant(
     limits: &[Limit],
-    returns: bool,
+    has_waited: bool,
     usage: &mut BTreeMap<String, Usage>,
     now: OffsetDateTime,
-) -> Turn {
-    let mut last = None;
+) -> Grant {
+    let mut latest = None;
     for limit in limits {
-        // Every subject that was asked for has been read.
+        // Every limit of a request has been read.
         let Some(usage) = usage.get_mut(&limit.key) else {
             continue;
         };
-        let at = usage.wait(limit.rate, returns, now);
-        last = last.max(at.map(|at| (at, &limit.key)));
+        let at = usage.wait_until(limit.rate, has_waited, now);
+        latest = latest.max(at.map(|at| (at, &limit.key)));
     }
-    if let Some((at, key)) = last {
-        return Turn::At(match usage.get_mut(key) {
-            Some(usage) if !returns => usage.queue_up(limits, at, now),
+    if let Some((at, key)) = latest {
+        return Grant::NotBefore(match usage.get_mut(key) {
+            Some(usage) if !has_waited => usage.extend_line(limits, at, now),
             _ => at,
         });
     }
     for limit in limits {
         if let Some(usage) = usage.get_mut(&limit.key) {
-            usage.take(limit.rate, now);
+            usage.count_attempt(limit.rate, now);
         }
     }
-    Turn::Now
+    Grant::Now
 }
 
-/// How far a job may be put off.
-fn farthest(rate: Rate) -> Duration {
-    (rate.period * FARTHEST_PERIODS).max(FARTHEST_AT_LEAST)
+fn max_deferral(rate: Rate) -> Duration {
+    (rate.period * MAX_DEFERRAL_PERIODS).max(MIN_MAX_DEFERRAL)
 }
 
-/// How much of a limit is used: attempts begun, by slot.
+/// How much of a limit is used.
 #[derive(Debug, Clone, PartialEq)]
 struct Usage {
     first_slot: i64,
+    /// Attempts by slot.
     used: Vec<u32>,
-    /// Where the last job that was put off has its turn.
+    /// The time to which the last job was deferred.
     horizon: OffsetDateTime,
 }
 
-/// A slot's length.
 fn slot_length(rate: Rate) -> Duration {
     rate.period / SLOTS as u32
 }
@@ -266,7 +280,7 @@ fn slot_at(rate: Rate, at: OffsetDateTime) -> i64 {
 }
 
 impl Usage {
-    /// Forgets what no period that ends now or later reaches back to.
+    /// Forgets slots that are older than a period.
     fn advance(&mut self, rate: Rate, now: OffsetDateTime) {
         let first = slot_at(rate, now) - SLOTS;
         let gone = (first - self.first_slot).clamp(0, self.used.len() as i64);
@@ -278,47 +292,52 @@ impl Usage {
         self.used.iter().sum()
     }
 
-    /// Until when a job has to wait; none if there is room for it.
-    fn wait(&mut self, rate: Rate, returns: bool, now: OffsetDateTime) -> Option<OffsetDateTime> {
+    /// Until when a job has to wait. `None` if it may be sent now.
+    fn wait_until(
+        &mut self,
+        rate: Rate,
+        has_waited: bool,
+        now: OffsetDateTime,
+    ) -> Option<OffsetDateTime> {
         self.advance(rate, now);
         let used = self.total();
         if used == 0 || used < rate.limit / 2 {
-            // Nobody is in line who would use it, or the limit has been raised.
+            // The line is empty, or the limit has been raised.
             self.horizon = self.horizon.min(now);
         }
-        if used < rate.limit && (returns || self.horizon <= now) {
+        if used < rate.limit && (has_waited || self.horizon <= now) {
             return None;
         }
         let free = self.free_at(rate, now);
-        Some(if returns {
-            // Next, among those who come back with it.
+        Some(if has_waited {
+            // It is next, with the others that have come back.
             free + slot_length(rate).mul_f64(fastrand::f64())
         } else {
-            let pace = slot_length(rate) * (SLOTS as u32 + 1) / rate.limit;
-            (self.horizon + pace).max(free)
+            let step = slot_length(rate) * (SLOTS as u32 + 1) / rate.limit;
+            (self.horizon + step).max(free)
         })
     }
 
-    /// The line now ends with this moment, unless that is too far to plan.
-    fn queue_up(
+    /// Gives a job the end of the line at `at`, or a random time if that is too far ahead.
+    fn extend_line(
         &mut self,
         limits: &[Limit],
         at: OffsetDateTime,
         now: OffsetDateTime,
     ) -> OffsetDateTime {
-        let farthest = limits.iter().map(|limit| farthest(limit.rate)).max();
-        let farthest = farthest.unwrap_or(FARTHEST_AT_LEAST);
-        if at > now + farthest {
-            // Anywhere in the second half of what is allowed.
-            return now + farthest.mul_f64(0.5 + 0.5 * fastrand::f64());
+        let longest = limits.iter().map(|limit| max_deferral(limit.rate)).max();
+        let longest = longest.unwrap_or(MIN_MAX_DEFERRAL);
+        if at > now + longest {
+            // A random time in the second half of the range.
+            return now + longest.mul_f64(0.5 + 0.5 * fastrand::f64());
         }
         self.horizon = at;
         at
     }
 
-    fn take(&mut self, rate: Rate, now: OffsetDateTime) {
+    fn count_attempt(&mut self, rate: Rate, now: OffsetDateTime) {
         self.advance(rate, now);
-        // A clock that was set back counts into the latest slot that there is.
+        // After a clock was set back, attempts count in the latest slot that there is.
         let latest = (self.used.len() as i64 - 1).max(0);
         let slot = (slot_at(rate, now) - self.first_slot).max(latest) as usize;
         if self.used.len() <= slot {
@@ -327,7 +346,7 @@ impl Usage {
         self.used[slot] += 1;
     }
 
-    /// When enough of what is used is forgotten; now, if there is room.
+    /// When the limit has room again; now, if it has room.
     fn free_at(&self, rate: Rate, now: OffsetDateTime) -> OffsetDateTime {
         let mut rest = self.total();
         if rest < rate.limit {
@@ -341,7 +360,7 @@ impl Usage {
             rest -= used;
             forgotten += 1;
         }
-        // What is in a slot counts until a whole period after the slot's end.
+        // An attempt counts until a whole period after the end of its slot.
         let free = i128::from(forgotten + SLOTS) * slot_length(rate).as_nanos() as i128;
         let free = OffsetDateTime::from_unix_timestamp_nanos(free).unwrap_or(now);
         free.max(now)
@@ -379,97 +398,100 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_may_use_all_of_it_and_the_rest_comes_back_at_its_pace() {
+    fn a_burst_may_use_the_whole_limit_and_the_rest_comes_back_at_its_speed() {
         let limits = [hourly(60)];
         let mut usage = unused(&limits);
-        let turns: Vec<_> = (0..180)
-            .map(|_| turn(&limits, false, &mut usage, NOW))
+        let grants: Vec<_> = (0..180)
+            .map(|_| grant(&limits, false, &mut usage, NOW))
             .collect();
-        assert!(turns[..60].iter().all(|turn| *turn == Turn::Now));
-        let at = |n: usize| match turns[n] {
-            Turn::At(at) => at,
-            Turn::Now => panic!("{n} has its turn now"),
+        assert!(grants[..60].iter().all(|grant| *grant == Grant::Now));
+        let at = |n: usize| match grants[n] {
+            Grant::NotBefore(at) => at,
+            Grant::Now => panic!("{n} is granted now"),
         };
-        // What was begun at 10:00:30 counts until 11:01.
+        // An attempt at 10:00:30 counts until 11:01.
         assert_eq!(at(60), datetime!(2026-11-22 11:01 UTC));
         assert_eq!(at(61) - at(60), Duration::from_secs(61));
         assert_eq!(at(179) - at(60), Duration::from_secs(119 * 61));
-        // Its time come, each has its turn.
+        // At its time, each is granted.
         for n in 60..180 {
-            assert_eq!(turn(&limits, true, &mut usage, at(n)), Turn::Now, "{n}");
+            assert_eq!(grant(&limits, true, &mut usage, at(n)), Grant::Now, "{n}");
         }
     }
 
     #[test]
-    fn a_place_is_taken_in_all_limits_or_in_none() {
+    fn an_attempt_counts_in_all_its_limits_or_in_none() {
         let limits = [hourly(1), limit_of("webhook/a", 5, 1)];
         let mut usage = unused(&limits);
-        assert_eq!(turn(&limits, false, &mut usage, NOW), Turn::Now);
+        assert_eq!(grant(&limits, false, &mut usage, NOW), Grant::Now);
         for _ in 0..10 {
-            assert!(turn(&limits, false, &mut usage, NOW) > Turn::Now);
+            assert!(grant(&limits, false, &mut usage, NOW) > Grant::Now);
         }
         assert_eq!(usage[&limits[1].key].total(), 1);
-        assert_eq!(turn(&limits[1..], false, &mut usage, NOW), Turn::Now);
+        assert_eq!(grant(&limits[1..], false, &mut usage, NOW), Grant::Now);
     }
 
     #[test]
-    fn nothing_is_put_off_farther_than_half_a_day() {
+    fn no_job_is_deferred_by_more_than_half_a_day() {
         let limits = [hourly(1)];
         let mut usage = unused(&limits);
         for _ in 0..100 {
-            if let Turn::At(at) = turn(&limits, false, &mut usage, NOW) {
-                assert!(at <= NOW + farthest(limits[0].rate));
+            if let Grant::NotBefore(at) = grant(&limits, false, &mut usage, NOW) {
+                assert!(at <= NOW + max_deferral(limits[0].rate));
             }
         }
     }
 
     #[test]
-    fn a_clock_that_is_set_back_loses_no_count() {
+    fn a_clock_that_is_set_back_forgets_no_attempt() {
         let limits = [hourly(3)];
         let mut usage = unused(&limits);
         for back in [0, 7200, 90_000] {
             let now = NOW - Duration::from_secs(back);
-            assert_eq!(turn(&limits, false, &mut usage, now), Turn::Now);
+            assert_eq!(grant(&limits, false, &mut usage, now), Grant::Now);
         }
-        assert!(turn(&limits, false, &mut usage, NOW) > Turn::Now);
+        assert!(grant(&limits, false, &mut usage, NOW) > Grant::Now);
     }
 
     #[test]
-    fn a_limit_that_was_raised_leaves_nobody_behind_the_old_line() {
+    fn after_a_limit_was_raised_no_job_waits_behind_the_old_line() {
         let mut usage = unused(&[hourly(10)]);
         for _ in 0..100 {
-            turn(&[hourly(10)], false, &mut usage, NOW);
+            grant(&[hourly(10)], false, &mut usage, NOW);
         }
-        assert!(turn(&[hourly(10)], false, &mut usage, NOW) > Turn::Now);
-        assert_eq!(turn(&[hourly(1000)], false, &mut usage, NOW), Turn::Now);
+        assert!(grant(&[hourly(10)], false, &mut usage, NOW) > Grant::Now);
+        assert_eq!(grant(&[hourly(1000)], false, &mut usage, NOW), Grant::Now);
     }
 
     #[test]
-    fn a_backlog_is_worked_off_although_it_comes_back_late_and_others_come() {
+    fn a_backlog_is_sent_at_the_speed_of_its_limit_although_it_comes_back_late_and_new_jobs_come() {
         let mut rng = fastrand::Rng::with_seed(7);
         let limits = [limit_of("webhook/a", 10, 1)];
         let mut usage = unused(&limits);
-        // When each asks, and whether it returns: fifty at once, then two a second.
+        // When each job requests a grant, and whether it has waited: fifty at once, then
+        // two a second.
         let newcomers = (0..20).map(|n| (NOW + Duration::from_millis(500 * n), false));
-        let mut asking: Vec<_> = (0..50).map(|_| (NOW, false)).chain(newcomers).collect();
+        let mut requests: Vec<_> = (0..50).map(|_| (NOW, false)).chain(newcomers).collect();
         let mut begun = Vec::new();
-        while let Some(next) = (0..asking.len()).min_by_key(|n| asking[*n].0) {
-            let (now, returns) = asking.swap_remove(next);
-            match turn(&limits, returns, &mut usage, now) {
-                Turn::Now => begun.push(now),
-                // As late as a delay queue makes it.
-                Turn::At(at) => asking.push((at + Duration::from_millis(rng.u64(0..900)), true)),
+        while let Some(next) = (0..requests.len()).min_by_key(|n| requests[*n].0) {
+            let (now, has_waited) = requests.swap_remove(next);
+            match grant(&limits, has_waited, &mut usage, now) {
+                Grant::Now => begun.push(now),
+                // A delay queue makes it late by up to a second.
+                Grant::NotBefore(at) => {
+                    requests.push((at + Duration::from_millis(rng.u64(0..900)), true));
+                }
             }
         }
         assert_eq!(begun.len(), 70);
         let took = begun[69] - NOW;
-        // Seven seconds at the limit's own pace.
+        // Seven seconds at the speed of the limit.
         assert!(took < Duration::from_secs(15), "{took}");
     }
 
     proptest! {
         #[test]
-        fn no_period_has_more_than_its_limit(
+        fn no_period_has_more_attempts_than_its_limit(
             limit in 1_u32..20,
             period in prop_oneof![Just(1_u64), Just(60), Just(3600)],
             waits in prop::collection::vec(0.0_f64..0.3, 1..200),
@@ -481,7 +503,7 @@ mod tests {
             let mut begun: Vec<OffsetDateTime> = Vec::new();
             for wait in waits {
                 now += period.mul_f64(wait * wait);
-                if turn(&limits, false, &mut usage, now) == Turn::Now {
+                if grant(&limits, false, &mut usage, now) == Grant::Now {
                     begun.push(now);
                     let within = begun.iter().filter(|at| now - **at < period).count();
                     prop_assert!(within <= limit as usize, "{within} of {limit}");

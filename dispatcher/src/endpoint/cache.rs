@@ -1,7 +1,7 @@
-//! The webhooks in memory, each with its places, its dialect and its limits:
-//! what `admit` looks up.
+//! The webhooks in memory, with all that `admit` and `deliver` need of them: dialect,
+//! tenant, rate limits, and the limiter of their endpoint.
 //!
-//! Filled by the shared catalogue's feed; a lookup never waits for it.
+//! The feed of the shared catalogue fills the cache. A lookup never waits for it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -15,30 +15,29 @@ use shared::settings::Defaults;
 use shared::tenant::TenantSettings;
 use shared::webhook::{Rate, Webhook};
 
-use crate::gate::{Crowd, Gate};
-use crate::rate::Limit;
+use crate::endpoint::limiter::{Limiter, SharedCapacity};
+use crate::endpoint::rate_limit::Limit;
 
-/// One webhook.
+/// A webhook, as it was when it was looked up.
 #[derive(Clone)]
 pub struct Endpoint {
-    /// What to call and how.
     pub webhook: Arc<Webhook>,
-    /// Whose it is.
     pub tenant: Arc<TenantSettings>,
-    /// How deliveries look: the webhook's own dialect, else its tenant's. `None`
-    /// if this replica has no dialect of that name.
+    /// The webhook's own dialect, or else its tenant's. `None` if this replica has no
+    /// dialect of that name.
     pub dialect: Option<Arc<Dialect>>,
-    /// Kept when the webhook changes.
-    pub gate: Arc<Gate>,
+    /// The same one for as long as the webhook exists, whatever changes.
+    pub limiter: Arc<Limiter>,
 }
 
 impl Endpoint {
-    /// How long an attempt may take.
+    /// The longest that an attempt may take.
     pub fn timeout(&self, defaults: &Defaults, dialect: &Dialect) -> Duration {
         self.webhook.timeout_in(dialect, defaults.timeout)
     }
 
-    /// When failures are repeated.
+    /// The pauses between attempts. The webhook's own policy goes before the settings, and
+    /// these go before the dialect.
     pub fn schedule(&self, defaults: &Defaults, dialect: &Dialect) -> Schedule {
         let schedule = dialect.policy().schedule.with(&defaults.retry);
         match &self.webhook.retry {
@@ -47,15 +46,15 @@ impl Endpoint {
         }
     }
 
-    /// From the event's acceptance to its last attempt.
+    /// The longest time from the event's acceptance to the last attempt.
     pub fn max_age(&self, dialect: &Dialect) -> time::Duration {
         let tenants = self.tenant.max_age;
         let tenants = tenants.and_then(|age| time::Duration::try_from(age).ok());
         tenants.unwrap_or(dialect.policy().max_age)
     }
 
-    /// What bounds its rate.
-    pub fn limits(&self) -> Vec<Limit> {
+    /// The tenant's rate limit and the webhook's, as far as they have one.
+    pub fn rate_limits(&self) -> Vec<Limit> {
         let tenants = self.tenant.deliveries_per_hour.map(|limit| {
             let period = Duration::from_secs(3600);
             let subject = format!("tenant/{}", self.tenant.tenant);
@@ -67,65 +66,64 @@ impl Endpoint {
     }
 }
 
-/// All of them.
-pub struct Endpoints {
+/// All webhooks that aren't deleted.
+pub struct EndpointCache {
     dialects: Dialects,
-    crowd: Arc<Crowd>,
-    known: RwLock<Known>,
+    capacity: Arc<SharedCapacity>,
+    cached: RwLock<Cached>,
 }
 
 #[derive(Default)]
-struct Known {
-    webhooks: HashMap<WebhookId, (Arc<Webhook>, Arc<Gate>)>,
+struct Cached {
+    webhooks: HashMap<WebhookId, (Arc<Webhook>, Arc<Limiter>)>,
     tenants: HashMap<Tenant, Arc<TenantSettings>>,
 }
 
-impl Endpoints {
-    /// None yet. `capacity`: how many jobs this replica holds at a time.
+impl EndpointCache {
+    /// An empty cache, of a replica that may hold `capacity` jobs at a time.
     pub fn new(dialects: Dialects, capacity: usize) -> Self {
         Self {
             dialects,
-            crowd: Crowd::new(capacity),
-            known: RwLock::default(),
+            capacity: SharedCapacity::new(capacity),
+            cached: RwLock::default(),
         }
     }
 
-    /// Takes in what changed. A webhook that is gone leaves nothing behind.
+    /// Takes changes in. A webhook that is gone leaves nothing behind.
     pub fn apply(&self, changes: Changes<Webhook>) {
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut cached = self.cached.write().unwrap_or_else(PoisonError::into_inner);
         for tenant in changes.tenants {
-            known
-                .tenants
-                .insert(tenant.tenant.clone(), Arc::new(tenant));
+            let tenant = Arc::new(tenant);
+            cached.tenants.insert(tenant.tenant.clone(), tenant);
         }
         for webhook in changes.gone {
-            known.webhooks.remove(&webhook);
+            cached.webhooks.remove(&webhook);
         }
         for webhook in changes.webhooks {
-            let gate = known
-                .webhooks
-                .get(&webhook.id)
-                .map_or_else(|| Gate::new(self.crowd.clone()), |(_, gate)| gate.clone());
-            known.webhooks.insert(webhook.id, (Arc::new(webhook), gate));
+            let limiter = match cached.webhooks.get(&webhook.id) {
+                Some((_, limiter)) => limiter.clone(),
+                None => Limiter::new(self.capacity.clone()),
+            };
+            let id = webhook.id;
+            cached.webhooks.insert(id, (Arc::new(webhook), limiter));
         }
         if let Some(only) = changes.only {
-            known.webhooks.retain(|id, _| only.contains(id));
-            known.webhooks.shrink_to_fit();
+            cached.webhooks.retain(|id, _| only.contains(id));
+            cached.webhooks.shrink_to_fit();
         }
     }
 
-    /// One of them.
     pub fn get(&self, id: WebhookId) -> Option<Endpoint> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let (webhook, gate) = known.webhooks.get(&id)?;
-        // A webhook's tenant is never loaded after it.
-        let tenant = known.tenants.get(&webhook.tenant)?;
+        let cached = self.cached.read().unwrap_or_else(PoisonError::into_inner);
+        let (webhook, limiter) = cached.webhooks.get(&id)?;
+        // The feed never loads a webhook before its tenant.
+        let tenant = cached.tenants.get(&webhook.tenant)?;
         let name = webhook.dialect.as_deref().unwrap_or(&tenant.dialect);
         Some(Endpoint {
             webhook: webhook.clone(),
             tenant: tenant.clone(),
             dialect: self.dialects.get(name).cloned(),
-            gate: gate.clone(),
+            limiter: limiter.clone(),
         })
     }
 }

@@ -1,10 +1,10 @@
-//! Webhooks are disabled, and operational events tell their tenant so.
+//! Disables webhooks, and tells their tenants by operational events.
 //!
-//! They are events like any other, with deliveries, retries and a log, but made
-//! here, in the transaction in which the thing happens, so that one is never told
-//! without the other having happened, nor the other way round. They go to the
-//! tenant's operational webhooks alone, which get nothing else: nobody who can
-//! publish can forge one.
+//! An operational event is an event with deliveries, retries and a log, like any other. But
+//! it isn't published to RabbitMQ. It is written here, in the transaction that disables the
+//! webhook, so that neither happens without the other. It goes to the operational webhooks
+//! of the tenant alone, and these get no other events. So nobody who may publish events can
+//! forge one.
 
 use deadpool_postgres::Transaction;
 use serde::Serialize;
@@ -19,11 +19,10 @@ use time::format_description::well_known::Rfc3339;
 /// Why a webhook is to be disabled.
 #[derive(Debug)]
 pub struct Cause {
-    /// Which.
     pub webhook: WebhookId,
-    /// Not if it has moved from there since.
+    /// If given, the webhook is disabled only if this still is its URL.
     pub url: Option<String>,
-    /// In words.
+    /// For people.
     pub reason: String,
     /// See [`Disabled::failing_since`].
     pub failing_since: Option<OffsetDateTime>,
@@ -32,19 +31,16 @@ pub struct Cause {
 /// A webhook that was disabled just now.
 #[derive(Debug)]
 pub struct Disabled {
-    /// Which.
     pub webhook: WebhookId,
-    /// Whose.
     pub tenant: Tenant,
-    /// In words.
+    /// For people.
     pub reason: String,
-    /// What it may have missed came after this, if that is known.
+    /// If known: the webhook got every event from before this time.
     pub failing_since: Option<OffsetDateTime>,
 }
 
-/// Disables those of the webhooks that are active; whoever commits it has to
-/// [`tell`]. Their rows are locked in order, so that two batches don't wait for
-/// each other in a circle.
+/// Disables those of the webhooks that are active. The caller has to [`announce`] them in
+/// the same transaction. Rows are locked in order, so that two batches cannot deadlock.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -95,29 +91,29 @@ pub async fn disable(
     Ok(disabled.collect())
 }
 
-/// The event's data: what receivers of `webhook.disabled` get.
+/// The data of a `webhook.disabled` event.
 #[derive(Serialize)]
-struct Told<'a> {
+struct WebhookDisabled<'a> {
     webhook_id: WebhookId,
     reason: &'a str,
     disabled_at: String,
     failing_since: Option<String>,
 }
 
-/// Writes the events of webhooks that were disabled; answers the jobs that carry
-/// them to the operational webhooks, to be published after the commit.
+/// Writes the operational events of webhooks that were disabled. Answers their jobs, which
+/// the caller has to publish after the commit.
 ///
 /// # Errors
 /// If PostgreSQL fails.
-pub async fn tell(
+pub async fn announce(
     transaction: &Transaction<'_>,
     disabled: &[Disabled],
 ) -> anyhow::Result<Vec<Job>> {
     let mut jobs = Vec::new();
     for one in disabled {
-        // To the millisecond, as it is in the ids: due when it is accepted.
+        // Ids have milliseconds, and a first try is due at the time in its id.
         let now = clock::now().truncate_to_millisecond();
-        let told = Told {
+        let data = WebhookDisabled {
             webhook_id: one.webhook,
             reason: &one.reason,
             disabled_at: now.format(&Rfc3339)?,
@@ -126,10 +122,10 @@ pub async fn tell(
                 .map(|at| at.format(&Rfc3339))
                 .transpose()?,
         };
-        let data = json!(told).to_string();
-        let listeners = listeners(transaction, &one.tenant, one.webhook).await?;
+        let data = json!(data).to_string();
+        let webhooks = operational_webhooks(transaction, &one.tenant, one.webhook).await?;
         let uid = EventUid::at(now);
-        let first = listeners.iter().map(|webhook| Job {
+        let first = webhooks.iter().map(|webhook| Job {
             delivery: DeliveryId::of(uid),
             webhook: *webhook,
             tenant: one.tenant.clone(),
@@ -151,11 +147,12 @@ pub async fn tell(
     Ok(jobs)
 }
 
-/// The operational webhooks that are to hear of one that was disabled.
-async fn listeners(
+/// The operational webhooks of a tenant that get this event. The disabled webhook itself is
+/// not among them.
+async fn operational_webhooks(
     transaction: &Transaction<'_>,
     tenant: &Tenant,
-    of: WebhookId,
+    disabled: WebhookId,
 ) -> anyhow::Result<Vec<WebhookId>> {
     let statement = transaction
         .prepare_cached(
@@ -165,7 +162,7 @@ async fn listeners(
                AND patterns && ARRAY['*', 'webhook.*', 'webhook.disabled']",
         )
         .await?;
-    let rows = transaction.query(&statement, &[tenant, &of]).await?;
+    let rows = transaction.query(&statement, &[tenant, &disabled]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 

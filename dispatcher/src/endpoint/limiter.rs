@@ -1,0 +1,406 @@
+//! An adaptive concurrency limiter: how many requests one replica has in flight to one
+//! endpoint at a time.
+//!
+//! `admit` acquires a [`Permit`] for a job, and `deliver` releases it with the result of
+//! the request. The limit follows AIMD: it grows while the endpoint answers and uses its
+//! limit, and it is halved when the endpoint shows overload. A circuit breaker
+//! ([`Circuit`]) stops the requests to an endpoint that is down.
+//!
+//! A bulkhead ([`SharedCapacity`]) keeps the endpoints apart: none may have more requests
+//! in flight than there is capacity left for all others together. However many endpoints
+//! hang, the others get through.
+//!
+//! A job without a permit waits for one, if the endpoint's recent speed promises one within
+//! [`MAX_WAIT`]. Otherwise it is refused, and with it comes the time to which it should be
+//! deferred. Refused jobs get times one after the other, at the endpoint's own speed, so
+//! that a backlog doesn't come back every second.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use shared::clock;
+use time::OffsetDateTime;
+use tokio::sync::oneshot;
+
+use super::circuit::{Circuit, Pass};
+use crate::metrics::metrics;
+
+/// The limit of an endpoint that has had no request yet.
+const INITIAL_LIMIT: f64 = 2.0;
+/// The highest limit of an endpoint, per replica.
+const MAX_LIMIT: f64 = 64.0;
+/// The longest time that a job waits for a permit.
+const MAX_WAIT: Duration = Duration::from_secs(1);
+/// The longest deferral of a refused job.
+const MAX_DEFERRAL: Duration = Duration::from_secs(900);
+/// The shortest time between two deferred jobs of an endpoint that is down.
+const MIN_SPACING: Duration = Duration::from_millis(5);
+/// The expected duration of a request before the first one has ended.
+const INITIAL_DURATION: Duration = Duration::from_millis(10);
+
+/// The limiter of one endpoint.
+pub struct Limiter {
+    capacity: Arc<SharedCapacity>,
+    state: Mutex<State>,
+}
+
+/// A bulkhead: the number of jobs that a replica can hold, shared by all its limiters.
+#[derive(Debug)]
+pub struct SharedCapacity {
+    jobs: usize,
+    /// Requests to all endpoints.
+    in_flight: AtomicUsize,
+    /// Jobs that wait for a permit of any endpoint.
+    waiting: AtomicUsize,
+}
+
+struct State {
+    circuit: Circuit,
+    health: Health,
+    /// The most requests in flight.
+    limit: f64,
+    /// Whether the endpoint has ever shown overload. From then on the limit grows slowly.
+    has_struggled: bool,
+    /// When the limit was halved. Requests that fail together halve it once.
+    halved_at: OffsetDateTime,
+    in_flight: usize,
+    /// Jobs that wait for a permit. Each gets it through its channel.
+    waiters: VecDeque<oneshot::Sender<Permit>>,
+    /// A moving average of the duration of requests.
+    mean_duration: Duration,
+    /// When a request last ended, or when the first of those in flight began.
+    progress_at: OffsetDateTime,
+    /// The time to which the last refused job was deferred.
+    horizon: OffsetDateTime,
+}
+
+/// What the latest requests say of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Health {
+    /// No request has ended yet.
+    Unknown,
+    /// The last request got an answer without a sign of overload.
+    Answering,
+    /// The last request showed overload, or a job waited in vain while no request ended.
+    Struggling,
+}
+
+/// Permission for one request. Dropping it returns it.
+pub struct Permit {
+    limiter: Arc<Limiter>,
+    /// Whether the request is the circuit breaker's probe.
+    is_probe: bool,
+    /// Whether at least half of the limit was used when this permit was given. If less is
+    /// used, a success doesn't show that the endpoint could take more.
+    was_needed: bool,
+}
+
+/// Why there is no permit, and to when the job should be deferred.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// The endpoint has as many requests in flight as it may have.
+    Full(OffsetDateTime),
+    /// The circuit breaker is open.
+    Down(OffsetDateTime),
+}
+
+impl SharedCapacity {
+    /// For a replica that may hold this many jobs at a time.
+    pub fn new(jobs: usize) -> Arc<Self> {
+        Arc::new(Self {
+            jobs,
+            in_flight: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+        })
+    }
+
+    fn free(&self) -> usize {
+        let in_flight = self.in_flight.load(Ordering::Relaxed);
+        self.jobs.saturating_sub(in_flight)
+    }
+
+    /// Whether only the last eighth is free. It is reserved for endpoints that answer.
+    fn is_nearly_full(&self) -> bool {
+        self.free() <= self.jobs / 8
+    }
+
+    /// Whether one more job may wait for an endpoint in this state.
+    fn has_room_to_wait(&self, health: Health) -> bool {
+        let room = match health {
+            Health::Answering => return true,
+            Health::Unknown => self.jobs / 4 * 3,
+            Health::Struggling => self.jobs / 4,
+        };
+        self.waiting.load(Ordering::Relaxed) < room
+    }
+}
+
+impl Limiter {
+    /// The limiter of an endpoint of which nothing is known.
+    pub fn new(capacity: Arc<SharedCapacity>) -> Arc<Self> {
+        Arc::new(Self {
+            capacity,
+            state: Mutex::new(State {
+                circuit: Circuit::default(),
+                health: Health::Unknown,
+                limit: INITIAL_LIMIT,
+                has_struggled: false,
+                halved_at: OffsetDateTime::UNIX_EPOCH,
+                in_flight: 0,
+                waiters: VecDeque::new(),
+                mean_duration: INITIAL_DURATION,
+                progress_at: OffsetDateTime::UNIX_EPOCH,
+                horizon: OffsetDateTime::UNIX_EPOCH,
+            }),
+        })
+    }
+
+    /// Acquires a permit, and waits up to [`MAX_WAIT`] for it.
+    ///
+    /// # Errors
+    /// If the wait is or would be longer, or the endpoint is down.
+    pub async fn acquire(self: &Arc<Self>, now: OffsetDateTime) -> Result<Permit, Refused> {
+        let permit = {
+            let mut state = self.state();
+            match state.circuit.pass(now) {
+                Pass::NotBefore(at) => return Err(Refused::Down(state.defer(now, at))),
+                Pass::Probe if self.capacity.is_nearly_full() => {
+                    state.circuit.not_sent(now);
+                    return Err(Refused::Down(state.defer(now, now + MAX_WAIT)));
+                }
+                Pass::Probe => return Ok(self.permit(&mut state, true, now)),
+                Pass::Free if state.has_permit(&self.capacity) => {
+                    return Ok(self.permit(&mut state, false, now));
+                }
+                Pass::Free => {}
+            }
+            state.remove_closed_waiters();
+            let ahead = state.waiters.len();
+            // With no request in flight, no permit will be returned soon.
+            let in_vain = state.in_flight == 0 || state.time_to_serve(ahead + 1, now) > MAX_WAIT;
+            if in_vain || !self.capacity.has_room_to_wait(state.health) {
+                return Err(Refused::Full(state.defer(now, now + MAX_WAIT)));
+            }
+            let (waiter, permit) = oneshot::channel();
+            state.waiters.push_back(waiter);
+            permit
+        };
+        let _waiting = Counted::add(&self.capacity.waiting);
+        match tokio::time::timeout(MAX_WAIT, permit).await {
+            Ok(Ok(permit)) => Ok(permit),
+            // Waiters are dropped only when the circuit opens.
+            Ok(Err(_)) => Err(Refused::Down(self.state().defer(now, now + MAX_WAIT))),
+            Err(_) => {
+                let mut state = self.state();
+                if state.progress_at <= now {
+                    state.health = Health::Struggling;
+                }
+                Err(Refused::Full(state.defer(now, now + 2 * MAX_WAIT)))
+            }
+        }
+    }
+
+    fn permit(self: &Arc<Self>, state: &mut State, is_probe: bool, now: OffsetDateTime) -> Permit {
+        if state.in_flight == 0 {
+            state.progress_at = now;
+        }
+        state.in_flight += 1;
+        self.capacity.in_flight.fetch_add(1, Ordering::Relaxed);
+        Permit {
+            limiter: self.clone(),
+            is_probe,
+            was_needed: 2 * state.in_flight > state.limit as usize,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives permits to waiting jobs, as many as there are.
+    fn serve_waiters(self: &Arc<Self>) {
+        loop {
+            let (waiter, permit) = {
+                let mut state = self.state();
+                if !state.circuit.is_closed() {
+                    state.waiters.clear();
+                }
+                state.remove_closed_waiters();
+                if !state.has_permit(&self.capacity) {
+                    return;
+                }
+                let Some(waiter) = state.waiters.pop_front() else {
+                    return;
+                };
+                (waiter, self.permit(&mut state, false, clock::now()))
+            };
+            // If the job gives up at this moment, the permit is dropped, which returns it.
+            let _ = waiter.send(permit);
+        }
+    }
+}
+
+impl Permit {
+    /// Returns the permit with the result of its request. `shows_overload`: whether fewer
+    /// requests at a time may help the endpoint.
+    pub fn release(mut self, shows_overload: bool, took: Duration, now: OffsetDateTime) {
+        let mut state = self.limiter.state();
+        let hung = state.hangs(now);
+        state.mean_duration = (state.mean_duration * 7 + took) / 8;
+        state.progress_at = now;
+        let was_closed = state.circuit.is_closed();
+        if shows_overload {
+            state.health = Health::Struggling;
+            state.circuit.failed(now);
+            if was_closed && !state.circuit.is_closed() {
+                metrics().circuits_opened.inc();
+            }
+            state.shrink(now);
+        } else {
+            if !was_closed {
+                // An endpoint that has just come up could go down again under its backlog,
+                // so it begins with one request at a time.
+                state.limit = 1.0;
+            }
+            if !was_closed || hung {
+                // The endpoint is back. New jobs don't wait behind those that were
+                // deferred while it was away.
+                state.horizon = now;
+            }
+            state.health = Health::Answering;
+            state.circuit.answered();
+            if self.was_needed && was_closed {
+                state.grow();
+            }
+        }
+        drop(state);
+        // The circuit breaker knows the result now. The rest is done by `drop`.
+        self.is_probe = false;
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let capacity = &self.limiter.capacity;
+        capacity.in_flight.fetch_sub(1, Ordering::Relaxed);
+        {
+            let mut state = self.limiter.state();
+            state.in_flight -= 1;
+            if self.is_probe {
+                state.circuit.not_sent(clock::now());
+            }
+        }
+        self.limiter.serve_waiters();
+    }
+}
+
+impl State {
+    fn has_permit(&self, capacity: &SharedCapacity) -> bool {
+        if self.in_flight == 0 {
+            // Every endpoint may have one request in flight, but the reserve is for
+            // endpoints that answer.
+            return self.health == Health::Answering || !capacity.is_nearly_full();
+        }
+        self.in_flight < self.limit as usize && self.in_flight < capacity.free()
+    }
+
+    /// Removes jobs that have given up waiting, from the front.
+    fn remove_closed_waiters(&mut self) {
+        while self.waiters.front().is_some_and(oneshot::Sender::is_closed) {
+            self.waiters.pop_front();
+        }
+    }
+
+    /// Called per success. A round in which the whole limit is used doubles it. Once the
+    /// endpoint has struggled, a round adds one.
+    fn grow(&mut self) {
+        let step = if self.has_struggled {
+            1.0 / self.limit
+        } else {
+            1.0
+        };
+        self.limit = (self.limit + step).min(MAX_LIMIT);
+    }
+
+    fn shrink(&mut self, now: OffsetDateTime) {
+        if now - self.halved_at > self.mean_duration {
+            self.limit = (self.limit / 2.0).max(1.0);
+            self.has_struggled = true;
+            self.halved_at = now;
+        }
+    }
+
+    /// How long no request has ended although some are in flight.
+    fn time_without_progress(&self, now: OffsetDateTime) -> Duration {
+        if self.in_flight == 0 {
+            return Duration::ZERO;
+        }
+        (now - self.progress_at).try_into().unwrap_or_default()
+    }
+
+    /// Whether no request has ended for longer than a slow endpoint would explain.
+    fn hangs(&self, now: OffsetDateTime) -> bool {
+        self.time_without_progress(now) > MAX_WAIT.max(2 * self.mean_duration)
+    }
+
+    /// The expected duration of a request. An endpoint that hangs raises it long before
+    /// its first request times out.
+    fn expected_duration(&self, now: OffsetDateTime) -> Duration {
+        self.mean_duration.max(self.time_without_progress(now))
+    }
+
+    /// The limit that is expected after this time, if all of it is used meanwhile. An
+    /// endpoint that has struggled isn't expected to take more than now.
+    fn limit_after(&self, time: Duration, now: OffsetDateTime) -> f64 {
+        if self.has_struggled || self.health == Health::Struggling || self.hangs(now) {
+            return self.limit;
+        }
+        let rounds = time.as_secs_f64() / self.expected_duration(now).as_secs_f64();
+        (self.limit * rounds.exp2()).min(MAX_LIMIT)
+    }
+
+    /// The expected time until this many more requests have ended.
+    fn time_to_serve(&self, requests: usize, now: OffsetDateTime) -> Duration {
+        let limit = self.limit_after(MAX_WAIT / 2, now);
+        self.expected_duration(now).mul_f64(requests as f64 / limit)
+    }
+
+    /// The time to which a refused job is deferred: after those that were deferred before
+    /// it, at the endpoint's own speed, and not before `at`.
+    fn defer(&mut self, now: OffsetDateTime, at: OffsetDateTime) -> OffsetDateTime {
+        let ahead = (self.horizon - now).try_into().unwrap_or_default();
+        let duration = self.expected_duration(now);
+        let mut step = duration.div_f64(self.limit_after(ahead, now));
+        if !self.circuit.is_closed() {
+            step = step.max(MIN_SPACING);
+        }
+        let next = (self.horizon + step).max(at);
+        if next > now + MAX_DEFERRAL {
+            // Too far ahead for a plan: a random time in the second half of the range.
+            return now + MAX_DEFERRAL.mul_f64(0.5 + 0.5 * fastrand::f64());
+        }
+        self.horizon = next;
+        next
+    }
+}
+
+/// Adds one to a count until it is dropped.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn add(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests;

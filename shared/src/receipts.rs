@@ -1,0 +1,166 @@
+//! Acks of one consumer's messages, many with one frame.
+//!
+//! RabbitMQ acks every message up to a tag with one frame (`multiple`), and a quorum
+//! queue writes that as one entry of its log. So this remembers which messages are
+//! held: up to the oldest of them, all that came before may be acked at once.
+//!
+//! Frames are written in the order in which they are decided on, under one lock: an
+//! ack of several must not overtake the nack of one of them.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::FutureExt;
+use lapin::Channel;
+use lapin::options::{BasicAckOptions, BasicNackOptions};
+
+/// Delivery tags, which a channel counts up.
+type Tag = u64;
+
+/// The messages of one channel that are neither acked nor given back.
+pub struct Held {
+    channel: Channel,
+    tags: Mutex<BTreeSet<Tag>>,
+}
+
+/// The right to ack one message. Dropped without that, the message comes again when
+/// the channel closes.
+pub struct Receipt {
+    held: Arc<Held>,
+    tag: Tag,
+}
+
+/// How messages that are done with are acked.
+#[derive(Debug, PartialEq, Eq)]
+struct Acks {
+    /// All up to this one are.
+    up_to: Option<Tag>,
+    /// Others are held that came before these.
+    singly: Vec<Tag>,
+}
+
+impl Held {
+    /// Of a channel with one consumer.
+    #[must_use]
+    pub fn new(channel: Channel) -> Arc<Self> {
+        Arc::new(Self {
+            channel,
+            tags: Mutex::default(),
+        })
+    }
+
+    /// Takes a message. In the order in which the consumer hands them out.
+    #[must_use]
+    pub fn take(self: &Arc<Self>, tag: Tag) -> Receipt {
+        self.with_tags(|tags| tags.insert(tag));
+        Receipt {
+            held: self.clone(),
+            tag,
+        }
+    }
+
+    fn with_tags<T>(&self, change: impl FnOnce(&mut BTreeSet<Tag>) -> T) -> T {
+        change(&mut self.tags.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn ack(&self, done: &[Tag]) {
+        self.with_tags(|tags| {
+            let Acks { up_to, singly } = remove(tags, done);
+            let several = up_to.map(|tag| (tag, true));
+            for (tag, multiple) in several
+                .into_iter()
+                .chain(singly.into_iter().map(|t| (t, false)))
+            {
+                // The frame is queued when this is polled first. Nobody waits until it
+                // is written: on a channel that is gone the message comes again.
+                let options = BasicAckOptions { multiple };
+                let _ = self.channel.basic_ack(tag, options).now_or_never();
+            }
+        });
+    }
+
+    fn give_back(&self, tag: Tag) {
+        self.with_tags(|tags| {
+            tags.remove(&tag);
+            let options = BasicNackOptions {
+                requeue: true,
+                ..BasicNackOptions::default()
+            };
+            let _ = self.channel.basic_nack(tag, options).now_or_never();
+        });
+    }
+}
+
+/// Removes what is done from what is held.
+fn remove(held: &mut BTreeSet<Tag>, done: &[Tag]) -> Acks {
+    let mut done: Vec<_> = done
+        .iter()
+        .copied()
+        .filter(|tag| held.remove(tag))
+        .collect();
+    let oldest = held.first().copied().unwrap_or(Tag::MAX);
+    let singly = done.extract_if(.., |tag| *tag > oldest).collect();
+    Acks {
+        up_to: done.into_iter().max(),
+        singly,
+    }
+}
+
+impl Receipt {
+    /// Whether the channel it came by is known to be gone: then the message is
+    /// somebody else's, or about to be.
+    #[must_use]
+    pub fn is_void(&self) -> bool {
+        !self.held.channel.status().connected()
+    }
+
+    /// The message is done with.
+    pub fn ack(self) {
+        self.held.ack(&[self.tag]);
+    }
+
+    /// So are all of these.
+    pub fn ack_all(receipts: Vec<Self>) {
+        let mut rest = receipts;
+        while let Some(Self { held, .. }) = rest.first() {
+            let held = held.clone();
+            let of_it = rest.extract_if(.., |receipt| Arc::ptr_eq(&receipt.held, &held));
+            let tags: Vec<_> = of_it.map(|receipt| receipt.tag).collect();
+            held.ack(&tags);
+        }
+    }
+
+    /// The message goes back to its queue, for another replica.
+    pub fn give_back(self) {
+        self.held.give_back(self.tag);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn acks(up_to: Option<Tag>, singly: &[Tag]) -> Acks {
+        let singly = singly.to_vec();
+        Acks { up_to, singly }
+    }
+
+    #[test]
+    fn what_came_before_all_that_is_held_is_acked_at_once() {
+        let mut held = BTreeSet::from_iter(1..=9);
+        assert_eq!(remove(&mut held, &[2, 4]), acks(None, &[2, 4]));
+        // 3 is held; 1 came before it, and 2 is acked already.
+        assert_eq!(remove(&mut held, &[6, 1]), acks(Some(1), &[6]));
+        assert_eq!(remove(&mut held, &[5, 3]), acks(Some(5), &[]));
+        assert_eq!(remove(&mut held, &[9, 7, 8]), acks(Some(9), &[]));
+        assert!(held.is_empty());
+    }
+
+    #[test]
+    fn nothing_is_acked_twice() {
+        let mut held = BTreeSet::from_iter(1..=2);
+        assert_eq!(remove(&mut held, &[1, 2]), acks(Some(2), &[]));
+        assert_eq!(remove(&mut held, &[1, 2]), acks(None, &[]));
+        assert_eq!(remove(&mut held, &[]), acks(None, &[]));
+    }
+}

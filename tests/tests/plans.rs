@@ -1,0 +1,256 @@
+//! No statement's work grows faster than what it is asked for: not on a fresh
+//! database, not on one that has been analyzed with a month of history in it, and
+//! not on one whose deliveries are unlike those that its statistics were made of.
+//!
+//! Both services run as always, but PostgreSQL tells each of their connections how
+//! it executed each statement (`auto_explain`), and they log what it tells. What is
+//! counted is rows, never time: every row that a node of the plan passed on or threw
+//! away, against how many the statement was given or answered.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, missing_docs)]
+
+use std::collections::BTreeMap;
+
+use harness::history;
+use harness::producer::Publication;
+use harness::receiver::answering;
+use harness::service::Service;
+use harness::world::{TENANT, World, eventually};
+use serde_json::{Value, json};
+
+/// Events published at once, so that there are large batches.
+const EVENTS: i64 = 400;
+/// Webhooks that each event matches.
+const WEBHOOKS: i64 = 3;
+/// Days with partitions before today's and yesterday's.
+const DAYS: u32 = 30;
+/// Deliveries a day of history.
+const PER_DAY: u32 = 2_000;
+/// A plan of ours has about a dozen nodes, and passes each row through most of them.
+const ROWS_PER_ROW: u64 = 30;
+/// What any statement may look at beside: each day's index, a page of rows.
+const ROWS_ANYWAY: u64 = 700;
+/// The smallest batch that tells work that grows with its square from other work.
+const LARGE_BATCH: u64 = 60;
+
+/// What auto_explain is to do, for each connection of a service.
+const EXPLAINED: &str = "-c session_preload_libraries=auto_explain \
+    -c auto_explain.log_min_duration=0 -c auto_explain.log_analyze=on \
+    -c auto_explain.log_timing=off -c auto_explain.log_buffers=on \
+    -c auto_explain.log_format=json -c client_min_messages=log";
+
+#[tokio::test]
+async fn no_statement_reads_more_than_it_needs_on_a_fresh_database() {
+    let world = World::start().await;
+    works_within_bounds(&world).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn no_statement_reads_more_than_it_needs_on_an_analyzed_month() {
+    let world = World::start().await;
+    let sql = world.sql().await;
+    history::fill(&sql, TENANT, DAYS, PER_DAY).await.unwrap();
+    sql.batch_execute("VACUUM ANALYZE").await.unwrap();
+    works_within_bounds(&world).await;
+    world.finish().await;
+}
+
+/// The statistics say that nothing is open, and nothing at all is of today. Then much
+/// is, and due in a while.
+#[tokio::test]
+async fn no_statement_reads_more_than_it_needs_with_statistics_of_another_time() {
+    let world = World::start().await;
+    let sql = world.sql().await;
+    history::fill(&sql, TENANT, DAYS, PER_DAY).await.unwrap();
+    for delete in [
+        "DELETE FROM deliveries WHERE id >= first_uuid_at(date_trunc('day', now()))",
+        "DELETE FROM events WHERE uid >= first_uuid_at(date_trunc('day', now()))",
+    ] {
+        sql.batch_execute(delete).await.unwrap();
+    }
+    sql.batch_execute("VACUUM ANALYZE").await.unwrap();
+    fill_with_open(&sql, 20_000).await;
+    works_within_bounds(&world).await;
+    sql.batch_execute("DELETE FROM deliveries WHERE deferred_because = 'endpoint_down'")
+        .await
+        .unwrap();
+    world.finish().await;
+}
+
+/// Has both services do all that they do often, and looks at how it was done.
+async fn works_within_bounds(world: &World) {
+    let url = explained(world.database_url());
+    let settings = [
+        ("DATABASE_URL", url.as_str()),
+        ("LOG_FORMAT", "json"),
+        ("SWEEP_INTERVAL", "1"),
+        ("RUST_LOG", "info,lapin=off"),
+    ];
+    let ingest = world.service("posthorn-ingest", &settings).await;
+    let shop = world.receiver(answering(200)).await;
+    let mut webhooks = Vec::new();
+    for _ in 0..WEBHOOKS {
+        webhooks.push(world.webhook(&ingest, &shop, json!({})).await);
+    }
+    // What has gathered comes in large batches.
+    ingest.stop().await.unwrap();
+    let producer = world.producer().await;
+    for n in 0..EVENTS {
+        let data = json!({"n": n}).to_string();
+        let event = Publication::json(TENANT, "order.created", &format!("evt-{n}"), &data);
+        producer.publish(&event).await.unwrap();
+    }
+    let ingest = world.service("posthorn-ingest", &settings).await;
+    let accepted = "events WHERE type = 'order.created'";
+    eventually("all is accepted", async || {
+        world.count(accepted).await == EVENTS
+    })
+    .await;
+    let dispatcher = world.service("posthorn-dispatcher", &settings).await;
+    let finished = "posthorn_deliveries_finished_total";
+    eventually("all is delivered", async || {
+        dispatcher.metric(finished).await.unwrap_or(0.0) as i64 == EVENTS * WEBHOOKS
+    })
+    .await;
+    let hook = format!("/api/v1/webhooks/{}", webhooks[0].id);
+    let lists = [
+        format!("{hook}/deliveries"),
+        format!("{hook}/deliveries?status=failed"),
+        format!("{hook}/deliveries?status=delivered&limit=100"),
+        format!("{hook}/logs"),
+        format!("{hook}/stats"),
+        "/api/v1/deliveries".to_owned(),
+        "/api/v1/deliveries?status=failed".to_owned(),
+        "/api/v1/events".to_owned(),
+        "/api/v1/events/evt-0".to_owned(),
+        "/api/v1/stats?window=30d".to_owned(),
+        "/api/v1/webhooks".to_owned(),
+    ];
+    for path in &lists {
+        let answer = world.ask(&ingest, "GET", path, None).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+    }
+    swept_once_more(&dispatcher, world).await;
+
+    let plans = plans(&world.logs());
+    let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
+    for plan in &plans {
+        let asked = seen.entry(&plan.name).or_default();
+        *asked = plan.asked.max(*asked);
+        let bound = ROWS_PER_ROW * plan.asked + ROWS_ANYWAY;
+        assert!(
+            plan.rows <= bound,
+            "{} looked at {} rows for {}:\n{}",
+            plan.name,
+            plan.rows,
+            plan.asked,
+            plan.text
+        );
+    }
+    for statement in ["settle_deliveries", "accept_events"] {
+        let largest = seen.get(statement).copied().unwrap_or_default();
+        assert!(largest >= LARGE_BATCH, "{statement}: {largest} of {seen:?}");
+    }
+    for statement in ["sweep_overdue", "note_sweep"] {
+        assert!(seen.contains_key(statement), "{statement}: {seen:?}");
+    }
+}
+
+/// The same database, with connections that are told how statements were executed.
+fn explained(url: &str) -> String {
+    let mut url = url::Url::parse(url).unwrap();
+    url.query_pairs_mut().append_pair("options", EXPLAINED);
+    // A `+` is a plus sign in PostgreSQL's URLs.
+    url.as_str().replace('+', "%20")
+}
+
+async fn swept_once_more(dispatcher: &Service, world: &World) {
+    let sql = world.sql().await;
+    let now = sql.query_one("SELECT now()", &[]).await.unwrap();
+    let now: time::OffsetDateTime = now.get(0);
+    eventually("the sweeper has passed", async || {
+        let swept = "SELECT coalesce(swept_at > $1, false) FROM sweep";
+        let row = sql.query_one(swept, &[&now]).await.unwrap();
+        row.get(0)
+    })
+    .await;
+    assert!(
+        dispatcher
+            .metric("posthorn_jobs_taken_total")
+            .await
+            .unwrap()
+            > 0.0
+    );
+}
+
+/// A statement as it was executed.
+struct Plan {
+    name: String,
+    /// Rows that it was given, or that it answered.
+    asked: u64,
+    /// Rows that its nodes passed on or threw away.
+    rows: u64,
+    text: String,
+}
+
+/// What services have logged of plans.
+fn plans(logs: &str) -> Vec<Plan> {
+    let lines = logs.lines().filter_map(|line| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        let message = line["message"].as_str()?;
+        let plan = message.split_once("plan:")?.1;
+        serde_json::from_str::<Value>(plan).ok()
+    });
+    lines
+        .filter_map(|explained| {
+            let query = explained["Query Text"].as_str()?;
+            let name = query.strip_prefix("-- ")?.split_whitespace().next()?;
+            let mut plan = Plan {
+                name: name.to_owned(),
+                asked: number(&explained["Plan"], "Actual Rows"),
+                rows: 0,
+                text: format!("{explained:#}"),
+            };
+            count(&explained["Plan"], &mut plan);
+            Some(plan)
+        })
+        .collect()
+}
+
+fn count(node: &Value, plan: &mut Plan) {
+    let loops = number(node, "Actual Loops");
+    let passed_on = number(node, "Actual Rows");
+    if node["Node Type"] == "Function Scan" && loops > 0 {
+        plan.asked = plan.asked.max(passed_on);
+    }
+    let thrown_away: u64 = [
+        "Rows Removed by Filter",
+        "Rows Removed by Join Filter",
+        "Rows Removed by Index Recheck",
+    ]
+    .iter()
+    .map(|what| number(node, what))
+    .sum();
+    plan.rows += loops * (passed_on + thrown_away);
+    for child in node["Plans"].as_array().into_iter().flatten() {
+        count(child, plan);
+    }
+}
+
+fn number(node: &Value, what: &str) -> u64 {
+    node[what].as_f64().unwrap_or_default().round() as u64
+}
+
+/// Deliveries of today that are open, and due in an hour.
+async fn fill_with_open(sql: &tokio_postgres::Client, count: i64) {
+    let fill = format!(
+        "INSERT INTO deliveries (id, event_uid, webhook_id, event_type, state, due_at, deferred_because)
+         SELECT (lpad(to_hex((extract(epoch FROM now()) * 1000)::bigint), 12, '0')
+                 || '70008000' || lpad(to_hex(n), 12, '0'))::uuid, gen_random_uuid(),
+             ('01900000-0000-7000-8000-' || lpad(to_hex(n % 10 + 1), 12, '0'))::uuid,
+             'order.paid', 'queued', now() + interval '1 hour', 'endpoint_down'
+         FROM generate_series(1, {count}) n"
+    );
+    sql.batch_execute(&fill).await.unwrap();
+}
