@@ -1,18 +1,19 @@
-//! Connections to RabbitMQ, and what is made again when one is lost.
+//! Connections to RabbitMQ, and how a process replaces one that it lost.
 //!
-//! A [`Session`] is two connections, one to publish and one to consume, because
-//! a broker that is short of memory or disk stops reading from connections that
-//! publish, and acks must still get through. [`keep_session`] opens a session,
-//! declares the topology, runs the process's work on it, and starts over after
-//! any loss: broker restart, channel error, cancelled consumer, silent peer.
+//! A [`Session`] is two connections: one publishes, the other one consumes. A
+//! broker that is short of memory or disk stops reading from connections that
+//! publish. Acks must still get through then, so they go over the other connection.
 //!
-//! lapin's own recovery is not used: what was in flight has to be decided by
-//! the stage that knows what it was.
+//! [`keep_session`] opens a session, declares the topology and runs the process's
+//! work on the session. It starts over after any loss: a broker restart, a channel
+//! error, a cancelled consumer, a silent peer.
 //!
-//! Every connection has a [`guard`] between its bytes and lapin, so that no
-//! message can end it by what its producer wrote. [`blame`] is the second line
-//! of defence: it finds the message at which sessions end for a reason that the
-//! guard doesn't know.
+//! lapin's own recovery is not used. Only the stage that sent a message knows what
+//! to do about it after a lost connection.
+//!
+//! Every connection has a [`guard`] between its bytes and lapin, so that no message
+//! can end the connection by its contents. [`blame`] is the second line of defence:
+//! it finds a message that ends sessions for a reason that the guard doesn't know.
 
 mod blame;
 mod content;

@@ -1,15 +1,15 @@
-//! One attempt: sign a message, POST it, say what came back.
+//! One attempt: signs a message, POSTs it, and reports what happened.
 //!
-//! A dispatcher makes the attempts of deliveries, ingest those of tests; both
-//! get a [`Report`]. No database and no broker here.
+//! The dispatcher makes the attempts of deliveries. Ingest makes those of test
+//! deliveries. Both get a [`Report`]. This file uses no database and no broker.
 //!
-//! Everything is bounded: the whole attempt by the webhook's timeout, the
-//! answer's head by hyper (100 headers, 408 KiB) and [`KEPT_HEADERS`], its body by
-//! [`Keep`] and [`BODY_PATIENCE`]; nothing is decompressed. An endpoint that has sent
-//! its status has answered, whatever becomes of the body.
+//! Everything is bounded. The webhook's timeout bounds the whole attempt. hyper
+//! (100 headers, 408 KiB) and [`KEPT_HEADERS`] bound the head of the answer. [`Keep`]
+//! and [`BODY_PATIENCE`] bound its body. Nothing is decompressed. An endpoint that has
+//! sent its status has answered, even if reading the body fails afterwards.
 //!
-//! What a report says of the request may be stored and shown: the values of the
-//! webhook's own headers are credentials as often as not, and left out.
+//! A report may be stored and shown. So it leaves out the values of the webhook's
+//! custom headers: many of them are credentials.
 
 use std::error::Error;
 use std::net::SocketAddr;

@@ -1,16 +1,16 @@
 //! Tenants, webhooks and event types in memory, as fresh as the last commit.
 //!
-//! Every change to a tenant, its event types or a webhook takes the next
-//! revision (a trigger does it) and is announced with NOTIFY. A [`Feed`] keeps
-//! what its owner built from the rows up to date: it loads whatever is above the
-//! revision it knows, when it is notified, when its owner asks, and after a lost
-//! connection.
+//! Every change to a tenant, its event types or a webhook takes the next number of
+//! one counter, the revision. A database trigger does that and announces the change
+//! with NOTIFY. A [`Feed`] keeps its owner's cache up to date: it loads every row
+//! whose revision is above the highest one that it knows. It does so when a
+//! notification arrives, when its owner asks, and after a lost connection.
 //!
-//! Revisions commit in order, so nothing can be missed by loading "everything
-//! above": the announcement only says when to look.
+//! Revisions commit in order. So loading "everything above the revision I know"
+//! misses nothing, and a notification only says when to load.
 //!
-//! Rows are read a page at a time, so that loading needs memory for a page and
-//! for what its owner keeps. A load of everything skips deleted webhooks.
+//! Rows are read page by page, so that loading needs memory only for one page and
+//! for the cache itself. A load of everything skips deleted webhooks.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -1,20 +1,22 @@
-//! One clock for every time that another machine will see: PostgreSQL's.
+//! One clock for every time that another machine will see: PostgreSQL's clock.
 //!
-//! Machines' clocks disagree. A time that one machine writes and another one
-//! compares with its own clock (when a job is due, how old an event is, how far
-//! the sweeper's watermark is) makes deliveries late, early or "lost" by as much
-//! as the two clocks differ. So all such times come from [`now`], which is
-//! PostgreSQL's clock as seen from here. Time spans within one process are
-//! measured with `Instant` instead.
+//! The clocks of two machines disagree. Suppose that one machine writes a time
+//! and another one compares it with its own clock: when a job is due, how old an event
+//! is, how far the sweeper's watermark is. Then deliveries are late, early or counted as
+//! lost by as much as the two clocks differ. So all such times come from [`now`], this
+//! process's estimate of PostgreSQL's clock. Time spans within one process are measured
+//! with `Instant` instead.
 //!
-//! The clock is measured where PostgreSQL is connected to: at the start, with
-//! every listening connection, and every ten seconds on it
-//! ([`crate::catalogue::Feed::listen`]). A sample is PostgreSQL's answer, taken
-//! for the middle of its round trip; of the last few samples the one with the
-//! shortest round trip counts. Between samples time passes by this machine's
-//! monotonic clock, so a jump of its wall clock changes nothing here. The
-//! difference between the two is shown: `posthorn_clock_offset_seconds`, a
-//! warning beyond one second, not ready beyond ten.
+//! A process measures PostgreSQL's clock at its start, with every listening connection,
+//! and every ten seconds on such a connection ([`crate::catalogue::Feed::listen`]). A
+//! sample is the time that PostgreSQL answered, and counts as the time in the middle of
+//! the round trip. Of the last few samples the one with the shortest round trip is used.
+//! Between samples this machine's monotonic clock counts on, so a jump of its wall clock
+//! changes nothing.
+//!
+//! The difference to this machine's wall clock is the metric
+//! `posthorn_clock_offset_seconds`. Beyond one second it is a warning in the log. Beyond
+//! ten seconds the process is not ready.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};

@@ -1,12 +1,12 @@
 //! Where deliveries may go: public addresses, over HTTPS.
 //!
-//! Checked twice, by the same rules: the URL when a webhook is made and before
-//! each attempt (scheme, user info, a literal address), and each resolved
-//! address when a connection is opened, so that a name that changes its mind
-//! between the two gains nothing.
+//! The same rules are checked twice. The URL is checked when a webhook is created
+//! and before each attempt: its scheme, its user info, its address if it has a
+//! literal one. Each resolved address is checked when a connection is opened. So a
+//! name that resolves to another address the second time gains nothing.
 //!
-//! Any port is a destination: over HTTPS nothing but a TLS handshake reaches a
-//! service that doesn't speak it.
+//! Any port is allowed. Over HTTPS, a service that doesn't speak TLS sees only a
+//! TLS handshake.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

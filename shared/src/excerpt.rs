@@ -1,8 +1,8 @@
-//! Text that a stranger chose, made fit for rows, logs and answers.
+//! Shortens and cleans text from outside, for rows, logs and answers.
 //!
-//! An endpoint's certificate, a client's JSON or a name that doesn't resolve may
-//! all make an error message as long as they like, with characters that mean
-//! something to a terminal, a log or PostgreSQL.
+//! An endpoint's certificate, a client's JSON or a name that doesn't resolve can make
+//! an error message as long as its author likes. The message can also contain
+//! characters that a terminal, a log or PostgreSQL interprets.
 
 /// The most that is kept of an error text that a stranger had a part in, in bytes.
 pub const MAX_ERROR: usize = 1024;

@@ -1,12 +1,12 @@
-//! The ids and names of the glossary, each with a type of its own.
+//! The ids and names of the glossary, each with its own type.
 //!
 //! Generated ids are TypeIDs (<https://github.com/jetify-com/typeid>): a prefix
-//! and a UUIDv7 in base32. They are text wherever a person or JSON sees them,
-//! and the bare UUID in PostgreSQL and in jobs.
+//! and a UUIDv7 in base32. People and JSON see this text; PostgreSQL and jobs have
+//! the bare UUID.
 //!
-//! The surprising fact: a delivery's UUID starts with the same millisecond as
-//! its event's, so that tables partitioned by day on the id need no date column
-//! and an event's deliveries are found by a range of ids.
+//! The surprising fact: a delivery's UUID starts with the same millisecond as the
+//! UUID of its event. So tables that are partitioned by day on the id need no date
+//! column, and the deliveries of one event are a range of ids.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -1,13 +1,14 @@
 //! A job: the message that carries a delivery to a dispatcher.
 //!
-//! Written by `ingest` (first try), by `dispatcher` (retries, deferrals) and by
-//! its sweeper; read by `dispatcher`. A version byte, then MessagePack. It
-//! carries ids, times and a small payload, never a URL or a secret: those are
-//! looked up when the job is about to be sent, so that they are current.
+//! `ingest` writes the job of the first attempt. `dispatcher` writes the jobs of
+//! retries and deferrals, and its sweeper replaces lost jobs. `dispatcher` reads them.
+//! A job is a version byte, then MessagePack. It carries ids, times and a small payload,
+//! never a URL or a secret: the dispatcher looks those up when it is about to send, so
+//! that they are current.
 //!
-//! `due_at` is the job's ticket: its delivery's row has the same one for as long
-//! as this is the job that the delivery waits for. A late copy keeps the ticket of
-//! its original, and says in [`Job::late`] how long it leaves the original alone.
+//! `due_at` is the job's ticket. The row of the delivery has the same value for as long
+//! as the delivery waits for this job. A late copy of a job keeps the ticket of its
+//! original, and [`Job::late`] says how long the copy waits for the original.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

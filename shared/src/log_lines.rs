@@ -1,15 +1,15 @@
-//! Keeps foreign text inside its field of a log line.
+//! Keeps text from outside inside its field of a log line.
 //!
-//! Content types, message ids, endpoints' errors and the like are logged as they
-//! came. Here is the one place that escapes them, for every event and every span:
-//! control characters (a line feed would begin a line of its own, an escape
-//! sequence would speak to the terminal), other line separators, and the invisible
-//! characters that reorder what a reader sees.
+//! Content types, message ids, endpoints' errors and similar values are logged as
+//! they came. This file escapes them in one place, for every event and every span:
+//! control characters (a line feed would begin a new log line, an escape sequence
+//! would control the terminal), other line separators, and the invisible characters
+//! that reorder displayed text.
 //!
-//! `pretty` escapes each field, because its own colours are escape sequences too. It
-//! quotes a value in which another field could seem to begin.
-//! `json` is escaped as it is written: what is left of these characters there is
-//! inside of strings, where `\uXXXX` says the same.
+//! For `pretty` each field is escaped by itself, because the formatter's own colours
+//! are escape sequences too. A value in which another field could seem to begin is
+//! quoted. For `json` the finished line is escaped: there such characters only occur
+//! inside strings, where `\uXXXX` means the same.
 
 use std::fmt::{self, Debug, Write as _};
 use std::io::{self, Stderr, Write};

@@ -1,6 +1,6 @@
-//! The types of operational events, which tell a tenant of its own webhooks.
+//! The types of operational events. They tell a tenant about its own webhooks.
 //!
-//! Made by `dispatcher`; `ingest` lets webhooks listen to them.
+//! `dispatcher` creates these events. `ingest` lets webhooks subscribe to them.
 
 use std::sync::LazyLock;
 

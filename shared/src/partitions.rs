@@ -1,8 +1,8 @@
-//! The coming days' partitions of the log are made ahead of time.
+//! Creates the partitions of the delivery log for the coming days, ahead of time.
 //!
-//! Ingest makes two weeks of them and drops old ones (`ingest/src/partitions.rs`).
-//! Dispatchers write into the log, too, and may have to without an ingest that
-//! has run lately: each of them makes sure of today and tomorrow.
+//! Ingest creates two weeks of them and drops old ones (`ingest/src/partitions.rs`).
+//! Dispatchers write into the log too, perhaps when no ingest has run for long. So each
+//! dispatcher makes sure that the partitions of today and tomorrow exist.
 
 use std::time::Duration;
 

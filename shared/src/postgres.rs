@@ -1,7 +1,7 @@
-//! The pool to PostgreSQL, and its schema.
+//! The connection pool to PostgreSQL, and the database schema.
 //!
-//! Statements are plain SQL beside the code that uses them, each with its name
-//! in a leading comment, prepared once per connection.
+//! Statements are plain SQL beside the code that uses them. Each has its name in a
+//! leading comment and is prepared once per connection.
 
 use std::time::Duration;
 

@@ -1,10 +1,10 @@
-//! `sslmode` and `sslrootcert` of `DATABASE_URL`, as PostgreSQL's own clients have them.
+//! `sslmode` and `sslrootcert` of `DATABASE_URL`, with the names that libpq uses.
 //!
-//! tokio-postgres knows neither a certificate file nor the modes that verify, so
-//! both parameters are taken out of the URL before it parses the rest.
+//! tokio-postgres knows neither certificate files nor the modes that verify. So this
+//! file takes both parameters out of the URL before tokio-postgres parses the rest.
 //!
 //! The surprising fact: a certificate that can't be verified is never accepted, in
-//! any mode. `require` verifies the name, too, and `prefer` verifies if the server
+//! any mode. `require` verifies the host name too, and `prefer` verifies when the server
 //! offers TLS.
 
 use std::net::IpAddr;

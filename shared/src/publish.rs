@@ -1,9 +1,9 @@
-//! Publishing with confirms, many in flight at a time.
+//! Publishes messages with publisher confirms, many in flight at a time.
 //!
-//! [`publish_all`] is for a stage that owns a channel and has a batch.
-//! [`Publisher`] is for everyone else: any task hands it a message and waits
-//! for that message's confirm, while [`Publications`] puts whatever has
-//! gathered on the current session's channel.
+//! [`publish_all`] is for a stage that owns a channel and has a batch. [`Publisher`]
+//! is for all other code: any task hands it a message and waits for the confirm of
+//! that message. [`Publications`] publishes the messages that have gathered, on the
+//! channel of the current session.
 
 use futures_util::future::join_all;
 use lapin::options::BasicPublishOptions;

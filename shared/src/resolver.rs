@@ -1,12 +1,13 @@
-//! Names become addresses that deliveries may go to.
+//! Resolves host names to addresses that deliveries may go to.
 //!
-//! For `attempt`'s client, which opens its connections to the very addresses that
-//! are answered here. So a name that answers otherwise when it is asked again
-//! gains nothing: it isn't asked again.
+//! The HTTP client of `attempt` connects to exactly the addresses that are answered
+//! here. A name that resolves to another address the second time gains nothing,
+//! because it isn't resolved again.
 //!
-//! The system's lookup takes a thread and can't be broken off, while the attempt
-//! that wanted it may time out and the next one come. So a name is looked up once
-//! at a time, for all who want it: one that hangs takes one thread.
+//! A lookup by the operating system takes a thread and can't be cancelled. The attempt
+//! that wanted it may time out, and the next attempt may come. So there is one lookup per
+//! name at a time, and everyone who wants that name waits for it: a lookup that hangs
+//! takes one thread.
 
 use std::collections::HashMap;
 use std::io;

@@ -1,9 +1,9 @@
-//! When a delivery is tried again: the schedule, as data.
+//! The retry schedule: when a failed delivery is tried again. Data, no actions.
 //!
-//! A dialect has a [`Schedule`]; the server's settings and the webhook each may
-//! say a [`Retry`], which changes what it names and leaves the rest. What an
-//! outcome means is decided by the dispatcher's `judge`; this only knows the
-//! clock.
+//! A dialect has a [`Schedule`]. The server's settings and the webhook may each have a
+//! [`Retry`], which changes the members that it names and leaves the others. The
+//! dispatcher's `judge` decides whether an outcome is retried; this file only computes
+//! the time.
 
 use std::time::Duration;
 

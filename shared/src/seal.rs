@@ -1,11 +1,11 @@
-//! Secrets and custom headers at rest: sealed with an authenticated cipher.
+//! Seals secrets and custom headers for storage, with an authenticated cipher.
 //!
-//! A sealed value is `1 | key id (4 bytes) | nonce (24 bytes) | ciphertext`,
-//! XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha), with the owner's id as
-//! associated data: a value moved to another row doesn't open.
+//! A sealed value is `1 | key id (4 bytes) | nonce (24 bytes) | ciphertext`. The cipher
+//! is XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha). The owner's id is its associated
+//! data, so a value that was moved to another row can't be opened.
 //!
-//! The key comes from `MASTER_KEY`; older keys, from `MASTER_KEY_PREVIOUS`,
-//! still open what they sealed.
+//! The key comes from `MASTER_KEY`. The keys of `MASTER_KEY_PREVIOUS` still open values
+//! that they sealed.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;

@@ -1,8 +1,8 @@
-//! What signs deliveries: shared secrets, and ed25519 keys for receivers that
-//! can't keep one.
+//! The keys that sign deliveries: shared secrets, and ed25519 key pairs for receivers
+//! that can't keep a secret.
 //!
-//! Texts are those of Standard Webhooks: `whsec_` for a secret, `whsk_` for a
-//! private key, `whpk_` for the public one. Nothing here prints a secret.
+//! The text forms are those of Standard Webhooks: `whsec_` for a shared secret, `whsk_`
+//! for a private key, `whpk_` for a public key. No type here prints a secret.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;

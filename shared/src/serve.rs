@@ -1,13 +1,15 @@
-//! Serves HTTP/1.1 so that slow or silent clients take nothing from the others.
+//! Serves HTTP/1.1 so that slow or silent clients don't take capacity from others.
 //!
-//! `axum::serve` waits for a client for ever. Here every state of a connection
-//! has a time limit ([`Bounds`]), and there is a limit on connections, per client
-//! address and in all. A new connection beyond a limit takes the place of the one
-//! that has waited longest for a request, or else of one whose client is slow with
-//! its body or its answer; one whose handler is working keeps its place. Both binaries serve with this.
+//! `axum::serve` waits for a client without a limit. Here every state of a connection
+//! has a time limit ([`Bounds`]), and the number of connections is limited, in total
+//! and per client address. Both binaries serve with this.
 //!
-//! The surprising fact: nothing times out by itself. Each connection notes what it
-//! is doing and since when, and the accept loop closes those that are overdue.
+//! A new connection beyond a limit replaces an old one: first the connection that has
+//! waited longest for a request, else one whose client is slow with its body or with
+//! reading its answer. A connection whose handler is working is never replaced.
+//!
+//! The surprising fact: no connection has a timer. Each one records its state and when
+//! that began, and the accept loop closes the overdue ones.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;

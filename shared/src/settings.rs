@@ -1,8 +1,9 @@
-//! Reading settings once, whole, and arguing back.
+//! Reads settings from the environment, checks all of them, and reports all problems.
 //!
-//! A [`Reader`] takes each variable through one call and collects every
-//! problem; [`Reader::finish`] reports them together, each naming its variable.
-//! It reads through a closure, so tests never touch the process's environment.
+//! A [`Reader`] takes each variable through one call and collects every problem.
+//! [`Reader::finish`] reports them together, each with the name of its variable. The
+//! reader gets values from a closure, so tests never touch the environment of their
+//! process.
 
 use std::fmt::Display;
 use std::str::FromStr;

@@ -1,9 +1,11 @@
-//! What is counted of attempts and deliveries, and how it adds up.
+//! Delivery statistics: what is counted, and how counts are added up.
 //!
-//! Dispatchers write a [`Tally`] per webhook and per tenant with every batch of
-//! verdicts; ingest adds rows up and reads rates and percentiles from the sum.
-//! So statistics cost the same however long the log is, and any two tallies make
-//! one: response times are counted in buckets that everybody has in common.
+//! With every batch of verdicts a dispatcher writes a [`Tally`] per webhook and per
+//! tenant. Ingest adds the rows up and reads rates and percentiles from the sum. So
+//! statistics cost the same however long the log is.
+//!
+//! Any two tallies can be added, because all of them count response times in the same
+//! buckets.
 
 use std::fmt;
 use std::time::Duration;

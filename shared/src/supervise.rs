@@ -1,4 +1,4 @@
-//! A process looks after itself: readiness, backoff, stopping.
+//! What every process needs to look after itself: readiness, backoff, shutdown.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};

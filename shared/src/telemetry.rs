@@ -1,7 +1,7 @@
-//! Logs, metrics and health, the same in both binaries.
+//! Logs, metrics and health checks, the same in both binaries.
 //!
-//! Metrics live in the `prometheus` crate's default registry; each binary adds
-//! its own. No label takes values that a tenant or a stranger chooses.
+//! Metrics are in the default registry of the `prometheus` crate; each binary adds its
+//! own. No label has a value that a tenant or a stranger chooses.
 
 use std::sync::OnceLock;
 

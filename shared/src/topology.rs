@@ -1,4 +1,4 @@
-//! Every exchange and queue, declared in one place.
+//! Declares every exchange and queue. No other file declares any.
 //!
 //! ```text
 //!  producers ──▶ posthorn.events ──▶ posthorn.intake ──▶ posthorn.ingest.v1 ──▶ ingest
@@ -9,10 +9,10 @@
 //!  unroutable ─▶ posthorn.unrouted ▶ posthorn.unrouted.v1     (alert)
 //! ```
 //!
-//! A job's routing key is `<tier>.<shard>`. Dead-lettering keeps it, so a job
-//! that leaves a delay queue arrives at its own shard's queue.
+//! A job's routing key is `<tier>.<shard>`. Dead-lettering keeps the routing key, so a
+//! job that leaves a delay queue arrives at the jobs queue of its own shard.
 //!
-//! A queue's arguments are immutable: to change one, change its version.
+//! The arguments of a queue are immutable: to change one, change the queue's version.
 
 use lapin::options::{
     ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,

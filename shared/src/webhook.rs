@@ -1,9 +1,9 @@
-//! A webhook, as ingest matches it and as the dispatcher calls it.
+//! A webhook, in the form that ingest matches and in the form that the dispatcher sends to.
 //!
-//! A [`Subscription`] is what matching needs of a row. It needs no secret, so a
-//! row whose secrets can't be opened is matched like any other. A [`Webhook`] is
-//! what delivering needs: no pattern, filter or metadata, but the secrets, which
-//! stay in types that don't print them.
+//! A [`Subscription`] has the columns that matching needs. None of them is sealed, so a
+//! webhook whose secrets can't be opened is matched like any other. A [`Webhook`] has the
+//! columns that delivering needs: the secrets, but no patterns, filter or metadata. The
+//! types of its secrets never print them.
 
 use std::time::Duration;
 

@@ -1,29 +1,29 @@
-//! Which message is to blame when sessions end again and again.
+//! Finds the message to blame when sessions end again and again.
 //!
-//! The guard keeps what is known to be harmful from the AMQP client. This is
-//! for what nobody knows yet: a message at which the client or the broker ends
-//! the connection. It goes back to its queue and comes again on the next one.
+//! The guard keeps messages that are known to be harmful from the AMQP client. This
+//! file is for reasons that nobody knows yet: the client or the broker ends the
+//! connection at some message. That message goes back to its queue, and is delivered
+//! again on the next connection.
 //!
-//! 1. A session counts as fruitless if messages were delivered on it, and it ended
-//!    by something that a message can cause: not by a broken network or a broker
-//!    that stops. Acks don't excuse one that ended within five seconds: others'
-//!    messages flow beside the one to blame, which comes first on each session.
-//!    An error inside the broker counts even if nothing was delivered: RabbitMQ 4
-//!    fails so at messages that it can't translate to AMQP 0-9-1.
-//! 2. After two fruitless sessions in a row the next ones are careful: one
-//!    consumer, one message at a time. Then the message that was delivered last
-//!    and not acked is the one at which a session ended.
-//! 3. A message at which two careful sessions ended is set aside on the third:
-//!    the guard marks it like one that can't be read, so that whoever consumes
-//!    it parks it without looking into it.
+//! 1. A session is *fruitless* if messages were delivered on it and it ended by
+//!    something that a message can cause. A broken network or a broker that stops
+//!    doesn't count. Acks don't excuse a session that ended within five seconds: the
+//!    message to blame comes first on each session, but other messages are acked
+//!    beside it. An error inside the broker counts even if nothing was delivered:
+//!    RabbitMQ 4 fails like this at messages that it can't translate to AMQP 0-9-1.
+//! 2. After two fruitless sessions in a row the next ones are *careful*: one
+//!    consumer, one message at a time. If a careful session ends, the message that was
+//!    delivered last and not acked is the suspect.
+//! 3. A message that was the suspect of two careful sessions is set aside on the
+//!    third. The guard marks it like an unreadable message, so the consumer parks it
+//!    without looking into it.
 //! 4. A careful session that lasts five seconds is followed by a normal one. If it
-//!    acked nothing, perhaps because it took from another queue, one fruitless
-//!    session is enough for the next ones to be careful again.
+//!    acked nothing, perhaps because it consumed another queue, one fruitless session
+//!    is enough for the next ones to be careful again.
 //!
-//! A message is known again by its routing key, its properties without the header
-//! table (the broker counts deliveries there) and the size of its body. All of
-//! this is in memory: of a message that ends whole processes, RabbitMQ's delivery
-//! limit takes care.
+//! A message is recognised by its routing key, its properties without the header table
+//! (the broker counts deliveries there) and the size of its body. All of this is in
+//! memory. A message that ends whole processes is left to RabbitMQ's delivery limit.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};

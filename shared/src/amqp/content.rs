@@ -1,9 +1,9 @@
-//! Whether the AMQP client can read a message's properties.
+//! Checks whether the AMQP client can read a message's properties.
 //!
-//! Pure. RabbitMQ passes on what a producer wrote without looking at it. lapin
-//! ends the connection at the first byte that it can't read, and its parser of
-//! field tables recurses without a bound. So each property is walked here
-//! first, by the same grammar and with bounds.
+//! Pure: no I/O. RabbitMQ passes a producer's properties on without looking at them.
+//! lapin ends the connection at the first byte that it can't read, and its parser of
+//! field tables recurses without a bound. So this file parses each property first, by the
+//! same grammar, with bounds.
 
 /// The deepest nesting of tables and arrays; the header table itself is the
 /// first level. RabbitMQ's own `x-death` needs three.

@@ -1,26 +1,27 @@
-//! A guard between RabbitMQ and the AMQP client: what the client can't read
-//! never reaches it.
+//! A filter between RabbitMQ and the AMQP client: it replaces what the client can't read.
 //!
-//! Pure: bytes of the broker go in, however they were split, and bytes for the
-//! client come out. RabbitMQ passes a producer's properties and routing key on
-//! as they are. lapin ends the connection, with everything that is in flight on it,
-//! when a short string isn't UTF-8 or a frame is larger than was agreed on, and
-//! overflows its stack on deeply nested tables. A message that does this comes
-//! again on the next connection. One producer could stop everybody.
+//! Pure: no I/O. Bytes from the broker go in, in pieces of any size. Bytes for the client
+//! come out.
+//!
+//! Why it is needed: RabbitMQ passes a producer's properties and routing key on
+//! unchecked. lapin ends the connection, with everything in flight on it, when a
+//! short string isn't UTF-8 or a frame is larger than agreed. Deeply nested tables
+//! overflow its stack. The same message comes again on the next connection. So
+//! one producer could stop all tenants.
 //!
 //! The client gets, in the same order and with the same tags and bodies:
 //!
-//! - body and heartbeat frames as they came, without being held;
-//! - methods as they came, but with each byte of a short string that isn't UTF-8
+//! - body and heartbeat frames unchanged, without delay;
+//! - methods unchanged, but each byte of a short string that isn't UTF-8 is
 //!   replaced by `?`;
-//! - content headers as they came, if [`content::check`] can read them and the
-//!   routing key was UTF-8. Otherwise one header takes their place
-//!   that says why, with the raw routing key and the first 4 KiB of the raw properties
-//!   ([`unreadable::header`]). The size of the body stays.
+//! - content headers unchanged, if [`content::check`] can read them and the routing key
+//!   was UTF-8. Otherwise the client gets a header of the guard's own. It says why,
+//!   and has the raw routing key and the first 4 KiB of the raw properties
+//!   ([`unreadable::header`]). The size of the body stays the same.
 //!
-//! At most one method or header frame is held, of at most `frame_max`. The
-//! broker itself is trusted to speak AMQP: what isn't a frame is passed on, for
-//! the client to fail on.
+//! The guard holds at most one method or header frame, of at most `frame_max`. It trusts
+//! the broker to speak AMQP: bytes that aren't a frame are passed on, and the client
+//! reports the error.
 
 use std::collections::HashMap;
 use std::sync::Arc;

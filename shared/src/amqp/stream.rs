@@ -1,8 +1,7 @@
 //! Puts the [`Guard`] between a connection's bytes and lapin.
 //!
-//! lapin takes the type of its stream from the runtime it is given. So there is
-//! a runtime here that is tokio's in everything, and names a guarded stream as
-//! its own.
+//! lapin takes the type of its stream from its runtime. So this file has a runtime
+//! that passes everything on to tokio, except that its stream type is the guarded one.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;

@@ -1,8 +1,9 @@
-//! A message that the AMQP client could not have read, as far as it is known.
+//! A message that the AMQP client couldn't have read: what is known about it.
 //!
-//! The [`guard`](super::guard) writes it into a header of its own in place of the
-//! properties, and whoever consumes asks for it first ([`Unreadable::of`]).
-//! When the message is parked, it goes along under [`UNREADABLE_HEADER`].
+//! The [`guard`](super::guard) replaces such a message's properties by a header that
+//! it writes itself. A consumer looks for that header before anything else
+//! ([`Unreadable::of`]). When the message is parked, the header stays with it, under
+//! [`UNREADABLE_HEADER`].
 
 use std::sync::OnceLock;
 

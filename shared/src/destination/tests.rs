@@ -1,4 +1,4 @@
-//! Every range that isn't public, in every form in which it can be written.
+//! Every address range that isn't public is refused, in every form in which it can be written.
 
 use proptest::prelude::*;
 

@@ -1,7 +1,8 @@
-//! From a message and the webhook's secrets to the exact bytes and headers.
+//! Composes a delivery: from a message and the webhook's secrets to the exact bytes and
+//! headers.
 //!
-//! Pure. What is signed is what is sent: the body is written once, and parts of
-//! it that are signed are slices of it.
+//! Pure: no I/O. The signature covers exactly what is sent: the body is written once, and
+//! signed parts of it are slices of those bytes.
 
 use std::borrow::Cow;
 use std::ops::Range;

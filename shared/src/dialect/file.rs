@@ -1,18 +1,18 @@
-//! From a dialect's file to a [`Dialect`], or to what is wrong with it.
+//! Reads a dialect's file into a [`Dialect`], or reports what is wrong with it.
 //!
-//! TOML or JSON, both read into one tree whose tables keep their order: the
-//! body's members are sent in the order of the file. Every key is taken out of
-//! the tree by whoever knows it; one that is left over is refused.
+//! TOML and JSON are read into the same tree. Its tables keep their order, because the
+//! members of the body are sent in the order of the file. Each parser removes the keys that
+//! it knows from the tree. A key that is left at the end is refused as unknown.
 //!
 //! | key | is |
 //! |---|---|
-//! | `description` | for people |
+//! | `description` | text for people |
 //! | `form` | `as-published` (the default) or `javascript` |
-//! | `content_type` | `application/json` unless it says otherwise |
+//! | `content_type` | `application/json` by default |
 //! | `timeout`, `max_age` | durations: `500ms`, `10s`, `5m`, `2h`, `7d` |
-//! | `body` | its members in order: texts, numbers, booleans, tables; `{data}` alone is the event's data; the key `...` with `{attributes}` takes CloudEvents attributes in |
+//! | `body` | its members in order: texts, numbers, booleans, tables. `{data}` alone is the event's data. The key `...` with `{attributes}` inserts CloudEvents attributes |
 //! | `headers` | texts |
-//! | `signatures.<name>` | `signs` and `encoding` (texts), `key` (`text` or `whsec`), `secrets` (`current` or `all`), `ed25519` (how signatures of keys are written) |
+//! | `signatures.<name>` | `signs` and `encoding` (texts), `key` (`text` or `whsec`), `secrets` (`current` or `all`), `ed25519` (how a signature by a key pair is written) |
 //! | `retry` | `delays`, or `first`, `factor`, `cap`, `retries`; `jitter` |
 //! | `answers` | lists of statuses: `success`, `stop`, `disable` |
 

@@ -1,15 +1,17 @@
-//! JSON text as JavaScript would write it after reading it.
+//! Rewrites JSON text as `JSON.stringify(JSON.parse(text))` would write it.
 //!
 //! Some receivers verify `JSON.stringify(JSON.parse(body))` instead of the bytes
-//! that arrived. [`rewrite`] gives text on which those two agree: numbers as
+//! that arrived. [`rewrite`] produces text for which the two are equal: numbers as
 //! ECMAScript prints them, its escapes, integer-like keys first, one member per
-//! name. ECMA-262: `JSON.parse` is section 25.5.1, `JSON.stringify` 25.5.2, the
+//! name. In ECMA-262, `JSON.parse` is section 25.5.1, `JSON.stringify` 25.5.2, the
 //! order of keys 10.1.11.1, numbers as text 6.1.6.1.20.
 //!
-//! Its own parser, because `serde_json` has no place for a lone surrogate, which
-//! JavaScript's strings carry and JSON text may spell (`"\ud800"`). The
-//! surprising fact: a string is never unescaped. It is brought into the one
-//! spelling that `JSON.stringify` has for it, and names are compared in that.
+//! It has its own parser, because `serde_json` can't represent a lone surrogate.
+//! JavaScript's strings can hold one, and JSON text can contain one (`"\ud800"`).
+//!
+//! The surprising fact: a string is never unescaped. It is rewritten into the one
+//! spelling that `JSON.stringify` has for it, and member names are compared in that
+//! spelling.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -1,15 +1,15 @@
-//! How a delivery looks on the wire, and what follows from answers.
+//! Dialects: how a delivery looks on the wire, and what each kind of answer means.
 //!
-//! A dialect is a small declarative file: what the body, the headers and the
-//! signature are made of, and the default policy. Seven are embedded; a folder
-//! may hold more. No code names one, but for [`DEFAULT`].
+//! A dialect is a small declarative file. It describes the body, the headers, the
+//! signature and the default policy. Seven are embedded; a folder may hold more. No code
+//! refers to a dialect by name, except [`DEFAULT`].
 //!
 //! | file | does |
 //! |---|---|
-//! | `file` | reads and checks a dialect's file; what may stand in one |
-//! | `section`, `shape`, `signatures` | its parts: the tree, body and headers, what signs |
-//! | `template` | the texts with placeholders in it |
-//! | `policy` | timeouts, ages, retries, what statuses mean |
+//! | `file` | reads and checks a dialect's file |
+//! | `section`, `shape`, `signatures` | the file's parts: the tree, body and headers, signatures |
+//! | `template` | texts with placeholders |
+//! | `policy` | timeout, age limit, retries, the meaning of statuses |
 //! | `compose` | writes and signs a delivery |
 //! | `javascript` | JSON as JavaScript writes it |
 

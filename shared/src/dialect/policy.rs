@@ -1,4 +1,4 @@
-//! What follows from an answer, how long and how often it is tried.
+//! A dialect's policy: timeout, age limit, retry schedule, and what each status means.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;

@@ -1,7 +1,7 @@
-//! The tree that a dialect's file is read into, and what is wrong with it.
+//! The tree that a dialect's file is read into, and the errors found in it.
 //!
-//! Whoever knows a key takes it out; one that is left over is refused, with the
-//! keys of the tables around it.
+//! Each parser removes the keys that it knows. A key that is left is refused, with the
+//! names of the tables around it.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a file says of the body and the headers.
+//! Parses the body and the headers of a dialect's file.
 
 use axum::http::{HeaderName, HeaderValue};
 use toml::{Table, Value as Toml};

@@ -1,4 +1,4 @@
-//! What a file says of signatures: what they cover and how they are written.
+//! Parses the signatures of a dialect's file: what each covers and how it is written.
 
 use axum::http::HeaderValue;
 use toml::Value as Toml;

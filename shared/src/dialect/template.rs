@@ -1,8 +1,8 @@
 //! Texts with placeholders: `{event_id}.{sent_at:unix}.{body}`.
 //!
-//! What may stand in the braces differs from place to place, so a template is
-//! generic over its fields; [`Field`] is what every place has. A brace of the
-//! text's own is doubled.
+//! Each place in a dialect's file allows other placeholders, so a template is generic over
+//! its fields. [`Field`] has the placeholders that every place allows. A literal brace is
+//! written twice.
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;

@@ -1,4 +1,4 @@
-//! Each embedded dialect, to the byte.
+//! The bytes that each embedded dialect sends, compared exactly.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;

@@ -1,4 +1,4 @@
-//! Raw sockets against a real listener, with short bounds.
+//! Raw sockets against a real listener, with short time limits.
 
 use axum::routing::{get, post};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

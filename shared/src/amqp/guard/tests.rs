@@ -1,4 +1,4 @@
-//! The guard against lapin's own parser.
+//! Compares the guard with lapin's own parser.
 
 use amq_protocol::frame::AMQPFrame;
 use amq_protocol::frame::parsing::parse_frame;
