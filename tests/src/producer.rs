@@ -1,5 +1,5 @@
-//! A platform that publishes events over AMQP: an independent client, with
-//! nothing of Posthorn's but the exchange's name.
+//! A producer that publishes events over AMQP. It is an independent client: it shares
+//! nothing with Posthorn except the name of the exchange.
 
 use anyhow::Context;
 use futures_util::future::try_join_all;

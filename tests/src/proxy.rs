@@ -1,12 +1,12 @@
-//! A TCP proxy that does to a connection what networks do: cuts it, resets it,
-//! stalls it, slows it down, each way.
+//! A TCP proxy that injects network faults: it cuts, resets, stalls or slows
+//! connections, in either direction.
 //!
-//! It stands between two parts of a test, which know nothing of it: both see
-//! only sockets. It looks at what it carries only if a test asks it to lose the
-//! answer to something that is said ([`Proxy::lose_answer`]).
+//! It stands between two processes of a test. Both see only sockets. It looks at the bytes
+//! that it carries only if a test asks it to lose the answer to a certain request
+//! ([`Proxy::lose_answer`]).
 //!
-//! A stall is the fault that nobody is told of: connections stay open, new ones
-//! are accepted, bytes go nowhere until it is over, and then arrive.
+//! A stall is the fault that nobody is notified of: connections stay open, new ones
+//! are accepted, but no bytes move until the stall is over. Then all of them arrive.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,5 +1,5 @@
-//! A producer that writes AMQP by hand, to publish what no library would:
-//! any bytes as a routing key and as properties.
+//! A producer that writes AMQP frames by hand, to publish messages that no client library
+//! would send: any bytes as a routing key and as properties.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! An endpoint that remembers what it was sent and answers as it is told.
+//! A webhook endpoint that records each request and answers as its script says.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};

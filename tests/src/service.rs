@@ -1,8 +1,7 @@
-//! One of Posthorn's own processes: started from its binary, watched, ended.
+//! One Posthorn process: started from its binary, watched, stopped.
 //!
-//! Its output goes to a file. Whatever happens to the owner, the process ends
-//! with it: on drop by SIGKILL, and if the owner itself is killed by the pipe
-//! that a small shell waits on.
+//! Its output goes to a file. The process never outlives its owner. On drop it gets
+//! SIGKILL. If the owner itself is killed, a small shell that waits on a pipe kills it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

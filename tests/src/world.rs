@@ -1,10 +1,11 @@
-//! A test's own Posthorn: a database and a virtual host that nobody else has,
+//! One test's own Posthorn: a database and a virtual host that no other test uses,
 //! the real binaries, and a tenant called `acme`.
 //!
-//! Most tests share one pair of servers, which `make test` starts and names in
-//! the environment; a test that kills a server starts its own.
-//! [`World::finish`] is a test's last line: it fails if a process panicked, or
-//! if a delivery is still open that should not be.
+//! Most tests share one pair of servers. `make test` starts that pair and names it in
+//! the environment. A test that kills a server starts its own pair.
+//!
+//! [`World::finish`] is the last line of a test. It fails if a process panicked, or if a
+//! delivery is unexpectedly still open.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};

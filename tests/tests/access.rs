@@ -1,4 +1,4 @@
-//! Tenants, tokens and JWTs: who is let in, and who decides that.
+//! Tenants, tokens and JWTs: who gets access to the API, and who may grant it.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

@@ -1,5 +1,5 @@
-//! Messages that an AMQP client can't read, published byte by byte: each is set
-//! aside with its reason and its bytes, and nobody else notices.
+//! Messages that an AMQP client can't read, published byte by byte: each is parked
+//! with its reason and its bytes, and no other message is delayed.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

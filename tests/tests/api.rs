@@ -1,5 +1,5 @@
-//! The API as a whole: its document and its routes agree, every route asks for
-//! the role it documents, and all keep to the same conventions.
+//! The API as a whole: its OpenAPI document and its routes agree, every route requires
+//! the role that it documents, and all routes follow the same conventions.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

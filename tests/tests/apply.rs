@@ -1,4 +1,4 @@
-//! Configuration from files: what `posthorn-ingest apply` makes, and says.
+//! Configuration from files: what `posthorn-ingest apply` creates, changes and prints.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

@@ -1,7 +1,7 @@
-//! Everything at once goes wrong, or the same thing over and over.
+//! Many faults at once, or the same fault over and over.
 //!
-//! `make chaos` is the long form of the first test: see `harness::chaos`. The
-//! single faults, one by one, are in `faults.rs`.
+//! The first test is a short run of `make chaos`: see `harness::chaos`. Tests of single
+//! faults are in `faults.rs`.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 

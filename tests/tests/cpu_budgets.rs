@@ -1,4 +1,4 @@
-//! What tenants make Posthorn compute has a bound, and others don't wait for it.
+//! The computation that one tenant can cause is bounded, and other tenants don't wait for it.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

@@ -1,6 +1,6 @@
-//! What is set aside can't harm anybody else: dead letters are bounded in bytes and
-//! for each tenant, what RabbitMQ gave up on has a second chance and no third, and a
-//! stranger's text stays inside its field of the log.
+//! Dead letters of one tenant can't harm others: they are bounded in bytes, in total and
+//! per tenant. An event that RabbitMQ gave up on is tried once more, and only once. Text
+//! from outside stays inside its field of the log.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

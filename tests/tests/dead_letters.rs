@@ -1,4 +1,4 @@
-//! What was refused: listed, replayed after a fix, discarded; and never lost.
+//! Dead letters are listed, replayed after a fix, and discarded; none is lost.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

@@ -1,4 +1,4 @@
-//! The delivery log: what is found, and what is shown of it.
+//! The delivery log: which deliveries a search finds, and what it shows of them.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

@@ -1,8 +1,8 @@
-//! Receivers that exist for five systems keep accepting what they are sent.
+//! Existing receivers of five systems accept the deliveries that Posthorn sends them.
 //!
-//! `receivers/` has a receiver's check in JavaScript and one in Python, written
-//! as each system's documentation tells its users to; nothing in them is
-//! Posthorn's. What they judge has gone the whole way, AMQP in and HTTP out.
+//! `receivers/` has one receiver in JavaScript and one in Python. They verify as each
+//! system's documentation tells its users to, and contain no code of Posthorn's. The
+//! deliveries that they check have gone the whole way: AMQP in, HTTP out.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 

@@ -1,5 +1,6 @@
-//! What Posthorn does about endpoints and their owners: a paused webhook holds,
-//! a circuit spares, a long failure disables, and its owner is told.
+//! What Posthorn does about endpoints that are paused or broken: a paused webhook keeps its
+//! deliveries, the circuit breaker spares a dead endpoint, a webhook that fails for too long
+//! is disabled, and its owner is notified.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

@@ -1,4 +1,4 @@
-//! Events over HTTP: batches, search, and why a webhook did or didn't get one.
+//! Events over HTTP: batches, search, and why a webhook did or didn't get an event.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

@@ -1,4 +1,5 @@
-//! The catalogue of event types: described, imported, and held to.
+//! The catalogue of event types: types are described and imported, and events are checked
+//! against their schemas.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

@@ -1,5 +1,5 @@
-//! What producers publish: every format is understood, what isn't an event is
-//! parked with its reason, and the same event is delivered once.
+//! Events that producers publish: every format is understood, a message that isn't an
+//! event is parked with the reason, and a duplicate is delivered once.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

@@ -1,4 +1,4 @@
-//! The programs in `examples/` do what they say, against the real servers.
+//! The programs in `examples/` work against the real servers.
 //!
 //! Each is run as its reader would run it: with the environment variables that
 //! examples/README.md names, and with nothing else.

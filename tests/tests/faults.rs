@@ -1,7 +1,7 @@
-//! Processes and servers die at the worst moment, and nothing is lost.
+//! Processes and servers die at the worst moment, and no event is lost.
 //!
-//! The producer's confirmed ids and the receiver's arrivals are the judges, not
-//! what Posthorn says of itself.
+//! The tests believe the producer's confirms and the receiver's arrivals, not what
+//! Posthorn reports about itself.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 

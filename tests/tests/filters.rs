@@ -1,4 +1,4 @@
-//! Which events a webhook wants, in every form that its users know.
+//! Filters decide which events a webhook gets, in every syntax that its users know.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

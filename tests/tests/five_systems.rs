@@ -1,5 +1,5 @@
-//! What clients of five systems send to make a webhook is taken as it stands,
-//! and what they read in the answer is there.
+//! The requests that clients of five systems send to create a webhook are accepted
+//! unchanged, and the answer has the members that those clients read.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

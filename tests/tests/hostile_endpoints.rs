@@ -1,8 +1,8 @@
-//! Endpoints that mean harm, and webhooks that point where nothing may go.
+//! Malicious endpoints, and webhooks that point to forbidden addresses.
 //!
 //! Each endpoint is a raw socket with one bad habit. Whatever it does, the attempt
-//! ends in time, is on record in its class, keeps little of what was sent, and
-//! frees its place for others.
+//! ends in time, is recorded with its class, keeps little of the answer, and returns its
+//! permit.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

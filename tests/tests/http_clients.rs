@@ -1,5 +1,6 @@
-//! The edges of the HTTP servers and of what clients send: slow clients, headers
-//! that are there twice, text that PostgreSQL can't hold.
+//! HTTP clients, and peers of connections, that are slow or send what can't be processed:
+//! idle connections, duplicate headers, text that PostgreSQL can't store, wrong
+//! certificates, settings that can't work.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, missing_docs)]
 

@@ -1,8 +1,9 @@
-//! A delivery has one job, and whoever dies with it, or while it makes the next one,
-//! leaves neither a second one behind that is sent beside it, nor none.
+//! A delivery has exactly one job, even if a process dies while it handles the job or
+//! publishes the next one. Then neither a second job is sent beside the first, nor is the
+//! delivery left without a job.
 //!
-//! A proxy holds back what a process says to RabbitMQ, or what RabbitMQ says to it, so
-//! that it dies between two certain steps.
+//! A proxy delays what a process sends to RabbitMQ, or what RabbitMQ answers, so that the
+//! process dies between two particular steps.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 

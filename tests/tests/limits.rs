@@ -1,4 +1,4 @@
-//! What a tenant or a webhook may have and use, and what happens beyond it.
+//! The limits of a tenant and of a webhook, and what happens beyond them.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

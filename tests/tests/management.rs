@@ -1,4 +1,4 @@
-//! Webhooks, tenants and tokens over HTTP: who may do what, and what is shown.
+//! Webhooks, tenants and tokens over HTTP: who may change them, and what is shown.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

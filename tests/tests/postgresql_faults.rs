@@ -1,5 +1,5 @@
-//! What is written down is acted upon, whatever PostgreSQL refuses, whatever
-//! answer is lost, and whatever time a machine's clock shows.
+//! Verdicts take effect although PostgreSQL refuses a row or the answer to a COMMIT is
+//! lost, and although the clock of a machine is wrong.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, missing_docs)]
 

@@ -1,4 +1,5 @@
-//! The private servers keep their promises: real ones, so a test takes seconds.
+//! The private servers of `harness::pair` keep their promises. These tests start real
+//! servers, so each takes seconds.
 
 #![allow(
     clippy::unwrap_used,

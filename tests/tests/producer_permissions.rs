@@ -1,4 +1,4 @@
-//! The line between tenants in RabbitMQ: what a producer's user may do, with the
+//! RabbitMQ's permissions keep tenants apart: what a producer's user may do with the
 //! permissions that docs/access.md gives it.
 
 #![allow(clippy::unwrap_used, missing_docs)]

@@ -1,7 +1,8 @@
-//! Customers' own libraries accept what they are sent, and nothing else.
+//! The libraries that customers use accept the deliveries that Posthorn signed, and
+//! nothing else.
 //!
-//! The crate `standardwebhooks` verifies in every other test; here it stands
-//! beside the packages of that name from PyPI and npm, installed by `make deps`.
+//! The crate `standardwebhooks` verifies in every other test. Here the packages of that
+//! name from PyPI and npm, installed by `make deps`, verify too.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 

@@ -1,4 +1,4 @@
-//! Replays beside others: two replicas, a broker that goes away, retention.
+//! Replays under difficult conditions: two replicas, a broker that goes away, retention.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

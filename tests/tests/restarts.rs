@@ -1,4 +1,5 @@
-//! Deliveries that begin again: retried, or replayed. And tests, which only try.
+//! Finished deliveries begin again: single retries, retries of an event, and replays.
+//! Also the test request of a webhook, which stores nothing.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

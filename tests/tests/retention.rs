@@ -1,4 +1,4 @@
-//! Days of the log come and go without anybody waiting for it.
+//! Partitions of the delivery log are created and dropped, and nobody waits for that.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

@@ -1,4 +1,4 @@
-//! What an endpoint answers decides what happens next, and when.
+//! The endpoint's answer decides whether and when a delivery is tried again.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

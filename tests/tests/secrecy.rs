@@ -1,8 +1,8 @@
-//! No secret leaves: not in a log line, a metric, a job, a row or an answer.
+//! No secret leaves Posthorn: not in a log line, a metric, a job, a row or an answer.
 //!
-//! Every secret of a deployment is a mark here. The real pair runs through what
-//! it can do and what can go wrong, at the most talkative level, and everything
-//! that came out is searched for each mark, as it is, in base64 and in hex.
+//! Every secret of the deployment is a unique mark. The real servers and processes go
+//! through ordinary work and through failures, at the most verbose log level. Then all
+//! their output is searched for each mark, in plain text, in base64 and in hex.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

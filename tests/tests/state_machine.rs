@@ -1,13 +1,14 @@
 //! The states of deliveries under random histories, on the statements that write
 //! them: settle, defer, hold, release, restart and sweep, as the services call them.
 //!
-//! No broker: a bag of jobs stands for its queues, and loses, repeats and
-//! reorders what is in it. A crash is a call that is dropped at a random await:
-//! what it wrote is written or isn't, and its jobs come again. After every step
-//! the rows are read and held against the step before ([`Machine::check`]). At
-//! the end every endpoint takes everything, and nothing may be left open.
+//! There is no broker. A set of jobs stands for its queues; the test loses, repeats and
+//! reorders jobs in it. A crash is a call that is dropped at a random await: its
+//! transaction is committed or isn't, and its jobs are delivered again. After every step
+//! the test reads the rows and compares them with the rows before the step
+//! ([`Machine::check`]). At the end every endpoint accepts everything, and no delivery may
+//! be left open.
 //!
-//! `POSTHORN_SEED` repeats a history, but for the await at which a crash falls; a
+//! `POSTHORN_SEED` repeats a history, except for the await at which a crash happens. A
 //! failure names its seed.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]

@@ -1,6 +1,6 @@
-//! Tenants take turns: one tenant's burst is not in front of another's event.
+//! Tenants take turns: one tenant's burst doesn't delay another tenant's event.
 //!
-//! What is asserted is orders and counts, never how long something took.
+//! The tests assert orders and counts, never how long something took.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

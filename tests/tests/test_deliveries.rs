@@ -1,4 +1,4 @@
-//! Test deliveries: what each kind of endpoint makes of one, put into words.
+//! Test deliveries: how each kind of broken endpoint is described in words.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

@@ -1,6 +1,5 @@
-//! What a catalogue of webhooks may cost and hide: deleted webhooks leave nothing
-//! behind, one that can't be read loses no event, and nobody's changes hold up
-//! another's.
+//! The processes' cache of webhooks: deleted webhooks take no memory, an unreadable
+//! webhook loses no event, and one tenant's changes don't delay another tenant's.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

@@ -1,4 +1,4 @@
-//! A webhook's conditions, secrets and health, over HTTP.
+//! Webhooks over HTTP: conditional changes (`If-Match`), rotation of secrets, health.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

@@ -1,12 +1,12 @@
-//! Fuzz targets: what comes from outside and is read by pure code.
+//! Fuzz targets: pure code that reads input from outside.
 //!
 //! A target takes any bytes and must return: no panic, no overflow, no endless loop. Where
-//! there is more to promise, it is asserted. `make test` runs the corpus
-//! (`tests/fuzz/corpus/<target>/`) and damaged copies of it; `make fuzz` searches for more
-//! with libFuzzer, guided by coverage.
+//! more can be promised, the target asserts it. `make test` runs the corpus
+//! (`tests/fuzz/corpus/<target>/`) and damaged copies of it. `make fuzz` searches for more
+//! inputs with libFuzzer, guided by coverage.
 //!
-//! The corpus has the inputs that reached something new, and those that once broke
-//! something: these have names.
+//! The corpus has the inputs that reached new code, and those that once failed. The
+//! latter have descriptive names.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! The targets. Those that need several inputs part their bytes at U+0000 or take
+//! The fuzz targets. A target that needs several inputs splits its bytes at U+0000, or takes
 //! choices from the first byte.
 
 use std::sync::LazyLock;

@@ -1,9 +1,9 @@
-//! `make bench ARGS=burst`: who waits for another tenant's burst?
+//! `make bench ARGS=burst`: how much does one tenant's burst delay another tenant's events?
 //!
-//! One tenant publishes a little, at a steady rate; its latency from publishing to
-//! arrival is measured while nobody else publishes, and while another tenant
-//! publishes very much at once: many events, or a few that take long to match. Two
-//! ingests, one dispatcher. What counts is the difference of the p99.
+//! One tenant publishes at a low, steady rate. Its latency from publishing to arrival is
+//! measured twice: while nobody else publishes, and while another tenant publishes a burst
+//! (many events, or a few that are expensive to match). Two ingests and one dispatcher
+//! run. The result is the difference of the two p99.
 
 use std::fmt::Write as _;
 use std::path::Path;

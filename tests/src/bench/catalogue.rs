@@ -1,9 +1,9 @@
-//! `make bench ARGS=catalogue`: who waits while one tenant changes its catalogue?
+//! `make bench ARGS=catalogue`: how much do one tenant's configuration changes delay another tenant?
 //!
-//! A quiet tenant publishes over HTTP at a steady rate, first alone, then beside a
-//! tenant that changes its webhooks or event types, many at once. Printed are the
-//! quiet tenant's times: of publishing (request to 202) and from publishing to
-//! arrival, and of changes of its own.
+//! A quiet tenant publishes over HTTP at a steady rate, first alone. Then another tenant
+//! changes its webhooks or event types beside it, many at once. The benchmark prints three
+//! times of the quiet tenant: of a publish request (until the 202), from publishing to
+//! arrival, and of its own changes.
 
 use std::fmt::Write as _;
 use std::path::Path;

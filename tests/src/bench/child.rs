@@ -1,6 +1,6 @@
-//! Processes of the benchmark's own: its binary again, with a hidden
-//! subcommand. A line on standard output is what such a process has to say; it
-//! ends when its standard input does, which is when its owner does.
+//! Helper processes of the benchmark: the same binary again, with a hidden subcommand. Such
+//! a process reports one line on standard output. It ends when its standard input
+//! closes, which happens when its owner ends.
 
 use std::io::{Read, Write};
 use std::process::Stdio;

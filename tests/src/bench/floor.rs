@@ -1,7 +1,7 @@
-//! The floor: what no design that keeps jobs in a quorum queue and POSTs them
-//! can go below. Jobs are consumed, POSTed and acked, with nothing else done:
-//! no database, no signature, no retry. A process of its own, with the HTTP
-//! client and the prefetch of a dispatcher.
+//! The floor: the cost that no design can avoid if it keeps jobs in a quorum queue and
+//! POSTs them. Jobs are consumed, POSTed and acked, and nothing else: no database, no
+//! signature, no retry. It runs in its own process, with the HTTP client and the prefetch
+//! of a dispatcher.
 
 use std::sync::Arc;
 use std::time::Duration;

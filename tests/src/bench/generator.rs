@@ -1,8 +1,8 @@
 //! The load generator: publishes events of 1 KiB over AMQP or HTTP, as fast as
-//! they are confirmed or at a fixed rate. A process of its own.
+//! they are confirmed or at a fixed rate. It runs in its own process.
 //!
-//! At a fixed rate it does not wait for confirms: a slow server meets the same
-//! load as a quick one, and the wait counts.
+//! At a fixed rate it doesn't wait for confirms. So a slow server gets the same load as a
+//! fast one, and the time that an event waits is part of its latency.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

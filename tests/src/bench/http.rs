@@ -1,7 +1,7 @@
-//! As much of HTTP/1.1 as the counting receiver and the load generator need:
-//! messages with a `Content-Length`, one after the other on a connection.
+//! A minimal HTTP/1.1 for the counting receiver and the load generator: messages with a
+//! `Content-Length`, one after the other on a connection.
 //!
-//! Written by hand because it must cost little beside what is measured.
+//! Written by hand because it must cost little compared with the system under test.
 
 use std::io;
 

@@ -1,8 +1,9 @@
-//! `make bench ARGS=isolation`: who waits for somebody else's broken endpoint?
+//! `make bench ARGS=isolation`: how much does a broken endpoint delay other endpoints?
 //!
-//! Four questions. Two compare healthy endpoints with and without broken ones
-//! beside them, turn by turn: what counts is the ratio of their p99. One watches
-//! how an endpoint that recovers is met, one the memory that a backlog takes.
+//! It answers four questions. Two of them compare healthy endpoints with and without
+//! broken ones beside them, in alternating rounds; the result is the ratio of the two p99.
+//! One measures how many requests a recovering endpoint gets. One measures the memory
+//! that a backlog takes.
 
 use std::fmt::Write as _;
 use std::path::Path;

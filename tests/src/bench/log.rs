@@ -1,9 +1,9 @@
-//! `make bench ARGS=log`: does the delivery log keep its time?
+//! `make bench ARGS=log`: do queries of the delivery log stay fast when the log is large?
 //!
-//! A real ingest over a database that is filled with so many finished deliveries
-//! of one tenant, first few, then many; each list and each statistic is asked
-//! for over HTTP many times, one after the other. What counts is the ratio: a
-//! call whose p99 grows with the log reads what it needn't.
+//! A real ingest runs on a database with many finished deliveries of one tenant: first
+//! few, then many. The benchmark requests each list and each statistic many times over
+//! HTTP, one request after the other. The result is the ratio of the two p99. A request
+//! whose p99 grows with the log reads rows that it doesn't need.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,4 +1,4 @@
-//! Where the numbers come from: the machine, the servers' versions, the commit.
+//! Describes where the figures come from: the machine, the servers' versions, the commit.
 
 use std::process::Command;
 

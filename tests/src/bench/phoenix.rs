@@ -1,6 +1,6 @@
-//! An endpoint that fails at once until it is told to recover; then it answers
-//! after a while, and remembers how many requests it had in hand at a time.
-//! A process of its own.
+//! An endpoint that first fails every request at once. When it is told to recover, it
+//! answers each request after a delay. It records how many requests it had at the same
+//! time. It runs in its own process.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

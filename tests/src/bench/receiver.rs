@@ -1,9 +1,9 @@
-//! The counting receiver: answers 200 to whatever comes and remembers when.
+//! The counting receiver: answers 200 to every request and records when it came.
 //!
-//! A process of its own, so that what it costs is told from what is measured;
-//! on one thread, because one is far more than enough. How long an event was
-//! under way it reads off the `webhook-id`, which ends in the moment the
-//! generator published it (see [`super::generator::event_id`]).
+//! It runs in its own process, so that its cost isn't counted as Posthorn's. One thread is
+//! more than enough. It computes an event's latency from its `webhook-id`: the id ends
+//! with the moment at which the generator published the event (see
+//! [`super::generator::event_id`]).
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The table for people and the JSON for machines.
+//! Prints the results as a table and writes them as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,8 +1,8 @@
-//! What is measured, one function per kind of round.
+//! The measurements of `make bench`, one function per kind of round.
 //!
-//! Each sets its stage, warms up, measures, and takes the stage down. A rate is
-//! counted by the receiver's clock or the generator's, never by how often they
-//! are asked.
+//! Each function sets up its stage, warms up, measures, and takes the stage down. A rate
+//! is computed from the timestamps of the receiver or the generator, not from the
+//! moments at which they were polled.
 
 use std::path::Path;
 use std::time::Duration;

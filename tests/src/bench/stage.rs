@@ -1,5 +1,5 @@
-//! What a round runs on: a database and a virtual host that nobody has used, a
-//! tenant with webhooks, a receiver, and the services on demand.
+//! What one round runs on: a new database and virtual host, a tenant with webhooks, a
+//! receiver, and the services that the round asks for.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};

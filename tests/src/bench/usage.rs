@@ -1,4 +1,4 @@
-//! What each process has used: processor time, and memory at its peak.
+//! Measures what each process has used: processor time, and its peak memory.
 
 use std::collections::BTreeMap;
 

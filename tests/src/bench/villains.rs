@@ -1,7 +1,7 @@
-//! Endpoints that are dead in all the ways there are. A process of its own, as
-//! the receiver is: an endless answer costs who sends it, too.
+//! Endpoints that are dead in every known way. They run in their own process, like the
+//! receiver: an endless answer costs its sender processor time too.
 //!
-//! Two ways need no process: a port that refuses, and a name that doesn't exist.
+//! Two ways need no process: a port that refuses connections, and a name that doesn't exist.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! `make bench`: see `harness::bench`. Build the services in release first; they
-//! are taken from beside this binary.
+//! `make bench`: see `harness::bench`. Build the services in release mode first: this
+//! program takes them from its own folder.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // Its table is its purpose, progress its manners.
 

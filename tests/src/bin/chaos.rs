@@ -1,4 +1,4 @@
-//! `make chaos`: see `harness::chaos`. Takes the services from beside this binary.
+//! `make chaos`: see `harness::chaos`. It takes the services from its own folder.
 
 #![allow(clippy::print_stdout)] // Its table is its purpose.
 

@@ -1,9 +1,9 @@
-//! `make schemathesis`: asks the running API for what its document allows, and
-//! for what it doesn't, thousands of times, and checks every answer.
+//! `make schemathesis`: sends thousands of generated requests to the API, valid and
+//! invalid ones, and checks every answer against the API's description.
 //!
-//! Schemathesis (<https://schemathesis.io>) makes the requests up from
-//! `/openapi.json`; tests/schemathesis.toml says what it may expect. Arguments
-//! are handed on to it: `--include-path /api/v1/webhooks`, `--seed 7`.
+//! Schemathesis (<https://schemathesis.io>) generates the requests from `/openapi.json`.
+//! `tests/schemathesis.toml` says which answers it may expect. Arguments are passed on to
+//! it: `--include-path /api/v1/webhooks`, `--seed 7`.
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -1,6 +1,6 @@
-//! Runs a command with a private RabbitMQ and PostgreSQL that the tests share.
+//! Runs a command with a private RabbitMQ and PostgreSQL that all its tests share.
 //!
-//! `with_servers cargo nextest run …` starts the pair, names it in the
+//! `with_servers cargo nextest run …` starts the pair of servers, names it in the
 //! environment (see `harness::world`), runs the command, and stops the pair.
 
 use std::path::PathBuf;

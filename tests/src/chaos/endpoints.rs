@@ -1,6 +1,6 @@
-//! The endpoints of all webhooks: one listener, one path each. Every request is
-//! verified as a customer would, compared with what was published, and written
-//! into the ledger.
+//! The endpoints of all webhooks: one listener, one path per webhook. Every request is
+//! verified as a customer would verify it, compared with the published event, and
+//! written into the ledger.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};

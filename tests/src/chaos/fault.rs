@@ -1,4 +1,4 @@
-//! What goes wrong in a round: drawn from a seed, done, healed.
+//! The fault of a round: drawn from the seed, injected, healed.
 
 use std::fmt;
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
-//! Where it happens: two ingests, two dispatchers, a RabbitMQ and a PostgreSQL
-//! of their own, thirty webhooks of three tenants, and a proxy on every link.
+//! The system under test: two ingests, two dispatchers, their own RabbitMQ and
+//! PostgreSQL, thirty webhooks of three tenants, and a proxy on every connection.
 //!
-//! Each replica has links of its own, so that one can be cut off while the
-//! other works: the broker then hands on what the first still holds.
+//! Each replica has its own proxies, so that a fault can cut off one replica while the
+//! other one works. The broker then gives the other one the jobs that the first still holds.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
-//! What came of a round: who is owed something, what arrived twice and why,
-//! which attempts were charged, how long it took.
+//! Judges a round: which arrivals are missing, what arrived twice and why, which attempts
+//! were charged to an endpoint, how long everything took.
 //!
-//! Losses and duplicates are judged by the ledger alone. The database is asked
-//! only for what nobody outside can know: which attempts it has on record.
+//! Losses and duplicates are judged by the ledger alone. The judge asks the database only
+//! for what nobody outside can know: which attempts are on record.
 
 use std::collections::HashMap;
 use std::fmt;

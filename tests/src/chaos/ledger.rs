@@ -1,9 +1,9 @@
-//! What is known outside the system: which events were confirmed, and what
-//! arrived where. The judge believes this, never what Posthorn says of itself.
+//! The ledger: which events were confirmed, and what arrived where, as seen from outside.
+//! The judge believes the ledger, never what Posthorn reports about itself.
 //!
-//! `publisher` writes down confirms, `endpoints` arrivals. Who is owed what
-//! follows from the events and the subscribers alone, by a matching so simple
-//! that it needs no test: [`Subscriber::wants`].
+//! `publisher` records confirms, `endpoints` records arrivals. Which webhook must get
+//! which event follows from the events and the subscribers alone. That matching is so
+//! simple that it needs no test: [`Subscriber::wants`].
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, HashSet};

@@ -1,19 +1,19 @@
-//! Chaos: everything that can break is broken under load, and nothing is lost.
+//! Chaos test: injects every kind of fault under load and checks that nothing is lost.
 //!
-//! A run is rounds. In each, events are published at a steady rate for thirty
-//! webhooks of three tenants, some of them slow, flaky or dead; one thing goes
-//! wrong, is healed, the publisher stops, everything comes to rest; then it is
-//! judged. What goes wrong is drawn from a seed, which is printed: the same seed
-//! is the same run, as far as a machine can be the same.
+//! A run consists of rounds. In each round, events are published at a steady rate for
+//! thirty webhooks of three tenants. Some of the endpoints are slow, flaky or dead. One
+//! fault is injected and healed. Then the publisher stops, all deliveries come to an
+//! end, and the round is judged. The fault is drawn from a seed, which is printed. The same
+//! seed gives the same run, as far as the machine allows.
 //!
 //! | file | |
 //! |---|---|
-//! | [`ledger`] | what was confirmed and what arrived: all that the judge believes |
-//! | [`publisher`] | a platform that publishes through any loss |
-//! | [`endpoints`] | who receives, each with a behaviour of its own |
-//! | [`field`] | the servers, the services, the links between them |
-//! | [`fault`] | what goes wrong |
-//! | [`judge`](mod@judge) | what came of it |
+//! | [`ledger`] | confirmed events and arrivals: the only evidence that the judge believes |
+//! | [`publisher`] | a producer that goes on publishing through any fault |
+//! | [`endpoints`] | the receivers, each with its own behaviour |
+//! | [`field`] | the servers, the services, the proxies between them |
+//! | [`fault`] | the faults |
+//! | [`judge`](mod@judge) | judges a round |
 
 pub mod endpoints;
 pub mod fault;

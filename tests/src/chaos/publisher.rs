@@ -1,5 +1,5 @@
-//! A platform that publishes at a steady rate, through any loss: what wasn't
-//! confirmed is published again under its ids, and what was goes into the ledger.
+//! A producer that publishes at a steady rate through any fault. It publishes unconfirmed
+//! events again, under the same ids, and records confirmed ones in the ledger.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
-//! A disk small enough to be filled.
+//! A disk small enough to be filled by a test.
 //!
-//! It is a tmpfs in a mount namespace of this process's own: nobody else sees it,
-//! and it is gone with the last process in there, however that ends.
+//! It is a tmpfs in a mount namespace of this process: no other process sees it. It
+//! disappears with the last process in that namespace, however that process ends.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};

@@ -1,8 +1,8 @@
-//! The folder of one pair: its lock, its owner, and what it remembers.
+//! The folder of one pair of servers: its lock, its owner, and the state kept in it.
 //!
-//! The lock is held by the owner *and* by its watchdog, so that the next start
-//! in the same folder waits until the watchdog of a killed owner is through:
-//! otherwise that would end the new servers.
+//! The owner *and* its watchdog hold the lock. If an owner is killed, the next start in
+//! the same folder waits until the old watchdog has ended. Otherwise the old watchdog
+//! would end the new servers.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -1,24 +1,23 @@
-//! A private PostgreSQL and RabbitMQ: what `make run`, the tests and the
-//! benchmark all run against.
+//! A private PostgreSQL and RabbitMQ, on which `make run`, the tests and the benchmarks run.
 //!
 //! [`Pair::start`] takes a folder and starts both servers in it from the
-//! machine's installed binaries: unprivileged, on 127.0.0.1 only, on ports of
-//! their own. Data, ports and node name stay in the folder, so the next start
-//! finds them again. A server whose URL is given is *external*: used as it is,
-//! never started and never signalled. No other machine is contacted.
+//! machine's installed binaries: unprivileged, on 127.0.0.1 only, on their own ports.
+//! Data, ports and node name stay in the folder, so the next start finds them again. A
+//! server whose URL is given is *external*: it is used as it is, never started and never
+//! signalled. No other machine is contacted.
 //!
-//! Nothing outlives the owner, even one killed with -9: see `watchdog`.
+//! No server outlives the owner, not even when the owner is killed with -9: see `watchdog`.
 //!
 //! | file | |
 //! |---|---|
-//! | `home` | the folder, who may use it, what it remembers |
-//! | `user` | root becomes somebody else; which folders that user reaches |
-//! | `binaries` | where the distributions put the servers |
-//! | `server` | start, kill, pause, measure: the same for both |
-//! | `postgres`, `rabbitmq` | what is particular to one |
-//! | [`disk`] | a small one, to be filled |
+//! | `home` | the folder, who may use it, the state kept in it |
+//! | `user` | root switches to an unprivileged user; which folders that user can reach |
+//! | `binaries` | where the distributions install the servers |
+//! | `server` | start, kill, pause, measure: the same for both servers |
+//! | `postgres`, `rabbitmq` | what is specific to one server |
+//! | [`disk`] | a small disk that a test can fill |
 //! | `process` | which processes are ours, and signals to them |
-//! | `watchdog` | ends everything when the owner is gone |
+//! | `watchdog` | ends all servers when the owner has ended |
 
 mod binaries;
 pub mod disk;

@@ -1,10 +1,10 @@
 //! The private PostgreSQL: `initdb` once, then `postgres` in the foreground.
 //!
-//! Who can open a TCP connection from this machine is superuser (`trust`): the
-//! data is nobody's secret. There is no Unix socket.
+//! Everybody who can open a TCP connection from this machine is superuser (`trust`): the
+//! data isn't secret. There is no Unix socket.
 //!
-//! The data folder carries the major version in its name, so that a machine
-//! that was upgraded begins anew instead of failing to read the old one.
+//! The name of the data folder has the major version in it. So a machine that was
+//! upgraded starts with an empty database instead of failing to read the old one.
 
 use std::fs;
 use std::net::Ipv4Addr;

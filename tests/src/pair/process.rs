@@ -1,10 +1,10 @@
 //! Which processes are ours, signals to them, and what they have used.
 //!
-//! A process is ours when its environment holds the mark of our folder, which
-//! is random and only ever given to what we start. PostgreSQL's children paint
-//! over their environment to show a title in `ps`: those are known by running
-//! a binary called `postgres` *in* our data folder. Nothing else is signalled,
-//! whatever a pid file says.
+//! A process is ours when its environment contains the mark of our folder. The mark is
+//! random and is given only to processes that we start. PostgreSQL's child processes
+//! overwrite their environment to show a title in `ps`. Those are recognised by their
+//! binary, `postgres`, together with their working directory, our data folder. Nothing
+//! else gets a signal, whatever a pid file says.
 
 use std::collections::HashSet;
 use std::fs;

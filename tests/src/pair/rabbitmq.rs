@@ -1,9 +1,9 @@
 //! The private RabbitMQ: one node, no plugins, its own port mapper (`epmd`).
 //!
-//! Users and vhosts come from a definitions file that the node reads before it
-//! listens: who can connect finds them all. The main process is Erlang's VM
-//! itself, not the script around it. The node starts `epmd` as a daemon, which
-//! never ends by itself and is known by its mark like everything else.
+//! The node reads users and virtual hosts from a definitions file before it listens. So
+//! a client that can connect finds all of them. The main process is Erlang's virtual
+//! machine itself, not the script around it. The node starts `epmd` as a daemon, which
+//! never ends by itself; it is recognised by its mark like every other process.
 
 use std::fmt::Write as _;
 use std::fs;

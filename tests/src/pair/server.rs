@@ -1,10 +1,11 @@
 //! One server of the pair: start, stop, kill, pause, measure.
 //!
-//! The same for both; what is particular to one is its [`Recipe`]. A server that
-//! was given by its URL has no recipe: everything but its URLs is an error.
+//! This code is the same for both servers. What is specific to one is its [`Recipe`]. An
+//! external server, one that was given by its URL, has no recipe: everything except
+//! reading its URLs is an error.
 //!
-//! A server is not one process but a family (`process`), and all of it is
-//! killed, paused and measured.
+//! A server is a family of processes (`process`). All of them are killed, paused and
+//! measured together.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};

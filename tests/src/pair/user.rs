@@ -1,7 +1,7 @@
-//! Who the servers run as. Both refuse, or should refuse, to be root.
+//! The user that the servers run as. Both servers refuse, or should refuse, to run as root.
 //!
-//! Root becomes the owner of the data when that is somebody else, or else the
-//! system user `postgres` or `nobody`; anybody else stays himself.
+//! Root switches to the owner of the data if that is another user, or else to the
+//! system user `postgres` or `nobody`. Every other user stays the same.
 
 use std::fs::{self, Metadata};
 use std::io::ErrorKind;

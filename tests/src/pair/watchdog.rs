@@ -1,13 +1,13 @@
-//! Ends the servers when their owner is gone, however it went.
+//! Ends the servers when their owner has ended, however it ended.
 //!
-//! A shell waits on a pipe whose other end only the owner has: the kernel closes
-//! that even for `kill -9`. Not `PR_SET_PDEATHSIG`: it fires when the *thread*
-//! that started a server ends, as runtimes' threads do; it does not pass on to
-//! children; and PostgreSQL's and Erlang's leave their process group as well.
+//! A shell waits on a pipe whose other end only the owner has. The kernel closes
+//! that end even after `kill -9`. `PR_SET_PDEATHSIG` would not do: it fires when the *thread*
+//! that started a server ends, and runtimes end threads; children don't inherit it;
+//! and the child processes of PostgreSQL and Erlang leave their process group as well.
 //!
-//! It runs as the servers' user, so it could not signal anything else's
-//! processes, and looks for them by the rules of `process`. Its standard output
-//! is the folder's lock: nobody starts servers there before it has ended.
+//! The watchdog runs as the servers' user, so it can't signal processes of other users. It
+//! finds the servers by the rules of `process`. Its standard output is the folder's lock:
+//! no servers start there before the watchdog has ended.
 
 use std::path::Path;
 use std::process::{Child, ChildStdin, Stdio};

@@ -1,10 +1,10 @@
-//! `.posthorn/`: what `make run` keeps for the next one.
+//! `.posthorn/`: the folder that `make run` keeps for the next run.
 //!
 //! | | |
 //! |---|---|
 //! | `servers/` | the data of RabbitMQ and PostgreSQL, see `harness::pair` |
-//! | `logs/` | of Posthorn's processes, of the last run |
-//! | `master-key`, `admin-token`, `token`, `webhook-secret` | secrets, for their owner alone |
+//! | `logs/` | the logs of Posthorn's processes, of the last run |
+//! | `master-key`, `admin-token`, `token`, `webhook-secret` | secrets, readable by their owner only |
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;

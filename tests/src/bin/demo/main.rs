@@ -1,16 +1,16 @@
-//! `make run`: all of Posthorn on this machine, with something to see.
+//! `make run`: all of Posthorn on this machine, with a demonstration.
 //!
-//! Starts a private RabbitMQ and PostgreSQL (or takes those of `AMQP_URL` and
-//! `DATABASE_URL`), ingest, two dispatchers and an endpoint of its own; publishes
-//! a few events; shows them arriving; says where everything is; and stays until
-//! Ctrl-C. What it stored is there on the next run.
+//! It starts a private RabbitMQ and PostgreSQL (or uses those of `AMQP_URL` and
+//! `DATABASE_URL`), ingest, two dispatchers and a demo endpoint. It publishes a few
+//! events, shows them arriving, prints where everything is, and stays up until Ctrl-C. The
+//! stored data is there on the next run.
 //!
 //! | file | |
 //! |---|---|
 //! | `stage` | starts and stops the processes |
-//! | `home` | what is kept between runs |
-//! | `show` | the demonstration, through the front doors: AMQP and the API |
-//! | `shop` | the endpoint |
+//! | `home` | the folder that is kept between runs |
+//! | `show` | the demonstration, over AMQP and the API |
+//! | `shop` | the demo endpoint |
 //! | `readme` | runs README.md's commands |
 
 mod home;

@@ -1,4 +1,4 @@
-//! What `make run` says, on standard output.
+//! The output of `make run`, on standard output.
 
 use std::fmt::Display;
 use std::io::Write;

@@ -1,8 +1,8 @@
-//! README.md keeps its word: its first webhook is made here as written there.
+//! Runs the commands of README.md's first-webhook section and compares their output.
 //!
-//! The fenced `sh` blocks of one section are run in order; a `json` block after
-//! one says what comes out. An id in the page stands for the id that came out
-//! in its place: later blocks are read with that one.
+//! The fenced `sh` blocks of that section are run in order. A `json` block after one has
+//! the expected output. An id in the page stands for the id that this run printed in
+//! its place: later commands are run with the new id.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
-//! The endpoint that events are delivered to: prints a line for each arrival,
-//! with whether its signature is right.
+//! The demo endpoint: prints a line for each delivery that arrives, with the result of
+//! verifying its signature.
 //!
-//! Not `harness::receiver`, which remembers everything for a test to look at:
-//! this one stays up for as long as somebody plays with it.
+//! `harness::receiver` would not do: it keeps every request in memory for a test to look
+//! at. This endpoint stays up for as long as somebody plays with it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,6 +1,6 @@
 //! The demonstration: a tenant, a webhook, a few events, and the delivery log.
 //!
-//! Through the doors that everybody uses: events over AMQP, the rest by the API.
+//! It uses the public interfaces: events over AMQP, everything else over the API.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Starts and stops everything, in order.
+//! Starts and stops all processes, in order.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
