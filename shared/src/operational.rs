@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use crate::ids::EventType;
 
-/// A webhook was disabled, because of what its endpoint answered or because it
+/// Posthorn disabled a webhook, because of an answer of its endpoint or because it
 /// failed for too long.
 pub static DISABLED: LazyLock<EventType> = LazyLock::new(|| match "webhook.disabled".parse() {
     Ok(name) => name,

@@ -23,7 +23,7 @@ use crate::log_lines;
 use crate::settings::LogFormat;
 use crate::supervise::Readiness;
 
-/// Libraries that print what they carry below `info`: statements' parameters,
+/// Libraries whose debug output contains what they carry: statements' parameters,
 /// frames with passwords, requests with their headers.
 const TALKATIVE: [&str; 6] = [
     "amq_protocol",
@@ -34,11 +34,12 @@ const TALKATIVE: [&str; 6] = [
     "tokio_postgres",
 ];
 
-/// Starts logging: to standard error, at `info` unless `RUST_LOG` says otherwise.
-/// Whatever it says, no secret is logged.
+/// Starts logging to standard error, at level `info` unless `RUST_LOG` says
+/// otherwise. No secret is logged, whatever `RUST_LOG` says.
 pub fn log_to_stderr(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env()
-        // lapin logs every lost connection itself; we do too, with what we do about it.
+        // lapin logs every lost connection itself. Our own log line also says what
+        // happens next.
         .unwrap_or_else(|_| EnvFilter::new("info,lapin=off,refinery_core=warn"));
     let layer = tracing_subscriber::fmt::layer();
     let registry = tracing_subscriber::registry()
@@ -66,11 +67,12 @@ pub fn log_to_stderr(format: LogFormat) {
 
 fn may_be_printed(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
-    // TLS libraries say at length what an endpoint did, and not whose it is. The
-    // line of the attempt says it, with its tenant and webhook, and bounded.
+    // TLS libraries log in detail what an endpoint did, but not whose endpoint it
+    // is. The log line of the attempt says it in bounded length, with tenant and
+    // webhook.
     let of_endpoints = match target.split("::").next() {
         Some("rustls") => true,
-        // It warns of the system's certificates, too.
+        // It also warns about the system's certificates.
         Some("rustls_platform_verifier") => *metadata.level() == Level::ERROR,
         _ => false,
     };
@@ -80,27 +82,23 @@ fn may_be_printed(metadata: &Metadata<'_>) -> bool {
     *metadata.level() <= Level::INFO || !TALKATIVE.iter().any(|library| target.starts_with(library))
 }
 
-/// What both binaries count.
+/// The metrics that both binaries have.
 pub struct Metrics {
     /// 1 while the broker blocks publishers.
     pub amqp_blocked: IntGauge,
-    /// Lost RabbitMQ sessions, or failures to open one.
+    /// Lost RabbitMQ sessions, and failures to open one.
     pub amqp_reconnects: IntCounter,
-    /// Lost listening connections to PostgreSQL.
     pub postgres_reconnects: IntCounter,
-    /// Connections opened to PostgreSQL.
     pub postgres_connects: IntCounter,
-    /// Webhooks that can't be opened with our keys now.
+    /// Webhooks that can't be opened with this process's keys.
     pub unreadable_webhooks: IntGauge,
-    /// PostgreSQL's clock minus this machine's.
+    /// PostgreSQL's clock minus this machine's, in seconds.
     pub clock_offset: Gauge,
-    /// Open connections to our HTTP server.
     pub http_connections: IntGauge,
-    /// Connections that our HTTP server closed, by reason.
+    /// Connections that the HTTP server closed, by reason.
     pub http_connections_cut: IntCounterVec,
 }
 
-/// The metrics of this process.
 pub fn metrics() -> &'static Metrics {
     static METRICS: OnceLock<Metrics> = OnceLock::new();
     METRICS.get_or_init(|| Metrics {
@@ -110,11 +108,11 @@ pub fn metrics() -> &'static Metrics {
         ),
         amqp_reconnects: counter(
             "posthorn_amqp_reconnects_total",
-            "RabbitMQ sessions lost or not to be had.",
+            "RabbitMQ sessions that were lost or could not be opened.",
         ),
         postgres_reconnects: counter(
             "posthorn_postgres_reconnects_total",
-            "Listening connections to PostgreSQL lost or not to be had.",
+            "Listening connections to PostgreSQL that were lost or could not be opened.",
         ),
         postgres_connects: counter(
             "posthorn_postgres_connects_total",
@@ -126,7 +124,7 @@ pub fn metrics() -> &'static Metrics {
         ),
         clock_offset: register(Gauge::new(
             "posthorn_clock_offset_seconds",
-            "PostgreSQL's clock minus this machine's.",
+            "PostgreSQL's clock minus this machine's, in seconds.",
         )),
         http_connections: gauge(
             "posthorn_http_connections",
@@ -134,31 +132,28 @@ pub fn metrics() -> &'static Metrics {
         ),
         http_connections_cut: counter_by(
             "posthorn_http_connections_cut_total",
-            "HTTP connections that were too slow (idle, head, body, answer), made room (place) or found none (full).",
+            "HTTP connections that the server closed: too slow (idle, head, body, answer), replaced by a new one (place), or refused because of a limit (full).",
             "reason",
         ),
     })
 }
 
-/// Registers a counter.
 #[must_use]
 pub fn counter(name: &str, help: &str) -> IntCounter {
     register(IntCounter::new(name, help))
 }
 
-/// Registers a counter with one label.
 #[must_use]
 pub fn counter_by(name: &str, help: &str, label: &str) -> IntCounterVec {
     register(IntCounterVec::new(Opts::new(name, help), &[label]))
 }
 
-/// Registers a gauge.
 #[must_use]
 pub fn gauge(name: &str, help: &str) -> IntGauge {
     register(IntGauge::new(name, help))
 }
 
-/// Registers a histogram with the given upper bounds.
+/// Registers a histogram with these upper bounds.
 #[must_use]
 pub fn histogram(name: &str, help: &str, buckets: &[f64]) -> Histogram {
     register(Histogram::with_opts(
@@ -167,8 +162,8 @@ pub fn histogram(name: &str, help: &str, buckets: &[f64]) -> Histogram {
 }
 
 fn register<M: prometheus::core::Collector + Clone + 'static>(metric: prometheus::Result<M>) -> M {
-    // Names are literals of ours; one that is malformed or taken twice fails at
-    // the first start, in any test.
+    // All names are literals in our code. A malformed or duplicate name fails at the
+    // first start, in any test.
     let registered = metric.and_then(|metric| {
         prometheus::register(Box::new(metric.clone()))?;
         Ok(metric)
@@ -179,7 +174,7 @@ fn register<M: prometheus::core::Collector + Clone + 'static>(metric: prometheus
     }
 }
 
-/// `/healthz`, `/readyz`, `/metrics`.
+/// The routes `/healthz`, `/readyz` and `/metrics`.
 pub fn routes(ready: Readiness) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
@@ -194,7 +189,7 @@ async fn readyz(State(ready): State<Readiness>) -> Response {
     let (unreadable, missing_key) = ready.unreadable_webhooks();
     if missing_key > 0 {
         missing.push(format!(
-            "no key for {missing_key} webhooks: they were sealed with one that is neither \
+            "no key for {missing_key} webhooks: they were sealed with a key that is neither \
              MASTER_KEY nor in MASTER_KEY_PREVIOUS"
         ));
     }
@@ -203,7 +198,7 @@ async fn readyz(State(ready): State<Readiness>) -> Response {
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     }
     if unreadable > 0 {
-        // No other process could read these: this one is as good as any.
+        // No other process could read these webhooks either, so this one is ready.
         return format!("ready, but {unreadable} webhooks cannot be read: see the log\n")
             .into_response();
     }

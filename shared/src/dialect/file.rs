@@ -28,11 +28,11 @@ use super::shape::Names;
 use super::signatures::{check_signatures, signatures};
 use crate::retry::{MAX_DELAY, Pauses, Schedule};
 
-/// How long an attempt may take where nobody says otherwise.
+/// The timeout of an attempt if no file, setting or webhook sets one.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// From an event's acceptance to its last attempt, at most.
+/// The longest time from an event's acceptance to its last attempt.
 const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Reads a file. Its name without `.toml` or `.json` is the dialect's.
+/// Reads a file. The file's name without `.toml` or `.json` is the dialect's name.
 pub(super) fn read(file: &str, text: &str) -> Result<Dialect> {
     let refuse = |reason: String| Invalid {
         file: file.to_owned(),
@@ -86,7 +86,12 @@ fn dialect(name: &str, text: &str, mut top: Section) -> Result<Dialect> {
     )?;
     let content_type = top.text("content_type")?;
     let content_type = HeaderValue::from_str(content_type.as_deref().unwrap_or("application/json"))
-        .map_err(|_| top.invalid("content_type", "has characters that a header can't have"))?;
+        .map_err(|_| {
+            top.invalid(
+                "content_type",
+                "has characters that are not allowed in a header",
+            )
+        })?;
     let timeout = top.duration("timeout", Duration::from_secs(1)..=Duration::from_secs(60))?;
     let max_age = top.duration("max_age", Duration::from_secs(1)..=MAX_AGE)?;
     let schedule = schedule(top.section("retry")?)?;
@@ -134,8 +139,7 @@ fn schedule(mut retry: Section) -> Result<Schedule> {
         Pauses::Delays(delays.map_err(|reason| retry.invalid("delays", reason))?)
     } else {
         let first = retry.duration("first", Duration::ZERO..=MAX_DELAY)?;
-        let first =
-            first.ok_or_else(|| retry.invalid("first", "is missing, and so is `delays`"))?;
+        let first = first.ok_or_else(|| retry.invalid("first", "or `delays` must be set"))?;
         let cap = retry.duration("cap", Duration::ZERO..=MAX_DELAY)?;
         let retries = retry
             .number("retries")?
@@ -175,7 +179,7 @@ fn answers(mut section: Section) -> Result<Answers> {
         return Err(section.invalid("success", "must have at least one status"));
     }
     if let Some(status) = answers.contradiction() {
-        let reason = format!("and its neighbours give {status} two meanings");
+        let reason = format!("and the other lists give the status {status} two meanings");
         return Err(section.invalid("success", reason));
     }
     section.finish()?;
@@ -259,7 +263,7 @@ success = ['2xx']
                 "{data}",
                 "{signatures.other}",
                 "`body.data`",
-                "`other`, which there isn't",
+                "`other`, which does not exist",
             ),
             (
                 "{data}",
@@ -305,13 +309,13 @@ success = ['2xx']
                 "{signatures.main}",
                 "x",
                 "`signatures.main`",
-                "used nowhere",
+                "is not used in",
             ),
             (
                 "{body}",
                 "{body.date}",
                 "`signatures.main.signs`",
-                "`date`, which there isn't",
+                "`date`, which does not exist",
             ),
             (
                 "{body}",
@@ -343,7 +347,12 @@ success = ['2xx']
                 "`signatures.main.key`",
                 "not `pem`",
             ),
-            ("delays = []", "", "`retry.first`", "and so is `delays`"),
+            (
+                "delays = []",
+                "",
+                "`retry.first`",
+                "or `delays` must be set",
+            ),
             ("delays = []", "delays = ['2d']", "`retry`", "86400000"),
             (
                 "delays = []",
@@ -371,7 +380,7 @@ success = ['2xx']
                 "['2xx']",
                 "['2xx']\nstop = ['204']",
                 "`answers.success`",
-                "204 two meanings",
+                "the status 204 two meanings",
             ),
             ("[retry]", "[retry", "shop.toml", "not TOML"),
         ] {
