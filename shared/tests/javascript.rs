@@ -3,7 +3,7 @@
 //! One Node process reads documents (a line of base64 each) and answers
 //! `JSON.stringify(JSON.parse(document))` in the same way.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::io::Write;
 use std::process::{Command, Stdio};

@@ -1,6 +1,6 @@
 //! Tenants, tokens and JWTs: who gets access to the API, and who may grant it.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -1,7 +1,7 @@
 //! Messages that an AMQP client can't read, published byte by byte: each is parked
 //! with its reason and its bytes, and no other message is delayed.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The API as a whole: its OpenAPI document and its routes agree, every route requires
 //! the role that it documents, and all routes follow the same conventions.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 

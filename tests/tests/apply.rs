@@ -1,6 +1,6 @@
 //! Configuration from files: what `posthorn-ingest apply` creates, changes and prints.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use harness::receiver::answering;
 use harness::service::Service;

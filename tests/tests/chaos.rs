@@ -3,7 +3,7 @@
 //! The first test is a short run of `make chaos`: see `harness::chaos`. Tests of single
 //! faults are in `faults.rs`.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,6 +1,6 @@
 //! The computation that one tenant can cause is bounded, and other tenants don't wait for it.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use harness::receiver::answering;
 use harness::world::{TENANT, World, eventually};

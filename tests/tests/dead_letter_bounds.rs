@@ -2,7 +2,7 @@
 //! per tenant. An event that RabbitMQ gave up on is tried once more, and only once. Text
 //! from outside stays inside its field of the log.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use harness::producer::Publication;
 use harness::receiver::answering;

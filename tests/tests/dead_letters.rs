@@ -1,6 +1,6 @@
 //! Dead letters are listed, replayed after a fix, and discarded; none is lost.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use harness::producer::Publication;
 use harness::receiver::answering;

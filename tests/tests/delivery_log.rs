@@ -1,6 +1,6 @@
 //! The delivery log: which deliveries a search finds, and what it shows of them.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 use std::time::Duration;

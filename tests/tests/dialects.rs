@@ -4,7 +4,7 @@
 //! system's documentation tells its users to, and contain no code of Posthorn's. The
 //! deliveries that they check have gone the whole way: AMQP in, HTTP out.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::io::Write;
 use std::process::{Command, Stdio};

@@ -2,7 +2,7 @@
 //! deliveries, the circuit breaker spares a dead endpoint, a webhook that fails for too long
 //! is disabled, and its owner is notified.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};

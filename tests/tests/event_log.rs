@@ -1,6 +1,6 @@
 //! Events over HTTP: batches, search, and why a webhook did or didn't get an event.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use harness::receiver::answering;
 use harness::service::Service;

@@ -1,7 +1,7 @@
 //! The catalogue of event types: types are described and imported, and events are checked
 //! against their schemas.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use harness::receiver::answering;
 use harness::service::Service;

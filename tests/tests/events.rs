@@ -1,7 +1,7 @@
 //! Events that producers publish: every format is understood, a message that isn't an
 //! event is parked with the reason, and a duplicate is delivered once.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 //! Each is run as its reader would run it: with the environment variables that
 //! examples/README.md names, and with nothing else.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

@@ -3,7 +3,7 @@
 //! The tests believe the producer's confirms and the receiver's arrivals, not what
 //! Posthorn reports about itself.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Filters decide which events a webhook gets, in every syntax that its users know.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use harness::receiver::answering;
 use harness::world::World;

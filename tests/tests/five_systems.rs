@@ -1,7 +1,7 @@
 //! The requests that clients of five systems send to create a webhook are accepted
 //! unchanged, and the answer has the members that those clients read.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use harness::receiver::answering;
 use harness::service::{Service, http};

@@ -4,7 +4,7 @@
 //! ends in time, is recorded with its class, keeps little of the answer, and returns its
 //! permit.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 //! idle connections, duplicate headers, text that PostgreSQL can't store, wrong
 //! certificates, settings that can't work.
 
-#![allow(clippy::expect_used, clippy::unwrap_used, missing_docs)]
+#![allow(clippy::expect_used, clippy::unwrap_used)]
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,7 +5,7 @@
 //! A proxy delays what a process sends to RabbitMQ, or what RabbitMQ answers, so that the
 //! process dies between two particular steps.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! The limits of a tenant and of a webhook, and what happens beyond them.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::time::{Duration, Instant};
 

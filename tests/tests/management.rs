@@ -1,6 +1,6 @@
 //! Webhooks, tenants and tokens over HTTP: who may change them, and what is shown.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use harness::receiver::answering;
 use harness::service::{Service, http};

@@ -1,7 +1,7 @@
 //! Verdicts take effect although PostgreSQL refuses a row or the answer to a COMMIT is
 //! lost, and although the clock of a machine is wrong.
 
-#![allow(clippy::expect_used, clippy::unwrap_used, missing_docs)]
+#![allow(clippy::expect_used, clippy::unwrap_used)]
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

@@ -1,7 +1,7 @@
 //! RabbitMQ's permissions keep tenants apart: what a producer's user may do with the
 //! permissions that docs/access.md gives it.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 

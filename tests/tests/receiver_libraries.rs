@@ -4,7 +4,7 @@
 //! The crate `standardwebhooks` verifies in every other test. Here the packages of that
 //! name from PyPI and npm, installed by `make deps`, verify too.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::path::{Path, PathBuf};
 

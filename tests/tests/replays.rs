@@ -1,6 +1,6 @@
 //! Replays under difficult conditions: two replicas, a broker that goes away, retention.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
 use std::time::Duration;

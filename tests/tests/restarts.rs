@@ -1,7 +1,7 @@
 //! Finished deliveries begin again: single retries, retries of an event, and replays.
 //! Also the test request of a webhook, which stores nothing.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};

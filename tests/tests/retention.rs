@@ -1,6 +1,6 @@
 //! Partitions of the delivery log are created and dropped, and nobody waits for that.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 

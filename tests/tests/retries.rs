@@ -1,6 +1,6 @@
 //! The endpoint's answer decides whether and when a delivery is tried again.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 

@@ -4,7 +4,7 @@
 //! through ordinary work and through failures, at the most verbose log level. Then all
 //! their output is searched for each mark, in plain text, in base64 and in hex.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};

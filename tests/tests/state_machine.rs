@@ -11,7 +11,7 @@
 //! `POSTHORN_SEED` repeats a history, except for the await at which a crash happens. A
 //! failure names its seed.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

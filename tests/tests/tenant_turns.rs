@@ -2,7 +2,7 @@
 //!
 //! The tests assert orders and counts, never how long something took.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 

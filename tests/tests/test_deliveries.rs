@@ -1,6 +1,6 @@
 //! Test deliveries: how each kind of broken endpoint is described in words.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The processes' cache of webhooks: deleted webhooks take no memory, an unreadable
 //! webhook loses no event, and one tenant's changes don't delay another tenant's.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 

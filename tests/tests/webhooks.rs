@@ -1,6 +1,6 @@
 //! Webhooks over HTTP: conditional changes (`If-Match`), rotation of secrets, health.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 

@@ -65,9 +65,6 @@ enum Kind {
 
 impl Burst {
     /// Measures, and answers a table.
-    ///
-    /// # Errors
-    /// If something can't be started or doesn't come to its end.
     pub async fn measure(&self, pair: &Pair, folder: &Path) -> anyhow::Result<String> {
         let mut table = format!(
             "{:<44} {:>8} {:>8} {:>8} {:>8}\n",

@@ -64,9 +64,6 @@ pub struct Catalogue {
 
 impl Catalogue {
     /// Measures, and answers a table.
-    ///
-    /// # Errors
-    /// If something can't be started or is refused.
     pub async fn measure(&self, pair: &Pair, folder: &Path) -> anyhow::Result<String> {
         let mut table = format!(
             "{:<12} {:>9} {:>24} {:>24} {:>24} {:>18}\n{:<12} {:>9} {:>24} {:>24} {:>24} {:>18}\n",

@@ -19,9 +19,6 @@ pub struct Child {
 
 impl Child {
     /// Starts this binary with other arguments.
-    ///
-    /// # Errors
-    /// If it can't be started.
     pub fn start(arguments: &[&str]) -> anyhow::Result<Self> {
         let mut process = Command::new(std::env::current_exe()?)
             .args(arguments)
@@ -46,9 +43,6 @@ impl Child {
     }
 
     /// The next thing it says.
-    ///
-    /// # Errors
-    /// If it ends without.
     pub async fn line(&mut self) -> anyhow::Result<String> {
         self.said
             .next_line()
@@ -57,9 +51,6 @@ impl Child {
     }
 
     /// Its result, once it is through.
-    ///
-    /// # Errors
-    /// If it fails.
     pub async fn result<T: DeserializeOwned>(mut self) -> anyhow::Result<T> {
         let line = self.line().await?;
         // Held until here: closing it means that the owner is gone.
@@ -70,9 +61,6 @@ impl Child {
 }
 
 /// Says a line to the owner.
-///
-/// # Errors
-/// If the owner is gone.
 pub fn say(line: &str) -> anyhow::Result<()> {
     let mut output = std::io::stdout().lock();
     writeln!(output, "{line}")?;

@@ -37,9 +37,6 @@ pub struct Floor {
 }
 
 /// The process's life: until its owner is gone.
-///
-/// # Errors
-/// If the connection fails or a job isn't answered with 200.
 pub async fn run(floor: Floor) -> anyhow::Result<()> {
     // The only way that this fails is that somebody else did it first.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -97,9 +94,6 @@ pub async fn run(floor: Floor) -> anyhow::Result<()> {
 }
 
 /// Starts the process.
-///
-/// # Errors
-/// If it can't be started.
 pub fn start(floor: &Floor) -> anyhow::Result<child::Child> {
     child::Child::start(&[
         "floor",

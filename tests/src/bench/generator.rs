@@ -89,9 +89,6 @@ pub fn data(bytes: usize) -> String {
 }
 
 /// The process's life: publishes all, says what came of it.
-///
-/// # Errors
-/// If a message isn't taken.
 pub async fn run(load: Load) -> anyhow::Result<()> {
     let (first_us, last_us) = if load.to.starts_with("http://") {
         over_http(&load).await?
@@ -251,9 +248,6 @@ pub struct Generator(child::Child);
 
 impl Generator {
     /// Starts the process.
-    ///
-    /// # Errors
-    /// If it can't be started.
     pub fn start(load: &Load) -> anyhow::Result<Self> {
         let (count, rate) = (load.count.to_string(), load.rate.to_string());
         let (bytes, spread) = (load.bytes.to_string(), load.spread.to_string());
@@ -273,9 +267,6 @@ impl Generator {
     }
 
     /// Waits until all is confirmed.
-    ///
-    /// # Errors
-    /// If something wasn't.
     pub async fn finished(self) -> anyhow::Result<Sent> {
         self.0.result().await.context("the load generator")
     }

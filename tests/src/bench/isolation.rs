@@ -92,9 +92,6 @@ type Latency = [f64; 3];
 
 impl Isolation {
     /// Measures, and answers tables.
-    ///
-    /// # Errors
-    /// If something can't be started or doesn't come to its end.
     pub async fn measure(&self, pair: &Pair, folder: &Path) -> anyhow::Result<String> {
         let asked = |question| self.only.is_empty() || self.only.contains(&question);
         let mut table = String::new();

@@ -51,9 +51,6 @@ struct Quantiles {
 
 impl Log {
     /// Measures, and answers a table.
-    ///
-    /// # Errors
-    /// If something can't be started, or a call isn't answered with 200.
     pub async fn measure(&self, pair: &Pair, folder: &Path) -> anyhow::Result<String> {
         let stage = Stage::set(pair, folder, "warn", Duration::ZERO).await?;
         let ingest = stage.ingest(WEBHOOKS).await?;

@@ -32,9 +32,6 @@ pub struct Machine {
 
 impl Machine {
     /// This one.
-    ///
-    /// # Errors
-    /// If a server doesn't say its version.
     pub async fn look(pair: &Pair) -> anyhow::Result<Self> {
         let rabbitmq = pair
             .rabbitmq()

@@ -50,9 +50,6 @@ struct State {
 }
 
 /// The process's life: says its address, then serves until its owner is gone.
-///
-/// # Errors
-/// If there is no port for it.
 pub async fn run() -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     child::say(&listener.local_addr()?.to_string())?;
@@ -143,9 +140,6 @@ pub struct Phoenix {
 
 impl Phoenix {
     /// Starts the process.
-    ///
-    /// # Errors
-    /// If it doesn't start.
     pub async fn start() -> anyhow::Result<Self> {
         let mut child = child::Child::start(&["phoenix"])?;
         let address = child.line().await.context("the phoenix's address")?;
@@ -162,17 +156,11 @@ impl Phoenix {
     }
 
     /// From now on it is well.
-    ///
-    /// # Errors
-    /// If it is gone.
     pub async fn recover(&self) -> anyhow::Result<Told> {
         self.ask("recover").await
     }
 
     /// What it says of itself.
-    ///
-    /// # Errors
-    /// If it is gone.
     pub async fn told(&self) -> anyhow::Result<Told> {
         self.ask("told").await
     }

@@ -39,9 +39,6 @@ struct Arrivals {
 }
 
 /// The process's life: says its address, then serves until its owner is gone.
-///
-/// # Errors
-/// If there is no port for it.
 pub async fn run(latency: Duration) -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     child::say(&listener.local_addr()?.to_string())?;
@@ -132,9 +129,6 @@ pub struct Receiver {
 
 impl Receiver {
     /// Starts the process.
-    ///
-    /// # Errors
-    /// If it doesn't start.
     pub async fn start(latency: Duration) -> anyhow::Result<Self> {
         let latency = latency.as_millis().to_string();
         let mut child = child::Child::start(&["receiver", "--latency-ms", &latency])?;
@@ -155,17 +149,11 @@ impl Receiver {
     }
 
     /// What has arrived since the last reset.
-    ///
-    /// # Errors
-    /// If it is gone.
     pub async fn seen(&self) -> anyhow::Result<Seen> {
         self.ask("seen").await
     }
 
     /// The same with the latencies; then it starts from nothing.
-    ///
-    /// # Errors
-    /// If it is gone.
     pub async fn reset(&self) -> anyhow::Result<Seen> {
         self.ask("reset").await
     }

@@ -119,9 +119,6 @@ pub struct Bench<'a> {
 
 impl Bench<'_> {
     /// Runs one round.
-    ///
-    /// # Errors
-    /// If it doesn't come to its end.
     pub async fn round(&self, kind: Kind) -> anyhow::Result<Vec<Measured>> {
         let (log_level, latency) = match kind {
             Kind::Whole(_, _, true) => ("info,lapin=off", Duration::ZERO),

@@ -42,9 +42,6 @@ pub struct Stage<'a> {
 
 impl<'a> Stage<'a> {
     /// Sets one, with logs at this level and a receiver that takes this long.
-    ///
-    /// # Errors
-    /// If something can't be made.
     pub async fn set(
         pair: &'a Pair,
         folder: &Path,
@@ -97,9 +94,6 @@ impl<'a> Stage<'a> {
     }
 
     /// A running ingest, with this many webhooks that want every event.
-    ///
-    /// # Errors
-    /// If it doesn't become ready or refuses a webhook.
     pub async fn ingest(&self, webhooks: usize) -> anyhow::Result<Service> {
         let ingest = self.service("posthorn-ingest").await?;
         for webhook in 0..webhooks {
@@ -110,9 +104,6 @@ impl<'a> Stage<'a> {
     }
 
     /// Another tenant; answers its API token.
-    ///
-    /// # Errors
-    /// If it can't be made.
     pub async fn tenant(&self, name: &str) -> anyhow::Result<String> {
         let tenant = "INSERT INTO tenants (id, revision, max_webhooks) VALUES ($1, 0, 10000)";
         self.sql().await?.execute(tenant, &[&name]).await?;
@@ -121,9 +112,6 @@ impl<'a> Stage<'a> {
     }
 
     /// A webhook as the API takes it.
-    ///
-    /// # Errors
-    /// If it is refused.
     pub async fn webhook(&self, ingest: &Service, body: &Value) -> anyhow::Result<()> {
         let url = ingest.url("/api/v1/webhooks");
         let answer = ask(&url, &self.token, "POST", Some(body)).await?;
@@ -132,9 +120,6 @@ impl<'a> Stage<'a> {
     }
 
     /// A running dispatcher.
-    ///
-    /// # Errors
-    /// If it doesn't become ready.
     pub async fn dispatcher(&self) -> anyhow::Result<Service> {
         self.service("posthorn-dispatcher").await
     }
@@ -150,9 +135,6 @@ impl<'a> Stage<'a> {
     }
 
     /// Declares the queues where no service does.
-    ///
-    /// # Errors
-    /// If RabbitMQ refuses.
     pub async fn declare(&self) -> anyhow::Result<()> {
         let connection =
             Connection::connect(&self.amqp_url, ConnectionProperties::default()).await?;
@@ -163,27 +145,18 @@ impl<'a> Stage<'a> {
     }
 
     /// A connection to the database.
-    ///
-    /// # Errors
-    /// If there is none to be had.
     pub async fn sql(&self) -> anyhow::Result<tokio_postgres::Client> {
         sql(self.pair, &self.database).await
     }
 
     /// Gets PostgreSQL's writing of pages out of the way, so that it doesn't
     /// fall on one round and not on another.
-    ///
-    /// # Errors
-    /// If PostgreSQL fails.
     pub async fn checkpoint(&self) -> anyhow::Result<()> {
         let client = sql(self.pair, &self.database).await?;
         Ok(client.batch_execute("CHECKPOINT").await?)
     }
 
     /// Takes it down: the database, the queues and the logs go.
-    ///
-    /// # Errors
-    /// If something can't be removed.
     pub async fn strike(self) -> anyhow::Result<()> {
         let admin = sql(self.pair, "posthorn").await?;
         admin
@@ -216,9 +189,6 @@ impl<'a> Stage<'a> {
 }
 
 /// A connection that serves itself.
-///
-/// # Errors
-/// If there is none to be had.
 pub async fn sql(pair: &Pair, database: &str) -> anyhow::Result<tokio_postgres::Client> {
     let url = pair.postgres().database_url(database);
     let (client, connection) = tokio_postgres::connect(&url, NoTls)
@@ -229,9 +199,6 @@ pub async fn sql(pair: &Pair, database: &str) -> anyhow::Result<tokio_postgres::
 }
 
 /// Waits until a number has grown to this; answers what it is then.
-///
-/// # Errors
-/// If it doesn't within two minutes, or can't be read.
 pub async fn until(
     what: &str,
     least: u64,

@@ -53,9 +53,6 @@ pub const WAYS: [Way; 8] = [
 ];
 
 /// The process's life: says where they are, then serves until its owner is gone.
-///
-/// # Errors
-/// If there is no port for one.
 pub async fn run() -> anyhow::Result<()> {
     let mut bases = BTreeMap::new();
     for way in WAYS {
@@ -135,9 +132,6 @@ pub struct Villains {
 
 impl Villains {
     /// Starts the process.
-    ///
-    /// # Errors
-    /// If it doesn't start.
     pub async fn start() -> anyhow::Result<Self> {
         let mut child = child::Child::start(&["villains"])?;
         let bases = serde_json::from_str(&child.line().await?).context("the villains' URLs")?;
@@ -148,9 +142,6 @@ impl Villains {
     }
 
     /// Where a webhook of this number goes to be treated in this way.
-    ///
-    /// # Errors
-    /// If there is no such way.
     pub fn url(&self, way: Way, webhook: usize) -> anyhow::Result<String> {
         let base = self.bases.get(&way).context("a way without a URL")?;
         Ok(format!("{base}/hook/{webhook}"))

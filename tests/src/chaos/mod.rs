@@ -33,29 +33,26 @@ use judge::{Judged, judge};
 use ledger::Kind;
 use publisher::Publisher;
 
-/// Events flow for this long before something goes wrong, and after it is healed.
+/// How long events flow before the fault, and again after the healing.
 const UNDISTURBED: Duration = Duration::from_millis(1_500);
-/// How long everything may take to arrive after the last event.
+/// How long the last arrivals may take after the last event.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What to do.
+/// The plan of a run.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Decides all that is random.
+    /// The seed of all random decisions.
     pub seed: u64,
-    /// One round each.
+    /// The faults, one per round.
     pub faults: Vec<Fault>,
-    /// Events a second; each goes to about five webhooks.
+    /// Events per second; each goes to about five webhooks.
     pub rate: u32,
 }
 
-/// Is told each line of the table as it comes.
+/// Gets each line of the printed table.
 pub type Say<'a> = &'a dyn Fn(&str);
 
-/// Runs it, to the first round that isn't as it should be.
-///
-/// # Errors
-/// If a judgement fails; says the seed and what is wrong.
+/// Runs the plan, up to the first faulty round.
 pub async fn run(plan: Plan, say: Say<'_>) -> anyhow::Result<()> {
     let fills_disk = |fault: &Fault| matches!(fault, Fault::FullDisk(_));
     let mut field = Field::set(plan.seed, plan.faults.iter().any(fills_disk)).await?;
@@ -96,7 +93,7 @@ async fn play(field: &mut Field, round: u32, fault: &Fault, rate: u32) -> anyhow
     tokio::time::sleep(UNDISTURBED).await;
     publisher.stop().await?;
     wait(async || field.ledger.owed().is_empty()).await;
-    // What has arrived is on record a moment later. The dead are waited for in vain.
+    // An arrival is on record a moment later. Don't wait for the dead endpoints.
     let database = field.world.sql().await;
     let subscribers = field.ledger.subscribers().iter().enumerate();
     let dead: Vec<String> = subscribers
@@ -113,7 +110,7 @@ async fn play(field: &mut Field, round: u32, fault: &Fault, rate: u32) -> anyhow
     judge(field, round, fault, window, begun).await
 }
 
-/// Waits for a condition, but not for ever: the judge says what is missing.
+/// Waits for a condition, but not for ever: the judge reports what is missing.
 async fn wait(mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline && !condition().await {
@@ -127,7 +124,7 @@ const HEADING: &str =
 fn line(round: u32, fault: &Fault, judged: &Judged) -> String {
     let seconds = |span: Duration| format!("{:.1} s", span.as_secs_f64());
     let mut line = String::new();
-    // Cannot fail: it writes to memory.
+    // Can't fail: this writes to memory.
     let _ = write!(
         line,
         "{round:>5}  {:>6}  {:>8}  {:>5}  {:>9}  {:>7}  {:>10}  {:>9}  {:>7}  {fault}",

@@ -19,11 +19,11 @@ use anyhow::Context;
 use super::home::Home;
 use super::process;
 
-/// `$1`: the mark; `$2`: the folder above PostgreSQL's data folders.
+/// The arguments: `$1` is the mark, `$2` the folder above PostgreSQL's data folders.
 ///
-/// `-ef`: the same folder, by device and inode. A killed PostgreSQL leaves a
-/// SysV shared memory segment of 56 bytes, noted on line 7 of `postmaster.pid`;
-/// the next start on the same data would remove it, but might never come.
+/// `-ef` compares folders by device and inode. A killed PostgreSQL leaves a SysV
+/// shared memory segment of 56 bytes, whose id is on line 7 of `postmaster.pid`. The
+/// next start on the same data would remove it, but there may be none.
 const SCRIPT: &str = r#"
 trap '' HUP INT TERM
 while read -r _; do :; done
@@ -54,10 +54,9 @@ done
 exit 0
 "#;
 
-/// The watchdog of one pair.
 pub(super) struct Watchdog {
     shell: Child,
-    /// Closing it is the signal.
+    /// Closing it tells the watchdog to work.
     leash: Option<ChildStdin>,
 }
 
@@ -76,10 +75,10 @@ impl Watchdog {
         Ok(Self { shell, leash })
     }
 
-    /// Lets it look for leftovers once more and end.
+    /// Tells the watchdog to look for leftovers once more and to end.
     pub(super) async fn dismiss(mut self) {
         self.leash = None;
-        // Ten seconds of looking, at the very most.
+        // Ten seconds at the very most.
         for _ in 0..1200 {
             if !matches!(self.shell.try_wait(), Ok(None)) {
                 return;
