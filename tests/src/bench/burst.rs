@@ -24,17 +24,17 @@ use crate::service::{Service, ask};
 
 /// Whose burst it is.
 const LOUD: &str = "loud";
-/// Published and seen through before measuring begins.
+/// Events published and delivered before measuring begins.
 const WARM_UP: u64 = 200;
-/// The p99 may be longer by this many milliseconds than while all is quiet.
+/// The target: the p99 may grow by this many milliseconds.
 const TARGET: f64 = 250.0;
-/// A burst is delivered by then.
+/// A burst must be delivered within this time.
 const LONGEST: Duration = Duration::from_secs(300);
-/// Webhooks whose filters take long, and what makes them.
+/// Webhooks whose filters are expensive, and the size of those filters.
 const HEAVY_WEBHOOKS: usize = 50;
 const HEAVY_VALUES: u32 = 33_000;
 
-/// How large everything is.
+/// The sizes of the benchmark.
 #[derive(Args)]
 pub struct Burst {
     /// Events of the burst.
@@ -54,12 +54,12 @@ pub struct Burst {
     only: Vec<String>,
 }
 
-/// What is published at once.
+/// The events that are published at once.
 #[derive(Clone, Copy)]
 enum Kind {
-    /// This many matches each.
+    /// Events with this many matches each.
     Many(Door, usize),
-    /// No matches, after long.
+    /// Events without a match that are expensive to match.
     Heavy,
 }
 

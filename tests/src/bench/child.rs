@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{ChildStdout, Command};
 
-/// One of them, as its owner holds it. Killed when dropped.
+/// A helper process, as its owner sees it. Killed when dropped.
 pub struct Child {
     process: tokio::process::Child,
     pid: u32,

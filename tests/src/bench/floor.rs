@@ -16,31 +16,31 @@ use tokio::task::JoinSet;
 
 use super::child;
 
-/// As many as a dispatcher holds.
+/// As many jobs as a dispatcher holds.
 const PREFETCH: u16 = 512;
 
-/// What the process is told.
+/// The arguments of the process.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Floor {
     /// The broker and its virtual host.
     #[arg(long)]
     pub amqp_url: String,
-    /// Where the jobs are.
+    /// The queue of the jobs.
     #[arg(long)]
     pub queue: String,
-    /// Where they go.
+    /// The URL that they are POSTed to.
     #[arg(long)]
     pub target: String,
-    /// Requests under way at a time.
+    /// Requests in flight at a time.
     #[arg(long)]
     pub places: usize,
 }
 
 /// The process's life: until its owner is gone.
 pub async fn run(floor: Floor) -> anyhow::Result<()> {
-    // The only way that this fails is that somebody else did it first.
+    // This fails only if a provider is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    // As shared/src/attempt.rs has it.
+    // The same settings as in shared/src/attempt.rs.
     let client = reqwest::Client::builder()
         .user_agent("Posthorn/floor")
         .redirect(reqwest::redirect::Policy::none())

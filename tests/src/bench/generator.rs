@@ -32,7 +32,7 @@ const IN_FLIGHT: usize = 500;
 /// Concurrent HTTP requests, each on a connection that is kept.
 const CONNECTIONS: u64 = 64;
 
-/// What is to be published, and where.
+/// The load to publish.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Load {
     /// `amqp://…` or `http://host:port`.
@@ -44,8 +44,8 @@ pub struct Load {
     /// The routing key, if it is AMQP.
     #[arg(long, default_value = "acme.order.created")]
     pub routing_key: String,
-    /// Over how many routing keys they are spread: `.0`, `.1` and so on are added.
-    /// 0: none is.
+    /// Over how many routing keys the events are spread: `.0`, `.1` and so on are
+    /// appended. 0: over none.
     #[arg(long, default_value_t = 0)]
     pub spread: u64,
     /// The API token, if it is HTTP.
@@ -62,7 +62,7 @@ pub struct Load {
     pub bytes: usize,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Sent {
     /// Just before the first was published: microseconds since 1970.
@@ -73,7 +73,7 @@ pub struct Sent {
     pub cpu_seconds: f64,
 }
 
-/// An event's id: unique, and it ends in the present moment.
+/// An event's id. It is unique, and ends with the present moment.
 #[must_use]
 pub fn event_id(n: u64) -> String {
     format!("bench-{n}-{}", now_us())
@@ -243,7 +243,7 @@ async fn post(
     }
 }
 
-/// A generator at work, as its owner holds it.
+/// A running generator, as its owner sees it.
 pub struct Generator(child::Child);
 
 impl Generator {

@@ -7,14 +7,14 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// Room for a request or a response; grows if one is larger.
+/// Buffer size for a request or a response. The buffer grows for larger ones.
 const ROOM: usize = 16 * 1024;
 
-/// Reads message after message off one connection.
+/// Reads the messages of one connection, one after the other.
 pub(super) struct Messages<S> {
     stream: S,
     buffer: Vec<u8>,
-    /// Where the message that was answered last ends.
+    /// The end of the last message that was returned.
     done: usize,
 }
 
@@ -22,7 +22,7 @@ pub(super) struct Messages<S> {
 pub(super) struct Message<'a> {
     /// The first line and the headers.
     pub(super) head: &'a [u8],
-    /// What follows them.
+    /// The body.
     pub(super) body: &'a [u8],
 }
 

@@ -22,7 +22,7 @@ use crate::service::{Service, ask};
 /// How many webhooks share the deliveries; the first has nine in ten.
 const WEBHOOKS: usize = 10;
 
-/// What the log is filled with.
+/// The sizes of the benchmark.
 #[derive(Args)]
 pub struct Log {
     /// Deliveries to begin with.
@@ -103,7 +103,7 @@ impl Log {
         );
         for (call, Times { few, many }) in times {
             let ratio = many.p99 / few.p99;
-            // A string takes whatever is written to it.
+            // Writing to a string can't fail.
             let _ = writeln!(
                 table,
                 "{call:<34} {:>10.1} {:>10.1} {:>10.1} {:>10.1}   {ratio:.2}",
@@ -158,7 +158,7 @@ async fn calls(stage: &Stage<'_>) -> anyhow::Result<Vec<(String, String)>> {
     ]
     .into_iter()
     .scan("", |above, (name, path)| {
-        // What is indented belongs to what is above it.
+        // An indented row belongs to the row above it.
         let is_part = name.starts_with(' ');
         if !is_part {
             *above = name;

@@ -18,15 +18,14 @@ use super::{child, now_us};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-type: text/plain\r\n\r\nok";
 
-/// What the receiver says of itself.
+/// The receiver's statistics.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Seen {
     /// Requests since the last reset.
     pub count: u64,
     /// When the last one arrived: microseconds since 1970.
     pub last_us: u64,
-    /// Milliseconds from publishing to arrival: 50, 95, 99 and 100 percent of
-    /// arrivals were at least as quick.
+    /// Milliseconds from publishing to arrival: p50, p95, p99 and the maximum.
     pub latency_ms: Option<[f64; 4]>,
 }
 
@@ -48,7 +47,7 @@ pub async fn run(latency: Duration) -> anyhow::Result<()> {
             let (stream, _) = listener.accept().await?;
             let arrivals = arrivals.clone();
             tokio::spawn(async move {
-                // A client that breaks off has its reasons.
+                // The client may close the connection at any time.
                 let _ = serve(stream, &arrivals, latency).await;
             });
         }
@@ -108,7 +107,7 @@ fn report(arrivals: &Mutex<Arrivals>, reset: bool) -> Vec<u8> {
     if reset {
         *arrivals = Arrivals::default();
     }
-    // Numbers in a struct of ours can always be written.
+    // A struct of numbers can always be written.
     let body = serde_json::to_vec(&seen).unwrap_or_default();
     let mut answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
     answer.push_str(&String::from_utf8_lossy(&body));
@@ -121,7 +120,7 @@ fn percentiles(latencies: &mut [u32]) -> Option<[f64; 4]> {
     Some([50, 95, 99, 100].map(|percent| f64::from(latencies[last * percent / 100]) / 1000.0))
 }
 
-/// The receiver as its owner holds it.
+/// The receiver, as its owner sees it.
 pub struct Receiver {
     child: child::Child,
     address: String,
@@ -136,13 +135,12 @@ impl Receiver {
         Ok(Self { child, address })
     }
 
-    /// Where a webhook of this number goes.
+    /// The URL for the webhook with this number.
     #[must_use]
     pub fn url(&self, webhook: usize) -> String {
         format!("http://{}/hook/{webhook}", self.address)
     }
 
-    /// Its process.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.pid()

@@ -12,9 +12,8 @@ use super::usage::ByProcess;
 /// Everything that was measured.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Where.
     pub machine: Machine,
-    /// One line per thing measured, in the order they were first measured.
+    /// One line per kind of round, in the order in which they were first measured.
     pub summary: Vec<Summary>,
     /// The most memory each process had in any round, in MiB.
     pub peak_mib: ByProcess,
@@ -22,12 +21,12 @@ pub struct Report {
     pub rounds: Vec<Measured>,
 }
 
-/// All rounds of one thing.
+/// All rounds of one kind.
 #[derive(Debug, Serialize)]
 pub struct Summary {
-    /// What was measured.
+    /// The kind of round.
     pub what: String,
-    /// How often.
+    /// The number of rounds.
     pub rounds: usize,
     /// Events a second.
     pub events_per_s: Option<Spread>,
@@ -35,15 +34,14 @@ pub struct Summary {
     pub deliveries_per_s: Option<Spread>,
     /// Milliseconds from publishing to arrival, of the median round by p50.
     pub latency_ms: Option<[f64; 4]>,
-    /// Processor milliseconds per delivery (per event where nothing is
-    /// delivered), that is, seconds per 1,000: medians by process.
+    /// Processor milliseconds per delivery (per event if nothing is delivered). That
+    /// is the same as seconds per 1,000. Medians, by process.
     pub cpu_seconds_per_1000: ByProcess,
 }
 
 /// Several measurements of the same thing.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Spread {
-    /// In the middle.
     pub median: f64,
     /// The lowest.
     pub least: f64,
@@ -70,7 +68,7 @@ fn median(sorted: &[f64]) -> Option<f64> {
 }
 
 impl Report {
-    /// Of all rounds.
+    /// The report of all rounds.
     #[must_use]
     pub fn of(machine: Machine, rounds: Vec<Measured>) -> Self {
         let mut names: Vec<&str> = Vec::new();
@@ -99,7 +97,7 @@ impl Report {
         }
     }
 
-    /// As a table.
+    /// The report as a table.
     #[must_use]
     pub fn table(&self) -> String {
         let mut text = String::new();

@@ -14,33 +14,32 @@ use tokio::net::{TcpListener, TcpStream};
 use super::child;
 use crate::service::free_address;
 
-/// Between two bytes of what drips.
+/// The pause between two bytes of a slow answer.
 const DRIP: Duration = Duration::from_millis(500);
 
-/// How an endpoint is dead.
+/// The way in which an endpoint is dead.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
 )]
 pub enum Way {
-    /// It takes the request and never answers.
+    /// It accepts the request and never answers.
     Hang,
     /// Nobody listens.
     Refuse,
-    /// Its headers drip.
+    /// It sends its headers byte by byte.
     SlowHeaders,
-    /// Its body drips.
+    /// It sends its body byte by byte.
     SlowBody,
-    /// Its body comes quickly and never ends.
+    /// It sends an endless body quickly.
     EndlessBody,
-    /// It resets the connection when it has the request.
+    /// It resets the connection after the request.
     Reset,
-    /// What it speaks isn't TLS, although its URL says so.
+    /// Its URL is `https:`, but it doesn't speak TLS.
     BadTls,
     /// Its name doesn't exist.
     NoName,
 }
 
-/// All of them.
 pub const WAYS: [Way; 8] = [
     Way::Hang,
     Way::Refuse,
@@ -77,7 +76,7 @@ pub async fn run() -> anyhow::Result<()> {
 async fn serve(listener: TcpListener, way: Way) {
     while let Ok((stream, _)) = listener.accept().await {
         tokio::spawn(async move {
-            // Whoever has had enough breaks off.
+            // The client may close the connection at any time.
             let _ = misbehave(stream, way).await;
         });
     }
@@ -123,9 +122,9 @@ async fn drip(mut stream: TcpStream) -> std::io::Result<()> {
     }
 }
 
-/// The villains as their owner holds them.
+/// The dead endpoints, as their owner sees them.
 pub struct Villains {
-    // Ends when dropped.
+    // Killed when dropped.
     _child: child::Child,
     bases: BTreeMap<Way, String>,
 }
@@ -141,7 +140,8 @@ impl Villains {
         })
     }
 
-    /// Where a webhook of this number goes to be treated in this way.
+    /// The URL for the webhook with this number, at an endpoint that is dead in this
+    /// way.
     pub fn url(&self, way: Way, webhook: usize) -> anyhow::Result<String> {
         let base = self.bases.get(&way).context("a way without a URL")?;
         Ok(format!("{base}/hook/{webhook}"))
