@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_verified_with_is_refused() {
+    fn an_unusable_sslmode_or_sslrootcert_is_refused() {
         for (tls, words) in [
             (tls(Some("allow"), None), "sslmode must be"),
             (tls(None, Some("/nowhere/ca.pem")), "can't be read"),

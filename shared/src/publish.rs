@@ -475,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn of_an_oversized_body_an_excerpt_is_parked_with_its_size_and_hash() {
+    fn an_oversized_body_is_parked_as_an_excerpt_with_its_size_and_hash() {
         let mut headers = FieldTable::default();
         // A header that a producer made up.
         headers.insert(SIZE_HEADER.into(), AMQPValue::LongLongInt(1));

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_names_addresses_only_the_public_ones_are_left() {
+    fn only_the_public_addresses_of_a_name_are_used() {
         let strict = Destinations::default();
         let (public, private) = (at("93.184.216.34"), at("10.0.0.1"));
         let both = allowed(&strict, vec![private, public, at("::1")]).unwrap();
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_changes_its_mind_gains_nothing() {
+    async fn a_name_that_resolves_to_another_address_the_second_time_gains_nothing() {
         // One loopback address stands for public addresses, its neighbour for
         // forbidden ones.
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_changes_and_the_rest_stays() {
+    fn an_override_changes_what_it_names_and_keeps_the_rest() {
         let list = Schedule {
             jitter: 0.5,
             ..Schedule::of_seconds(&[10, 30, 60])
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_has_bounds() {
+    fn an_override_has_bounds() {
         for (said, words) in [
             (r#"{"delays": [1], "max_retries": 1}"#, "excludes"),
             (r#"{"max_retries": 50}"#, "max_retries must be at most 49"),

@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_old_key_sealed_is_sealed_anew_and_no_more_than_that() {
+    fn only_values_sealed_with_an_old_key_are_sealed_again() {
         let old = keyring(&[1]).seal("a", b"hush");
         let both = keyring(&[2, 1]);
         let new = both.reseal("a", &old).unwrap();

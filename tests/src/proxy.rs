@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_said_arrives_on_many_connections() {
+    async fn data_arrives_on_many_connections() {
         let (proxy, mut first) = to_an_echo().await;
         let mut second = TcpStream::connect(proxy.address()).await.unwrap();
         says_it_back(&mut first).await.unwrap();
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_left_to_say_arrives_after_one_side_is_done() {
+    async fn data_still_arrives_after_one_side_has_finished() {
         let (_proxy, mut stream) = to_an_echo().await;
         let long = vec![7; 1_000_000];
         let (mut reading, mut writing) = stream.split();
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_stalled_arrives_when_it_is_over() {
+    async fn stalled_data_arrives_after_the_stall() {
         let (proxy, mut stream) = to_an_echo().await;
         for (there, back) in [(Way::Stalled, Way::Clear), (Way::Clear, Way::Stalled)] {
             proxy.set(there, back);

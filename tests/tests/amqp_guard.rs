@@ -100,7 +100,7 @@ async fn webhook(world: &World, ingest: &Service) -> (Receiver, Webhook) {
 }
 
 #[tokio::test]
-async fn no_bytes_of_one_tenants_producer_keep_anothers_event_from_arriving() {
+async fn unreadable_messages_of_one_tenant_do_not_delay_another_tenants_events() {
     let world = World::start().await;
     let (ingest, dispatcher) = (world.ingest().await, world.dispatcher().await);
     let mut other = Other::of(&world, &ingest).await;
@@ -231,7 +231,7 @@ async fn a_header_that_the_broker_makes_larger_than_a_frame_is_set_aside() {
 }
 
 #[tokio::test]
-async fn wherever_such_a_message_is_it_stops_nobody() {
+async fn an_unreadable_message_in_any_queue_stops_no_consumer() {
     let world = World::start().await;
     let (ingest, dispatcher) = (world.ingest().await, world.dispatcher().await);
     let mut other = Other::of(&world, &ingest).await;
@@ -277,7 +277,7 @@ async fn wherever_such_a_message_is_it_stops_nobody() {
 }
 
 #[tokio::test]
-async fn over_tls_it_is_the_same() {
+async fn unreadable_messages_are_parked_over_tls_too() {
     let world = World::start().await;
     let url = in_tls(world.amqp_url()).await;
     let authority = concat!(env!("CARGO_MANIFEST_DIR"), "/tls/authority.pem");
@@ -360,7 +360,7 @@ async fn take(session: &Session, told: &mut BTreeMap<String, bool>) -> anyhow::R
 }
 
 #[tokio::test]
-async fn a_message_at_which_sessions_end_for_a_reason_that_nobody_foresaw_is_set_aside_alone() {
+async fn a_message_that_ends_sessions_for_an_unknown_reason_is_parked_and_no_other() {
     let world = World::start().await;
     // Declares the queues.
     world.ingest().await.stop().await.unwrap();
@@ -387,7 +387,7 @@ async fn a_message_at_which_sessions_end_for_a_reason_that_nobody_foresaw_is_set
 }
 
 #[tokio::test]
-async fn the_api_and_the_intake_are_two_processes_and_an_end_of_one_is_none_of_the_other() {
+async fn the_api_and_the_intake_run_as_two_processes_and_survive_each_other() {
     let world = World::start().await;
     let serve = |only| ["serve", "--only", only];
     let api = world.ingest_with(&serve("api")).await;

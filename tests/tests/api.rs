@@ -127,7 +127,7 @@ async fn problem(answer: Response) -> Value {
 }
 
 #[tokio::test]
-async fn what_is_documented_is_served_and_no_other_method_is() {
+async fn every_documented_operation_exists_and_no_other_method_does() {
     let world = World::with(&[("API_RATE_LIMIT", "0")]).await;
     let ingest = world.ingest().await;
     let document = document(&ingest).await;
@@ -203,7 +203,7 @@ async fn every_operation_asks_for_the_role_it_documents() {
 }
 
 #[tokio::test]
-async fn a_stranger_finds_nothing_of_another_tenants() {
+async fn another_tenants_things_are_not_found() {
     let world = World::with(&[("API_RATE_LIMIT", "0")]).await;
     let ingest = world.ingest().await;
     let things = things(&world, &ingest).await;
@@ -243,7 +243,7 @@ async fn a_stranger_finds_nothing_of_another_tenants() {
 }
 
 #[tokio::test]
-async fn the_page_for_people_loads_nothing_from_another_host() {
+async fn the_docs_page_loads_nothing_from_another_host() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let get = async |path: &str| http().get(ingest.url(path)).send().await.unwrap();
@@ -300,7 +300,7 @@ async fn a_request_has_an_id_in_its_answer_its_problem_and_the_log() {
 }
 
 #[tokio::test]
-async fn what_http_itself_has_words_for_is_said_in_them() {
+async fn http_errors_use_the_standard_status_codes() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let manager = token(&world, &ingest, Some(TENANT), "manager").await;
@@ -344,7 +344,7 @@ async fn what_http_itself_has_words_for_is_said_in_them() {
 }
 
 #[tokio::test]
-async fn who_asks_too_often_is_told_when_to_come_back() {
+async fn requests_over_the_rate_limit_are_answered_with_retry_after() {
     let world = World::start().await;
     let ingest = world
         .service("posthorn-ingest", &[("API_RATE_LIMIT", "1")])
@@ -382,7 +382,7 @@ async fn who_asks_too_often_is_told_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn pages_of_other_origins_may_ask_only_if_they_are_named() {
+async fn only_named_origins_may_call_the_api_from_a_browser() {
     const OURS: &str = "https://app.example.com";
     let world = World::start().await;
     let (closed, open) = (

@@ -39,7 +39,7 @@ fn stable(text: &str) -> String {
 }
 
 #[tokio::test]
-async fn what_the_documentation_shows_is_what_happens() {
+async fn the_commands_in_the_documentation_print_what_it_shows() {
     let world = World::start().await;
     let document = include_str!("../../docs/apply.md");
     for file in fenced(document, "yaml") {
@@ -125,7 +125,7 @@ async fn an_applied_webhook_gets_events_signed_with_the_secret_of_the_environmen
 }
 
 #[tokio::test]
-async fn a_file_says_all_of_a_webhook_but_what_changes_by_other_hands() {
+async fn a_file_replaces_a_webhook_except_its_secret_and_its_switches() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let all = json!({
@@ -214,7 +214,7 @@ async fn a_dry_run_keeps_to_the_limits_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn pruning_takes_only_what_files_made() {
+async fn pruning_deletes_only_webhooks_that_files_created() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let receiver = world.receiver(answering(200)).await;
@@ -261,7 +261,7 @@ async fn pruning_takes_only_what_files_made() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_files_is_said_with_its_place() {
+async fn errors_in_files_are_reported_with_file_line_and_member() {
     let world = World::start().await;
     let broken = "tenants:\n\
         - id: acme\n  \
@@ -320,7 +320,7 @@ async fn what_is_wrong_with_files_is_said_with_its_place() {
 }
 
 #[tokio::test]
-async fn two_that_apply_at_once_take_turns() {
+async fn two_applies_at_once_run_one_after_the_other() {
     let world = World::start().await;
     let webhooks: Vec<_> = (0..40)
         .map(|n| json!({"key": format!("k{n}"), "url": "https://example.com/", "events": "*"}))

@@ -31,7 +31,7 @@ async fn whatever_is_killed_frozen_cut_off_or_wiped_under_load_nothing_is_lost()
 }
 
 #[tokio::test]
-async fn a_job_that_kills_whoever_takes_it_is_parked_and_the_rest_flows() {
+async fn a_job_that_crashes_every_dispatcher_is_parked_and_other_jobs_are_delivered() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let shop = world.receiver(answering(200)).await;
@@ -91,7 +91,7 @@ async fn a_job_that_kills_whoever_takes_it_is_parked_and_the_rest_flows() {
 }
 
 #[tokio::test]
-async fn a_dispatcher_cut_off_from_rabbitmq_begins_nothing_that_others_have_now() {
+async fn a_dispatcher_without_rabbitmq_starts_no_attempt_of_jobs_that_others_have() {
     let latency = Duration::from_millis(300);
     let world = World::start().await;
     let ingest = world.ingest().await;
@@ -130,7 +130,7 @@ async fn a_dispatcher_cut_off_from_rabbitmq_begins_nothing_that_others_have_now(
 }
 
 #[tokio::test]
-async fn an_answer_that_drips_for_ever_is_on_record_and_holds_nobody_up() {
+async fn an_endless_slow_answer_is_recorded_and_delays_no_other_delivery() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

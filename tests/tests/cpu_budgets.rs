@@ -14,7 +14,7 @@ const EVENTS: i64 = 40;
 /// Issue 10: 50 webhooks that look for 100 values in an array of 33,000, and 40
 /// events. Here no value can be hashed, so it stays costly.
 #[tokio::test]
-async fn costly_filters_are_given_up_and_say_so_and_nobody_waits_for_them() {
+async fn filters_over_the_budget_are_reported_and_delay_no_one() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;

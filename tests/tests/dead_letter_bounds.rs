@@ -45,7 +45,7 @@ fn peak_memory(service: &Service) -> usize {
 }
 
 #[tokio::test]
-async fn of_what_is_too_large_for_any_event_an_excerpt_is_kept_with_its_size_and_hash() {
+async fn a_body_too_large_for_any_event_is_kept_as_an_excerpt_with_its_size_and_hash() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let body = "0123456789abcdef".repeat(120_000);
@@ -111,7 +111,7 @@ async fn large_dead_letters_are_taken_a_few_at_a_time_and_kept_small() {
 }
 
 #[tokio::test]
-async fn a_tenants_dead_letters_push_out_its_own_oldest_and_nobody_elses() {
+async fn one_tenants_dead_letters_push_out_only_its_own_oldest() {
     // 16 MiB in all, and 4 MiB for each.
     let world = World::with(&[("DEAD_LETTERS_BYTES", "16777216")]).await;
     let ingest = world.ingest().await;
@@ -254,7 +254,7 @@ async fn an_event_that_rabbitmq_gave_up_on_twice_stays_a_dead_letter_until_it_is
 }
 
 #[tokio::test]
-async fn nothing_that_a_producer_sends_can_write_a_log_line() {
+async fn no_message_of_a_producer_can_forge_a_log_line() {
     let world = World::start().await;
     let forged = "text/x\n2026-11-29T16:00:00.000000Z ERROR FORGED\r\u{1b}[2K\u{202e}\u{2028}";
     let properties = BasicProperties::default()

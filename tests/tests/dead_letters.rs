@@ -26,7 +26,7 @@ async fn holds(world: &World, messages: i64) {
 }
 
 #[tokio::test]
-async fn what_was_refused_is_delivered_after_a_fix_as_it_was_published() {
+async fn a_refused_event_is_delivered_unchanged_after_a_fix() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let producer = world.producer().await;
@@ -100,7 +100,7 @@ async fn what_was_refused_is_delivered_after_a_fix_as_it_was_published() {
 }
 
 #[tokio::test]
-async fn what_comes_back_while_many_are_replayed_is_not_taken_again() {
+async fn a_dead_letter_that_comes_back_during_a_replay_is_not_replayed_again() {
     const LETTERS: i64 = 300;
     let world = World::start().await;
     let ingest = world.ingest().await;
@@ -262,7 +262,7 @@ async fn dead_letters_are_chosen_by_reason_tenant_and_queue_page_by_page() {
 }
 
 #[tokio::test]
-async fn what_came_around_the_exchange_is_not_replayed() {
+async fn a_dead_letter_that_did_not_come_through_an_exchange_is_not_replayed() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let producer = world.producer().await;
@@ -294,7 +294,7 @@ async fn what_came_around_the_exchange_is_not_replayed() {
 }
 
 #[tokio::test]
-async fn a_job_that_could_not_be_read_is_parked_and_replayed_to_the_same_end() {
+async fn an_unreadable_job_is_parked_again_when_it_is_replayed() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;

@@ -195,7 +195,7 @@ async fn deliveries_are_found_by_each_filter_under_each_name() {
 }
 
 #[tokio::test]
-async fn an_attempt_shows_what_was_sent_and_why_the_next_comes_when_it_does() {
+async fn an_attempt_shows_its_request_and_when_and_why_the_next_comes() {
     let script: Script = Arc::new(|n, _| match n {
         0 => Reply::status(503).with("retry-after", "2"),
         1 => Reply::status(500),
@@ -374,7 +374,7 @@ async fn statistics_count_what_happened() {
 }
 
 #[tokio::test]
-async fn what_two_dispatchers_count_adds_up() {
+async fn the_statistics_of_two_dispatchers_add_up() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let _both = (world.dispatcher().await, world.dispatcher().await);
@@ -402,7 +402,7 @@ async fn what_two_dispatchers_count_adds_up() {
 }
 
 #[tokio::test]
-async fn anothers_log_looks_like_what_does_not_exist() {
+async fn another_tenants_log_is_not_found() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;

@@ -218,7 +218,7 @@ fn id_in(system: &str, arrival: &Arrival) -> String {
 }
 
 #[tokio::test]
-async fn a_tenants_dialect_holds_where_a_webhook_has_none() {
+async fn a_webhook_without_a_dialect_uses_its_tenants() {
     let world = World::start().await;
     let sql = "UPDATE tenants SET dialect = 'auraconnect' WHERE id = $1";
     world.sql().await.execute(sql, &[&TENANT]).await.unwrap();
@@ -317,7 +317,7 @@ fn documented_dialect() -> &'static str {
 }
 
 #[tokio::test]
-async fn a_dialect_of_ones_own_is_loaded_from_a_folder() {
+async fn custom_dialects_are_loaded_from_a_folder() {
     let folder = std::env::temp_dir().join(format!("posthorn-dialects-{}", unique()));
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("shop.toml"), documented_dialect()).unwrap();
@@ -359,7 +359,7 @@ async fn a_dialect_of_ones_own_is_loaded_from_a_folder() {
 }
 
 #[tokio::test]
-async fn a_preview_is_what_is_delivered_to_the_byte() {
+async fn a_preview_equals_the_delivery_to_the_byte() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;

@@ -89,7 +89,7 @@ async fn a_paused_webhook_holds_its_deliveries_and_gets_them_when_it_is_active_a
 }
 
 #[tokio::test]
-async fn what_a_paused_webhook_holds_is_cancelled_when_it_is_switched_off() {
+async fn deliveries_held_by_a_paused_webhook_are_cancelled_when_it_is_switched_off() {
     let world = World::with(&BRISK).await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;
@@ -112,7 +112,7 @@ async fn what_a_paused_webhook_holds_is_cancelled_when_it_is_switched_off() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_down_is_asked_now_and_then_and_costs_no_attempts() {
+async fn an_endpoint_that_is_down_gets_only_probes_and_deferrals_cost_no_attempts() {
     let world = World::with(&BRISK).await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let status = Arc::new(AtomicU16::new(503));
@@ -146,7 +146,7 @@ async fn an_endpoint_that_is_down_is_asked_now_and_then_and_costs_no_attempts() 
 }
 
 #[tokio::test]
-async fn an_owner_is_told_of_an_endpoint_that_is_gone_by_an_operational_event() {
+async fn an_operational_event_tells_the_owner_that_the_endpoint_is_gone() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let gone = world.receiver(answering(410)).await;

@@ -18,7 +18,7 @@ fn names<'a>(list: &'a Value, member: &str) -> Vec<&'a str> {
 }
 
 #[tokio::test]
-async fn a_batch_says_of_each_event_what_became_of_it() {
+async fn a_batch_answers_with_the_result_of_each_event() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;
@@ -282,7 +282,7 @@ async fn events_are_found_by_type_and_time_and_only_by_their_tenant() {
 }
 
 #[tokio::test]
-async fn a_search_by_type_looks_at_a_bounded_number_of_events_and_says_where_to_go_on() {
+async fn a_search_by_type_reads_a_bounded_number_of_events_and_returns_a_cursor() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     // 10,500 newer events of another type hide one rare event.

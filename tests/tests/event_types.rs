@@ -322,7 +322,7 @@ async fn a_bad_schema_is_refused_by_its_place_and_nothing_is_fetched() {
 }
 
 #[tokio::test]
-async fn a_tenants_catalogue_has_a_bound_and_is_no_other_tenants() {
+async fn a_tenants_catalogue_is_bounded_and_separate_from_other_tenants() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let types: Vec<_> = (0..1000)

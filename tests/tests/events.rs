@@ -86,7 +86,7 @@ async fn the_same_event_published_twice_is_delivered_once() {
 }
 
 #[tokio::test]
-async fn yesterdays_events_are_known_today() {
+async fn an_event_from_yesterday_is_recognised_as_a_duplicate_today() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let yesterday = "INSERT INTO events (uid, tenant, id, type, occurred_at, data, matched) \
@@ -111,7 +111,7 @@ async fn yesterdays_events_are_known_today() {
 }
 
 #[tokio::test]
-async fn what_is_not_an_event_is_parked_with_its_reason_and_the_rest_flows() {
+async fn a_message_that_is_not_an_event_is_parked_with_the_reason_and_events_are_delivered() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;
@@ -297,7 +297,7 @@ async fn a_webhook_gets_the_event_that_is_published_right_after_it_was_made() {
 }
 
 #[tokio::test]
-async fn an_event_that_nobody_wants_is_accepted_all_the_same() {
+async fn an_event_without_a_matching_webhook_is_accepted() {
     let world = World::start().await;
     let _ingest = world.ingest().await;
     world.publish("order.created", "evt-1", &json!({})).await;

@@ -376,7 +376,7 @@ async fn jobs_that_the_broker_lost_are_put_back_by_the_sweeper() {
 }
 
 #[tokio::test]
-async fn what_waits_for_postgresql_to_be_recorded_is_not_taken_for_a_loss() {
+async fn an_attempt_that_waits_for_postgresql_does_not_count_as_lost() {
     let sweeping = [
         ("SWEEP_GRACE", "5"),
         ("SWEEP_INTERVAL", "1"),
@@ -409,7 +409,7 @@ async fn what_waits_for_postgresql_to_be_recorded_is_not_taken_for_a_loss() {
 }
 
 #[tokio::test]
-async fn a_backlog_is_not_taken_for_a_loss() {
+async fn a_backlog_does_not_count_as_lost() {
     let sweeping = [
         ("SWEEP_GRACE", "3"),
         ("SWEEP_INTERVAL", "1"),
@@ -448,7 +448,7 @@ async fn a_backlog_is_not_taken_for_a_loss() {
 }
 
 #[tokio::test]
-async fn a_job_that_cannot_be_read_is_parked_and_the_rest_flows() {
+async fn an_unreadable_job_is_parked_and_other_jobs_are_delivered() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;
@@ -541,7 +541,7 @@ async fn a_queue_deleted_under_its_consumers_is_made_again_and_its_jobs_with_it(
 }
 
 #[tokio::test]
-async fn while_rabbitmq_blocks_publishers_what_it_holds_is_still_delivered() {
+async fn while_rabbitmq_blocks_publishers_its_jobs_are_still_delivered() {
     let world = World::with_own_servers(&[]).await;
     let ingest = world.ingest().await;
     let shop = world

@@ -207,7 +207,7 @@ fn peak(service: &Service) -> usize {
 }
 
 #[tokio::test]
-async fn no_endpoint_holds_an_attempt_longer_or_makes_it_larger_than_its_bounds() {
+async fn every_attempt_is_bounded_in_time_and_size() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     // Fewer places than attempts: one that is never freed would show.
@@ -298,7 +298,7 @@ async fn many_and_long_headers_are_kept_in_part() {
 }
 
 #[tokio::test]
-async fn where_nothing_may_go_is_refused_by_the_api_and_by_every_attempt() {
+async fn forbidden_destinations_are_refused_by_the_api_and_by_every_attempt() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let shop = world.receiver(answering(200)).await;
@@ -358,7 +358,7 @@ async fn where_nothing_may_go_is_refused_by_the_api_and_by_every_attempt() {
 }
 
 #[tokio::test]
-async fn a_proxy_of_the_environment_sees_nothing() {
+async fn a_proxy_in_the_environment_is_not_used() {
     let world = World::start().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = format!("http://{}", listener.local_addr().unwrap());

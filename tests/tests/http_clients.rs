@@ -36,7 +36,7 @@ async fn rest(mut stream: TcpStream) -> String {
 }
 
 #[tokio::test]
-async fn five_hundred_silent_and_half_sent_connections_are_closed_and_keep_nobody_out() {
+async fn five_hundred_silent_or_incomplete_connections_are_closed_and_keep_no_client_out() {
     let world = World::with(&[("HTTP_IDLE_TIMEOUT", "2")]).await;
     let (ingest, dispatcher) = (world.ingest().await, world.dispatcher().await);
     for service in [&ingest, &dispatcher] {
@@ -151,7 +151,7 @@ fn with_nul(document: &Value, webhook: &str) -> Vec<Operation> {
 }
 
 #[tokio::test]
-async fn text_that_postgresql_cannot_hold_is_refused_by_name_wherever_it_is_sent() {
+async fn text_that_postgresql_cannot_store_is_refused_in_every_member_and_parameter() {
     let world = World::with(&[("API_RATE_LIMIT", "0")]).await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;
@@ -314,7 +314,7 @@ async fn a_client_cannot_make_the_answer_to_a_refusal_long() {
 }
 
 #[tokio::test]
-async fn a_header_that_says_who_asks_or_where_is_there_once_or_the_request_is_refused() {
+async fn a_request_with_two_authorization_tenant_or_host_headers_is_refused() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let ask = async |version: &str, headers: &[&str]| {
@@ -366,7 +366,7 @@ async fn a_header_that_says_who_asks_or_where_is_there_once_or_the_request_is_re
 }
 
 #[tokio::test]
-async fn no_answer_with_a_secret_is_kept_by_a_cache_and_none_is_taken_for_what_it_is_not() {
+async fn answers_forbid_caching_of_secrets_and_content_type_sniffing() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let shop = world.receiver(answering(200)).await;
@@ -404,7 +404,7 @@ async fn no_answer_with_a_secret_is_kept_by_a_cache_and_none_is_taken_for_what_i
 }
 
 #[tokio::test]
-async fn settings_that_cannot_work_are_refused_at_start_and_plain_traffic_is_warned_of() {
+async fn invalid_settings_are_refused_at_start_and_unencrypted_connections_are_warned_of() {
     let world = World::start().await;
     for (name, value) in [
         ("AMQP_URL", "amqp://u:hunter2@127.0.0.1:port/"),
@@ -452,7 +452,7 @@ async fn certified(world: &World, name: &str) {
 }
 
 #[tokio::test]
-async fn a_postgresql_that_cannot_show_who_it_is_gets_no_connection() {
+async fn a_postgresql_without_a_trusted_certificate_gets_no_connection() {
     let world = World::with_own_servers(&[]).await;
     let ca = certificate("ca");
     let with = |mode: &str, root: &str| {
@@ -528,7 +528,7 @@ async fn a_postgresql_that_cannot_show_who_it_is_gets_no_connection() {
 }
 
 #[tokio::test]
-async fn whoever_reads_much_at_once_keeps_no_other_tenant_and_no_event_out() {
+async fn many_reads_of_one_tenant_keep_no_other_tenant_and_no_event_out() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;

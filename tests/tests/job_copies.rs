@@ -85,7 +85,7 @@ async fn stale_jobs(dispatchers: &[Service]) -> i64 {
 }
 
 #[tokio::test]
-async fn what_an_ingest_has_published_when_it_dies_is_sent_once() {
+async fn jobs_that_a_dying_ingest_had_published_are_sent_once() {
     let world = World::with(&[("WEBHOOK_TIMEOUT", "8000"), ("SWEEP_GRACE", "2")]).await;
     let (link, amqp_url) = link(&world).await;
     let doomed = world
@@ -114,7 +114,7 @@ async fn what_an_ingest_has_published_when_it_dies_is_sent_once() {
 }
 
 #[tokio::test]
-async fn what_an_ingest_has_not_published_when_it_dies_is_late_by_an_attempt() {
+async fn jobs_that_a_dying_ingest_had_not_published_are_late_by_one_attempt() {
     let (timeout, grace) = (Duration::from_secs(2), Duration::from_secs(10));
     let world = World::with(&[("WEBHOOK_TIMEOUT", "2000"), ("SWEEP_GRACE", "10")]).await;
     let (link, amqp_url) = link(&world).await;
@@ -227,7 +227,7 @@ async fn a_retry_that_its_dispatcher_has_queued_when_it_dies_is_sent_once() {
 }
 
 #[tokio::test]
-async fn when_rabbitmq_loses_everything_no_tenant_waits_until_anothers_backlog_is_gone() {
+async fn after_rabbitmq_lost_its_data_no_tenant_waits_for_another_tenants_backlog() {
     // At a thousand a pass it would take most of a minute.
     let sweeping = [
         ("SWEEP_GRACE", "3"),

@@ -69,7 +69,7 @@ async fn a_tenants_hourly_limit_holds_across_dispatchers_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_webhooks_rate_stretches_a_burst_and_slows_nobody_else() {
+async fn a_webhooks_rate_limit_spreads_a_burst_and_slows_no_other_webhook() {
     let world = World::start().await;
     let (ingest, _one, _two) = (
         world.ingest().await,
@@ -123,7 +123,7 @@ async fn a_payload_over_the_tenants_limit_is_parked_or_refused() {
 }
 
 #[tokio::test]
-async fn nothing_is_tried_beyond_the_tenants_age_limit() {
+async fn no_attempt_is_made_beyond_the_tenants_age_limit() {
     let world = World::start().await;
     limit(&world, "max_age_s", 60).await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);

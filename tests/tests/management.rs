@@ -241,7 +241,7 @@ async fn the_log_is_paged_and_filtered() {
 }
 
 #[tokio::test]
-async fn a_token_opens_what_its_role_and_tenant_allow() {
+async fn a_token_permits_only_what_its_role_and_tenant_allow() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let shop = world.receiver(answering(200)).await;
@@ -364,7 +364,7 @@ async fn a_token_opens_what_its_role_and_tenant_allow() {
 }
 
 #[tokio::test]
-async fn what_is_asked_wrongly_is_refused_with_the_reason() {
+async fn an_invalid_request_is_refused_with_the_reason() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let post = async |body: Value| {
@@ -525,7 +525,7 @@ async fn no_secret_is_printed_or_stored_in_the_clear() {
 }
 
 #[tokio::test]
-async fn health_and_metrics_tell_how_it_is() {
+async fn health_and_metrics_show_the_state_of_a_process() {
     let world = World::start().await;
     let (ingest, dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;

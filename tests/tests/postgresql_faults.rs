@@ -129,7 +129,7 @@ async fn delivery_of(world: &World, ingest: &Service, event: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_verdict_that_postgresql_refuses_holds_up_no_other() {
+async fn a_verdict_that_postgresql_refuses_does_not_delay_others() {
     let world = World::start().await;
     let (ingest, dispatcher) = (world.ingest().await, world.dispatcher().await);
     let database = world.sql().await;
@@ -205,7 +205,7 @@ async fn a_verdict_that_postgresql_refuses_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn a_day_that_is_missing_is_made_by_the_dispatcher_that_writes_into_it() {
+async fn a_missing_partition_is_created_by_the_dispatcher_that_needs_it() {
     let world = World::start().await;
     let database = world.sql().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
@@ -223,7 +223,7 @@ async fn a_day_that_is_missing_is_made_by_the_dispatcher_that_writes_into_it() {
 }
 
 #[tokio::test]
-async fn dispatchers_make_tomorrow_without_an_ingest() {
+async fn dispatchers_create_tomorrows_partition_without_an_ingest() {
     let world = World::start().await;
     let database = world.sql().await;
     let drop_all = "DO $$ DECLARE day text; BEGIN \
@@ -403,7 +403,7 @@ async fn no_attempt_is_late_or_early_though_the_clock_of_a_dispatcher_is_ahead()
 }
 
 #[tokio::test]
-async fn a_clock_that_is_a_little_off_is_said_and_does_no_harm() {
+async fn a_clock_that_is_slightly_wrong_is_logged_and_does_no_harm() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let behind = started(&world, "posthorn-dispatcher", "-3s").await;

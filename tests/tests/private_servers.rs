@@ -138,7 +138,7 @@ fn all_pids(pair: &Pair) -> Vec<u32> {
 }
 
 #[tokio::test]
-async fn what_was_confirmed_survives_kill_9_and_stop_leaves_no_process() {
+async fn confirmed_data_survives_kill_9_and_stop_leaves_no_process() {
     let _alone = alone().await;
     let pair = Pair::start(config(folder("survive"))).await.unwrap();
     let database = sql(pair.postgres().url()).await;
@@ -319,7 +319,7 @@ async fn a_folder_that_the_servers_cannot_work_in_gets_another() {
 }
 
 #[tokio::test]
-async fn what_is_external_is_neither_started_nor_signalled() {
+async fn an_external_server_is_neither_started_nor_signalled() {
     let mut config = config(folder("external"));
     config.database_url = Some("postgres://u:p@db.test:1/x?sslmode=disable".to_owned());
     config.amqp_url = Some("amqp://u:p@mq.test:2/%2f".to_owned());

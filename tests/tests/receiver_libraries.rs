@@ -221,7 +221,7 @@ async fn every_library_accepts_deliveries_and_rejects_a_flipped_byte_also_during
 }
 
 #[tokio::test]
-async fn whoever_reads_the_published_key_verifies_without_a_secret() {
+async fn the_published_key_verifies_deliveries_without_a_secret() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;

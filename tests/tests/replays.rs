@@ -116,7 +116,7 @@ async fn while_rabbitmq_is_away_a_replay_waits() {
 }
 
 #[tokio::test]
-async fn what_is_over_for_long_is_forgotten_and_what_goes_on_is_not() {
+async fn old_finished_replays_are_deleted_and_running_ones_are_kept() {
     let world = World::with(&[("WEBHOOK_EVENT_TTL", "864000")]).await;
     let ingest = world.ingest().await;
     let receiver = world.receiver(answering(200)).await;

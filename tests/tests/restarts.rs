@@ -90,7 +90,7 @@ async fn a_failed_delivery_that_is_retried_begins_its_schedule_again() {
 }
 
 #[tokio::test]
-async fn what_cannot_begin_again_is_refused_with_the_reason() {
+async fn a_delivery_that_cannot_be_retried_is_refused_with_the_reason() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(500)).await;
@@ -316,7 +316,7 @@ async fn a_replay_outlives_its_ingest_and_ends_when_it_is_cancelled() {
 }
 
 #[tokio::test]
-async fn a_test_answers_with_what_the_endpoint_said_and_leaves_no_trace() {
+async fn a_test_delivery_returns_the_endpoints_answer_and_stores_nothing() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let shop = world.receiver(answering_in_turn(&[200, 401])).await;

@@ -22,7 +22,7 @@ async fn an_old_day(database: &tokio_postgres::Client) {
 const OLD_DAY: &str = "pg_class WHERE relname LIKE '%_20200101'";
 
 #[tokio::test]
-async fn days_past_their_retention_are_dropped_and_the_coming_ones_are_there() {
+async fn partitions_past_their_retention_are_dropped_and_future_ones_exist() {
     let world = World::start().await;
     let database = world.sql().await;
     an_old_day(&database).await;

@@ -155,7 +155,7 @@ async fn a_redirect_is_a_failure_and_is_not_followed() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_asks_for_time_gets_it() {
+async fn retry_after_is_respected() {
     let script: Script = std::sync::Arc::new(|n, _| match n {
         0 => Reply::status(429).with("retry-after", "3"),
         _ => Reply::status(200),
@@ -188,7 +188,7 @@ async fn an_attempt_takes_no_longer_than_the_webhooks_timeout() {
 }
 
 #[tokio::test]
-async fn what_stands_in_the_way_of_an_answer_is_told_apart() {
+async fn attempts_without_an_answer_are_classified_by_their_cause() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let secure = world.receiver(answering(200)).await;

@@ -96,7 +96,7 @@ async fn metrics(service: &Service) -> String {
 }
 
 #[tokio::test]
-async fn nothing_secret_is_printed_or_stored_or_queued() {
+async fn no_secret_is_printed_stored_or_queued() {
     let keys = [OLD_KEY, NEW_KEY].map(|key| STANDARD.encode(key));
     let world = World::with_own_servers(&[
         ("MASTER_KEY", &keys[0]),

@@ -55,7 +55,7 @@ async fn overflowing(channel: &Channel) -> u32 {
 }
 
 #[tokio::test]
-async fn a_burst_of_one_tenant_is_not_in_front_of_anothers_event() {
+async fn one_tenants_burst_does_not_delay_another_tenants_event() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let second = world.ingest().await;
@@ -164,7 +164,7 @@ async fn a_burst_with_many_matches_is_worked_off_to_its_end() {
 }
 
 #[tokio::test]
-async fn what_a_crash_leaves_set_aside_is_released() {
+async fn a_tenant_that_a_crash_left_set_aside_is_released() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     ingest.kill().await.unwrap();

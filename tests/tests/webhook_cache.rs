@@ -97,7 +97,7 @@ async fn a_deleted_webhooks_open_deliveries_are_cancelled_by_a_dispatcher_that_n
 }
 
 #[tokio::test]
-async fn a_deleted_webhooks_row_keeps_what_its_log_needs_and_goes_with_it() {
+async fn a_deleted_webhooks_row_is_kept_for_its_log_and_deleted_with_it() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let _dispatcher = world.dispatcher().await;
@@ -134,7 +134,7 @@ async fn a_deleted_webhooks_row_keeps_what_its_log_needs_and_goes_with_it() {
 }
 
 #[tokio::test]
-async fn a_webhook_beyond_its_bounds_in_bytes_is_refused_with_the_member_to_blame() {
+async fn a_webhook_that_is_too_large_is_refused_with_the_name_of_the_member() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let shop = world.receiver(answering(200)).await;
@@ -370,7 +370,7 @@ async fn an_event_that_was_matched_wrongly_is_matched_again_and_sent_once() {
 /// Before, revisions were taken with a change's first statement and held until
 /// its end: the request waited as long as the transaction was open.
 #[tokio::test]
-async fn a_transaction_that_stays_open_holds_up_no_other_tenants_changes() {
+async fn an_open_transaction_does_not_delay_other_tenants_changes() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let shop = world.receiver(answering(200)).await;

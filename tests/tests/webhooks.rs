@@ -37,7 +37,7 @@ fn etag(answer: &Response) -> String {
 }
 
 #[tokio::test]
-async fn a_change_with_if_match_happens_only_if_nobody_elses_came_between() {
+async fn a_change_with_if_match_is_refused_after_another_change() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let shop = world.receiver(answering(200)).await;
@@ -78,7 +78,7 @@ async fn a_change_with_if_match_happens_only_if_nobody_elses_came_between() {
 }
 
 #[tokio::test]
-async fn of_two_changes_from_the_same_state_one_happens() {
+async fn of_two_concurrent_changes_only_one_is_made() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let shop = world.receiver(answering(200)).await;
@@ -135,7 +135,7 @@ async fn after_a_rotation_both_secrets_sign_until_the_overlap_ends_by_itself() {
 }
 
 #[tokio::test]
-async fn a_webhooks_health_is_what_its_endpoint_answers_of_late() {
+async fn a_webhooks_health_shows_its_endpoints_recent_answers() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let script: Script = Arc::new(|_, arrival| {

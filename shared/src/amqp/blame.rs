@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_network_and_lasting_progress_blame_nobody() {
+    fn a_broken_network_or_a_long_session_blames_no_message() {
         let mut suspects = Suspects::default();
         let broken = || lapin::Error::from(std::io::Error::other("reset"));
         for _ in 0..5 {

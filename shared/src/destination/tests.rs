@@ -129,7 +129,7 @@ fn no_range_that_is_not_public_is_a_destination_from_its_first_address_to_its_la
 }
 
 #[test]
-fn an_address_is_found_out_however_it_is_written() {
+fn an_address_is_recognised_in_every_notation() {
     for host in [
         "127.0.0.1",
         "127.0.0.1.",
@@ -177,7 +177,7 @@ fn an_address_is_found_out_however_it_is_written() {
 }
 
 #[test]
-fn what_only_looks_like_a_host_is_none() {
+fn a_url_with_a_misleading_host_is_refused() {
     for url in [
         "https://user@10.0.0.1/",
         "https://user:pw@example.com/",

@@ -205,7 +205,7 @@ success = ['2xx']
 "#;
 
     #[test]
-    fn little_is_enough() {
+    fn a_minimal_file_is_a_dialect() {
         let dialect = read("shop.toml", GOOD).unwrap();
         assert_eq!(dialect.name(), "shop");
         assert_eq!(dialect.policy().timeout, TIMEOUT);
@@ -227,7 +227,7 @@ success = ['2xx']
     }
 
     #[test]
-    fn what_is_wrong_is_named_by_file_key_and_reason() {
+    fn errors_name_file_key_and_reason() {
         for (from, to, key, reason) in [
             ("[body]", "[bodi]", "`body`", "is missing"),
             (

@@ -179,7 +179,7 @@ async fn one_address_that_takes_all_places_makes_room_for_others() {
 }
 
 #[tokio::test]
-async fn addresses_whose_clients_are_slow_shut_nobody_out() {
+async fn addresses_with_slow_clients_shut_no_other_client_out() {
     let mut open = Connections::new(Bounds {
         connections: 8,
         per_address: 4,
@@ -221,7 +221,7 @@ async fn addresses_whose_clients_are_slow_shut_nobody_out() {
 }
 
 #[tokio::test]
-async fn stopping_finishes_what_is_under_way_and_waits_for_nobody_else() {
+async fn stopping_finishes_requests_in_flight_and_waits_for_no_other_client() {
     let (at, stop, serving) = server(bounds()).await;
     let mut kept = connected(at).await;
     asked(&mut kept).await.unwrap();

@@ -76,7 +76,7 @@ mod tests {
     const DAMAGED: usize = 500;
 
     #[test]
-    fn whatever_comes_from_outside_is_read_or_refused() {
+    fn input_from_outside_is_read_or_refused() {
         for (name, run) in TARGETS {
             let corpus = corpus(name);
             assert!(!corpus.is_empty(), "{name} has no corpus");

@@ -324,7 +324,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_confirmed_is_owed_until_it_was_taken() {
+    fn a_confirmed_event_is_owed_until_it_is_accepted() {
         let ledger = Ledger::new(everyone());
         let event = Event { round: 1, n: 0 };
         ledger.confirm(&[event]);
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_changes_between_attempts_is_objected_to() {
+    fn a_body_that_changes_between_attempts_is_reported() {
         let ledger = Ledger::new(everyone());
         let pair = (Event { round: 1, n: 0 }, 0);
         ledger.arrive(pair, b"body", 500);

@@ -234,7 +234,7 @@ fn stream(messages: &[Message]) -> Vec<u8> {
 
 proptest! {
     #[test]
-    fn what_is_well_formed_comes_out_byte_for_byte(
+    fn well_formed_frames_pass_unchanged(
         messages in messages(utf8(), properties(utf8())), cuts in vec(0usize..60, 0..40),
     ) {
         let input = stream(&messages);
@@ -244,7 +244,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_a_producer_wrote_the_client_reads_every_frame_and_every_body(
+    fn the_client_reads_every_frame_and_body_whatever_a_producer_wrote(
         messages in messages(bytes(), hostile()), cuts in vec(0usize..60, 0..40),
     ) {
         let output = guarded(&stream(&messages), &cuts);
@@ -349,7 +349,7 @@ fn the_deepest_headers_fit_the_clients_stack_and_deeper_ones_are_set_aside() {
 }
 
 #[test]
-fn headers_that_would_fill_the_clients_memory_are_set_aside() {
+fn headers_that_would_fill_the_clients_memory_are_replaced() {
     let many = |count: usize| headers(&[&[1, b'a', b'A'], &long(&vec![b'V'; count])[..]].concat());
     // One of them is the array itself.
     assert_eq!(one(&many(MAX_VALUES - 1)), None);
@@ -391,7 +391,7 @@ fn the_lower_limit_of_the_client_and_the_broker_holds() {
 }
 
 #[test]
-fn a_key_that_is_no_text_is_kept_as_it_was_for_its_message_alone() {
+fn a_routing_key_that_is_not_utf_8_is_kept_for_its_own_message_only() {
     let bad = b"acme.\xFF\xFEorder";
     let input = [
         deliver(1, 1, b"e", bad),

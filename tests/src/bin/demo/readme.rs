@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_shows_something_else_is_found_out() {
+    fn a_page_with_other_output_is_reported() {
         for (shown, found) in [
             (json!({"status": "delivered"}), json!({"status": "queued"})),
             (json!({"a": 1, "b": 2}), json!({"a": 1})),
