@@ -138,7 +138,7 @@ fn of_file(path: &Path) -> anyhow::Result<RootCertStore> {
     }
     ensure!(
         !roots.is_empty(),
-        "its sslrootcert {shown} has no certificate"
+        "the file {shown} of its sslrootcert has no certificate"
     );
     Ok(roots)
 }

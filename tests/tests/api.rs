@@ -11,23 +11,23 @@ use harness::world::{ADMIN_TOKEN, TENANT, World};
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
-/// Who asks, from who may the least to who may the most.
+/// The roles, from the least to the most powerful.
 const ROLES: [&str; 4] = ["viewer", "manager", "admin", "operator"];
 
-/// One operation of the document, with a request that fits it.
+/// One operation of the document, with a valid request.
 struct Operation {
     id: String,
     method: Method,
-    /// With its parameters filled in.
+    /// The path, with its parameters filled in.
     path: String,
     body: Option<Value>,
-    /// None: anybody may.
+    /// The role that is required; `None` for public operations.
     role: Option<String>,
-    /// Whether a thing of the tenant's is in its path.
+    /// Whether the path names a thing of a tenant.
     names_a_thing: bool,
 }
 
-/// A tenant's things, by the name of their ids' schema.
+/// A tenant's things, by the schema name of their ids.
 type Things = BTreeMap<&'static str, String>;
 
 async fn things(world: &World, ingest: &Service) -> Things {
@@ -139,7 +139,7 @@ async fn every_documented_operation_exists_and_no_other_method_does() {
             .entry(&operation.path)
             .or_default()
             .push(&operation.method);
-        // Without a token each is there, and says that it wants one.
+        // Without a token every operation exists and asks for one.
         if operation.role.is_some() {
             let status = operation.ask(&ingest, "", None).await;
             assert_eq!(status, 401, "{}", operation.id);
@@ -185,7 +185,7 @@ async fn every_operation_asks_for_the_role_it_documents() {
         };
         let needed = ROLES.iter().position(|known| *known == role).unwrap();
         for (has, token) in tokens.iter().enumerate() {
-            // A global token says for whom it acts.
+            // A request with a global token names its tenant.
             let tenant = (has == 3).then_some(TENANT);
             let status = operation.ask(&ingest, token, tenant).await;
             let who = format!("{} as {}", operation.id, ROLES[has]);
@@ -358,7 +358,7 @@ async fn requests_over_the_rate_limit_are_answered_with_retry_after() {
     let accepted = ask(ADMIN_TOKEN).await;
     assert_ne!(accepted.status(), 429);
     let mut refused = None;
-    // Two at once, then one a second: ten can't all be answered within this test.
+    // A burst of two, then one per second: this test is too short for ten answers.
     for n in 0..10 {
         let answer = ask(&format!("made-up-{n}")).await;
         if answer.status() == 429 {
@@ -373,7 +373,8 @@ async fn requests_over_the_rate_limit_are_answered_with_retry_after() {
         .unwrap();
     assert!((1..=2).contains(&wait), "{wait}");
     assert_eq!(problem(answer).await["status"], 429);
-    // Known from before, so it isn't held up by what else comes from there.
+    // This token was accepted before, so other requests from its address don't count
+    // against it.
     let known = ask(ADMIN_TOKEN).await;
     assert_ne!(known.status(), 429);
     let health = http().get(ingest.url("/healthz"));

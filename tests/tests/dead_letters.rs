@@ -63,7 +63,7 @@ async fn a_refused_event_is_delivered_unchanged_after_a_fix() {
     })
     .await;
 
-    // Without a fix it comes back, under a new id.
+    // Without a fix it comes back under a new id.
     let replay = format!("/{}/replay", letter["id"].as_str().unwrap());
     let replayed = ask(&world, &ingest, "POST", &replay, Value::Null).await;
     assert_eq!(replayed.body["replayed"], 1, "{}", replayed.body);
@@ -137,7 +137,7 @@ async fn an_event_without_an_id_that_is_replayed_twice_is_known_the_second_time(
     world
         .ask_as_operator(&ingest, "POST", "/api/v1/admin/tenants", Some(fix))
         .await;
-    // As a crash would leave it: published and confirmed, and still here.
+    // The state after a crash: published and confirmed, but still in the table.
     let sql = world.sql().await;
     sql.batch_execute("CREATE TABLE kept AS SELECT * FROM dead_letters")
         .await
@@ -248,7 +248,7 @@ async fn dead_letters_are_chosen_by_reason_tenant_and_queue_page_by_page() {
             .await,
         0
     );
-    // Not for a tenant's own token, however high its role.
+    // A tenant's own token isn't enough, even with the role `admin`.
     let token = json!({"tenant": TENANT, "role": "admin"});
     let made = world
         .ask_as_operator(&ingest, "POST", "/api/v1/admin/tokens", Some(token))

@@ -20,17 +20,17 @@ use tokio::net::{TcpListener, TcpStream};
 async fn connect(service: &Service, bytes: &str) -> TcpStream {
     let address = service.url("").replace("http://", "");
     let mut stream = TcpStream::connect(address).await.unwrap();
-    // One that has been closed already is closed, too.
+    // The server may have closed the connection already.
     let _ = stream.write_all(bytes.as_bytes()).await;
     stream
 }
 
-/// Reads until the server closes.
+/// Reads until the server closes the connection.
 async fn rest(mut stream: TcpStream) -> String {
     let mut all = Vec::new();
     let reading = stream.read_to_end(&mut all);
     let closed = tokio::time::timeout(Duration::from_secs(60), reading).await;
-    // Reset instead of closed is fine: what counts is that it ended.
+    // A reset is as good as a close: the connection has ended.
     let _ = closed.expect("the server closes the connection");
     String::from_utf8_lossy(&all).into_owned()
 }
@@ -49,7 +49,7 @@ async fn five_hundred_silent_or_incomplete_connections_are_closed_and_keep_no_cl
             ];
             slow.push(connect(service, half[n % half.len()]).await);
         }
-        // A client of the same address has its answer meanwhile, at once and again and again.
+        // A client at the same address gets its answers meanwhile, again and again.
         for _ in 0..20 {
             let open = service.metric("posthorn_http_connections").await.unwrap();
             assert!(open <= 256.0, "{open} are open");
@@ -72,7 +72,7 @@ struct Operation {
     body: Option<Value>,
 }
 
-/// A schema, wherever it is in the document.
+/// Follows a schema's reference into the document.
 fn resolved<'d>(document: &'d Value, schema: &'d Value) -> &'d Value {
     let one_of = ["oneOf", "anyOf", "allOf"]
         .iter()
@@ -87,8 +87,8 @@ fn resolved<'d>(document: &'d Value, schema: &'d Value) -> &'d Value {
     }
 }
 
-/// This body with each of its members, and of their members, being `text`, a list
-/// of it, and an object of it.
+/// Copies of this body. In each, one member (or a member's member) is replaced by
+/// `text`, by a list of it, or by an object of it.
 fn spoilt(document: &Value, schema: &Value, body: &Value) -> Vec<Value> {
     let mut bodies = Vec::new();
     let properties = resolved(document, schema)["properties"].as_object();
@@ -116,7 +116,7 @@ fn spoilt(document: &Value, schema: &Value, body: &Value) -> Vec<Value> {
     bodies
 }
 
-/// Every operation with U+0000 in each parameter and in each member of its body.
+/// Every operation, with U+0000 in each parameter and in each member of its body.
 fn with_nul(document: &Value, webhook: &str) -> Vec<Operation> {
     let mut operations = Vec::new();
     for (template, item) in document["paths"].as_object().unwrap() {
@@ -200,7 +200,8 @@ async fn text_that_postgresql_cannot_store_is_refused_in_every_member_and_parame
         "{}",
         world.logs()
     );
-    // What was changed on the way may hold deliveries, or send them nowhere.
+    // The changes above may hold deliveries or send them nowhere, so don't check
+    // them.
     world.abandon().await;
 }
 
@@ -210,7 +211,8 @@ fn certificate(name: &str) -> String {
     format!("{folder}/{name}.pem")
 }
 
-/// Shakes hands with this certificate, for ever, and says nothing; answers where.
+/// Starts a TLS server with this certificate that never answers; returns its
+/// address.
 async fn tls_endpoint(name: &str) -> String {
     let chain = CertificateDer::pem_file_iter(certificate(name)).unwrap();
     let key = PrivateKeyDer::from_pem_file(certificate("key")).unwrap();
@@ -231,7 +233,7 @@ async fn tls_endpoint(name: &str) -> String {
             let config = config.clone();
             tokio::task::spawn_blocking(move || {
                 let mut session = rustls::ServerConnection::new(config).unwrap();
-                // Ends when the client refuses.
+                // Ends when the client refuses the certificate.
                 while session
                     .complete_io(&mut stream)
                     .is_ok_and(|(read, _)| read > 0)
@@ -278,7 +280,7 @@ async fn a_certificate_with_a_thousand_names_makes_no_row_log_or_answer_long() {
         let said = tested[member].as_str().unwrap();
         assert!(said.len() < 2048, "{member}: {said}");
     }
-    // Ours has the webhook; the library's would have neither.
+    // Our own log line names the webhook. The library's lines would not.
     let logs = world.logs();
     let longest = logs.lines().map(str::len).max().unwrap();
     assert!(longest < 4096, "{longest} bytes in a line");
@@ -414,14 +416,15 @@ async fn invalid_settings_are_refused_at_start_and_unencrypted_connections_are_w
         ),
         ("ADMIN_TOKEN", "hunter2-hunter2-hunter2 "),
     ] {
-        // Before, it would have been tried again until the end of time.
+        // In earlier versions the process tried to connect for ever.
         let line = "HTTP_ADDR=127.0.0.1:0 timeout 60 posthorn-ingest";
         let refused = world.shell(line, &[(name, value)]).await;
         assert_eq!(refused.status, 1, "{name}: {refused:?}");
         assert!(refused.said.contains(name), "{refused:?}");
         assert!(!refused.said.contains("hunter2"), "{refused:?}");
     }
-    // This machine, by an address that isn't a loopback one; nobody listens at this port.
+    // An address of this machine that isn't a loopback address. Nobody listens at
+    // this port.
     for (query, warned) in [("", true), ("?sslmode=disable", false)] {
         let url = format!("postgres://posthorn@0.0.0.0:1/posthorn{query}");
         let line = "HTTP_ADDR=127.0.0.1:0 timeout 3 posthorn-dispatcher";
@@ -433,7 +436,7 @@ async fn invalid_settings_are_refused_at_start_and_unencrypted_connections_are_w
     world.finish().await;
 }
 
-/// Gives PostgreSQL a certificate of the tests, for connections from now on.
+/// Gives PostgreSQL one of the tests' certificates, for new connections.
 async fn certified(world: &World, name: &str) {
     let sql = world.sql().await;
     for (source, file) in [(name, "server.crt"), ("key", "server.key")] {
@@ -484,7 +487,7 @@ async fn a_postgresql_without_a_trusted_certificate_gets_no_connection() {
         ("require", &ca, true),
         ("prefer", &ca, true),
         ("disable", "", true),
-        // The system doesn't know the tests' authority.
+        // The system doesn't trust the tests' authority.
         ("verify-full", "", false),
         ("verify-ca", "system", false),
         ("prefer", "", false),
@@ -516,7 +519,7 @@ async fn a_postgresql_without_a_trusted_certificate_gets_no_connection() {
     .await;
     assert!(!connects("require", &ca).await);
     assert!(connects("verify-ca", &ca).await, "the name doesn't count");
-    // The world's own URL knows no authority.
+    // The world's own URL doesn't trust the tests' authority.
     let sql = world.sql().await;
     sql.batch_execute("ALTER SYSTEM RESET ssl").await.unwrap();
     sql.batch_execute("SELECT pg_reload_conf()").await.unwrap();
@@ -545,7 +548,7 @@ async fn many_reads_of_one_tenant_keep_no_other_tenant_and_no_event_out() {
     let taken = "LOCK TABLE replays IN ACCESS EXCLUSIVE MODE";
     lock.batch_execute(taken).await.unwrap();
     let path = format!("/api/v1/webhooks/{}/replays", webhook.id);
-    // More than the API has connections.
+    // More requests than the API has connections.
     let reads = (0..20).map(|_| world.ask(&ingest, "GET", &path, None));
     let meanwhile = async {
         let watching = world.sql().await;
@@ -562,7 +565,7 @@ async fn many_reads_of_one_tenant_keep_no_other_tenant_and_no_event_out() {
         let event = Some(json!({"type": "order.paid", "data": {}}));
         let event = world.ask(&ingest, "POST", "/api/v1/events", event).await;
         assert_eq!(event.status, 202, "{}", event.body);
-        // Longer than a request waits for those before it.
+        // Longer than a request waits for earlier ones.
         let refused = world.ask(&ingest, "GET", path, None).await;
         assert_eq!(refused.status, 429, "{}", refused.body);
         let said = refused.body["detail"].as_str().unwrap();

@@ -69,7 +69,7 @@ async fn a_webhook_lives_from_its_making_to_its_deletion() {
     }
     assert_eq!(shown["events"], expected);
 
-    // What isn't sent stays; null takes away; both are in force at once.
+    // Members that aren't sent stay; null removes one; both take effect at once.
     let change = json!({"filters": null, "timeout": null, "events": ["item-*"]});
     let changed = world.ask(&ingest, "PUT", &path, Some(change)).await.body;
     assert_eq!(
@@ -103,7 +103,8 @@ async fn a_webhook_lives_from_its_making_to_its_deletion() {
     );
     assert_eq!(listed["webhooks"][0]["createdAt"], shown["created_at"]);
 
-    // Off: it gets nothing new. Deleted: it is gone, its deliveries too for those who ask.
+    // Switched off: it gets no new events. Deleted: it isn't found any more, and its
+    // deliveries aren't either.
     world
         .ask(&ingest, "PATCH", &path, Some(json!({"active": false})))
         .await;
@@ -325,7 +326,7 @@ async fn a_token_permits_only_what_its_role_and_tenant_allow() {
         .header("x-tenant-id", TENANT);
     assert_eq!(claimed.send().await.unwrap().status(), 404);
 
-    // A global token says for whom it acts.
+    // A request with a global token names its tenant.
     let (_, global) = token(&world, &ingest, None, "manager").await;
     says(
         &world.ask_as(&global, &ingest, "GET", &path, None).await,
@@ -339,7 +340,7 @@ async fn a_token_permits_only_what_its_role_and_tenant_allow() {
         .header("x-tenant-id", TENANT);
     assert_eq!(acting.send().await.unwrap().status(), 200);
 
-    // Revoked, made up, or missing: nobody we know.
+    // Revoked, invented or missing: not accepted.
     let revoke = format!("/api/v1/admin/tokens/{id}");
     assert_eq!(
         world

@@ -18,7 +18,7 @@ use lapin::{BasicProperties, Confirmation, Connection, ConnectionProperties};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_postgres::{Client, NoTls};
 
-/// Starting a node takes all the processor there is: one test at a time.
+/// Starting a node uses all processors, so these tests run one at a time.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
 async fn alone() -> MutexGuard<'static, ()> {
@@ -63,7 +63,7 @@ fn durable_quorum() -> (QueueDeclareOptions, FieldTable) {
     (options, arguments)
 }
 
-/// Confirmed by the broker when it returns.
+/// Returns after the broker's confirm.
 async fn publish(url: &str, body: &[u8]) {
     let connection = amqp(url).await;
     let channel = connection.create_channel().await.unwrap();
@@ -94,7 +94,7 @@ async fn publish(url: &str, body: &[u8]) {
 async fn take(url: &str) -> Option<Vec<u8>> {
     let connection = amqp(url).await;
     let channel = connection.create_channel().await.unwrap();
-    // A quorum queue elects its leader for a moment after a start.
+    // After a start, a quorum queue needs a moment to elect its leader.
     let deadline = Instant::now() + Duration::from_secs(20);
     while Instant::now() < deadline {
         if let Ok(Some(message)) = channel
@@ -118,7 +118,7 @@ fn running(pids: &[u32]) -> Vec<u32> {
         .collect()
 }
 
-/// What was signalled may take a moment to be gone.
+/// A signalled process may take a moment to end.
 async fn all_end(pids: &[u32]) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !running(pids).is_empty() {
@@ -295,7 +295,7 @@ async fn a_killed_owner_leaves_nothing_behind_even_paused() {
         }
         eprintln!("  gone after {:?}", begun.elapsed());
     }
-    // The next start copes with what a crash leaves in the folder.
+    // The next start copes with the files that a crash leaves in the folder.
     let pair = Pair::start(config(place)).await.unwrap();
     pair.discard().await.unwrap();
 }

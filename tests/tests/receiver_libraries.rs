@@ -29,8 +29,8 @@ const sent = JSON.parse(require('fs').readFileSync(0, 'utf8'));
 console.log(JSON.stringify(new Webhook(sent.secret).verify(sent.body, sent.headers)));
 ";
 
-/// As the specification has it, in Node's own cryptography: no library that we
-/// know of has `v1a` yet. The key is the JSON Web Key that is published.
+/// Verifies as the specification says, with Node's own cryptography, because no
+/// known library supports `v1a` yet. The key is the published JSON Web Key.
 const ED25519: &str = "
 const { createPublicKey, verify } = require('crypto');
 const { secret: key, body, headers } = JSON.parse(require('fs').readFileSync(0, 'utf8'));
@@ -44,7 +44,7 @@ if (!accepted) throw new Error('no signature matches');
 console.log(body);
 ";
 
-/// Somebody who verifies: a program with what `make deps` installed for it.
+/// A verifier: a program with the packages that `make deps` installed for it.
 struct Verifier {
     program: PathBuf,
     arguments: [&'static str; 2],
@@ -56,7 +56,7 @@ fn installed(path: &str) -> PathBuf {
         .join(path)
 }
 
-/// All that are installed; CI has all.
+/// All installed verifiers. CI has all of them.
 fn verifiers() -> Vec<Verifier> {
     let python = (
         installed("venv/bin/python"),
@@ -173,7 +173,7 @@ async fn every_library_accepts_deliveries_and_rejects_a_flipped_byte_also_during
     assert_eq!(rotated.status, 200, "{}", rotated.body);
     let new = rotated.body["secret"].clone();
     assert!(new != old && rotated.body["previous_secret_until"].is_string());
-    // Once.
+    // The secret is shown only once.
     let shown = world.ask(&ingest, "GET", &path, None).await.body;
     assert!(shown["secret"].as_str().unwrap().starts_with("whsec_…"));
     let in_force = json!({"event": "order.updated"});
@@ -184,7 +184,7 @@ async fn every_library_accepts_deliveries_and_rejects_a_flipped_byte_also_during
             .publish("order.updated", &format!("evt-{n}"), &in_force)
             .await;
         let arrival = shop.receives(n).await.remove(n - 1);
-        // Dispatchers know of it within a second.
+        // Dispatchers learn of the rotation within a second.
         if arrival.header("webhook-signature").contains(' ') {
             break arrival;
         }
@@ -261,7 +261,7 @@ async fn the_published_key_verifies_deliveries_without_a_secret() {
     let shown = world.ask(&ingest, "GET", &path, None).await.body;
     assert_eq!(shown["public_key"], public_key);
 
-    // A webhook without a key, and a dialect without a place for one.
+    // A webhook without a key pair, and a dialect without a place for its signature.
     let none = format!("/.well-known/webhook-keys/{}", other.id);
     assert_eq!(
         world.ask_as("", &ingest, "GET", &none, None).await.status,

@@ -9,7 +9,7 @@ use harness::service::Service;
 use harness::world::{Webhook, World, eventually};
 use serde_json::{Value, json};
 
-/// A world with one webhook to one endpoint.
+/// A world with one webhook and one endpoint.
 async fn one_endpoint(script: Script, more: Value) -> (World, [Service; 2], Receiver, Webhook) {
     let world = World::start().await;
     let services = [world.ingest().await, world.dispatcher().await];
@@ -25,7 +25,7 @@ fn pauses(arrivals: &[Arrival]) -> Vec<Duration> {
         .collect()
 }
 
-/// The webhook's only delivery, with its attempts, once it is in this state.
+/// The webhook's only delivery with its attempts, once it has this status.
 async fn delivery(world: &World, ingest: &Service, webhook: &Webhook, status: &str) -> Value {
     eventually(&format!("the delivery is {status}"), async || {
         let deliveries = world.deliveries(ingest, webhook).await;
@@ -46,7 +46,7 @@ fn outcomes(delivery: &Value) -> Vec<&str> {
 
 #[tokio::test]
 async fn a_failing_endpoint_is_asked_again_on_schedule_until_it_takes_the_event() {
-    // 3 s is no tier: it is kept by two trips, through 2 s and 1 s.
+    // There is no delay queue of 3 s: two passes, through 2 s and 1 s.
     let policy = json!({"retry_policy": {"delays": [1000, 3000]}});
     let (world, [ingest, _dispatcher], endpoint, webhook) =
         one_endpoint(answering_in_turn(&[500, 500, 200]), policy).await;
@@ -127,7 +127,7 @@ async fn an_endpoint_that_is_gone_is_disabled_and_gets_nothing_more() {
         .receives_no_more_than(1, Duration::from_millis(500))
         .await;
 
-    // Its owner switches it on again.
+    // The owner switches it on again.
     let on = world
         .ask(&ingest, "PATCH", &path, Some(json!({"active": true})))
         .await;
@@ -229,7 +229,7 @@ async fn attempts_without_an_answer_are_classified_by_their_cause() {
 async fn a_name_that_resolves_to_a_private_address_is_not_connected_to() {
     let world = World::start().await;
     let ingest = world.ingest().await;
-    // This replica is strict, unlike the rest of the tests.
+    // This replica allows no private addresses, unlike the tests' other processes.
     let _strict = world
         .service(
             "posthorn-dispatcher",

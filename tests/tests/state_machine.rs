@@ -40,13 +40,13 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Histories in one test, and steps in one history.
+/// Histories per test, and steps per history.
 const HISTORIES: u64 = 3;
 const STEPS: usize = 50;
-/// Deliveries in one history, over [`WEBHOOKS`] webhooks.
+/// Deliveries per history, of [`WEBHOOKS`] webhooks.
 const DELIVERIES: usize = 8;
 const WEBHOOKS: usize = 3;
-/// How often the sweeper may have to look until nothing is open.
+/// The most passes of the sweeper until nothing is open.
 const ROUNDS: usize = 12;
 
 #[tokio::test]
@@ -54,7 +54,7 @@ async fn no_history_of_a_delivery_breaks_its_states_or_leaves_it_open() {
     let world = World::start().await;
     let seeds: Vec<u64> = match std::env::var("POSTHORN_SEED") {
         Ok(seed) => vec![seed.parse().unwrap()],
-        // The same in every run, and one that nobody has seen.
+        // The same histories in every run, and a new one.
         Err(_) => (1..HISTORIES).chain([fastrand::u64(..)]).collect(),
     };
     for seed in seeds {
@@ -64,7 +64,7 @@ async fn no_history_of_a_delivery_breaks_its_states_or_leaves_it_open() {
     world.finish().await;
 }
 
-/// What a row says.
+/// The contents of a row.
 #[derive(Debug, Clone, PartialEq)]
 struct Row {
     state: String,
@@ -80,7 +80,7 @@ impl Row {
         FINISHED.contains(&self.state.as_str())
     }
 
-    /// Whether it waits for this job.
+    /// Whether the delivery waits for this job.
     fn waits_for(&self, job: &Job) -> bool {
         !self.is_finished()
             && job.attempt as i16 == self.attempts + 1
@@ -88,22 +88,23 @@ impl Row {
     }
 }
 
-/// A history.
+/// One history.
 struct Machine {
-    /// To look at the rows from outside.
+    /// A second connection, to look at the rows.
     sql: tokio_postgres::Client,
-    /// What happens, in this order.
+    /// Decides what happens, in which order.
     dice: fastrand::Rng,
-    /// One connection: what a crash left under way on it is over before it is
-    /// used again.
+    /// One connection: a statement that a crash left running has ended before the
+    /// connection is used again.
     pool: Pool,
     settler: Settler,
     tasks: TaskTracker,
     webhooks: Vec<WebhookId>,
-    /// What is in the queues.
+    /// The jobs in the queues.
     bag: Vec<Job>,
     rows: BTreeMap<DeliveryId, Row>,
-    /// Attempts by outcome, and finished deliveries by state: what `stats` should say.
+    /// Attempts by outcome, and finished deliveries by state: the expected
+    /// statistics.
     counted: BTreeMap<String, i64>,
     steps: Vec<String>,
 }
@@ -140,7 +141,7 @@ impl Machine {
         machine
     }
 
-    /// Webhooks and an event, whose deliveries are due.
+    /// Creates webhooks and an event, whose deliveries are due.
     async fn begin(&mut self) {
         let client = &self.sql;
         let clear = "TRUNCATE events, deliveries, attempts, webhooks, stats, holds CASCADE";
@@ -224,7 +225,7 @@ impl Machine {
         self.steps.join("\n  ")
     }
 
-    /// A dispatcher takes some jobs, and writes down what it made of them, or dies.
+    /// A dispatcher takes some jobs and settles them, or crashes meanwhile.
     async fn settle(&mut self, crashes: bool) {
         let mut jobs = Vec::new();
         for _ in 0..self.dice.usize(1..=4) {
@@ -267,7 +268,7 @@ impl Machine {
                 assert_eq!(applied, expected, "{}", self.history());
                 true
             }
-            // All of it or nothing: one row tells.
+            // All of it is written or nothing: one row tells.
             None => {
                 let rows = self.read().await;
                 expected.iter().any(|id| rows[id] != self.rows[id])
@@ -290,8 +291,8 @@ impl Machine {
             }
             self.bag.extend(recorded.told);
         } else {
-            // Its connection is lost: the broker has the jobs still, and the next
-            // dispatcher sees to what follows from each.
+            // Its connection is lost. The broker still has the jobs, and the next
+            // dispatcher makes sure that the follow-up job of each exists.
             for job in jobs {
                 let tickets = &self.settler.tickets;
                 if tickets.is_current(&job).await.unwrap() {
@@ -389,7 +390,8 @@ impl Machine {
         }
     }
 
-    /// The API is asked to begin some again; it may die before it queues their jobs.
+    /// The API restarts some deliveries. It may crash before it publishes their
+    /// jobs.
     async fn restart(&mut self) -> BTreeSet<DeliveryId> {
         let some: Vec<DeliveryId> = self
             .rows
@@ -420,7 +422,7 @@ impl Machine {
             timeout: Duration::from_secs(30),
             grace: Duration::from_secs(60),
         };
-        // What was due by then has been with a dispatcher for as long.
+        // Every job that was due by then reached a dispatcher that long ago.
         let at = OffsetDateTime::now_utc();
         let before = at - patience.timeout;
         let marks = [
@@ -451,7 +453,7 @@ impl Machine {
         }
     }
 
-    /// Everything is due long since.
+    /// Makes all deliveries due long ago.
     async fn time_passes(&mut self) {
         self.say("time passes");
         let passes = "UPDATE deliveries SET due_at = due_at - interval '1 day' \
@@ -488,12 +490,13 @@ impl Machine {
             (false, true) => self.bag.clear(),
             (false, false) => drop(self.bag.swap_remove(at)),
         }
-        // So that a bag can't grow without end.
+        // So that the set of jobs can't grow without end.
         self.bag.truncate(64);
     }
 
     async fn read(&self) -> BTreeMap<DeliveryId, Row> {
-        // Whatever a crash left on the one connection is over after this.
+        // A statement that a crash left running on the connection has ended after
+        // this.
         let client = self.pool.get().await.unwrap();
         client.batch_execute("ROLLBACK").await.unwrap();
         let rows = client
@@ -519,8 +522,8 @@ impl Machine {
             .collect()
     }
 
-    /// What holds whatever happened. That the tables' CHECKs do is known already:
-    /// a statement that breaks one fails.
+    /// Checks the rules that hold after any step. The tables' CHECKs hold anyway: a
+    /// statement that violates one fails.
     async fn check(&mut self, before: &BTreeMap<DeliveryId, Row>, restarts: &BTreeSet<DeliveryId>) {
         let rows = self.read().await;
         for (id, row) in &rows {
@@ -563,13 +566,13 @@ impl Machine {
         self.check_statistics().await;
     }
 
-    /// Those of the deliveries that are due have the job that they wait for.
+    /// Checks that each due delivery has the job that it waits for.
     async fn check_jobs(&self, deliveries: &BTreeSet<DeliveryId>) {
         let rows = self.read().await;
         for id in deliveries {
             let row = &rows[id];
             let has_ticket = |job: &&Job| {
-                // To the microsecond, as it is in a queue.
+                // With the precision of a queued job: microseconds.
                 let job = Job::decode(&job.encode()).unwrap();
                 job.delivery == *id && row.waits_for(&job) && row.due_at == Some(job.due_at)
             };
@@ -628,13 +631,13 @@ impl Machine {
         assert_eq!(stored, self.counted, "{}", self.history());
     }
 
-    /// Every endpoint takes everything from now on: nothing stays open.
+    /// Every endpoint accepts everything from now on: nothing may stay open.
     async fn close(&mut self) {
         self.say("everything succeeds");
         for webhook in self.webhooks.clone() {
             self.set_status(webhook, "active").await;
         }
-        // The broker has lost everything.
+        // The broker has lost all jobs.
         self.bag.clear();
         for _ in 0..ROUNDS {
             if self.rows.values().all(Row::is_finished) {
@@ -668,7 +671,7 @@ impl Machine {
     }
 }
 
-/// The job that follows from a verdict, as the dispatcher queues it.
+/// The job that follows from a verdict, as the dispatcher publishes it.
 fn follows(
     Settlement {
         job, verdict, mark, ..
@@ -707,7 +710,7 @@ fn report(result: Result<Answer, Failure>) -> Report {
     }
 }
 
-/// Drops a future after it has been polled so often.
+/// Drops a future after this many polls.
 async fn dropped_after<T>(future: impl Future<Output = Option<T>>, polls: usize) -> Option<T> {
     let mut future = Box::pin(future);
     let mut left = polls;

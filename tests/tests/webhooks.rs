@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// A request with `If-Match`, in the name of the operator.
+/// A request by the operator with `If-Match`.
 async fn conditional(
     ingest: &Service,
     method: Method,
@@ -65,7 +65,7 @@ async fn a_change_with_if_match_is_refused_after_another_change() {
     }
     let shown = world.ask(&ingest, "GET", &path, None).await.body;
     assert_eq!(shown["description"], "mine");
-    // Of what isn't there, nothing is said but that.
+    // A webhook that doesn't exist is answered with 404, whatever the header says.
     let other = "/api/v1/webhooks/wh_01h455vb4pex5vsknk084sn02q";
     let unknown = conditional(&ingest, Method::PATCH, other, &second, json!({})).await;
     assert_eq!(unknown.status(), 404);
@@ -124,7 +124,7 @@ async fn after_a_rotation_both_secrets_sign_until_the_overlap_ends_by_itself() {
                 assert!(OffsetDateTime::now_utc() >= until, "too early");
                 return true;
             }
-            // The dispatcher hears of it within a second.
+            // The dispatcher learns of it within a second.
             (old, _) => assert!(old && both == 0, "nobody's secret, or the old one again"),
         }
         false
