@@ -22,7 +22,7 @@ pub fn target(name: &str) -> Option<fn(&[u8])> {
     found.map(|(_, run)| *run)
 }
 
-/// A target's corpus, in an order that doesn't change.
+/// A target's corpus, always in the same order.
 #[must_use]
 pub fn corpus(name: &str) -> Vec<Vec<u8>> {
     let folder: PathBuf = [env!("CARGO_MANIFEST_DIR"), "corpus", name]
@@ -41,7 +41,7 @@ pub fn corpus(name: &str) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// A damaged copy: bytes changed, cut, doubled, or taken from another input.
+/// A damaged copy: bytes are changed, cut, doubled, or taken from another input.
 #[must_use]
 pub fn damaged(input: &[u8], other: &[u8], random: &mut fastrand::Rng) -> Vec<u8> {
     let mut damaged = input.to_vec();
@@ -72,7 +72,7 @@ pub fn damaged(input: &[u8], other: &[u8], random: &mut fastrand::Rng) -> Vec<u8
 mod tests {
     use super::*;
 
-    /// Damaged copies per target: all targets take seconds.
+    /// Damaged copies per target. All targets together take seconds.
     const DAMAGED: usize = 500;
 
     #[test]

@@ -61,7 +61,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     };
     let stopped = tokio::select! {
         stopped = stage.stop() => stopped,
-        // What still runs is killed when it is dropped.
+        // Processes that still run are killed when they are dropped.
         () = signals.next() => Err(anyhow::anyhow!("killed before everything had stopped")),
     };
     outcome.and(stopped)
@@ -84,7 +84,7 @@ async fn perform(stage: &mut Stage, once: bool) -> anyhow::Result<()> {
     }
 }
 
-/// What asks to stop.
+/// The signals that stop the program.
 struct Signals([Signal; 3]);
 
 impl Signals {
