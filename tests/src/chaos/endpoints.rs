@@ -152,7 +152,7 @@ impl Shared {
             return Err(format!("its type is {}", json["type"]));
         }
         if !text.contains(&event.data()) {
-            return Err(format!("its data is not what was published: {text}"));
+            return Err(format!("its data differs from the published data: {text}"));
         }
         Ok(())
     }

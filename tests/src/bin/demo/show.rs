@@ -303,7 +303,7 @@ fn text(answer: &Answer, status: u16, member: &str) -> anyhow::Result<String> {
     );
     let text = answer.body[member].as_str();
     Ok(text
-        .context("the answer lacks what was asked for")?
+        .context("the answer lacks the requested member")?
         .to_owned())
 }
 

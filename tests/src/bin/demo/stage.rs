@@ -185,7 +185,7 @@ impl Stage {
         dispatchers?;
         ingest?;
         pair?;
-        say("stopped; what was stored is there on the next run");
+        say("stopped; the stored data is there on the next run");
         Ok(())
     }
 }
