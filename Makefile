@@ -1,29 +1,29 @@
-# What one does with Posthorn. Each target says what it does in `make help`.
+# The commands of this project. `make help` lists them with their descriptions.
 
 CARGO ?= cargo
-# Where cargo builds; a relative CARGO_TARGET_DIR counts from here, as for cargo.
+# The folder that cargo builds into. A relative CARGO_TARGET_DIR counts from this folder, as for cargo.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-# `cargo nextest` where it is installed; `cargo test` does as well.
+# Uses `cargo nextest` if it is installed, otherwise `cargo test`.
 NEXTEST := $(shell command -v cargo-nextest >/dev/null 2>&1 && echo yes)
 TESTS := $(if $(NEXTEST),nextest run,test --all-targets)
-# Only the programs that a target runs. With --workspace, so that the parts have the same features
-# in every build and nothing is compiled twice.
+# Targets build only the programs that they run. With --workspace the packages have the same features
+# in every build, so nothing is compiled twice.
 PRODUCT := --workspace --bin posthorn-ingest --bin posthorn-dispatcher
 
 .DEFAULT_GOAL := help
 .PHONY: help deps run test check openapi schemathesis fuzz chaos bench clean
 
-help: ## Say this.
+help: ## Print this list.
 	@echo 'make TARGET, with TARGET one of:'
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r target what; do \
 		printf '  %-13s %s\n' "$$target" "$$what"; done
 
-deps: ## Install what is missing: RabbitMQ, PostgreSQL, what the tests need (apt, sudo unless root).
+deps: ## Install missing packages: RabbitMQ, PostgreSQL, the tests' tools (with apt; sudo unless root).
 	@deploy/deps.sh tests
 
 # The last command must be a program alone, without a shell around it, so that
 # a signal to make reaches it.
-run: ## Start everything on this machine, show events arriving, stay up until Ctrl-C. ARGS=--once: stop then.
+run: ## Start everything on this machine, show events arriving, stay up until Ctrl-C. ARGS=--once: don't stay up.
 	@deploy/deps.sh servers
 	@echo 'run: building (the first time about five minutes on two cores)'
 	@$(CARGO) build $(PRODUCT) --bin demo
@@ -35,38 +35,38 @@ test: ## Run all tests, with a private RabbitMQ and PostgreSQL.
 	$(TARGET)/debug/with_servers $(CARGO) $(TESTS) --workspace
 	$(CARGO) test --workspace --doc
 
-check: ## What CI checks besides: formatting, clippy and rustdoc, warnings denied.
+check: ## Check formatting, clippy and rustdoc, with warnings denied, as CI does.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --document-private-items
 
-openapi: ## Write the API's description to tests/openapi.json: do so when the API changes.
+openapi: ## Write the API's description to tests/openapi.json. Run this after changing the API.
 	$(CARGO) build $(PRODUCT)
 	$(TARGET)/debug/posthorn-ingest openapi > $(TARGET)/openapi.json
 	mv $(TARGET)/openapi.json tests/openapi.json
 
-schemathesis: ## Ask the API for all that its description allows, and more. ARGS=…: to schemathesis.
+schemathesis: ## Send generated requests to the API, valid and invalid ones. ARGS=…: arguments for schemathesis.
 	@deploy/deps.sh tests
 	$(CARGO) build $(PRODUCT) --bin schemathesis
 	$(TARGET)/debug/schemathesis $(ARGS)
 
-# Its own crates are built again, instrumented; their dependencies aren't.
-fuzz: ## Search for input from outside that breaks what reads it (a minute each). TARGETS=event, SECONDS=600.
+# The workspace's own crates are built again with instrumentation; their dependencies aren't.
+fuzz: ## Fuzz the code that reads input from outside (a minute per target). TARGETS=event, SECONDS=600.
 	RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tests/fuzz/coverage.sh \
 		$(CARGO) build --workspace --bin fuzz --features posthorn-fuzz/libfuzzer
 	tests/fuzz/run.sh $(TARGET)/debug/fuzz $(TARGET)/fuzz $(or $(SECONDS),60) \
 		$(or $(TARGETS),$(notdir $(wildcard tests/fuzz/corpus/*)))
 
-chaos: ## Break everything under load, and judge that nothing was lost (5 minutes). ARGS=…: --help says.
+chaos: ## Inject faults everywhere under load and check that nothing was lost (5 minutes). ARGS=--help: options.
 	@deploy/deps.sh servers
 	$(CARGO) build $(PRODUCT) --bin chaos
 	$(TARGET)/debug/chaos $(ARGS)
 
-bench: ## Measure throughput and latency on this machine.
+bench: ## Measure throughput and latency on this machine. ARGS=--help: other benchmarks.
 	@deploy/deps.sh servers
 	$(CARGO) build --release $(PRODUCT) --bin bench
 	$(TARGET)/release/bench $(ARGS)
 
-clean: ## Delete what was built, and the data of `make run`.
+clean: ## Delete everything that was built, and the data of `make run`.
 	@deploy/forget.sh
 	$(CARGO) clean

@@ -1,19 +1,19 @@
 #!/bin/sh
-# Installs what Posthorn's own commands need and the machine lacks.
+# Installs packages that Posthorn's commands need and that this machine lacks.
 #
 #   deploy/deps.sh servers     what `make run` needs: RabbitMQ, PostgreSQL, curl
-#   deploy/deps.sh tests       that, libfaketime, and what the tests use of Python
+#   deploy/deps.sh tests       the same, libfaketime, and the tests' Python and npm packages
 #
-# Says what it installs and why before it does. Does nothing, quickly and
-# silently, when all is there. Starts no service of the system: Posthorn runs
-# RabbitMQ and PostgreSQL of its own from the installed binaries.
+# Prints what it installs and why before it does. When nothing is missing, it ends
+# at once and prints nothing. It starts no system service: Posthorn runs its own
+# RabbitMQ and PostgreSQL from the installed binaries.
 set -eu
 cd "$(dirname "$0")/.."
 
-# The oldest PostgreSQL that has what the migrations use.
+# The oldest PostgreSQL with the features that the migrations use.
 POSTGRES=15
 VENV=.posthorn/venv
-# standardwebhooks: receivers' own library, which verifies our signatures.
+# standardwebhooks: the library that receivers use; the tests verify signatures with it.
 # schemathesis: sends generated requests to the API. pika, amqplib: the AMQP
 # clients of examples/.
 PACKAGES="standardwebhooks==1.1.0 schemathesis==4.32.5 pika==1.4.4"
@@ -44,7 +44,7 @@ has_rabbitmq() {
     return 1
 }
 
-# A Python that can make virtual environments. Debian's comes without.
+# Prints a Python that can make virtual environments. Debian's can't without python3-venv.
 python() {
     for python in python3 /usr/bin/python3; do
         if "$python" -c 'import ensurepip, venv' 2>/dev/null; then
@@ -56,7 +56,7 @@ python() {
 }
 
 has_packages() {
-    # The interpreter is a link, which an upgrade of Python breaks.
+    # The interpreter is a symbolic link. An upgrade of Python breaks it.
     [ -x "$VENV/bin/python" ] || return 1
     for package in $PACKAGES; do
         set -- "$VENV"/lib/python3*/site-packages/"${package%==*}-${package#*==}".dist-info
@@ -93,8 +93,8 @@ as_root() {
     fi
 }
 
-# What the packages would start is kept from starting by Debian's own means, a
-# policy-rc.d. One that exists already is the administrator's and stays.
+# Debian packages start their services when they are installed. A policy-rc.d
+# prevents that. If one exists already, it is the administrator's and stays.
 forbid_starting() {
     [ -e "$POLICY" ] && return 0
     policy_is_ours=yes
@@ -115,7 +115,7 @@ allow_starting() {
 
 install_missing() {
     command -v apt-get >/dev/null ||
-        fail "there is no apt-get here: install$missing your own way, then try again"
+        fail "this machine has no apt-get: install$missing in another way, then try again"
     [ "$(id -u)" = 0 ] || command -v sudo >/dev/null ||
         fail "not root, and there is no sudo: as root, run 'apt-get install$missing'"
     say "installing$missing with apt-get; no service of theirs is started"
@@ -130,7 +130,8 @@ install_missing() {
     as_root env DEBIAN_FRONTEND=noninteractive \
         apt-get install -q -y --no-install-recommends $missing </dev/null
     allow_starting
-    # Nor at the next boot: the packages enable their services.
+    # The packages also enable their services. Disable them, so that the next boot
+    # doesn't start them either.
     for unit in $fresh; do
         as_root systemctl disable --quiet "$unit" 2>/dev/null || true
     done
@@ -149,7 +150,7 @@ if [ "$what" = tests ] && ! has_packages && ! python >/dev/null; then
     need python3-venv "the tests use Python packages: $PACKAGES"
 fi
 if [ "$what" = tests ] && ! has_node_packages; then
-    command -v node >/dev/null || need nodejs "the tests verify what is written as JavaScript would write it"
+    command -v node >/dev/null || need nodejs "the tests verify signatures as receivers written in JavaScript do"
     command -v npm >/dev/null || need npm "installs JavaScript packages for the tests: $NODE_PACKAGES"
 fi
 if [ "$what" = tests ] && ! has_faketime; then

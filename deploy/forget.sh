@@ -1,10 +1,10 @@
 #!/bin/sh
-# Deletes what `make run` keeps between runs: data, keys, tokens, logs.
+# Deletes everything that `make run` keeps between runs: data, keys, tokens, logs.
 set -eu
 cd "$(dirname "$0")/.."
 
 servers=.posthorn/servers
-# Where the data really is when the servers' user cannot reach this folder: see
+# If the servers' user can't reach this folder, the data is in another one: see
 # `tests/src/pair/home.rs`.
 real=$(readlink "$servers/servers-are-here" 2>/dev/null || echo "$servers")
 if [ -e "$real/lock" ] && ! flock --nonblock "$real/lock" true; then

@@ -23,7 +23,7 @@ public class Receive {
     private final byte[] key;
 
     private Receive(String secret) {
-        // The key is what follows `whsec_`, decoded from base64.
+        // The key is the part after `whsec_`, decoded from base64.
         key = Base64.getDecoder().decode(secret.replaceFirst("^whsec_", ""));
     }
 
@@ -64,7 +64,7 @@ public class Receive {
             mac.init(new SecretKeySpec(key, "HmacSHA256"));
             mac.update((id + "." + timestamp + ".").getBytes(StandardCharsets.UTF_8));
             byte[] ours = ("v1," + Base64.getEncoder().encodeToString(mac.doFinal(body))).getBytes(StandardCharsets.UTF_8);
-            // While a secret rotates there are two signatures, with a space between them.
+            // While a secret is being rotated there are two signatures, separated by a space.
             for (String theirs : signatures.split(" ")) {
                 if (MessageDigest.isEqual(ours, theirs.getBytes(StandardCharsets.UTF_8))) {
                     return true;

@@ -17,13 +17,13 @@ function equal(ours, theirs) {
   return a.length === b.length && timingSafeEqual(a, b);
 }
 
-// Standard Webhooks: the key is what follows `whsec_`, decoded from base64.
+// Standard Webhooks: the key is the part after `whsec_`, decoded from base64.
 function standard(headers, body) {
   const key = Buffer.from(secret.replace(/^whsec_/, ''), 'base64');
   const { 'webhook-id': id, 'webhook-timestamp': timestamp } = headers;
   if (!(Math.abs(Date.now() / 1000 - Number(timestamp)) <= TOLERANCE)) return false;
   const ours = 'v1,' + createHmac('sha256', key).update(`${id}.${timestamp}.`).update(body).digest('base64');
-  // While a secret rotates there are two signatures, with a space between them.
+  // While a secret is being rotated there are two signatures, separated by a space.
   return headers['webhook-signature'].split(' ').some(theirs => equal(ours, theirs));
 }
 
@@ -33,7 +33,7 @@ const verifiers = {
   rishi: (headers, body) => equal('sha256=' + hex(body), headers['x-rishi-signature']),
   brainsait: (headers, body) => equal(hex(body), headers['x-brainsait-signature']),
   auraconnect: (headers, body) => equal('sha256=' + hex(body), headers['x-auraconnect-signature']),
-  // Jossiedb signs the text of `data` alone, as JavaScript writes it.
+  // Jossiedb signs only the text of `data`, as JavaScript writes it.
   jossiedb: (headers, body) => equal(hex(JSON.stringify(JSON.parse(body).data)), headers['x-webhook-signature']),
   'corp-astro': (headers, body) => equal(hex(body), headers['x-corp-astro-signature']),
 };

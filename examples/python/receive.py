@@ -34,7 +34,7 @@ def standard(headers, body):
         return False
     signed = f"{message_id}.{timestamp}.".encode() + body
     ours = "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
-    # While a secret rotates there are two signatures, with a space between them.
+    # While a secret is being rotated there are two signatures, separated by a space.
     return any(equal(ours, theirs) for theirs in headers["webhook-signature"].split(" "))
 
 

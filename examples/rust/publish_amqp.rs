@@ -1,6 +1,6 @@
 //! Publishes one event over AMQP and waits for RabbitMQ's confirm, with `lapin`.
 
-// This workspace warns of prints; here they are the point.
+// This workspace's lints warn about printing. This program has to print.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::time::Duration;
@@ -57,7 +57,7 @@ async fn publish(url: &str, key: &str, id: &str) -> anyhow::Result<()> {
     connection.close(200, "done".into()).await?;
     match confirm {
         Confirmation::Ack(None) => Ok(()),
-        // A message that can't be routed comes back with its confirm.
+        // A message that can't be routed is returned together with its confirm.
         Confirmation::Ack(Some(returned)) => {
             anyhow::bail!("no queue is bound for the event: {}", returned.reply_text)
         }

@@ -1,18 +1,19 @@
-//! Connections to RabbitMQ, and what is made again when one is lost.
+//! Connections to RabbitMQ, and how a process replaces one that it lost.
 //!
-//! A [`Session`] is two connections, one to publish and one to consume, because
-//! a broker that is short of memory or disk stops reading from connections that
-//! publish, and acks must still get through. [`keep_session`] opens a session,
-//! declares the topology, runs the process's work on it, and starts over after
-//! any loss: broker restart, channel error, cancelled consumer, silent peer.
+//! A [`Session`] is two connections: one publishes, the other one consumes. A
+//! broker that is short of memory or disk stops reading from connections that
+//! publish. Acks must still get through then, so they go over the other connection.
 //!
-//! lapin's own recovery is not used: what was in flight has to be decided by
-//! the stage that knows what it was.
+//! [`keep_session`] opens a session, declares the topology and runs the process's
+//! work on the session. It starts over after any loss: a broker restart, a channel
+//! error, a cancelled consumer, a silent peer.
 //!
-//! Every connection has a [`guard`] between its bytes and lapin, so that no
-//! message can end it by what its producer wrote. [`blame`] is the second line
-//! of defence: it finds the message at which sessions end for a reason that the
-//! guard doesn't know.
+//! lapin's own recovery is not used. Only the stage that sent a message knows what
+//! to do about it after a lost connection.
+//!
+//! Every connection has a [`guard`] between its bytes and lapin, so that no message
+//! can end the connection by its contents. [`blame`] is the second line of defence:
+//! it finds a message that ends sessions for a reason that the guard doesn't know.
 
 mod blame;
 mod content;
@@ -60,10 +61,10 @@ pub fn guarded(bytes: &[u8], piece: usize) -> Vec<u8> {
 /// Both sides send a heartbeat at half of this, in seconds: a peer that went
 /// silent is noticed within twice of it.
 const HEARTBEAT: u16 = 10;
-/// A connection that takes longer to open is given up and tried again.
+/// A connection attempt that takes longer is given up and repeated.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Which broker, and how this process shows up there.
+/// The broker's address, and the name under which this process appears there.
 #[derive(Debug, Clone)]
 pub struct Broker {
     url: SecretString,
@@ -72,7 +73,7 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// A broker by its URL; `name` is what RabbitMQ lists the connections as.
+    /// `name` is the name that RabbitMQ lists this process's connections under.
     #[must_use]
     pub fn new(url: SecretString, name: impl Into<String>, shards: u16) -> Self {
         Self {
@@ -85,8 +86,8 @@ impl Broker {
     /// Opens both connections and declares the topology.
     ///
     /// # Errors
-    /// If the broker can't be reached, refuses the credentials, or has
-    /// something of another shape by one of our names.
+    /// If the broker can't be reached, refuses the credentials, or has an exchange
+    /// or queue with one of our names and other arguments.
     pub async fn open(&self) -> anyhow::Result<Session> {
         self.open_watched(Arc::default()).await
     }
@@ -119,7 +120,7 @@ impl Broker {
             .url
             .expose_secret()
             .parse()
-            .map_err(|_| anyhow::anyhow!("AMQP_URL is not an AMQP URL"))?;
+            .map_err(|_| anyhow::anyhow!("AMQP_URL is not a valid AMQP URL"))?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT);
         let name = format!("{} ({purpose})", self.name);
         let properties = ConnectionProperties::default().with_connection_name(name.into());
@@ -129,7 +130,7 @@ impl Broker {
     }
 }
 
-/// A pair of live connections.
+/// A pair of live connections: one publishes, one consumes.
 #[derive(Debug)]
 pub struct Session {
     publish: Connection,
@@ -138,11 +139,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// A channel whose publishes are confirmed. One task per channel: lapin
-    /// numbers confirms by the order of calls.
-    ///
-    /// # Errors
-    /// If the connection is gone.
+    /// A channel with publisher confirms. Use it from one task only: lapin numbers
+    /// confirms by the order of calls.
     pub async fn publishing_channel(&self) -> lapin::Result<Channel> {
         let channel = self.publish.create_channel().await?;
         channel
@@ -151,14 +149,14 @@ impl Session {
         Ok(channel)
     }
 
-    /// Whether messages are taken one at a time, to find the one at which
-    /// sessions end: whoever has several consumers opens one.
+    /// Whether messages are taken one at a time, to find the message that ends
+    /// sessions. A caller with several consumers then opens only one.
     #[must_use]
     pub fn is_careful(&self) -> bool {
         self.watch.is_careful()
     }
 
-    /// A consumer with at most `prefetch` messages unacked; with one if the
+    /// A consumer with at most `prefetch` unacked messages, or with one if the
     /// session is careful.
     ///
     /// # Errors
@@ -180,18 +178,15 @@ impl Session {
         Ok((channel, consumer))
     }
 
-    /// A channel for bindings and questions. On the connection that consumes: the
-    /// broker may stop reading from the one that publishes.
-    ///
-    /// # Errors
-    /// If the connection is gone.
+    /// A channel for bindings and for questions about queues. It is on the consuming
+    /// connection, because the broker may stop reading from the publishing one.
     pub async fn control_channel(&self) -> lapin::Result<Channel> {
         self.consume.create_channel().await
     }
 
-    /// Whether no message waits in a queue that somebody consumes, not counting
-    /// what consumers hold. When in doubt, no: a quorum queue whose leader doesn't
-    /// answer in time is said to have neither messages nor consumers.
+    /// Whether a queue that has a consumer is empty, not counting unacked messages.
+    /// The answer is `false` in doubt: if a quorum queue's leader doesn't answer in
+    /// time, RabbitMQ reports neither messages nor consumers.
     ///
     /// # Errors
     /// If the connection is gone or the queue doesn't exist.
@@ -209,7 +204,7 @@ impl Session {
         Ok(is_drained)
     }
 
-    /// How many messages wait in a queue, not counting what consumers hold.
+    /// The number of messages in a queue, not counting unacked ones.
     ///
     /// # Errors
     /// If the connection is gone or the queue doesn't exist.
@@ -226,7 +221,7 @@ impl Session {
         Ok(found.message_count())
     }
 
-    /// For a careful session: any of these queues that has messages waiting.
+    /// For a careful session: any one of these queues that has messages.
     ///
     /// # Errors
     /// If the connection is gone or a queue doesn't exist.
@@ -243,7 +238,8 @@ impl Session {
         Ok(fastrand::choice(waiting))
     }
 
-    /// Ends when either connection fails; keeps the `blocked` metric meanwhile.
+    /// Returns when either connection has failed. Updates the metric for blocked
+    /// publishers meanwhile.
     async fn lost(&self) -> anyhow::Error {
         tokio::select! {
             error = watch(&self.publish, &metrics().amqp_blocked) => error,
@@ -251,11 +247,12 @@ impl Session {
         }
     }
 
-    /// Says goodbye, so that the broker hands back what is unacked at once.
+    /// Closes both connections, so that the broker delivers unacked messages to
+    /// others at once.
     pub async fn close(&self) {
         for connection in [&self.consume, &self.publish] {
             let closing = connection.close(200, "shutting down".into());
-            // A broker that is gone needs no goodbye.
+            // A broker that is gone doesn't answer: don't wait for long.
             let _ = tokio::time::timeout(Duration::from_secs(2), closing).await;
         }
     }
@@ -263,16 +260,20 @@ impl Session {
 
 async fn watch(connection: &Connection, blocked: &IntGauge) -> anyhow::Error {
     let mut events = Box::pin(connection.events_listener());
-    // A loss before the listener existed shows in the status only.
+    // If the connection was lost before the listener existed, only its status shows
+    // that.
     while connection.status().connected() {
         match tokio::time::timeout(Duration::from_secs(1), events.next()).await {
             Err(_) => {}
             Ok(Some(Event::ConnectionBlocked(reason))) => {
-                warn!(reason, "RabbitMQ blocks publishers");
+                warn!(
+                    reason,
+                    "RabbitMQ blocks publishers; publishing waits until it accepts messages again"
+                );
                 blocked.set(1);
             }
             Ok(Some(Event::ConnectionUnblocked)) => {
-                info!("RabbitMQ takes messages again");
+                info!("RabbitMQ accepts messages again");
                 blocked.set(0);
             }
             Ok(Some(Event::Error(error))) => {
@@ -287,10 +288,10 @@ async fn watch(connection: &Connection, blocked: &IntGauge) -> anyhow::Error {
     anyhow::anyhow!("the connection to RabbitMQ is closed")
 }
 
-/// Runs `work` on a session, and on a new one after every loss, until `stop`.
+/// Runs `work` on a session, and on a new session after every loss, until `stop`.
 ///
-/// `work` gets the session and returns when its part of it fails; returning
-/// `Ok` means that it was told to stop. `purpose` is for the log.
+/// `work` gets the session and returns an error when it fails. `Ok` means that it
+/// was told to stop. `purpose` appears in the log.
 pub async fn keep_session<W>(
     broker: &Broker,
     purpose: &str,
@@ -334,7 +335,7 @@ pub async fn keep_session<W>(
                 match ended {
                     Ok(Ended::Stopped) => return,
                     Ok(Ended::Calm) => {
-                        info!("taking messages for {purpose} many at a time again");
+                        info!("consuming many messages at a time for {purpose} again");
                         suspects.calm(&watch);
                         backoff.reset();
                         continue;
@@ -344,7 +345,10 @@ pub async fn keep_session<W>(
                             backoff.reset();
                         }
                         if suspects.ended(&watch, &error, lasted) {
-                            warn!("a message may have ended the session for {purpose}");
+                            warn!(
+                                "a message may have ended the RabbitMQ session for {purpose}; after \
+                                 two such sessions in a row messages are taken one at a time"
+                            );
                         }
                         error
                     }
@@ -356,7 +360,7 @@ pub async fn keep_session<W>(
         warn!(
             error = format!("{error:#}"),
             ?pause,
-            "no RabbitMQ session for {purpose}; trying again"
+            "the RabbitMQ session for {purpose} ended or could not be opened; connecting again"
         );
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -365,10 +369,10 @@ pub async fn keep_session<W>(
     }
 }
 
-/// How a session ends that didn't fail.
+/// How a session ended that didn't fail.
 enum Ended {
-    /// Told to stop.
+    /// The process was told to stop.
     Stopped,
-    /// It was careful, and lasted.
+    /// The session was careful and lasted long enough.
     Calm,
 }

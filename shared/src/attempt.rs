@@ -1,15 +1,15 @@
-//! One attempt: sign a message, POST it, say what came back.
+//! One attempt: signs a message, POSTs it, and reports what happened.
 //!
-//! A dispatcher makes the attempts of deliveries, ingest those of tests; both
-//! get a [`Report`]. No database and no broker here.
+//! The dispatcher makes the attempts of deliveries. Ingest makes those of test
+//! deliveries. Both get a [`Report`]. This file uses no database and no broker.
 //!
-//! Everything is bounded: the whole attempt by the webhook's timeout, the
-//! answer's head by hyper (100 headers, 408 KiB) and [`KEPT_HEADERS`], its body by
-//! [`Keep`] and [`BODY_PATIENCE`]; nothing is decompressed. An endpoint that has sent
-//! its status has answered, whatever becomes of the body.
+//! Everything is bounded. The webhook's timeout bounds the whole attempt. hyper
+//! (100 headers, 408 KiB) and [`KEPT_HEADERS`] bound the head of the answer. [`Keep`]
+//! and [`BODY_PATIENCE`] bound its body. Nothing is decompressed. An endpoint that has
+//! sent its status has answered, even if reading the body fails afterwards.
 //!
-//! What a report says of the request may be stored and shown: the values of the
-//! webhook's own headers are credentials as often as not, and left out.
+//! A report may be stored and shown. So it leaves out the values of the webhook's
+//! custom headers: many of them are credentials.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -30,60 +30,52 @@ use crate::excerpt::{MAX_ERROR, excerpt};
 use crate::resolver::{CheckedResolver, Unresolved};
 use crate::webhook::Webhook;
 
-/// Marks the attempts of tests, for receivers that want to tell them apart.
+/// Marks test deliveries, for receivers that want to recognise them.
 pub const TEST_HEADER: HeaderName = HeaderName::from_static("x-posthorn-test");
-/// Stands for the value of a header of the webhook's own.
+/// Replaces the value of a webhook's custom header.
 const MASKED: &str = "…";
-/// How long an endpoint may take over its answer's body.
+/// The time limit for reading the body of an answer.
 const BODY_PATIENCE: Duration = Duration::from_secs(5);
-/// After a timeout the answer that is here already has this much longer to be
-/// read, and as much longer as the timer went off too late.
+/// How much longer an answer that has already arrived may be read after a timeout:
+/// at least the first duration, and as much as the timer was late, up to the second.
 const CATCHING_UP: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
-/// How long a TCP and TLS handshake may take, within the attempt's timeout.
+/// The time limit of the TCP and TLS handshakes, within the attempt's timeout.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How much of an answer's headers is kept, in bytes.
+/// How many bytes of an answer's headers are kept.
 const KEPT_HEADERS: usize = 16 * 1024;
-/// Idle connections kept per endpoint.
+/// Idle connections that are kept open per endpoint.
 const IDLE_CONNECTIONS: usize = 64;
 
-/// What is POSTed, where, and how.
+/// One request to make.
 #[derive(Clone, Copy)]
 pub struct Attempt<'a> {
-    /// What is delivered.
     pub message: &'a Message<'a>,
-    /// To whom.
     pub webhook: &'a Webhook,
-    /// How it looks.
     pub dialect: &'a Dialect,
-    /// How long it may take.
     pub timeout: Duration,
-    /// What it is for.
     pub purpose: Purpose,
-    /// How much of the bodies is kept.
     pub keep: Keep,
 }
 
-/// What an attempt is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// To deliver an event.
     Delivery,
-    /// To see what the endpoint says; marked with [`TEST_HEADER`].
+    /// A test of the endpoint, marked with [`TEST_HEADER`].
     Test,
 }
 
-/// How much of the bodies a report keeps.
+/// How much of the request's and the answer's body a report keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
     /// 16 KiB of the answer.
     Excerpt,
-    /// The request as it was sent (an event's data is bounded, see ingest's
+    /// The whole request body (the size of an event's data is bounded, see ingest's
     /// `decode`), and 64 KiB of the answer.
     Everything,
 }
 
 impl Keep {
-    /// How much of an answer's body is read and kept, in bytes.
+    /// How many bytes of an answer's body are read and kept.
     #[must_use]
     pub const fn of_answer(self) -> usize {
         match self {
@@ -93,72 +85,66 @@ impl Keep {
     }
 }
 
-/// What an attempt was and what came back.
+/// An attempt and its result.
 #[derive(Debug)]
 pub struct Report {
-    /// What was sent. None if the URL was no destination.
+    /// The request. `None` if the URL wasn't an allowed destination.
     pub request: Option<Sent>,
-    /// When it began.
     pub started_at: OffsetDateTime,
-    /// How long it took.
     pub took: Duration,
-    /// The address that answered.
+    /// The address of the endpoint that answered.
     pub remote: Option<SocketAddr>,
-    /// What came back.
     pub result: Result<Answer, Failure>,
 }
 
-/// A request as it may be shown.
+/// A request as it may be shown: without credentials.
 #[derive(Debug, Clone)]
 pub struct Sent {
     /// The URL's host and port. Its path may hold a credential.
     pub host: String,
-    /// The headers, with the values of the webhook's own masked.
+    /// The headers; the values of the webhook's custom headers are masked.
     pub headers: Vec<(String, String)>,
-    /// How long the body was.
+    /// The size of the body.
     pub bytes: usize,
     /// The body, with [`Keep::Everything`].
     pub body: Option<Bytes>,
 }
 
-/// The endpoint's answer.
 #[derive(Debug, Clone, Default)]
 pub struct Answer {
-    /// The HTTP status.
     pub status: u16,
-    /// How long it asks to be left alone.
+    /// The `Retry-After` of the answer.
     pub retry_after: Option<Duration>,
-    /// The first of its headers, as many as are kept.
+    /// The first headers, up to [`KEPT_HEADERS`].
     pub headers: Vec<(String, String)>,
-    /// The beginning of its body.
+    /// The beginning of the body.
     pub body: Vec<u8>,
 }
 
 /// Why there was no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// Not a place we send to.
+    /// The destination isn't allowed.
     #[error("forbidden destination: {0}")]
     Forbidden(String),
-    /// The name didn't resolve.
+    /// The name could not be resolved.
     #[error("DNS: {0}")]
     Dns(String),
-    /// No TCP connection.
+    /// No TCP connection could be opened.
     #[error("connect: {0}")]
     Connect(String),
-    /// No trusted TLS connection.
+    /// No TLS connection with a trusted certificate.
     #[error("TLS: {0}")]
     Tls(String),
-    /// The timeout passed.
     #[error("timed out")]
     Timeout,
-    /// Connected, but the exchange broke off or wasn't HTTP.
+    /// The connection was opened, but then broke off, or the answer wasn't HTTP.
     #[error("broken exchange: {0}")]
     Broken(String),
 }
 
 impl Report {
-    /// As metrics and the attempts table have it.
+    /// The class of the outcome, as in metrics and in the table of attempts.
     #[must_use]
     pub fn outcome(&self) -> &'static str {
         match &self.result {
@@ -180,14 +166,14 @@ impl Report {
     }
 }
 
-/// The one HTTP client: its connections are shared by all attempts.
+/// The one HTTP client. All attempts share its connections.
 pub struct Sender {
     client: Client,
     destinations: Arc<Destinations>,
 }
 
 impl Sender {
-    /// A client that goes to allowed destinations only, follows no redirect and
+    /// A client that connects only to allowed destinations, follows no redirect and
     /// uses no proxy.
     ///
     /// # Errors
@@ -202,7 +188,7 @@ impl Sender {
         destinations: Arc<Destinations>,
         resolver: CheckedResolver,
     ) -> reqwest::Result<Self> {
-        // The only way that this fails is that somebody else did it first.
+        // This fails only if a provider is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder()
             .user_agent(concat!("Posthorn/", env!("CARGO_PKG_VERSION")))
@@ -220,7 +206,6 @@ impl Sender {
         })
     }
 
-    /// Makes one attempt.
     pub async fn attempt(&self, attempt: Attempt<'_>) -> Report {
         let started_at = clock::now();
         let clock = Instant::now();
@@ -262,8 +247,9 @@ impl Sender {
         };
         let mut request = self.client.post(url).body(body);
         for (name, value) in &webhook.headers {
-            // Checked when the webhook was saved. Its dialect may have changed
-            // since: what a receiver verifies must not be there twice.
+            // These headers were checked when the webhook was saved. But its dialect
+            // may have changed since, and a header that receivers verify must not be
+            // sent twice.
             if let (Ok(name), Ok(value)) = (
                 HeaderName::try_from(name.as_str()),
                 HeaderValue::from_str(value.expose_secret()),
@@ -284,7 +270,7 @@ impl Sender {
     }
 }
 
-/// `example.com:443`
+/// For example `example.com:443`.
 fn host(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port_or_known_default()
@@ -310,9 +296,10 @@ async fn exchange(
     }
 }
 
-/// What comes within the timeout. In a process that stood still meanwhile (it was
-/// stopped, or its machine was) the timer goes off before the answer has been read
-/// that came in time: the endpoint would be charged with our own fault.
+/// The result of `sending` if it is ready within the timeout. If the process was
+/// frozen meanwhile (it was stopped, or its machine was), the timer fires before an
+/// answer is read that arrived in time. The endpoint would then be charged for our
+/// own fault.
 async fn in_time<T>(sending: impl Future<Output = T>, timeout: Duration) -> Option<T> {
     let clock = Instant::now();
     let mut sending = std::pin::pin!(sending);
@@ -325,7 +312,7 @@ async fn in_time<T>(sending: impl Future<Output = T>, timeout: Duration) -> Opti
     sent.ok()
 }
 
-/// Takes the status and headers, and as much of the body as is kept.
+/// Reads the status, the headers, and as much of the body as is kept.
 async fn read_answer(
     mut response: Response,
     keep: usize,
@@ -360,7 +347,8 @@ async fn read_answer(
             }
         }
     };
-    // What came until then is kept; the connection is dropped with the rest.
+    // The part of the body that arrived until then is kept. The rest is dropped with
+    // the connection.
     let _ = tokio::time::timeout(patience, body).await;
     answer
 }
@@ -369,7 +357,7 @@ async fn read_answer(
 pub fn parse_retry_after(value: &str, now: OffsetDateTime) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
-        // More digits than a u64 has is longer than any cap.
+        // A number with more digits than fit into a u64 is longer than any cap.
         return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
     }
     let date = httpdate::parse_http_date(value).ok()?;
@@ -377,10 +365,10 @@ pub fn parse_retry_after(value: &str, now: OffsetDateTime) -> Option<Duration> {
     Some(wait.try_into().unwrap_or(Duration::ZERO))
 }
 
-/// Finds out what went wrong from the chain of causes. Whatever an endpoint or its
-/// certificate says, the error's text has at most [`MAX_ERROR`] bytes.
+/// Finds out what went wrong from the chain of causes. The error's text has at most
+/// [`MAX_ERROR`] bytes, whatever an endpoint or its certificate contains.
 fn classify(error: &reqwest::Error) -> Failure {
-    // The longest of the words that `Failure` puts before a cause.
+    // The longest prefix that `Failure` puts before a cause.
     const CLASS: usize = "forbidden destination: ".len();
     let bounded = |text: &str| excerpt(text, MAX_ERROR - CLASS);
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
@@ -407,8 +395,8 @@ fn classify(error: &reqwest::Error) -> Failure {
     }
 }
 
-/// A TLS error comes wrapped in one or more I/O errors, whose `source` skips
-/// what they wrap.
+/// A TLS error is wrapped in one or more I/O errors, and their `source` skips what
+/// they wrap.
 fn find_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     if let Some(tls) = error.downcast_ref::<rustls::Error>() {
         return Some(tls);

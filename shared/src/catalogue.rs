@@ -1,16 +1,16 @@
 //! Tenants, webhooks and event types in memory, as fresh as the last commit.
 //!
-//! Every change to a tenant, its event types or a webhook takes the next
-//! revision (a trigger does it) and is announced with NOTIFY. A [`Feed`] keeps
-//! what its owner built from the rows up to date: it loads whatever is above the
-//! revision it knows, when it is notified, when its owner asks, and after a lost
-//! connection.
+//! Every change to a tenant, its event types or a webhook takes the next number of
+//! one counter, the revision. A database trigger does that and announces the change
+//! with NOTIFY. A [`Feed`] keeps its owner's cache up to date: it loads every row
+//! whose revision is above the highest one that it knows. It does so when a
+//! notification arrives, when its owner asks, and after a lost connection.
 //!
-//! Revisions commit in order, so nothing can be missed by loading "everything
-//! above": the announcement only says when to look.
+//! Revisions commit in order. So loading "everything above the revision I know"
+//! misses nothing, and a notification only says when to load.
 //!
-//! Rows are read a page at a time, so that loading needs memory for a page and
-//! for what its owner keeps. A load of everything skips deleted webhooks.
+//! Rows are read page by page, so that loading needs memory only for one page and
+//! for the cache itself. A load of everything skips deleted webhooks.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -36,29 +36,26 @@ use crate::telemetry::metrics;
 use crate::tenant::TenantSettings;
 use crate::webhook::{Sealed, Subscription, Unreadable, Webhook};
 
-/// Webhooks read at once: with what one may have in bytes, at most 12 MiB.
+/// Webhooks per page. With the size limit of a webhook that is at most 12 MiB.
 const PAGE: i64 = 200;
-/// How long a dead listening connection may go unnoticed: it is asked for the time
-/// this often.
+/// A listening connection is probed this often, so that a dead one is noticed.
 const PROBE: Duration = Duration::from_secs(10);
 
-/// What changed. A load may come in several of these: tenants first.
+/// Changed rows. One load may come as several of these, tenants first.
 #[derive(Debug)]
 pub struct Changes<W> {
-    /// New or changed tenants.
     pub tenants: Vec<TenantSettings>,
-    /// The event types of new or changed tenants, if the feed brings them.
+    /// The event types of new or changed tenants, if the feed loads event types.
     pub event_types: Vec<TenantEventTypes>,
-    /// New or changed webhooks.
     pub webhooks: Vec<W>,
-    /// Webhooks to forget: deleted ones, and changed ones of which nothing can
-    /// be used any more.
+    /// Webhooks to remove from the cache: deleted ones, and changed ones that can't
+    /// be read at all.
     pub gone: Vec<WebhookId>,
-    /// After everything was loaded: the only webhooks to be kept.
+    /// After a load of everything: the only webhooks to keep.
     pub only: Option<HashSet<WebhookId>>,
 }
 
-// Derived, it would ask the same of `W`.
+// `#[derive(Default)]` would require `W: Default`.
 impl<W> Default for Changes<W> {
     fn default() -> Self {
         Self {
@@ -71,15 +68,15 @@ impl<W> Default for Changes<W> {
     }
 }
 
-/// What a feed's owner keeps of a webhook.
+/// What the feed's owner keeps in memory for each webhook.
 pub trait Cached: Sized + Send {
-    /// Whether the feed brings event types: matching wants them, delivering doesn't.
+    /// Whether the feed loads event types: matching needs them, delivering doesn't.
     const WITH_EVENT_TYPES: bool;
 
-    /// The columns that [`Cached::of`] wants. `id` and `status` are among them.
+    /// The columns that [`Cached::of`] needs. `id` and `status` are among them.
     fn columns() -> String;
 
-    /// From its row: what can be used of it, and what can't be read in it.
+    /// Reads a row: the usable part, and the part that can't be read.
     fn of(row: &Row, keys: &Keyring) -> (Option<Self>, Option<Unreadable>);
 }
 
@@ -90,7 +87,7 @@ impl Cached for Webhook {
         Self::COLUMNS.to_owned()
     }
 
-    /// Without its secret nothing can be sent: its deliveries wait.
+    /// Without its secret nothing can be sent, so its deliveries wait.
     fn of(row: &Row, keys: &Keyring) -> (Option<Self>, Option<Unreadable>) {
         match Self::read(row, keys) {
             Ok(webhook) => (Some(webhook), None),
@@ -106,58 +103,56 @@ impl Cached for Subscription {
         format!("{}, {}", Self::COLUMNS, Sealed::COLUMNS)
     }
 
-    /// Matching needs no secret. It is opened all the same, to be told in time
-    /// that dispatchers with the same keys can't deliver.
+    /// Matching needs no secret. The secret is opened all the same, to find out
+    /// early that dispatchers with the same keys can't deliver.
     fn of(row: &Row, keys: &Keyring) -> (Option<Self>, Option<Unreadable>) {
         (Some(Self::read(row)), Sealed::open(row, keys).err())
     }
 }
 
-/// All that a tenant says about its event types.
+/// The event types of one tenant.
 #[derive(Debug)]
 pub struct TenantEventTypes {
-    /// Whose they are.
     pub tenant: Tenant,
-    /// Whether there are to be no others.
+    /// Whether events of other types are refused.
     pub strict: bool,
-    /// Each of them.
     pub types: Vec<EventTypeRow>,
 }
 
 /// One event type, as far as events are checked against it.
 #[derive(Debug)]
 pub struct EventTypeRow {
-    /// Its name.
     pub name: EventType,
     /// A JSON Schema, as text.
     pub schema: Option<String>,
 }
 
-/// Loads changes and hands them to its owner's `apply`.
+/// Loads changed rows and passes them to its owner's `apply`.
 pub struct Feed<W> {
     pool: Pool,
     keys: Keyring,
     ready: Readiness,
     apply: Box<dyn Fn(Changes<W>) + Send + Sync>,
-    /// How many refreshes have begun.
+    /// The number of refreshes that have begun.
     begun: AtomicU64,
-    /// Held while loading, so that changes are applied in order.
+    /// Locked while loading, so that changes are applied in order.
     known: Mutex<Known>,
 }
 
 #[derive(Default)]
 struct Known {
-    /// The revision that has been applied; none before the first load.
+    /// The highest revision that was applied; `None` before the first load.
     revision: Option<i64>,
-    /// Which refresh succeeded last, counted as in `begun`.
+    /// The last successful refresh, numbered as in `begun`.
     refreshed: u64,
-    /// Webhooks that can't be read: their revision, and whether a key is missing.
+    /// Webhooks that can't be read, with their revision and whether a key is
+    /// missing.
     unreadable: HashMap<WebhookId, (i64, bool)>,
 }
 
 impl<W: Cached> Feed<W> {
-    /// A feed that has loaded nothing yet. It tells `ready` how many webhooks are
-    /// sealed with a key that isn't among `keys`.
+    /// A feed that has loaded nothing yet. It reports to `ready` how many webhooks
+    /// are sealed with a key that isn't in `keys`.
     pub fn new(
         pool: Pool,
         keys: Keyring,
@@ -175,14 +170,11 @@ impl<W: Cached> Feed<W> {
     }
 
     /// Applies every change that was committed before this call.
-    ///
-    /// # Errors
-    /// If PostgreSQL can't be asked.
     pub async fn refresh(&self) -> anyhow::Result<()> {
         let begun_before = self.begun.load(Ordering::SeqCst);
         let mut known = self.known.lock().await;
-        // One that began after this call has seen all that this one is to see:
-        // however many ask at once, two refreshes serve them.
+        // A refresh that began after this call has loaded everything that this call
+        // must load. So two refreshes serve any number of callers.
         if known.refreshed > begun_before {
             return Ok(());
         }
@@ -231,14 +223,14 @@ impl<W: Cached> Feed<W> {
             });
         }
         self.show_unreadable(known);
-        // What has been changed since it was asked for may have been seen or not;
-        // it is above this revision, and so loaded again.
+        // A row that changed during the load may or may not be included. Its
+        // revision is higher than this one, so it will be loaded again.
         known.revision = Some(revision);
         Ok(())
     }
 
-    /// Applies the webhooks above the known revision, a page at a time; answers
-    /// which these are.
+    /// Applies the webhooks above the known revision, page by page, and returns
+    /// their ids.
     async fn load_webhooks(
         &self,
         client: &Client,
@@ -291,10 +283,14 @@ impl<W: Cached> Feed<W> {
         let revision: i64 = row.get("revision");
         let is_missing_key = unreadable.is_missing_key();
         let before = known.unreadable.insert(webhook, (revision, is_missing_key));
-        // Once for each change of it, however often it is loaded.
+        // Log an unreadable webhook once per change, however often it is loaded.
         if before.is_none_or(|(logged, _)| logged != revision) {
             let error = format!("{:#}", anyhow::Error::new(unreadable));
-            error!(%webhook, error, "unreadable webhook: its deliveries wait");
+            error!(
+                %webhook,
+                error,
+                "unreadable webhook: its secrets can't be opened; its deliveries wait until they can"
+            );
         }
     }
 
@@ -305,13 +301,13 @@ impl<W: Cached> Feed<W> {
         self.ready.unreadable(unreadable, missing_key);
     }
 
-    /// Loads everything again, known or not.
+    /// Loads everything again.
     async fn reload(&self) -> anyhow::Result<()> {
         self.known.lock().await.revision = None;
         self.refresh().await
     }
 
-    /// Keeps fresh by listening for announcements, until `stop`.
+    /// Keeps the cache fresh by listening to notifications, until `stop`.
     pub async fn listen(&self, url: &SecretString, name: &str, stop: &CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
         loop {
@@ -326,7 +322,12 @@ impl<W: Cached> Feed<W> {
                 .err()
                 .map(|error| format!("{error:#}"))
                 .unwrap_or_default();
-            warn!(error, ?pause, "not listening to PostgreSQL; trying again");
+            warn!(
+                error,
+                ?pause,
+                "the connection that listens to PostgreSQL failed; changes of webhooks arrive late; \
+                 connecting again"
+            );
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => return,
@@ -357,7 +358,7 @@ impl<W: Cached> Feed<W> {
         let listen = async {
             client.batch_execute("LISTEN posthorn_catalogue").await?;
             clock::measure_first(&client).await?;
-            // What was announced while nobody listened.
+            // Load what was announced while nobody listened.
             self.reload().await?;
             info!("listening to PostgreSQL");
             self.ready.postgres(true);
@@ -377,7 +378,7 @@ impl<W: Cached> Feed<W> {
         let receive = async {
             while let Some(message) = messages.next().await {
                 if let AsyncMessage::Notification(_) = message? {
-                    // One waiting refresh covers any number of announcements.
+                    // One pending refresh covers any number of notifications.
                     let _ = announced.try_send(());
                 }
             }
@@ -391,8 +392,8 @@ impl<W: Cached> Feed<W> {
     }
 }
 
-/// The types of tenants that changed, all of each tenant's: what was deleted is
-/// what is missing.
+/// The event types of changed tenants, all types of each tenant. A type that isn't
+/// in the result was deleted.
 async fn changed_event_types(client: &Client, since: i64) -> anyhow::Result<Vec<TenantEventTypes>> {
     let statement = client
         .prepare_cached(
@@ -412,7 +413,7 @@ async fn changed_event_types(client: &Client, since: i64) -> anyhow::Result<Vec<
                 types: Vec::new(),
             });
         }
-        // Without types the row is the tenant's alone.
+        // A tenant without event types has one row without a type.
         if let (Some(of_tenant), Some(name)) = (tenants.last_mut(), row.get(2)) {
             of_tenant.types.push(EventTypeRow {
                 name,

@@ -1,20 +1,22 @@
-//! One clock for every time that another machine will see: PostgreSQL's.
+//! One clock for every time that another machine will see: PostgreSQL's clock.
 //!
-//! Machines' clocks disagree. A time that one machine writes and another one
-//! compares with its own clock (when a job is due, how old an event is, how far
-//! the sweeper's watermark is) makes deliveries late, early or "lost" by as much
-//! as the two clocks differ. So all such times come from [`now`], which is
-//! PostgreSQL's clock as seen from here. Time spans within one process are
-//! measured with `Instant` instead.
+//! The clocks of two machines disagree. Suppose that one machine writes a time
+//! and another one compares it with its own clock: when a job is due, how old an event
+//! is, how far the sweeper's watermark is. Then deliveries are late, early or counted as
+//! lost by as much as the two clocks differ. So all such times come from [`now`], this
+//! process's estimate of PostgreSQL's clock. Time spans within one process are measured
+//! with `Instant` instead.
 //!
-//! The clock is measured where PostgreSQL is connected to: at the start, with
-//! every listening connection, and every ten seconds on it
-//! ([`crate::catalogue::Feed::listen`]). A sample is PostgreSQL's answer, taken
-//! for the middle of its round trip; of the last few samples the one with the
-//! shortest round trip counts. Between samples time passes by this machine's
-//! monotonic clock, so a jump of its wall clock changes nothing here. The
-//! difference between the two is shown: `posthorn_clock_offset_seconds`, a
-//! warning beyond one second, not ready beyond ten.
+//! A process measures PostgreSQL's clock at its start, with every listening connection,
+//! and every ten seconds on such a connection ([`crate::catalogue::Feed::listen`]). A
+//! sample is the time that PostgreSQL answered, and counts as the time in the middle of
+//! the round trip. Of the last few samples the one with the shortest round trip is used.
+//! Between samples this machine's monotonic clock counts on, so a jump of its wall clock
+//! changes nothing.
+//!
+//! The difference to this machine's wall clock is the metric
+//! `posthorn_clock_offset_seconds`. Beyond one second it is a warning in the log. Beyond
+//! ten seconds the process is not ready.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -28,16 +30,17 @@ use tracing::{info, warn};
 
 use crate::telemetry::metrics;
 
-/// Samples that are remembered.
+/// How many samples are kept.
 const KEPT: usize = 6;
-/// How many samples a new connection begins with.
+/// How many samples a new connection takes.
 const AT_FIRST: usize = 4;
-/// How far two samples may disagree beyond what their round trips explain, in
-/// microseconds: what two clocks drift apart while samples are remembered.
+/// How far two samples may differ beyond what their round trips explain, in
+/// microseconds. It allows for the drift between two clocks while samples are kept.
 const DRIFT: i64 = 20_000;
-/// From here on the difference to this machine's wall clock is worth a warning.
+/// A larger difference to this machine's wall clock is a warning.
 const WARN_BEYOND: Duration = Duration::from_secs(1);
-/// From here on the process isn't ready. It goes on working, by PostgreSQL's clock.
+/// With a larger difference the process isn't ready. It goes on working, by
+/// PostgreSQL's clock.
 const UNREADY_BEYOND: Duration = Duration::from_secs(10);
 
 /// PostgreSQL's time at [`origin`], in microseconds since 1970.
@@ -47,8 +50,8 @@ static FAR_OFF: AtomicBool = AtomicBool::new(false);
 static WARNED: AtomicBool = AtomicBool::new(false);
 static SAMPLES: Mutex<Samples> = Mutex::new(Samples(VecDeque::new()));
 
-/// PostgreSQL's time now, in whole microseconds, which is what PostgreSQL and
-/// jobs keep. Before it was measured: this machine's.
+/// PostgreSQL's time now, in whole microseconds, which is the precision of
+/// PostgreSQL and of jobs. Before the first measurement: this machine's time.
 #[must_use]
 pub fn now() -> OffsetDateTime {
     match AT_ORIGIN.load(Ordering::Relaxed) {
@@ -61,16 +64,14 @@ pub fn now() -> OffsetDateTime {
     }
 }
 
-/// Whether this machine's wall clock is more than ten seconds off PostgreSQL's.
+/// Whether this machine's wall clock differs from PostgreSQL's by more than ten
+/// seconds.
 #[must_use]
 pub fn is_far_off() -> bool {
     FAR_OFF.load(Ordering::Relaxed)
 }
 
-/// Measures PostgreSQL's clock several times: for a new connection.
-///
-/// # Errors
-/// If PostgreSQL doesn't answer.
+/// Measures PostgreSQL's clock several times. For a new connection.
 pub async fn measure_first(client: &Client) -> anyhow::Result<()> {
     for _ in 0..AT_FIRST {
         measure(client).await?;
@@ -79,9 +80,6 @@ pub async fn measure_first(client: &Client) -> anyhow::Result<()> {
 }
 
 /// Measures PostgreSQL's clock once.
-///
-/// # Errors
-/// If PostgreSQL doesn't answer.
 pub async fn measure(client: &Client) -> anyhow::Result<()> {
     let asked = micros_since_origin(Instant::now());
     let messages = client
@@ -110,7 +108,7 @@ pub async fn measure(client: &Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Says how far this machine's wall clock is from PostgreSQL's.
+/// Reports how far this machine's wall clock is from PostgreSQL's.
 fn show() {
     let offset = now() - OffsetDateTime::now_utc();
     let seconds = offset.as_seconds_f64();
@@ -121,8 +119,8 @@ fn show() {
     match (warned, is_beyond(WARN_BEYOND)) {
         (false, true) => warn!(
             offset_seconds = seconds,
-            "this machine's clock differs from PostgreSQL's; going by PostgreSQL's. \
-             Does the time service (NTP) run on both?"
+            "this machine's clock differs from PostgreSQL's; this process uses PostgreSQL's. \
+             Check that the time service (NTP) runs on both machines"
         ),
         (true, false) => info!(
             offset_seconds = seconds,
@@ -132,7 +130,7 @@ fn show() {
     }
 }
 
-/// What the monotonic clock is counted from: any moment.
+/// The moment from which the monotonic clock is counted.
 fn origin() -> Instant {
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
     *ORIGIN.get_or_init(Instant::now)
@@ -142,16 +140,17 @@ fn micros_since_origin(at: Instant) -> i64 {
     at.saturating_duration_since(origin()).as_micros() as i64
 }
 
-/// PostgreSQL's clock as one round trip showed it, in microseconds.
+/// PostgreSQL's clock as measured by one round trip, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Sample {
-    /// What it showed at [`origin`], by this machine's monotonic clock.
+    /// The time that it showed at [`origin`], computed with this machine's monotonic
+    /// clock.
     at_origin: i64,
     round_trip: i64,
 }
 
 impl Sample {
-    /// Whether both can be right.
+    /// Whether both samples can be right.
     fn agrees_with(self, other: Self) -> bool {
         let apart = self.at_origin.abs_diff(other.at_origin);
         apart <= ((self.round_trip + other.round_trip) / 2 + DRIFT) as u64
@@ -162,10 +161,10 @@ impl Sample {
 struct Samples(VecDeque<Sample>);
 
 impl Samples {
-    /// Adds one; answers the one that counts now.
+    /// Adds a sample and returns the sample that counts now.
     fn add(&mut self, sample: Sample) -> Sample {
-        // PostgreSQL's clock was set, it is another machine by now, or this one
-        // was suspended: what was known holds no longer.
+        // PostgreSQL's clock was changed, the server is another machine now, or this
+        // machine was suspended. So the older samples are useless.
         if self.0.iter().any(|known| !known.agrees_with(sample)) {
             self.0.clear();
         }

@@ -1,12 +1,12 @@
 //! Where deliveries may go: public addresses, over HTTPS.
 //!
-//! Checked twice, by the same rules: the URL when a webhook is made and before
-//! each attempt (scheme, user info, a literal address), and each resolved
-//! address when a connection is opened, so that a name that changes its mind
-//! between the two gains nothing.
+//! The same rules are checked twice. The URL is checked when a webhook is created
+//! and before each attempt: its scheme, its user info, its address if it has a
+//! literal one. Each resolved address is checked when a connection is opened. So a
+//! name that resolves to another address the second time gains nothing.
 //!
-//! Any port is a destination: over HTTPS nothing but a TLS handshake reaches a
-//! service that doesn't speak it.
+//! Any port is allowed. Over HTTPS, a service that doesn't speak TLS sees only a
+//! TLS handshake.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -16,31 +16,30 @@ use url::{Host, Url};
 /// The longest URL, in bytes.
 pub const MAX_URL: usize = 2048;
 
-/// The operator's rules.
+/// The operator's rules for destinations.
 #[derive(Debug, Clone, Default)]
 pub struct Destinations {
     /// `http:` URLs too, for development (`ALLOW_HTTP`).
     pub allow_http: bool,
-    /// Networks that are allowed although not public (`ALLOWED_NETWORKS`).
+    /// Networks that are allowed although they aren't public (`ALLOWED_NETWORKS`).
     pub allowed: Vec<IpNet>,
 }
 
-/// Why a URL or an address isn't a destination.
+/// Why a URL or an address isn't an allowed destination.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Forbidden {
-    /// It can't be parsed.
     #[error("is not a URL: {0}")]
     NotAUrl(url::ParseError),
-    /// It is over [`MAX_URL`].
+    /// The URL is longer than [`MAX_URL`].
     #[error("is {0} bytes long; at most {MAX_URL} are allowed")]
     TooLong(usize),
-    /// Neither `https` nor an allowed `http`.
+    /// The scheme is neither `https` nor an allowed `http`.
     #[error("must use https")]
     NotHttps,
-    /// `https://user:password@…`
+    /// The URL has a user name or password: `https://user:password@…`
     #[error("must not contain a user name or password; use a header")]
     UserInfo,
-    /// A literal address, or what a name resolved to.
+    /// An address in the URL, or one that its name resolved to, isn't public.
     #[error("points to {0}, which is not a public address")]
     NotPublic(IpAddr),
 }
@@ -49,13 +48,14 @@ impl Destinations {
     /// Parses and checks a webhook's URL.
     ///
     /// # Errors
-    /// Says which rule it breaks.
+    /// Says which rule the URL violates.
     pub fn check(&self, url: &str) -> Result<Url, Forbidden> {
         if url.len() > MAX_URL {
             return Err(Forbidden::TooLong(url.len()));
         }
         let url = Url::parse(url).map_err(Forbidden::NotAUrl)?;
-        // As it is stored and checked again: parsing may write a byte as nine.
+        // Check the length of the normalised URL, which is stored and checked again:
+        // parsing may turn one byte into nine.
         if url.as_str().len() > MAX_URL {
             return Err(Forbidden::TooLong(url.as_str().len()));
         }
@@ -67,7 +67,7 @@ impl Destinations {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(Forbidden::UserInfo);
         }
-        // The parser has normalised decimal, octal and hexadecimal forms.
+        // The parser has normalised decimal, octal and hexadecimal addresses.
         match url.host() {
             Some(Host::Ipv4(address)) => self.check_address(address.into())?,
             Some(Host::Ipv6(address)) => self.check_address(address.into())?,
@@ -76,10 +76,10 @@ impl Destinations {
         Ok(url)
     }
 
-    /// Checks an address that a connection is about to be opened to.
+    /// Checks an address before a connection to it is opened.
     ///
     /// # Errors
-    /// If it is neither public nor in an allowed network.
+    /// If the address is neither public nor in an allowed network.
     pub fn check_address(&self, address: IpAddr) -> Result<(), Forbidden> {
         let plain = address.to_canonical();
         if is_public(plain) || self.allowed.iter().any(|network| network.contains(&plain)) {
@@ -119,8 +119,8 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let [a, b, ..] = address.segments();
-    // Only 2000::/3 is handed out; what embeds an IPv4 address is left out with
-    // the rest, since it reaches wherever that address does.
+    // Only 2000::/3 is assigned to the public. Addresses with an embedded IPv4
+    // address are excluded like the rest, because they lead to that address.
     let special = match (a, b) {
         (0x2001, 0..=0x01ff) => true, // protocol assignments, Teredo, benchmarks, ORCHID
         (0x2001, 0x0db8) => true,     // documentation

@@ -1,18 +1,19 @@
-//! Text that a stranger chose, made fit for rows, logs and answers.
+//! Shortens and cleans text from outside, for rows, logs and answers.
 //!
-//! An endpoint's certificate, a client's JSON or a name that doesn't resolve may
-//! all make an error message as long as they like, with characters that mean
-//! something to a terminal, a log or PostgreSQL.
+//! An endpoint's certificate, a client's JSON or a name that doesn't resolve can make
+//! an error message as long as its author likes. The message can also contain
+//! characters that a terminal, a log or PostgreSQL interprets.
 
-/// The most that is kept of an error text that a stranger had a part in, in bytes.
+/// The longest error text, in bytes, of an error that an outsider can influence.
 pub const MAX_ERROR: usize = 1024;
 
-/// The beginning of `text`: at most `most` bytes, three at least, with an ellipsis if
-/// there was more, and U+FFFD for control characters.
+/// The beginning of `text`, in at most `most` bytes, which must be three or more. If
+/// `text` was longer, the result ends with an ellipsis. Control characters become
+/// U+FFFD.
 #[must_use]
 pub fn excerpt(text: &str, most: usize) -> String {
     let mut shown = String::with_capacity(text.len().min(most));
-    // What is kept if an ellipsis must follow.
+    // How many bytes are kept if an ellipsis must follow.
     let mut kept = 0;
     for c in text.chars() {
         let c = if c.is_control() { '\u{fffd}' } else { c };

@@ -1,7 +1,7 @@
 //! Headers of deliveries that neither a webhook nor a dialect may set.
 
-/// Those that frame a message or are one connection's own (RFC 9110, sections 7.6
-/// and 8.6; RFC 9112, section 6), and those that every delivery has.
+/// Headers that frame a message or belong to one connection (RFC 9110, sections 7.6
+/// and 8.6; RFC 9112, section 6), and headers that every delivery has.
 const RESERVED: [&str; 13] = [
     "connection",
     "content-encoding",
@@ -18,7 +18,7 @@ const RESERVED: [&str; 13] = [
     "user-agent",
 ];
 
-/// Whether a header is Posthorn's or the connection's. In lower case.
+/// Whether a header is reserved. `name` is in lower case.
 #[must_use]
 pub fn is_reserved(name: &str) -> bool {
     RESERVED.contains(&name) || name.starts_with("proxy-")

@@ -1,12 +1,12 @@
-//! The ids and names of the glossary, each with a type of its own.
+//! The ids and names of the glossary, each with its own type.
 //!
 //! Generated ids are TypeIDs (<https://github.com/jetify-com/typeid>): a prefix
-//! and a UUIDv7 in base32. They are text wherever a person or JSON sees them,
-//! and the bare UUID in PostgreSQL and in jobs.
+//! and a UUIDv7 in base32. People and JSON see this text; PostgreSQL and jobs have
+//! the bare UUID.
 //!
-//! The surprising fact: a delivery's UUID starts with the same millisecond as
-//! its event's, so that tables partitioned by day on the id need no date column
-//! and an event's deliveries are found by a range of ids.
+//! The surprising fact: a delivery's UUID starts with the same millisecond as the
+//! UUID of its event. So tables that are partitioned by day on the id need no date
+//! column, and the deliveries of one event are a range of ids.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -24,7 +24,7 @@ use uuid::{ContextV7, Timestamp, Uuid};
 
 use crate::clock;
 
-/// A string that isn't the id or name it was taken for.
+/// A string that isn't a valid id or name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {reason}")]
 pub struct Malformed {
@@ -190,7 +190,7 @@ typed_id!(
 );
 
 impl EventUid {
-    /// A new key for an event accepted at `at`.
+    /// A new key for an event that is accepted at `at`.
     #[must_use]
     pub fn at(at: OffsetDateTime) -> Self {
         Self(uuid_at(at))
@@ -198,7 +198,7 @@ impl EventUid {
 }
 
 impl DeadLetterId {
-    /// When it was taken from its queue, to the millisecond.
+    /// The time when the message was taken from its queue, to the millisecond.
     #[must_use]
     pub fn made_at(self) -> OffsetDateTime {
         time_of(self.0)
@@ -206,7 +206,7 @@ impl DeadLetterId {
 }
 
 impl DeliveryId {
-    /// A new id in the same millisecond as its event, see the module's text.
+    /// A new id with the same millisecond as its event. See the module's text.
     #[must_use]
     pub fn of(event: EventUid) -> Self {
         Self(with_millisecond(event.0, Uuid::new_v4()))
@@ -219,7 +219,8 @@ impl DeliveryId {
     }
 }
 
-/// A UUIDv7 of now, above all that this process has made in the same millisecond.
+/// A UUIDv7 with the time now, greater than all that this process has made in the
+/// same millisecond.
 fn next_uuid() -> Uuid {
     static COUNT: Mutex<ContextV7> = Mutex::new(ContextV7::new());
     let now = clock::now();
@@ -227,10 +228,10 @@ fn next_uuid() -> Uuid {
     Uuid::new_v7(Timestamp::from_unix(&COUNT, seconds, now.nanosecond()))
 }
 
-/// A UUIDv7 of the given moment.
+/// A UUIDv7 with this time.
 fn uuid_at(at: OffsetDateTime) -> Uuid {
     let millis = (at.unix_timestamp_nanos() / 1_000_000).max(0);
-    // 48 bits hold the year 10889.
+    // 48 bits are enough until the year 10889.
     let high = Uuid::from_u128((millis as u128) << 80);
     with_millisecond(high, Uuid::new_v4())
 }
@@ -243,24 +244,24 @@ fn with_millisecond(time: Uuid, random: Uuid) -> Uuid {
     Uuid::from_u128((bits & !VERSION) | (0x7 << 76))
 }
 
-/// The moment that a UUIDv7 starts with.
+/// The time in a UUIDv7.
 #[must_use]
 pub fn time_of(uuid: Uuid) -> OffsetDateTime {
     let millis = (uuid.as_u128() >> 80) as i128;
-    // 48 bits of milliseconds are within what OffsetDateTime can hold only up
-    // to the year 9999; a made-up id beyond that is as good as the epoch.
+    // 48 bits of milliseconds can be later than the year 9999, the last one that
+    // OffsetDateTime can hold. Such an id was made up, and gets the epoch.
     OffsetDateTime::from_unix_timestamp_nanos(millis * 1_000_000)
         .unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
-/// The lowest UUIDv7 of a moment: the bound of a partition or of a range.
+/// The lowest UUIDv7 of a moment: the start of a partition or of a range.
 #[must_use]
 pub fn first_uuid_at(at: OffsetDateTime) -> Uuid {
     let millis = (at.unix_timestamp_nanos() / 1_000_000).max(0);
     Uuid::from_u128((millis as u128) << 80)
 }
 
-/// The ids that share their millisecond with this one, from first to last.
+/// The first and the last id with the same millisecond as this one.
 #[must_use]
 pub fn same_millisecond(uuid: Uuid) -> (Uuid, Uuid) {
     let first = uuid.as_u128() >> 80 << 80;

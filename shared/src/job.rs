@@ -1,13 +1,14 @@
 //! A job: the message that carries a delivery to a dispatcher.
 //!
-//! Written by `ingest` (first try), by `dispatcher` (retries, deferrals) and by
-//! its sweeper; read by `dispatcher`. A version byte, then MessagePack. It
-//! carries ids, times and a small payload, never a URL or a secret: those are
-//! looked up when the job is about to be sent, so that they are current.
+//! `ingest` writes the job of the first attempt. `dispatcher` writes the jobs of
+//! retries and deferrals, and its sweeper replaces lost jobs. `dispatcher` reads them.
+//! A job is a version byte, then MessagePack. It carries ids, times and a small payload,
+//! never a URL or a secret: the dispatcher looks those up when it is about to send, so
+//! that they are current.
 //!
-//! `due_at` is the job's ticket: its delivery's row has the same one for as long
-//! as this is the job that the delivery waits for. A late copy keeps the ticket of
-//! its original, and says in [`Job::late`] how long it leaves the original alone.
+//! `due_at` is the job's ticket. The row of the delivery has the same value for as long
+//! as the delivery waits for this job. A late copy of a job keeps the ticket of its
+//! original, and [`Job::late`] says how long the copy waits for the original.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -19,62 +20,60 @@ use crate::ids::{DeliveryId, EventId, EventType, EventUid, Tenant, WebhookId};
 /// The first byte of every job.
 const VERSION: u8 = 1;
 
-/// Payloads up to this many bytes travel in the job; larger ones are read from
-/// PostgreSQL by the dispatcher.
+/// The largest payload that a job carries, in bytes. The dispatcher reads a larger
+/// one from PostgreSQL.
 pub const MAX_INLINE: usize = 16 * 1024;
 
-/// A delivery on its way to an attempt.
+/// The message that carries one attempt of a delivery.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {
-    /// Which delivery this is.
     pub delivery: DeliveryId,
-    /// Where it goes.
     pub webhook: WebhookId,
-    /// Whose it is.
     pub tenant: Tenant,
     /// Posthorn's key of the event.
     pub event_uid: EventUid,
     /// The producer's id of the event: the message id that receivers see.
     pub event_id: EventId,
-    /// The event's type.
     pub event_type: EventType,
-    /// When the producer says it happened.
+    /// When the event happened, as its producer says.
     #[serde(with = "unix_micros")]
     pub occurred_at: OffsetDateTime,
-    /// The attempt that this job stands for, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: u16,
-    /// Not to be attempted before this moment; and the job's ticket, see above.
+    /// The time before which the job must not be sent. It is also the job's ticket,
+    /// see the module's text.
     #[serde(with = "unix_micros")]
     pub due_at: OffsetDateTime,
-    /// Another copy of this job may exist: look at the row before sending.
+    /// Another copy of this job may exist, so look up the row before sending.
     pub recheck: bool,
-    /// The event's data and attributes.
     pub payload: Payload,
-    /// If the delivery was finished and began again.
+    /// Set if the delivery was restarted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<Restart>,
-    /// If this is a copy whose original may still be on its way. It follows the
-    /// fields above in the message, where a reader that knows no copies stops reading.
+    /// Set if this job is a copy whose original may still be on its way. It is the
+    /// last field of the message: a reader that doesn't know late copies stops
+    /// before it.
     #[serde(skip)]
     pub late: Option<Late>,
 }
 
-/// How long a copy leaves its original alone.
+/// How long a late copy waits for its original.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Late {
-    /// Until a dispatcher takes it: then every job that was published before it has
-    /// been taken as well. From there on the dispatcher gives it a moment.
+    /// Until a dispatcher takes the copy. By then every job that was published
+    /// before it has been taken, too. From there on the dispatcher sets a time.
     Behind,
-    /// Until this moment.
+    /// Until this time.
     Until(#[serde(with = "unix_micros")] OffsetDateTime),
 }
 
-/// Where a delivery that was finished began again.
+/// The restart of a finished delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Restart {
-    /// How many attempts there had been: the schedule counts from there.
+    /// The number of attempts before the restart. The retry schedule counts from
+    /// there.
     pub attempts_before: u16,
-    /// When: its age counts from there.
+    /// The time of the restart. The delivery's age counts from there.
     #[serde(with = "unix_micros")]
     pub at: OffsetDateTime,
 }
@@ -82,7 +81,7 @@ pub struct Restart {
 /// Where the event's data and CloudEvents attributes are.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Payload {
-    /// Here.
+    /// In the job.
     Inline(Content),
     /// In the event's row.
     Stored,
@@ -93,12 +92,12 @@ pub enum Payload {
 pub struct Content {
     /// The producer's JSON text.
     pub data: String,
-    /// CloudEvents attributes, an object.
+    /// CloudEvents attributes, as an object.
     pub attributes: Option<Value>,
 }
 
 impl Payload {
-    /// Inline if small enough.
+    /// Puts the content into the job if it is small enough.
     #[must_use]
     pub fn of(data: &str, attributes: Option<&Value>) -> Self {
         let size = data.len() + attributes.map_or(0, |attributes| attributes.to_string().len());
@@ -137,21 +136,20 @@ macro_rules! job_event_columns {
 /// Bytes that aren't a job this version understands.
 #[derive(Debug, thiserror::Error)]
 pub enum Undecodable {
-    /// The message is empty.
     #[error("the job is empty")]
     Empty,
-    /// Written by a newer (or much older) Posthorn.
+    /// The job was written by a newer (or much older) version.
     #[error("the job has version {0}, this dispatcher reads version {VERSION}")]
     Version(u8),
-    /// Not MessagePack, or not a job's fields.
+    /// Not MessagePack, or other fields than a job's.
     #[error("the job's fields cannot be read")]
     Fields(#[source] rmp_serde::decode::Error),
 }
 
 impl Job {
-    /// So many characters of an event's data are enough for [`Job::read`]: cut to
-    /// this, data that doesn't fit into a job still doesn't, and a batch of large
-    /// events is read in little memory.
+    /// [`Job::read`] needs at most this many characters of an event's data. Data cut
+    /// to this length still doesn't fit into a job if the whole doesn't. So a batch
+    /// of large events is read with little memory.
     pub const ENOUGH_DATA: i32 = MAX_INLINE as i32 + 1;
 
     /// The job of a delivery's next attempt, from the rows of the delivery and its event
@@ -183,29 +181,30 @@ impl Job {
         }
     }
 
-    /// What the age limit counts from: when the event was accepted, or when the
-    /// delivery began again.
+    /// The start of the delivery's age: when the event was accepted, or when the
+    /// delivery was restarted.
     #[must_use]
     pub fn began_at(&self) -> OffsetDateTime {
         self.restart
             .map_or_else(|| self.delivery.accepted_at(), |restart| restart.at)
     }
 
-    /// Which attempt this is, as the schedule counts them, from 1.
+    /// The number of this attempt since the start or restart, from 1, as the retry
+    /// schedule counts.
     #[must_use]
     pub fn attempt_since_began(&self) -> u16 {
         let before = self.restart.map_or(0, |restart| restart.attempts_before);
         self.attempt.saturating_sub(before).max(1)
     }
 
-    /// Whether it is a delivery's very first try: due when its event was accepted,
-    /// which is over, whatever a clock says.
+    /// Whether this is the very first attempt of a delivery. It was due when its
+    /// event was accepted, so it is due now, whatever a clock shows.
     #[must_use]
     pub fn is_first_try(&self) -> bool {
         self.attempt == 1 && self.restart.is_none() && self.due_at == self.delivery.accepted_at()
     }
 
-    /// When it may be attempted: when it is due, and a late copy at its own moment.
+    /// When the job may be sent: at its due time, or at a late copy's own time.
     #[must_use]
     pub fn when(&self) -> OffsetDateTime {
         match self.late {
@@ -214,7 +213,7 @@ impl Job {
         }
     }
 
-    /// How long until it may be attempted; zero or less when it may be now.
+    /// The time until the job may be sent; zero or less if it may be sent now.
     #[must_use]
     pub fn wait(&self, now: OffsetDateTime) -> Duration {
         if self.is_first_try() && self.late.is_none() {
@@ -223,7 +222,6 @@ impl Job {
         self.when() - now
     }
 
-    /// The message's bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(256);
@@ -239,10 +237,10 @@ impl Job {
         bytes
     }
 
-    /// Reads a message's bytes.
+    /// Reads a job from a message.
     ///
     /// # Errors
-    /// If they aren't a job of this version.
+    /// If the bytes aren't a job of this version.
     pub fn decode(bytes: &[u8]) -> Result<Self, Undecodable> {
         match bytes.split_first() {
             None => Err(Undecodable::Empty),
@@ -258,7 +256,7 @@ impl Job {
     }
 }
 
-/// Reads one value and leaves what follows it.
+/// Reads one value and leaves the rest.
 fn read<T: serde::de::DeserializeOwned>(fields: &mut &[u8]) -> Result<T, Undecodable> {
     rmp_serde::from_read(fields).map_err(Undecodable::Fields)
 }
@@ -323,7 +321,7 @@ mod tests {
             late: Some(Late::Behind),
             ..original.clone()
         };
-        // How it reads, and all the fields that it knows.
+        // An older version reads all fields that it knows.
         let read: Job = rmp_serde::from_slice(&copy.encode()[1..]).unwrap();
         assert_eq!(read, original);
     }
@@ -336,7 +334,7 @@ mod tests {
             ..job()
         };
         assert_eq!((copy.when(), copy.due_at), (at, job().due_at));
-        // One of a job that isn't due yet is no earlier than that.
+        // A copy of a job that isn't due yet is never sent before that job's time.
         let at = job().due_at - Duration::minutes(1);
         let copy = Job {
             late: Some(Late::Until(at)),
@@ -422,7 +420,8 @@ mod tests {
             damaged.splice(at..(at + bytes.len()).min(damaged.len()), bytes);
             let _ = Job::decode(&damaged[..cut.index(damaged.len())]);
             if let Ok(job) = Job::decode(&damaged) {
-                // Whatever it says, it can be asked and queued.
+                // Whatever the job contains, these functions return and it can be
+                // queued.
                 let now = datetime!(2026-11-22 10:00 UTC);
                 let _ = (job.attempt_since_began(), job.began_at());
                 let _ = crate::publish::Outgoing::job(&job, now, 3);

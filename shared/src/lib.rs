@@ -1,9 +1,10 @@
-//! What `ingest` and `dispatcher` both need: the words (ids, jobs, webhooks),
-//! the two servers (RabbitMQ, PostgreSQL) and how a process looks after itself.
+//! What `ingest` and `dispatcher` both need: the terms of the glossary (ids, jobs,
+//! webhooks), connections to RabbitMQ and PostgreSQL, and the parts of every process
+//! (settings, logs, metrics, shutdown).
 //!
-//! Neither binary depends on the other; what they agree on is here and nowhere
-//! else: the queue layout in [`topology`], the job's bytes in [`job`], the
-//! tables in `migrations/`.
+//! Neither binary depends on the other. What they have to agree on is here and nowhere
+//! else: the queues in [`topology`], the bytes of a job in [`job`], the tables in
+//! `migrations/`.
 
 pub mod amqp;
 pub mod attempt;

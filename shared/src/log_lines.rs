@@ -1,15 +1,15 @@
-//! Keeps foreign text inside its field of a log line.
+//! Keeps text from outside inside its field of a log line.
 //!
-//! Content types, message ids, endpoints' errors and the like are logged as they
-//! came. Here is the one place that escapes them, for every event and every span:
-//! control characters (a line feed would begin a line of its own, an escape
-//! sequence would speak to the terminal), other line separators, and the invisible
-//! characters that reorder what a reader sees.
+//! Content types, message ids, endpoints' errors and similar values are logged as
+//! they came. This file escapes them in one place, for every event and every span:
+//! control characters (a line feed would begin a new log line, an escape sequence
+//! would control the terminal), other line separators, and the invisible characters
+//! that reorder displayed text.
 //!
-//! `pretty` escapes each field, because its own colours are escape sequences too. It
-//! quotes a value in which another field could seem to begin.
-//! `json` is escaped as it is written: what is left of these characters there is
-//! inside of strings, where `\uXXXX` says the same.
+//! For `pretty` each field is escaped by itself, because the formatter's own colours
+//! are escape sequences too. A value in which another field could seem to begin is
+//! quoted. For `json` the finished line is escaped: there such characters only occur
+//! inside strings, where `\uXXXX` means the same.
 
 use std::fmt::{self, Debug, Write as _};
 use std::io::{self, Stderr, Write};
@@ -19,7 +19,7 @@ use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 
-/// Whether a character could begin a line, steer a terminal or reorder a line.
+/// Whether a character can begin a log line, control a terminal or reorder a line.
 fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(
@@ -32,7 +32,7 @@ fn is_unsafe(c: char) -> bool {
         )
 }
 
-/// The fields of an event or a span, for `LOG_FORMAT=pretty`.
+/// Formats the fields of an event or a span for `LOG_FORMAT=pretty`.
 pub(crate) fn pretty_fields() -> impl for<'w> FormatFields<'w> + 'static {
     debug_fn(pretty_field).delimited(" ")
 }
@@ -40,7 +40,8 @@ pub(crate) fn pretty_fields() -> impl for<'w> FormatFields<'w> + 'static {
 fn pretty_field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> fmt::Result {
     let name = field.name();
     if name.starts_with("log.") {
-        // Where a `log` record came from: it is the event's metadata already.
+        // The source location of a `log` record. The event's metadata has it
+        // already.
         return Ok(());
     }
     let is_message = name == "message";
@@ -61,12 +62,13 @@ fn pretty_field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> fm
     write!(Escaping(writer), "{value}")
 }
 
-/// Whether a reader may take only part of it for the field's value.
+/// Whether a reader may take only a part of the value for the whole value.
 fn seems_to_end(value: &str) -> bool {
     value.contains(|c: char| c.is_whitespace() || c == '=' || c == '"')
 }
 
-/// Whether it is one string as `Debug` writes it: what `%` was given may only look so.
+/// Whether the value is exactly one string as `Debug` writes it. A value logged with
+/// `%` may only look like one.
 fn is_quoted(value: &str) -> bool {
     let inside = value
         .strip_prefix('"')
@@ -84,7 +86,7 @@ fn is_quoted(value: &str) -> bool {
     !escaped
 }
 
-/// Escapes as Rust does: `\n`, `\u{202e}`.
+/// Escapes characters as Rust does: `\n`, `\u{202e}`.
 struct Escaping<'a, W>(&'a mut W);
 
 impl<W: fmt::Write> fmt::Write for Escaping<'_, W> {
@@ -113,7 +115,7 @@ impl MakeWriter<'_> for JsonLines {
     }
 }
 
-/// Takes one whole line with each write: an event as `tracing-subscriber` formats it.
+/// Gets one whole line per write: an event as `tracing-subscriber` formats it.
 pub(crate) struct JsonLine<W>(W);
 
 impl<W: Write> Write for JsonLine<W> {
@@ -155,7 +157,8 @@ mod tests {
 
     use super::*;
 
-    /// Text of strangers: a forged line, another terminal title, a reversed line.
+    /// Text from an attacker: a forged line, another terminal title, a reversed
+    /// line.
     const FORGED: &str =
         "a\nINFO accepted\r\u{1b}]0;title\u{7}\u{85}\u{2028}\u{202e}\u{e0041}\u{0}z";
 

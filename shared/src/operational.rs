@@ -1,12 +1,12 @@
-//! The types of operational events, which tell a tenant of its own webhooks.
+//! The types of operational events. They tell a tenant about its own webhooks.
 //!
-//! Made by `dispatcher`; `ingest` lets webhooks listen to them.
+//! `dispatcher` creates these events. `ingest` lets webhooks subscribe to them.
 
 use std::sync::LazyLock;
 
 use crate::ids::EventType;
 
-/// A webhook was disabled, because of what its endpoint answered or because it
+/// Posthorn disabled a webhook, because of an answer of its endpoint or because it
 /// failed for too long.
 pub static DISABLED: LazyLock<EventType> = LazyLock::new(|| match "webhook.disabled".parse() {
     Ok(name) => name,

@@ -1,8 +1,8 @@
-//! The coming days' partitions of the log are made ahead of time.
+//! Creates the partitions of the delivery log for the coming days, ahead of time.
 //!
-//! Ingest makes two weeks of them and drops old ones (`ingest/src/partitions.rs`).
-//! Dispatchers write into the log, too, and may have to without an ingest that
-//! has run lately: each of them makes sure of today and tomorrow.
+//! Ingest creates two weeks of them and drops old ones (`ingest/src/partitions.rs`).
+//! Dispatchers write into the log too, perhaps when no ingest has run for long. So each
+//! dispatcher makes sure that the partitions of today and tomorrow exist.
 
 use std::fmt;
 use std::time::Duration;
@@ -17,11 +17,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-/// Any number that no other lock of ours has: "mkparts" in ASCII.
+/// The key of an advisory lock, different from all our others: "mkparts" in ASCII.
 const LOCK: i64 = 0x6d_6b70_6172_7473;
-/// How often [`keep`] looks.
+/// How often [`keep`] creates missing partitions.
 const EVERY: Duration = Duration::from_secs(3600);
-/// How soon it looks again after a failure.
+/// How soon [`keep`] tries again after a failure.
 const AFTER_FAILURE: Duration = Duration::from_secs(60);
 
 /// A day of the log. Its partitions are named after it: `deliveries_20261129`.
@@ -111,37 +111,38 @@ pub async fn query_opt(
 /// Makes the missing partitions from yesterday to `ahead` days from now; answers
 /// how many it made. If all are there, that is one lookup.
 ///
-/// It waits only briefly for its locks: queries come first, and it runs again.
+/// It waits only briefly for its locks, because queries are more important. The next
+/// run tries again.
 ///
 /// # Errors
-/// If PostgreSQL fails, or others hold the locks.
+/// If PostgreSQL fails, or if others hold the locks.
 pub async fn make(pool: &Pool, ahead: i32) -> anyhow::Result<i32> {
     let mut client = pool.get().await.context("connecting to PostgreSQL")?;
     let transaction = client.transaction().await?;
     transaction
         .batch_execute("SET LOCAL lock_timeout = '200ms'")
         .await?;
-    // Two that make the same day at the same time would fail.
+    // If two processes created the same day at the same time, one would fail.
     transaction
         .execute(
             "-- make_partitions_lock\nSELECT pg_advisory_xact_lock($1)",
             &[&LOCK],
         )
         .await
-        .context("waiting for another process that makes partitions")?;
+        .context("waiting for another process that creates partitions")?;
     let made = transaction
         .query_one(
             "-- create_partitions\nSELECT create_partitions($1)",
             &[&ahead],
         )
         .await
-        .context("making the coming days' partitions")?
+        .context("creating the coming days' partitions")?
         .get(0);
     transaction.commit().await?;
     Ok(made)
 }
 
-/// Makes them every hour until told to stop.
+/// Creates missing partitions every hour, until `stop`.
 pub async fn keep(pool: Pool, ahead: i32, stop: CancellationToken) {
     let mut next = tokio::time::interval(EVERY);
     loop {
@@ -151,11 +152,11 @@ pub async fn keep(pool: Pool, ahead: i32, stop: CancellationToken) {
         }
         match make(&pool, ahead).await {
             Ok(0) => {}
-            Ok(made) => info!(made, "partitions"),
+            Ok(made) => info!(made, "created partitions of the delivery log"),
             Err(error) => {
                 warn!(
                     error = format!("{error:#}"),
-                    "making partitions failed; trying again in a minute"
+                    "creating partitions of the delivery log failed; trying again in a minute"
                 );
                 next.reset_after(AFTER_FAILURE);
             }

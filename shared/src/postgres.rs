@@ -1,7 +1,7 @@
-//! The pool to PostgreSQL, and its schema.
+//! The connection pool to PostgreSQL, and the database schema.
 //!
-//! Statements are plain SQL beside the code that uses them, each with its name
-//! in a leading comment, prepared once per connection.
+//! Statements are plain SQL beside the code that uses them. Each has its name in a
+//! leading comment and is prepared once per connection.
 
 use std::time::Duration;
 
@@ -19,24 +19,25 @@ mod embedded {
     refinery::embed_migrations!("migrations");
 }
 
-/// A connection that takes longer to open is given up and tried again.
+/// A connection attempt that takes longer is given up and repeated.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A peer that doesn't acknowledge for this long is gone.
+/// A connection whose peer acknowledges nothing for this long is closed.
 const SILENT_PEER: Duration = Duration::from_secs(15);
 /// A connection that is older is closed when it would be used next. What a session
 /// of PostgreSQL's remembers of each day's partitions, and of statements on them,
 /// would grow as long as it lives.
 const OLDEST_CONNECTION: Duration = Duration::from_secs(3600);
 
-/// The database's URL, parsed, with what every connection of ours has in common.
+/// Parses the database's URL and adds the options that all our connections have.
 ///
 /// # Errors
-/// If the URL can't be parsed. The message doesn't repeat it: it may hold a password.
+/// If the URL can't be parsed. The message doesn't repeat the URL, which may contain
+/// a password.
 pub fn config(url: &SecretString, name: &str) -> anyhow::Result<Database> {
     let (url, tls) = postgres_tls::split(url.expose_secret());
     let mut config: Config = url
         .parse()
-        .map_err(|_| anyhow::anyhow!("it is not a PostgreSQL URL"))
+        .map_err(|_| anyhow::anyhow!("must be a valid PostgreSQL URL"))
         .context("DATABASE_URL")?;
     let tls = tls.apply(&mut config).context("DATABASE_URL")?;
     config
@@ -44,12 +45,13 @@ pub fn config(url: &SecretString, name: &str) -> anyhow::Result<Database> {
         .connect_timeout(CONNECT_TIMEOUT)
         .keepalives_idle(SILENT_PEER)
         .tcp_user_timeout(SILENT_PEER);
-    // Every statement of a hot path is a lookup by key. A fresh day's partition
-    // has no statistics yet, and a plan guessed without them scans it whole; one
-    // made while it was empty would be kept while it fills, so each execution
-    // is planned anew. Hash joins stay: without them a batch joined to its rows
-    // is a nested loop over the batch squared.
-    // Without JIT: no statement is long enough to be worth compiling.
+    // Every frequent statement looks rows up by key. A new day's partition has no
+    // statistics yet, so the planner would guess and scan all of it. A plan that was
+    // made while the partition was empty would be kept while it fills. So each
+    // execution is planned again, and sequential scans and merge joins are off. Hash
+    // joins stay on: without them, joining a batch to its rows is a nested loop over
+    // the batch squared. JIT is off: no statement runs long enough to be worth
+    // compiling.
     let options = config.get_options().unwrap_or_default();
     let options = format!(
         "{options} -c enable_seqscan=off -c enable_mergejoin=off \
@@ -60,12 +62,11 @@ pub fn config(url: &SecretString, name: &str) -> anyhow::Result<Database> {
     Ok(Database { config, tls })
 }
 
-/// Where the database is, and how it is connected to.
+/// How to connect to the database.
 #[derive(Clone)]
 pub struct Database {
-    /// What tokio-postgres needs to know.
     pub config: Config,
-    /// What connects with TLS. `None`: no connection does.
+    /// The TLS connector. `None`: no connection uses TLS.
     pub tls: Option<MakeRustlsConnect>,
 }
 
@@ -98,7 +99,7 @@ impl Database {
     }
 }
 
-/// Opens a pool; connections are made when they are first needed.
+/// Creates a pool. Connections are opened when they are first needed.
 ///
 /// # Errors
 /// If the pool can't be built.
@@ -129,13 +130,14 @@ pub fn pool(database: &Database, size: usize) -> anyhow::Result<Pool> {
         .context("building the PostgreSQL pool")
 }
 
-/// Brings the schema up to date. Safe to run by several processes at once.
+/// Runs the pending migrations. Several processes may call this at once.
 ///
 /// # Errors
-/// If the database can't be reached, or a migration that ran was edited since.
+/// If the database can't be reached, or if a migration that ran was edited since.
 pub async fn migrate(pool: &Pool) -> anyhow::Result<usize> {
     let mut client = pool.get().await.context("connecting to PostgreSQL")?;
-    // Any number, as long as nothing else locks it: "posthorn" in ASCII.
+    // The key of an advisory lock, different from all our others: "posthorn" in
+    // ASCII.
     const LOCK: i64 = 0x706f_7374_686f_726e;
     client
         .execute("SELECT pg_advisory_lock($1)", &[&LOCK])
@@ -153,7 +155,7 @@ pub async fn migrate(pool: &Pool) -> anyhow::Result<usize> {
         .len())
 }
 
-/// Learns what time PostgreSQL's clock shows: before anything else is done.
+/// Measures PostgreSQL's clock. Call this before anything else that uses the time.
 ///
 /// # Errors
 /// If the database can't be reached.
@@ -162,10 +164,10 @@ pub async fn measure_clock(pool: &Pool) -> anyhow::Result<()> {
     clock::measure_first(&client).await
 }
 
-/// Fails unless the schema is the one that this binary was built for.
+/// Checks that the schema is the one that this binary was built for.
 ///
 /// # Errors
-/// If the database can't be reached, or `posthorn-ingest migrate` has to be run.
+/// If the database can't be reached, or if `posthorn-ingest migrate` has to be run.
 pub async fn check_schema(pool: &Pool) -> anyhow::Result<()> {
     let client = pool.get().await.context("connecting to PostgreSQL")?;
     let latest = embedded::migrations::runner()

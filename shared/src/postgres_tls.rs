@@ -1,10 +1,10 @@
-//! `sslmode` and `sslrootcert` of `DATABASE_URL`, as PostgreSQL's own clients have them.
+//! `sslmode` and `sslrootcert` of `DATABASE_URL`, with the names that libpq uses.
 //!
-//! tokio-postgres knows neither a certificate file nor the modes that verify, so
-//! both parameters are taken out of the URL before it parses the rest.
+//! tokio-postgres knows neither certificate files nor the modes that verify. So this
+//! file takes both parameters out of the URL before tokio-postgres parses the rest.
 //!
 //! The surprising fact: a certificate that can't be verified is never accepted, in
-//! any mode. `require` verifies the name, too, and `prefer` verifies if the server
+//! any mode. `require` verifies the host name too, and `prefer` verifies when the server
 //! offers TLS.
 
 use std::net::IpAddr;
@@ -24,16 +24,14 @@ use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use url::form_urlencoded;
 
-/// What a URL says of TLS.
+/// The TLS parameters of a URL.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tls {
-    /// `sslmode`
     mode: Option<String>,
-    /// `sslrootcert`
     root: Option<String>,
 }
 
-/// Takes the two parameters out of a URL, or of `name=value` pairs.
+/// Takes the two parameters out of a URL, or out of `name=value` pairs.
 pub(crate) fn split(text: &str) -> (String, Tls) {
     let mut tls = Tls::default();
     let is_url = ["postgres://", "postgresql://"]
@@ -58,7 +56,7 @@ pub(crate) fn split(text: &str) -> (String, Tls) {
     (others.join(" "), tls)
 }
 
-/// At white space, but for that within quotes.
+/// Splits at white space that isn't quoted.
 fn pairs(text: &str) -> Vec<&str> {
     let (mut quoted, mut escaped) = (false, false);
     text.split(|c: char| {
@@ -73,7 +71,7 @@ fn pairs(text: &str) -> Vec<&str> {
 
 impl Tls {
     fn takes_url(&mut self, pair: &str) -> bool {
-        // In a URL of PostgreSQL's, `+` is a plus.
+        // In a PostgreSQL URL, `+` means a plus sign.
         let pair = pair.replace('+', "%2B");
         form_urlencoded::parse(pair.as_bytes())
             .next()
@@ -94,10 +92,10 @@ impl Tls {
         true
     }
 
-    /// Sets the mode, and answers what connects with TLS if any connection may.
+    /// Sets the mode, and returns the TLS connector if any connection may use TLS.
     ///
     /// # Errors
-    /// If the mode is unknown, or the certificates can't be read.
+    /// If the mode is unknown, or if the certificates can't be read.
     pub(crate) fn apply(&self, config: &mut Config) -> anyhow::Result<Option<MakeRustlsConnect>> {
         let (mode, any_name) = match self.mode.as_deref() {
             Some("disable") => (SslMode::Disable, false),
@@ -130,17 +128,17 @@ fn of_file(path: &Path) -> anyhow::Result<RootCertStore> {
     let shown = path.display();
     let mut roots = RootCertStore::empty();
     let certificates = CertificateDer::pem_file_iter(path)
-        .with_context(|| format!("its sslrootcert {shown} can't be read"))?;
+        .with_context(|| format!("the file {shown} of its sslrootcert can't be read"))?;
     for certificate in certificates {
-        let certificate =
-            certificate.with_context(|| format!("its sslrootcert {shown} is not PEM"))?;
-        roots
-            .add(certificate)
-            .with_context(|| format!("its sslrootcert {shown} has what is no certificate"))?;
+        let certificate = certificate
+            .with_context(|| format!("the file {shown} of its sslrootcert is not PEM"))?;
+        roots.add(certificate).with_context(|| {
+            format!("the file {shown} of its sslrootcert contains an invalid certificate")
+        })?;
     }
     ensure!(
         !roots.is_empty(),
-        "its sslrootcert {shown} has no certificate"
+        "the file {shown} of its sslrootcert has no certificate"
     );
     Ok(roots)
 }
@@ -165,7 +163,8 @@ fn client(roots: RootCertStore, any_name: bool) -> anyhow::Result<MakeRustlsConn
     Ok(MakeRustlsConnect::new(config))
 }
 
-/// `verify-ca`: whoever has a certificate of this authority is the server.
+/// Verifies for `verify-ca`: any certificate of this authority is accepted, whatever
+/// its name.
 #[derive(Debug)]
 struct AnyName {
     inner: Arc<WebPkiServerVerifier>,
@@ -185,7 +184,7 @@ impl ServerCertVerifier for AnyName {
             .inner
             .verify_server_cert(certificate, chain, name, ocsp, now);
         match verified {
-            // The name is looked at last: all else is in order.
+            // The name is checked last, so everything else was right.
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) => Ok(ServerCertVerified::assertion()),
@@ -220,8 +219,8 @@ impl ServerCertVerifier for AnyName {
     }
 }
 
-/// Whether a server, or somebody on the way, may choose that the connection is
-/// not encrypted.
+/// Whether the server, or an attacker on the network, can make the connection
+/// unencrypted.
 pub(crate) fn may_be_plain(config: &Config) -> bool {
     let is_here = |host: &Host| match host {
         Host::Tcp(name) => {
@@ -294,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_verified_with_is_refused() {
+    fn an_unusable_sslmode_or_sslrootcert_is_refused() {
         for (tls, words) in [
             (tls(Some("allow"), None), "sslmode must be"),
             (tls(None, Some("/nowhere/ca.pem")), "can't be read"),

@@ -1,9 +1,9 @@
-//! Publishing with confirms, many in flight at a time.
+//! Publishes messages with publisher confirms, many in flight at a time.
 //!
-//! [`publish_all`] is for a stage that owns a channel and has a batch.
-//! [`Publisher`] is for everyone else: any task hands it a message and waits
-//! for that message's confirm, while [`Publications`] puts whatever has
-//! gathered on the current session's channel.
+//! [`publish_all`] is for a stage that owns a channel and has a batch. [`Publisher`]
+//! is for all other code: any task hands it a message and waits for the confirm of
+//! that message. [`Publications`] publishes the messages that have gathered, on the
+//! channel of the current session.
 
 use futures_util::future::join_all;
 use lapin::options::BasicPublishOptions;
@@ -22,27 +22,30 @@ use crate::topology;
 
 /// How many messages may wait for a session.
 const WAITING: usize = 4096;
-/// How many messages are put on the wire before their confirms are awaited.
+/// How many messages are sent before their confirms are awaited.
 const BATCH: usize = 1024;
-/// How much of a producer's headers is kept with a parked message, in bytes.
+/// How many bytes of a producer's headers are kept with a parked message.
 const MAX_HEADERS: usize = 32 * 1024;
 
-/// Why a parked message was refused.
+/// The header with the reason why a message was parked.
 pub const REASON_HEADER: &str = "x-posthorn-reason";
-/// The longest reason, in characters: a frame holds it with all other headers.
+/// The longest reason, in characters, so that it fits into one frame with all other
+/// headers.
 const MAX_REASON: usize = 1_000;
-/// The exchange that a parked message was published to.
+/// The header with the exchange that a parked message was published to.
 pub const EXCHANGE_HEADER: &str = "x-posthorn-exchange";
-/// The routing key that a parked message was published with.
+/// The header with the routing key that a parked message was published with.
 pub const ROUTING_KEY_HEADER: &str = "x-posthorn-routing-key";
-/// How large a parked message's body was, in bytes, if only an excerpt is parked.
+/// The header with the size of a parked message's whole body, in bytes, if only an
+/// excerpt is parked.
 pub const SIZE_HEADER: &str = "x-posthorn-size";
-/// The SHA-256 of that whole body, in hex.
+/// The header with the SHA-256 of that whole body, in hex.
 pub const SHA256_HEADER: &str = "x-posthorn-sha256";
-/// On an event that RabbitMQ had given up on and that was published once more.
+/// The header that marks an event that RabbitMQ gave up on and that was published
+/// once more.
 pub const RETURNED_HEADER: &str = "x-posthorn-returned";
-/// All headers that Posthorn sets and believes: a producer's by these names are
-/// dropped where ours would stand.
+/// All headers that Posthorn sets and trusts. A producer's headers with these names
+/// are removed before Posthorn sets its own.
 const OURS: [&str; 6] = [
     REASON_HEADER,
     EXCHANGE_HEADER,
@@ -52,24 +55,23 @@ const OURS: [&str; 6] = [
     RETURNED_HEADER,
 ];
 
-/// Names of queues that RabbitMQ makes up for one connection.
+/// The name prefix of queues that RabbitMQ creates for one connection.
 const BROKERS_OWN: &str = "amq.rabbitmq.";
 
-/// How much is kept of a body that is larger than any event's may be.
+/// How many bytes are kept of a body that is too large for any event.
 pub const EXCERPT: usize = 64 * 1024;
 
-/// What is known of a body of which only an excerpt is kept.
+/// What is known about a body of which only an excerpt is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Whole {
-    /// In bytes.
     pub size: u32,
-    /// Of all of it.
     pub sha256: [u8; 32],
 }
 
 impl Whole {
-    /// A body as it is kept, and what it was, if it is larger than an event's may
-    /// be: it could never be accepted, so all of it isn't worth its memory.
+    /// The part of a body to keep, and what is known about the whole body if it is
+    /// too large for any event. Such a body can never be accepted, so it isn't worth
+    /// the memory.
     #[must_use]
     pub fn cut(body: &[u8]) -> (&[u8], Option<Self>) {
         if body.len() <= LARGEST_MESSAGE {
@@ -84,21 +86,18 @@ impl Whole {
     }
 }
 
-/// A message on its way to an exchange.
+/// A message to publish.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
-    /// Where to.
     pub exchange: &'static str,
-    /// With which routing key.
     pub routing_key: ShortString,
-    /// Persistent, and whatever the sender sets.
+    /// The properties: persistent, and those that the sender sets.
     pub properties: BasicProperties,
-    /// The body.
     pub body: Vec<u8>,
 }
 
 impl Outgoing {
-    /// A job on its way to its shard's queue, now or after a delay.
+    /// A job for its shard's queue, now or after a delay.
     #[must_use]
     pub fn job(job: &Job, now: OffsetDateTime, shards: u16) -> Self {
         let shard = topology::shard_of(job.webhook, shards);
@@ -115,8 +114,8 @@ impl Outgoing {
         }
     }
 
-    /// A job that can't be finished, on its way to the parking queue: as
-    /// [`Outgoing::dead`], where the message itself isn't at hand any more.
+    /// A job that can't be finished, for the parking queue. As [`Outgoing::dead`],
+    /// but for a job whose message isn't at hand any more.
     #[must_use]
     pub fn dead_job(job: &Job, reason: &str, shards: u16) -> Self {
         let now = Self::job(job, job.due_at, shards);
@@ -129,10 +128,10 @@ impl Outgoing {
         }
     }
 
-    /// A message that can't be processed, on its way to the parking queue with
-    /// the reason in the header `x-posthorn-reason`, and with where it came
-    /// from in `x-posthorn-exchange` and `x-posthorn-routing-key`. Of a body that is
-    /// larger than any event's may be, an excerpt goes.
+    /// A message that can't be processed, for the parking queue. The reason is in
+    /// the header `x-posthorn-reason`, the origin in `x-posthorn-exchange` and
+    /// `x-posthorn-routing-key`. A body that is too large for any event is cut to an
+    /// excerpt.
     #[must_use]
     pub fn dead(message: &lapin::message::Delivery, reason: &str) -> Self {
         let mut headers = FieldTable::default();
@@ -143,7 +142,7 @@ impl Outgoing {
             .iter()
             .flat_map(|table| table.inner())
         {
-            // All headers have to fit into one frame, with ours among them.
+            // All headers must fit into one frame, together with ours.
             let size = key.as_str().len() + format!("{value:?}").len();
             let ours = is_ours(key.as_str()) || key.as_str().starts_with(UNREADABLE_HEADER);
             if is_the_producers(key.as_str()) && !ours && size <= room {
@@ -151,8 +150,8 @@ impl Outgoing {
                 headers.insert(key.clone(), value.clone());
             }
         }
-        // Bounded by the guard that wrote it, and by no other bound: it is all
-        // that is known of such a message.
+        // The guard that wrote this header bounded it. No other bound applies,
+        // because it is all that is known about such a message.
         if let Some(unreadable) = Unreadable::of(message) {
             headers.insert(UNREADABLE_HEADER.into(), unreadable.to_value());
         }
@@ -174,9 +173,9 @@ impl Outgoing {
     }
 }
 
-/// Says why a message is parked, and where it was published to.
+/// Sets the headers with the reason and the origin of a parked message.
 fn set_origin(headers: &mut FieldTable, reason: &str, exchange: &str, routing_key: &str) {
-    // It may repeat what the producer wrote.
+    // The reason may repeat a text from the producer.
     let cut = reason.char_indices().nth(MAX_REASON);
     let reason = cut.map_or(reason, |(at, _)| &reason[..at]);
     for (key, value) in [
@@ -188,8 +187,9 @@ fn set_origin(headers: &mut FieldTable, reason: &str, exchange: &str, routing_ke
     }
 }
 
-/// Headers that RabbitMQ sets or acts upon don't go along: a queue that finds
-/// itself in `x-death` takes the message for one in a cycle, `CC` routes.
+/// Whether a header is the producer's. Headers that RabbitMQ sets or interprets
+/// aren't copied: a queue that finds itself in `x-death` treats the message as one
+/// in a cycle, and `CC` routes.
 #[must_use]
 pub fn is_the_producers(name: &str) -> bool {
     let brokers = [
@@ -204,15 +204,16 @@ pub fn is_the_producers(name: &str) -> bool {
         && !name.starts_with("x-last-death-")
 }
 
-/// Whether a header is one that Posthorn sets and believes.
+/// Whether a header is one that Posthorn sets and trusts.
 #[must_use]
 pub fn is_ours(name: &str) -> bool {
     OURS.contains(&name)
 }
 
-/// A message's properties for us to publish it again, with these headers. An expiry
-/// isn't repeated, nor a user id: RabbitMQ closes the channel if that isn't ours. It
-/// also closes it for a reply queue of its own, which is another connection's.
+/// The properties for publishing a message again, with these headers. The expiry and
+/// the user id are left out: RabbitMQ closes the channel if the user id isn't ours.
+/// A reply queue of RabbitMQ's own is left out too: it belongs to another
+/// connection, and RabbitMQ would close the channel.
 #[must_use]
 pub fn republished(original: &BasicProperties, headers: FieldTable) -> BasicProperties {
     let mut properties = persistent().with_headers(headers);
@@ -244,10 +245,11 @@ pub fn persistent() -> BasicProperties {
     BasicProperties::default().with_delivery_mode(2)
 }
 
-/// Publishes a batch and waits for every confirm. Answers in the given order.
+/// Publishes a batch and waits for every confirm. The results have the order of the
+/// batch.
 pub async fn publish_all(channel: &Channel, batch: &[Outgoing]) -> Vec<Result<(), Unconfirmed>> {
-    // All are first polled by this task, in order, which is when lapin numbers
-    // them and queues their frames.
+    // `join_all` first polls the publishes in order, in this task. At that time
+    // lapin numbers them and queues their frames.
     join_all(batch.iter().map(|message| publish(channel, message))).await
 }
 
@@ -276,7 +278,7 @@ struct Request {
     confirmed: oneshot::Sender<Result<(), Unconfirmed>>,
 }
 
-/// Takes messages from any task. Cheap to clone.
+/// Accepts messages from any task. Cheap to clone.
 #[derive(Clone)]
 pub struct Publisher {
     requests: mpsc::Sender<Request>,
@@ -284,8 +286,8 @@ pub struct Publisher {
     shards: u16,
 }
 
-/// The other end of every [`Publisher`]: its owner serves it with a channel of
-/// each session in turn.
+/// The other end of every [`Publisher`]. Its owner calls `serve` with a channel of
+/// each session, one after the other.
 pub struct Publications {
     requests: mpsc::Receiver<Request>,
     /// Whether there is a session.
@@ -341,10 +343,10 @@ impl Publisher {
             .count()
     }
 
-    /// Publishes and waits for the confirm; while there is no session, for one.
+    /// Publishes and waits for the confirm. Without a session it waits for one.
     ///
     /// # Errors
-    /// If the broker refused the message or the answer was lost.
+    /// If the broker refused the message, or if the confirm was lost.
     pub async fn publish(&self, message: Outgoing) -> Result<(), Unconfirmed> {
         let (confirmed, answer) = oneshot::channel();
         self.requests
@@ -356,12 +358,11 @@ impl Publisher {
 }
 
 impl Publications {
-    /// Publishes what arrives until the channel fails, or until every
-    /// [`Publisher`] is gone.
+    /// Publishes messages until the channel fails or every [`Publisher`] is gone.
     ///
     /// # Errors
-    /// If the channel failed. Messages that were in flight have been answered
-    /// with that; those still waiting go to the next session.
+    /// If the channel failed. The senders of messages in flight were told so.
+    /// Messages that still wait go to the next session.
     pub async fn serve(&mut self, channel: &Channel) -> anyhow::Result<()> {
         let _served = Served::begin(&self.served);
         let mut requests = Vec::new();
@@ -376,19 +377,19 @@ impl Publications {
                 _ => None,
             });
             for (answer, result) in answers.into_iter().zip(results) {
-                // Whoever asked may have given up waiting.
+                // The sender may have stopped waiting.
                 let _ = answer.send(result);
             }
             if let Some(error) = lost {
-                return Err(anyhow::Error::new(error).context("publishing"));
+                return Err(anyhow::Error::new(error).context("publishing messages"));
             }
         }
         Ok(())
     }
 }
 
-/// While it lives, there is a session. Serving is cancelled when a session ends,
-/// so that the end can't be a statement's.
+/// While this value lives, there is a session. `serve` is cancelled when a session
+/// ends, so no statement after it could mark the end; dropping this value does.
 struct Served<'a>(&'a watch::Sender<bool>);
 
 impl<'a> Served<'a> {
@@ -469,9 +470,9 @@ mod tests {
     }
 
     #[test]
-    fn of_an_oversized_body_an_excerpt_is_parked_with_its_size_and_hash() {
+    fn an_oversized_body_is_parked_as_an_excerpt_with_its_size_and_hash() {
         let mut headers = FieldTable::default();
-        // What a producer made up.
+        // A header that a producer made up.
         headers.insert(SIZE_HEADER.into(), AMQPValue::LongLongInt(1));
         headers.insert(RETURNED_HEADER.into(), AMQPValue::Boolean(true));
         let parked = |size: usize| {

@@ -1,12 +1,13 @@
-//! Names become addresses that deliveries may go to.
+//! Resolves host names to addresses that deliveries may go to.
 //!
-//! For `attempt`'s client, which opens its connections to the very addresses that
-//! are answered here. So a name that answers otherwise when it is asked again
-//! gains nothing: it isn't asked again.
+//! The HTTP client of `attempt` connects to exactly the addresses that are answered
+//! here. A name that resolves to another address the second time gains nothing,
+//! because it isn't resolved again.
 //!
-//! The system's lookup takes a thread and can't be broken off, while the attempt
-//! that wanted it may time out and the next one come. So a name is looked up once
-//! at a time, for all who want it: one that hangs takes one thread.
+//! A lookup by the operating system takes a thread and can't be cancelled. The attempt
+//! that wanted it may time out, and the next attempt may come. So there is one lookup per
+//! name at a time, and everyone who wants that name waits for it: a lookup that hangs
+//! takes one thread.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,25 +20,25 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use crate::destination::{Destinations, Forbidden};
 
-/// Answers a name's addresses, with any port.
+/// Looks up the addresses of a name, with any port.
 type Lookup = Box<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
 
 type Found = Result<Vec<SocketAddr>, Unresolved>;
 
-/// Resolves names to allowed addresses only.
+/// Resolves names, but only to allowed addresses.
 pub(crate) struct CheckedResolver {
     destinations: Arc<Destinations>,
     lookup: Lookup,
     under_way: Arc<Mutex<HashMap<String, Shared<BoxFuture<'static, Found>>>>>,
 }
 
-/// A name without an address, and why.
+/// The reason why a name has no usable address.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Unresolved(pub(crate) String);
 
 impl CheckedResolver {
-    /// Asks as the system does.
+    /// A resolver that uses the operating system's lookup.
     pub(crate) fn new(destinations: Arc<Destinations>) -> Self {
         let lookup = |name: String| {
             let found = async move { Ok(tokio::net::lookup_host((name, 0)).await?.collect()) };
@@ -54,14 +55,14 @@ impl CheckedResolver {
         }
     }
 
-    /// Looks it up, or joins who does.
+    /// Starts a lookup of this name, or joins the one that runs already.
     fn find(&self, name: &str) -> Shared<BoxFuture<'static, Found>> {
         let mut under_way = lock(&self.under_way);
         if let Some(lookup) = under_way.get(name) {
             return lookup.clone();
         }
         let lookup = (self.lookup)(name.to_owned());
-        // Goes on without those who wait for it.
+        // The lookup goes on even if nobody waits for it any more.
         let task = tokio::spawn({
             let (under_way, name) = (self.under_way.clone(), name.to_owned());
             async move {
@@ -98,7 +99,7 @@ impl Resolve for CheckedResolver {
     }
 }
 
-/// Those that may be connected to; if there is none, why not.
+/// The allowed addresses; if there is none, the reason.
 fn allowed(
     destinations: &Destinations,
     found: Vec<SocketAddr>,
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_names_addresses_only_the_public_ones_are_left() {
+    fn only_the_public_addresses_of_a_name_are_used() {
         let strict = Destinations::default();
         let (public, private) = (at("93.184.216.34"), at("10.0.0.1"));
         let both = allowed(&strict, vec![private, public, at("::1")]).unwrap();
@@ -149,7 +150,7 @@ mod tests {
         assert!(allowed(&strict, vec![]).unwrap().is_empty());
     }
 
-    /// Answers what was prepared, one answer a question.
+    /// Gives prepared answers, one per lookup.
     fn scripted(answers: &'static [&'static [&'static str]]) -> (Lookup, Arc<Mutex<usize>>) {
         let asked = Arc::new(Mutex::new(0));
         let left = Mutex::new(answers.iter().collect::<VecDeque<_>>());
@@ -206,7 +207,7 @@ mod tests {
         sender.attempt(attempt).await
     }
 
-    /// Answers every request and ends its connection, so that none is used twice.
+    /// Answers every request and closes its connection, so that none is used twice.
     async fn serve(listener: TcpListener) {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut request = [0; 4096];
@@ -217,8 +218,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_changes_its_mind_gains_nothing() {
-        // One address stands for what is public, its neighbour for what isn't.
+    async fn a_name_that_resolves_to_another_address_the_second_time_gains_nothing() {
+        // One loopback address stands for public addresses, its neighbour for
+        // forbidden ones.
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let forbidden = TcpListener::bind(("127.0.0.2", port)).await.unwrap();
@@ -281,7 +283,7 @@ mod tests {
             assert!(matches!(report.result, Err(Failure::Timeout)), "{report:?}");
         }
         assert_eq!(*asked.lock().unwrap(), 1);
-        // Who comes later waits for the same one, and then it is over.
+        // An attempt that comes later waits for the same lookup.
         let waiting = attempt(&sender, 1);
         let (report, ()) = tokio::join!(waiting, async {
             tokio::time::sleep(Duration::from_millis(20)).await;

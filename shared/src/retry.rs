@@ -1,92 +1,91 @@
-//! When a delivery is tried again: the schedule, as data.
+//! The retry schedule: when a failed delivery is tried again. Data, no actions.
 //!
-//! A dialect has a [`Schedule`]; the server's settings and the webhook each may
-//! say a [`Retry`], which changes what it names and leaves the rest. What an
-//! outcome means is decided by the dispatcher's `judge`; this only knows the
-//! clock.
+//! A dialect has a [`Schedule`]. The server's settings and the webhook may each have a
+//! [`Retry`], which changes the members that it names and leaves the others. The
+//! dispatcher's `judge` decides whether an outcome is retried; this file only computes
+//! the time.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// The most attempts that any schedule may ask for.
+/// The most attempts that a schedule may have.
 pub const MAX_ATTEMPTS: usize = 50;
-/// The longest pause between two attempts.
+/// The longest delay between two attempts.
 pub const MAX_DELAY: Duration = Duration::from_secs(24 * 3600);
-/// The first pause where neither a schedule nor who changes it has one, in
+/// The first delay if neither the schedule nor its override has one, in
 /// milliseconds.
 const FIRST_PAUSE: u64 = 5_000;
 
-/// The pauses after each failed attempt, in milliseconds.
+/// The delays after failed attempts, in milliseconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Schedule {
-    /// How the pauses come about.
     #[serde(flatten)]
     pub pauses: Pauses,
-    /// Up to this share is added to each pause, at random: 0.1 is up to 10 %.
+    /// A random share up to this is added to each delay: 0.1 adds up to 10 %.
     #[serde(default)]
     pub jitter: f64,
 }
 
-/// A list, or a rule.
+/// A list of delays, or a rule for them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pauses {
-    /// One pause per retry, in milliseconds.
+    /// One delay per retry, in milliseconds.
     Delays(Vec<u64>),
-    /// Growing pauses.
+    /// Exponentially growing delays.
     Exponential {
-        /// The first pause, in milliseconds.
+        /// The first delay, in milliseconds.
         first: u64,
-        /// Each is this many times the one before.
+        /// Each delay is this many times the one before.
         factor: f64,
-        /// None is longer, in milliseconds.
+        /// The longest delay, in milliseconds.
         cap: u64,
-        /// How many there are.
+        /// The number of retries.
         retries: u16,
     },
 }
 
-/// What somebody says of retries, in the words of the API. All times are in
-/// milliseconds; what isn't said stays as it is.
+/// An override of the retry schedule. All times are in milliseconds. Members that
+/// are left out keep their value.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({"max_retries": 5, "retry_delay": 10_000}))]
 #[serde(deny_unknown_fields)]
 pub struct Retry {
-    /// The pauses, one by one. Excludes the four that follow.
+    /// The delay before each retry. Excludes the four members that follow.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_items = 49)]
     pub delays: Option<Vec<u64>>,
-    /// How often is tried again.
+    /// The number of retries after the first attempt.
     #[serde(skip_serializing_if = "Option::is_none", alias = "maxRetries")]
     #[schema(maximum = 49, extensions(("x-also" = json!(["maxRetries"]))))]
     pub max_retries: Option<u16>,
-    /// The first pause; those after it grow.
+    /// The delay before the first retry. Later delays grow.
     #[serde(skip_serializing_if = "Option::is_none", alias = "retryDelay")]
     #[schema(maximum = 86_400_000, extensions(("x-also" = json!(["retryDelay"]))))]
     pub retry_delay: Option<u64>,
-    /// Each pause is this many times the one before.
+    /// Each delay is this many times the one before.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 10)]
     pub factor: Option<f64>,
-    /// None is longer.
+    /// The longest delay.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(maximum = 86_400_000)]
     pub cap: Option<u64>,
-    /// Up to this share is added to each pause, at random.
+    /// A random share up to this is added to each delay.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 1)]
     pub jitter: Option<f64>,
 }
 
-/// A schedule outside the bounds.
+/// A schedule outside its bounds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct OutOfBounds(String);
 
 impl Schedule {
-    /// From seconds, without jitter.
+    /// A schedule of delays in seconds, without jitter.
     #[must_use]
     pub fn of_seconds(delays: &[u64]) -> Self {
         Self {
@@ -95,7 +94,7 @@ impl Schedule {
         }
     }
 
-    /// With what somebody else says of it.
+    /// The schedule with an override applied.
     #[must_use]
     pub fn with(&self, retry: &Retry) -> Self {
         let jitter = retry.jitter.unwrap_or(self.jitter);
@@ -165,7 +164,7 @@ impl Schedule {
         }
     }
 
-    /// The pause after attempt `n` (from 1) failed; none if it was the last.
+    /// The delay after attempt `n` (from 1) failed; `None` after the last attempt.
     /// `random` is between 0 and 1.
     #[must_use]
     pub fn pause_after(&self, n: u16, random: f64) -> Option<Duration> {
@@ -185,8 +184,8 @@ impl Schedule {
             }
         };
         let jittered = millis * (1.0 + self.jitter * random);
-        // What jitter adds to a long pause is rounded to seconds: sub-second
-        // remainders would each cost another trip through a delay queue.
+        // Round the jitter of a long delay to whole seconds. A remainder below a
+        // second would cost another pass through a delay queue.
         let rounded = if millis >= 10_000.0 {
             (jittered / 1000.0).round() * 1000.0
         } else {
@@ -197,7 +196,8 @@ impl Schedule {
 }
 
 impl Pauses {
-    /// So many of them. A list that is too short goes on with its last.
+    /// The schedule with this many retries. A list that is too short continues with
+    /// its last delay.
     fn counting(&self, count: u16) -> Self {
         match self.clone() {
             Self::Delays(mut delays) => {
@@ -216,7 +216,8 @@ impl Pauses {
         }
     }
 
-    /// Growing, with what isn't said from what there is.
+    /// An exponential rule with the override's members; missing ones come from this
+    /// schedule.
     fn as_rule(&self, retry: &Retry) -> Self {
         let (first, factor, cap, retries) = match *self {
             Self::Exponential {
@@ -242,12 +243,12 @@ impl Pauses {
 }
 
 impl Retry {
-    /// Whether the pauses are to grow, whatever they did.
+    /// Whether the override asks for growing delays.
     fn is_rule(&self) -> bool {
         self.retry_delay.is_some() || self.factor.is_some() || self.cap.is_some()
     }
 
-    /// Checks every bound, and that it doesn't say two things.
+    /// Checks every bound, and that the override doesn't contradict itself.
     ///
     /// # Errors
     /// Names the member and its bound.
@@ -313,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_changes_and_the_rest_stays() {
+    fn an_override_changes_what_it_names_and_keeps_the_rest() {
         let list = Schedule {
             jitter: 0.5,
             ..Schedule::of_seconds(&[10, 30, 60])
@@ -346,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_has_bounds() {
+    fn an_override_has_bounds() {
         for (said, words) in [
             (r#"{"delays": [1], "max_retries": 1}"#, "excludes"),
             (r#"{"max_retries": 50}"#, "max_retries must be at most 49"),

@@ -1,11 +1,11 @@
-//! Secrets and custom headers at rest: sealed with an authenticated cipher.
+//! Seals secrets and custom headers for storage, with an authenticated cipher.
 //!
-//! A sealed value is `1 | key id (4 bytes) | nonce (24 bytes) | ciphertext`,
-//! XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha), with the owner's id as
-//! associated data: a value moved to another row doesn't open.
+//! A sealed value is `1 | key id (4 bytes) | nonce (24 bytes) | ciphertext`. The cipher
+//! is XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha). The owner's id is its associated
+//! data, so a value that was moved to another row can't be opened.
 //!
-//! The key comes from `MASTER_KEY`; older keys, from `MASTER_KEY_PREVIOUS`,
-//! still open what they sealed.
+//! The key comes from `MASTER_KEY`. The keys of `MASTER_KEY_PREVIOUS` still open values
+//! that they sealed.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -19,19 +19,19 @@ const KEY_ID: usize = 4;
 const NONCE: usize = 24;
 const KEY: usize = 32;
 
-/// The current key and the ones before it.
+/// The current key and the previous ones.
 #[derive(Clone)]
 pub struct Keyring {
-    /// The first one seals; all of them open.
+    /// The first key seals; all keys open.
     keys: Vec<Key>,
 }
 
-/// Which key something was sealed with: the beginning of the key's SHA-256.
+/// Identifies the key of a sealed value: the beginning of the key's SHA-256.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KeyId([u8; KEY_ID]);
 
 impl KeyId {
-    /// Of a sealed value; zeroes if it is none.
+    /// The key id of a sealed value; zeroes if it isn't a sealed value.
     #[must_use]
     pub fn of_sealed(sealed: &[u8]) -> Self {
         let rest = sealed.strip_prefix(&[VERSION]);
@@ -52,28 +52,28 @@ struct Key {
     cipher: XChaCha20Poly1305,
 }
 
-/// Why a sealed value didn't open.
+/// Why a sealed value can't be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unopenable {
-    /// Not written by [`Keyring::seal`].
+    /// It wasn't written by [`Keyring::seal`].
     #[error("the sealed value is malformed")]
     Malformed,
-    /// Sealed with a key that isn't among ours.
+    /// It was sealed with a key that this process doesn't have.
     #[error(
         "the value was sealed with a key that is neither MASTER_KEY nor in MASTER_KEY_PREVIOUS"
     )]
     UnknownKey,
-    /// Changed, or another row's.
+    /// It was changed, or belongs to another row.
     #[error("the sealed value is not authentic")]
     NotAuthentic,
 }
 
 impl Keyring {
-    /// From base64 keys of 32 bytes, the current one first.
+    /// Parses base64 keys of 32 bytes, the current one first.
     ///
     /// # Errors
-    /// If there is none, or one isn't 32 bytes in base64. The message doesn't
-    /// repeat it.
+    /// If there is no key, or if one isn't 32 bytes in base64. The message doesn't
+    /// repeat the key.
     pub fn from_base64<'a>(keys: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
         let keys = keys
             .into_iter()
@@ -102,13 +102,13 @@ impl Keyring {
         [&[VERSION], key.id.0.as_slice(), &nonce, &ciphertext].concat()
     }
 
-    /// The key that seals.
+    /// The id of the key that seals.
     #[must_use]
     pub fn current(&self) -> KeyId {
         self.keys[0].id
     }
 
-    /// The same value sealed with the current key, if it isn't already.
+    /// Seals the value with the current key, unless it already is.
     ///
     /// # Errors
     /// As [`Keyring::open`].
@@ -122,10 +122,10 @@ impl Keyring {
         Ok(resealed)
     }
 
-    /// Decrypts what was sealed for the same `context`.
+    /// Decrypts a value that was sealed for the same `context`.
     ///
     /// # Errors
-    /// If it wasn't sealed by us, with a key we have, for this owner.
+    /// If it wasn't sealed by Posthorn, with one of these keys, for this `context`.
     pub fn open(&self, context: &str, sealed: &[u8]) -> Result<Vec<u8>, Unopenable> {
         let rest = sealed
             .strip_prefix(&[VERSION])
@@ -177,7 +177,7 @@ impl Key {
 /// Fills a buffer from the operating system's generator.
 pub fn fill_random(buffer: &mut [u8]) {
     if let Err(error) = getrandom::fill(buffer) {
-        // Without randomness no secret, nonce or token may be made.
+        // Without random numbers no secret, nonce or token may be created.
         panic!("the operating system gives no randomness: {error}");
     }
 }
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_old_key_sealed_is_sealed_anew_and_no_more_than_that() {
+    fn only_values_sealed_with_an_old_key_are_sealed_again() {
         let old = keyring(&[1]).seal("a", b"hush");
         let both = keyring(&[2, 1]);
         let new = both.reseal("a", &old).unwrap();

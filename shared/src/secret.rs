@@ -1,8 +1,8 @@
-//! What signs deliveries: shared secrets, and ed25519 keys for receivers that
-//! can't keep one.
+//! The keys that sign deliveries: shared secrets, and ed25519 key pairs for receivers
+//! that can't keep a secret.
 //!
-//! Texts are those of Standard Webhooks: `whsec_` for a secret, `whsk_` for a
-//! private key, `whpk_` for the public one. Nothing here prints a secret.
+//! The text forms are those of Standard Webhooks: `whsec_` for a shared secret, `whsk_`
+//! for a private key, `whpk_` for a public key. No type here prints a secret.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -16,12 +16,12 @@ use crate::seal::fill_random;
 pub const MAX_SECRET: usize = 256;
 /// The shortest secret, in characters.
 pub const MIN_SECRET: usize = 8;
-/// How Standard Webhooks marks a symmetric secret.
+/// The prefix of a symmetric secret in Standard Webhooks.
 const SECRET_PREFIX: &str = "whsec_";
 
-/// How Standard Webhooks marks a private key.
+/// The prefix of a private key in Standard Webhooks.
 const PRIVATE_PREFIX: &str = "whsk_";
-/// How Standard Webhooks marks a public key.
+/// The prefix of a public key in Standard Webhooks.
 const PUBLIC_PREFIX: &str = "whpk_";
 /// An ed25519 private key, in bytes (RFC 8032, section 5.1.5).
 const SEED: usize = 32;
@@ -30,29 +30,29 @@ const SEED: usize = 32;
 #[derive(Debug, Clone)]
 pub struct Secret(SecretString);
 
-/// A secret outside the bounds.
+/// Why a text isn't a valid secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadSecret {
-    /// Too short or too long, or not visible ASCII.
+    /// It is too short or too long, or isn't visible ASCII.
     #[error("secret must be {MIN_SECRET} to {MAX_SECRET} visible ASCII characters")]
     Length,
-    /// Marked as base64, but isn't.
+    /// It has the prefix of base64, but isn't base64.
     #[error("secret starts with `whsec_` but the rest is not base64")]
     NotBase64,
 }
 
 impl Secret {
-    /// From where it is kept: checked when it got there.
+    /// A secret from the database. It was checked before it was stored.
     pub(crate) fn stored(text: String) -> Self {
         Self(text.into())
     }
 
-    /// What a deleted webhook has.
+    /// The empty secret of a deleted webhook.
     pub(crate) fn none() -> Self {
         Self(SecretString::default())
     }
 
-    /// A new one: `whsec_` and 32 random bytes in base64.
+    /// A new secret: `whsec_` and 32 random bytes in base64.
     #[must_use]
     pub fn generate() -> Self {
         let mut bytes = [0; 32];
@@ -60,10 +60,10 @@ impl Secret {
         Self(format!("{SECRET_PREFIX}{}", BASE64.encode(bytes)).into())
     }
 
-    /// A customer's own.
+    /// A secret that a customer chose.
     ///
     /// # Errors
-    /// If it is out of bounds. The message doesn't repeat it.
+    /// If it is out of bounds. The message doesn't repeat the secret.
     pub fn parse(text: &str) -> Result<Self, BadSecret> {
         if !(MIN_SECRET..=MAX_SECRET).contains(&text.len())
             || !text.bytes().all(|b| b.is_ascii_graphic())
@@ -76,7 +76,7 @@ impl Secret {
         Ok(Self(text.to_owned().into()))
     }
 
-    /// The HMAC key of Standard Webhooks: what follows `whsec_`, decoded; of any
+    /// The HMAC key of Standard Webhooks: the part after `whsec_`, decoded. Of any
     /// other secret, its bytes.
     #[must_use]
     pub fn key(&self) -> SecretSlice<u8> {
@@ -87,13 +87,13 @@ impl Secret {
             .into()
     }
 
-    /// The text, to be shown once or sealed.
+    /// The secret's text, to be shown once or to be sealed.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 
-    /// Enough of it to be told from another: `whsec_…ab12`.
+    /// Enough of the secret to tell it from another: `whsec_…ab12`.
     #[must_use]
     pub fn masked(&self) -> String {
         let text = self.expose();
@@ -102,7 +102,7 @@ impl Secret {
         } else {
             ""
         };
-        // Bytes are characters here: `parse` took ASCII only.
+        // One byte is one character here, because `parse` accepts only ASCII.
         let tail = if text.len() >= 4 * MIN_SECRET {
             &text[text.len() - 4..]
         } else {
@@ -119,7 +119,7 @@ pub struct SigningKey {
     pair: std::sync::Arc<Ed25519KeyPair>,
 }
 
-/// A text that isn't an ed25519 private key. Doesn't repeat it.
+/// A text that isn't an ed25519 private key. The error doesn't repeat the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "must be `whsk_` and the base64 of a 32-byte ed25519 private key, or of it and its public key"
@@ -127,7 +127,6 @@ pub struct SigningKey {
 pub struct BadSigningKey;
 
 impl SigningKey {
-    /// A new one.
     #[must_use]
     pub fn generate() -> Self {
         let mut seed = [0; SEED];
@@ -139,10 +138,10 @@ impl SigningKey {
         }
     }
 
-    /// Reads `whsk_…`.
+    /// Parses `whsk_…`.
     ///
     /// # Errors
-    /// If it isn't a key, or the public half doesn't belong to the private one.
+    /// If it isn't a key, or if its public half doesn't belong to the private one.
     pub fn parse(text: &str) -> Result<Self, BadSigningKey> {
         let encoded = text.strip_prefix(PRIVATE_PREFIX).ok_or(BadSigningKey)?;
         let bytes = BASE64.decode(encoded).map_err(|_| BadSigningKey)?;
@@ -163,7 +162,7 @@ impl SigningKey {
         })
     }
 
-    /// The private key as text, to be sealed.
+    /// The private key's text, to be sealed.
     #[must_use]
     pub fn expose(&self) -> SecretString {
         format!(
@@ -173,19 +172,17 @@ impl SigningKey {
         .into()
     }
 
-    /// The public key's 32 bytes.
     #[must_use]
     pub fn public_bytes(&self) -> &[u8] {
         self.pair.public_key().as_ref()
     }
 
-    /// The public key as receivers want it: `whpk_…`.
+    /// The public key's text, for receivers: `whpk_…`.
     #[must_use]
     pub fn public_key(&self) -> String {
         format!("{PUBLIC_PREFIX}{}", BASE64.encode(self.public_bytes()))
     }
 
-    /// Signs.
     #[must_use]
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
         let signature = self.pair.sign(message);
@@ -202,7 +199,8 @@ impl std::fmt::Debug for SigningKey {
     }
 }
 
-/// What signs a webhook's deliveries, and what did before while a rotation lasts.
+/// The keys that sign a webhook's deliveries, and the previous ones during a
+/// rotation.
 #[derive(Debug, Clone)]
 pub struct Secrets {
     pub(crate) current: Secret,
@@ -210,7 +208,7 @@ pub struct Secrets {
     pub(crate) previous: Option<Previous>,
 }
 
-/// What a rotation replaced.
+/// The keys that a rotation replaced.
 #[derive(Debug, Clone)]
 pub struct Previous {
     pub(crate) secret: Secret,
@@ -219,7 +217,7 @@ pub struct Previous {
 }
 
 impl Secrets {
-    /// A secret alone, or with a key.
+    /// A secret, with or without a key pair.
     #[must_use]
     pub fn of(current: Secret, signing_key: Option<SigningKey>) -> Self {
         Self {
@@ -241,7 +239,7 @@ impl Secrets {
         std::iter::once(&self.current).chain(previous)
     }
 
-    /// The keys that sign now, the current one first.
+    /// The key pairs that sign now, the current one first.
     pub fn signing_keys(&self, now: OffsetDateTime) -> impl Iterator<Item = &SigningKey> {
         let previous = self
             .previous(now)
@@ -249,13 +247,12 @@ impl Secrets {
         self.signing_key.iter().chain(previous)
     }
 
-    /// The current secret.
     #[must_use]
     pub fn current(&self) -> &Secret {
         &self.current
     }
 
-    /// The current key, if the webhook has one.
+    /// The current key pair, if the webhook has one.
     #[must_use]
     pub fn signing_key(&self) -> Option<&SigningKey> {
         self.signing_key.as_ref()
@@ -320,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_signing_key_is_rfc_8032s() {
-        // The first test vector of section 7.1.
+        // The first test vector of RFC 8032, section 7.1.
         let seed = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
         let public = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
         let bytes = hex::decode(format!("{seed}{public}")).unwrap();

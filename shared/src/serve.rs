@@ -1,13 +1,15 @@
-//! Serves HTTP/1.1 so that slow or silent clients take nothing from the others.
+//! Serves HTTP/1.1 so that slow or silent clients don't take capacity from others.
 //!
-//! `axum::serve` waits for a client for ever. Here every state of a connection
-//! has a time limit ([`Bounds`]), and there is a limit on connections, per client
-//! address and in all. A new connection beyond a limit takes the place of the one
-//! that has waited longest for a request, or else of one whose client is slow with
-//! its body or its answer; one whose handler is working keeps its place. Both binaries serve with this.
+//! `axum::serve` waits for a client without a limit. Here every state of a connection
+//! has a time limit ([`Bounds`]), and the number of connections is limited, in total
+//! and per client address. Both binaries serve with this.
 //!
-//! The surprising fact: nothing times out by itself. Each connection notes what it
-//! is doing and since when, and the accept loop closes those that are overdue.
+//! A new connection beyond a limit replaces an old one: first the connection that has
+//! waited longest for a request, else one whose client is slow with its body or with
+//! reading its answer. A connection whose handler is working is never replaced.
+//!
+//! The surprising fact: no connection has a timer. Each one records its state and when
+//! that began, and the accept loop closes the overdue ones.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -35,32 +37,34 @@ use tracing::warn;
 
 use crate::telemetry::metrics;
 
-/// The largest request head, in bytes; hyper answers 431 beyond it.
+/// The largest request head, in bytes. hyper answers a larger one with 431.
 const MAX_HEAD: usize = 64 * 1024;
-/// How long a request's head may take once it has begun.
+/// The time limit for receiving a request's head, from its first byte on.
 const HEAD: Duration = Duration::from_secs(10);
-/// How long a request's body may take, whole.
+/// The time limit for receiving a whole request body.
 const BODY: Duration = Duration::from_secs(60);
-/// How long a client may take to read its answer, whole.
+/// The time limit for sending a whole answer.
 const ANSWER: Duration = Duration::from_secs(60);
 
-/// After so long with a body or an answer a client may have to make room.
+/// A connection that has spent this long on a body or an answer is slow, and may be
+/// replaced by a new one.
 const SLOW: Duration = Duration::from_secs(5);
 
-/// What a client may take of the server.
+/// The limits for clients of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// `HTTP_IDLE_TIMEOUT` (s): how long a connection may wait for a request.
     pub idle: Duration,
-    /// From the first byte of a request's head to its last.
+    /// From the first byte of a request's head to the last.
     pub head: Duration,
-    /// For all of a request's body.
+    /// For a whole request body.
     pub body: Duration,
-    /// For all of an answer.
+    /// For a whole answer.
     pub answer: Duration,
     /// `HTTP_CONNECTIONS`: the most connections.
     pub connections: usize,
-    /// `HTTP_CONNECTIONS_PER_ADDRESS`: the most of one IPv4 address or IPv6 /64.
+    /// `HTTP_CONNECTIONS_PER_ADDRESS`: the most connections of one IPv4 address or
+    /// IPv6 /64.
     pub per_address: usize,
 }
 
@@ -78,7 +82,7 @@ impl Bounds {
         }
     }
 
-    /// How long a connection may do this. Handlers have limits of their own.
+    /// The time limit of a state. Handlers have their own limits.
     fn of(&self, doing: Doing) -> Option<Duration> {
         match doing {
             Doing::Idle => Some(self.idle),
@@ -89,7 +93,7 @@ impl Bounds {
         }
     }
 
-    /// How often overdue connections are looked for.
+    /// How often overdue connections are searched for.
     fn tick(&self) -> Duration {
         let shortest = [self.idle, self.head, self.body, self.answer];
         let shortest = shortest.into_iter().min().unwrap_or_default() / 4;
@@ -97,25 +101,25 @@ impl Bounds {
     }
 }
 
-/// What a connection is doing.
+/// The state of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Doing {
-    /// Nothing has come of the next request.
+    /// No byte of the next request has come.
     Idle,
-    /// A request's head has begun.
+    /// The request's head is being received.
     Head,
-    /// The head is there, the body is not.
+    /// The request's body is being received.
     Body,
     /// A handler runs.
     Working,
-    /// The answer is being written.
+    /// The answer is being written to the socket.
     Answering,
-    /// All of the answer is written, but not all of it is sent.
+    /// The whole answer is written, but not all of it is sent.
     Flushing,
 }
 
 impl Doing {
-    /// As the metric has it.
+    /// The name in the metric's label.
     fn as_str(self) -> &'static str {
         match self {
             Self::Idle => "idle",
@@ -127,11 +131,11 @@ impl Doing {
     }
 }
 
-/// An open connection, as the accept loop sees it.
+/// An open connection, for the accept loop.
 struct Connection {
     address: IpAddr,
     doing: Mutex<(Doing, Instant)>,
-    /// Closes it at once.
+    /// Cancel this to close the connection at once.
     cut: CancellationToken,
 }
 
@@ -144,7 +148,7 @@ impl Connection {
         *self.state() = (doing, Instant::now());
     }
 
-    /// From one state to the next; from any other state nothing happens.
+    /// Changes the state if it is `from`; otherwise does nothing.
     fn goes_on(&self, from: Doing, to: Doing) {
         let mut state = self.state();
         if state.0 == from {
@@ -152,14 +156,15 @@ impl Connection {
         }
     }
 
-    /// Since when it has waited for a request's head, if it does.
+    /// Since when the connection has waited for a request; `None` if it doesn't
+    /// wait.
     fn waiting_since(&self) -> Option<Instant> {
         let (doing, since) = *self.state();
         matches!(doing, Doing::Idle | Doing::Head).then_some(since)
     }
 
-    /// If it may have to make room: whether it is among the last that do, and since
-    /// when it does what it does.
+    /// If a new connection may replace this one: whether it does so only after all
+    /// others, and since when it has been in its state.
     fn spare(&self) -> Option<(bool, Instant)> {
         let (doing, since) = *self.state();
         match doing {
@@ -188,8 +193,9 @@ impl Connections {
         }
     }
 
-    /// Takes a connection, in another one's place if it must. `None`: all that
-    /// there may be are being answered, or haven't been slow for long.
+    /// Admits a connection, and closes another one if the limits require that.
+    /// `None`: no open connection may be closed, because all of them are being
+    /// answered or haven't been slow for long.
     fn admit(&mut self, from: IpAddr) -> Option<(u64, Arc<Connection>)> {
         let address = network(from);
         let mut counts: HashMap<IpAddr, usize> = HashMap::new();
@@ -214,8 +220,10 @@ impl Connections {
         Some((self.next, connection))
     }
 
-    /// Closes a connection of these addresses: of the one that has most of those that
-    /// have one to spare, the one that has waited longest, or else that is slow longest.
+    /// Closes one connection. Of the addresses in `counts` that have a replaceable
+    /// connection, it takes the one with the most connections. Of that address it
+    /// takes the connection that has waited longest, or else the one that has been
+    /// slow longest.
     fn make_room(&mut self, counts: &HashMap<IpAddr, usize>) -> Option<()> {
         let spare = self.open.iter().filter_map(|(id, connection)| {
             let count = counts.get(&connection.address)?;
@@ -228,7 +236,7 @@ impl Connections {
         Some(())
     }
 
-    /// Closes connections that do the same thing for too long.
+    /// Closes connections that have been in one state for too long.
     fn cut_overdue(&mut self) {
         let bounds = self.bounds;
         self.open.retain(|_, connection| {
@@ -262,7 +270,7 @@ fn count_cut(reason: &str) {
         .inc();
 }
 
-/// Whoever has one IPv6 address has the 2^64 beside it.
+/// An IPv6 address counts as its /64, because providers assign whole /64 networks.
 #[must_use]
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -274,8 +282,8 @@ pub fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Serves `app` until `stop`, then finishes the requests under way. Handlers find
-/// the client in [`ConnectInfo`].
+/// Serves `app` until `stop`, then finishes the requests in flight. Handlers find
+/// the client's address in [`ConnectInfo`].
 pub async fn serve(listener: TcpListener, app: Router, bounds: Bounds, stop: CancellationToken) {
     let connections = Arc::new(Mutex::new(Connections::new(bounds)));
     let open = || connections.lock().unwrap_or_else(PoisonError::into_inner);
@@ -292,11 +300,11 @@ pub async fn serve(listener: TcpListener, app: Router, bounds: Bounds, stop: Can
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
-            // The client left before it was accepted.
+            // The client closed the connection before it was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
-                // Most likely there is no file descriptor left.
-                warn!(%error, "accepting an HTTP connection; trying again in 100 ms");
+                // Most likely the process has no free file descriptor.
+                warn!(%error, "accepting an HTTP connection failed; trying again in 100 ms");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -323,7 +331,7 @@ pub async fn serve(listener: TcpListener, app: Router, bounds: Bounds, stop: Can
     }
 }
 
-/// Answers a connection's requests until it ends, is cut, or `stop`.
+/// Answers the requests of one connection until it ends, is cut, or `stop`.
 async fn answer(
     stream: TcpStream,
     peer: SocketAddr,
@@ -331,7 +339,7 @@ async fn answer(
     connection: &Arc<Connection>,
     stop: &CancellationToken,
 ) {
-    // Answers are written whole: waiting for more of them gains nothing.
+    // Answers are written as a whole, so delaying small packets gains nothing.
     let _ = stream.set_nodelay(true);
     let watched = Watched {
         stream,
@@ -360,7 +368,7 @@ async fn answer(
     let mut stopping = false;
     loop {
         tokio::select! {
-            // A client that breaks off is nothing to report.
+            // The client closed the connection. That isn't worth a log line.
             _ = &mut serving => return,
             () = connection.cut.cancelled() => return,
             () = stop.cancelled(), if !stopping => {
@@ -374,7 +382,7 @@ async fn answer(
     }
 }
 
-/// A stream that notes when a request begins to arrive and when an answer is sent.
+/// A stream that records when a request begins to arrive and when an answer is sent.
 struct Watched {
     stream: TcpStream,
     connection: Arc<Connection>,
@@ -430,7 +438,7 @@ impl AsyncWrite for Watched {
     }
 }
 
-/// A body whose end, or whose being dropped, takes its connection to the next state.
+/// A body that changes its connection's state when it ends or is dropped.
 struct Marked<B> {
     body: B,
     connection: Arc<Connection>,

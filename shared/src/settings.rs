@@ -1,8 +1,9 @@
-//! Reading settings once, whole, and arguing back.
+//! Reads settings from the environment, checks all of them, and reports all problems.
 //!
-//! A [`Reader`] takes each variable through one call and collects every
-//! problem; [`Reader::finish`] reports them together, each naming its variable.
-//! It reads through a closure, so tests never touch the process's environment.
+//! A [`Reader`] takes each variable through one call and collects every problem.
+//! [`Reader::finish`] reports them together, each with the name of its variable. The
+//! reader gets values from a closure, so tests never touch the environment of their
+//! process.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -20,31 +21,31 @@ use crate::seal::Keyring;
 use crate::serve;
 use crate::telemetry::LogFormat;
 
-/// Collects settings and what is wrong with them.
+/// Reads settings and collects the problems.
 pub struct Reader<'a> {
     variable: &'a dyn Fn(&str) -> Option<String>,
     problems: Vec<String>,
 }
 
-/// Everything that is wrong with the settings, a line each.
+/// All problems of the settings, one line each.
 #[derive(Debug, thiserror::Error)]
 #[error("the settings are not usable:\n  {}", .0.join("\n  "))]
 pub struct Unusable(Vec<String>);
 
-/// The process's environment, after reading a `.env` file if there is one.
+/// The environment of the process, after loading a `.env` file if there is one.
 pub fn environment() -> impl Fn(&str) -> Option<String> {
     // Without a .env file there is nothing to load.
     let _ = dotenvy::dotenv();
     process_environment()
 }
 
-/// The process's environment alone.
+/// The environment of the process, without a `.env` file.
 pub fn process_environment() -> impl Fn(&str) -> Option<String> {
     |name| std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 impl<'a> Reader<'a> {
-    /// Reads from `variable`, which answers `None` for what isn't set.
+    /// Reads from `variable`, which returns `None` for a variable that isn't set.
     pub fn new(variable: &'a dyn Fn(&str) -> Option<String>) -> Self {
         Self {
             variable,
@@ -52,7 +53,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A value, if set.
+    /// The value, if it is set.
     pub fn optional<T: FromStr<Err: Display>>(&mut self, name: &str) -> Option<T> {
         match (self.variable)(name)?.trim().parse() {
             Ok(value) => Some(value),
@@ -63,7 +64,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A value, or its default.
+    /// The value, or its default.
     pub fn or<T: FromStr<Err: Display>>(&mut self, name: &str, default: T) -> T {
         self.optional(name).unwrap_or(default)
     }
@@ -80,7 +81,7 @@ impl<'a> Reader<'a> {
         value
     }
 
-    /// A value that must be set and must not be shown.
+    /// A required value that must not be shown.
     pub fn secret(&mut self, name: &str, what: &str) -> SecretString {
         self.optional_secret(name).unwrap_or_else(|| {
             self.problem(format!("{name} is not set: {what}"));
@@ -88,20 +89,20 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// A value that must not be shown, if set.
+    /// An optional value that must not be shown.
     pub fn optional_secret(&mut self, name: &str) -> Option<SecretString> {
         (self.variable)(name).map(SecretString::from)
     }
 
-    /// Notes that something is wrong.
+    /// Adds a problem.
     pub fn problem(&mut self, problem: String) {
         self.problems.push(problem);
     }
 
-    /// Refuses if anything was wrong.
+    /// Ends reading.
     ///
     /// # Errors
-    /// All that was noted.
+    /// All problems, if there are any.
     pub fn finish(self) -> Result<(), Unusable> {
         if self.problems.is_empty() {
             Ok(())
@@ -111,7 +112,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The settings that both binaries have.
+/// The settings that both binaries read.
 #[derive(Debug, Clone)]
 pub struct Common {
     /// `DATABASE_URL`: PostgreSQL.
@@ -121,11 +122,12 @@ pub struct Common {
     /// `MASTER_KEY` and, comma-separated, `MASTER_KEY_PREVIOUS`: 32 bytes each,
     /// in base64.
     pub keys: Keyring,
-    /// `JOB_SHARDS`: how many jobs queues; 1 unless one's leader saturates.
+    /// `JOB_SHARDS`: the number of jobs queues. 1 is enough until the leader of the
+    /// queue is saturated.
     pub shards: u16,
     /// `ALLOW_HTTP`, `ALLOWED_NETWORKS`: for development.
     pub destinations: Destinations,
-    /// `DIALECTS_DIR`: a folder of dialects besides those that are embedded.
+    /// `DIALECTS_DIR`: a folder with dialects in addition to the built-in ones.
     pub dialects: Dialects,
     /// `LOG_FORMAT`: `pretty` or `json`.
     pub log_format: LogFormat,
@@ -134,7 +136,6 @@ pub struct Common {
 }
 
 impl Common {
-    /// Reads them.
     pub fn read(reader: &mut Reader<'_>) -> Self {
         let database_url = reader.secret("DATABASE_URL", "postgres://user:password@host/database");
         let amqp_url = reader.secret("AMQP_URL", "amqp://user:password@host/vhost");
@@ -175,8 +176,8 @@ fn check_urls(reader: &mut Reader<'_>, database: &SecretString, amqp: &SecretStr
     }
     if is_set(amqp) && amqp.expose_secret().parse::<AMQPUri>().is_err() {
         reader.problem(
-            "AMQP_URL: it is not like amqp://user:password@host/vhost, or amqps://… with TLS; what has \
-             another meaning in a URL is written %2F"
+            "AMQP_URL: must be like amqp://user:password@host/vhost, or amqps://… with TLS; write \
+             characters with a special meaning in URLs as in %2F"
                 .to_owned(),
         );
     }
@@ -204,7 +205,8 @@ fn keys(reader: &mut Reader<'_>) -> Keyring {
     })
 }
 
-/// Stands in for keys that were refused: the reader won't finish.
+/// Used in place of keys that were refused. The process won't start with them,
+/// because the reader has a problem.
 fn placeholder_keys() -> Keyring {
     const ZEROES: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     match Keyring::from_base64([ZEROES]) {
@@ -213,10 +215,10 @@ fn placeholder_keys() -> Keyring {
     }
 }
 
-/// The dialects alone, for who needs no server.
+/// Reads only the dialects, for commands that need no server.
 ///
 /// # Errors
-/// What is wrong with `DIALECTS_DIR`.
+/// The problems with `DIALECTS_DIR`.
 pub fn dialects(variable: &dyn Fn(&str) -> Option<String>) -> Result<Dialects, Unusable> {
     let mut reader = Reader::new(variable);
     let dialects = read_dialects(&mut reader);
@@ -247,26 +249,25 @@ fn networks(reader: &mut Reader<'_>) -> Vec<IpNet> {
         match entry.parse() {
             Ok(network) => networks.push(network),
             Err(_) => reader.problem(format!(
-                "ALLOWED_NETWORKS: `{entry}` is not like `10.0.0.0/8`"
+                "ALLOWED_NETWORKS: `{entry}` must be a network like `10.0.0.0/8`"
             )),
         }
     }
     networks
 }
 
-/// What the server says about deliveries where the webhook says nothing. What
-/// is set here goes before the dialect's own default.
+/// The server's defaults for webhooks without a policy of their own. They take
+/// precedence over the dialect's defaults.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Defaults {
-    /// `WEBHOOK_MAX_RETRIES` and `WEBHOOK_RETRY_DELAY` (ms, doubling); what isn't
-    /// set is the dialect's.
+    /// `WEBHOOK_MAX_RETRIES` and `WEBHOOK_RETRY_DELAY` (ms, doubling). A member that
+    /// isn't set is the dialect's.
     pub retry: Retry,
     /// `WEBHOOK_TIMEOUT` (ms), 1,000 to 60,000.
     pub timeout: Option<Duration>,
 }
 
 impl Defaults {
-    /// Reads them.
     pub fn read(reader: &mut Reader<'_>) -> Self {
         let retry = Retry {
             max_retries: reader.optional("WEBHOOK_MAX_RETRIES"),

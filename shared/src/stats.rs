@@ -1,21 +1,23 @@
-//! What is counted of attempts and deliveries, and how it adds up.
+//! Delivery statistics: what is counted, and how counts are added up.
 //!
-//! Dispatchers write a [`Tally`] per webhook and per tenant with every batch of
-//! verdicts; ingest adds rows up and reads rates and percentiles from the sum.
-//! So statistics cost the same however long the log is, and any two tallies make
-//! one: response times are counted in buckets that everybody has in common.
+//! With every batch of verdicts a dispatcher writes a [`Tally`] per webhook and per
+//! tenant. Ingest adds the rows up and reads rates and percentiles from the sum. So
+//! statistics cost the same however long the log is.
+//!
+//! Any two tallies can be added, because all of them count response times in the same
+//! buckets.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::ids::{Tenant, WebhookId};
 
-/// Whose statistics: as the table has it, `tenant/acme` or `webhook/wh_…`.
+/// The subject of statistics, in the table `tenant/acme` or `webhook/wh_…`.
 #[derive(Debug, Clone, Copy)]
 pub enum Subject<'a> {
-    /// Of all a tenant's webhooks.
+    /// All webhooks of a tenant together.
     Tenant(&'a Tenant),
-    /// Of one webhook.
+    /// One webhook.
     Webhook(WebhookId),
 }
 
@@ -28,8 +30,9 @@ impl fmt::Display for Subject<'_> {
     }
 }
 
-/// The classes of attempts, in the order of [`Tally::outcomes`]: those of
-/// [`Report::outcome`](crate::attempt::Report::outcome). Only ever appended to.
+/// The classes of attempts, in the order of [`Tally::outcomes`]. They are the values
+/// of [`Report::outcome`](crate::attempt::Report::outcome). New ones are only ever
+/// appended.
 pub const OUTCOMES: [&str; 10] = [
     "success",
     "redirect",
@@ -43,33 +46,29 @@ pub const OUTCOMES: [&str; 10] = [
     "broken",
 ];
 
-/// How many buckets of response times there are. Each is √2 times as long as the
+/// The number of buckets for response times. Each bucket is √2 times as long as the
 /// one before: from below a millisecond to above the longest timeout.
 pub const BUCKETS: usize = 34;
 
-/// How long a row counts, in seconds.
+/// The period that one row counts, in seconds.
 pub const PERIOD: i64 = 15 * 60;
 
-/// What happened in some time.
+/// Counts for some period of time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tally {
-    /// Attempts, by [`OUTCOMES`].
+    /// The number of attempts in each class of [`OUTCOMES`].
     pub outcomes: [i64; OUTCOMES.len()],
-    /// Attempts that weren't the first of their delivery.
+    /// Attempts that weren't the first one of their delivery.
     pub retries: i64,
-    /// Deliveries that were taken.
     pub delivered: i64,
-    /// Those of them whose first attempt was.
+    /// Deliveries that succeeded at the first attempt.
     pub delivered_at_once: i64,
-    /// Deliveries that were given up.
     pub failed: i64,
-    /// Deliveries that became too old.
     pub expired: i64,
-    /// Deliveries whose webhook was switched off.
     pub cancelled: i64,
-    /// Attempts that were answered or timed out, by how long they took.
+    /// Attempts that were answered or timed out, counted by response time.
     pub response_times: [i64; BUCKETS],
-    /// How long those took together, in milliseconds.
+    /// The sum of their response times, in milliseconds.
     pub response_ms: i64,
 }
 
@@ -90,8 +89,8 @@ impl Default for Tally {
 }
 
 impl Tally {
-    /// Counts an attempt. `waited`: how long the endpoint let us wait, if there
-    /// was one to wait for.
+    /// Counts an attempt. `waited` is the response time; `None` if no request
+    /// reached the endpoint.
     pub fn attempt(&mut self, outcome: &str, is_retry: bool, waited: Option<Duration>) {
         if let Some(class) = OUTCOMES.iter().position(|known| *known == outcome) {
             self.outcomes[class] += 1;
@@ -103,7 +102,7 @@ impl Tally {
         }
     }
 
-    /// Adds what another has counted.
+    /// Adds another tally.
     pub fn add(&mut self, other: &Self) {
         let add = |ours: &mut [i64], theirs: &[i64]| {
             for (ours, theirs) in ours.iter_mut().zip(theirs) {
@@ -121,19 +120,21 @@ impl Tally {
         self.response_ms += other.response_ms;
     }
 
-    /// How many attempts.
+    /// The number of attempts.
     #[must_use]
     pub fn attempts(&self) -> i64 {
         self.outcomes.iter().sum()
     }
 
-    /// Deliveries that came to an end that says something about the endpoint.
+    /// Deliveries that succeeded, failed or expired: their result says something
+    /// about the endpoint.
     #[must_use]
     pub fn decided(&self) -> i64 {
         self.delivered + self.failed + self.expired
     }
 
-    /// The response time in milliseconds that this share of attempts kept within.
+    /// The response time, in milliseconds, that this share of the attempts didn't
+    /// exceed.
     #[must_use]
     pub fn percentile(&self, share: f64) -> Option<f64> {
         let all: i64 = self.response_times.iter().sum();
@@ -145,14 +146,14 @@ impl Tally {
         for (bucket, count) in self.response_times.iter().enumerate() {
             let count = *count as f64;
             if count > 0.0 && below + count >= wanted {
-                // Within a bucket they are taken to be spread evenly.
+                // Within a bucket, response times are assumed to be spread evenly.
                 let (from, to) = bounds(bucket);
                 let within = ((wanted - below) / count).clamp(0.0, 1.0);
                 return Some(from + (to - from) * within);
             }
             below += count;
         }
-        // Rounding put the share beyond the last one.
+        // A rounding error put the share beyond the last attempt.
         Some(bounds(BUCKETS - 1).1)
     }
 
@@ -164,17 +165,17 @@ impl Tally {
     }
 }
 
-/// The bucket of a response time.
+/// The index of the bucket for a response time.
 fn bucket(waited: Duration) -> usize {
     let ms = waited.as_secs_f64() * 1000.0;
     if ms < 1.0 {
         return 0;
     }
-    // Not negative, and far from the largest usize.
+    // The number isn't negative, and far below the largest usize.
     (1 + (2.0 * ms.log2()).floor() as usize).min(BUCKETS - 1)
 }
 
-/// From where to where a bucket reaches, in milliseconds.
+/// The lower and upper bound of a bucket, in milliseconds.
 fn bounds(bucket: usize) -> (f64, f64) {
     let upper = |bucket: usize| (bucket as f64 / 2.0).exp2();
     match bucket {

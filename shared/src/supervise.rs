@@ -1,4 +1,4 @@
-//! A process looks after itself: readiness, backoff, stopping.
+//! What every process needs to look after itself: readiness, backoff, shutdown.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 
-/// Exponential pauses between tries, with jitter, up to a cap.
+/// Pauses between tries that double up to a cap, with jitter.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     first: Duration,
@@ -19,7 +19,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// From `first`, doubling, up to `cap`.
+    /// Pauses that begin with `first` and double up to `cap`.
     #[must_use]
     pub fn new(first: Duration, cap: Duration) -> Self {
         Self {
@@ -37,28 +37,29 @@ impl Backoff {
         step.mul_f64(0.5 + 0.5 * fastrand::f64())
     }
 
-    /// Starts over after success.
+    /// Starts over, after a success.
     pub fn reset(&mut self) {
         self.next = self.first;
     }
 }
 
-/// Whether this process can do its work now: what `/readyz` answers.
+/// Whether this process can work now. `/readyz` reports it.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness(Arc<Parts>);
 
 #[derive(Debug, Default)]
 struct Parts {
-    /// RabbitMQ sessions that are needed and not there.
+    /// The number of RabbitMQ sessions that are needed and missing.
     amqp_missing: AtomicIsize,
     postgres: AtomicBool,
-    /// Webhooks that can't be read, and those of them for which a key is missing.
+    /// The number of webhooks that can't be read, and the number of those for which
+    /// a key is missing.
     unreadable: AtomicUsize,
     missing_key: AtomicUsize,
 }
 
 impl Readiness {
-    /// Needs this many RabbitMQ sessions.
+    /// A process that needs this many RabbitMQ sessions.
     #[must_use]
     pub fn with_sessions(sessions: u8) -> Self {
         let ready = Self::default();
@@ -67,7 +68,7 @@ impl Readiness {
         ready
     }
 
-    /// A RabbitMQ session has begun, or ended.
+    /// A RabbitMQ session has begun (`true`) or ended (`false`).
     pub fn amqp(&self, is: bool) {
         let change = if is { -1 } else { 1 };
         self.0.amqp_missing.fetch_add(change, Ordering::Relaxed);
@@ -78,22 +79,22 @@ impl Readiness {
         self.0.postgres.store(is, Ordering::Relaxed);
     }
 
-    /// Sets how many webhooks can't be read, and for how many of them the key is
-    /// missing. Without a key that others have, this process isn't ready: it
-    /// can't do what they do.
+    /// Sets how many webhooks can't be read, and for how many of them a key is
+    /// missing. If a key is missing, the process isn't ready: other processes may
+    /// have that key and can do its work.
     pub fn unreadable(&self, webhooks: usize, missing_key: usize) {
         self.0.unreadable.store(webhooks, Ordering::Relaxed);
         self.0.missing_key.store(missing_key, Ordering::Relaxed);
     }
 
-    /// How many webhooks can't be read, and for how many of them the key is missing.
+    /// How many webhooks can't be read, and for how many of them a key is missing.
     #[must_use]
     pub fn unreadable_webhooks(&self) -> (usize, usize) {
         let unreadable = self.0.unreadable.load(Ordering::Relaxed);
         (unreadable, self.0.missing_key.load(Ordering::Relaxed))
     }
 
-    /// What is missing; empty when ready.
+    /// The reasons why the process isn't ready; empty if it is ready.
     #[must_use]
     pub fn missing(&self) -> Vec<&'static str> {
         let amqp = self.0.amqp_missing.load(Ordering::Relaxed) <= 0;
@@ -107,9 +108,9 @@ impl Readiness {
     }
 }
 
-/// Ends the process when any of its tasks panics. A task that is gone would keep
-/// its message unacked for ever; a process that is gone gives everything back,
-/// and a message that kills its consumers over and over ends up parked.
+/// Ends the process when any of its tasks panics. A task that is gone would keep its
+/// message unacked for ever. When the process ends, RabbitMQ gets all its messages
+/// back, and a message that crashes its consumers again and again is parked.
 pub fn die_on_panic() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -121,7 +122,7 @@ pub fn die_on_panic() {
 /// Cancels `stop` on SIGTERM or SIGINT.
 ///
 /// # Errors
-/// If the handlers can't be installed.
+/// If the signal handlers can't be installed.
 pub fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -184,8 +185,8 @@ impl Supervisor {
 /// How long an attempt that is under way may still take after `stop`.
 const LAST_TRY: Duration = Duration::from_secs(5);
 
-/// Runs `attempt` until it succeeds or `stop` is cancelled (`None`). Every failure
-/// is logged as one of `doing` it.
+/// Repeats `attempt` until it succeeds (`Some`) or `stop` is cancelled (`None`).
+/// `doing` describes the work in the log line of a failure.
 pub async fn until_done<T, F>(
     stop: &CancellationToken,
     doing: &str,

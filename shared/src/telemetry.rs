@@ -1,7 +1,7 @@
 //! Logs and metrics, the same in both binaries.
 //!
-//! Metrics live in the `prometheus` crate's default registry; each binary adds
-//! its own. No label takes values that a tenant or a stranger chooses.
+//! Metrics are in the default registry of the `prometheus` crate; each binary adds its
+//! own. No label has a value that a tenant or a stranger chooses.
 
 use std::str::FromStr;
 use std::sync::OnceLock;
@@ -15,7 +15,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::log_lines;
 
-/// Libraries that print what they carry below `info`: statements' parameters,
+/// Libraries whose debug output contains what they carry: statements' parameters,
 /// frames with passwords, requests with their headers.
 const TALKATIVE: [&str; 6] = [
     "amq_protocol",
@@ -51,7 +51,8 @@ impl FromStr for LogFormat {
 /// Whatever it says, no secret is logged.
 pub fn log_to_stderr(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env()
-        // lapin logs every lost connection itself; we do too, with what we do about it.
+        // lapin logs every lost connection itself. Our own log line also says what
+        // happens next.
         .unwrap_or_else(|_| EnvFilter::new("info,lapin=off,refinery_core=warn"));
     let layer = tracing_subscriber::fmt::layer();
     let registry = tracing_subscriber::registry()
@@ -79,11 +80,12 @@ pub fn log_to_stderr(format: LogFormat) {
 
 fn may_be_printed(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
-    // TLS libraries say at length what an endpoint did, and not whose it is. The
-    // line of the attempt says it, with its tenant and webhook, and bounded.
+    // TLS libraries log in detail what an endpoint did, but not whose endpoint it
+    // is. The log line of the attempt says it in bounded length, with tenant and
+    // webhook.
     let of_endpoints = match target.split("::").next() {
         Some("rustls") => true,
-        // It warns of the system's certificates, too.
+        // It also warns about the system's certificates.
         Some("rustls_platform_verifier") => *metadata.level() == Level::ERROR,
         _ => false,
     };
@@ -93,27 +95,23 @@ fn may_be_printed(metadata: &Metadata<'_>) -> bool {
     *metadata.level() <= Level::INFO || !TALKATIVE.iter().any(|library| target.starts_with(library))
 }
 
-/// What both binaries count.
+/// The metrics that both binaries have.
 pub struct Metrics {
     /// 1 while the broker blocks publishers.
     pub amqp_blocked: IntGauge,
-    /// Lost RabbitMQ sessions, or failures to open one.
+    /// Lost RabbitMQ sessions, and failures to open one.
     pub amqp_reconnects: IntCounter,
-    /// Lost listening connections to PostgreSQL.
     pub postgres_reconnects: IntCounter,
-    /// Connections opened to PostgreSQL.
     pub postgres_connects: IntCounter,
-    /// Webhooks that can't be opened with our keys now.
+    /// Webhooks that can't be opened with this process's keys.
     pub unreadable_webhooks: IntGauge,
-    /// PostgreSQL's clock minus this machine's.
+    /// PostgreSQL's clock minus this machine's, in seconds.
     pub clock_offset: Gauge,
-    /// Open connections to our HTTP server.
     pub http_connections: IntGauge,
-    /// Connections that our HTTP server closed, by reason.
+    /// Connections that the HTTP server closed, by reason.
     pub http_connections_cut: IntCounterVec,
 }
 
-/// The metrics of this process.
 pub fn metrics() -> &'static Metrics {
     static METRICS: OnceLock<Metrics> = OnceLock::new();
     METRICS.get_or_init(|| Metrics {
@@ -123,11 +121,11 @@ pub fn metrics() -> &'static Metrics {
         ),
         amqp_reconnects: counter(
             "posthorn_amqp_reconnects_total",
-            "RabbitMQ sessions lost or not to be had.",
+            "RabbitMQ sessions that were lost or could not be opened.",
         ),
         postgres_reconnects: counter(
             "posthorn_postgres_reconnects_total",
-            "Listening connections to PostgreSQL lost or not to be had.",
+            "Listening connections to PostgreSQL that were lost or could not be opened.",
         ),
         postgres_connects: counter(
             "posthorn_postgres_connects_total",
@@ -139,7 +137,7 @@ pub fn metrics() -> &'static Metrics {
         ),
         clock_offset: register(Gauge::new(
             "posthorn_clock_offset_seconds",
-            "PostgreSQL's clock minus this machine's.",
+            "PostgreSQL's clock minus this machine's, in seconds.",
         )),
         http_connections: gauge(
             "posthorn_http_connections",
@@ -147,31 +145,28 @@ pub fn metrics() -> &'static Metrics {
         ),
         http_connections_cut: counter_by(
             "posthorn_http_connections_cut_total",
-            "HTTP connections that were too slow (idle, head, body, answer), made room (place) or found none (full).",
+            "HTTP connections that the server closed: too slow (idle, head, body, answer), replaced by a new one (place), or refused because of a limit (full).",
             "reason",
         ),
     })
 }
 
-/// Registers a counter.
 #[must_use]
 pub fn counter(name: &str, help: &str) -> IntCounter {
     register(IntCounter::new(name, help))
 }
 
-/// Registers a counter with one label.
 #[must_use]
 pub fn counter_by(name: &str, help: &str, label: &str) -> IntCounterVec {
     register(IntCounterVec::new(Opts::new(name, help), &[label]))
 }
 
-/// Registers a gauge.
 #[must_use]
 pub fn gauge(name: &str, help: &str) -> IntGauge {
     register(IntGauge::new(name, help))
 }
 
-/// Registers a histogram with the given upper bounds.
+/// Registers a histogram with these upper bounds.
 #[must_use]
 pub fn histogram(name: &str, help: &str, buckets: &[f64]) -> Histogram {
     register(Histogram::with_opts(
@@ -180,8 +175,8 @@ pub fn histogram(name: &str, help: &str, buckets: &[f64]) -> Histogram {
 }
 
 fn register<M: prometheus::core::Collector + Clone + 'static>(metric: prometheus::Result<M>) -> M {
-    // Names are literals of ours; one that is malformed or taken twice fails at
-    // the first start, in any test.
+    // All names are literals in our code. A malformed or duplicate name fails at the
+    // first start, in any test.
     let registered = metric.and_then(|metric| {
         prometheus::register(Box::new(metric.clone()))?;
         Ok(metric)

@@ -6,37 +6,36 @@ use tokio_postgres::Row;
 
 use crate::ids::Tenant;
 
-/// The largest data of an event, in bytes, unless the tenant has another limit.
+/// The default limit on the data of an event, in bytes.
 pub const MAX_PAYLOAD: usize = 256 * 1024;
-/// The largest that such a limit may be, in bytes.
+/// The highest value of a tenant's own limit, in bytes.
 pub const LARGEST_MAX_PAYLOAD: usize = 1024 * 1024;
-/// The largest body of an event's message, in bytes: data, and CloudEvents'
-/// attributes around it. A larger one can't become an event, whatever is changed.
+/// The largest body of an event's message, in bytes: the data, and CloudEvents
+/// attributes around it. A larger body can't become an event under any limit.
 pub const LARGEST_MESSAGE: usize = LARGEST_MAX_PAYLOAD + 64 * 1024;
 
-/// What holds for a tenant's events and webhooks.
+/// The settings of a tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TenantSettings {
-    /// Whose.
     pub tenant: Tenant,
-    /// How deliveries look where a webhook says nothing.
+    /// The dialect of webhooks that name none.
     pub dialect: String,
-    /// Attempts in any hour, over all webhooks; without one, no limit.
+    /// The most attempts in any hour, over all webhooks; `None` means no limit.
     pub deliveries_per_hour: Option<u32>,
     /// The largest data of an event, in bytes.
     pub max_payload: usize,
-    /// From an event's acceptance to its last attempt; the dialect's, if none.
+    /// The longest time from an event's acceptance to its last attempt; `None` means
+    /// the dialect's.
     pub max_age: Option<Duration>,
 }
 
 impl TenantSettings {
-    /// The columns that [`TenantSettings::read`] wants.
+    /// The columns that [`TenantSettings::read`] needs.
     pub const COLUMNS: &'static str = "id, dialect, deliveries_per_hour, max_payload, max_age_s";
 
-    /// From its row.
     #[must_use]
     pub fn read(row: &Row) -> Self {
-        // The table's CHECKs have none below zero.
+        // The table's CHECKs allow no negative value.
         let number = |column: &str| row.get::<_, Option<i32>>(column).map(|n| n as u32);
         Self {
             tenant: row.get("id"),

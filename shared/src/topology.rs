@@ -1,4 +1,4 @@
-//! Every exchange and queue, declared in one place.
+//! Declares every exchange and queue. No other file declares any.
 //!
 //! ```text
 //!  producers ──▶ posthorn.events ──▶ posthorn.intake ──▶ posthorn.ingest.v1 ──▶ ingest
@@ -9,10 +9,10 @@
 //!  unroutable ─▶ posthorn.unrouted ▶ posthorn.unrouted.v1     (alert)
 //! ```
 //!
-//! A job's routing key is `<tier>.<shard>`. Dead-lettering keeps it, so a job
-//! that leaves a delay queue arrives at its own shard's queue.
+//! A job's routing key is `<tier>.<shard>`. Dead-lettering keeps the routing key, so a
+//! job that leaves a delay queue arrives at the jobs queue of its own shard.
 //!
-//! A queue's arguments are immutable: to change one, change its version.
+//! The arguments of a queue are immutable: to change one, change the queue's version.
 
 use lapin::options::{
     ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
@@ -24,52 +24,55 @@ use time::OffsetDateTime;
 
 use crate::ids::{Tenant, WebhookId};
 
-/// Where producers publish; routing key `<tenant>.<event type>`.
+/// The exchange that producers publish to, with the routing key `<tenant>.<event
+/// type>`.
 pub const EVENTS: &str = "posthorn.events";
-/// Where events go on from there: to an overflow queue if one is bound for their
-/// tenant ([`set_aside`]), else by way of the alternate exchange to `ingest`'s queue.
-/// An event does either and never both, whenever bindings change.
+/// The exchange that gets all events from [`EVENTS`]. It routes an event to an
+/// overflow queue if one is bound for the event's tenant ([`set_aside`]), otherwise
+/// through the alternate exchange to `ingest`'s queue. Exactly one of the two
+/// happens, also while bindings change.
 const INTAKE: &str = "posthorn.intake";
 /// The alternate exchange of [`INTAKE`].
 const INTAKE_REST: &str = "posthorn.intake.rest";
-/// Where jobs are published, and where delay queues dead-letter to.
+/// The exchange that jobs are published to. Delay queues dead-letter to it.
 pub const JOBS: &str = "posthorn.jobs";
-/// Into the delay queues.
+/// The exchange in front of the delay queues.
 pub const RETRY: &str = "posthorn.retry";
-/// What was refused, or gave up being processed.
+/// The exchange for messages that were refused or given up.
 pub const DEAD: &str = "posthorn.dead";
-/// What no queue was bound for.
+/// The exchange for messages that no queue was bound for.
 pub const UNROUTED: &str = "posthorn.unrouted";
 
-/// What `ingest` consumes.
+/// The queue of events. `ingest` consumes it.
 pub const INGEST_QUEUE: &str = "posthorn.ingest.v1";
-/// What `ingest` consumes as well: events of tenants that are set aside.
+/// The queues of events of tenants that are set aside. `ingest` consumes them too.
 pub const OVERFLOW_QUEUES: [&str; 4] = [
     "posthorn.overflow.v1.0",
     "posthorn.overflow.v1.1",
     "posthorn.overflow.v1.2",
     "posthorn.overflow.v1.3",
 ];
-/// Where refused messages wait for a person.
+/// The queue of parked messages. `ingest` moves them into the table of dead letters.
 pub const PARKING_QUEUE: &str = "posthorn.parking.v1";
-/// Where unroutable messages wait for a person.
+/// The queue of unroutable messages. `ingest` moves them into the table of dead
+/// letters.
 pub const UNROUTED_QUEUE: &str = "posthorn.unrouted.v1";
 
-/// After this many deliveries without an ack a message is parked: its
-/// consumers crash on it.
+/// A message that was delivered this often without an ack is parked: its consumers
+/// crash at it.
 const DELIVERY_LIMIT: i64 = 50;
 
-/// The delays that have a queue, in seconds.
+/// The delays for which there is a queue, in seconds.
 pub const TIERS: [u32; 20] = [
     1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 14_400, 21_600, 28_800,
     43_200, 86_400,
 ];
 
-/// A wait below this isn't worth another trip through a delay queue: the
-/// dispatcher sits it out, so that nothing is sent early.
+/// A shorter wait isn't worth another pass through a delay queue. The dispatcher
+/// waits itself, so that nothing is sent early.
 pub const SHORTEST_WAIT: Duration = Duration::milliseconds(100);
 
-/// The queue of one shard's jobs.
+/// The jobs queue of a shard.
 #[must_use]
 pub fn jobs_queue(shard: u16) -> String {
     format!("posthorn.jobs.v1.{shard}")
@@ -79,18 +82,19 @@ fn retry_queue(tier: u32) -> String {
     format!("posthorn.retry.v1.{tier}s")
 }
 
-/// The shard that a webhook's jobs go through: the same everywhere, always.
+/// The shard of a webhook's jobs. It is the same in every process and never changes.
 #[must_use]
 pub fn shard_of(webhook: WebhookId, shards: u16) -> u16 {
-    // A UUIDv7's last 64 bits are random: they are their own hash.
+    // The last 64 bits of a UUIDv7 are random, so they need no hashing.
     let random = webhook.uuid().as_u128() as u64;
     (random % u64::from(shards.max(1))) as u16
 }
 
-/// Where a job goes that is due at `due_at`: exchange and routing key.
+/// The exchange and the routing key for a job that is due at `due_at`.
 ///
-/// Straight to its shard if that is now, else to the longest delay that isn't
-/// too long; the rest of the wait is another trip (see [`tier`]).
+/// A job that is due now goes to its shard's queue. Otherwise it goes to the queue
+/// with the longest delay that isn't too long. The rest of the wait is another pass
+/// (see [`tier`]).
 #[must_use]
 pub fn route(due_at: OffsetDateTime, now: OffsetDateTime, shard: u16) -> (&'static str, String) {
     match tier(due_at - now) {
@@ -99,9 +103,9 @@ pub fn route(due_at: OffsetDateTime, now: OffsetDateTime, shard: u16) -> (&'stat
     }
 }
 
-/// The delay queue for a wait; none if it is over (give or take
-/// [`SHORTEST_WAIT`]). A wait of less than the shortest delay takes that one:
-/// nothing is early, and nothing more than a second late.
+/// The delay queue for a wait; `None` if the wait is over (or shorter than
+/// [`SHORTEST_WAIT`]). A wait shorter than the shortest delay uses that delay. So
+/// nothing is early, and nothing is more than a second late.
 #[must_use]
 pub fn tier(wait: Duration) -> Option<u32> {
     if wait <= SHORTEST_WAIT {
@@ -111,19 +115,21 @@ pub fn tier(wait: Duration) -> Option<u32> {
     Some(TIERS.iter().rev().find(fits).copied().unwrap_or(TIERS[0]))
 }
 
-/// Declares everything. Idempotent; run after every connect, because the
-/// broker may be a new one.
+/// Declares all exchanges and queues. Idempotent. Run it after every connect,
+/// because the broker may be a new one.
 ///
-/// Producers may be at it already, and what they publish to an exchange that
-/// leads nowhere is confirmed and gone, and no sweeper knows of it. So
-/// `posthorn.events` leads to its queue from its first moment: until that is
-/// bound to it, by way of its alternate exchange, which leads there meanwhile.
-/// From an older version's topology the new way is bound before the old one is
-/// unbound. While both are there an event still comes once: an exchange gives a
-/// queue one copy, however many ways lead there.
+/// Producers may publish during the declaration. A message published to an exchange
+/// without a queue is confirmed and dropped, and no sweeper knows about it. So
+/// `posthorn.events` leads to its queue from the first moment: through its alternate
+/// exchange, until the queue is bound.
+///
+/// When an older version's topology exists, the new bindings are made before the old
+/// one is removed. While both exist, an event still comes once: an exchange puts one
+/// copy into a queue, however many bindings lead there.
 ///
 /// # Errors
-/// If the connection fails, or something exists by a name with other arguments.
+/// If the connection fails, or if an exchange or queue with the same name has other
+/// arguments.
 pub async fn declare(channel: &Channel, shards: u16) -> lapin::Result<()> {
     exchange(channel, DEAD, ExchangeKind::Fanout, None).await?;
     queue(channel, PARKING_QUEUE, DEAD, "", []).await?;
@@ -183,8 +189,8 @@ pub async fn declare(channel: &Channel, shards: u16) -> lapin::Result<()> {
     Ok(())
 }
 
-/// Versions before this one bound ingest's queue to `posthorn.events` itself. One
-/// that still runs does so again when it connects.
+/// Older versions bound ingest's queue directly to `posthorn.events`. Such a
+/// version, while it still runs, restores that binding whenever it connects.
 async fn unbind_the_old_way(channel: &Channel) -> lapin::Result<()> {
     channel
         .queue_unbind(
@@ -196,12 +202,12 @@ async fn unbind_the_old_way(channel: &Channel) -> lapin::Result<()> {
         .await
 }
 
-/// From now on a tenant's events go to this overflow queue. Idempotent.
+/// From now on the tenant's events go to this overflow queue. Idempotent.
 ///
 /// # Errors
 /// If the connection fails.
 pub async fn set_aside(channel: &Channel, tenant: &Tenant, overflow: &str) -> lapin::Result<()> {
-    // Or its events would come both ways.
+    // With the old binding the tenant's events would come twice.
     unbind_the_old_way(channel).await?;
     channel
         .queue_bind(
@@ -214,7 +220,7 @@ pub async fn set_aside(channel: &Channel, tenant: &Tenant, overflow: &str) -> la
         .await
 }
 
-/// The opposite of [`set_aside`]. What is in the overflow queue stays there.
+/// The opposite of [`set_aside`]. Events in the overflow queue stay there.
 ///
 /// # Errors
 /// If the connection fails.
@@ -229,8 +235,8 @@ pub async fn release(channel: &Channel, tenant: &Tenant, overflow: &str) -> lapi
         .await
 }
 
-/// A queue whose messages are worked on: a message that kills its consumers is
-/// parked, and a full queue tells the publisher.
+/// The arguments of a queue that processes consume. A message that crashes its
+/// consumers is parked. When the queue is full, the publisher is told.
 fn work() -> [(&'static str, AMQPValue); 4] {
     [
         ("x-delivery-limit", AMQPValue::LongLongInt(DELIVERY_LIMIT)),
@@ -240,8 +246,9 @@ fn work() -> [(&'static str, AMQPValue); 4] {
     ]
 }
 
-/// A queue that nobody consumes: messages leave it by growing old. All have the
-/// same age limit, so none waits behind a longer one.
+/// The arguments of a queue that nobody consumes. Its messages leave when their time
+/// to live is over. All have the same one, so no message waits behind a longer
+/// delay.
 fn delay(tier: u32) -> [(&'static str, AMQPValue); 4] {
     [
         (

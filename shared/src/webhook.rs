@@ -1,9 +1,9 @@
-//! A webhook, as ingest matches it and as the dispatcher calls it.
+//! A webhook, in the form that ingest matches and in the form that the dispatcher sends to.
 //!
-//! A [`Subscription`] is what matching needs of a row. It needs no secret, so a
-//! row whose secrets can't be opened is matched like any other. A [`Webhook`] is
-//! what delivering needs: no pattern, filter or metadata, but the secrets, which
-//! stay in types that don't print them.
+//! A [`Subscription`] has the columns that matching needs. None of them is sealed, so a
+//! webhook whose secrets can't be opened is matched like any other. A [`Webhook`] has the
+//! columns that delivering needs: the secrets, but no patterns, filter or metadata. The
+//! types of its secrets never print them.
 
 use std::time::Duration;
 
@@ -16,92 +16,86 @@ use crate::retry::Retry;
 use crate::seal::{Keyring, Unopenable};
 use crate::secret::{Previous, Secret, Secrets, SigningKey};
 
-/// What ingest matches events with.
+/// The columns of a webhook that ingest matches events with.
 #[derive(Debug)]
 pub struct Subscription {
-    /// Its webhook.
     pub id: WebhookId,
-    /// Whose it is.
     pub tenant: Tenant,
-    /// Which event types it listens to.
+    /// The patterns of event types that the webhook subscribes to.
     pub patterns: Vec<String>,
-    /// Which of those events it wants.
+    /// The filter on the data of those events.
     pub filter: Option<serde_json::Value>,
-    /// Whether it gets operational events, and those alone.
+    /// Whether the webhook gets operational events, and only those.
     pub operational: bool,
-    /// Whether it gets deliveries.
     pub status: Status,
 }
 
-/// What delivers to a webhook.
+/// The columns of a webhook that the dispatcher needs to deliver.
 #[derive(Debug)]
 pub struct Webhook {
-    /// Its id.
     pub id: WebhookId,
-    /// Whose it is.
     pub tenant: Tenant,
-    /// Where deliveries go.
     pub url: String,
-    /// How deliveries look; the tenant's, if none.
+    /// `None` means the tenant's dialect.
     pub dialect: Option<String>,
-    /// What signs: the current secret first.
+    /// The keys that sign: the current secret first.
     pub secrets: Secrets,
-    /// Sent with every delivery.
+    /// Custom headers, sent with every delivery.
     pub headers: Vec<(String, SecretString)>,
-    /// How long an attempt may take; the server's default, if none.
+    /// The timeout of an attempt; `None` means the server's or the dialect's
+    /// default.
     pub timeout: Option<Duration>,
-    /// What it says of retries; the rest is the dialect's.
+    /// The webhook's override of the retry schedule.
     pub retry: Option<Retry>,
-    /// How many attempts it takes, and in what time.
+    /// The webhook's rate limit.
     pub rate: Option<Rate>,
-    /// Whether requests and answers are kept whole.
+    /// Whether whole requests and answers are kept.
     pub debug_mode: bool,
-    /// Whether it gets deliveries.
     pub status: Status,
 }
 
-/// What is sealed in a webhook's row, opened.
+/// The sealed columns of a webhook's row, opened.
 #[derive(Debug)]
 pub struct Sealed {
-    /// What signs: the current secret first.
+    /// The keys that sign: the current secret first.
     pub secrets: Secrets,
-    /// Sent with every delivery.
+    /// Custom headers, sent with every delivery.
     pub headers: Vec<(String, SecretString)>,
 }
 
-/// At most so many attempts in any period of a length.
+/// A rate limit: at most this many attempts in any period of this length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rate {
-    /// How many; at least one.
+    /// At least one.
     pub limit: u32,
     /// A second, a minute or an hour.
     pub period: Duration,
 }
 
-/// Whether a webhook gets deliveries.
+/// The status of a webhook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// It does.
+    /// The webhook gets deliveries.
     Active,
-    /// They are held until it is active again.
+    /// Deliveries are held until the webhook is active again.
     Paused,
-    /// Switched off by its owner.
+    /// The owner switched the webhook off.
     Inactive,
-    /// Switched off by Posthorn, because of what its endpoint answered or because
-    /// it failed for too long.
+    /// Posthorn switched the webhook off, because of an answer of its endpoint or
+    /// because it failed for too long.
     Disabled,
-    /// Gone, but for its log.
+    /// The webhook was deleted. Its row is kept for its log.
     Deleted,
 }
 
 impl Status {
-    /// Whether events get deliveries to it.
+    /// Whether new events create deliveries for the webhook.
     #[must_use]
     pub fn is_on(self) -> bool {
         matches!(self, Self::Active | Self::Paused)
     }
 
-    /// As the table has it.
+    /// The status as it is stored.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -113,10 +107,10 @@ impl Status {
         }
     }
 
-    /// From the table.
+    /// Parses a stored status.
     #[must_use]
     pub fn read(text: &str) -> Self {
-        // The table's CHECK allows no sixth.
+        // The table's CHECK allows no sixth status.
         [Self::Active, Self::Paused, Self::Inactive, Self::Disabled]
             .into_iter()
             .find(|status| status.as_str() == text)
@@ -127,16 +121,17 @@ impl Status {
 /// Why a row can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
-    /// A secret or the headers.
-    #[error("opening the {0} of a webhook")]
+    /// A secret or the headers can't be opened.
+    #[error("the {0} of a webhook cannot be opened")]
     Sealed(&'static str, #[source] Unopenable),
-    /// What was opened isn't what is sealed there.
-    #[error("the {0} of a webhook cannot be read")]
+    /// A secret or the headers were opened, but have the wrong form.
+    #[error("the {0} of a webhook has the wrong form")]
     Field(&'static str),
 }
 
-/// The columns that are sealed, each with what it is bound to: a rotation moves
-/// what is current to what is previous as it is.
+/// The sealed columns, each with the name that its value is bound to. A rotation
+/// copies the current value to the previous one unchanged, so both are bound to the
+/// same name.
 pub const SEALED: [(&str, &str); 5] = [
     ("secret", "secret"),
     ("previous_secret", "secret"),
@@ -145,7 +140,7 @@ pub const SEALED: [(&str, &str); 5] = [
     ("headers", "headers"),
 ];
 
-/// What a sealed column is bound to (see [`crate::seal`]).
+/// The context that a sealed column is bound to (see [`crate::seal`]).
 #[must_use]
 pub fn seal_context(id: WebhookId, column: &str) -> String {
     format!("{id}/{column}")
@@ -153,7 +148,7 @@ pub fn seal_context(id: WebhookId, column: &str) -> String {
 
 impl Unreadable {
     /// Whether this process lacks the key that the row was sealed with. Another
-    /// one may have it.
+    /// process may have it.
     #[must_use]
     pub fn is_missing_key(&self) -> bool {
         matches!(self, Self::Sealed(_, Unopenable::UnknownKey))
@@ -161,23 +156,23 @@ impl Unreadable {
 }
 
 impl Webhook {
-    /// How long an attempt may take: its own timeout, else the server's if it
-    /// has one, else the dialect's.
+    /// The timeout of an attempt: the webhook's, otherwise the server's, otherwise
+    /// the dialect's.
     #[must_use]
     pub fn timeout_in(&self, dialect: &Dialect, servers: Option<Duration>) -> Duration {
         let own = self.timeout.or(servers);
         own.unwrap_or(dialect.policy().timeout)
     }
 
-    /// The columns that [`Webhook::read`] wants.
+    /// The columns that [`Webhook::read`] needs.
     pub const COLUMNS: &'static str = "id, tenant, url, dialect, secret, previous_secret, \
         previous_secret_until, signing_key, previous_signing_key, headers, timeout_ms, retry, \
         rate_limit, rate_period_s, debug_mode, status";
 
-    /// From its row.
+    /// Reads a row and opens its sealed columns.
     ///
     /// # Errors
-    /// If what is sealed doesn't open, or isn't what it should be.
+    /// If a sealed column can't be opened or has the wrong form.
     pub fn read(row: &Row, keys: &Keyring) -> Result<Self, Unreadable> {
         let Sealed { secrets, headers } = Sealed::open(row, keys)?;
         Ok(Self {
@@ -199,10 +194,10 @@ impl Webhook {
 }
 
 impl Subscription {
-    /// The columns that [`Subscription::read`] wants.
+    /// The columns that [`Subscription::read`] needs.
     pub const COLUMNS: &'static str = "id, tenant, patterns, filter, operational, status";
 
-    /// From its row. Opens nothing.
+    /// Reads a row. Opens no sealed column.
     #[must_use]
     pub fn read(row: &Row) -> Self {
         Self {
@@ -217,7 +212,7 @@ impl Subscription {
 }
 
 impl Rate {
-    /// Of a webhook's row: `rate_limit` and `rate_period_s`.
+    /// Reads `rate_limit` and `rate_period_s` of a webhook's row.
     #[must_use]
     pub fn read(row: &Row) -> Option<Self> {
         row.get::<_, Option<i32>>("rate_limit").map(|limit| Self {
@@ -227,10 +222,11 @@ impl Rate {
     }
 }
 
-/// What a webhook's row says of retries.
+/// Reads a webhook's override of the retry schedule.
 ///
 /// # Errors
-/// If it says what no API takes: only a row made by hand does.
+/// If the row has a value that the API never accepts. Only a manual change can store
+/// one.
 pub fn read_retry(row: &Row) -> Result<Option<Retry>, Unreadable> {
     row.get::<_, Option<serde_json::Value>>("retry")
         .map(serde_json::from_value)
@@ -239,14 +235,14 @@ pub fn read_retry(row: &Row) -> Result<Option<Retry>, Unreadable> {
 }
 
 impl Sealed {
-    /// The columns that [`Sealed::open`] wants, besides `id`.
+    /// The columns that [`Sealed::open`] needs, besides `id`.
     pub const COLUMNS: &'static str = "secret, previous_secret, previous_secret_until, \
         signing_key, previous_signing_key, headers";
 
-    /// Opens what is sealed in a row.
+    /// Opens the sealed columns of a row.
     ///
     /// # Errors
-    /// If it doesn't open, or isn't what it should be.
+    /// If a column can't be opened or has the wrong form.
     pub fn open(row: &Row, keys: &Keyring) -> Result<Self, Unreadable> {
         let id: WebhookId = row.get("id");
         let open = |column: &'static str, sealed: &[u8]| {
@@ -276,7 +272,7 @@ impl Sealed {
             Some(sealed) => Some(Previous {
                 secret: secret(sealed)?,
                 signing_key: signing_key("previous_signing_key")?,
-                // The table's CHECK has both or neither.
+                // The table's CHECK requires both or neither.
                 until: row.get("previous_secret_until"),
             }),
         };

@@ -1,9 +1,9 @@
-//! [`rewrite`] says what Node.js says, for every document.
+//! [`rewrite`] writes every document exactly as Node.js does.
 //!
-//! One Node process reads documents (a line of base64 each) and answers
-//! `JSON.stringify(JSON.parse(document))` in the same way.
+//! One Node process reads documents (one line of base64 each) and returns
+//! `JSON.stringify(JSON.parse(document))` of each, in the same format.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -22,7 +22,7 @@ const answers = lines.map(line => {
 process.stdout.write(answers.join('\\n'));
 ";
 
-/// What Node makes of each document; `None` if there is no Node.
+/// Node's result for each document; `None` if Node isn't installed.
 fn node(documents: &[String]) -> Option<Vec<String>> {
     let child = Command::new("node")
         .args(["-e", NODE])
@@ -39,7 +39,7 @@ fn node(documents: &[String]) -> Option<Vec<String>> {
     };
     let mut input = child.stdin.take().unwrap();
     let lines: Vec<_> = documents.iter().map(|text| BASE64.encode(text)).collect();
-    // Node reads everything before it writes anything.
+    // The Node program reads all of its input before it writes.
     input.write_all(lines.join("\n").as_bytes()).unwrap();
     drop(input);
     let output = child.wait_with_output().unwrap();
@@ -163,7 +163,7 @@ fn documents_are_written_as_node_writes_them() {
             documents.push(format!("{{\"\\u{unit:04X}a\":\"\\u{unit:04x}\"}}"));
         }
     }
-    // As deep as ingest takes them.
+    // The deepest nesting that ingest accepts.
     documents.push(format!("{}1.0{}", "[".repeat(100), "]".repeat(100)));
     documents.push(format!("{}1.0{}", "{\"1\":".repeat(100), "}".repeat(100)));
     for _ in 0..8_000 {
@@ -244,7 +244,7 @@ fn number(rng: &mut Rng) -> String {
     out
 }
 
-/// Few enough to come twice, many of them integers.
+/// So few names that some occur twice; many of them are integers.
 fn name(rng: &mut Rng, out: &mut String) {
     match rng.u32(..4) {
         0 => out.push_str(&format!("\"{}\"", rng.u64(..12))),

@@ -1,5 +1,5 @@
 #!/bin/sh
-# RUSTC_WORKSPACE_WRAPPER of `make fuzz`: our own crates tell libFuzzer what they reach.
+# RUSTC_WORKSPACE_WRAPPER of `make fuzz`: builds our own crates with coverage counters for libFuzzer.
 # Their dependencies stay as `make test` has built them. Stable Rust is enough.
 exec "$@" -Ccodegen-units=1 -Cpasses=sancov-module \
 	-Cllvm-args=-sanitizer-coverage-level=4 \

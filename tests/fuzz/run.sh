@@ -1,6 +1,6 @@
 #!/bin/sh
-# run.sh BINARY FOLDER SECONDS TARGET…: libFuzzer on each target in turn, at low priority.
-# What it finds is kept in FOLDER. To keep it for good, put it into tests/fuzz/corpus.
+# run.sh BINARY FOLDER SECONDS TARGET…: runs libFuzzer on each target in turn, at low priority.
+# New inputs are kept in FOLDER. To keep one for good, copy it into tests/fuzz/corpus.
 set -eu
 binary=$1 folder=$2 seconds=$3
 shift 3

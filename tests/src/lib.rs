@@ -1,11 +1,15 @@
-//! What the tests, `make run` and the benchmark stand on.
+//! The harness of the tests, `make run`, `make chaos` and the benchmarks.
 //!
-//! [`pair`] starts a private RabbitMQ and PostgreSQL; [`service`] starts the
-//! real binaries on them; [`receiver`] is an endpoint that remembers what it was
-//! sent; [`producer`] is a platform that publishes, [`mod@raw`] one that writes its
-//! own frames; [`world`] puts a test's own
-//! of each together; [`mod@bench`] measures; [`chaos`] breaks what it can, by way of
-//! [`proxy`] among others, and judges.
+//! | module | |
+//! |---|---|
+//! | [`pair`] | starts a private RabbitMQ and PostgreSQL |
+//! | [`service`] | starts the real binaries on them |
+//! | [`receiver`] | a webhook endpoint that records its requests |
+//! | [`producer`] | publishes events over AMQP; [`mod@raw`] writes its own AMQP frames |
+//! | [`world`] | one test's own database, virtual host and processes |
+//! | [`proxy`] | a TCP proxy that cuts, stalls and slows connections |
+//! | [`mod@bench`] | the benchmarks |
+//! | [`chaos`] | injects faults under load and checks that nothing was lost |
 
 pub mod bench;
 pub mod chaos;

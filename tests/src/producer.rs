@@ -1,5 +1,5 @@
-//! A platform that publishes events over AMQP: an independent client, with
-//! nothing of Posthorn's but the exchange's name.
+//! A producer that publishes events over AMQP. It is an independent client: it shares
+//! nothing with Posthorn except the name of the exchange.
 
 use anyhow::Context;
 use futures_util::future::try_join_all;
@@ -10,24 +10,23 @@ const EXCHANGE: &str = "posthorn.events";
 
 /// A connection with publisher confirms.
 pub struct Producer {
-    // Closes when dropped.
+    // Closes the connection when dropped.
     _connection: Connection,
     channel: Channel,
 }
 
-/// An event as it is published.
+/// An event to publish.
 #[derive(Debug, Clone)]
 pub struct Publication {
     /// `<tenant>.<event type>`.
     pub routing_key: String,
-    /// Properties, with `message_id` if there is to be one.
+    /// Properties; `message_id` is optional.
     pub properties: BasicProperties,
-    /// The body.
     pub body: Vec<u8>,
 }
 
 impl Publication {
-    /// JSON data with an id.
+    /// An event with JSON data and an id.
     #[must_use]
     pub fn json(tenant: &str, event_type: &str, id: &str, data: &str) -> Self {
         Self {
@@ -40,7 +39,7 @@ impl Publication {
         }
     }
 
-    /// With these properties instead.
+    /// Replaces the properties.
     #[must_use]
     pub fn with(mut self, properties: BasicProperties) -> Self {
         self.properties = properties;
@@ -49,10 +48,6 @@ impl Publication {
 }
 
 impl Producer {
-    /// Connects.
-    ///
-    /// # Errors
-    /// If the broker can't be reached.
     pub async fn connect(amqp_url: &str) -> anyhow::Result<Self> {
         let connection = Connection::connect(amqp_url, ConnectionProperties::default())
             .await
@@ -68,17 +63,11 @@ impl Producer {
     }
 
     /// Publishes and waits for the confirm.
-    ///
-    /// # Errors
-    /// If it isn't confirmed.
     pub async fn publish(&self, publication: &Publication) -> anyhow::Result<()> {
         self.publish_to(EXCHANGE, publication).await
     }
 
-    /// Publishes many at a time; answers when all are confirmed.
-    ///
-    /// # Errors
-    /// If one isn't.
+    /// Publishes all of these concurrently and waits until all are confirmed.
     pub async fn publish_all(&self, publications: &[Publication]) -> anyhow::Result<()> {
         try_join_all(
             publications
@@ -89,10 +78,7 @@ impl Producer {
         Ok(())
     }
 
-    /// To another exchange: what a producer shouldn't do.
-    ///
-    /// # Errors
-    /// If it isn't confirmed.
+    /// Publishes to another exchange, which a producer isn't allowed to do.
     pub async fn publish_to(
         &self,
         exchange: &str,

@@ -1,12 +1,12 @@
-//! A TCP proxy that does to a connection what networks do: cuts it, resets it,
-//! stalls it, slows it down, each way.
+//! A TCP proxy that injects network faults: it cuts, resets, stalls or slows
+//! connections, in either direction.
 //!
-//! It stands between two parts of a test, which know nothing of it: both see
-//! only sockets. It looks at what it carries only if a test asks it to lose the
-//! answer to something that is said ([`Proxy::lose_answer`]).
+//! It stands between two processes of a test. Both see only sockets. It looks at the bytes
+//! that it carries only if a test asks it to lose the answer to a certain request
+//! ([`Proxy::lose_answer`]).
 //!
-//! A stall is the fault that nobody is told of: connections stay open, new ones
-//! are accepted, bytes go nowhere until it is over, and then arrive.
+//! A stall is the fault that nobody is notified of: connections stay open, new ones
+//! are accepted, but no bytes move until the stall is over. Then all of them arrive.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,31 +19,31 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinHandle;
 
-/// What is read before it is passed on.
+/// How many bytes are read at a time.
 const CHUNK: usize = 64 * 1024;
 
-/// What one way of a connection is like.
+/// The state of one direction of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Way {
     /// As if the proxy weren't there.
     #[default]
     Clear,
-    /// Nothing gets through until it is clear again.
+    /// No byte passes until the direction is clear again.
     Stalled,
-    /// Every piece takes this long, one after the other.
+    /// Every chunk takes this long, one after the other.
     Slow(Duration),
 }
 
-/// How all connections end at once.
+/// How the proxy ends connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// In order, as when a process exits: FIN.
+    /// With FIN, as when a process exits.
     Cut,
-    /// As when a machine forgets them: RST.
+    /// With RST, as when a machine has forgotten the connection.
     Reset,
 }
 
-/// From who connects to who is connected to, and back.
+/// Both directions: from the client to the server, and back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Ways {
     there: Way,
@@ -60,7 +60,7 @@ pub struct Proxy {
     accepting: JoinHandle<()>,
 }
 
-/// Waits for a connection that says one thing and later another.
+/// Waits for a connection on which the client sends one text and later another.
 #[derive(Default)]
 struct Trap {
     set: Mutex<Option<(Vec<u8>, Vec<u8>)>>,
@@ -73,17 +73,18 @@ impl Trap {
     }
 }
 
-/// What one connection has said so far, as far as the trap wants to know.
+/// The part of a connection's data that the trap needs.
 #[derive(Default)]
 struct Said {
-    /// The end of what was said: words may come in two pieces.
+    /// The end of the data so far: a text may arrive in two chunks.
     tail: Vec<u8>,
-    /// Whether the first of the two was said.
+    /// Whether the first text was sent.
     first: bool,
 }
 
 impl Said {
-    /// Whether this completes what the trap waits for; the trap is gone then.
+    /// Whether this chunk completes what the trap waits for. If so, the trap is
+    /// removed.
     fn springs(&mut self, chunk: &[u8], trap: &Trap) -> bool {
         let mut set = trap.set();
         let Some((first, then)) = set.as_ref() else {
@@ -111,10 +112,7 @@ fn find(text: &[u8], word: &[u8]) -> Option<usize> {
 }
 
 impl Proxy {
-    /// Starts one that leads to this `host:port`.
-    ///
-    /// # Errors
-    /// If there is no port for it.
+    /// Starts a proxy in front of this `host:port`.
     pub async fn to(target: &str) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -127,7 +125,8 @@ impl Proxy {
             let (open, trap) = (open.clone(), trap.clone());
             async move {
                 while let Ok((near, _)) = listener.accept().await {
-                    // Asked for here, so that an end that follows is not missed.
+                    // Subscribed before the first await, so that an end that follows
+                    // isn't missed.
                     let (ways, ends) = (ways.subscribe(), ends.subscribe());
                     let (target, open, trap) = (target.clone(), open.clone(), trap.clone());
                     tokio::spawn(async move {
@@ -148,7 +147,7 @@ impl Proxy {
         })
     }
 
-    /// Where it listens.
+    /// The proxy's own address.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -160,7 +159,7 @@ impl Proxy {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Makes both ways like this, for connections that exist and those to come.
+    /// Sets both directions, for existing connections and for new ones.
     pub fn set(&self, there: Way, back: Way) {
         self.ways.send_replace(Ways { there, back });
     }
@@ -170,9 +169,9 @@ impl Proxy {
         self.set(Way::Clear, Way::Clear);
     }
 
-    /// Loses one answer: of the next connection that says `first` and later `then`,
-    /// `then` gets through, and its answer comes back as far as here. Then the
-    /// connection is reset.
+    /// Loses one answer. The trap waits for the next connection on which the client
+    /// sends `first` and later `then`. `then` reaches the server, the server's
+    /// answer reaches only the proxy, and the proxy resets the connection.
     pub fn lose_answer(&self, first: &str, then: &str) {
         *self.trap.set() = Some((first.into(), then.into()));
     }
@@ -185,7 +184,7 @@ impl Proxy {
 
     /// Ends every connection. New ones are accepted as before.
     pub fn end(&self, how: End) {
-        // Without a connection nobody listens.
+        // Without connections nobody receives this.
         let _ = self.ends.send(how);
     }
 }
@@ -205,11 +204,12 @@ async fn carry(
     mut ends: broadcast::Receiver<End>,
     trap: &Trap,
 ) {
-    // A target that is down is a connection that was accepted and closed.
+    // If the server is down, the client sees a connection that is accepted and
+    // closed.
     let Ok(mut far) = TcpStream::connect(target).await else {
         return;
     };
-    // Small messages are passed on as they come.
+    // Pass small messages on at once.
     let _ = (near.set_nodelay(true), far.set_nodelay(true));
     let end = {
         let ((near_in, near_out), (far_in, far_out)) = (near.split(), far.split());
@@ -220,7 +220,8 @@ async fn carry(
             ways.clone(),
             |ways| ways.there,
             |chunk| {
-                // Before it is passed on: its answer can't be there yet.
+                // Checked before the chunk is passed on, so the answer can't be
+                // there yet.
                 if said.springs(chunk, trap) {
                     sprung.store(true, Ordering::Relaxed);
                 }
@@ -242,21 +243,21 @@ async fn carry(
             },
         );
         tokio::select! {
-            // One side may be done sending while the other still answers.
+            // One side may have finished sending while the other side still answers.
             _ = async { tokio::join!(there, back) } => End::Cut,
             () = lost.notified() => End::Reset,
-            // Too many ends at once are an end, too.
+            // If too many ends were missed, end the connection too.
             end = ends.recv() => end.unwrap_or(End::Cut),
         }
     };
     if end == End::Reset {
-        // Closing then throws away what is unsent, and says so.
+        // With this, closing discards unsent bytes and sends RST.
         let _ = (near.set_zero_linger(), far.set_zero_linger());
     }
 }
 
-/// Passes bytes on, one way, until the sender is done or the receiver gone. What
-/// `passes` says no to, and all that follows, goes nowhere.
+/// Passes bytes on in one direction, until the sender has finished or the receiver
+/// is gone. If `passes` refuses a chunk, it and all later ones are dropped.
 async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
@@ -266,7 +267,7 @@ async fn pump(
 ) {
     let mut chunk = vec![0; CHUNK];
     while let Ok(count) = from.read(&mut chunk).await {
-        // Even the news that a peer is gone is held up by a stall.
+        // During a stall even the end of the connection isn't passed on.
         let Ok(way) = ways
             .wait_for(|ways| of(*ways) != Way::Stalled)
             .await
@@ -284,7 +285,7 @@ async fn pump(
             break;
         }
     }
-    // Who is gone needs no goodbye.
+    // The receiver may be gone already.
     let _ = to.shutdown().await;
 }
 
@@ -294,7 +295,7 @@ mod tests {
 
     use super::*;
 
-    /// A connection through a proxy to a server that repeats what it is told.
+    /// A connection through a proxy to an echo server.
     async fn to_an_echo() -> (Proxy, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = listener.local_addr().unwrap().to_string();
@@ -321,7 +322,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_said_arrives_on_many_connections() {
+    async fn data_arrives_on_many_connections() {
         let (proxy, mut first) = to_an_echo().await;
         let mut second = TcpStream::connect(proxy.address()).await.unwrap();
         says_it_back(&mut first).await.unwrap();
@@ -330,7 +331,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_left_to_say_arrives_after_one_side_is_done() {
+    async fn data_still_arrives_after_one_side_has_finished() {
         let (_proxy, mut stream) = to_an_echo().await;
         let long = vec![7; 1_000_000];
         let (mut reading, mut writing) = stream.split();
@@ -383,7 +384,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_stalled_arrives_when_it_is_over() {
+    async fn stalled_data_arrives_after_the_stall() {
         let (proxy, mut stream) = to_an_echo().await;
         for (there, back) in [(Way::Stalled, Way::Clear), (Way::Clear, Way::Stalled)] {
             proxy.set(there, back);

@@ -1,5 +1,5 @@
-//! A producer that writes AMQP by hand, to publish what no library would:
-//! any bytes as a routing key and as properties.
+//! A producer that writes AMQP frames by hand, to publish messages that no client library
+//! would send: any bytes as a routing key and as properties.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ const HEADER: u8 = 2;
 const BODY: u8 = 3;
 const END: u8 = 0xCE;
 const CHANNEL: u16 = 1;
-/// How long an answer is waited for.
+/// How long to wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A connection with one channel and publisher confirms.
 pub struct RawProducer {
     stream: TcpStream,
-    /// The largest frame that the broker takes, in bytes.
+    /// The largest frame that the broker accepts, in bytes.
     pub frame_max: usize,
 }
 
@@ -35,7 +35,7 @@ pub fn long(bytes: &[u8]) -> Vec<u8> {
     [&(bytes.len() as u32).to_be_bytes(), bytes].concat()
 }
 
-/// Properties with one text. `bit` is its place in AMQP's order: 0 for
+/// Properties with one text. `bit` is the property's position in AMQP's order: 0 for
 /// `content_type`, 8 for `message_id`.
 #[must_use]
 pub fn text_property(bit: u32, text: &[u8]) -> Vec<u8> {
@@ -48,7 +48,7 @@ pub fn headers(table: &[u8]) -> Vec<u8> {
     [&[0x20, 0], &long(table)[..]].concat()
 }
 
-/// A header table of so many levels, each a table with one field.
+/// A header table with this many levels, each a table with one field.
 #[must_use]
 pub fn nested(levels: usize) -> Vec<u8> {
     let mut table = Vec::new();
@@ -59,10 +59,6 @@ pub fn nested(levels: usize) -> Vec<u8> {
 }
 
 impl RawProducer {
-    /// Connects.
-    ///
-    /// # Errors
-    /// If the broker can't be reached or answers something else.
     pub async fn connect(amqp_url: &str) -> anyhow::Result<Self> {
         let url = Url::parse(amqp_url)?;
         let address = (
@@ -87,7 +83,7 @@ impl RawProducer {
         let tune = producer.expect((10, 30)).await?;
         ensure!(tune.len() == 8, "tune has {} bytes", tune.len());
         producer.frame_max = u32::from_be_bytes([tune[2], tune[3], tune[4], tune[5]]) as usize;
-        // As the broker said, but without a heartbeat.
+        // Accept the broker's values, but without a heartbeat.
         producer
             .method(0, (10, 31), &[&tune[..6], &[0, 0]].concat())
             .await?;
@@ -104,9 +100,6 @@ impl RawProducer {
     }
 
     /// Publishes and waits for the confirm. `properties` are flags and values.
-    ///
-    /// # Errors
-    /// If it isn't confirmed; with what the broker says.
     pub async fn publish(
         &mut self,
         exchange: &str,
@@ -126,11 +119,8 @@ impl RawProducer {
         Ok(())
     }
 
-    /// Takes a message and goes away without an ack: the broker counts that, in
-    /// a header of its own.
-    ///
-    /// # Errors
-    /// If there is none.
+    /// Takes a message and closes the connection without an ack. The broker counts
+    /// that in a header of its own.
     pub async fn take_and_leave(mut self, queue: &str) -> anyhow::Result<()> {
         let get = [vec![0, 0], short(queue.as_bytes()), vec![0]];
         self.method(CHANNEL, (60, 70), &get.concat()).await?;
@@ -156,7 +146,7 @@ impl RawProducer {
         Ok(self.stream.write_all(&frame).await?)
     }
 
-    /// The arguments of the next method, which is this one.
+    /// Waits for this method and returns its arguments.
     async fn expect(&mut self, wanted: (u16, u16)) -> anyhow::Result<Vec<u8>> {
         tokio::time::timeout(PATIENCE, self.next(wanted))
             .await

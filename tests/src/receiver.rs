@@ -1,4 +1,4 @@
-//! An endpoint that remembers what it was sent and answers as it is told.
+//! A webhook endpoint that records each request and answers as its script says.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,19 +12,16 @@ use axum::response::{IntoResponse, Response};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-/// How long arrivals are waited for.
+/// How long to wait for arrivals.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A request that arrived.
 #[derive(Debug, Clone)]
 pub struct Arrival {
-    /// When.
     pub at: Instant,
-    /// Its path.
     pub path: String,
-    /// Its headers.
     pub headers: HeaderMap,
-    /// Its body, byte for byte.
+    /// The body, byte for byte.
     pub body: Bytes,
 }
 
@@ -38,16 +35,13 @@ impl Arrival {
             .unwrap_or_default()
     }
 
-    /// The message id that Standard Webhooks carries.
+    /// The message id of Standard Webhooks.
     #[must_use]
     pub fn id(&self) -> &str {
         self.header("webhook-id")
     }
 
     /// The body as JSON.
-    ///
-    /// # Panics
-    /// If it isn't.
     #[must_use]
     pub fn json(&self) -> serde_json::Value {
         match serde_json::from_slice(&self.body) {
@@ -56,10 +50,7 @@ impl Arrival {
         }
     }
 
-    /// Verifies it as a customer would, with the Standard Webhooks crate.
-    ///
-    /// # Errors
-    /// If the signature isn't that of `secret`.
+    /// Verifies the signature as a customer would, with the Standard Webhooks crate.
     pub fn verify(&self, secret: &str) -> Result<(), String> {
         let verifier = standardwebhooks::Webhook::new(secret).map_err(|error| error.to_string())?;
         verifier
@@ -68,10 +59,10 @@ impl Arrival {
     }
 }
 
-/// What to answer to the nth request (from 0) of a path.
+/// The answer to the nth request (from 0) of a path.
 pub type Script = Arc<dyn Fn(usize, &Arrival) -> Reply + Send + Sync>;
 
-/// An answer, after a while.
+/// An answer, with a delay.
 #[derive(Debug, Clone)]
 pub struct Reply {
     status: u16,
@@ -80,7 +71,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// A status at once.
+    /// An answer with this status and no delay.
     #[must_use]
     pub fn status(status: u16) -> Self {
         Self {
@@ -90,14 +81,14 @@ impl Reply {
         }
     }
 
-    /// With a header.
+    /// Adds a header.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
     }
 
-    /// Not before this has passed.
+    /// Sets the delay.
     #[must_use]
     pub fn after(mut self, wait: Duration) -> Self {
         self.after = wait;
@@ -105,25 +96,25 @@ impl Reply {
     }
 }
 
-/// Always the same status.
+/// Always answers with this status.
 #[must_use]
 pub fn answering(status: u16) -> Script {
     Arc::new(move |_, _| Reply::status(status))
 }
 
-/// These statuses in turn; the last one for ever.
+/// Answers with these statuses in turn; repeats the last one.
 #[must_use]
 pub fn answering_in_turn(statuses: &'static [u16]) -> Script {
     Arc::new(move |n, _| Reply::status(statuses[n.min(statuses.len() - 1)]))
 }
 
-/// 200 after a while.
+/// Answers with 200 after a delay.
 #[must_use]
 pub fn answering_after(wait: Duration) -> Script {
     Arc::new(move |_, _| Reply::status(200).after(wait))
 }
 
-/// A running endpoint. Ends when dropped.
+/// A running endpoint. Stops when dropped.
 pub struct Receiver {
     address: SocketAddr,
     memory: Memory,
@@ -138,10 +129,7 @@ struct Memory {
 }
 
 impl Receiver {
-    /// Starts one on a free port.
-    ///
-    /// # Errors
-    /// If there is none.
+    /// Starts an endpoint on a free port.
     pub async fn start(script: Script) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -152,7 +140,7 @@ impl Receiver {
         };
         let router = Router::new().fallback(remember).with_state(memory.clone());
         let serving = tokio::spawn(async move {
-            // Ends with the receiver.
+            // Ends when the receiver is dropped.
             let _ = axum::serve(listener, router).await;
         });
         Ok(Self {
@@ -162,13 +150,12 @@ impl Receiver {
         })
     }
 
-    /// Its URL.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    /// What has arrived so far.
+    /// The requests so far.
     #[must_use]
     pub fn arrivals(&self) -> Vec<Arrival> {
         self.memory
@@ -179,9 +166,6 @@ impl Receiver {
     }
 
     /// Waits for this many arrivals.
-    ///
-    /// # Panics
-    /// If they don't come within a minute.
     pub async fn receives(&self, count: usize) -> Vec<Arrival> {
         let mut seen = self.memory.count.subscribe();
         let waited = tokio::time::timeout(PATIENCE, seen.wait_for(|seen| *seen >= count)).await;
@@ -190,10 +174,8 @@ impl Receiver {
         arrivals
     }
 
-    /// Waits a while and says that nothing more arrived than this.
-    ///
-    /// # Panics
-    /// If it did.
+    /// Waits for `within` and checks that no more than `count` requests have
+    /// arrived.
     pub async fn receives_no_more_than(&self, count: usize, within: Duration) {
         let mut seen = self.memory.count.subscribe();
         let more = tokio::time::timeout(within, seen.wait_for(|seen| *seen > count)).await;

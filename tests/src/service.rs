@@ -1,8 +1,7 @@
-//! One of Posthorn's own processes: started from its binary, watched, ended.
+//! One Posthorn process: started from its binary, watched, stopped.
 //!
-//! Its output goes to a file. Whatever happens to the owner, the process ends
-//! with it: on drop by SIGKILL, and if the owner itself is killed by the pipe
-//! that a small shell waits on.
+//! Its output goes to a file. The process never outlives its owner. On drop it gets
+//! SIGKILL. If the owner itself is killed, a small shell that waits on a pipe kills it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -24,16 +23,13 @@ pub struct Service {
     log: PathBuf,
     child: Child,
     process: Pid,
-    /// Closes when we end, see [`Service::start`].
+    /// Closed by the kernel when this process ends; see [`Service::start`].
     _lifeline: Option<ChildStdin>,
 }
 
 impl Service {
-    /// Starts a binary of this workspace with exactly these settings. `address`
-    /// is what its `HTTP_ADDR` says.
-    ///
-    /// # Errors
-    /// If the binary isn't built or can't be started.
+    /// Starts a binary of this workspace with exactly these settings. `address` is
+    /// the value of its `HTTP_ADDR`.
     pub fn start(
         name: &str,
         binary: &str,
@@ -44,10 +40,7 @@ impl Service {
         Self::start_with(name, (binary, &[]), address, settings, log)
     }
 
-    /// The same with arguments.
-    ///
-    /// # Errors
-    /// If the binary isn't built or can't be started.
+    /// As [`Service::start`], with arguments.
     pub fn start_with(
         name: &str,
         (binary, arguments): (&str, &[&str]),
@@ -57,8 +50,10 @@ impl Service {
     ) -> anyhow::Result<Self> {
         let path = binary_path(binary)?;
         let output = File::options().create(true).append(true).open(log)?;
-        // The shell leaves a watch behind that ends when its input does, which
-        // is when we do, and becomes the service, which keeps its pid.
+        // The shell starts a watcher in the background. The watcher kills the
+        // service when its standard input closes, which happens when this process
+        // ends. Then the shell becomes the service, with `exec`, and keeps its
+        // process id.
         let script = r#"exec 3<&0 </dev/null; me=$$
             ( cat <&3  >/dev/null 2>/dev/null; [ "$(readlink /proc/$me/exe)" = "$0" ] && kill -9 $me ) 2>/dev/null &
             exec 3<&-; exec "$0" "$@""#;
@@ -80,12 +75,13 @@ impl Service {
                     .map(|level| ("RUST_LOG", level)),
             )
             .envs(std::env::var("PATH").ok().map(|path| ("PATH", path)))
-            // Away from any .env file of the developer's.
+            // A folder without the developer's .env file.
             .current_dir(log.parent().unwrap_or(Path::new("/")))
             .stdin(Stdio::piped())
             .stdout(output.try_clone()?)
             .stderr(output)
-            // A Ctrl-C in the terminal is for the owner, who stops it in order.
+            // Ctrl-C in the terminal must reach only the owner, which stops the
+            // service in order.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -104,18 +100,12 @@ impl Service {
         })
     }
 
-    /// Waits until `/readyz` says yes.
-    ///
-    /// # Errors
-    /// If it ends before, or isn't ready within a minute.
+    /// Waits until `/readyz` answers 200.
     pub async fn ready(&mut self) -> anyhow::Result<()> {
         self.answers_yes("/readyz").await
     }
 
-    /// Waits until `/healthz` says yes.
-    ///
-    /// # Errors
-    /// If it ends before, or doesn't within a minute.
+    /// Waits until `/healthz` answers 200.
     pub async fn alive(&mut self) -> anyhow::Result<()> {
         self.answers_yes("/healthz").await
     }
@@ -146,7 +136,7 @@ impl Service {
         }
     }
 
-    /// Waits until it ends without having been told to, and says how.
+    /// Waits until the process ends by itself, and returns how it ended.
     pub async fn ended(&mut self) -> anyhow::Error {
         let how = match self.child.wait().await {
             Ok(status) => status.to_string(),
@@ -160,16 +150,13 @@ impl Service {
         )
     }
 
-    /// A URL of its HTTP server.
+    /// A URL of the service's HTTP server.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
     /// The value of a metric, summed over its labels.
-    ///
-    /// # Errors
-    /// If it can't be asked or has no such metric.
     pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
         let text = http()
             .get(self.url("/metrics"))
@@ -187,16 +174,12 @@ impl Service {
         Ok(values.iter().sum())
     }
 
-    /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.process.as_raw_nonzero().get() as u32
     }
 
     /// kill -9.
-    ///
-    /// # Errors
-    /// If it had ended already.
     pub async fn kill(mut self) -> anyhow::Result<()> {
         kill_process(self.process, Signal::KILL)
             .with_context(|| format!("{} had ended", self.name))?;
@@ -204,10 +187,7 @@ impl Service {
         Ok(())
     }
 
-    /// SIGTERM, and wait for it to end well.
-    ///
-    /// # Errors
-    /// If it fails or takes more than a minute.
+    /// Sends SIGTERM and waits for a successful exit.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         kill_process(self.process, Signal::TERM)
             .with_context(|| format!("{} had ended", self.name))?;
@@ -224,22 +204,16 @@ impl Service {
     }
 
     /// SIGSTOP.
-    ///
-    /// # Errors
-    /// If it has ended.
     pub fn pause(&self) -> anyhow::Result<()> {
         Ok(kill_process(self.process, Signal::STOP)?)
     }
 
     /// SIGCONT.
-    ///
-    /// # Errors
-    /// If it has ended.
     pub fn resume(&self) -> anyhow::Result<()> {
         Ok(kill_process(self.process, Signal::CONT)?)
     }
 
-    /// The last lines of its output.
+    /// The last lines of the process's output.
     #[must_use]
     pub fn log_tail(&self) -> String {
         tail(&self.log, 40)
@@ -254,13 +228,13 @@ pub fn tail(path: &Path, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-/// The client of the tests: no proxy, no redirects.
+/// The tests' HTTP client: no proxy, no redirects.
 #[must_use]
 pub fn http() -> reqwest::Client {
     static CLIENT: std::sync::OnceLock<reqwest::Client> = std::sync::OnceLock::new();
     CLIENT
         .get_or_init(|| {
-            // Somebody may have installed it before.
+            // A provider may be installed already.
             let _ = rustls::crypto::ring::default_provider().install_default();
             let builder = reqwest::Client::builder()
                 .no_proxy()
@@ -273,19 +247,15 @@ pub fn http() -> reqwest::Client {
         .clone()
 }
 
-/// What the API answered.
+/// An answer of the API.
 #[derive(Debug)]
 pub struct Answer {
-    /// The HTTP status.
     pub status: u16,
     /// The JSON body; a string if it isn't JSON.
     pub body: Value,
 }
 
-/// Asks the API something.
-///
-/// # Errors
-/// If there is no answer.
+/// Sends a request to the API.
 pub async fn ask(
     url: &str,
     token: &str,
@@ -307,10 +277,7 @@ pub async fn ask(
     })
 }
 
-/// Runs one of Posthorn's commands to its end and answers what it printed.
-///
-/// # Errors
-/// If it fails; with what it said.
+/// Runs one of Posthorn's commands to its end and returns its standard output.
 pub async fn command(
     binary: &str,
     arguments: &[&str],
@@ -327,22 +294,19 @@ pub async fn command(
     Ok(printed)
 }
 
-/// What a command came to.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Ran {
-    /// Its exit status; -1 if a signal ended it.
+    /// The exit status; -1 if a signal ended it.
     pub status: i32,
-    /// On its standard output, trimmed.
+    /// Standard output, trimmed.
     pub printed: String,
-    /// On its standard error.
+    /// Standard error.
     pub said: String,
 }
 
-/// Runs a line of shell in a folder, where Posthorn's commands are found, with
-/// nothing but these settings.
-///
-/// # Errors
-/// If there is no shell, or the commands aren't built.
+/// Runs a line of shell in a folder, with Posthorn's commands on the PATH and with
+/// no other settings than these.
 pub async fn shell(
     line: &str,
     folder: &Path,
@@ -371,10 +335,7 @@ async fn run(command: &mut Command, settings: &[(String, String)]) -> anyhow::Re
     })
 }
 
-/// Where a binary of this workspace is: beside this one, or beside its folder.
-///
-/// # Errors
-/// If it isn't built.
+/// The path of a binary of this workspace: beside this one, or beside its folder.
 pub fn binary_path(binary: &str) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe()?;
     own.ancestors()
@@ -385,10 +346,7 @@ pub fn binary_path(binary: &str) -> anyhow::Result<PathBuf> {
         .with_context(|| format!("{binary} is not built: run `cargo build --workspace`"))
 }
 
-/// A port that was free a moment ago, for one process of ours.
-///
-/// # Errors
-/// If there is none.
+/// A port that was free a moment ago.
 pub fn free_address() -> anyhow::Result<String> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     Ok(listener.local_addr()?.to_string())

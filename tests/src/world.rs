@@ -1,10 +1,11 @@
-//! A test's own Posthorn: a database and a virtual host that nobody else has,
+//! One test's own Posthorn: a database and a virtual host that no other test uses,
 //! the real binaries, and a tenant called `acme`.
 //!
-//! Most tests share one pair of servers, which `make test` starts and names in
-//! the environment; a test that kills a server starts its own.
-//! [`World::finish`] is a test's last line: it fails if a process panicked, or
-//! if a delivery is still open that should not be.
+//! Most tests share one pair of servers. `make test` starts that pair and names it in
+//! the environment. A test that kills a server starts its own pair.
+//!
+//! [`World::finish`] is the last line of a test. It fails if a process panicked, or if a
+//! delivery is unexpectedly still open.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -22,16 +23,16 @@ use crate::service::{Service, ask, command, free_address, shell, tail};
 
 /// The tenant of every test.
 pub const TENANT: &str = "acme";
-/// The operator's own token.
+/// The operator's token.
 pub const ADMIN_TOKEN: &str = "the-operators-token-of-the-tests";
-/// How long a condition is waited for.
+/// How long to wait for a condition.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The servers that `make test` has started, as it names them.
+/// The servers that `make test` has started and named in the environment.
 struct Shared {
     database_url: String,
     amqp_url: String,
-    /// One file per virtual host that is taken.
+    /// The folder with one file for each virtual host that is in use.
     leases: PathBuf,
     vhosts: usize,
 }
@@ -47,7 +48,7 @@ impl Shared {
         })
     }
 
-    /// A virtual host of one's own, for good.
+    /// Takes a virtual host that no other test uses or will use.
     fn lease(&self) -> anyhow::Result<String> {
         for n in 0..self.vhosts {
             let lease = self.leases.join(n.to_string());
@@ -69,7 +70,7 @@ impl Shared {
 
 /// See the module's text.
 pub struct World {
-    /// Kept until the end; none if the servers are shared.
+    /// Kept until the end. `None` if the servers are shared.
     pub pair: Option<Pair>,
     database_url: String,
     amqp_url: String,
@@ -81,18 +82,12 @@ pub struct World {
 }
 
 impl World {
-    /// On the shared servers if there are any.
-    ///
-    /// # Panics
-    /// If anything can't be started.
+    /// On the shared servers if there are any, else on servers of its own.
     pub async fn start() -> Self {
         Self::with(&[]).await
     }
 
-    /// With settings of the test's own.
-    ///
-    /// # Panics
-    /// If anything can't be started.
+    /// As [`World::start`], with additional settings.
     pub async fn with(settings: &[(&str, &str)]) -> Self {
         let world = match Shared::of_environment() {
             Some(shared) => Self::on_shared(&shared).await,
@@ -101,18 +96,12 @@ impl World {
         world.and_settings(settings).await
     }
 
-    /// On servers of its own, which may be killed.
-    ///
-    /// # Panics
-    /// If anything can't be started.
+    /// On servers of its own, which the test may kill.
     pub async fn with_own_servers(settings: &[(&str, &str)]) -> Self {
         Self::on_own(false).await.and_settings(settings).await
     }
 
-    /// On servers of its own, PostgreSQL with a disk that can be filled.
-    ///
-    /// # Panics
-    /// If anything can't be started.
+    /// On servers of its own; PostgreSQL's disk can be filled.
     pub async fn with_small_disk(settings: &[(&str, &str)]) -> Self {
         Self::on_own(true).await.and_settings(settings).await
     }
@@ -192,33 +181,21 @@ impl World {
     }
 
     /// A running ingest.
-    ///
-    /// # Panics
-    /// If it doesn't become ready.
     pub async fn ingest(&self) -> Service {
         self.service("posthorn-ingest", &[]).await
     }
 
     /// A running dispatcher.
-    ///
-    /// # Panics
-    /// If it doesn't become ready.
     pub async fn dispatcher(&self) -> Service {
         self.service("posthorn-dispatcher", &[]).await
     }
 
-    /// A running service with settings of its own.
-    ///
-    /// # Panics
-    /// If it doesn't become ready.
+    /// A running service with additional settings.
     pub async fn service(&self, binary: &str, settings: &[(&str, &str)]) -> Service {
         self.run(binary, &[], settings).await
     }
 
     /// A running ingest with arguments.
-    ///
-    /// # Panics
-    /// If it doesn't become ready.
     pub async fn ingest_with(&self, arguments: &[&str]) -> Service {
         self.run("posthorn-ingest", arguments, &[]).await
     }
@@ -251,29 +228,18 @@ impl World {
         )
     }
 
-    /// A service with settings of its own that has been started, and answers, but
-    /// need not become ready.
-    ///
-    /// # Panics
-    /// If it ends, or doesn't answer.
+    /// A service with additional settings that answers, but needn't be ready.
     pub async fn started(&self, binary: &str, settings: &[(&str, &str)]) -> Service {
         let mut service = self.start_service(binary, &[], settings);
         must("starting", service.alive().await);
         service
     }
 
-    /// An endpoint.
-    ///
-    /// # Panics
-    /// If there is no port for it.
     pub async fn receiver(&self, script: Script) -> Receiver {
         must("a receiver", Receiver::start(script).await)
     }
 
-    /// A request to the API in the name of the tenant's manager.
-    ///
-    /// # Panics
-    /// If there is no answer.
+    /// A request to the API with the token of the tenant's manager.
     pub async fn ask(
         &self,
         ingest: &Service,
@@ -284,10 +250,7 @@ impl World {
         self.ask_as(&self.token, ingest, method, path, body).await
     }
 
-    /// A request to the API in the name of the operator.
-    ///
-    /// # Panics
-    /// If there is no answer.
+    /// A request to the API with the operator's token.
     pub async fn ask_as_operator(
         &self,
         ingest: &Service,
@@ -299,9 +262,6 @@ impl World {
     }
 
     /// A request to the API with any token.
-    ///
-    /// # Panics
-    /// If there is no answer.
     pub async fn ask_as(
         &self,
         token: &str,
@@ -314,10 +274,8 @@ impl World {
         must("asking the API", answer)
     }
 
-    /// A webhook to this receiver for everything; `more` says otherwise.
-    ///
-    /// # Panics
-    /// If it is refused.
+    /// A webhook with this receiver as its endpoint, for all events. `more` replaces
+    /// members.
     pub async fn webhook(&self, ingest: &Service, receiver: &Receiver, more: Value) -> Webhook {
         let id = unique();
         let mut body = json!({"url": receiver.url(&format!("/{id}")), "events": ["*"]});
@@ -336,10 +294,7 @@ impl World {
         }
     }
 
-    /// A webhook's deliveries as the API lists them, newest first.
-    ///
-    /// # Panics
-    /// If they can't be listed.
+    /// A webhook's deliveries, as the API lists them: newest first.
     pub async fn deliveries(&self, ingest: &Service, webhook: &Webhook) -> Vec<Value> {
         let path = format!("/api/v1/webhooks/{}/deliveries?limit=250", webhook.id);
         let answer = self.ask(ingest, "GET", &path, None).await;
@@ -351,9 +306,6 @@ impl World {
     }
 
     /// One delivery with its attempts.
-    ///
-    /// # Panics
-    /// If it can't be shown.
     pub async fn delivery(&self, ingest: &Service, id: &Value) -> Value {
         let path = format!("/api/v1/deliveries/{}", id.as_str().unwrap_or_default());
         let answer = self.ask(ingest, "GET", &path, None).await;
@@ -361,30 +313,21 @@ impl World {
         answer.body
     }
 
-    /// An AMQP client.
-    ///
-    /// # Panics
-    /// If it can't connect.
     pub async fn producer(&self) -> Producer {
         must("a producer", Producer::connect(&self.amqp_url).await)
     }
 
-    /// Where the database is.
     #[must_use]
     pub fn database_url(&self) -> &str {
         &self.database_url
     }
 
-    /// Where the broker is.
     #[must_use]
     pub fn amqp_url(&self) -> &str {
         &self.amqp_url
     }
 
-    /// A bare connection to the broker, to meddle with it.
-    ///
-    /// # Panics
-    /// If there is none.
+    /// A plain AMQP connection, for tests that interfere with the broker's queues.
     pub async fn connection(&self) -> lapin::Connection {
         let properties = lapin::ConnectionProperties::default();
         must(
@@ -394,9 +337,6 @@ impl World {
     }
 
     /// Publishes one event of the tenant's over AMQP.
-    ///
-    /// # Panics
-    /// If it isn't confirmed.
     pub async fn publish(&self, event_type: &str, id: &str, data: &Value) {
         let publication = Publication::json(TENANT, event_type, id, &data.to_string());
         must(
@@ -406,17 +346,11 @@ impl World {
     }
 
     /// A connection to the database.
-    ///
-    /// # Panics
-    /// If there is none.
     pub async fn sql(&self) -> tokio_postgres::Client {
         sql(&self.database_url).await
     }
 
-    /// How many rows a query counts.
-    ///
-    /// # Panics
-    /// If it fails.
+    /// The number of rows that match.
     pub async fn count(&self, what: &str) -> i64 {
         must(
             what,
@@ -429,9 +363,6 @@ impl World {
     }
 
     /// Waits until this many events have been accepted.
-    ///
-    /// # Panics
-    /// If they aren't within a minute.
     pub async fn accepts(&self, events: i64) {
         eventually(&format!("{events} events are accepted"), async || {
             self.count("events").await >= events
@@ -440,9 +371,6 @@ impl World {
     }
 
     /// Waits until no delivery is open.
-    ///
-    /// # Panics
-    /// If some still are after a minute.
     pub async fn settles(&self) {
         eventually("every delivery is finished", async || {
             self.count("deliveries WHERE due_at IS NOT NULL").await == 0
@@ -450,10 +378,7 @@ impl World {
         .await;
     }
 
-    /// What `posthorn-ingest audit` says.
-    ///
-    /// # Panics
-    /// If anything is unaccounted for.
+    /// The output of `posthorn-ingest audit`.
     pub async fn audit(&self) -> String {
         must(
             "the audit",
@@ -466,35 +391,23 @@ impl World {
         )
     }
 
-    /// What `posthorn-ingest` with these arguments prints.
-    ///
-    /// # Panics
-    /// If it fails.
+    /// The output of `posthorn-ingest` with these arguments.
     pub async fn command(&self, arguments: &[&str]) -> String {
         must("a command", self.try_command(arguments).await)
     }
 
-    /// The same where a failure is an answer, too.
-    ///
-    /// # Errors
-    /// If it fails; with what it said.
+    /// As [`World::command`], but a failure is returned.
     pub async fn try_command(&self, arguments: &[&str]) -> anyhow::Result<String> {
         command("posthorn-ingest", arguments, &self.settings).await
     }
 
-    /// A file in the folder in which [`World::shell`] runs.
-    ///
-    /// # Panics
-    /// If it can't be written.
+    /// Writes a file into the folder in which [`World::shell`] runs.
     pub fn file(&self, name: &str, text: &str) {
         let path = self.folder.join(name);
         must(name, std::fs::write(path, text));
     }
 
-    /// A line of shell with the settings of this world, and more.
-    ///
-    /// # Panics
-    /// If there is no shell.
+    /// Runs a line of shell with the settings of this world, and more.
     pub async fn shell(&self, line: &str, settings: &[(&str, &str)]) -> Ran {
         let mut all = self.settings.clone();
         let more = settings.iter();
@@ -514,30 +427,24 @@ impl World {
             .collect()
     }
 
-    /// Ends, and leaves what the services have printed where it is; answers where.
+    /// Ends the world, keeps the services' output, and returns its folder.
     #[must_use]
     pub fn keep(mut self) -> PathBuf {
         self.finished = true;
         self.folder.clone()
     }
 
-    /// Ends without looking at what is left: for what isn't a test of deliveries.
-    ///
-    /// # Panics
-    /// If the servers can't be stopped.
+    /// Ends the world without checking deliveries.
     pub async fn abandon(mut self) {
         self.finished = true;
         if let Some(pair) = self.pair.take() {
             must("stopping the servers", pair.discard().await);
         }
-        // What is left is in the temporary folder.
+        // Leftovers are in the temporary folder.
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 
-    /// The test is over: nothing panicked, nothing is stuck.
-    ///
-    /// # Panics
-    /// If something did or is.
+    /// Ends the test. Fails if a process panicked or a delivery is stuck.
     pub async fn finish(self) {
         self.settles().await;
         self.audit().await;
@@ -570,21 +477,18 @@ impl Drop for World {
     }
 }
 
-/// A webhook as its owner knows it.
+/// A webhook, as its owner knows it.
 #[derive(Debug, Clone)]
 pub struct Webhook {
     /// `wh_…`
     pub id: String,
-    /// Shown when it was made.
+    /// The secret that the API showed when the webhook was created.
     pub secret: String,
-    /// The path of its URL at its receiver.
+    /// The path of the webhook's URL.
     pub path: String,
 }
 
 /// Waits for a condition.
-///
-/// # Panics
-/// If it doesn't come true within a minute.
 pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition().await {
@@ -593,10 +497,7 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// The value, or the reason why the test can't go on.
-///
-/// # Panics
-/// If there is none.
+/// Unwraps a result, or fails the test with `what` and the error.
 pub fn must<T, E: Into<anyhow::Error>>(what: &str, result: Result<T, E>) -> T {
     match result {
         Ok(value) => value,
@@ -604,7 +505,7 @@ pub fn must<T, E: Into<anyhow::Error>>(what: &str, result: Result<T, E>) -> T {
     }
 }
 
-/// A connection that serves itself.
+/// A connection to PostgreSQL, with its background task.
 async fn sql(url: &str) -> tokio_postgres::Client {
     let (client, connection) = must(
         "connecting to PostgreSQL",
@@ -620,7 +521,7 @@ fn replace_database(url: &str, database: &str) -> String {
     url.to_string()
 }
 
-/// A name that nobody else has.
+/// A name that no other test has.
 #[must_use]
 pub fn unique() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);

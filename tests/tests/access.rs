@@ -1,6 +1,6 @@
-//! Tenants, tokens and JWTs: who is let in, and who decides that.
+//! Tenants, tokens and JWTs: who gets access to the API, and who may grant it.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 const TOKENS: &str = "/api/v1/admin/tokens";
 const TENANTS: &str = "/api/v1/admin/tenants";
 const JWT_SECRET: &str = "a-shared-secret-of-32-bytes-or-more";
-/// Keys that sign nothing but these tests' tokens.
+/// Keys that sign only these tests' tokens.
 const P256: &str = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg7CGpS672tyHCeT6xj+6obj1HQRIWOk4jUzKUZ/XYe2yhRANCAAStosYhiyeD9R6en0PqKpH8eXmcWtNyNcjraiopplecBMsY+Vw4VMkDcxoSASAD/vMh/3tTkvaVeVKIZAcyTKY3";
 const RSA: &str = "\
 MIIEogIBAAKCAQEA3x1evNdgHf1Inu557/whpoeitJHBe8Je+0CZHSIsvyt+pYcIQegWB59n7ITVK3lfv3d9Ow94JFLG54bjXddV\
@@ -79,7 +79,7 @@ async fn a_tenants_admin_manages_its_own_tokens_and_no_others() {
     let global = issue(&world, &ingest, None, json!({})).await;
     assert_eq!(global.body["tenant"], Value::Null);
 
-    // Its own, whether it says so or not.
+    // The token is the tenant's own, with or without `tenant` in the body.
     for body in [json!({}), json!({"tenant": TENANT, "role": "viewer"})] {
         let made = issue(&world, &ingest, Some(&admin), body).await;
         assert_eq!((made.status, &made.body["tenant"]), (201, &json!(TENANT)));
@@ -89,7 +89,8 @@ async fn a_tenants_admin_manages_its_own_tokens_and_no_others() {
     assert_eq!((refused.status, unknown.status), (422, 422));
     assert_eq!(refused.body["detail"], unknown.body["detail"]);
 
-    // It sees its own: the tenant's first, its admin's, and the two.
+    // The admin sees its tenant's tokens: the first one, its own, and the two new
+    // ones.
     let listed = world.ask_as(&admin, &ingest, "GET", TOKENS, None).await;
     let tokens = listed.body["tokens"].as_array().unwrap();
     assert_eq!(tokens.len(), 4, "{}", listed.body);
@@ -101,7 +102,7 @@ async fn a_tenants_admin_manages_its_own_tokens_and_no_others() {
     }
     assert_eq!(world.count("tokens WHERE revoked_at IS NOT NULL").await, 0);
 
-    // The operator sees all, or those of the tenant it names.
+    // The operator sees all tokens, or those of the tenant that it names.
     let all = world.ask_as_operator(&ingest, "GET", TOKENS, None).await;
     assert_eq!(all.body["tokens"].as_array().unwrap().len(), 6);
     let named = http()
@@ -152,7 +153,7 @@ async fn tokens_are_listed_in_pages_with_when_they_were_used() {
 }
 
 #[tokio::test]
-async fn a_token_that_has_expired_opens_nothing() {
+async fn an_expired_token_is_refused() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let in_a = |seconds| {
@@ -178,7 +179,7 @@ async fn a_token_that_has_expired_opens_nothing() {
 }
 
 #[tokio::test]
-async fn a_jwt_opens_what_its_claims_say() {
+async fn a_jwt_allows_what_its_claims_say() {
     let settings = [("JWT_SECRET", JWT_SECRET), ("JWT_TENANT_CLAIM", "org")];
     let world = World::with(&settings).await;
     let ingest = world.ingest().await;
@@ -202,7 +203,7 @@ async fn a_jwt_opens_what_its_claims_say() {
         .ask_as(&manager, &ingest, "POST", webhooks, body)
         .await;
     assert_eq!(asked.status, 201, "{}", asked.body);
-    // Never the operator, however much of an admin.
+    // A JWT with the role `admin` is never an operator.
     let admin = signed(TENANT, "admin", JWT_SECRET);
     let asked = world.ask_as(&admin, &ingest, "GET", TENANTS, None).await;
     assert_eq!(asked.status, 403, "{}", asked.body);
@@ -226,7 +227,7 @@ async fn a_jwt_opens_what_its_claims_say() {
 }
 
 #[tokio::test]
-async fn a_jwt_signed_with_a_key_of_the_file_opens_and_one_of_another_kid_does_not() {
+async fn a_jwt_is_accepted_if_its_key_is_in_the_jwks_file() {
     let file = std::env::temp_dir().join(format!("posthorn-jwks-{}", std::process::id()));
     std::fs::write(&file, JWKS).unwrap();
     let world = World::with(&[("JWT_JWKS_FILE", file.to_str().unwrap())]).await;
@@ -261,7 +262,7 @@ async fn a_jwt_signed_with_a_key_of_the_file_opens_and_one_of_another_kid_does_n
             );
         }
     }
-    // The file's keys change without a restart: the old ones open nothing more.
+    // The file's keys change without a restart: tokens of removed keys are refused.
     std::fs::write(&file, JWKS.replace("\"ec\"", "\"newer\"")).unwrap();
     eventually("the new name counts", async || {
         ask(Algorithm::ES256, "newer", &es).await.status == 200
@@ -295,7 +296,7 @@ async fn a_tenant_is_made_listed_shown_and_changed() {
         (&changed.body["name"], &changed.body["limits"]),
         (&json!("The shop"), &limits)
     );
-    // What isn't sent stays; null is the default again.
+    // Members that aren't sent stay. Null restores the default.
     let less = json!({"limits": {"deliveries_per_hour": null, "payloadBytes": null}});
     let changed = ask("PATCH", &path, Some(less)).await.body;
     let expected = json!({

@@ -1,7 +1,7 @@
-//! The API as a whole: its document and its routes agree, every route asks for
-//! the role it documents, and all keep to the same conventions.
+//! The API as a whole: its OpenAPI document and its routes agree, every route requires
+//! the role that it documents, and all routes follow the same conventions.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 
@@ -11,23 +11,23 @@ use harness::world::{ADMIN_TOKEN, TENANT, World};
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
-/// Who asks, from who may the least to who may the most.
+/// The roles, from the least to the most powerful.
 const ROLES: [&str; 4] = ["viewer", "manager", "admin", "operator"];
 
-/// One operation of the document, with a request that fits it.
+/// One operation of the document, with a valid request.
 struct Operation {
     id: String,
     method: Method,
-    /// With its parameters filled in.
+    /// The path, with its parameters filled in.
     path: String,
     body: Option<Value>,
-    /// None: anybody may.
+    /// The role that is required; `None` for public operations.
     role: Option<String>,
-    /// Whether a thing of the tenant's is in its path.
+    /// Whether the path names a thing of a tenant.
     names_a_thing: bool,
 }
 
-/// A tenant's things, by the name of their ids' schema.
+/// A tenant's things, by the schema name of their ids.
 type Things = BTreeMap<&'static str, String>;
 
 async fn things(world: &World, ingest: &Service) -> Things {
@@ -127,7 +127,7 @@ async fn problem(answer: Response) -> Value {
 }
 
 #[tokio::test]
-async fn what_is_documented_is_served_and_no_other_method_is() {
+async fn every_documented_operation_exists_and_no_other_method_does() {
     let world = World::with(&[("API_RATE_LIMIT", "0")]).await;
     let ingest = world.ingest().await;
     let document = document(&ingest).await;
@@ -139,7 +139,7 @@ async fn what_is_documented_is_served_and_no_other_method_is() {
             .entry(&operation.path)
             .or_default()
             .push(&operation.method);
-        // Without a token each is there, and says that it wants one.
+        // Without a token every operation exists and asks for one.
         if operation.role.is_some() {
             let status = operation.ask(&ingest, "", None).await;
             assert_eq!(status, 401, "{}", operation.id);
@@ -185,7 +185,7 @@ async fn every_operation_asks_for_the_role_it_documents() {
         };
         let needed = ROLES.iter().position(|known| *known == role).unwrap();
         for (has, token) in tokens.iter().enumerate() {
-            // A global token says for whom it acts.
+            // A request with a global token names its tenant.
             let tenant = (has == 3).then_some(TENANT);
             let status = operation.ask(&ingest, token, tenant).await;
             let who = format!("{} as {}", operation.id, ROLES[has]);
@@ -203,7 +203,7 @@ async fn every_operation_asks_for_the_role_it_documents() {
 }
 
 #[tokio::test]
-async fn a_stranger_finds_nothing_of_another_tenants() {
+async fn another_tenants_things_are_not_found() {
     let world = World::with(&[("API_RATE_LIMIT", "0")]).await;
     let ingest = world.ingest().await;
     let things = things(&world, &ingest).await;
@@ -243,7 +243,7 @@ async fn a_stranger_finds_nothing_of_another_tenants() {
 }
 
 #[tokio::test]
-async fn the_page_for_people_loads_nothing_from_another_host() {
+async fn the_docs_page_loads_nothing_from_another_host() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let get = async |path: &str| http().get(ingest.url(path)).send().await.unwrap();
@@ -300,7 +300,7 @@ async fn a_request_has_an_id_in_its_answer_its_problem_and_the_log() {
 }
 
 #[tokio::test]
-async fn what_http_itself_has_words_for_is_said_in_them() {
+async fn http_errors_use_the_standard_status_codes() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let manager = token(&world, &ingest, Some(TENANT), "manager").await;
@@ -344,7 +344,7 @@ async fn what_http_itself_has_words_for_is_said_in_them() {
 }
 
 #[tokio::test]
-async fn who_asks_too_often_is_told_when_to_come_back() {
+async fn requests_over_the_rate_limit_are_answered_with_retry_after() {
     let world = World::start().await;
     let ingest = world
         .service("posthorn-ingest", &[("API_RATE_LIMIT", "1")])
@@ -358,7 +358,7 @@ async fn who_asks_too_often_is_told_when_to_come_back() {
     let accepted = ask(ADMIN_TOKEN).await;
     assert_ne!(accepted.status(), 429);
     let mut refused = None;
-    // Two at once, then one a second: ten can't all be answered within this test.
+    // A burst of two, then one per second: this test is too short for ten answers.
     for n in 0..10 {
         let answer = ask(&format!("made-up-{n}")).await;
         if answer.status() == 429 {
@@ -373,7 +373,8 @@ async fn who_asks_too_often_is_told_when_to_come_back() {
         .unwrap();
     assert!((1..=2).contains(&wait), "{wait}");
     assert_eq!(problem(answer).await["status"], 429);
-    // Known from before, so it isn't held up by what else comes from there.
+    // This token was accepted before, so other requests from its address don't count
+    // against it.
     let known = ask(ADMIN_TOKEN).await;
     assert_ne!(known.status(), 429);
     let health = http().get(ingest.url("/healthz"));
@@ -382,7 +383,7 @@ async fn who_asks_too_often_is_told_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn pages_of_other_origins_may_ask_only_if_they_are_named() {
+async fn only_named_origins_may_call_the_api_from_a_browser() {
     const OURS: &str = "https://app.example.com";
     let world = World::start().await;
     let (closed, open) = (

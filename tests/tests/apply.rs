@@ -1,24 +1,24 @@
-//! Configuration from files: what `posthorn-ingest apply` makes, and says.
+//! Configuration from files: what `posthorn-ingest apply` creates, changes and prints.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use harness::receiver::answering;
 use harness::service::Service;
 use harness::world::{TENANT, World};
 use serde_json::{Value, json};
 
-/// What the documentation's files and commands are run with.
+/// The variables with which the documentation's files and commands are run.
 const VARIABLES: [(&str, &str); 3] = [
     (
         "POSTHORN_APPLY_BILLING_SECRET",
         "whsec_YmlsbGluZydzIG93biBzZWNyZXQsIGFiY2Q=",
     ),
     ("POSTHORN_APPLY_BILLING_API_KEY", "hunter2-hunter2"),
-    // As in production: what the files name is public, by HTTPS.
+    // As in production: the files name public URLs with HTTPS.
     ("ALLOW_HTTP", "false"),
 ];
 
-/// `file: what is in it`, of what is between fences of this language.
+/// The contents of the fenced blocks in this language.
 fn fenced<'d>(document: &'d str, language: &str) -> Vec<&'d str> {
     let opening = format!("```{language}\n");
     let parts = document.split(opening.as_str()).skip(1);
@@ -27,7 +27,7 @@ fn fenced<'d>(document: &'d str, language: &str) -> Vec<&'d str> {
         .collect()
 }
 
-/// Without what is different every time.
+/// The output without the parts that differ in each run.
 fn stable(text: &str) -> String {
     let words = text.trim().lines().map(|line| {
         let (before, after) = line.split_once("(wh_").unwrap_or((line, ""));
@@ -39,7 +39,7 @@ fn stable(text: &str) -> String {
 }
 
 #[tokio::test]
-async fn what_the_documentation_shows_is_what_happens() {
+async fn the_commands_in_the_documentation_print_what_it_shows() {
     let world = World::start().await;
     let document = include_str!("../../docs/apply.md");
     for file in fenced(document, "yaml") {
@@ -60,7 +60,7 @@ async fn what_the_documentation_shows_is_what_happens() {
     world.finish().await;
 }
 
-/// A tenant with a webhook to this URL; `more` of the webhook.
+/// A tenant with one webhook to this URL; `more` has further members of the webhook.
 fn shop(url: &str, more: &Value) -> String {
     let mut webhook = json!({"key": "shop", "url": url, "events": ["*"]});
     let more = more.as_object().unwrap().clone();
@@ -95,14 +95,14 @@ async fn an_applied_webhook_gets_events_signed_with_the_secret_of_the_environmen
         let output = format!("{applied:?}");
         assert!(!output.contains(secret), "{output}");
     }
-    // In force at once, in an ingest that was running all along.
+    // The webhook is in force at once, in an ingest that was running already.
     world.publish("order.created", "evt-1", &json!({})).await;
     let arrival = &receiver.receives(1).await[0];
     arrival.verify(secret).unwrap();
     assert_eq!(arrival.header("x-api-key"), "hunter2-hunter2");
     assert_eq!(webhooks(&world, &ingest).await[0]["key"], "shop");
 
-    // Another value of the variable is another secret.
+    // A new value of the variable is a new secret.
     let other = "whsec_YW5vdGhlciBzZWNyZXQgYWx0b2dldGhlciwgYWI=";
     let variables = [
         ("POSTHORN_APPLY_SHOP_SECRET", other),
@@ -125,7 +125,7 @@ async fn an_applied_webhook_gets_events_signed_with_the_secret_of_the_environmen
 }
 
 #[tokio::test]
-async fn a_file_says_all_of_a_webhook_but_what_changes_by_other_hands() {
+async fn a_file_replaces_a_webhook_except_its_secret_and_its_switches() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let all = json!({
@@ -162,7 +162,7 @@ async fn a_file_says_all_of_a_webhook_but_what_changes_by_other_hands() {
         ("signing", &json!("hmac")),
         ("dialect", &Value::Null),
         ("metadata", &json!({})),
-        // These stay.
+        // These members keep their value.
         ("secret", &made["secret"]),
         ("debug_mode", &json!(true)),
         ("active", &json!(false)),
@@ -214,7 +214,7 @@ async fn a_dry_run_keeps_to_the_limits_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn pruning_takes_only_what_files_made() {
+async fn pruning_deletes_only_webhooks_that_files_created() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let receiver = world.receiver(answering(200)).await;
@@ -236,7 +236,7 @@ async fn pruning_takes_only_what_files_made() {
         ("shop", "", 0, 2),
         ("none", "", 0, 2),
         ("other", "--prune", 0, 2),
-        // A list that isn't there may have been forgotten.
+        // A missing list may have been forgotten.
         ("none", "--prune", 1, 2),
         ("none", "--prune --dry-run", 1, 2),
         ("empty", "--prune", 0, 1),
@@ -261,7 +261,7 @@ async fn pruning_takes_only_what_files_made() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_files_is_said_with_its_place() {
+async fn errors_in_files_are_reported_with_file_line_and_member() {
     let world = World::start().await;
     let broken = "tenants:\n\
         - id: acme\n  \
@@ -320,7 +320,7 @@ async fn what_is_wrong_with_files_is_said_with_its_place() {
 }
 
 #[tokio::test]
-async fn two_that_apply_at_once_take_turns() {
+async fn two_applies_at_once_run_one_after_the_other() {
     let world = World::start().await;
     let webhooks: Vec<_> = (0..40)
         .map(|n| json!({"key": format!("k{n}"), "url": "https://example.com/", "events": "*"}))
@@ -345,7 +345,7 @@ async fn two_that_apply_at_once_take_turns() {
     world.finish().await;
 }
 
-/// A repository's folder is where other people's files are.
+/// Other people may be able to change the files in a repository's folder.
 #[tokio::test]
 async fn a_file_cannot_send_our_secrets_out_and_its_folder_cannot_loosen_our_settings() {
     let world = World::start().await;
@@ -375,7 +375,7 @@ async fn a_file_cannot_send_our_secrets_out_and_its_folder_cannot_loosen_our_set
         "{refused:?}"
     );
 
-    // As in production, but for what a file in the folder says.
+    // As in production, except for the file in the folder.
     world.file(
         ".env",
         "ALLOW_HTTP=true\nALLOWED_NETWORKS=10.0.0.0/8\nPOSTHORN_APPLY_KEY=planted\n",
@@ -393,7 +393,8 @@ async fn a_file_cannot_send_our_secrets_out_and_its_folder_cannot_loosen_our_set
     let refused = world.shell(unset, &[]).await;
     assert_eq!(refused.status, 1, "{refused:?}");
     assert!(refused.said.contains(".url: must use https"), "{refused:?}");
-    // Whatever is named, an error says where and not what.
+    // Whatever file is named, the error says where it was named and repeats nothing
+    // of it.
     for file in ["/etc/passwd", ".env"] {
         let line = format!("posthorn-ingest apply -f {file}");
         let refused = world.shell(&line, &[]).await;

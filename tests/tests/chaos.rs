@@ -1,9 +1,9 @@
-//! Everything at once goes wrong, or the same thing over and over.
+//! Many faults at once, or the same fault over and over.
 //!
-//! `make chaos` is the long form of the first test: see `harness::chaos`. The
-//! single faults, one by one, are in `faults.rs`.
+//! The first test is a short run of `make chaos`: see `harness::chaos`. Tests of single
+//! faults are in `faults.rs`.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,13 +31,13 @@ async fn whatever_is_killed_frozen_cut_off_or_wiped_under_load_nothing_is_lost()
 }
 
 #[tokio::test]
-async fn a_job_that_kills_whoever_takes_it_is_parked_and_the_rest_flows() {
+async fn a_job_that_crashes_every_dispatcher_is_parked_and_other_jobs_are_delivered() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let shop = world.receiver(answering(200)).await;
     let order = json!({"events": ["order.created"]});
     world.webhook(&ingest, &shop, order).await;
-    // It never gets its answer: its dispatcher is killed before.
+    // This request is never answered: its dispatcher is killed first.
     let is_deadly = Arc::new(AtomicBool::new(true));
     let deadly: Script = Arc::new({
         let is_deadly = is_deadly.clone();
@@ -58,7 +58,8 @@ async fn a_job_that_kills_whoever_takes_it_is_parked_and_the_rest_flows() {
         let dispatcher = world.dispatcher().await;
         let event = Publication::json(TENANT, "order.created", &format!("evt-{deaths}"), "{}");
         producer.publish(&event).await.unwrap();
-        // Not only sent: whoever is killed before it settles has a share in its limit.
+        // A delivery must be settled, not only sent: a dispatcher that is killed
+        // before it settles delivers it again.
         eventually("the rest flows", async || {
             world.count("deliveries WHERE state = 'delivered'").await == deaths as i64 + 1
         })
@@ -72,12 +73,12 @@ async fn a_job_that_kills_whoever_takes_it_is_parked_and_the_rest_flows() {
         assert!(deaths < 60, "it is never given up");
     }
     eprintln!("parked after {deaths} deaths");
-    // It isn't put back at once, to kill another fifty.
+    // The job isn't put back at once, because it could crash fifty more.
     let waiting = "deliveries WHERE deferred_because = 'parked' AND attempts = 0 \
                    AND due_at > now() + interval '50 minutes'";
     assert_eq!(world.count(waiting).await, 1);
 
-    // Until somebody has found out why.
+    // Now the cause is found and removed.
     is_deadly.store(false, Ordering::Relaxed);
     let _dispatcher = world.dispatcher().await;
     let replay = json!({"reason": "whoever took it failed every time"});
@@ -91,7 +92,7 @@ async fn a_job_that_kills_whoever_takes_it_is_parked_and_the_rest_flows() {
 }
 
 #[tokio::test]
-async fn a_dispatcher_cut_off_from_rabbitmq_begins_nothing_that_others_have_now() {
+async fn a_dispatcher_without_rabbitmq_starts_no_attempt_of_jobs_that_others_have() {
     let latency = Duration::from_millis(300);
     let world = World::start().await;
     let ingest = world.ingest().await;
@@ -110,7 +111,8 @@ async fn a_dispatcher_cut_off_from_rabbitmq_begins_nothing_that_others_have_now(
     let events: Vec<_> = (0..1500).map(event).collect();
     world.producer().await.publish_all(&events).await.unwrap();
     shop.receives(400).await;
-    // It holds many more than it may send at a time; others get them at once.
+    // The dispatcher holds many more jobs than it may send at a time. Others get
+    // them at once.
     link.end(End::Reset);
     let cut = Instant::now();
     link.set(Way::Stalled, Way::Stalled);
@@ -124,13 +126,14 @@ async fn a_dispatcher_cut_off_from_rabbitmq_begins_nothing_that_others_have_now(
     let twice = arrivals.len() - 1500;
     eprintln!("{twice} of {under_way} came twice");
     assert!(twice <= under_way, "{twice} of {under_way}");
-    // What one dispatcher sends at a time, and what it hadn't acked yet.
+    // The jobs that one dispatcher sends at a time, and those that it hadn't acked
+    // yet.
     assert!(twice <= 64 + 32, "{twice}");
     world.finish().await;
 }
 
 #[tokio::test]
-async fn an_answer_that_drips_for_ever_is_on_record_and_holds_nobody_up() {
+async fn an_endless_slow_answer_is_recorded_and_delays_no_other_delivery() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -160,7 +163,7 @@ async fn an_answer_that_drips_for_ever_is_on_record_and_holds_nobody_up() {
     world.publish("drip", "evt-drip", &json!({})).await;
     world.accepts(1).await;
     world.publish("order.created", "evt-1", &json!({})).await;
-    // The dispatcher's only place is free again once the answer has had its time.
+    // The dispatcher's only permit is free again after the time limit of the answer.
     shop.receives(1).await;
     assert!(begun.elapsed() < Duration::from_secs(10));
     world.settles().await;

@@ -1,6 +1,6 @@
-//! What was refused: listed, replayed after a fix, discarded; and never lost.
+//! Dead letters are listed, replayed after a fix, and discarded; none is lost.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use harness::producer::Publication;
 use harness::receiver::answering;
@@ -26,7 +26,7 @@ async fn holds(world: &World, messages: i64) {
 }
 
 #[tokio::test]
-async fn what_was_refused_is_delivered_after_a_fix_as_it_was_published() {
+async fn a_refused_event_is_delivered_unchanged_after_a_fix() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let producer = world.producer().await;
@@ -63,7 +63,7 @@ async fn what_was_refused_is_delivered_after_a_fix_as_it_was_published() {
     })
     .await;
 
-    // Without a fix it comes back, under a new id.
+    // Without a fix it comes back under a new id.
     let replay = format!("/{}/replay", letter["id"].as_str().unwrap());
     let replayed = ask(&world, &ingest, "POST", &replay, Value::Null).await;
     assert_eq!(replayed.body["replayed"], 1, "{}", replayed.body);
@@ -100,7 +100,7 @@ async fn what_was_refused_is_delivered_after_a_fix_as_it_was_published() {
 }
 
 #[tokio::test]
-async fn what_comes_back_while_many_are_replayed_is_not_taken_again() {
+async fn a_dead_letter_that_comes_back_during_a_replay_is_not_replayed_again() {
     const LETTERS: i64 = 300;
     let world = World::start().await;
     let ingest = world.ingest().await;
@@ -137,7 +137,7 @@ async fn an_event_without_an_id_that_is_replayed_twice_is_known_the_second_time(
     world
         .ask_as_operator(&ingest, "POST", "/api/v1/admin/tenants", Some(fix))
         .await;
-    // As a crash would leave it: published and confirmed, and still here.
+    // The state after a crash: published and confirmed, but still in the table.
     let sql = world.sql().await;
     sql.batch_execute("CREATE TABLE kept AS SELECT * FROM dead_letters")
         .await
@@ -248,7 +248,7 @@ async fn dead_letters_are_chosen_by_reason_tenant_and_queue_page_by_page() {
             .await,
         0
     );
-    // Not for a tenant's own token, however high its role.
+    // A tenant's own token isn't enough, even with the role `admin`.
     let token = json!({"tenant": TENANT, "role": "admin"});
     let made = world
         .ask_as_operator(&ingest, "POST", "/api/v1/admin/tokens", Some(token))
@@ -262,7 +262,7 @@ async fn dead_letters_are_chosen_by_reason_tenant_and_queue_page_by_page() {
 }
 
 #[tokio::test]
-async fn what_came_around_the_exchange_is_not_replayed() {
+async fn a_dead_letter_that_did_not_come_through_an_exchange_is_not_replayed() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let producer = world.producer().await;
@@ -294,7 +294,7 @@ async fn what_came_around_the_exchange_is_not_replayed() {
 }
 
 #[tokio::test]
-async fn a_job_that_could_not_be_read_is_parked_and_replayed_to_the_same_end() {
+async fn an_unreadable_job_is_parked_again_when_it_is_replayed() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;

@@ -1,7 +1,7 @@
 //! An event published over AMQP or HTTP reaches the webhooks that want it,
 //! signed, once, and every attempt is on record.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 

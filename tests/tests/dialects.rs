@@ -1,10 +1,10 @@
-//! Receivers that exist for five systems keep accepting what they are sent.
+//! Existing receivers of five systems accept the deliveries that Posthorn sends them.
 //!
-//! `receivers/` has a receiver's check in JavaScript and one in Python, written
-//! as each system's documentation tells its users to; nothing in them is
-//! Posthorn's. What they judge has gone the whole way, AMQP in and HTTP out.
+//! `receivers/` has one receiver in JavaScript and one in Python. They verify as each
+//! system's documentation tells its users to, and contain no code of Posthorn's. The
+//! deliveries that they check have gone the whole way: AMQP in, HTTP out.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -27,7 +27,7 @@ const SYSTEMS: [&str; 5] = [
 const NODE: &str = include_str!("receivers/receivers.js");
 const PYTHON: &str = include_str!("receivers/receivers.py");
 
-/// What a program says about each arrival; `None` if it isn't installed.
+/// A program's verdict on each arrival; `None` if the program isn't installed.
 fn judged_by(program: &str, script: &[&str], arrivals: &Value) -> Option<Vec<Value>> {
     let child = Command::new(program)
         .args(script)
@@ -58,8 +58,8 @@ fn as_judged(system: &str, secret: &str, arrival: &Arrival) -> Value {
     json!({"system": system, "secret": secret, "headers": headers, "body": BASE64.encode(&arrival.body)})
 }
 
-/// Other bodies than the one that was signed. None differs in space alone, which
-/// a receiver that writes the body again doesn't see.
+/// Forged bodies. None of them differs only in white space, because a receiver that
+/// rewrites the body doesn't see that.
 fn forged(arrival: &Arrival) -> Vec<Arrival> {
     let body = &arrival.body;
     let word = body.windows(3).position(|bytes| bytes == b"Ada");
@@ -75,7 +75,7 @@ fn forged(arrival: &Arrival) -> Vec<Arrival> {
     places.into_iter().flatten().map(flipped).collect()
 }
 
-/// Data of every kind. Python can write all of it as JavaScript does.
+/// Data of every kind that Python writes as JavaScript does.
 fn ordinary_data() -> Vec<String> {
     let large = format!(r#"{{"text":"{}"}}"#, "Zoë ☕ ".repeat(28_800));
     assert!(large.len() > 250 * 1024 && large.len() <= 256 * 1024);
@@ -111,7 +111,7 @@ async fn receivers_of_five_systems_accept_deliveries_and_reject_a_flipped_byte()
     let mut webhooks = Vec::new();
     for system in SYSTEMS {
         let mut form = json!({"dialect": system, "headers": {"X-Custom": "seven"}});
-        // The others use the generated one, with its `whsec_`, as it stands.
+        // The other systems use the generated secret unchanged, with its `whsec_`.
         if system != "auraconnect" && system != "brainsait" {
             form["secret"] = "shared-secret-of-a-customer".into();
         }
@@ -185,7 +185,7 @@ async fn receivers_of_five_systems_accept_deliveries_and_reject_a_flipped_byte()
     world.finish().await;
 }
 
-/// Which event (by number) is behind each id that a body may have.
+/// The number of the event behind each id that a body may contain.
 async fn ids_of_deliveries(
     world: &World,
     ingest: &harness::service::Service,
@@ -204,8 +204,8 @@ async fn ids_of_deliveries(
     ids
 }
 
-/// The id in an arrival's body. `rishi` has none: its events are told by time,
-/// so its strange data is told by being none of the ordinary.
+/// The id in an arrival's body. `rishi` has none: its events are recognised by their
+/// time, and its strange data by being none of the ordinary data.
 fn id_in(system: &str, arrival: &Arrival) -> String {
     let body = String::from_utf8(arrival.body.to_vec()).unwrap();
     if system == "rishi" {
@@ -218,7 +218,7 @@ fn id_in(system: &str, arrival: &Arrival) -> String {
 }
 
 #[tokio::test]
-async fn a_tenants_dialect_holds_where_a_webhook_has_none() {
+async fn a_webhook_without_a_dialect_uses_its_tenants() {
     let world = World::start().await;
     let sql = "UPDATE tenants SET dialect = 'auraconnect' WHERE id = $1";
     world.sql().await.execute(sql, &[&TENANT]).await.unwrap();
@@ -309,7 +309,7 @@ async fn an_answer_is_judged_by_the_webhooks_dialect() {
     world.finish().await;
 }
 
-/// The one that the documentation shows.
+/// The dialect in the documentation.
 fn documented_dialect() -> &'static str {
     let page = include_str!("../../docs/dialects.md");
     let (_, rest) = page.split_once("```toml\n").unwrap();
@@ -317,7 +317,7 @@ fn documented_dialect() -> &'static str {
 }
 
 #[tokio::test]
-async fn a_dialect_of_ones_own_is_loaded_from_a_folder() {
+async fn custom_dialects_are_loaded_from_a_folder() {
     let folder = std::env::temp_dir().join(format!("posthorn-dialects-{}", unique()));
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("shop.toml"), documented_dialect()).unwrap();
@@ -359,7 +359,7 @@ async fn a_dialect_of_ones_own_is_loaded_from_a_folder() {
 }
 
 #[tokio::test]
-async fn a_preview_is_what_is_delivered_to_the_byte() {
+async fn a_preview_equals_the_delivery_to_the_byte() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;
@@ -396,7 +396,7 @@ async fn a_preview_is_what_is_delivered_to_the_byte() {
             "--delivery",
             delivery.as_str().unwrap(),
         ]);
-        // Without a server to ask.
+        // This command needs no server.
         let printed = harness::service::command("posthorn-ingest", &arguments, &[])
             .await
             .unwrap();

@@ -1,6 +1,6 @@
-//! Events over HTTP: batches, search, and why a webhook did or didn't get one.
+//! Events over HTTP: batches, search, and why a webhook did or didn't get an event.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use harness::receiver::answering;
 use harness::service::Service;
@@ -18,7 +18,7 @@ fn names<'a>(list: &'a Value, member: &str) -> Vec<&'a str> {
 }
 
 #[tokio::test]
-async fn a_batch_says_of_each_event_what_became_of_it() {
+async fn a_batch_answers_with_the_result_of_each_event() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;
@@ -68,7 +68,7 @@ async fn a_batch_says_of_each_event_what_became_of_it() {
     assert!(results[7]["id"].as_str().unwrap().starts_with("evt_"));
     assert_eq!(shop.receives(3).await.len(), 3);
 
-    // Again: the two with ids of their own are known, the third is another.
+    // Again: the two events with their own ids are known, the third is a new one.
     ask(&world, &ingest, "POST", "/api/v1/events/batch", batch).await;
     shop.receives(4).await;
     world.settles().await;
@@ -93,7 +93,7 @@ async fn a_batch_has_bounds_of_its_own() {
         );
         assert!(answer.body["detail"].as_str().unwrap().contains(bound));
     }
-    // More than any other body may have, and more than a batch may have.
+    // Larger than any other request body may be, and larger than a batch may be.
     let large = json!({"type": "order.created", "data": "x".repeat(200_000)});
     let body = json!({"events": vec![large.clone(); 10]});
     let answer = ask(&world, &ingest, "POST", "/api/v1/events/batch", body).await;
@@ -160,7 +160,7 @@ async fn an_event_is_shown_with_its_deliveries_and_why_others_did_not_get_it() {
     assert_eq!(body["matching"][3]["webhook_status"], "inactive");
     assert_eq!(refused["changed_since"], false);
 
-    // The webhook as it is now; and page by page.
+    // The matching shows the webhook as it is now, page by page.
     let path = format!("/api/v1/webhooks/{large}");
     ask(&world, &ingest, "PATCH", &path, json!({"filters": null})).await;
     let mut seen = Vec::new();
@@ -202,7 +202,7 @@ async fn events_are_found_by_type_and_time_and_only_by_their_tenant() {
         } else {
             "item-checkout"
         };
-        // One by one, so that each is later than the one before.
+        // One after the other, so that each is accepted later than the one before.
         world.publish(kind, &format!("evt-{n}"), &json!({})).await;
         world.accepts(n + 1).await;
     }
@@ -258,7 +258,7 @@ async fn events_are_found_by_type_and_time_and_only_by_their_tenant() {
         let answer = ask(&world, &ingest, "GET", &path, Value::Null).await;
         assert_eq!((answer.status, &answer.body["field"]), (422, &json!(field)));
     }
-    // Another tenant finds none of them, neither by search nor by id.
+    // Another tenant finds none of them, by search or by id.
     let token = json!({"tenant": "other", "role": "viewer"});
     let made = world
         .ask_as_operator(&ingest, "POST", "/api/v1/admin/tokens", Some(token))
@@ -282,7 +282,7 @@ async fn events_are_found_by_type_and_time_and_only_by_their_tenant() {
 }
 
 #[tokio::test]
-async fn a_search_by_type_looks_at_a_bounded_number_of_events_and_says_where_to_go_on() {
+async fn a_search_by_type_reads_a_bounded_number_of_events_and_returns_a_cursor() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     // 10,500 newer events of another type hide one rare event.

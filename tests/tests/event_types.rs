@@ -1,6 +1,7 @@
-//! The catalogue of event types: described, imported, and held to.
+//! The catalogue of event types: types are described and imported, and events are checked
+//! against their schemas.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use harness::receiver::answering;
 use harness::service::Service;
@@ -38,7 +39,7 @@ async fn an_event_type_lives_from_its_description_to_its_deletion() {
     for member in ["description", "example", "schema"] {
         assert_eq!(shown.body[member], body[member], "{member}");
     }
-    // The same again changes nothing; without a member it is empty.
+    // The same request changes nothing. Leaving a member out clears it.
     let again = ask(&world, &ingest, "PUT", path, body).await;
     assert_eq!((again.status, &again.body), (200, &shown.body));
     let changed = ask(&world, &ingest, "PUT", path, json!({"archived": true})).await;
@@ -100,7 +101,7 @@ async fn the_five_systems_catalogues_are_one_call_or_one_command_each() {
             .contains("auraconnect")
     );
 
-    // A whole one, as it is shown; then one that replaces all.
+    // A whole catalogue, as it is shown; then one that replaces everything.
     let whole = ask(
         &world,
         &ingest,
@@ -152,7 +153,7 @@ async fn events_that_fail_their_schema_are_refused_at_once_or_parked_with_the_re
     )
     .await;
 
-    // Over HTTP, also to the replica that wasn't told.
+    // Over HTTP, also at the replica that didn't get the change.
     let bad = json!({"type": "order.created", "data": {"total": "hunter2"}});
     eventually("the other replica knows too", async || {
         ask(&world, &other, "POST", "/api/v1/events", bad.clone())
@@ -183,7 +184,7 @@ async fn events_that_fail_their_schema_are_refused_at_once_or_parked_with_the_re
     );
     assert_eq!(answer["results"][0]["field"], "data");
 
-    // Over AMQP: parked, and the rest flows.
+    // Over AMQP: the event is parked, and others are delivered.
     world
         .publish("order.created", "evt-2", &json!({"total": "hunter2"}))
         .await;
@@ -203,7 +204,7 @@ async fn events_that_fail_their_schema_are_refused_at_once_or_parked_with_the_re
     assert_eq!(ids, ["evt-1", "evt-3"]);
     assert!(!world.logs().contains("hunter2"));
 
-    // Without the schema it is an event.
+    // Without the schema it is a valid event.
     let gone = ask(
         &world,
         &ingest,
@@ -321,7 +322,7 @@ async fn a_bad_schema_is_refused_by_its_place_and_nothing_is_fetched() {
 }
 
 #[tokio::test]
-async fn a_tenants_catalogue_has_a_bound_and_is_no_other_tenants() {
+async fn a_tenants_catalogue_is_bounded_and_separate_from_other_tenants() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let types: Vec<_> = (0..1000)

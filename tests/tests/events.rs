@@ -1,7 +1,7 @@
-//! What producers publish: every format is understood, what isn't an event is
-//! parked with its reason, and the same event is delivered once.
+//! Events that producers publish: every format is understood, a message that isn't an
+//! event is parked with the reason, and a duplicate is delivered once.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
 
-/// What is said of a message that was parked, and its body.
+/// The reason and the body of a parked message.
 struct Parked {
     reason: String,
     exchange: String,
@@ -20,7 +20,7 @@ struct Parked {
     body: Vec<u8>,
 }
 
-/// The one message that is parked; takes it away.
+/// Takes the only parked message.
 async fn parked(world: &World) -> Parked {
     let sql = world.sql().await;
     let mut rows = Vec::new();
@@ -46,7 +46,7 @@ async fn the_same_event_published_twice_is_delivered_once() {
     let shop = world.receiver(answering(200)).await;
     world.webhook(&ingest, &shop, json!({})).await;
 
-    // Together in one batch, and again when it has long been delivered.
+    // Twice in one batch, and again long after it was delivered.
     let event = Publication::json(TENANT, "order.created", "evt-1", "{}");
     let producer = world.producer().await;
     producer
@@ -86,7 +86,7 @@ async fn the_same_event_published_twice_is_delivered_once() {
 }
 
 #[tokio::test]
-async fn yesterdays_events_are_known_today() {
+async fn an_event_from_yesterday_is_recognised_as_a_duplicate_today() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let yesterday = "INSERT INTO events (uid, tenant, id, type, occurred_at, data, matched) \
@@ -111,7 +111,7 @@ async fn yesterdays_events_are_known_today() {
 }
 
 #[tokio::test]
-async fn what_is_not_an_event_is_parked_with_its_reason_and_the_rest_flows() {
+async fn a_message_that_is_not_an_event_is_parked_with_the_reason_and_events_are_delivered() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;
@@ -159,7 +159,7 @@ async fn what_is_not_an_event_is_parked_with_its_reason_and_the_rest_flows() {
         assert_eq!(parked.routing_key, publication.routing_key);
         assert_eq!(parked.body, publication.body);
     }
-    // What PostgreSQL can't store doesn't take the batch around it along.
+    // Text that PostgreSQL can't store doesn't fail the other events of its batch.
     let nul =
         r#"{"specversion":"1.0","id":"bad-8","source":"\u0000","type":"order.created","data":1}"#;
     let unstorable = good("bad-8").with(of_type("application/cloudevents+json"));
@@ -171,7 +171,7 @@ async fn what_is_not_an_event_is_parked_with_its_reason_and_the_rest_flows() {
     producer.publish_all(&around).await.unwrap();
     assert!(parked(&world).await.reason.contains("cannot be stored"));
 
-    // Around the exchange that holds producers to their tenant.
+    // Published without the exchange that restricts producers to their tenant.
     let mut around = good("bad-7");
     around.routing_key = "posthorn.ingest.v1".to_owned();
     producer.publish_to("", &around).await.unwrap();
@@ -263,7 +263,7 @@ async fn a_payload_too_large_for_a_job_arrives_whole() {
     let world = World::with(&[("JOB_SHARDS", "3")]).await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;
-    // Several webhooks, so that all shards are likely to be used.
+    // Several webhooks, so that probably all shards are used.
     for _ in 0..8 {
         world.webhook(&ingest, &shop, json!({})).await;
     }
@@ -278,7 +278,7 @@ async fn a_payload_too_large_for_a_job_arrives_whole() {
 #[tokio::test]
 async fn a_webhook_gets_the_event_that_is_published_right_after_it_was_made() {
     let world = World::start().await;
-    // Two: the one that is asked to make a webhook may not be the one that matches.
+    // Two ingests: the one that creates a webhook may not be the one that matches.
     let (ingest, _other, _dispatcher) = (
         world.ingest().await,
         world.ingest().await,
@@ -297,7 +297,7 @@ async fn a_webhook_gets_the_event_that_is_published_right_after_it_was_made() {
 }
 
 #[tokio::test]
-async fn an_event_that_nobody_wants_is_accepted_all_the_same() {
+async fn an_event_without_a_matching_webhook_is_accepted() {
     let world = World::start().await;
     let _ingest = world.ingest().await;
     world.publish("order.created", "evt-1", &json!({})).await;

@@ -1,9 +1,9 @@
-//! The programs in `examples/` do what they say, against the real servers.
+//! The programs in `examples/` work against the real servers.
 //!
 //! Each is run as its reader would run it: with the environment variables that
 //! examples/README.md names, and with nothing else.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -19,7 +19,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The command that runs an example; none if this machine lacks what it needs.
+/// The command that runs an example; `None` if this machine lacks something.
 fn example(path: &str) -> Option<Command> {
     let file = root().join("examples").join(path);
     let installed = root().join(".posthorn");
@@ -43,7 +43,8 @@ fn example(path: &str) -> Option<Command> {
         .output()
         .is_ok();
     if !runs || !needs.iter().all(|path| path.exists()) {
-        // `make deps` installs Python's and JavaScript's; Java is there or isn't.
+        // `make deps` installs packages for Python and JavaScript. Java may be
+        // missing.
         let is_installed_by_us = !path.ends_with("java");
         assert!(
             !is_installed_by_us || std::env::var_os("CI").is_none(),
@@ -52,7 +53,7 @@ fn example(path: &str) -> Option<Command> {
         eprintln!("SKIPPED: this machine lacks what examples/{path} needs");
         return None;
     }
-    // An ES module finds its packages beside itself or in a folder above.
+    // An ES module looks for packages in its own folder and in the folders above.
     if path.ends_with("mjs") {
         let copy = installed.join("examples");
         std::fs::create_dir_all(&copy).unwrap();
@@ -92,7 +93,7 @@ impl Stage {
         }
     }
 
-    /// Runs a producer to its end; answers the event's id, which it printed.
+    /// Runs a producer to its end and returns the event's id, which it printed.
     async fn publish(&self, mut producer: Command) -> String {
         let ran = producer
             .env("AMQP_URL", self.world.amqp_url())
@@ -151,7 +152,7 @@ async fn every_producers_event_arrives_once_under_the_id_that_it_printed() {
     stage.finish().await;
 }
 
-/// A receiver's process, which listens on a port of its own.
+/// A receiver's process, listening on its own port.
 struct Receiving {
     child: Child,
     url: String,
@@ -176,7 +177,7 @@ impl Receiving {
         Self { child, url }
     }
 
-    /// The first body that it took for genuine.
+    /// The first body that it accepted as genuine.
     async fn accepts(&mut self) -> Value {
         let output = self.child.stdout.take().unwrap();
         let line = BufReader::new(output).lines().next_line().await.unwrap();
@@ -241,7 +242,8 @@ async fn every_receiver_accepts_what_its_dialect_signs_and_refuses_a_forgery() {
         };
         receiving.refuses_what_nobody_signed().await;
         let id = format!("{path}-{dialect}").replace('/', "-");
-        // Numbers and letters that a JSON library of the receiver's would write differently.
+        // Numbers and letters that the receiver's JSON library would write
+        // differently.
         let data = json!({"price": 25.50, "tiny": 1e-7, "name": "Zoë \u{2028} \"quoted\"", "nested": {"b": [1, {}]}});
         stage.world.publish("item.created", &id, &data).await;
         let accepted = receiving.accepts().await;

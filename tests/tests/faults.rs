@@ -1,9 +1,9 @@
-//! Processes and servers die at the worst moment, and nothing is lost.
+//! Processes and servers die at the worst moment, and no event is lost.
 //!
-//! The producer's confirmed ids and the receiver's arrivals are the judges, not
-//! what Posthorn says of itself.
+//! The tests believe the producer's confirms and the receiver's arrivals, not what
+//! Posthorn reports about itself.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use harness::world::{TENANT, World, eventually};
 use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 use serde_json::json;
 
-/// How often each id arrived.
+/// The arrivals of each id.
 fn arrivals_by_id(receiver: &Receiver) -> BTreeMap<String, Vec<Instant>> {
     let mut by_id: BTreeMap<String, Vec<Instant>> = BTreeMap::new();
     for arrival in receiver.arrivals() {
@@ -42,7 +42,7 @@ fn events(range: std::ops::Range<usize>) -> Vec<Publication> {
         .collect()
 }
 
-/// Publishes until told to stop, through any loss; answers what was confirmed.
+/// Publishes until told to stop, through any fault. Returns the confirmed ids.
 fn publish_meanwhile(
     amqp_url: String,
     stop: Arc<AtomicBool>,
@@ -62,7 +62,7 @@ fn publish_meanwhile(
                 let published =
                     tokio::time::timeout(Duration::from_secs(20), producer.publish_all(&batch))
                         .await;
-                // What wasn't confirmed is published again under its ids.
+                // Unconfirmed events are published again under the same ids.
                 if !matches!(published, Ok(Ok(()))) {
                     break;
                 }
@@ -79,9 +79,9 @@ fn publish_meanwhile(
     })
 }
 
-/// Publishes, lets something happen, publishes on; waits until everything that
-/// was confirmed has arrived and answers when, by id. The producer's confirms
-/// and the receiver's arrivals are what is compared.
+/// Publishes, lets a fault happen, and goes on publishing. Waits until every
+/// confirmed event has arrived, and returns the arrivals by id. The test compares
+/// the producer's confirms with the receiver's arrivals.
 async fn under_load(
     world: &World,
     receiver: &Receiver,
@@ -137,7 +137,8 @@ async fn jobs_of_a_killed_dispatcher_are_delivered_by_another() {
     let by_id = arrivals_by_id(&shop);
     assert_eq!(by_id.len(), 600);
     for (id, times) in by_id.iter().filter(|(_, times)| times.len() > 1) {
-        // Under way when the dispatcher died: 200 ms, and the time to write it down.
+        // In flight when the dispatcher died: 200 ms, and the time to record an
+        // attempt.
         let before = killed.saturating_duration_since(times[0]);
         assert!(
             times.len() == 2 && before < Duration::from_secs(3),
@@ -186,14 +187,15 @@ async fn a_dispatcher_that_is_told_to_stop_finishes_what_it_holds() {
 
 #[tokio::test]
 async fn an_ingest_that_dies_between_commit_and_publish_loses_nothing() {
-    // What it had not published comes a timeout and 15 s later.
+    // Jobs that it had not published come a timeout and 15 s later.
     let world = World::with(&[("WEBHOOK_TIMEOUT", "1000")]).await;
     let ingest = world.ingest().await;
     let shop = world.receiver(answering(200)).await;
     world.webhook(&ingest, &shop, json!({})).await;
     let _dispatcher = world.dispatcher().await;
 
-    // Without its exchange no job can be published; the commit still happens.
+    // Without the jobs exchange no job can be published, but the commit still
+    // happens.
     let connection = world.connection().await;
     let channel = connection.create_channel().await.unwrap();
     channel
@@ -223,12 +225,12 @@ async fn an_ingest_that_dies_between_commit_and_publish_loses_nothing() {
 
 #[tokio::test]
 async fn ingests_killed_over_and_over_lose_nothing() {
-    // What it had not published comes a timeout and 15 s later.
+    // Jobs that it had not published come a timeout and 15 s later.
     let world = World::with(&[("WEBHOOK_TIMEOUT", "1000")]).await;
     let shop = world.receiver(answering(200)).await;
     let first = world.ingest().await;
     world.webhook(&first, &shop, json!({})).await;
-    // Kept here: it ends when it is dropped.
+    // Kept here, because dropping it would end the process.
     let mut ingest = Some(first);
     let _dispatcher = world.dispatcher().await;
 
@@ -248,7 +250,7 @@ async fn ingests_killed_over_and_over_lose_nothing() {
 async fn a_crash_of_rabbitmq_under_load_loses_nothing() {
     let world = World::with_own_servers(&[]).await;
     let ingest = world.ingest().await;
-    // One endpoint fails at first: retries are in the queues too.
+    // One endpoint fails at first, so that the delay queues have jobs too.
     let shop = world.receiver(answering(200)).await;
     let flaky = world.receiver(answering_in_turn(&[500, 500, 200])).await;
     world.webhook(&ingest, &shop, json!({})).await;
@@ -264,10 +266,10 @@ async fn a_crash_of_rabbitmq_under_load_loses_nothing() {
     })
     .await;
     let twice = by_id.values().filter(|times| times.len() > 1).count();
-    // At most what all dispatchers may hold.
+    // At most as many as all dispatchers may hold.
     assert!(twice <= 2 * 512, "{twice} arrived twice");
     assert_eq!(arrivals_by_id(&flaky).len(), 5);
-    // Our own fault charges no attempt.
+    // Posthorn's own faults cost no attempt.
     assert_eq!(
         world.count("deliveries WHERE state = 'delivered'").await,
         world.count("deliveries").await
@@ -299,7 +301,7 @@ async fn a_crash_of_postgresql_under_load_loses_nothing() {
         postgres.start_again().await.unwrap();
     })
     .await;
-    // Nothing was sent twice: what was POSTed waited to be written down.
+    // Nothing was sent twice: the results of POSTs waited to be recorded.
     assert!(
         by_id.values().all(|times| times.len() == 1),
         "something arrived twice"
@@ -311,7 +313,7 @@ async fn a_crash_of_postgresql_under_load_loses_nothing() {
             .unwrap()
             >= 1.0
     );
-    // The change that nobody heard of meanwhile is in force.
+    // A change that no process could hear of meanwhile takes effect.
     let late = world.receiver(answering(200)).await;
     world
         .webhook(&ingest, &late, json!({"events": ["late.event"]}))
@@ -332,7 +334,8 @@ async fn jobs_that_the_broker_lost_are_put_back_by_the_sweeper() {
     let ingest = world.ingest().await;
     let shop = world.receiver(answering(200)).await;
     world.webhook(&ingest, &shop, json!({})).await;
-    // No dispatcher yet: the jobs wait in their queue, and are gone with it.
+    // There is no dispatcher yet: the jobs wait in their queue, and are lost with
+    // it.
     world
         .producer()
         .await
@@ -376,7 +379,7 @@ async fn jobs_that_the_broker_lost_are_put_back_by_the_sweeper() {
 }
 
 #[tokio::test]
-async fn what_waits_for_postgresql_to_be_recorded_is_not_taken_for_a_loss() {
+async fn an_attempt_that_waits_for_postgresql_does_not_count_as_lost() {
     let sweeping = [
         ("SWEEP_GRACE", "5"),
         ("SWEEP_INTERVAL", "1"),
@@ -387,7 +390,7 @@ async fn what_waits_for_postgresql_to_be_recorded_is_not_taken_for_a_loss() {
     let latency = Duration::from_millis(300);
     let shop = world.receiver(answering_after(latency)).await;
     world.webhook(&ingest, &shop, json!({})).await;
-    // What one is about to record, the other would send again.
+    // Two dispatchers: one could send again what the other is about to record.
     let _dispatchers = (world.dispatcher().await, world.dispatcher().await);
     let producer = world.producer().await;
     producer.publish_all(&events(0..400)).await.unwrap();
@@ -395,7 +398,7 @@ async fn what_waits_for_postgresql_to_be_recorded_is_not_taken_for_a_loss() {
 
     let postgres = world.pair.as_ref().unwrap().postgres();
     postgres.kill().await.unwrap();
-    // More than a timeout and the grace.
+    // Longer than a timeout and the grace period.
     tokio::time::sleep(Duration::from_secs(8)).await;
     postgres.start_again().await.unwrap();
 
@@ -409,7 +412,7 @@ async fn what_waits_for_postgresql_to_be_recorded_is_not_taken_for_a_loss() {
 }
 
 #[tokio::test]
-async fn a_backlog_is_not_taken_for_a_loss() {
+async fn a_backlog_does_not_count_as_lost() {
     let sweeping = [
         ("SWEEP_GRACE", "3"),
         ("SWEEP_INTERVAL", "1"),
@@ -429,7 +432,7 @@ async fn a_backlog_is_not_taken_for_a_loss() {
         .await
         .unwrap();
     world.accepts(800).await;
-    // Four at a time: it takes more than twice the grace to work them off.
+    // Four at a time: the backlog takes more than twice the grace period.
     let dispatcher = world.dispatcher().await;
     shop.receives(800).await;
     world.settles().await;
@@ -448,7 +451,7 @@ async fn a_backlog_is_not_taken_for_a_loss() {
 }
 
 #[tokio::test]
-async fn a_job_that_cannot_be_read_is_parked_and_the_rest_flows() {
+async fn an_unreadable_job_is_parked_and_other_jobs_are_delivered() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;
@@ -529,7 +532,8 @@ async fn a_queue_deleted_under_its_consumers_is_made_again_and_its_jobs_with_it(
     let publication = Publication::json(TENANT, "order.created", "afterwards", "{}");
     world.producer().await.publish(&publication).await.unwrap();
 
-    // Events that ingest had not taken went with their queue; all that were accepted arrive.
+    // Events that ingest hadn't taken are lost with their queue. All accepted events
+    // arrive.
     eventually("the last event is accepted", async || {
         world.count("events WHERE id = 'afterwards'").await == 1
     })
@@ -541,7 +545,7 @@ async fn a_queue_deleted_under_its_consumers_is_made_again_and_its_jobs_with_it(
 }
 
 #[tokio::test]
-async fn while_rabbitmq_blocks_publishers_what_it_holds_is_still_delivered() {
+async fn while_rabbitmq_blocks_publishers_its_jobs_are_still_delivered() {
     let world = World::with_own_servers(&[]).await;
     let ingest = world.ingest().await;
     let shop = world
@@ -565,7 +569,7 @@ async fn while_rabbitmq_blocks_publishers_what_it_holds_is_still_delivered() {
         .rabbitmqctl(&["set_vm_memory_high_watermark", "absolute", "1MB"])
         .await
         .unwrap();
-    // Accepted by HTTP, held up by the alarm: not confirmed, so not accepted.
+    // Published by HTTP during the alarm: not confirmed, so not accepted.
     let event = json!({"type": "order.created", "id": "held-up", "data": {}});
     let held_up = world
         .ask(&ingest, "POST", "/api/v1/events", Some(event))
@@ -575,7 +579,7 @@ async fn while_rabbitmq_blocks_publishers_what_it_holds_is_still_delivered() {
         ingest.metric("posthorn_amqp_blocked").await.unwrap() as i64,
         1
     );
-    // Acks go over a connection of their own.
+    // Acks go over another connection than publishing.
     shop.receives(300).await;
     world.settles().await;
 

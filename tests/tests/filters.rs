@@ -1,13 +1,13 @@
-//! Which events a webhook wants, in every form that its users know.
+//! Filters decide which events a webhook gets, in every syntax that its users know.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use harness::receiver::answering;
 use harness::world::World;
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn filters_in_every_systems_words_let_through_what_they_say() {
+async fn filters_in_every_systems_syntax_select_the_right_events() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;

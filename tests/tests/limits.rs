@@ -1,6 +1,6 @@
-//! What a tenant or a webhook may have and use, and what happens beyond it.
+//! The limits of a tenant and of a webhook, and what happens beyond them.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ async fn a_tenants_hourly_limit_holds_across_dispatchers_and_loses_nothing() {
         world.publish("order.created", &id, &json!({"n": n})).await;
     }
     world.accepts(25).await;
-    // Each of the fifty has either been delivered or says until when it waits.
+    // Each of the fifty is either delivered, or shows until when it waits.
     let waiting = "deliveries WHERE deferred_because = 'rate_limited' \
                    AND due_at > now() + interval '50 minutes' AND attempts = 0";
     eventually("thirty wait for their turn", async || {
@@ -47,7 +47,7 @@ async fn a_tenants_hourly_limit_holds_across_dispatchers_and_loses_nothing() {
     assert_eq!(shop.arrivals().len(), 20);
     world.audit().await;
 
-    // And the log says so.
+    // The log says so too.
     let mut deferred = 0;
     for webhook in &webhooks {
         for delivery in world.deliveries(&ingest, webhook).await {
@@ -60,7 +60,7 @@ async fn a_tenants_hourly_limit_holds_across_dispatchers_and_loses_nothing() {
     }
     assert_eq!(deferred, 30);
 
-    // Their hour is longer than a test.
+    // A rate limit per hour is longer than a test.
     let client = world.sql().await;
     let over = "UPDATE deliveries SET state = 'cancelled', due_at = NULL, finished_at = now() \
                 WHERE due_at IS NOT NULL";
@@ -69,7 +69,7 @@ async fn a_tenants_hourly_limit_holds_across_dispatchers_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_webhooks_rate_stretches_a_burst_and_slows_nobody_else() {
+async fn a_webhooks_rate_limit_spreads_a_burst_and_slows_no_other_webhook() {
     let world = World::start().await;
     let (ingest, _one, _two) = (
         world.ingest().await,
@@ -88,7 +88,7 @@ async fn a_webhooks_rate_stretches_a_burst_and_slows_nobody_else() {
     }
     shop.receives(30).await;
     slow.receives(30).await;
-    // Ten a second: the third ten can't begin before two seconds are over.
+    // Ten per second: the third ten can't begin before two seconds are over.
     assert!(begun.elapsed() >= Duration::from_secs(2));
     world.finish().await;
 }
@@ -123,7 +123,7 @@ async fn a_payload_over_the_tenants_limit_is_parked_or_refused() {
 }
 
 #[tokio::test]
-async fn nothing_is_tried_beyond_the_tenants_age_limit() {
+async fn no_attempt_is_made_beyond_the_tenants_age_limit() {
     let world = World::start().await;
     limit(&world, "max_age_s", 60).await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);

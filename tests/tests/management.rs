@@ -1,6 +1,6 @@
-//! Webhooks, tenants and tokens over HTTP: who may do what, and what is shown.
+//! Webhooks, tenants and tokens over HTTP: who may change them, and what is shown.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use harness::receiver::answering;
 use harness::service::{Service, http};
@@ -69,7 +69,7 @@ async fn a_webhook_lives_from_its_making_to_its_deletion() {
     }
     assert_eq!(shown["events"], expected);
 
-    // What isn't sent stays; null takes away; both are in force at once.
+    // Members that aren't sent stay; null removes one; both take effect at once.
     let change = json!({"filters": null, "timeout": null, "events": ["item-*"]});
     let changed = world.ask(&ingest, "PUT", &path, Some(change)).await.body;
     assert_eq!(
@@ -103,7 +103,8 @@ async fn a_webhook_lives_from_its_making_to_its_deletion() {
     );
     assert_eq!(listed["webhooks"][0]["createdAt"], shown["created_at"]);
 
-    // Off: it gets nothing new. Deleted: it is gone, its deliveries too for those who ask.
+    // Switched off: it gets no new events. Deleted: it isn't found any more, and its
+    // deliveries aren't either.
     world
         .ask(&ingest, "PATCH", &path, Some(json!({"active": false})))
         .await;
@@ -241,7 +242,7 @@ async fn the_log_is_paged_and_filtered() {
 }
 
 #[tokio::test]
-async fn a_token_opens_what_its_role_and_tenant_allow() {
+async fn a_token_permits_only_what_its_role_and_tenant_allow() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let shop = world.receiver(answering(200)).await;
@@ -325,7 +326,7 @@ async fn a_token_opens_what_its_role_and_tenant_allow() {
         .header("x-tenant-id", TENANT);
     assert_eq!(claimed.send().await.unwrap().status(), 404);
 
-    // A global token says for whom it acts.
+    // A request with a global token names its tenant.
     let (_, global) = token(&world, &ingest, None, "manager").await;
     says(
         &world.ask_as(&global, &ingest, "GET", &path, None).await,
@@ -339,7 +340,7 @@ async fn a_token_opens_what_its_role_and_tenant_allow() {
         .header("x-tenant-id", TENANT);
     assert_eq!(acting.send().await.unwrap().status(), 200);
 
-    // Revoked, made up, or missing: nobody we know.
+    // Revoked, invented or missing: not accepted.
     let revoke = format!("/api/v1/admin/tokens/{id}");
     assert_eq!(
         world
@@ -364,7 +365,7 @@ async fn a_token_opens_what_its_role_and_tenant_allow() {
 }
 
 #[tokio::test]
-async fn what_is_asked_wrongly_is_refused_with_the_reason() {
+async fn an_invalid_request_is_refused_with_the_reason() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let post = async |body: Value| {
@@ -525,7 +526,7 @@ async fn no_secret_is_printed_or_stored_in_the_clear() {
 }
 
 #[tokio::test]
-async fn health_and_metrics_tell_how_it_is() {
+async fn health_and_metrics_show_the_state_of_a_process() {
     let world = World::start().await;
     let (ingest, dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;

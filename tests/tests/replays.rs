@@ -1,6 +1,6 @@
-//! Replays beside others: two replicas, a broker that goes away, retention.
+//! Replays under difficult conditions: two replicas, a broker that goes away, retention.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use harness::service::Service;
 use harness::world::{TENANT, Webhook, World, eventually};
 use serde_json::{Value, json};
 
-/// A webhook with so many deliveries that failed, whose endpoint is well again.
+/// A webhook with this many failed deliveries, whose endpoint is healthy again.
 async fn recovered(world: &World, ingest: &Service, failed: usize) -> (Receiver, Webhook) {
     let events: Vec<_> = (0..failed)
         .map(|n| Publication::json(TENANT, "order.paid", &format!("evt-{n}"), "{}"))
         .collect();
     let receiver = world
         .receiver(std::sync::Arc::new(move |n, _| {
-            // Not one of those after which an endpoint is left alone.
+            // 404 doesn't open the endpoint's circuit.
             Reply::status(if n < failed { 404 } else { 200 })
         }))
         .await;
@@ -74,7 +74,7 @@ async fn two_replicas_step_one_replay_at_its_rate_and_send_nothing_twice() {
         times.len() == FAILED && times.values().all(|n| *n == 1),
         "{times:?}"
     );
-    // Ten at a time, four times: three pauses of a second lie between.
+    // Ten at a time, four times: with three pauses of a second.
     let took = again[FAILED - 1].at - again[0].at;
     assert!(took >= Duration::from_millis(2_700), "{took:?}");
     receiver
@@ -97,7 +97,7 @@ async fn while_rabbitmq_is_away_a_replay_waits() {
     })
     .await;
     let replay = replay(&world, &ingest, &webhook, 5).await;
-    // Several steps' time.
+    // The time of several steps.
     receiver
         .receives_no_more_than(FAILED, Duration::from_secs(3))
         .await;
@@ -108,7 +108,7 @@ async fn while_rabbitmq_is_away_a_replay_waits() {
     );
 
     rabbitmq.start_again().await.unwrap();
-    // Without the sweeper, whose grace is an hour.
+    // Without the sweeper, whose grace period is an hour.
     receiver.receives(2 * FAILED).await;
     world.settles().await;
     assert_eq!(shown(&world, &ingest, &replay).await["replayed"], FAILED);
@@ -116,7 +116,7 @@ async fn while_rabbitmq_is_away_a_replay_waits() {
 }
 
 #[tokio::test]
-async fn what_is_over_for_long_is_forgotten_and_what_goes_on_is_not() {
+async fn old_finished_replays_are_deleted_and_running_ones_are_kept() {
     let world = World::with(&[("WEBHOOK_EVENT_TTL", "864000")]).await;
     let ingest = world.ingest().await;
     let receiver = world.receiver(answering(200)).await;
@@ -136,7 +136,7 @@ async fn what_is_over_for_long_is_forgotten_and_what_goes_on_is_not() {
     .await
     .unwrap();
 
-    // What is older than the current quarter of an hour counts where it belongs.
+    // Counts older than the current quarter of an hour belong to their own time.
     for (window, delivered) in [("1h", 1), ("24h", 2), ("7d", 3), ("30d", 5)] {
         let path = format!("/api/v1/stats?window={window}");
         let stats = shown(&world, &ingest, &path).await;
@@ -146,7 +146,7 @@ async fn what_is_over_for_long_is_forgotten_and_what_goes_on_is_not() {
         );
     }
 
-    // A replica that starts looks after it at once.
+    // A replica does this work at its start.
     let _another = world.ingest().await;
     eventually("ten days are kept", async || {
         world.count("replays").await == 2 && world.count("stats").await == 4

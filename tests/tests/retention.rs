@@ -1,6 +1,6 @@
-//! Days of the log come and go without anybody waiting for it.
+//! Partitions of the delivery log are created and dropped, and nobody waits for that.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use harness::receiver::answering;
 use harness::world::{World, eventually};
 use serde_json::json;
 
-/// A day that is long past, in each table.
+/// A day in the past, in each table.
 async fn an_old_day(database: &tokio_postgres::Client) {
     for table in ["events", "deliveries", "attempts"] {
         let day = format!(
@@ -22,7 +22,7 @@ async fn an_old_day(database: &tokio_postgres::Client) {
 const OLD_DAY: &str = "pg_class WHERE relname LIKE '%_20200101'";
 
 #[tokio::test]
-async fn days_past_their_retention_are_dropped_and_the_coming_ones_are_there() {
+async fn partitions_past_their_retention_are_dropped_and_future_ones_exist() {
     let world = World::start().await;
     let database = world.sql().await;
     an_old_day(&database).await;
@@ -52,7 +52,7 @@ async fn deliveries_flow_while_an_old_day_waits_for_its_last_reader() {
     let world = World::start().await;
     let mut reader = world.sql().await;
     an_old_day(&reader).await;
-    // Somebody reads the tables for long, the old day too.
+    // A long query reads the tables, also the old day.
     let reading = reader.transaction().await.unwrap();
     for table in ["events", "deliveries", "attempts"] {
         let all = format!("SELECT count(*) FROM {table}");
@@ -87,7 +87,7 @@ async fn a_day_that_was_half_dropped_is_dropped_by_the_next_ingest() {
     let world = World::start().await;
     let database = world.sql().await;
     an_old_day(&database).await;
-    // Stopped between two steps: one is detached, another half.
+    // Stopped between two steps: one partition is detached, another one half.
     database
         .batch_execute("ALTER TABLE attempts DETACH PARTITION attempts_20200101")
         .await

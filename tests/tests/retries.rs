@@ -1,6 +1,6 @@
-//! What an endpoint answers decides what happens next, and when.
+//! The endpoint's answer decides whether and when a delivery is tried again.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use harness::service::Service;
 use harness::world::{Webhook, World, eventually};
 use serde_json::{Value, json};
 
-/// A world with one webhook to one endpoint.
+/// A world with one webhook and one endpoint.
 async fn one_endpoint(script: Script, more: Value) -> (World, [Service; 2], Receiver, Webhook) {
     let world = World::start().await;
     let services = [world.ingest().await, world.dispatcher().await];
@@ -25,7 +25,7 @@ fn pauses(arrivals: &[Arrival]) -> Vec<Duration> {
         .collect()
 }
 
-/// The webhook's only delivery, with its attempts, once it is in this state.
+/// The webhook's only delivery with its attempts, once it has this status.
 async fn delivery(world: &World, ingest: &Service, webhook: &Webhook, status: &str) -> Value {
     eventually(&format!("the delivery is {status}"), async || {
         let deliveries = world.deliveries(ingest, webhook).await;
@@ -46,7 +46,7 @@ fn outcomes(delivery: &Value) -> Vec<&str> {
 
 #[tokio::test]
 async fn a_failing_endpoint_is_asked_again_on_schedule_until_it_takes_the_event() {
-    // 3 s is no tier: it is kept by two trips, through 2 s and 1 s.
+    // There is no delay queue of 3 s: two passes, through 2 s and 1 s.
     let policy = json!({"retry_policy": {"delays": [1000, 3000]}});
     let (world, [ingest, _dispatcher], endpoint, webhook) =
         one_endpoint(answering_in_turn(&[500, 500, 200]), policy).await;
@@ -127,7 +127,7 @@ async fn an_endpoint_that_is_gone_is_disabled_and_gets_nothing_more() {
         .receives_no_more_than(1, Duration::from_millis(500))
         .await;
 
-    // Its owner switches it on again.
+    // The owner switches it on again.
     let on = world
         .ask(&ingest, "PATCH", &path, Some(json!({"active": true})))
         .await;
@@ -155,7 +155,7 @@ async fn a_redirect_is_a_failure_and_is_not_followed() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_asks_for_time_gets_it() {
+async fn retry_after_is_respected() {
     let script: Script = std::sync::Arc::new(|n, _| match n {
         0 => Reply::status(429).with("retry-after", "3"),
         _ => Reply::status(200),
@@ -188,7 +188,7 @@ async fn an_attempt_takes_no_longer_than_the_webhooks_timeout() {
 }
 
 #[tokio::test]
-async fn what_stands_in_the_way_of_an_answer_is_told_apart() {
+async fn attempts_without_an_answer_are_classified_by_their_cause() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let secure = world.receiver(answering(200)).await;
@@ -229,7 +229,7 @@ async fn what_stands_in_the_way_of_an_answer_is_told_apart() {
 async fn a_name_that_resolves_to_a_private_address_is_not_connected_to() {
     let world = World::start().await;
     let ingest = world.ingest().await;
-    // This replica is strict, unlike the rest of the tests.
+    // This replica allows no private addresses, unlike the tests' other processes.
     let _strict = world
         .service(
             "posthorn-dispatcher",

@@ -1,10 +1,10 @@
-//! No secret leaves: not in a log line, a metric, a job, a row or an answer.
+//! No secret leaves Posthorn: not in a log line, a metric, a job, a row or an answer.
 //!
-//! Every secret of a deployment is a mark here. The real pair runs through what
-//! it can do and what can go wrong, at the most talkative level, and everything
-//! that came out is searched for each mark, as it is, in base64 and in hex.
+//! Every secret of the deployment is a unique mark. The real servers and processes go
+//! through ordinary work and through failures, at the most verbose log level. Then all
+//! their output is searched for each mark, in plain text, in base64 and in hex.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -29,7 +29,7 @@ const QUERY: &str = "mark-query-of-the-url";
 const USERINFO: &str = "mark-userinfo-of-a-url";
 const MISPLACED: &str = "mark-in-the-wrong-place";
 
-/// A text as it would be found: itself, and what one would make of it.
+/// The forms in which a text may be found: itself and its encodings.
 fn forms(mark: &str) -> [String; 5] {
     let encoded = STANDARD.encode(mark);
     [
@@ -37,7 +37,7 @@ fn forms(mark: &str) -> [String; 5] {
         encoded.trim_end_matches('=').to_owned(),
         URL_SAFE_NO_PAD.encode(mark),
         hex::encode(mark),
-        // A column of bytes that holds base64.
+        // A column of bytes that contains base64.
         hex::encode(encoded.trim_end_matches('=')),
     ]
 }
@@ -54,7 +54,7 @@ fn search(place: &str, text: &str, marks: &[String]) {
     }
 }
 
-/// Every row of every table, as text. A URL is what its column is for.
+/// Every row of every table, as text. A URL column may contain its URL.
 async fn stored(world: &World) -> String {
     let client = world.sql().await;
     let tables = "SELECT table_name::text FROM information_schema.tables \
@@ -71,7 +71,7 @@ async fn stored(world: &World) -> String {
     all
 }
 
-/// What waits in a queue, as text and as hex.
+/// The messages in a queue, as text and as hex.
 async fn queued(world: &World, queue: &str) -> String {
     let connection = world.connection().await;
     let channel = connection.create_channel().await.unwrap();
@@ -96,7 +96,7 @@ async fn metrics(service: &Service) -> String {
 }
 
 #[tokio::test]
-async fn nothing_secret_is_printed_or_stored_or_queued() {
+async fn no_secret_is_printed_stored_or_queued() {
     let keys = [OLD_KEY, NEW_KEY].map(|key| STANDARD.encode(key));
     let world = World::with_own_servers(&[
         ("MASTER_KEY", &keys[0]),
@@ -126,7 +126,7 @@ async fn nothing_secret_is_printed_or_stored_or_queued() {
         world.ask_as(ADMIN, &ingest, method, path, body).await
     };
 
-    // Tokens are secrets that Posthorn makes.
+    // Posthorn generates tokens itself, so they are marks too.
     let token = json!({"tenant": TENANT, "role": "admin"});
     let made = operators("POST", "/api/v1/admin/tokens", token).await;
     let token = made.body["token"].as_str().unwrap().to_owned();
@@ -177,7 +177,7 @@ async fn nothing_secret_is_printed_or_stored_or_queued() {
         );
     }
 
-    // Deliveries that are taken, and that aren't; tests of both; debug mode.
+    // Successful and failed deliveries, tests of both, and debug mode.
     ask("PATCH", &webhooks[1], json!({"debug_mode": true})).await;
     world.publish("order.created", "evt-1", &json!({})).await;
     well.receives(1).await;
@@ -188,7 +188,7 @@ async fn nothing_secret_is_printed_or_stored_or_queued() {
         search("a test's answer", &tested.body.to_string(), &marks);
     }
 
-    // Secrets in wrong places.
+    // Secrets in the wrong places.
     for body in [
         json!({"url": format!("https://user:{USERINFO}@example.com/"), "events": ["*"]}),
         json!({"url": format!("https://{MISPLACED} x/"), "events": ["*"]}),
@@ -283,7 +283,7 @@ async fn nothing_secret_is_printed_or_stored_or_queued() {
         logs.contains("DEBUG") && logs.contains("delivered"),
         "nothing was searched"
     );
-    // The file that was applied is among the logs; it has no mark.
+    // The applied file is among the logs. It contains no mark.
     search("what was printed", &printed, &marks);
     search("the logs", &logs, &marks);
     search("the metrics", &counted, &marks);
@@ -318,7 +318,7 @@ async fn after_a_rekey_the_old_master_key_can_be_dropped() {
     world.ask(&ingest, "DELETE", &gone, None).await;
     ingest.stop().await.unwrap();
 
-    // With both keys; and more than a batch of webhooks, each sealed for another.
+    // With both keys, and with more webhooks than one batch, each sealed for itself.
     let both = [("MASTER_KEY", new.as_str()), ("MASTER_KEY_PREVIOUS", &old)];
     let ingest = world.service("posthorn-ingest", &both).await;
     let many = json!({"limits": {"webhooks": 1000}});
@@ -332,7 +332,7 @@ async fn after_a_rekey_the_old_master_key_can_be_dropped() {
     let client = world.sql().await;
     client.execute(copies, &[&NOBODYS]).await.unwrap();
 
-    // A row that is locked is passed over, and seen again.
+    // A locked row is skipped and visited again.
     let mut holding = world.sql().await;
     let transaction = holding.transaction().await.unwrap();
     let lock = "SELECT FROM webhooks WHERE headers IS NOT NULL FOR UPDATE";
@@ -348,7 +348,7 @@ async fn after_a_rekey_the_old_master_key_can_be_dropped() {
         transaction.commit().await.unwrap();
     };
     let (rekeyed, ()) = tokio::join!(rekeying, letting_go);
-    // What isn't authentic stays as it is, and the command says so.
+    // A value that isn't authentic stays as it is, and the command says so.
     assert_eq!(rekeyed.status, 1, "{rekeyed:?}");
     assert!(
         rekeyed.printed.starts_with("1 webhooks resealed with key "),
@@ -381,7 +381,8 @@ async fn after_a_rekey_the_old_master_key_can_be_dropped() {
         "{none:?}"
     );
 
-    // The old key is gone: deliveries are signed as before, with both secrets and keys.
+    // The old key is gone. Deliveries are signed as before, with both secrets and
+    // key pairs.
     ingest.stop().await.unwrap();
     let only = [("MASTER_KEY", new.as_str())];
     let ingest = world.service("posthorn-ingest", &only).await;

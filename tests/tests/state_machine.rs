@@ -1,16 +1,17 @@
 //! The states of deliveries under random histories, on the statements that write
 //! them: settle, defer, hold, release, restart and sweep, as the services call them.
 //!
-//! No broker: a bag of jobs stands for its queues, and loses, repeats and
-//! reorders what is in it. A crash is a call that is dropped at a random await:
-//! what it wrote is written or isn't, and its jobs come again. After every step
-//! the rows are read and held against the step before ([`Machine::check`]). At
-//! the end every endpoint takes everything, and nothing may be left open.
+//! There is no broker. A set of jobs stands for its queues; the test loses, repeats and
+//! reorders jobs in it. A crash is a call that is dropped at a random await: its
+//! transaction is committed or isn't, and its jobs are delivered again. After every step
+//! the test reads the rows and compares them with the rows before the step
+//! ([`Machine::check`]). At the end every endpoint accepts everything, and no delivery may
+//! be left open.
 //!
-//! `POSTHORN_SEED` repeats a history, but for the await at which a crash falls; a
+//! `POSTHORN_SEED` repeats a history, except for the await at which a crash happens. A
 //! failure names its seed.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -40,13 +41,13 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Histories in one test, and steps in one history.
+/// Histories per test, and steps per history.
 const HISTORIES: u64 = 3;
 const STEPS: usize = 50;
-/// Deliveries in one history, over [`WEBHOOKS`] webhooks.
+/// Deliveries per history, of [`WEBHOOKS`] webhooks.
 const DELIVERIES: usize = 8;
 const WEBHOOKS: usize = 3;
-/// How often the sweeper may have to look until nothing is open.
+/// The most passes of the sweeper until nothing is open.
 const ROUNDS: usize = 12;
 
 #[tokio::test]
@@ -54,7 +55,7 @@ async fn no_history_of_a_delivery_breaks_its_states_or_leaves_it_open() {
     let world = World::start().await;
     let seeds: Vec<u64> = match std::env::var("POSTHORN_SEED") {
         Ok(seed) => vec![seed.parse().unwrap()],
-        // The same in every run, and one that nobody has seen.
+        // The same histories in every run, and a new one.
         Err(_) => (1..HISTORIES).chain([fastrand::u64(..)]).collect(),
     };
     for seed in seeds {
@@ -64,7 +65,7 @@ async fn no_history_of_a_delivery_breaks_its_states_or_leaves_it_open() {
     world.finish().await;
 }
 
-/// What a row says.
+/// The contents of a row.
 #[derive(Debug, Clone, PartialEq)]
 struct Row {
     state: String,
@@ -80,7 +81,7 @@ impl Row {
         FINISHED.contains(&self.state.as_str())
     }
 
-    /// Whether it waits for this job.
+    /// Whether the delivery waits for this job.
     fn waits_for(&self, job: &Job) -> bool {
         !self.is_finished()
             && job.attempt as i16 == self.attempts + 1
@@ -88,14 +89,14 @@ impl Row {
     }
 }
 
-/// A history.
+/// One history.
 struct Machine {
-    /// To look at the rows from outside.
+    /// A second connection, to look at the rows.
     sql: tokio_postgres::Client,
-    /// What happens, in this order.
+    /// Decides what happens, in which order.
     dice: fastrand::Rng,
-    /// One connection: what a crash left under way on it is over before it is
-    /// used again.
+    /// One connection: a statement that a crash left running has ended before the
+    /// connection is used again.
     pool: Pool,
     recorder: Recorder,
     tickets: Tickets,
@@ -106,7 +107,8 @@ struct Machine {
     /// What is in the queues.
     bag: Vec<Job>,
     rows: BTreeMap<DeliveryId, Row>,
-    /// Attempts by outcome, and finished deliveries by state: what `stats` should say.
+    /// Attempts by outcome, and finished deliveries by state: the expected
+    /// statistics.
     counted: BTreeMap<String, i64>,
     steps: Vec<String>,
 }
@@ -142,7 +144,7 @@ impl Machine {
         machine
     }
 
-    /// Webhooks and an event, whose deliveries are due.
+    /// Creates webhooks and an event, whose deliveries are due.
     async fn begin(&mut self) {
         let client = &self.sql;
         let clear = "TRUNCATE events, deliveries, attempts, webhooks, stats, holds CASCADE";
@@ -226,7 +228,7 @@ impl Machine {
         self.steps.join("\n  ")
     }
 
-    /// A dispatcher takes some jobs, and writes down what it made of them, or dies.
+    /// A dispatcher takes some jobs and settles them, or crashes meanwhile.
     async fn settle(&mut self, crashes: bool) {
         let mut jobs = Vec::new();
         for _ in 0..self.dice.usize(1..=4) {
@@ -269,7 +271,7 @@ impl Machine {
                 assert_eq!(applied, expected, "{}", self.history());
                 true
             }
-            // All of it or nothing: one row tells.
+            // All of it is written or nothing: one row tells.
             None => {
                 let rows = self.read().await;
                 expected.iter().any(|id| rows[id] != self.rows[id])
@@ -292,8 +294,8 @@ impl Machine {
             }
             self.bag.extend(recorded.announcements);
         } else {
-            // Its connection is lost: the broker has the jobs still, and the next
-            // dispatcher sees to what follows from each.
+            // Its connection is lost. The broker still has the jobs, and the next
+            // dispatcher makes sure that the follow-up job of each exists.
             for job in jobs {
                 let tickets = &self.tickets;
                 if tickets.is_current(&job).await.unwrap() {
@@ -390,7 +392,8 @@ impl Machine {
         }
     }
 
-    /// The API is asked to begin some again; it may die before it queues their jobs.
+    /// The API restarts some deliveries. It may crash before it publishes their
+    /// jobs.
     async fn restart(&mut self) -> BTreeSet<DeliveryId> {
         let some: Vec<DeliveryId> = self
             .rows
@@ -452,7 +455,7 @@ impl Machine {
         }
     }
 
-    /// Everything is due long since.
+    /// Makes all deliveries due long ago.
     async fn time_passes(&mut self) {
         self.say("time passes");
         let passes = "UPDATE deliveries SET due_at = due_at - interval '1 day' \
@@ -489,12 +492,13 @@ impl Machine {
             (false, true) => self.bag.clear(),
             (false, false) => drop(self.bag.swap_remove(at)),
         }
-        // So that a bag can't grow without end.
+        // So that the set of jobs can't grow without end.
         self.bag.truncate(64);
     }
 
     async fn read(&self) -> BTreeMap<DeliveryId, Row> {
-        // Whatever a crash left on the one connection is over after this.
+        // A statement that a crash left running on the connection has ended after
+        // this.
         let client = self.pool.get().await.unwrap();
         client.batch_execute("ROLLBACK").await.unwrap();
         let rows = client
@@ -520,8 +524,8 @@ impl Machine {
             .collect()
     }
 
-    /// What holds whatever happened. That the tables' CHECKs do is known already:
-    /// a statement that breaks one fails.
+    /// Checks the rules that hold after any step. The tables' CHECKs hold anyway: a
+    /// statement that violates one fails.
     async fn check(&mut self, before: &BTreeMap<DeliveryId, Row>, restarts: &BTreeSet<DeliveryId>) {
         let rows = self.read().await;
         for (id, row) in &rows {
@@ -564,13 +568,13 @@ impl Machine {
         self.check_statistics().await;
     }
 
-    /// Those of the deliveries that are due have the job that they wait for.
+    /// Checks that each due delivery has the job that it waits for.
     async fn check_jobs(&self, deliveries: &BTreeSet<DeliveryId>) {
         let rows = self.read().await;
         for id in deliveries {
             let row = &rows[id];
             let has_ticket = |job: &&Job| {
-                // To the microsecond, as it is in a queue.
+                // With the precision of a queued job: microseconds.
                 let job = Job::decode(&job.encode()).unwrap();
                 job.delivery == *id && row.waits_for(&job) && row.due_at == Some(job.due_at)
             };
@@ -629,13 +633,13 @@ impl Machine {
         assert_eq!(stored, self.counted, "{}", self.history());
     }
 
-    /// Every endpoint takes everything from now on: nothing stays open.
+    /// Every endpoint accepts everything from now on: nothing may stay open.
     async fn close(&mut self) {
         self.say("everything succeeds");
         for webhook in self.webhooks.clone() {
             self.set_status(webhook, "active").await;
         }
-        // The broker has lost everything.
+        // The broker has lost all jobs.
         self.bag.clear();
         for _ in 0..ROUNDS {
             if self.rows.values().all(Row::is_finished) {
@@ -669,7 +673,7 @@ impl Machine {
     }
 }
 
-/// The job that follows from a verdict, as the dispatcher queues it.
+/// The job that follows from a verdict, as the dispatcher publishes it.
 fn follows(
     Settlement {
         job, verdict, mark, ..
@@ -708,7 +712,7 @@ fn report(result: Result<Answer, Failure>) -> Report {
     }
 }
 
-/// Drops a future after it has been polled so often.
+/// Drops a future after this many polls.
 async fn dropped_after<T>(future: impl Future<Output = Option<T>>, polls: usize) -> Option<T> {
     let mut future = Box::pin(future);
     let mut left = polls;

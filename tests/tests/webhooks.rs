@@ -1,6 +1,6 @@
-//! A webhook's conditions, secrets and health, over HTTP.
+//! Webhooks over HTTP: conditional changes (`If-Match`), rotation of secrets, health.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// A request with `If-Match`, in the name of the operator.
+/// A request by the operator with `If-Match`.
 async fn conditional(
     ingest: &Service,
     method: Method,
@@ -37,7 +37,7 @@ fn etag(answer: &Response) -> String {
 }
 
 #[tokio::test]
-async fn a_change_with_if_match_happens_only_if_nobody_elses_came_between() {
+async fn a_change_with_if_match_is_refused_after_another_change() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let shop = world.receiver(answering(200)).await;
@@ -65,7 +65,7 @@ async fn a_change_with_if_match_happens_only_if_nobody_elses_came_between() {
     }
     let shown = world.ask(&ingest, "GET", &path, None).await.body;
     assert_eq!(shown["description"], "mine");
-    // Of what isn't there, nothing is said but that.
+    // A webhook that doesn't exist is answered with 404, whatever the header says.
     let other = "/api/v1/webhooks/wh_01h455vb4pex5vsknk084sn02q";
     let unknown = conditional(&ingest, Method::PATCH, other, &second, json!({})).await;
     assert_eq!(unknown.status(), 404);
@@ -78,7 +78,7 @@ async fn a_change_with_if_match_happens_only_if_nobody_elses_came_between() {
 }
 
 #[tokio::test]
-async fn of_two_changes_from_the_same_state_one_happens() {
+async fn of_two_concurrent_changes_only_one_is_made() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let shop = world.receiver(answering(200)).await;
@@ -124,7 +124,7 @@ async fn after_a_rotation_both_secrets_sign_until_the_overlap_ends_by_itself() {
                 assert!(OffsetDateTime::now_utc() >= until, "too early");
                 return true;
             }
-            // The dispatcher hears of it within a second.
+            // The dispatcher learns of it within a second.
             (old, _) => assert!(old && both == 0, "nobody's secret, or the old one again"),
         }
         false
@@ -135,7 +135,7 @@ async fn after_a_rotation_both_secrets_sign_until_the_overlap_ends_by_itself() {
 }
 
 #[tokio::test]
-async fn a_webhooks_health_is_what_its_endpoint_answers_of_late() {
+async fn a_webhooks_health_shows_its_endpoints_recent_answers() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let script: Script = Arc::new(|_, arrival| {

@@ -1,29 +1,29 @@
-//! Which message is to blame when sessions end again and again.
+//! Finds the message to blame when sessions end again and again.
 //!
-//! The guard keeps what is known to be harmful from the AMQP client. This is
-//! for what nobody knows yet: a message at which the client or the broker ends
-//! the connection. It goes back to its queue and comes again on the next one.
+//! The guard keeps messages that are known to be harmful from the AMQP client. This
+//! file is for reasons that nobody knows yet: the client or the broker ends the
+//! connection at some message. That message goes back to its queue, and is delivered
+//! again on the next connection.
 //!
-//! 1. A session counts as fruitless if messages were delivered on it, and it ended
-//!    by something that a message can cause: not by a broken network or a broker
-//!    that stops. Acks don't excuse one that ended within five seconds: others'
-//!    messages flow beside the one to blame, which comes first on each session.
-//!    An error inside the broker counts even if nothing was delivered: RabbitMQ 4
-//!    fails so at messages that it can't translate to AMQP 0-9-1.
-//! 2. After two fruitless sessions in a row the next ones are careful: one
-//!    consumer, one message at a time. Then the message that was delivered last
-//!    and not acked is the one at which a session ended.
-//! 3. A message at which two careful sessions ended is set aside on the third:
-//!    the guard marks it like one that can't be read, so that whoever consumes
-//!    it parks it without looking into it.
+//! 1. A session is *fruitless* if messages were delivered on it and it ended by
+//!    something that a message can cause. A broken network or a broker that stops
+//!    doesn't count. Acks don't excuse a session that ended within five seconds: the
+//!    message to blame comes first on each session, but other messages are acked
+//!    beside it. An error inside the broker counts even if nothing was delivered:
+//!    RabbitMQ 4 fails like this at messages that it can't translate to AMQP 0-9-1.
+//! 2. After two fruitless sessions in a row the next ones are *careful*: one
+//!    consumer, one message at a time. If a careful session ends, the message that was
+//!    delivered last and not acked is the suspect.
+//! 3. A message that was the suspect of two careful sessions is set aside on the
+//!    third. The guard marks it like an unreadable message, so the consumer parks it
+//!    without looking into it.
 //! 4. A careful session that lasts five seconds is followed by a normal one. If it
-//!    acked nothing, perhaps because it took from another queue, one fruitless
-//!    session is enough for the next ones to be careful again.
+//!    acked nothing, perhaps because it consumed another queue, one fruitless session
+//!    is enough for the next ones to be careful again.
 //!
-//! A message is known again by its routing key, its properties without the header
-//! table (the broker counts deliveries there) and the size of its body. All of
-//! this is in memory: of a message that ends whole processes, RabbitMQ's delivery
-//! limit takes care.
+//! A message is recognised by its routing key, its properties without the header table
+//! (the broker counts deliveries there) and the size of its body. All of this is in
+//! memory. A message that ends whole processes is left to RabbitMQ's delivery limit.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,40 +34,40 @@ use lapin::ErrorKind;
 
 use super::unconfirmed::Unconfirmed;
 
-/// Fruitless sessions in a row before messages are taken one at a time.
+/// After this many fruitless sessions in a row, messages are taken one at a time.
 const FRUITLESS: u32 = 2;
-/// Careful sessions that end at a message before it is set aside.
+/// After this many careful sessions ended at the same message, it is set aside.
 const DEATHS: u32 = 2;
-/// How long a careful session lasts before a normal one follows. What ends earlier
-/// may have ended at a message, whatever it acked.
+/// A careful session that lasts this long is followed by a normal one. One that ends
+/// earlier may have ended because of a message, even if it acked others.
 pub(super) const CALM: Duration = Duration::from_secs(5);
-/// AMQP's code for a broker that is told to stop.
+/// AMQP's reply code when an operator stops the broker.
 const CONNECTION_FORCED: u16 = 320;
-/// AMQP's code for a broker that failed.
+/// AMQP's reply code for an internal error of the broker.
 const INTERNAL_ERROR: u16 = 541;
 
-/// What is seen on one consuming connection.
+/// What happens on one consuming connection.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     careful: bool,
     hasher: RandomState,
-    /// A message to be set aside.
+    /// The message to set aside on this connection.
     blamed: Option<u64>,
     delivered: AtomicBool,
     acked: AtomicBool,
     set_aside: AtomicBool,
-    /// Delivered last and not acked; kept by careful sessions only.
+    /// The message that was delivered last and isn't acked. Only careful sessions
+    /// keep it.
     last: Mutex<Option<u64>>,
 }
 
 impl Watch {
-    /// Whether messages are to be taken one at a time.
     pub(super) fn is_careful(&self) -> bool {
         self.careful
     }
 
-    /// A message is delivered, with this to know it by. Answers whether it is to
-    /// be set aside.
+    /// A message is delivered; `identity` recognises it. Returns whether to set it
+    /// aside.
     pub(super) fn delivers<T: Hash>(&self, identity: impl FnOnce() -> T) -> bool {
         self.delivered.store(true, Ordering::Relaxed);
         if !self.careful {
@@ -82,7 +82,7 @@ impl Watch {
         blamed
     }
 
-    /// The client acked something.
+    /// The client acked a message.
     pub(super) fn acks(&self) {
         self.acked.store(true, Ordering::Relaxed);
         if self.careful {
@@ -96,12 +96,13 @@ impl Watch {
 pub(super) struct Suspects {
     fruitless: u32,
     hasher: RandomState,
-    /// At which message careful sessions ended, and how many of them.
+    /// The message at which careful sessions ended, and the number of these
+    /// sessions.
     alone: Option<(u64, u32)>,
 }
 
 impl Suspects {
-    /// For the next session.
+    /// The watch for the next session.
     pub(super) fn watch(&self) -> Arc<Watch> {
         let blamed = self.alone.filter(|(_, deaths)| *deaths >= DEATHS);
         Arc::new(Watch {
@@ -116,13 +117,13 @@ impl Suspects {
     pub(super) fn calm(&mut self, watch: &Watch) {
         self.fruitless = match watch.acked.load(Ordering::Relaxed) {
             true => 0,
-            // The message to blame may be in another queue. Nor is it careful for
-            // good: there may be no message any more.
+            // The message to blame may be in another queue. But don't stay careful
+            // for ever: the message may not exist any more.
             false => FRUITLESS - 1,
         };
     }
 
-    /// A session ended. Answers whether a message may be to blame.
+    /// A session ended. Returns whether a message may be to blame.
     pub(super) fn ended(&mut self, watch: &Watch, error: &anyhow::Error, lasted: Duration) -> bool {
         if watch.set_aside.load(Ordering::Relaxed) {
             self.alone = None;
@@ -150,7 +151,7 @@ impl Suspects {
     }
 }
 
-/// Whether the broker ended the connection or a channel with this code.
+/// Whether the broker closed the connection or a channel with this reply code.
 fn has_code(error: &anyhow::Error, code: u16) -> bool {
     let mut lapins = error.chain().filter_map(|cause| cause.downcast_ref());
     lapins.any(|error: &lapin::Error| match error.kind() {
@@ -159,7 +160,7 @@ fn has_code(error: &anyhow::Error, code: u16) -> bool {
     })
 }
 
-/// Not the network's, nor a broker's that stops.
+/// False for network errors and for a broker that stops.
 fn can_be_a_messages_fault(error: &anyhow::Error) -> bool {
     if error.chain().any(|cause| cause.is::<Unconfirmed>()) || has_code(error, CONNECTION_FORCED) {
         return false;
@@ -171,7 +172,7 @@ fn can_be_a_messages_fault(error: &anyhow::Error) -> bool {
             ErrorKind::IOError(_)
                 | ErrorKind::RuntimeShutdownError(_)
                 | ErrorKind::MissingHeartbeatError
-                // What follows from another end, which isn't known here.
+                // This follows from an earlier error, which isn't known here.
                 | ErrorKind::InvalidChannelState(..)
                 | ErrorKind::InvalidConnectionState(_)
         )
@@ -247,7 +248,7 @@ mod tests {
         let mut suspects = Suspects::default();
         ends(&mut suspects, &["poison"], 0);
         ends(&mut suspects, &["poison"], 0);
-        // It took from a queue in which there was nothing.
+        // It consumed an empty queue.
         suspects.calm(&suspects.watch());
         assert!(!suspects.watch().is_careful());
         ends(&mut suspects, &["poison"], 0);
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_network_and_lasting_progress_blame_nobody() {
+    fn a_broken_network_or_a_long_session_blames_no_message() {
         let mut suspects = Suspects::default();
         let broken = || lapin::Error::from(std::io::Error::other("reset"));
         for _ in 0..5 {

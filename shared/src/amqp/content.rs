@@ -1,18 +1,18 @@
-//! Whether the AMQP client can read a message's properties.
+//! Checks whether the AMQP client can read a message's properties.
 //!
-//! Pure. RabbitMQ passes on what a producer wrote without looking at it. lapin
-//! ends the connection at the first byte that it can't read, and its parser of
-//! field tables recurses without a bound. So each property is walked here
-//! first, by the same grammar and with bounds.
+//! Pure: no I/O. RabbitMQ passes a producer's properties on without looking at them.
+//! lapin ends the connection at the first byte that it can't read, and its parser of
+//! field tables recurses without a bound. So this file parses each property first, by the
+//! same grammar, with bounds.
 
-/// The deepest nesting of tables and arrays; the header table itself is the
-/// first level. RabbitMQ's own `x-death` needs three.
+/// The deepest nesting of tables and arrays; the header table itself is level 1.
+/// RabbitMQ's own `x-death` needs three levels.
 pub const MAX_DEPTH: usize = 32;
-/// The most values in a header table, nested ones included. In the client a
-/// value of one byte takes about a hundred.
+/// The most values in a header table, including nested ones. In the client, a value
+/// of one byte takes about a hundred bytes of memory.
 pub const MAX_VALUES: usize = 1_000;
 
-/// What a property is, in the order in which they are sent.
+/// The type of a property.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Text,
@@ -21,7 +21,7 @@ enum Kind {
     Time,
 }
 
-/// Name and kind of each, from the highest bit of the flags down.
+/// Name and type of each property, from the highest bit of the flags down.
 const PROPERTIES: [(&str, Kind); 14] = [
     ("`content_type` is not UTF-8", Kind::Text),
     ("`content_encoding` is not UTF-8", Kind::Text),
@@ -41,16 +41,16 @@ const PROPERTIES: [(&str, Kind); 14] = [
 
 const CUT_OFF: &str = "the properties are cut off";
 
-/// Why properties can't be read: a phrase for people.
+/// The reason why properties can't be read, in words for people.
 pub(super) type Why = &'static str;
 
-/// Walks the properties of a content header: their flags and values.
+/// Checks the properties of a content header: their flags and values.
 pub(super) fn check(properties: &[u8]) -> Result<(), Why> {
     walk(properties, |_| {})
 }
 
-/// The bytes of all properties but the header table, which RabbitMQ changes
-/// from one delivery to the next. Empty if they can't be read.
+/// The bytes of all properties except the header table, which RabbitMQ changes
+/// between deliveries. Empty if the properties can't be read.
 pub(super) fn without_headers(properties: &[u8]) -> Vec<u8> {
     let mut kept = Vec::new();
     if walk(properties, |part| kept.extend_from_slice(part)).is_err() {
@@ -59,7 +59,7 @@ pub(super) fn without_headers(properties: &[u8]) -> Vec<u8> {
     kept
 }
 
-/// Tells `keep` each property but the header table.
+/// Calls `keep` with the bytes of each property except the header table.
 fn walk(properties: &[u8], mut keep: impl FnMut(&[u8])) -> Result<(), Why> {
     let mut rest = Bytes(properties);
     let flags = u16::from_be_bytes(rest.array().ok_or(CUT_OFF)?);
@@ -89,7 +89,7 @@ fn walk(properties: &[u8], mut keep: impl FnMut(&[u8])) -> Result<(), Why> {
     }
 }
 
-/// The content of a table, or of an array, which is one without names.
+/// The content of a table, or of an array, which is a table without names.
 ///
 /// Recurses at most [`MAX_DEPTH`] times.
 fn fields(bytes: &[u8], named: bool, depth: usize, values: &mut usize) -> Result<(), Why> {
@@ -131,11 +131,10 @@ fn fields(bytes: &[u8], named: bool, depth: usize, values: &mut usize) -> Result
     Ok(())
 }
 
-/// What is left to read.
+/// The bytes that are still to be read.
 pub(super) struct Bytes<'a>(pub(super) &'a [u8]);
 
 impl<'a> Bytes<'a> {
-    /// The next bytes; `None` if there are fewer.
     pub(super) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;

@@ -1,26 +1,27 @@
-//! A guard between RabbitMQ and the AMQP client: what the client can't read
-//! never reaches it.
+//! A filter between RabbitMQ and the AMQP client: it replaces what the client can't read.
 //!
-//! Pure: bytes of the broker go in, however they were split, and bytes for the
-//! client come out. RabbitMQ passes a producer's properties and routing key on
-//! as they are. lapin ends the connection, with everything that is in flight on it,
-//! when a short string isn't UTF-8 or a frame is larger than was agreed on, and
-//! overflows its stack on deeply nested tables. A message that does this comes
-//! again on the next connection. One producer could stop everybody.
+//! Pure: no I/O. Bytes from the broker go in, in pieces of any size. Bytes for the client
+//! come out.
+//!
+//! Why it is needed: RabbitMQ passes a producer's properties and routing key on
+//! unchecked. lapin ends the connection, with everything in flight on it, when a
+//! short string isn't UTF-8 or a frame is larger than agreed. Deeply nested tables
+//! overflow its stack. The same message comes again on the next connection. So
+//! one producer could stop all tenants.
 //!
 //! The client gets, in the same order and with the same tags and bodies:
 //!
-//! - body and heartbeat frames as they came, without being held;
-//! - methods as they came, but with each byte of a short string that isn't UTF-8
+//! - body and heartbeat frames unchanged, without delay;
+//! - methods unchanged, but each byte of a short string that isn't UTF-8 is
 //!   replaced by `?`;
-//! - content headers as they came, if [`content::check`] can read them and the
-//!   routing key was UTF-8. Otherwise one header takes their place
-//!   that says why, with the raw routing key and the first 4 KiB of the raw properties
-//!   ([`unreadable::header`]). The size of the body stays.
+//! - content headers unchanged, if [`content::check`] can read them and the routing key
+//!   was UTF-8. Otherwise the client gets a header of the guard's own. It says why,
+//!   and has the raw routing key and the first 4 KiB of the raw properties
+//!   ([`unreadable::header`]). The size of the body stays the same.
 //!
-//! At most one method or header frame is held, of at most `frame_max`. The
-//! broker itself is trusted to speak AMQP: what isn't a frame is passed on, for
-//! the client to fail on.
+//! The guard holds at most one method or header frame, of at most `frame_max`. It trusts
+//! the broker to speak AMQP: bytes that aren't a frame are passed on, and the client
+//! reports the error.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use super::blame::Watch;
 use super::content::{self, Bytes};
 use super::unreadable;
 
-/// Type, channel and size in front of each frame.
+/// Each frame starts with its type, channel and size: 7 bytes.
 const HEAD: usize = 7;
 /// The last byte of each frame.
 const END: u8 = 0xCE;
@@ -38,49 +39,49 @@ const HEADER: u8 = 2;
 const BODY: u8 = 3;
 const HEARTBEAT: u8 = 8;
 
-/// The largest frame that is held where the broker sets no limit, in bytes.
+/// The largest frame that the guard holds if the broker sets no limit, in bytes.
 const MAX_HELD: usize = 1024 * 1024;
 
-/// See the module's text. One for each connection.
+/// One guard per connection. See the module's text.
 pub(super) struct Guard {
-    /// The name of the header that is put in the place of others.
+    /// The name of the header that replaces unreadable headers.
     marker: &'static str,
     watch: Arc<Watch>,
-    /// The largest frame that the client takes, in bytes, all of it counted.
+    /// The largest frame that the client accepts, in bytes, including its head and
+    /// end.
     frame_max: usize,
     now: Now,
-    /// What has come of a frame that isn't decided upon yet.
+    /// The received part of a frame that isn't decided yet.
     held: Vec<u8>,
-    /// Messages of which the method has come and the content header hasn't.
+    /// Per channel: a method was received and its content header wasn't yet.
     begun: HashMap<u16, Begun>,
 }
 
-/// What comes next.
+/// What the guard does with the next bytes.
 enum Now {
     Head,
-    /// This many bytes go on as they are.
+    /// Pass this many bytes on.
     Pass(u64),
-    /// A method or content header, whole.
+    /// Hold a method or content header of this size until it is complete.
     Hold(usize),
-    /// A content header that is too large: the rest is dropped once its
-    /// beginning is held.
+    /// A content header is too large: once its beginning is held, drop the rest.
     Drop(u64),
-    /// Isn't AMQP; everything goes on as it is.
+    /// The input isn't AMQP: pass everything on.
     Lost,
 }
 
-/// What a method said of the message that follows it on its channel.
+/// What a method said about the message that follows on its channel.
 #[derive(Default)]
 struct Begun {
     /// The raw routing key, if it isn't UTF-8.
     key: Option<Vec<u8>>,
-    /// Of what identifies it.
+    /// The bytes that identify the message.
     print: Vec<u8>,
-    /// Whether it is a delivery, which will be acked.
+    /// Whether the message is a delivery, so that an ack will follow.
     delivery: bool,
 }
 
-/// The part of a method that the guard looks at.
+/// The parts of a method that the guard reads.
 #[derive(Clone, Copy)]
 enum Part {
     Skip(usize),
@@ -88,7 +89,7 @@ enum Part {
     Key,
 }
 
-/// The methods that repeat what a producer wrote, and what they are made of.
+/// The methods that repeat text from a producer, and their parts.
 fn parts(class: u16, method: u16) -> &'static [Part] {
     use Part::{Key, Skip, Text};
     match (class, method) {
@@ -107,8 +108,8 @@ fn parts(class: u16, method: u16) -> &'static [Part] {
 }
 
 impl Guard {
-    /// One that holds the client's own `frame_max`, if it has one, until the
-    /// broker says its.
+    /// A guard that holds at most the client's own `frame_max`, if it has one, until
+    /// the broker announces its limit.
     pub(super) fn new(marker: &'static str, frame_max: Option<u32>, watch: Arc<Watch>) -> Self {
         let mut guard = Self {
             marker,
@@ -122,20 +123,20 @@ impl Guard {
         guard
     }
 
-    /// The lower one holds; 0 is no limit.
+    /// Applies a limit; the lower limit counts, and 0 means no limit.
     fn at_most(&mut self, frame_max: u32) {
         if frame_max > 0 {
             self.frame_max = self.frame_max.min(frame_max as usize);
         }
     }
 
-    /// How much is kept of the properties that are replaced, so that what takes
-    /// their place fits into a frame.
+    /// How many bytes of replaced properties are kept, so that the header in their
+    /// place fits into a frame.
     fn kept(&self) -> usize {
         unreadable::KEPT.min(self.frame_max.saturating_sub(1024))
     }
 
-    /// Takes what has come and adds what goes on.
+    /// Takes received bytes and appends the bytes for the client to `output`.
     pub(super) fn take(&mut self, mut input: &[u8], output: &mut Vec<u8>) {
         while !input.is_empty() {
             match self.now {
@@ -167,7 +168,8 @@ impl Guard {
                     let beginning = HEAD + 12 + self.kept();
                     let before = input.len();
                     if self.held.len() < beginning {
-                        // The end of the frame isn't among it: the frame is longer.
+                        // The last byte of the frame isn't in the input: the frame
+                        // continues.
                         self.hold(&mut input, beginning);
                     } else {
                         let count = input.len().min(usize::try_from(left).unwrap_or(usize::MAX));
@@ -187,7 +189,7 @@ impl Guard {
         }
     }
 
-    /// Holds more of the input, up to so many bytes in all.
+    /// Holds more of the input, up to this many bytes in all.
     fn hold(&mut self, input: &mut &[u8], up_to: usize) {
         let count = input.len().min(up_to - self.held.len());
         let (taken, rest) = input.split_at(count);
@@ -195,7 +197,7 @@ impl Guard {
         *input = rest;
     }
 
-    /// The channel and the payload's size of the frame that is held.
+    /// The channel of the held frame, and the size of its payload.
     fn head(&self) -> (u16, u64) {
         let mut head = Bytes(&self.held[1..]);
         let channel = u16::from_be_bytes(head.array().unwrap_or_default());
@@ -203,12 +205,12 @@ impl Guard {
         (channel, u64::from(size))
     }
 
-    /// A frame's head is held: what becomes of the frame?
+    /// The head of a frame is held: decide what to do with the frame.
     fn begin(&mut self, output: &mut Vec<u8>) {
         let rest = self.head().1 + 1;
         let fits = rest + HEAD as u64 <= self.frame_max as u64;
         self.now = match self.held[0] {
-            // Posthorn's own broker makes no larger one of what a producer wrote.
+            // Posthorn's own broker sends no larger method with a producer's text.
             METHOD if !fits => self.pass(rest, output),
             METHOD | HEADER if fits => Now::Hold(HEAD + rest as usize),
             HEADER => Now::Drop(rest),
@@ -230,7 +232,7 @@ impl Guard {
         self.now = Now::Head;
     }
 
-    /// A method or content header is held, whole.
+    /// A method or content header is held completely: pass it on or replace it.
     fn decide(&mut self, output: &mut Vec<u8>) {
         if self.held.last() != Some(&END) {
             output.append(&mut self.held);
@@ -246,7 +248,8 @@ impl Guard {
         self.next();
     }
 
-    /// Makes a method readable, and remembers what it says of the content.
+    /// Makes a method's texts readable, and remembers what it says about the
+    /// content.
     fn method(&mut self) {
         let (channel, _) = self.head();
         let end = self.held.len() - 1;
@@ -275,7 +278,7 @@ impl Guard {
             }
             let mut rest = Bytes(self.held.get(at..end).unwrap_or_default());
             let Some(text) = rest.short() else {
-                // Cut off: the client says so.
+                // The method is cut off. The client will report that.
                 return;
             };
             let range = at + 1..at + 1 + text.len();
@@ -297,7 +300,7 @@ impl Guard {
         }
     }
 
-    /// Passes a content header on, or puts another one in its place.
+    /// Passes a content header on, or replaces it.
     fn header(&mut self, output: &mut Vec<u8>) {
         let (channel, size) = self.head();
         let begun = self.begun.remove(&channel).unwrap_or_default();
@@ -335,7 +338,7 @@ impl Guard {
     }
 }
 
-/// Replaces each byte that isn't part of UTF-8 by `?`.
+/// Replaces each byte that isn't valid UTF-8 by `?`.
 fn blot(mut text: &mut [u8]) {
     while let Err(error) = std::str::from_utf8(text) {
         let valid = error.valid_up_to();
@@ -345,20 +348,20 @@ fn blot(mut text: &mut [u8]) {
     }
 }
 
-/// Sees from the client's own bytes, however they are split, when it acks.
+/// Recognises acks in the bytes that the client sends, in pieces of any size.
 #[derive(Default)]
 pub(super) struct Acks {
-    /// The first eight bytes are the protocol's name.
+    /// How many bytes of the protocol header (eight bytes) were sent.
     greeted: usize,
     head: Vec<u8>,
     left: u64,
 }
 
 impl Acks {
-    /// Takes what the client has sent; says whether there was an ack in it.
+    /// Takes bytes that the client sends; returns whether they complete an ack.
     pub(super) fn take(&mut self, mut sent: &[u8]) -> bool {
         const GREETING: usize = 8;
-        /// Of a frame: its head, and the class and method of a method.
+        /// As much of a frame as is needed: its head, and a method's class and id.
         const ENOUGH: usize = HEAD + 4;
         let greeting = sent.len().min(GREETING - self.greeted);
         self.greeted += greeting;

@@ -1,8 +1,7 @@
 //! Puts the [`Guard`] between a connection's bytes and lapin.
 //!
-//! lapin takes the type of its stream from the runtime it is given. So there is
-//! a runtime here that is tokio's in everything, and names a guarded stream as
-//! its own.
+//! lapin takes the type of its stream from its runtime. So this file has a runtime
+//! that passes everything on to tokio, except that its stream type is the guarded one.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -25,10 +24,10 @@ use super::blame::Watch;
 use super::guard::{Acks, Guard};
 use super::unreadable;
 
-/// What is read from the socket at a time, in bytes.
+/// How many bytes are read from the socket at a time.
 const CHUNK: usize = 64 * 1024;
 
-/// Opens a guarded connection, with TLS if the URI says so.
+/// Opens a guarded connection, with TLS if the URI asks for it.
 pub(super) async fn connect(
     uri: AMQPUri,
     properties: ConnectionProperties,
@@ -52,14 +51,14 @@ pub(super) async fn connect(
 
 type Socket = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
 
-/// A stream of which only readable AMQP is read.
+/// A stream whose reader sees only AMQP that the client can read.
 pub(super) struct Guarded<S> {
     stream: S,
     guard: Guard,
     acks: Acks,
     watch: Arc<Watch>,
     chunk: Box<[u8]>,
-    /// Through the guard and not read yet, from `read` on.
+    /// Bytes that passed the guard. Those from `read` on haven't been read yet.
     ready: Vec<u8>,
     read: usize,
 }
@@ -85,7 +84,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        // Nothing may come of what is read: the guard holds it.
+        // The guard may hold all of the bytes that were read. Then read more.
         while this.read == this.ready.len() {
             this.ready.clear();
             this.read = 0;
@@ -127,8 +126,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 }
 
-/// Tokio's reactor with another type of stream. lapin sleeps and ticks by it;
-/// it connects by the closure in [`connect`].
+/// Tokio's runtime with another type of stream. lapin uses it to sleep and for
+/// timers. It connects by the closure in [`connect`].
 #[derive(Debug, Clone)]
 struct Guarding(Tokio);
 

@@ -1,8 +1,9 @@
-//! A message that the AMQP client could not have read, as far as it is known.
+//! A message that the AMQP client couldn't have read: what is known about it.
 //!
-//! The [`guard`](super::guard) writes it into a header of its own in place of the
-//! properties, and whoever consumes asks for it first ([`Unreadable::of`]).
-//! When the message is parked, it goes along under [`UNREADABLE_HEADER`].
+//! The [`guard`](super::guard) replaces such a message's properties by a header that
+//! it writes itself. A consumer looks for that header before anything else
+//! ([`Unreadable::of`]). When the message is parked, the header stays with it, under
+//! [`UNREADABLE_HEADER`].
 
 use std::sync::OnceLock;
 
@@ -11,13 +12,13 @@ use lapin::types::{AMQPValue, FieldTable};
 
 use super::content::Bytes;
 
-/// Under which name a parked message carries what was unreadable of it.
+/// The header in which a parked message carries what was unreadable.
 ///
-/// Trusted only where nobody but Posthorn publishes: in the parking queue, and
-/// only from a message that the broker didn't put there itself.
+/// Trust it only where nobody but Posthorn publishes: in the parking queue, and only
+/// on a message that the broker didn't dead-letter there itself.
 pub const UNREADABLE_HEADER: &str = "x-posthorn-unreadable";
 
-/// How much of the raw properties is kept, in bytes.
+/// How many bytes of the raw properties are kept.
 pub(super) const KEPT: usize = 4096;
 
 const WHY: &str = "why";
@@ -25,16 +26,16 @@ const KEY: &str = "routing_key";
 const PROPERTIES: &str = "properties";
 const SIZE: &str = "size";
 
-/// The name of the header that the guard writes: no producer can guess it, and
-/// it never leaves this process.
+/// The name of the header that the guard writes. No producer can guess it, and it
+/// never leaves this process.
 ///
-/// One name per process, because a delivery doesn't say which connection it
-/// came by.
+/// There is one name per process, because a delivery doesn't say which connection it
+/// came from.
 pub(super) fn marker() -> &'static str {
     static NAME: OnceLock<String> = OnceLock::new();
     NAME.get_or_init(|| {
         let mut random = [0; 16];
-        // Without randomness nothing else works either: no TLS, no secrets.
+        // Without random numbers nothing else works either: no TLS, no secrets.
         if let Err(error) = getrandom::fill(&mut random) {
             panic!("no randomness from the system: {error}");
         }
@@ -45,13 +46,13 @@ pub(super) fn marker() -> &'static str {
 /// See the module's text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unreadable {
-    /// A phrase for people.
+    /// The reason, in words for people.
     pub why: String,
-    /// As it was published, byte for byte.
+    /// The raw routing key, as it was published.
     pub routing_key: Vec<u8>,
-    /// How the properties begin: their flags and values as they were sent.
+    /// The first bytes of the properties: their flags and values as they were sent.
     pub properties: Vec<u8>,
-    /// How long the properties are, in bytes.
+    /// The size of all properties, in bytes.
     pub size: u64,
 }
 
@@ -62,7 +63,8 @@ impl std::fmt::Display for Unreadable {
 }
 
 impl Unreadable {
-    /// What the guard of this process wrote instead of a message's properties.
+    /// The header that this process's guard wrote in place of the message's
+    /// properties.
     #[must_use]
     pub fn of(message: &Delivery) -> Option<Self> {
         let headers = message.properties.headers().as_ref()?;
@@ -73,13 +75,14 @@ impl Unreadable {
         Some(found)
     }
 
-    /// What a message carries under [`UNREADABLE_HEADER`]. Its name is no proof.
+    /// Reads the value of [`UNREADABLE_HEADER`]. A header with that name proves
+    /// nothing.
     #[must_use]
     pub fn carried_by(headers: &FieldTable) -> Option<Self> {
         Self::read(headers.inner().get(UNREADABLE_HEADER)?)
     }
 
-    /// To carry it along.
+    /// The value of [`UNREADABLE_HEADER`].
     #[must_use]
     pub fn to_value(&self) -> AMQPValue {
         let mut table = FieldTable::default();
@@ -115,10 +118,10 @@ impl Unreadable {
     }
 }
 
-/// A content header that says why the one in its place could not be read.
+/// The content header that replaces an unreadable one and says why.
 ///
-/// `payload` is how that one begins; `kept` bytes of its properties go along.
-/// The class and the body's size stay as they were.
+/// `payload` is the beginning of the replaced header. The first `kept` bytes of its
+/// properties are copied. The class and the size of the body stay the same.
 pub(super) fn header(
     name: &str,
     why: &str,
@@ -127,7 +130,7 @@ pub(super) fn header(
     size: u64,
     kept: usize,
 ) -> Vec<u8> {
-    /// Of the properties: only `headers` is there.
+    /// The property flags: only `headers` is present.
     const HEADERS: u16 = 0x2000;
     let mut rest = Bytes(payload);
     let class: [u8; 2] = rest.array().unwrap_or([0, 60]);
@@ -158,7 +161,7 @@ pub(super) fn header(
     header
 }
 
-/// Names of ours only, so that they fit.
+/// Only for names of our own, so the text always fits.
 fn short(to: &mut Vec<u8>, text: &str) {
     to.push(text.len() as u8);
     to.extend(text.as_bytes());

@@ -1,4 +1,4 @@
-//! Every range that isn't public, in every form in which it can be written.
+//! Every address range that isn't public is refused, in every form in which it can be written.
 
 use proptest::prelude::*;
 
@@ -92,7 +92,7 @@ fn refuses(host: &str) -> bool {
     matches!(refused, Err(Forbidden::NotPublic(_)))
 }
 
-/// The nth address of a network, counted round.
+/// The nth address of a network, modulo its size.
 fn pick(network: IpNet, n: u128) -> IpAddr {
     match network {
         IpNet::V4(network) => {
@@ -129,7 +129,7 @@ fn no_range_that_is_not_public_is_a_destination_from_its_first_address_to_its_la
 }
 
 #[test]
-fn an_address_is_found_out_however_it_is_written() {
+fn an_address_is_recognised_in_every_notation() {
     for host in [
         "127.0.0.1",
         "127.0.0.1.",
@@ -177,7 +177,7 @@ fn an_address_is_found_out_however_it_is_written() {
 }
 
 #[test]
-fn what_only_looks_like_a_host_is_none() {
+fn a_url_with_a_misleading_host_is_refused() {
     for url in [
         "https://user@10.0.0.1/",
         "https://user:pw@example.com/",
@@ -217,10 +217,11 @@ fn what_only_looks_like_a_host_is_none() {
             strict().check(url)
         );
     }
-    // Browsers take a backslash for a slash, and so does what sends: this is one host.
+    // Browsers and HTTP clients treat a backslash like a slash, so this URL has one
+    // host.
     let url = strict().check("https://example.com\\@10.0.0.1/").unwrap();
     assert_eq!(url.host_str(), Some("example.com"));
-    // A fragment or a query names no host.
+    // A fragment or a query contains no host.
     for url in [
         "https://example.com/?@10.0.0.1/",
         "https://example.com#@10.0.0.1/",
@@ -229,7 +230,7 @@ fn what_only_looks_like_a_host_is_none() {
     }
     let long = format!("https://example.com/{}", "a".repeat(MAX_URL));
     assert!(matches!(strict().check(&long), Err(Forbidden::TooLong(_))));
-    // It is stored as it is written after parsing, which is longer.
+    // The URL is stored in its normalised form, which is longer.
     let grows = format!("https://example.com/{}", "é".repeat(MAX_URL / 4));
     assert!(grows.len() < MAX_URL);
     assert!(matches!(strict().check(&grows), Err(Forbidden::TooLong(_))));
@@ -256,12 +257,12 @@ fn http_and_private_networks_have_to_be_allowed() {
     assert!(local.check("http://127.0.0.1:9000/").is_ok());
     assert!(local.check("http://[::ffff:127.0.0.1]:9000/").is_ok());
     assert!(local.check("http://10.0.0.1/").is_err());
-    // An allowed network is allowed as itself, not inside of another address.
+    // An address is allowed in its own form only, not embedded in another address.
     assert!(local.check("http://[64:ff9b::7f00:1]/").is_err());
     assert!(local.check("http://[::1]/").is_err());
 }
 
-/// The ways in which inet_aton, browsers and curl write an IPv4 address.
+/// The notations in which inet_aton, browsers and curl accept an IPv4 address.
 fn spelled(address: Ipv4Addr, way: u32) -> String {
     let [a, b, c, d] = address.octets();
     let whole = u32::from(address);
@@ -293,7 +294,7 @@ fn embedding(address: Ipv4Addr, way: u32) -> Ipv6Addr {
         2 => (0x0064_ff9b_u128 << 96) | v4,
         3 => (0x0064_ff9b_0001_u128 << 80) | v4,
         4 => (0x2002_u128 << 112) | (v4 << 80),
-        // Teredo has its server's, and its client's inverted.
+        // Teredo embeds the server's address, and the client's address inverted.
         5 => (0x2001_u128 << 112) | (v4 << 64),
         _ => (0x2001_u128 << 112) | (!v4 & 0xffff_ffff),
     })
@@ -322,7 +323,7 @@ proptest! {
         }
     }
 
-    /// What is let through is what will be connected to.
+    /// The host that passes the check is the host that will be connected to.
     #[test]
     fn a_checked_url_has_one_meaning(host in "[0-9a-fA-FxX.:@%\\[\\]]{1,20}") {
         if let Ok(url) = strict().check(&format!("https://{host}/")) {

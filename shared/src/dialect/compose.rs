@@ -1,7 +1,8 @@
-//! From a message and the webhook's secrets to the exact bytes and headers.
+//! Composes a delivery: from a message and the webhook's secrets to the exact bytes and
+//! headers.
 //!
-//! Pure. What is signed is what is sent: the body is written once, and parts of
-//! it that are signed are slices of it.
+//! Pure: no I/O. The signature covers exactly what is sent: the body is written once, and
+//! signed parts of it are slices of those bytes.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -20,7 +21,7 @@ use super::policy::Policy;
 use super::template::{Field, Template};
 use crate::secret::{Secret, Secrets};
 
-/// How deliveries look, and what follows from answers: a file, read and checked.
+/// The format of deliveries and the meaning of answers. A file, parsed and checked.
 #[derive(Debug, Clone)]
 pub struct Dialect {
     pub(super) name: String,
@@ -34,12 +35,12 @@ pub struct Dialect {
     pub(super) signatures: Vec<Signature>,
 }
 
-/// How JSON is spelled.
+/// How JSON is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
-    /// The data as its producer wrote it.
+    /// The data exactly as its producer wrote it.
     AsPublished,
-    /// Everything as JavaScript would write it after reading it.
+    /// All JSON as JavaScript would write it after parsing it.
     JavaScript,
 }
 
@@ -50,7 +51,7 @@ pub(super) struct Member {
     pub(super) value: Value,
 }
 
-/// What a member of the body is.
+/// The value of a member of the body.
 #[derive(Debug, Clone)]
 pub(super) enum Value {
     /// JSON text.
@@ -58,11 +59,11 @@ pub(super) enum Value {
     Text(Template<Field>),
     Number(Field),
     Data,
-    /// By its place among the signatures.
+    /// The signature with this index.
     Signature(usize),
     Object(Vec<Member>),
-    /// CloudEvents attributes: not one member, but all that the producer gave
-    /// and the body doesn't name.
+    /// CloudEvents attributes: all members that the producer sent and that the body
+    /// doesn't name.
     Attributes,
 }
 
@@ -77,13 +78,13 @@ pub(super) struct Signature {
     pub(super) name: String,
     pub(super) signs: Template<Signed>,
     pub(super) encoding: Template<Digest>,
-    /// How the signatures of ed25519 keys are written, if they are.
+    /// How signatures by ed25519 keys are written. `None`: the dialect has none.
     pub(super) ed25519: Option<Template<Digest>>,
     pub(super) key: Key,
     pub(super) secrets: Signing,
 }
 
-/// What a signature covers. Members are of the body, by their place.
+/// What a signature covers. Members of the body are given by their index.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Signed {
     Of(Field),
@@ -101,39 +102,38 @@ pub(super) enum Digest {
 /// How a secret becomes an HMAC key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Key {
-    /// Its characters.
+    /// The secret's characters.
     Text,
-    /// What follows `whsec_`, decoded; its characters, if it doesn't start so.
+    /// The part after `whsec_`, decoded. If the secret doesn't start with that, its
+    /// characters.
     Whsec,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Signing {
     Current,
-    /// During a rotation the one before as well, separated by a space.
+    /// During a rotation also the previous secret's signature, separated by a space.
     All,
 }
 
 impl Dialect {
-    /// What webhooks and tenants call it.
+    /// The name that webhooks and tenants use.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// For people.
+    /// The description for people.
     #[must_use]
     pub fn description(&self) -> &str {
         &self.description
     }
 
-    /// The file's text.
     #[must_use]
     pub fn definition(&self) -> &str {
         &self.definition
     }
 
-    /// Its defaults and rules.
     #[must_use]
     pub fn policy(&self) -> &Policy {
         &self.policy
@@ -144,7 +144,7 @@ impl Dialect {
     pub fn compose(&self, message: &Message<'_>, secrets: &Secrets, now: OffsetDateTime) -> Wire {
         let data = match self.form {
             Form::AsPublished => Cow::Borrowed(message.data),
-            // `ingest` took nothing that isn't JSON: this doesn't fail.
+            // `ingest` accepts only JSON data, so this can't fail.
             Form::JavaScript => {
                 javascript::rewrite(message.data).map_or(Cow::Borrowed(message.data), Cow::Owned)
             }
@@ -170,8 +170,8 @@ impl Dialect {
                 InHeader::Of(field) => field.write(message, now),
                 InHeader::Signature(signature) => composer.sign(*signature, &body),
             });
-            // Fields and signatures are visible ASCII, which every value may
-            // be; what is around them was checked when the file was read.
+            // Fields and signatures are visible ASCII, which every header value may
+            // contain. The text around them was checked when the file was read.
             let value = HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""));
             headers.push((name.clone(), value));
         }
@@ -181,7 +181,7 @@ impl Dialect {
         }
     }
 
-    /// Whether it has a place for the signature of an ed25519 key.
+    /// Whether it can send a signature by an ed25519 key.
     #[must_use]
     pub fn takes_signing_keys(&self) -> bool {
         self.signatures
@@ -189,7 +189,8 @@ impl Dialect {
             .any(|signature| signature.ed25519.is_some())
     }
 
-    /// The body's member that holds a signature, and which.
+    /// The index of the member of the body that holds a signature, and the index of
+    /// that signature.
     pub(super) fn signed_member(&self) -> Option<(usize, usize)> {
         self.body
             .iter()
@@ -199,7 +200,7 @@ impl Dialect {
 }
 
 impl Value {
-    /// The signatures that it holds.
+    /// The signatures that this value contains.
     pub(super) fn signatures(&self) -> Vec<usize> {
         match self {
             Self::Signature(signature) => vec![*signature],
@@ -212,7 +213,7 @@ impl Value {
     }
 }
 
-/// A body, and where its members' values are in it.
+/// A written body, and the position of each member's value in it.
 struct Written {
     text: String,
     values: Vec<Range<usize>>,
@@ -225,12 +226,12 @@ struct Composer<'a> {
     secrets: &'a Secrets,
     now: OffsetDateTime,
     data: &'a str,
-    /// What the body's own member for it holds.
+    /// The signature that the body itself contains.
     body_signature: String,
 }
 
 impl Composer<'_> {
-    /// The body, or all of it but one member.
+    /// The body, or all of it except one member.
     fn body(&self, without: Option<usize>) -> Written {
         let members = &self.dialect.body;
         let spreads = members.iter().any(|m| matches!(m.value, Value::Attributes));
@@ -287,7 +288,7 @@ impl Composer<'_> {
                 }
                 out.push('}');
             }
-            // At the top of a body only, where `body` sees to it.
+            // Attributes occur only at the top of a body, where `body` writes them.
             Value::Attributes => {}
         }
     }
@@ -342,7 +343,7 @@ fn push_name(out: &mut String, name: &str) {
 
 fn hmac_sha256(key: &[u8], message: &[u8]) -> [u8; 32] {
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else {
-        // HMAC takes keys of any length (RFC 2104, section 2).
+        // HMAC accepts keys of any length (RFC 2104, section 2).
         unreachable!("HMAC refused a key");
     };
     mac.update(message);

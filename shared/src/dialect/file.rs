@@ -1,18 +1,18 @@
-//! From a dialect's file to a [`Dialect`], or to what is wrong with it.
+//! Reads a dialect's file into a [`Dialect`], or reports what is wrong with it.
 //!
-//! TOML or JSON, both read into one tree whose tables keep their order: the
-//! body's members are sent in the order of the file. Every key is taken out of
-//! the tree by whoever knows it; one that is left over is refused.
+//! TOML and JSON are read into the same tree. Its tables keep their order, because the
+//! members of the body are sent in the order of the file. Each parser removes the keys that
+//! it knows from the tree. A key that is left at the end is refused as unknown.
 //!
 //! | key | is |
 //! |---|---|
-//! | `description` | for people |
+//! | `description` | text for people |
 //! | `form` | `as-published` (the default) or `javascript` |
-//! | `content_type` | `application/json` unless it says otherwise |
+//! | `content_type` | `application/json` by default |
 //! | `timeout`, `max_age` | durations: `500ms`, `10s`, `5m`, `2h`, `7d` |
-//! | `body` | its members in order: texts, numbers, booleans, tables; `{data}` alone is the event's data; the key `...` with `{attributes}` takes CloudEvents attributes in |
+//! | `body` | its members in order: texts, numbers, booleans, tables. `{data}` alone is the event's data. The key `...` with `{attributes}` inserts CloudEvents attributes |
 //! | `headers` | texts |
-//! | `signatures.<name>` | `signs` and `encoding` (texts), `key` (`text` or `whsec`), `secrets` (`current` or `all`), `ed25519` (how signatures of keys are written) |
+//! | `signatures.<name>` | `signs` and `encoding` (texts), `key` (`text` or `whsec`), `secrets` (`current` or `all`), `ed25519` (how a signature by a key pair is written) |
 //! | `retry` | `delays`, or `first`, `factor`, `cap`, `retries`; `jitter` |
 //! | `answers` | lists of statuses: `success`, `stop`, `disable` |
 
@@ -28,11 +28,11 @@ use super::shape::Names;
 use super::signatures::{check_signatures, signatures};
 use crate::retry::{MAX_DELAY, Pauses, Schedule};
 
-/// How long an attempt may take where nobody says otherwise.
+/// The timeout of an attempt if no file, setting or webhook sets one.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// From an event's acceptance to its last attempt, at most.
+/// The longest time from an event's acceptance to its last attempt.
 const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Reads a file. Its name without `.toml` or `.json` is the dialect's.
+/// Reads a file. The file's name without `.toml` or `.json` is the dialect's name.
 pub(super) fn read(file: &str, text: &str) -> Result<Dialect> {
     let refuse = |reason: String| Invalid {
         file: file.to_owned(),
@@ -86,7 +86,12 @@ fn dialect(name: &str, text: &str, mut top: Section) -> Result<Dialect> {
     )?;
     let content_type = top.text("content_type")?;
     let content_type = HeaderValue::from_str(content_type.as_deref().unwrap_or("application/json"))
-        .map_err(|_| top.invalid("content_type", "has characters that a header can't have"))?;
+        .map_err(|_| {
+            top.invalid(
+                "content_type",
+                "has characters that are not allowed in a header",
+            )
+        })?;
     let timeout = top.duration("timeout", Duration::from_secs(1)..=Duration::from_secs(60))?;
     let max_age = top.duration("max_age", Duration::from_secs(1)..=MAX_AGE)?;
     let schedule = schedule(top.section("retry")?)?;
@@ -134,8 +139,7 @@ fn schedule(mut retry: Section) -> Result<Schedule> {
         Pauses::Delays(delays.map_err(|reason| retry.invalid("delays", reason))?)
     } else {
         let first = retry.duration("first", Duration::ZERO..=MAX_DELAY)?;
-        let first =
-            first.ok_or_else(|| retry.invalid("first", "is missing, and so is `delays`"))?;
+        let first = first.ok_or_else(|| retry.invalid("first", "or `delays` must be set"))?;
         let cap = retry.duration("cap", Duration::ZERO..=MAX_DELAY)?;
         let retries = retry
             .number("retries")?
@@ -175,7 +179,7 @@ fn answers(mut section: Section) -> Result<Answers> {
         return Err(section.invalid("success", "must have at least one status"));
     }
     if let Some(status) = answers.contradiction() {
-        let reason = format!("and its neighbours give {status} two meanings");
+        let reason = format!("and the other lists give the status {status} two meanings");
         return Err(section.invalid("success", reason));
     }
     section.finish()?;
@@ -201,7 +205,7 @@ success = ['2xx']
 "#;
 
     #[test]
-    fn little_is_enough() {
+    fn a_minimal_file_is_a_dialect() {
         let dialect = read("shop.toml", GOOD).unwrap();
         assert_eq!(dialect.name(), "shop");
         assert_eq!(dialect.policy().timeout, TIMEOUT);
@@ -223,7 +227,7 @@ success = ['2xx']
     }
 
     #[test]
-    fn what_is_wrong_is_named_by_file_key_and_reason() {
+    fn errors_name_file_key_and_reason() {
         for (from, to, key, reason) in [
             ("[body]", "[bodi]", "`body`", "is missing"),
             (
@@ -259,7 +263,7 @@ success = ['2xx']
                 "{data}",
                 "{signatures.other}",
                 "`body.data`",
-                "`other`, which there isn't",
+                "`other`, which does not exist",
             ),
             (
                 "{data}",
@@ -305,13 +309,13 @@ success = ['2xx']
                 "{signatures.main}",
                 "x",
                 "`signatures.main`",
-                "used nowhere",
+                "is not used in",
             ),
             (
                 "{body}",
                 "{body.date}",
                 "`signatures.main.signs`",
-                "`date`, which there isn't",
+                "`date`, which does not exist",
             ),
             (
                 "{body}",
@@ -343,7 +347,12 @@ success = ['2xx']
                 "`signatures.main.key`",
                 "not `pem`",
             ),
-            ("delays = []", "", "`retry.first`", "and so is `delays`"),
+            (
+                "delays = []",
+                "",
+                "`retry.first`",
+                "or `delays` must be set",
+            ),
             ("delays = []", "delays = ['2d']", "`retry`", "86400000"),
             (
                 "delays = []",
@@ -371,7 +380,7 @@ success = ['2xx']
                 "['2xx']",
                 "['2xx']\nstop = ['204']",
                 "`answers.success`",
-                "204 two meanings",
+                "the status 204 two meanings",
             ),
             ("[retry]", "[retry", "shop.toml", "not TOML"),
         ] {

@@ -1,22 +1,24 @@
-//! JSON text as JavaScript would write it after reading it.
+//! Rewrites JSON text as `JSON.stringify(JSON.parse(text))` would write it.
 //!
 //! Some receivers verify `JSON.stringify(JSON.parse(body))` instead of the bytes
-//! that arrived. [`rewrite`] gives text on which those two agree: numbers as
+//! that arrived. [`rewrite`] produces text for which the two are equal: numbers as
 //! ECMAScript prints them, its escapes, integer-like keys first, one member per
-//! name. ECMA-262: `JSON.parse` is section 25.5.1, `JSON.stringify` 25.5.2, the
+//! name. In ECMA-262, `JSON.parse` is section 25.5.1, `JSON.stringify` 25.5.2, the
 //! order of keys 10.1.11.1, numbers as text 6.1.6.1.20.
 //!
-//! Its own parser, because `serde_json` has no place for a lone surrogate, which
-//! JavaScript's strings carry and JSON text may spell (`"\ud800"`). The
-//! surprising fact: a string is never unescaped. It is brought into the one
-//! spelling that `JSON.stringify` has for it, and names are compared in that.
+//! It has its own parser, because `serde_json` can't represent a lone surrogate.
+//! JavaScript's strings can hold one, and JSON text can contain one (`"\ud800"`).
+//!
+//! The surprising fact: a string is never unescaped. It is rewritten into the one
+//! spelling that `JSON.stringify` has for it, and member names are compared in that
+//! spelling.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-/// How deeply text may be nested: as deeply as `ingest` takes data.
+/// The deepest nesting of text: the same as the deepest nesting of data in `ingest`.
 pub const MAX_DEPTH: usize = 100;
-/// The largest array index of ECMAScript. Names up to it sort as numbers.
+/// The largest array index in ECMAScript. Names up to it are sorted as numbers.
 const MAX_INDEX: u64 = (1 << 32) - 2;
 
 /// Text that isn't JSON, or is nested too deeply.
@@ -64,13 +66,13 @@ pub fn number(number: f64) -> String {
     out
 }
 
-/// Whether objects have members of this name first.
+/// Whether objects list a member with this name first.
 #[must_use]
 pub fn is_index(name: &str) -> bool {
     index(&quote(name)).is_some()
 }
 
-/// A parsed value, whose strings and names are in their final spelling.
+/// A parsed value. Its strings and names are already in their final spelling.
 enum Value<'a> {
     Literal(&'static str),
     Number(f64),
@@ -83,7 +85,8 @@ impl Value<'_> {
     fn write(&self, out: &mut String) {
         match self {
             Self::Literal(text) => out.push_str(text),
-            // What a double can't hold became infinite, which is written so.
+            // A number that doesn't fit into a double became infinite, and
+            // JavaScript writes that as null.
             Self::Number(number) if !number.is_finite() => out.push_str("null"),
             Self::Number(number) => {
                 out.push_str(ryu_js::Buffer::new().format_finite(*number));
@@ -115,8 +118,8 @@ impl Value<'_> {
     }
 }
 
-/// Members in JavaScript's order, each name once: a name that comes again
-/// changes the value and keeps the place.
+/// Members in JavaScript's order, each name once. A repeated name changes the value
+/// and keeps the position.
 fn own_members<'a>(members: Vec<(Cow<'a, str>, Value<'a>)>) -> Value<'a> {
     let mut places: HashMap<Cow<'a, str>, usize> = HashMap::with_capacity(members.len());
     let mut own: Vec<(Cow<'a, str>, Value<'a>)> = Vec::with_capacity(members.len());
@@ -128,12 +131,14 @@ fn own_members<'a>(members: Vec<(Cow<'a, str>, Value<'a>)>) -> Value<'a> {
             own.push((name, value));
         }
     }
-    // Stable: names that aren't indices stay as they came, behind those that are.
+    // The sort is stable: names that aren't indices keep their order, behind the
+    // indices.
     own.sort_by_key(|(name, _)| index(name).unwrap_or(u64::MAX));
     Value::Object(own)
 }
 
-/// The array index that a quoted name is, if it is one: `"0"`, not `"00"`.
+/// The array index that a quoted name stands for, if any: `"0"` does, `"00"`
+/// doesn't.
 fn index(name: &str) -> Option<u64> {
     let digits = &name[1..name.len() - 1];
     let canonical = digits == "0" || !digits.starts_with('0');
@@ -143,7 +148,7 @@ fn index(name: &str) -> Option<u64> {
     digits.parse().ok().filter(|index| *index <= MAX_INDEX)
 }
 
-/// As `QuoteJSONString` of ECMA-262 has it.
+/// Writes a character as `QuoteJSONString` of ECMA-262 does.
 fn push_char(out: &mut String, c: char) {
     match c {
         '"' => out.push_str("\\\""),
@@ -193,7 +198,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Skips space, then `byte` if it comes next.
+    /// Skips white space, then `byte` if it comes next.
     fn takes(&mut self, byte: u8) -> bool {
         self.skip_space();
         let comes = self.peek() == Some(byte);
@@ -281,7 +286,7 @@ impl<'a> Parser<'a> {
             self.at += usize::from(matches!(self.peek(), Some(b'+' | b'-')));
             self.digits()?;
         }
-        // Rust reads everything that JSON calls a number, to the nearest double.
+        // Rust parses every JSON number, and rounds it to the nearest double.
         self.text[start..self.at]
             .parse()
             .map_err(|_| self.wrong("a number was expected"))
@@ -298,7 +303,7 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// A string in its final spelling, with its quotes.
+    /// Reads a string and returns it in its final spelling, with its quotes.
     fn string(&mut self) -> Result<Cow<'a, str>, NotJson> {
         let start = self.at;
         self.at += 1;
@@ -311,7 +316,7 @@ impl<'a> Parser<'a> {
                 None => return Err(self.wrong("the string doesn't end")),
             }
         }
-        // Something is escaped: what came before is final.
+        // The string has an escape. The part before it is final.
         let mut out = self.text[start..self.at - 1].to_owned();
         self.escape(&mut out)?;
         loop {
@@ -321,7 +326,7 @@ impl<'a> Parser<'a> {
             match byte {
                 Some(b'"' | b'\\' | ..0x20) | None => {}
                 Some(_) => {
-                    // All of it up to the next byte that means something.
+                    // Copy everything up to the next byte with a special meaning.
                     let rest = &self.text.as_bytes()[end..];
                     let length = rest
                         .iter()
@@ -344,7 +349,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// What follows a backslash.
+    /// Reads the part of an escape after the backslash.
     fn escape(&mut self, out: &mut String) -> Result<(), NotJson> {
         let plain = match self.next() {
             Some(b'u') => return self.unicode_escape(out),
@@ -366,7 +371,7 @@ impl<'a> Parser<'a> {
             push_char(out, c);
             return Ok(());
         }
-        // A surrogate: with the one that follows it, or alone.
+        // A surrogate: with the next one it is a pair, otherwise it is alone.
         if (0xd800..0xdc00).contains(&unit) && self.text[self.at..].starts_with("\\u") {
             let after = self.at;
             self.at += 2;
@@ -525,7 +530,7 @@ mod tests {
         }
 
         #[test]
-        fn what_it_wrote_it_writes_again(text in "\\{(\"[a0-9]{0,2}\":(-?[1-9]{1,22}(\\.[0-9]{1,9})?(e-?[0-9]{1,3})?|\"(\\\\u[dD][89a-f][0-9]{2}|é|x){0,4}\"),){0,9}\"z\":0\\}") {
+        fn rewriting_its_own_output_changes_nothing(text in "\\{(\"[a0-9]{0,2}\":(-?[1-9]{1,22}(\\.[0-9]{1,9})?(e-?[0-9]{1,3})?|\"(\\\\u[dD][89a-f][0-9]{2}|é|x){0,4}\"),){0,9}\"z\":0\\}") {
             let once = rewrite(&text).unwrap();
             prop_assert_eq!(rewrite(&once).unwrap(), once);
         }

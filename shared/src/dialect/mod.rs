@@ -1,8 +1,8 @@
-//! How a delivery looks on the wire, and what follows from answers.
+//! Dialects: how a delivery looks on the wire, and what each kind of answer means.
 //!
-//! A dialect is a small declarative file: what the body, the headers and the
-//! signature are made of, and the default policy. Seven are embedded; a folder
-//! may hold more. No code names one, but for [`DEFAULT`].
+//! A dialect is a small declarative file. It describes the body, the headers, the
+//! signature and the default policy. Seven are embedded; a folder may hold more. No code
+//! refers to a dialect by name, except [`DEFAULT`].
 //!
 //! | file | does |
 //! |---|---|
@@ -33,10 +33,10 @@ pub use message::{Message, Wire};
 pub use policy::{Answers, Meaning, Policy};
 pub use section::Invalid;
 
-/// The name of the dialect that a tenant has unless it chose another.
+/// The dialect of a tenant that didn't choose another one.
 pub const DEFAULT: &str = "standard";
 
-/// The files that come with Posthorn.
+/// The built-in dialects: name and file.
 const EMBEDDED: [(&str, &str); 7] = [
     (
         "auraconnect.toml",
@@ -73,7 +73,7 @@ pub fn read(file: &str, text: &str) -> Result<Dialect, Invalid> {
     file::read(file, text)
 }
 
-/// The dialects that there are.
+/// All dialects of this process.
 #[derive(Debug, Clone)]
 pub struct Dialects {
     all: BTreeMap<String, Arc<Dialect>>,
@@ -86,14 +86,14 @@ pub struct Dialects {
 pub struct Unusable(Vec<String>);
 
 impl Dialects {
-    /// Those that come with Posthorn.
+    /// The built-in dialects.
     #[must_use]
     pub fn embedded() -> Self {
         let mut all = BTreeMap::new();
         for (file, text) in EMBEDDED {
             match file::read(file, text) {
                 Ok(dialect) => all.insert(dialect.name().to_owned(), Arc::new(dialect)),
-                // Each is read by a test.
+                // A test reads each built-in dialect.
                 Err(invalid) => unreachable!("an embedded dialect is invalid: {invalid}"),
             };
         }
@@ -103,12 +103,12 @@ impl Dialects {
         Self { all, default }
     }
 
-    /// Those, and the `.toml` and `.json` files of a folder. Other files, and
-    /// those that begin with a dot, are left alone.
+    /// The built-in dialects, and the `.toml` and `.json` files of a folder. Other
+    /// files, and files whose name begins with a dot, are ignored.
     ///
     /// # Errors
-    /// If the folder can't be read, a file isn't a dialect, or a name is taken:
-    /// what an embedded name means is the same everywhere.
+    /// If the folder can't be read, if a file isn't a dialect, or if it has the name
+    /// of a built-in dialect. Such a name means the same in every installation.
     pub fn with_folder(folder: &Path) -> Result<Self, Unusable> {
         let mut dialects = Self::embedded();
         let mut problems = Vec::new();
@@ -118,7 +118,7 @@ impl Dialects {
             match file::read(&name, &text) {
                 Err(invalid) => problems.push(invalid.to_string()),
                 Ok(dialect) if dialects.get(dialect.name()).is_some() => problems.push(format!(
-                    "{name}: there is a dialect `{}` already",
+                    "{name}: a dialect named `{}` exists already",
                     dialect.name()
                 )),
                 Ok(dialect) => {
@@ -134,29 +134,27 @@ impl Dialects {
         }
     }
 
-    /// One of them.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<Dialect>> {
         self.all.get(name)
     }
 
-    /// The one that holds where nothing is said.
+    /// The dialect for tenants and webhooks that don't choose one.
     #[must_use]
     pub fn default(&self) -> &Arc<Dialect> {
         &self.default
     }
 
-    /// All of them, by name.
+    /// All dialects, ordered by name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Dialect>> {
         self.all.values()
     }
 
-    /// Their names, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.all.keys().map(String::as_str)
     }
 
-    /// The longest that any of them lets an attempt take.
+    /// The longest timeout of any dialect.
     #[must_use]
     pub fn longest_timeout(&self) -> Duration {
         let timeouts = self.iter().map(|dialect| dialect.policy().timeout);
@@ -164,7 +162,7 @@ impl Dialects {
     }
 }
 
-/// Names and texts, by name.
+/// The texts of a folder's files, by file name.
 fn read_folder(folder: &Path) -> std::io::Result<BTreeMap<String, String>> {
     let mut files = BTreeMap::new();
     for entry in std::fs::read_dir(folder)? {

@@ -1,24 +1,23 @@
-//! What follows from an answer, how long and how often it is tried.
+//! A dialect's policy: timeout, age limit, retry schedule, and what each status means.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::retry::Schedule;
 
-/// A dialect's defaults and rules.
+/// A dialect's default timeout, age limit and schedule, and its rules for answers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
-    /// How long an attempt may take unless the webhook or the server says.
+    /// The timeout of an attempt, unless the webhook or the server sets one.
     pub timeout: Duration,
-    /// From the event's acceptance to its last attempt.
+    /// The longest time from the event's acceptance to its last attempt.
     pub max_age: time::Duration,
-    /// When failures are repeated unless the webhook or the server says.
+    /// When failed attempts are retried, unless the webhook or the server sets that.
     pub schedule: Schedule,
-    /// What an answer means.
     pub answers: Answers,
 }
 
-/// What statuses mean.
+/// The statuses with a special meaning.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answers {
     pub(super) success: Statuses,
@@ -26,21 +25,21 @@ pub struct Answers {
     pub(super) disable: Statuses,
 }
 
-/// What an answer means for its delivery.
+/// The meaning of an answer for its delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meaning {
-    /// The endpoint took it.
+    /// The endpoint accepted the delivery.
     Delivered,
-    /// It didn't; ask again.
+    /// The endpoint didn't accept it. Try again.
     Retry,
-    /// It didn't, and won't: don't ask again.
+    /// The endpoint will never accept it. Don't try again.
     Stop,
-    /// It is gone: ask for nothing again.
+    /// The endpoint is gone. Disable the webhook.
     Disable,
 }
 
 impl Answers {
-    /// The meaning of a status. What no rule names is asked again.
+    /// The meaning of a status. A status that no rule names is retried.
     #[must_use]
     pub fn meaning(&self, status: u16) -> Meaning {
         if self.success.contain(status) {
@@ -66,7 +65,7 @@ impl Answers {
     }
 }
 
-/// A set of statuses: `2xx`, `410`, `400-428`; `!429` takes one out.
+/// A set of statuses: `2xx`, `410`, `400-428`; `!429` excludes one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Statuses {
     within: Vec<RangeInclusive<u16>>,
@@ -74,7 +73,6 @@ pub(super) struct Statuses {
 }
 
 impl Statuses {
-    /// Reads its entries.
     pub(super) fn parse<'a>(entries: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
         let mut statuses = Self::default();
         for entry in entries {
@@ -83,14 +81,14 @@ impl Statuses {
                 None => (&mut statuses.within, entry),
             };
             let range = range(text).ok_or_else(|| {
-                format!("has `{entry}`, which isn't like `2xx`, `410`, `400-428` or `!429`")
+                format!("has `{entry}`; an entry must be like `2xx`, `410`, `400-428` or `!429`")
             })?;
             list.push(range);
         }
         Ok(statuses)
     }
 
-    /// Whether it is one of them.
+    /// Whether the status is in the set.
     pub(super) fn contain(&self, status: u16) -> bool {
         let in_any = |ranges: &[RangeInclusive<u16>]| ranges.iter().any(|r| r.contains(&status));
         in_any(&self.within) && !in_any(&self.without)
@@ -122,7 +120,7 @@ mod tests {
     use super::*;
     use crate::dialect::Dialects;
 
-    /// When attempts begin, in seconds after the first.
+    /// The times of the attempts, in seconds after the first one.
     fn attempt_times(schedule: &Schedule) -> Vec<u64> {
         let pauses = (1..).map_while(|n| schedule.pause_after(n, 0.0));
         let mut at = Duration::ZERO;
@@ -150,7 +148,8 @@ mod tests {
         ];
         let dialects = Dialects::embedded();
         let table = [
-            // The dialect, what the server says, what the webhook says, the times.
+            // The dialect, the server's settings, the webhook's policy, the expected
+            // times.
             ("standard", "{}", "{}", standard.clone()),
             ("cloudevents", "{}", "{}", standard),
             ("rishi", "{}", "{}", vec![0, 1, 3, 7]),
@@ -163,7 +162,7 @@ mod tests {
             ("auraconnect", "{}", "{}", vec![0, 10, 40, 100, 400, 2_200]),
             ("jossiedb", "{}", "{}", vec![0, 5, 15, 35]),
             ("corp-astro", "{}", "{}", vec![0, 30, 90, 210, 450]),
-            // In each system's own words: `retries` and `retryPolicy`.
+            // In the names that each system uses: `retries` and `retryPolicy`.
             (
                 "rishi",
                 "{}",
@@ -182,7 +181,8 @@ mod tests {
                 r#"{"maxRetries": 2, "retryDelay": 1000}"#,
                 vec![0, 1, 3],
             ),
-            // WEBHOOK_MAX_RETRIES and WEBHOOK_RETRY_DELAY, and a webhook's own.
+            // WEBHOOK_MAX_RETRIES and WEBHOOK_RETRY_DELAY, together with a webhook's
+            // own policy.
             ("jossiedb", r#"{"max_retries": 1}"#, "{}", vec![0, 5]),
             (
                 "brainsait",

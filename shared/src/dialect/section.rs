@@ -1,27 +1,26 @@
-//! The tree that a dialect's file is read into, and what is wrong with it.
+//! The tree that a dialect's file is read into, and the errors found in it.
 //!
-//! Whoever knows a key takes it out; one that is left over is refused, with the
-//! keys of the tables around it.
+//! Each parser removes the keys that it knows. A key that is left is refused, with the
+//! names of the tables around it.
 
 use std::time::Duration;
 
 use toml::{Table, Value as Toml};
 
-/// What is wrong with a dialect's file.
+/// An error in a dialect's file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{file}: {}{reason}", if .key.is_empty() { String::new() } else { format!("`{key}` ") })]
 pub struct Invalid {
-    /// The file's name.
     pub file: String,
-    /// The key, with those of the tables around it; empty if it is the file.
+    /// The key, with the keys of the tables around it; empty if the whole file is
+    /// meant.
     pub key: String,
-    /// What is wrong.
     pub reason: String,
 }
 
 pub(super) type Result<T> = std::result::Result<T, Invalid>;
 
-/// A table, out of which whoever knows a key takes it.
+/// A table. A parser removes each key that it knows.
 pub(super) struct Section {
     pub(super) file: String,
     pub(super) path: String,
@@ -119,7 +118,7 @@ impl Section {
         Ok(Some(duration))
     }
 
-    /// A table in it; every one of them has a key that must be there.
+    /// Takes a table that must have at least one key.
     pub(super) fn section(&mut self, key: &str) -> Result<Self> {
         match self.table.remove(key) {
             None => Err(self.invalid(key, "is missing")),
@@ -132,16 +131,16 @@ impl Section {
         }
     }
 
-    /// Refuses what nobody took.
+    /// Refuses the keys that nobody took.
     pub(super) fn finish(self) -> Result<()> {
         match self.table.keys().next() {
             None => Ok(()),
-            Some(key) => Err(self.invalid(key, "is not known here")),
+            Some(key) => Err(self.invalid(key, "is not known in this table")),
         }
     }
 }
 
-/// Reads `500ms`, `10s`, `5m`, `2h`, `7d`.
+/// Parses `500ms`, `10s`, `5m`, `2h`, `7d`.
 pub(super) fn duration(text: &str) -> std::result::Result<Duration, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
@@ -157,5 +156,7 @@ pub(super) fn duration(text: &str) -> std::result::Result<Duration, String> {
     number
         .and_then(|number| number.checked_mul(millis))
         .map(Duration::from_millis)
-        .ok_or_else(|| format!("has `{text}`, which isn't like `500ms`, `10s`, `5m`, `2h` or `7d`"))
+        .ok_or_else(|| {
+            format!("has `{text}`; a duration must be like `500ms`, `10s`, `5m`, `2h` or `7d`")
+        })
 }

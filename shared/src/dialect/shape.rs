@@ -1,4 +1,4 @@
-//! What a file says of the body and the headers.
+//! Parses the body and the headers of a dialect's file.
 
 use axum::http::{HeaderName, HeaderValue};
 use toml::{Table, Value as Toml};
@@ -10,15 +10,15 @@ use super::section::{Result, Section};
 use super::template::{Field, Template};
 use crate::headers::is_reserved;
 
-/// Where CloudEvents attributes go.
+/// The key at which CloudEvents attributes are inserted.
 pub(super) const SPREAD: &str = "...";
-/// How deeply the body's tables may be nested.
+/// The deepest nesting of tables in the body.
 const MAX_NESTING: usize = 8;
-/// What placeholders may name besides fields.
+/// The names that placeholders may use, in addition to fields.
 pub(super) struct Names {
-    /// Signatures, by their place.
+    /// The names of the signatures, in the file's order.
     pub(super) signatures: Vec<String>,
-    /// How JSON is spelled.
+    /// How JSON is written.
     pub(super) form: Form,
 }
 
@@ -26,10 +26,10 @@ impl Names {
     fn signature(&self, name: &str) -> Option<std::result::Result<usize, String>> {
         let name = name.strip_prefix("signatures.")?;
         let place = self.signatures.iter().position(|known| known == name);
-        Some(place.ok_or_else(|| format!("names the signature `{name}`, which there isn't")))
+        Some(place.ok_or_else(|| format!("names the signature `{name}`, which does not exist")))
     }
 
-    /// The body's members.
+    /// Parses the body's members.
     pub(super) fn body(&self, section: Section, depth: usize) -> Result<Vec<Member>> {
         if depth == MAX_NESTING {
             return Err(Invalid {
@@ -47,7 +47,7 @@ impl Names {
         let mut members = Vec::with_capacity(table.len());
         for (name, value) in table {
             if self.form == Form::JavaScript && javascript::is_index(&name) {
-                let reason = "is an integer, which JavaScript would put first";
+                let reason = "is an integer, and JavaScript would move it to the front";
                 return Err(within.invalid(&name, reason));
             }
             let value = match value {
@@ -75,11 +75,12 @@ impl Names {
             };
             let spread = matches!(value, Value::Attributes);
             if spread != (name == SPREAD) || spread && depth > 0 {
-                let reason = "`{attributes}` stands at the key `...` of the body, and only there";
+                let reason =
+                    "must be `{attributes}` at the key `...` of the body, and nowhere else";
                 return Err(within.invalid(&name, reason));
             }
             if spread && self.form == Form::JavaScript {
-                let reason = "can't be had in the form `javascript`";
+                let reason = "is not possible in the form `javascript`";
                 return Err(within.invalid(&name, reason));
             }
             members.push(Member { name, value });
@@ -88,7 +89,7 @@ impl Names {
     }
 
     fn body_text(&self, text: &str) -> std::result::Result<Value, String> {
-        /// What a placeholder in the body may be.
+        /// The meanings of a placeholder in the body.
         enum Named {
             Of(Field),
             Alone(Value),
@@ -116,12 +117,11 @@ impl Names {
         if template.fields().any(|f| matches!(f, Named::Alone(_))) {
             return Err("has text around `{data}`, `{attributes}` or a signature".to_owned());
         }
-        // Nothing but fields is left.
+        // Only fields are left.
         let fields = Template::parse(text, |name| Field::parse(name).ok_or_else(String::new))?;
         Ok(Value::Text(fields))
     }
 
-    /// The headers.
     pub(super) fn headers(
         &self,
         section: Section,
@@ -141,7 +141,7 @@ impl Names {
                 return Err(within.invalid(&name, reason));
             }
             if headers.iter().any(|(known, _)| *known == header) {
-                return Err(within.invalid(&name, "is there twice"));
+                return Err(within.invalid(&name, "must occur only once"));
             }
             let Toml::String(text) = value else {
                 return Err(within.invalid(&name, "must be a text"));
@@ -160,7 +160,9 @@ impl Names {
                 .literals()
                 .any(|text| HeaderValue::from_str(text).is_err())
             {
-                return Err(within.invalid(&name, "has characters that a header can't have"));
+                return Err(
+                    within.invalid(&name, "has characters that are not allowed in a header")
+                );
             }
             headers.push((header, template));
         }

@@ -1,4 +1,4 @@
-//! What a file says of signatures: what they cover and how they are written.
+//! Parses the signatures of a dialect's file: what each covers and how it is written.
 
 use axum::http::HeaderValue;
 use toml::Value as Toml;
@@ -8,7 +8,7 @@ use super::section::{Invalid, Result, Section};
 use super::shape::SPREAD;
 use super::template::{Field, Template};
 
-/// Each signature, in the file's order.
+/// Parses the signatures, in the file's order.
 pub(super) fn signatures(section: Section, body: &[Member]) -> Result<Vec<Signature>> {
     let Section { file, path, table } = section;
     let mut signatures = Vec::with_capacity(table.len());
@@ -41,7 +41,8 @@ pub(super) fn signatures(section: Section, body: &[Member]) -> Result<Vec<Signat
             &[("current", Signing::Current), ("all", Signing::All)],
         )?;
         if ed25519.is_some() && secrets != Some(Signing::All) {
-            return Err(section.invalid("ed25519", "needs `secrets = \"all\"`: it joins a list"));
+            let reason = "needs `secrets = \"all\"`: its signature is one of a list";
+            return Err(section.invalid("ed25519", reason));
         }
         section.finish()?;
         signatures.push(Signature {
@@ -56,12 +57,12 @@ pub(super) fn signatures(section: Section, body: &[Member]) -> Result<Vec<Signat
     Ok(signatures)
 }
 
-/// How a signature is written: `sha256={hex}`.
+/// How a signature is written, for example `sha256={hex}`.
 fn digest(text: &str) -> std::result::Result<Template<Digest>, String> {
     let template = Template::parse(text, |field| match field {
         "hex" => Ok(Digest::Hex),
         "base64" => Ok(Digest::Base64),
-        _ => Err(format!("names `{field}`; there is hex and base64")),
+        _ => Err(format!("names `{field}`; allowed are hex and base64")),
     })?;
     if template.fields().count() != 1 {
         return Err("must have one of `{hex}` and `{base64}`".to_owned());
@@ -70,7 +71,7 @@ fn digest(text: &str) -> std::result::Result<Template<Digest>, String> {
         .literals()
         .any(|text| HeaderValue::from_str(text).is_err())
     {
-        return Err("has characters that a header can't have".to_owned());
+        return Err("has characters that are not allowed in a header".to_owned());
     }
     Ok(template)
 }
@@ -79,7 +80,7 @@ fn signed(name: &str, body: &[Member]) -> std::result::Result<Signed, String> {
     let member = |member: &str| {
         body.iter()
             .position(|known| known.name == member && member != SPREAD)
-            .ok_or_else(|| format!("names the body's member `{member}`, which there isn't"))
+            .ok_or_else(|| format!("names the body's member `{member}`, which does not exist"))
     };
     if name == "body" {
         Ok(Signed::Body)
@@ -90,12 +91,14 @@ fn signed(name: &str, body: &[Member]) -> std::result::Result<Signed, String> {
     } else {
         Field::parse(name).map(Signed::Of).ok_or_else(|| {
             let fields = Field::NAMES;
-            format!("names `{name}`; there is {fields}, body, body.<member>, body without <member>")
+            format!(
+                "names `{name}`; allowed are {fields}, body, body.<member>, body without <member>"
+            )
         })
     }
 }
 
-/// No signature covers itself, and each is used.
+/// Checks that no signature covers itself and that each one is used.
 pub(super) fn check_signatures(dialect: &Dialect) -> std::result::Result<(), (String, String)> {
     let holders: Vec<&Member> = dialect
         .body
@@ -120,7 +123,7 @@ pub(super) fn check_signatures(dialect: &Dialect) -> std::result::Result<(), (St
         });
         if covers_itself {
             let reason =
-                format!("covers the member that holds it; there is `{{body without {member}}}`");
+                format!("covers the member that holds it; use `{{body without {member}}}`");
             return Err((format!("signatures.{}.signs", signature.name), reason));
         }
     }
@@ -137,7 +140,7 @@ pub(super) fn check_signatures(dialect: &Dialect) -> std::result::Result<(), (St
     for (place, signature) in dialect.signatures.iter().enumerate() {
         if !held.contains(&place) && !in_headers.contains(&place) {
             let key = format!("signatures.{}", signature.name);
-            return Err((key, "is used nowhere".to_owned()));
+            return Err((key, "is not used in the body or in a header".to_owned()));
         }
     }
     if dialect.signatures.is_empty() {

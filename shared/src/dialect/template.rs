@@ -1,8 +1,8 @@
 //! Texts with placeholders: `{event_id}.{sent_at:unix}.{body}`.
 //!
-//! What may stand in the braces differs from place to place, so a template is
-//! generic over its fields; [`Field`] is what every place has. A brace of the
-//! text's own is doubled.
+//! Each place in a dialect's file allows other placeholders, so a template is generic over
+//! its fields. [`Field`] has the placeholders that every place allows. A literal brace is
+//! written twice.
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -10,7 +10,7 @@ use time::macros::format_description;
 
 use super::message::Message;
 
-/// A text, read.
+/// A parsed text.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Template<F>(Vec<Piece<F>>);
 
@@ -21,7 +21,7 @@ enum Piece<F> {
 }
 
 impl<F> Template<F> {
-    /// Reads a text; `field` says what a placeholder means.
+    /// Parses a text; `field` gives the meaning of a placeholder.
     pub(super) fn parse(
         text: &str,
         field: impl Fn(&str) -> Result<F, String>,
@@ -59,7 +59,6 @@ impl<F> Template<F> {
         Ok(Self(pieces))
     }
 
-    /// Its fields.
     pub(super) fn fields(&self) -> impl Iterator<Item = &F> {
         self.0.iter().filter_map(|piece| match piece {
             Piece::Literal(_) => None,
@@ -67,7 +66,7 @@ impl<F> Template<F> {
         })
     }
 
-    /// The text around the fields.
+    /// The literal text between the fields.
     pub(super) fn literals(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(|piece| match piece {
             Piece::Literal(text) => Some(text.as_str()),
@@ -75,7 +74,7 @@ impl<F> Template<F> {
         })
     }
 
-    /// The field, if there is nothing else.
+    /// The field, if the text has nothing else.
     pub(super) fn only(&self) -> Option<&F> {
         match self.0.as_slice() {
             [Piece::Field(field)] => Some(field),
@@ -83,7 +82,7 @@ impl<F> Template<F> {
         }
     }
 
-    /// Writes it, with `field` in place of placeholders.
+    /// Writes the text; `field` gives the value of each placeholder.
     pub(super) fn render<S: AsRef<str>>(&self, mut field: impl FnMut(&F) -> S) -> String {
         let mut out = String::new();
         for piece in &self.0 {
@@ -96,7 +95,7 @@ impl<F> Template<F> {
     }
 }
 
-/// What a message says of itself, everywhere.
+/// The fields of a message that every placeholder may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Field {
     EventId,
@@ -111,22 +110,22 @@ pub(super) enum Field {
 /// How a time is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Clock {
-    /// `2026-11-22T10:00:00.5Z`: as many digits as there are.
+    /// `2026-11-22T10:00:00.5Z`: only as many digits as needed.
     Rfc3339,
-    /// `2026-11-22T10:00:00.500Z`, as JavaScript's `toISOString`.
+    /// `2026-11-22T10:00:00.500Z`, as JavaScript's `toISOString` writes it.
     Rfc3339Millis,
-    /// Seconds.
+    /// Seconds since 1970.
     Unix,
-    /// Milliseconds.
+    /// Milliseconds since 1970.
     UnixMillis,
 }
 
 impl Field {
-    /// Their names, for messages.
+    /// The names of all fields, for error messages.
     pub(super) const NAMES: &str = "event_id, event_type, delivery_id, webhook_id, tenant, \
         occurred_at and sent_at (also with `:rfc3339`, `:rfc3339-millis`, `:unix`, `:unix-millis`)";
 
-    /// What a placeholder means, if it is one of these.
+    /// The field with this name, if there is one.
     pub(super) fn parse(name: &str) -> Option<Self> {
         let (name, clock) = match name.split_once(':') {
             None => (name, None),
@@ -148,7 +147,7 @@ impl Field {
         })
     }
 
-    /// Whether JSON has it as a number.
+    /// Whether the field is a number in JSON.
     pub(super) fn is_number(self) -> bool {
         matches!(
             self,
@@ -157,7 +156,7 @@ impl Field {
         )
     }
 
-    /// Visible ASCII, always.
+    /// The field's value. It is always visible ASCII.
     pub(super) fn write(self, message: &Message<'_>, now: OffsetDateTime) -> String {
         match self {
             Self::EventId => message.event_id.as_str().to_owned(),
@@ -174,7 +173,7 @@ impl Field {
 impl Clock {
     fn write(self, at: OffsetDateTime) -> String {
         let at = at.to_offset(time::UtcOffset::UTC);
-        // Formatting fails only for years that no producer's time has.
+        // Formatting fails only for years that ingest doesn't accept.
         match self {
             Self::Rfc3339 => at.format(&Rfc3339).unwrap_or_default(),
             Self::Rfc3339Millis => at

@@ -1,4 +1,4 @@
-//! Each embedded dialect, to the byte.
+//! The bytes that each embedded dialect sends, compared exactly.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -142,7 +142,7 @@ fn an_ed25519_key_signs_beside_the_secret() {
 
 #[test]
 fn the_standard_signature_is_the_specifications_own() {
-    // The example of the Standard Webhooks specification's libraries.
+    // The example in the libraries of the Standard Webhooks specification.
     let key = Secret::parse(SECRET).unwrap().key();
     let signed = r#"msg_p5jXN8AQM9LWM0D4loKWxJek.1614265330.{"test": 2432232314}"#;
     assert_eq!(
@@ -253,7 +253,7 @@ fn cloudevents_carry_their_producers_attributes() {
         body,
         r#"{"specversion":"1.0","id":"evt-\"1","source":"/shop","type":"com.shop.created","time":"2026-11-22T10:00:00.5Z","datacontenttype":"application/json","subject":"a\"b","tier":3,"data":[]}"#
     );
-    // Nobody else does.
+    // Other dialects don't send attributes.
     let (body, _) = wire("standard", "[]", Some(json!({"type": "x"})));
     assert!(body.contains("order.created"), "{body}");
 }
@@ -274,7 +274,7 @@ fn bodies_in_javascripts_form_are_what_javascript_would_write() {
     }
 }
 
-/// Seconds from the first attempt to each of them, without jitter.
+/// The times of all attempts in seconds after the first one, without jitter.
 fn attempt_times(dialect: &Dialect) -> Vec<u64> {
     let mut times = vec![0];
     for n in 1.. {
@@ -388,7 +388,7 @@ fn a_folder_adds_dialects_or_says_what_is_wrong_with_each_file() {
 }
 
 proptest::proptest! {
-    /// Whoever writes a file makes mistakes: each is a problem, none a panic.
+    /// People make mistakes in these files. Each mistake is an error, never a panic.
     #[test]
     fn no_damaged_file_panics(
         dialect in proptest::sample::select(Dialects::embedded().names().map(str::to_owned).collect::<Vec<_>>()),

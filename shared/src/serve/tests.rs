@@ -1,4 +1,4 @@
-//! Raw sockets against a real listener, with short bounds.
+//! Raw sockets against a real listener, with short time limits.
 
 use axum::routing::{get, post};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 
 const SHORT: Duration = Duration::from_millis(300);
-/// For what must not matter in a test.
+/// A time limit that no test reaches.
 const LONG: Duration = Duration::from_secs(600);
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 
@@ -21,7 +21,7 @@ fn bounds() -> Bounds {
     }
 }
 
-/// A server, where it is, what stops it, and how often its slow handler ended.
+/// A server: its address, the token that stops it, and its task.
 async fn server(bounds: Bounds) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
     let app = Router::new()
         .route("/", get(async || "ok"))
@@ -51,17 +51,17 @@ async fn sent(to: SocketAddr, bytes: &[u8]) -> TcpStream {
     stream
 }
 
-/// What comes until the server closes.
+/// Everything that comes until the server closes the connection.
 async fn rest(mut stream: TcpStream) -> String {
     let mut all = Vec::new();
     let reading = stream.read_to_end(&mut all);
     let read = tokio::time::timeout(Duration::from_secs(30), reading).await;
-    // Reset instead of closed is fine: what counts is that it ended.
+    // A reset is as good as a close: the connection has ended.
     let _ = read.expect("the server closes the connection");
     String::from_utf8_lossy(&all).into_owned()
 }
 
-/// Asks, and keeps the connection.
+/// Sends a request, and keeps the connection open.
 async fn asked(stream: &mut TcpStream) -> io::Result<String> {
     stream.write_all(REQUEST).await?;
     let mut answer = [0; 1024];
@@ -90,7 +90,7 @@ async fn idle_half_sent_and_dripping_connections_are_closed() {
     .await;
     let mut kept = connected(at).await;
     assert!(asked(&mut kept).await.unwrap().starts_with("HTTP/1.1 200"));
-    // Each byte of a drip is in time; all of them together are not.
+    // Each byte comes in time, but all of them together take too long.
     let dripping = tokio::spawn(async move {
         let mut stream = sent(at, b"GET / HTTP/1.1\r\nx-a: ").await;
         while stream.write_all(b"b").await.is_ok() {
@@ -119,7 +119,8 @@ async fn a_client_that_does_not_read_its_answer_is_cut_and_a_slow_handler_is_not
     let large = sent(at, b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n").await;
     let slow = rest(sent(at, b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await).await;
     assert!(slow.ends_with("slow"), "{slow}");
-    // Nobody has read until now: what is left is what the kernels held.
+    // The client has read nothing until now. So the rest is what the kernels
+    // buffered.
     let got = rest(large).await.len();
     assert!(got < 64 * 1024 * 1024, "{got} bytes");
 }
@@ -170,7 +171,7 @@ async fn one_address_that_takes_all_places_makes_room_for_others() {
         connection.begins(Doing::Working);
     }
     assert!(open.admit(greedy).is_none(), "all are being answered");
-    // A provider hands out /64s: one customer's addresses count together.
+    // Providers assign /64 networks: all addresses of one customer count together.
     let six = |text: &str| network(text.parse().unwrap());
     assert_eq!(six("2001:db8:0:1::1"), six("2001:db8:0:1:ffff::2"));
     assert_ne!(six("2001:db8:0:1::1"), six("2001:db8:0:2::1"));
@@ -178,7 +179,7 @@ async fn one_address_that_takes_all_places_makes_room_for_others() {
 }
 
 #[tokio::test]
-async fn addresses_whose_clients_are_slow_shut_nobody_out() {
+async fn addresses_with_slow_clients_shut_no_other_client_out() {
     let mut open = Connections::new(Bounds {
         connections: 8,
         per_address: 4,
@@ -209,7 +210,7 @@ async fn addresses_whose_clients_are_slow_shut_nobody_out() {
         let (_, admitted) = open.admit(other).unwrap();
         admitted.begins(Doing::Working);
     }
-    // The address itself gets a place for one that is slow, too.
+    // The address itself may get a connection in place of a slow one of its own.
     let own = open.admit(greedy[0]);
     assert!(own.is_some_and(|(_, own)| !own.cut.is_cancelled()));
     let cut = |(_, one): &&(Doing, Arc<Connection>)| one.cut.is_cancelled();
@@ -220,14 +221,14 @@ async fn addresses_whose_clients_are_slow_shut_nobody_out() {
 }
 
 #[tokio::test]
-async fn stopping_finishes_what_is_under_way_and_waits_for_nobody_else() {
+async fn stopping_finishes_requests_in_flight_and_waits_for_no_other_client() {
     let (at, stop, serving) = server(bounds()).await;
     let mut kept = connected(at).await;
     asked(&mut kept).await.unwrap();
     let half = sent(at, b"GET / HTT").await;
     let slow = sent(at, b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await;
     let mut settled = connected(at).await;
-    // Accepted after the others, so they are known by now.
+    // It was accepted last, so the server knows the other connections by now.
     asked(&mut settled).await.unwrap();
     stop.cancel();
     assert!(rest(slow).await.ends_with("slow"));

@@ -1,12 +1,12 @@
-//! Fuzz targets: what comes from outside and is read by pure code.
+//! Fuzz targets: pure code that reads input from outside.
 //!
 //! A target takes any bytes and must return: no panic, no overflow, no endless loop. Where
-//! there is more to promise, it is asserted. `make test` runs the corpus
-//! (`tests/fuzz/corpus/<target>/`) and damaged copies of it; `make fuzz` searches for more
-//! with libFuzzer, guided by coverage.
+//! more can be promised, the target asserts it. `make test` runs the corpus
+//! (`tests/fuzz/corpus/<target>/`) and damaged copies of it. `make fuzz` searches for more
+//! inputs with libFuzzer, guided by coverage.
 //!
-//! The corpus has the inputs that reached something new, and those that once broke
-//! something: these have names.
+//! The corpus has the inputs that reached new code, and those that once failed. The
+//! latter have descriptive names.
 
 use std::fs;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ pub fn target(name: &str) -> Option<fn(&[u8])> {
     found.map(|(_, run)| *run)
 }
 
-/// A target's corpus, in an order that doesn't change.
+/// A target's corpus, always in the same order.
 #[must_use]
 pub fn corpus(name: &str) -> Vec<Vec<u8>> {
     let folder: PathBuf = [env!("CARGO_MANIFEST_DIR"), "corpus", name]
@@ -41,7 +41,7 @@ pub fn corpus(name: &str) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// A damaged copy: bytes changed, cut, doubled, or taken from another input.
+/// A damaged copy: bytes are changed, cut, doubled, or taken from another input.
 #[must_use]
 pub fn damaged(input: &[u8], other: &[u8], random: &mut fastrand::Rng) -> Vec<u8> {
     let mut damaged = input.to_vec();
@@ -72,11 +72,11 @@ pub fn damaged(input: &[u8], other: &[u8], random: &mut fastrand::Rng) -> Vec<u8
 mod tests {
     use super::*;
 
-    /// Damaged copies per target: all targets take seconds.
+    /// Damaged copies per target. All targets together take seconds.
     const DAMAGED: usize = 500;
 
     #[test]
-    fn whatever_comes_from_outside_is_read_or_refused() {
+    fn input_from_outside_is_read_or_refused() {
         for (name, run) in TARGETS {
             let corpus = corpus(name);
             assert!(!corpus.is_empty(), "{name} has no corpus");

@@ -1,4 +1,4 @@
-//! libFuzzer on the target that `POSTHORN_FUZZ_TARGET` names: see `make fuzz`.
+//! Runs libFuzzer on the target that `POSTHORN_FUZZ_TARGET` names: see `make fuzz`.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! The targets. Those that need several inputs part their bytes at U+0000 or take
+//! The fuzz targets. A target that needs several inputs splits its bytes at U+0000, or takes
 //! choices from the first byte.
 
 use std::sync::LazyLock;
@@ -38,7 +38,7 @@ use shared::seal::Keyring;
 use shared::secret::{Secret, Secrets};
 use time::OffsetDateTime;
 
-/// What is run on any bytes; it panics if they break a promise.
+/// A function that runs on any bytes and panics if a promise is broken.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name.
@@ -71,14 +71,14 @@ fn parted(data: &[u8]) -> (&[u8], &[u8]) {
     at.map_or((data, &[]), |at| (&data[..at], &data[at + 1..]))
 }
 
-/// As much as an AMQP short string holds.
+/// As many bytes as an AMQP short string holds.
 fn short(text: &[u8]) -> ShortString {
     let text = String::from_utf8_lossy(text);
     let end = text.floor_char_boundary(255.min(text.len()));
     ShortString::from(&text[..end])
 }
 
-/// Pairs of name and value, a line each.
+/// Pairs of name and value, one pair per line.
 fn headers(text: &[u8]) -> FieldTable {
     let mut headers = FieldTable::default();
     for line in text.split(|byte| *byte == b'\n').take(50) {
@@ -97,7 +97,7 @@ fn headers(text: &[u8]) -> FieldTable {
     headers
 }
 
-/// An event's message: what it says it is, its routing key, its headers, its body.
+/// A message of an event: its content type, routing key, headers and body.
 fn message(data: &[u8]) -> Delivery {
     const TYPES: [&str; 6] = [
         "application/json",
@@ -143,7 +143,7 @@ fn event(data: &[u8]) {
     }
 }
 
-/// What was parked and what RabbitMQ gave up on.
+/// A parked message, or one that RabbitMQ gave up on.
 fn letter(data: &[u8]) {
     let mut parked = message(data);
     let mut death = FieldTable::default();
@@ -183,7 +183,7 @@ fn filter(data: &[u8]) {
     let data = serde_json::from_slice(data).unwrap_or(Value::Null);
     let budget = || Budget::of(100_000);
     let explained = filter.explain(&data, &mut budget());
-    // Both say the same, unless the data is too costly for one of them.
+    // Both give the same answer, unless the data is too costly for one of them.
     if let Ok(matches) = filter.matches(&data, &mut budget()) {
         assert!(matches || explained.is_err(), "{explained:?}");
     }
@@ -201,7 +201,7 @@ fn pattern(data: &[u8]) {
     }
 }
 
-/// The API's forms, as `request::Body` reads them.
+/// The bodies of the API's requests, as `request::Body` reads them.
 fn forms(data: &[u8]) {
     if let Ok(form) = serde_json::from_slice::<Form>(data)
         && let Ok(checked) = form.check(&DESTINATIONS, &DIALECTS)
@@ -237,7 +237,7 @@ fn apply(data: &[u8]) {
     let _ = file::read(vec![source], &rules);
 }
 
-/// How one dialect writes an event.
+/// An event's body as a dialect writes it.
 fn write(dialect: &Dialect, data: &str) -> Vec<u8> {
     let (id, kind) = (
         "evt-1".parse::<EventId>(),
@@ -319,7 +319,7 @@ fn destination(data: &[u8]) {
     if let Ok(url) = DESTINATIONS.check(&text) {
         assert_eq!(url.scheme(), "https");
         assert!(url.username().is_empty() && url.password().is_none());
-        // What is stored is read again before each attempt.
+        // The stored URL is parsed again before each attempt.
         assert_eq!(DESTINATIONS.check(url.as_str()).as_ref(), Ok(&url));
     }
 }
@@ -365,7 +365,7 @@ fn jwts(jwks_file: Option<&str>) -> Option<Jwts> {
     Jwts::new(settings).ok().flatten()
 }
 
-/// As it comes, and with a right signature around the payload.
+/// The bytes as a token, and as the payload of a correctly signed token.
 fn jwt(data: &[u8]) {
     static JWTS: LazyLock<Option<Jwts>> = LazyLock::new(|| jwts(None));
     let Some(jwts) = JWTS.as_ref() else {

@@ -1,9 +1,9 @@
-//! `make bench ARGS=burst`: who waits for another tenant's burst?
+//! `make bench ARGS=burst`: how much does one tenant's burst delay another tenant's events?
 //!
-//! One tenant publishes a little, at a steady rate; its latency from publishing to
-//! arrival is measured while nobody else publishes, and while another tenant
-//! publishes very much at once: many events, or a few that take long to match. Two
-//! ingests, one dispatcher. What counts is the difference of the p99.
+//! One tenant publishes at a low, steady rate. Its latency from publishing to arrival is
+//! measured twice: while nobody else publishes, and while another tenant publishes a burst
+//! (many events, or a few that are expensive to match). Two ingests and one dispatcher
+//! run. The result is the difference of the two p99.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -24,17 +24,17 @@ use crate::service::{Service, ask};
 
 /// Whose burst it is.
 const LOUD: &str = "loud";
-/// Published and seen through before measuring begins.
+/// Events published and delivered before measuring begins.
 const WARM_UP: u64 = 200;
-/// The p99 may be longer by this many milliseconds than while all is quiet.
+/// The target: the p99 may grow by this many milliseconds.
 const TARGET: f64 = 250.0;
-/// A burst is delivered by then.
+/// A burst must be delivered within this time.
 const LONGEST: Duration = Duration::from_secs(300);
-/// Webhooks whose filters take long, and what makes them.
+/// Webhooks whose filters are expensive, and the size of those filters.
 const HEAVY_WEBHOOKS: usize = 50;
 const HEAVY_VALUES: u32 = 33_000;
 
-/// How large everything is.
+/// The sizes of the benchmark.
 #[derive(Args)]
 pub struct Burst {
     /// Events of the burst.
@@ -54,20 +54,17 @@ pub struct Burst {
     only: Vec<String>,
 }
 
-/// What is published at once.
+/// The events that are published at once.
 #[derive(Clone, Copy)]
 enum Kind {
-    /// This many matches each.
+    /// Events with this many matches each.
     Many(Door, usize),
-    /// No matches, after long.
+    /// Events without a match that are expensive to match.
     Heavy,
 }
 
 impl Burst {
     /// Measures, and answers a table.
-    ///
-    /// # Errors
-    /// If something can't be started or doesn't come to its end.
     pub async fn measure(&self, pair: &Pair, folder: &Path) -> anyhow::Result<String> {
         let mut table = format!(
             "{:<44} {:>8} {:>8} {:>8} {:>8}\n",

@@ -1,9 +1,9 @@
-//! `make bench ARGS=catalogue`: who waits while one tenant changes its catalogue?
+//! `make bench ARGS=catalogue`: how much do one tenant's configuration changes delay another tenant?
 //!
-//! A quiet tenant publishes over HTTP at a steady rate, first alone, then beside a
-//! tenant that changes its webhooks or event types, many at once. Printed are the
-//! quiet tenant's times: of publishing (request to 202) and from publishing to
-//! arrival, and of changes of its own.
+//! A quiet tenant publishes over HTTP at a steady rate, first alone. Then another tenant
+//! changes its webhooks or event types beside it, many at once. The benchmark prints three
+//! times of the quiet tenant: of a publish request (until the 202), from publishing to
+//! arrival, and of its own changes.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -24,7 +24,7 @@ use super::usage::resident;
 use crate::pair::Pair;
 use crate::service::{Answer, Service, ask};
 
-/// The event types that the busy tenant has, with a schema each.
+/// The event types of the busy tenant, each with a schema.
 const TYPES: usize = 1_000;
 
 /// What the busy tenant does.
@@ -38,7 +38,7 @@ pub enum Change {
     Pairs,
     /// Changes one event type of a thousand.
     EventTypes,
-    /// Changes a webhook in a transaction that stays open, by hand.
+    /// Changes a webhook with SQL, in a transaction that stays open.
     Open,
 }
 
@@ -64,9 +64,6 @@ pub struct Catalogue {
 
 impl Catalogue {
     /// Measures, and answers a table.
-    ///
-    /// # Errors
-    /// If something can't be started or is refused.
     pub async fn measure(&self, pair: &Pair, folder: &Path) -> anyhow::Result<String> {
         let mut table = format!(
             "{:<12} {:>9} {:>24} {:>24} {:>24} {:>18}\n{:<12} {:>9} {:>24} {:>24} {:>24} {:>18}\n",
@@ -177,14 +174,15 @@ fn spread(mut times: Vec<f64>) -> String {
     format!("{:.1} {:>6.1} {:>6.1}", at(0.5), at(0.99), at(1.0))
 }
 
-/// Whom it should not concern.
+/// The tenant that should not be delayed.
 struct Quiet {
     token: String,
     ingest: Arc<Service>,
 }
 
 impl Quiet {
-    /// Publishes at a rate, whether or not there are answers; how long each took.
+    /// Publishes at a fixed rate, without waiting for answers. Returns the time of
+    /// each request.
     async fn publish(&self, rate: u64, events: u64) -> anyhow::Result<Vec<f64>> {
         let mut tick = tokio::time::interval(Duration::from_secs(1) / u32::try_from(rate)?);
         let mut under_way = JoinSet::new();
@@ -229,7 +227,7 @@ async fn timed(
     Ok(begun.elapsed().as_secs_f64() * 1e3)
 }
 
-/// Who changes its catalogue.
+/// The tenant that changes its catalogue.
 struct Busy {
     token: String,
     ingest: Arc<Service>,
@@ -238,7 +236,8 @@ struct Busy {
 }
 
 impl Busy {
-    /// Makes what is to be changed: a webhook for each change at once, and types.
+    /// Creates the things to be changed: a webhook for each concurrent change, and
+    /// event types.
     async fn prepare(&self, at_once: usize) -> anyhow::Result<Vec<String>> {
         let mut made = Vec::new();
         for _ in 0..at_once {
@@ -314,7 +313,7 @@ impl Busy {
             let (this, id) = (this.clone(), webhooks[n % webhooks.len()].clone());
             under_way.spawn(async move { this.once(&id, n).await });
         }
-        // Refused ones weren't made, that's all; the last are given up.
+        // Refused changes don't count. The last ones are cancelled.
         under_way.shutdown().await;
         Ok(this.done.load(Ordering::Relaxed))
     }

@@ -1,6 +1,6 @@
-//! Processes of the benchmark's own: its binary again, with a hidden
-//! subcommand. A line on standard output is what such a process has to say; it
-//! ends when its standard input does, which is when its owner does.
+//! Helper processes of the benchmark: the same binary again, with a hidden subcommand. Such
+//! a process reports one line on standard output. It ends when its standard input
+//! closes, which happens when its owner ends.
 
 use std::io::{Read, Write};
 use std::process::Stdio;
@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{ChildStdout, Command};
 
-/// One of them, as its owner holds it. Killed when dropped.
+/// A helper process, as its owner sees it. Killed when dropped.
 pub struct Child {
     process: tokio::process::Child,
     pid: u32,
@@ -19,9 +19,6 @@ pub struct Child {
 
 impl Child {
     /// Starts this binary with other arguments.
-    ///
-    /// # Errors
-    /// If it can't be started.
     pub fn start(arguments: &[&str]) -> anyhow::Result<Self> {
         let mut process = Command::new(std::env::current_exe()?)
             .args(arguments)
@@ -46,9 +43,6 @@ impl Child {
     }
 
     /// The next thing it says.
-    ///
-    /// # Errors
-    /// If it ends without.
     pub async fn line(&mut self) -> anyhow::Result<String> {
         self.said
             .next_line()
@@ -57,9 +51,6 @@ impl Child {
     }
 
     /// Its result, once it is through.
-    ///
-    /// # Errors
-    /// If it fails.
     pub async fn result<T: DeserializeOwned>(mut self) -> anyhow::Result<T> {
         let line = self.line().await?;
         // Held until here: closing it means that the owner is gone.
@@ -70,9 +61,6 @@ impl Child {
 }
 
 /// Says a line to the owner.
-///
-/// # Errors
-/// If the owner is gone.
 pub fn say(line: &str) -> anyhow::Result<()> {
     let mut output = std::io::stdout().lock();
     writeln!(output, "{line}")?;

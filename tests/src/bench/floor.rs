@@ -1,7 +1,7 @@
-//! The floor: what no design that keeps jobs in a quorum queue and POSTs them
-//! can go below. Jobs are consumed, POSTed and acked, with nothing else done:
-//! no database, no signature, no retry. A process of its own, with the HTTP
-//! client and the prefetch of a dispatcher.
+//! The floor: the cost that no design can avoid if it keeps jobs in a quorum queue and
+//! POSTs them. Jobs are consumed, POSTed and acked, and nothing else: no database, no
+//! signature, no retry. It runs in its own process, with the HTTP client and the prefetch
+//! of a dispatcher.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,34 +16,31 @@ use tokio::task::JoinSet;
 
 use super::child;
 
-/// As many as a dispatcher holds.
+/// As many jobs as a dispatcher holds.
 const PREFETCH: u16 = 512;
 
-/// What the process is told.
+/// The arguments of the process.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Floor {
     /// The broker and its virtual host.
     #[arg(long)]
     pub amqp_url: String,
-    /// Where the jobs are.
+    /// The queue of the jobs.
     #[arg(long)]
     pub queue: String,
-    /// Where they go.
+    /// The URL that they are POSTed to.
     #[arg(long)]
     pub target: String,
-    /// Requests under way at a time.
+    /// Requests in flight at a time.
     #[arg(long)]
     pub places: usize,
 }
 
 /// The process's life: until its owner is gone.
-///
-/// # Errors
-/// If the connection fails or a job isn't answered with 200.
 pub async fn run(floor: Floor) -> anyhow::Result<()> {
-    // The only way that this fails is that somebody else did it first.
+    // This fails only if a provider is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    // As shared/src/attempt.rs has it.
+    // The same settings as in shared/src/attempt.rs.
     let client = reqwest::Client::builder()
         .user_agent("Posthorn/floor")
         .redirect(reqwest::redirect::Policy::none())
@@ -97,9 +94,6 @@ pub async fn run(floor: Floor) -> anyhow::Result<()> {
 }
 
 /// Starts the process.
-///
-/// # Errors
-/// If it can't be started.
 pub fn start(floor: &Floor) -> anyhow::Result<child::Child> {
     child::Child::start(&[
         "floor",

@@ -1,8 +1,8 @@
 //! The load generator: publishes events of 1 KiB over AMQP or HTTP, as fast as
-//! they are confirmed or at a fixed rate. A process of its own.
+//! they are confirmed or at a fixed rate. It runs in its own process.
 //!
-//! At a fixed rate it does not wait for confirms: a slow server meets the same
-//! load as a quick one, and the wait counts.
+//! At a fixed rate it doesn't wait for confirms. So a slow server gets the same load as a
+//! fast one, and the time that an event waits is part of its latency.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,7 +33,7 @@ const IN_FLIGHT: usize = 500;
 /// Concurrent HTTP requests, each on a connection that is kept.
 const CONNECTIONS: u64 = 64;
 
-/// What is to be published, and where.
+/// The load to publish.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Load {
     /// `amqp://…` or `http://host:port`.
@@ -45,8 +45,8 @@ pub struct Load {
     /// The routing key, if it is AMQP.
     #[arg(long, default_value = "acme.order.created")]
     pub routing_key: String,
-    /// Over how many routing keys they are spread: `.0`, `.1` and so on are added.
-    /// 0: none is.
+    /// Over how many routing keys the events are spread: `.0`, `.1` and so on are
+    /// appended. 0: over none.
     #[arg(long, default_value_t = 0)]
     pub spread: u64,
     /// The API token, if it is HTTP.
@@ -63,7 +63,7 @@ pub struct Load {
     pub bytes: usize,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Sent {
     /// Just before the first was published: microseconds since 1970.
@@ -74,7 +74,7 @@ pub struct Sent {
     pub cpu_seconds: f64,
 }
 
-/// An event's id: unique, and it ends in the present moment.
+/// An event's id. It is unique, and ends with the present moment.
 #[must_use]
 pub fn event_id(n: u64) -> String {
     format!("bench-{n}-{}", now_us())
@@ -90,9 +90,6 @@ pub fn data(bytes: usize) -> String {
 }
 
 /// The process's life: publishes all, says what came of it.
-///
-/// # Errors
-/// If a message isn't taken.
 pub async fn run(load: Load) -> anyhow::Result<()> {
     let (first_us, last_us) = if load.to.starts_with("http://") {
         over_http(&load).await?
@@ -252,14 +249,11 @@ async fn post(
     }
 }
 
-/// A generator at work, as its owner holds it.
+/// A running generator, as its owner sees it.
 pub struct Generator(child::Child);
 
 impl Generator {
     /// Starts the process.
-    ///
-    /// # Errors
-    /// If it can't be started.
     pub fn start(load: &Load) -> anyhow::Result<Self> {
         let (count, rate) = (load.count.to_string(), load.rate.to_string());
         let (bytes, spread) = (load.bytes.to_string(), load.spread.to_string());
@@ -279,9 +273,6 @@ impl Generator {
     }
 
     /// Waits until all is confirmed.
-    ///
-    /// # Errors
-    /// If something wasn't.
     pub async fn finished(self) -> anyhow::Result<Sent> {
         self.0.result().await.context("the load generator")
     }

@@ -1,20 +1,20 @@
-//! As much of HTTP/1.1 as the counting receiver and the load generator need:
-//! messages with a `Content-Length`, one after the other on a connection.
+//! A minimal HTTP/1.1 for the counting receiver and the load generator: messages with a
+//! `Content-Length`, one after the other on a connection.
 //!
-//! Written by hand because it must cost little beside what is measured.
+//! Written by hand because it must cost little compared with the system under test.
 
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// Room for a request or a response; grows if one is larger.
+/// Buffer size for a request or a response. The buffer grows for larger ones.
 const ROOM: usize = 16 * 1024;
 
-/// Reads message after message off one connection.
+/// Reads the messages of one connection, one after the other.
 pub(super) struct Messages<S> {
     stream: S,
     buffer: Vec<u8>,
-    /// Where the message that was answered last ends.
+    /// The end of the last message that was returned.
     done: usize,
 }
 
@@ -22,7 +22,7 @@ pub(super) struct Messages<S> {
 pub(super) struct Message<'a> {
     /// The first line and the headers.
     pub(super) head: &'a [u8],
-    /// What follows them.
+    /// The body.
     pub(super) body: &'a [u8],
 }
 

@@ -1,8 +1,9 @@
-//! `make bench ARGS=isolation`: who waits for somebody else's broken endpoint?
+//! `make bench ARGS=isolation`: how much does a broken endpoint delay other endpoints?
 //!
-//! Four questions. Two compare healthy endpoints with and without broken ones
-//! beside them, turn by turn: what counts is the ratio of their p99. One watches
-//! how an endpoint that recovers is met, one the memory that a backlog takes.
+//! It answers four questions. Two of them compare healthy endpoints with and without
+//! broken ones beside them, in alternating rounds; the result is the ratio of the two p99.
+//! One measures how many requests a recovering endpoint gets. One measures the memory
+//! that a backlog takes.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -24,18 +25,19 @@ use super::villains::{Villains, WAYS, Way};
 use crate::pair::Pair;
 use crate::service::Service;
 
-/// Published and seen through before measuring begins.
+/// Events published and delivered before measuring begins.
 const WARM_UP: u64 = 500;
-/// The p99 of the healthy may be this many times what it is without the broken.
+/// The target: with broken endpoints, the healthy endpoints' p99 may be this many
+/// times the p99 without.
 const TARGET: f64 = 1.5;
-/// Of the small events that make a large backlog.
+/// The size of the events that make a large backlog, in bytes.
 const SMALL: usize = 200;
-/// An endpoint that is back has all that waited for it by then.
+/// A recovered endpoint must have all waiting deliveries within this time.
 const LONGEST_DRAIN: Duration = Duration::from_secs(1200);
 /// One endpoint in so many is dead.
 const DEAD_ONE_IN: u64 = 10;
 
-/// What is asked.
+/// The questions of this benchmark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Question {
     /// One endpoint never answers and has a backlog.
@@ -48,7 +50,7 @@ pub enum Question {
     Memory,
 }
 
-/// How large everything is.
+/// The sizes of the benchmark.
 #[derive(Args)]
 pub struct Isolation {
     /// A tenth of everything, and one round: a rough idea in minutes.
@@ -91,9 +93,6 @@ type Latency = [f64; 3];
 
 impl Isolation {
     /// Measures, and answers tables.
-    ///
-    /// # Errors
-    /// If something can't be started or doesn't come to its end.
     pub async fn measure(&self, pair: &Pair, folder: &Path) -> anyhow::Result<String> {
         let asked = |question| self.only.is_empty() || self.only.contains(&question);
         let mut table = String::new();
@@ -156,7 +155,7 @@ impl Isolation {
         Ok(())
     }
 
-    /// The healthy ones' latency while the backlog arrives, and when it is there.
+    /// The healthy endpoints' latency while the backlog arrives, and afterwards.
     async fn beside_a_hang(
         &self,
         pair: &Pair,
@@ -191,7 +190,7 @@ impl Isolation {
             generator.finished().await?;
         }
         accepted(&ingest, WARM_UP + count + backlog).await?;
-        // All have been taken once, and put off.
+        // Each job has been taken once and deferred.
         until("working the backlog off", 1, async || {
             Ok(u64::from(jobs_waiting(&stage).await? == 0))
         })
@@ -253,7 +252,7 @@ impl Isolation {
         }
         let dispatcher = stage.dispatcher().await?;
         let healthy = |count: u64| (0..count).filter(|n| !is_dead(n % endpoints)).count() as u64;
-        // By the end of it the dead ones are known for what they are.
+        // At the end of the warm-up the circuits of the dead endpoints are open.
         let before = self.rate * self.seconds() / 2;
         self.flow(&stage, "order", endpoints, before, healthy(before))
             .await?;
@@ -267,7 +266,8 @@ impl Isolation {
         Ok(latency)
     }
 
-    /// Publishes at the rate, waits for what is to arrive, answers how long it took.
+    /// Publishes at the rate, waits for the expected arrivals, and returns the
+    /// latency.
     async fn flow(
         &self,
         stage: &Stage<'_>,
@@ -295,7 +295,7 @@ impl Isolation {
         let stage = Stage::set(pair, folder, "warn", Duration::ZERO).await?;
         let phoenix = Phoenix::start().await?;
         let ingest = stage.ingest(0).await?;
-        // Without a circuit these were fifty failures of each.
+        // Without a circuit breaker these would be fifty failures of each.
         let webhook = json!({
             "url": phoenix.url(), "events": ["order"],
             "retry_policy": {"delays": vec![5_000; 49]},
@@ -351,7 +351,7 @@ impl Isolation {
         subscribe(&stage, &ingest, &villains.url(Way::Hang, 0)?, "villain").await?;
         let mut ingests = vec![resident(ingest.pid())];
         let mut dispatchers = Vec::new();
-        // A tenth first, then the rest: what grows with the backlog shows.
+        // First a tenth, then the rest, to see what grows with the backlog.
         for (all, part) in [(jobs / 10, jobs / 10), (jobs, jobs - jobs / 10)] {
             let mut load = load(&stage, "villain", part);
             load.bytes = SMALL;
@@ -437,7 +437,7 @@ async fn accepted(ingest: &Service, count: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A counter that doesn't show up before it has counted anything.
+/// A counter that doesn't appear in the metrics before its first increment.
 async fn accepted_so_far(ingest: &Service) -> u64 {
     let counted = ingest.metric("posthorn_ingest_batch_size_sum").await;
     counted.unwrap_or(0.0) as u64
@@ -460,7 +460,7 @@ async fn jobs_waiting(stage: &Stage<'_>) -> anyhow::Result<u32> {
     Ok(waiting)
 }
 
-/// Each of the three by itself.
+/// The median of each of the three percentiles.
 fn median(rounds: &[Latency]) -> Latency {
     [0, 1, 2].map(|percentile| {
         let mut all: Vec<f64> = rounds.iter().map(|round| round[percentile]).collect();
@@ -469,8 +469,8 @@ fn median(rounds: &[Latency]) -> Latency {
     })
 }
 
-/// The medians of the rounds, against those of others, and each round's p99: how
-/// much the machine is to be trusted.
+/// A row: the medians of the rounds compared with those of other rounds. Each
+/// round's p99 is printed too, to show how stable the machine is.
 fn row(table: &mut String, what: &str, rounds: &[Latency], than: Option<&[Latency]>) {
     let [p50, p95, p99] = median(rounds);
     let _ = write!(table, "{what:<58} {p50:>8.1} {p95:>8.1} {p99:>8.1}");
@@ -484,7 +484,7 @@ fn row(table: &mut String, what: &str, rounds: &[Latency], than: Option<&[Latenc
     let _ = writeln!(table, "   ({})", p99s.join(", "));
 }
 
-/// The first seconds, and then fewer and fewer of them.
+/// The first seconds one by one, later ones in larger steps.
 fn columns(seconds: &[Second], of: impl Fn(usize, &Second) -> u64) -> String {
     let shown = [0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60, 90, 120];
     let mut line = String::new();

@@ -1,9 +1,9 @@
-//! `make bench ARGS=log`: does the delivery log keep its time?
+//! `make bench ARGS=log`: do queries of the delivery log stay fast when the log is large?
 //!
-//! A real ingest over a database that is filled with so many finished deliveries
-//! of one tenant, first few, then many; each list and each statistic is asked
-//! for over HTTP many times, one after the other. What counts is the ratio: a
-//! call whose p99 grows with the log reads what it needn't.
+//! A real ingest runs on a database with many finished deliveries of one tenant: first
+//! few, then many. The benchmark requests each list and each statistic many times over
+//! HTTP, one request after the other. The result is the ratio of the two p99. A request
+//! whose p99 grows with the log reads rows that it doesn't need.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -22,7 +22,7 @@ use crate::service::{Service, ask};
 /// How many webhooks share the deliveries; the first has nine in ten.
 const WEBHOOKS: usize = 10;
 
-/// What the log is filled with.
+/// The sizes of the benchmark.
 #[derive(Args)]
 pub struct Log {
     /// Deliveries to begin with.
@@ -51,9 +51,6 @@ struct Quantiles {
 
 impl Log {
     /// Measures, and answers a table.
-    ///
-    /// # Errors
-    /// If something can't be started, or a call isn't answered with 200.
     pub async fn measure(&self, pair: &Pair, folder: &Path) -> anyhow::Result<String> {
         let stage = Stage::set(pair, folder, "warn", Duration::ZERO).await?;
         let ingest = stage.ingest(WEBHOOKS).await?;
@@ -106,7 +103,7 @@ impl Log {
         );
         for (call, Times { few, many }) in times {
             let ratio = many.p99 / few.p99;
-            // A string takes whatever is written to it.
+            // Writing to a string can't fail.
             let _ = writeln!(
                 table,
                 "{call:<34} {:>10.1} {:>10.1} {:>10.1} {:>10.1}   {ratio:.2}",
@@ -161,7 +158,7 @@ async fn calls(stage: &Stage<'_>) -> anyhow::Result<Vec<(String, String)>> {
     ]
     .into_iter()
     .scan("", |above, (name, path)| {
-        // What is indented belongs to what is above it.
+        // An indented row belongs to the row above it.
         let is_part = name.starts_with(' ');
         if !is_part {
             *above = name;

@@ -1,4 +1,4 @@
-//! Where the numbers come from: the machine, the servers' versions, the commit.
+//! Describes where the figures come from: the machine, the servers' versions, the commit.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::stage::sql;
 use crate::pair::Pair;
 
-/// What a number means little without.
+/// The facts without which a figure means little.
 #[derive(Debug, Clone, Serialize)]
 pub struct Machine {
     /// Processors that this process may use.
@@ -22,7 +22,8 @@ pub struct Machine {
     pub rabbitmq: String,
     /// PostgreSQL's version.
     pub postgresql: String,
-    /// The compiler on this machine, which is taken to have built the binaries.
+    /// The version of the compiler on this machine. It is assumed that it built the
+    /// binaries.
     pub rustc: String,
     /// The commit, with `-dirty` if files differ from it.
     pub revision: String,
@@ -31,10 +32,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// This one.
-    ///
-    /// # Errors
-    /// If a server doesn't say its version.
+    /// This machine.
     pub async fn look(pair: &Pair) -> anyhow::Result<Self> {
         let rabbitmq = pair
             .rabbitmq()

@@ -1,16 +1,16 @@
-//! `make bench`: how much goes through, how quickly, at what cost.
+//! `make bench`: measures throughput, latency and cost.
 //!
 //! `scenario` runs each round on a fresh database and virtual host (`stage`) of
-//! a private pair with fsync on. What makes load and what receives it are
-//! processes of their own (`generator`, `receiver`, both started by `child`), so
-//! that their processor time is told from that of what is measured (`usage`).
-//! Things that are compared take turns, round by round; `report` shows medians
-//! and the spread, and writes everything down as JSON.
+//! a private pair of servers with fsync on. The load generator and the receiver are
+//! processes of their own (`generator`, `receiver`, both started by `child`), so that
+//! their processor time isn't counted as Posthorn's (`usage`). Configurations that are
+//! compared run in alternating rounds. `report` prints medians and the spread, and writes
+//! all figures to a JSON file.
 //!
-//! The [`floor`] is the yardstick: the same jobs out of the same kind of queue
-//! to the same receiver, with nothing else done.
+//! The [`floor`] is the yardstick: it consumes the same jobs from the same kind of queue,
+//! sends them to the same receiver, and does nothing else.
 //!
-//! Beside these rounds, [`log`], [`isolation`], [`catalogue`] and [`burst`] are benchmarks of their own.
+//! [`log`], [`isolation`], [`catalogue`] and [`burst`] are separate benchmarks.
 
 pub mod burst;
 pub mod catalogue;

@@ -1,6 +1,6 @@
-//! An endpoint that fails at once until it is told to recover; then it answers
-//! after a while, and remembers how many requests it had in hand at a time.
-//! A process of its own.
+//! An endpoint that first fails every request at once. When it is told to recover, it
+//! answers each request after a delay. It records how many requests it had at the same
+//! time. It runs in its own process.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,31 +13,31 @@ use tokio::net::{TcpListener, TcpStream};
 use super::child;
 use super::http::Messages;
 
-/// How long it takes over a request once it is well.
+/// How long a request takes after the recovery.
 pub const LATENCY: Duration = Duration::from_millis(50);
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const NOT_OK: &[u8] = b"HTTP/1.1 500 Oh No\r\ncontent-length: 2\r\n\r\nno";
 
-/// One second since it was first asked after its recovery.
+/// One second after the recovery, counted from the first request.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Second {
     /// Requests that arrived.
     pub arrivals: u64,
-    /// The most that it had in hand.
+    /// The most requests that it had at the same time.
     pub in_flight: u64,
 }
 
-/// What it says of itself.
+/// The endpoint's own statistics.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Told {
     /// How often it has failed.
     pub failures: u64,
-    /// How often it has answered well.
+    /// How often it has answered with success.
     pub answered: u64,
-    /// Seconds from its recovery until it was asked.
+    /// Seconds from the recovery to the first request.
     pub asked_after: f64,
-    /// Since then.
+    /// The seconds since then.
     pub seconds: Vec<Second>,
 }
 
@@ -50,9 +50,6 @@ struct State {
 }
 
 /// The process's life: says its address, then serves until its owner is gone.
-///
-/// # Errors
-/// If there is no port for it.
 pub async fn run() -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     child::say(&listener.local_addr()?.to_string())?;
@@ -62,7 +59,7 @@ pub async fn run() -> anyhow::Result<()> {
             let (stream, _) = listener.accept().await?;
             let state = state.clone();
             tokio::spawn(async move {
-                // A client that breaks off has its reasons.
+                // The client may close the connection at any time.
                 let _ = serve(stream, &state).await;
             });
         }
@@ -82,7 +79,7 @@ async fn serve(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<(
             if request.head.starts_with(b"GET /-/recover") {
                 hold(state).recovered = Some(Instant::now());
             }
-            // Numbers in a struct of ours can always be written.
+            // A struct of numbers can always be written.
             let body = serde_json::to_string(&hold(state).told).unwrap_or_default();
             let length = body.len();
             let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
@@ -100,7 +97,7 @@ async fn serve(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<(
 }
 
 impl State {
-    /// Whether it is well.
+    /// Records a request. Returns whether the endpoint has recovered.
     fn arrive(&mut self) -> bool {
         self.in_flight += 1;
         let Some(recovered) = self.recovered else {
@@ -134,18 +131,15 @@ fn hold(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The endpoint as its owner holds it.
+/// The endpoint, as its owner sees it.
 pub struct Phoenix {
-    // Ends when dropped.
+    // Killed when dropped.
     _child: child::Child,
     address: String,
 }
 
 impl Phoenix {
     /// Starts the process.
-    ///
-    /// # Errors
-    /// If it doesn't start.
     pub async fn start() -> anyhow::Result<Self> {
         let mut child = child::Child::start(&["phoenix"])?;
         let address = child.line().await.context("the phoenix's address")?;
@@ -155,24 +149,18 @@ impl Phoenix {
         })
     }
 
-    /// Where its webhook goes.
+    /// The URL for its webhook.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}/hook", self.address)
     }
 
-    /// From now on it is well.
-    ///
-    /// # Errors
-    /// If it is gone.
+    /// Makes it recover.
     pub async fn recover(&self) -> anyhow::Result<Told> {
         self.ask("recover").await
     }
 
-    /// What it says of itself.
-    ///
-    /// # Errors
-    /// If it is gone.
+    /// Its statistics.
     pub async fn told(&self) -> anyhow::Result<Told> {
         self.ask("told").await
     }

@@ -1,9 +1,9 @@
-//! The counting receiver: answers 200 to whatever comes and remembers when.
+//! The counting receiver: answers 200 to every request and records when it came.
 //!
-//! A process of its own, so that what it costs is told from what is measured;
-//! on one thread, because one is far more than enough. How long an event was
-//! under way it reads off the `webhook-id`, which ends in the moment the
-//! generator published it (see [`super::generator::event_id`]).
+//! It runs in its own process, so that its cost isn't counted as Posthorn's. One thread is
+//! more than enough. It computes an event's latency from its `webhook-id`: the id ends
+//! with the moment at which the generator published the event (see
+//! [`super::generator::event_id`]).
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,15 +18,14 @@ use super::{child, now_us};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-type: text/plain\r\n\r\nok";
 
-/// What the receiver says of itself.
+/// The receiver's statistics.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Seen {
     /// Requests since the last reset.
     pub count: u64,
     /// When the last one arrived: microseconds since 1970.
     pub last_us: u64,
-    /// Milliseconds from publishing to arrival: 50, 95, 99 and 100 percent of
-    /// arrivals were at least as quick.
+    /// Milliseconds from publishing to arrival: p50, p95, p99 and the maximum.
     pub latency_ms: Option<[f64; 4]>,
 }
 
@@ -39,9 +38,6 @@ struct Arrivals {
 }
 
 /// The process's life: says its address, then serves until its owner is gone.
-///
-/// # Errors
-/// If there is no port for it.
 pub async fn run(latency: Duration) -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     child::say(&listener.local_addr()?.to_string())?;
@@ -51,7 +47,7 @@ pub async fn run(latency: Duration) -> anyhow::Result<()> {
             let (stream, _) = listener.accept().await?;
             let arrivals = arrivals.clone();
             tokio::spawn(async move {
-                // A client that breaks off has its reasons.
+                // The client may close the connection at any time.
                 let _ = serve(stream, &arrivals, latency).await;
             });
         }
@@ -111,7 +107,7 @@ fn report(arrivals: &Mutex<Arrivals>, reset: bool) -> Vec<u8> {
     if reset {
         *arrivals = Arrivals::default();
     }
-    // Numbers in a struct of ours can always be written.
+    // A struct of numbers can always be written.
     let body = serde_json::to_vec(&seen).unwrap_or_default();
     let mut answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
     answer.push_str(&String::from_utf8_lossy(&body));
@@ -124,7 +120,7 @@ fn percentiles(latencies: &mut [u32]) -> Option<[f64; 4]> {
     Some([50, 95, 99, 100].map(|percent| f64::from(latencies[last * percent / 100]) / 1000.0))
 }
 
-/// The receiver as its owner holds it.
+/// The receiver, as its owner sees it.
 pub struct Receiver {
     child: child::Child,
     address: String,
@@ -132,9 +128,6 @@ pub struct Receiver {
 
 impl Receiver {
     /// Starts the process.
-    ///
-    /// # Errors
-    /// If it doesn't start.
     pub async fn start(latency: Duration) -> anyhow::Result<Self> {
         let latency = latency.as_millis().to_string();
         let mut child = child::Child::start(&["receiver", "--latency-ms", &latency])?;
@@ -142,30 +135,23 @@ impl Receiver {
         Ok(Self { child, address })
     }
 
-    /// Where a webhook of this number goes.
+    /// The URL for the webhook with this number.
     #[must_use]
     pub fn url(&self, webhook: usize) -> String {
         format!("http://{}/hook/{webhook}", self.address)
     }
 
-    /// Its process.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.pid()
     }
 
     /// What has arrived since the last reset.
-    ///
-    /// # Errors
-    /// If it is gone.
     pub async fn seen(&self) -> anyhow::Result<Seen> {
         self.ask("seen").await
     }
 
     /// The same with the latencies; then it starts from nothing.
-    ///
-    /// # Errors
-    /// If it is gone.
     pub async fn reset(&self) -> anyhow::Result<Seen> {
         self.ask("reset").await
     }

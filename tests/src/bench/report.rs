@@ -1,4 +1,4 @@
-//! The table for people and the JSON for machines.
+//! Prints the results as a table and writes them as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,9 +13,8 @@ use super::usage::ByProcess;
 /// Everything that was measured.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Where.
     pub machine: Machine,
-    /// One line per thing measured, in the order they were first measured.
+    /// One line per kind of round, in the order in which they were first measured.
     pub summary: Vec<Summary>,
     /// The most memory each process had in any round, in MiB.
     pub peak_mib: ByProcess,
@@ -26,9 +25,9 @@ pub struct Report {
 /// All rounds of one thing.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Summary {
-    /// What was measured.
+    /// The kind of round.
     pub what: String,
-    /// How often.
+    /// The number of rounds.
     pub rounds: usize,
     /// Events a second.
     pub events_per_s: Option<Spread>,
@@ -83,7 +82,6 @@ impl Baseline {
 /// Several measurements of the same thing.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Spread {
-    /// In the middle.
     pub median: f64,
     /// The lowest.
     pub least: f64,
@@ -110,7 +108,7 @@ fn median(sorted: &[f64]) -> Option<f64> {
 }
 
 impl Report {
-    /// Of all rounds.
+    /// The report of all rounds.
     #[must_use]
     pub fn of(machine: Machine, rounds: Vec<Measured>) -> Self {
         let mut names: Vec<&str> = Vec::new();

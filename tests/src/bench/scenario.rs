@@ -1,8 +1,8 @@
-//! What is measured, one function per kind of round.
+//! The measurements of `make bench`, one function per kind of round.
 //!
-//! Each sets its stage, warms up, measures, and takes the stage down. A rate is
-//! counted by the receiver's clock or the generator's, never by how often they
-//! are asked.
+//! Each function sets up its stage, warms up, measures, and takes the stage down. A rate
+//! is computed from the timestamps of the receiver or the generator, not from the
+//! moments at which they were polled.
 
 use std::path::Path;
 use std::time::Duration;
@@ -20,16 +20,16 @@ use super::usage::{ByProcess, Meter, between};
 use crate::pair::Pair;
 use crate::service::Service;
 
-/// Published and seen through before measuring begins.
+/// Events published and delivered before measuring begins.
 const WARM_UP: u64 = 300;
-/// The receiver's latency where dispatchers are multiplied.
+/// The receiver's latency in rounds with several dispatchers.
 const SLOW: Duration = Duration::from_millis(100);
-/// Requests under way in the floor: as many as a dispatcher allows per webhook.
+/// Requests in flight in the floor: as many as a dispatcher allows per webhook.
 const FLOOR_PLACES: usize = 64;
-/// How long a finished round is given to record and ack the last jobs.
+/// How long a finished round may take to record and ack the last jobs.
 const AFTERMATH: Duration = Duration::from_millis(300);
 
-/// How events come in.
+/// The interface through which events come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Door {
     /// Published to the exchange.
@@ -41,20 +41,20 @@ pub enum Door {
 /// A kind of round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Ingest alone, then a dispatcher alone on what has gathered.
+    /// First ingest alone, then a dispatcher alone on the jobs that have gathered.
     Halves(Door, usize),
-    /// Everything at once, as fast as it goes; with logs or without.
+    /// Everything together, at full speed; with logs or without.
     Whole(Door, usize, bool),
     /// Everything, at so many events a second.
     Pace(Door, u64),
     /// The floor.
     Floor,
-    /// This many dispatchers on a waiting backlog, to a slow receiver.
+    /// This many dispatchers on a backlog, with a slow receiver.
     Dispatchers(usize),
 }
 
 impl Kind {
-    /// How the table calls it; the second half of [`Kind::Halves`] is
+    /// The name in the table. The second half of [`Kind::Halves`] is
     /// [`Kind::backlog_name`].
     #[must_use]
     pub fn name(self) -> String {
@@ -70,7 +70,7 @@ impl Kind {
         }
     }
 
-    /// How the table calls the draining of a backlog.
+    /// The name of delivering a backlog in the table.
     #[must_use]
     pub fn backlog_name(webhooks: usize) -> String {
         format!("deliver a backlog alone, {webhooks} per event")
@@ -108,7 +108,7 @@ impl Past {
 /// What a round came to.
 #[derive(Debug, Clone, Serialize, Default)]
 pub struct Measured {
-    /// The row of the table.
+    /// The name in the table.
     pub what: String,
     /// Events a second.
     pub events_per_s: Option<f64>,
@@ -116,12 +116,12 @@ pub struct Measured {
     pub deliveries_per_s: Option<f64>,
     /// Milliseconds from publishing to arrival: p50, p95, p99, the longest.
     pub latency_ms: Option<[f64; 4]>,
-    /// What processor time is counted per: deliveries, or events where nothing
-    /// is delivered.
+    /// The number of deliveries, or of events if nothing is delivered. Processor
+    /// time is divided by it.
     pub units: u64,
     /// Processor seconds by process, for all units.
     pub cpu_seconds: ByProcess,
-    /// MiB by process.
+    /// Peak memory in MiB, by process.
     pub peak_mib: ByProcess,
 }
 
@@ -129,7 +129,7 @@ pub struct Measured {
 pub struct Bench<'a> {
     /// The servers.
     pub pair: &'a Pair,
-    /// For logs.
+    /// The folder for logs.
     pub folder: &'a Path,
     /// Events a round, where each has one webhook.
     pub events: u64,
@@ -175,7 +175,7 @@ impl Bench<'_> {
         Ok(measured)
     }
 
-    /// Fewer where each makes more work.
+    /// Fewer events where each causes more work.
     fn events_for(&self, webhooks: usize) -> u64 {
         match webhooks {
             1 => self.events,
@@ -260,7 +260,7 @@ impl Bench<'_> {
             what: kind.name(),
             events_per_s: Some(events as f64 / seconds),
             deliveries_per_s: Some(seen.count as f64 / seconds),
-            // At full speed it is how long the queues are, which says nothing.
+            // At full speed the latency only shows the length of the queues.
             latency_ms: seen.latency_ms.filter(|_| rate > 0),
             units: seen.count,
             cpu_seconds: cpu,
@@ -305,13 +305,13 @@ impl Bench<'_> {
         dispatchers: usize,
     ) -> anyhow::Result<Vec<Measured>> {
         let ingest = stage.ingest(1).await?;
-        // So that as much time goes into each.
+        // The same duration for any number of dispatchers.
         let total = self.events * dispatchers as u64 / 4;
         publish_and_accept(stage, &ingest, Door::Amqp, total, total).await?;
-        // Everything is acked, so it may go as it likes.
+        // All events are acked, so ingest isn't needed any more.
         drop(ingest);
         stage.checkpoint().await?;
-        // Towards the end some have nothing left while others still have.
+        // Towards the end some dispatchers have no jobs left while others do.
         let mut measured = drain(stage, dispatchers, total, total * 3 / 4).await?;
         measured.what = kind.name();
         Ok(vec![measured])
@@ -341,8 +341,8 @@ async fn publish_and_accept(
     Ok(((end - sent.first_us) as f64 / 1e6, sent.cpu_seconds))
 }
 
-/// Dispatchers deliver what waits, `total` in all; measured from a tenth of it
-/// to `until_count`.
+/// Dispatchers deliver a backlog of `total` jobs. Measured from a tenth of it to
+/// `until_count`.
 async fn drain(
     stage: &Stage<'_>,
     dispatchers: usize,
@@ -365,7 +365,7 @@ async fn drain(
     Ok(measured)
 }
 
-/// A stretch of a round, from when everything runs warm.
+/// The measured part of a round, after the warm-up.
 struct Window {
     count: u64,
     at_us: u64,
@@ -373,7 +373,7 @@ struct Window {
 }
 
 impl Window {
-    /// From this many arrivals on.
+    /// Begins after this many arrivals.
     async fn begin(stage: &Stage<'_>, meter: &Meter<'_>, count: u64) -> anyhow::Result<Self> {
         arrived(stage, count).await?;
         let seen = stage.receiver.seen().await?;
@@ -436,7 +436,7 @@ async fn settled(dispatchers: &[Service], count: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A counter that doesn't show up before it has counted anything.
+/// A counter that doesn't appear in the metrics before its first increment.
 async fn count_of(service: &Service, metric: &str) -> anyhow::Result<u64> {
     Ok(service.metric(metric).await.unwrap_or(0.0) as u64)
 }

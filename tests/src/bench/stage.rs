@@ -1,5 +1,5 @@
-//! What a round runs on: a database and a virtual host that nobody has used, a
-//! tenant with webhooks, a receiver, and the services on demand.
+//! What one round runs on: a new database and virtual host, a tenant with webhooks, a
+//! receiver, and the services that the round asks for.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,19 +17,18 @@ use crate::history;
 use crate::pair::Pair;
 use crate::service::{Service, ask, command, free_address};
 
-/// Virtual hosts that the pair is made with; rounds take them in turn.
+/// The virtual hosts of the pair. Rounds use them in turn.
 pub const VHOSTS: usize = 40;
-/// Whose everything is.
 pub const TENANT: &str = "acme";
 const ADMIN_TOKEN: &str = "the-operators-token-of-the-benchmark";
-/// How long a condition is waited for.
+/// How long to wait for a condition.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// See the module's text.
 pub struct Stage<'a> {
     /// The servers.
     pub pair: &'a Pair,
-    /// Where deliveries go.
+    /// The receiver of all deliveries.
     pub receiver: Receiver,
     /// The tenant's API token.
     pub token: String,
@@ -42,10 +41,7 @@ pub struct Stage<'a> {
 }
 
 impl<'a> Stage<'a> {
-    /// Sets one, with logs at this level and a receiver that takes this long.
-    ///
-    /// # Errors
-    /// If something can't be made.
+    /// Sets up a stage: logs at this level, and a receiver with this latency.
     pub async fn set(
         pair: &'a Pair,
         folder: &Path,
@@ -85,7 +81,7 @@ impl<'a> Stage<'a> {
             ("AMQP_URL", &amqp_url),
             ("MASTER_KEY", "dGhlIGJlbmNobWFyayBoYXMgYSBtYXN0ZXIga2V5ISE="),
             ("ADMIN_TOKEN", ADMIN_TOKEN),
-            // What is measured is how fast it can be, not how fast it may.
+            // Measure the possible speed, not the allowed one.
             ("API_RATE_LIMIT", "0"),
             ("ALLOW_HTTP", "true"),
             ("ALLOWED_NETWORKS", "127.0.0.0/8"),
@@ -115,9 +111,6 @@ impl<'a> Stage<'a> {
     }
 
     /// A running ingest, with this many webhooks that want every event.
-    ///
-    /// # Errors
-    /// If it doesn't become ready or refuses a webhook.
     pub async fn ingest(&self, webhooks: usize) -> anyhow::Result<Service> {
         let ingest = self.service("posthorn-ingest").await?;
         for webhook in 0..webhooks {
@@ -127,10 +120,7 @@ impl<'a> Stage<'a> {
         Ok(ingest)
     }
 
-    /// Another tenant; answers its API token.
-    ///
-    /// # Errors
-    /// If it can't be made.
+    /// Creates another tenant and returns its API token.
     pub async fn tenant(&self, name: &str) -> anyhow::Result<String> {
         let tenant = "INSERT INTO tenants (id, revision, max_webhooks) VALUES ($1, 0, 10000)";
         self.sql().await?.execute(tenant, &[&name]).await?;
@@ -138,10 +128,7 @@ impl<'a> Stage<'a> {
         command("posthorn-ingest", &token, &self.settings).await
     }
 
-    /// A webhook as the API takes it.
-    ///
-    /// # Errors
-    /// If it is refused.
+    /// Creates a webhook from the body of an API request.
     pub async fn webhook(&self, ingest: &Service, body: &Value) -> anyhow::Result<()> {
         let url = ingest.url("/api/v1/webhooks");
         let answer = ask(&url, &self.token, "POST", Some(body)).await?;
@@ -150,9 +137,6 @@ impl<'a> Stage<'a> {
     }
 
     /// A running dispatcher.
-    ///
-    /// # Errors
-    /// If it doesn't become ready.
     pub async fn dispatcher(&self) -> anyhow::Result<Service> {
         self.service("posthorn-dispatcher").await
     }
@@ -168,40 +152,28 @@ impl<'a> Stage<'a> {
     }
 
     /// Declares the queues where no service does.
-    ///
-    /// # Errors
-    /// If RabbitMQ refuses.
     pub async fn declare(&self) -> anyhow::Result<()> {
         let connection =
             Connection::connect(&self.amqp_url, ConnectionProperties::default()).await?;
-        // Held until the connection is closed, which closes it too.
+        // Closed together with the connection.
         let channel = connection.create_channel().await?;
         topology::declare(&channel, 1).await?;
         Ok(connection.close(200, "done".into()).await?)
     }
 
     /// A connection to the database.
-    ///
-    /// # Errors
-    /// If there is none to be had.
     pub async fn sql(&self) -> anyhow::Result<tokio_postgres::Client> {
         sql(self.pair, &self.database).await
     }
 
-    /// Gets PostgreSQL's writing of pages out of the way, so that it doesn't
-    /// fall on one round and not on another.
-    ///
-    /// # Errors
-    /// If PostgreSQL fails.
+    /// Makes PostgreSQL write its dirty pages now, so that this doesn't happen in
+    /// one round and not in another.
     pub async fn checkpoint(&self) -> anyhow::Result<()> {
         let client = sql(self.pair, &self.database).await?;
         Ok(client.batch_execute("CHECKPOINT").await?)
     }
 
-    /// Takes it down: the database, the queues and the logs go.
-    ///
-    /// # Errors
-    /// If something can't be removed.
+    /// Removes the database, the queues and the logs.
     pub async fn strike(self) -> anyhow::Result<()> {
         let admin = sql(self.pair, "posthorn").await?;
         admin
@@ -227,7 +199,7 @@ impl<'a> Stage<'a> {
                 .await?;
         }
         connection.close(200, "done".into()).await?;
-        // What is left is in the benchmark's own folder.
+        // Leftovers are in the benchmark's own folder.
         let _ = std::fs::remove_dir_all(&self.folder);
         Ok(())
     }
@@ -284,10 +256,7 @@ pub async fn sql(pair: &Pair, database: &str) -> anyhow::Result<tokio_postgres::
     Ok(client)
 }
 
-/// Waits until a number has grown to this; answers what it is then.
-///
-/// # Errors
-/// If it doesn't within two minutes, or can't be read.
+/// Waits until a number has grown to this, and returns the number.
 pub async fn until(
     what: &str,
     least: u64,

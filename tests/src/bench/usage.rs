@@ -1,23 +1,23 @@
-//! What each process has used: processor time, and memory at its peak.
+//! Measures what each process has used: processor time, and its peak memory.
 
 use std::collections::BTreeMap;
 
 use super::stage::Stage;
 use crate::pair::Pair;
 
-/// Who used it: `ingest`, `dispatcher`, `rabbitmq`, `postgresql`, `receiver`,
+/// Figures by process: `ingest`, `dispatcher`, `rabbitmq`, `postgresql`, `receiver`,
 /// `generator`, `floor`.
 pub type ByProcess = BTreeMap<&'static str, f64>;
 
 /// The processes that are measured.
 pub struct Meter<'a> {
     pair: &'a Pair,
-    /// Ours, by what they are; several dispatchers are one entry.
+    /// Our own processes with their names. Several dispatchers are added up.
     ours: Vec<(&'static str, u32)>,
 }
 
 impl<'a> Meter<'a> {
-    /// Both servers and the receiver; add the others.
+    /// Both servers and the receiver. Add the others with [`Meter::with`].
     #[must_use]
     pub fn new(stage: &Stage<'a>) -> Self {
         Self {
@@ -26,7 +26,7 @@ impl<'a> Meter<'a> {
         }
     }
 
-    /// With one more process.
+    /// Adds a process.
     #[must_use]
     pub fn with(mut self, what: &'static str, pid: u32) -> Self {
         self.ours.push((what, pid));
@@ -51,8 +51,8 @@ impl<'a> Meter<'a> {
         used
     }
 
-    /// The most memory that each has had, in MiB; of several dispatchers, the
-    /// largest; PostgreSQL's is what it has now, with shared memory counted once.
+    /// The peak memory of each process, in MiB. Of several dispatchers, the largest.
+    /// Of PostgreSQL, its memory now, with shared memory counted once.
     #[must_use]
     pub fn memory(&self) -> ByProcess {
         let mut peaks = BTreeMap::new();
@@ -71,7 +71,7 @@ impl<'a> Meter<'a> {
     }
 }
 
-/// What was used between two looks.
+/// The usage between two measurements.
 #[must_use]
 pub fn between(before: &ByProcess, after: &ByProcess) -> ByProcess {
     after
@@ -80,11 +80,11 @@ pub fn between(before: &ByProcess, after: &ByProcess) -> ByProcess {
         .collect()
 }
 
-/// Everything that a process has used; nothing if it is gone.
+/// All processor time of a process; 0 if it has ended.
 #[must_use]
 pub fn cpu_seconds(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name, field 2, may hold anything, but ends at the last parenthesis.
+    // The name (field 2) may contain anything, but ends at the last parenthesis.
     let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let ticks: u32 = fields
         .split_whitespace()
@@ -99,7 +99,7 @@ fn peak_rss(pid: u32) -> u64 {
     status(pid, "VmHWM:")
 }
 
-/// The MiB that a process has resident now; nothing if it is gone.
+/// The resident memory of a process now, in MiB; 0 if it has ended.
 #[must_use]
 pub fn resident(pid: u32) -> f64 {
     mebibytes(status(pid, "VmRSS:"))

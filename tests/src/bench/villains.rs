@@ -1,7 +1,7 @@
-//! Endpoints that are dead in all the ways there are. A process of its own, as
-//! the receiver is: an endless answer costs who sends it, too.
+//! Endpoints that are dead in every known way. They run in their own process, like the
+//! receiver: an endless answer costs its sender processor time too.
 //!
-//! Two ways need no process: a port that refuses, and a name that doesn't exist.
+//! Two ways need no process: a port that refuses connections, and a name that doesn't exist.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,33 +14,32 @@ use tokio::net::{TcpListener, TcpStream};
 use super::child;
 use crate::service::free_address;
 
-/// Between two bytes of what drips.
+/// The pause between two bytes of a slow answer.
 const DRIP: Duration = Duration::from_millis(500);
 
-/// How an endpoint is dead.
+/// The way in which an endpoint is dead.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
 )]
 pub enum Way {
-    /// It takes the request and never answers.
+    /// It accepts the request and never answers.
     Hang,
     /// Nobody listens.
     Refuse,
-    /// Its headers drip.
+    /// It sends its headers byte by byte.
     SlowHeaders,
-    /// Its body drips.
+    /// It sends its body byte by byte.
     SlowBody,
-    /// Its body comes quickly and never ends.
+    /// It sends an endless body quickly.
     EndlessBody,
-    /// It resets the connection when it has the request.
+    /// It resets the connection after the request.
     Reset,
-    /// What it speaks isn't TLS, although its URL says so.
+    /// Its URL is `https:`, but it doesn't speak TLS.
     BadTls,
     /// Its name doesn't exist.
     NoName,
 }
 
-/// All of them.
 pub const WAYS: [Way; 8] = [
     Way::Hang,
     Way::Refuse,
@@ -53,9 +52,6 @@ pub const WAYS: [Way; 8] = [
 ];
 
 /// The process's life: says where they are, then serves until its owner is gone.
-///
-/// # Errors
-/// If there is no port for one.
 pub async fn run() -> anyhow::Result<()> {
     let mut bases = BTreeMap::new();
     for way in WAYS {
@@ -80,7 +76,7 @@ pub async fn run() -> anyhow::Result<()> {
 async fn serve(listener: TcpListener, way: Way) {
     while let Ok((stream, _)) = listener.accept().await {
         tokio::spawn(async move {
-            // Whoever has had enough breaks off.
+            // The client may close the connection at any time.
             let _ = misbehave(stream, way).await;
         });
     }
@@ -126,18 +122,15 @@ async fn drip(mut stream: TcpStream) -> std::io::Result<()> {
     }
 }
 
-/// The villains as their owner holds them.
+/// The dead endpoints, as their owner sees them.
 pub struct Villains {
-    // Ends when dropped.
+    // Killed when dropped.
     _child: child::Child,
     bases: BTreeMap<Way, String>,
 }
 
 impl Villains {
     /// Starts the process.
-    ///
-    /// # Errors
-    /// If it doesn't start.
     pub async fn start() -> anyhow::Result<Self> {
         let mut child = child::Child::start(&["villains"])?;
         let bases = serde_json::from_str(&child.line().await?).context("the villains' URLs")?;
@@ -147,10 +140,8 @@ impl Villains {
         })
     }
 
-    /// Where a webhook of this number goes to be treated in this way.
-    ///
-    /// # Errors
-    /// If there is no such way.
+    /// The URL for the webhook with this number, at an endpoint that is dead in this
+    /// way.
     pub fn url(&self, way: Way, webhook: usize) -> anyhow::Result<String> {
         let base = self.bases.get(&way).context("a way without a URL")?;
         Ok(format!("{base}/hook/{webhook}"))

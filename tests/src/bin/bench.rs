@@ -1,5 +1,5 @@
-//! `make bench`: see `harness::bench`. Build the services in release first; they
-//! are taken from beside this binary.
+//! `make bench`: see `harness::bench`. Build the services in release mode first: this
+//! program takes them from its own folder.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // Its table is its purpose, progress its manners.
 
@@ -27,7 +27,7 @@ use harness::pair::{Pair, PairConfig};
 struct Arguments {
     #[command(subcommand)]
     role: Option<Role>,
-    /// One round of everything, with few events: a rough idea in a minute.
+    /// One round of everything with few events: rough figures in a minute.
     #[arg(long)]
     quick: bool,
     /// Only scenarios whose name contains this; may be repeated.
@@ -50,16 +50,16 @@ struct Arguments {
     out: PathBuf,
 }
 
-/// Another benchmark, or what the benchmark's own processes are.
+/// Another benchmark, or the role of one of the benchmark's own processes.
 #[derive(Subcommand)]
 enum Role {
     /// Measures the delivery log with few deliveries and with many.
     Log(Log),
-    /// Measures what broken endpoints do to healthy ones.
+    /// Measures how much broken endpoints slow down healthy ones.
     Isolation(Isolation),
-    /// Measures what one tenant's catalogue changes do to another tenant.
+    /// Measures how much one tenant's catalogue changes delay another tenant.
     Catalogue(Catalogue),
-    /// Measures what one tenant's burst does to another tenant's events.
+    /// Measures how much one tenant's burst delays another tenant's events.
     Burst(Burst),
     #[command(hide = true)]
     Villains,

@@ -1,4 +1,4 @@
-//! `make chaos`: see `harness::chaos`. Takes the services from beside this binary.
+//! `make chaos`: see `harness::chaos`. It takes the services from its own folder.
 
 #![allow(clippy::print_stdout)] // Its table is its purpose.
 
@@ -9,31 +9,31 @@ use harness::chaos::fault::{deck, short_deck};
 use harness::chaos::{Plan, run};
 use harness::pair::disk::own_mounts;
 
-/// Breaks everything that can be broken while events flow, on a private RabbitMQ
-/// and PostgreSQL, and judges after each round that nothing was lost. Fails at
-/// the first round that isn't as it should be.
+/// Injects faults into everything while events flow, on a private RabbitMQ and
+/// PostgreSQL. Judges after each round that nothing was lost. Fails at the first
+/// faulty round.
 #[derive(Parser)]
 struct Arguments {
-    /// What is random follows from it; without one it is drawn, and printed.
+    /// The seed of everything random. Without it, a seed is drawn and printed.
     #[arg(long)]
     seed: Option<u64>,
-    /// How many things go wrong; without, each that there is, once.
+    /// The number of rounds. By default one per kind of fault.
     #[arg(long)]
     rounds: Option<usize>,
-    /// Only rounds whose fault contains this, as the table calls it.
+    /// Only rounds whose fault contains this text, as printed in the table.
     #[arg(long)]
     only: Option<String>,
-    /// Events a second; each goes to about five webhooks.
+    /// Events per second; each goes to about five webhooks.
     #[arg(long, default_value_t = 60)]
     rate: u32,
-    /// The rounds of `make test`.
+    /// Run only the rounds of `make test`.
     #[arg(long)]
     short: bool,
 }
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    // Before there is anything to begin anew without.
+    // This starts the process again, so nothing else may have begun.
     let small_disk = own_mounts();
     if !small_disk {
         println!("no full disk among these: only root can mount one");

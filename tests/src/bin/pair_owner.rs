@@ -1,5 +1,5 @@
-//! Starts a pair in the folder given, says so, and waits to be killed: for the
-//! test that nothing outlives its owner.
+//! Starts a pair of servers in the given folder, prints that it did, and waits to be
+//! killed. A test uses it to show that no server outlives its owner.
 
 use harness::pair::{Pair, PairConfig};
 use std::io::Write;

@@ -1,9 +1,9 @@
-//! `make schemathesis`: asks the running API for what its document allows, and
-//! for what it doesn't, thousands of times, and checks every answer.
+//! `make schemathesis`: sends thousands of generated requests to the API, valid and
+//! invalid ones, and checks every answer against the API's description.
 //!
-//! Schemathesis (<https://schemathesis.io>) makes the requests up from
-//! `/openapi.json`; tests/schemathesis.toml says what it may expect. Arguments
-//! are handed on to it: `--include-path /api/v1/webhooks`, `--seed 7`.
+//! Schemathesis (<https://schemathesis.io>) generates the requests from `/openapi.json`.
+//! `tests/schemathesis.toml` says which answers it may expect. Arguments are passed on to
+//! it: `--include-path /api/v1/webhooks`, `--seed 7`.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ use anyhow::Context;
 use harness::world::{TENANT, World};
 use tokio::process::Command;
 
-/// Whoever may do everything, so that everything is tried.
+/// The operator's token, so that every operation can be tried.
 const AUTHORIZATION: &str = "Authorization: Bearer the-operators-token-of-the-tests";
 
 #[tokio::main]
@@ -35,7 +35,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         .args(["--header", AUTHORIZATION])
         .args(["--header", &format!("X-Tenant-ID: {TENANT}")])
         .args(std::env::args().skip(1))
-        // Its database of examples belongs to nobody's work tree.
+        // Its example database would otherwise be written into the work tree.
         .current_dir(std::env::temp_dir())
         .kill_on_drop(true)
         .status()
@@ -43,7 +43,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         .context("running schemathesis")?;
     let logs = world.logs();
     drop(ingest);
-    // Webhooks that were made up have deliveries that nobody makes.
+    // The generated webhooks have deliveries that are never sent.
     world.abandon().await;
     anyhow::ensure!(!logs.contains("panicked at"), "ingest panicked:\n{logs}");
     Ok(if status.success() {

@@ -1,6 +1,6 @@
-//! Runs a command with a private RabbitMQ and PostgreSQL that the tests share.
+//! Runs a command with a private RabbitMQ and PostgreSQL that all its tests share.
 //!
-//! `with_servers cargo nextest run …` starts the pair, names it in the
+//! `with_servers cargo nextest run …` starts the pair of servers, names it in the
 //! environment (see `harness::world`), runs the command, and stops the pair.
 
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// One per test that shares the servers.
+/// One for each test that shares the servers.
 const VHOSTS: usize = 240;
 /// How long the command may take to end when it is interrupted.
 const GOODBYE: Duration = Duration::from_secs(15);
@@ -30,7 +30,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     std::fs::create_dir_all(&leases)?;
     let mut config = PairConfig::new(folder);
     config.vhosts = VHOSTS;
-    // Tests that kill a server have one of their own, with fsync on.
+    // Tests that kill a server have their own, with fsync on.
     config.fsync = false;
     let pair = Pair::start(config).await?;
 
@@ -49,7 +49,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     );
     let status = tokio::select! {
         status = command.wait() => Some(status?),
-        // A terminal's Ctrl-C has reached the command as well.
+        // Ctrl-C in the terminal reaches the command as well.
         _ = interrupt.recv() => None,
         _ = terminate.recv() => {
             if let Some(pid) = command.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
@@ -59,7 +59,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         }
     };
     if status.is_none() {
-        // It ends its tests first. If it doesn't, it is killed below.
+        // The command ends its tests first. If it doesn't, it is killed below.
         let _ = tokio::time::timeout(GOODBYE, command.wait()).await;
     }
     drop(command);
@@ -72,6 +72,7 @@ async fn main() -> anyhow::Result<ExitCode> {
 }
 
 fn remove(folder: PathBuf) {
-    // It is in the temporary folder; what can't be removed now goes with it.
+    // The folder is in the temporary folder. Anything that can't be removed now is
+    // removed with that.
     let _ = std::fs::remove_dir_all(folder);
 }

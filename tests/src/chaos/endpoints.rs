@@ -1,6 +1,6 @@
-//! The endpoints of all webhooks: one listener, one path each. Every request is
-//! verified as a customer would, compared with what was published, and written
-//! into the ledger.
+//! The endpoints of all webhooks: one listener, one path per webhook. Every request is
+//! verified as a customer would verify it, compared with the published event, and
+//! written into the ledger.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::ledger::{Event, Kind, Ledger, Pair};
 
-/// Running endpoints. End when dropped.
+/// Running endpoints. They stop when dropped.
 pub struct Endpoints {
     address: SocketAddr,
     state: Arc<Shared>,
@@ -25,16 +25,13 @@ pub struct Endpoints {
 
 struct Shared {
     ledger: Arc<Ledger>,
-    /// By webhook; those whose secret isn't known yet have none.
+    /// One per webhook; `None` until the webhook's secret is known.
     verifiers: Mutex<Vec<Option<Arc<standardwebhooks::Webhook>>>>,
     rng: Mutex<fastrand::Rng>,
 }
 
 impl Endpoints {
-    /// Starts them; how the moody ones answer follows from the seed.
-    ///
-    /// # Errors
-    /// If there is no port for them.
+    /// Starts the endpoints. The answers of the flaky ones follow from the seed.
     pub async fn start(ledger: Arc<Ledger>, seed: u64) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -45,7 +42,7 @@ impl Endpoints {
         });
         let router = Router::new().fallback(take).with_state(state.clone());
         let serving = tokio::spawn(async move {
-            // Ends with the endpoints.
+            // Ends when the endpoints are dropped.
             let _ = axum::serve(listener, router).await;
         });
         Ok(Self {
@@ -55,16 +52,12 @@ impl Endpoints {
         })
     }
 
-    /// Where they listen.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// This webhook signs with this secret.
-    ///
-    /// # Errors
-    /// If it isn't one.
+    /// Sets the secret that this webhook signs with.
     pub fn trust(&self, webhook: usize, secret: &str) -> anyhow::Result<()> {
         let verifier = standardwebhooks::Webhook::new(secret)?;
         let verifiers = &self.state.verifiers;
@@ -110,13 +103,14 @@ async fn take(
         answered: false,
     };
     tokio::time::sleep(after).await;
-    // From here on nothing waits: the answer is as good as written.
+    // No await follows: the answer is as good as written.
     request.answered = true;
     drop(request);
     StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-/// Notes when a request ends: dropped without an answer if its sender goes away.
+/// Records the end of a request. If the client disconnects, this is dropped without
+/// an answer.
 struct UnderWay<'a> {
     ledger: &'a Ledger,
     pair: Pair,
@@ -131,7 +125,8 @@ impl Drop for UnderWay<'_> {
 }
 
 impl Shared {
-    /// Whether it is what was published, for whom it was, signed by who sent it.
+    /// Checks that the request is the published event, for the right webhook, with a
+    /// valid signature.
     fn check(
         &self,
         event: Event,
@@ -157,7 +152,7 @@ impl Shared {
             return Err(format!("its type is {}", json["type"]));
         }
         if !text.contains(&event.data()) {
-            return Err(format!("its data is not what was published: {text}"));
+            return Err(format!("its data differs from the published data: {text}"));
         }
         Ok(())
     }

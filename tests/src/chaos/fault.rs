@@ -1,4 +1,4 @@
-//! What goes wrong in a round: drawn from a seed, done, healed.
+//! The fault of a round: drawn from the seed, injected, healed.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -10,40 +10,40 @@ use super::publisher::Publisher;
 use crate::proxy::{End, Way};
 use crate::world::eventually;
 
-/// How often a link is ended in a round.
+/// How often a fault ends a connection in one round.
 const ENDS: u32 = 3;
-/// Between two of those.
+/// The pause between two of those.
 const BETWEEN_ENDS: Duration = Duration::from_millis(700);
 
-/// One thing that goes wrong.
+/// A fault that is injected in one round.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fault {
-    /// kill -9 of all of these at once, and their start that much later.
+    /// kill -9 of all of these at once; they are started again after this time.
     Kill(Vec<Victim>, Duration),
-    /// SIGSTOP for that long.
+    /// SIGSTOP for this long.
     Freeze(Victim, Duration),
     /// All connections of a link end, a few times.
     End(Link, End),
-    /// Nothing passes a link for that long: there, back, or both.
+    /// No byte passes a link for this long: to the server, back, or both.
     Stall(Link, [bool; 2], Duration),
-    /// Everything on a link takes that much longer, for a few seconds.
+    /// Every byte on a link is delayed by this much, for a few seconds.
     Delay(Link, Duration),
-    /// RabbitMQ is short of memory and takes no messages, for that long.
+    /// RabbitMQ raises its memory alarm and accepts no messages, for this long.
     MemoryAlarm(Duration),
-    /// PostgreSQL's disk is full, for that long.
+    /// PostgreSQL's disk is full, for this long.
     FullDisk(Duration),
-    /// RabbitMQ loses everything that it has stored, while work waits there.
+    /// RabbitMQ loses all its data while jobs wait in it.
     Wipe,
     /// Every service is stopped and started, one after the other.
     Deploy,
 }
 
-/// From when something was wrong, until when.
+/// The period of a fault.
 #[derive(Debug, Clone, Copy)]
 pub struct Window {
-    /// Just before.
+    /// Just before the fault began.
     pub begin: Instant,
-    /// When all was as before again.
+    /// When everything was healed.
     pub healed: Instant,
 }
 
@@ -74,8 +74,8 @@ impl fmt::Display for Fault {
     }
 }
 
-/// One of each kind, in a random order: every deck has them all. A disk can be
-/// filled only where there is a small one.
+/// One fault of each kind, in random order. A full disk is only possible with a
+/// small disk.
 #[must_use]
 pub fn deck(rng: &mut fastrand::Rng, small_disk: bool) -> Vec<Fault> {
     use Victim::{Dispatcher, Ingest, PostgreSql, RabbitMq};
@@ -118,12 +118,13 @@ pub fn deck(rng: &mut fastrand::Rng, small_disk: bool) -> Vec<Fault> {
     deck.push(Fault::Deploy);
     deck.push(Fault::FullDisk(some(rng, 4_000, 9_000)));
     rng.shuffle(&mut deck);
-    // Afterwards, so that a seed is the same run without it.
+    // Filtered afterwards, so that a seed gives the same other faults without a
+    // small disk.
     deck.retain(|fault| small_disk || !matches!(fault, Fault::FullDisk(_)));
     deck
 }
 
-/// Every link, of one replica each.
+/// One link of every kind, each of one replica.
 fn links(rng: &mut fastrand::Rng) -> [Link; 6] {
     let mut one = || rng.usize(..REPLICAS);
     [
@@ -136,7 +137,7 @@ fn links(rng: &mut fastrand::Rng) -> [Link; 6] {
     ]
 }
 
-/// The few that go wrong in every `make test`: what is most likely to hurt.
+/// The few faults of `make test`: the most dangerous ones.
 #[must_use]
 pub fn short_deck() -> Vec<Fault> {
     use Victim::{Dispatcher, Ingest, PostgreSql, RabbitMq};
@@ -157,8 +158,8 @@ fn some(rng: &mut fastrand::Rng, least: u64, most: u64) -> Duration {
 }
 
 impl Fault {
-    /// Whether an endpoint that is well may see a failed attempt: only when the
-    /// network between it and us fails.
+    /// Whether a healthy endpoint may see a failed attempt. Only if the network
+    /// between it and the dispatchers fails.
     #[must_use]
     pub fn may_fail_attempts(&self) -> bool {
         matches!(
@@ -167,8 +168,8 @@ impl Fault {
         )
     }
 
-    /// Whether something may arrive twice: only when a dispatcher is lost, or
-    /// what it holds is handed to another, between a POST and its record.
+    /// Whether a delivery may arrive twice. Only if a dispatcher is lost, or its
+    /// jobs are given to another one, between a POST and its record.
     #[must_use]
     pub fn may_duplicate(&self) -> bool {
         let hands_on = |victim: &Victim| matches!(victim, Victim::Dispatcher(_) | Victim::RabbitMq);
@@ -183,16 +184,13 @@ impl Fault {
         }
     }
 
-    /// Whether the work goes on elsewhere at once: a dispatcher died, all else lives.
+    /// Whether another dispatcher takes over at once: only one dispatcher died.
     #[must_use]
     pub fn leaves_another(&self) -> bool {
         matches!(self, Self::Kill(victims, _) if matches!(victims[..], [Victim::Dispatcher(_)]))
     }
 
-    /// Does it and heals it.
-    ///
-    /// # Errors
-    /// If it can't be done, or something doesn't come up again.
+    /// Injects the fault and heals it.
     pub async fn strike(
         &self,
         field: &mut Field,
@@ -205,7 +203,8 @@ impl Fault {
                     field.kill(*victim).await?;
                 }
                 tokio::time::sleep(*down).await;
-                // The servers first: what is killed with them doesn't find them either way.
+                // Kill the servers first: services that are killed with them don't
+                // notice either way.
                 let is_server = |v: &&Victim| matches!(v, Victim::RabbitMq | Victim::PostgreSql);
                 for victim in victims.iter().filter(is_server) {
                     field.start(*victim).await?;
@@ -251,7 +250,8 @@ impl Fault {
                 let balloon = disk.fill()?;
                 tokio::time::sleep(*long).await;
                 drop(balloon);
-                // It may have panicked over its log, and then over its recovery.
+                // PostgreSQL may have panicked when it wrote its log, and again
+                // during recovery.
                 field.servers()?.postgres().recover().await?;
             }
             Self::Wipe => begin = wipe(field, publisher).await?,
@@ -271,9 +271,9 @@ impl Fault {
     }
 }
 
-/// An event that no ingest has taken lives in the broker alone and would be lost
-/// with it. So this waits until all that was confirmed is accepted, and sees to
-/// it that much of that still waits for a dispatcher.
+/// An event that no ingest has taken exists only in the broker and would be lost
+/// with it. So this waits until all confirmed events are accepted, and makes sure
+/// that many of their jobs still wait for a dispatcher.
 async fn wipe(field: &mut Field, publisher: &mut Publisher) -> anyhow::Result<Instant> {
     let begin = Instant::now();
     let dispatchers = || (0..REPLICAS).map(Victim::Dispatcher);

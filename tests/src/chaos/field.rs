@@ -1,8 +1,8 @@
-//! Where it happens: two ingests, two dispatchers, a RabbitMQ and a PostgreSQL
-//! of their own, thirty webhooks of three tenants, and a proxy on every link.
+//! The system under test: two ingests, two dispatchers, their own RabbitMQ and
+//! PostgreSQL, thirty webhooks of three tenants, and a proxy on every connection.
 //!
-//! Each replica has links of its own, so that one can be cut off while the
-//! other works: the broker then hands on what the first still holds.
+//! Each replica has its own proxies, so that a fault can cut off one replica while the
+//! other one works. The broker then gives the other one the jobs that the first still holds.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,19 +18,19 @@ use crate::proxy::Proxy;
 use crate::service::{Service, free_address};
 use crate::world::World;
 
-/// Of each service.
+/// Replicas of each service.
 pub const REPLICAS: usize = 2;
-/// Seconds: a peer that says nothing for twice this is given up by the broker,
-/// and the other way round.
+/// The heartbeat, in seconds. A peer that is silent for twice this long is
+/// disconnected.
 const HEARTBEAT: u32 = 2;
-/// Milliseconds that an attempt may take.
+/// The timeout of an attempt, in milliseconds.
 const TIMEOUT: u32 = 5_000;
-/// Of every webhook: enough for any fault to be over.
+/// The retry schedule of every webhook. It outlasts every fault.
 const RETRIES: [u32; 40] = [1_000; 40];
-/// Of the dead ones: the next attempt is not before the end.
+/// The retry schedule of dead endpoints: no second attempt during the test.
 const RETRIES_OF_THE_DEAD: [u32; 1] = [24 * 3_600_000];
 
-/// What can be killed or frozen.
+/// A process that can be killed or frozen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Victim {
     /// One of the ingests.
@@ -54,20 +54,15 @@ impl fmt::Display for Victim {
     }
 }
 
-/// Who talks to whom.
+/// A connection between two parts, with a proxy on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
-    /// The platform's.
     ProducerToRabbitMq,
-    /// One ingest's.
     IngestToRabbitMq(usize),
-    /// One ingest's.
     IngestToPostgreSql(usize),
-    /// One dispatcher's.
     DispatcherToRabbitMq(usize),
-    /// One dispatcher's.
     DispatcherToPostgreSql(usize),
-    /// All deliveries.
+    /// Between all dispatchers and the endpoints.
     ToReceivers,
 }
 
@@ -84,7 +79,7 @@ impl fmt::Display for Link {
     }
 }
 
-/// A service that is started again after every kill, behind links that stay.
+/// A replica of a service. It is started again after every kill; its proxies stay.
 struct Replica {
     binary: &'static str,
     running: Option<Service>,
@@ -94,9 +89,8 @@ struct Replica {
 
 /// See the module's text.
 pub struct Field {
-    /// The tests' own world, with servers that may be killed.
+    /// The tests' world, with servers that may be killed.
     pub world: World,
-    /// What is known outside.
     pub ledger: Arc<Ledger>,
     ingests: Vec<Replica>,
     dispatchers: Vec<Replica>,
@@ -106,17 +100,14 @@ pub struct Field {
 }
 
 impl Field {
-    /// Sets it up, with endpoints whose moods follow from the seed. `small_disk`:
-    /// see [`World::with_small_disk`].
-    ///
-    /// # Errors
-    /// If something can't be started or is refused.
+    /// Starts everything. The behaviour of the endpoints follows from the seed.
+    /// `small_disk`: see [`World::with_small_disk`].
     pub async fn set(seed: u64, small_disk: bool) -> anyhow::Result<Self> {
         let timeout = TIMEOUT.to_string();
         let settings = [
             ("WEBHOOK_TIMEOUT", timeout.as_str()),
-            // A lost job is put back within half a minute, not within minutes. But no
-            // outage here is so long that what is held would be taken for lost.
+            // A lost job is put back within half a minute, not within minutes. But
+            // no outage here is so long that a job in progress would count as lost.
             ("SWEEP_GRACE", "15"),
             ("SWEEP_INTERVAL", "1"),
             ("RUST_LOG", "info,lapin=off"),
@@ -152,12 +143,13 @@ impl Field {
             field.start(Victim::Dispatcher(n)).await?;
         }
         field.subscribe().await?;
-        // RabbitMQ forgets a queue that is younger than that when it is killed.
+        // If RabbitMQ is killed, it forgets queues that are younger than about three
+        // seconds.
         field.servers()?.rabbitmq().flush_declarations().await?;
         Ok(field)
     }
 
-    /// Makes the tenants and their webhooks.
+    /// Creates the tenants and their webhooks.
     async fn subscribe(&self) -> anyhow::Result<()> {
         let ingest = self.ingests[0].running.as_ref().context("no ingest")?;
         let nobody = free_address()?;
@@ -168,7 +160,7 @@ impl Field {
                 .world
                 .ask_as_operator(ingest, "POST", tenants, Some(body));
             let made = made.await;
-            // The world's own exists.
+            // The world's own tenant exists already.
             ensure!(matches!(made.status, 201 | 409), "{tenant}: {}", made.body);
             let token = self
                 .world
@@ -206,23 +198,16 @@ impl Field {
         Ok(())
     }
 
-    /// The servers, to be killed.
-    ///
-    /// # Errors
-    /// If they are shared.
+    /// The servers, for killing.
     pub fn servers(&self) -> anyhow::Result<&Pair> {
         self.world.pair.as_ref().context("they are shared")
     }
 
-    /// Where the platform publishes.
-    ///
-    /// # Errors
-    /// If the broker's URL is none.
+    /// The URL that the producer publishes to.
     pub fn producers_url(&self) -> anyhow::Result<String> {
         through(self.world.amqp_url(), &self.from_producer)
     }
 
-    /// The proxy on a link.
     #[must_use]
     pub fn link(&self, link: Link) -> &Proxy {
         match link {
@@ -235,10 +220,7 @@ impl Field {
         }
     }
 
-    /// Starts what was killed; returns when it is ready.
-    ///
-    /// # Errors
-    /// If it doesn't become ready.
+    /// Starts a killed process again and waits until it is ready.
     pub async fn start(&mut self, victim: Victim) -> anyhow::Result<()> {
         match victim {
             Victim::RabbitMq => return self.servers()?.rabbitmq().start_again().await,
@@ -256,9 +238,6 @@ impl Field {
     }
 
     /// kill -9.
-    ///
-    /// # Errors
-    /// If it doesn't run.
     pub async fn kill(&mut self, victim: Victim) -> anyhow::Result<()> {
         match victim {
             Victim::RabbitMq => self.servers()?.rabbitmq().kill().await,
@@ -267,18 +246,12 @@ impl Field {
         }
     }
 
-    /// SIGTERM; returns when it has ended, and well.
-    ///
-    /// # Errors
-    /// If it doesn't end well.
+    /// Sends SIGTERM and waits for a successful exit.
     pub async fn stop(&mut self, victim: Victim) -> anyhow::Result<()> {
         self.take(victim)?.stop().await
     }
 
     /// SIGSTOP.
-    ///
-    /// # Errors
-    /// If it doesn't run.
     pub fn freeze(&self, victim: Victim) -> anyhow::Result<()> {
         match victim {
             Victim::RabbitMq => self.servers()?.rabbitmq().pause(),
@@ -288,9 +261,6 @@ impl Field {
     }
 
     /// SIGCONT.
-    ///
-    /// # Errors
-    /// If it doesn't run.
     pub fn thaw(&self, victim: Victim) -> anyhow::Result<()> {
         match victim {
             Victim::RabbitMq => self.servers()?.rabbitmq().resume(),
@@ -336,7 +306,7 @@ fn address(url: &str) -> anyhow::Result<String> {
     Ok(format!("{host}:{port}"))
 }
 
-/// The same URL, by way of a proxy.
+/// The same URL, but through a proxy.
 fn through(url: &str, proxy: &Proxy) -> anyhow::Result<String> {
     let mut url = Url::parse(url)?;
     let port = Some(proxy.address().port());

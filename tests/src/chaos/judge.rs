@@ -1,8 +1,8 @@
-//! What came of a round: who is owed something, what arrived twice and why,
-//! which attempts were charged, how long it took.
+//! Judges a round: which arrivals are missing, what arrived twice and why, which attempts
+//! were charged to an endpoint, how long everything took.
 //!
-//! Losses and duplicates are judged by the ledger alone. The database is asked
-//! only for what nobody outside can know: which attempts it has on record.
+//! Losses and duplicates are judged by the ledger alone. The judge asks the database only
+//! for what nobody outside can know: which attempts are on record.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,57 +14,56 @@ use super::fault::{Fault, Window};
 use super::field::Field;
 use super::ledger::{Arrival, Event, Kind, Pair};
 
-/// From the answer of an endpoint to its record in the database and the job's
-/// ack, when all is well but busy.
+/// The time from an endpoint's answer until the attempt is recorded and the job
+/// acked, on a healthy but busy system.
 const RECORDING: Duration = Duration::from_millis(300);
-/// A lost dispatcher's work goes on within this, where another lives.
+/// After the loss of a dispatcher, another one must continue its work within this
+/// time.
 const RESUMES_WITHIN: Duration = Duration::from_secs(5);
-/// Seconds that a job for a dead endpoint may be under way: as long as the
-/// sweeper of `field` lets it.
+/// The grace of the audit, in seconds: how long the sweeper of `field` lets a job
+/// for a dead endpoint be in progress.
 const AUDIT_GRACE: &str = "40";
-/// A sweeper that was restarted, or lost PostgreSQL or RabbitMQ, knows from then on
-/// only what has been taken since. It can't call a job lost before an attempt that
-/// began then would be on record: the timeout and 15 s of `field`, 20 s. A pass
-/// before and one after come on top, of a second each, and putting back: 8 s.
+/// After a restart, or after losing PostgreSQL or RabbitMQ, the sweeper knows only
+/// jobs that were taken since then. It can't call a job lost before an attempt that
+/// began then would be recorded: the timeout and 15 s of `field`, 20 s. One pass
+/// before and one after take a second each, and putting the jobs back takes 8 s.
 const SWEEPER_BEGINS_ANEW: Duration = Duration::from_secs(30);
-/// How many of a kind of complaint are printed.
+/// How many complaints of one kind are printed.
 const SHOWN: usize = 10;
 
-/// What came of it.
+/// The result of a round.
 #[derive(Debug, Clone)]
 pub struct Judged {
-    /// Events confirmed.
+    /// Confirmed events.
     pub events: usize,
-    /// Requests that arrived.
     pub arrivals: usize,
-    /// More than there are attempts on record.
+    /// Arrivals beyond the attempts on record.
     pub duplicates: usize,
-    /// Requests that had arrived, but may not have been on record, when it began.
+    /// Requests that had arrived when the fault began, but may not have been on
+    /// record.
     pub under_way: usize,
-    /// From the fault to the last first arrival, at an endpoint that is quick and
-    /// well, of what had been confirmed before the fault.
+    /// The time from the fault until the last event that was confirmed before it had
+    /// arrived, at endpoints that are fast and healthy.
     pub resumed: Duration,
-    /// From the healing to the next arrival.
+    /// The time from the healing until the next arrival.
     pub next: Option<Duration>,
-    /// From the healing to the last first arrival of what had been confirmed before.
+    /// The time from the healing until the last event that was confirmed before it
+    /// had arrived.
     pub caught_up: Duration,
-    /// From a refused attempt, at the longest, to the next one.
+    /// The longest time from a refused attempt to the next one.
     pub retried: Duration,
-    /// What is wrong.
+    /// Everything that is wrong.
     pub complaints: Vec<String>,
 }
 
-/// A delivery as the database has it.
+/// A delivery in the database.
 struct Recorded {
     state: String,
     attempts: i32,
     numbers: Vec<i16>,
 }
 
-/// Judges a round that has come to rest.
-///
-/// # Errors
-/// If the database can't be asked.
+/// Judges a round after all its deliveries have come to an end.
 pub async fn judge(
     field: &Field,
     round: u32,
@@ -167,7 +166,8 @@ pub async fn judge(
         }
         let attempts = match recorded.get(pair).map(Vec::as_slice) {
             Some([row]) => row.numbers.len(),
-            // Of an earlier round: judged then, and what comes now is one more.
+            // An event of an earlier round. That round was judged; each arrival now
+            // is a duplicate.
             _ if event.round < round => all.iter().filter(|a| a.at < begun).count(),
             _ => continue,
         };
@@ -188,7 +188,8 @@ pub async fn judge(
         if !fault.may_duplicate() {
             complaints.about("twice, though no dispatcher lost its work", said());
         }
-        // All but the last may have been what was under way.
+        // All arrivals but the last one may have been in flight when the fault
+        // began.
         let explained = all[..all.len() - 1].iter().filter(|a| busy(a)).count();
         if explained < extra {
             complaints.about("twice, though it was not under way", said());
@@ -231,7 +232,7 @@ fn of(field: &Field, (event, webhook): Pair) -> String {
     )
 }
 
-/// What the database has of a round's events.
+/// The deliveries of a round's events in the database.
 async fn recorded(field: &Field, round: u32) -> anyhow::Result<HashMap<Pair, Vec<Recorded>>> {
     let rows = field
         .world
@@ -262,7 +263,7 @@ async fn recorded(field: &Field, round: u32) -> anyhow::Result<HashMap<Pair, Vec
     Ok(recorded)
 }
 
-/// What is wrong, by kind, with the first few of each.
+/// The complaints by kind, with the first few of each kind.
 #[derive(Default)]
 struct Complaints(Vec<Complaint>);
 

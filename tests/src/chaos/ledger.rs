@@ -1,9 +1,9 @@
-//! What is known outside the system: which events were confirmed, and what
-//! arrived where. The judge believes this, never what Posthorn says of itself.
+//! The ledger: which events were confirmed, and what arrived where, as seen from outside.
+//! The judge believes the ledger, never what Posthorn reports about itself.
 //!
-//! `publisher` writes down confirms, `endpoints` arrivals. Who is owed what
-//! follows from the events and the subscribers alone, by a matching so simple
-//! that it needs no test: [`Subscriber::wants`].
+//! `publisher` records confirms, `endpoints` records arrivals. Which webhook must get
+//! which event follows from the events and the subscribers alone. That matching is so
+//! simple that it needs no test: [`Subscriber::wants`].
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, HashSet};
@@ -12,19 +12,16 @@ use std::hash::{Hash, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// Whose events and webhooks there are.
 pub const TENANTS: [&str; 3] = ["acme", "bolt", "crow"];
-/// What happens there.
 const TYPES: [&str; 3] = ["order.created", "order.paid", "item-checkout"];
-/// One event in so many doesn't fit into a job: its data is read from PostgreSQL.
+/// One event in this many is too large for a job: dispatchers read its data from
+/// PostgreSQL.
 const LARGE_EVERY: u32 = 20;
 
-/// An event by its round and its number there: everything else follows.
+/// An event. Its round and its number determine everything else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Event {
-    /// From 1.
     pub round: u32,
-    /// From 0.
     pub n: u32,
 }
 
@@ -35,7 +32,7 @@ impl fmt::Display for Event {
 }
 
 impl Event {
-    /// The event of an id as `Display` writes it.
+    /// The event with this id, as `Display` writes it.
     #[must_use]
     pub fn of_id(id: &str) -> Option<Self> {
         let (round, n) = id.strip_prefix('r')?.split_once('-')?;
@@ -45,60 +42,58 @@ impl Event {
         })
     }
 
-    /// Whose it is.
     #[must_use]
     pub fn tenant(self) -> &'static str {
         TENANTS[self.n as usize % TENANTS.len()]
     }
 
-    /// What happened.
     #[must_use]
     pub fn event_type(self) -> &'static str {
         TYPES[self.n as usize / TENANTS.len() % TYPES.len()]
     }
 
-    /// What is published, byte for byte.
+    /// The event's data, byte for byte.
     #[must_use]
     pub fn data(self) -> String {
         let large = self.n % LARGE_EVERY == 7;
         let note = "x".repeat(if large { 20_000 } else { 100 });
         let even = self.n.is_multiple_of(2);
-        // A number that loses a digit, or its zeros, in careless hands.
+        // A number that careless code would round or shorten.
         let (round, n) = (self.round, self.n);
         format!(r#"{{"round":{round},"n":{n},"total":{n}.00,"even":{even},"note":"{note}"}}"#)
     }
 }
 
-/// How an endpoint behaves.
+/// The behaviour of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// 200 at once.
     Healthy,
-    /// 200 after most of a second.
+    /// 200 after almost a second.
     Slow,
-    /// 500, 503 or 429 to every third request or so.
+    /// 500, 503 or 429 for about every third request.
     Flaky,
     /// Nobody listens.
     Dead,
-    /// 410: the webhook is disabled by it.
+    /// 410, which disables the webhook.
     Gone,
 }
 
 impl Kind {
-    /// Whether everything that it wants has to arrive.
+    /// Whether every event that it wants must arrive.
     #[must_use]
     pub fn is_live(self) -> bool {
         matches!(self, Self::Healthy | Self::Slow | Self::Flaky)
     }
 
-    /// Whether it takes everything at the first attempt.
+    /// Whether it accepts everything at the first attempt.
     #[must_use]
     pub fn never_fails(self) -> bool {
         matches!(self, Self::Healthy | Self::Slow)
     }
 }
 
-/// What a webhook asks for.
+/// The events that a webhook subscribes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wants {
     /// `*`
@@ -111,19 +106,16 @@ pub enum Wants {
     Even,
 }
 
-/// One webhook, as the ledger knows it.
+/// A webhook, as the ledger knows it.
 #[derive(Debug, Clone)]
 pub struct Subscriber {
-    /// Whose it is.
     pub tenant: &'static str,
-    /// How its endpoint behaves.
     pub kind: Kind,
-    /// What it asks for.
     pub wants: Wants,
 }
 
 impl Subscriber {
-    /// Whether it is to get this event.
+    /// Whether the webhook must get this event.
     #[must_use]
     pub fn wants(&self, event: Event) -> bool {
         self.tenant == event.tenant()
@@ -136,8 +128,8 @@ impl Subscriber {
     }
 }
 
-/// Everyone: for each tenant four that are well, two slow, two flaky, one dead,
-/// one gone.
+/// All webhooks. Each tenant has four healthy endpoints, two slow, two flaky, one
+/// dead and one gone.
 #[must_use]
 pub fn everyone() -> Vec<Subscriber> {
     let each = [
@@ -166,13 +158,11 @@ pub fn everyone() -> Vec<Subscriber> {
 /// A request that arrived.
 #[derive(Debug, Clone, Copy)]
 pub struct Arrival {
-    /// When it had been read.
+    /// When the request had been read.
     pub at: Instant,
-    /// When its answer was written, or its sender went away.
+    /// When the answer was written, or the client disconnected.
     pub ended: Option<Instant>,
-    /// Whether it was answered.
     pub answered: bool,
-    /// What the answer was.
     pub status: u16,
     body: u64,
 }
@@ -190,14 +180,14 @@ pub struct Ledger {
 struct State {
     confirmed: HashMap<Event, Instant>,
     arrivals: HashMap<Pair, Vec<Arrival>>,
-    /// Confirmed and not taken yet, by live webhooks.
+    /// Confirmed events that live webhooks haven't accepted yet.
     owed: HashSet<Pair>,
     wrong: Vec<String>,
     last: Option<Instant>,
 }
 
 impl Ledger {
-    /// An empty one for these subscribers, which are known by their places.
+    /// An empty ledger for these subscribers, which are identified by their index.
     #[must_use]
     pub fn new(subscribers: Vec<Subscriber>) -> Self {
         Self {
@@ -206,13 +196,12 @@ impl Ledger {
         }
     }
 
-    /// Who there is.
     #[must_use]
     pub fn subscribers(&self) -> &[Subscriber] {
         &self.subscribers
     }
 
-    /// The broker has confirmed these.
+    /// Records that the broker has confirmed these events.
     pub fn confirm(&self, events: &[Event]) {
         let now = Instant::now();
         let mut state = self.state();
@@ -230,8 +219,8 @@ impl Ledger {
         }
     }
 
-    /// A request has arrived, and will be answered with this. Answers which of
-    /// the pair's arrivals it is, from 0.
+    /// Records a request and the answer that it will get. Returns the number of this
+    /// arrival among those of the pair, from 0.
     pub fn arrive(&self, pair: Pair, body: &[u8], status: u16) -> usize {
         let mut hasher = DefaultHasher::new();
         body.hash(&mut hasher);
@@ -257,7 +246,7 @@ impl Ledger {
         arrivals.len() - 1
     }
 
-    /// The answer to that arrival has been written, or its sender has gone away.
+    /// Records that the answer was written, or that the client disconnected.
     pub fn end(&self, pair: Pair, arrival: usize, answered: bool) {
         let mut guard = self.state();
         let state = &mut *guard;
@@ -270,18 +259,18 @@ impl Ledger {
         }
     }
 
-    /// Something arrived that should not have, or not like that.
+    /// Records an arrival that should not have happened, or not in this form.
     pub fn object(&self, what: String) {
         self.state().wrong.push(what);
     }
 
-    /// What was objected to so far.
+    /// The objections so far.
     #[must_use]
     pub fn wrong(&self) -> Vec<String> {
         self.state().wrong.clone()
     }
 
-    /// What was confirmed and has not been taken, in order.
+    /// Confirmed events that weren't accepted yet, in order.
     #[must_use]
     pub fn owed(&self) -> Vec<Pair> {
         let mut owed: Vec<Pair> = self.state().owed.iter().copied().collect();
@@ -289,13 +278,13 @@ impl Ledger {
         owed
     }
 
-    /// When something arrived last.
+    /// The time of the last arrival.
     #[must_use]
     pub fn last(&self) -> Option<Instant> {
         self.state().last
     }
 
-    /// The confirmed events of a round, and when.
+    /// The confirmed events of a round, with the times of their confirms.
     #[must_use]
     pub fn confirmed(&self, round: u32) -> Vec<(Event, Instant)> {
         let state = self.state();
@@ -303,13 +292,13 @@ impl Ledger {
         of_round.map(|(event, at)| (*event, *at)).collect()
     }
 
-    /// How many events of all rounds are confirmed.
+    /// The number of confirmed events of all rounds.
     #[must_use]
     pub fn confirmed_in_all(&self) -> i64 {
         self.state().confirmed.len() as i64
     }
 
-    /// The arrivals of the pairs that had one at this moment or later.
+    /// All arrivals of those pairs that had one at `since` or later.
     #[must_use]
     pub fn arrivals_since(&self, since: Instant) -> Vec<(Pair, Vec<Arrival>)> {
         let state = self.state();
@@ -335,7 +324,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_confirmed_is_owed_until_it_was_taken() {
+    fn a_confirmed_event_is_owed_until_it_is_accepted() {
         let ledger = Ledger::new(everyone());
         let event = Event { round: 1, n: 0 };
         ledger.confirm(&[event]);
@@ -356,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_changes_between_attempts_is_objected_to() {
+    fn a_body_that_changes_between_attempts_is_reported() {
         let ledger = Ledger::new(everyone());
         let pair = (Event { round: 1, n: 0 }, 0);
         ledger.arrive(pair, b"body", 500);

@@ -1,19 +1,19 @@
-//! Chaos: everything that can break is broken under load, and nothing is lost.
+//! Chaos test: injects every kind of fault under load and checks that nothing is lost.
 //!
-//! A run is rounds. In each, events are published at a steady rate for thirty
-//! webhooks of three tenants, some of them slow, flaky or dead; one thing goes
-//! wrong, is healed, the publisher stops, everything comes to rest; then it is
-//! judged. What goes wrong is drawn from a seed, which is printed: the same seed
-//! is the same run, as far as a machine can be the same.
+//! A run consists of rounds. In each round, events are published at a steady rate for
+//! thirty webhooks of three tenants. Some of the endpoints are slow, flaky or dead. One
+//! fault is injected and healed. Then the publisher stops, all deliveries come to an
+//! end, and the round is judged. The fault is drawn from a seed, which is printed. The same
+//! seed gives the same run, as far as the machine allows.
 //!
 //! | file | |
 //! |---|---|
-//! | [`ledger`] | what was confirmed and what arrived: all that the judge believes |
-//! | [`publisher`] | a platform that publishes through any loss |
-//! | [`endpoints`] | who receives, each with a behaviour of its own |
-//! | [`field`] | the servers, the services, the links between them |
-//! | [`fault`] | what goes wrong |
-//! | [`judge`](mod@judge) | what came of it |
+//! | [`ledger`] | confirmed events and arrivals: the only evidence that the judge believes |
+//! | [`publisher`] | a producer that goes on publishing through any fault |
+//! | [`endpoints`] | the receivers, each with its own behaviour |
+//! | [`field`] | the servers, the services, the proxies between them |
+//! | [`fault`] | the faults |
+//! | [`judge`](mod@judge) | judges a round |
 
 pub mod endpoints;
 pub mod fault;
@@ -33,29 +33,26 @@ use judge::{Judged, judge};
 use ledger::Kind;
 use publisher::Publisher;
 
-/// Events flow for this long before something goes wrong, and after it is healed.
+/// How long events flow before the fault, and again after the healing.
 const UNDISTURBED: Duration = Duration::from_millis(1_500);
-/// How long everything may take to arrive after the last event.
+/// How long the last arrivals may take after the last event.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What to do.
+/// The plan of a run.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Decides all that is random.
+    /// The seed of all random decisions.
     pub seed: u64,
-    /// One round each.
+    /// The faults, one per round.
     pub faults: Vec<Fault>,
-    /// Events a second; each goes to about five webhooks.
+    /// Events per second; each goes to about five webhooks.
     pub rate: u32,
 }
 
-/// Is told each line of the table as it comes.
+/// Gets each line of the printed table.
 pub type Say<'a> = &'a dyn Fn(&str);
 
-/// Runs it, to the first round that isn't as it should be.
-///
-/// # Errors
-/// If a judgement fails; says the seed and what is wrong.
+/// Runs the plan, up to the first faulty round.
 pub async fn run(plan: Plan, say: Say<'_>) -> anyhow::Result<()> {
     let fills_disk = |fault: &Fault| matches!(fault, Fault::FullDisk(_));
     let mut field = Field::set(plan.seed, plan.faults.iter().any(fills_disk)).await?;
@@ -96,7 +93,7 @@ async fn play(field: &mut Field, round: u32, fault: &Fault, rate: u32) -> anyhow
     tokio::time::sleep(UNDISTURBED).await;
     publisher.stop().await?;
     wait(async || field.ledger.owed().is_empty()).await;
-    // What has arrived is on record a moment later. The dead are waited for in vain.
+    // An arrival is on record a moment later. Don't wait for the dead endpoints.
     let database = field.world.sql().await;
     let subscribers = field.ledger.subscribers().iter().enumerate();
     let dead: Vec<String> = subscribers
@@ -113,7 +110,7 @@ async fn play(field: &mut Field, round: u32, fault: &Fault, rate: u32) -> anyhow
     judge(field, round, fault, window, begun).await
 }
 
-/// Waits for a condition, but not for ever: the judge says what is missing.
+/// Waits for a condition, but not for ever: the judge reports what is missing.
 async fn wait(mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline && !condition().await {
@@ -127,7 +124,7 @@ const HEADING: &str =
 fn line(round: u32, fault: &Fault, judged: &Judged) -> String {
     let seconds = |span: Duration| format!("{:.1} s", span.as_secs_f64());
     let mut line = String::new();
-    // Cannot fail: it writes to memory.
+    // Can't fail: this writes to memory.
     let _ = write!(
         line,
         "{round:>5}  {:>6}  {:>8}  {:>5}  {:>9}  {:>7}  {:>10}  {:>9}  {:>7}  {fault}",

@@ -1,5 +1,5 @@
-//! A platform that publishes at a steady rate, through any loss: what wasn't
-//! confirmed is published again under its ids, and what was goes into the ledger.
+//! A producer that publishes at a steady rate through any fault. It publishes unconfirmed
+//! events again, under the same ids, and records confirmed ones in the ledger.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +10,10 @@ use tokio::task::JoinHandle;
 use super::ledger::{Event, Ledger};
 use crate::producer::{Producer, Publication};
 
-/// How often a batch goes out.
+/// The interval between two batches.
 const TICK: Duration = Duration::from_millis(50);
-/// A batch that isn't confirmed by then goes out again over a new connection.
+/// A batch that isn't confirmed in this time is published again over a new
+/// connection.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +23,7 @@ enum Flow {
     Stopped,
 }
 
-/// A publisher at work.
+/// A running publisher.
 pub struct Publisher {
     flow: watch::Sender<Flow>,
     idle: watch::Receiver<bool>,
@@ -30,7 +31,7 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Starts one: this many events a second.
+    /// Starts a publisher with this many events per second.
     #[must_use]
     pub fn start(amqp_url: String, ledger: Arc<Ledger>, round: u32, rate: u32) -> Self {
         let flow = watch::Sender::new(Flow::Running);
@@ -53,22 +54,19 @@ impl Publisher {
         }
     }
 
-    /// Publishes no more for now; returns when all that was published is confirmed.
+    /// Stops publishing for now, and waits until all published events are confirmed.
     pub async fn hold(&mut self) {
         self.flow.send_replace(Flow::Held);
-        // An error means that it has ended: it is idle then, too.
+        // An error means that the publisher has ended. Then it is idle, too.
         let _ = self.idle.wait_for(|idle| *idle).await;
     }
 
-    /// Goes on after [`Self::hold`].
+    /// Continues after [`Self::hold`].
     pub fn go_on(&self) {
         self.flow.send_replace(Flow::Running);
     }
 
-    /// Ends it; returns when all that was published is confirmed.
-    ///
-    /// # Errors
-    /// If it panicked.
+    /// Ends the publisher after all published events are confirmed.
     pub async fn stop(self) -> anyhow::Result<()> {
         self.flow.send_replace(Flow::Stopped);
         Ok(self.task.await?)
@@ -83,7 +81,7 @@ struct Source {
     every: Duration,
     a_batch: u32,
     next: Event,
-    /// Published and not confirmed.
+    /// Published but unconfirmed events.
     pending: Vec<Event>,
 }
 
@@ -101,10 +99,10 @@ impl Source {
         }
     }
 
-    /// True when it was told to stop, false when the connection is lost.
+    /// Returns true if it was told to stop, false if the connection was lost.
     async fn publish_on(&mut self, producer: &Producer) -> bool {
         let mut tick = tokio::time::interval(self.every);
-        // What a loss held up isn't made up for.
+        // Don't catch up on ticks that a lost connection delayed.
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             if self.pending.is_empty() {
@@ -114,7 +112,7 @@ impl Source {
                 match flow {
                     Flow::Stopped => return true,
                     Flow::Held => {
-                        // Whoever holds it tells it to go on, or is gone.
+                        // An error means that the owner is gone.
                         if self.flow.changed().await.is_err() {
                             return true;
                         }

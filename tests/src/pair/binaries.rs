@@ -1,7 +1,7 @@
-//! Where the distributions put the servers' binaries.
+//! Finds the servers' binaries where Linux distributions install them.
 //!
-//! Not the wrappers in `/usr/bin` and `/usr/sbin`: Debian's insist on root or
-//! on the system's own user and folders.
+//! It doesn't use the wrappers in `/usr/bin` and `/usr/sbin`: Debian's require root or
+//! the system's own user and folders.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
-//! A disk small enough to be filled.
+//! A disk small enough to be filled by a test.
 //!
-//! It is a tmpfs in a mount namespace of this process's own: nobody else sees it,
-//! and it is gone with the last process in there, however that ends.
+//! It is a tmpfs in a mount namespace of this process: no other process sees it. It
+//! disappears with the last process in that namespace, however that process ends.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -12,13 +12,13 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
-/// Room for an idle PostgreSQL, and for some minutes of a test's load.
+/// Enough for an idle PostgreSQL and for some minutes of a test's load.
 const SIZE: &str = "1G";
-/// Set in a process whose mounts are its own.
+/// Set in a process that has its own mount namespace.
 const OWN_MOUNTS: &str = "POSTHORN_OWN_MOUNTS";
 
-/// Makes this process begin anew with mounts of its own. Returns, as what has
-/// begun anew with `true`, or with `false` if that can't be: only root may.
+/// Starts this process again in a mount namespace of its own. Returns `true` in the
+/// new process. Returns `false` if that is impossible, because only root may do it.
 #[must_use]
 pub fn own_mounts() -> bool {
     if std::env::var_os(OWN_MOUNTS).is_some() {
@@ -36,19 +36,19 @@ pub fn own_mounts() -> bool {
         let arguments = std::env::args_os().skip(1);
         let mut anew = unshare();
         anew.arg(myself).args(arguments).env(OWN_MOUNTS, "1");
-        // Returns only if it can't be started.
+        // `exec` returns only if it failed.
         let _ = anew.exec();
     }
     false
 }
 
-/// Unmounted when dropped.
+/// A mounted disk. Unmounted when dropped.
 pub struct Disk {
     at: PathBuf,
 }
 
 impl Disk {
-    /// Mounts one on a folder, whose owner gets it.
+    /// Mounts a disk on a folder and gives it to the folder's owner.
     pub(super) fn mount(at: &Path) -> anyhow::Result<Self> {
         ensure!(
             std::env::var_os(OWN_MOUNTS).is_some(),
@@ -64,15 +64,12 @@ impl Disk {
         Ok(Self { at: at.to_owned() })
     }
 
-    /// Takes what room is left, to the last byte.
-    ///
-    /// # Errors
-    /// If it can't write there at all.
+    /// Fills the disk to the last byte.
     pub fn fill(&self) -> anyhow::Result<Balloon> {
         let path = self.at.join("balloon");
         let mut file = File::create(&path)?;
         let balloon = Balloon { path };
-        // The last block takes what a larger piece doesn't fit into.
+        // The last block is filled in small pieces.
         for piece in [1 << 20, 4096] {
             let zeros = vec![0; piece];
             loop {
@@ -89,12 +86,12 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // What is left of it goes with the namespace.
+        // Anything that is left disappears with the namespace.
         let _ = Command::new("umount").arg("--lazy").arg(&self.at).status();
     }
 }
 
-/// Takes the room on a disk until it is dropped.
+/// Occupies the space on a disk until it is dropped.
 pub struct Balloon {
     path: PathBuf,
 }

@@ -1,8 +1,8 @@
-//! The folder of one pair: its lock, its owner, and what it remembers.
+//! The folder of one pair of servers: its lock, its owner, and the state kept in it.
 //!
-//! The lock is held by the owner *and* by its watchdog, so that the next start
-//! in the same folder waits until the watchdog of a killed owner is through:
-//! otherwise that would end the new servers.
+//! The owner *and* its watchdog hold the lock. If an owner is killed, the next start in
+//! the same folder waits until the old watchdog has ended. Otherwise the old watchdog
+//! would end the new servers.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -23,44 +23,44 @@ use super::user::User;
 /// How long an earlier owner and its watchdog may take to end.
 const LOCK_WAIT: Duration = Duration::from_secs(20);
 
-/// Below Linux's range for outgoing connections (32768 and up), so that none
-/// of these can take a server's port while that is down.
+/// Below Linux's range for outgoing connections (32768 and up), so that no outgoing
+/// connection can take a server's port while the server is down.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 /// One pair's folder, locked.
 pub(super) struct Home {
     folder: PathBuf,
-    /// A link to `folder` in the place that was asked for.
+    /// A link to `folder`, at the place that the caller asked for.
     signpost: Option<PathBuf>,
     user: User,
     lock: File,
     memory: Memory,
 }
 
-/// What stays the same from run to run: `pair.json`.
+/// What stays the same between runs: `pair.json`.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Memory {
-    /// Random. Processes carry it in their environment as proof of being ours.
+    /// Random. Our processes carry it in their environment.
     id: String,
-    /// RabbitMQ's data belongs to this node name.
+    /// RabbitMQ's data is bound to this node name.
     pub(super) node: String,
     pub(super) ports: Ports,
 }
 
-/// On 127.0.0.1.
+/// Ports on 127.0.0.1.
 #[derive(Clone, Copy, Default, Serialize, Deserialize)]
 pub(super) struct Ports {
     pub(super) postgres: u16,
     pub(super) amqp: u16,
-    /// Where `rabbitmqctl` reaches the node.
+    /// The port on which `rabbitmqctl` reaches the node.
     pub(super) distribution: u16,
-    /// Erlang's port mapper, a private one.
+    /// The port of a private Erlang port mapper.
     pub(super) epmd: u16,
 }
 
 impl Home {
-    /// Makes the folder, locks it, ends what an earlier owner left running, and
-    /// settles the ports.
+    /// Creates and locks the folder, ends processes that an earlier owner left, and
+    /// chooses the ports.
     pub(super) async fn open(wanted: &Path, say: &Progress) -> anyhow::Result<Self> {
         let wanted = resolved(wanted)?;
         let (folder, user) = place(&wanted, say)?;
@@ -106,18 +106,20 @@ impl Home {
         self.memory.ports
     }
 
-    /// A second handle on the lock: it holds until both are closed.
+    /// A second handle on the lock. The lock is held until both handles are closed.
     pub(super) fn share_lock(&self) -> anyhow::Result<File> {
         Ok(self.lock.try_clone()?)
     }
 
     /// The value of `POSTHORN_PAIR` in the environment of all our processes.
     pub(super) fn mark(&self) -> String {
-        // With the path, or the processes of a copied folder would be ours too.
+        // Includes the path, because otherwise the processes of a copied folder
+        // would be ours too.
         format!("{}-{:016x}", self.memory.id, hash(&self.folder))
     }
 
-    /// Every process started for this folder, by this run or an earlier one.
+    /// All processes that were started for this folder, by this run or an earlier
+    /// one.
     pub(super) fn everything(&self) -> Family {
         Family::new(&self.mark(), None, Some(self.folder.join("postgres")))
     }
@@ -128,7 +130,7 @@ impl Home {
         Family::new(&self.mark(), Some(name), postgres)
     }
 
-    /// A subfolder that belongs to the servers' user and to nobody else.
+    /// Creates a subfolder that only the servers' user can read.
     pub(super) fn subfolder(&self, name: &str) -> anyhow::Result<PathBuf> {
         let path = self.folder.join(name);
         create_private(&path, self.user)?;
@@ -147,8 +149,8 @@ impl Home {
         Ok(path)
     }
 
-    /// A command that runs as the servers' user, sees nothing of our
-    /// environment but `PATH`, and is marked as ours.
+    /// A command that runs as the servers' user, with only `PATH` of our
+    /// environment, and with our mark.
     pub(super) fn command(&self, program: &Path, server: Option<&str>) -> Command {
         let mut command = self.unmarked_command(program);
         command.env(process::PAIR, self.mark());
@@ -158,7 +160,8 @@ impl Home {
         command
     }
 
-    /// The same without the mark, for what must outlive the servers.
+    /// As [`Home::command`], without the mark: for a process that must outlive the
+    /// servers.
     pub(super) fn unmarked_command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command
@@ -167,9 +170,10 @@ impl Home {
             .env("LANG", "C.UTF-8")
             .env("TZ", "UTC")
             .env("HOME", &self.folder)
-            // Ours may be unreadable to that user.
+            // The servers' user may not be able to read our working directory.
             .current_dir(&self.folder)
-            // A Ctrl-C in the terminal is for the owner, who then stops us.
+            // Ctrl-C in the terminal must reach only the owner, which stops the
+            // servers.
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -181,11 +185,11 @@ impl Home {
         command
     }
 
-    /// Deletes everything. The processes must have ended.
+    /// Deletes the folder. All processes must have ended.
     pub(super) fn delete(&self) -> anyhow::Result<()> {
         if let Some(signpost) = &self.signpost {
             let _ = fs::remove_file(signpost);
-            // Only when nothing else is in it.
+            // Fails if the folder has anything else in it, which is fine.
             let _ = signpost.parent().map(fs::remove_dir);
         }
         fs::remove_dir_all(&self.folder)
@@ -210,9 +214,9 @@ impl Memory {
 }
 
 impl Ports {
-    /// Keeps each port that is still free and draws another for the rest.
+    /// Keeps each port that is still free, and chooses new ones for the others.
     fn settle(&mut self) -> anyhow::Result<()> {
-        // All stay bound until the end, so no two can be the same.
+        // All ports stay bound until the end, so no two can be the same.
         let mut bound = Vec::new();
         for port in [
             &mut self.postgres,
@@ -232,10 +236,10 @@ impl Ports {
     }
 }
 
-/// The folder to use and its user: the wanted one, or one in `/var/tmp` when
-/// the servers' user cannot get to that (as with a checkout in `/root`), or when
-/// its path would have to be quoted: RabbitMQ hands it to `df` as it is, and
-/// sees a full disk then.
+/// The folder to use and its user. It is the wanted folder, or one in `/var/tmp` in
+/// two cases: the servers' user can't reach the wanted one (for example below
+/// `/root`), or its path would have to be quoted. RabbitMQ passes its path unquoted
+/// to `df`, and would then see a full disk.
 fn place(wanted: &Path, say: &Progress) -> anyhow::Result<(PathBuf, User)> {
     let user = User::for_servers(wanted)?;
     let plain = is_plain(wanted);
@@ -255,7 +259,7 @@ fn place(wanted: &Path, say: &Progress) -> anyhow::Result<(PathBuf, User)> {
     );
     create_private(&elsewhere, user)?;
     let found = fs::symlink_metadata(&elsewhere)?;
-    // Anybody may create names in /var/tmp.
+    // Every user may create names in /var/tmp.
     ensure!(
         found.is_dir() && found.uid() == user.uid && found.mode() & 0o077 == 0,
         "{} is not a private folder of uid {}: remove it",
@@ -271,7 +275,7 @@ fn place(wanted: &Path, say: &Progress) -> anyhow::Result<(PathBuf, User)> {
     Ok((elsewhere, user))
 }
 
-/// Whether no shell would take the path apart.
+/// Whether a shell would take the path as one word.
 fn is_plain(path: &Path) -> bool {
     path.to_str().is_some_and(|path| {
         path.chars()
@@ -279,8 +283,8 @@ fn is_plain(path: &Path) -> bool {
     })
 }
 
-/// Creates the folder, and the ones above it. One that exists is left as it is,
-/// unless it is empty and root's: then it is ours to give away.
+/// Creates the folder and the ones above it. An existing folder is left as it is,
+/// unless it is empty and root's: then it is given to the user.
 fn create_private(path: &Path, user: User) -> anyhow::Result<()> {
     if let Some(above) = path.parent() {
         fs::create_dir_all(above).with_context(|| format!("creating {}", above.display()))?;
@@ -333,7 +337,7 @@ async fn take_lock(lock: &File, folder: &Path, say: &Progress) -> anyhow::Result
     }
 }
 
-/// Absolute, and without links as far as it exists.
+/// The absolute path, with symbolic links resolved as far as it exists.
 fn resolved(path: &Path) -> anyhow::Result<PathBuf> {
     let path = absolute(path)?;
     for existing in path.ancestors() {
@@ -348,8 +352,8 @@ fn resolved(path: &Path) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// `DefaultHasher::new()` has fixed keys: the same in every process of one
-/// build, and a path that hashes otherwise after an upgrade costs a new folder.
+/// `DefaultHasher::new()` has fixed keys, so all processes of one build agree. If a
+/// later build hashes a path differently, the only cost is a new folder.
 fn hash(path: &Path) -> u64 {
     let mut hasher = DefaultHasher::new();
     path.hash(&mut hasher);

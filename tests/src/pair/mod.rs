@@ -1,24 +1,23 @@
-//! A private PostgreSQL and RabbitMQ: what `make run`, the tests and the
-//! benchmark all run against.
+//! A private PostgreSQL and RabbitMQ, on which `make run`, the tests and the benchmarks run.
 //!
 //! [`Pair::start`] takes a folder and starts both servers in it from the
-//! machine's installed binaries: unprivileged, on 127.0.0.1 only, on ports of
-//! their own. Data, ports and node name stay in the folder, so the next start
-//! finds them again. A server whose URL is given is *external*: used as it is,
-//! never started and never signalled. No other machine is contacted.
+//! machine's installed binaries: unprivileged, on 127.0.0.1 only, on their own ports.
+//! Data, ports and node name stay in the folder, so the next start finds them again. A
+//! server whose URL is given is *external*: it is used as it is, never started and never
+//! signalled. No other machine is contacted.
 //!
-//! Nothing outlives the owner, even one killed with -9: see `watchdog`.
+//! No server outlives the owner, not even when the owner is killed with -9: see `watchdog`.
 //!
 //! | file | |
 //! |---|---|
-//! | `home` | the folder, who may use it, what it remembers |
-//! | `user` | root becomes somebody else; which folders that user reaches |
-//! | `binaries` | where the distributions put the servers |
-//! | `server` | start, kill, pause, measure: the same for both |
-//! | `postgres`, `rabbitmq` | what is particular to one |
-//! | [`disk`] | a small one, to be filled |
+//! | `home` | the folder, who may use it, the state kept in it |
+//! | `user` | root switches to an unprivileged user; which folders that user can reach |
+//! | `binaries` | where the distributions install the servers |
+//! | `server` | start, kill, pause, measure: the same for both servers |
+//! | `postgres`, `rabbitmq` | what is specific to one server |
+//! | [`disk`] | a small disk that a test can fill |
 //! | `process` | which processes are ours, and signals to them |
-//! | `watchdog` | ends everything when the owner is gone |
+//! | `watchdog` | ends all servers when the owner has ended |
 
 mod binaries;
 pub mod disk;
@@ -45,30 +44,28 @@ pub use postgres::Postgres;
 pub use rabbitmq::RabbitMq;
 pub use server::{Recipe, Server};
 
-/// How often the servers are looked at for [`Pair::death`].
+/// How often [`Pair::death`] checks the servers.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Is told about each step that takes a while.
+/// Gets a message for each step that takes a while.
 pub type Progress = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// What to start, and where.
 #[derive(Clone)]
 pub struct PairConfig {
-    /// Keeps the data between runs; created when it does not exist. Only one
-    /// pair at a time can use it.
+    /// The folder with the data. It is kept between runs and created if it doesn't
+    /// exist. Only one pair at a time can use it.
     pub folder: PathBuf,
     /// RabbitMQ gets the vhosts `/` and `t0` to `t{vhosts - 1}`.
     pub vhosts: usize,
-    /// PostgreSQL's `fsync`. Off, committed rows survive its death but not the
-    /// machine's.
+    /// PostgreSQL's `fsync`. If it is off, committed rows survive a crash of
+    /// PostgreSQL but not of the machine.
     pub fsync: bool,
-    /// PostgreSQL gets a [`Disk`] of its own, which can be filled.
+    /// PostgreSQL gets its own [`Disk`], which can be filled.
     pub small_disk: bool,
     /// Use this PostgreSQL instead of starting one.
     pub database_url: Option<String>,
     /// Use this RabbitMQ instead of starting one.
     pub amqp_url: Option<String>,
-    /// Is told about each step that takes a while.
     pub progress: Option<Progress>,
 }
 
@@ -87,10 +84,11 @@ impl PairConfig {
     }
 }
 
-/// Both servers, answering. Dropping it kills the private ones.
+/// Both servers, running. Dropping this kills the private ones.
 pub struct Pair {
-    // Dropped in this order: the watchdog still stands guard while the servers
-    // are killed, and holds the folder's lock until it has looked once more.
+    // The order of the fields is the order of dropping. The watchdog is last: it
+    // still guards while the servers are killed, and keeps the folder locked until
+    // it has looked for leftovers.
     postgres: Server<Postgres>,
     rabbitmq: Server<RabbitMq>,
     disk: Option<Disk>,
@@ -99,10 +97,10 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Starts what is not external, both at once, and waits until both answer.
+    /// Starts the private servers concurrently and waits until both answer.
     ///
-    /// Waits up to 20 s for an earlier owner of the folder to end, then up to
-    /// 60 s for each server; an error carries the end of the server's log.
+    /// Waits up to 20 s for an earlier owner of the folder to end, then up to 60 s
+    /// for each server. An error contains the end of the server's log.
     pub async fn start(config: PairConfig) -> anyhow::Result<Self> {
         let say = config.progress.clone().unwrap_or_else(|| Arc::new(|_| ()));
         let database_url = external(config.database_url.as_deref(), "DATABASE_URL")?;
@@ -145,33 +143,31 @@ impl Pair {
         Ok(pair)
     }
 
-    /// The PostgreSQL of this pair.
     #[must_use]
     pub fn postgres(&self) -> &Server<Postgres> {
         &self.postgres
     }
 
-    /// The RabbitMQ of this pair.
     #[must_use]
     pub fn rabbitmq(&self) -> &Server<RabbitMq> {
         &self.rabbitmq
     }
 
-    /// PostgreSQL's own, if it was asked for.
+    /// PostgreSQL's own disk, if there is one.
     #[must_use]
     pub fn disk(&self) -> Option<&Disk> {
         self.disk.as_ref()
     }
 
-    /// Where the data really is: elsewhere than asked when the servers' user
-    /// could not reach that. `None` when both servers are external.
+    /// The folder with the data. It isn't the configured one if the servers' user
+    /// couldn't reach that. `None` if both servers are external.
     #[must_use]
     pub fn folder(&self) -> Option<&Path> {
         self.home.as_deref().map(Home::folder)
     }
 
-    /// Waits until a private server ends without having been told to; says
-    /// which, with the end of its log.
+    /// Waits until a private server ends by itself. The error says which server, and
+    /// has the end of its log.
     pub async fn death(&self) -> anyhow::Error {
         loop {
             if let Some(death) = self.postgres.death().or_else(|| self.rabbitmq.death()) {
@@ -181,12 +177,12 @@ impl Pair {
         }
     }
 
-    /// Shuts both down in good order and keeps the data.
+    /// Shuts both servers down in order and keeps the data.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         self.shut_down().await
     }
 
-    /// Kills both and deletes the folder: for data that nobody needs again.
+    /// Kills both servers and deletes the folder.
     pub async fn discard(mut self) -> anyhow::Result<()> {
         self.postgres.kill_unless_external().await?;
         self.rabbitmq.kill_unless_external().await?;
@@ -214,7 +210,7 @@ impl Pair {
 
 fn external(url: Option<&str>, name: &str) -> anyhow::Result<Option<Url>> {
     let Some(url) = url else { return Ok(None) };
-    // The URL carries a password: the error must not repeat it.
+    // The URL contains a password, so the error doesn't repeat it.
     let url = Url::parse(url).with_context(|| format!("{name} is not a URL"))?;
     ensure!(url.has_host(), "{name} names no host");
     Ok(Some(url))

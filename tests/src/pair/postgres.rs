@@ -1,10 +1,10 @@
 //! The private PostgreSQL: `initdb` once, then `postgres` in the foreground.
 //!
-//! Who can open a TCP connection from this machine is superuser (`trust`): the
-//! data is nobody's secret. There is no Unix socket.
+//! Everybody who can open a TCP connection from this machine is superuser (`trust`): the
+//! data isn't secret. There is no Unix socket.
 //!
-//! The data folder carries the major version in its name, so that a machine
-//! that was upgraded begins anew instead of failing to read the old one.
+//! The name of the data folder has the major version in it. So a machine that was
+//! upgraded starts with an empty database instead of failing to read the old one.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -24,7 +24,7 @@ use super::binaries;
 use super::home::Home;
 use super::server::{Recipe, Server};
 
-/// How a private PostgreSQL is made and run.
+/// How to create and run a private PostgreSQL.
 pub struct Postgres {
     home: Arc<Home>,
     bin: PathBuf,
@@ -46,8 +46,8 @@ impl Postgres {
         })
     }
 
-    /// The URL's database exists as soon as the data folder does: all of it is
-    /// made under another name, so an interrupted attempt is never used.
+    /// Creates the data folder with the database `posthorn`. It is created under
+    /// another name and renamed at the end, so a half-made one is never used.
     async fn create(&self) -> anyhow::Result<()> {
         let fresh = self.data.with_extension("new");
         let _ = fs::remove_dir_all(&fresh);
@@ -71,7 +71,8 @@ impl Postgres {
         self.home.command(&self.bin.join(program), Some(Self::NAME))
     }
 
-    /// Whether `shared_preload_libraries` can name it: a missing one is fatal.
+    /// Whether the library exists. PostgreSQL doesn't start if
+    /// `shared_preload_libraries` names a missing one.
     fn has_library(&self, name: &str) -> bool {
         let file = format!("{name}.so");
         let beside = self.bin.join("../lib");
@@ -83,7 +84,7 @@ impl Postgres {
 
 impl Recipe for Postgres {
     const NAME: &'static str = "postgres";
-    /// "Fast": ends the sessions instead of waiting for them.
+    /// "Fast" shutdown: ends sessions instead of waiting for them.
     const STOP: Signal = Signal::INT;
 
     fn url(&self) -> Url {
@@ -99,9 +100,10 @@ impl Recipe for Postgres {
             say("creating a PostgreSQL database");
             self.create().await?;
         }
-        // PostgreSQL refuses to start while the pid noted there exists, be it a
-        // zombie's that nobody reaps or, after a reboot, somebody else's. We
-        // hold the folder's lock and have found no PostgreSQL in it.
+        // PostgreSQL refuses to start while a process with the id in this file
+        // exists: perhaps a zombie, or after a reboot an unrelated process. We hold
+        // the folder's lock and have found no PostgreSQL in it, so the file is
+        // stale.
         let _ = fs::remove_file(self.data.join("postmaster.pid"));
         Ok(())
     }
@@ -114,7 +116,8 @@ impl Recipe for Postgres {
             format!("fsync={}", if self.fsync { "on" } else { "off" }),
             "shared_buffers=256MB".to_owned(),
             "max_connections=300".to_owned(),
-            // In the data folder, not in /dev/shm, where a killed one's stays.
+            // In the data folder. In /dev/shm, the memory of a killed server would
+            // stay.
             "dynamic_shared_memory_type=mmap".to_owned(),
             "log_line_prefix=%m [%p] %d ".to_owned(),
         ];
@@ -139,17 +142,17 @@ impl Recipe for Postgres {
 }
 
 impl Server<Postgres> {
-    /// The URL of one database of this server. It must exist, or be created by
-    /// the caller: there is only `posthorn` (and `postgres`).
+    /// The URL of one database of this server. Only `posthorn` (and `postgres`)
+    /// exist; the caller must create others.
     #[must_use]
     pub fn database_url(&self, database: &str) -> String {
         self.url_with_path(database)
     }
 }
 
-/// Whether a session is let in. While it recovers after a crash PostgreSQL
-/// accepts connections and answers `SSLRequest`, but refuses sessions (57P03);
-/// so this sends a real startup packet.
+/// Whether a session is accepted. While PostgreSQL recovers after a crash it accepts
+/// connections and answers `SSLRequest`, but refuses sessions (57P03). So this sends
+/// a real startup packet.
 async fn accepts_sessions(port: u16) -> std::io::Result<bool> {
     let parameters = b"user\0posthorn\0database\0postgres\0\0";
     let mut packet = Vec::new();

@@ -1,10 +1,10 @@
 //! Which processes are ours, signals to them, and what they have used.
 //!
-//! A process is ours when its environment holds the mark of our folder, which
-//! is random and only ever given to what we start. PostgreSQL's children paint
-//! over their environment to show a title in `ps`: those are known by running
-//! a binary called `postgres` *in* our data folder. Nothing else is signalled,
-//! whatever a pid file says.
+//! A process is ours when its environment contains the mark of our folder. The mark is
+//! random and is given only to processes that we start. PostgreSQL's child processes
+//! overwrite their environment to show a title in `ps`. Those are recognised by their
+//! binary, `postgres`, together with their working directory, our data folder. Nothing
+//! else gets a signal, whatever a pid file says.
 
 use std::collections::HashSet;
 use std::fs;
@@ -17,20 +17,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// The variable whose value tells one folder's processes from all others.
+/// The environment variable with the mark of the folder.
 pub(super) const PAIR: &str = "POSTHORN_PAIR";
-/// The variable that says which server a process belongs to.
+/// The environment variable with the name of the server.
 pub(super) const SERVER: &str = "POSTHORN_PAIR_SERVER";
 
-/// How long killed processes may take to be gone: one that waits for a slow
-/// disk cannot go earlier.
+/// How long killed processes may take to disappear. A process that waits for a slow
+/// disk ends only afterwards.
 const GONE_WITHIN: Duration = Duration::from_secs(20);
 
-/// A set of processes of ours, looked up afresh each time.
+/// A set of our processes, looked up again each time.
 #[derive(Clone, Debug)]
 pub(super) struct Family {
     marks: Vec<Vec<u8>>,
-    /// The folder that holds PostgreSQL's data folder, if that is included.
+    /// The folder above PostgreSQL's data folder, if PostgreSQL is included.
     postgres: Option<PathBuf>,
 }
 
@@ -41,7 +41,7 @@ impl Family {
         Self { marks, postgres }
     }
 
-    /// All that run now. A zombie does not count: it is nothing but a number.
+    /// All processes that run now. Zombies don't count.
     pub(super) fn pids(&self) -> Vec<Pid> {
         let data: HashSet<(u64, u64)> = self
             .postgres
@@ -79,13 +79,13 @@ fn is_postgres_in(pid: Pid, data: &HashSet<(u64, u64)>) -> bool {
         .is_ok_and(|folder| data.contains(&(folder.dev(), folder.ino())));
     in_data
         && fs::read_link(proc(pid).join("exe")).is_ok_and(|binary| {
-            // "(deleted)" follows the name when the package was upgraded.
+            // The name ends with "(deleted)" after the package was upgraded.
             let name = binary.file_name().unwrap_or_default().to_string_lossy();
             name.trim_end_matches(" (deleted)") == "postgres"
         })
 }
 
-/// Signals one process; that it has ended already is no error.
+/// Signals a process. It isn't an error if the process has ended.
 pub(super) fn signal(pid: Pid, signal: Signal) -> anyhow::Result<()> {
     match kill_process(pid, signal) {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
@@ -93,8 +93,8 @@ pub(super) fn signal(pid: Pid, signal: Signal) -> anyhow::Result<()> {
     }
 }
 
-/// Kills the whole family and blocks until nobody is left and `children`, our
-/// direct ones, are reaped.
+/// Kills the whole family. Returns when no process is left and `children`, our
+/// direct children, are reaped.
 pub(super) fn kill_all(
     family: &Family,
     children: impl FnOnce() -> Vec<Child>,
@@ -102,7 +102,7 @@ pub(super) fn kill_all(
     let mut children = children();
     let deadline = Instant::now() + GONE_WITHIN;
     loop {
-        // One that has not reached its `exec` yet carries no mark.
+        // A child that hasn't reached its `exec` yet carries no mark.
         for child in &mut children {
             let _ = child.kill();
         }
@@ -121,7 +121,7 @@ pub(super) fn kill_all(
     }
 }
 
-/// Stops the family until [`resume_all`], including who is born meanwhile.
+/// Stops the family until [`resume_all`], including processes that start meanwhile.
 pub(super) fn pause_all(family: &Family) -> anyhow::Result<()> {
     let mut stopped = HashSet::new();
     loop {
@@ -140,7 +140,7 @@ pub(super) fn pause_all(family: &Family) -> anyhow::Result<()> {
     }
 }
 
-/// Lets a paused family go on.
+/// Continues a stopped family.
 pub(super) fn resume_all(family: &Family) -> anyhow::Result<()> {
     family
         .pids()
@@ -152,7 +152,7 @@ pub(super) fn resume_all(family: &Family) -> anyhow::Result<()> {
 /// for: `utime stime cutime cstime`, fields 14 to 17 of `/proc/<pid>/stat`.
 pub(super) fn cpu_seconds(pid: Pid) -> f64 {
     let stat = fs::read_to_string(proc(pid).join("stat")).unwrap_or_default();
-    // The name, field 2, may hold anything, but ends at the last parenthesis.
+    // The name (field 2) may contain anything, but ends at the last parenthesis.
     let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let ticks: u64 = fields
         .split_whitespace()
@@ -165,12 +165,12 @@ pub(super) fn cpu_seconds(pid: Pid) -> f64 {
     seconds
 }
 
-/// The most memory that the process has had resident at once.
+/// The highest resident memory of the process so far.
 pub(super) fn peak_rss_bytes(pid: Pid) -> u64 {
     kilobytes(&proc(pid).join("status"), "VmHWM:")
 }
 
-/// Its present memory, with its share of what it shares.
+/// The memory of the process now, with its share of shared memory.
 pub(super) fn pss_bytes(pid: Pid) -> u64 {
     kilobytes(&proc(pid).join("smaps_rollup"), "Pss:")
 }

@@ -1,9 +1,9 @@
 //! The private RabbitMQ: one node, no plugins, its own port mapper (`epmd`).
 //!
-//! Users and vhosts come from a definitions file that the node reads before it
-//! listens: who can connect finds them all. The main process is Erlang's VM
-//! itself, not the script around it. The node starts `epmd` as a daemon, which
-//! never ends by itself and is known by its mark like everything else.
+//! The node reads users and virtual hosts from a definitions file before it listens. So
+//! a client that can connect finds all of them. The main process is Erlang's virtual
+//! machine itself, not the script around it. The node starts `epmd` as a daemon, which
+//! never ends by itself; it is recognised by its mark like every other process.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -25,15 +25,16 @@ use super::binaries;
 use super::home::Home;
 use super::server::{Recipe, Server};
 
-/// No busy waiting: two cores are shared with what is measured. Distribution,
-/// which runs code for whoever knows the cookie, on loopback only.
+/// No busy waiting, because the system under test uses the same cores. Erlang's
+/// distribution listens on loopback only: it runs code for everybody who knows the
+/// cookie.
 const ERLANG: &str = "+sbwt none +sbwtdcpu none +sbwtdio none \
                       -kernel inet_dist_use_interface {127,0,0,1}";
 
-/// What Posthorn asks of any RabbitMQ.
+/// The settings that Posthorn needs of RabbitMQ.
 const RECOMMENDED: &str = include_str!("../../../deploy/rabbitmq.conf");
 
-/// How a private RabbitMQ is made and run.
+/// How to create and run a private RabbitMQ.
 pub struct RabbitMq {
     home: Arc<Home>,
     folder: PathBuf,
@@ -57,7 +58,7 @@ impl RabbitMq {
     fn settings(&self) -> String {
         let mut settings = String::new();
         let mut set = |name: &str, value: &str| {
-            // Cannot fail: it writes to memory.
+            // Can't fail: this writes to memory.
             let _ = writeln!(settings, "{name} = {value}");
         };
         set(
@@ -100,13 +101,14 @@ impl RabbitMq {
         .to_string()
     }
 
-    /// A script of RabbitMQ, told where everything is. Also where nothing is,
-    /// or it would read the system's files.
+    /// Runs one of RabbitMQ's scripts, with the location of every file. Files that
+    /// don't exist are named too, because the script would read the system's files
+    /// instead.
     fn script(&self, name: &str, server: Option<&str>) -> Command {
         let ports = self.home.ports();
         let mut command = self.home.command(&self.scripts.join(name), server);
         command
-            // For the cookie.
+            // The cookie is in HOME.
             .env("HOME", &self.folder)
             .current_dir(&self.folder)
             .env("RABBITMQ_NODENAME", &self.home.memory().node)
@@ -116,7 +118,7 @@ impl RabbitMq {
             .env("ERL_CRASH_DUMP_SECONDS", "0")
             .env("RABBITMQ_MNESIA_BASE", self.data())
             .env("RABBITMQ_LOG_BASE", self.folder.join("log"))
-            // Standard output, which is our log file.
+            // Standard output, which goes to our log file.
             .env("RABBITMQ_LOGS", "-")
             .env("RABBITMQ_PID_FILE", self.folder.join("pid"))
             .env("RABBITMQ_CONFIG_FILE", self.folder.join("rabbitmq.conf"))
@@ -132,8 +134,8 @@ impl RabbitMq {
             )
             .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", ERLANG)
             .env("RABBITMQ_CTL_ERL_ARGS", ERLANG)
-            // Makes the script become the VM. It would else stay in front of
-            // it and answer signals with a slow `rabbitmqctl`.
+            // Makes the script `exec` the Erlang VM. Otherwise it would stay as its
+            // parent and handle signals with a slow `rabbitmqctl`.
             .env("RUNNING_UNDER_SYSTEMD", "true");
         command
     }
@@ -157,7 +159,7 @@ impl Recipe for RabbitMq {
         self.home
             .write("rabbitmq/definitions.json", &self.definitions())?;
         self.home.write("rabbitmq/enabled_plugins", "[].\n")?;
-        // A first start that was cut off leaves a database half made.
+        // An interrupted first start leaves an incomplete database.
         if self.data().exists() && !self.data().join("complete").exists() {
             fs::remove_dir_all(self.data()).context("deleting an unfinished RabbitMQ database")?;
         }
@@ -192,13 +194,13 @@ impl Server<RabbitMq> {
         self.url_with_path(vhost)
     }
 
-    /// Makes `kill` lose no queue declared so far; takes as long as
+    /// Makes sure that a kill loses no queue declared so far. Takes as long as
     /// `rabbitmqctl`.
     ///
     /// RabbitMQ (3.10.8 at least) confirms a quorum queue's declaration, and
-    /// messages in it, up to 3 s before the queue's name is on disk: the write
-    /// cache of Erlang's `dets`. Killed before that, it comes up with a queue
-    /// that has lost them and answers nothing. A queue older than that keeps
+    /// messages in it, up to 3 s before the queue's name is on disk, because of the
+    /// write cache of Erlang's `dets`. If it is killed before that, it starts with a
+    /// queue that has lost its messages and answers nothing. An older queue keeps
     /// every confirmed message.
     pub async fn flush_declarations(&self) -> anyhow::Result<()> {
         let flush = "[dets:sync(T) || T <- dets:all()], ok.";
@@ -230,7 +232,7 @@ impl Server<RabbitMq> {
     }
 }
 
-/// Whether a protocol header is answered with `Connection.Start`: a method
+/// Whether the server answers a protocol header with `Connection.Start`: a method
 /// frame on channel 0, class 10, method 10.
 async fn greets(port: u16) -> std::io::Result<bool> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;

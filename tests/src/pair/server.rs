@@ -1,10 +1,11 @@
 //! One server of the pair: start, stop, kill, pause, measure.
 //!
-//! The same for both; what is particular to one is its [`Recipe`]. A server that
-//! was given by its URL has no recipe: everything but its URLs is an error.
+//! This code is the same for both servers. What is specific to one is its [`Recipe`]. An
+//! external server, one that was given by its URL, has no recipe: everything except
+//! reading its URLs is an error.
 //!
-//! A server is not one process but a family (`process`), and all of it is
-//! killed, paused and measured.
+//! A server is a family of processes (`process`). All of them are killed, paused and
+//! measured together.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
@@ -21,29 +22,28 @@ use super::Progress;
 use super::home::Home;
 use super::process::{self, Family};
 
-/// Until a server answers, and until it has stopped.
+/// How long a server may take to answer, or to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A log longer than this is begun anew at the next start.
+/// A longer log is started anew at the next start.
 const LONGEST_LOG: u64 = 32 << 20;
 
-/// What is particular to PostgreSQL or to RabbitMQ.
+/// What is specific to PostgreSQL or to RabbitMQ.
 pub trait Recipe: Send + Sync + 'static {
-    /// Its folder, its mark and its name in messages.
+    /// The name of the server's folder and mark, also used in messages.
     const NAME: &'static str;
-    /// Asks the main process for an orderly shutdown.
+    /// The signal for an orderly shutdown of the main process.
     const STOP: Signal;
 
-    /// Where clients reach it.
     fn url(&self) -> Url;
-    /// What it stores: deleted by `wipe`.
+    /// The data folder, which `wipe` deletes.
     fn data(&self) -> PathBuf;
-    /// Everything that has to exist before `command` runs.
+    /// Creates everything that has to exist before `command` runs.
     fn prepare(&self, say: &Progress) -> impl Future<Output = anyhow::Result<()>> + Send;
-    /// Runs the server in the foreground.
+    /// The command that runs the server in the foreground.
     fn command(&self) -> Command;
-    /// Whether it speaks its protocol by now.
+    /// Whether the server speaks its protocol already.
     fn answers(&self) -> impl Future<Output = bool> + Send;
-    /// Notes that a start on this data went through.
+    /// Records that the server has started on this data.
     fn started(&self) -> anyhow::Result<()> {
         Ok(())
     }
@@ -59,10 +59,10 @@ struct Private<R> {
     recipe: R,
     family: Family,
     log: PathBuf,
-    /// The main process. Its parent is us, so it is us who must reap it.
+    /// The main process, our child. We have to reap it.
     child: Mutex<Option<Child>>,
     say: Progress,
-    // Holds the folder's lock.
+    // Keeps the folder locked.
     _home: Arc<Home>,
 }
 
@@ -85,13 +85,13 @@ impl<R: Recipe> Server<R> {
         }
     }
 
-    /// Whether it was given by its URL, and so is not ours to start or signal.
+    /// Whether the server was given by its URL. Then we never start or signal it.
     #[must_use]
     pub fn is_external(&self) -> bool {
         self.private.is_none()
     }
 
-    /// Where clients reach it: its default vhost or database.
+    /// The URL of the default vhost or database.
     #[must_use]
     pub fn url(&self) -> &str {
         self.url.as_str()
@@ -100,25 +100,24 @@ impl<R: Recipe> Server<R> {
     /// The same server's URL with another vhost or database.
     pub(super) fn url_with_path(&self, name: &str) -> String {
         let mut url = self.url.clone();
-        // Cannot fail: a URL with a host has a path.
+        // Can't fail: a URL with a host has a path.
         if let Ok(mut path) = url.path_segments_mut() {
             path.clear().push(name);
         }
         url.into()
     }
 
-    /// Where it logs to.
     pub fn log(&self) -> anyhow::Result<&Path> {
         Ok(&self.ours()?.log)
     }
 
-    /// Starts it after `kill` or `stop`, on the same port and data, and waits
-    /// until it answers: at most 60 s.
+    /// Starts the server after `kill` or `stop`, on the same port and data. Waits at
+    /// most 60 s for it to answer.
     pub async fn start_again(&self) -> anyhow::Result<()> {
         self.ours()?.start().await
     }
 
-    /// Waits until it answers, and starts it again if it has given up.
+    /// Waits until the server answers, and starts it again if it has stopped.
     pub async fn recover(&self) -> anyhow::Result<()> {
         let server = self.ours()?;
         let begun = Instant::now();
@@ -135,34 +134,35 @@ impl<R: Recipe> Server<R> {
         }
     }
 
-    /// Stops it in good order and starts it again.
+    /// Stops the server in order and starts it again.
     pub async fn restart(&self) -> anyhow::Result<()> {
         let server = self.ours()?;
         server.stop().await?;
         server.start().await
     }
 
-    /// Shuts it down in good order: at most 60 s, then it is killed.
+    /// Shuts the server down in order. If that takes more than 60 s, it is killed.
     pub async fn stop(&self) -> anyhow::Result<()> {
         self.ours()?.stop().await
     }
 
-    /// `SIGKILL` to all of its processes; returns when all are gone.
+    /// Sends `SIGKILL` to all of its processes and waits until they are gone.
     pub async fn kill(&self) -> anyhow::Result<()> {
         self.ours()?.kill().await
     }
 
-    /// `SIGSTOP` to all of its processes: connections stay open, nothing answers.
+    /// Sends `SIGSTOP` to all of its processes: connections stay open, nothing
+    /// answers.
     pub fn pause(&self) -> anyhow::Result<()> {
         process::pause_all(&self.ours()?.family)
     }
 
-    /// Ends a `pause`.
+    /// Ends [`Server::pause`].
     pub fn resume(&self) -> anyhow::Result<()> {
         process::resume_all(&self.ours()?.family)
     }
 
-    /// Kills it, deletes all that it stored, and starts it empty.
+    /// Kills the server, deletes its data, and starts it empty.
     pub async fn wipe(&self) -> anyhow::Result<()> {
         let server = self.ours()?;
         server.kill().await?;
@@ -171,7 +171,7 @@ impl<R: Recipe> Server<R> {
         server.start().await
     }
 
-    /// All of its processes, the main one and its children.
+    /// The ids of all its processes.
     pub fn pids(&self) -> anyhow::Result<Vec<u32>> {
         Ok(self
             .processes()?
@@ -180,8 +180,8 @@ impl<R: Recipe> Server<R> {
             .collect())
     }
 
-    /// Processor time used since its last start, user and system, including
-    /// what ended children had used.
+    /// Processor time since the last start, user and system, including ended child
+    /// processes.
     pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
         Ok(self
             .processes()?
@@ -190,9 +190,9 @@ impl<R: Recipe> Server<R> {
             .sum())
     }
 
-    /// The sum of what each process, of those that run now, had resident at
-    /// its peak. For PostgreSQL an upper bound: each of its processes counts the
-    /// shared buffers that it has touched.
+    /// The sum of the peak resident memory of its running processes. For PostgreSQL
+    /// this is an upper bound: each process counts the shared buffers that it has
+    /// touched.
     pub fn peak_rss_bytes(&self) -> anyhow::Result<u64> {
         Ok(self
             .processes()?
@@ -201,12 +201,12 @@ impl<R: Recipe> Server<R> {
             .sum())
     }
 
-    /// The memory it has now, with what its processes share counted once (PSS).
+    /// The memory that it has now. Shared memory is counted once (PSS).
     pub fn memory_bytes(&self) -> anyhow::Result<u64> {
         Ok(self.processes()?.into_iter().map(process::pss_bytes).sum())
     }
 
-    /// That its main process ended without having been told to, if it did.
+    /// An error if the main process ended by itself.
     pub(super) fn death(&self) -> Option<anyhow::Error> {
         let server = self.private.as_ref()?;
         let status = match server.child().as_mut()?.try_wait() {
@@ -300,7 +300,7 @@ impl<R: Recipe> Private<R> {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let in_time = begun.elapsed() < PATIENCE;
-        // What does not end by itself: Erlang's port mapper.
+        // Erlang's port mapper doesn't end by itself.
         self.kill().await?;
         if in_time {
             return Ok(());
@@ -319,7 +319,7 @@ impl<R: Recipe> Private<R> {
         .with_context(|| format!("killing {}", R::NAME))
     }
 
-    /// Whether the main process is gone. Reaps it if so.
+    /// Whether the main process has ended. Reaps it if so.
     fn has_ended(&self) -> bool {
         match self.child().as_mut() {
             Some(child) => !matches!(child.try_wait(), Ok(None)),
@@ -328,7 +328,8 @@ impl<R: Recipe> Private<R> {
     }
 
     fn child(&self) -> MutexGuard<'_, Option<Child>> {
-        // Holders only move a value: a panic cannot leave it half changed.
+        // The lock's holders only move a value, so a panic can't leave it half
+        // changed.
         self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -354,13 +355,14 @@ impl<R: Recipe> Drop for Server<R> {
     fn drop(&mut self) {
         if let Some(server) = &self.private {
             let child = server.child().take();
-            // Nobody to tell: the watchdog tries next, then the next start.
+            // There is nobody to report an error to. The watchdog tries again, then
+            // the next start.
             let _ = process::kill_all(&server.family, || child.into_iter().collect());
         }
     }
 }
 
-/// The last 4 KiB.
+/// The last 4 KiB of the file.
 fn tail(path: &Path) -> anyhow::Result<String> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();

@@ -1,7 +1,7 @@
-//! Who the servers run as. Both refuse, or should refuse, to be root.
+//! The user that the servers run as. Both servers refuse, or should refuse, to run as root.
 //!
-//! Root becomes the owner of the data when that is somebody else, or else the
-//! system user `postgres` or `nobody`; anybody else stays himself.
+//! Root switches to the owner of the data if that is another user, or else to the
+//! system user `postgres` or `nobody`. Every other user stays the same.
 
 use std::fs::{self, Metadata};
 use std::io::ErrorKind;
@@ -15,12 +15,12 @@ use anyhow::{Context, bail};
 pub(super) struct User {
     pub(super) uid: u32,
     pub(super) gid: u32,
-    /// We are root, so files have to be given to that user.
+    /// We are root, so files have to be given to this user.
     root: bool,
 }
 
 impl User {
-    /// Who runs servers whose data is, or will be, in `folder`.
+    /// The user for servers whose data is, or will be, in `folder`.
     pub(super) fn for_servers(folder: &Path) -> anyhow::Result<Self> {
         let (uid, gid) = (
             rustix::process::geteuid().as_raw(),
@@ -44,7 +44,7 @@ impl User {
         })
     }
 
-    /// The ids to change to, when there is a change to make.
+    /// The ids to switch to, if a switch is needed.
     pub(super) fn change(self) -> Option<(u32, u32)> {
         self.root.then_some((self.uid, self.gid))
     }
@@ -58,8 +58,8 @@ impl User {
         Ok(())
     }
 
-    /// Whether this user may pass through all folders above `path`. By the
-    /// permission bits alone: an ACL that grants more is not seen.
+    /// Whether this user may enter all folders above `path`. Only the permission
+    /// bits are checked, not ACLs.
     pub(super) fn reaches(self, path: &Path) -> bool {
         path.ancestors()
             .skip(1)
@@ -67,7 +67,7 @@ impl User {
             .all(|ancestor| fs::metadata(ancestor).is_ok_and(|found| self.may_enter(&found)))
     }
 
-    /// Whether this user may pass through the folder.
+    /// Whether this user may enter the folder.
     pub(super) fn may_enter(self, folder: &Metadata) -> bool {
         let execute = if folder.uid() == self.uid {
             0o100

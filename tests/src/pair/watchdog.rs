@@ -1,13 +1,13 @@
-//! Ends the servers when their owner is gone, however it went.
+//! Ends the servers when their owner has ended, however it ended.
 //!
-//! A shell waits on a pipe whose other end only the owner has: the kernel closes
-//! that even for `kill -9`. Not `PR_SET_PDEATHSIG`: it fires when the *thread*
-//! that started a server ends, as runtimes' threads do; it does not pass on to
-//! children; and PostgreSQL's and Erlang's leave their process group as well.
+//! A shell waits on a pipe whose other end only the owner has. The kernel closes
+//! that end even after `kill -9`. `PR_SET_PDEATHSIG` would not do: it fires when the *thread*
+//! that started a server ends, and runtimes end threads; children don't inherit it;
+//! and the child processes of PostgreSQL and Erlang leave their process group as well.
 //!
-//! It runs as the servers' user, so it could not signal anything else's
-//! processes, and looks for them by the rules of `process`. Its standard output
-//! is the folder's lock: nobody starts servers there before it has ended.
+//! The watchdog runs as the servers' user, so it can't signal processes of other users. It
+//! finds the servers by the rules of `process`. Its standard output is the folder's lock:
+//! no servers start there before the watchdog has ended.
 
 use std::path::Path;
 use std::process::{Child, ChildStdin, Stdio};
@@ -19,11 +19,11 @@ use anyhow::Context;
 use super::home::Home;
 use super::process;
 
-/// `$1`: the mark; `$2`: the folder above PostgreSQL's data folders.
+/// The arguments: `$1` is the mark, `$2` the folder above PostgreSQL's data folders.
 ///
-/// `-ef`: the same folder, by device and inode. A killed PostgreSQL leaves a
-/// SysV shared memory segment of 56 bytes, noted on line 7 of `postmaster.pid`;
-/// the next start on the same data would remove it, but might never come.
+/// `-ef` compares folders by device and inode. A killed PostgreSQL leaves a SysV
+/// shared memory segment of 56 bytes, whose id is on line 7 of `postmaster.pid`. The
+/// next start on the same data would remove it, but there may be none.
 const SCRIPT: &str = r#"
 trap '' HUP INT TERM
 while read -r _; do :; done
@@ -54,10 +54,9 @@ done
 exit 0
 "#;
 
-/// The watchdog of one pair.
 pub(super) struct Watchdog {
     shell: Child,
-    /// Closing it is the signal.
+    /// Closing it tells the watchdog to work.
     leash: Option<ChildStdin>,
 }
 
@@ -76,10 +75,10 @@ impl Watchdog {
         Ok(Self { shell, leash })
     }
 
-    /// Lets it look for leftovers once more and end.
+    /// Tells the watchdog to look for leftovers once more and to end.
     pub(super) async fn dismiss(mut self) {
         self.leash = None;
-        // Ten seconds of looking, at the very most.
+        // Ten seconds at the very most.
         for _ in 0..1200 {
             if !matches!(self.shell.try_wait(), Ok(None)) {
                 return;

@@ -1,6 +1,6 @@
-// What customers of five systems run to verify a webhook, in JavaScript.
+// The verification code of receivers of five systems, in JavaScript.
 //
-// Reads a list of {system, secret, headers, body (base64)} and answers, for
+// Reads a list of {system, secret, headers, body (base64)} and prints, for
 // each, which checks accept it.
 
 const crypto = require('crypto');

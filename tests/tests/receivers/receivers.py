@@ -1,6 +1,6 @@
-# What customers of five systems run to verify a webhook, in Python.
+# The verification code of receivers of five systems, in Python.
 #
-# Reads a list of {system, secret, headers, body (base64)} and answers, for each,
+# Reads a list of {system, secret, headers, body (base64)} and prints, for each,
 # which checks accept it.
 
 import base64

@@ -1,4 +1,4 @@
-//! The guard against lapin's own parser.
+//! Compares the guard with lapin's own parser.
 
 use amq_protocol::frame::AMQPFrame;
 use amq_protocol::frame::parsing::parse_frame;
@@ -57,12 +57,11 @@ fn header(channel: u16, body: u64, properties: &[u8]) -> Vec<u8> {
     frame(HEADER, channel, &rest.concat())
 }
 
-/// Properties with only these headers.
 fn headers(table: &[u8]) -> Vec<u8> {
     [&[0x20, 0], &long(table)[..]].concat()
 }
 
-/// A header table of so many levels, by tables and arrays in turn.
+/// A header table with this many levels: tables and arrays alternate.
 fn nested(levels: usize) -> Vec<u8> {
     let mut inner = Vec::new();
     for level in (1..levels).rev() {
@@ -78,7 +77,7 @@ fn nested(levels: usize) -> Vec<u8> {
     inner
 }
 
-/// What comes out, however it is cut up on its way in.
+/// The guard's output for this input, cut into pieces at these places.
 fn guarded(input: &[u8], cuts: &[usize]) -> Vec<u8> {
     let mut guard = Guard::new(MARKER, None, Arc::default());
     let mut output = Vec::new();
@@ -92,7 +91,7 @@ fn guarded(input: &[u8], cuts: &[usize]) -> Vec<u8> {
     output
 }
 
-/// The frames as lapin reads them, and how long each is.
+/// The frames as lapin's parser reads them, and the length of each.
 fn parsed(mut bytes: &[u8]) -> Vec<(AMQPFrame, usize)> {
     let mut frames = Vec::new();
     while !bytes.is_empty() {
@@ -103,7 +102,7 @@ fn parsed(mut bytes: &[u8]) -> Vec<(AMQPFrame, usize)> {
     frames
 }
 
-/// Why a header was replaced; `None` if it wasn't.
+/// The reason why a header was replaced; `None` if it wasn't.
 fn why(frame: &AMQPFrame) -> Option<String> {
     let AMQPFrame::Header(_, header) = frame else {
         panic!("{frame:?} is no header");
@@ -123,7 +122,7 @@ fn one(properties: &[u8]) -> Option<String> {
     why(&parsed(&guarded(&input, &[]))[1].0)
 }
 
-/// A value of a table: any type, small, and sometimes nested.
+/// A value of any type in a table: small, and sometimes nested.
 fn value() -> impl Strategy<Value = Vec<u8>> {
     let fixed = |kinds: &'static [u8], size: usize| {
         (prop::sample::select(kinds), vec(any::<u8>(), size))
@@ -157,7 +156,7 @@ fn table(fields: &[(String, Vec<u8>)]) -> Vec<u8> {
         .collect()
 }
 
-/// Properties, each of which may be there; texts are made by `text`.
+/// Properties, each of which may be present; `text` generates the texts.
 fn properties(text: impl Strategy<Value = Vec<u8>> + Clone) -> impl Strategy<Value = Vec<u8>> {
     let texts = vec(text, 14);
     let fields = vec((".{0,8}", value()), 0..4);
@@ -187,7 +186,7 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> + Clone {
     prop_oneof![2 => utf8(), 1 => vec(any::<u8>(), 0..40)]
 }
 
-/// Properties that are well made, bent, too large or none at all.
+/// Properties that are valid, damaged, too large or absent.
 fn hostile() -> impl Strategy<Value = Vec<u8>> {
     let bent = (
         properties(bytes()),
@@ -235,7 +234,7 @@ fn stream(messages: &[Message]) -> Vec<u8> {
 
 proptest! {
     #[test]
-    fn what_is_well_formed_comes_out_byte_for_byte(
+    fn well_formed_frames_pass_unchanged(
         messages in messages(utf8(), properties(utf8())), cuts in vec(0usize..60, 0..40),
     ) {
         let input = stream(&messages);
@@ -245,7 +244,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_a_producer_wrote_the_client_reads_every_frame_and_every_body(
+    fn the_client_reads_every_frame_and_body_whatever_a_producer_wrote(
         messages in messages(bytes(), hostile()), cuts in vec(0usize..60, 0..40),
     ) {
         let output = guarded(&stream(&messages), &cuts);
@@ -337,7 +336,7 @@ proptest! {
 
 #[test]
 fn the_deepest_headers_fit_the_clients_stack_and_deeper_ones_are_set_aside() {
-    // As large as the stack of lapin's own thread.
+    // The same size as the stack of lapin's own thread.
     let client = std::thread::Builder::new().stack_size(2 * 1024 * 1024);
     let client = client.spawn(|| {
         assert_eq!(one(&headers(&nested(MAX_DEPTH))), None);
@@ -350,7 +349,7 @@ fn the_deepest_headers_fit_the_clients_stack_and_deeper_ones_are_set_aside() {
 }
 
 #[test]
-fn headers_that_would_fill_the_clients_memory_are_set_aside() {
+fn headers_that_would_fill_the_clients_memory_are_replaced() {
     let many = |count: usize| headers(&[&[1, b'a', b'A'], &long(&vec![b'V'; count])[..]].concat());
     // One of them is the array itself.
     assert_eq!(one(&many(MAX_VALUES - 1)), None);
@@ -392,7 +391,7 @@ fn the_lower_limit_of_the_client_and_the_broker_holds() {
 }
 
 #[test]
-fn a_key_that_is_no_text_is_kept_as_it_was_for_its_message_alone() {
+fn a_routing_key_that_is_not_utf_8_is_kept_for_its_own_message_only() {
     let bad = b"acme.\xFF\xFEorder";
     let input = [
         deliver(1, 1, b"e", bad),
@@ -413,6 +412,6 @@ fn a_key_that_is_no_text_is_kept_as_it_was_for_its_message_alone() {
     let mut delivery =
         lapin::message::Delivery::mock(1, "e".into(), "acme.??order".into(), false, Vec::new());
     delivery.properties = marked.properties.clone();
-    // By another name it is nobody's but its producer's.
+    // A header with another name is the producer's.
     assert_eq!(crate::amqp::Unreadable::of(&delivery), None);
 }

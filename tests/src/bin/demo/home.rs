@@ -1,10 +1,10 @@
-//! `.posthorn/`: what `make run` keeps for the next one.
+//! `.posthorn/`: the folder that `make run` keeps for the next run.
 //!
 //! | | |
 //! |---|---|
 //! | `servers/` | the data of RabbitMQ and PostgreSQL, see `harness::pair` |
-//! | `logs/` | of Posthorn's processes, of the last run |
-//! | `master-key`, `admin-token`, `token`, `webhook-secret` | secrets, for their owner alone |
+//! | `logs/` | the logs of Posthorn's processes, of the last run |
+//! | `master-key`, `admin-token`, `token`, `webhook-secret` | secrets, readable by their owner only |
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -13,39 +13,38 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-/// In the checkout, where `make` runs this.
+/// In the checkout. `make` runs this program there.
 const FOLDER: &str = ".posthorn";
 
-/// The folder.
 pub(crate) struct Home;
 
 impl Home {
-    /// Finds or makes it.
+    /// Finds or creates the folder.
     pub(crate) fn open() -> anyhow::Result<Self> {
         fs::create_dir_all(Path::new(FOLDER).join("logs"))
             .with_context(|| format!("creating {FOLDER}"))?;
         Ok(Self)
     }
 
-    /// Where something of this name is.
+    /// The path of a file with this name.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         Path::new(FOLDER).join(name)
     }
 
-    /// The log of a process, begun anew.
+    /// An empty log file for a process.
     pub(crate) fn new_log(&self, process: &str) -> anyhow::Result<PathBuf> {
         let path = std::path::absolute(self.path(&format!("logs/{process}.log")))?;
         File::create(&path).with_context(|| format!("creating {}", path.display()))?;
         Ok(path)
     }
 
-    /// A secret, if it is known.
+    /// A secret, if it exists.
     pub(crate) fn secret(&self, name: &str) -> Option<String> {
         let text = fs::read_to_string(self.path(name)).ok()?;
         Some(text.trim().to_owned()).filter(|secret| !secret.is_empty())
     }
 
-    /// A secret, made on the first run.
+    /// A secret that is generated in the first run.
     pub(crate) fn secret_or(
         &self,
         name: &str,
@@ -57,7 +56,7 @@ impl Home {
         }
     }
 
-    /// Keeps a secret.
+    /// Stores a secret.
     pub(crate) fn keep(&self, name: &str, secret: String) -> anyhow::Result<String> {
         let path = self.path(name);
         OpenOptions::new()

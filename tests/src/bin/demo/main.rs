@@ -1,16 +1,16 @@
-//! `make run`: all of Posthorn on this machine, with something to see.
+//! `make run`: all of Posthorn on this machine, with a demonstration.
 //!
-//! Starts a private RabbitMQ and PostgreSQL (or takes those of `AMQP_URL` and
-//! `DATABASE_URL`), ingest, two dispatchers and an endpoint of its own; publishes
-//! a few events; shows them arriving; says where everything is; and stays until
-//! Ctrl-C. What it stored is there on the next run.
+//! It starts a private RabbitMQ and PostgreSQL (or uses those of `AMQP_URL` and
+//! `DATABASE_URL`), ingest, two dispatchers and a demo endpoint. It publishes a few
+//! events, shows them arriving, prints where everything is, and stays up until Ctrl-C. The
+//! stored data is there on the next run.
 //!
 //! | file | |
 //! |---|---|
 //! | `stage` | starts and stops the processes |
-//! | `home` | what is kept between runs |
-//! | `show` | the demonstration, through the front doors: AMQP and the API |
-//! | `shop` | the endpoint |
+//! | `home` | the folder that is kept between runs |
+//! | `show` | the demonstration, over AMQP and the API |
+//! | `shop` | the demo endpoint |
 //! | `readme` | runs README.md's commands |
 
 mod home;
@@ -61,7 +61,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     };
     let stopped = tokio::select! {
         stopped = stage.stop() => stopped,
-        // What still runs is killed when it is dropped.
+        // Processes that still run are killed when they are dropped.
         () = signals.next() => Err(anyhow::anyhow!("killed before everything had stopped")),
     };
     outcome.and(stopped)
@@ -84,7 +84,7 @@ async fn perform(stage: &mut Stage, once: bool) -> anyhow::Result<()> {
     }
 }
 
-/// What asks to stop.
+/// The signals that stop the program.
 struct Signals([Signal; 3]);
 
 impl Signals {

@@ -1,8 +1,8 @@
-//! README.md keeps its word: its first webhook is made here as written there.
+//! Runs the commands of README.md's first-webhook section and compares their output.
 //!
-//! The fenced `sh` blocks of one section are run in order; a `json` block after
-//! one says what comes out. An id in the page stands for the id that came out
-//! in its place: later blocks are read with that one.
+//! The fenced `sh` blocks of that section are run in order. A `json` block after one has
+//! the expected output. An id in the page stands for the id that this run printed in
+//! its place: later commands are run with the new id.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -24,12 +24,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, PartialEq)]
 struct Example {
     command: String,
-    /// What it prints.
+    /// Its expected output.
     output: Option<Value>,
 }
 
-/// Runs the section's commands. `known` says what is otherwise here than on the
-/// page, such as ports that were taken. Answers what stands for what in the end.
+/// Runs the section's commands. `known` has values that differ from the page, such
+/// as ports that were taken. Returns all values of this run by the values that they
+/// replace.
 pub(crate) async fn run(known: &[(String, String)]) -> anyhow::Result<BTreeMap<String, String>> {
     let page = std::fs::read_to_string(PAGE).with_context(|| format!("reading {PAGE}"))?;
     let mut stands_for: BTreeMap<String, String> = known.iter().cloned().collect();
@@ -48,7 +49,7 @@ async fn try_out(
     expected: Option<&Value>,
     stands_for: &mut BTreeMap<String, String>,
 ) -> anyhow::Result<()> {
-    // What only looks may be repeated until it sees what was to happen.
+    // A command that only reads may be repeated until it shows the expected output.
     let only_looks = !["-d ", "-X "].iter().any(|option| command.contains(option));
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -81,7 +82,7 @@ async fn try_out(
     }
 }
 
-/// The commands of the section, each with what the page shows below it.
+/// The section's commands, each with the output that the page shows below it.
 fn examples(page: &str) -> anyhow::Result<Vec<Example>> {
     let mut examples: Vec<Example> = Vec::new();
     let mut block: Option<(&str, String)> = None;
@@ -123,8 +124,8 @@ fn replaced(text: &str, stands_for: &BTreeMap<String, String>) -> String {
         })
 }
 
-/// Whether what the page shows was found, but for ids, which are learned, times
-/// and secrets. The page may leave members out.
+/// Whether the output is as on the page. Ids are learned; times and secrets may
+/// differ. The page may leave members out.
 fn compare(
     shown: &Value,
     found: &Value,
@@ -158,12 +159,12 @@ fn compare(
     }
 }
 
-/// Times and secrets.
+/// Whether the text is a time or a secret.
 fn varies(text: &str) -> bool {
     text.starts_with("whsec_") || OffsetDateTime::parse(text, &Rfc3339).is_ok()
 }
 
-/// A prefix and 26 characters, as `wh_01kb…`.
+/// Whether the text is a prefix and 26 characters, as `wh_01kb…`.
 fn is_id(text: &str) -> bool {
     text.split_once('_').is_some_and(|(prefix, suffix)| {
         prefix.bytes().all(|b| b.is_ascii_lowercase())
@@ -214,12 +215,12 @@ mod tests {
             replaced(&format!("curl /{ID}"), &stands_for),
             format!("curl /{OTHER}")
         );
-        // From now on it is that one and no other.
+        // From now on the id stands for this one and no other.
         assert!(compare(&json!(ID), &json!(ID), "", &mut stands_for).is_err());
     }
 
     #[test]
-    fn a_page_that_shows_something_else_is_found_out() {
+    fn a_page_with_other_output_is_reported() {
         for (shown, found) in [
             (json!({"status": "delivered"}), json!({"status": "queued"})),
             (json!({"a": 1, "b": 2}), json!({"a": 1})),

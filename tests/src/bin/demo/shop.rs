@@ -1,8 +1,8 @@
-//! The endpoint that events are delivered to: prints a line for each arrival,
-//! with whether its signature is right.
+//! The demo endpoint: prints a line for each delivery that arrives, with the result of
+//! verifying its signature.
 //!
-//! Not `harness::receiver`, which remembers everything for a test to look at:
-//! this one stays up for as long as somebody plays with it.
+//! `harness::receiver` would not do: it keeps every request in memory for a test to look
+//! at. This endpoint stays up for as long as somebody plays with it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,12 +21,12 @@ use tokio::task::JoinHandle;
 
 use crate::print::say;
 
-/// How long an event may take to arrive, its retry included.
+/// How long an event may take to arrive, including its retry.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How many arrivals are remembered.
+/// How many arrivals are kept.
 const REMEMBERED: usize = 1000;
 
-/// The running endpoint. Ends when dropped.
+/// The running endpoint. Stops when dropped.
 pub(crate) struct Shop {
     memory: Arc<Memory>,
     serving: JoinHandle<()>,
@@ -39,7 +39,7 @@ struct Memory {
     fails_once: Mutex<Option<String>>,
 }
 
-/// An arrival, in brief.
+/// The facts about an arrival that are kept.
 #[derive(Clone)]
 struct Seen {
     path: String,
@@ -49,7 +49,7 @@ struct Seen {
 }
 
 impl Shop {
-    /// Serves on this listener. What is signed with `secret` is verified.
+    /// Serves on this listener, and verifies signatures with `secret`.
     pub(crate) fn start(listener: TcpListener, secret: String) -> Self {
         let memory = Arc::new(Memory {
             secret,
@@ -58,7 +58,7 @@ impl Shop {
         });
         let router = Router::new().fallback(take).with_state(memory.clone());
         let serving = tokio::spawn(async move {
-            // Ends with the shop.
+            // Ends when the shop is dropped.
             let _ = axum::serve(listener, router).await;
         });
         Self { memory, serving }
@@ -69,8 +69,8 @@ impl Shop {
         *self.memory.failing() = Some(id.to_owned());
     }
 
-    /// Waits until this event has arrived at this path, verified, for the
-    /// `times`th time, and has been answered well.
+    /// Waits until this event has arrived at this path for the `times`th time, with
+    /// a valid signature, and was answered with success.
     pub(crate) async fn takes(&self, path: &str, id: &str, times: usize) -> anyhow::Result<()> {
         let mut recent = self.memory.recent.subscribe();
         let of_event = |recent: &VecDeque<Seen>| -> Vec<Seen> {
@@ -104,18 +104,19 @@ impl Drop for Shop {
 
 impl Memory {
     fn failing(&self) -> std::sync::MutexGuard<'_, Option<String>> {
-        // Holders only move a value: a panic cannot leave it half changed.
+        // The lock's holders only move a value, so a panic can't leave it half
+        // changed.
         self.fails_once
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether this is the arrival that is to fail.
+    /// Whether this arrival must fail.
     fn fails_now(&self, id: &str) -> bool {
         self.failing().take_if(|failing| failing == id).is_some()
     }
 
-    /// Notes an arrival; answers whether the event had arrived before.
+    /// Records an arrival. Returns whether the event had arrived before.
     fn note(&self, seen: Seen) -> bool {
         let mut again = false;
         self.recent.send_modify(|recent| {
@@ -175,7 +176,7 @@ async fn take(
     }
 }
 
-/// What the body says, if it is to be believed.
+/// The event type in the body, if the signature is valid.
 fn event_type(arrival: &Arrival, verified: bool) -> String {
     serde_json::from_slice::<Value>(&arrival.body)
         .ok()
@@ -184,7 +185,7 @@ fn event_type(arrival: &Arrival, verified: bool) -> String {
         .unwrap_or_else(|| "-".to_owned())
 }
 
-/// The time of day, UTC: as in the logs.
+/// The time of day in UTC, as in the logs.
 pub(crate) fn clock() -> String {
     let now = time::OffsetDateTime::now_utc().time();
     let (hour, minute, second) = now.as_hms();

@@ -1,6 +1,6 @@
 //! The demonstration: a tenant, a webhook, a few events, and the delivery log.
 //!
-//! Through the doors that everybody uses: events over AMQP, the rest by the API.
+//! It uses the public interfaces: events over AMQP, everything else over the API.
 
 use std::collections::BTreeMap;
 
@@ -17,15 +17,15 @@ use crate::shop::Shop;
 use crate::stage::Place;
 
 const TENANT: &str = "demo";
-/// The demonstration's own webhook, among those that somebody has made.
+/// Marks the demonstration's own webhook among others.
 const WEBHOOK: &str = "the demonstration of `make run`";
-/// Its path at the shop.
+/// The path of the webhook at the shop.
 const PATH: &str = "/demo";
 /// The webhook that README.md makes, and the event that it publishes.
 const README_PATH: &str = "/invoices";
 const README_EVENT: &str = "evt_";
 
-/// Type and data. The last is answered with an error at first.
+/// Type and data. The first arrival of the last one is answered with an error.
 const EVENTS: [(&str, &str); 4] = [
     (
         "order.created",
@@ -39,7 +39,7 @@ const EVENTS: [(&str, &str); 4] = [
     ),
 ];
 
-/// Publishes the events and waits until all have arrived, verified.
+/// Publishes the events and waits until all have arrived with valid signatures.
 pub(crate) async fn events(place: &Place, shop: &Shop) -> anyhow::Result<()> {
     let token = tenant_token(place).await?;
     let webhook = webhook(place, &token).await?;
@@ -51,7 +51,8 @@ pub(crate) async fn events(place: &Place, shop: &Shop) -> anyhow::Result<()> {
         EVENTS[EVENTS.len() - 1].0,
     ));
     let producer = Producer::connect(&place.amqp_url).await?;
-    // A run's own ids: an id that was published before is a duplicate.
+    // Each run has its own ids, because an id that was published before is a
+    // duplicate.
     let run = unix_now();
     let ids: Vec<String> = (1..=EVENTS.len())
         .map(|n| format!("demo-{run}-{n}"))
@@ -71,7 +72,7 @@ pub(crate) async fn events(place: &Place, shop: &Shop) -> anyhow::Result<()> {
     log(place, &token, &webhook, &ids).await
 }
 
-/// A token of the tenant's, which is made if need be.
+/// A token of the tenant. It is created in the first run.
 async fn tenant_token(place: &Place) -> anyhow::Result<String> {
     let tenant = json!({"id": TENANT, "name": "The demonstration"});
     let made = admin(place, "/tenants", &tenant).await?;
@@ -92,7 +93,7 @@ async fn tenant_token(place: &Place) -> anyhow::Result<String> {
     place.home.keep("token", token)
 }
 
-/// The demonstration's webhook, made or brought up to date.
+/// The demonstration's webhook, created or updated.
 async fn webhook(place: &Place, token: &str) -> anyhow::Result<String> {
     let wanted = json!({
         "url": format!("http://{}{PATH}", place.shop),
@@ -161,8 +162,8 @@ async fn log(place: &Place, token: &str, webhook: &str, ids: &[String]) -> anyho
     Ok(())
 }
 
-/// The deliveries of these events, when all are written down: that is a moment
-/// after the receiver has answered.
+/// The deliveries of these events, once all are recorded. That is a moment after the
+/// receiver has answered.
 async fn settled(
     place: &Place,
     token: &str,
@@ -188,8 +189,8 @@ async fn settled(
     bail!("the log does not say that all were delivered")
 }
 
-/// Runs README.md's commands, sees that their event arrives, and that nothing
-/// is unaccounted for.
+/// Runs README.md's commands, and checks that their event arrives and that no
+/// delivery is unaccounted for.
 pub(crate) async fn readme(place: &Place, shop: &Shop) -> anyhow::Result<()> {
     title("The commands of README.md");
     let known = [
@@ -210,7 +211,7 @@ pub(crate) async fn readme(place: &Place, shop: &Shop) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Says where everything is, with commands to copy.
+/// Prints where everything is, with commands to copy.
 pub(crate) fn overview(place: &Place) {
     let Place {
         api, shop, home, ..
@@ -271,13 +272,13 @@ pub(crate) fn overview(place: &Place) {
     title("Arrivals are shown here. Ctrl-C stops everything and keeps the data.");
 }
 
-/// RabbitMQ's URL; somebody else's without its password.
+/// RabbitMQ's URL. The password of an external server isn't shown.
 fn amqp_url(place: &Place) -> String {
     let Ok(mut url) = Url::parse(&place.amqp_url) else {
         return String::new();
     };
     if place.amqp_is_external && url.password().is_some() {
-        // Cannot fail: a URL with a password can have another.
+        // Can't fail: a URL with a password can have another one.
         let _ = url.set_password(Some("…"));
     }
     url.to_string()
@@ -292,7 +293,7 @@ fn url(place: &Place, path: &str) -> String {
     format!("http://{}{path}", place.api)
 }
 
-/// A member of the answer, if it is the one that was hoped for.
+/// A member of the answer, if the answer has the expected status.
 fn text(answer: &Answer, status: u16, member: &str) -> anyhow::Result<String> {
     ensure!(
         answer.status == status,
@@ -302,7 +303,7 @@ fn text(answer: &Answer, status: u16, member: &str) -> anyhow::Result<String> {
     );
     let text = answer.body[member].as_str();
     Ok(text
-        .context("the answer lacks what was asked for")?
+        .context("the answer lacks the requested member")?
         .to_owned())
 }
 

@@ -1,4 +1,4 @@
-//! Starts and stops everything, in order.
+//! Starts and stops all processes, in order.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -16,30 +16,29 @@ use crate::home::Home;
 use crate::print::say;
 use crate::shop::Shop;
 
-/// Where each is, unless that port is taken.
+/// The ports, unless they are taken.
 const API: u16 = 8080;
 const DISPATCHERS: [u16; 2] = [8081, 8082];
 const SHOP: u16 = 8090;
 
-/// What runs. Dropping it kills all of it.
+/// The running processes. Dropping this kills them.
 #[derive(Default)]
 pub(crate) struct Stage {
-    // In the order in which they are to end.
+    // In the order in which they are stopped.
     dispatchers: Vec<Service>,
     ingest: Option<Service>,
     shop: Option<Shop>,
     pair: Option<Pair>,
 }
 
-/// Where everything is.
+/// The addresses and secrets of everything.
 pub(crate) struct Place {
-    /// What is kept.
     pub(crate) home: Home,
     /// The settings of Posthorn's processes.
     pub(crate) settings: Vec<(String, String)>,
     /// A global token.
     pub(crate) admin_token: String,
-    /// What the shop verifies with.
+    /// The secret that the shop verifies with.
     pub(crate) webhook_secret: String,
     /// `host:port` of the API.
     pub(crate) api: String,
@@ -49,12 +48,12 @@ pub(crate) struct Place {
     pub(crate) shop: String,
     /// RabbitMQ, with its password.
     pub(crate) amqp_url: String,
-    /// Whether RabbitMQ is somebody else's.
+    /// Whether RabbitMQ is external.
     pub(crate) amqp_is_external: bool,
 }
 
 impl Stage {
-    /// Starts everything; returns when all of it is ready.
+    /// Starts everything and waits until all of it is ready.
     pub(crate) async fn set(&mut self) -> anyhow::Result<Place> {
         let begun = Instant::now();
         let step = move |what: &str| {
@@ -92,7 +91,7 @@ impl Stage {
             // For the demonstration only: its endpoint is on this machine.
             ("ALLOW_HTTP", "true"),
             ("ALLOWED_NETWORKS", "127.0.0.0/8"),
-            // Their output goes to files.
+            // Their output goes to files, so no colours.
             ("NO_COLOR", "1"),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -103,7 +102,7 @@ impl Stage {
             migrated.context("preparing the database")?
         ));
 
-        // All are held until all are chosen, so that no two are the same.
+        // All listeners are kept until all are chosen, so that no two are the same.
         let api = listen(API, "the API").await?;
         let mut dispatchers = Vec::new();
         for port in DISPATCHERS {
@@ -147,7 +146,7 @@ impl Stage {
         Ok(place)
     }
 
-    /// The shop, and what waits until something ends that shouldn't.
+    /// The shop, and a future that ends when a process ends unexpectedly.
     pub(crate) fn parts(&mut self) -> anyhow::Result<(&Shop, impl Future<Output = anyhow::Error>)> {
         let Self {
             dispatchers,
@@ -169,7 +168,8 @@ impl Stage {
         Ok((shop, death))
     }
 
-    /// Stops everything: dispatchers while the shop still answers, servers last.
+    /// Stops everything: the dispatchers while the shop still answers, the servers
+    /// last.
     pub(crate) async fn stop(&mut self) -> anyhow::Result<()> {
         let dispatchers = std::mem::take(&mut self.dispatchers);
         let dispatchers = try_join_all(dispatchers.into_iter().map(Service::stop)).await;
@@ -185,12 +185,12 @@ impl Stage {
         dispatchers?;
         ingest?;
         pair?;
-        say("stopped; what was stored is there on the next run");
+        say("stopped; the stored data is there on the next run");
         Ok(())
     }
 }
 
-/// A listener on this port of 127.0.0.1, or on another that ends alike.
+/// A listener on this port of 127.0.0.1, or on another port with the same ending.
 async fn listen(port: u16, what: &str) -> anyhow::Result<TcpListener> {
     for candidate in (port..u16::MAX).step_by(1000) {
         if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, candidate)).await {

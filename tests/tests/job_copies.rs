@@ -1,10 +1,11 @@
-//! A delivery has one job, and whoever dies with it, or while it makes the next one,
-//! leaves neither a second one behind that is sent beside it, nor none.
+//! A delivery has exactly one job, even if a process dies while it handles the job or
+//! publishes the next one. Then neither a second job is sent beside the first, nor is the
+//! delivery left without a job.
 //!
-//! A proxy holds back what a process says to RabbitMQ, or what RabbitMQ says to it, so
-//! that it dies between two certain steps.
+//! A proxy delays what a process sends to RabbitMQ, or what RabbitMQ answers, so that the
+//! process dies between two particular steps.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -19,11 +20,11 @@ use serde_json::json;
 use time::OffsetDateTime;
 use url::Url;
 
-/// More than one, so that not every copy happens to reach the dispatcher that has
-/// the original.
+/// More than one webhook, so that not every copy happens to reach the dispatcher
+/// that has the original.
 const WEBHOOKS: usize = 12;
 
-/// A way to RabbitMQ that can be held up.
+/// A proxy to RabbitMQ that can delay data.
 async fn link(world: &World) -> (Proxy, String) {
     let mut url = Url::parse(world.amqp_url()).unwrap();
     let link = Proxy::to(&format!("127.0.0.1:{}", url.port().unwrap()))
@@ -33,7 +34,7 @@ async fn link(world: &World) -> (Proxy, String) {
     (link, url.into())
 }
 
-/// Kills a process, and with it what is held up on its way.
+/// Kills a process, together with the data that the proxy holds back.
 async fn kill(service: Service, link: &Proxy) {
     service.kill().await.unwrap();
     link.end(End::Reset);
@@ -45,8 +46,8 @@ async fn subscribe(world: &World, ingest: &Service, shop: &Receiver, webhooks: u
     }
 }
 
-/// Has one ingest take an event and another stand by, and then commit it with its way
-/// to RabbitMQ, and back, as given.
+/// One ingest takes an event while another one stands by. Then it commits the event,
+/// with the proxy to RabbitMQ set as given.
 async fn commit_with(world: &World, link: &Proxy, [there, back]: [Way; 2]) -> Service {
     let sql = world.sql().await;
     sql.batch_execute("BEGIN; LOCK TABLE events IN EXCLUSIVE MODE")
@@ -84,25 +85,26 @@ async fn stale_jobs(dispatchers: &[Service]) -> i64 {
 }
 
 #[tokio::test]
-async fn what_an_ingest_has_published_when_it_dies_is_sent_once() {
+async fn jobs_that_a_dying_ingest_had_published_are_sent_once() {
     let world = World::with(&[("WEBHOOK_TIMEOUT", "8000"), ("SWEEP_GRACE", "2")]).await;
     let (link, amqp_url) = link(&world).await;
     let doomed = world
         .service("posthorn-ingest", &[("AMQP_URL", &amqp_url)])
         .await;
-    // Long enough for the other ingest to notice, short of a timeout.
+    // Long enough for the other ingest to notice, but less than a timeout.
     let shop = world
         .receiver(answering_after(Duration::from_secs(4)))
         .await;
     subscribe(&world, &doomed, &shop, WEBHOOKS).await;
     let dispatchers = [world.dispatcher().await, world.dispatcher().await];
 
-    // Its jobs arrive in the queue, their confirms don't arrive.
+    // Its jobs reach the queue, but their confirms don't reach it.
     let _heir = commit_with(&world, &link, [Way::Clear, Way::Stalled]).await;
     shop.receives(WEBHOOKS).await;
     kill(doomed, &link).await;
 
-    // The other one can't know, and publishes a copy of each: it comes too late.
+    // The other ingest can't know that, and publishes a copy of each job. The copies
+    // come too late.
     eventually("every copy was found to be one", async || {
         stale_jobs(&dispatchers).await == WEBHOOKS as i64
     })
@@ -113,7 +115,7 @@ async fn what_an_ingest_has_published_when_it_dies_is_sent_once() {
 }
 
 #[tokio::test]
-async fn what_an_ingest_has_not_published_when_it_dies_is_late_by_an_attempt() {
+async fn jobs_that_a_dying_ingest_had_not_published_are_late_by_one_attempt() {
     let (timeout, grace) = (Duration::from_secs(2), Duration::from_secs(10));
     let world = World::with(&[("WEBHOOK_TIMEOUT", "2000"), ("SWEEP_GRACE", "10")]).await;
     let (link, amqp_url) = link(&world).await;
@@ -124,18 +126,18 @@ async fn what_an_ingest_has_not_published_when_it_dies_is_late_by_an_attempt() {
     subscribe(&world, &doomed, &shop, WEBHOOKS).await;
     let dispatchers = [world.dispatcher().await, world.dispatcher().await];
 
-    // Nothing of what it says arrives at RabbitMQ.
+    // Nothing that it sends reaches RabbitMQ.
     let _heir = commit_with(&world, &link, [Way::Stalled, Way::Clear]).await;
     let killed = Instant::now();
     kill(doomed, &link).await;
 
     let arrivals = shop.receives(WEBHOOKS).await;
-    // Whoever had an original would have been done with it by then.
+    // A dispatcher with an original would have finished it by then.
     let first = arrivals.iter().map(|arrival| arrival.at).min().unwrap();
     assert!(first - killed > timeout + grace);
     world.settles().await;
     assert_eq!(shop.arrivals().len(), WEBHOOKS, "something arrived twice");
-    // The sweeper would have come later yet.
+    // The sweeper would have come even later.
     for dispatcher in &dispatchers {
         let requeued = dispatcher.metric("posthorn_sweeper_requeued_total").await;
         assert_eq!(requeued.unwrap() as i64, 0);
@@ -143,7 +145,7 @@ async fn what_an_ingest_has_not_published_when_it_dies_is_late_by_an_attempt() {
     world.finish().await;
 }
 
-/// Refuses the first request after a while in which things can be arranged.
+/// Refuses the first request, after a delay in which the test can prepare.
 fn refusing_once() -> Script {
     std::sync::Arc::new(|n, _| match n {
         0 => Reply::status(500).after(Duration::from_secs(2)),
@@ -151,8 +153,8 @@ fn refusing_once() -> Script {
     })
 }
 
-/// A dispatcher records that an attempt failed, with its way to RabbitMQ, and back, as
-/// given, and dies; then when, after that, the retry arrived and was due.
+/// A dispatcher records a failed attempt, with the proxy to RabbitMQ set as given,
+/// and dies. Returns when the retry arrived after that and when it was due.
 async fn dies_with_a_retry(
     world: &World,
     [there, back]: [Way; 2],
@@ -188,7 +190,7 @@ async fn dies_with_a_retry(
             passive: true,
             ..QueueDeclareOptions::default()
         };
-        // The longest delay that is no more than six seconds.
+        // The longest delay queue of at most six seconds.
         let queue =
             channel.queue_declare("posthorn.retry.v1.5s".into(), options, Default::default());
         i64::from(queue.await.unwrap().message_count()) == queued
@@ -219,15 +221,15 @@ async fn a_retry_that_its_dispatcher_has_queued_when_it_dies_is_sent_once() {
     let world = World::start().await;
     let (due, arrived, arrivals) = dies_with_a_retry(&world, [Way::Clear, Way::Stalled], 1).await;
     eprintln!("due in {due:?}, arrived in {arrived:?}");
-    // A job that isn't on record as sent yet has been superseded: by one that is on time.
+    // A job that isn't recorded as sent was replaced by one that is on time.
     assert!(arrived < due + Duration::from_secs(20));
     assert_eq!(arrivals.len(), 2);
     world.finish().await;
 }
 
 #[tokio::test]
-async fn when_rabbitmq_loses_everything_no_tenant_waits_until_anothers_backlog_is_gone() {
-    // At a thousand a pass it would take most of a minute.
+async fn after_rabbitmq_lost_its_data_no_tenant_waits_for_another_tenants_backlog() {
+    // With a thousand per pass it would take most of a minute.
     let sweeping = [
         ("SWEEP_GRACE", "3"),
         ("SWEEP_INTERVAL", "10"),
@@ -252,7 +254,7 @@ async fn when_rabbitmq_loses_everything_no_tenant_waits_until_anothers_backlog_i
     let event = |tenant: &str, n: usize| {
         Publication::json(tenant, "order.created", &format!("evt-{n:05}"), "{}")
     };
-    // The busy tenant's are all older.
+    // All of the busy tenant's deliveries are older.
     let of_busy: Vec<_> = (0..many).map(|n| event(TENANT, n)).collect();
     producer.publish_all(&of_busy).await.unwrap();
     world.accepts(many as i64).await;
@@ -272,7 +274,7 @@ async fn when_rabbitmq_loses_everything_no_tenant_waits_until_anothers_backlog_i
     .await;
     let delete = channel.queue_delete(queue(), QueueDeleteOptions::default());
     delete.await.unwrap();
-    // All have been lost for long when it is noticed.
+    // All jobs have been lost for long before the sweeper notices.
     let aged = "UPDATE deliveries SET due_at = due_at - interval '1 hour'";
     world.sql().await.execute(aged, &[]).await.unwrap();
 
@@ -290,9 +292,9 @@ async fn when_rabbitmq_loses_everything_no_tenant_waits_until_anothers_backlog_i
         .rposition(|arrival| arrival.path == "/quiet");
     let before = arrivals_of_busy(&arrivals[..last.unwrap()]);
     eprintln!("{before} of the busy tenant's arrived before the quiet one's last");
-    // The pass that finds out takes the oldest thousand. The next thousand has all of
-    // the quiet tenant's, in turns. One that its endpoint had no room for comes again
-    // behind what waits in the queue then: two thousand at most.
+    // The pass that notices takes the oldest thousand. The next thousand has all of
+    // the quiet tenant's, in turns. A job that found no free permit comes again
+    // behind the jobs that wait in the queue then: two thousand at most.
     assert!(before < 1_000 + 1_000 + 2_000, "{before}");
     let mut by_id: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for arrival in &arrivals {

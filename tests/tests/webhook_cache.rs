@@ -1,8 +1,7 @@
-//! What a catalogue of webhooks may cost and hide: deleted webhooks leave nothing
-//! behind, one that can't be read loses no event, and nobody's changes hold up
-//! another's.
+//! The processes' cache of webhooks: deleted webhooks take no memory, an unreadable
+//! webhook loses no event, and one tenant's changes don't delay another tenant's.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use harness::service::{Service, http};
 use harness::world::{ADMIN_TOKEN, TENANT, Webhook, World, eventually};
 use serde_json::{Value, json};
 
-/// Not the one that the world's other services have.
+/// Not the key of the world's other services.
 const OTHER_KEY: &str = "YW5vdGhlciBtYXN0ZXIga2V5IGZvciB0aGUgdGVzdHM=";
 
 async fn delete(world: &World, ingest: &Service, id: &str) {
@@ -21,7 +20,7 @@ async fn delete(world: &World, ingest: &Service, id: &str) {
     assert_eq!(gone.status, 204, "{}", gone.body);
 }
 
-/// A filter of about this many bytes that needs as much memory as may be.
+/// A filter of about this many bytes that needs as much memory as possible.
 fn filter(bytes: usize) -> Value {
     let each = bytes / 100 - 3;
     let values: Vec<_> = (0..100).map(|n| format!("{n:0>each$}")).collect();
@@ -43,8 +42,9 @@ async fn corrupt(world: &World, webhook: &Webhook) {
     assert_eq!(changed.unwrap(), 1);
 }
 
-/// 200 webhooks were 0.9 MiB each in a dispatcher's memory, and again at every
-/// start. A quarter of that is far above what an allocator keeps of 200 requests.
+/// In an earlier version 200 webhooks took 0.9 MiB each in a dispatcher's memory,
+/// again after every start. A quarter of that is far above what an allocator keeps
+/// after 200 requests.
 #[tokio::test]
 async fn webhooks_that_were_deleted_take_no_memory_not_even_after_a_restart() {
     const PAIRS: usize = 200;
@@ -98,7 +98,7 @@ async fn a_deleted_webhooks_open_deliveries_are_cancelled_by_a_dispatcher_that_n
 }
 
 #[tokio::test]
-async fn a_deleted_webhooks_row_keeps_what_its_log_needs_and_goes_with_it() {
+async fn a_deleted_webhooks_row_is_kept_for_its_log_and_deleted_with_it() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let _dispatcher = world.dispatcher().await;
@@ -121,7 +121,7 @@ async fn a_deleted_webhooks_row_keeps_what_its_log_needs_and_goes_with_it() {
     assert_eq!(world.count(blank).await, 2);
     assert_eq!(world.deliveries(&ingest, &with_log).await.len(), 1);
 
-    // Retention is 30 days unless it is set; upkeep begins with the process.
+    // Retention is 30 days by default. The upkeep runs when the process starts.
     let long_ago = "UPDATE webhooks SET updated_at = now() - interval '31 days'";
     world.sql().await.batch_execute(long_ago).await.unwrap();
     ingest.stop().await.unwrap();
@@ -135,7 +135,7 @@ async fn a_deleted_webhooks_row_keeps_what_its_log_needs_and_goes_with_it() {
 }
 
 #[tokio::test]
-async fn a_webhook_beyond_its_bounds_in_bytes_is_refused_with_the_member_to_blame() {
+async fn a_webhook_that_is_too_large_is_refused_with_the_name_of_the_member() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let shop = world.receiver(answering(200)).await;
@@ -157,7 +157,7 @@ async fn a_webhook_beyond_its_bounds_in_bytes_is_refused_with_the_member_to_blam
         ["filters", "16384", "bytes"],
     )
     .await;
-    // Each member is within its own bound; together they aren't.
+    // Each member is within its own bound, but together they are too large.
     let headers = (0..20).map(|n| (format!("X-{n:0>2000}"), json!("v".repeat(1024))));
     let headers: serde_json::Map<_, _> = headers.collect();
     let large = json!({"filters": filter(15_000), "headers": headers});
@@ -258,7 +258,7 @@ async fn one_webhook_that_cannot_be_read_is_shown_as_such_and_loses_no_event() {
     );
     assert_eq!(shown.body["description"], "still there");
 
-    // No other process could read it either: this one is as good as any.
+    // No other process could read it either, so this one is ready.
     ingest.stop().await.unwrap();
     let (ingest, dispatcher) = (world.ingest().await, world.dispatcher().await);
     let (status, text) = readyz(&ingest).await;
@@ -274,7 +274,7 @@ async fn one_webhook_that_cannot_be_read_is_shown_as_such_and_loses_no_event() {
     world.accepts(1).await;
     assert_eq!(world.count("events WHERE matched = 2").await, 1);
 
-    // With a new secret it is one like any other, and gets what has waited.
+    // With a new secret it is like any other webhook, and gets the waiting events.
     let secret = json!({"secret": "a new secret".replace(' ', "-")});
     let changed = world.ask(&ingest, "PATCH", &path, Some(secret)).await;
     assert_eq!(
@@ -300,7 +300,7 @@ async fn an_event_that_was_matched_wrongly_is_matched_again_and_sent_once() {
     world
         .webhook(&ingest, &shop, json!({"events": ["order.*"]}))
         .await;
-    // As if the index had not had it.
+    // As if the index had missed it.
     let path = format!("/api/v1/webhooks/{}", hidden.id);
     let switch = async |active: bool| {
         let body = json!({"active": active});
@@ -356,7 +356,7 @@ async fn an_event_that_was_matched_wrongly_is_matched_again_and_sent_once() {
     };
     let said = |lacking: usize| json!({"looked_at": 40, "lacking": lacking, "deliveries": lacking, "next_cursor": null});
     assert_eq!(all(true).await, said(39));
-    // Two at once: each missing delivery is made by one of them.
+    // Two requests at once: one of them makes each missing delivery.
     let (a, b) = tokio::join!(all(false), all(false));
     let made = |answer: &Value| answer["deliveries"].as_u64().unwrap();
     assert_eq!(made(&a) + made(&b), 39, "{a} {b}");
@@ -368,10 +368,11 @@ async fn an_event_that_was_matched_wrongly_is_matched_again_and_sent_once() {
     world.finish().await;
 }
 
-/// Before, revisions were taken with a change's first statement and held until
-/// its end: the request waited as long as the transaction was open.
+/// In an earlier version a change took its revision with its first statement and
+/// held it until its end. So other changes waited as long as the transaction was
+/// open.
 #[tokio::test]
-async fn a_transaction_that_stays_open_holds_up_no_other_tenants_changes() {
+async fn an_open_transaction_does_not_delay_other_tenants_changes() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let shop = world.receiver(answering(200)).await;
@@ -393,7 +394,7 @@ async fn a_transaction_that_stays_open_holds_up_no_other_tenants_changes() {
     delete(&world, &ingest, &webhook.id).await;
 
     open.commit().await.unwrap();
-    // In order all the same: the slow change is seen although others came first.
+    // The order holds: the slow change is seen although others came first.
     eventually("the slow change is there", async || {
         let path = "/api/v1/admin/tenants/slow";
         let shown = world.ask_as_operator(&ingest, "GET", path, None).await;

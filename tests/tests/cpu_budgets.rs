@@ -1,6 +1,6 @@
-//! What tenants make Posthorn compute has a bound, and others don't wait for it.
+//! The computation that one tenant can cause is bounded, and other tenants don't wait for it.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use harness::receiver::answering;
 use harness::world::{TENANT, World, eventually};
@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 
 /// Another tenant.
 const OTHER: &str = "other";
-/// How many events need more than they may.
+/// The number of events that need more than the budget.
 const EVENTS: i64 = 40;
 
-/// Issue 10: 50 webhooks that look for 100 values in an array of 33,000, and 40
-/// events. Here no value can be hashed, so it stays costly.
+/// Issue 10: 50 webhooks that search for 100 values in an array of 33,000, and 40
+/// events. These values can't be hashed, so the search stays expensive.
 #[tokio::test]
-async fn costly_filters_are_given_up_and_say_so_and_nobody_waits_for_them() {
+async fn filters_over_the_budget_are_reported_and_delay_no_one() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;
@@ -44,7 +44,7 @@ async fn costly_filters_are_given_up_and_say_so_and_nobody_waits_for_them() {
             .publish("order.created", &format!("evt-{n}"), &data)
             .await;
     }
-    // While they are matched the API answers, a publication as well: it isn't 503.
+    // While they are matched, the API still answers, also to a publication (no 503).
     let other = json!({"type": "order.created", "id": "others", "data": {}});
     let published = world
         .ask_as(token, &ingest, "POST", "/api/v1/events", Some(other))
@@ -53,7 +53,7 @@ async fn costly_filters_are_given_up_and_say_so_and_nobody_waits_for_them() {
 
     world.accepts(EVENTS + 1).await;
     world.settles().await;
-    // A cheap filter isn't starved by those that came before it.
+    // A cheap filter still gets its steps after expensive ones.
     let arrived = shop.arrivals();
     assert!(arrived.iter().all(|arrival| arrival.path == cheap.path));
     assert_eq!(arrived.len(), EVENTS as usize);
@@ -95,7 +95,8 @@ async fn an_event_that_is_too_costly_to_check_is_refused_or_parked_with_that_rea
     let made = world.ask(&ingest, "PUT", path, Some(schema.clone())).await;
     assert_eq!(made.status, 201, "{}", made.body);
 
-    // Each item is the last of 401 values: 8,000 times 401 is over 2,000,000 steps.
+    // Each item equals the last of 401 values, so checking takes 8,000 times 401
+    // steps: over 2,000,000.
     let costly = json!(vec!["x"; 8_000]);
     let event = json!({"type": "order.created", "id": "evt-1", "data": costly});
     let refused = world
@@ -118,7 +119,7 @@ async fn an_event_that_is_too_costly_to_check_is_refused_or_parked_with_that_rea
     let rejected = r#"posthorn_events_rejected_total{reason="too_costly"}"#;
     assert_eq!(ingest.metric(rejected).await.unwrap() as i64, 1);
 
-    // An example is checked by the same rules.
+    // Examples are checked by the same rules.
     let costly = json!({"example": vec!["x"; 4_000], "schema": {"allOf": vec![schema["schema"].clone(); 2]}});
     let refused = world.ask(&ingest, "PUT", path, Some(costly)).await;
     assert_eq!(refused.status, 422, "{}", refused.body);

@@ -1,7 +1,7 @@
-//! What clients of five systems send to make a webhook is taken as it stands,
-//! and what they read in the answer is there.
+//! The requests that clients of five systems send to create a webhook are accepted
+//! unchanged, and the answer has the members that those clients read.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use harness::receiver::answering;
 use harness::service::{Service, http};
@@ -13,9 +13,9 @@ struct Documented {
     system: &'static str,
     path: &'static str,
     body: Value,
-    /// What the answer has, by JSON pointer.
+    /// The members that the answer must have, by JSON pointer.
     answer: Vec<(&'static str, Value)>,
-    /// The updates that it documents, and what each answer has.
+    /// The documented updates, and a member of each answer.
     updates: Vec<(Value, &'static str, Value)>,
 }
 
@@ -119,7 +119,7 @@ fn documented(url: &str) -> Vec<Documented> {
                     "/metadata",
                     json!({"team": "users", "client_id": "client-7"}),
                 ),
-                // What else is in the metadata stays.
+                // Other members of the metadata stay.
                 (
                     json!({"client_id": "client-8", "status": "inactive"}),
                     "/metadata",
@@ -135,7 +135,7 @@ fn documented(url: &str) -> Vec<Documented> {
     ]
 }
 
-/// In the name of the operator, for the tenant that `X-Tenant-ID` names.
+/// A request by the operator, for the tenant that `X-Tenant-ID` names.
 async fn ask(
     ingest: &Service,
     method: &str,
@@ -209,7 +209,7 @@ async fn the_documented_bodies_of_five_systems_make_webhooks() {
                 assert_eq!(status, 200, "{system}: {method} {update}: {changed}");
                 let now = changed.pointer(pointer);
                 assert_eq!(now, Some(&value), "{system}: {update}");
-                // What isn't sent stays.
+                // Members that aren't sent stay.
                 assert_eq!(changed["url"], made["url"], "{system}");
             }
         }

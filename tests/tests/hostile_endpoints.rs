@@ -1,10 +1,10 @@
-//! Endpoints that mean harm, and webhooks that point where nothing may go.
+//! Malicious endpoints, and webhooks that point to forbidden addresses.
 //!
 //! Each endpoint is a raw socket with one bad habit. Whatever it does, the attempt
-//! ends in time, is on record in its class, keeps little of what was sent, and
-//! frees its place for others.
+//! ends in time, is recorded with its class, keeps little of the answer, and returns its
+//! permit.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,20 +18,21 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What an endpoint does to a request: says something, then more of the same.
+/// How an endpoint answers: it sends some bytes, then the same bytes again and
+/// again.
 #[derive(Clone, Copy)]
 struct Habit {
-    /// In the webhook's metadata, and in failures.
+    /// The name in the webhook's metadata and in failures.
     name: &'static str,
     /// Whether its URL is `https:`.
     tls: bool,
-    /// Said first.
+    /// Sent first.
     begins: &'static str,
-    /// Said again and again, unless it is empty.
+    /// Sent again and again, unless it is empty.
     goes_on: &'static str,
-    /// Between two of those.
+    /// The pause between two repetitions.
     pause: Duration,
-    /// How the attempt ends.
+    /// The expected outcome of the attempt.
     outcome: &'static str,
 }
 
@@ -56,7 +57,7 @@ const fn habit(
     }
 }
 
-/// An endpoint that has sent its status has answered, whatever becomes of the rest.
+/// An endpoint that has sent its status has answered, even if its body fails.
 fn habits() -> Vec<Habit> {
     let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
     let bomb = "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -150,7 +151,7 @@ fn habits() -> Vec<Habit> {
     habits
 }
 
-/// Listens for ever; answers where.
+/// Starts a listener that never ends and returns its URL.
 async fn endpoint(habit: Habit) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let scheme = if habit.tls { "https" } else { "http" };
@@ -158,7 +159,7 @@ async fn endpoint(habit: Habit) -> String {
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(async move {
-                // Ends when the client does.
+                // Ends when the client closes the connection.
                 let _ = misbehave(stream, habit).await;
             });
         }
@@ -172,7 +173,7 @@ async fn misbehave(mut stream: TcpStream, habit: Habit) -> std::io::Result<()> {
         return Ok(());
     }
     stream.write_all(habit.begins.as_bytes()).await?;
-    // By the buffer, unless it drips: a flood of single bytes is none.
+    // Without a pause, send large chunks: single bytes would not be a flood.
     let often = if habit.pause.is_zero() { 1024 } else { 1 };
     let more = habit.goes_on.repeat(often);
     loop {
@@ -198,7 +199,7 @@ async fn subscribed(world: &World, ingest: &Service, url: &str, more: Value) -> 
     made.body["id"].as_str().unwrap().to_owned()
 }
 
-/// The most memory that a process has had, in MiB.
+/// The peak memory of a process, in MiB.
 fn peak(service: &Service) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", service.pid())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -207,10 +208,10 @@ fn peak(service: &Service) -> usize {
 }
 
 #[tokio::test]
-async fn no_endpoint_holds_an_attempt_longer_or_makes_it_larger_than_its_bounds() {
+async fn every_attempt_is_bounded_in_time_and_size() {
     let world = World::start().await;
     let ingest = world.ingest().await;
-    // Fewer places than attempts: one that is never freed would show.
+    // Fewer permits than attempts: one that is never returned would show.
     let dispatcher = world
         .service("posthorn-dispatcher", &[("CONCURRENCY", "24")])
         .await;
@@ -237,7 +238,8 @@ async fn no_endpoint_holds_an_attempt_longer_or_makes_it_larger_than_its_bounds(
     for row in client.query(attempts, &[]).await.unwrap() {
         let (habit, outcome): (String, String) = (row.get(0), row.get(1));
         let (took, body, headers): (i32, i32, i32) = (row.get(2), row.get(3), row.get(4));
-        // The timeout, or the patience with a body, and a busy machine.
+        // The timeout, or the time limit of the body, plus some time for a busy
+        // machine.
         assert!(took < 8_000, "{habit} took {took} ms");
         assert!(body <= 16 * 1024, "{habit}: {body} bytes of body");
         assert!(headers <= 32 * 1024, "{habit}: {headers} bytes of headers");
@@ -251,7 +253,7 @@ async fn no_endpoint_holds_an_attempt_longer_or_makes_it_larger_than_its_bounds(
     })
     .await;
 
-    // Every place is free for who behaves.
+    // Every permit is free for a well-behaved endpoint.
     let shop = world.receiver(answering(200)).await;
     world
         .webhook(&ingest, &shop, json!({"events": ["item.sold"]}))
@@ -298,7 +300,7 @@ async fn many_and_long_headers_are_kept_in_part() {
 }
 
 #[tokio::test]
-async fn where_nothing_may_go_is_refused_by_the_api_and_by_every_attempt() {
+async fn forbidden_destinations_are_refused_by_the_api_and_by_every_attempt() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let shop = world.receiver(answering(200)).await;
@@ -340,7 +342,7 @@ async fn where_nothing_may_go_is_refused_by_the_api_and_by_every_attempt() {
                 refused.body
             );
         }
-        // As if it had been allowed once.
+        // As if this URL had been allowed once.
         client.execute(edit, &[&url]).await.unwrap();
         let id = format!("evt-{n}");
         world.publish("order.created", &id, &json!({})).await;
@@ -358,7 +360,7 @@ async fn where_nothing_may_go_is_refused_by_the_api_and_by_every_attempt() {
 }
 
 #[tokio::test]
-async fn a_proxy_of_the_environment_sees_nothing() {
+async fn a_proxy_in_the_environment_is_not_used() {
     let world = World::start().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = format!("http://{}", listener.local_addr().unwrap());

@@ -1,7 +1,7 @@
-//! Messages that an AMQP client can't read, published byte by byte: each is set
-//! aside with its reason and its bytes, and nobody else notices.
+//! Messages that an AMQP client can't read, published byte by byte: each is parked
+//! with its reason and its bytes, and no other message is delayed.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,10 +26,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 const LETTERS: &str = "/api/v1/admin/dead-letters";
-/// Not UTF-8, and no text in any other way either.
+/// Bytes that aren't UTF-8 and contain control characters.
 const BAD: &[u8] = b"\xFF\xFE\n\"\x1b[2J";
 
-/// Another tenant, whose events are to arrive whatever happens.
+/// Another tenant. Its events must arrive whatever happens.
 struct Other {
     shop: Receiver,
     sent: usize,
@@ -62,7 +62,7 @@ impl Other {
     }
 }
 
-/// The metric of lost sessions is the promise's: nobody notices.
+/// The promise is that no session is lost, so the metric must be 0.
 async fn no_session_was_lost(services: &[&Service]) {
     for service in services {
         let lost = service.metric("posthorn_amqp_reconnects_total").await;
@@ -82,7 +82,7 @@ async fn letters(world: &World, ingest: &Service, count: i64) -> Vec<Value> {
     letters
 }
 
-/// What the list says of the letter with this reason.
+/// The dead letter with this reason in the list.
 fn with_reason<'a>(letters: &'a [Value], why: &str) -> &'a Value {
     let reason = format!("the message is unreadable: {why}");
     let found = letters.iter().find(|letter| letter["reason"] == reason);
@@ -100,7 +100,7 @@ async fn webhook(world: &World, ingest: &Service) -> (Receiver, Webhook) {
 }
 
 #[tokio::test]
-async fn no_bytes_of_one_tenants_producer_keep_anothers_event_from_arriving() {
+async fn unreadable_messages_of_one_tenant_do_not_delay_another_tenants_events() {
     let world = World::start().await;
     let (ingest, dispatcher) = (world.ingest().await, world.dispatcher().await);
     let mut other = Other::of(&world, &ingest).await;
@@ -189,7 +189,7 @@ async fn no_bytes_of_one_tenants_producer_keep_anothers_event_from_arriving() {
     let gone = world.ask_as_operator(&ingest, "DELETE", &path, None).await;
     assert_eq!(gone.body["discarded"], count - 1, "{}", gone.body);
 
-    // One that is readable is replayed as it is.
+    // A readable dead letter is replayed unchanged.
     let nobodys = Publication::json("nobody", "order.created", "evt-2", "{}");
     world.producer().await.publish(&nobodys).await.unwrap();
     let letters = self::letters(&world, &ingest, 1).await;
@@ -205,10 +205,11 @@ async fn no_bytes_of_one_tenants_producer_keep_anothers_event_from_arriving() {
 #[tokio::test]
 async fn a_header_that_the_broker_makes_larger_than_a_frame_is_set_aside() {
     let world = World::start().await;
-    // Declares the queues.
+    // Ingest declares the queues.
     world.ingest().await.stop().await.unwrap();
     let mut producer = RawProducer::connect(world.amqp_url()).await.unwrap();
-    // Around the text: the frame, the content header, flags, table, name, type.
+    // The bytes around the text: the frame, the content header, flags, table, name,
+    // type.
     let around = 8 + 12 + 2 + 4 + 2 + 1 + 4;
     let text = vec![b'x'; producer.frame_max - around];
     let properties = headers(&[b"\x01aS", &long(&text)[..]].concat());
@@ -231,17 +232,17 @@ async fn a_header_that_the_broker_makes_larger_than_a_frame_is_set_aside() {
 }
 
 #[tokio::test]
-async fn wherever_such_a_message_is_it_stops_nobody() {
+async fn an_unreadable_message_in_any_queue_stops_no_consumer() {
     let world = World::start().await;
     let (ingest, dispatcher) = (world.ingest().await, world.dispatcher().await);
     let mut other = Other::of(&world, &ingest).await;
     let mut producer = RawProducer::connect(world.amqp_url()).await.unwrap();
     let bad = text_property(8, BAD);
     for (exchange, key) in [
-        // As the broker parks what was delivered too often.
+        // As the broker parks a message that was delivered too often.
         ("posthorn.dead", "acme.order.created"),
         ("posthorn.jobs", "0.0"),
-        // No queue is bound for it.
+        // No queue is bound for this key.
         ("posthorn.jobs", "0.77"),
     ] {
         let published = producer.publish(exchange, key.as_bytes(), &bad, b"{}");
@@ -263,7 +264,7 @@ async fn wherever_such_a_message_is_it_stops_nobody() {
         .filter(|letter| letter["exchange"] == "posthorn.jobs")
         .collect();
     assert_eq!(jobs.len(), 3, "{letters:?}");
-    // What was to be a job can't be made an event of.
+    // A dead job can't be replayed as an event.
     let replay = format!("{LETTERS}/{}/replay", jobs[0]["id"].as_str().unwrap());
     let new = json!({"routing_key": "acme.order.created"});
     let refused = world
@@ -277,7 +278,7 @@ async fn wherever_such_a_message_is_it_stops_nobody() {
 }
 
 #[tokio::test]
-async fn over_tls_it_is_the_same() {
+async fn unreadable_messages_are_parked_over_tls_too() {
     let world = World::start().await;
     let url = in_tls(world.amqp_url()).await;
     let authority = concat!(env!("CARGO_MANIFEST_DIR"), "/tls/authority.pem");
@@ -302,8 +303,8 @@ async fn over_tls_it_is_the_same() {
     world.finish().await;
 }
 
-/// A way to the broker for which TLS ends here; the certificate is of an
-/// authority of the tests' own.
+/// A proxy to the broker that terminates TLS. Its certificate is signed by the
+/// tests' own authority.
 async fn in_tls(amqp_url: &str) -> String {
     let mut url = url::Url::parse(amqp_url).unwrap();
     let broker = format!("127.0.0.1:{}", url.port().unwrap());
@@ -336,12 +337,12 @@ async fn in_tls(amqp_url: &str) -> String {
     url.to_string().replacen("amqp://", "amqps://", 1)
 }
 
-/// How many messages there are for [`take`], the one to blame among them.
+/// How many messages there are for [`take`], including the one to blame.
 const MESSAGES: usize = 21;
 const POISON: &str = "10";
 
-/// Takes messages as the lanes do, and fails at one of them, until all are
-/// there: which they were, and whether they were set aside.
+/// Takes messages as the lanes do, and fails at one of them, until all have been
+/// taken. Records each message and whether it was set aside.
 async fn take(session: &Session, told: &mut BTreeMap<String, bool>) -> anyhow::Result<()> {
     let (_channel, mut events) = session.consumer("posthorn.ingest.v1", 100).await?;
     while let Some(message) = events.next().await {
@@ -350,7 +351,7 @@ async fn take(session: &Session, told: &mut BTreeMap<String, bool>) -> anyhow::R
         let set_aside = Unreadable::of(&message).is_some();
         anyhow::ensure!(body != POISON || set_aside, "nobody foresaw this");
         message.acker.ack(BasicAckOptions::default()).await?;
-        // An ack may be lost with its session, and the message come again.
+        // An ack may be lost with its session. Then the message comes again.
         told.insert(body, set_aside);
         if told.len() == MESSAGES {
             return Ok(());
@@ -360,9 +361,9 @@ async fn take(session: &Session, told: &mut BTreeMap<String, bool>) -> anyhow::R
 }
 
 #[tokio::test]
-async fn a_message_at_which_sessions_end_for_a_reason_that_nobody_foresaw_is_set_aside_alone() {
+async fn a_message_that_ends_sessions_for_an_unknown_reason_is_parked_and_no_other() {
     let world = World::start().await;
-    // Declares the queues.
+    // Ingest declares the queues.
     world.ingest().await.stop().await.unwrap();
     let producer = world.producer().await;
     for n in 0..MESSAGES {
@@ -373,8 +374,9 @@ async fn a_message_at_which_sessions_end_for_a_reason_that_nobody_foresaw_is_set
     let broker = Broker::new(world.amqp_url().into(), "test", 1);
     let (ready, stop) = (Readiness::with_sessions(1), CancellationToken::new());
     let mut told = BTreeMap::new();
-    // One session of the ten before it, two without progress, two of one message
-    // at a time, and the one that sets it aside, with pauses of 6 s in all.
+    // The sessions: one for the ten messages before it, two without progress, two
+    // with one message at a time, and the one that sets the message aside. Their
+    // pauses take 6 s together.
     let patience = Duration::from_secs(60);
     let keeping = keep_session(&broker, "a test", &ready, &stop, async |session| {
         take(session, &mut told).await
@@ -387,7 +389,7 @@ async fn a_message_at_which_sessions_end_for_a_reason_that_nobody_foresaw_is_set
 }
 
 #[tokio::test]
-async fn the_api_and_the_intake_are_two_processes_and_an_end_of_one_is_none_of_the_other() {
+async fn the_api_and_the_intake_run_as_two_processes_and_survive_each_other() {
     let world = World::start().await;
     let serve = |only| ["serve", "--only", only];
     let api = world.ingest_with(&serve("api")).await;
@@ -413,11 +415,11 @@ async fn the_api_and_the_intake_are_two_processes_and_an_end_of_one_is_none_of_t
         api.metric("posthorn_events_received_total").await.unwrap() as i64,
         0
     );
-    // The intake has health and metrics, and no API.
+    // The intake serves health and metrics, but no API.
     let none = world.ask(&intake, "GET", "/api/v1/webhooks", None).await;
     assert_eq!(none.status, 404, "{}", none.body);
 
-    // Dead letters are the intake's to take and the API's to show.
+    // The intake takes dead letters, and the API shows them.
     let nobodys = Publication::json("nobody", "order.created", "evt-3", "{}");
     world.producer().await.publish(&nobodys).await.unwrap();
     assert_eq!(letters(&world, &api, 1).await.len(), 1);

@@ -1,8 +1,8 @@
-//! Tenants take turns: one tenant's burst is not in front of another's event.
+//! Tenants take turns: one tenant's burst doesn't delay another tenant's event.
 //!
-//! What is asserted is orders and counts, never how long something took.
+//! The tests assert orders and counts, never how long something took.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
@@ -17,15 +17,16 @@ use lapin::{Channel, ExchangeKind};
 use serde_json::json;
 
 const OTHER: &str = "other";
-/// Published at a time, until the tenant is set aside and some of it waits there.
+/// How many events are published at a time, until the tenant is set aside and some
+/// of them wait in its overflow queue.
 const PART: i64 = 2_000;
-/// Published afterwards.
+/// How many are published afterwards.
 const AFTER: i64 = 6_000;
-/// At most so many jobs are made while the dispatcher takes none, whatever was made
-/// before: it has been given 512, 512 wait for it, and either lane of two ingests has
-/// begun a batch of at most 512.
+/// The most jobs that are made while the dispatcher takes none: it has been given
+/// 512, 512 wait for it, and each lane of two ingests has begun a batch of at most
+/// 512.
 const JOBS_AT_MOST: i64 = 512 + 512 + 2 * 2 * 512;
-/// Two ingests hold 128 events of an overflow queue.
+/// Two ingests hold 128 events each of an overflow queue.
 const HELD: i64 = 2 * 128;
 
 fn burst(numbers: std::ops::Range<i64>) -> Vec<Publication> {
@@ -55,7 +56,7 @@ async fn overflowing(channel: &Channel) -> u32 {
 }
 
 #[tokio::test]
-async fn a_burst_of_one_tenant_is_not_in_front_of_anothers_event() {
+async fn one_tenants_burst_does_not_delay_another_tenants_event() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let second = world.ingest().await;
@@ -79,7 +80,8 @@ async fn a_burst_of_one_tenant_is_not_in_front_of_anothers_event() {
     assert_eq!(made.status, 201, "{}", made.body);
 
     let producer = world.producer().await;
-    // It is there, and takes nothing: so ingest stops making jobs for the burst.
+    // The dispatcher exists but takes nothing, so ingest stops making jobs for the
+    // burst.
     dispatcher.pause().unwrap();
     let connection = world.connection().await;
     let channel = connection.create_channel().await.unwrap();
@@ -105,7 +107,7 @@ async fn a_burst_of_one_tenant_is_not_in_front_of_anothers_event() {
         world.count("events WHERE tenant = 'other'").await == 1
     })
     .await;
-    // Before what was published before it.
+    // Accepted before events that were published earlier.
     let accepted = world.count("events WHERE tenant = 'acme'").await;
     let most = before + JOBS_AT_MOST;
     assert!(accepted <= most, "{accepted} were before it, of {total}");
@@ -118,10 +120,11 @@ async fn a_burst_of_one_tenant_is_not_in_front_of_anothers_event() {
         .iter()
         .position(|arrival| arrival.id() == "other-1");
     let earlier = earlier.unwrap() as i64;
-    // What had a job is in front of it, and what is sent side by side with it.
+    // In front of it are events that had a job already, and those that are sent
+    // concurrently.
     assert!(earlier <= accepted + JOBS_AT_MOST, "{earlier} of {total}");
 
-    // Nothing is lost, nothing comes both ways.
+    // Nothing is lost, and nothing comes twice.
     world.settles().await;
     assert_eq!(world.count("events").await, total + 1);
     assert_eq!(arrivals.len() as i64, total + 1);
@@ -143,8 +146,8 @@ async fn a_burst_of_one_tenant_is_not_in_front_of_anothers_event() {
     world.finish().await;
 }
 
-/// So that batches end early, and the rest of them takes its turn again when nothing
-/// else happens.
+/// Batches end early here, and their rest takes its turn again when nothing else
+/// happens.
 #[tokio::test]
 async fn a_burst_with_many_matches_is_worked_off_to_its_end() {
     let world = World::start().await;
@@ -164,7 +167,7 @@ async fn a_burst_with_many_matches_is_worked_off_to_its_end() {
 }
 
 #[tokio::test]
-async fn what_a_crash_leaves_set_aside_is_released() {
+async fn a_tenant_that_a_crash_left_set_aside_is_released() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     ingest.kill().await.unwrap();
@@ -196,7 +199,7 @@ async fn an_older_versions_queues_are_taken_over_without_losing_or_doubling_an_e
     older_topology(&channel).await;
     let producer = world.producer().await;
     let (stop, published) = (AtomicBool::new(false), AtomicI64::new(0));
-    // Without ids: what came twice would be there twice.
+    // Events without ids: one that came twice would be accepted twice.
     let publishing = async {
         while !stop.load(Ordering::Relaxed) {
             let event = Publication::json(TENANT, "order.created", "", "{}");
@@ -236,7 +239,7 @@ async fn an_older_versions_queues_are_taken_over_without_losing_or_doubling_an_e
     world.finish().await;
 }
 
-/// As versions before this one declared it.
+/// The topology that earlier versions declared.
 async fn older_topology(channel: &Channel) {
     let durable = ExchangeDeclareOptions {
         durable: true,

@@ -1,7 +1,7 @@
-//! What is written down is acted upon, whatever PostgreSQL refuses, whatever
-//! answer is lost, and whatever time a machine's clock shows.
+//! Verdicts take effect although PostgreSQL refuses a row or the answer to a COMMIT is
+//! lost, and although the clock of a machine is wrong.
 
-#![allow(clippy::expect_used, clippy::unwrap_used, missing_docs)]
+#![allow(clippy::expect_used, clippy::unwrap_used)]
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use harness::world::{World, eventually};
 use serde_json::{Value, json};
 use url::Url;
 
-/// The database behind a proxy; and its URL by way of that.
+/// The database behind a proxy, and its URL through that proxy.
 async fn database_by_proxy(world: &World) -> (Proxy, String) {
     let mut url = Url::parse(world.database_url()).unwrap();
     let target = format!("127.0.0.1:{}", url.port().unwrap());
@@ -23,8 +23,7 @@ async fn database_by_proxy(world: &World) -> (Proxy, String) {
     (proxy, url.to_string())
 }
 
-/// The sweeper's jobs are 75 s late: none of its doing is what shows that nothing
-/// waited for it.
+/// The sweeper would be 75 s late. If it made no job, nothing waited for it.
 async fn no_job_was_put_back(dispatcher: &Service) {
     let swept = dispatcher.metric("posthorn_sweeper_requeued_total").await;
     assert_eq!(swept.unwrap(), 0.0);
@@ -81,7 +80,7 @@ async fn a_retry_whose_commit_was_not_answered_comes_when_it_is_due() {
     let arrivals = shop.receives(2).await;
 
     assert_eq!(proxy.lost(), 1);
-    // One second, a trip's rounding up to the next, and time to connect anew.
+    // One second, rounding up to the next second, and the time to connect again.
     let pause = pauses(&arrivals)[0];
     assert!(
         pause >= Duration::from_secs(1) && pause < Duration::from_secs(15),
@@ -121,7 +120,7 @@ async fn a_deferral_whose_commit_was_not_answered_ends_when_it_is_due() {
     world.finish().await;
 }
 
-/// What the API says of the only delivery of an event.
+/// The API's answer about the only delivery of an event.
 async fn delivery_of(world: &World, ingest: &Service, event: &str) -> Value {
     let path = format!("/api/v1/events/{event}");
     let answer = world.ask(ingest, "GET", &path, None).await;
@@ -130,7 +129,7 @@ async fn delivery_of(world: &World, ingest: &Service, event: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_verdict_that_postgresql_refuses_holds_up_no_other() {
+async fn a_verdict_that_postgresql_refuses_does_not_delay_others() {
     let world = World::start().await;
     let (ingest, dispatcher) = (world.ingest().await, world.dispatcher().await);
     let database = world.sql().await;
@@ -189,7 +188,7 @@ async fn a_verdict_that_postgresql_refuses_holds_up_no_other() {
     assert!(world.logs().contains("PostgreSQL refused a verdict"));
     assert_eq!(shop.arrivals().len(), 42, "nothing is sent again");
 
-    // Whoever has seen to the cause replays the letter.
+    // An operator removes the cause and replays the dead letter.
     let allow = "ALTER TABLE attempts DROP CONSTRAINT no_such_status";
     database.batch_execute(allow).await.unwrap();
     let letters = "/api/v1/admin/dead-letters";
@@ -206,7 +205,7 @@ async fn a_verdict_that_postgresql_refuses_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn a_day_that_is_missing_is_made_by_the_dispatcher_that_writes_into_it() {
+async fn a_missing_partition_is_created_by_the_dispatcher_that_needs_it() {
     let world = World::start().await;
     let database = world.sql().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
@@ -224,7 +223,7 @@ async fn a_day_that_is_missing_is_made_by_the_dispatcher_that_writes_into_it() {
 }
 
 #[tokio::test]
-async fn dispatchers_make_tomorrow_without_an_ingest() {
+async fn dispatchers_create_tomorrows_partition_without_an_ingest() {
     let world = World::start().await;
     let database = world.sql().await;
     let drop_all = "DO $$ DECLARE day text; BEGIN \
@@ -279,8 +278,8 @@ async fn an_old_days_deliveries_are_dropped_before_its_attempts() {
     world.finish().await;
 }
 
-/// Settings under which a process's wall clock is off by so much. What it measures
-/// time spans with isn't.
+/// Settings that make a process's wall clock wrong by this much. Its monotonic clock
+/// is right.
 fn clock_off_by(offset: &str) -> [(&'static str, String); 3] {
     let folders = std::fs::read_dir("/usr/lib").unwrap();
     let library = folders
@@ -312,7 +311,7 @@ async fn is_not_ready_for_its_clock(service: &Service) {
     .await;
 }
 
-/// Publishes so many and waits until all have arrived; answers how long that took.
+/// Publishes this many events and returns how long it took until all had arrived.
 async fn time_to_receive(world: &World, shop: &Receiver, count: usize) -> Duration {
     let begun = Instant::now();
     for n in 0..count {
@@ -323,7 +322,7 @@ async fn time_to_receive(world: &World, shop: &Receiver, count: usize) -> Durati
     begun.elapsed()
 }
 
-/// Far less than any clock here is off by, and enough for a busy machine.
+/// Much less than any clock here is wrong by, and enough for a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
 #[tokio::test]
@@ -342,7 +341,7 @@ async fn events_arrive_at_once_though_the_clock_of_ingest_is_ahead() {
     world.webhook(&ingest, &shop, json!({})).await;
     let took = time_to_receive(&world, &shop, 10).await;
     assert!(took < SOON, "{took:?}");
-    // The ids are PostgreSQL's time as well: all were made since that moment.
+    // Ids use PostgreSQL's time too: no id is in the future.
     let to_come = "events WHERE uid > first_uuid_at(clock_timestamp())";
     assert_eq!(world.count(to_come).await, 0);
     no_job_was_put_back(&dispatcher).await;
@@ -363,7 +362,7 @@ async fn no_attempt_is_late_or_early_though_the_clock_of_a_dispatcher_is_ahead()
     let took = time_to_receive(&world, &shop, 10).await;
     assert!(took < SOON, "{took:?}");
 
-    // A first try and two retries of each; either dispatcher takes some.
+    // A first attempt and two retries of each. Either dispatcher takes some.
     let seen: Mutex<HashMap<String, usize>> = Mutex::default();
     let script = move |_, arrival: &Arrival| {
         let mut seen = seen.lock().unwrap();
@@ -404,7 +403,7 @@ async fn no_attempt_is_late_or_early_though_the_clock_of_a_dispatcher_is_ahead()
 }
 
 #[tokio::test]
-async fn a_clock_that_is_a_little_off_is_said_and_does_no_harm() {
+async fn a_clock_that_is_slightly_wrong_is_logged_and_does_no_harm() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let behind = started(&world, "posthorn-dispatcher", "-3s").await;

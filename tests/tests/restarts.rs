@@ -1,6 +1,7 @@
-//! Deliveries that begin again: retried, or replayed. And tests, which only try.
+//! Finished deliveries begin again: single retries, retries of an event, and replays.
+//! Also the test request of a webhook, which stores nothing.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -17,7 +18,7 @@ async fn post(world: &World, ingest: &Service, path: &str, body: Option<Value>) 
     world.ask(ingest, "POST", path, body).await
 }
 
-/// Answers what it is told to at the time.
+/// Answers with the status that is set at the time.
 fn answering_as_told(status: &Arc<AtomicU16>) -> Script {
     let status = status.clone();
     Arc::new(move |_, _| Reply::status(status.load(Ordering::Relaxed)))
@@ -53,7 +54,8 @@ async fn a_failed_delivery_that_is_retried_begins_its_schedule_again() {
     let again = post(&world, &ingest, &path, None).await;
     assert_eq!(again.status, 202, "{}", again.body);
     assert_eq!(again.body["id"], failed["id"]);
-    // The third attempt fails as the first of a schedule, and is followed by another.
+    // The third attempt fails like the first one of a schedule, and another one
+    // follows.
     let arrivals = shop.receives(4).await;
     world.settles().await;
     let delivered = only_delivery(&world, &ingest, &webhook).await;
@@ -73,7 +75,7 @@ async fn a_failed_delivery_that_is_retried_begins_its_schedule_again() {
         arrival.verify(&webhook.secret).unwrap();
     }
 
-    // What is delivered can be had again, too.
+    // A delivered delivery can be sent again, too.
     let path = format!(
         "/api/v1/deliveries/{}/retry",
         delivered["id"].as_str().unwrap()
@@ -89,7 +91,7 @@ async fn a_failed_delivery_that_is_retried_begins_its_schedule_again() {
 }
 
 #[tokio::test]
-async fn what_cannot_begin_again_is_refused_with_the_reason() {
+async fn a_delivery_that_cannot_be_retried_is_refused_with_the_reason() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(500)).await;
@@ -156,7 +158,7 @@ async fn what_cannot_begin_again_is_refused_with_the_reason() {
     world.finish().await;
 }
 
-/// Waits for a replay's end.
+/// Waits for the end of a replay.
 async fn ended(world: &World, ingest: &Service, path: &str) -> Value {
     eventually("the replay ends", async || {
         world.ask(ingest, "GET", path, None).await.body["status"] != "running"
@@ -226,7 +228,7 @@ async fn a_replay_sends_what_failed_again_oldest_first_at_its_rate() {
     let mut sorted = again.clone();
     sorted.sort();
     assert_eq!(sorted, ["evt-0", "evt-1", "evt-2", "evt-3", "evt-4"]);
-    // Two a second: five take two pauses of a second.
+    // Two per second: five take two pauses of a second.
     let took = arrivals[11].at - arrivals[7].at;
     assert!(took >= Duration::from_millis(1500), "{took:?}");
     world.settles().await;
@@ -245,10 +247,10 @@ async fn a_replay_sends_what_failed_again_oldest_first_at_its_rate() {
 
 #[tokio::test]
 async fn a_replay_outlives_its_ingest_and_ends_when_it_is_cancelled() {
-    // A job that was to be published when ingest was killed is the sweeper's to find.
+    // If ingest is killed before it publishes a job, the sweeper finds that.
     let world = World::with(&[("SWEEP_GRACE", "1"), ("SWEEP_INTERVAL", "1")]).await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
-    // Not one of those after which an endpoint is left alone.
+    // 404 doesn't open the endpoint's circuit.
     let status = Arc::new(AtomicU16::new(404));
     let shop = world.receiver(answering_as_told(&status)).await;
     let webhook = world
@@ -286,12 +288,12 @@ async fn a_replay_outlives_its_ingest_and_ends_when_it_is_cancelled() {
         .as_i64()
         .unwrap();
     assert!(replayed < 30, "{replayed}");
-    // Each began again once.
+    // Each was restarted once.
     assert_eq!(world.count("deliveries WHERE attempts = 2").await, replayed);
     shop.receives_no_more_than(30 + replayed as usize, Duration::from_millis(1500))
         .await;
 
-    // The rest, and its end when the webhook is switched off.
+    // The rest, and the end of the replay when the webhook is switched off.
     let rest = post(&world, &ingest, &path, Some(body)).await;
     assert_eq!(rest.status, 202, "{}", rest.body);
     let hook = format!("/api/v1/webhooks/{}", webhook.id);
@@ -315,7 +317,7 @@ async fn a_replay_outlives_its_ingest_and_ends_when_it_is_cancelled() {
 }
 
 #[tokio::test]
-async fn a_test_answers_with_what_the_endpoint_said_and_leaves_no_trace() {
+async fn a_test_delivery_returns_the_endpoints_answer_and_stores_nothing() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let shop = world.receiver(answering_in_turn(&[200, 401])).await;

@@ -1,8 +1,8 @@
-//! What is set aside can't harm anybody else: dead letters are bounded in bytes and
-//! for each tenant, what RabbitMQ gave up on has a second chance and no third, and a
-//! stranger's text stays inside its field of the log.
+//! Dead letters of one tenant can't harm others: they are bounded in bytes, in total and
+//! per tenant. An event that RabbitMQ gave up on is tried once more, and only once. Text
+//! from outside stays inside its field of the log.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use harness::producer::Publication;
 use harness::receiver::answering;
@@ -33,7 +33,7 @@ async fn counted(ingest: &Service, metric: &str) -> i64 {
     ingest.metric(metric).await.unwrap_or_default() as i64
 }
 
-/// How much memory a process has had at most, in bytes.
+/// The peak memory of a process, in bytes.
 fn peak_memory(service: &Service) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", service.pid())).unwrap();
     let line = status
@@ -45,7 +45,7 @@ fn peak_memory(service: &Service) -> usize {
 }
 
 #[tokio::test]
-async fn of_what_is_too_large_for_any_event_an_excerpt_is_kept_with_its_size_and_hash() {
+async fn a_body_too_large_for_any_event_is_kept_as_an_excerpt_with_its_size_and_hash() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let body = "0123456789abcdef".repeat(120_000);
@@ -57,7 +57,7 @@ async fn of_what_is_too_large_for_any_event_an_excerpt_is_kept_with_its_size_and
     let letter = &listed["dead_letters"][0];
     assert_eq!(letter["size"], 1_920_000, "{letter}");
     assert_eq!(letter["truncated"], true, "{letter}");
-    // sha256sum of these 1,920,000 bytes.
+    // The sha256sum of these 1,920,000 bytes.
     let sha256 = "185267494d5bf8ed0bc40d1a4b4680ccbaaade222e6f6e8f32157f71a74ff7fc";
     assert_eq!(letter["sha256"], sha256, "{letter}");
     let reason = letter["reason"].as_str().unwrap();
@@ -67,7 +67,7 @@ async fn of_what_is_too_large_for_any_event_an_excerpt_is_kept_with_its_size_and
         1
     );
 
-    // What is left of it isn't the message that it was.
+    // An excerpt can't be replayed, because it isn't the original message.
     let path = format!("/{}/replay", letter["id"].as_str().unwrap());
     let refused = ask(&world, &ingest, "POST", &path, Value::Null).await;
     assert_eq!(refused.status, 409, "{}", refused.body);
@@ -89,7 +89,7 @@ async fn large_dead_letters_are_taken_a_few_at_a_time_and_kept_small() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let before = peak_memory(&ingest);
-    // As RabbitMQ parks what it gave up on: whole.
+    // As RabbitMQ parks a message that it gave up on: as a whole.
     let huge = Publication {
         routing_key: "acme.order.created".to_owned(),
         properties: BasicProperties::default(),
@@ -111,7 +111,7 @@ async fn large_dead_letters_are_taken_a_few_at_a_time_and_kept_small() {
 }
 
 #[tokio::test]
-async fn a_tenants_dead_letters_push_out_its_own_oldest_and_nobody_elses() {
+async fn one_tenants_dead_letters_push_out_only_its_own_oldest() {
     // 16 MiB in all, and 4 MiB for each.
     let world = World::with(&[("DEAD_LETTERS_BYTES", "16777216")]).await;
     let ingest = world.ingest().await;
@@ -120,7 +120,8 @@ async fn a_tenants_dead_letters_push_out_its_own_oldest_and_nobody_elses() {
         let small = Publication::json(TENANT, "a.b", &format!("small-{n}"), "no JSON");
         producer.publish(&small).await.unwrap();
     }
-    // Over a tenant's limit of 256 KiB, and whole: the limit may be raised.
+    // Larger than the tenant's limit of 256 KiB, and kept whole, because the limit
+    // may be raised.
     let large = format!("\"{}\"", "x".repeat(1_000_000));
     let of = |tenant: &str, n: usize| {
         Publication::json(tenant, "a.b", &format!("{tenant}-{n:02}"), &large)
@@ -133,7 +134,7 @@ async fn a_tenants_dead_letters_push_out_its_own_oldest_and_nobody_elses() {
     }
     for n in 0..10 {
         producer.publish(&of("loud", n)).await.unwrap();
-        // One after the other: two lanes may overtake each other.
+        // Published one after the other, because two lanes could reorder them.
         let newest = format!("dead_letters WHERE message_id = 'loud-{n:02}'");
         eventually(&newest, async || world.count(&newest).await == 1).await;
     }
@@ -143,7 +144,8 @@ async fn a_tenants_dead_letters_push_out_its_own_oldest_and_nobody_elses() {
     assert_eq!(world.count(kept).await, 4);
     assert_eq!(world.count("dead_letters WHERE owner = 'acme'").await, 2);
 
-    // Each within its share, but not all of them together: who has most makes room.
+    // Each tenant is within its share, but all together are too many. The tenant
+    // with the most must drop some.
     for tenant in ["b", "c", "d", "e", "nobody", "nobody-else"] {
         for n in 0..4 {
             producer.publish(&of(tenant, n)).await.unwrap();
@@ -159,7 +161,8 @@ async fn a_tenants_dead_letters_push_out_its_own_oldest_and_nobody_elses() {
     let row = sql.query_one(query, &[]).await.unwrap();
     let (bytes, most): (i64, i64) = (row.get(0), row.get(1));
     assert!(bytes <= 16_777_216, "{bytes} bytes");
-    // What tenants that don't exist have is nobody's, together: making up names gains nothing.
+    // Tenants that don't exist share one quota, so inventing tenant names gains
+    // nothing.
     assert!(most <= 4_194_304, "{most} bytes");
     let wrong = "dead_letter_use u LEFT JOIN ( \
              SELECT owner, count(*) AS letters, sum(bytes) AS bytes FROM dead_letters GROUP BY owner) d \
@@ -170,7 +173,8 @@ async fn a_tenants_dead_letters_push_out_its_own_oldest_and_nobody_elses() {
     world.finish().await;
 }
 
-/// Takes messages from the queue of events and fails, until RabbitMQ gives up on them.
+/// Takes messages from the events queue without acking them, until RabbitMQ gives up
+/// on them.
 async fn fails_fifty_times(world: &World, channel: &Channel) {
     let depth = async || {
         let options = QueueDeclareOptions {
@@ -209,7 +213,7 @@ async fn an_event_that_rabbitmq_gave_up_on_is_tried_once_more() {
     ingest.kill().await.unwrap();
     let connection = world.connection().await;
     let channel = connection.create_channel().await.unwrap();
-    // It did nothing wrong: whoever had taken it lost the connection.
+    // The event wasn't at fault: its consumers lost their connections.
     world
         .publish("order.created", "evt-1", &json!({"n": 1}))
         .await;
@@ -230,7 +234,7 @@ async fn an_event_that_rabbitmq_gave_up_on_twice_stays_a_dead_letter_until_it_is
     world.ingest().await.kill().await.unwrap();
     let connection = world.connection().await;
     let channel = connection.create_channel().await.unwrap();
-    // As it comes back the first time.
+    // As the event comes back the first time.
     let mut headers = FieldTable::default();
     headers.insert("x-posthorn-returned".into(), AMQPValue::Boolean(true));
     let event = Publication::json(TENANT, "order.created", "evt-1", "{}");
@@ -254,7 +258,7 @@ async fn an_event_that_rabbitmq_gave_up_on_twice_stays_a_dead_letter_until_it_is
 }
 
 #[tokio::test]
-async fn nothing_that_a_producer_sends_can_write_a_log_line() {
+async fn no_message_of_a_producer_can_forge_a_log_line() {
     let world = World::start().await;
     let forged = "text/x\n2026-11-29T16:00:00.000000Z ERROR FORGED\r\u{1b}[2K\u{202e}\u{2028}";
     let properties = BasicProperties::default()
@@ -263,7 +267,7 @@ async fn nothing_that_a_producer_sends_can_write_a_log_line() {
     for (n, format) in ["pretty", "json"].into_iter().enumerate() {
         let settings = [("LOG_FORMAT", format)];
         let ingest = world.service("posthorn-ingest", &settings).await;
-        // As a type, as an id, and as a tenant's name.
+        // As a type, as an id, and as the name of a tenant.
         let event = Publication::json(TENANT, "order.created", "", "{}");
         let event = event.with(properties.clone());
         let producer = world.producer().await;

@@ -1,6 +1,6 @@
-//! The delivery log: what is found, and what is shown of it.
+//! The delivery log: which deliveries a search finds, and what it shows of them.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use harness::service::Service;
 use harness::world::{Webhook, World};
 use serde_json::{Value, json};
 
-/// 500 to what is published as `order.broken`, 201 to `order.odd`, 200 to the rest.
+/// Answers 500 to `order.broken`, 201 to `order.odd`, and 200 to all others.
 fn by_type() -> Script {
     Arc::new(
         |_, arrival| match arrival.json()["type"].as_str().unwrap() {
@@ -33,7 +33,7 @@ fn event_ids(page: &Value, list: &str) -> Vec<String> {
     rows.iter().map(id).collect()
 }
 
-/// Every page of a list, as the events' ids.
+/// All pages of a list, as event ids.
 async fn all_pages(world: &World, ingest: &Service, path: &str) -> Vec<String> {
     let mut ids = Vec::new();
     let mut cursor = String::new();
@@ -102,7 +102,7 @@ async fn deliveries_are_found_by_each_filter_under_each_name() {
     let until = get(&world, &ingest, &format!("{path}?until={from}")).await;
     assert_eq!(event_ids(&until, "deliveries"), ["evt-1", "evt-0"]);
 
-    // All of the tenant's, newest first; its other names.
+    // All deliveries of the tenant, newest first, and the other names of this list.
     let tenants = all_pages(&world, &ingest, "/api/v1/deliveries?limit=2").await;
     let mut sorted = tenants.clone();
     sorted.sort_by(|a, b| b.cmp(a));
@@ -145,7 +145,7 @@ async fn deliveries_are_found_by_each_filter_under_each_name() {
         (&json!("failed"), &json!(false))
     );
 
-    // Corp Astro's names, at its path.
+    // Corp Astro's names, at Corp Astro's path.
     let documented = format!("/api/webhooks/{}/deliveries", webhook.id);
     let listed = get(&world, &ingest, &documented).await;
     let (taken, failed) = (&listed["deliveries"][0], &listed["deliveries"][2]);
@@ -195,7 +195,7 @@ async fn deliveries_are_found_by_each_filter_under_each_name() {
 }
 
 #[tokio::test]
-async fn an_attempt_shows_what_was_sent_and_why_the_next_comes_when_it_does() {
+async fn an_attempt_shows_its_request_and_when_and_why_the_next_comes() {
     let script: Script = Arc::new(|n, _| match n {
         0 => Reply::status(503).with("retry-after", "2"),
         1 => Reply::status(500),
@@ -292,7 +292,7 @@ async fn in_debug_mode_requests_and_answers_are_kept_whole() {
 async fn statistics_count_what_happened() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
-    // Every second event fails at first; `order.broken` for good.
+    // Every second event fails at the first attempt; `order.broken` always fails.
     let script: Script = Arc::new(|_, arrival| {
         let body = arrival.json();
         if body["type"] == "order.broken" {
@@ -374,7 +374,7 @@ async fn statistics_count_what_happened() {
 }
 
 #[tokio::test]
-async fn what_two_dispatchers_count_adds_up() {
+async fn the_statistics_of_two_dispatchers_add_up() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let _both = (world.dispatcher().await, world.dispatcher().await);
@@ -402,7 +402,7 @@ async fn what_two_dispatchers_count_adds_up() {
 }
 
 #[tokio::test]
-async fn anothers_log_looks_like_what_does_not_exist() {
+async fn another_tenants_log_is_not_found() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;

@@ -1,11 +1,7 @@
-//! The private servers keep their promises: real ones, so a test takes seconds.
+//! The private servers of `harness::pair` keep their promises. These tests start real
+//! servers, so each takes seconds.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stderr,
-    missing_docs
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -22,7 +18,7 @@ use lapin::{BasicProperties, Confirmation, Connection, ConnectionProperties};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_postgres::{Client, NoTls};
 
-/// Starting a node takes all the processor there is: one test at a time.
+/// Starting a node uses all processors, so these tests run one at a time.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
 async fn alone() -> MutexGuard<'static, ()> {
@@ -67,7 +63,7 @@ fn durable_quorum() -> (QueueDeclareOptions, FieldTable) {
     (options, arguments)
 }
 
-/// Confirmed by the broker when it returns.
+/// Returns after the broker's confirm.
 async fn publish(url: &str, body: &[u8]) {
     let connection = amqp(url).await;
     let channel = connection.create_channel().await.unwrap();
@@ -98,7 +94,7 @@ async fn publish(url: &str, body: &[u8]) {
 async fn take(url: &str) -> Option<Vec<u8>> {
     let connection = amqp(url).await;
     let channel = connection.create_channel().await.unwrap();
-    // A quorum queue elects its leader for a moment after a start.
+    // After a start, a quorum queue needs a moment to elect its leader.
     let deadline = Instant::now() + Duration::from_secs(20);
     while Instant::now() < deadline {
         if let Ok(Some(message)) = channel
@@ -122,7 +118,7 @@ fn running(pids: &[u32]) -> Vec<u32> {
         .collect()
 }
 
-/// What was signalled may take a moment to be gone.
+/// A signalled process may take a moment to end.
 async fn all_end(pids: &[u32]) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !running(pids).is_empty() {
@@ -142,7 +138,7 @@ fn all_pids(pair: &Pair) -> Vec<u32> {
 }
 
 #[tokio::test]
-async fn what_was_confirmed_survives_kill_9_and_stop_leaves_no_process() {
+async fn confirmed_data_survives_kill_9_and_stop_leaves_no_process() {
     let _alone = alone().await;
     let pair = Pair::start(config(folder("survive"))).await.unwrap();
     let database = sql(pair.postgres().url()).await;
@@ -299,7 +295,7 @@ async fn a_killed_owner_leaves_nothing_behind_even_paused() {
         }
         eprintln!("  gone after {:?}", begun.elapsed());
     }
-    // The next start copes with what a crash leaves in the folder.
+    // The next start copes with the files that a crash leaves in the folder.
     let pair = Pair::start(config(place)).await.unwrap();
     pair.discard().await.unwrap();
 }
@@ -323,7 +319,7 @@ async fn a_folder_that_the_servers_cannot_work_in_gets_another() {
 }
 
 #[tokio::test]
-async fn what_is_external_is_neither_started_nor_signalled() {
+async fn an_external_server_is_neither_started_nor_signalled() {
     let mut config = config(folder("external"));
     config.database_url = Some("postgres://u:p@db.test:1/x?sslmode=disable".to_owned());
     config.amqp_url = Some("amqp://u:p@mq.test:2/%2f".to_owned());

@@ -1,9 +1,10 @@
-//! Customers' own libraries accept what they are sent, and nothing else.
+//! The libraries that customers use accept the deliveries that Posthorn signed, and
+//! nothing else.
 //!
-//! The crate `standardwebhooks` verifies in every other test; here it stands
-//! beside the packages of that name from PyPI and npm, installed by `make deps`.
+//! The crate `standardwebhooks` verifies in every other test. Here the packages of that
+//! name from PyPI and npm, installed by `make deps`, verify too.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::path::{Path, PathBuf};
 
@@ -28,8 +29,8 @@ const sent = JSON.parse(require('fs').readFileSync(0, 'utf8'));
 console.log(JSON.stringify(new Webhook(sent.secret).verify(sent.body, sent.headers)));
 ";
 
-/// As the specification has it, in Node's own cryptography: no library that we
-/// know of has `v1a` yet. The key is the JSON Web Key that is published.
+/// Verifies as the specification says, with Node's own cryptography, because no
+/// known library supports `v1a` yet. The key is the published JSON Web Key.
 const ED25519: &str = "
 const { createPublicKey, verify } = require('crypto');
 const { secret: key, body, headers } = JSON.parse(require('fs').readFileSync(0, 'utf8'));
@@ -43,7 +44,7 @@ if (!accepted) throw new Error('no signature matches');
 console.log(body);
 ";
 
-/// Somebody who verifies: a program with what `make deps` installed for it.
+/// A verifier: a program with the packages that `make deps` installed for it.
 struct Verifier {
     program: PathBuf,
     arguments: [&'static str; 2],
@@ -55,7 +56,7 @@ fn installed(path: &str) -> PathBuf {
         .join(path)
 }
 
-/// All that are installed; CI has all.
+/// All installed verifiers. CI has all of them.
 fn verifiers() -> Vec<Verifier> {
     let python = (
         installed("venv/bin/python"),
@@ -172,7 +173,7 @@ async fn every_library_accepts_deliveries_and_rejects_a_flipped_byte_also_during
     assert_eq!(rotated.status, 200, "{}", rotated.body);
     let new = rotated.body["secret"].clone();
     assert!(new != old && rotated.body["previous_secret_until"].is_string());
-    // Once.
+    // The secret is shown only once.
     let shown = world.ask(&ingest, "GET", &path, None).await.body;
     assert!(shown["secret"].as_str().unwrap().starts_with("whsec_…"));
     let in_force = json!({"event": "order.updated"});
@@ -183,7 +184,7 @@ async fn every_library_accepts_deliveries_and_rejects_a_flipped_byte_also_during
             .publish("order.updated", &format!("evt-{n}"), &in_force)
             .await;
         let arrival = shop.receives(n).await.remove(n - 1);
-        // Dispatchers know of it within a second.
+        // Dispatchers learn of the rotation within a second.
         if arrival.header("webhook-signature").contains(' ') {
             break arrival;
         }
@@ -220,7 +221,7 @@ async fn every_library_accepts_deliveries_and_rejects_a_flipped_byte_also_during
 }
 
 #[tokio::test]
-async fn whoever_reads_the_published_key_verifies_without_a_secret() {
+async fn the_published_key_verifies_deliveries_without_a_secret() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;
@@ -260,7 +261,7 @@ async fn whoever_reads_the_published_key_verifies_without_a_secret() {
     let shown = world.ask(&ingest, "GET", &path, None).await.body;
     assert_eq!(shown["public_key"], public_key);
 
-    // A webhook without a key, and a dialect without a place for one.
+    // A webhook without a key pair, and a dialect without a place for its signature.
     let none = format!("/.well-known/webhook-keys/{}", other.id);
     assert_eq!(
         world.ask_as("", &ingest, "GET", &none, None).await.status,

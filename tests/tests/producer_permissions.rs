@@ -1,7 +1,7 @@
-//! The line between tenants in RabbitMQ: what a producer's user may do, with the
+//! RabbitMQ's permissions keep tenants apart: what a producer's user may do with the
 //! permissions that docs/access.md gives it.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ async fn a_producers_user_can_publish_its_tenants_events_and_do_nothing_else() {
     let own = |id: &str| Publication::json(TENANT, "order.created", id, "{}");
     let producer = Producer::connect(&url).await.unwrap();
     producer.publish(&own("evt-1")).await.unwrap();
-    // Nor does it get further with other keys beside its own.
+    // Additional routing keys beside its own don't help it.
     for (n, name) in ["CC", "BCC"].into_iter().enumerate() {
         let mut headers = FieldTable::default();
         let keys = ["other.order.created", "posthorn.ingest.v1", "0.0"];
@@ -46,7 +46,7 @@ async fn a_producers_user_can_publish_its_tenants_events_and_do_nothing_else() {
         headers.insert(name.into(), AMQPValue::FieldArray(keys.to_vec().into()));
         let event = own(&format!("evt-{}", n + 2));
         let properties = event.properties.clone().with_headers(headers);
-        // Brokers may refuse it, and end the channel.
+        // Some brokers refuse this and close the channel.
         let producer = Producer::connect(&url).await.unwrap();
         let _ = producer.publish(&event.with(properties)).await;
     }
@@ -70,7 +70,8 @@ async fn a_producers_user_can_publish_its_tenants_events_and_do_nothing_else() {
         let refused = format!("{refused:#}");
         assert!(refused.contains("ACCESS"), "`{exchange}` {key}: {refused}");
     }
-    // A key that is no text, or isn't ASCII, is refused where it is published.
+    // A routing key that isn't text, or isn't ASCII, is refused when it is
+    // published.
     for key in [
         "acme.\u{e9}v\u{e9}nement".as_bytes(),
         b"acme.\xFF",
@@ -103,7 +104,7 @@ async fn a_producers_user_can_publish_its_tenants_events_and_do_nothing_else() {
     world.finish().await;
 }
 
-/// What follows `rabbitmqctl` on the lines of docs/access.md about this user.
+/// The arguments of `rabbitmqctl` on the lines of docs/access.md about this user.
 fn commands(user: &str) -> Vec<Vec<String>> {
     let lines = DOCS
         .lines()

@@ -1,7 +1,8 @@
-//! The edges of the HTTP servers and of what clients send: slow clients, headers
-//! that are there twice, text that PostgreSQL can't hold.
+//! HTTP clients, and peers of connections, that are slow or send what can't be processed:
+//! idle connections, duplicate headers, text that PostgreSQL can't store, wrong
+//! certificates, settings that can't work.
 
-#![allow(clippy::expect_used, clippy::unwrap_used, missing_docs)]
+#![allow(clippy::expect_used, clippy::unwrap_used)]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,23 +20,23 @@ use tokio::net::{TcpListener, TcpStream};
 async fn connect(service: &Service, bytes: &str) -> TcpStream {
     let address = service.url("").replace("http://", "");
     let mut stream = TcpStream::connect(address).await.unwrap();
-    // One that has been closed already is closed, too.
+    // The server may have closed the connection already.
     let _ = stream.write_all(bytes.as_bytes()).await;
     stream
 }
 
-/// Reads until the server closes.
+/// Reads until the server closes the connection.
 async fn rest(mut stream: TcpStream) -> String {
     let mut all = Vec::new();
     let reading = stream.read_to_end(&mut all);
     let closed = tokio::time::timeout(Duration::from_secs(60), reading).await;
-    // Reset instead of closed is fine: what counts is that it ended.
+    // A reset is as good as a close: the connection has ended.
     let _ = closed.expect("the server closes the connection");
     String::from_utf8_lossy(&all).into_owned()
 }
 
 #[tokio::test]
-async fn five_hundred_silent_and_half_sent_connections_are_closed_and_keep_nobody_out() {
+async fn five_hundred_silent_or_incomplete_connections_are_closed_and_keep_no_client_out() {
     let world = World::with(&[("HTTP_IDLE_TIMEOUT", "2")]).await;
     let (ingest, dispatcher) = (world.ingest().await, world.dispatcher().await);
     for service in [&ingest, &dispatcher] {
@@ -48,7 +49,7 @@ async fn five_hundred_silent_and_half_sent_connections_are_closed_and_keep_nobod
             ];
             slow.push(connect(service, half[n % half.len()]).await);
         }
-        // A client of the same address has its answer meanwhile, at once and again and again.
+        // A client at the same address gets its answers meanwhile, again and again.
         for _ in 0..20 {
             let open = service.metric("posthorn_http_connections").await.unwrap();
             assert!(open <= 256.0, "{open} are open");
@@ -71,7 +72,7 @@ struct Operation {
     body: Option<Value>,
 }
 
-/// A schema, wherever it is in the document.
+/// Follows a schema's reference into the document.
 fn resolved<'d>(document: &'d Value, schema: &'d Value) -> &'d Value {
     let one_of = ["oneOf", "anyOf", "allOf"]
         .iter()
@@ -86,8 +87,8 @@ fn resolved<'d>(document: &'d Value, schema: &'d Value) -> &'d Value {
     }
 }
 
-/// This body with each of its members, and of their members, being `text`, a list
-/// of it, and an object of it.
+/// Copies of this body. In each, one member (or a member's member) is replaced by
+/// `text`, by a list of it, or by an object of it.
 fn spoilt(document: &Value, schema: &Value, body: &Value) -> Vec<Value> {
     let mut bodies = Vec::new();
     let properties = resolved(document, schema)["properties"].as_object();
@@ -115,7 +116,7 @@ fn spoilt(document: &Value, schema: &Value, body: &Value) -> Vec<Value> {
     bodies
 }
 
-/// Every operation with U+0000 in each parameter and in each member of its body.
+/// Every operation, with U+0000 in each parameter and in each member of its body.
 fn with_nul(document: &Value, webhook: &str) -> Vec<Operation> {
     let mut operations = Vec::new();
     for (template, item) in document["paths"].as_object().unwrap() {
@@ -150,7 +151,7 @@ fn with_nul(document: &Value, webhook: &str) -> Vec<Operation> {
 }
 
 #[tokio::test]
-async fn text_that_postgresql_cannot_hold_is_refused_by_name_wherever_it_is_sent() {
+async fn text_that_postgresql_cannot_store_is_refused_in_every_member_and_parameter() {
     let world = World::with(&[("API_RATE_LIMIT", "0")]).await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;
@@ -199,7 +200,8 @@ async fn text_that_postgresql_cannot_hold_is_refused_by_name_wherever_it_is_sent
         "{}",
         world.logs()
     );
-    // What was changed on the way may hold deliveries, or send them nowhere.
+    // The changes above may hold deliveries or send them nowhere, so don't check
+    // them.
     world.abandon().await;
 }
 
@@ -209,7 +211,8 @@ fn certificate(name: &str) -> String {
     format!("{folder}/{name}.pem")
 }
 
-/// Shakes hands with this certificate, for ever, and says nothing; answers where.
+/// Starts a TLS server with this certificate that never answers; returns its
+/// address.
 async fn tls_endpoint(name: &str) -> String {
     let chain = CertificateDer::pem_file_iter(certificate(name)).unwrap();
     let key = PrivateKeyDer::from_pem_file(certificate("key")).unwrap();
@@ -230,7 +233,7 @@ async fn tls_endpoint(name: &str) -> String {
             let config = config.clone();
             tokio::task::spawn_blocking(move || {
                 let mut session = rustls::ServerConnection::new(config).unwrap();
-                // Ends when the client refuses.
+                // Ends when the client refuses the certificate.
                 while session
                     .complete_io(&mut stream)
                     .is_ok_and(|(read, _)| read > 0)
@@ -277,7 +280,7 @@ async fn a_certificate_with_a_thousand_names_makes_no_row_log_or_answer_long() {
         let said = tested[member].as_str().unwrap();
         assert!(said.len() < 2048, "{member}: {said}");
     }
-    // Ours has the webhook; the library's would have neither.
+    // Our own log line names the webhook. The library's lines would not.
     let logs = world.logs();
     let longest = logs.lines().map(str::len).max().unwrap();
     assert!(longest < 4096, "{longest} bytes in a line");
@@ -313,7 +316,7 @@ async fn a_client_cannot_make_the_answer_to_a_refusal_long() {
 }
 
 #[tokio::test]
-async fn a_header_that_says_who_asks_or_where_is_there_once_or_the_request_is_refused() {
+async fn a_request_with_two_authorization_tenant_or_host_headers_is_refused() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let ask = async |version: &str, headers: &[&str]| {
@@ -365,7 +368,7 @@ async fn a_header_that_says_who_asks_or_where_is_there_once_or_the_request_is_re
 }
 
 #[tokio::test]
-async fn no_answer_with_a_secret_is_kept_by_a_cache_and_none_is_taken_for_what_it_is_not() {
+async fn answers_forbid_caching_of_secrets_and_content_type_sniffing() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let shop = world.receiver(answering(200)).await;
@@ -403,7 +406,7 @@ async fn no_answer_with_a_secret_is_kept_by_a_cache_and_none_is_taken_for_what_i
 }
 
 #[tokio::test]
-async fn settings_that_cannot_work_are_refused_at_start_and_plain_traffic_is_warned_of() {
+async fn invalid_settings_are_refused_at_start_and_unencrypted_connections_are_warned_of() {
     let world = World::start().await;
     for (name, value) in [
         ("AMQP_URL", "amqp://u:hunter2@127.0.0.1:port/"),
@@ -413,14 +416,15 @@ async fn settings_that_cannot_work_are_refused_at_start_and_plain_traffic_is_war
         ),
         ("ADMIN_TOKEN", "hunter2-hunter2-hunter2 "),
     ] {
-        // Before, it would have been tried again until the end of time.
+        // In earlier versions the process tried to connect for ever.
         let line = "HTTP_ADDR=127.0.0.1:0 timeout 60 posthorn-ingest";
         let refused = world.shell(line, &[(name, value)]).await;
         assert_eq!(refused.status, 1, "{name}: {refused:?}");
         assert!(refused.said.contains(name), "{refused:?}");
         assert!(!refused.said.contains("hunter2"), "{refused:?}");
     }
-    // This machine, by an address that isn't a loopback one; nobody listens at this port.
+    // An address of this machine that isn't a loopback address. Nobody listens at
+    // this port.
     for (query, warned) in [("", true), ("?sslmode=disable", false)] {
         let url = format!("postgres://posthorn@0.0.0.0:1/posthorn{query}");
         let line = "HTTP_ADDR=127.0.0.1:0 timeout 3 posthorn-dispatcher";
@@ -432,7 +436,7 @@ async fn settings_that_cannot_work_are_refused_at_start_and_plain_traffic_is_war
     world.finish().await;
 }
 
-/// Gives PostgreSQL a certificate of the tests, for connections from now on.
+/// Gives PostgreSQL one of the tests' certificates, for new connections.
 async fn certified(world: &World, name: &str) {
     let sql = world.sql().await;
     for (source, file) in [(name, "server.crt"), ("key", "server.key")] {
@@ -451,7 +455,7 @@ async fn certified(world: &World, name: &str) {
 }
 
 #[tokio::test]
-async fn a_postgresql_that_cannot_show_who_it_is_gets_no_connection() {
+async fn a_postgresql_without_a_trusted_certificate_gets_no_connection() {
     let world = World::with_own_servers(&[]).await;
     let ca = certificate("ca");
     let with = |mode: &str, root: &str| {
@@ -483,7 +487,7 @@ async fn a_postgresql_that_cannot_show_who_it_is_gets_no_connection() {
         ("require", &ca, true),
         ("prefer", &ca, true),
         ("disable", "", true),
-        // The system doesn't know the tests' authority.
+        // The system doesn't trust the tests' authority.
         ("verify-full", "", false),
         ("verify-ca", "system", false),
         ("prefer", "", false),
@@ -515,7 +519,7 @@ async fn a_postgresql_that_cannot_show_who_it_is_gets_no_connection() {
     .await;
     assert!(!connects("require", &ca).await);
     assert!(connects("verify-ca", &ca).await, "the name doesn't count");
-    // The world's own URL knows no authority.
+    // The world's own URL doesn't trust the tests' authority.
     let sql = world.sql().await;
     sql.batch_execute("ALTER SYSTEM RESET ssl").await.unwrap();
     sql.batch_execute("SELECT pg_reload_conf()").await.unwrap();
@@ -527,7 +531,7 @@ async fn a_postgresql_that_cannot_show_who_it_is_gets_no_connection() {
 }
 
 #[tokio::test]
-async fn whoever_reads_much_at_once_keeps_no_other_tenant_and_no_event_out() {
+async fn many_reads_of_one_tenant_keep_no_other_tenant_and_no_event_out() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;
@@ -544,7 +548,7 @@ async fn whoever_reads_much_at_once_keeps_no_other_tenant_and_no_event_out() {
     let taken = "LOCK TABLE replays IN ACCESS EXCLUSIVE MODE";
     lock.batch_execute(taken).await.unwrap();
     let path = format!("/api/v1/webhooks/{}/replays", webhook.id);
-    // More than the API has connections.
+    // More requests than the API has connections.
     let reads = (0..20).map(|_| world.ask(&ingest, "GET", &path, None));
     let meanwhile = async {
         let watching = world.sql().await;
@@ -561,7 +565,7 @@ async fn whoever_reads_much_at_once_keeps_no_other_tenant_and_no_event_out() {
         let event = Some(json!({"type": "order.paid", "data": {}}));
         let event = world.ask(&ingest, "POST", "/api/v1/events", event).await;
         assert_eq!(event.status, 202, "{}", event.body);
-        // Longer than a request waits for those before it.
+        // Longer than a request waits for earlier ones.
         let refused = world.ask(&ingest, "GET", path, None).await;
         assert_eq!(refused.status, 429, "{}", refused.body);
         let said = refused.body["detail"].as_str().unwrap();

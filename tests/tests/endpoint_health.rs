@@ -1,7 +1,8 @@
-//! What Posthorn does about endpoints and their owners: a paused webhook holds,
-//! a circuit spares, a long failure disables, and its owner is told.
+//! What Posthorn does about endpoints that are paused or broken: a paused webhook keeps its
+//! deliveries, the circuit breaker spares a dead endpoint, a webhook that fails for too long
+//! is disabled, and its owner is notified.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -12,7 +13,7 @@ use harness::service::{Service, command};
 use harness::world::{Webhook, World, eventually};
 use serde_json::{Value, json};
 
-/// The sweeper's rounds come fast.
+/// A fast sweeper.
 const BRISK: [(&str, &str); 2] = [("SWEEP_GRACE", "2"), ("SWEEP_INTERVAL", "1")];
 
 fn answering_as_told(status: &Arc<AtomicU16>) -> Script {
@@ -43,7 +44,7 @@ async fn a_paused_webhook_holds_its_deliveries_and_gets_them_when_it_is_active_a
     let other = world.receiver(answering(200)).await;
     world.webhook(&ingest, &other, json!({})).await;
 
-    // One is between two attempts when the webhook is paused.
+    // One delivery is between two attempts when the webhook is paused.
     world.publish("order.created", "evt-0", &json!({})).await;
     shop.receives(1).await;
     let paused = change(&world, &ingest, &webhook, json!({"status": "paused"})).await;
@@ -88,7 +89,7 @@ async fn a_paused_webhook_holds_its_deliveries_and_gets_them_when_it_is_active_a
 }
 
 #[tokio::test]
-async fn what_a_paused_webhook_holds_is_cancelled_when_it_is_switched_off() {
+async fn deliveries_held_by_a_paused_webhook_are_cancelled_when_it_is_switched_off() {
     let world = World::with(&BRISK).await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;
@@ -111,7 +112,7 @@ async fn what_a_paused_webhook_holds_is_cancelled_when_it_is_switched_off() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_down_is_asked_now_and_then_and_costs_no_attempts() {
+async fn an_endpoint_that_is_down_gets_only_probes_and_deferrals_cost_no_attempts() {
     let world = World::with(&BRISK).await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let status = Arc::new(AtomicU16::new(503));
@@ -125,7 +126,8 @@ async fn an_endpoint_that_is_down_is_asked_now_and_then_and_costs_no_attempts() 
     }
     let down = "deliveries WHERE deferred_because = 'endpoint_down'";
     eventually("the rest waits", async || world.count(down).await > 150).await;
-    // Ten failures open it, give or take those under way; then one in 5 s, 10 s, …
+    // About ten failures open the circuit. Then there is one probe after 5 s, 10 s,
+    // …
     shop.receives_no_more_than(20, Duration::from_secs(4)).await;
     let attempts = world.count("attempts").await;
     assert!(attempts <= 20, "{attempts}");
@@ -145,7 +147,7 @@ async fn an_endpoint_that_is_down_is_asked_now_and_then_and_costs_no_attempts() 
 }
 
 #[tokio::test]
-async fn an_owner_is_told_of_an_endpoint_that_is_gone_by_an_operational_event() {
+async fn an_operational_event_tells_the_owner_that_the_endpoint_is_gone() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let gone = world.receiver(answering(410)).await;
@@ -158,7 +160,7 @@ async fn an_owner_is_told_of_an_endpoint_that_is_gone_by_an_operational_event() 
             json!({"operational": true, "events": ["webhook.disabled"]}),
         )
         .await;
-    // One who can publish can't forge it, and who listens to all doesn't hear it.
+    // A producer can't forge the event, and a webhook for all events doesn't get it.
     let all = world.receiver(answering(200)).await;
     world.webhook(&ingest, &all, json!({"events": ["*"]})).await;
     world
@@ -180,7 +182,7 @@ async fn an_owner_is_told_of_an_endpoint_that_is_gone_by_an_operational_event() 
         .await;
     desk.receives_no_more_than(1, Duration::from_millis(300))
         .await;
-    // It is in the log like any other.
+    // It is in the log like any other event.
     let path = format!("/api/v1/events/{}", arrivals[0].id());
     let logged = world.ask(&ingest, "GET", &path, None).await;
     assert_eq!(
@@ -228,7 +230,8 @@ async fn a_webhook_that_fails_for_too_long_is_disabled_and_one_that_recovers_is_
         shown(&world, &ingest, &recovering).await["status"],
         "active"
     );
-    // What it had open is cancelled, and can be replayed from when it broke.
+    // Its open deliveries are cancelled, and can be replayed from the time when it
+    // broke.
     world.settles().await;
     let path = format!("/api/v1/webhooks/{}/replay", failing.id);
     change(&world, &ingest, &failing, json!({"active": true})).await;

@@ -1,6 +1,6 @@
-//! Test deliveries: what each kind of endpoint makes of one, put into words.
+//! Test deliveries: how each kind of broken endpoint is described in words.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use harness::world::World;
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn what_is_wrong_with_an_endpoint_is_said_in_words() {
+async fn a_test_delivery_describes_the_endpoints_problem_in_words() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let (strict, slow) = (
