@@ -42,5 +42,7 @@ pub mod restart;
 pub mod run;
 pub mod settings;
 pub mod subscriptions;
+pub mod timestamp;
 pub mod turn;
 pub mod turns;
+pub mod webhooks;

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use ingest::api::webhook_store::Writing;
 use ingest::apply::{self, Apply, Rules};
 use ingest::event_types::command;
 use ingest::settings::Settings;
+use ingest::webhooks::store::Writing;
 use ingest::{api, audit, preview, rekey, run};
 use secrecy::ExposeSecret;
 use shared::settings::{environment, process_environment};
@@ -89,7 +89,7 @@ enum Token {
         tenant: Option<shared::ids::Tenant>,
         /// admin, manager or viewer.
         #[arg(long, default_value = "manager")]
-        role: api::auth::Role,
+        role: api::access::auth::Role,
     },
 }
 
@@ -142,7 +142,8 @@ async fn main() -> anyhow::Result<ExitCode> {
         Command::Dialect(_) | Command::Openapi => unreachable!("answered above"),
         Command::Token(Token::Create { tenant, role }) => {
             let token =
-                api::auth::create_token(&pool(&settings)?, tenant.as_ref(), role, None).await?;
+                api::access::auth::create_token(&pool(&settings)?, tenant.as_ref(), role, None)
+                    .await?;
             println!("{}", token.secret.expose_secret());
         }
         Command::Catalogue(Catalogue::List) => {

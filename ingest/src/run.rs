@@ -27,10 +27,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::api;
-use crate::api::changes::ChangeLimiter;
-use crate::api::jwt::Jwts;
-use crate::api::rates::Rates;
-use crate::api::test_deliveries::Tester;
+use crate::api::access::change_limit::ChangeLimiter;
+use crate::api::access::jwt::Jwts;
+use crate::api::access::rate_limit::Rates;
+use crate::api::webhooks::test::Tester;
 use crate::dead_letters::letter::Origin;
 use crate::dead_letters::{self, Keeper};
 use crate::event_types::EventTypes;
@@ -109,7 +109,7 @@ pub async fn run(
         let state = api::Api {
             pool: postgres::pool(&config, API_CONNECTIONS)?,
             token_pool: postgres::pool(&config, TOKEN_CONNECTIONS)?,
-            places: TenantPlaces::new(api::auth::OF_A_TENANT),
+            places: TenantPlaces::new(api::access::auth::OF_A_TENANT),
             changes: ChangeLimiter::default(),
             publisher: publisher.clone(),
             shards,

@@ -24,15 +24,15 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::auth::Operating;
-use super::events::confirmed;
-use super::problem::{Problem, Result};
-use super::request::{Body, Id, OptionalBody, Page, Parameters};
-use super::timestamp::Timestamp;
-use super::{Api, Shared};
+use crate::api::access::auth::Operating;
+use crate::api::events::confirmed;
+use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request::{Body, Id, OptionalBody, Page, Parameters};
+use crate::api::{Api, Shared};
 use crate::dead_letters::letter::{Letter, Origin, Repair};
 use crate::dead_letters::store::{self, Filter};
 use crate::decode::header_value;
+use crate::timestamp::Timestamp;
 
 /// The most messages that one request replays or discards.
 const AT_MOST: i64 = 1_000;

@@ -9,10 +9,10 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Shared;
-use super::auth::Reading;
-use super::problem::{Problem, Result};
-use super::request::Name;
+use crate::api::Shared;
+use crate::api::access::auth::Reading;
+use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request::Name;
 
 /// `/api/v1/dialects…`
 pub fn routes() -> OpenApiRouter<Shared> {

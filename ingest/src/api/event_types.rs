@@ -14,13 +14,13 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::auth::{Managing, Reading};
-use super::changes::Turn;
-use super::event_type_form::{CatalogueForm, EventTypeForm};
-use super::problem::{Problem, Result};
-use super::request::{Body, Id, Name, Page, Parameters};
-use super::{Api, Shared};
+use crate::api::access::auth::{Managing, Reading};
+use crate::api::access::change_limit::Turn;
+use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request::{Body, Id, Name, Page, Parameters};
+use crate::api::{Api, Shared};
 use crate::event_types::collections::{self, COLLECTIONS};
+use crate::event_types::form::{CatalogueForm, EventTypeForm};
 use crate::event_types::store::{self, Entry, Saved, Shown, Unsaved};
 use crate::turn::turn;
 

@@ -1,7 +1,7 @@
 //! The API: JSON over HTTP, problems as RFC 9457.
 //!
-//! Each file is a resource with its routes, its SQL and its JSON. [`auth`] says
-//! who asks; [`problem`] says no. A tenant's things are found by (tenant, id)
+//! Each file is a resource with its routes, its SQL and its JSON. [`access`] says
+//! who asks; [`http::problem`] says no. A tenant's things are found by (tenant, id)
 //! alone, so what is another's looks exactly like what doesn't exist.
 
 // What `#[utoipa::path]` writes for a handler's parameters is qualified.
@@ -28,45 +28,27 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::event_types::EventTypes;
 use crate::subscriptions::Subscriptions;
 use crate::turn::TenantPlaces;
-use changes::ChangeLimiter;
-use jwt::Jwts;
-use problem::Problem;
-use rates::Rates;
-use test_deliveries::Tester;
+use crate::webhooks::store;
+use access::change_limit::ChangeLimiter;
+use access::jwt::Jwts;
+use access::rate_limit::Rates;
+use deliveries::{replays, retries};
+use events::rematches;
+use http::problem::Problem;
+use webhooks::test::Tester;
+use webhooks::{keys, rotation, stats};
 
-pub mod around;
-pub mod auth;
-pub mod changes;
+pub mod access;
 pub mod dead_letters;
 pub mod deliveries;
-pub mod delivery_merge;
-pub mod delivery_search;
-pub mod delivery_view;
 pub mod dialects;
-pub mod docs;
-pub mod event_detail;
-pub mod event_log;
-pub mod event_type_form;
 pub mod event_types;
 pub mod events;
-pub mod jwt;
-pub mod keys;
+pub mod http;
+pub mod middleware;
 pub mod openapi;
-pub mod problem;
-pub mod rates;
-pub mod rematches;
-pub mod replays;
-pub mod request;
-pub mod retries;
-pub mod rotation;
-pub mod stats;
 pub mod tenants;
-pub mod test_deliveries;
-pub mod timestamp;
 pub mod tokens;
-pub mod webhook_form;
-pub mod webhook_shown;
-pub mod webhook_store;
 pub mod webhooks;
 
 /// The largest request body, in bytes: an event's data and what is around it.
@@ -110,8 +92,8 @@ pub struct Api {
 
 impl Api {
     /// What webhooks are written with.
-    fn writing(&self) -> webhook_store::Writing<'_> {
-        webhook_store::Writing {
+    fn writing(&self) -> store::Writing<'_> {
+        store::Writing {
             keys: &self.keys,
             dialects: &self.dialects,
         }
@@ -126,20 +108,20 @@ pub fn routes(api: Api, cors_origins: &[HeaderValue]) -> Router {
     let (routes, document) = described();
     let api = Arc::new(api);
     let routes = routes
-        .merge(docs::routes(&openapi::finished(&document)))
+        .merge(openapi::page::routes(&openapi::finished(&document)))
         .fallback(async |method: Method, uri: Uri| {
             Problem::not_found(format!("there is no {method} {}", uri.path()))
         })
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             Problem::method_not_allowed(format!("{} does not take {method}", uri.path()))
         })
-        .layer(from_fn_with_state(api.clone(), around::around))
+        .layer(from_fn_with_state(api.clone(), middleware::around))
         .with_state(api);
     if cors_origins.is_empty() {
         return routes;
     }
     // Outermost: a browser asks beforehand, without a token.
-    routes.layer(around::cors(cors_origins))
+    routes.layer(middleware::cors(cors_origins))
 }
 
 /// The OpenAPI document, as `/openapi.json` has it.
@@ -149,8 +131,8 @@ pub fn document() -> Value {
 
 fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
     let events = events::routes()
-        .merge(event_log::routes())
-        .merge(event_detail::routes())
+        .merge(events::log::routes())
+        .merge(events::detail::routes())
         .merge(rematches::of_event());
     let webhooks = || {
         webhooks::routes()
@@ -159,7 +141,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
             .merge(retries::of_webhook())
             .merge(replays::of_webhook())
             .merge(stats::of_webhook())
-            .merge(test_deliveries::of_webhook())
+            .merge(webhooks::test::of_webhook())
     };
     let deliveries = deliveries::routes().merge(retries::routes());
     let (routes, document) = OpenApiRouter::with_openapi(openapi::Base::openapi())

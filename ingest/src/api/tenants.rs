@@ -15,13 +15,13 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Shared;
-use super::auth::Operating;
-use super::dialects::check_dialect;
-use super::problem::{Problem, Result};
-use super::request::{Body, Name, Page, Parameters, object};
-use super::timestamp::Timestamp;
-use super::webhook_form::present;
+use crate::api::Shared;
+use crate::api::access::auth::Operating;
+use crate::api::dialects::check_dialect;
+use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request::{Body, Name, Page, Parameters, object};
+use crate::timestamp::Timestamp;
+use crate::webhooks::form::present;
 
 /// The longest name, in bytes.
 const MAX_NAME: usize = 256;

@@ -16,11 +16,11 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::auth::{Administering, Role, create_token};
-use super::problem::{Problem, Result};
-use super::request::{Body, Id, Page, Parameters};
-use super::timestamp::Timestamp;
-use super::{Api, Shared};
+use crate::api::access::auth::{Administering, Role, create_token};
+use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request::{Body, Id, Page, Parameters};
+use crate::api::{Api, Shared};
+use crate::timestamp::Timestamp;
 
 /// `/api/v1/admin/tokens…`
 pub fn routes() -> OpenApiRouter<Shared> {

@@ -15,11 +15,11 @@ use shared::ids::Tenant;
 use super::Rules;
 use super::place::File;
 pub use super::place::Place;
-use crate::api::event_type_form::CatalogueForm;
-use crate::api::problem::Problem;
+use crate::api::http::problem::Problem;
 use crate::api::tenants::{Change, NewTenant};
-use crate::api::webhook_form::{Checked, Form};
+use crate::event_types::form::CatalogueForm;
 use crate::event_types::store::Entry;
+use crate::webhooks::form::{Checked, Form};
 
 /// How deep a file may be nested, with what is in its examples and filters.
 const MAX_DEPTH: usize = 64;
@@ -437,7 +437,7 @@ mod tests {
     use shared::seal::Keyring;
 
     use super::*;
-    use crate::api::webhook_store::Writing;
+    use crate::webhooks::store::Writing;
 
     const GOOD: &str = "
 tenants:

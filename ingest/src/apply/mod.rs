@@ -26,10 +26,10 @@ use deadpool_postgres::{Pool, Transaction};
 use shared::destination::Destinations;
 use shared::ids::Tenant;
 
-use crate::api::problem::Problem;
+use crate::api::http::problem::Problem;
 use crate::api::tenants;
-use crate::api::webhook_store::{self, Writing};
 use crate::event_types::store;
+use crate::webhooks::store::{self as webhooks, Writing};
 use difference::Difference;
 use file::{DeclaredTenant, DeclaredWebhook, Place, Problems, Source};
 use present::Present;
@@ -239,7 +239,7 @@ impl Making<'_> {
         for (key, now) in known {
             let subject = format!("webhook {id}/{key} ({})", now.id);
             if self.prune {
-                webhook_store::delete(self.transaction, &id, now.id, None)
+                webhooks::delete(self.transaction, &id, now.id, None)
                     .await
                     .map_err(|problem| anyhow::anyhow!("{subject}: {problem}"))?;
                 self.report
@@ -267,12 +267,11 @@ impl Making<'_> {
             Some(now) if difference.is_empty() => (false, Ok(Some(now.id))),
             Some(now) => {
                 let updated =
-                    webhook_store::update(transaction, writing, tenant, now.id, None, form).await;
+                    webhooks::update(transaction, writing, tenant, now.id, None, form).await;
                 (false, updated.map(|_| Some(now.id)))
             }
             None => {
-                let made =
-                    webhook_store::create(transaction, writing, tenant, Some(&key), form).await;
+                let made = webhooks::create(transaction, writing, tenant, Some(&key), form).await;
                 // What a dry run makes is never heard of again.
                 let lasting = !self.report.is_dry_run();
                 (true, made.map(|made| lasting.then_some(made.id)))

@@ -14,7 +14,7 @@ use shared::secret::Secret;
 use shared::webhook::{Rate, Status, Subscription, Webhook};
 
 use super::difference::Difference;
-use crate::api::webhook_form::{Checked, RateLimit, Signing};
+use crate::webhooks::form::{Checked, RateLimit, Signing};
 
 /// See the module's text.
 pub struct Now {

@@ -8,7 +8,7 @@ use shared::ids::Tenant;
 
 use super::collections::{COLLECTIONS, collection};
 use super::store::{self, Saved};
-use crate::api::event_type_form::CatalogueForm;
+use crate::event_types::form::CatalogueForm;
 
 /// The catalogues that Posthorn comes with, a line each.
 ///

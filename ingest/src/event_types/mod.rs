@@ -12,6 +12,7 @@
 pub mod collections;
 pub mod command;
 pub mod counted;
+pub mod form;
 pub mod kept;
 pub mod patterns;
 pub mod schema;

@@ -14,7 +14,7 @@ use shared::ids::{EventType, Tenant};
 use tokio_postgres::Row;
 use utoipa::ToSchema;
 
-use crate::api::timestamp::Timestamp;
+use crate::timestamp::Timestamp;
 
 /// The most event types of a tenant.
 pub const MAX_EVENT_TYPES: i64 = 1_000;

@@ -6,19 +6,19 @@ use std::sync::LazyLock;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use hmac::{Hmac, KeyInit, Mac};
-use ingest::api::delivery_search;
-use ingest::api::event_type_form::CatalogueForm;
-use ingest::api::jwt::{self, Jwts};
-use ingest::api::request::Page;
+use ingest::api::access::jwt::{self, Jwts};
+use ingest::api::deliveries::search;
+use ingest::api::http::request::Page;
 use ingest::api::tenants::{Change, NewTenant};
-use ingest::api::webhook_form::Form;
-use ingest::api::webhook_store::Writing;
 use ingest::apply::Rules;
 use ingest::apply::file::{self, Source};
 use ingest::dead_letters::letter::{Letter, Origin};
 use ingest::decode::{self, MAX_DATA, MAX_DEPTH};
+use ingest::event_types::form::CatalogueForm;
 use ingest::matching::filter::{Budget, Filter};
 use ingest::matching::pattern::Pattern;
+use ingest::webhooks::form::Form;
+use ingest::webhooks::store::Writing;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
@@ -344,7 +344,7 @@ fn cursors(data: &[u8]) {
         EventType,
         Tenant
     );
-    if let Ok(filter) = serde_json::from_slice::<delivery_search::Filter>(data) {
+    if let Ok(filter) = serde_json::from_slice::<search::Filter>(data) {
         let _ = filter.check();
     }
 }

@@ -18,8 +18,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use utoipa::ToSchema;
 
-use super::dialects::check_dialect;
-use super::problem::{Problem, Result};
+use crate::api::dialects::check_dialect;
+use crate::api::http::problem::{Problem, Result};
 use crate::matching::{Filter, Pattern};
 
 /// The most patterns of a webhook.
@@ -476,13 +476,13 @@ pub enum Signing {
 
 #[derive(Deserialize, ToSchema)]
 #[serde(untagged, expecting = "expected an event type or a list of them")]
-pub(super) enum OneOrMany {
+pub(crate) enum OneOrMany {
     One(String),
     Many(Vec<String>),
 }
 
 /// A string stands for a list of one.
-pub(super) fn one_or_many<'de, D: Deserializer<'de>>(
+pub(crate) fn one_or_many<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> std::result::Result<Option<Vec<String>>, D::Error> {
     Ok(Some(match OneOrMany::deserialize(deserializer)? {
@@ -492,7 +492,7 @@ pub(super) fn one_or_many<'de, D: Deserializer<'de>>(
 }
 
 /// Tells `null` (`Some(None)`) from what is missing (`None`).
-pub(super) fn present<'de, D, T>(
+pub(crate) fn present<'de, D, T>(
     deserializer: D,
 ) -> std::result::Result<Option<Option<T>>, D::Error>
 where

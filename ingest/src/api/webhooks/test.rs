@@ -25,10 +25,10 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::auth::Managing;
-use super::problem::{Problem, Result};
-use super::request::{Body, Id, OptionalBody};
-use super::{Api, Shared};
+use crate::api::access::auth::Managing;
+use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request::{Body, Id, OptionalBody};
+use crate::api::{Api, Shared};
 use crate::decode::{MAX_DEPTH, depth};
 use crate::event_types::store::example_of;
 

@@ -19,12 +19,12 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Shared;
-use super::auth::Reading;
-use super::deliveries::check_exists;
-use super::problem::Result;
-use super::request::{Id, Parameters};
-use super::timestamp::Timestamp;
+use crate::api::Shared;
+use crate::api::access::auth::Reading;
+use crate::api::deliveries::check_exists;
+use crate::api::http::problem::Result;
+use crate::api::http::request::{Id, Parameters};
+use crate::timestamp::Timestamp;
 
 /// `/api/v1/stats`
 pub fn routes() -> OpenApiRouter<Shared> {

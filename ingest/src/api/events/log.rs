@@ -15,11 +15,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::auth::Reading;
-use super::problem::{Problem, Result};
-use super::request::{Page, Parameters};
-use super::timestamp::Timestamp;
-use super::{Api, Shared};
+use crate::api::access::auth::Reading;
+use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request::{Page, Parameters};
+use crate::api::{Api, Shared};
+use crate::timestamp::Timestamp;
 
 /// How many of the tenant's events a page with `type` looks at.
 const LOOKED_AT: i64 = 10_000;

@@ -3,7 +3,7 @@
 //! Whatever the filters and however many webhooks, a page costs about the same
 //! with a million deliveries as with ten thousand. Deliveries are looked at newest
 //! first by (webhook, id), an index on each day; those that are in trouble are
-//! found by their state, too. [`super::delivery_merge`] says of which webhook how
+//! found by their state, too. [`crate::api::deliveries::merge`] says of which webhook how
 //! many are looked at next; what is to be shown is read whole in the end. At most
 //! about [`BUDGET`] are looked at: a page may then have fewer than were asked
 //! for, or none, and a `next_cursor` that goes on from there.
@@ -18,11 +18,11 @@ use tokio_postgres::Row;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-use super::delivery_merge::{Look, Merge, Seen};
-use super::delivery_view::COLUMNS;
-use super::problem::{Problem, Result};
-use super::request::Page;
-use super::timestamp::Timestamp;
+use crate::api::deliveries::merge::{Look, Merge, Seen};
+use crate::api::deliveries::view::COLUMNS;
+use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request::Page;
+use crate::timestamp::Timestamp;
 
 /// The most deliveries that one request looks at.
 const BUDGET: usize = 5_000;

@@ -19,13 +19,13 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::auth::Reading;
-use super::event_log::Listed;
-use super::problem::{Problem, Result};
-use super::request::{Id, Page, Parameters};
-use super::timestamp::Timestamp;
-use super::{Api, Shared};
+use crate::api::access::auth::Reading;
+use crate::api::events::log::Listed;
+use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request::{Id, Page, Parameters};
+use crate::api::{Api, Shared};
 use crate::matching::{Data, Explanation, Filter, Index, Pattern, Refusal};
+use crate::timestamp::Timestamp;
 use crate::turn::turn;
 
 /// `/api/v1/events/{id}`

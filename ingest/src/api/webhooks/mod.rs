@@ -7,6 +7,12 @@
 //! Answers carry an ETag; a change that sends it in `If-Match` happens only if
 //! nobody else's came between.
 
+pub mod keys;
+pub mod rotation;
+pub mod stats;
+pub mod test;
+pub mod view;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -17,12 +23,13 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::auth::{Managing, Reading};
-use super::problem::{Problem, Result};
-use super::request::{Body, Id, Page, Parameters};
-use super::webhook_form::Form;
-use super::webhook_shown::{COLUMNS, Shown, all, find};
-use super::{Shared, webhook_store};
+use crate::api::Shared;
+use crate::api::access::auth::{Managing, Reading};
+use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request::{Body, Id, Page, Parameters};
+use crate::api::webhooks::view::{COLUMNS, Shown, all, find};
+use crate::webhooks::form::Form;
+use crate::webhooks::store;
 
 /// `/api/v1/webhooks…`, also `/api/webhooks…`
 pub fn routes() -> OpenApiRouter<Shared> {
@@ -70,8 +77,7 @@ async fn create(
     let _turn = api.changes.turn(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
     let transaction = client.transaction().await?;
-    let made =
-        webhook_store::create(&transaction, api.writing(), &acting.tenant, None, checked).await?;
+    let made = store::create(&transaction, api.writing(), &acting.tenant, None, checked).await?;
     transaction.commit().await?;
     drop(client);
     api.feed.refresh().await?;
@@ -208,7 +214,7 @@ async fn update(
     let mut client = api.pool.get().await?;
     let transaction = client.transaction().await?;
     let (writing, tenant) = (api.writing(), &acting.tenant);
-    if !webhook_store::update(&transaction, writing, tenant, id, expected, checked).await? {
+    if !store::update(&transaction, writing, tenant, id, expected, checked).await? {
         return Err(changed_meanwhile());
     }
     transaction.commit().await?;
@@ -243,7 +249,7 @@ async fn delete(
     let _turn = api.changes.turn(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
     let transaction = client.transaction().await?;
-    if !webhook_store::delete(&transaction, &acting.tenant, id, expected).await? {
+    if !store::delete(&transaction, &acting.tenant, id, expected).await? {
         return Err(changed_meanwhile());
     }
     transaction.commit().await?;

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use shared::ids::EventType;
 use utoipa::ToSchema;
 
-use super::problem::{Problem, Result};
+use crate::api::http::problem::{Problem, Result};
 use crate::decode::{MAX_DEPTH, depth};
 use crate::event_types::schema::{Flaw, Schema};
 use crate::event_types::store::{Entry, MAX_EVENT_TYPES};
@@ -34,7 +34,7 @@ pub struct CatalogueForm {
     pub description: String,
     #[serde(alias = "eventTypes")]
     #[schema(max_items = 1000, extensions(("x-also" = json!(["eventTypes"]))))]
-    pub(super) event_types: Vec<EventTypeForm>,
+    pub(crate) event_types: Vec<EventTypeForm>,
 }
 
 /// One type. What isn't sent is empty.

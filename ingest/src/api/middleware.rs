@@ -21,10 +21,10 @@ use tower_http::cors::CorsLayer;
 use tracing::{Instrument, debug, info_span};
 use uuid::Uuid;
 
-use super::Shared;
-use super::auth::{TENANT_HEADER, bearer, hash};
-use super::problem::{Problem, Result};
-use super::rates::{Client, Rates};
+use crate::api::Shared;
+use crate::api::access::auth::{TENANT_HEADER, bearer, hash};
+use crate::api::access::rate_limit::{Client, Rates};
+use crate::api::http::problem::{Problem, Result};
 
 /// The header with the request's id.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

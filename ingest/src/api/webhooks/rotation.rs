@@ -14,12 +14,12 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Shared;
-use super::auth::Managing;
-use super::problem::{Problem, Result};
-use super::request::{Id, OptionalBody};
-use super::webhook_shown::{Shown, find, unknown};
-use super::webhook_store::{seal_key, seal_secret};
+use crate::api::Shared;
+use crate::api::access::auth::Managing;
+use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request::{Id, OptionalBody};
+use crate::api::webhooks::view::{Shown, find, unknown};
+use crate::webhooks::store::{seal_key, seal_secret};
 
 /// How long both secrets sign unless the request says, in seconds.
 const OVERLAP: u32 = 86_400;

@@ -3,6 +3,12 @@
 //! `/deliveries`, `/events` and `/logs` of a webhook are one search under the
 //! names that different systems have for it.
 
+pub mod merge;
+pub mod replays;
+pub mod retries;
+pub mod search;
+pub mod view;
+
 use axum::Json;
 use axum::extract::State;
 use deadpool_postgres::Client;
@@ -12,12 +18,12 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::auth::Reading;
-use super::delivery_search::{Filter, Found, WITH_ITS_EVENT, search};
-use super::delivery_view::{Attempt, COLUMNS, Delivery, DeliveryDetail, LogEntry};
-use super::problem::{Problem, Result};
-use super::request::{Id, Parameters};
-use super::{Api, Shared};
+use crate::api::access::auth::Reading;
+use crate::api::deliveries::search::{Filter, Found, WITH_ITS_EVENT, search};
+use crate::api::deliveries::view::{Attempt, COLUMNS, Delivery, DeliveryDetail, LogEntry};
+use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request::{Id, Parameters};
+use crate::api::{Api, Shared};
 
 /// How many attempts are shown: more than any schedule makes, but a delivery can
 /// begin again any number of times.

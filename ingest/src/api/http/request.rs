@@ -14,7 +14,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 use utoipa::IntoParams;
 
-use super::problem::Problem;
+use crate::api::http::problem::Problem;
 
 /// The most rows in a page.
 pub const MAX_PAGE: i64 = 250;
@@ -30,7 +30,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        read_json(request, super::MAX_BODY).await.map(Self)
+        read_json(request, crate::api::MAX_BODY).await.map(Self)
     }
 }
 

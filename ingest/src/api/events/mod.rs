@@ -6,6 +6,10 @@
 //! AMQP, so it is checked here by what `decode` and the catalogue would say, and
 //! whoever sent it is told at once.
 
+pub mod detail;
+pub mod log;
+pub mod rematches;
+
 use axum::Json;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::StatusCode;
@@ -24,10 +28,10 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::auth::Publishing;
-use super::problem::{Problem, Result};
-use super::request::{Body, read_json};
-use super::{Api, Shared};
+use crate::api::access::auth::Publishing;
+use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request::{Body, read_json};
+use crate::api::{Api, Shared};
 use crate::decode::{MAX_DEPTH, depth, parse_time};
 
 /// How long a request waits for the broker's confirms.

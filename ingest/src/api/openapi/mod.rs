@@ -14,10 +14,11 @@ use serde_json::{Map, Value, json};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::problem::Problem;
+use crate::api::http::problem::Problem;
 use example::example;
 
 mod example;
+pub mod page;
 
 /// What the document starts from; the routes add themselves.
 #[derive(OpenApi)]
@@ -283,7 +284,7 @@ mod tests {
     use crate::api::document;
 
     /// What `make openapi` writes. A change to the API shows here, in review.
-    const REVIEWED: &str = include_str!("../../../tests/openapi.json");
+    const REVIEWED: &str = include_str!("../../../../tests/openapi.json");
 
     #[test]
     fn the_document_is_the_one_that_was_reviewed() {

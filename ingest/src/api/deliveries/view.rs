@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use tokio_postgres::Row;
 use utoipa::ToSchema;
 
-use super::timestamp::Timestamp;
+use crate::timestamp::Timestamp;
 
 /// How much of an answer's body a list shows, in bytes.
 const EXCERPT: usize = 1024;
@@ -153,7 +153,7 @@ pub struct LogEntry {
 }
 
 /// What [`Delivery::of`] and [`LogEntry::of`] read, of a delivery `d`, its event
-/// `e` and its last attempt `a` (see [`super::delivery_search::WITH_ITS_EVENT`]).
+/// `e` and its last attempt `a` (see [`crate::api::deliveries::search::WITH_ITS_EVENT`]).
 pub const COLUMNS: &str = "d.id, d.webhook_id, d.event_type, d.state, d.attempts, \
     d.attempts_before, d.restarted_at, d.due_at, d.deferred_because, d.finished_at, d.status_code, \
     d.error, e.id AS event_id, a.started_at, a.duration_ms, a.next_attempt_reason, \

@@ -13,11 +13,11 @@ use shared::webhook::{Rate, Sealed, Status, read_retry};
 use tokio_postgres::Row;
 use utoipa::ToSchema;
 
-use super::Api;
-use super::problem::{Problem, Result};
-use super::stats::{Health, Summary, summaries};
-use super::timestamp::Timestamp;
-use super::webhook_form::{RateLimit, Signing};
+use crate::api::Api;
+use crate::api::http::problem::{Problem, Result};
+use crate::api::webhooks::stats::{Health, Summary, summaries};
+use crate::timestamp::Timestamp;
+use crate::webhooks::form::{RateLimit, Signing};
 
 /// A tenant's subscription.
 #[derive(Serialize, ToSchema)]

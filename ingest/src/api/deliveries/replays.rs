@@ -16,15 +16,15 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::auth::{Managing, Reading};
-use super::deliveries::check_exists;
-use super::problem::{Problem, Result};
-use super::request::{Body, Id, Ids};
-use super::retries::check_active;
-use super::timestamp::Timestamp;
-use super::webhook_form::{OneOrMany, one_or_many};
-use super::{Api, Shared};
+use crate::api::access::auth::{Managing, Reading};
+use crate::api::deliveries::check_exists;
+use crate::api::deliveries::retries::check_active;
+use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request::{Body, Id, Ids};
+use crate::api::{Api, Shared};
 use crate::restart::FINISHED;
+use crate::timestamp::Timestamp;
+use crate::webhooks::form::{OneOrMany, one_or_many};
 
 /// Deliveries a second, unless the request says otherwise.
 const RATE: i32 = 10;

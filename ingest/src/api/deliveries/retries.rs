@@ -8,12 +8,12 @@ use time::format_description::well_known::Rfc3339;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::auth::Managing;
-use super::deliveries::find;
-use super::delivery_view::Delivery;
-use super::problem::{Problem, Result};
-use super::request::{Id, Ids};
-use super::{Api, Shared};
+use crate::api::access::auth::Managing;
+use crate::api::deliveries::find;
+use crate::api::deliveries::view::Delivery;
+use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request::{Id, Ids};
+use crate::api::{Api, Shared};
 use crate::restart::{FINISHED, MOST_ATTEMPTS, publish, restart_deliveries};
 
 /// `/api/v1/deliveries/{id}/retry`

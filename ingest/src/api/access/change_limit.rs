@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use shared::ids::Tenant;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::problem::{Problem, Result};
+use crate::api::http::problem::{Problem, Result};
 
 /// Changes under way in a process: less than half of the API's connections.
 const AT_ONCE: usize = 3;

@@ -15,7 +15,7 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::Schema;
 use utoipa::{PartialSchema, ToSchema};
 
-use super::around::request_id;
+use crate::api::middleware::request_id;
 
 /// The longest name of a field that is shown, in bytes: a client may have chosen it.
 const MAX_FIELD: usize = 256;

@@ -14,10 +14,10 @@ use shared::secret::{Secret, SigningKey};
 use shared::webhook::{Rate, Status, seal_context};
 use tokio_postgres::Row;
 
-use super::problem::{Problem, Result};
-use super::webhook_form::{Checked, Signing, check_metadata};
-use super::webhook_shown::unknown;
+use crate::api::http::problem::{Problem, Result};
+use crate::api::webhooks::view::unknown;
 use crate::matching::Pattern;
+use crate::webhooks::form::{Checked, Signing, check_metadata};
 
 /// The most that all of a webhook's definition may have, in bytes as it is stored.
 const MAX_DEFINITION: i32 = 64 * 1024;

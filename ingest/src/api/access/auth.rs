@@ -1,4 +1,4 @@
-//! Who asks: API tokens, JWTs ([`super::jwt`]), and the operator's `ADMIN_TOKEN`.
+//! Who asks: API tokens, JWTs ([`crate::api::access::jwt`]), and the operator's `ADMIN_TOKEN`.
 //!
 //! A token is `pht_` and 32 random bytes; the database has its SHA-256. It
 //! belongs to a tenant, or is global and names a tenant by `X-Tenant-ID`. A
@@ -29,9 +29,9 @@ use time::OffsetDateTime;
 use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
-use super::Shared;
-use super::jwt::Claims;
-use super::problem::{Problem, Result};
+use crate::api::Shared;
+use crate::api::access::jwt::Claims;
+use crate::api::http::problem::{Problem, Result};
 
 const PREFIX: &str = "pht_";
 /// How much of a token is kept to tell it by.

@@ -13,14 +13,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::Shared;
-use super::auth::{Operating, OperatingFor};
-use super::event_detail::find_event;
-use super::problem::{Problem, Result};
-use super::request::{Body, Id};
-use super::timestamp::Timestamp;
+use crate::api::Shared;
+use crate::api::access::auth::{Operating, OperatingFor};
+use crate::api::events::detail::find_event;
+use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request::{Body, Id};
 use crate::rematch::{AT_ONCE, Accepted, Range, accepted, rematch};
 use crate::restart::publish;
+use crate::timestamp::Timestamp;
 
 /// The most events that one request looks at.
 const LOOKED_AT: usize = 2_000;

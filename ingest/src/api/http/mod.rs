@@ -1,0 +1,4 @@
+//! What requests and answers have in common.
+
+pub mod problem;
+pub mod request;
