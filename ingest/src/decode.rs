@@ -23,11 +23,10 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::event_types::Unfit;
+use crate::json_text::{MAX_DEPTH, depth};
 
 /// The largest data of any tenant, in bytes; its own limit is `intake`'s to check.
 pub const MAX_DATA: usize = LARGEST_MAX_PAYLOAD;
-/// The deepest nesting of data. JSON readers of many languages stop at 128.
-pub const MAX_DEPTH: usize = 100;
 
 /// How binary CloudEvents mark attributes: HTTP's way, and AMQP's two.
 const CLOUDEVENTS_PREFIXES: [&str; 3] = ["ce-", "cloudEvents:", "cloudEvents_"];
@@ -370,26 +369,6 @@ fn malformed(expected: &'static str, reason: &impl ToString) -> Rejected {
         expected,
         reason: reason.to_string(),
     }
-}
-
-/// How deeply JSON text is nested, without building anything.
-pub fn depth(json: &str) -> usize {
-    let (mut depth, mut deepest) = (0_usize, 0);
-    let (mut in_string, mut escaped) = (false, false);
-    for byte in json.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'{' | b'[' if !in_string => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
 }
 
 /// The id of an event whose producer gave none.

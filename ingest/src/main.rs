@@ -89,7 +89,7 @@ enum Token {
         tenant: Option<shared::ids::Tenant>,
         /// admin, manager or viewer.
         #[arg(long, default_value = "manager")]
-        role: api::access::auth::Role,
+        role: api::access::role::Role,
     },
 }
 
@@ -142,7 +142,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         Command::Dialect(_) | Command::Openapi => unreachable!("answered above"),
         Command::Token(Token::Create { tenant, role }) => {
             let token =
-                api::access::auth::create_token(&pool(&settings)?, tenant.as_ref(), role, None)
+                api::access::tokens::create_token(&pool(&settings)?, tenant.as_ref(), role, None)
                     .await?;
             println!("{}", token.secret.expose_secret());
         }

@@ -10,7 +10,8 @@ use shared::secret::{Secret, Secrets};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::decode::{MAX_DATA, MAX_DEPTH, depth};
+use crate::decode::MAX_DATA;
+use crate::json_text::{MAX_DEPTH, depth};
 
 /// An event, and who it is for.
 #[derive(Debug, Args)]

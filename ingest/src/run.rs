@@ -30,7 +30,7 @@ use crate::api;
 use crate::api::access::change_limit::ChangeLimiter;
 use crate::api::access::jwt::Jwts;
 use crate::api::access::rate_limit::Rates;
-use crate::api::webhooks::test::Tester;
+use crate::api::webhooks::tester::Tester;
 use crate::dead_letters::letter::Origin;
 use crate::dead_letters::{self, Keeper};
 use crate::event_types::EventTypes;
@@ -38,7 +38,7 @@ use crate::intake::{Intake, take_events};
 use crate::metrics::metrics;
 use crate::settings::Settings;
 use crate::subscriptions::Subscriptions;
-use crate::turn::TenantPlaces;
+use crate::tenant_permits::TenantPermits;
 use crate::{deleted_webhooks, partitions, replay};
 
 const NAME: &str = "posthorn-ingest";
@@ -106,10 +106,10 @@ pub async fn run(
         let jwts = Jwts::new(settings.jwt.clone())?;
         let rates = (settings.api_rate_limit > 0).then(|| Rates::new(settings.api_rate_limit));
         let sender = Sender::new(settings.common.destinations.clone())?;
-        let state = api::Api {
+        let state = api::state::Api {
             pool: postgres::pool(&config, API_CONNECTIONS)?,
             token_pool: postgres::pool(&config, TOKEN_CONNECTIONS)?,
-            places: TenantPlaces::new(api::access::auth::OF_A_TENANT),
+            permits: TenantPermits::new(api::access::auth::OF_A_TENANT),
             changes: ChangeLimiter::default(),
             publisher: publisher.clone(),
             shards,

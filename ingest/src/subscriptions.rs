@@ -13,10 +13,10 @@ use shared::tenant::TenantSettings;
 use shared::webhook::Subscription;
 use tracing::error;
 
+use crate::cpu::run_blocking;
 use crate::matching::filter::MAX_STEPS;
 use crate::matching::{Data, Filter, Found, Index, Pattern};
 use crate::metrics::metrics;
-use crate::turn::elsewhere;
 
 /// Data of so many bytes is parsed at once, within a fraction of a millisecond.
 const QUICK_DATA: usize = 32 * 1024;
@@ -107,7 +107,7 @@ impl Subscriptions {
             }
         }
         let data = data.to_owned();
-        elsewhere(move || candidates.evaluate(&Data::new(&data), MAX_STEPS)).await
+        run_blocking(move || candidates.evaluate(&Data::new(&data), MAX_STEPS)).await
     }
 }
 

@@ -28,7 +28,7 @@ use crate::api::access::auth::Operating;
 use crate::api::events::confirmed;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, OptionalBody, Page, Parameters};
-use crate::api::{Api, Shared};
+use crate::api::state::{Api, Shared};
 use crate::dead_letters::letter::{Letter, Origin, Repair};
 use crate::dead_letters::store::{self, Filter};
 use crate::decode::header_value;

@@ -3,16 +3,17 @@
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
-use shared::dialect::{DEFAULT, Dialect, Dialects};
+use shared::dialect::{DEFAULT, Dialect};
 use shared::retry::Schedule;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::Shared;
 use crate::api::access::auth::Reading;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::Name;
+use crate::api::state::Shared;
+use crate::form::unknown_dialect;
 
 /// `/api/v1/dialects…`
 pub fn routes() -> OpenApiRouter<Shared> {
@@ -75,7 +76,8 @@ async fn list(_: Reading, State(api): State<Shared>) -> Json<DialectList> {
 )]
 async fn show(_: Reading, State(api): State<Shared>, Name(name): Name) -> Result<Json<Shown>> {
     let dialect = api.dialects.get(&name);
-    let dialect = dialect.ok_or_else(|| Problem::not_found(unknown(&name, &api.dialects)))?;
+    let dialect =
+        dialect.ok_or_else(|| Problem::not_found(unknown_dialect(&name, &api.dialects)))?;
     Ok(Json(Shown::of(dialect)))
 }
 
@@ -92,17 +94,4 @@ impl Shown {
             definition: dialect.definition().to_owned(),
         }
     }
-}
-
-/// Refuses a dialect that there isn't.
-pub fn check_dialect(name: &str, dialects: &Dialects) -> Result<()> {
-    match dialects.get(name) {
-        Some(_) => Ok(()),
-        None => Err(Problem::field("dialect", unknown(name, dialects))),
-    }
-}
-
-fn unknown(name: &str, dialects: &Dialects) -> String {
-    let names: Vec<_> = dialects.names().map(|name| format!("`{name}`")).collect();
-    format!("`{name}` does not exist; there is {}", names.join(", "))
 }

@@ -15,14 +15,15 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::access::auth::{Managing, Reading};
-use crate::api::access::change_limit::Turn;
+use crate::api::access::change_limit::ChangePermit;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Name, Page, Parameters};
-use crate::api::{Api, Shared};
+use crate::api::state::{Api, Shared};
+use crate::cpu;
 use crate::event_types::collections::{self, COLLECTIONS};
 use crate::event_types::form::{CatalogueForm, EventTypeForm};
-use crate::event_types::store::{self, Entry, Saved, Shown, Unsaved};
-use crate::turn::turn;
+use crate::event_types::store::{self, Entry, EventTypeView, Saved};
+use crate::invalid::NotFound;
 
 /// `/api/v1/event-types…`
 pub fn routes() -> OpenApiRouter<Shared> {
@@ -56,7 +57,7 @@ struct Filter {
 #[derive(Serialize, ToSchema)]
 #[schema(as = EventTypePage)]
 struct Listed {
-    event_types: Vec<Shown>,
+    event_types: Vec<EventTypeView>,
     /// Of the next page; `null` on the last.
     #[schema(required)]
     next_cursor: Option<EventType>,
@@ -105,24 +106,20 @@ async fn list(
     get, path = "/{name}", operation_id = "show_event_type", tag = "event types",
     security(("token" = ["viewer"])),
     params(("name" = EventType, Path)),
-    responses((status = 200, description = "The type.", body = Shown)),
+    responses((status = 200, description = "The type.", body = EventTypeView)),
 )]
 async fn show(
     acting: Reading,
     State(api): State<Shared>,
     Id(name): Id<EventType>,
-) -> Result<Json<Shown>> {
+) -> Result<Json<EventTypeView>> {
     find(&api, &acting.tenant, &name).await.map(Json)
 }
 
-async fn find(api: &Api, tenant: &Tenant, name: &EventType) -> Result<Shown> {
+async fn find(api: &Api, tenant: &Tenant, name: &EventType) -> Result<EventTypeView> {
     let client = api.pool.get().await?;
     let found = store::find(&client, tenant, name).await?;
-    found.ok_or_else(|| unknown(name))
-}
-
-fn unknown(name: &EventType) -> Problem {
-    Problem::not_found(format!("there is no event type {name} in the catalogue"))
+    found.ok_or_else(|| NotFound::event_type(name).into())
 }
 
 /// Describe an event type
@@ -135,8 +132,8 @@ fn unknown(name: &EventType) -> Problem {
     params(("name" = EventType, Path)),
     request_body = EventTypeForm,
     responses(
-        (status = 200, description = "The type, which was there.", body = Shown),
-        (status = 201, description = "The type, which is new.", body = Shown),
+        (status = 200, description = "The type, which was there.", body = EventTypeView),
+        (status = 201, description = "The type, which is new.", body = EventTypeView),
         (status = 409, description = "The tenant has as many as it may.")
     ),
 )]
@@ -145,11 +142,11 @@ async fn put(
     State(api): State<Shared>,
     Id(name): Id<EventType>,
     Body(form): Body<EventTypeForm>,
-) -> Result<(StatusCode, Json<Shown>)> {
+) -> Result<(StatusCode, Json<EventTypeView>)> {
     // First: a form is costly to check, too.
-    let change = api.changes.turn(&acting.tenant).await?;
+    let change = api.changes.acquire(&acting.tenant).await?;
     let entry = {
-        let _turn = turn(&acting.tenant).await;
+        let _permit = cpu::permit(&acting.tenant).await;
         block_in_place(|| form.check(name.clone()))?
     };
     let saved = save(&api, change, &acting.tenant, &[entry], false).await?;
@@ -176,11 +173,11 @@ async fn delete(
     State(api): State<Shared>,
     Id(name): Id<EventType>,
 ) -> Result<StatusCode> {
-    let _turn = api.changes.turn(&acting.tenant).await?;
+    let _turn = api.changes.acquire(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
     let transaction = client.transaction().await?;
     if !store::delete(&transaction, &acting.tenant, &name).await? {
-        return Err(unknown(&name));
+        return Err(NotFound::event_type(&name).into());
     }
     transaction.commit().await?;
     drop(client);
@@ -206,9 +203,9 @@ async fn replace(
     Body(form): Body<CatalogueForm>,
 ) -> Result<Json<Saved>> {
     // First: a form is costly to check, too.
-    let change = api.changes.turn(&acting.tenant).await?;
+    let change = api.changes.acquire(&acting.tenant).await?;
     let entries = {
-        let _turn = turn(&acting.tenant).await;
+        let _permit = cpu::permit(&acting.tenant).await;
         block_in_place(|| form.check())?
     };
     save(&api, change, &acting.tenant, &entries, true)
@@ -268,9 +265,9 @@ async fn import(
         }
     };
     // First: a form is costly to check, too.
-    let change = api.changes.turn(&acting.tenant).await?;
+    let change = api.changes.acquire(&acting.tenant).await?;
     let entries = {
-        let _turn = turn(&acting.tenant).await;
+        let _permit = cpu::permit(&acting.tenant).await;
         block_in_place(|| form.check())?
     };
     save(&api, change, &acting.tenant, &entries, false)
@@ -296,7 +293,7 @@ pub fn embedded(name: &str) -> Result<CatalogueForm> {
 /// The change's turn ends with it.
 async fn save(
     api: &Api,
-    _change: Turn,
+    _change: ChangePermit,
     tenant: &Tenant,
     entries: &[Entry],
     alone: bool,
@@ -308,16 +305,6 @@ async fn save(
     drop(client);
     api.feed.refresh().await?;
     Ok(saved)
-}
-
-impl From<Unsaved> for Problem {
-    fn from(unsaved: Unsaved) -> Self {
-        match unsaved {
-            Unsaved::NoTenant(_) => Self::not_found(unsaved.to_string()),
-            Unsaved::TooMany(_) => Self::conflict(unsaved.to_string()),
-            Unsaved::Postgres(error) => error.into(),
-        }
-    }
 }
 
 /// A catalogue that Posthorn comes with, without its types.

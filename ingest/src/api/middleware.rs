@@ -19,35 +19,20 @@ use shared::excerpt::{MAX_ERROR, excerpt};
 use shared::serve::network;
 use tower_http::cors::CorsLayer;
 use tracing::{Instrument, debug, info_span};
-use uuid::Uuid;
 
-use crate::api::Shared;
-use crate::api::access::auth::{TENANT_HEADER, bearer, hash};
+use crate::api::access::auth::{TENANT_HEADER, bearer};
 use crate::api::access::rate_limit::{Client, Rates};
+use crate::api::access::tokens::hash;
 use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request_id::{self, REQUEST_ID};
+use crate::api::state::Shared;
 
-/// The header with the request's id.
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// The longest id that is taken over.
-const MAX_ID: usize = 128;
 /// How long a browser may remember what CORS allows.
 const CORS_AGE: std::time::Duration = std::time::Duration::from_secs(3600);
 
-tokio::task_local! {
-    static CURRENT: HeaderValue;
-}
-
-/// The id of the request that is being answered, if any is.
-pub fn request_id() -> Option<String> {
-    CURRENT
-        .try_with(|id| id.to_str().ok().map(str::to_owned))
-        .ok()
-        .flatten()
-}
-
 /// See the module's text.
 pub async fn around(State(api): State<Shared>, request: Request, next: Next) -> Response {
-    let id = id_of(request.headers());
+    let id = request_id::from_headers(request.headers());
     let is_private = request.uri().path().starts_with("/api/");
     let span = info_span!(
         "request",
@@ -65,7 +50,7 @@ pub async fn around(State(api): State<Shared>, request: Request, next: Next) -> 
         debug!(status = answer.status().as_u16(), ms, "answered");
         answer
     };
-    let mut answer = CURRENT.scope(id.clone(), answer).instrument(span).await;
+    let mut answer = request_id::scope(id.clone(), answer.instrument(span)).await;
     let headers = answer.headers_mut();
     headers.insert(REQUEST_ID, id);
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -74,22 +59,6 @@ pub async fn around(State(api): State<Shared>, request: Request, next: Next) -> 
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     answer
-}
-
-fn id_of(headers: &HeaderMap) -> HeaderValue {
-    let sane = |id: &&HeaderValue| {
-        let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_.:/+=".contains(b);
-        (1..=MAX_ID).contains(&id.len()) && id.as_bytes().iter().all(plain)
-    };
-    headers
-        .get(REQUEST_ID)
-        .filter(sane)
-        .cloned()
-        .unwrap_or_else(|| {
-            let made = Uuid::now_v7().to_string();
-            // Hexadecimal digits and hyphens are what a header may have.
-            HeaderValue::from_str(&made).unwrap_or(HeaderValue::from_static("-"))
-        })
 }
 
 fn check(rates: Option<&Rates>, request: &Request) -> Result<()> {
@@ -208,19 +177,6 @@ mod tests {
             ("application/xml, application/json;q=0", false),
         ] {
             assert_eq!(accepts_json(&headers(ACCEPT, accept)), accepted, "{accept}");
-        }
-    }
-
-    #[test]
-    fn a_sane_id_is_taken_over_and_another_replaced() {
-        let id = |text: &str| id_of(&headers(REQUEST_ID, text));
-        for sane in ["7", "01J-trace_1.2:3/4+5=", &"a".repeat(128)] {
-            assert_eq!(id(sane), sane);
-        }
-        for other in ["", "a b", "<script>", &"a".repeat(129)] {
-            let made = id(other);
-            assert_ne!(made, other);
-            assert_eq!(made.len(), 36);
         }
     }
 }

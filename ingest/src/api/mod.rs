@@ -12,30 +12,14 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::{HeaderValue, Method, Uri};
 use axum::middleware::from_fn_with_state;
-use deadpool_postgres::Pool;
-use secrecy::SecretString;
 use serde_json::Value;
-use shared::catalogue::Feed;
-use shared::destination::Destinations;
-use shared::dialect::Dialects;
-use shared::publish::Publisher;
-use shared::seal::Keyring;
-use shared::tenant::LARGEST_MAX_PAYLOAD;
-use shared::webhook::Subscription;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::event_types::EventTypes;
-use crate::subscriptions::Subscriptions;
-use crate::turn::TenantPlaces;
-use crate::webhooks::store;
-use access::change_limit::ChangeLimiter;
-use access::jwt::Jwts;
-use access::rate_limit::Rates;
 use deliveries::{replays, retries};
 use events::rematches;
 use http::problem::Problem;
-use webhooks::test::Tester;
+use state::{Api, Shared};
 use webhooks::{keys, rotation, stats};
 
 pub mod access;
@@ -47,61 +31,10 @@ pub mod events;
 pub mod http;
 pub mod middleware;
 pub mod openapi;
+pub mod state;
 pub mod tenants;
 pub mod tokens;
 pub mod webhooks;
-
-/// The largest request body, in bytes: an event's data and what is around it.
-const MAX_BODY: usize = LARGEST_MAX_PAYLOAD + 256 * 1024;
-
-/// What handlers need.
-pub struct Api {
-    /// To PostgreSQL: the API's own, so that no request keeps events waiting.
-    pub pool: Pool,
-    /// To PostgreSQL, to look tokens up: who asks is known however many others ask.
-    pub token_pool: Pool,
-    /// Lets a tenant's requests that use PostgreSQL in.
-    pub places: TenantPlaces,
-    /// Lets changes to the catalogue in.
-    pub changes: ChangeLimiter,
-    /// To `posthorn.events`.
-    pub publisher: Publisher,
-    /// For the routing of jobs.
-    pub shards: u16,
-    /// Sends tests.
-    pub tester: Tester,
-    /// Seals secrets.
-    pub keys: Keyring,
-    /// Where webhooks may point.
-    pub destinations: Destinations,
-    /// What webhooks may look like.
-    pub dialects: Dialects,
-    /// The operator's own token.
-    pub admin_token: Option<SecretString>,
-    /// How often clients may ask, unless as often as they like.
-    pub rates: Option<Rates>,
-    /// What verifies JWTs, if any are accepted.
-    pub jwts: Option<Jwts>,
-    /// Brings the index up to date after a change.
-    pub feed: Arc<Feed<Subscription>>,
-    /// The index.
-    pub subscriptions: Arc<Subscriptions>,
-    /// What tenants say about their event types.
-    pub event_types: Arc<EventTypes>,
-}
-
-impl Api {
-    /// What webhooks are written with.
-    fn writing(&self) -> store::Writing<'_> {
-        store::Writing {
-            keys: &self.keys,
-            dialects: &self.dialects,
-        }
-    }
-}
-
-/// What every handler is given.
-pub type Shared = Arc<Api>;
 
 /// All routes, and the document that describes them.
 pub fn routes(api: Api, cors_origins: &[HeaderValue]) -> Router {

@@ -16,10 +16,12 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::access::auth::{Administering, Role, create_token};
+use crate::api::access::auth::Administering;
+use crate::api::access::role::Role;
+use crate::api::access::tokens::create_token;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Page, Parameters};
-use crate::api::{Api, Shared};
+use crate::api::state::{Api, Shared};
 use crate::timestamp::Timestamp;
 
 /// `/api/v1/admin/tokens…`

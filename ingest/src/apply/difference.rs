@@ -4,8 +4,8 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::api::tenants::{Change, Shown};
 use crate::event_types::store;
+use crate::tenants::{Change, TenantView};
 
 /// How much of a value is shown, in characters.
 const MAX_SHOWN: usize = 100;
@@ -20,7 +20,7 @@ pub struct Difference {
 
 impl Difference {
     /// Nothing is to change yet, of something new or of something that is there.
-    pub(super) fn of(is_new: bool) -> Self {
+    pub(super) fn new(is_new: bool) -> Self {
         Self {
             of_new: is_new,
             lines: Vec::new(),
@@ -55,8 +55,8 @@ impl Difference {
 }
 
 /// What is to change of a tenant. `None`: it is new.
-pub fn tenant(now: Option<&Shown>, mut wanted: Change) -> (Change, Difference) {
-    let mut difference = Difference::of(now.is_none());
+pub fn tenant(now: Option<&TenantView>, mut wanted: Change) -> (Change, Difference) {
+    let mut difference = Difference::new(now.is_none());
     let limits = &mut wanted.limits;
     match now {
         Some(now) => {
@@ -114,8 +114,8 @@ pub fn tenant(now: Option<&Shown>, mut wanted: Change) -> (Change, Difference) {
 }
 
 /// What is to change of an event type. `None`: it is new.
-pub fn event_type(now: Option<&store::Shown>, wanted: &store::Entry) -> Difference {
-    let mut difference = Difference::of(now.is_none());
+pub fn event_type(now: Option<&store::EventTypeView>, wanted: &store::Entry) -> Difference {
+    let mut difference = Difference::new(now.is_none());
     let value = |text: Option<&str>| -> Value {
         // Both were JSON when they were checked.
         text.and_then(|text| serde_json::from_str(text).ok())
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn what_is_as_it_should_be_is_neither_shown_nor_written() {
-        let mut difference = Difference::of(false);
+        let mut difference = Difference::new(false);
         let (mut url, mut name) = (Some("b"), Some("n"));
         difference.member("url", &"a", &mut url);
         difference.member("name", &"n", &mut name);

@@ -15,10 +15,10 @@ use shared::ids::Tenant;
 use super::Rules;
 use super::place::File;
 pub use super::place::Place;
-use crate::api::http::problem::Problem;
-use crate::api::tenants::{Change, NewTenant};
 use crate::event_types::form::CatalogueForm;
 use crate::event_types::store::Entry;
+use crate::invalid::{Invalid, Unsaved};
+use crate::tenants::{Change, NewTenant};
 use crate::webhooks::form::{Checked, Form};
 
 /// How deep a file may be nested, with what is in its examples and filters.
@@ -77,15 +77,29 @@ impl Problems {
         self.0.push(format!("{place}: {reason}"));
     }
 
-    /// Notes what the API would say, but for the values that it repeats.
-    pub fn refused(&mut self, place: &Place, problem: Problem) {
-        let (field, detail) = problem.into_blame();
-        let place = field.map_or_else(|| place.clone(), |field| place.at(&field));
+    /// Notes that a member is invalid, without the values that the reason repeats.
+    pub fn invalid(&mut self, place: &Place, Invalid { field, reason }: &Invalid) {
+        let place = place.at(field);
         // What an example isn't is said with excerpts of it.
-        let detail = detail
+        let reason = reason
             .split_once(OF_AN_EXAMPLE)
-            .map_or(detail.as_str(), |_| OF_AN_EXAMPLE);
-        self.note(&place, place.without_values(detail));
+            .map_or(reason.as_str(), |_| OF_AN_EXAMPLE);
+        self.note(&place, place.without_values(reason));
+    }
+
+    /// Notes why a change was refused; gives back what is no refusal.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub fn refused(&mut self, place: &Place, unsaved: Unsaved) -> Result<(), Unsaved> {
+        match unsaved {
+            Unsaved::Invalid(invalid) => self.invalid(place, &invalid),
+            Unsaved::NotFound(_) | Unsaved::Conflict(_) => {
+                self.note(place, place.without_values(&unsaved.to_string()));
+            }
+            Unsaved::Postgres(_) => return Err(unsaved),
+        }
+        Ok(())
     }
 
     /// Whether there are none.
@@ -101,8 +115,10 @@ impl Problems {
     }
 
     /// What is `Ok`; what isn't is noted.
-    fn sift<T>(&mut self, place: &Place, checked: Result<T, Problem>) -> Option<T> {
-        checked.map_err(|problem| self.refused(place, problem)).ok()
+    fn sift<T>(&mut self, place: &Place, checked: Result<T, Invalid>) -> Option<T> {
+        checked
+            .map_err(|invalid| self.invalid(place, &invalid))
+            .ok()
     }
 }
 

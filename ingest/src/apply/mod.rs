@@ -26,9 +26,9 @@ use deadpool_postgres::{Pool, Transaction};
 use shared::destination::Destinations;
 use shared::ids::Tenant;
 
-use crate::api::http::problem::Problem;
-use crate::api::tenants;
 use crate::event_types::store;
+use crate::invalid::Unsaved;
+use crate::tenants;
 use crate::webhooks::store::{self as webhooks, Writing};
 use difference::Difference;
 use file::{DeclaredTenant, DeclaredWebhook, Place, Problems, Source};
@@ -216,7 +216,7 @@ impl Making<'_> {
         }
         if !changed.is_empty() {
             let saved = store::save(self.transaction, &id, &changed, false).await;
-            self.judged(&place.at("event_types"), saved.map_err(Problem::from))?;
+            self.judged(&place.at("event_types"), saved)?;
         }
 
         let mut known = present.webhooks.remove(&id).unwrap_or_default();
@@ -241,9 +241,9 @@ impl Making<'_> {
             if self.prune {
                 webhooks::delete(self.transaction, &id, now.id, None)
                     .await
-                    .map_err(|problem| anyhow::anyhow!("{subject}: {problem}"))?;
+                    .with_context(|| format!("{subject} was not deleted"))?;
                 self.report
-                    .done(Done::Removed, subject, Difference::of(false));
+                    .done(Done::Removed, subject, Difference::new(false));
             } else {
                 self.report.left(subject);
             }
@@ -286,14 +286,14 @@ impl Making<'_> {
     }
 
     /// Notes what is refused, and goes on; fails with what can't be gone on after.
-    fn judged<T>(&mut self, place: &Place, done: Result<T, Problem>) -> anyhow::Result<Option<T>> {
+    fn judged<T>(&mut self, place: &Place, done: Result<T, Unsaved>) -> anyhow::Result<Option<T>> {
         match done {
             Ok(value) => Ok(Some(value)),
-            Err(problem) if problem.is_refusal() => {
-                self.problems.refused(place, problem);
+            Err(unsaved) => {
+                let refused = self.problems.refused(place, unsaved);
+                refused.with_context(|| place.to_string())?;
                 Ok(None)
             }
-            Err(problem) => Err(anyhow::anyhow!("{place}: {problem}")),
         }
     }
 }

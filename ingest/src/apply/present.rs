@@ -10,15 +10,15 @@ use shared::webhook::{Subscription, Webhook};
 
 use super::file::DeclaredTenant;
 use super::webhook::Now;
-use crate::api::tenants;
 use crate::event_types::store::{self, MAX_EVENT_TYPES};
+use crate::tenants;
 
 /// See the module's text.
 pub struct Present {
     /// Those that exist.
-    pub tenants: HashMap<Tenant, tenants::Shown>,
+    pub tenants: HashMap<Tenant, tenants::TenantView>,
     /// Of each, all.
-    pub event_types: HashMap<Tenant, HashMap<EventType, store::Shown>>,
+    pub event_types: HashMap<Tenant, HashMap<EventType, store::EventTypeView>>,
     /// Of each, those that have a key, by it.
     pub webhooks: HashMap<Tenant, BTreeMap<String, Now>>,
 }
@@ -53,7 +53,7 @@ impl Present {
 async fn lock_tenants(
     transaction: &Transaction<'_>,
     ids: &[&Tenant],
-) -> anyhow::Result<HashMap<Tenant, tenants::Shown>> {
+) -> anyhow::Result<HashMap<Tenant, tenants::TenantView>> {
     let columns = tenants::COLUMNS;
     let rows = transaction
         .query(
@@ -64,7 +64,7 @@ async fn lock_tenants(
             &[&ids],
         )
         .await?;
-    let shown = rows.iter().map(tenants::Shown::of);
+    let shown = rows.iter().map(tenants::TenantView::from_row);
     Ok(shown.map(|shown| (shown.id.clone(), shown)).collect())
 }
 
@@ -92,7 +92,7 @@ async fn lock_webhooks(
             .with_context(|| format!("reading webhook {}", row.get::<_, WebhookId>("id")))?;
         webhooks.entry(webhook.tenant.clone()).or_default().insert(
             row.get("key"),
-            Now::of(
+            Now::new(
                 webhook,
                 Subscription::read(row),
                 row.get("description"),

@@ -66,7 +66,7 @@ impl Default for Members {
 impl Now {
     /// From its row.
     #[must_use]
-    pub fn of(
+    pub fn new(
         webhook: Webhook,
         subscription: Subscription,
         description: String,
@@ -108,7 +108,7 @@ impl Now {
 /// What is to be written of what a file says, and how it reads.
 pub(super) fn compare(now: Option<&Now>, wanted: Checked) -> (Checked, Difference) {
     let mut wanted = whole(wanted);
-    let mut difference = Difference::of(now.is_none());
+    let mut difference = Difference::new(now.is_none());
     let nothing = Members::default();
     let members = now.map_or(&nothing, |now| &now.members);
     difference.member("url", &members.url, &mut wanted.url);
@@ -124,7 +124,7 @@ pub(super) fn compare(now: Option<&Now>, wanted: Checked) -> (Checked, Differenc
     headers(&mut difference, &members.headers, &mut wanted);
     difference.member("timeout", &members.timeout, &mut wanted.timeout);
     difference.member("retry_policy", &members.retry, &mut wanted.retry);
-    let limit = |rate: Option<Rate>| json!(rate.map(RateLimit::of));
+    let limit = |rate: Option<Rate>| json!(rate.map(RateLimit::from));
     let mut rate = wanted.rate.map(limit);
     difference.member("rate_limit", &limit(members.rate), &mut rate);
     wanted.rate = wanted.rate.filter(|_| rate.is_some());

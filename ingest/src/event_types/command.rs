@@ -36,9 +36,7 @@ pub async fn import(pool: &Pool, tenant: &Tenant, source: &str) -> anyhow::Resul
     };
     let form: CatalogueForm =
         serde_json::from_str(&text).with_context(|| format!("`{source}` is not a catalogue"))?;
-    let entries = form
-        .check()
-        .map_err(|problem| anyhow::anyhow!("{source}: {problem}"))?;
+    let entries = form.check().with_context(|| source.to_owned())?;
     let mut client = pool.get().await?;
     let transaction = client.transaction().await?;
     let saved = store::save(&transaction, tenant, &entries, false).await?;

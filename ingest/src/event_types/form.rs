@@ -10,10 +10,12 @@ use serde_json::value::RawValue;
 use shared::ids::EventType;
 use utoipa::ToSchema;
 
-use crate::api::http::problem::{Problem, Result};
-use crate::decode::{MAX_DEPTH, depth};
 use crate::event_types::schema::{Flaw, Schema};
 use crate::event_types::store::{Entry, MAX_EVENT_TYPES};
+use crate::invalid::Invalid;
+use crate::json_text::{MAX_DEPTH, depth};
+
+type Result<T> = std::result::Result<T, Invalid>;
 
 /// The longest description, in bytes.
 const MAX_DESCRIPTION: usize = 1024;
@@ -76,7 +78,7 @@ impl CatalogueForm {
     pub fn check(self) -> Result<Vec<Entry>> {
         if self.event_types.len() as i64 > MAX_EVENT_TYPES {
             let bound = format!("must have at most {MAX_EVENT_TYPES} entries");
-            return Err(Problem::field("event_types", bound));
+            return Err(Invalid::new("event_types", bound));
         }
         let mut names = HashSet::new();
         let mut entries = Vec::with_capacity(self.event_types.len());
@@ -85,13 +87,13 @@ impl CatalogueForm {
             let name = form
                 .name
                 .take()
-                .ok_or_else(|| Problem::field(format!("{place}name"), "is missing"))?;
+                .ok_or_else(|| Invalid::new(format!("{place}name"), "is missing"))?;
             let name: EventType = name
                 .parse()
-                .map_err(|error| Problem::field(format!("{place}name"), format!("{error}")))?;
+                .map_err(|error| Invalid::new(format!("{place}name"), error))?;
             if !names.insert(name.clone()) {
                 let twice = format!("`{name}` is there twice");
-                return Err(Problem::field(format!("{place}name"), twice));
+                return Err(Invalid::new(format!("{place}name"), twice));
             }
             entries.push(form.entry(name, &place)?);
         }
@@ -107,13 +109,13 @@ impl EventTypeForm {
     pub fn check(self, name: EventType) -> Result<Entry> {
         if self.name.as_ref().is_some_and(|own| own != name.as_str()) {
             let other = format!("is not the `{name}` of the path: a type is not renamed");
-            return Err(Problem::field("name", other));
+            return Err(Invalid::new("name", other));
         }
         self.entry(name, "")
     }
 
     fn entry(self, name: EventType, place: &str) -> Result<Entry> {
-        let wrong = |field: &str, reason: String| Problem::field(format!("{place}{field}"), reason);
+        let wrong = |field: &str, reason: String| Invalid::new(format!("{place}{field}"), reason);
         if name.as_str() == RESERVED {
             return Err(wrong("name", format!("`{RESERVED}` is reserved")));
         }
@@ -172,7 +174,7 @@ mod tests {
     fn check(types: &Value) -> Result<Vec<Entry>> {
         let text = json!({ "event_types": types }).to_string();
         serde_json::from_str::<CatalogueForm>(&text)
-            .map_err(|error| Problem::bad_request(error.to_string()))?
+            .map_err(|error| Invalid::new("", error))?
             .check()
     }
 

@@ -27,7 +27,7 @@ use shared::ids::{EventType, Tenant};
 use kept::Kept;
 use schema::{Flaw, MAX_STEPS, Violation};
 
-use crate::turn::{Turn, elsewhere, turn};
+use crate::cpu::{self, CpuPermit, run_blocking};
 
 /// See the module's text.
 #[derive(Default)]
@@ -63,11 +63,11 @@ impl Declared<'_> {
 
     /// Where it keeps no other task waiting. The turn is over when the check is, also
     /// if nobody waits for its answer any more.
-    async fn check_aside(self, turn: Option<Turn>, data: &str) -> Result<(), Unfit> {
+    async fn check_aside(self, permit: Option<CpuPermit>, data: &str) -> Result<(), Unfit> {
         let (tenant, event_type) = (self.tenant.clone(), self.event_type.clone());
         let (kept, text, data) = (self.kept.clone(), self.text, data.to_owned());
-        elsewhere(move || {
-            let _turn = turn;
+        run_blocking(move || {
+            let _permit = permit;
             let compiled = kept.compiled(&tenant, &event_type, &text);
             let schema = compiled.0.as_ref();
             let answer = schema.map_or(Ok(()), |schema| schema.check(&data));
@@ -168,8 +168,8 @@ impl EventTypes {
         if let Some(answer) = declared.check_quickly(data) {
             return answer;
         }
-        let turn = Some(turn(tenant).await);
-        declared.check_aside(turn, data).await
+        let permit = Some(cpu::permit(tenant).await);
+        declared.check_aside(permit, data).await
     }
 
     fn schema_of<'a>(

@@ -14,6 +14,7 @@ use shared::ids::{EventType, Tenant};
 use tokio_postgres::Row;
 use utoipa::ToSchema;
 
+use crate::invalid::{Conflict, NotFound, Unsaved};
 use crate::timestamp::Timestamp;
 
 /// The most event types of a tenant.
@@ -37,7 +38,7 @@ pub struct Entry {
 /// One type, as it is shown.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = EventType)]
-pub struct Shown {
+pub struct EventTypeView {
     /// Its name.
     pub name: EventType,
     /// For people.
@@ -56,7 +57,7 @@ pub struct Shown {
     pub updated_at: Timestamp,
 }
 
-impl From<&Row> for Shown {
+impl From<&Row> for EventTypeView {
     fn from(row: &Row) -> Self {
         // What is stored was JSON when it was saved; of a row made by hand that
         // isn't, nothing is shown.
@@ -99,20 +100,6 @@ impl fmt::Display for Saved {
     }
 }
 
-/// Why types weren't saved.
-#[derive(Debug, thiserror::Error)]
-pub enum Unsaved {
-    /// Nobody by that name.
-    #[error("tenant `{0}` does not exist")]
-    NoTenant(Tenant),
-    /// Over the bound.
-    #[error("a tenant has at most {MAX_EVENT_TYPES} event types; these would make {0}")]
-    TooMany(i64),
-    /// PostgreSQL says so.
-    #[error("saving event types")]
-    Postgres(#[from] tokio_postgres::Error),
-}
-
 /// Puts types in, in the place of those by the same names. With `alone`, all
 /// others go.
 ///
@@ -126,7 +113,7 @@ pub async fn save(
     alone: bool,
 ) -> Result<Saved, Unsaved> {
     if !touch(transaction, tenant).await? {
-        return Err(Unsaved::NoTenant(tenant.clone()));
+        return Err(NotFound::tenant(tenant).into());
     }
     let deleted = if alone {
         delete_others(transaction, tenant, entries).await?
@@ -136,7 +123,7 @@ pub async fn save(
     let (created, changed) = put(transaction, tenant, entries).await?;
     let has = count(transaction, tenant).await?;
     if has > MAX_EVENT_TYPES {
-        return Err(Unsaved::TooMany(has));
+        return Err(Conflict::event_types(has, MAX_EVENT_TYPES).into());
     }
     Ok(Saved {
         created,
@@ -251,7 +238,7 @@ pub async fn list(
     archived: Option<bool>,
     after: Option<&EventType>,
     limit: i64,
-) -> Result<Vec<Shown>, tokio_postgres::Error> {
+) -> Result<Vec<EventTypeView>, tokio_postgres::Error> {
     let statement = client
         .prepare_cached(
             "-- list_event_types\n\
@@ -264,7 +251,7 @@ pub async fn list(
     let rows = client
         .query(&statement, &[tenant, &after, &archived, &limit])
         .await?;
-    Ok(rows.iter().map(Shown::from).collect())
+    Ok(rows.iter().map(EventTypeView::from).collect())
 }
 
 /// One type.
@@ -275,7 +262,7 @@ pub async fn find(
     client: &Client,
     tenant: &Tenant,
     name: &EventType,
-) -> Result<Option<Shown>, tokio_postgres::Error> {
+) -> Result<Option<EventTypeView>, tokio_postgres::Error> {
     let statement = client
         .prepare_cached(
             "-- find_event_type\n\
@@ -284,7 +271,7 @@ pub async fn find(
         )
         .await?;
     let row = client.query_opt(&statement, &[tenant, name]).await?;
-    Ok(row.as_ref().map(Shown::from))
+    Ok(row.as_ref().map(EventTypeView::from))
 }
 
 /// What data of this type may look like, as the tenant's catalogue says: JSON

@@ -6,7 +6,7 @@
 //! URL and events. Pure, but for the operator's rules on destinations.
 
 use axum::http::{HeaderName, HeaderValue};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use shared::destination::Destinations;
 use shared::dialect::Dialects;
@@ -18,9 +18,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use utoipa::ToSchema;
 
-use crate::api::dialects::check_dialect;
-use crate::api::http::problem::{Problem, Result};
+use crate::form::{OneOrMany, check_dialect, one_or_many, present};
+use crate::invalid::Invalid;
+use crate::json_text::check_storable;
 use crate::matching::{Filter, Pattern};
+
+type Result<T> = std::result::Result<T, Invalid>;
 
 /// The most patterns of a webhook.
 const MAX_PATTERNS: usize = 100;
@@ -36,30 +39,6 @@ const MAX_METADATA: usize = 4096;
 pub const MAX_FILTER: usize = 16 * 1024;
 /// The highest rate limit, in deliveries a period.
 const MAX_RATE: u32 = 100_000_000;
-/// JSON that `jsonb` can hold: anything without U+0000.
-fn storable(field: &str, value: &Value) -> Result<()> {
-    if has_nul(value) {
-        return Err(Problem::field(
-            field,
-            "must not contain the character U+0000",
-        ));
-    }
-    Ok(())
-}
-
-/// In a text or a name, however deep. Not by looking for `\u0000` in the JSON:
-/// `"\\u0000"` is a backslash and five letters.
-fn has_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(values) => values.iter().any(has_nul),
-        Value::Object(members) => members
-            .iter()
-            .any(|(name, value)| name.contains('\0') || has_nul(value)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
-    }
-}
-
 /// The body of a create or an update.
 #[derive(Deserialize, ToSchema)]
 #[schema(
@@ -200,41 +179,41 @@ impl Form {
         if let Some(url) = &self.url {
             // A URL parser drops some and escapes others; the table has what was sent.
             if url.chars().any(char::is_control) {
-                return Err(Problem::field(
+                return Err(Invalid::new(
                     "url",
                     "must not contain control characters such as U+0000",
                 ));
             }
             destinations
                 .check(url)
-                .map_err(|error| Problem::field("url", error.to_string()))?;
+                .map_err(|error| Invalid::new("url", error))?;
         }
         if let Some(events) = &self.events {
             check_events(events)?;
         }
         let secret = self.secret.as_deref().map(Secret::parse).transpose();
-        let secret = secret.map_err(|error| Problem::field("secret", error.to_string()))?;
+        let secret = secret.map_err(|error| Invalid::new("secret", error))?;
         if self
             .description
             .as_ref()
             .is_some_and(|text| text.len() > MAX_DESCRIPTION || text.contains('\0'))
         {
-            return Err(Problem::field(
+            return Err(Invalid::new(
                 "description",
                 format!("must be at most {MAX_DESCRIPTION} bytes, without NUL"),
             ));
         }
         if let Some(Some(filter)) = &self.filters {
             check_filter_size(filter)?;
-            Filter::parse(filter).map_err(|error| Problem::field("filters", error.to_string()))?;
-            storable("filters", filter)?;
+            Filter::parse(filter).map_err(|error| Invalid::new("filters", error))?;
+            check_storable("filters", filter)?;
         }
         if let Some(headers) = &self.headers {
             check_headers(headers)?;
         }
         let timeout = match self.timeout {
             Some(Some(ms)) if !(1_000..=60_000).contains(&ms) => {
-                return Err(Problem::field(
+                return Err(Invalid::new(
                     "timeout",
                     "must be between 1000 and 60000 (ms)",
                 ));
@@ -257,7 +236,7 @@ impl Form {
         );
         check_metadata(&metadata)?;
         if self.active.is_some() && self.status.is_some() {
-            return Err(Problem::field("status", "and `active` exclude each other"));
+            return Err(Invalid::new("status", "and `active` exclude each other"));
         }
         let active = self.active.map(|active| match active {
             true => StatusForm::Active,
@@ -298,9 +277,9 @@ pub fn check_metadata(metadata: &Map<String, Value>) -> Result<()> {
     let metadata = Value::Object(metadata.clone());
     if metadata.to_string().len() > MAX_METADATA {
         let bound = format!("must be at most {MAX_METADATA} bytes of JSON");
-        return Err(Problem::field("metadata", bound));
+        return Err(Invalid::new("metadata", bound));
     }
-    storable("metadata", &metadata)
+    check_storable("metadata", &metadata)
 }
 
 /// First, so that parsing it costs little. What is allowed is what a webhook's
@@ -309,14 +288,14 @@ fn check_filter_size(filter: &Value) -> Result<()> {
     let bytes = filter.to_string().len();
     if bytes > MAX_FILTER {
         let bound = format!("is {bytes} bytes of JSON; at most {MAX_FILTER} are allowed");
-        return Err(Problem::field("filters", bound));
+        return Err(Invalid::new("filters", bound));
     }
     Ok(())
 }
 
 fn check_events(events: &[String]) -> Result<()> {
     if events.is_empty() || events.len() > MAX_PATTERNS {
-        return Err(Problem::field(
+        return Err(Invalid::new(
             "events",
             format!("must have 1 to {MAX_PATTERNS} entries"),
         ));
@@ -324,20 +303,20 @@ fn check_events(events: &[String]) -> Result<()> {
     for (at, event) in events.iter().enumerate() {
         event
             .parse::<Pattern>()
-            .map_err(|error| Problem::field(format!("events[{at}]"), error.to_string()))?;
+            .map_err(|error| Invalid::new(format!("events[{at}]"), error))?;
     }
     Ok(())
 }
 
 fn check_headers(headers: &BTreeMap<String, String>) -> Result<()> {
     if headers.len() > MAX_HEADERS {
-        return Err(Problem::field(
+        return Err(Invalid::new(
             "headers",
             format!("must have at most {MAX_HEADERS} entries"),
         ));
     }
     for (name, value) in headers {
-        let wrong = |reason: &str| Problem::field(format!("headers.{name}"), reason.to_owned());
+        let wrong = |reason: &str| Invalid::new(format!("headers.{name}"), reason.to_owned());
         let parsed =
             HeaderName::try_from(name).map_err(|_| wrong("is not a header name (RFC 9110)"))?;
         if is_reserved(parsed.as_str()) || parsed.as_str().starts_with("webhook-") {
@@ -356,7 +335,7 @@ fn check_headers(headers: &BTreeMap<String, String>) -> Result<()> {
 fn retry(retries: Option<u16>, policy: Option<Option<Retry>>) -> Result<Option<Option<Retry>>> {
     let (field, retry) = match (retries, policy) {
         (Some(_), Some(_)) => {
-            return Err(Problem::field(
+            return Err(Invalid::new(
                 "retries",
                 "and `retry_policy` exclude each other",
             ));
@@ -372,9 +351,7 @@ fn retry(retries: Option<u16>, policy: Option<Option<Retry>>) -> Result<Option<O
         }
         (None, Some(Some(retry))) => ("retry_policy", retry),
     };
-    retry
-        .check()
-        .map_err(|error| Problem::field(field, error.to_string()))?;
+    retry.check().map_err(|error| Invalid::new(field, error))?;
     Ok(Some(Some(retry)))
 }
 
@@ -389,9 +366,8 @@ pub struct RateLimit {
     per: Period,
 }
 
-impl RateLimit {
-    /// Of a rate as it is stored.
-    pub fn of(rate: Rate) -> Self {
+impl From<Rate> for RateLimit {
+    fn from(rate: Rate) -> Self {
         let periods = [Period::Second, Period::Minute, Period::Hour].into_iter();
         let mut periods = periods.filter(|per| per.seconds() == rate.period.as_secs());
         Self {
@@ -431,10 +407,10 @@ fn rate(form: Value) -> Result<Rate> {
     };
     let RateLimit { limit, per } = serde_json::from_value(form).map_err(|error| {
         let forms = "must be deliveries a second, or have `limit` and `per` (second, minute, hour)";
-        Problem::field("rate_limit", format!("{forms}: {error}"))
+        Invalid::new("rate_limit", format!("{forms}: {error}"))
     })?;
     if !(1..=MAX_RATE).contains(&limit) {
-        return Err(Problem::field(
+        return Err(Invalid::new(
             "rate_limit",
             format!("must be between 1 and {MAX_RATE}"),
         ));
@@ -474,83 +450,17 @@ pub enum Signing {
     Ed25519,
 }
 
-#[derive(Deserialize, ToSchema)]
-#[serde(untagged, expecting = "expected an event type or a list of them")]
-pub(crate) enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
-}
-
-/// A string stands for a list of one.
-pub(crate) fn one_or_many<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> std::result::Result<Option<Vec<String>>, D::Error> {
-    Ok(Some(match OneOrMany::deserialize(deserializer)? {
-        OneOrMany::One(one) => vec![one],
-        OneOrMany::Many(many) => many,
-    }))
-}
-
-/// Tells `null` (`Some(None)`) from what is missing (`None`).
-pub(crate) fn present<'de, D, T>(
-    deserializer: D,
-) -> std::result::Result<Option<Option<T>>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    Option::<T>::deserialize(deserializer).map(Some)
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     fn check(body: Value) -> Result<Checked> {
-        let form: Form = serde_json::from_value(body)
-            .map_err(|error| Problem::bad_request(error.to_string()))?;
+        let form: Form = serde_json::from_value(body).map_err(|error| Invalid::new("", error))?;
         form.check(&Destinations::default(), &Dialects::embedded())
     }
 
     fn refused(body: Value) -> String {
         format!("{:?}", check(body).unwrap_err())
-    }
-
-    fn any_json() -> impl Strategy<Value = Value> {
-        let text = proptest::collection::vec(
-            prop_oneof![Just("\0"), Just("\\"), Just("u0000"), Just("\""), Just("a")],
-            0..4,
-        );
-        let text = text.prop_map(|parts| parts.concat()).boxed();
-        let leaf = prop_oneof![
-            Just(Value::Null),
-            any::<i64>().prop_map(Value::from),
-            text.clone().prop_map(Value::from)
-        ];
-        leaf.prop_recursive(3, 12, 3, move |inner| {
-            prop_oneof![
-                proptest::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
-                (text.clone(), inner).prop_map(|(name, value)| json!({ name: value })),
-            ]
-        })
-    }
-
-    /// Whether JSON text has the escape that PostgreSQL refuses: `\u0000` with
-    /// its backslash not escaped itself.
-    fn has_the_escape(json: &str) -> bool {
-        json.match_indices("u0000").any(|(at, _)| {
-            let backslashes = json[..at].bytes().rev().take_while(|b| *b == b'\\');
-            backslashes.count() % 2 == 1
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn what_is_storable_is_what_postgresql_takes(value in any_json()) {
-            prop_assert_eq!(storable("metadata", &value).is_err(), has_the_escape(&value.to_string()));
-        }
     }
 
     #[test]

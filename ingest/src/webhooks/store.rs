@@ -14,10 +14,11 @@ use shared::secret::{Secret, SigningKey};
 use shared::webhook::{Rate, Status, seal_context};
 use tokio_postgres::Row;
 
-use crate::api::http::problem::{Problem, Result};
-use crate::api::webhooks::view::unknown;
+use crate::invalid::{Conflict, Invalid, NotFound, Unsaved};
 use crate::matching::Pattern;
 use crate::webhooks::form::{Checked, Signing, check_metadata};
+
+type Result<T> = std::result::Result<T, Unsaved>;
 
 /// The most that all of a webhook's definition may have, in bytes as it is stored.
 const MAX_DEFINITION: i32 = 64 * 1024;
@@ -60,12 +61,10 @@ pub async fn create(
     key: Option<&str>,
     form: Checked,
 ) -> Result<Made> {
-    let url = form
-        .url
-        .ok_or_else(|| Problem::field("url", "is missing"))?;
+    let url = form.url.ok_or_else(|| Invalid::new("url", "is missing"))?;
     let events = form
         .events
-        .ok_or_else(|| Problem::field("events", "is missing"))?;
+        .ok_or_else(|| Invalid::new("events", "is missing"))?;
     let operational = form.operational.unwrap_or(false);
     if !operational {
         check_offered(transaction, tenant, &events).await?;
@@ -273,13 +272,14 @@ fn check_sizes(row: &Row) -> Result<()> {
     let bytes: i32 = sizes.iter().map(|(_, bytes)| bytes).sum();
     let largest = sizes.iter().max_by_key(|(_, bytes)| bytes);
     match largest {
-        Some((member, most)) if bytes > MAX_DEFINITION => Err(Problem::field(
+        Some((member, most)) if bytes > MAX_DEFINITION => Err(Invalid::new(
             *member,
             format!(
                 "is {most} bytes of the webhook's {bytes}; all of a webhook's definition may be \
                  at most {MAX_DEFINITION} bytes"
             ),
-        )),
+        )
+        .into()),
         _ => Ok(()),
     }
 }
@@ -306,7 +306,7 @@ async fn lock_webhook(
     let row = transaction
         .query_opt(&statement, &[&id, tenant])
         .await?
-        .ok_or_else(|| unknown(id))?;
+        .ok_or_else(|| NotFound::webhook(id))?;
     Ok(Before {
         operational: row.get("operational"),
         dialect: row.get("dialect"),
@@ -334,9 +334,7 @@ async fn check_room(transaction: &Transaction<'_>, tenant: &Tenant) -> Result<()
         .await?;
     let has: i64 = transaction.query_one(&statement, &[tenant]).await?.get(0);
     if has >= i64::from(limit) {
-        return Err(Problem::conflict(format!(
-            "this tenant has {has} webhooks; at most {limit} are allowed"
-        )));
+        return Err(Conflict::webhooks(has, limit).into());
     }
     Ok(())
 }
@@ -366,12 +364,13 @@ async fn check_offered(
         .collect();
     match useless(&offered, patterns) {
         None => Ok(()),
-        Some(pattern) => Err(Problem::field(
+        Some(pattern) => Err(Invalid::new(
             "events",
             format!(
                 "`{pattern}` matches no event type of the catalogue, and `{tenant}` takes no other"
             ),
-        )),
+        )
+        .into()),
     }
 }
 
@@ -400,10 +399,11 @@ async fn tenants_dialect(transaction: &Transaction<'_>, tenant: &Tenant) -> Resu
 fn check_takes_keys(dialects: &Dialects, name: &str) -> Result<()> {
     match dialects.get(name) {
         Some(dialect) if dialect.takes_signing_keys() => Ok(()),
-        _ => Err(Problem::field(
+        _ => Err(Invalid::new(
             "signing",
             format!("can't be `ed25519` in the dialect `{name}`, which has no place for it"),
-        )),
+        )
+        .into()),
     }
 }
 

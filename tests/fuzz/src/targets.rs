@@ -9,14 +9,15 @@ use hmac::{Hmac, KeyInit, Mac};
 use ingest::api::access::jwt::{self, Jwts};
 use ingest::api::deliveries::search;
 use ingest::api::http::request::Page;
-use ingest::api::tenants::{Change, NewTenant};
 use ingest::apply::Rules;
 use ingest::apply::file::{self, Source};
 use ingest::dead_letters::letter::{Letter, Origin};
-use ingest::decode::{self, MAX_DATA, MAX_DEPTH};
+use ingest::decode::{self, MAX_DATA};
 use ingest::event_types::form::CatalogueForm;
+use ingest::json_text::MAX_DEPTH;
 use ingest::matching::filter::{Budget, Filter};
 use ingest::matching::pattern::Pattern;
+use ingest::tenants::{Change, NewTenant};
 use ingest::webhooks::form::Form;
 use ingest::webhooks::store::Writing;
 use lapin::BasicProperties;
@@ -128,7 +129,7 @@ fn event(data: &[u8]) {
     let message = message(data);
     match decode::decode(&message) {
         Ok(event) => {
-            assert!(event.data.len() <= MAX_DATA && decode::depth(&event.data) <= MAX_DEPTH);
+            assert!(event.data.len() <= MAX_DATA && json_text::depth(&event.data) <= MAX_DEPTH);
             let again = serde_json::from_str::<&RawValue>(&event.data);
             assert!(again.is_ok(), "data is JSON");
         }
@@ -281,7 +282,7 @@ fn compose(data: &[u8]) {
         return;
     };
     let data = data.get();
-    if decode::depth(data) > MAX_DEPTH {
+    if json_text::depth(data) > MAX_DEPTH {
         return;
     }
     for dialect in DIALECTS.iter() {

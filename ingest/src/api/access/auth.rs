@@ -9,33 +9,24 @@
 //! requests at a time that use PostgreSQL: so whatever one tenant asks for, others
 //! are known and answered.
 
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
-use deadpool_postgres::Pool;
-use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use shared::ids::{Tenant, TokenId};
-use shared::seal::fill_random;
+use secrecy::ExposeSecret;
+use shared::ids::Tenant;
 use subtle::ConstantTimeEq;
-use time::OffsetDateTime;
 use tokio::sync::OwnedSemaphorePermit;
-use utoipa::ToSchema;
 
-use crate::api::Shared;
 use crate::api::access::jwt::Claims;
+use crate::api::access::role::{Caller, Role};
+use crate::api::access::tokens::{self, hash};
 use crate::api::http::problem::{Problem, Result};
+use crate::api::state::Shared;
+use crate::invalid::NotFound;
 
-const PREFIX: &str = "pht_";
-/// How much of a token is kept to tell it by.
-const SHOWN: usize = 10;
 /// A tenant's requests that use PostgreSQL at a time: less than half of the API's
 /// connections.
 pub const OF_A_TENANT: usize = 3;
@@ -44,55 +35,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The header with which a global token names a tenant.
 pub const TENANT_HEADER: &str = "x-tenant-id";
 
-/// What a token may do: a viewer reads, a manager also changes webhooks and
-/// publishes events, an admin also manages tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// Read.
-    Viewer,
-    /// Change webhooks, publish events.
-    Manager,
-    /// Manage tokens and, if global, tenants.
-    Admin,
-}
-
-impl Role {
-    /// As the table has it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Viewer => "viewer",
-            Self::Manager => "manager",
-            Self::Admin => "admin",
-        }
-    }
-}
-
-impl FromStr for Role {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        [Self::Viewer, Self::Manager, Self::Admin]
-            .into_iter()
-            .find(|role| role.as_str() == text)
-            .ok_or_else(|| "must be admin, manager or viewer".to_owned())
-    }
-}
-
-/// Who asks.
-#[derive(Debug, Clone)]
-struct Caller {
-    /// `None`: a global token.
-    tenant: Option<Tenant>,
-    role: Role,
-}
-
 /// A caller who may act for a tenant in a role.
 pub struct Acting<const ROLE: u8, const USES_POSTGRES: bool = true> {
     /// The tenant.
     pub tenant: Tenant,
-    /// Its place among the tenant's requests that use PostgreSQL, until it is dropped.
-    pub place: Option<OwnedSemaphorePermit>,
+    /// Counts this request among the tenant's that use PostgreSQL, until it is dropped.
+    pub permit: Option<OwnedSemaphorePermit>,
 }
 
 /// A caller who may read a tenant's things.
@@ -106,7 +54,7 @@ pub type Publishing = Acting<{ Role::Manager as u8 }, false>;
 pub struct Administering {
     /// Whose; `None`: everybody's.
     pub tenant: Option<Tenant>,
-    _place: Option<OwnedSemaphorePermit>,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// The operator.
@@ -132,11 +80,11 @@ impl<const ROLE: u8, const USES_POSTGRES: bool> FromRequestParts<Shared>
                 "this token is global: say for which tenant it is used",
             ));
         };
-        let place = match USES_POSTGRES {
-            true => Some(place(&tenant, api).await?),
+        let permit = match USES_POSTGRES {
+            true => Some(permit(&tenant, api).await?),
             false => None,
         };
-        Ok(Self { tenant, place })
+        Ok(Self { tenant, permit })
     }
 }
 
@@ -147,11 +95,11 @@ impl FromRequestParts<Shared> for Administering {
         let caller = identify(&parts.headers, api).await?;
         caller.must_be(Role::Admin as u8)?;
         let tenant = acting_for(caller, &parts.headers, api).await?;
-        let _place = match &tenant {
-            Some(tenant) => Some(place(tenant, api).await?),
+        let _permit = match &tenant {
+            Some(tenant) => Some(permit(tenant, api).await?),
             None => None,
         };
-        Ok(Self { tenant, _place })
+        Ok(Self { tenant, _permit })
     }
 }
 
@@ -176,7 +124,7 @@ impl FromRequestParts<Shared> for OperatingFor {
         Operating::from_request_parts(parts, api).await?;
         match named_tenant(&parts.headers)? {
             Some(tenant) if is_tenant(api, &tenant).await? => Ok(Self { tenant }),
-            Some(tenant) => Err(unknown(&tenant)),
+            Some(tenant) => Err(NotFound::tenant(&tenant).into()),
             None => Err(Problem::field(
                 "X-Tenant-ID",
                 "is missing: say whose event it is",
@@ -185,37 +133,23 @@ impl FromRequestParts<Shared> for OperatingFor {
     }
 }
 
-impl Caller {
-    fn must_be(&self, role: u8) -> Result<()> {
-        if self.role as u8 >= role {
-            return Ok(());
-        }
-        Err(Problem::forbidden(format!(
-            "this token is a {}'s; that is not enough for this request",
-            self.role.as_str()
-        )))
-    }
-}
-
 /// The tenant that a caller acts for: its own, or the one that a global caller
 /// names, if any.
 async fn acting_for(caller: Caller, headers: &HeaderMap, api: &Shared) -> Result<Option<Tenant>> {
     match (caller.tenant, named_tenant(headers)?) {
-        (Some(own), Some(named)) if own != named => Err(unknown(&named)),
-        (None, Some(named)) if !is_tenant(api, &named).await? => Err(unknown(&named)),
+        (Some(own), Some(named)) if own != named => Err(NotFound::tenant(&named).into()),
+        (None, Some(named)) if !is_tenant(api, &named).await? => {
+            Err(NotFound::tenant(&named).into())
+        }
         (own, named) => Ok(own.or(named)),
     }
 }
 
-/// Waits for its place among the tenant's requests that use PostgreSQL.
-async fn place(tenant: &Tenant, api: &Shared) -> Result<OwnedSemaphorePermit> {
-    tokio::time::timeout(PATIENCE, api.places.place(tenant))
+/// Waits until fewer of the tenant's requests use PostgreSQL.
+async fn permit(tenant: &Tenant, api: &Shared) -> Result<OwnedSemaphorePermit> {
+    tokio::time::timeout(PATIENCE, api.permits.acquire(tenant))
         .await
         .map_err(|_| Problem::too_many_at_once(OF_A_TENANT))
-}
-
-fn unknown(tenant: &Tenant) -> Problem {
-    Problem::not_found(format!("tenant `{tenant}` does not exist"))
 }
 
 /// The token of a request, if it has one.
@@ -240,7 +174,7 @@ async fn identify(headers: &HeaderMap, api: &Shared) -> Result<Caller> {
 
 async fn whose(token: &str, hash: &[u8; 32], api: &Shared) -> Result<Caller> {
     if let Some(admin) = &api.admin_token {
-        let ours = self::hash(admin.expose_secret());
+        let ours = tokens::hash(admin.expose_secret());
         if bool::from(hash.as_slice().ct_eq(ours.as_slice())) {
             return Ok(Caller {
                 tenant: None,
@@ -255,56 +189,15 @@ async fn whose(token: &str, hash: &[u8; 32], api: &Shared) -> Result<Caller> {
                 .verify(token)
                 .map_err(|reason| Problem::bad_jwt(&reason))?;
             if !is_tenant(api, &tenant).await? {
-                return Err(unknown(&tenant));
+                return Err(NotFound::tenant(&tenant).into());
             }
             Ok(Caller {
                 tenant: Some(tenant),
                 role,
             })
         }
-        _ => find(hash, api).await,
+        _ => tokens::find(hash, &api.token_pool).await,
     }
-}
-
-async fn find(hash: &[u8; 32], api: &Shared) -> Result<Caller> {
-    let client = api.token_pool.get().await?;
-    let statement = client
-        .prepare_cached(
-            "-- find_token\n\
-             SELECT id, tenant, role, \
-                    last_used_at IS NULL OR last_used_at < now() - interval '1 minute' AS unnoticed \
-             FROM tokens \
-             WHERE hash = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())",
-        )
-        .await?;
-    let row = client
-        .query_opt(&statement, &[&hash.as_slice()])
-        .await?
-        .ok_or_else(Problem::unauthorized)?;
-    let role = row
-        .get::<_, &str>("role")
-        .parse()
-        .map_err(|_| Problem::unauthorized())?;
-    if row.get("unnoticed") {
-        notice_use(&client, row.get("id")).await?;
-    }
-    Ok(Caller {
-        tenant: row.get("tenant"),
-        role,
-    })
-}
-
-/// At most once a minute and token, however many requests and replicas.
-async fn notice_use(client: &deadpool_postgres::Client, id: TokenId) -> Result<()> {
-    let statement = client
-        .prepare_cached(
-            "-- notice_use\n\
-             UPDATE tokens SET last_used_at = now() \
-             WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')",
-        )
-        .await?;
-    client.execute(&statement, &[&id]).await?;
-    Ok(())
 }
 
 fn named_tenant(headers: &HeaderMap) -> Result<Option<Tenant>> {
@@ -323,55 +216,4 @@ async fn is_tenant(api: &Shared, tenant: &Tenant) -> Result<bool> {
         .prepare_cached("-- is_tenant\nSELECT 1 FROM tenants WHERE id = $1")
         .await?;
     Ok(client.query_opt(&statement, &[tenant]).await?.is_some())
-}
-
-/// What is known of a token: the database has no more of it, either.
-pub fn hash(token: &str) -> [u8; 32] {
-    Sha256::digest(token).into()
-}
-
-/// A token that was just made.
-pub struct NewToken {
-    /// Its public name.
-    pub id: TokenId,
-    /// The token itself: shown once.
-    pub secret: SecretString,
-    /// How it is listed.
-    pub prefix: String,
-}
-
-/// Makes a token; `tenant` `None` makes a global one.
-///
-/// # Errors
-/// If PostgreSQL fails or there is no such tenant.
-pub async fn create_token(
-    pool: &Pool,
-    tenant: Option<&Tenant>,
-    role: Role,
-    expires_at: Option<OffsetDateTime>,
-) -> anyhow::Result<NewToken> {
-    let mut bytes = [0; 32];
-    fill_random(&mut bytes);
-    let token = format!("{PREFIX}{}", BASE64.encode(bytes));
-    let made = NewToken {
-        id: TokenId::generate(),
-        prefix: token[..SHOWN].to_owned(),
-        secret: token.into(),
-    };
-    let client = pool.get().await?;
-    client
-        .execute(
-            "-- create_token\n\
-             INSERT INTO tokens (id, hash, prefix, tenant, role, expires_at) VALUES ($1, $2, $3, $4, $5, $6)",
-            &[
-                &made.id,
-                &hash(made.secret.expose_secret()).as_slice(),
-                &made.prefix,
-                &tenant,
-                &role.as_str(),
-                &expires_at,
-            ],
-        )
-        .await?;
-    Ok(made)
 }

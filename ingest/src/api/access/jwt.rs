@@ -27,7 +27,7 @@ use shared::ids::Tenant;
 use time::OffsetDateTime;
 use tracing::{error, info, warn};
 
-use crate::api::access::auth::Role;
+use crate::api::access::role::Role;
 
 /// The shortest secret, in bytes: as long as what HS256 makes of it (RFC 7518, 3.2).
 pub const MIN_SECRET: usize = 32;

@@ -23,7 +23,8 @@ use crate::api::deliveries::search::{Filter, Found, WITH_ITS_EVENT, search};
 use crate::api::deliveries::view::{Attempt, COLUMNS, Delivery, DeliveryDetail, LogEntry};
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Id, Parameters};
-use crate::api::{Api, Shared};
+use crate::api::state::{Api, Shared};
+use crate::invalid::NotFound;
 
 /// How many attempts are shown: more than any schedule makes, but a delivery can
 /// begin again any number of times.
@@ -204,7 +205,7 @@ pub async fn check_exists(client: &Client, tenant: &Tenant, webhook: WebhookId) 
         .await?;
     let row = client.query_opt(&statement, &[&webhook, tenant]).await?;
     row.map(|row| row.get(0))
-        .ok_or_else(|| Problem::not_found(format!("there is no webhook {webhook}")))
+        .ok_or_else(|| NotFound::webhook(webhook).into())
 }
 
 /// Show a delivery

@@ -21,10 +21,10 @@ use crate::api::deliveries::check_exists;
 use crate::api::deliveries::retries::check_active;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Ids};
-use crate::api::{Api, Shared};
+use crate::api::state::{Api, Shared};
+use crate::form::{OneOrMany, one_or_many};
 use crate::restart::FINISHED;
 use crate::timestamp::Timestamp;
-use crate::webhooks::form::{OneOrMany, one_or_many};
 
 /// Deliveries a second, unless the request says otherwise.
 const RATE: i32 = 10;

@@ -13,7 +13,7 @@ use crate::api::deliveries::find;
 use crate::api::deliveries::view::Delivery;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Id, Ids};
-use crate::api::{Api, Shared};
+use crate::api::state::{Api, Shared};
 use crate::restart::{FINISHED, MOST_ATTEMPTS, publish, restart_deliveries};
 
 /// `/api/v1/deliveries/{id}/retry`

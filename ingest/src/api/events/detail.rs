@@ -23,10 +23,10 @@ use crate::api::access::auth::Reading;
 use crate::api::events::log::Listed;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Id, Page, Parameters};
-use crate::api::{Api, Shared};
+use crate::api::state::{Api, Shared};
+use crate::cpu;
 use crate::matching::{Data, Explanation, Filter, Index, Pattern, Refusal};
 use crate::timestamp::Timestamp;
-use crate::turn::turn;
 
 /// `/api/v1/events/{id}`
 pub fn routes() -> OpenApiRouter<Shared> {
@@ -156,7 +156,7 @@ async fn show(
     let event = Listed::from(&row);
     let too_costly = too_costly(&row);
     let matching = {
-        let _turn = turn(&acting.tenant).await;
+        let _permit = cpu::permit(&acting.tenant).await;
         block_in_place(|| explain(&acting.tenant, &event, &data, &webhooks, &too_costly))
     };
     Ok(Json(Shown {

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::api::access::auth::Reading;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Page, Parameters};
-use crate::api::{Api, Shared};
+use crate::api::state::{Api, Shared};
 use crate::timestamp::Timestamp;
 
 /// How many of the tenant's events a page with `type` looks at.

@@ -31,8 +31,9 @@ use utoipa_axum::routes;
 use crate::api::access::auth::Publishing;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, read_json};
-use crate::api::{Api, Shared};
-use crate::decode::{MAX_DEPTH, depth, parse_time};
+use crate::api::state::{Api, Shared};
+use crate::decode::parse_time;
+use crate::json_text::{MAX_DEPTH, depth};
 
 /// How long a request waits for the broker's confirms.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);

@@ -13,11 +13,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::api::Shared;
 use crate::api::access::auth::{Operating, OperatingFor};
 use crate::api::events::detail::find_event;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id};
+use crate::api::state::Shared;
 use crate::rematch::{AT_ONCE, Accepted, Range, accepted, rematch};
 use crate::restart::publish;
 use crate::timestamp::Timestamp;

@@ -1,4 +1,5 @@
-//! What requests and answers have in common.
+//! Requests and answers: what every handler reads and writes in the same way.
 
 pub mod problem;
 pub mod request;
+pub mod request_id;

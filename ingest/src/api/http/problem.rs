@@ -15,7 +15,8 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::Schema;
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::api::middleware::request_id;
+use crate::api::http::request_id;
+use crate::invalid::{Conflict, Invalid, NotFound, Unsaved};
 
 /// The longest name of a field that is shown, in bytes: a client may have chosen it.
 const MAX_FIELD: usize = 256;
@@ -143,12 +144,7 @@ impl Problem {
         )
     }
 
-    /// Whether the request is to blame, and not the server.
-    pub fn is_refusal(&self) -> bool {
-        self.status.is_client_error()
-    }
-
-    /// What it says: the field to blame, if one is, and why.
+    /// The field to blame, if there is one, and the detail.
     pub fn into_blame(self) -> (Option<String>, String) {
         (self.field, self.detail)
     }
@@ -226,6 +222,35 @@ impl From<anyhow::Error> for Problem {
     }
 }
 
+impl From<Invalid> for Problem {
+    fn from(Invalid { field, reason }: Invalid) -> Self {
+        Self::field(field, reason)
+    }
+}
+
+impl From<NotFound> for Problem {
+    fn from(error: NotFound) -> Self {
+        Self::not_found(error.to_string())
+    }
+}
+
+impl From<Conflict> for Problem {
+    fn from(error: Conflict) -> Self {
+        Self::conflict(error.to_string())
+    }
+}
+
+impl From<Unsaved> for Problem {
+    fn from(unsaved: Unsaved) -> Self {
+        match unsaved {
+            Unsaved::Invalid(error) => error.into(),
+            Unsaved::NotFound(error) => error.into(),
+            Unsaved::Conflict(error) => error.into(),
+            Unsaved::Postgres(error) => error.into(),
+        }
+    }
+}
+
 impl From<deadpool_postgres::PoolError> for Problem {
     fn from(error: deadpool_postgres::PoolError) -> Self {
         anyhow::Error::new(error).into()
@@ -254,7 +279,7 @@ impl IntoResponse for Problem {
             status: self.status.as_u16(),
             detail: self.detail,
             field: self.field,
-            request_id: request_id(),
+            request_id: request_id::current(),
         };
         let mut response = (self.status, Json(details)).into_response();
         let headers = response.headers_mut();

@@ -4,10 +4,10 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header;
 use axum::http::request::Parts;
 use futures_util::StreamExt;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer};
-use serde_json::{Map, Value};
 use shared::ids::Malformed;
+use shared::tenant::LARGEST_MAX_PAYLOAD;
 use std::fmt::Display;
 use std::str::FromStr;
 use tokio_postgres::Row;
@@ -15,6 +15,9 @@ use tokio_postgres::types::FromSql;
 use utoipa::IntoParams;
 
 use crate::api::http::problem::Problem;
+
+/// The largest request body, in bytes: an event's data and what is around it.
+const MAX_BODY: usize = LARGEST_MAX_PAYLOAD + 256 * 1024;
 
 /// The most rows in a page.
 pub const MAX_PAGE: i64 = 250;
@@ -30,7 +33,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        read_json(request, crate::api::MAX_BODY).await.map(Self)
+        read_json(request, MAX_BODY).await.map(Self)
     }
 }
 
@@ -96,17 +99,6 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalB
             .await
             .map(|Body(value)| Self(value.unwrap_or_default()))
     }
-}
-
-/// An object within a body, and no list: see [`Body`].
-///
-/// # Errors
-/// If it's anything else, or not such an object.
-pub fn object<'de, D: Deserializer<'de>, T: DeserializeOwned>(
-    deserializer: D,
-) -> Result<T, D::Error> {
-    let members = Map::deserialize(deserializer)?;
-    serde_json::from_value(Value::Object(members)).map_err(serde::de::Error::custom)
 }
 
 /// The id in the path. One that isn't an id at all is as unknown as any other.

@@ -16,9 +16,9 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::Shared;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::Id;
+use crate::api::state::Shared;
 
 /// `/.well-known/webhook-keys/{id}`
 pub fn routes() -> OpenApiRouter<Shared> {

@@ -11,6 +11,7 @@ pub mod keys;
 pub mod rotation;
 pub mod stats;
 pub mod test;
+pub mod tester;
 pub mod view;
 
 use axum::Json;
@@ -23,11 +24,11 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::Shared;
 use crate::api::access::auth::{Managing, Reading};
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Page, Parameters};
-use crate::api::webhooks::view::{COLUMNS, Shown, all, find};
+use crate::api::state::Shared;
+use crate::api::webhooks::view::{COLUMNS, WebhookView, all, find};
 use crate::webhooks::form::Form;
 use crate::webhooks::store;
 
@@ -41,14 +42,14 @@ pub fn routes() -> OpenApiRouter<Shared> {
 /// A page of webhooks.
 #[derive(Serialize, ToSchema)]
 struct WebhookPage {
-    webhooks: Vec<Shown>,
+    webhooks: Vec<WebhookView>,
     /// Of the next page; `null` on the last.
     #[schema(required)]
     next_cursor: Option<String>,
 }
 
 /// A webhook with its ETag.
-struct Tagged(StatusCode, Shown);
+struct Tagged(StatusCode, WebhookView);
 
 impl IntoResponse for Tagged {
     fn into_response(self) -> Response {
@@ -64,7 +65,7 @@ impl IntoResponse for Tagged {
     security(("token" = ["manager"])),
     request_body = Form,
     responses(
-        (status = 201, description = "The webhook, with its secret: the one time that it is shown.", body = Shown),
+        (status = 201, description = "The webhook, with its secret: the one time that it is shown.", body = WebhookView),
         (status = 409, description = "The tenant has as many webhooks as it may."),
     ),
 )]
@@ -74,7 +75,7 @@ async fn create(
     Body(form): Body<Form>,
 ) -> Result<Tagged> {
     let checked = form.check(&api.destinations, &api.dialects)?;
-    let _turn = api.changes.turn(&acting.tenant).await?;
+    let _turn = api.changes.acquire(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
     let transaction = client.transaction().await?;
     let made = store::create(&transaction, api.writing(), &acting.tenant, None, checked).await?;
@@ -128,7 +129,7 @@ async fn list(
     get, path = "/{id}", operation_id = "show_webhook", tag = "webhooks",
     security(("token" = ["viewer"])),
     params(("id" = WebhookId, Path)),
-    responses((status = 200, description = "The webhook.", body = Shown)),
+    responses((status = 200, description = "The webhook.", body = WebhookView)),
 )]
 async fn show(acting: Reading, State(api): State<Shared>, Id(id): Id<WebhookId>) -> Result<Tagged> {
     let webhook = find(&api, &acting.tenant, id).await?;
@@ -171,7 +172,7 @@ fn changed_meanwhile() -> Problem {
     ),
     request_body = Form,
     responses(
-        (status = 200, description = "The webhook as it is now.", body = Shown),
+        (status = 200, description = "The webhook as it is now.", body = WebhookView),
         (status = 412, description = "It has changed since `If-Match`."),
     ),
 )]
@@ -197,7 +198,7 @@ async fn replace(
     ),
     request_body = Form,
     responses(
-        (status = 200, description = "The webhook as it is now.", body = Shown),
+        (status = 200, description = "The webhook as it is now.", body = WebhookView),
         (status = 412, description = "It has changed since `If-Match`."),
     ),
 )]
@@ -210,7 +211,7 @@ async fn update(
 ) -> Result<Tagged> {
     let checked = form.check(&api.destinations, &api.dialects)?;
     let expected = expected_revision(&headers)?;
-    let _turn = api.changes.turn(&acting.tenant).await?;
+    let _turn = api.changes.acquire(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
     let transaction = client.transaction().await?;
     let (writing, tenant) = (api.writing(), &acting.tenant);
@@ -246,7 +247,7 @@ async fn delete(
     headers: HeaderMap,
 ) -> Result<StatusCode> {
     let expected = expected_revision(&headers)?;
-    let _turn = api.changes.turn(&acting.tenant).await?;
+    let _turn = api.changes.acquire(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
     let transaction = client.transaction().await?;
     if !store::delete(&transaction, &acting.tenant, id, expected).await? {

@@ -14,11 +14,12 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::Shared;
 use crate::api::access::auth::Managing;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Id, OptionalBody};
-use crate::api::webhooks::view::{Shown, find, unknown};
+use crate::api::state::Shared;
+use crate::api::webhooks::view::{WebhookView, find};
+use crate::invalid::NotFound;
 use crate::webhooks::store::{seal_key, seal_secret};
 
 /// How long both secrets sign unless the request says, in seconds.
@@ -61,7 +62,7 @@ struct Rotation {
     params(("id" = WebhookId, Path)),
     request_body = Option<Rotation>,
     responses((
-        status = 200, body = Shown,
+        status = 200, body = WebhookView,
         description = "The webhook, with its new secret: the one time that it is shown.",
     )),
 )]
@@ -70,7 +71,7 @@ async fn rotate(
     State(api): State<Shared>,
     Id(id): Id<WebhookId>,
     OptionalBody(rotation): OptionalBody<Rotation>,
-) -> Result<Json<Shown>> {
+) -> Result<Json<WebhookView>> {
     // First, so that what is wrong with a request tells nothing of another's webhook.
     find(&api, &acting.tenant, id).await?;
     let overlap = rotation.overlap.unwrap_or(OVERLAP);
@@ -88,7 +89,7 @@ async fn rotate(
     };
     let until = clock::now() + Duration::seconds(i64::from(overlap));
     let until = (overlap > 0).then_some(until);
-    let _turn = api.changes.turn(&acting.tenant).await?;
+    let _turn = api.changes.acquire(&acting.tenant).await?;
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(
@@ -117,7 +118,7 @@ async fn rotate(
         .await?;
     drop(client);
     if rotated == 0 {
-        return Err(unknown(id));
+        return Err(NotFound::webhook(id).into());
     }
     api.feed.refresh().await?;
     let mut webhook = find(&api, &acting.tenant, id).await?;
@@ -133,14 +134,14 @@ async fn rotate(
     delete, path = "/{id}/previous-secret", operation_id = "revoke_previous_secret", tag = "webhooks",
     security(("token" = ["manager"])),
     params(("id" = WebhookId, Path)),
-    responses((status = 200, description = "The webhook as it is now.", body = Shown)),
+    responses((status = 200, description = "The webhook as it is now.", body = WebhookView)),
 )]
 async fn revoke(
     acting: Managing,
     State(api): State<Shared>,
     Id(id): Id<WebhookId>,
-) -> Result<Json<Shown>> {
-    let _turn = api.changes.turn(&acting.tenant).await?;
+) -> Result<Json<WebhookView>> {
+    let _turn = api.changes.acquire(&acting.tenant).await?;
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(
@@ -153,7 +154,7 @@ async fn revoke(
     let revoked = client.execute(&statement, &[&id, &acting.tenant]).await?;
     drop(client);
     if revoked == 0 {
-        return Err(unknown(id));
+        return Err(NotFound::webhook(id).into());
     }
     api.feed.refresh().await?;
     find(&api, &acting.tenant, id).await.map(Json)

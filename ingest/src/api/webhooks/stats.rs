@@ -19,11 +19,11 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::Shared;
 use crate::api::access::auth::Reading;
 use crate::api::deliveries::check_exists;
 use crate::api::http::problem::Result;
 use crate::api::http::request::{Id, Parameters};
+use crate::api::state::Shared;
 use crate::timestamp::Timestamp;
 
 /// `/api/v1/stats`

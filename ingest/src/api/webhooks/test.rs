@@ -6,18 +6,13 @@
 //! its outcome is the answer: there is no event, no delivery, nothing is retried,
 //! logged or counted. A webhook that is switched off can be tested, too.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use shared::attempt::{Answer, Attempt, Failure, Keep, Purpose, Report, Sender};
+use shared::attempt::{Answer, Attempt, Keep, Purpose, Report};
 use shared::clock;
-use shared::dialect::{Dialect, Meaning, Message};
-use shared::excerpt::{MAX_ERROR, excerpt};
+use shared::dialect::{Dialect, Message};
 use shared::ids::{DeliveryId, EventId, EventType, EventUid, Tenant, WebhookId};
 use shared::tenant::MAX_PAYLOAD;
 use shared::webhook::Webhook;
@@ -28,80 +23,16 @@ use utoipa_axum::routes;
 use crate::api::access::auth::Managing;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, OptionalBody};
-use crate::api::{Api, Shared};
-use crate::decode::{MAX_DEPTH, depth};
+use crate::api::state::{Api, Shared};
+use crate::api::webhooks::tester::judge;
 use crate::event_types::store::example_of;
+use crate::invalid::NotFound;
+use crate::json_text::{MAX_DEPTH, depth};
 
-/// How many tests may be under way at a time.
-const PLACES: usize = 32;
-/// How many of them may be one tenant's.
-const PLACES_OF_TENANT: usize = 4;
 /// What is sent to a webhook that names no event type.
 const ANY_TYPE: &str = "posthorn.test";
 /// What is sent unless the request says something.
 const EXAMPLE: &str = r#"{"test":true,"message":"A test delivery from Posthorn."}"#;
-
-/// Sends tests.
-pub struct Tester {
-    sender: Sender,
-    /// `WEBHOOK_TIMEOUT`.
-    default_timeout: Option<Duration>,
-    places: Places,
-}
-
-/// Who has how many tests under way.
-#[derive(Default)]
-struct Places(Mutex<HashMap<Tenant, usize>>);
-
-/// One of them; given back when it is dropped.
-struct Place<'a> {
-    of: &'a Places,
-    tenant: &'a Tenant,
-}
-
-impl Places {
-    fn taken(&self) -> MutexGuard<'_, HashMap<Tenant, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take<'a>(&'a self, tenant: &'a Tenant) -> Result<Place<'a>> {
-        let mut taken = self.taken();
-        let of_tenant = taken.get(tenant).copied().unwrap_or_default();
-        if of_tenant >= PLACES_OF_TENANT {
-            return Err(Problem::unavailable(format!(
-                "{PLACES_OF_TENANT} tests of this tenant's are under way, as many as may be; try again"
-            )));
-        }
-        if taken.values().sum::<usize>() >= PLACES {
-            return Err(Problem::unavailable(format!(
-                "{PLACES} tests are under way, as many as may be; try again"
-            )));
-        }
-        taken.insert(tenant.clone(), of_tenant + 1);
-        Ok(Place { of: self, tenant })
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        let mut taken = self.of.taken();
-        match taken.get_mut(self.tenant) {
-            Some(places) if *places > 1 => *places -= 1,
-            _ => drop(taken.remove(self.tenant)),
-        }
-    }
-}
-
-impl Tester {
-    /// One that sends like a dispatcher.
-    pub fn new(sender: Sender, default_timeout: Option<Duration>) -> Self {
-        Self {
-            sender,
-            default_timeout,
-            places: Places::default(),
-        }
-    }
-}
 
 /// `/api/v1/webhooks/{id}/test` and `/api/v1/webhooks/test`
 pub fn of_webhook() -> OpenApiRouter<Shared> {
@@ -235,7 +166,7 @@ async fn test_by_id(
 async fn send(api: &Api, acting: Managing, id: WebhookId, new: NewTest) -> Result<Tested> {
     let Managing {
         tenant,
-        place: postgres,
+        permit: postgres,
     } = acting;
     let tenant = &tenant;
     let (webhook, patterns, dialect) = find(api, tenant, id).await?;
@@ -268,19 +199,15 @@ async fn send(api: &Api, acting: Managing, id: WebhookId, new: NewTest) -> Resul
         webhook_id: id,
         delivery_id: DeliveryId::generate(),
     };
-    let _place = api.tester.places.take(tenant)?;
-    let report = api
-        .tester
-        .sender
-        .attempt(Attempt {
-            message: &message,
-            webhook: &webhook,
-            dialect: &dialect,
-            timeout: webhook.timeout_in(&dialect, api.tester.default_timeout),
-            purpose: Purpose::Test,
-            keep: Keep::Everything,
-        })
-        .await;
+    let attempt = Attempt {
+        message: &message,
+        webhook: &webhook,
+        dialect: &dialect,
+        timeout: webhook.timeout_in(&dialect, api.tester.default_timeout),
+        purpose: Purpose::Test,
+        keep: Keep::Everything,
+    };
+    let report = api.tester.send(tenant, attempt).await?;
     Ok(Tested::of(&report, &dialect, &message))
 }
 
@@ -316,7 +243,7 @@ async fn find_webhook(
     let row = client
         .query_opt(&statement, &[&id, tenant])
         .await?
-        .ok_or_else(|| Problem::not_found(format!("there is no webhook {id}")))?;
+        .ok_or_else(|| NotFound::webhook(id))?;
     let webhook =
         Webhook::read(&row, &api.keys).map_err(|unreadable| Problem::unreadable(id, unreadable))?;
     Ok((webhook, row.get("patterns"), row.get("tenants_dialect")))
@@ -382,139 +309,5 @@ impl Tested {
             remote_address: report.remote.map(|address| address.to_string()),
             error: report.result.as_ref().err().map(ToString::to_string),
         }
-    }
-}
-
-/// Whether the delivery would be delivered, and what to make of it otherwise.
-fn judge(report: &Report, dialect: &Dialect) -> (bool, String) {
-    let answer = match &report.result {
-        Err(failure) => return (false, explain(failure, report.took)),
-        Ok(answer) => answer,
-    };
-    let status = answer.status;
-    let said = match (dialect.policy().answers.meaning(status), status) {
-        (Meaning::Delivered, _) => return (true, "The endpoint took it.".to_owned()),
-        (Meaning::Disable, _) => {
-            "it says that it is gone: a delivery would disable this webhook".to_owned()
-        }
-        (_, 300..=399) => match header(answer, "location") {
-            Some(location) => format!(
-                "it redirects to {}, and redirects are not followed: make that the webhook's URL",
-                excerpt(location, MAX_ERROR)
-            ),
-            None => "it redirects, and redirects are not followed".to_owned(),
-        },
-        (_, 400 | 422) => {
-            "it could not make sense of the body: is this the dialect that it expects?".to_owned()
-        }
-        (_, 401 | 403) => {
-            "it refused: does it verify the signature with this webhook's secret, over the \
-                           body's exact bytes, and does it want a header of its own?"
-                .to_owned()
-        }
-        (_, 404) => "nothing is served at this path".to_owned(),
-        (_, 405) => "it does not take POST at this path".to_owned(),
-        (_, 413) => "the body is too large for it".to_owned(),
-        (_, 415) => "it does not take this content type".to_owned(),
-        (_, 429) => "it wants to be asked less often: give the webhook a rate limit".to_owned(),
-        (_, 500..) => "it failed: its own log should say why".to_owned(),
-        _ => "that does not count as delivered".to_owned(),
-    };
-    (false, format!("The endpoint answered {status}: {said}."))
-}
-
-/// What to make of there being no answer.
-fn explain(failure: &Failure, took: Duration) -> String {
-    match failure {
-        Failure::Dns(cause) => format!("The name of the URL's host does not resolve: {cause}."),
-        Failure::Connect(cause) => format!("Nothing accepts connections there: {cause}."),
-        Failure::Tls(cause) => format!(
-            "There is no trusted TLS connection: {cause}. Is the certificate valid, for this name, and sent \
-             with its intermediates?"
-        ),
-        Failure::Timeout => format!(
-            "There was no answer within {:.1} s. Answer first and work afterwards, or raise the webhook's timeout.",
-            took.as_secs_f64()
-        ),
-        Failure::Broken(cause) => {
-            format!("The connection was made, but what came back is no HTTP answer: {cause}.")
-        }
-        Failure::Forbidden(cause) => format!("Posthorn does not send there: the URL {cause}."),
-    }
-}
-
-fn header<'a>(answer: &'a Answer, name: &str) -> Option<&'a str> {
-    let mut headers = answer.headers.iter();
-    headers
-        .find(|(known, _)| known == name)
-        .map(|(_, value)| value.as_str())
-}
-
-#[cfg(test)]
-mod tests {
-    use shared::dialect::Dialects;
-
-    use super::*;
-
-    fn verdict(dialect: &str, result: std::result::Result<Answer, Failure>) -> (bool, String) {
-        let report = Report {
-            request: None,
-            started_at: time::OffsetDateTime::UNIX_EPOCH,
-            took: Duration::from_secs(3),
-            remote: None,
-            result,
-        };
-        judge(&report, Dialects::embedded().get(dialect).unwrap())
-    }
-
-    fn answered(status: u16) -> std::result::Result<Answer, Failure> {
-        Ok(Answer {
-            status,
-            headers: vec![("location".to_owned(), "https://example.org/".to_owned())],
-            ..Answer::default()
-        })
-    }
-
-    #[test]
-    fn no_tenant_takes_every_place() {
-        let places = Places::default();
-        let tenants: Vec<Tenant> = (0..9).map(|n| format!("t{n}").parse().unwrap()).collect();
-        let mut held = Vec::new();
-        for tenant in &tenants[..8] {
-            held.extend((0..PLACES_OF_TENANT).map(|_| places.take(tenant).unwrap()));
-            assert!(places.take(tenant).is_err());
-        }
-        assert!(places.take(&tenants[8]).is_err(), "all are taken");
-        held.pop();
-        drop(places.take(&tenants[8]).unwrap());
-        drop(places.take(&tenants[7]).unwrap());
-        held.clear();
-        assert!(places.taken().is_empty());
-    }
-
-    #[test]
-    fn what_came_back_is_put_into_words() {
-        for (result, success, words) in [
-            (answered(204), true, "took it"),
-            (answered(302), false, "https://example.org/"),
-            (answered(401), false, "secret"),
-            (answered(404), false, "path"),
-            (answered(410), false, "disable"),
-            (answered(503), false, "503"),
-            (Err(Failure::Timeout), false, "within 3.0 s"),
-            (Err(Failure::Dns("no such host".into())), false, "resolve"),
-            (
-                Err(Failure::Tls("UnknownIssuer".into())),
-                false,
-                "certificate",
-            ),
-            (Err(Failure::Connect("refused".into())), false, "refused"),
-        ] {
-            let (delivered, said) = verdict("standard", result);
-            assert_eq!(delivered, success, "{said}");
-            assert!(said.contains(words), "{said} lacks {words}");
-        }
-        let (_, said) = verdict("rishi", answered(410));
-        assert!(!said.contains("disable"), "{said}");
     }
 }

@@ -13,16 +13,17 @@ use shared::webhook::{Rate, Sealed, Status, read_retry};
 use tokio_postgres::Row;
 use utoipa::ToSchema;
 
-use crate::api::Api;
-use crate::api::http::problem::{Problem, Result};
+use crate::api::http::problem::Result;
+use crate::api::state::Api;
 use crate::api::webhooks::stats::{Health, Summary, summaries};
+use crate::invalid::NotFound;
 use crate::timestamp::Timestamp;
 use crate::webhooks::form::{RateLimit, Signing};
 
 /// A tenant's subscription.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Webhook)]
-pub struct Shown {
+pub struct WebhookView {
     /// Its id.
     pub id: WebhookId,
     /// Where deliveries go.
@@ -113,10 +114,10 @@ pub const COLUMNS: &str = "w.id, w.tenant, w.url, w.patterns, w.filter, w.dialec
     coalesce((SELECT c.events FROM costly_filters c WHERE c.webhook_id = w.id), 0) AS too_costly_events, \
     (SELECT c.last_at FROM costly_filters c WHERE c.webhook_id = w.id) AS last_too_costly_at";
 
-impl Shown {
+impl WebhookView {
     /// From its row, and what was counted of it. A row that can't be read whole
     /// is shown as far as it can be.
-    fn of(api: &Api, row: &Row, summary: Summary) -> Self {
+    fn new(api: &Api, row: &Row, summary: Summary) -> Self {
         let sealed = Sealed::open(row, &api.keys).ok();
         let retry = read_retry(row);
         let readable = sealed.is_some() && retry.is_ok();
@@ -153,7 +154,7 @@ impl Shown {
             filters: row.get("filter"),
             timeout: row.get::<_, Option<i32>>("timeout_ms").map(|ms| ms as u64),
             retry_policy: retry.unwrap_or_default(),
-            rate_limit: Rate::read(row).map(RateLimit::of),
+            rate_limit: Rate::read(row).map(RateLimit::from),
             debug_mode: row.get("debug_mode"),
             operational: row.get("operational"),
             dialect: row.get("dialect"),
@@ -182,7 +183,7 @@ impl Shown {
 ///
 /// # Errors
 /// If there is none of that id.
-pub async fn find(api: &Api, tenant: &Tenant, id: WebhookId) -> Result<Shown> {
+pub async fn find(api: &Api, tenant: &Tenant, id: WebhookId) -> Result<WebhookView> {
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(&format!(
@@ -194,28 +195,23 @@ pub async fn find(api: &Api, tenant: &Tenant, id: WebhookId) -> Result<Shown> {
     let row = client
         .query_opt(&statement, &[&id, tenant])
         .await?
-        .ok_or_else(|| unknown(id))?;
+        .ok_or_else(|| NotFound::webhook(id))?;
     let mut shown = all(api, &client, &[row]).await?;
-    shown.pop().ok_or_else(|| unknown(id))
+    shown.pop().ok_or_else(|| NotFound::webhook(id).into())
 }
 
 /// Those whose rows were found, in their order.
 ///
 /// # Errors
 /// If PostgreSQL fails.
-pub async fn all(api: &Api, client: &Client, rows: &[Row]) -> Result<Vec<Shown>> {
+pub async fn all(api: &Api, client: &Client, rows: &[Row]) -> Result<Vec<WebhookView>> {
     let ids: Vec<WebhookId> = rows.iter().map(|row| row.get("id")).collect();
     let summaries = summaries(client, &ids).await?;
     let shown = rows.iter().zip(ids).map(|(row, id)| {
         let summary = summaries.get(&id).copied().unwrap_or(Summary::UNUSED);
-        Shown::of(api, row, summary)
+        WebhookView::new(api, row, summary)
     });
     Ok(shown.collect())
-}
-
-/// There is none, or it is another tenant's.
-pub fn unknown(id: WebhookId) -> Problem {
-    Problem::not_found(format!("there is no webhook {id}"))
 }
 
 /// Header values may be credentials: only that there is one is shown.
