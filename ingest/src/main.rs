@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use ingest::apply::{self, Apply, Rules};
+use ingest::apply::file::Rules;
+use ingest::apply::{self, Apply};
 use ingest::event_types::command;
 use ingest::settings::Settings;
 use ingest::webhooks::store::Writing;

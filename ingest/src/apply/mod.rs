@@ -10,12 +10,15 @@
 //! All of it is one transaction. A dry run is the same transaction, rolled back:
 //! what it says is what would happen, the tenants' limits included.
 
+pub mod declared;
 pub mod difference;
 pub mod file;
 pub mod place;
 pub mod present;
+pub mod problems;
 pub mod report;
 mod webhook;
+mod yaml;
 
 use std::fmt;
 use std::io::Read;
@@ -23,16 +26,18 @@ use std::io::Read;
 use anyhow::Context;
 use clap::Args;
 use deadpool_postgres::{Pool, Transaction};
-use shared::destination::Destinations;
 use shared::ids::Tenant;
 
 use crate::event_types::store;
 use crate::invalid::Unsaved;
 use crate::tenants;
 use crate::webhooks::store::{self as webhooks, Writing};
+use declared::{DeclaredTenant, DeclaredWebhook};
 use difference::Difference;
-use file::{DeclaredTenant, DeclaredWebhook, Place, Problems, Source};
+use file::{Rules, Source};
+use place::Place;
 use present::Present;
+use problems::Problems;
 use report::{Done, Report};
 use webhook::Now;
 
@@ -57,16 +62,6 @@ pub struct Apply {
     /// Exit with 2 if anything was not as declared, with 0 if all was.
     #[arg(long)]
     pub exit_code: bool,
-}
-
-/// What declarations are held against.
-pub struct Rules<'a> {
-    /// Where webhooks may point.
-    pub destinations: &'a Destinations,
-    /// How rows are written, and what webhooks may look like.
-    pub writing: Writing<'a>,
-    /// What `{env: NAME}` stands for, whose names all begin with `POSTHORN_APPLY_`.
-    pub variable: &'a dyn Fn(&str) -> Option<String>,
 }
 
 /// Why nothing was applied: all that is wrong, a line each.

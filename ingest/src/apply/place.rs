@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
-use super::file::from_yaml;
+use super::yaml::from_yaml;
 
 /// The shortest value that is left out of an error, in bytes: every word has an `a`.
 const SHORTEST: usize = 3;
@@ -172,7 +172,7 @@ pub struct Place {
 }
 
 impl Place {
-    pub(super) fn of(file: Arc<File>) -> Self {
+    pub(super) fn new(file: Arc<File>) -> Self {
         Self {
             file,
             document: (0, false),

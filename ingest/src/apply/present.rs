@@ -8,7 +8,7 @@ use shared::ids::{EventType, Tenant, WebhookId};
 use shared::seal::Keyring;
 use shared::webhook::{Subscription, Webhook};
 
-use super::file::DeclaredTenant;
+use super::declared::DeclaredTenant;
 use super::webhook::Now;
 use crate::event_types::store::{self, MAX_EVENT_TYPES};
 use crate::tenants;
