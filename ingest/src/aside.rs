@@ -1,21 +1,22 @@
-//! Keeps one tenant's many events out of everybody's way: in front of ingest and
-//! in front of the dispatchers.
+//! Sets tenants with many waiting events aside, so that their backlog delays nobody else.
 //!
-//! A tenant with much waiting ([`CROWDING`]) is *set aside*: its new events go to
-//! one of four overflow queues instead of the queue that everybody shares. Nothing
-//! is republished and nothing can be lost, since an event takes one way or the other
-//! (`shared::topology`). When its overflow queue has been empty for a second, the
-//! tenant is released; or when for some seconds others' events came out of that queue and
-//! none of its own did, so that nobody stays behind another tenant's backlog. What it
-//! has in the queue still comes.
+//! A tenant with [`CROWDING`](crate::turns::CROWDING) events waiting is *set aside*: its new events go to
+//! one of four overflow queues instead of the queue that all tenants share. No
+//! message is published again, and none can be lost, because an event takes exactly
+//! one of the two ways (`shared::topology`).
+//!
+//! The tenant is released when its overflow queue has been empty for a second. It
+//! is also released when, for some seconds, other tenants' events came out of that
+//! queue and none of its own, so that no tenant stays behind another's backlog.
+//! Events that it still has in the queue are taken all the same.
 //!
 //! Who is set aside is a row in PostgreSQL, the same for all replicas. Bindings
-//! change under an advisory lock. A row is committed before its tenant is bound, and
-//! deleted after it is unbound: so whatever a crash leaves is a row, and a later
-//! [`keep`] undoes it.
+//! change under an advisory lock. A row is committed before its tenant's queue is
+//! bound, and deleted after it is unbound. So a crash can leave a row too many, but
+//! never a binding without a row, and a later [`keep`] removes it.
 //!
-//! Events of a tenant that is set aside are restrained (see `look_ahead`), and so
-//! are many of a tenant's: [`watch_jobs`] says when they may have their turns.
+//! Tenants that are set aside are also restrained (see `look_ahead`), as are tenants
+//! with many jobs: [`watch_jobs`] says when their events may be taken.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -33,18 +34,13 @@ use tracing::{info, warn};
 
 use crate::look_ahead::LookAhead;
 use crate::metrics::metrics;
+use crate::turns::STUCK;
 
-/// What costs this much (see `look_ahead`) and waits in one process sets its tenant
-/// aside: two batches' worth of small events.
-pub const CROWDING: u64 = 512;
 /// The most tenants that are set aside at a time: each is a binding.
 const MOST: i64 = 256;
 /// An overflow queue is empty for this long before its tenants are released; and a
 /// tenant that was set aside isn't again within this time.
 const EMPTY: Duration = Duration::from_secs(1);
-/// A tenant is released, too, if for this long nothing of it came out of its overflow
-/// queue and something of others did.
-pub const STUCK: Duration = Duration::from_secs(5);
 /// How often somebody looks who is set aside, while anybody is, and otherwise.
 const LOOK: Duration = Duration::from_millis(500);
 const LOOK_AT_REST: Duration = Duration::from_secs(10);
@@ -130,7 +126,7 @@ pub async fn keep(
                 }
                 warn!(
                     error = format!("{error:#}"),
-                    "setting tenants aside failed; trying again"
+                    "setting tenants aside or releasing them failed; trying again"
                 );
                 tokio::time::sleep(LOOK).await;
                 LOOK
@@ -281,7 +277,7 @@ impl Keeper<'_> {
                 (row.get::<_, &str>("tenant").parse(), overflow_queue(&row))
             {
                 in_time(topology::release(&self.channel, &tenant, queue)).await?;
-                info!(%tenant, queue, "a tenant isn't set aside any more");
+                info!(%tenant, queue, "a tenant is no longer set aside");
             }
         }
         transaction.commit().await?;
@@ -337,8 +333,8 @@ async fn in_time(bound: impl Future<Output = lapin::Result<()>>) -> anyhow::Resu
         .context("changing a binding")
 }
 
-#[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail")]
+#[cfg(test)]
 mod tests {
     use super::*;
 

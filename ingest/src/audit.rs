@@ -1,8 +1,8 @@
-//! Is everything accounted for? What `posthorn-ingest audit` prints.
+//! `posthorn-ingest audit`: counts deliveries that nothing will finish.
 //!
-//! A delivery is accounted for when it is finished, waits for a moment still to
-//! come, waits in a queue that hasn't been worked off so far (the sweeper's
-//! watermark says how far), or is within the sweeper's grace.
+//! A delivery is accounted for if it is finished, is due in the future, is due
+//! within the sweeper's grace, or waits in a queue that hasn't been worked off up
+//! to its due time (the sweeper's watermark says how far it has).
 
 use std::fmt;
 use std::time::Duration;

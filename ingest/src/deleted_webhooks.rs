@@ -1,8 +1,8 @@
-//! Rows of deleted webhooks go when their log is past its retention.
+//! Deletes the rows of deleted webhooks when their log is past its retention.
 //!
-//! Until then a row says whose log it is, and that open deliveries are to be
-//! cancelled. A row that a delivery or a replay still names stays: days of the
-//! log are dropped whole, and dropping one may have to wait.
+//! Until then the row says to whom the log belongs, and that open deliveries are to
+//! be cancelled. A row that a delivery or a replay still refers to stays: partitions
+//! of the log are dropped whole, and dropping one may be delayed.
 
 use deadpool_postgres::{Pool, Transaction};
 use shared::ids::WebhookId;

@@ -15,7 +15,9 @@ use crate::invalid::Invalid;
 #[derive(Deserialize, ToSchema)]
 #[serde(untagged, expecting = "expected an event type or a list of them")]
 pub enum OneOrMany {
+    /// `"order.*"`
     One(String),
+    /// `["order.*", "item.*"]`
     Many(Vec<String>),
 }
 

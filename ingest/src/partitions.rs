@@ -1,9 +1,9 @@
-//! The days of the log: made ahead, dropped past their retention, weighed.
+//! The daily partitions of the log: creates them ahead, drops them after their retention, measures them.
 //!
-//! Nobody waits for it. A day is detached concurrently, which takes no lock that
-//! readers or writers would queue behind, and dropped when nothing knows it any
-//! more. Both steps can be interrupted anywhere: what a stopped process leaves
-//! behind is found by its name and finished by the next.
+//! A partition is detached concurrently, without a lock that readers or writers
+//! would queue behind, and dropped when nothing refers to it any more. Either step
+//! may be interrupted anywhere: a process finds what another left unfinished by the
+//! partition's name, and finishes it.
 
 use anyhow::Context;
 use deadpool_postgres::{Client, Pool};
@@ -50,7 +50,11 @@ pub async fn maintain(pool: &Pool, until: OffsetDateTime) -> anyhow::Result<()> 
         )
         .await?;
     if made > 0 || dropped > 0 {
-        tracing::info!(made, dropped, "partitions");
+        tracing::info!(
+            made,
+            dropped,
+            "partitions of the log were created or dropped"
+        );
     }
     Ok(())
 }

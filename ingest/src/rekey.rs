@@ -1,13 +1,14 @@
-//! What is sealed with older keys is sealed anew with the current one.
+//! `posthorn-ingest rekey`: seals with the current master key what older keys sealed.
 //!
-//! `posthorn-ingest rekey`, after `MASTER_KEY` has changed: when it is through,
-//! the old key can be dropped from `MASTER_KEY_PREVIOUS`. Safe beside running
-//! services and to be repeated: a row is read under its lock and written in the
-//! same transaction, and what is sealed with the current key is left alone.
+//! It runs after `MASTER_KEY` has changed. When it is complete, the old key can be
+//! removed from `MASTER_KEY_PREVIOUS`. It may run beside the services, and
+//! repeatedly: a row is locked, read and written in one transaction, and a row
+//! that the current key sealed is left alone.
 //!
-//! Whoever changes a webhook waits for the counter of revisions with its row
-//! locked, or for a row with the counter locked. So a batch waits for the counter
-//! first, holding nothing, and passes over rows that are locked: it comes back.
+//! Deadlocks are avoided by order. A transaction that changes a webhook locks its
+//! row and then waits for the counter of revisions, or the other way round. So a
+//! batch here waits for the counter first, while it holds nothing, and skips rows
+//! that are locked; a later pass takes them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -164,13 +165,13 @@ async fn reseal_batch(
     let mut resealed = 0;
     for row in &rows {
         let id: WebhookId = row.get("id");
-        match Resealed::of(row, id, keys) {
+        match Resealed::from_row(row, id, keys) {
             Ok(columns) => {
                 reseal_webhook(&transaction, id, &columns).await?;
                 resealed += 1;
             }
             Err(error) => {
-                warn!(webhook = %id, error = format!("{error:#}"), "a webhook stays as it is");
+                warn!(webhook = %id, error = format!("{error:#}"), "a webhook was not resealed; it still needs its old key");
                 note(&mut left, id, others(row, keys));
             }
         }
@@ -187,7 +188,7 @@ async fn reseal_batch(
 struct Resealed(Vec<Option<Vec<u8>>>);
 
 impl Resealed {
-    fn of(row: &Row, id: WebhookId, keys: &Keyring) -> anyhow::Result<Self> {
+    fn from_row(row: &Row, id: WebhookId, keys: &Keyring) -> anyhow::Result<Self> {
         let columns = SEALED.iter().map(|(column, bound_to)| {
             let Some(before) = sealed(row, column) else {
                 return Ok(row.get(column));

@@ -1,16 +1,13 @@
-//! Accepted events are matched again: a webhook that wants an event and has no
-//! delivery of it gets one.
+//! Matches accepted events again: a webhook that wants an event and has no delivery of it gets one.
 //!
-//! For the operator, after a fault of ours kept webhooks out of the index while
-//! events were accepted. It asks the index as it is now, but only about webhooks
-//! that were made before the event was accepted: nobody gets events from before
-//! their webhook's time.
+//! The operator uses it after a fault of ours kept webhooks out of the index while
+//! events were accepted. It asks today's index, but only about webhooks that
+//! existed when the event was accepted.
 //!
-//! An event's row is locked before its deliveries are looked at, so that there
-//! is never a second delivery of an event to a webhook. Deliveries and
-//! `events.matched` are written in one statement: the audit compares the two.
-//! A new delivery's schedule and age count from now, as those of one that is
-//! retried.
+//! An event's row is locked before its deliveries are read, so that a webhook never
+//! gets two deliveries of one event. Deliveries and `events.matched` are written in
+//! one statement, because the audit compares the two. The schedule and the age of
+//! a new delivery start now, like those of a delivery that is retried by hand.
 
 use deadpool_postgres::{Pool, Transaction};
 use shared::clock;
@@ -164,7 +161,7 @@ pub async fn rematch(
     for job in &jobs {
         tracing::info!(
             tenant = %job.tenant, event = %job.event_id, webhook = %job.webhook,
-            delivery = %job.delivery, "matched again"
+            delivery = %job.delivery, "a missing delivery was made"
         );
     }
     Ok(Missing {

@@ -1,18 +1,17 @@
-//! Replays: many of a webhook's finished deliveries begin again, at a rate.
+//! Replays: makes many of a webhook's finished deliveries begin again, at a rate.
 //!
-//! The API writes a replay's row; this sees it through, a step at a time, on
-//! whichever replica of ingest comes first. A step takes a second's worth of
-//! deliveries, opens them again and moves the replay's position in one
-//! transaction, so that each begins again once, whatever crashes; then it
-//! publishes their jobs. The row's lock is the lease.
+//! The API writes a replay's row. Whichever replica of ingest comes first takes
+//! the next step of it; the row's lock is the lease. A step reopens one second's
+//! worth of deliveries and moves the replay's position in one transaction, so each
+//! delivery is reopened once, whatever crashes. Then it publishes their jobs.
 //!
-//! All of a tenant's replays together have the rate that one may have: each gets
-//! an equal share of it, or its own rate if that is less. Otherwise a tenant with
-//! many webhooks would put its jobs in front of everybody else's.
+//! All replays of a tenant together have the rate that one may have. Each gets an
+//! equal share, or its own rate if that is lower. Otherwise a tenant with many
+//! webhooks would fill the jobs queues in front of other tenants' jobs.
 //!
-//! A step looks at a bounded number of deliveries: one that finds few leaves
-//! sooner to the next. While RabbitMQ is away, or refuses jobs, no step is taken:
-//! what would be opened again would only wait for the sweeper.
+//! A step looks at a bounded number of deliveries; after a step that found few, the
+//! next one comes sooner. While RabbitMQ is away, or refuses jobs, no step is
+//! taken, because reopened deliveries would only wait for the sweeper.
 
 use std::time::Duration;
 
@@ -76,7 +75,10 @@ async fn steps(pool: &Pool, publisher: &Publisher, shards: u16, stop: &Cancellat
             }
             Ok(None) => break,
             Err(error) => {
-                warn!(error = format!("{error:#}"), "replaying; trying again");
+                warn!(
+                    error = format!("{error:#}"),
+                    "a step of replays failed; trying again"
+                );
                 break;
             }
         }

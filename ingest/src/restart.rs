@@ -1,10 +1,9 @@
-//! Finished deliveries begin again: the same delivery and the same event id, new
-//! attempts.
+//! Makes finished deliveries begin again: same delivery, same event id, new attempts.
 //!
-//! Asked for by the API, for one, and by `replay`, for many. The row is open
-//! again first, then its job is published: if that fails, the sweeper finds the
-//! row overdue. Attempts are counted on, so the fence keeps what is left of
-//! earlier jobs out; the schedule and the age limit count from here.
+//! The API does this for one delivery, `replay` for many. The row is reopened
+//! first, then its job is published; if publishing fails, the sweeper finds the
+//! row overdue. Attempts continue to be counted, so the fence recognises jobs from
+//! before; the retry schedule and the age limit start again.
 
 use std::time::Duration;
 
@@ -72,7 +71,7 @@ pub async fn publish(publisher: &Publisher, jobs: &[Job], shards: u16) -> bool {
     if unconfirmed > 0 {
         warn!(
             unconfirmed,
-            "queueing restarted deliveries; the sweeper sees to them"
+            "publishing jobs of restarted deliveries failed; the sweeper will publish them"
         );
     }
     unconfirmed == 0

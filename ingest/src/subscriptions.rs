@@ -1,8 +1,8 @@
-//! The index of webhooks in memory, and which tenants there are with what limits.
+//! The webhooks in memory, indexed by event type, and the tenants with their limits.
 //!
-//! Filled by the shared catalogue's feed, read by `intake` for every event. A
-//! webhook that is switched off isn't in it, nor one that gets operational events:
-//! those are made elsewhere.
+//! The shared catalogue's feed fills it; `intake` asks it for every event. Webhooks
+//! that are switched off are left out, and so are those for operational events,
+//! which are not published by producers.
 
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
@@ -58,7 +58,7 @@ impl Subscriptions {
                 Err(reason) => {
                     // Checked when it was saved; only a hand-made row gets here.
                     state.index.remove(webhook.id);
-                    error!(webhook = %webhook.id, reason, "a webhook that cannot be matched");
+                    error!(webhook = %webhook.id, reason, "a stored webhook's patterns or filter are invalid; it gets no events until it is changed");
                 }
             }
         }

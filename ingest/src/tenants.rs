@@ -12,6 +12,7 @@ use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use utoipa::ToSchema;
 
+use crate::assignments::Assignments;
 use crate::form::{check_dialect, object, present};
 use crate::invalid::{Conflict, Invalid, NotFound, Unsaved};
 use crate::timestamp::Timestamp;
@@ -25,39 +26,39 @@ const MAX_DELIVERIES: i32 = 100_000_000;
 /// The highest limit on a delivery's age, in seconds.
 const WEEK: i32 = 7 * 86_400;
 
-/// Whose events and webhooks these are.
+/// A tenant: the owner of events and webhooks.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Tenant)]
 pub struct TenantView {
-    /// Its id.
+    /// The id.
     pub id: Tenant,
-    /// For people.
+    /// A text for people.
     #[schema(example = "Acme Ltd")]
     pub name: String,
-    /// The dialect of webhooks that have none of their own.
+    /// The dialect of webhooks that choose none.
     #[schema(example = "standard")]
     pub dialect: String,
-    /// What it may have.
+    /// The tenant's limits.
     pub limits: Limits,
-    /// Whether its webhooks and events may only have types that are in its catalogue.
+    /// Whether only event types of its catalogue may be published and subscribed to.
     pub strict_event_types: bool,
     created_at: Timestamp,
 }
 
-/// What a tenant may have.
+/// A tenant's limits.
 #[derive(Serialize, ToSchema)]
 #[schema(as = TenantLimits)]
 pub struct Limits {
-    /// How many webhooks.
+    /// The most webhooks.
     #[schema(example = 100)]
     pub webhooks: i32,
-    /// Attempts in any hour, over all webhooks; `null`: as many as there are.
+    /// The most attempts in any hour, over all webhooks; `null`: no limit.
     #[schema(required)]
     pub deliveries_per_hour: Option<i32>,
     /// The largest data of an event, in bytes.
     #[schema(example = 262_144)]
     pub payload_bytes: i32,
-    /// From an event to its last attempt; `null`: what the dialect says.
+    /// The longest time from an event to its last attempt; `null`: the dialect's.
     #[schema(required)]
     pub max_age_seconds: Option<i32>,
 }
@@ -92,62 +93,62 @@ impl TenantView {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewTenant {
-    /// In events' routing keys and in `X-Tenant-ID`. For good.
+    /// The id in events' routing keys and in `X-Tenant-ID`. It can't be changed.
     #[schema(value_type = Tenant)]
     id: String,
-    /// For people.
+    /// A text for people.
     #[schema(max_length = 256, example = "Acme Ltd")]
     name: Option<String>,
-    /// The dialect of webhooks that have none of their own; `standard` unless set.
+    /// The dialect of webhooks that choose none; `standard` by default.
     #[schema(example = "standard")]
     dialect: Option<String>,
     #[serde(default, deserialize_with = "object")]
     limits: NewLimits,
-    /// Whether its webhooks and events may only have types that are in its catalogue.
+    /// Whether only event types of its catalogue may be published and subscribed to.
     strict_event_types: Option<bool>,
 }
 
-/// What is to change of a tenant. What isn't sent stays.
+/// Changes to a tenant. A member that isn't sent stays as it is.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = TenantChange)]
 #[serde(deny_unknown_fields)]
 pub struct Change {
-    /// For people.
+    /// A text for people.
     #[schema(max_length = 256, example = "Acme Ltd")]
     pub name: Option<String>,
-    /// The dialect of webhooks that have none of their own.
+    /// The dialect of webhooks that choose none.
     #[schema(example = "standard")]
     pub dialect: Option<String>,
-    /// What it is to be allowed.
+    /// The new limits.
     #[serde(default, deserialize_with = "object")]
     pub limits: NewLimits,
-    /// Whether its webhooks and events may only have types that are in its catalogue.
+    /// Whether only event types of its catalogue may be published and subscribed to.
     pub strict_event_types: Option<bool>,
 }
 
-/// What a tenant is to be allowed. `null` is the default again.
+/// New limits of a tenant. `null` restores a limit's default.
 #[derive(Deserialize, Default, ToSchema)]
 #[schema(as = NewTenantLimits)]
 #[serde(deny_unknown_fields)]
 pub struct NewLimits {
-    /// How many webhooks; 100 unless set.
+    /// The most webhooks; 100 by default.
     #[schema(minimum = 0, maximum = 100_000, example = 100)]
     pub webhooks: Option<i32>,
-    /// Attempts in any hour, over all webhooks; as many as there are unless set.
+    /// The most attempts in any hour, over all webhooks; no limit by default.
     #[serde(default, alias = "deliveriesPerHour", deserialize_with = "present")]
     #[schema(
         value_type = Option<i32>, minimum = 1, maximum = 100_000_000, example = 1000,
         extensions(("x-also" = json!(["deliveriesPerHour"])))
     )]
     pub deliveries_per_hour: Option<Option<i32>>,
-    /// The largest data of an event; 262,144 unless set.
+    /// The largest data of an event, in bytes; 262,144 by default.
     #[serde(default, alias = "payloadBytes", deserialize_with = "present")]
     #[schema(
         value_type = Option<i32>, minimum = 1, maximum = 1_048_576, example = 262_144,
         extensions(("x-also" = json!(["payloadBytes"])))
     )]
     pub payload_bytes: Option<Option<i32>>,
-    /// From an event to its last attempt; what the dialect says unless set.
+    /// The longest time from an event to its last attempt; the dialect's by default.
     #[serde(default, alias = "maxAgeSeconds", deserialize_with = "present")]
     #[schema(
         value_type = Option<i32>, minimum = 60, maximum = 604_800, example = 604_800,
@@ -273,36 +274,30 @@ pub async fn update(
     id: &Tenant,
     change: &Change,
 ) -> Result<TenantView, Unsaved> {
+    let Change {
+        name,
+        dialect,
+        limits,
+        strict_event_types,
+    } = change;
+    let mut changes = Assignments::default();
+    let tenant = changes.parameter(id);
+    changes.set("name", name.as_ref());
+    changes.set("dialect", dialect.as_ref());
+    changes.set("max_webhooks", limits.webhooks);
+    changes.set_nullable("deliveries_per_hour", limits.deliveries_per_hour);
+    changes.set_nullable("max_payload", limits.payload_bytes);
+    changes.set_nullable("max_age_s", limits.max_age_seconds);
+    changes.set("strict_event_types", *strict_event_types);
     let statement = client
         .prepare_cached(&format!(
             "-- change_tenant\n\
-             UPDATE tenants SET name = coalesce($2, name), dialect = coalesce($3, dialect), \
-                 max_webhooks = coalesce($4, max_webhooks), \
-                 deliveries_per_hour = CASE WHEN $5 THEN $6 ELSE deliveries_per_hour END, \
-                 max_payload = CASE WHEN $7 THEN $8 ELSE max_payload END, \
-                 max_age_s = CASE WHEN $9 THEN $10 ELSE max_age_s END, \
-                 strict_event_types = coalesce($11, strict_event_types) \
-             WHERE id = $1 RETURNING {COLUMNS}"
+             UPDATE tenants SET {} WHERE id = {tenant} RETURNING {COLUMNS}",
+            changes.clauses()
         ))
         .await?;
-    let limits = &change.limits;
     let row = client
-        .query_opt(
-            &statement,
-            &[
-                id,
-                &change.name,
-                &change.dialect,
-                &limits.webhooks,
-                &limits.deliveries_per_hour.is_some(),
-                &limits.deliveries_per_hour.flatten(),
-                &limits.payload_bytes.is_some(),
-                &limits.payload_bytes.flatten(),
-                &limits.max_age_seconds.is_some(),
-                &limits.max_age_seconds.flatten(),
-                &change.strict_event_types,
-            ],
-        )
+        .query_opt(&statement, &changes.values())
         .await?
         .ok_or_else(|| NotFound::tenant(id))?;
     Ok(TenantView::from_row(&row))

@@ -1,4 +1,4 @@
-//! A moment as the API reads and writes it: RFC 3339, in UTC.
+//! A moment as clients read and write it: RFC 3339, in UTC.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::format_description::well_known::Rfc3339;

@@ -25,44 +25,44 @@ pub fn routes() -> OpenApiRouter<Shared> {
 /// How a delivery looks on the wire.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Dialect)]
-struct Shown {
+struct DialectView {
     #[schema(example = "standard")]
     name: String,
     description: String,
-    /// Whether it is that of tenants that chose none.
+    /// Whether it is the dialect of tenants that choose none.
     default: bool,
-    /// How long an endpoint has to answer, in milliseconds.
+    /// The timeout of a request, in milliseconds.
     #[schema(example = 30_000)]
     timeout: u64,
-    /// How long after its event a delivery is tried, in seconds.
+    /// How long after its event a delivery may still be attempted, in seconds.
     #[schema(example = 604_800)]
     max_age: i64,
     /// When a delivery is tried again: `delays`, or `exponential`, in
     /// milliseconds; and `jitter`, the share that is added at random.
     #[schema(value_type = Object, example = json!({"delays": [5000, 300_000], "jitter": 0.1}))]
     retry: Schedule,
-    /// The file that it was read from.
+    /// The text of its definition file.
     definition: String,
 }
 
 /// The dialects.
 #[derive(Serialize, ToSchema)]
 struct DialectList {
-    dialects: Vec<Shown>,
+    dialects: Vec<DialectView>,
 }
 
 /// List dialects
 #[utoipa::path(
     get, path = "/", operation_id = "list_dialects", tag = "dialects",
     security(("token" = ["viewer"])),
-    responses((status = 200, description = "All of them.", body = DialectList)),
+    responses((status = 200, description = "The whole list.", body = DialectList)),
 )]
 async fn list(_: Reading, State(api): State<Shared>) -> Json<DialectList> {
     Json(DialectList {
         dialects: api
             .dialects
             .iter()
-            .map(|dialect| Shown::of(dialect))
+            .map(|dialect| DialectView::new(dialect))
             .collect(),
     })
 }
@@ -72,17 +72,21 @@ async fn list(_: Reading, State(api): State<Shared>) -> Json<DialectList> {
     get, path = "/{name}", operation_id = "show_dialect", tag = "dialects",
     security(("token" = ["viewer"])),
     params(("name" = String, Path, example = "standard")),
-    responses((status = 200, description = "The dialect.", body = Shown)),
+    responses((status = 200, description = "The dialect.", body = DialectView)),
 )]
-async fn show(_: Reading, State(api): State<Shared>, Name(name): Name) -> Result<Json<Shown>> {
+async fn show(
+    _: Reading,
+    State(api): State<Shared>,
+    Name(name): Name,
+) -> Result<Json<DialectView>> {
     let dialect = api.dialects.get(&name);
     let dialect =
         dialect.ok_or_else(|| Problem::not_found(unknown_dialect(&name, &api.dialects)))?;
-    Ok(Json(Shown::of(dialect)))
+    Ok(Json(DialectView::new(dialect)))
 }
 
-impl Shown {
-    fn of(dialect: &Dialect) -> Self {
+impl DialectView {
+    fn new(dialect: &Dialect) -> Self {
         let policy = dialect.policy();
         Self {
             name: dialect.name().to_owned(),

@@ -1,7 +1,7 @@
-//! The catalogue of a tenant's event types: describe, import, archive.
+//! Event types of a tenant's catalogue: describe, import, archive.
 //!
-//! What is changed holds for the events that are published after the answer.
-//! Types are put whole: what a PUT doesn't send is empty afterwards.
+//! A change applies to events that are published after its answer. A PUT replaces
+//! the whole type: a member that it leaves out is empty afterwards.
 
 use axum::Json;
 use axum::extract::State;
@@ -43,22 +43,21 @@ pub fn catalogues() -> OpenApiRouter<Shared> {
 /// Which event types to list.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct Filter {
+struct EventTypeQuery {
     /// Only those that are archived, or that aren't.
     archived: Option<bool>,
-    /// How many to show.
+    /// The most entries of the page.
     #[param(minimum = 1, maximum = 250, default = 50)]
     limit: Option<i64>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
 /// A page of a catalogue.
 #[derive(Serialize, ToSchema)]
-#[schema(as = EventTypePage)]
-struct Listed {
+struct EventTypePage {
     event_types: Vec<EventTypeView>,
-    /// Of the next page; `null` on the last.
+    /// The cursor of the next page; `null` on the last page.
     #[schema(required)]
     next_cursor: Option<EventType>,
 }
@@ -69,14 +68,14 @@ struct Listed {
 #[utoipa::path(
     get, path = "/", operation_id = "list_event_types", tag = "event types",
     security(("token" = ["viewer"])),
-    params(Filter),
-    responses((status = 200, description = "A page of them.", body = Listed)),
+    params(EventTypeQuery),
+    responses((status = 200, description = "A page.", body = EventTypePage)),
 )]
 async fn list(
     acting: Reading,
     State(api): State<Shared>,
-    Parameters(filter): Parameters<Filter>,
-) -> Result<Json<Listed>> {
+    Parameters(filter): Parameters<EventTypeQuery>,
+) -> Result<Json<EventTypePage>> {
     let page = Page {
         limit: filter.limit,
         cursor: filter.cursor,
@@ -95,7 +94,7 @@ async fn list(
     event_types.truncate(limit as usize);
     let last = event_types.last().filter(|_| more);
     let next_cursor = last.map(|last| last.name.clone());
-    Ok(Json(Listed {
+    Ok(Json(EventTypePage {
         event_types,
         next_cursor,
     }))
@@ -106,7 +105,7 @@ async fn list(
     get, path = "/{name}", operation_id = "show_event_type", tag = "event types",
     security(("token" = ["viewer"])),
     params(("name" = EventType, Path)),
-    responses((status = 200, description = "The type.", body = EventTypeView)),
+    responses((status = 200, description = "The event type.", body = EventTypeView)),
 )]
 async fn show(
     acting: Reading,
@@ -132,9 +131,9 @@ async fn find(api: &Api, tenant: &Tenant, name: &EventType) -> Result<EventTypeV
     params(("name" = EventType, Path)),
     request_body = EventTypeForm,
     responses(
-        (status = 200, description = "The type, which was there.", body = EventTypeView),
-        (status = 201, description = "The type, which is new.", body = EventTypeView),
-        (status = 409, description = "The tenant has as many as it may.")
+        (status = 200, description = "The event type, which existed before.", body = EventTypeView),
+        (status = 201, description = "The event type, which is new.", body = EventTypeView),
+        (status = 409, description = "The tenant already has as many event types as it may.")
     ),
 )]
 async fn put(
@@ -143,7 +142,7 @@ async fn put(
     Id(name): Id<EventType>,
     Body(form): Body<EventTypeForm>,
 ) -> Result<(StatusCode, Json<EventTypeView>)> {
-    // First: a form is costly to check, too.
+    // Before the check, which is costly too.
     let change = api.changes.acquire(&acting.tenant).await?;
     let entry = {
         let _permit = cpu::permit(&acting.tenant).await;
@@ -166,7 +165,7 @@ async fn put(
     delete, path = "/{name}", operation_id = "delete_event_type", tag = "event types",
     security(("token" = ["manager"])),
     params(("name" = EventType, Path)),
-    responses((status = 204, description = "It is gone.")),
+    responses((status = 204, description = "It is deleted.")),
 )]
 async fn delete(
     acting: Managing,
@@ -193,8 +192,8 @@ async fn delete(
     security(("token" = ["manager"])),
     request_body = CatalogueForm,
     responses(
-        (status = 200, description = "What it came to.", body = Saved),
-        (status = 409, description = "These are more than a tenant may have.")
+        (status = 200, description = "How many types were created, changed and deleted.", body = Saved),
+        (status = 409, description = "These are more event types than a tenant may have.")
     ),
 )]
 async fn replace(
@@ -202,7 +201,7 @@ async fn replace(
     State(api): State<Shared>,
     Body(form): Body<CatalogueForm>,
 ) -> Result<Json<Saved>> {
-    // First: a form is costly to check, too.
+    // Before the check, which is costly too.
     let change = api.changes.acquire(&acting.tenant).await?;
     let entries = {
         let _permit = cpu::permit(&acting.tenant).await;
@@ -222,10 +221,10 @@ struct ImportForm {
     /// One of `GET /api/v1/catalogues`. Instead of `event_types`.
     #[schema(example = "rishi")]
     catalogue: Option<String>,
-    /// What the catalogue is called; for people.
+    /// The catalogue's name, for people.
     #[serde(default)]
     name: String,
-    /// What it is of; for people.
+    /// The catalogue's description, for people.
     #[serde(default)]
     description: String,
     #[serde(alias = "eventTypes")]
@@ -241,8 +240,8 @@ struct ImportForm {
     security(("token" = ["manager"])),
     request_body = ImportForm,
     responses(
-        (status = 200, description = "What it came to.", body = Saved),
-        (status = 409, description = "These would make more than a tenant may have.")
+        (status = 200, description = "How many types were created, changed and deleted.", body = Saved),
+        (status = 409, description = "With these, the tenant would have more event types than it may.")
     ),
 )]
 async fn import(
@@ -260,11 +259,11 @@ async fn import(
         _ => {
             return Err(Problem::field(
                 "catalogue",
-                "either `catalogue` or `event_types` must be there",
+                "exactly one of `catalogue` and `event_types` must be there",
             ));
         }
     };
-    // First: a form is costly to check, too.
+    // Before the check, which is costly too.
     let change = api.changes.acquire(&acting.tenant).await?;
     let entries = {
         let _permit = cpu::permit(&acting.tenant).await;
@@ -327,7 +326,7 @@ struct Catalogues {
 #[utoipa::path(
     get, path = "/", operation_id = "list_catalogues", tag = "event types",
     security(("token" = ["viewer"])),
-    responses((status = 200, description = "All of them.", body = Catalogues)),
+    responses((status = 200, description = "The whole list.", body = Catalogues)),
 )]
 async fn list_catalogues(_: Reading) -> Result<Json<Catalogues>> {
     let catalogue = |form: CatalogueForm| Catalogue {

@@ -1,8 +1,8 @@
-//! What happens around every handler: the request gets an id, its client is
-//! held to its rate, and what it can't accept isn't made.
+//! Middleware around every handler: request id, rate limit, header checks, CORS.
 //!
-//! The id comes from `x-request-id`, for those who follow a request through
-//! several services, and goes into the answer, the logs and every problem.
+//! In this order: the request gets its id ([`request_id`]), its client's rate limit
+//! is charged, and requests with contradicting headers or without a usable
+//! `Accept` are refused before a handler sees them.
 
 use std::net::SocketAddr;
 use std::time::Instant;

@@ -1,8 +1,12 @@
-//! The API: JSON over HTTP, problems as RFC 9457.
+//! The HTTP API: which path leads to which handler.
 //!
-//! Each file is a resource with its routes, its SQL and its JSON. [`access`] says
-//! who asks; [`http::problem`] says no. A tenant's things are found by (tenant, id)
-//! alone, so what is another's looks exactly like what doesn't exist.
+//! Nothing else is here, and no handler imports it. Each folder or file beside it
+//! is a resource with its routes, its SQL and its JSON. [`access`] decides who may
+//! send a request, [`http`] reads requests and writes problems, [`state`] is what
+//! handlers share.
+//!
+//! Rows are found by (tenant, id) alone. So another tenant's webhook looks exactly
+//! like one that doesn't exist.
 
 // What `#[utoipa::path]` writes for a handler's parameters is qualified.
 #![allow(unused_qualifications)]

@@ -25,10 +25,9 @@ pub fn routes() -> OpenApiRouter<Shared> {
 
 /// A page of tenants.
 #[derive(Serialize, ToSchema)]
-#[schema(as = TenantPage)]
-struct Listed {
+struct TenantPage {
     tenants: Vec<TenantView>,
-    /// Of the next page; `null` on the last.
+    /// The cursor of the next page; `null` on the last page.
     #[schema(required)]
     next_cursor: Option<String>,
 }
@@ -40,7 +39,7 @@ struct Listed {
     request_body = NewTenant,
     responses(
         (status = 201, description = "The tenant.", body = TenantView),
-        (status = 409, description = "There is one with this id."),
+        (status = 409, description = "A tenant with this id exists already."),
     ),
 )]
 async fn create(
@@ -63,13 +62,13 @@ async fn create(
     get, path = "/", operation_id = "list_tenants", tag = "tenants",
     security(("token" = ["operator"])),
     params(Page),
-    responses((status = 200, description = "A page of them.", body = Listed)),
+    responses((status = 200, description = "A page.", body = TenantPage)),
 )]
 async fn list(
     _: Operating,
     State(api): State<Shared>,
     Parameters(page): Parameters<Page>,
-) -> Result<Json<Listed>> {
+) -> Result<Json<TenantPage>> {
     let (limit, after) = (page.limit()?, page.after::<Tenant>()?);
     let client = api.pool.get().await?;
     let statement = client
@@ -80,7 +79,7 @@ async fn list(
         .await?;
     let rows = client.query(&statement, &[&after, &(limit + 1)]).await?;
     let (shown, next_cursor) = page.cut::<Tenant>(&rows)?;
-    Ok(Json(Listed {
+    Ok(Json(TenantPage {
         tenants: shown.iter().map(TenantView::from_row).collect(),
         next_cursor,
     }))

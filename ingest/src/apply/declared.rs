@@ -5,7 +5,7 @@ use shared::ids::Tenant;
 use super::place::Place;
 use crate::event_types::store::Entry;
 use crate::tenants::Change;
-use crate::webhooks::form::Checked;
+use crate::webhooks::form::CheckedWebhook;
 
 /// What a file says of a tenant.
 pub struct DeclaredTenant {
@@ -30,5 +30,5 @@ pub struct DeclaredWebhook {
     /// What it is called, among its tenant's.
     pub key: String,
     /// What it is to be.
-    pub form: Checked,
+    pub form: CheckedWebhook,
 }

@@ -1,5 +1,7 @@
-//! What is to change of one thing, for people to read; what is as it should be
-//! is not written again.
+//! Compares what a file declares with what is stored, member by member.
+//!
+//! Members that are the same are taken out of the declaration, so they are neither
+//! printed nor written.
 
 use serde::Serialize;
 use serde_json::{Value, json};

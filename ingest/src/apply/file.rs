@@ -1,8 +1,8 @@
-//! From files to what they declare, or to all that is wrong with them.
+//! Reads files into declarations, or into a list of all that is wrong with them.
 //!
-//! The members are those of the API's own forms, and checked by them. Three
-//! things are a file's own: `tenants` around everything, a webhook's `key`, and
-//! `{env: NAME}` where a secret would stand. Pure, but for the environment.
+//! Members are those of the API's forms, and checked by the same code. Three
+//! things exist in files only: `tenants` around everything, a webhook's `key`, and
+//! `{env: NAME}` in place of a secret. No I/O, but for reading the environment.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,7 +17,7 @@ use super::problems::Problems;
 use super::yaml::documents;
 use crate::event_types::form::CatalogueForm;
 use crate::tenants::NewTenant;
-use crate::webhooks::form::Form;
+use crate::webhooks::form::WebhookForm;
 use crate::webhooks::store::Writing;
 
 /// The longest key, in characters.
@@ -217,7 +217,7 @@ impl Reading<'_> {
                 }
             }
         }
-        let form = self.form::<Form>(&place, Value::Object(members))?;
+        let form = self.form::<WebhookForm>(&place, Value::Object(members))?;
         let checked = form.check(self.rules.destinations, self.rules.writing.dialects);
         let form = self.problems.sift(&place, checked)?;
         for (member, is_there) in [

@@ -1,14 +1,14 @@
-//! `posthorn-ingest apply`: tenants, event types and webhooks as files declare
-//! them, for people who keep configuration in git.
+//! `posthorn-ingest apply`: makes tenants, event types and webhooks what files
+//! declare, for people who keep configuration in git.
 //!
-//! 1. [`mod@file`] reads the files into what is declared, or says all that is wrong;
-//! 2. [`present`] reads what there is of it, and holds it;
+//! 1. [`mod@file`] reads the files into declarations, or lists all that is wrong;
+//! 2. [`present`] reads and locks the rows that are declared;
 //! 3. [`difference`] compares the two, member by member;
-//! 4. what differs is written by the functions that the API writes with;
-//! 5. [`report`] says what it came to.
+//! 4. what differs is written with the functions that the API uses;
+//! 5. [`report`] prints what was done.
 //!
-//! All of it is one transaction. A dry run is the same transaction, rolled back:
-//! what it says is what would happen, the tenants' limits included.
+//! Everything happens in one transaction. A dry run is the same transaction, rolled
+//! back, so it reports exactly what would happen, tenants' limits included.
 
 pub mod declared;
 pub mod difference;
@@ -49,17 +49,17 @@ const LOCK: i64 = 0x61_7070_6c79;
 /// Make tenants, event types and webhooks what files declare, in one transaction.
 #[derive(Args)]
 pub struct Apply {
-    /// YAML or JSON; `-` is the standard input. May be given several times.
+    /// A YAML or JSON file; `-` is standard input. May be repeated.
     #[arg(short, long = "file", required = true, value_name = "FILE")]
     files: Vec<String>,
-    /// Say what would change, and change nothing.
+    /// Print what would change, and change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Delete webhooks that were made from a file and are in none of these, of
-    /// the tenants that these name. To delete all of a tenant, its list must be there.
+    /// For the tenants in these files, delete webhooks that a file once declared and
+    /// these don't. A tenant without `webhooks` is refused; `webhooks: []` deletes all.
     #[arg(long)]
     prune: bool,
-    /// Exit with 2 if anything was not as declared, with 0 if all was.
+    /// Exit with 2 if anything differed from the declaration, with 0 if nothing did.
     #[arg(long)]
     pub exit_code: bool,
 }

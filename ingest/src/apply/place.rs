@@ -1,9 +1,9 @@
-//! Places in files: for an error, the file, the line and the member's path.
+//! Places in files, for errors: file, line, and the member's path.
 //!
-//! Lines are looked up when something is wrong, by reading the file again with
-//! its positions. Values that stand at a place are known here, too, so that no
-//! error repeats one: errors end up in the logs of CI, and what is in the wrong
-//! place may be a secret.
+//! Line numbers are looked up when something is wrong, by reading the file again
+//! with positions. A place also knows the values that stand at it, so that no
+//! error repeats one: errors end up in CI logs, and a value in the wrong place
+//! may be a secret.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};

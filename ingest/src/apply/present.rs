@@ -1,4 +1,4 @@
-//! What there is of the declared tenants, held until the transaction ends.
+//! The rows of the declared tenants, read and locked until the transaction ends.
 
 use std::collections::{BTreeMap, HashMap};
 

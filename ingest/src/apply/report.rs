@@ -1,4 +1,4 @@
-//! What applying came to, for people to read.
+//! The report of what `apply` did, for people to read.
 
 use std::fmt;
 

@@ -1,8 +1,8 @@
-//! A webhook as it is, and what is to change of it.
+//! Compares a declared webhook with the stored one.
 //!
-//! A file says all of a webhook: what it doesn't mention has its default. Two
-//! things stay as they are instead, because they change by other hands: the
-//! secret, and whether the webhook is switched on or in debug mode.
+//! A file declares a webhook whole: a member that it leaves out gets its default.
+//! Two things stay as they are instead, because the API or Posthorn changes them:
+//! the secret, and whether the webhook is switched on or in debug mode.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,8 @@ use shared::secret::Secret;
 use shared::webhook::{Rate, Status, Subscription, Webhook};
 
 use super::difference::Difference;
-use crate::webhooks::form::{Checked, RateLimit, Signing};
+use crate::webhooks::form::{CheckedWebhook, Signing};
+use crate::webhooks::rate_limit::RateLimit;
 
 /// See the module's text.
 pub struct Now {
@@ -106,7 +107,7 @@ impl Now {
 }
 
 /// What is to be written of what a file says, and how it reads.
-pub(super) fn compare(now: Option<&Now>, wanted: Checked) -> (Checked, Difference) {
+pub(super) fn compare(now: Option<&Now>, wanted: CheckedWebhook) -> (CheckedWebhook, Difference) {
     let mut wanted = whole(wanted);
     let mut difference = Difference::new(now.is_none());
     let nothing = Members::default();
@@ -136,10 +137,10 @@ pub(super) fn compare(now: Option<&Now>, wanted: Checked) -> (Checked, Differenc
 }
 
 /// What isn't said is the default, but for what changes by other hands.
-fn whole(wanted: Checked) -> Checked {
+fn whole(wanted: CheckedWebhook) -> CheckedWebhook {
     let mut metadata = wanted.metadata.unwrap_or_default();
     metadata.extend(wanted.client_id.map(|id| ("client_id".to_owned(), id)));
-    Checked {
+    CheckedWebhook {
         description: wanted.description.or_else(|| Some(String::new())),
         filters: wanted.filters.or(Some(None)),
         headers: wanted.headers.or_else(|| Some(Vec::new())),
@@ -155,7 +156,7 @@ fn whole(wanted: Checked) -> Checked {
     }
 }
 
-fn secret(difference: &mut Difference, now: Option<&Secret>, wanted: &mut Checked) {
+fn secret(difference: &mut Difference, now: Option<&Secret>, wanted: &mut CheckedWebhook) {
     let masked = now.map(Secret::masked).unwrap_or_default();
     match (now, &wanted.secret) {
         (Some(now), Some(to)) if now.expose() == to.expose() => wanted.secret = None,
@@ -166,7 +167,7 @@ fn secret(difference: &mut Difference, now: Option<&Secret>, wanted: &mut Checke
 }
 
 /// Their values may be credentials: only that there are some is shown.
-fn headers(difference: &mut Difference, now: &[(String, String)], wanted: &mut Checked) {
+fn headers(difference: &mut Difference, now: &[(String, String)], wanted: &mut CheckedWebhook) {
     let Some(to) = &wanted.headers else { return };
     let by_name = |headers: &[(String, String)]| -> BTreeMap<String, String> {
         headers.iter().cloned().collect()

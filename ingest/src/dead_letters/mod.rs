@@ -1,19 +1,18 @@
-//! Messages that were refused or unroutable, taken from their queues into a
-//! table, where they can be looked at, replayed and discarded.
+//! Dead letters: messages that were refused or unroutable, kept in a table to be listed, replayed or discarded.
 //!
-//! A quorum queue can't be browsed, so the queues only buffer: what is in one is
-//! taken, written, and acked after the commit. A crash in between leaves the
-//! message in the queue; it may then be in the table twice, and what is replayed
-//! twice is found to be known.
+//! Nobody can browse a quorum queue, so the two queues only buffer. A message is
+//! taken, written to the table, and acked after the commit. After a crash in
+//! between, the message is taken again and may be in the table twice; replaying it
+//! twice does no harm, because ingest recognises its event.
 //!
 //! Everything is bounded in bytes: what is taken at once, what is kept of one
-//! message ([`shared::publish::Whole`]), and the table. When a share of that is full,
-//! its oldest letters are dropped and counted.
+//! message ([`shared::publish::Whole`]), and the table. When an owner's share of the
+//! table is full, its oldest letters are dropped and counted.
 //!
-//! An event that RabbitMQ gave up on is published once more instead, the first time.
+//! An event that RabbitMQ gave up on for the first time is not kept, but published
+//! once more.
 //!
-//! Rows are read and deleted in [`store`], messages made of them again in
-//! [`letter`].
+//! [`store`] has the rows, [`letter`] makes messages of them again.
 
 pub mod letter;
 pub mod store;
@@ -99,7 +98,7 @@ impl Keeper {
             metrics().dead_letters_dropped.inc_by(letters as u64);
             warn!(
                 tenant = owner,
-                letters, "no room for dead letters; dropped the oldest"
+                letters, "no room for dead letters; the owner's oldest were dropped"
             );
         }
         Some(())
@@ -115,7 +114,7 @@ async fn once_more(
     let mut letters = Vec::new();
     let (mut again, mut outgoing) = (Vec::new(), Vec::new());
     for message in batch {
-        let letter = Letter::of(message, origin);
+        let letter = Letter::from_message(message, origin);
         match letter.once_more(message) {
             Some(message) => {
                 outgoing.push(message);
@@ -131,7 +130,7 @@ async fn once_more(
                 warn!(
                     routing_key = letter.routing_key,
                     event = letter.message_id,
-                    "an event that RabbitMQ gave up on is tried once more"
+                    "RabbitMQ gave up on an event; it was published once more"
                 );
             }
             // Certainly not taken.

@@ -1,13 +1,13 @@
 //! The rows of dead letters, bounded in bytes: in all, and for each owner.
 //!
-//! A letter's owner is the tenant whose event or job it is, or nobody (`''`) if
-//! there is no such tenant. What each owner has is counted in `dead_letter_use` by
-//! every transaction that adds or deletes letters. These take turns, by a lock on that
-//! table, so that none waits for another in a circle.
+//! A letter's owner is the tenant of its event or job, or nobody (`''`) if there is
+//! no such tenant. `dead_letter_use` has each owner's total. Every transaction that
+//! adds or deletes letters updates it under a lock on that table, so that two never
+//! deadlock.
 //!
-//! When an owner's share is full, its oldest letters go. When all together are too
-//! many, the oldest of the owner who has most go: nobody loses letters to somebody
-//! who has more.
+//! When an owner's share is full, its oldest letters are dropped. When the table is
+//! full, the oldest letters of the owner with the most bytes are dropped: an owner
+//! never loses letters to one that has more.
 
 use anyhow::Context;
 use deadpool_postgres::{Client, Pool, Transaction};
@@ -60,7 +60,7 @@ pub struct Dropped {
 
 /// Which dead letters are meant. All that is set must hold.
 #[derive(Debug, Default)]
-pub struct Filter {
+pub struct LetterFilter {
     /// Here for exactly this reason.
     pub reason: Option<String>,
     /// To be this tenant's events; any text, since it may name nobody.
@@ -70,7 +70,7 @@ pub struct Filter {
 }
 
 /// One as it is listed.
-pub struct Shown {
+pub struct StoredLetter {
     /// Its name.
     pub id: DeadLetterId,
     /// `parking` or `unrouted`.
@@ -361,10 +361,10 @@ async fn remove(
 /// If PostgreSQL fails.
 pub async fn list(
     client: &Client,
-    filter: &Filter,
+    filter: &LetterFilter,
     before: Option<DeadLetterId>,
     limit: i64,
-) -> anyhow::Result<Vec<Shown>> {
+) -> anyhow::Result<Vec<StoredLetter>> {
     let statement = client
         .prepare_cached(
             "-- list_dead_letters\n\
@@ -393,7 +393,7 @@ pub async fn list(
         .await?;
     rows.iter()
         .map(|row| {
-            Ok(Shown {
+            Ok(StoredLetter {
                 id: row.get("id"),
                 queue: row.get("queue"),
                 reason: row.get("reason"),
@@ -448,7 +448,7 @@ pub async fn newest(client: &Client) -> anyhow::Result<Option<DeadLetterId>> {
 /// If PostgreSQL fails.
 pub async fn next(
     client: &Client,
-    filter: &Filter,
+    filter: &LetterFilter,
     after: Option<DeadLetterId>,
     last: DeadLetterId,
     limit: i64,
@@ -539,7 +539,11 @@ pub async fn delete(client: &mut Client, ids: &[DeadLetterId]) -> anyhow::Result
 ///
 /// # Errors
 /// If PostgreSQL fails.
-pub async fn discard(client: &mut Client, filter: &Filter, limit: i64) -> anyhow::Result<i64> {
+pub async fn discard(
+    client: &mut Client,
+    filter: &LetterFilter,
+    limit: i64,
+) -> anyhow::Result<i64> {
     const WHICH: &str = "SELECT id FROM dead_letters \
          WHERE ($1::text IS NULL OR reason = $1) AND ($2::text IS NULL OR tenant = $2) \
            AND ($3::text IS NULL OR queue = $3) \

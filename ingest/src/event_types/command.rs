@@ -1,4 +1,4 @@
-//! `posthorn-ingest catalogue`: what there is to import, and importing it.
+//! `posthorn-ingest catalogue`: lists the catalogues that Posthorn comes with, and imports one.
 
 use std::fmt::Write;
 

@@ -1,7 +1,7 @@
-//! What a client sends to describe its event types, and what they may be.
+//! What a client or a file sends to describe event types, and what is made of it.
 //!
-//! One form for all: a single type, a whole catalogue, the files of
-//! `ingest/catalogues`, and those that `posthorn-ingest` imports. Pure.
+//! The same form serves a single type, a whole catalogue, the files of
+//! `ingest/catalogues`, and files that `posthorn-ingest catalogue import` reads. No I/O.
 
 use std::collections::HashSet;
 
@@ -28,10 +28,10 @@ const RESERVED: &str = "import";
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CatalogueForm {
-    /// What the catalogue is called; for people.
+    /// The catalogue's name, for people.
     #[serde(default)]
     pub name: String,
-    /// What it is of; for people.
+    /// The catalogue's description, for people.
     #[serde(default)]
     pub description: String,
     #[serde(alias = "eventTypes")]
@@ -46,21 +46,21 @@ pub struct EventTypeForm {
     /// Needed in a catalogue; else the path has it.
     #[schema(value_type = Option<EventType>)]
     name: Option<String>,
-    /// For people.
+    /// A text for people.
     #[serde(default)]
     #[schema(max_length = 1024, example = "A customer placed an order.")]
     description: String,
-    /// What its data may look like: at most 16,384 bytes of JSON. Must be what the schema says.
+    /// An example of its data: at most 16,384 bytes of JSON. Must conform to the schema.
     #[schema(value_type = Option<serde_json::Value>, example = json!({"total": 25.00, "currency": "EUR"}))]
     example: Option<Box<RawValue>>,
-    /// What its data must look like: a JSON Schema of at most 32,768 bytes that refers to nothing outside it.
+    /// A JSON Schema that its data must conform to: at most 32,768 bytes, without references to the outside.
     #[serde(alias = "json_schema", alias = "jsonSchema")]
     #[schema(
         value_type = Option<Object>, example = json!({"required": ["total"]}),
         extensions(("x-also" = json!(["json_schema", "jsonSchema"])))
     )]
     schema: Option<Box<RawValue>>,
-    /// Out of use for new webhooks; events of it are still taken.
+    /// Whether new webhooks may no longer subscribe to it. Its events are still taken.
     #[serde(default)]
     archived: bool,
 }
@@ -163,8 +163,8 @@ impl EventTypeForm {
     }
 }
 
-#[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail")]
+#[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 

@@ -1,12 +1,12 @@
-//! Compiled schemas, as many as memory is meant for.
+//! A cache of compiled schemas, bounded in memory.
 //!
-//! A schema is compiled when the first event of its type comes, and dropped when
-//! others need the room. Then the tenant whose schemas take most gives up those that
-//! it hasn't used for longest, so that one tenant's many schemas don't make the others'
-//! be compiled over and over.
+//! A schema is compiled for the first event of its type. When the cache is full, the
+//! tenant whose schemas take the most memory loses those that it used longest ago.
+//! So one tenant with many schemas can't make other tenants' schemas be compiled
+//! again and again.
 //!
-//! A schema is known by its text. So a change of a tenant's catalogue leaves those
-//! compiled that it doesn't change.
+//! The schema's text is part of the key, so a change to a tenant's catalogue leaves
+//! the schemas that it doesn't change in the cache.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -103,7 +103,7 @@ impl Kept {
         let schema = Schema::read(text)
             // Checked when it was saved; only a hand-made row gets here.
             .inspect_err(
-                |error| error!(%tenant, %event_type, %error, "a schema that cannot be used"),
+                |error| error!(%tenant, %event_type, %error, "a stored schema is invalid; events of its type are not checked until it is changed"),
             )
             .ok();
         let bytes = schema.as_ref().map_or(UNUSABLE, Schema::memory);
@@ -188,8 +188,8 @@ impl State {
     }
 }
 
-#[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail")]
+#[cfg(test)]
 mod tests {
     use super::*;
 

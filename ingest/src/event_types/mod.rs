@@ -1,13 +1,13 @@
-//! What tenants say about their types of events, in memory.
+//! The event types of tenants, in memory: which there are, and their schemas.
 //!
-//! Filled by the shared catalogue's feed; asked by `intake` for every event and
-//! by the API at publish, so that checking an event costs no query. The rows are
-//! written by [`store`], what a schema may be is said by [`schema`],
-//! and [`collections`] has the catalogues that Posthorn comes with.
+//! The shared catalogue's feed fills it. `intake` and the API's publishing check
+//! each event against it, without a query. [`store`] writes the rows, [`schema`]
+//! says what a schema may be, [`collections`] are the catalogues that Posthorn comes
+//! with.
 //!
-//! A type that the catalogue doesn't have is as good as any other, unless the
-//! tenant is strict. An archived type is out of use for new webhooks; its events
-//! are still taken and checked, since their producers may not have stopped.
+//! Events of a type that isn't in the catalogue are taken, unless the tenant is
+//! strict. An archived type is closed to new webhooks; its events are still taken
+//! and checked, because their producers may not have stopped.
 
 pub mod collections;
 pub mod command;
@@ -194,8 +194,8 @@ impl EventTypes {
     }
 }
 
-#[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail")]
+#[cfg(test)]
 mod tests {
     use shared::catalogue::EventTypeRow;
 

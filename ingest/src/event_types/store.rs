@@ -1,9 +1,9 @@
-//! The rows of the event-type catalogue.
+//! The rows of event types.
 //!
-//! Whoever changes a tenant's types first [`touch`]es the tenant's row, in the
-//! same transaction: that takes the next revision, which tells every cache to
-//! read the tenant's types again, and lets changes to one catalogue take turns,
-//! so that its bound is kept.
+//! A change first [`touch`]es the tenant's row in its transaction. That takes the
+//! next revision, which makes every process load the tenant's types again. It also
+//! locks the row, so changes of one tenant's catalogue run one after another and
+//! their number stays within its bound.
 
 use std::fmt;
 
@@ -25,13 +25,13 @@ pub const MAX_EVENT_TYPES: i64 = 1_000;
 pub struct Entry {
     /// `order.created`
     pub name: EventType,
-    /// For people.
+    /// A text for people.
     pub description: String,
     /// What its data may look like, JSON text.
     pub example: Option<String>,
     /// What its data must look like, a JSON Schema's text.
     pub schema: Option<String>,
-    /// Out of use for new webhooks.
+    /// Whether new webhooks may no longer subscribe to it.
     pub archived: bool,
 }
 
@@ -41,15 +41,15 @@ pub struct Entry {
 pub struct EventTypeView {
     /// Its name.
     pub name: EventType,
-    /// For people.
+    /// A text for people.
     pub description: String,
-    /// What its data may look like.
+    /// An example of its data.
     #[schema(required, value_type = Option<serde_json::Value>)]
     pub example: Option<Box<RawValue>>,
-    /// What its data must look like, a JSON Schema.
+    /// A JSON Schema that its data must conform to.
     #[schema(required, value_type = Option<Object>)]
     pub schema: Option<Box<RawValue>>,
-    /// Out of use for new webhooks.
+    /// Whether new webhooks may no longer subscribe to it.
     pub archived: bool,
     /// When it was first put in.
     pub created_at: Timestamp,
@@ -77,15 +77,15 @@ impl From<&Row> for EventTypeView {
     }
 }
 
-/// What a change came to.
+/// What a change did to a catalogue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = CatalogueChanges)]
 pub struct Saved {
-    /// Types that weren't there.
+    /// The number of types that are new.
     pub created: u64,
-    /// Types that were otherwise.
+    /// The number of types that were changed.
     pub changed: u64,
-    /// Types that are gone.
+    /// The number of types that were deleted.
     pub deleted: u64,
 }
 

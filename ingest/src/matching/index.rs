@@ -19,12 +19,10 @@ use std::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{
-    candidates::Candidates,
-    data::Data,
-    filter::{Budget, Filter, MAX_STEPS, Refusal},
-    pattern::{self, Key, Pattern},
-};
+use super::candidates::Candidates;
+use super::data::Data;
+use super::filter::{Budget, Filter, MAX_STEPS, Refusal};
+use super::pattern::{self, Key, Pattern};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail")]
@@ -217,7 +215,7 @@ impl<K, W> Entry<K, W> {
         let Some(filter) = &self.filter else {
             return Explanation::Matched;
         };
-        let mut budget = Budget::of(steps);
+        let mut budget = Budget::new(steps);
         match data.value().map(|data| filter.explain(data, &mut budget)) {
             Ok(Ok(())) => Explanation::Matched,
             Ok(Err(refusal)) => Explanation::Refused(refusal),

@@ -1,8 +1,8 @@
-//! The rows of webhooks: made, changed and deleted, and what they must not break.
+//! The rows of webhooks: create, change, delete, within the tenant's bounds.
 //!
-//! For the API and for `apply`: both hand in a checked form and a transaction of
-//! their own. What depends on other rows is looked up in that transaction, so
-//! that a tenant or an event type that it has just made counts.
+//! The API and `apply` pass a checked form and a transaction of their own. Rows
+//! that a check depends on are read in that transaction, so a tenant or an event
+//! type that it has just created counts.
 
 use deadpool_postgres::Transaction;
 use secrecy::ExposeSecret;
@@ -14,9 +14,10 @@ use shared::secret::{Secret, SigningKey};
 use shared::webhook::{Rate, Status, seal_context};
 use tokio_postgres::Row;
 
+use crate::assignments::Assignments;
 use crate::invalid::{Conflict, Invalid, NotFound, Unsaved};
 use crate::matching::Pattern;
-use crate::webhooks::form::{Checked, Signing, check_metadata};
+use crate::webhooks::form::{CheckedWebhook, Signing, check_metadata};
 
 type Result<T> = std::result::Result<T, Unsaved>;
 
@@ -43,7 +44,7 @@ pub struct Writing<'a> {
 
 /// A webhook that was just made.
 pub struct Made {
-    /// Its id.
+    /// The id.
     pub id: WebhookId,
     /// To be shown once, or never.
     pub secret: Secret,
@@ -59,7 +60,7 @@ pub async fn create(
     writing: Writing<'_>,
     tenant: &Tenant,
     key: Option<&str>,
-    form: Checked,
+    form: CheckedWebhook,
 ) -> Result<Made> {
     let url = form.url.ok_or_else(|| Invalid::new("url", "is missing"))?;
     let events = form
@@ -81,7 +82,7 @@ pub async fn create(
     check_room(transaction, tenant).await?;
     let secret = form.secret.unwrap_or_else(Secret::generate);
     let id = WebhookId::generate();
-    let rate = Columns::of(form.rate.flatten());
+    let rate = RateColumns::new(form.rate.flatten());
     let mut metadata = form.metadata.unwrap_or_default();
     metadata.extend(form.client_id.map(client_id));
     let keys = writing.keys;
@@ -136,7 +137,7 @@ pub async fn update(
     tenant: &Tenant,
     id: WebhookId,
     expected: Option<i64>,
-    form: Checked,
+    form: CheckedWebhook,
 ) -> Result<bool> {
     let before = lock_webhook(transaction, tenant, id).await?;
     // A webhook from before there was a bound can still be switched off.
@@ -163,70 +164,57 @@ pub async fn update(
             Some(metadata)
         }
     };
-    let columns = Columns::of(form.rate.flatten());
     let keys = writing.keys;
-    // The pairs say whether to change and to what: NULL is a value of its own.
+    let mut changes = Assignments::default();
+    let webhook = changes.parameter(id);
+    let owner = changes.parameter(tenant);
+    let expected = changes.parameter(expected);
+    changes.set("url", form.url);
+    changes.set("patterns", form.events);
+    let secret = form.secret.map(|secret| seal_secret(keys, id, &secret));
+    changes.set("secret", secret);
+    changes.set("description", form.description);
+    let status = changes.parameter(form.status.map(Status::as_str));
+    changes.clause(format!("status = coalesce({status}, status)"));
+    changes.clause(format!(
+        "disabled_reason = CASE WHEN {status} IS NULL THEN disabled_reason END"
+    ));
+    let headers = form.headers.map(|headers| seal_headers(keys, id, &headers));
+    changes.set("headers", headers);
+    changes.set("metadata", metadata.map(Value::Object));
+    changes.set("debug_mode", form.debug_mode);
+    changes.set_nullable("filter", form.filters);
+    changes.set_nullable("timeout_ms", form.timeout);
+    let retry = form.retry.map(|retry| retry.map(|retry| json!(retry)));
+    changes.set_nullable("retry", retry);
+    changes.set_nullable("dialect", form.dialect);
+    let rate = form.rate.map(RateColumns::new);
+    let limit = rate.as_ref().map(|rate| rate.limit);
+    changes.set_nullable("rate_limit", limit);
+    changes.set_nullable("rate_period_s", rate.map(|rate| rate.period_s));
+    let without_key = changes.parameter(form.signing == Some(Signing::Hmac));
+    let new_key = (form.signing == Some(Signing::Ed25519))
+        .then(|| seal_key(keys, id, &SigningKey::generate()));
+    let new_key = changes.parameter(new_key);
+    // A webhook that has a key keeps it.
+    changes.clause(format!(
+        "signing_key = CASE WHEN {without_key} THEN NULL ELSE coalesce(signing_key, {new_key}) END"
+    ));
+    changes.clause(format!(
+        "previous_signing_key = CASE WHEN NOT {without_key} THEN previous_signing_key END"
+    ));
+    changes.set("operational", form.operational);
     let statement = transaction
         .prepare_cached(&format!(
             "-- update_webhook\n\
-             UPDATE webhooks SET \
-                 url = coalesce($4, url), \
-                 patterns = coalesce($5, patterns), \
-                 secret = coalesce($6, secret), \
-                 description = coalesce($7, description), \
-                 status = coalesce($8, status), \
-                 disabled_reason = CASE WHEN $8 IS NULL THEN disabled_reason END, \
-                 headers = coalesce($9, headers), \
-                 metadata = coalesce($10, metadata), \
-                 debug_mode = coalesce($11, debug_mode), \
-                 filter = CASE WHEN $12 THEN $13 ELSE filter END, \
-                 timeout_ms = CASE WHEN $14 THEN $15 ELSE timeout_ms END, \
-                 retry = CASE WHEN $16 THEN $17 ELSE retry END, \
-                 dialect = CASE WHEN $18 THEN $19 ELSE dialect END, \
-                 rate_limit = CASE WHEN $20 THEN $21 ELSE rate_limit END, \
-                 rate_period_s = CASE WHEN $20 THEN $22 ELSE rate_period_s END, \
-                 signing_key = CASE WHEN $23 THEN $24 ELSE coalesce(signing_key, $24) END, \
-                 previous_signing_key = CASE WHEN NOT $23 THEN previous_signing_key END, \
-                 operational = coalesce($25, operational), \
-                 updated_at = now() \
-             WHERE id = $1 AND tenant = $2 AND status <> 'deleted' \
-               AND ($3::int8 IS NULL OR revision = $3) \
-             RETURNING {SIZES}"
+             UPDATE webhooks SET {}, updated_at = now() \
+             WHERE id = {webhook} AND tenant = {owner} AND status <> 'deleted' \
+               AND ({expected}::int8 IS NULL OR revision = {expected}) \
+             RETURNING {SIZES}",
+            changes.clauses()
         ))
         .await?;
-    let changed = transaction
-        .query_opt(
-            &statement,
-            &[
-                &id,
-                tenant,
-                &expected,
-                &form.url,
-                &form.events,
-                &form.secret.map(|secret| seal_secret(keys, id, &secret)),
-                &form.description,
-                &form.status.map(Status::as_str),
-                &form.headers.map(|headers| seal_headers(keys, id, &headers)),
-                &metadata.map(Value::Object),
-                &form.debug_mode,
-                &form.filters.is_some(),
-                &form.filters.flatten(),
-                &form.timeout.is_some(),
-                &form.timeout.flatten(),
-                &form.retry.is_some(),
-                &form.retry.flatten().map(|retry| json!(retry)),
-                &form.dialect.is_some(),
-                &form.dialect.flatten(),
-                &form.rate.is_some(),
-                &columns.limit,
-                &columns.period_s,
-                &(form.signing == Some(Signing::Hmac)),
-                &(form.signing == Some(Signing::Ed25519))
-                    .then(|| seal_key(keys, id, &SigningKey::generate())),
-                &form.operational,
-            ],
-        )
-        .await?;
+    let changed = transaction.query_opt(&statement, &changes.values()).await?;
     if let Some(sizes) = &changed
         && has_size
     {
@@ -412,13 +400,13 @@ fn client_id(client: Value) -> (String, Value) {
 }
 
 /// A rate limit's two columns.
-struct Columns {
+struct RateColumns {
     limit: Option<i32>,
     period_s: Option<i32>,
 }
 
-impl Columns {
-    fn of(rate: Option<Rate>) -> Self {
+impl RateColumns {
+    fn new(rate: Option<Rate>) -> Self {
         Self {
             limit: rate.map(|rate| rate.limit as i32),
             period_s: rate.map(|rate| rate.period.as_secs() as i32),

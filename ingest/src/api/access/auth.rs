@@ -1,13 +1,13 @@
-//! Who asks: API tokens, JWTs ([`crate::api::access::jwt`]), and the operator's `ADMIN_TOKEN`.
+//! Authentication and authorisation: API tokens, JWTs ([`jwt`](super::jwt)), and the operator's `ADMIN_TOKEN`.
 //!
-//! A token is `pht_` and 32 random bytes; the database has its SHA-256. It
-//! belongs to a tenant, or is global and names a tenant by `X-Tenant-ID`. A
-//! handler takes [`Reading`], [`Managing`], [`Administering`] or [`Operating`]
-//! first: who asks is settled before what is asked is read.
+//! A handler's first parameter is [`Reading`], [`Managing`], [`Administering`] or
+//! [`Operating`]. Axum makes it from the request's headers before it reads the
+//! body, so a caller without the role is refused early. A global token names its
+//! tenant in `X-Tenant-ID`.
 //!
-//! Tokens are looked up on connections of their own, and a tenant has only some
-//! requests at a time that use PostgreSQL: so whatever one tenant asks for, others
-//! are known and answered.
+//! Two limits keep one tenant's requests from delaying others': tokens are looked
+//! up on PostgreSQL connections of their own, and a tenant has at most
+//! [`OF_A_TENANT`] requests at a time that use PostgreSQL.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ use crate::invalid::NotFound;
 /// A tenant's requests that use PostgreSQL at a time: less than half of the API's
 /// connections.
 pub const OF_A_TENANT: usize = 3;
-/// How long a request waits for those before it.
+/// How long a request waits for the tenant's requests before it.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The header with which a global token names a tenant.
 pub const TENANT_HEADER: &str = "x-tenant-id";
@@ -77,7 +77,7 @@ impl<const ROLE: u8, const USES_POSTGRES: bool> FromRequestParts<Shared>
         let Some(tenant) = acting_for(caller, &parts.headers, api).await? else {
             return Err(Problem::field(
                 "X-Tenant-ID",
-                "this token is global: say for which tenant it is used",
+                "is missing: a global token must name its tenant",
             ));
         };
         let permit = match USES_POSTGRES {
@@ -127,7 +127,7 @@ impl FromRequestParts<Shared> for OperatingFor {
             Some(tenant) => Err(NotFound::tenant(&tenant).into()),
             None => Err(Problem::field(
                 "X-Tenant-ID",
-                "is missing: say whose event it is",
+                "is missing: name the tenant of the event",
             )),
         }
     }

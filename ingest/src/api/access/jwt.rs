@@ -1,11 +1,12 @@
-//! JWTs of the operator's own identity provider, beside API tokens.
+//! Verifies JWTs of the operator's identity provider. They are accepted beside API tokens.
 //!
-//! Signed with a shared secret (HS256), or with a key of a JWKS file (RS256,
-//! ES256, EdDSA), which is read again when it changes. Two claims say for which
-//! tenant and in which role; `exp` must be there.
+//! A JWT is signed with a shared secret (HS256), or with a key of a JWKS file
+//! (RS256, ES256, EdDSA), which is read again when it changes. Two claims name the
+//! tenant and the role; `exp` is required.
 //!
-//! A key is only ever used with the one algorithm that it was loaded for, so
-//! what a token's header says of its algorithm can refuse it, never choose.
+//! Each key is used only with the one algorithm that it was loaded for. So the
+//! `alg` of a token's header can make us refuse the token, but never choose how
+//! the signature is verified.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -64,7 +65,7 @@ pub struct Settings {
 /// Verifies them.
 pub struct Jwts {
     settings: Settings,
-    secret: Option<Key>,
+    secret: Option<VerificationKey>,
     file: Option<KeyFile>,
 }
 
@@ -78,7 +79,7 @@ pub struct Claims {
 }
 
 /// A key and the one algorithm that it verifies.
-struct Key {
+struct VerificationKey {
     id: Option<String>,
     algorithm: Algorithm,
     key: DecodingKey,
@@ -90,7 +91,7 @@ impl Jwts {
     /// # Errors
     /// If the JWKS file can't be used.
     pub fn new(settings: Settings) -> anyhow::Result<Option<Self>> {
-        let secret = settings.secret.as_ref().map(|secret| Key {
+        let secret = settings.secret.as_ref().map(|secret| VerificationKey {
             id: None,
             algorithm: Algorithm::HS256,
             key: DecodingKey::from_secret(secret.expose_secret().as_bytes()),
@@ -117,7 +118,7 @@ impl Jwts {
             return Err("its header has `crit`, and no extension is understood".to_owned());
         }
         let file = self.file.as_ref().map(KeyFile::keys).unwrap_or_default();
-        let fits = |key: &&Key| {
+        let fits = |key: &&VerificationKey| {
             let other = header.kid.is_some() && key.id.is_some() && header.kid != key.id;
             !other && header.alg == key.algorithm
         };
@@ -227,7 +228,7 @@ struct KeyFile {
 }
 
 struct Read {
-    keys: Arc<Vec<Key>>,
+    keys: Arc<Vec<VerificationKey>>,
     /// The file's SHA-256, to tell one content from another; `None`: it couldn't be read.
     content: Option<[u8; 32]>,
     looked: Instant,
@@ -254,7 +255,7 @@ impl KeyFile {
 
     /// The keys that are in the file. Reads it at most once a second; what isn't a
     /// JWKS leaves the keys as they were, and one without a usable key leaves none.
-    fn keys(&self) -> Arc<Vec<Key>> {
+    fn keys(&self) -> Arc<Vec<VerificationKey>> {
         let mut last = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if last.looked.elapsed() >= LOOK {
             last.looked = Instant::now();
@@ -300,7 +301,7 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// The usable keys of a file, which may be none.
-fn parse(path: &Path, text: &[u8]) -> anyhow::Result<Vec<Key>> {
+fn parse(path: &Path, text: &[u8]) -> anyhow::Result<Vec<VerificationKey>> {
     #[derive(serde::Deserialize)]
     struct KeySet {
         keys: Vec<Value>,
@@ -327,7 +328,7 @@ fn parse(path: &Path, text: &[u8]) -> anyhow::Result<Vec<Key>> {
     Ok(keys)
 }
 
-fn usable(key: Value) -> anyhow::Result<Key> {
+fn usable(key: Value) -> anyhow::Result<VerificationKey> {
     let key: Jwk = serde_json::from_value(key)?;
     if let Some(usage) = &key.common.public_key_use {
         ensure!(
@@ -363,7 +364,7 @@ fn usable(key: Value) -> anyhow::Result<Key> {
     if let Some(stated) = key.common.key_algorithm {
         ensure!(stated == name, "its algorithm {stated} is not {name}");
     }
-    Ok(Key {
+    Ok(VerificationKey {
         algorithm,
         key: DecodingKey::from_jwk(&key)?,
         id: key.common.key_id,

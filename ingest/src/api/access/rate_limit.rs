@@ -1,12 +1,12 @@
-//! How often the API may be asked: per token, or per address as long as no token
-//! of the request is known to be one.
+//! Rate limits of the API (GCRA token buckets): per token, or per client address.
 //!
-//! In memory and per replica: it keeps one client from crowding out the others,
-//! no more. Each bucket is one moment, that at which it will be full again
-//! (GCRA), so an idle bucket is worth nothing and can be forgotten.
+//! A token has a bucket of its own from its second request on, once it was
+//! accepted. Requests without a token, or with an unknown one, are charged to
+//! their client's address, so made-up tokens gain nothing.
 //!
-//! Only a token that was accepted gets a bucket of its own: made-up ones are all
-//! charged to the address that they come from.
+//! Buckets are in memory and per replica: they keep one client from crowding out
+//! others, and are no exact quota. A bucket is stored as the moment at which it
+//! will be full again, so a full bucket needs no entry and can be forgotten.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

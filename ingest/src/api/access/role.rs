@@ -48,6 +48,7 @@ impl FromStr for Role {
 pub struct Caller {
     /// `None`: a global token.
     pub tenant: Option<Tenant>,
+    /// What it may do.
     pub role: Role,
 }
 
@@ -61,7 +62,7 @@ impl Caller {
             return Ok(());
         }
         Err(Problem::forbidden(format!(
-            "this token is a {}'s; that is not enough for this request",
+            "this token has the role `{}`, which is not enough for this request",
             self.role.as_str()
         )))
     }

@@ -74,7 +74,7 @@ pub struct NewToken {
     pub id: TokenId,
     /// The token itself: shown once.
     pub secret: SecretString,
-    /// How it is listed.
+    /// The first characters of the token, by which lists show it.
     pub prefix: String,
 }
 

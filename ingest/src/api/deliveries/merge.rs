@@ -1,13 +1,15 @@
-//! Many webhooks' deliveries as one list, newest first, without reading much of
-//! any.
+//! Merges many webhooks' deliveries into one list, newest first, and reads few rows of each. Pure.
 //!
-//! Each webhook's are looked at in its own order, a few at a time. Where a
-//! webhook's look ended is its edge: what is older isn't known of it. So what is
-//! at least as new as every edge is what the list begins with. To know more, the
-//! one with the newest edge is looked at further, four times as many each time
-//! (a look costs more than a hundred rows do), and with it those whose edges it is
-//! going to pass: of webhooks that are much alike all at once, of one that has
-//! nearly all deliveries that one alone. Pure.
+//! Each webhook's deliveries are read in their order, a few at a time. The last
+//! one that was read is the webhook's *edge*: older deliveries of it are not known
+//! yet. So the deliveries that are at least as new as every edge are the beginning
+//! of the list.
+//!
+//! For more, the webhook with the newest edge is read on, four times as many rows
+//! each time, because one query costs more than a hundred rows. All webhooks whose
+//! edge it is going to pass are read in the same query. So webhooks with similar
+//! traffic are read together, and a webhook that has nearly all deliveries is read
+//! alone.
 
 use shared::ids::WebhookId;
 use uuid::Uuid;
@@ -271,9 +273,9 @@ mod tests {
             loop {
                 let merge = Merge::new(&ids(&of), to, limit + 1, first, budget);
                 let (mut found, edge, _) = run(merge, &of, wants);
-                let over = found.len() > limit;
+                let has_more = found.len() > limit;
                 found.truncate(limit);
-                let last = found.last().copied().filter(|_| over);
+                let last = found.last().copied().filter(|_| has_more);
                 all.extend(found);
                 match last.or(edge) {
                     Some(next) => to = Uuid::from_u128(next),

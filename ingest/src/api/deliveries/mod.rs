@@ -1,7 +1,7 @@
-//! The delivery log: a webhook's deliveries, a tenant's, and one with its attempts.
+//! The delivery log: deliveries of a webhook, of a tenant, and one with its attempts.
 //!
-//! `/deliveries`, `/events` and `/logs` of a webhook are one search under the
-//! names that different systems have for it.
+//! `/deliveries`, `/events` and `/logs` of a webhook are the same search. Each is
+//! the name that one of the supported systems gives it.
 
 pub mod merge;
 pub mod replays;
@@ -19,7 +19,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::access::auth::Reading;
-use crate::api::deliveries::search::{Filter, Found, WITH_ITS_EVENT, search};
+use crate::api::deliveries::search::{DeliveryQuery, Found, WITH_ITS_EVENT, search};
 use crate::api::deliveries::view::{Attempt, COLUMNS, Delivery, DeliveryDetail, LogEntry};
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Id, Parameters};
@@ -60,7 +60,7 @@ struct DeliveryPage {
 #[schema(as = WebhookEventPage)]
 struct EventPage {
     events: Vec<Delivery>,
-    /// Of the next page; `null` on the last.
+    /// The cursor of the next page; `null` on the last page.
     #[schema(required)]
     next_cursor: Option<DeliveryId>,
 }
@@ -71,7 +71,7 @@ struct LogPage {
     logs: Vec<LogEntry>,
     /// Whether the webhook is in debug mode: requests and answers are kept whole.
     debug: bool,
-    /// Of the next page; `null` on the last.
+    /// The cursor of the next page; `null` on the last page.
     #[schema(required)]
     next_cursor: Option<DeliveryId>,
 }
@@ -82,13 +82,13 @@ struct LogPage {
 #[utoipa::path(
     get, path = "/", operation_id = "list_deliveries", tag = "deliveries",
     security(("token" = ["viewer"])),
-    params(Filter),
-    responses((status = 200, description = "A page of them.", body = DeliveryPage)),
+    params(DeliveryQuery),
+    responses((status = 200, description = "A page.", body = DeliveryPage)),
 )]
 async fn list(
     acting: Reading,
     State(api): State<Shared>,
-    Parameters(filter): Parameters<Filter>,
+    Parameters(filter): Parameters<DeliveryQuery>,
 ) -> Result<Json<DeliveryPage>> {
     let wanted = filter.check()?;
     let client = api.pool.get().await?;
@@ -106,7 +106,7 @@ async fn list(
         .collect();
     let Found { rows, next } = search(&client, &acting.tenant, &webhooks, &wanted).await?;
     Ok(Json(DeliveryPage {
-        deliveries: rows.iter().map(Delivery::of).collect(),
+        deliveries: rows.iter().map(Delivery::from_row).collect(),
         next_cursor: next,
     }))
 }
@@ -117,18 +117,18 @@ async fn list(
 #[utoipa::path(
     get, path = "/{id}/deliveries", operation_id = "list_webhook_deliveries", tag = "deliveries",
     security(("token" = ["viewer"])),
-    params(("id" = WebhookId, Path), Filter),
-    responses((status = 200, description = "A page of them.", body = DeliveryPage)),
+    params(("id" = WebhookId, Path), DeliveryQuery),
+    responses((status = 200, description = "A page.", body = DeliveryPage)),
 )]
 async fn list_of_webhook(
     acting: Reading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
-    Parameters(filter): Parameters<Filter>,
+    Parameters(filter): Parameters<DeliveryQuery>,
 ) -> Result<Json<DeliveryPage>> {
     let (found, _) = search_webhook(&api, &acting.tenant, webhook, filter).await?;
     Ok(Json(DeliveryPage {
-        deliveries: found.rows.iter().map(Delivery::of).collect(),
+        deliveries: found.rows.iter().map(Delivery::from_row).collect(),
         next_cursor: found.next,
     }))
 }
@@ -139,18 +139,18 @@ async fn list_of_webhook(
 #[utoipa::path(
     get, path = "/{id}/events", operation_id = "list_webhook_events", tag = "deliveries",
     security(("token" = ["viewer"])),
-    params(("id" = WebhookId, Path), Filter),
-    responses((status = 200, description = "A page of them.", body = EventPage)),
+    params(("id" = WebhookId, Path), DeliveryQuery),
+    responses((status = 200, description = "A page.", body = EventPage)),
 )]
 async fn list_as_events(
     acting: Reading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
-    Parameters(filter): Parameters<Filter>,
+    Parameters(filter): Parameters<DeliveryQuery>,
 ) -> Result<Json<EventPage>> {
     let (found, _) = search_webhook(&api, &acting.tenant, webhook, filter).await?;
     Ok(Json(EventPage {
-        events: found.rows.iter().map(Delivery::of).collect(),
+        events: found.rows.iter().map(Delivery::from_row).collect(),
         next_cursor: found.next,
     }))
 }
@@ -161,18 +161,18 @@ async fn list_as_events(
 #[utoipa::path(
     get, path = "/{id}/logs", operation_id = "list_webhook_logs", tag = "deliveries",
     security(("token" = ["viewer"])),
-    params(("id" = WebhookId, Path), Filter),
-    responses((status = 200, description = "A page of it.", body = LogPage)),
+    params(("id" = WebhookId, Path), DeliveryQuery),
+    responses((status = 200, description = "A page.", body = LogPage)),
 )]
 async fn list_as_logs(
     acting: Reading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
-    Parameters(filter): Parameters<Filter>,
+    Parameters(filter): Parameters<DeliveryQuery>,
 ) -> Result<Json<LogPage>> {
     let (found, debug) = search_webhook(&api, &acting.tenant, webhook, filter).await?;
     Ok(Json(LogPage {
-        logs: found.rows.iter().map(LogEntry::of).collect(),
+        logs: found.rows.iter().map(LogEntry::from_row).collect(),
         debug,
         next_cursor: found.next,
     }))
@@ -184,7 +184,7 @@ async fn search_webhook(
     api: &Api,
     tenant: &Tenant,
     webhook: WebhookId,
-    filter: Filter,
+    filter: DeliveryQuery,
 ) -> Result<(Found, bool)> {
     let wanted = filter.check()?;
     let client = api.pool.get().await?;
@@ -237,7 +237,7 @@ async fn show(
     let attempts = client.query(&statement, &[&id, &SHOWN_ATTEMPTS]).await?;
     Ok(Json(DeliveryDetail {
         delivery,
-        attempt_log: attempts.iter().map(Attempt::of).collect(),
+        attempt_log: attempts.iter().map(Attempt::from_row).collect(),
     }))
 }
 
@@ -255,6 +255,6 @@ pub async fn find(api: &Api, tenant: &Tenant, id: DeliveryId) -> Result<Delivery
         .await?;
     let row = client.query_opt(&statement, &[&id, tenant]).await?;
     row.as_ref()
-        .map(Delivery::of)
+        .map(Delivery::from_row)
         .ok_or_else(|| Problem::not_found(format!("there is no delivery {id}")))
 }

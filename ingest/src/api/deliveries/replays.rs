@@ -1,6 +1,6 @@
-//! Replays of a webhook's deliveries: ask for one, watch it, cancel it.
+//! Replays of a webhook's deliveries: start one, watch it, cancel it.
 //!
-//! The row is all there is to a replay; [`crate::replay`] sees it through.
+//! These handlers only write and read the replay's row; [`crate::replay`] does the work.
 
 use axum::Json;
 use axum::extract::State;
@@ -50,7 +50,7 @@ pub fn of_webhook() -> OpenApiRouter<Shared> {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewReplay {
-    /// Of events accepted at this moment or later.
+    /// Only of events that were accepted at this time or later.
     since: Timestamp,
     /// Of events accepted before this moment; now, unless set.
     #[schema(nullable = false)]
@@ -82,7 +82,7 @@ struct DryRun {
     dry_run: bool,
     /// How many deliveries would begin again.
     matching: i64,
-    /// Whether all were counted: counting ends after 100,000 deliveries.
+    /// Whether all were counted: counting stops at 100,000 deliveries.
     counted: bool,
 }
 
@@ -107,7 +107,7 @@ struct Replay {
     rate: i32,
     /// How many deliveries there were to begin again when it was asked for.
     matching: i64,
-    /// Whether all were counted: counting ends after 100,000 deliveries.
+    /// Whether all were counted: counting stops at 100,000 deliveries.
     counted: bool,
     /// How many have begun again.
     replayed: i64,
@@ -188,9 +188,9 @@ impl NewReplay {
     params(("id" = WebhookId, Path)),
     request_body = NewReplay,
     responses(
-        (status = 200, description = "A dry run: nothing was done.", body = DryRun),
-        (status = 202, description = "It has begun.", body = Replay),
-        (status = 409, description = "Another one is running, or the webhook takes nothing."),
+        (status = 200, description = "A dry run: nothing was changed.", body = DryRun),
+        (status = 202, description = "The replay has started.", body = Replay),
+        (status = 409, description = "Another replay of the webhook is running, or the webhook is switched off."),
     ),
 )]
 async fn create(
@@ -319,7 +319,7 @@ async fn list(
         check_exists(&client, &acting.tenant, webhook).await?;
     }
     Ok(Json(Replays {
-        replays: rows.iter().map(Replay::of).collect(),
+        replays: rows.iter().map(Replay::from_row).collect(),
     }))
 }
 
@@ -379,12 +379,12 @@ async fn find(api: &Api, tenant: &Tenant, webhook: WebhookId, id: ReplayId) -> R
         .query_opt(&statement, &[&id, &webhook, tenant])
         .await?;
     row.as_ref()
-        .map(Replay::of)
+        .map(Replay::from_row)
         .ok_or_else(|| Problem::not_found(format!("there is no replay {id} of webhook {webhook}")))
 }
 
 impl Replay {
-    fn of(row: &Row) -> Self {
+    fn from_row(row: &Row) -> Self {
         Self {
             id: row.get("id"),
             webhook_id: row.get("webhook_id"),

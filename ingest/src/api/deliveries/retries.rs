@@ -1,4 +1,4 @@
-//! Retrying one delivery: by its own id, or by its event's and its webhook's.
+//! Retries one delivery, named by its own id, or by its event and its webhook.
 
 use axum::Json;
 use axum::extract::State;
@@ -35,8 +35,8 @@ pub fn of_webhook() -> OpenApiRouter<Shared> {
     security(("token" = ["manager"])),
     params(("id" = DeliveryId, Path)),
     responses(
-        (status = 202, description = "It is on its way again.", body = Delivery),
-        (status = 409, description = "It isn't finished, or its webhook takes nothing."),
+        (status = 202, description = "The delivery begins again.", body = Delivery),
+        (status = 409, description = "The delivery isn't finished, or its webhook is switched off."),
     ),
 )]
 async fn retry(
@@ -56,8 +56,8 @@ async fn retry(
     security(("token" = ["manager"])),
     params(("id" = WebhookId, Path), ("event_id" = EventId, Path)),
     responses(
-        (status = 202, description = "It is on its way again.", body = Delivery),
-        (status = 409, description = "It isn't finished, or the webhook takes nothing."),
+        (status = 202, description = "The delivery begins again.", body = Delivery),
+        (status = 409, description = "The delivery isn't finished, or the webhook is switched off."),
     ),
 )]
 async fn retry_event(

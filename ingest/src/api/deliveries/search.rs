@@ -1,12 +1,13 @@
-//! Finding deliveries: what may be asked for, and what it costs.
+//! Searches deliveries, at a cost that doesn't grow with their number.
 //!
-//! Whatever the filters and however many webhooks, a page costs about the same
-//! with a million deliveries as with ten thousand. Deliveries are looked at newest
-//! first by (webhook, id), an index on each day; those that are in trouble are
-//! found by their state, too. [`crate::api::deliveries::merge`] says of which webhook how
-//! many are looked at next; what is to be shown is read whole in the end. At most
-//! about [`BUDGET`] are looked at: a page may then have fewer than were asked
-//! for, or none, and a `next_cursor` that goes on from there.
+//! A page costs about the same with a million deliveries as with ten thousand,
+//! whatever the filters and however many webhooks. Deliveries are read newest
+//! first from the index on (webhook, id), or on (webhook, state, id) for states
+//! that are rare. [`merge`](crate::api::deliveries::merge) says how many to read
+//! next of which webhook. Only the rows of the page are read whole.
+//!
+//! A request looks at about [`BUDGET`] deliveries at most. So a page may have fewer
+//! than its limit, or none, and still a `next_cursor` to continue with.
 
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ const IN_TROUBLE: [&str; 4] = ["retrying", "failed", "expired", "cancelled"];
 /// Which deliveries to list.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct Filter {
+pub struct DeliveryQuery {
     /// `queued`, `retrying`, `delivered` (or `success`), `failed`, `expired`,
     /// `cancelled`; several with commas between them.
     #[param(
@@ -56,20 +57,20 @@ pub struct Filter {
     status: Option<String>,
     #[param(value_type = Option<EventType>)]
     event_type: Option<String>,
-    /// Of events accepted at this moment or later.
+    /// Only of events that were accepted at this time or later.
     since: Option<Timestamp>,
-    /// Of events accepted before this moment.
+    /// Only of events that were accepted before this time.
     until: Option<Timestamp>,
-    /// What the last attempt was answered.
+    /// The HTTP status that the last attempt was answered with.
     #[param(minimum = 100, maximum = 599)]
     response_code: Option<i16>,
     /// Of this event.
     #[param(value_type = Option<EventId>)]
     event_id: Option<String>,
-    /// How many to show.
+    /// The most entries of the page.
     #[param(minimum = 1, maximum = 250, default = 50)]
     limit: Option<i64>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
@@ -94,7 +95,7 @@ pub struct Found {
     pub next: Option<DeliveryId>,
 }
 
-impl Filter {
+impl DeliveryQuery {
     /// Checks every parameter.
     ///
     /// # Errors
@@ -198,9 +199,9 @@ async fn list_deliveries(
         merge.add(&look, seen);
     }
     let (mut ids, edge) = merge.found();
-    let over = ids.len() > search.limit as usize;
+    let has_more = ids.len() > search.limit as usize;
     ids.truncate(search.limit as usize);
-    let last = ids.last().copied().filter(|_| over);
+    let last = ids.last().copied().filter(|_| has_more);
     Ok(Found {
         rows: read_deliveries(client, &ids).await?,
         next: last.or(edge).map(DeliveryId::from_uuid),
@@ -338,7 +339,7 @@ async fn deliveries_of_event(
 
 /// Drops what is over the limit; the last that is left, if something was.
 fn cut(rows: &mut Vec<Row>, limit: i64) -> Option<DeliveryId> {
-    let over = rows.len() > limit as usize;
+    let has_more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
-    rows.last().filter(|_| over).map(|row| row.get("id"))
+    rows.last().filter(|_| has_more).map(|row| row.get("id"))
 }

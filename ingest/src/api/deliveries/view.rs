@@ -1,6 +1,7 @@
-//! How a delivery and its attempts are shown: one representation for all the
-//! lists they are in, with the names that the systems whose users we serve have
-//! for its members.
+//! A delivery and its attempts as the API shows them.
+//!
+//! One representation serves all lists. It has each member under the names that
+//! the supported systems use.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -53,7 +54,7 @@ pub struct Delivery {
     /// it was put off for (`endpoint_full`, `rate_limited`, …).
     #[schema(required, example = "schedule")]
     pub next_attempt_reason: Option<String>,
-    /// What the last attempt was answered.
+    /// The HTTP status that the last attempt was answered with.
     #[schema(required, example = 200)]
     pub response_code: Option<i16>,
     /// How long the last attempt took.
@@ -62,7 +63,7 @@ pub struct Delivery {
     /// The beginning of that answer, as text.
     #[schema(required)]
     pub response_body: Option<String>,
-    /// Why the last attempt has no answer.
+    /// Why the last attempt received no answer.
     #[schema(required)]
     pub error: Option<String>,
     /// The same as `error`.
@@ -114,10 +115,10 @@ pub struct Attempt {
     /// The first 16 KiB of it, as text; 64 KiB in debug mode.
     #[schema(required)]
     response_body: Option<String>,
-    /// The address that was connected to.
+    /// The IP address and port that were connected to.
     #[schema(required)]
     remote_address: Option<String>,
-    /// Why there is no answer.
+    /// Why no answer was received.
     #[schema(required)]
     error: Option<String>,
     /// For when the attempt after this one was planned.
@@ -140,7 +141,7 @@ pub struct LogEntry {
     #[schema(example = "success")]
     status: &'static str,
     attempts: i16,
-    /// What the last attempt was answered.
+    /// The HTTP status that the last attempt was answered with.
     #[schema(required, example = 200)]
     response_code: Option<i16>,
     /// How long the last attempt took.
@@ -152,7 +153,7 @@ pub struct LogEntry {
     debug: bool,
 }
 
-/// What [`Delivery::of`] and [`LogEntry::of`] read, of a delivery `d`, its event
+/// What [`Delivery::from_row`] and [`LogEntry::from_row`] read, of a delivery `d`, its event
 /// `e` and its last attempt `a` (see [`crate::api::deliveries::search::WITH_ITS_EVENT`]).
 pub const COLUMNS: &str = "d.id, d.webhook_id, d.event_type, d.state, d.attempts, \
     d.attempts_before, d.restarted_at, d.due_at, d.deferred_because, d.finished_at, d.status_code, \
@@ -161,7 +162,7 @@ pub const COLUMNS: &str = "d.id, d.webhook_id, d.event_type, d.state, d.attempts
 
 impl Delivery {
     /// From its row.
-    pub fn of(row: &Row) -> Self {
+    pub fn from_row(row: &Row) -> Self {
         let id: DeliveryId = row.get("id");
         let status: String = row.get("state");
         let finished_at: Option<Timestamp> = row.get("finished_at");
@@ -213,7 +214,7 @@ fn next_attempt_reason(row: &Row) -> Option<String> {
 
 impl Attempt {
     /// From its row.
-    pub fn of(row: &Row) -> Self {
+    pub fn from_row(row: &Row) -> Self {
         let body = |column: &str| row.get::<_, Option<&[u8]>>(column).map(text);
         Self {
             n: row.get("n"),
@@ -239,7 +240,7 @@ impl Attempt {
 
 impl LogEntry {
     /// From a delivery's row.
-    pub fn of(row: &Row) -> Self {
+    pub fn from_row(row: &Row) -> Self {
         let id: DeliveryId = row.get("id");
         let started_at: Option<Timestamp> = row.get("started_at");
         Self {

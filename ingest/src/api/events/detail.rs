@@ -1,9 +1,8 @@
-//! One event: its deliveries, and what it is to every webhook of its tenant.
+//! One event: its deliveries, and for each webhook of its tenant whether it matches, and why not.
 //!
-//! Why a webhook did or didn't get it is answered by the webhook **as it is
-//! now**; `changed_since` says that it may have been another then. Only that its
-//! filter was too costly is written down with the event: that depends on how many
-//! webhooks there were.
+//! The explanation uses the webhook **as it is now**; `changed_since` says that it
+//! was changed after the event. One reason is stored with the event instead: that
+//! a filter was too costly depends on the webhooks that there were then.
 
 use std::collections::HashSet;
 
@@ -20,7 +19,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::access::auth::Reading;
-use crate::api::events::log::Listed;
+use crate::api::events::log::EventView;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Id, Page, Parameters};
 use crate::api::state::{Api, Shared};
@@ -37,21 +36,20 @@ pub fn routes() -> OpenApiRouter<Shared> {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct Pages {
-    /// How many of each list to show.
+    /// The most entries of each list.
     #[param(minimum = 1, maximum = 250, default = 50)]
     limit: Option<i64>,
-    /// `next_deliveries_cursor` of the page before.
+    /// `next_deliveries_cursor` of the previous page.
     deliveries_cursor: Option<String>,
-    /// `next_matching_cursor` of the page before.
+    /// `next_matching_cursor` of the previous page.
     matching_cursor: Option<String>,
 }
 
 /// An event, a page of its deliveries, and a page of the tenant's webhooks.
 #[derive(Serialize, ToSchema)]
-#[schema(as = EventDetail)]
-struct Shown {
+struct EventDetail {
     #[serde(flatten)]
-    event: Listed,
+    event: EventView,
     /// As it was published.
     #[schema(value_type = serde_json::Value)]
     data: Box<RawValue>,
@@ -81,7 +79,7 @@ struct Delivery {
     /// Of the last attempt.
     #[schema(required, example = 200)]
     response_code: Option<i16>,
-    /// Why the last attempt has no answer.
+    /// Why the last attempt received no answer.
     #[schema(required)]
     error: Option<String>,
     #[schema(required)]
@@ -126,14 +124,14 @@ struct Matching {
     get, path = "/{id}", operation_id = "show_event", tag = "events",
     security(("token" = ["viewer"])),
     params(("id" = EventId, Path), Pages),
-    responses((status = 200, description = "The event.", body = Shown)),
+    responses((status = 200, description = "The event.", body = EventDetail)),
 )]
 async fn show(
     acting: Reading,
     State(api): State<Shared>,
     Id(id): Id<EventId>,
     Parameters(pages): Parameters<Pages>,
-) -> Result<Json<Shown>> {
+) -> Result<Json<EventDetail>> {
     let page_at = |cursor| Page {
         limit: pages.limit,
         cursor,
@@ -153,13 +151,13 @@ async fn show(
     let next_deliveries_cursor = cut(&mut deliveries, limit).map(|last| last.get("id"));
     let mut webhooks = webhooks_of(&api, &acting.tenant, after_webhook, limit + 1).await?;
     let next_matching_cursor = cut(&mut webhooks, limit).map(|last| last.get("id"));
-    let event = Listed::from(&row);
+    let event = EventView::from(&row);
     let too_costly = too_costly(&row);
     let matching = {
         let _permit = cpu::permit(&acting.tenant).await;
         block_in_place(|| explain(&acting.tenant, &event, &data, &webhooks, &too_costly))
     };
-    Ok(Json(Shown {
+    Ok(Json(EventDetail {
         matching,
         event,
         data: RawValue::from_string(data).map_err(anyhow::Error::new)?,
@@ -249,7 +247,7 @@ fn too_costly(event: &Row) -> HashSet<WebhookId> {
 /// so not in the one that events are matched by.
 fn explain(
     tenant: &Tenant,
-    event: &Listed,
+    event: &EventView,
     data: &str,
     webhooks: &[Row],
     too_costly: &HashSet<WebhookId>,

@@ -1,7 +1,7 @@
-//! The events that were accepted: search by type and time.
+//! Searches accepted events by type and time.
 //!
-//! Times of a search are when an event was accepted: it is what events are
-//! stored by.
+//! `since` and `until` mean the time at which an event was accepted, because
+//! events are stored in that order.
 
 use axum::Json;
 use axum::extract::State;
@@ -42,10 +42,10 @@ struct Search {
     /// Accepted before this time.
     #[param(value_type = Option<Timestamp>)]
     until: Option<String>,
-    /// How many to show.
+    /// The most entries of the page.
     #[param(minimum = 1, maximum = 250, default = 50)]
     limit: Option<i64>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
@@ -53,7 +53,7 @@ struct Search {
 #[derive(Serialize, ToSchema)]
 #[schema(as = EventPage)]
 struct Found {
-    events: Vec<Listed>,
+    events: Vec<EventView>,
     /// Of the next page; `null` on the last. With `type`, a page can have fewer events than its
     /// limit, even none, and a cursor all the same: each looks at a bounded
     /// number of events.
@@ -64,7 +64,7 @@ struct Found {
 /// An event that was accepted.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Event)]
-pub(super) struct Listed {
+pub(super) struct EventView {
     pub(super) id: EventId,
     pub(super) r#type: EventType,
     /// When its producer says that it happened.
@@ -74,7 +74,7 @@ pub(super) struct Listed {
     pub(super) matched: i32,
 }
 
-impl From<&Row> for Listed {
+impl From<&Row> for EventView {
     fn from(row: &Row) -> Self {
         Self {
             id: row.get("id"),
@@ -99,7 +99,7 @@ struct Range {
     get, path = "/", operation_id = "search_events", tag = "events",
     security(("token" = ["viewer"])),
     params(Search),
-    responses((status = 200, description = "A page of them.", body = Found)),
+    responses((status = 200, description = "A page.", body = Found)),
 )]
 async fn search(
     acting: Reading,
@@ -134,7 +134,7 @@ async fn search(
         None
     };
     Ok(Json(Found {
-        events: shown.iter().map(Listed::from).collect(),
+        events: shown.iter().map(EventView::from).collect(),
         next_cursor,
     }))
 }

@@ -1,5 +1,4 @@
-//! Matching accepted events again, one or many: for the operator, see
-//! [`crate::rematch`].
+//! Matches accepted events again, one or many, for the operator; see [`crate::rematch`].
 
 use std::time::{Duration, Instant};
 
@@ -131,16 +130,16 @@ struct Rematched {
 async fn rematch_events(
     _: Operating,
     State(api): State<Shared>,
-    Body(asked): Body<Rematch>,
+    Body(request): Body<Rematch>,
 ) -> Result<Json<Rematched>> {
     let begun = Instant::now();
-    let since = first_uuid_at(asked.since.0);
+    let since = first_uuid_at(request.since.0);
     let mut range = Range {
-        tenant: asked.tenant,
-        from: asked
+        tenant: request.tenant,
+        from: request
             .cursor
             .map_or(since, |cursor| since.max(after(cursor))),
-        to: first_uuid_at(asked.until.0),
+        to: first_uuid_at(request.until.0),
     };
     let mut sum = Rematched {
         looked_at: 0,
@@ -151,7 +150,7 @@ async fn rematch_events(
     api.feed.refresh().await?;
     loop {
         let events = accepted(&api.pool, &range).await?;
-        let made = rematch(&api.pool, &api.subscriptions, &events, asked.dry_run).await?;
+        let made = rematch(&api.pool, &api.subscriptions, &events, request.dry_run).await?;
         let confirmed = publish(&api.publisher, &made.jobs, api.shards).await;
         sum.looked_at += events.len();
         sum.lacking += made.events;

@@ -1,4 +1,6 @@
-//! Saying no: RFC 9457 problem details.
+//! Refusals and failures as HTTP answers: RFC 9457 problem details.
+//!
+//! Domain errors become problems here and nowhere else ([`crate::invalid`]).
 
 use std::fmt;
 
@@ -84,7 +86,7 @@ impl Problem {
         }
     }
 
-    /// 401: nobody we know.
+    /// 401: no valid token.
     pub fn unauthorized() -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
@@ -98,7 +100,7 @@ impl Problem {
         Self::new(StatusCode::UNAUTHORIZED, detail)
     }
 
-    /// 403: known, but not entitled.
+    /// 403: the token's role is not enough.
     pub fn forbidden(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, detail)
     }
@@ -108,35 +110,35 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
 
-    /// 405.
+    /// 405: the path doesn't take this method.
     pub fn method_not_allowed(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, detail)
     }
 
-    /// 406: it's JSON or nothing.
+    /// 406: the client doesn't accept JSON.
     pub fn not_acceptable() -> Self {
         Self::new(
             StatusCode::NOT_ACCEPTABLE,
-            "answers are `application/json` or `application/problem+json`: accept either",
+            "the API answers with `application/json`: add it to `Accept`",
         )
     }
 
-    /// 409: it contradicts what is there.
+    /// 409: the request contradicts what is stored.
     pub fn conflict(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, detail)
     }
 
-    /// 412: it has changed since the caller looked.
+    /// 412: the webhook has changed since the client read it.
     pub fn precondition_failed(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::PRECONDITION_FAILED, detail)
     }
 
-    /// 413.
+    /// 413: the body or the data is too large.
     pub fn too_large(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
     }
 
-    /// 415.
+    /// 415: the body is not JSON.
     pub fn media_type() -> Self {
         Self::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -156,7 +158,7 @@ impl Problem {
             retry_after: Some(wait.as_secs() + 1),
             ..Self::new(
                 StatusCode::TOO_MANY_REQUESTS,
-                "more requests than API_RATE_LIMIT allows this token or address",
+                "this token or address sends more requests than API_RATE_LIMIT allows",
             )
         }
     }
@@ -168,8 +170,7 @@ impl Problem {
             ..Self::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 format!(
-                    "{most} changes to this tenant's webhooks and event types are waiting already, \
-                     which is the most: send them one after the other"
+                    "{most} changes of this tenant are waiting already, which is the most: send them one after another"
                 ),
             )
         }
@@ -182,8 +183,8 @@ impl Problem {
             ..Self::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 format!(
-                    "{most} requests of this tenant are being answered, which is the most at a time, \
-                     and none has ended for a while: send fewer at once"
+                    "this tenant has {most} requests under way, which is the most at a time, and none of them \
+                     finished in time: send fewer at once"
                 ),
             )
         }
@@ -214,10 +215,13 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Whatever a caller can't do anything about: logged whole, told as little.
+/// A failure that the client can't do anything about. The log has the cause; the answer doesn't.
 impl From<anyhow::Error> for Problem {
     fn from(error: anyhow::Error) -> Self {
-        error!(error = format!("{error:#}"), "a request failed");
+        error!(
+            error = format!("{error:#}"),
+            "a request failed and was answered with 503"
+        );
         Self::unavailable("PostgreSQL or RabbitMQ cannot be reached; try again")
     }
 }

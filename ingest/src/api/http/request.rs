@@ -1,4 +1,4 @@
-//! Reading requests: bodies, ids in paths, pages.
+//! Reads requests: JSON bodies, ids in paths, query strings, pages.
 
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header;
@@ -170,10 +170,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Page {
-    /// How many to show.
+    /// The most entries of the page.
     #[param(minimum = 1, maximum = 250, default = 50)]
     pub limit: Option<i64>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     pub cursor: Option<String>,
 }
 

@@ -1,12 +1,11 @@
-//! The API's own description: OpenAPI 3.1, from what the handlers say of themselves.
+//! The OpenAPI 3.1 document, made from what the handlers declare.
 //!
-//! A handler states its path, its role, what it takes and what it answers. What
-//! follows from that is added here, once: the tenant's header, and every way in
-//! which such a request is refused. So a handler lists no refusal but its own.
+//! A handler declares its path, its role, its parameters and its answers. This file
+//! adds what follows from them: the tenant's header, and each way in which such a
+//! request can be refused. So a handler declares only refusals that are its own.
 //!
-//! Two notes are ours: a role is the one element of the `token` requirement, and
-//! the other names by which a member is accepted are in its extension `x-also`
-//! (or in [`ALSO`]).
+//! Two notations are ours. The role is the only scope of the `token` requirement.
+//! The other names of a member are in its extension `x-also`, or in [`ALSO`].
 
 use std::collections::BTreeMap;
 
@@ -25,19 +24,19 @@ pub mod page;
 #[openapi(
     info(
         title = "Posthorn",
-        description = "Delivers webhooks. Whatever is under `/api/v1/webhooks` answers under `/api/webhooks` too. \
-                       A problem names the member that is to blame and its bound (RFC 9457).",
+        description = "Delivers webhooks. Every path under `/api/v1/webhooks` also exists under `/api/webhooks`. \
+                       A problem (RFC 9457) names the member that is invalid, and its bound.",
     ),
     tags(
-        (name = "webhooks", description = "A tenant's subscriptions."),
-        (name = "deliveries", description = "What became of each event, at each webhook."),
-        (name = "stats", description = "How webhooks do."),
-        (name = "events", description = "What happened."),
-        (name = "event types", description = "What may happen, described; with a schema, checked."),
-        (name = "dialects", description = "How a delivery looks on the wire."),
-        (name = "dead letters", description = "Messages that were refused."),
-        (name = "tokens", description = "Who may use the API."),
-        (name = "tenants", description = "Whose events and webhooks these are."),
+        (name = "webhooks", description = "A tenant's webhooks: create and change them, rotate their secrets, send tests."),
+        (name = "deliveries", description = "The delivery log: each event's delivery to each webhook, with its attempts."),
+        (name = "stats", description = "Delivery statistics of webhooks."),
+        (name = "events", description = "Publish events, and search accepted ones."),
+        (name = "event types", description = "A tenant's catalogue of event types. Events of a type with a schema are checked against it."),
+        (name = "dialects", description = "The formats of deliveries: headers, body, signature, retries."),
+        (name = "dead letters", description = "Messages that were refused or unroutable."),
+        (name = "tokens", description = "API tokens."),
+        (name = "tenants", description = "Tenants and their limits."),
     ),
     components(schemas(Problem)),
     modifiers(&Token),
@@ -51,9 +50,9 @@ impl Modify for Token {
         let scheme = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
             .description(Some(
-                "An API token (`pht_…`), or a JWT of your identity provider. Its role is `viewer`, `manager` or `admin`, each with what those \
-                 before it may do. It belongs to a tenant, or is global and names one in `X-Tenant-ID`; \
-                 `operator` stands for a global admin.",
+                "An API token (`pht_…`), or a JWT of your identity provider. Its role is `viewer`, `manager` or `admin`; each may do what the one before it \
+                 may. A token belongs to a tenant, or is global and names a tenant in `X-Tenant-ID`. \
+                 `operator` means a global admin.",
             ))
             .build();
         document
@@ -75,13 +74,13 @@ const ALSO: [(&str, &str, &[&str]); 5] = [
 
 /// The ways in which requests are refused: their names, statuses and reasons.
 const REFUSALS: [(&str, &str, &str); 9] = [
-    ("Unreadable", "400", "The request can't be read."),
-    ("Unknown", "401", "There is no valid token."),
+    ("Unreadable", "400", "The request is malformed."),
+    ("Unknown", "401", "No valid token was sent."),
     ("Forbidden", "403", "The token's role is not enough."),
     (
         "Missing",
         "404",
-        "There is no such thing, or it is another tenant's.",
+        "It does not exist, or belongs to another tenant.",
     ),
     ("TooLarge", "413", "The body is too large."),
     ("NotJson", "415", "The body is not `application/json`."),
@@ -93,7 +92,7 @@ const REFUSALS: [(&str, &str, &str); 9] = [
     (
         "TooMany",
         "429",
-        "Too many requests; `Retry-After` says when to come back.",
+        "Too many requests; `Retry-After` says when to try again.",
     ),
     (
         "Unavailable",
@@ -206,7 +205,7 @@ fn add_tenant_header(operation: &mut Value) {
         "name": "X-Tenant-ID",
         "in": "header",
         "required": false,
-        "description": "For which tenant a global token is used.",
+        "description": "The tenant for which a global token acts.",
         "schema": { "$ref": "#/components/schemas/TenantId" },
     });
     match operation["parameters"].as_array_mut() {

@@ -1,7 +1,7 @@
-//! The public halves of the keys that sign deliveries, for whoever verifies them.
+//! Public keys of webhooks, as JWK sets, for receivers that verify ed25519 signatures.
 //!
-//! Nobody has to say who they are: that is what public keys are for. A webhook
-//! without a key can't be told from one that doesn't exist.
+//! No token is needed, because public keys are public. A webhook without a key
+//! and a webhook that doesn't exist get the same answer.
 
 use axum::Json;
 use axum::extract::State;
@@ -25,16 +25,17 @@ pub fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new().routes(routes!(show))
 }
 
-/// A JSON Web Key Set (RFC 7517, section 5).
+/// A JSON Web PublicKey Set (RFC 7517, section 5).
 #[derive(Serialize, ToSchema)]
 struct KeySet {
     /// Those that sign now, the newest first.
-    keys: Vec<Key>,
+    keys: Vec<PublicKey>,
 }
 
-/// An ed25519 public key as a JSON Web Key (RFC 8037, section 2).
+/// An ed25519 public key as a JSON Web PublicKey (RFC 8037, section 2).
 #[derive(Serialize, ToSchema)]
-struct Key {
+#[schema(as = Key)]
+struct PublicKey {
     /// `OKP`
     kty: &'static str,
     /// `Ed25519`
@@ -57,7 +58,7 @@ struct Key {
     get, path = "/{id}", operation_id = "show_webhook_keys", tag = "webhooks",
     security(()),
     params(("id" = WebhookId, Path)),
-    responses((status = 200, description = "The keys that sign now.", body = KeySet)),
+    responses((status = 200, description = "The keys that sign now, the newest first.", body = KeySet)),
 )]
 async fn show(State(api): State<Shared>, Id(id): Id<WebhookId>) -> Result<Json<KeySet>> {
     let client = api.pool.get().await?;
@@ -77,12 +78,12 @@ async fn show(State(api): State<Shared>, Id(id): Id<WebhookId>) -> Result<Json<K
         Webhook::read(&row, &api.keys).map_err(|unreadable| Problem::unreadable(id, unreadable))?;
     let keys = webhook.secrets.signing_keys(clock::now());
     Ok(Json(KeySet {
-        keys: keys.map(Key::of).collect(),
+        keys: keys.map(PublicKey::new).collect(),
     }))
 }
 
-impl Key {
-    fn of(key: &SigningKey) -> Self {
+impl PublicKey {
+    fn new(key: &SigningKey) -> Self {
         Self {
             kty: "OKP",
             crv: "Ed25519",

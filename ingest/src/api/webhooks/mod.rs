@@ -1,11 +1,13 @@
-//! Webhooks: make, list, show, change, delete.
+//! Webhooks: create, list, show, change, delete.
 //!
-//! The secret is generated unless given, shown once, masked ever after. What is
-//! changed is in force when the answer is sent: ingest looks at the catalogue's
-//! revision before every batch, dispatchers within a second.
+//! A secret is generated unless the client sends one. It is shown once, in the
+//! answer that creates the webhook, and masked in every other.
 //!
-//! Answers carry an ETag; a change that sends it in `If-Match` happens only if
-//! nobody else's came between.
+//! Ingest applies a change before it answers: it compares the catalogue's
+//! revision before every batch. Dispatchers apply it within a second.
+//!
+//! Answers carry an ETag. A change that sends it in `If-Match` is refused if the
+//! webhook has changed since.
 
 pub mod keys;
 pub mod rotation;
@@ -29,7 +31,7 @@ use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Page, Parameters};
 use crate::api::state::Shared;
 use crate::api::webhooks::view::{COLUMNS, WebhookView, all, find};
-use crate::webhooks::form::Form;
+use crate::webhooks::form::WebhookForm;
 use crate::webhooks::store;
 
 /// `/api/v1/webhooks…`, also `/api/webhooks…`
@@ -43,7 +45,7 @@ pub fn routes() -> OpenApiRouter<Shared> {
 #[derive(Serialize, ToSchema)]
 struct WebhookPage {
     webhooks: Vec<WebhookView>,
-    /// Of the next page; `null` on the last.
+    /// The cursor of the next page; `null` on the last page.
     #[schema(required)]
     next_cursor: Option<String>,
 }
@@ -63,16 +65,16 @@ impl IntoResponse for Tagged {
 #[utoipa::path(
     post, path = "/", operation_id = "create_webhook", tag = "webhooks",
     security(("token" = ["manager"])),
-    request_body = Form,
+    request_body = WebhookForm,
     responses(
-        (status = 201, description = "The webhook, with its secret: the one time that it is shown.", body = WebhookView),
-        (status = 409, description = "The tenant has as many webhooks as it may."),
+        (status = 201, description = "The webhook with its secret, which is not shown again.", body = WebhookView),
+        (status = 409, description = "The tenant already has as many webhooks as it may."),
     ),
 )]
 async fn create(
     acting: Managing,
     State(api): State<Shared>,
-    Body(form): Body<Form>,
+    Body(form): Body<WebhookForm>,
 ) -> Result<Tagged> {
     let checked = form.check(&api.destinations, &api.dialects)?;
     let _turn = api.changes.acquire(&acting.tenant).await?;
@@ -96,7 +98,7 @@ async fn create(
     get, path = "/", operation_id = "list_webhooks", tag = "webhooks",
     security(("token" = ["viewer"])),
     params(Page),
-    responses((status = 200, description = "A page of them.", body = WebhookPage)),
+    responses((status = 200, description = "A page.", body = WebhookPage)),
 )]
 async fn list(
     acting: Reading,
@@ -155,7 +157,7 @@ fn expected_revision(headers: &HeaderMap) -> Result<Option<i64>> {
 
 fn changed_meanwhile() -> Problem {
     Problem::precondition_failed(
-        "the webhook is not in the state that `If-Match` names: read it again",
+        "the webhook has changed since the state that `If-Match` names: read it again",
     )
 }
 
@@ -170,10 +172,10 @@ fn changed_meanwhile() -> Problem {
         ("id" = WebhookId, Path),
         ("If-Match" = Option<String>, Header, description = "The ETag of the state to be changed."),
     ),
-    request_body = Form,
+    request_body = WebhookForm,
     responses(
         (status = 200, description = "The webhook as it is now.", body = WebhookView),
-        (status = 412, description = "It has changed since `If-Match`."),
+        (status = 412, description = "The webhook has changed since the state that `If-Match` names."),
     ),
 )]
 async fn replace(
@@ -181,7 +183,7 @@ async fn replace(
     api: State<Shared>,
     id: Id<WebhookId>,
     headers: HeaderMap,
-    form: Body<Form>,
+    form: Body<WebhookForm>,
 ) -> Result<Tagged> {
     update(acting, api, id, headers, form).await
 }
@@ -196,10 +198,10 @@ async fn replace(
         ("id" = WebhookId, Path),
         ("If-Match" = Option<String>, Header, description = "The ETag of the state to be changed."),
     ),
-    request_body = Form,
+    request_body = WebhookForm,
     responses(
         (status = 200, description = "The webhook as it is now.", body = WebhookView),
-        (status = 412, description = "It has changed since `If-Match`."),
+        (status = 412, description = "The webhook has changed since the state that `If-Match` names."),
     ),
 )]
 async fn update(
@@ -207,7 +209,7 @@ async fn update(
     State(api): State<Shared>,
     Id(id): Id<WebhookId>,
     headers: HeaderMap,
-    Body(form): Body<Form>,
+    Body(form): Body<WebhookForm>,
 ) -> Result<Tagged> {
     let checked = form.check(&api.destinations, &api.dialects)?;
     let expected = expected_revision(&headers)?;
@@ -236,8 +238,8 @@ async fn update(
         ("If-Match" = Option<String>, Header, description = "The ETag of the state to be deleted."),
     ),
     responses(
-        (status = 204, description = "It is gone."),
-        (status = 412, description = "It has changed since `If-Match`."),
+        (status = 204, description = "It is deleted."),
+        (status = 412, description = "The webhook has changed since the state that `If-Match` names."),
     ),
 )]
 async fn delete(

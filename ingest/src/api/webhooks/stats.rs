@@ -1,8 +1,8 @@
-//! Statistics: how a webhook, or all of a tenant's, did in the last while.
+//! Delivery statistics of a webhook, or of all webhooks of a tenant.
 //!
-//! Dispatchers count (`dispatcher/src/tally.rs`), a quarter of an hour in a row;
-//! here rows are added up. So an answer costs what its window costs, however
-//! many deliveries there were.
+//! Dispatchers count outcomes into one row per quarter of an hour. Here those rows
+//! are added up, so an answer costs what its window costs, however many deliveries
+//! there were.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -39,7 +39,7 @@ pub fn of_webhook() -> OpenApiRouter<Shared> {
 /// What time to look at.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct Asked {
+struct StatsQuery {
     /// The last hour, day, week, or thirty days.
     #[serde(default)]
     #[param(inline, required = false)]
@@ -146,19 +146,19 @@ struct Figures {
 #[utoipa::path(
     get, path = "/{id}/stats", operation_id = "webhook_stats", tag = "stats",
     security(("token" = ["viewer"])),
-    params(("id" = WebhookId, Path), Asked),
-    responses((status = 200, description = "How it did.", body = Stats)),
+    params(("id" = WebhookId, Path), StatsQuery),
+    responses((status = 200, description = "The statistics.", body = Stats)),
 )]
 async fn of_one_webhook(
     acting: Reading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
-    Parameters(asked): Parameters<Asked>,
+    Parameters(query): Parameters<StatsQuery>,
 ) -> Result<Json<Stats>> {
     let client = api.pool.get().await?;
     check_exists(&client, &acting.tenant, webhook).await?;
     let subject = Subject::Webhook(webhook);
-    stats(&client, subject, asked.window).await.map(Json)
+    stats(&client, subject, query.window).await.map(Json)
 }
 
 /// A tenant's statistics
@@ -167,17 +167,17 @@ async fn of_one_webhook(
 #[utoipa::path(
     get, path = "/", operation_id = "tenant_stats", tag = "stats",
     security(("token" = ["viewer"])),
-    params(Asked),
-    responses((status = 200, description = "How they did.", body = Stats)),
+    params(StatsQuery),
+    responses((status = 200, description = "The statistics.", body = Stats)),
 )]
 async fn of_tenant(
     acting: Reading,
     State(api): State<Shared>,
-    Parameters(asked): Parameters<Asked>,
+    Parameters(query): Parameters<StatsQuery>,
 ) -> Result<Json<Stats>> {
     let client = api.pool.get().await?;
     let subject = Subject::Tenant(&acting.tenant);
-    stats(&client, subject, asked.window).await.map(Json)
+    stats(&client, subject, query.window).await.map(Json)
 }
 
 async fn stats(client: &Client, subject: Subject<'_>, window: Window) -> Result<Stats> {
@@ -205,7 +205,7 @@ async fn stats(client: &Client, subject: Subject<'_>, window: Window) -> Result<
         window,
         since: moment(since),
         until: Timestamp(now),
-        totals: Figures::of(&total),
+        totals: Figures::new(&total),
         failures_by_class: failures
             .filter(|(class, count)| *class != "success" && *count > 0)
             .collect(),
@@ -215,7 +215,7 @@ async fn stats(client: &Client, subject: Subject<'_>, window: Window) -> Result<
             .iter()
             .map(|(at, tally)| Step {
                 at: moment(*at),
-                figures: Figures::of(tally),
+                figures: Figures::new(tally),
             })
             .collect(),
     })
@@ -281,7 +281,7 @@ fn read(row: &Row) -> Tally {
 }
 
 impl Figures {
-    fn of(tally: &Tally) -> Self {
+    fn new(tally: &Tally) -> Self {
         let share = |part: i64, of: i64| (of > 0).then(|| part as f64 / of as f64);
         let rounded = |ms: f64| (ms * 10.0).round() / 10.0;
         let percentile = |share| tally.percentile(share).map(rounded);

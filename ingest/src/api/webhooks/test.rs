@@ -1,10 +1,12 @@
-//! Test deliveries: what would this endpoint say?
+//! Test deliveries: what does this endpoint answer?
 //!
-//! A test is a real request, signed and composed as any delivery to this webhook,
-//! under the same rules for destinations; it carries `X-Posthorn-Test: true` and
-//! an event id that begins with `evt_test_`. It is sent from here, at once, and
-//! its outcome is the answer: there is no event, no delivery, nothing is retried,
-//! logged or counted. A webhook that is switched off can be tested, too.
+//! A test is a real, signed request, composed like any delivery to this webhook and
+//! held to the same rules for destinations. Its header `X-Posthorn-Test: true` and
+//! its event id, which begins with `evt_test_`, tell it from a delivery.
+//!
+//! Ingest sends it while the client waits, and answers with the outcome. There is no
+//! event and no delivery; nothing is retried, logged or counted. A webhook that
+//! is switched off can be tested, too.
 
 use axum::Json;
 use axum::extract::State;
@@ -45,46 +47,46 @@ pub fn of_webhook() -> OpenApiRouter<Shared> {
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewTest {
-    /// The first that the webhook names in full, unless set.
+    /// The event type; by default the first that the webhook names without a wildcard.
     #[serde(alias = "event")]
     #[schema(
         value_type = Option<EventType>, nullable = false,
         extensions(("x-also" = json!(["event"])))
     )]
     event_type: Option<String>,
-    /// Any JSON; the catalogue's example of the type, unless set.
+    /// Any JSON; by default the catalogue's example of the type.
     #[schema(value_type = serde_json::Value, required = false, example = json!({"n": 1}))]
     data: Option<Box<RawValue>>,
 }
 
-/// What to send where.
+/// A test's event, and the webhook to send it to.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewTestById {
     #[schema(value_type = WebhookId)]
     webhook_id: String,
-    /// The first that the webhook names in full, unless set.
+    /// The event type; by default the first that the webhook names without a wildcard.
     #[serde(alias = "event")]
     #[schema(
         value_type = Option<EventType>, nullable = false,
         extensions(("x-also" = json!(["event"])))
     )]
     event_type: Option<String>,
-    /// Any JSON; the catalogue's example of the type, unless set.
+    /// Any JSON; by default the catalogue's example of the type.
     #[schema(value_type = serde_json::Value, required = false, example = json!({"n": 1}))]
     data: Option<Box<RawValue>>,
 }
 
-/// What the endpoint said to a test.
+/// The endpoint's answer to a test.
 #[derive(Serialize, ToSchema)]
 struct Tested {
     webhook_id: WebhookId,
     /// Begins with `evt_test_`.
     event_id: EventId,
     event_type: EventType,
-    /// Whether a delivery would count as delivered.
+    /// Whether a real delivery would count as delivered.
     success: bool,
-    /// What it means, in words.
+    /// The outcome in words, with advice.
     #[schema(example = "The endpoint took it.")]
     verdict: String,
     /// `success`, `redirect`, `client_error`, `server_error`, `timeout`, `dns`,
@@ -106,10 +108,10 @@ struct Tested {
     /// What was sent, as it was signed.
     #[schema(required)]
     request_body: Option<String>,
-    /// The address that was connected to.
+    /// The IP address and port that were connected to.
     #[schema(required)]
     remote_address: Option<String>,
-    /// Why there is no answer.
+    /// Why no answer was received.
     #[schema(required)]
     error: Option<String>,
 }
@@ -124,7 +126,7 @@ struct Tested {
     security(("token" = ["manager"])),
     params(("id" = WebhookId, Path)),
     request_body = Option<NewTest>,
-    responses((status = 200, description = "What the endpoint said.", body = Tested)),
+    responses((status = 200, description = "The endpoint's answer.", body = Tested)),
 )]
 async fn test(
     acting: Managing,
@@ -143,8 +145,8 @@ async fn test(
     security(("token" = ["manager"])),
     request_body = NewTestById,
     responses(
-        (status = 200, description = "What the endpoint said.", body = Tested),
-        (status = 404, description = "There is no such webhook."),
+        (status = 200, description = "The endpoint's answer.", body = Tested),
+        (status = 404, description = "The webhook does not exist, or belongs to another tenant."),
     ),
 )]
 async fn test_by_id(
@@ -208,7 +210,7 @@ async fn send(api: &Api, acting: Managing, id: WebhookId, new: NewTest) -> Resul
         keep: Keep::Everything,
     };
     let report = api.tester.send(tenant, attempt).await?;
-    Ok(Tested::of(&report, &dialect, &message))
+    Ok(Tested::new(&report, &dialect, &message))
 }
 
 /// The webhook, its patterns, and its dialect or its tenant's.
@@ -284,7 +286,7 @@ fn test_event_id() -> EventId {
 }
 
 impl Tested {
-    fn of(report: &Report, dialect: &Dialect, message: &Message<'_>) -> Self {
+    fn new(report: &Report, dialect: &Dialect, message: &Message<'_>) -> Self {
         let answer = report.result.as_ref().ok();
         let request = report.request.as_ref();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -1,4 +1,4 @@
-//! A webhook as the API shows it.
+//! A webhook as the API shows it: secrets and header values masked.
 
 use std::collections::BTreeMap;
 
@@ -18,70 +18,71 @@ use crate::api::state::Api;
 use crate::api::webhooks::stats::{Health, Summary, summaries};
 use crate::invalid::NotFound;
 use crate::timestamp::Timestamp;
-use crate::webhooks::form::{RateLimit, Signing};
+use crate::webhooks::form::Signing;
+use crate::webhooks::rate_limit::RateLimit;
 
 /// A tenant's subscription.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Webhook)]
 pub struct WebhookView {
-    /// Its id.
+    /// The id.
     pub id: WebhookId,
-    /// Where deliveries go.
+    /// The URL that deliveries are sent to.
     #[schema(example = "https://example.com/hooks")]
     url: String,
     /// Patterns of event types.
     #[schema(example = json!(["order.*"]))]
     events: Vec<String>,
     description: String,
-    /// Whether it gets deliveries.
+    /// Whether the webhook gets deliveries.
     active: bool,
     /// `active`; `paused`: deliveries are held; `inactive` (switched off by its owner)
     /// or `disabled` (by Posthorn): there are none.
     #[schema(example = "active")]
     status: &'static str,
-    /// Why Posthorn disabled it.
+    /// Why Posthorn disabled the webhook; `null`: it didn't.
     #[schema(required)]
     disabled_reason: Option<String>,
     /// `false`: what is sealed of it can't be opened with this server's keys. Its deliveries wait,
     /// and its `secret`, `public_key` and `headers` are not shown.
     readable: bool,
-    /// Whole when it was just made, masked ever after.
+    /// The secret: whole in the answer that creates it, masked in every other.
     #[schema(example = "whsec_…ab12")]
     pub secret: String,
-    /// Until when the secret before this one signs too.
+    /// Until when the previous secret signs too.
     #[schema(required)]
     previous_secret_until: Option<Timestamp>,
-    /// What signs.
+    /// `hmac`: the secret signs. `ed25519`: a key signs too.
     signing: Signing,
-    /// Of the key that signs, if one does: also at `/.well-known/webhook-keys/{id}`.
+    /// The public key, if a key signs; also at `/.well-known/webhook-keys/{id}`.
     #[schema(required, example = "whpk_…")]
     public_key: Option<String>,
-    /// Sent with every delivery; the values are not shown.
+    /// Headers that are sent with every delivery; their values are not shown.
     #[schema(example = json!({"X-Api-Key": "…"}))]
     headers: BTreeMap<String, &'static str>,
-    /// Which events it wants.
+    /// A filter on events' data; `null`: none.
     #[schema(required, value_type = Option<Object>, example = json!({"total": {"$gte": 10}}))]
     filters: Option<Value>,
-    /// In milliseconds; `null`: the dialect's.
+    /// The timeout of a request, in milliseconds; `null`: the dialect's.
     #[schema(required, example = 30_000)]
     timeout: Option<u64>,
-    /// What it says of retries; the rest is the dialect's.
+    /// Changes to the dialect's retry schedule; `null`: none.
     #[schema(required)]
     retry_policy: Option<Retry>,
-    /// At most so many attempts.
+    /// The most attempts in a period; `null`: no limit.
     #[schema(required)]
     rate_limit: Option<RateLimit>,
-    /// Whether requests and answers are kept whole.
+    /// Whether each attempt's request and answer are stored whole.
     debug_mode: bool,
-    /// Whether it gets operational events (`webhook.disabled`), and those alone.
+    /// Whether it gets operational events, such as `webhook.disabled`, and no others.
     operational: bool,
-    /// `null`: the tenant's.
+    /// The dialect of its deliveries; `null`: the tenant's.
     #[schema(required, example = "standard")]
     pub dialect: Option<String>,
-    /// For programs.
+    /// Any JSON object. Posthorn stores it and doesn't use it.
     #[schema(value_type = Object)]
     metadata: Value,
-    /// What the file calls it that `posthorn-ingest apply` made it from; `null`: none did.
+    /// The `key` in the file of `posthorn-ingest apply` that declares it; `null`: no file does.
     #[schema(required, example = "billing")]
     key: Option<String>,
     created_at: Timestamp,
@@ -89,15 +90,15 @@ pub struct WebhookView {
     #[serde(rename = "createdAt")]
     created_at_too: Timestamp,
     updated_at: Timestamp,
-    /// How its endpoint does, by what it answered of late.
+    /// The endpoint's state, judged by its latest answers.
     health: Health,
-    /// How many events it didn't get because its filter was too costly to evaluate.
+    /// The number of events that it didn't get because its filter was too costly to evaluate.
     #[schema(example = 0)]
     too_costly_events: i64,
-    /// When that was the last time.
+    /// When an event was last left out for that reason.
     #[schema(required)]
     last_too_costly_at: Option<Timestamp>,
-    /// When it was last called.
+    /// When a delivery was last attempted.
     #[serde(rename = "lastTriggered")]
     #[schema(required)]
     last_triggered: Option<Timestamp>,
