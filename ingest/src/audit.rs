@@ -10,7 +10,6 @@ use std::time::Duration;
 use anyhow::Context;
 use deadpool_postgres::Pool;
 
-/// What was counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audit {
     /// Deliveries that aren't finished.

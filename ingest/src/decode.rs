@@ -31,12 +31,9 @@ pub const MAX_DATA: usize = LARGEST_MAX_PAYLOAD;
 /// How binary CloudEvents mark attributes: HTTP's way, and AMQP's two.
 const CLOUDEVENTS_PREFIXES: [&str; 3] = ["ce-", "cloudEvents:", "cloudEvents_"];
 
-/// What a producer published.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// Whose it is.
     pub tenant: Tenant,
-    /// Its type.
     pub event_type: EventType,
     /// Its id, if the producer gave one.
     pub id: Option<EventId>,
@@ -71,9 +68,7 @@ pub enum Rejected {
     TooLarge {
         /// The message, or its data.
         what: &'static str,
-        /// What it has.
         size: usize,
-        /// What it may have.
         limit: usize,
     },
     /// Nested too deeply.

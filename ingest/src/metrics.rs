@@ -5,7 +5,6 @@ use std::sync::OnceLock;
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 use shared::telemetry::{counter, counter_by, gauge, histogram};
 
-/// Ingest's own metrics.
 pub struct Metrics {
     /// Events taken from the queue.
     pub received: IntCounter,
@@ -27,15 +26,12 @@ pub struct Metrics {
     pub subscriptions: IntGauge,
     /// Messages that were refused or unroutable, in their table.
     pub dead_letters: IntGauge,
-    /// What they take there.
     pub dead_letters_bytes: IntGauge,
     /// Dead letters that made room for newer ones.
     pub dead_letters_dropped: IntCounter,
     /// Events that RabbitMQ had given up on, published once more.
     pub returned: IntCounter,
-    /// What the log takes on disk.
     pub storage: IntGauge,
-    /// What it will take.
     pub storage_forecast: IntGauge,
     /// Tenants whose events go to an overflow queue.
     pub set_aside: IntGauge,
@@ -43,7 +39,6 @@ pub struct Metrics {
     pub unaccounted: IntGauge,
 }
 
-/// The metrics of this process.
 pub fn metrics() -> &'static Metrics {
     static METRICS: OnceLock<Metrics> = OnceLock::new();
     METRICS.get_or_init(|| Metrics {

@@ -36,7 +36,6 @@ impl Accepted {
     /// The columns that [`Accepted::read`] wants.
     pub const COLUMNS: &'static str = "uid, tenant, id, type, data";
 
-    /// From its row.
     #[must_use]
     pub fn read(row: &Row) -> Self {
         Self {

@@ -23,7 +23,6 @@ const QUICK_DATA: usize = 32 * 1024;
 /// Filters that take no more steps together are evaluated at once, as quickly.
 const QUICK_STEPS: u32 = 20_000;
 
-/// See the module's text.
 #[derive(Default)]
 pub struct Subscriptions(RwLock<State>);
 

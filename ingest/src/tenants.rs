@@ -68,7 +68,6 @@ pub const COLUMNS: &str = "id, name, dialect, max_webhooks, deliveries_per_hour,
                        max_age_s, strict_event_types, created_at";
 
 impl TenantView {
-    /// From its row.
     #[must_use]
     pub fn from_row(row: &Row) -> Self {
         Self {

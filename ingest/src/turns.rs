@@ -46,7 +46,6 @@ struct Queue<T> {
     items: VecDeque<(T, u64)>,
     /// The sum of those.
     cost: u64,
-    /// The owner's clock.
     at: u64,
     class: Class,
 }

@@ -30,8 +30,7 @@ use crate::api::state::Shared;
 /// How long a browser may remember what CORS allows.
 const CORS_AGE: std::time::Duration = std::time::Duration::from_secs(3600);
 
-/// See the module's text.
-pub async fn around(State(api): State<Shared>, request: Request, next: Next) -> Response {
+pub async fn handle(State(api): State<Shared>, request: Request, next: Next) -> Response {
     let id = request_id::from_headers(request.headers());
     let is_private = request.uri().path().starts_with("/api/");
     let span = info_span!(
@@ -55,7 +54,7 @@ pub async fn around(State(api): State<Shared>, request: Request, next: Next) -> 
     headers.insert(REQUEST_ID, id);
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if is_private {
-        // Made for whoever has the token, and some with a secret in it.
+        // The answer is for the token's holder alone, and may have a secret in it.
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     answer
@@ -76,8 +75,8 @@ fn check(rates: Option<&Rates>, request: &Request) -> Result<()> {
     Ok(())
 }
 
-/// What is there twice may be read otherwise by a proxy than by us. A `Host` is
-/// there once (RFC 9112, section 3.2).
+/// Refuses a header that is there twice: a proxy may read one of the two, and we the
+/// other. `Host` must be there once (RFC 9112, section 3.2).
 fn check_single(request: &Request) -> Result<()> {
     let count = |name: HeaderName| request.headers().get_all(name).iter().count();
     let tenant = HeaderName::from_static(TENANT_HEADER);
@@ -97,8 +96,8 @@ fn check_single(request: &Request) -> Result<()> {
     Ok(())
 }
 
-/// A token counts as one from its second request on: who it is of isn't asked
-/// before there is room for the question.
+/// The bucket that is charged: the token's, or its client's address for a token that
+/// wasn't accepted yet. Tokens are looked up only after the charge.
 fn client(rates: &Rates, headers: &HeaderMap, extensions: &Extensions) -> Option<Client> {
     let token = bearer(headers).map(hash);
     if let Some(token) = token.filter(|token| rates.knows(*token)) {
@@ -137,7 +136,7 @@ fn accepts_json(headers: &HeaderMap) -> bool {
     })
 }
 
-/// What pages of these origins may do with the API.
+/// Lets pages of these origins use the API.
 pub fn cors(origins: &[HeaderValue]) -> CorsLayer {
     let methods = [
         Method::GET,

@@ -52,12 +52,12 @@ pub fn routes(api: Api, cors_origins: &[HeaderValue]) -> Router {
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             Problem::method_not_allowed(format!("{} does not take {method}", uri.path()))
         })
-        .layer(from_fn_with_state(api.clone(), middleware::around))
+        .layer(from_fn_with_state(api.clone(), middleware::handle))
         .with_state(api);
     if cors_origins.is_empty() {
         return routes;
     }
-    // Outermost: a browser asks beforehand, without a token.
+    // Outermost, because a browser's preflight request has no token.
     routes.layer(middleware::cors(cors_origins))
 }
 
@@ -95,6 +95,6 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/api/v1/admin/tokens", tokens::routes())
         .nest("/api/v1/admin/tenants", tenants::routes())
         .split_for_parts();
-    // Where some of the systems whose users we serve have them.
+    // The path that some of the supported systems use.
     (routes.nest("/api/webhooks", webhooks().into()), document)
 }

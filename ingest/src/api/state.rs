@@ -23,44 +23,42 @@ use crate::subscriptions::Subscriptions;
 use crate::tenant_permits::TenantPermits;
 use crate::webhooks::store::Writing;
 
-/// What handlers need.
+/// What handlers share.
 pub struct Api {
-    /// To PostgreSQL: the API's own, so that no request keeps events waiting.
+    /// Connections to PostgreSQL for the API alone, so that requests don't delay events.
     pub pool: Pool,
-    /// To PostgreSQL, to look tokens up: who asks is known however many others ask.
+    /// Connections to PostgreSQL for looking tokens up, so that tokens are verified while
+    /// requests wait for the others.
     pub token_pool: Pool,
     /// Bounds a tenant's requests that use PostgreSQL.
     pub permits: TenantPermits,
-    /// Lets changes to the catalogue in.
+    /// Bounds changes to webhooks, tenants and event types.
     pub changes: ChangeLimiter,
-    /// To `posthorn.events`.
+    /// Publishes to RabbitMQ.
     pub publisher: Publisher,
-    /// For the routing of jobs.
+    /// How many jobs queues there are.
     pub shards: u16,
-    /// Sends tests.
+    /// Sends test deliveries.
     pub tester: Tester,
-    /// Seals secrets.
     pub keys: Keyring,
-    /// Where webhooks may point.
+    /// The operator's rules on where deliveries may go.
     pub destinations: Destinations,
-    /// What webhooks may look like.
+    /// All dialects, built-in and from `DIALECTS_DIR`.
     pub dialects: Dialects,
-    /// The operator's own token.
     pub admin_token: Option<SecretString>,
-    /// How often clients may ask, unless as often as they like.
+    /// Rate limits of clients; `None`: no limit.
     pub rates: Option<Rates>,
-    /// What verifies JWTs, if any are accepted.
+    /// Verifies JWTs, if any are accepted.
     pub jwts: Option<Jwts>,
-    /// Brings the index up to date after a change.
+    /// Loads what has changed into the index.
     pub feed: Arc<Feed<Subscription>>,
-    /// The index.
     pub subscriptions: Arc<Subscriptions>,
-    /// What tenants say about their event types.
+    /// Tenants' event types.
     pub event_types: Arc<EventTypes>,
 }
 
 impl Api {
-    /// What webhooks are written with.
+    /// What rows of webhooks are written with.
     pub fn writing(&self) -> Writing<'_> {
         Writing {
             keys: &self.keys,
@@ -69,5 +67,5 @@ impl Api {
     }
 }
 
-/// What every handler is given.
+/// The type of axum's state.
 pub type Shared = Arc<Api>;

@@ -11,7 +11,6 @@ use crate::webhooks::form::CheckedWebhook;
 pub struct DeclaredTenant {
     /// Where it says so.
     pub place: Place,
-    /// Whose.
     pub id: Tenant,
     /// What it doesn't say stays as it is.
     pub settings: Change,

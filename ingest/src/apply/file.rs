@@ -26,7 +26,6 @@ const MAX_KEY: usize = 64;
 /// `MASTER_KEY` somewhere.
 const PREFIX: &str = "POSTHORN_APPLY_";
 
-/// A file that was read.
 pub struct Source {
     /// As it was named.
     pub name: String,

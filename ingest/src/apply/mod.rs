@@ -157,7 +157,6 @@ async fn take_turns(transaction: &Transaction<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is under way.
 struct Making<'a> {
     transaction: &'a Transaction<'a>,
     writing: Writing<'a>,

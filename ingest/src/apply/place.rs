@@ -16,7 +16,6 @@ use super::yaml::from_yaml;
 /// The shortest value that is left out of an error, in bytes: every word has an `a`.
 const SHORTEST: usize = 3;
 
-/// A file that was read.
 pub(super) struct File {
     name: String,
     text: String,

@@ -13,7 +13,6 @@ use super::webhook::Now;
 use crate::event_types::store::{self, MAX_EVENT_TYPES};
 use crate::tenants;
 
-/// See the module's text.
 pub struct Present {
     /// Those that exist.
     pub tenants: HashMap<Tenant, tenants::TenantView>,

@@ -15,7 +15,6 @@ pub enum Done {
     Removed,
 }
 
-/// See the module's text.
 pub struct Report {
     dry_run: bool,
     entries: Vec<(Done, String, Difference)>,

@@ -17,9 +17,7 @@ use super::difference::Difference;
 use crate::webhooks::form::{CheckedWebhook, Signing};
 use crate::webhooks::rate_limit::RateLimit;
 
-/// See the module's text.
 pub struct Now {
-    /// Its id.
     pub id: WebhookId,
     members: Members,
     secret: Secret,
@@ -65,7 +63,6 @@ impl Default for Members {
 }
 
 impl Now {
-    /// From its row.
     #[must_use]
     pub fn new(
         webhook: Webhook,

@@ -34,7 +34,6 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// The queue.
     pub fn queue(self) -> &'static str {
         match self {
             Self::Parking => topology::PARKING_QUEUE,
@@ -51,7 +50,6 @@ impl Origin {
     }
 }
 
-/// See the module's text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Letter {
     /// Says when it was taken from its queue.

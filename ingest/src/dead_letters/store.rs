@@ -43,7 +43,6 @@ impl Room {
 /// What the table holds.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Held {
-    /// How many.
     pub letters: i64,
     /// What they take, in bytes.
     pub bytes: i64,
@@ -54,7 +53,6 @@ pub struct Held {
 pub struct Dropped {
     /// Its tenant's name, or `''`.
     pub owner: String,
-    /// How many.
     pub letters: i64,
 }
 
@@ -71,7 +69,6 @@ pub struct LetterFilter {
 
 /// One as it is listed.
 pub struct StoredLetter {
-    /// Its name.
     pub id: DeadLetterId,
     /// `parking` or `unrouted`.
     pub queue: String,

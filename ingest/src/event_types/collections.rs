@@ -8,7 +8,6 @@
 pub struct Collection {
     /// What it is imported by.
     pub name: &'static str,
-    /// Its file.
     pub text: &'static str,
 }
 
@@ -36,7 +35,6 @@ pub const COLLECTIONS: [Collection; 5] = [
     },
 ];
 
-/// One by its name.
 pub fn collection(name: &str) -> Option<Collection> {
     COLLECTIONS
         .into_iter()

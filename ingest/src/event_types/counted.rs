@@ -73,7 +73,6 @@ fn spend_error() {
     spend(COSTS.get().error);
 }
 
-/// See the module's text.
 pub struct Counted;
 
 /// A value that counts.

@@ -22,7 +22,6 @@ const MOST: usize = 128 << 20;
 /// What one takes that can't be used.
 const UNUSABLE: usize = 1024;
 
-/// See the module's text.
 pub struct Kept {
     most: usize,
     state: Mutex<State>,
@@ -50,10 +49,7 @@ struct Entry {
 }
 
 /// A schema; none if its text is no schema that can be used.
-pub struct Compiled(
-    /// See above.
-    pub Option<Schema>,
-);
+pub struct Compiled(pub Option<Schema>);
 
 impl Default for Kept {
     fn default() -> Self {

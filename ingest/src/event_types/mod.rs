@@ -29,7 +29,6 @@ use schema::{Flaw, MAX_STEPS, Violation};
 
 use crate::cpu::{self, CpuPermit, run_blocking};
 
-/// See the module's text.
 #[derive(Default)]
 pub struct EventTypes {
     tenants: RwLock<HashMap<Tenant, OfTenant>>,

@@ -46,13 +46,11 @@ pub struct Index<K, W> {
 /// One webhook in the index.
 #[derive(Debug)]
 pub struct Entry<K, W> {
-    /// Its id.
     pub id: K,
     /// What it listens to: any of these. None: nothing.
     pub patterns: Vec<Pattern>,
     /// What an event's data must satisfy besides.
     pub filter: Option<Arc<Filter>>,
-    /// The caller's own.
     pub payload: W,
 }
 

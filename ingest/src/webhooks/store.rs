@@ -36,7 +36,6 @@ const SIZES: &str = "octet_length(url) AS url, octet_length(description) AS desc
 /// What rows are written with: the same for all of a process's.
 #[derive(Clone, Copy)]
 pub struct Writing<'a> {
-    /// Seals secrets.
     pub keys: &'a Keyring,
     /// What webhooks may look like.
     pub dialects: &'a Dialects,

@@ -27,42 +27,39 @@ use crate::api::http::problem::{Problem, Result};
 use crate::api::state::Shared;
 use crate::invalid::NotFound;
 
-/// A tenant's requests that use PostgreSQL at a time: less than half of the API's
-/// connections.
+/// The most requests of a tenant that use PostgreSQL at a time: less than half of the
+/// API's connections.
 pub const OF_A_TENANT: usize = 3;
 /// How long a request waits for the tenant's requests before it.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The header with which a global token names a tenant.
+/// The header in which a global token names its tenant.
 pub const TENANT_HEADER: &str = "x-tenant-id";
 
 /// A caller who may act for a tenant in a role.
 pub struct Acting<const ROLE: u8, const USES_POSTGRES: bool = true> {
-    /// The tenant.
     pub tenant: Tenant,
     /// Counts this request among the tenant's that use PostgreSQL, until it is dropped.
     pub permit: Option<OwnedSemaphorePermit>,
 }
 
-/// A caller who may read a tenant's things.
+/// A caller who may read the tenant's resources.
 pub type Reading = Acting<{ Role::Viewer as u8 }>;
-/// A caller who may change a tenant's things.
+/// A caller who may change the tenant's resources.
 pub type Managing = Acting<{ Role::Manager as u8 }>;
-/// A caller who may publish a tenant's events: that needs no PostgreSQL.
+/// A caller who may publish the tenant's events, which needs no connection to PostgreSQL.
 pub type Publishing = Acting<{ Role::Manager as u8 }, false>;
 
 /// A caller who manages tokens.
 pub struct Administering {
-    /// Whose; `None`: everybody's.
+    /// The tenant whose tokens are managed; `None`: all tokens.
     pub tenant: Option<Tenant>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-/// The operator.
 pub struct Operating;
 
 /// The operator, acting for the tenant that `X-Tenant-ID` names.
 pub struct OperatingFor {
-    /// The tenant.
     pub tenant: Tenant,
 }
 

@@ -13,33 +13,31 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How many buckets are kept. Whoever comes when all are in use shares one with
-/// all others who do.
+/// The most buckets. Clients that come when all are in use share one bucket.
 const MAX_BUCKETS: usize = 10_000;
-/// How many seconds' worth of requests may come at once.
+/// How many seconds' worth of requests may come at once: the burst.
 const BURST: u32 = 2;
 
-/// See the module's text.
 pub struct Rates {
-    /// How long a request takes to be made up for.
+    /// The time between two requests at the limit.
     interval: Duration,
     burst: Duration,
     full_at: Mutex<HashMap<Client, Instant>>,
 }
 
-/// Who is counted together.
+/// Whose bucket it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Client {
-    /// An accepted token's SHA-256.
+    /// An accepted token, by its SHA-256.
     Token([u8; 32]),
-    /// Where a request with another token, or with none, comes from.
+    /// The address of a client without an accepted token.
     Address(IpAddr),
-    /// Whoever came when no bucket was free.
+    /// All clients that came when no bucket was free.
     Others,
 }
 
 impl Rates {
-    /// So many requests a second.
+    /// A limit of so many requests per second, for each client.
     #[must_use]
     pub fn new(per_second: u32) -> Self {
         Self {
@@ -49,12 +47,12 @@ impl Rates {
         }
     }
 
-    /// Whether a token was accepted before, and lately.
+    /// Whether a token has a bucket: it was accepted, and not long ago.
     pub fn knows(&self, token: [u8; 32]) -> bool {
         self.buckets().contains_key(&Client::Token(token))
     }
 
-    /// Gives a token that was accepted a bucket of its own, if there is room.
+    /// Gives an accepted token a bucket of its own, if there is room.
     pub fn know(&self, token: [u8; 32], now: Instant) {
         let mut full_at = self.buckets();
         if make_room(&mut full_at, now) {
@@ -66,11 +64,10 @@ impl Rates {
         self.full_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a request's worth from a client's bucket; else says when there is
-    /// enough in it.
+    /// Charges a client's bucket for one request.
     ///
     /// # Errors
-    /// How long to wait.
+    /// If the bucket is empty: how long until it isn't.
     pub fn take(&self, client: Client, now: Instant) -> Result<(), Duration> {
         let mut full_at = self.buckets();
         let mut client = client;
@@ -89,7 +86,7 @@ impl Rates {
     }
 }
 
-/// Forgets idle buckets if it must. Whether there is room for another.
+/// Forgets full buckets if there are too many. Answers whether there is room for another.
 fn make_room(full_at: &mut HashMap<Client, Instant>, now: Instant) -> bool {
     if full_at.len() >= MAX_BUCKETS {
         full_at.retain(|_, at| *at > now);

@@ -14,50 +14,44 @@
 use shared::ids::WebhookId;
 use uuid::Uuid;
 
-/// How many are looked at first, beyond what each webhook's share is.
+/// How many rows are read first, beyond each webhook's share of the page.
 const SPARE: usize = 1;
-/// How many times as many are looked at next.
+/// By how much each further read of a webhook grows.
 const GROWTH: usize = 4;
 
-/// Which deliveries to look at next: of each webhook the newest before an id.
+/// What to read next: of each webhook, the newest `count` rows before an id.
 #[derive(Debug, PartialEq)]
 pub struct Look {
-    /// Whose.
     pub webhooks: Vec<WebhookId>,
-    /// Of each, those before this one.
+    /// For each webhook: rows before this id.
     pub before: Vec<Uuid>,
-    /// How many of each.
     pub count: usize,
 }
 
-/// What was seen of one of them.
+/// What a read has shown of one webhook: `count` rows from `newest` to `edge`.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
-    /// How many.
     pub count: usize,
-    /// The first of them.
     pub newest: Option<Uuid>,
-    /// The last of them.
     pub edge: Option<Uuid>,
-    /// Those that are wanted.
+    /// The ids among them that pass the filters.
     pub passing: Vec<Uuid>,
 }
 
-/// A webhook of which more may be to come.
+/// A webhook that may have more rows.
 struct Open {
     webhook: WebhookId,
-    /// Where the last look ended.
+    /// The last row that was read: older ones aren't known.
     edge: u128,
-    /// How far it went.
+    /// The distance in ids that the last read covered.
     span: u128,
 }
 
-/// See the module's text.
 pub struct Merge {
     open: Vec<Open>,
-    /// All that are wanted of what was seen.
+    /// All ids that pass the filters, of all rows read.
     passing: Vec<Uuid>,
-    /// Whether anything was looked at.
+    /// Whether anything was read yet.
     begun: bool,
     wanted: usize,
     count: usize,
@@ -65,9 +59,9 @@ pub struct Merge {
 }
 
 impl Merge {
-    /// Of what these webhooks have before `to`: so many, of which about `first`
-    /// are looked at first, and no more than a budget in all, give or take one of
-    /// each webhook.
+    /// Merges the deliveries of these webhooks with ids before `to`, until `wanted` of
+    /// them pass the filters. About `first` rows are read first, and at most `budget`
+    /// rows in all, give or take one of each webhook.
     pub fn new(
         webhooks: &[WebhookId],
         to: Uuid,
@@ -93,8 +87,7 @@ impl Merge {
         }
     }
 
-    /// What is to be looked at next; `None` if enough is known, or nothing more
-    /// may be looked at.
+    /// What to read next; `None` if enough is known, or the budget is used up.
     pub fn next_look(&mut self) -> Option<Look> {
         if self.open.is_empty() || self.budget == 0 || (self.begun && self.is_enough()) {
             return None;
@@ -120,7 +113,7 @@ impl Merge {
         })
     }
 
-    /// Takes in what a look has shown, in its order.
+    /// Takes what a read has shown, in the order of its webhooks.
     pub fn add(&mut self, look: &Look, seen: Vec<Seen>) {
         let looked_at: Vec<Open> = self.open.drain(..look.webhooks.len()).collect();
         for (open, seen) in looked_at.into_iter().zip(seen) {
@@ -150,8 +143,8 @@ impl Merge {
         known.count() >= self.wanted
     }
 
-    /// What the list begins with, newest first, and the edge after which there
-    /// may be more that is wanted.
+    /// The beginning of the list, newest first, and the edge after which there may be
+    /// more.
     pub fn found(self) -> (Vec<Uuid>, Option<Uuid>) {
         let edge = self.edge();
         let mut known = self.passing;

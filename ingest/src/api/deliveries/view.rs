@@ -161,7 +161,6 @@ pub const COLUMNS: &str = "d.id, d.webhook_id, d.event_type, d.state, d.attempts
     substring(a.response_body FOR 1024) AS response_excerpt, coalesce(a.debug, false) AS debug";
 
 impl Delivery {
-    /// From its row.
     pub fn from_row(row: &Row) -> Self {
         let id: DeliveryId = row.get("id");
         let status: String = row.get("state");
@@ -213,7 +212,6 @@ fn next_attempt_reason(row: &Row) -> Option<String> {
 }
 
 impl Attempt {
-    /// From its row.
     pub fn from_row(row: &Row) -> Self {
         let body = |column: &str| row.get::<_, Option<&[u8]>>(column).map(text);
         Self {
@@ -239,7 +237,6 @@ impl Attempt {
 }
 
 impl LogEntry {
-    /// From a delivery's row.
     pub fn from_row(row: &Row) -> Self {
         let id: DeliveryId = row.get("id");
         let started_at: Option<Timestamp> = row.get("started_at");

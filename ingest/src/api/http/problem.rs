@@ -60,7 +60,6 @@ struct Details {
     request_id: Option<String>,
 }
 
-/// What handlers answer.
 pub type Result<T> = std::result::Result<T, Problem>;
 
 impl Problem {

@@ -320,7 +320,7 @@ pub enum Health {
 /// What the list of webhooks shows of each one's deliveries.
 #[derive(Debug, Clone, Copy)]
 pub struct Summary {
-    /// How its endpoint does.
+    /// The state of the endpoint.
     pub health: Health,
     /// When the last attempt was.
     pub last_triggered: Option<Timestamp>,

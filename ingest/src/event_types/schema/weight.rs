@@ -43,7 +43,6 @@ const DATA: [&str; 5] = ["const", "enum", "default", "examples", "example"];
 pub struct SchemaError {
     /// Where in the schema, as a JSON Pointer; empty for the schema itself.
     pub at: String,
-    /// What is wrong there.
     pub reason: String,
 }
 
