@@ -165,7 +165,7 @@ impl WebhookForm {
     ) -> Result<CheckedWebhook, Invalid> {
         let url = members::url(self.url, destinations)?;
         let events = members::events(self.events)?;
-        let secret = members::secret(self.secret)?;
+        let secret = members::secret(self.secret.as_deref())?;
         let description = members::description(self.description)?;
         let filters = members::filters(self.filters)?;
         let headers = members::headers(self.headers)?;

@@ -88,8 +88,8 @@ pub(super) fn events(events: Option<Vec<String>>) -> Result<Option<Vec<String>>>
     Ok(events)
 }
 
-pub(super) fn secret(secret: Option<String>) -> Result<Option<Secret>> {
-    let parsed = secret.as_deref().map(Secret::parse).transpose();
+pub(super) fn secret(secret: Option<&str>) -> Result<Option<Secret>> {
+    let parsed = secret.map(Secret::parse).transpose();
     parsed.map_err(|error| Invalid::new("secret", error))
 }
 
