@@ -38,20 +38,20 @@ use crate::turns::STUCK;
 
 /// The most tenants that are set aside at a time: each is a binding.
 const MOST: i64 = 256;
-/// An overflow queue is empty for this long before its tenants are released; and a
-/// tenant that was set aside isn't again within this time.
+/// How long an overflow queue must be empty before its tenants are released. Also how long
+/// a tenant that was released is not set aside again.
 const EMPTY: Duration = Duration::from_secs(1);
-/// How often somebody looks who is set aside, while anybody is, and otherwise.
+/// How often the tenants that are set aside are looked at: while there are any, and otherwise.
 const LOOK: Duration = Duration::from_millis(500);
 const LOOK_AT_REST: Duration = Duration::from_secs(10);
-/// RabbitMQ has so long for all that is done under the lock.
+/// The time that RabbitMQ has for everything that is done under the lock.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Any number that no other lock of ours has: "setaside" in ASCII.
 const LOCK: i64 = 0x7365_7461_7369_6465;
-/// How often dispatchers' queues are looked at while a tenant is restrained.
+/// How often the jobs queues are looked at while a tenant is restrained.
 const JOBS_LOOK: Duration = Duration::from_millis(10);
 
-/// Tells `ahead` how many jobs wait for dispatchers, while it matters to somebody.
+/// Tells `ahead` how many jobs wait for dispatchers, while any tenant is restrained.
 ///
 /// # Errors
 /// If the connection fails.
@@ -112,7 +112,7 @@ pub async fn keep(
     let mut review = tokio::time::Instant::now();
     loop {
         let done = tokio::select! {
-            // However many crowd, it is looked who can be released.
+            // Tenants are released on time, however many are to be set aside.
             biased;
             () = tokio::time::sleep_until(review) => keeper.review().await,
             tenants = ahead.crowding() => keeper.set_aside(tenants).await.map(|()| LOOK),
@@ -134,7 +134,7 @@ pub async fn keep(
         };
         let now = tokio::time::Instant::now();
         review = match review > now {
-            // Setting aside doesn't put the next look off.
+            // Setting a tenant aside doesn't delay the next look.
             true => review.min(now + pause),
             false => now + pause,
         };
@@ -144,12 +144,13 @@ pub async fn keep(
 struct Keeper<'a> {
     pool: &'a Pool,
     ahead: &'a LookAhead,
-    /// Before, nobody knows what came out of overflow queues.
+    /// When this process began to watch overflow queues: it knows nothing from before.
     begun: Instant,
     channel: Channel,
-    /// Whether bindings are what the rows say: the broker may be a new one.
+    /// Whether the bindings are known to agree with the rows. After a new session they aren't:
+    /// the broker may be a new one.
     is_bound: bool,
-    /// By this process, and when.
+    /// Tenants that this process has just set aside, and when.
     set_aside: HashMap<Tenant, Instant>,
     /// Since when each overflow queue has been seen empty.
     empty_since: [Option<Instant>; OVERFLOW_QUEUES.len()],
@@ -158,7 +159,7 @@ struct Keeper<'a> {
 impl Keeper<'_> {
     async fn set_aside(&mut self, mut tenants: Vec<Tenant>) -> anyhow::Result<()> {
         self.set_aside.retain(|_, at| at.elapsed() < EMPTY);
-        // Some tell of themselves with every event.
+        // Some were set aside a moment ago: a tenant is reported with every event.
         tenants.retain(|tenant| !self.set_aside.contains_key(tenant));
         if tenants.is_empty() {
             return Ok(());
@@ -170,7 +171,7 @@ impl Keeper<'_> {
         }
         for tenant in tenants {
             let mut client = self.pool.get().await?;
-            // By itself, so that it is committed before anything is bound.
+            // A statement of its own, so that the row is committed before the queue is bound.
             let chosen = client
                 .query_opt(SET_ASIDE, &[&tenant.as_str(), &MOST, &waiting])
                 .await?;
@@ -179,7 +180,7 @@ impl Keeper<'_> {
             }
             let transaction = client.transaction().await?;
             lock(&transaction).await?;
-            // Again: somebody may have released it meanwhile.
+            // Under the lock, look again: another replica may have released the tenant.
             let chosen = transaction
                 .query_opt(SET_ASIDE, &[&tenant.as_str(), &MOST, &waiting])
                 .await?;
@@ -194,8 +195,7 @@ impl Keeper<'_> {
         Ok(())
     }
 
-    /// Releases whom there is no reason to set aside any more. Answers when to look
-    /// again.
+    /// Releases tenants that need not be set aside any more. Answers when to look again.
     async fn review(&mut self) -> anyhow::Result<Duration> {
         let mut client = self.pool.get().await?;
         let statement = client
@@ -249,17 +249,17 @@ impl Keeper<'_> {
         Ok(LOOK)
     }
 
-    /// Releases tenants of an overflow queue, or all, that had little waiting in front
-    /// of others for so long.
+    /// Releases the tenants of an overflow queue that have been set aside for longer than
+    /// `calm`: all of them, or `only` these.
     async fn release(
         &self,
         client: &mut Client,
         n: i16,
         calm: Duration,
-        alone: Option<&[Tenant]>,
+        only: Option<&[Tenant]>,
     ) -> anyhow::Result<()> {
-        let alone: Option<Vec<&str>> =
-            alone.map(|tenants| tenants.iter().map(Tenant::as_str).collect());
+        let only: Option<Vec<&str>> =
+            only.map(|tenants| tenants.iter().map(Tenant::as_str).collect());
         let transaction = client.transaction().await?;
         lock(&transaction).await?;
         let released = transaction
@@ -269,7 +269,7 @@ impl Keeper<'_> {
                  WHERE queue = $1 AND since < now() - make_interval(secs => $2) \
                    AND ($3::text[] IS NULL OR tenant = ANY ($3)) \
                  RETURNING tenant, queue",
-                &[&n, &calm.as_secs_f64(), &alone],
+                &[&n, &calm.as_secs_f64(), &only],
             )
             .await?;
         for row in released {
@@ -285,7 +285,7 @@ impl Keeper<'_> {
     }
 }
 
-/// To the overflow queue in which fewest messages wait; of those, with the fewest tenants.
+/// Picks the overflow queue with the fewest messages; among equals, with the fewest tenants.
 const SET_ASIDE: &str = "-- set_aside
 INSERT INTO set_aside (tenant, queue)
 SELECT $1::text, q.queue
@@ -344,7 +344,7 @@ mod tests {
         let both = || vec![tenant("busy"), tenant("behind")];
         let busy_came = |ago| HashMap::from([(tenant("busy"), ago)]);
         assert_eq!(stuck(both(), &busy_came(EMPTY)), [tenant("behind")]);
-        // Nothing comes out, of nobody.
+        // The queue stands still.
         assert_eq!(stuck(both(), &HashMap::new()), []);
         assert_eq!(stuck(both(), &busy_came(STUCK)), []);
         let mut each = busy_came(EMPTY);

@@ -14,14 +14,14 @@ use deadpool_postgres::Pool;
 pub struct Audit {
     /// Deliveries that aren't finished.
     pub open: i64,
-    /// Deliveries that nobody is about to deliver.
+    /// Deliveries that nothing will finish.
     pub unaccounted: i64,
     /// Events that have fewer deliveries than they had matches.
     pub incomplete: i64,
 }
 
 impl Audit {
-    /// Nothing is missing.
+    /// Whether nothing is missing.
     pub fn is_clean(&self) -> bool {
         self.unaccounted == 0 && self.incomplete == 0
     }
@@ -37,16 +37,15 @@ impl fmt::Display for Audit {
     }
 }
 
-/// Counts. A delivery that has been due for `grace` longer than the sweeper
-/// should have let it is unaccounted for. Reads every event, so it takes as long
-/// as there are events.
+/// Counts. A delivery is unaccounted for when the sweeper should have republished its job
+/// more than `grace` ago. Every event is read, so it takes time in proportion to their number.
 ///
 /// # Errors
 /// If PostgreSQL can't be asked.
 pub async fn audit(pool: &Pool, grace: Duration) -> anyhow::Result<Audit> {
     let mut client = pool.get().await.context("connecting to PostgreSQL")?;
     let transaction = client.transaction().await?;
-    // A scan is what this is: not for the limits of everyday statements.
+    // A full scan, so the time limit of ordinary statements doesn't apply.
     transaction
         .batch_execute("SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; SET LOCAL statement_timeout = 0")
         .await?;

@@ -25,10 +25,10 @@ use time::format_description::well_known::Rfc3339;
 use crate::event_types::Unfit;
 use crate::json_text::{MAX_DEPTH, depth};
 
-/// The largest data of any tenant, in bytes; its own limit is `intake`'s to check.
+/// The largest data of any tenant, in bytes. `intake` checks the tenant's own limit.
 pub const MAX_DATA: usize = LARGEST_MAX_PAYLOAD;
 
-/// How binary CloudEvents mark attributes: HTTP's way, and AMQP's two.
+/// The prefixes by which binary CloudEvents mark attributes: HTTP's, and AMQP's two.
 const CLOUDEVENTS_PREFIXES: [&str; 3] = ["ce-", "cloudEvents:", "cloudEvents_"];
 
 #[derive(Debug, Clone, PartialEq)]
@@ -48,52 +48,52 @@ pub struct Event {
 /// Why a message isn't an event. Each has a short name for the metric.
 #[derive(Debug, thiserror::Error)]
 pub enum Rejected {
-    /// What the AMQP client can't read of it was taken out.
+    /// The guard took out a part that the AMQP client can't read.
     #[error("{0}")]
     Unreadable(Unreadable),
-    /// It didn't come through the exchange whose permissions bind the tenant.
+    /// It didn't come through `posthorn.events`, whose permissions restrict producers.
     #[error("published to exchange `{0}` instead of `posthorn.events`")]
     WrongExchange(String),
-    /// No `<tenant>.<event type>`.
+    /// The routing key is not `<tenant>.<event type>`.
     #[error("routing key `{0}` is not `<tenant>.<event type>`")]
     RoutingKey(String),
-    /// Part of it is out of bounds.
+    /// A member is out of bounds.
     #[error("{0}")]
     Name(#[from] Malformed),
-    /// Nobody by that name.
+    /// There is no such tenant.
     #[error("tenant `{0}` does not exist")]
     UnknownTenant(Tenant),
-    /// Over the limit.
+    /// The message or its data is too large.
     #[error("{what} is {size} bytes; at most {limit} are allowed")]
     TooLarge {
-        /// The message, or its data.
+        /// `message` or `data`.
         what: &'static str,
         size: usize,
         limit: usize,
     },
-    /// Nested too deeply.
+    /// The data is nested too deeply.
     #[error("the data is nested more than {MAX_DEPTH} levels deep")]
     TooDeep,
     /// The body isn't what its content type says.
     #[error("the body is not {expected}: {reason}")]
     Malformed {
-        /// What it should have been.
+        /// The format that was expected.
         expected: &'static str,
         /// What is wrong with it.
         reason: String,
     },
-    /// A content type that isn't read here.
+    /// The content type is unknown.
     #[error(
         "content type `{0}` is not supported: use application/json, application/msgpack or application/cloudevents+json"
     )]
     ContentType(String),
-    /// PostgreSQL has no way to store a value in it.
+    /// PostgreSQL can't store a value in it.
     #[error("it cannot be stored: {0}")]
     Unstorable(String),
-    /// Not what the tenant's catalogue says.
+    /// It doesn't conform to the tenant's catalogue.
     #[error(transparent)]
     Unfit(#[from] Unfit),
-    /// A time that isn't one.
+    /// A time is malformed.
     #[error("{0} is not an RFC 3339 time")]
     Time(&'static str),
 }
@@ -120,7 +120,7 @@ impl Rejected {
     }
 }
 
-/// Reads a message.
+/// Reads a message as an event.
 ///
 /// # Errors
 /// Says what is wrong with it.
@@ -200,7 +200,7 @@ struct Content {
     attributes: Map<String, Value>,
 }
 
-/// A body that is data.
+/// Reads a body that is the data alone, in one of the formats.
 fn data(media_type: &str, content_type: &str, body: &[u8]) -> Result<String, Rejected> {
     match media_type {
         "application/msgpack" | "application/x-msgpack" | "application/vnd.msgpack" => {
@@ -286,7 +286,7 @@ fn binary_attributes(properties: &BasicProperties) -> Map<String, Value> {
     attributes
 }
 
-/// A header's value as JSON, if it is one that an attribute can have.
+/// A header's value as JSON, if an attribute can have it.
 pub fn header_value(value: &AMQPValue) -> Option<Value> {
     Some(match value {
         AMQPValue::LongString(text) => {
@@ -309,7 +309,7 @@ pub fn header_value(value: &AMQPValue) -> Option<Value> {
     })
 }
 
-/// The header `occurred_at`, else the property `timestamp` (Unix seconds).
+/// The header `occurred_at`, or else the property `timestamp` (Unix seconds).
 fn occurred_at(properties: &BasicProperties) -> Result<Option<OffsetDateTime>, Rejected> {
     let header = properties
         .headers()
@@ -342,7 +342,7 @@ pub fn parse_time(what: &'static str, text: &str) -> Result<OffsetDateTime, Reje
         .ok()
         // The year 9999 in New York can be the year 10000 in UTC.
         .and_then(|at| at.checked_to_offset(time::UtcOffset::UTC))
-        // PostgreSQL's resolution: a retry says the same as the first try.
+        // PostgreSQL's resolution, so that a retry has the same time as the first try.
         .map(OffsetDateTime::truncate_to_microsecond)
         .ok_or(Rejected::Time(what))
 }

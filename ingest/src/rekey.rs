@@ -24,19 +24,19 @@ use tracing::warn;
 
 /// The most webhooks in one transaction.
 const BATCH: i64 = 200;
-/// How often what others held locked is looked for again.
+/// How many passes there are at most, because rows may be locked.
 const PASSES: usize = 20;
-/// Between two passes.
+/// The pause between two passes.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// What was done, and what is left.
+/// What was resealed, and what is left.
 #[derive(Debug)]
 pub struct Rekeyed {
-    /// The key that everything should be sealed with now.
+    /// The current key.
     pub current: KeyId,
-    /// How many webhooks were sealed anew.
+    /// How many webhooks were resealed.
     pub resealed: u64,
-    /// Webhooks that have something sealed with another key still, by that key.
+    /// For each older key: the webhooks that still have something sealed with it.
     pub left: BTreeMap<KeyId, BTreeSet<WebhookId>>,
 }
 
@@ -63,10 +63,10 @@ impl fmt::Display for Rekeyed {
     }
 }
 
-/// Seals everything anew that isn't sealed with the current key.
+/// Reseals everything that another key sealed.
 ///
 /// # Errors
-/// If PostgreSQL fails. What was resealed until then stays so.
+/// If PostgreSQL fails. What was resealed before that stays resealed.
 pub async fn rekey(pool: &Pool, keys: &Keyring) -> anyhow::Result<Rekeyed> {
     let mut rekeyed = Rekeyed {
         current: keys.current(),
@@ -85,7 +85,7 @@ pub async fn rekey(pool: &Pool, keys: &Keyring) -> anyhow::Result<Rekeyed> {
     Ok(rekeyed)
 }
 
-/// One pass over all webhooks. Whether another may find less to be left.
+/// One pass over all webhooks. Answers whether another pass may get further.
 async fn through_all(pool: &Pool, keys: &Keyring, rekeyed: &mut Rekeyed) -> anyhow::Result<bool> {
     let mut passed_over = false;
     let mut after = None;
@@ -103,7 +103,7 @@ async fn through_all(pool: &Pool, keys: &Keyring, rekeyed: &mut Rekeyed) -> anyh
         let seen = reseal_batch(pool, keys, &old, rekeyed).await?;
         for row in page {
             let id = row.get("id");
-            // Locked by somebody: sealed with what it was, as far as is known.
+            // Another transaction holds the row, so it keeps the key that was read.
             if old.contains(&id) && !seen.contains(&id) {
                 passed_over = true;
                 note(&mut rekeyed.left, id, others(&row, keys));
@@ -150,7 +150,7 @@ async fn sealed_webhooks(pool: &Pool, after: Option<WebhookId>) -> anyhow::Resul
     page.context("reading webhooks")
 }
 
-/// Reseals those of the webhooks that nobody holds locked; answers which these are.
+/// Reseals the webhooks whose rows aren't locked; answers which these are.
 async fn reseal_batch(
     pool: &Pool,
     keys: &Keyring,

@@ -24,7 +24,7 @@ pub const AT_ONCE: i64 = 32;
 
 /// An accepted event.
 pub struct Accepted {
-    /// Posthorn's key.
+    /// Its key in the table.
     pub uid: EventUid,
     tenant: Tenant,
     id: EventId,
@@ -33,7 +33,7 @@ pub struct Accepted {
 }
 
 impl Accepted {
-    /// The columns that [`Accepted::read`] wants.
+    /// The columns that [`Accepted::read`] reads.
     pub const COLUMNS: &'static str = "uid, tenant, id, type, data";
 
     #[must_use]
@@ -47,7 +47,7 @@ impl Accepted {
         }
     }
 
-    /// Whether Posthorn made it: such an event is for operational webhooks alone.
+    /// Whether Posthorn made it. Then it is for operational webhooks alone.
     fn is_operational(&self) -> bool {
         self.event_type == *DISABLED && self.id == EventId::from(self.uid)
     }
@@ -67,9 +67,9 @@ impl Accepted {
     }
 }
 
-/// Which events are matched again: all of a tenant's, or of all tenants'.
+/// Which events are matched again.
 pub struct Range {
-    /// `None`: everybody's.
+    /// `None`: all tenants' events.
     pub tenant: Option<Tenant>,
     /// From this uid on.
     pub from: Uuid,
@@ -79,11 +79,11 @@ pub struct Range {
 
 /// Deliveries that were missing.
 pub struct Missing {
-    /// How many events lacked any.
+    /// How many events lacked a delivery.
     pub events: usize,
-    /// How many there were in all.
+    /// How many deliveries were missing.
     pub deliveries: usize,
-    /// The jobs of those that were made: to be published.
+    /// The jobs of the deliveries that were made, to be published after the commit.
     pub jobs: Vec<Job>,
 }
 
@@ -170,8 +170,8 @@ pub async fn rematch(
     })
 }
 
-/// In order, so that two requests don't wait for each other in a circle. By
-/// itself, so that what follows sees what another request has just made.
+/// Locks the events, in order, so that two requests don't deadlock. It is a statement of its
+/// own, so that the following ones see what another request has just committed.
 async fn lock_events(transaction: &Transaction<'_>, events: &[Accepted]) -> anyhow::Result<()> {
     let statement = transaction
         .prepare_cached(
@@ -184,7 +184,7 @@ async fn lock_events(transaction: &Transaction<'_>, events: &[Accepted]) -> anyh
     Ok(())
 }
 
-/// Those of the wanted that don't exist. A subquery for each: nothing to plan.
+/// The wanted deliveries that don't exist. A subquery for each leaves nothing to plan.
 async fn missing_deliveries<'a>(
     transaction: &Transaction<'_>,
     wanted: &[(&'a Accepted, WebhookId)],

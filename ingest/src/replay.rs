@@ -27,18 +27,18 @@ use uuid::Uuid;
 
 use crate::restart::{publish, restart_deliveries};
 
-/// How often it is looked whether a step is due.
+/// How often due steps are looked for.
 const TICK: Duration = Duration::from_millis(250);
-/// How long nothing is tried after jobs weren't confirmed, doubling up to the second.
+/// The pause after jobs weren't confirmed: the first, and the longest that doubling leads to.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 /// How many replays are deleted at a time when they are outdated.
 const OUTDATED_AT_ONCE: i64 = 1_000;
 /// The most deliveries that a step looks at.
 const LOOKED_AT: i64 = 5_000;
-/// The most deliveries that all replays of a tenant begin again in a second.
+/// The most deliveries that all replays of a tenant reopen per second.
 const TENANTS_RATE: f64 = 1_000.0;
 
-/// Takes steps until told to stop.
+/// Takes steps until it is told to stop.
 pub async fn run(pool: Pool, publisher: Publisher, shards: u16, stop: CancellationToken) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -63,8 +63,7 @@ pub async fn run(pool: Pool, publisher: Publisher, shards: u16, stop: Cancellati
     }
 }
 
-/// Takes all steps that are due, each once before any is looked at again. Whether
-/// all their jobs were confirmed.
+/// Takes every step that is due once. Answers whether all their jobs were confirmed.
 async fn steps(pool: &Pool, publisher: &Publisher, shards: u16, stop: &CancellationToken) -> bool {
     while !stop.is_cancelled() {
         match step(pool).await {
@@ -86,7 +85,7 @@ async fn steps(pool: &Pool, publisher: &Publisher, shards: u16, stop: &Cancellat
     true
 }
 
-/// Deletes what was over before `until`, part by part.
+/// Deletes replays that ended before `until`, some at a time.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -117,7 +116,7 @@ struct Due {
     states: Vec<String>,
     event_types: Option<Vec<String>>,
     rate: i32,
-    /// The tenant's that are running: this one and others.
+    /// How many replays of the tenant are running, this one included.
     running: i64,
     takes_deliveries: bool,
 }
@@ -148,7 +147,7 @@ async fn step(pool: &Pool) -> anyhow::Result<Option<Vec<Job>>> {
     }
     let seen = replay_candidates(&transaction, &due).await?;
     let rate = due.rate();
-    // One at least: the pause after it is longer than a second if need be.
+    // At least one; then the pause after the step is longer than a second.
     let taken = take(&seen, (rate as usize).max(1));
     let states: Vec<_> = due.states.iter().map(String::as_str).collect();
     let jobs = restart_deliveries(&transaction, &taken.deliveries, &states).await?;
@@ -162,15 +161,15 @@ async fn step(pool: &Pool) -> anyhow::Result<Option<Vec<Job>>> {
     Ok(Some(jobs))
 }
 
-/// What a step takes of what it has seen.
+/// The deliveries that a step reopens, of those that it looked at.
 #[derive(Debug, PartialEq)]
 struct Taken {
     deliveries: Vec<DeliveryId>,
-    /// Where the next step begins; none if nothing is left.
+    /// Where the next step begins; `None` if nothing is left.
     position: Option<Uuid>,
 }
 
-/// The first so many that are wanted.
+/// The first deliveries that are wanted, at most so many.
 fn take(seen: &[(DeliveryId, bool)], rate: usize) -> Taken {
     let wanted = seen.iter().filter(|(_, wanted)| *wanted);
     let deliveries: Vec<_> = wanted.map(|(id, _)| *id).take(rate).collect();
@@ -213,7 +212,7 @@ async fn claim_replay(transaction: &Transaction<'_>) -> anyhow::Result<Option<Du
     }))
 }
 
-/// The oldest that haven't been looked at, and whether each is wanted.
+/// The oldest deliveries that weren't looked at yet, each with whether it is wanted.
 async fn replay_candidates(
     transaction: &Transaction<'_>,
     due: &Due,
@@ -242,7 +241,7 @@ async fn replay_candidates(
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// Without a position it is finished.
+/// Stores how far the replay is; without a position it is finished.
 async fn advance_replay(
     transaction: &Transaction<'_>,
     id: ReplayId,

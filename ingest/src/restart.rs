@@ -16,14 +16,14 @@ use tracing::warn;
 
 /// The states from which a delivery can begin again.
 pub const FINISHED: [&str; 4] = ["delivered", "failed", "expired", "cancelled"];
-/// A delivery that has been attempted this often has to be published anew.
+/// A delivery with this many attempts can't begin again: its event has to be published anew.
 pub const MOST_ATTEMPTS: i16 = 10_000;
 
-/// How long the broker's confirms are waited for.
+/// How long to wait for the broker's confirms.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Opens those of the deliveries again that are in one of the states; answers
-/// their jobs, to be published after the commit.
+/// Reopens those of the deliveries that are in one of these states. Answers their jobs, to be
+/// published after the commit.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -62,8 +62,8 @@ SELECT r.id, r.webhook_id, r.event_uid, r.attempts, r.attempts_before, r.restart
 FROM restarted r CROSS JOIN LATERAL (SELECT * FROM events WHERE uid = r.event_uid LIMIT 1) e
 ORDER BY r.id";
 
-/// Publishes the jobs and waits for their confirms. What isn't confirmed is left
-/// to the sweeper. Whether all were.
+/// Publishes the jobs and waits for their confirms; the sweeper publishes again what isn't
+/// confirmed. Answers whether all were.
 pub async fn publish(publisher: &Publisher, jobs: &[Job], shards: u16) -> bool {
     let publishing = publisher.publish_jobs(jobs, shards);
     let unconfirmed = tokio::time::timeout(CONFIRM_TIMEOUT, publishing).await;
