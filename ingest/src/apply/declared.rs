@@ -7,27 +7,27 @@ use crate::event_types::store::Entry;
 use crate::tenants::Change;
 use crate::webhooks::form::CheckedWebhook;
 
-/// What a file says of a tenant.
+/// A tenant as a file declares it.
 pub struct DeclaredTenant {
-    /// Where it says so.
+    /// Where it is declared.
     pub place: Place,
     pub id: Tenant,
-    /// What it doesn't say stays as it is.
+    /// Settings that the file doesn't mention stay as they are.
     pub settings: Change,
-    /// Each as a whole.
+    /// Each type is declared whole.
     pub event_types: Vec<Entry>,
-    /// Each as a whole.
+    /// Each webhook is declared whole.
     pub webhooks: Vec<DeclaredWebhook>,
-    /// Whether it has a list of webhooks, if only an empty one.
+    /// Whether the file has a list of webhooks, even an empty one.
     pub lists_webhooks: bool,
 }
 
-/// What a file says of a webhook.
+/// A webhook as a file declares it.
 pub struct DeclaredWebhook {
-    /// Where it says so.
+    /// Where it is declared.
     pub place: Place,
-    /// What it is called, among its tenant's.
+    /// Its name in files, unique within its tenant.
     pub key: String,
-    /// What it is to be.
+    /// Its checked members.
     pub form: CheckedWebhook,
 }

@@ -9,19 +9,19 @@ use serde_json::{Value, json};
 use crate::event_types::store;
 use crate::tenants::{Change, TenantView};
 
-/// How much of a value is shown, in characters.
+/// The most characters of a value that are shown.
 const MAX_SHOWN: usize = 100;
 
-/// A line for each member that is to change.
+/// The members that differ, a line each.
 pub struct Difference {
-    /// Nothing was there before: only what is to be is shown.
+    /// The thing is new: only new values are shown.
     of_new: bool,
     /// `url: "https://a.example/" → "https://b.example/"`
     pub lines: Vec<String>,
 }
 
 impl Difference {
-    /// Nothing is to change yet, of something new or of something that is there.
+    /// Without a line yet.
     pub(super) fn new(is_new: bool) -> Self {
         Self {
             of_new: is_new,
@@ -29,13 +29,13 @@ impl Difference {
         }
     }
 
-    /// Whether nothing is to change.
+    /// Whether nothing differs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()
     }
 
-    /// Compares a member; what is the same is taken out of what is wanted.
+    /// Compares a member. If it is the same, it is taken out of the declaration.
     pub fn member<T: Serialize>(&mut self, name: &str, now: &T, wanted: &mut Option<T>) {
         let Some(to) = wanted else { return };
         let (now, to) = (json!(now), json!(to));
@@ -46,7 +46,7 @@ impl Difference {
         }
     }
 
-    /// A member whose values are not for showing, or not as they are.
+    /// Adds a line for a member whose values are shown in another form, or masked.
     pub fn line(&mut self, name: &str, now: &str, to: &str) {
         self.lines.push(if self.of_new {
             format!("{name}: {to}")
@@ -56,7 +56,7 @@ impl Difference {
     }
 }
 
-/// What is to change of a tenant. `None`: it is new.
+/// Compares a tenant; `None`: it is new.
 pub fn tenant(now: Option<&TenantView>, mut wanted: Change) -> (Change, Difference) {
     let mut difference = Difference::new(now.is_none());
     let limits = &mut wanted.limits;
@@ -71,7 +71,7 @@ pub fn tenant(now: Option<&TenantView>, mut wanted: Change) -> (Change, Differen
                 &now_of.deliveries_per_hour,
                 &mut limits.deliveries_per_hour,
             );
-            // Shown as it holds: what is unset is the default.
+            // An unset limit is shown as the default.
             let is_default = limits.payload_bytes == Some(None)
                 && now_of.payload_bytes == shared::tenant::MAX_PAYLOAD as i32;
             if is_default {
@@ -115,7 +115,7 @@ pub fn tenant(now: Option<&TenantView>, mut wanted: Change) -> (Change, Differen
     (wanted, difference)
 }
 
-/// What is to change of an event type. `None`: it is new.
+/// Compares an event type; `None`: it is new.
 pub fn event_type(now: Option<&store::EventTypeView>, wanted: &store::Entry) -> Difference {
     let mut difference = Difference::new(now.is_none());
     let value = |text: Option<&str>| -> Value {

@@ -22,31 +22,31 @@ use crate::webhooks::store::Writing;
 
 /// The longest key, in characters.
 const MAX_KEY: usize = 64;
-/// How the names of the variables begin that files may name: no file can send
-/// `MASTER_KEY` somewhere.
+/// The prefix of variables that files may name, so that no file can send `MASTER_KEY`
+/// somewhere.
 const PREFIX: &str = "POSTHORN_APPLY_";
 
 pub struct Source {
-    /// As it was named.
+    /// The name that the user gave.
     pub name: String,
     /// YAML or JSON.
     pub text: String,
 }
 
-/// What declarations are held against.
+/// What declarations are checked against.
 pub struct Rules<'a> {
-    /// Where webhooks may point.
+    /// The operator's rules on where deliveries may go.
     pub destinations: &'a Destinations,
     /// How rows are written, and what webhooks may look like.
     pub writing: Writing<'a>,
-    /// What `{env: NAME}` stands for, whose names all begin with `POSTHORN_APPLY_`.
+    /// Looks up `{env: NAME}`; all names begin with `POSTHORN_APPLY_`.
     pub variable: &'a dyn Fn(&str) -> Option<String>,
 }
 
-/// Reads and checks all of it.
+/// Reads and checks all files.
 ///
 /// # Errors
-/// All that is wrong, by its place.
+/// All problems, each with its place.
 pub fn read(sources: Vec<Source>, rules: &Rules<'_>) -> Result<Vec<DeclaredTenant>, Vec<String>> {
     let mut reading = Reading {
         rules,
@@ -72,14 +72,14 @@ pub fn read(sources: Vec<Source>, rules: &Rules<'_>) -> Result<Vec<DeclaredTenan
     Ok(reading.tenants)
 }
 
-/// A document: whatever is in it is looked at one by one, to find all that is wrong.
+/// A document. Its parts are checked one by one, to find all problems at once.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
     tenants: Vec<Map<String, Value>>,
 }
 
-/// Stands for what isn't to be in a file.
+/// A reference to an environment variable, in place of a secret.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FromEnvironment {
@@ -234,7 +234,7 @@ impl Reading<'_> {
         })
     }
 
-    /// Puts what the environment has in the place of `{env: NAME}`.
+    /// Replaces `{env: NAME}` with the variable's value.
     fn fill_in(&mut self, place: &Place, value: &mut Value) {
         let Some(FromEnvironment { env }) = self.form(place, value.take()) else {
             return;
@@ -254,7 +254,7 @@ impl Reading<'_> {
         }
     }
 
-    /// Takes JSON for a form; says which member isn't right.
+    /// Reads JSON as a form; notes which member is wrong.
     fn form<T: DeserializeOwned>(&mut self, place: &Place, value: Value) -> Option<T> {
         serde_path_to_error::deserialize(value)
             .map_err(|error| {
@@ -278,8 +278,8 @@ fn is_variable(name: &str) -> bool {
         .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(of_a_name))
 }
 
-/// What serde says is wrong, but for the value that is wrong: it says what was
-/// found, the value between quotes, and after the last comma what was expected.
+/// Serde's message without the wrong value. The message has what was found, with the value
+/// between quotes, and after the last comma what was expected.
 fn without_value(error: &str) -> String {
     let expected = error.rfind(", expected ").map_or("", |at| &error[at..]);
     let found = ["invalid type: ", "invalid value: "]
@@ -295,7 +295,7 @@ fn without_value(error: &str) -> String {
             return format!("{start}{expected}");
         }
     }
-    // The names in these are the form's own.
+    // The names in these messages are the form's own.
     let ours = ["missing field ", "duplicate field ", "expected "];
     if ours.iter().any(|start| error.starts_with(start)) && error.len() < 200 {
         return error.to_owned();

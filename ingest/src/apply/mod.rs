@@ -64,7 +64,7 @@ pub struct Apply {
     pub exit_code: bool,
 }
 
-/// Why nothing was applied: all that is wrong, a line each.
+/// Why nothing was applied: all problems, a line each.
 #[derive(Debug, thiserror::Error)]
 pub struct Refused(Vec<String>);
 
@@ -80,7 +80,7 @@ impl fmt::Display for Refused {
     }
 }
 
-/// See the module's text.
+/// Applies files in one transaction, or rolls it back for a dry run.
 ///
 /// # Errors
 /// If the files can't be read or declare what can't be, or PostgreSQL fails.
@@ -89,7 +89,7 @@ pub async fn apply(apply: &Apply, pool: &Pool, rules: &Rules<'_>) -> anyhow::Res
     let mut client = pool.get().await.context("connecting to PostgreSQL")?;
     let transaction = client.transaction().await?;
     let report = make(&transaction, rules.writing, declared, apply).await?;
-    // Printed only after the end: whoever reads it slowly must not hold the rows.
+    // The report is printed after the transaction, so that a slow terminal holds no locks.
     if apply.dry_run {
         transaction.rollback().await?;
     } else {
@@ -103,7 +103,7 @@ fn sources(files: &[String]) -> anyhow::Result<Vec<Source>> {
     let mut sources = Vec::with_capacity(files.len());
     for name in files {
         let mut text = String::new();
-        // One more than may be, to tell what is whole from what is cut.
+        // One byte more than allowed, to notice a file that is too large.
         let read = if name == "-" {
             std::io::stdin().take(left + 1).read_to_string(&mut text)
         } else {
@@ -121,8 +121,9 @@ fn sources(files: &[String]) -> anyhow::Result<Vec<Source>> {
     Ok(sources)
 }
 
-/// Rows are locked before any is written, tenants before webhooks and each by id:
-/// whoever changes one by the API holds it before it takes the next revision.
+/// All rows are locked before any is written: tenants first, then webhooks, each in the order
+/// of ids. The API also locks a row before it takes the next revision, so the two don't
+/// deadlock.
 async fn make(
     transaction: &Transaction<'_>,
     writing: Writing<'_>,
@@ -220,7 +221,7 @@ impl Making<'_> {
         });
         let declared: Vec<_> = declared.collect();
         if self.prune && !lists_webhooks && !known.is_empty() {
-            // A list that was forgotten, or is in another branch, must not delete all.
+            // Somebody may have forgotten the list: that must not delete all webhooks.
             let all = known.len();
             let why = format!(
                 "has no `webhooks`, and --prune would delete all {all} that files made for this \
@@ -229,7 +230,7 @@ impl Making<'_> {
             self.problems.note(&place, why);
             return Ok(());
         }
-        // First those that go: they make room.
+        // Deletions first: they make room within the tenant's limit.
         for (key, now) in known {
             let subject = format!("webhook {id}/{key} ({})", now.id);
             if self.prune {
@@ -266,7 +267,7 @@ impl Making<'_> {
             }
             None => {
                 let made = webhooks::create(transaction, writing, tenant, Some(&key), form).await;
-                // What a dry run makes is never heard of again.
+                // The id of a webhook that a dry run makes means nothing to anybody.
                 let lasting = !self.report.is_dry_run();
                 (true, made.map(|made| lasting.then_some(made.id)))
             }
@@ -279,7 +280,7 @@ impl Making<'_> {
         Ok(())
     }
 
-    /// Notes what is refused, and goes on; fails with what can't be gone on after.
+    /// Notes a refusal and goes on. Fails if PostgreSQL does.
     fn judged<T>(&mut self, place: &Place, done: Result<T, Unsaved>) -> anyhow::Result<Option<T>> {
         match done {
             Ok(value) => Ok(Some(value)),

@@ -14,16 +14,16 @@ use crate::event_types::store::{self, MAX_EVENT_TYPES};
 use crate::tenants;
 
 pub struct Present {
-    /// Those that exist.
+    /// The declared tenants that exist.
     pub tenants: HashMap<Tenant, tenants::TenantView>,
-    /// Of each, all.
+    /// All event types of each.
     pub event_types: HashMap<Tenant, HashMap<EventType, store::EventTypeView>>,
-    /// Of each, those that have a key, by it.
+    /// The webhooks of each that have a key, by that key.
     pub webhooks: HashMap<Tenant, BTreeMap<String, Now>>,
 }
 
 impl Present {
-    /// Reads it.
+    /// Reads and locks the rows of the declared tenants.
     ///
     /// # Errors
     /// If PostgreSQL fails, or what is sealed doesn't open.

@@ -12,12 +12,12 @@ use crate::invalid::{Invalid, Unsaved};
 /// example follow.
 const OF_AN_EXAMPLE: &str = "is not what the schema says";
 
-/// What is wrong, a line each.
+/// The problems, a line each.
 #[derive(Default)]
 pub struct Problems(Vec<String>);
 
 impl Problems {
-    /// Notes what is wrong, in words of ours.
+    /// Notes a problem. The reason must not repeat a value of the file.
     pub(super) fn note(&mut self, place: &Place, reason: impl fmt::Display) {
         self.0.push(format!("{place}: {reason}"));
     }
@@ -25,14 +25,14 @@ impl Problems {
     /// Notes that a member is invalid, without the values that the reason repeats.
     pub fn invalid(&mut self, place: &Place, Invalid { field, reason }: &Invalid) {
         let place = place.at(field);
-        // What an example isn't is said with excerpts of it.
+        // The rest of this reason has excerpts of the example.
         let reason = reason
             .split_once(OF_AN_EXAMPLE)
             .map_or(reason.as_str(), |_| OF_AN_EXAMPLE);
         self.note(&place, place.without_values(reason));
     }
 
-    /// Notes why a change was refused; gives back what is no refusal.
+    /// Notes why a change was refused. Gives back an error that is no refusal.
     ///
     /// # Errors
     /// PostgreSQL's.
@@ -50,7 +50,7 @@ impl Problems {
     /// Whether there are none.
     ///
     /// # Errors
-    /// All of them.
+    /// All problems.
     pub fn none(self) -> Result<(), Vec<String>> {
         if self.0.is_empty() {
             Ok(())
@@ -59,7 +59,7 @@ impl Problems {
         }
     }
 
-    /// What is `Ok`; what isn't is noted.
+    /// The value if it is `Ok`; otherwise the error is noted.
     pub(super) fn sift<T>(&mut self, place: &Place, checked: Result<T, Invalid>) -> Option<T> {
         checked
             .map_err(|invalid| self.invalid(place, &invalid))

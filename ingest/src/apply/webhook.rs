@@ -23,7 +23,7 @@ pub struct Now {
     secret: Secret,
 }
 
-/// What a file can say.
+/// The members that a file can declare.
 struct Members {
     url: String,
     events: Vec<String>,
@@ -103,7 +103,7 @@ impl Now {
     }
 }
 
-/// What is to be written of what a file says, and how it reads.
+/// The members that are to be written, and the lines of the report.
 pub(super) fn compare(now: Option<&Now>, wanted: CheckedWebhook) -> (CheckedWebhook, Difference) {
     let mut wanted = whole(wanted);
     let mut difference = Difference::new(now.is_none());
@@ -133,7 +133,8 @@ pub(super) fn compare(now: Option<&Now>, wanted: CheckedWebhook) -> (CheckedWebh
     (wanted, difference)
 }
 
-/// What isn't said is the default, but for what changes by other hands.
+/// Fills in defaults for members that the file leaves out, except for those that the API or
+/// Posthorn changes.
 fn whole(wanted: CheckedWebhook) -> CheckedWebhook {
     let mut metadata = wanted.metadata.unwrap_or_default();
     metadata.extend(wanted.client_id.map(|id| ("client_id".to_owned(), id)));
@@ -163,7 +164,7 @@ fn secret(difference: &mut Difference, now: Option<&Secret>, wanted: &mut Checke
     }
 }
 
-/// Their values may be credentials: only that there are some is shown.
+/// Header values may be credentials, so they are masked.
 fn headers(difference: &mut Difference, now: &[(String, String)], wanted: &mut CheckedWebhook) {
     let Some(to) = &wanted.headers else { return };
     let by_name = |headers: &[(String, String)]| -> BTreeMap<String, String> {

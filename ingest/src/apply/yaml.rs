@@ -6,9 +6,9 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// How deep a file may be nested, with what is in its examples and filters.
+/// The deepest nesting of a file, examples and filters included.
 const MAX_DEPTH: usize = 64;
-/// For that depth, in bytes: a level takes some 35 KiB in an unoptimised build.
+/// The stack for that depth, in bytes: a level takes some 35 KiB in an unoptimised build.
 const STACK: usize = 8 << 20;
 
 /// Reads a file's documents: a JSON file has one, a YAML file any number. Empty ones don't count.
@@ -26,7 +26,7 @@ pub(super) fn documents(text: &str) -> Result<Vec<Value>, String> {
 /// Reads all documents.
 ///
 /// # Errors
-/// Where it isn't YAML. The parser's own words may repeat what is there.
+/// The place where it isn't YAML. The parser's own message may repeat values, so it is left out.
 pub(super) fn from_yaml<T: DeserializeOwned + Send>(text: &str) -> Result<Vec<T>, String> {
     // Reading recurses with every level, so it has a stack that is large enough
     // for as many levels as a file may have.

@@ -35,31 +35,31 @@ use crate::metrics::metrics;
 use letter::{Letter, Origin};
 use store::{Dropped, Room};
 
-/// Unacked messages of a queue, and the most in one statement. Each may be as large as
-/// RabbitMQ lets it be (`max_message_size`), so they are few.
+/// The most unacked messages of a queue, and the most in one statement. There are few,
+/// because each may be as large as RabbitMQ's `max_message_size`.
 const AT_ONCE: u16 = 4;
-/// A delivery whose job was given up on has another one made by the sweeper, but
-/// not before this: dispatchers died of the last one, fifty times.
+/// The pause before the sweeper publishes another job for a delivery whose job RabbitMQ gave
+/// up on: dispatchers crashed fifty times while they held it.
 const NEXT_CHANCE: time::Duration = time::Duration::HOUR;
 
-/// What takes messages from a queue into the table.
+/// Takes messages from a queue into the table.
 pub struct Keeper {
-    /// To PostgreSQL.
+    /// Connections to PostgreSQL.
     pub pool: Pool,
-    /// What the table may hold.
+    /// How much the table may hold.
     pub room: Room,
-    /// Take no more.
+    /// Cancelled when no more messages are to be taken.
     pub stop: CancellationToken,
 }
 
 impl Keeper {
-    /// Takes messages until told to stop.
+    /// Takes messages until `stop` is cancelled.
     ///
     /// # Errors
-    /// If the consumer fails. What was taken and not acked comes again.
+    /// If the consumer fails. The broker delivers messages again that weren't acked.
     pub async fn keep(&self, session: &Session, origin: Origin) -> anyhow::Result<()> {
         let publishing = session.publishing_channel().await?;
-        // Held as long as its consumer.
+        // The channel is kept as long as its consumer.
         let (_consuming, consumer) = session.consumer(origin.queue(), AT_ONCE).await?;
         let mut batches = consumer.ready_chunks(AT_ONCE.into());
         loop {
@@ -82,7 +82,7 @@ impl Keeper {
         }
     }
 
-    /// `None` when told to stop.
+    /// Writes a batch, again and again until PostgreSQL takes it; `None` if stopped before.
     async fn write(&self, letters: &[Letter]) -> Option<()> {
         if letters.is_empty() {
             return Some(());
@@ -105,7 +105,7 @@ impl Keeper {
     }
 }
 
-/// Publishes what may be tried once more; answers with the letters to keep.
+/// Publishes events that may be tried once more. Answers the letters that are to be kept.
 async fn once_more(
     channel: &Channel,
     batch: &[Delivery],
@@ -133,7 +133,7 @@ async fn once_more(
                     "RabbitMQ gave up on an event; it was published once more"
                 );
             }
-            // Certainly not taken.
+            // RabbitMQ refused it, so it isn't on its way.
             Err(Unconfirmed::Refused) => letters.push(letter),
             Err(error) => return Err(error).context("publishing an event once more"),
         }

@@ -23,13 +23,13 @@ use super::letter::{Letter, Origin};
 
 /// How much of a body is shown, in bytes.
 const EXCERPT: i32 = 1024;
-/// How many are deleted at a time when they are outdated or too many.
+/// How many letters are deleted at a time when they are outdated or too many.
 const DELETED_AT_ONCE: i64 = 1_000;
 
 /// What the table may hold, in bytes, as [`Letter::weight`] counts.
 #[derive(Debug, Clone, Copy)]
 pub struct Room {
-    /// In all.
+    /// Of all owners together.
     pub all: i64,
 }
 
@@ -44,55 +44,55 @@ impl Room {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Held {
     pub letters: i64,
-    /// What they take, in bytes.
+    /// Their size in bytes.
     pub bytes: i64,
 }
 
-/// Whose letters made room for newer ones.
+/// An owner whose letters were dropped for newer ones.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Dropped {
-    /// Its tenant's name, or `''`.
+    /// The tenant, or `''`.
     pub owner: String,
     pub letters: i64,
 }
 
-/// Which dead letters are meant. All that is set must hold.
+/// Selects dead letters: all conditions that are set must hold.
 #[derive(Debug, Default)]
 pub struct LetterFilter {
-    /// Here for exactly this reason.
+    /// Refused for exactly this reason.
     pub reason: Option<String>,
-    /// To be this tenant's events; any text, since it may name nobody.
+    /// Meant for this tenant. Any text, because there may be no such tenant.
     pub tenant: Option<String>,
-    /// From this queue.
+    /// Taken from this queue.
     pub origin: Option<Origin>,
 }
 
-/// One as it is listed.
+/// A letter as lists show it.
 pub struct StoredLetter {
     pub id: DeadLetterId,
     /// `parking` or `unrouted`.
     pub queue: String,
-    /// Why it is here.
+    /// Why it was refused.
     pub reason: String,
-    /// Where it was published to.
+    /// The exchange that it was published to.
     pub exchange: String,
-    /// With which routing key.
+    /// The routing key that it was published with.
     pub routing_key: String,
-    /// Whose event it was to be.
+    /// The tenant of its event.
     pub tenant: Option<String>,
-    /// The producer's id of it.
+    /// The id that its producer gave it.
     pub message_id: Option<String>,
-    /// As they were published.
+    /// Its properties.
     pub properties: BasicProperties,
-    /// How long the body is that is kept, in bytes.
+    /// The size of the body that was kept, in bytes.
     pub size: i32,
-    /// How it begins.
+    /// The beginning of the body.
     pub excerpt: Vec<u8>,
-    /// What the body was, if only its beginning was kept.
+    /// The size and hash of the whole body, if only its beginning was kept.
     pub whole: Option<Whole>,
 }
 
-/// What there is.
+/// The table's totals.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -112,7 +112,7 @@ pub async fn held(pool: &Pool) -> anyhow::Result<Held> {
     })
 }
 
-/// Has the deliveries of these jobs wait, if they still wait for these very jobs.
+/// Defers the deliveries of these jobs, if they still wait for exactly these jobs.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -146,9 +146,8 @@ pub async fn put_off(pool: &Pool, jobs: &[Job], until: OffsetDateTime) -> anyhow
     Ok(())
 }
 
-/// Makes these jobs, due at `now`, the ones that their deliveries wait for, if they
-/// still wait for these attempts since the same beginning. What is then not published
-/// is overdue, and the sweeper's.
+/// Makes the deliveries of these jobs wait for them as jobs due at `now`, if they still wait
+/// for the same attempt. If publishing one fails then, the sweeper finds it overdue.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -183,7 +182,7 @@ pub async fn take_tickets(
     Ok(())
 }
 
-/// Writes them, and makes room for them; answers whose letters went.
+/// Writes letters and makes room for them. Answers whose letters were dropped.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -203,7 +202,7 @@ pub async fn keep(pool: &Pool, letters: &[Letter], room: Room) -> anyhow::Result
     Ok(dropped)
 }
 
-/// A transaction that adds or deletes letters: one at a time.
+/// Begins a transaction that adds or deletes letters. There is one at a time.
 async fn take_turns(client: &mut Client) -> anyhow::Result<Transaction<'_>> {
     let transaction = client.transaction().await?;
     transaction
@@ -214,12 +213,12 @@ async fn take_turns(client: &mut Client) -> anyhow::Result<Transaction<'_>> {
     Ok(transaction)
 }
 
-/// Answers who has got some, and what each of them has now, in bytes.
+/// Inserts letters. Answers each owner that got some, and its bytes now.
 async fn insert(
     transaction: &Transaction<'_>,
     letters: &[Letter],
 ) -> anyhow::Result<Vec<(String, i64)>> {
-    // A letter that is there already was written by a COMMIT whose answer was lost.
+    // A letter that exists already was written by a COMMIT whose answer was lost.
     const INSERT: &str = "-- keep_dead_letters\n\
         WITH kept AS ( \
             INSERT INTO dead_letters (id, queue, reason, exchange, routing_key, tenant, message_id, \
@@ -278,8 +277,8 @@ async fn insert(
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// The owner who has most, and how much of that is too much: if that isn't enough,
-/// another has most then.
+/// The owner with the most bytes, and how many of them are to be dropped. If those aren't
+/// enough, another owner has the most afterwards.
 async fn too_much(
     transaction: &Transaction<'_>,
     room: Room,
@@ -297,7 +296,7 @@ async fn too_much(
         .filter(|(_, excess)| *excess > 0))
 }
 
-/// Deletes an owner's oldest until `excess` bytes are free.
+/// Deletes an owner's oldest letters until `excess` bytes are free.
 async fn drop_oldest(
     transaction: &Transaction<'_>,
     owner: &str,
@@ -325,7 +324,7 @@ async fn drop_oldest(
     })
 }
 
-/// Deletes the letters that `which` selects; answers what went.
+/// Deletes the letters that `which` selects. Answers how many, and their bytes.
 async fn remove(
     transaction: &Transaction<'_>,
     name: &str,
@@ -352,7 +351,7 @@ async fn remove(
     })
 }
 
-/// A page, newest first. Reads at most all of them, of which there is a bound.
+/// A page, newest first. In the worst case it reads the whole table, which is bounded.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -407,7 +406,7 @@ pub async fn list(
         .collect()
 }
 
-/// One, whole.
+/// One letter with its whole body.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -424,7 +423,7 @@ pub async fn find(client: &Client, id: DeadLetterId) -> anyhow::Result<Option<Le
     row.as_ref().map(letter).transpose()
 }
 
-/// The newest.
+/// The id of the newest letter.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -438,8 +437,8 @@ pub async fn newest(client: &Client) -> anyhow::Result<Option<DeadLetterId>> {
     Ok(row.map(|row| row.get(0)))
 }
 
-/// The next ones after `after`, up to `last`, whole, oldest first: the order in
-/// which they are replayed. As many as fit into `bytes`, and at least one.
+/// The next letters with their bodies, from `after` up to `last`, oldest first, which is the
+/// order of replaying. As many as fit into `bytes`, and at least one.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -521,7 +520,7 @@ fn properties(row: &Row) -> anyhow::Result<BasicProperties> {
     rmp_serde::from_slice(row.get("properties")).context("reading AMQP properties")
 }
 
-/// Deletes them; answers how many there were.
+/// Deletes these letters. Answers how many there were.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -532,7 +531,7 @@ pub async fn delete(client: &mut Client, ids: &[DeadLetterId]) -> anyhow::Result
     Ok(gone.letters)
 }
 
-/// Deletes those that match, oldest first; answers how many there were.
+/// Deletes letters that match, oldest first. Answers how many there were.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -553,7 +552,7 @@ pub async fn discard(
     Ok(gone.letters)
 }
 
-/// Deletes those that were taken before `until`, part by part.
+/// Deletes letters that were taken before `until`, some at a time.
 ///
 /// # Errors
 /// If PostgreSQL fails.

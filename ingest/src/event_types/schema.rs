@@ -34,21 +34,21 @@ pub use weight::{MAX_COMPILED, MAX_DEPTH, MAX_PATHS, MAX_PATTERNS, MAX_WEIGHT, S
 
 /// The largest schema, in bytes of JSON.
 pub const MAX_SCHEMA: usize = 32 * 1024;
-/// How many steps it may take to check an event: looks at a value or at four
-/// bytes of text. Measured with 5 to 40 ns a step, 10 to 80 ms.
+/// The most steps to check an event. A step is a look at a value or at four bytes of text;
+/// it was measured as 5 to 40 ns, so a check takes at most 10 to 80 ms.
 pub const MAX_STEPS: u64 = 2_000_000;
-/// How many steps it may take to find the words for what isn't right.
+/// The most steps to find the place and the words of a violation.
 const MAX_WORD_STEPS: u64 = 500_000;
-/// What an error of the validator's takes, in bytes, besides its two paths.
+/// The bytes of one of the validator's errors, besides its two paths.
 const BYTES_AN_ERROR: usize = 1_024;
-/// A check of at most so many steps, of data of so many bytes, takes a fraction of
-/// a millisecond.
+/// A check of at most so many steps, of at most so many bytes of data, takes a fraction of a
+/// millisecond.
 const QUICK_STEPS: u64 = 20_000;
 const QUICK_DATA: usize = 32 * 1024;
-/// How much of the validator's words is repeated, in characters.
+/// The most characters of the validator's message that are repeated.
 const MAX_WORDS: usize = 300;
 
-/// A schema that can be used.
+/// A compiled schema.
 pub struct Schema {
     validator: Validator<Counted>,
     /// The longest path to a part of it, in bytes.
@@ -58,7 +58,7 @@ pub struct Schema {
     memory: usize,
 }
 
-/// Where data isn't what its schema says. Repeats no value of the data.
+/// Where data violates its schema. Repeats no value of the data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// Where in the data, as a JSON Pointer; empty for the data itself.
@@ -77,28 +77,28 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Why data can't be taken for what its schema says.
+/// Why data doesn't count as conforming to its schema.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Flaw {
-    /// It isn't.
+    /// It violates the schema.
     #[error("{0}")]
     Violation(Violation),
-    /// Nobody knows: the check was abandoned.
+    /// The check was abandoned, so nobody knows.
     #[error("is too costly to check: it takes more than {MAX_STEPS} steps")]
     TooCostly,
 }
 
-/// What a budget was too small for.
+/// The question for which the budget was too small.
 enum Unfinished {
     YesOrNo,
     Words,
 }
 
 impl Schema {
-    /// From its text.
+    /// Compiles a schema.
     ///
     /// # Errors
-    /// Says where it is none, or over a bound.
+    /// Says where it is invalid, or over a bound.
     pub fn read(text: &str) -> Result<Self, SchemaError> {
         let error = |reason: String| SchemaError {
             at: String::new(),
@@ -126,12 +126,12 @@ impl Schema {
             .with_keyword("multipleOf", |_, divisor, _| {
                 Ok(Box::new(MultipleOf::new(divisor)?))
             })
-            // Drafts 4 to 7 parse text that says that it is JSON: that has no budget.
+            // Drafts 4 to 7 parse text with this media type, without a budget.
             .without_content_media_type_support("application/json")
             .build(&schema)
             .map_err(|error| SchemaError {
                 at: match error.instance_path().as_str() {
-                    // A keyword of our own doesn't know its place.
+                    // Our own keywords don't know their place in the schema.
                     "" => weight.place_of_bad_pattern(),
                     at => at.to_owned(),
                 },
@@ -145,15 +145,15 @@ impl Schema {
         })
     }
 
-    /// About how much memory it takes, in bytes: rather too much than too little.
+    /// About how much memory it takes, in bytes, rounded up.
     pub fn memory(&self) -> usize {
         self.memory
     }
 
-    /// Whether an event's data, JSON text, is what the schema says.
+    /// Checks an event's data, JSON text.
     ///
     /// # Errors
-    /// Says where it first isn't, or that nobody can tell.
+    /// The first violation, or that the check is too costly.
     pub fn check(&self, data: &str) -> Result<(), Flaw> {
         match self.check_within(data, MAX_STEPS, MAX_WORD_STEPS) {
             Err(Unfinished::YesOrNo) => Err(Flaw::TooCostly),
@@ -165,7 +165,7 @@ impl Schema {
         }
     }
 
-    /// The same answer, if that takes a fraction of a millisecond.
+    /// The same answer, if it takes a fraction of a millisecond.
     pub fn check_quickly(&self, data: &str) -> Option<Result<(), Flaw>> {
         if data.len() > QUICK_DATA {
             return None;
@@ -200,7 +200,7 @@ impl Schema {
         let words = within(word_steps, costs, || self.words(&data));
         match words.map_err(|Exhausted| Unfinished::Words)? {
             Some(violation) => Ok(Err(Flaw::Violation(violation))),
-            // Not reached: what isn't valid has an error.
+            // Not reached: invalid data has an error.
             None => Err(Unfinished::Words),
         }
     }

@@ -20,22 +20,22 @@ use crate::timestamp::Timestamp;
 /// The most event types of a tenant.
 pub const MAX_EVENT_TYPES: i64 = 1_000;
 
-/// One type, as it is to be.
+/// An event type to be stored.
 #[derive(Debug, Clone)]
 pub struct Entry {
     /// `order.created`
     pub name: EventType,
     /// A text for people.
     pub description: String,
-    /// What its data may look like, JSON text.
+    /// An example of its data, JSON text.
     pub example: Option<String>,
-    /// What its data must look like, a JSON Schema's text.
+    /// A JSON Schema for its data, JSON text.
     pub schema: Option<String>,
     /// Whether new webhooks may no longer subscribe to it.
     pub archived: bool,
 }
 
-/// One type, as it is shown.
+/// An event type as the API shows it.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = EventType)]
 pub struct EventTypeView {
@@ -51,7 +51,7 @@ pub struct EventTypeView {
     pub schema: Option<Box<RawValue>>,
     /// Whether new webhooks may no longer subscribe to it.
     pub archived: bool,
-    /// When it was first put in.
+    /// When it was created.
     pub created_at: Timestamp,
     /// When it was last changed.
     pub updated_at: Timestamp,
@@ -59,8 +59,8 @@ pub struct EventTypeView {
 
 impl From<&Row> for EventTypeView {
     fn from(row: &Row) -> Self {
-        // What is stored was JSON when it was saved; of a row made by hand that
-        // isn't, nothing is shown.
+        // Stored text was JSON when it was saved. If a hand-made row has other text, it isn't
+        // shown.
         let json = |column: &str| {
             row.get::<_, Option<String>>(column)
                 .and_then(|text| RawValue::from_string(text).ok())
@@ -100,12 +100,11 @@ impl fmt::Display for Saved {
     }
 }
 
-/// Puts types in, in the place of those by the same names. With `alone`, all
-/// others go.
+/// Creates or replaces these types. With `alone`, all other types of the tenant are deleted.
 ///
 /// # Errors
 /// If there is no such tenant, there would be too many, or PostgreSQL fails.
-/// Whoever commits all the same breaks the bound.
+/// The transaction must be rolled back then.
 pub async fn save(
     transaction: &Transaction<'_>,
     tenant: &Tenant,
@@ -132,8 +131,8 @@ pub async fn save(
     })
 }
 
-/// Holds the tenant's row until the transaction ends, and gives it its next
-/// revision. Whether there is such a tenant.
+/// Locks the tenant's row until the transaction ends, and gives it the next revision. Answers
+/// whether there is such a tenant.
 async fn touch(
     transaction: &Transaction<'_>,
     tenant: &Tenant,
@@ -144,7 +143,7 @@ async fn touch(
     Ok(transaction.execute(&statement, &[tenant]).await? == 1)
 }
 
-/// How many were new, and how many changed; one that is the same isn't written.
+/// Writes the types that are new or differ. Answers how many were new, and how many changed.
 async fn put(
     transaction: &Transaction<'_>,
     tenant: &Tenant,
@@ -210,7 +209,7 @@ async fn count(
     Ok(transaction.query_one(&statement, &[tenant]).await?.get(0))
 }
 
-/// Takes a type out. Whether it was there.
+/// Deletes a type. Answers whether there was one.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -274,8 +273,7 @@ pub async fn find(
     Ok(row.as_ref().map(EventTypeView::from))
 }
 
-/// What data of this type may look like, as the tenant's catalogue says: JSON
-/// text, for test deliveries.
+/// The catalogue's example of this type, JSON text, for test deliveries.
 ///
 /// # Errors
 /// If PostgreSQL fails.

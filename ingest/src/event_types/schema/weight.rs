@@ -13,20 +13,20 @@ use crate::event_types::patterns::{self, MAX_PATTERN, Pattern};
 
 /// The deepest that a schema may nest, references followed.
 pub const MAX_DEPTH: usize = 64;
-/// How many values a schema may consist of, references followed.
+/// The most values of a schema, references followed.
 pub const MAX_WEIGHT: usize = 5_000;
-/// How many patterns a schema may have, equal ones counted once: they are compiled once.
+/// The most different patterns of a schema. Equal ones are compiled once.
 pub const MAX_PATTERNS: usize = 200;
-/// What they may compile to together, in bytes.
+/// The most bytes that the patterns may compile to together.
 pub const MAX_COMPILED: usize = 1024 * 1024;
-/// How many bytes the paths of a schema's parts may have together, references followed:
-/// every part knows its own.
+/// The most bytes of the paths of all parts together, references followed: the validator
+/// keeps each part's path.
 pub const MAX_PATHS: usize = 4 * 1024 * 1024;
-/// About what the validator keeps for a value of a schema, in bytes, besides its path.
+/// About how many bytes the validator keeps for a value of a schema, besides its path.
 const BYTES_A_VALUE: usize = 512;
-/// The sets of states that the engine makes of a pattern.
+/// How many sets of states the engine makes of a pattern.
 const SETS_A_PATTERN: usize = 3;
-/// Keywords whose members are schemas by names of the tenant's own.
+/// Keywords whose members are schemas under names that the tenant chooses.
 const NAMED: [&str; 5] = [
     "properties",
     "patternProperties",
@@ -37,7 +37,7 @@ const NAMED: [&str; 5] = [
 /// Keywords whose values are data, not schemas.
 const DATA: [&str; 5] = ["const", "enum", "default", "examples", "example"];
 
-/// Why some JSON is no schema that can be used.
+/// Why a schema can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("schema{}{at}: {reason}", if at.is_empty() { "" } else { " at " })]
 pub struct SchemaError {
@@ -46,16 +46,16 @@ pub struct SchemaError {
     pub reason: String,
 }
 
-/// Walks a schema as validating does: through its references.
+/// The sums of a walk through a schema and its references.
 pub(super) struct Weight<'s> {
     root: &'s Value,
-    /// From the root to where it stands, each reference's target included.
+    /// The values from the root to the current one, references' targets included.
     open: Vec<&'s Value>,
     weight: usize,
     pub(super) longest_path: usize,
     /// The bytes of all paths.
     paths: usize,
-    /// Each, and whether members' names are meant, with a place where it is.
+    /// Each pattern, with whether it is for members' names, and a place where it stands.
     pub(super) patterns: HashMap<(&'s str, bool), String>,
     /// What those compile to, in bytes.
     compiled: usize,
@@ -82,7 +82,7 @@ impl<'s> Weight<'s> {
             return Ok(());
         };
         new.insert(at.to_owned());
-        // One that is none, or too large by itself, is refused by the validator.
+        // The validator refuses invalid patterns, and ones that are too large by themselves.
         self.compiled += patterns::compiled_size(pattern).unwrap_or(0);
         let refuse = |reason| {
             Err(SchemaError {
@@ -212,7 +212,7 @@ impl<'s> Weight<'s> {
         self.schema(target, at)
     }
 
-    /// Looks at what is at `place` below.
+    /// Walks on to the value at `place` below.
     fn below(
         &mut self,
         value: &'s Value,
