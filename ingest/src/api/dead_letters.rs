@@ -36,9 +36,9 @@ use crate::timestamp::Timestamp;
 
 /// The most messages that one request replays or discards.
 const AT_MOST: i64 = 1_000;
-/// How many are in memory at a time while they are replayed.
+/// The most dead letters in memory at a time while they are replayed.
 const AT_ONCE: i64 = 50;
-/// What these have in all, in bytes, unless one alone has more.
+/// The most bytes of these together, unless one alone has more.
 const BYTES_AT_ONCE: i64 = 4 * 1024 * 1024;
 
 /// `/api/v1/admin/dead-letters…`
@@ -68,7 +68,7 @@ struct Which {
     cursor: Option<String>,
 }
 
-/// Which dead letters are replayed: at least one member must be there.
+/// The dead letters to replay or discard: at least one member is required.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = DeadLetterSelection)]
 #[serde(deny_unknown_fields)]
@@ -107,7 +107,7 @@ impl Selection {
         })
     }
 
-    /// The filter of a request that must not mean everything by mistake.
+    /// The filter of a request that must not select everything by mistake.
     fn narrow(self) -> Result<LetterFilter> {
         if self.reason.is_none() && self.tenant.is_none() && self.queue.is_none() {
             return Err(Problem::field(
@@ -119,24 +119,24 @@ impl Selection {
     }
 }
 
-/// A message that was refused.
+/// A dead letter: a message that was refused or unroutable.
 #[derive(Serialize, ToSchema)]
 struct DeadLetter {
     id: DeadLetterId,
-    /// `parking`: refused, or given up on. `unrouted`: no queue is bound for it.
+    /// `parking`: it was refused, or given up on. `unrouted`: no queue was bound for it.
     #[schema(example = "parking")]
     queue: String,
-    /// Why it is here.
+    /// Why it was refused.
     #[schema(example = "tenant `acme` does not exist")]
     reason: String,
     /// When it was taken from its queue.
     parked_at: Timestamp,
-    /// Where it was published to.
+    /// The exchange that it was published to.
     #[schema(example = "posthorn.events")]
     exchange: String,
     #[schema(example = "acme.order.created")]
     routing_key: String,
-    /// Whose event it was to be; there may be no such tenant.
+    /// The tenant that it was meant for, which may not exist.
     #[schema(required)]
     tenant: Option<String>,
     #[schema(required)]
@@ -145,18 +145,18 @@ struct DeadLetter {
     content_type: Option<String>,
     /// Its AMQP headers.
     headers: Map<String, Value>,
-    /// What the AMQP client can't read of it; `null` for most messages.
+    /// The part that the AMQP client can't read; `null` for most messages.
     #[schema(required)]
     unreadable: Option<Raw>,
-    /// In bytes, as it was published.
+    /// The size of the body as it was published, in bytes.
     size: u32,
-    /// Whether only its beginning was kept, because no event may be that large. Then
-    /// it can't be replayed.
+    /// Whether only the beginning of the body was kept, because no event may be that large.
+    /// Then it can't be replayed.
     truncated: bool,
-    /// Of the whole body, in hex, if it was truncated.
+    /// The SHA-256 of the whole body, in hexadecimal, if it was truncated.
     #[schema(required)]
     sha256: Option<String>,
-    /// The first 1,024 bytes of it, as text.
+    /// The first 1,024 bytes of the body, as text.
     body_excerpt: String,
 }
 

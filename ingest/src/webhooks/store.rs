@@ -21,11 +21,11 @@ use crate::webhooks::form::{CheckedWebhook, Signing, check_metadata};
 
 type Result<T> = std::result::Result<T, Unsaved>;
 
-/// The most that all of a webhook's definition may have, in bytes as it is stored.
+/// The most bytes of a webhook's whole definition, as it is stored.
 const MAX_DEFINITION: i32 = 64 * 1024;
 
-/// The parts of a definition whose size its owner chooses, as the API names them.
-/// Returned by the statements that write them.
+/// The sizes of the members that a definition consists of, under the API's names. The
+/// statements that write a definition return them.
 const SIZES: &str = "octet_length(url) AS url, octet_length(description) AS description, \
     octet_length(array_to_string(patterns, ' ')) AS events, \
     coalesce(octet_length(filter::text), 0) AS filters, \
@@ -33,27 +33,27 @@ const SIZES: &str = "octet_length(url) AS url, octet_length(description) AS desc
     coalesce(octet_length(retry::text), 0) AS retry_policy, \
     octet_length(metadata::text) AS metadata";
 
-/// What rows are written with: the same for all of a process's.
+/// What rows are written with.
 #[derive(Clone, Copy)]
 pub struct Writing<'a> {
     pub keys: &'a Keyring,
-    /// What webhooks may look like.
+    /// The dialects that webhooks may choose.
     pub dialects: &'a Dialects,
 }
 
-/// A webhook that was just made.
+/// A webhook that was just created.
 pub struct Made {
     /// The id.
     pub id: WebhookId,
-    /// To be shown once, or never.
+    /// Its secret: to be shown now, or never.
     pub secret: Secret,
 }
 
-/// Makes a webhook. `key` is what a file calls it.
+/// Creates a webhook. `key` is its name in the file that declares it.
 ///
 /// # Errors
-/// If something that it needs is missing, the tenant has no room for it, or it
-/// is for event types that its strict tenant doesn't have.
+/// If a required member is missing, the tenant has as many webhooks as it may, or it is strict
+/// and none of its event types match.
 pub async fn create(
     transaction: &Transaction<'_>,
     writing: Writing<'_>,
@@ -125,8 +125,8 @@ pub async fn create(
     Ok(Made { id, secret })
 }
 
-/// Changes what the form says, if the webhook is still of the `expected`
-/// revision. Whether it is.
+/// Changes the members that the form has, if the webhook still has the `expected` revision.
+/// Answers whether it does.
 ///
 /// # Errors
 /// If there is no such webhook, or the change is not within its tenant's bounds.
@@ -139,7 +139,7 @@ pub async fn update(
     form: CheckedWebhook,
 ) -> Result<bool> {
     let before = lock_webhook(transaction, tenant, id).await?;
-    // A webhook from before there was a bound can still be switched off.
+    // A webhook that is older than the bound can still be switched off.
     let has_size = form.has_size();
     if let Some(events) = &form.events
         && !form.operational.unwrap_or(before.operational)
@@ -222,8 +222,8 @@ pub async fn update(
     Ok(changed.is_some())
 }
 
-/// Deletes a webhook, if it is still of the `expected` revision: all that its log
-/// doesn't need is forgotten, its log stays. Whether it is.
+/// Deletes a webhook, if it still has the `expected` revision. Its log stays, and of its row
+/// what the log needs. Answers whether it was deleted.
 ///
 /// # Errors
 /// If there is no such webhook.
@@ -271,7 +271,7 @@ fn check_sizes(row: &Row) -> Result<()> {
     }
 }
 
-/// What a change builds on.
+/// The members of the stored webhook that a change depends on.
 struct Before {
     operational: bool,
     dialect: Option<String>,
@@ -299,14 +299,14 @@ async fn lock_webhook(
         dialect: row.get("dialect"),
         metadata: match row.get("metadata") {
             Value::Object(metadata) => metadata,
-            // Only a row made by hand has another.
+            // Only a hand-made row has other JSON.
             _ => Map::new(),
         },
     })
 }
 
-/// Refuses if the tenant has as many webhooks as it may. Holds the tenant's row,
-/// so that two requests at a time don't both find the last place free.
+/// Refuses if the tenant has as many webhooks as it may. Locks the tenant's row, so that two
+/// requests at a time don't both create the last one.
 async fn check_room(transaction: &Transaction<'_>, tenant: &Tenant) -> Result<()> {
     let statement = transaction
         .prepare_cached(
@@ -342,7 +342,7 @@ async fn check_offered(
         .await?;
     let offered = transaction.query(&statement, &[tenant]).await?;
     if offered.is_empty() {
-        // A strict tenant has a row, even without types.
+        // A strict tenant has a row even without types, so this one isn't strict.
         return Ok(());
     }
     let offered: Vec<_> = offered
@@ -361,10 +361,10 @@ async fn check_offered(
     }
 }
 
-/// The first of these patterns that would never see an event of these types.
+/// The first of these patterns that matches none of these types.
 fn useless<'p>(offered: &[&str], patterns: &'p [String]) -> Option<&'p str> {
     let useful = |pattern: &&String| {
-        // What isn't a pattern has been refused for that.
+        // Invalid patterns were refused before.
         pattern
             .parse::<Pattern>()
             .is_ok_and(|pattern| offered.iter().any(|name| pattern.listens_to(name)))
@@ -382,7 +382,7 @@ async fn tenants_dialect(transaction: &Transaction<'_>, tenant: &Tenant) -> Resu
     Ok(transaction.query_one(&statement, &[tenant]).await?.get(0))
 }
 
-/// Refuses a key that the dialect has no place for.
+/// Refuses a key in a dialect that can't send its signature.
 fn check_takes_keys(dialects: &Dialects, name: &str) -> Result<()> {
     match dialects.get(name) {
         Some(dialect) if dialect.takes_signing_keys() => Ok(()),
@@ -413,13 +413,13 @@ impl RateColumns {
     }
 }
 
-/// A secret as its column has it.
+/// A sealed secret, for its column.
 pub fn seal_secret(keys: &Keyring, id: WebhookId, secret: &Secret) -> Vec<u8> {
     let context = seal_context(id, "secret");
     keys.seal(&context, secret.expose().as_bytes())
 }
 
-/// A signing key as its column has it.
+/// A sealed signing key, for its column.
 pub fn seal_key(keys: &Keyring, id: WebhookId, key: &SigningKey) -> Vec<u8> {
     let context = seal_context(id, "signing key");
     keys.seal(&context, key.expose().expose_secret().as_bytes())

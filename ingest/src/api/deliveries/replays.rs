@@ -26,15 +26,15 @@ use crate::form::{OneOrMany, one_or_many};
 use crate::restart::FINISHED;
 use crate::timestamp::Timestamp;
 
-/// Deliveries a second, unless the request says otherwise.
+/// Deliveries per second by default.
 const RATE: i32 = 10;
-/// The most deliveries a second.
+/// The most deliveries per second.
 const MAX_RATE: i32 = 1_000;
 /// The most event types in a request.
 const MAX_TYPES: usize = 100;
-/// How far it is counted what a replay is up to.
+/// How far the deliveries of a replay are counted.
 const COUNTED: i64 = 100_000;
-/// How many of a webhook's replays are listed.
+/// The most replays that are listed.
 const LISTED: i64 = 100;
 
 /// `/api/v1/webhooks/{id}/replay…`
@@ -52,25 +52,25 @@ pub fn of_webhook() -> OpenApiRouter<Shared> {
 struct NewReplay {
     /// Only of events that were accepted at this time or later.
     since: Timestamp,
-    /// Of events accepted before this moment; now, unless set.
+    /// Only of events that were accepted before this time; by default now.
     #[schema(nullable = false)]
     until: Option<Timestamp>,
-    /// `failed`, `expired`, `cancelled` or `delivered`, or a list of them;
-    /// `failed`, unless set.
+    /// `failed`, `expired`, `cancelled` or `delivered`, or a list of them; `failed` by
+    /// default.
     #[serde(default, deserialize_with = "one_or_many")]
     #[schema(value_type = OneOrMany, required = false, example = json!(["failed", "expired"]))]
     status: Option<Vec<String>>,
-    /// Only of these event types, at most 100; all, unless set.
+    /// Only of these event types, at most 100; all by default.
     #[serde(default, alias = "event_type", deserialize_with = "one_or_many")]
     #[schema(
         value_type = OneOrMany, required = false, example = json!(["order.created"]),
         extensions(("x-also" = json!(["event_type"])))
     )]
     event_types: Option<Vec<String>>,
-    /// Only count them.
+    /// Whether to count the deliveries only.
     #[serde(default)]
     dry_run: bool,
-    /// Deliveries a second.
+    /// The rate, in deliveries per second.
     #[schema(minimum = 1, maximum = 1000, default = 10, nullable = false)]
     rate: Option<i32>,
 }
@@ -86,7 +86,7 @@ struct DryRun {
     counted: bool,
 }
 
-/// Deliveries of a webhook that begin again one after the other.
+/// A replay: deliveries of a webhook that begin again, at a rate.
 #[derive(Serialize, ToSchema)]
 struct Replay {
     id: ReplayId,
@@ -103,13 +103,13 @@ struct Replay {
     /// Their event types; `null`: all.
     #[schema(required)]
     event_types: Option<Vec<String>>,
-    /// Deliveries a second.
+    /// The rate, in deliveries per second.
     rate: i32,
-    /// How many deliveries there were to begin again when it was asked for.
+    /// The number of deliveries to begin again, counted when the replay was created.
     matching: i64,
     /// Whether all were counted: counting stops at 100,000 deliveries.
     counted: bool,
-    /// How many have begun again.
+    /// The number of deliveries that have begun again.
     replayed: i64,
     created_at: Timestamp,
     #[schema(required)]
@@ -122,7 +122,7 @@ struct Replays {
     replays: Vec<Replay>,
 }
 
-/// What is asked for, within bounds.
+/// A request for a replay, checked.
 struct Checked {
     since: OffsetDateTime,
     until: OffsetDateTime,
@@ -225,7 +225,7 @@ async fn create(
     Ok((StatusCode::ACCEPTED, Json(replay)).into_response())
 }
 
-/// How many there are, and whether all were looked at.
+/// Counts the deliveries. Answers how many there are, and whether all were counted.
 async fn count_matching(api: &Api, webhook: WebhookId, wanted: &Checked) -> Result<(i64, bool)> {
     let client = api.pool.get().await?;
     let statement = client
@@ -340,7 +340,7 @@ async fn show(
 
 /// Cancel a replay
 ///
-/// What has begun again stays so. One that has ended stays as it is.
+/// Deliveries that have begun again continue. A replay that has ended stays as it is.
 #[utoipa::path(
     post, path = "/{id}/replays/{replay_id}/cancel", operation_id = "cancel_replay", tag = "deliveries",
     security(("token" = ["manager"])),

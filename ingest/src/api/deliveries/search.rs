@@ -30,10 +30,10 @@ const BUDGET: usize = 5_000;
 
 /// How far the clocks of replicas may be apart.
 const CLOCKS: Duration = Duration::from_secs(600);
-/// How many are looked at first where few of them may be wanted.
+/// How many deliveries are read first if few of them may pass the filters.
 const FIRST: usize = 500;
 
-/// The states of `deliveries`, as they are asked for.
+/// The states that can be searched for.
 pub const STATES: [&str; 6] = [
     "queued",
     "retrying",
@@ -42,7 +42,7 @@ pub const STATES: [&str; 6] = [
     "expired",
     "cancelled",
 ];
-/// Those that `deliveries_in_trouble` is an index on.
+/// The states that the index `deliveries_in_trouble` contains.
 const IN_TROUBLE: [&str; 4] = ["retrying", "failed", "expired", "cancelled"];
 
 /// Which deliveries to list.
@@ -64,7 +64,7 @@ pub struct DeliveryQuery {
     /// The HTTP status that the last attempt was answered with.
     #[param(minimum = 100, maximum = 599)]
     response_code: Option<i16>,
-    /// Of this event.
+    /// Only of this event.
     #[param(value_type = Option<EventId>)]
     event_id: Option<String>,
     /// The most entries of the page.
@@ -80,9 +80,9 @@ pub struct Search {
     event_type: Option<EventType>,
     response_code: Option<i16>,
     event: Option<EventId>,
-    /// From this id on.
+    /// Ids from this one on.
     from: Uuid,
-    /// Up to, but without, this one.
+    /// Ids before this one.
     to: Uuid,
     limit: i64,
 }
@@ -120,7 +120,7 @@ impl DeliveryQuery {
         };
         let until = self.until.map(|Timestamp(at)| first_uuid_at(at));
         let before = page.after::<DeliveryId>()?.map(DeliveryId::uuid);
-        // The days to come have partitions, and planning costs more than looking.
+        // Future days have partitions, too, and planning with them costs more than reading.
         let to_come = first_uuid_at(clock::now() + CLOCKS);
         Ok(Search {
             states: self.status.as_deref().map(states).transpose()?,
@@ -152,7 +152,7 @@ fn states(text: &str) -> Result<Vec<&'static str>> {
         .collect()
 }
 
-/// Finds a page of what went to these webhooks.
+/// Finds a page of these webhooks' deliveries.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -168,8 +168,8 @@ pub async fn search(
     list_deliveries(client, webhooks, search).await
 }
 
-/// To be followed by a `FROM` item `d` of deliveries. A subquery with a limit is
-/// looked up for each row, whatever a planner thinks of a fresh partition.
+/// Joins the event and the last attempt to deliveries `d`. A subquery with a limit is looked up
+/// row by row, whatever the planner assumes about a fresh partition.
 pub const WITH_ITS_EVENT: &str = "\
     CROSS JOIN LATERAL (SELECT * FROM events WHERE uid = d.event_uid LIMIT 1) e \
     LEFT JOIN LATERAL (SELECT * FROM attempts \
@@ -208,8 +208,8 @@ async fn list_deliveries(
     })
 }
 
-/// The next deliveries of some webhooks: how many were seen, the last of them,
-/// and those among them that pass what no index is on.
+/// Reads the next deliveries of some webhooks. Answers how many were read, the last of them,
+/// and the ids of those that pass the filters that no index covers.
 async fn look_at_deliveries(
     client: &Client,
     look: &Look,
@@ -337,7 +337,7 @@ async fn deliveries_of_event(
     Ok(Found { rows, next })
 }
 
-/// Drops what is over the limit; the last that is left, if something was.
+/// Drops rows over the limit. Answers the last id that is left, if any was dropped.
 fn cut(rows: &mut Vec<Row>, limit: i64) -> Option<DeliveryId> {
     let has_more = rows.len() > limit as usize;
     rows.truncate(limit as usize);

@@ -32,7 +32,7 @@ pub fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new().routes(routes!(show))
 }
 
-/// Which pages of an event's lists to show.
+/// The pages of an event's lists.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct Pages {
@@ -50,16 +50,16 @@ struct Pages {
 struct EventDetail {
     #[serde(flatten)]
     event: EventView,
-    /// As it was published.
+    /// The data as it was published.
     #[schema(value_type = serde_json::Value)]
     data: Box<RawValue>,
-    /// CloudEvents attributes besides.
+    /// Its other CloudEvents attributes.
     #[schema(required, value_type = Option<Object>)]
     attributes: Option<Value>,
     deliveries: Vec<Delivery>,
     #[schema(required)]
     next_deliveries_cursor: Option<DeliveryId>,
-    /// What it is to every webhook of the tenant, as each is now.
+    /// For each webhook of the tenant, as it is now: whether it gets the event, and why not.
     matching: Vec<Matching>,
     #[schema(required)]
     next_matching_cursor: Option<WebhookId>,
@@ -74,9 +74,9 @@ struct Delivery {
     /// `queued`, `retrying`, `delivered`, `failed`, `expired` or `cancelled`.
     #[schema(example = "delivered")]
     status: String,
-    /// How many were made.
+    /// The number of attempts.
     attempts: i16,
-    /// Of the last attempt.
+    /// The HTTP status that the last attempt was answered with.
     #[schema(required, example = 200)]
     response_code: Option<i16>,
     /// Why the last attempt received no answer.
@@ -103,14 +103,14 @@ impl From<&Row> for Delivery {
     }
 }
 
-/// What the event is to one webhook.
+/// Whether one webhook gets the event, and why not.
 #[derive(Serialize, ToSchema)]
 struct Matching {
     webhook_id: WebhookId,
-    /// `active`; `paused`: it gets it later; `inactive` or `disabled`: it gets nothing.
+    /// `active`; `paused`: it gets the event later; `inactive` or `disabled`: it gets nothing.
     #[schema(example = "active")]
     webhook_status: String,
-    /// The webhook was changed after the event: it may have been another then.
+    /// Whether the webhook was changed after the event, so that the answer may have been different.
     changed_since: bool,
     #[serde(flatten)]
     explanation: Explanation,
@@ -118,8 +118,8 @@ struct Matching {
 
 /// Show an event
 ///
-/// With its deliveries, and with what it is to every webhook of the tenant, as
-/// the webhook is now: which clause of its filter says no.
+/// With its deliveries. For each webhook of the tenant, as it is now, the answer says
+/// whether it gets the event, and which clause of its filter refuses it.
 #[utoipa::path(
     get, path = "/{id}", operation_id = "show_event", tag = "events",
     security(("token" = ["viewer"])),
@@ -173,7 +173,7 @@ fn cursor<T: std::str::FromStr>(page: &Page, field: &'static str) -> Result<Opti
         .map_err(|_| Problem::field(field, "is not a cursor"))
 }
 
-/// Shortens a page that was read with one row too many; answers its last row if
+/// Shortens a page that was read with one row more than its limit. Answers its last row if
 /// there are more.
 fn cut(rows: &mut Vec<Row>, limit: i64) -> Option<&Row> {
     let more = rows.len() > limit as usize;
@@ -181,9 +181,9 @@ fn cut(rows: &mut Vec<Row>, limit: i64) -> Option<&Row> {
     rows.last().filter(|_| more)
 }
 
-/// The newest of this id: it is taken anew after a day. The inner query has at
-/// most one row a day; `OFFSET 0` keeps it from being planned as a walk through
-/// all events in the order of the outer one.
+/// Finds the newest event of this id: an id may be used again after a day. The inner query has
+/// at most one row a day; `OFFSET 0` keeps the planner from walking through all events in the
+/// order of the outer one.
 pub(super) async fn find_event(api: &Api, tenant: &Tenant, id: &EventId) -> Result<Option<Row>> {
     let client = api.pool.get().await?;
     let statement = client
@@ -243,8 +243,8 @@ fn too_costly(event: &Row) -> HashSet<WebhookId> {
     ids.filter_map(|id| id.as_str()?.parse().ok()).collect()
 }
 
-/// Asks an index of just these webhooks, also of those that aren't active and
-/// so not in the one that events are matched by.
+/// Asks an index of just these webhooks. The one that events are matched against lacks webhooks
+/// that aren't active.
 fn explain(
     tenant: &Tenant,
     event: &EventView,
@@ -261,7 +261,7 @@ fn explain(
             .get::<_, Option<Value>>("filter")
             .map(|filter| Filter::parse(&filter))
             .transpose();
-        // Both were checked when they were saved; a hand-made row is not shown.
+        // Both were checked when they were saved. An invalid hand-made row is not shown.
         if let (Ok(patterns), Ok(filter)) = (patterns.collect(), filter) {
             index.upsert(id, tenant.as_str(), patterns, filter, row);
         }

@@ -21,10 +21,10 @@ use crate::api::http::request::{Page, Parameters};
 use crate::api::state::{Api, Shared};
 use crate::timestamp::Timestamp;
 
-/// How many of the tenant's events a page with `type` looks at.
+/// The most events of the tenant that a page with `type` looks at.
 const LOOKED_AT: i64 = 10_000;
 
-/// `/api/v1/events`, as far as it reads.
+/// `GET /api/v1/events`
 pub fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new().routes(routes!(search))
 }
@@ -54,9 +54,9 @@ struct Search {
 #[schema(as = EventPage)]
 struct Found {
     events: Vec<EventView>,
-    /// Of the next page; `null` on the last. With `type`, a page can have fewer events than its
-    /// limit, even none, and a cursor all the same: each looks at a bounded
-    /// number of events.
+    /// The cursor of the next page; `null` on the last page. With `type`, a page may have fewer
+    /// events than its limit, or none, and still a cursor, because it looks at a bounded number
+    /// of events.
     #[schema(required)]
     next_cursor: Option<EventUid>,
 }
@@ -67,10 +67,10 @@ struct Found {
 pub(super) struct EventView {
     pub(super) id: EventId,
     pub(super) r#type: EventType,
-    /// When its producer says that it happened.
+    /// When it happened, according to its producer.
     pub(super) occurred_at: Timestamp,
     pub(super) accepted_at: Timestamp,
-    /// How many webhooks it matched: that many deliveries were made.
+    /// The number of webhooks that it matched, and of deliveries that were made.
     pub(super) matched: i32,
 }
 
@@ -148,11 +148,10 @@ fn moment(field: &'static str, text: Option<&str>) -> Result<Option<Uuid>> {
         .map_err(|_| Problem::field(field, "must be an RFC 3339 time"))
 }
 
-/// One more than the limit, if there are.
+/// One row more than the limit, if there are as many.
 ///
-/// Written so that there is only `events_by_time` to plan it with, which asks
-/// for `matched >= 0`: ordered by `uid` alone it could be a walk through all
-/// tenants' events, for one that has been quiet a long one.
+/// `matched >= 0` makes `events_by_time` the only index that fits. Ordered by `uid` alone, the
+/// query could walk through all tenants' events, and far if this tenant has been quiet.
 async fn search_events(
     api: &Api,
     tenant: &Tenant,
@@ -193,8 +192,7 @@ async fn search_events(
         .await?)
 }
 
-/// The last event of those that a search with a type looked at, if there may be
-/// others after it.
+/// The last event that a search with a type looked at, if there may be more after it.
 async fn last_looked_at(api: &Api, tenant: &Tenant, range: &Range) -> Result<Option<EventUid>> {
     let client = api.pool.get().await?;
     let statement = client

@@ -36,7 +36,7 @@ pub fn of_webhook() -> OpenApiRouter<Shared> {
     OpenApiRouter::new().routes(routes!(of_one_webhook))
 }
 
-/// What time to look at.
+/// The time window of statistics.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct StatsQuery {
@@ -61,7 +61,7 @@ enum Window {
 }
 
 impl Window {
-    /// How long it is, and each step of its series, in seconds.
+    /// The length of the window, and of each step of its series, in seconds.
     fn lengths(self) -> (i64, i64) {
         const HOUR: i64 = 3600;
         match self {
@@ -73,12 +73,12 @@ impl Window {
     }
 }
 
-/// How deliveries went. Counted when they end, so a delivery that is retried
-/// counts where it came to; one that begins again counts again. Tests don't count.
+/// Delivery statistics. A delivery counts at the time at which it ended. One that begins again
+/// counts again. Tests don't count.
 #[derive(Serialize, ToSchema)]
 struct Stats {
     window: Window,
-    /// The window's beginning: the quarter of an hour in which it began.
+    /// The beginning of the window, rounded down to a quarter of an hour.
     since: Timestamp,
     until: Timestamp,
     #[serde(flatten)]
@@ -87,53 +87,53 @@ struct Stats {
     /// `forbidden`, `redirect`, `client_error`, `server_error`.
     #[schema(example = json!({"timeout": 3, "server_error": 12}))]
     failures_by_class: BTreeMap<&'static str, i64>,
-    /// The last time that an endpoint took a delivery, whenever that was.
+    /// When a delivery last succeeded, even if that was before the window.
     #[schema(required)]
     last_delivery_at: Option<Timestamp>,
-    /// The last time that a delivery was given up, whenever that was.
+    /// When a delivery last failed for good, even if that was before the window.
     #[schema(required)]
     last_failure_at: Option<Timestamp>,
     /// The window in steps of equal length, for a chart.
     series: Vec<Step>,
 }
 
-/// A part of the window.
+/// A step of the window.
 #[derive(Serialize, ToSchema)]
 struct Step {
-    /// Its beginning.
+    /// The beginning of the step.
     at: Timestamp,
     #[serde(flatten)]
     figures: Figures,
 }
 
-/// What was counted, and what it says.
+/// The counts, and ratios of them.
 #[derive(Serialize, ToSchema)]
 struct Figures {
-    /// Deliveries that came to an end.
+    /// Deliveries that ended.
     total_deliveries: i64,
-    /// Those that the endpoint took.
+    /// Deliveries that succeeded.
     successful_deliveries: i64,
-    /// Those that were given up: `failed` and `expired`.
+    /// Deliveries that failed for good: `failed` and `expired`.
     failed_deliveries: i64,
-    /// Those whose webhook was switched off.
+    /// Deliveries whose webhook was deleted or switched off.
     cancelled_deliveries: i64,
-    /// Of those that were taken or given up, the share that was taken, from 0 to 1.
+    /// `delivered` as a share of `delivered` and `failed`, from 0 to 1.
     #[schema(required, example = 0.998)]
     success_rate: Option<f64>,
-    /// The share that was taken at the first attempt.
+    /// The share that succeeded at the first attempt.
     #[schema(required, example = 0.98)]
     first_try_success_rate: Option<f64>,
     /// Requests.
     attempts: i64,
-    /// Requests that weren't the first of their delivery.
+    /// Requests that were not the first of their delivery.
     retries: i64,
-    /// Their share.
+    /// Retries as a share of all requests.
     #[schema(required, example = 0.02)]
     retry_rate: Option<f64>,
-    /// Of attempts that were answered or timed out.
+    /// Response times of attempts that were answered or timed out.
     #[schema(required, example = 152.3)]
     average_response_time_ms: Option<f64>,
-    /// Half of them took no longer. Percentiles are within a tenth of the real ones, or so.
+    /// Half of the attempts took no longer. Percentiles are accurate to about a tenth.
     #[schema(required, example = 120.0)]
     p50_response_time_ms: Option<f64>,
     #[schema(required, example = 410.0)]
@@ -189,7 +189,7 @@ async fn stats(client: &Client, subject: Subject<'_>, window: Window) -> Result<
     let (last_delivery_at, last_failure_at) = last_times(client, &subject).await?;
 
     let mut total = Tally::default();
-    // Empty steps too: a chart has no gaps.
+    // Empty steps are listed, too, so that a chart has no gaps.
     let mut steps: BTreeMap<i64, Tally> = (floor(since, step)..=now.unix_timestamp())
         .step_by(step as usize)
         .map(|at| (at, Tally::default()))
@@ -303,11 +303,11 @@ impl Figures {
     }
 }
 
-/// How a webhook's endpoint does, by what it answered of late.
+/// The state of a webhook's endpoint, judged by its latest answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
-    /// Nothing was sent to it.
+    /// Nothing was sent to it lately.
     Unused,
     /// At most one attempt in twenty failed.
     Healthy,
@@ -317,24 +317,24 @@ pub enum Health {
     Failing,
 }
 
-/// What the list of webhooks shows of each one's deliveries.
+/// What a list of webhooks shows of each webhook's deliveries.
 #[derive(Debug, Clone, Copy)]
 pub struct Summary {
     /// The state of the endpoint.
     pub health: Health,
-    /// When the last attempt was.
+    /// When the last attempt was made.
     pub last_triggered: Option<Timestamp>,
 }
 
 impl Summary {
-    /// Of a webhook that nothing was sent to.
+    /// The summary of a webhook that nothing was sent to.
     pub const UNUSED: Self = Self {
         health: Health::Unused,
         last_triggered: None,
     };
 }
 
-/// The summaries of these webhooks; one that isn't there is [`Summary::UNUSED`].
+/// The summaries of these webhooks. A missing one is [`Summary::UNUSED`].
 ///
 /// # Errors
 /// If PostgreSQL fails.
