@@ -117,10 +117,10 @@ struct Figures {
     failed_deliveries: i64,
     /// Deliveries whose webhook was deleted or switched off.
     cancelled_deliveries: i64,
-    /// `delivered` as a share of `delivered` and `failed`, from 0 to 1.
+    /// Successful deliveries as a share of successful and failed ones, from 0 to 1.
     #[schema(required, example = 0.998)]
     success_rate: Option<f64>,
-    /// The share that succeeded at the first attempt.
+    /// The share of these that succeeded at the first attempt.
     #[schema(required, example = 0.98)]
     first_try_success_rate: Option<f64>,
     /// Requests.
@@ -130,7 +130,7 @@ struct Figures {
     /// Retries as a share of all requests.
     #[schema(required, example = 0.02)]
     retry_rate: Option<f64>,
-    /// Response times of attempts that were answered or timed out.
+    /// The mean response time of attempts that were answered or timed out.
     #[schema(required, example = 152.3)]
     average_response_time_ms: Option<f64>,
     /// Half of the attempts took no longer. Percentiles are accurate to about a tenth.
