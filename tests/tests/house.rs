@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// The crates without circles. (ingest still has some.)
+/// The crates without circles.
 const CRATES: [&str; 3] = ["shared", "dispatcher", "ingest"];
 
 /// A module's path within its crate. The crate's root is the empty one.
