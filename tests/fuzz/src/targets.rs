@@ -426,7 +426,10 @@ fn guard(data: &[u8]) {
     let mut rest = &passed[..];
     let mut kinds = Vec::new();
     while !rest.is_empty() {
-        let (after, frame) = parse_frame(rest).expect("lapin reads each frame");
+        let (after, frame) = match parse_frame(rest) {
+            Ok(read) => read,
+            Err(error) => panic!("lapin can't read what the guard lets through: {error}"),
+        };
         kinds.push(match frame {
             AMQPFrame::Method(1, _) => 1,
             AMQPFrame::Header(1, _) => 2,

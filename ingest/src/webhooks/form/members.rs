@@ -166,12 +166,14 @@ pub(super) fn dialect(
     Ok(dialect)
 }
 
+type MetadataAndClientId = (Option<Map<String, Value>>, Option<Value>);
+
 /// The metadata, and the client id that is to be put into it. A `client_id` in the
 /// metadata goes before the one beside it.
 pub(super) fn metadata(
     metadata: Option<Map<String, Value>>,
     client_id: Option<Value>,
-) -> Result<(Option<Map<String, Value>>, Option<Value>)> {
+) -> Result<MetadataAndClientId> {
     let has_its_own = |metadata: &Map<_, _>| metadata.contains_key("client_id");
     let client_id = client_id.filter(|_| !metadata.as_ref().is_some_and(has_its_own));
     let mut both = metadata.clone().unwrap_or_default();
