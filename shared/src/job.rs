@@ -153,8 +153,8 @@ impl Job {
     pub const ENOUGH_DATA: i32 = MAX_INLINE as i32 + 1;
 
     /// The job of a delivery's next attempt, from the rows of the delivery and its event
-    /// ([`job_delivery_columns`](crate::job_delivery_columns),
-    /// [`job_event_columns`](crate::job_event_columns)). Another copy of it may exist.
+    /// ([`job_delivery_columns`],
+    /// [`job_event_columns`]). Another copy of it may exist.
     #[must_use]
     pub fn read(row: &Row, due_at: OffsetDateTime) -> Self {
         let count = |column: &str| row.get::<_, i16>(column) as u16;
