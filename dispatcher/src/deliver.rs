@@ -66,8 +66,8 @@ impl Deliverer {
         if topology::tier(wait).is_some() {
             // A redelivered job may be in the next delay queue already.
             return match redelivered {
-                true => self.settler.succeed(job, receipt).await,
-                false => self.settler.park(job, receipt).await,
+                true => self.settler.queue_successor(job, receipt).await,
+                false => self.settler.delay(job, receipt).await,
             };
         }
         if let Ok(remainder) = Duration::try_from(wait) {
@@ -97,7 +97,7 @@ impl Deliverer {
             // the job that follows.
             Admission::Superseded if redelivered => {
                 drop(mark);
-                self.settler.succeed(job, receipt).await;
+                self.settler.queue_successor(job, receipt).await;
             }
             Admission::Superseded => {
                 metrics().jobs_stale.inc();
@@ -151,7 +151,7 @@ impl Deliverer {
         };
         Decided {
             verdict: judge(&report.result, attempted),
-            asked: Some(endpoint.webhook.clone()),
+            webhook_as_sent: Some(endpoint.webhook.clone()),
             report: Some(report),
         }
     }
@@ -162,7 +162,7 @@ impl Deliverer {
             job,
             verdict: decided.verdict,
             report: decided.report,
-            asked: decided.asked,
+            webhook_as_sent: decided.webhook_as_sent,
             receipt,
             mark,
             held: self.tasks.token(),
@@ -187,7 +187,7 @@ impl Deliverer {
 struct Decided {
     verdict: Verdict,
     report: Option<Report>,
-    asked: Option<Arc<Webhook>>,
+    webhook_as_sent: Option<Arc<Webhook>>,
 }
 
 impl Decided {
@@ -195,7 +195,7 @@ impl Decided {
         Self {
             verdict,
             report: None,
-            asked: None,
+            webhook_as_sent: None,
         }
     }
 }

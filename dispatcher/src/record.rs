@@ -1,17 +1,16 @@
-//! A batch of verdicts is written in one transaction, for as long as that takes.
+//! Writes a batch of verdicts, and tries until it succeeds.
 //!
-//! `settle` hands a batch in and gets back what became of each verdict. Two
-//! things can go wrong beside an outage, and neither may keep others waiting:
+//! `settle` passes a batch and gets back what became of each verdict. Two things can go
+//! wrong beside an outage, and neither may hold up other verdicts:
 //!
-//! - PostgreSQL refuses a value. The batch is halved until the one verdict to
-//!   blame is alone. That one is written without the details of its attempt; if
-//!   it is refused even so, it is set aside: its job becomes a dead letter, which
-//!   shows the reason and can be replayed, and its row waits for an hour (as for
-//!   any job that is a dead letter) until the sweeper tries it again.
-//! - The answer to COMMIT is lost. When the batch is written again, none of its
-//!   rows waits for its verdict any more. A row that stands exactly as this
-//!   batch would have written it was written by this batch: what follows from
-//!   it (a retry's job, an ack) has to be done.
+//! - PostgreSQL refuses a value. The batch is halved until the verdict with that value is
+//!   alone. It is then written without the details of its attempt. If that is refused, too,
+//!   the verdict is set aside: its job becomes a dead letter with the reason, which can be
+//!   replayed, and its delivery waits for an hour, as every delivery whose job is a dead
+//!   letter. After that the sweeper puts its job back.
+//! - The answer to a COMMIT is lost. When the batch is written again, its rows don't wait for
+//!   their verdicts any more. A row that is exactly as this batch would leave it was written
+//!   by this batch, so what follows from its verdict is still to be done.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -34,53 +33,53 @@ use crate::settlement::Settlement;
 use crate::upkeep::disable::{Cause, announce, disable};
 use crate::upkeep::paused::{PAUSED, note_paused};
 
-/// How long the row of a verdict that was set aside waits. Ingest says the same
-/// of every job that is a dead letter.
+/// How long a delivery waits whose verdict was set aside. Ingest has the same time for every
+/// job that becomes a dead letter.
 const SET_ASIDE_FOR: Duration = Duration::HOUR;
-/// How many days from today a dispatcher makes sure that the log has room for.
+/// Dispatchers create the partitions up to this many days from today.
 pub(crate) const TOMORROW: i32 = 1;
-/// The most characters of PostgreSQL's message that are kept in a row.
+/// The most characters of an error of PostgreSQL that are kept.
 const MAX_REASON: usize = 300;
 
 /// Writes batches of verdicts.
 pub struct Recorder {
-    /// Of connections that plan statements once.
+    /// Its connections plan each statement once.
     pub pool: Pool,
-    /// Which of a webhook's rows of statistics this replica adds to.
+    /// Which row of a webhook's statistics this replica adds to.
     pub slot: i16,
-    /// Cancelled when the process may wait no longer.
-    pub hurry: CancellationToken,
+    /// When this is cancelled, nothing waits for PostgreSQL any longer.
+    pub grace_over: CancellationToken,
 }
 
-/// What a batch came to.
+/// What became of a batch.
 #[derive(Default)]
 pub struct Recorded {
     /// The deliveries that changed.
     pub applied: HashSet<DeliveryId>,
-    /// Jobs that tell of webhooks that it disabled.
-    pub told: Vec<Job>,
-    /// The deliveries whose verdicts can't be written, and why.
+    /// Jobs of operational events: webhooks that this batch disabled.
+    pub announcements: Vec<Job>,
+    /// The deliveries whose verdicts can't be written, with PostgreSQL's reasons.
     pub set_aside: HashMap<DeliveryId, String>,
 }
 
 /// Verdicts that are written together.
 struct Part<'a> {
     settlements: &'a [Settlement],
-    /// Why the details of its attempt are left out.
+    /// If the details of the attempt are left out: PostgreSQL's reason.
     bare: Option<String>,
 }
 
 enum Written {
     All {
         applied: Vec<DeliveryId>,
-        told: Vec<Job>,
+        announcements: Vec<Job>,
     },
-    /// Nothing was written, and never will be as it is.
+    /// Nothing was written. Trying again would not help.
     Refused(String),
 }
 
 impl Recorder {
-    /// Writes a batch, for as long as it takes. `None` if time is up.
+    /// Writes a batch, and tries until it succeeds. `None` if the grace is over.
     pub async fn record(&self, batch: &[Settlement]) -> Option<Recorded> {
         let mut recorded = Recorded::default();
         let mut parts = vec![Part {
@@ -88,17 +87,24 @@ impl Recorder {
             bare: None,
         }];
         while let Some(part) = parts.pop() {
-            // A refusal is no lost commit: a half's first try is its first.
+            // After a refusal nothing is committed, so each half begins with a first try.
             let mut tried = false;
-            let written = until_done(&self.hurry, "settling deliveries", || {
-                let again = std::mem::replace(&mut tried, true);
-                self.write(&part, again)
-            })
+            let written = until_done(
+                &self.grace_over,
+                "a batch of verdicts could not be written",
+                || {
+                    let again = std::mem::replace(&mut tried, true);
+                    self.write(&part, again)
+                },
+            )
             .await?;
             let reason = match written {
-                Written::All { applied, told } => {
+                Written::All {
+                    applied,
+                    announcements,
+                } => {
                     recorded.applied.extend(applied);
-                    recorded.told.extend(told);
+                    recorded.announcements.extend(announcements);
                     continue;
                 }
                 Written::Refused(reason) => reason,
@@ -106,17 +112,17 @@ impl Recorder {
             match part.settlements {
                 [] => {}
                 [one] if part.bare.is_none() && one.report.is_some() => {
-                    complain(one, &reason, "details");
+                    log_refusal(one, &reason, "details");
                     parts.push(Part {
                         settlements: part.settlements,
                         bare: Some(reason),
                     });
                 }
                 [one] => {
-                    complain(one, &reason, "verdict");
-                    if let Err(error) = self.put_off(one).await {
+                    log_refusal(one, &reason, "verdict");
+                    if let Err(error) = self.defer_set_aside(one).await {
                         let error = format!("{error:#}");
-                        warn!(delivery = %one.job.delivery, error, "putting off a delivery whose verdict was set aside");
+                        warn!(delivery = %one.job.delivery, error, "a delivery whose verdict was set aside could not be deferred; the sweeper may try it again within the hour");
                     }
                     recorded.set_aside.insert(one.job.delivery, reason);
                 }
@@ -132,17 +138,17 @@ impl Recorder {
         Some(recorded)
     }
 
-    /// Writes a part, or finds that it can't be. `again`: an earlier try failed,
-    /// perhaps after it had committed.
+    /// Writes a part, or finds that PostgreSQL refuses it. `again`: an earlier try failed,
+    /// perhaps after its commit.
     async fn write(&self, part: &Part<'_>, again: bool) -> anyhow::Result<Written> {
         let error = match self.write_once(part, again).await {
             Ok(written) => return Ok(written),
             Err(error) => error,
         };
-        let Some(refused) = Refusal::of(&error) else {
+        let Some(refused) = Refusal::from_error(&error) else {
             return Err(error);
         };
-        // Ingest makes days ahead, but may have been away for longer than that.
+        // Ingest creates partitions ahead of time, but it may have been away for too long.
         if refused.no_partition && partitions::make(&self.pool, TOMORROW).await? > 0 {
             return Err(error);
         }
@@ -153,7 +159,7 @@ impl Recorder {
         let mut client = self.pool.get().await?;
         let written = self.write_with(&mut client, part, again).await;
         if written.as_ref().is_err_and(names_a_day_that_is_gone) {
-            // What is prepared next names the parent tables.
+            // The statements that are prepared next name the parent tables.
             client.statement_cache.clear();
         }
         written
@@ -168,8 +174,11 @@ impl Recorder {
         let now = clock::now();
         let days = by_day(part.settlements, part.bare.as_deref(), now);
         if !again && let Some(applied) = self.write_at_once(client, part, &days, now).await? {
-            let told = Vec::new();
-            return Ok(Written::All { applied, told });
+            let announcements = Vec::new();
+            return Ok(Written::All {
+                applied,
+                announcements,
+            });
         }
         self.write_in_steps(client, part, &days, now, again).await
     }
@@ -193,7 +202,7 @@ impl Recorder {
             Some((Some(day), rows)) if days.len() == 1 => (*day, rows),
             _ => return Ok(None),
         };
-        let sums = Sums::of(batch.iter(), self.slot, now);
+        let sums = Sums::new(batch.iter(), self.slot, now);
         let mut parameters = rows.parameters();
         parameters.extend(sums.parameters());
         let statement = partitions::prepare(client, &SETTLE_AND_COUNT, Some(day)).await?;
@@ -227,23 +236,24 @@ impl Recorder {
             statements.push((statement, rows));
         }
         let transaction = client.transaction().await?;
-        note_paused(&transaction, &holding(batch)).await?;
+        note_paused(&transaction, &paused_webhooks(batch)).await?;
         let mut applied: HashSet<DeliveryId> = HashSet::new();
         for (statement, rows) in statements {
             let written = transaction.query(&statement, &rows.parameters()).await?;
             applied.extend(written.iter().map(|row| row.get::<_, DeliveryId>(0)));
         }
         let disabled = disable(&transaction, &causes(batch, &applied)).await?;
-        let told = announce(&transaction, &disabled).await?;
+        let announcements = announce(&transaction, &disabled).await?;
         let stands = match again {
             true => verdicts_that_stand(&transaction, batch).await?,
             false => Vec::new(),
         };
-        // Last, so that its rows are held briefly. What stands was counted before.
+        // Last, so that the rows of statistics are locked briefly. Verdicts that stand from
+        // an earlier try were counted by it.
         let counted = batch
             .iter()
             .filter(|settlement| applied.contains(&settlement.job.delivery));
-        let sums = Sums::of(counted, self.slot, now);
+        let sums = Sums::new(counted, self.slot, now);
         if !sums.is_empty() {
             let statement = transaction.prepare_cached(&ADD_STATS).await?;
             transaction.execute(&statement, &sums.parameters()).await?;
@@ -251,12 +261,15 @@ impl Recorder {
         transaction.commit().await?;
         metrics().webhooks_disabled.inc_by(disabled.len() as u64);
         let applied = applied.into_iter().chain(stands).collect();
-        Ok(Written::All { applied, told })
+        Ok(Written::All {
+            applied,
+            announcements,
+        })
     }
 
-    /// Has a delivery wait whose verdict can't be written: its job is a dead
-    /// letter, so the sweeper would make another one soon.
-    async fn put_off(&self, settlement: &Settlement) -> anyhow::Result<()> {
+    /// Defers a delivery whose verdict can't be written. Its job becomes a dead letter, so
+    /// the sweeper would soon make another one.
+    async fn defer_set_aside(&self, settlement: &Settlement) -> anyhow::Result<()> {
         let job = &settlement.job;
         let client = self.pool.get().await?;
         let statement = client
@@ -280,18 +293,18 @@ impl Recorder {
     }
 }
 
-/// Whether a statement names the partition of a day that was dropped since.
+/// Whether a statement names a partition that was dropped after it was prepared.
 fn names_a_day_that_is_gone(error: &anyhow::Error) -> bool {
     let mut causes = error.chain();
     let code = causes.find_map(|cause| cause.downcast_ref::<tokio_postgres::Error>()?.code());
     code == Some(&SqlState::UNDEFINED_TABLE)
 }
 
-fn complain(settlement: &Settlement, reason: &str, what: &str) {
+fn log_refusal(settlement: &Settlement, reason: &str, what: &str) {
     let job = &settlement.job;
     let then = match what {
         "details" => "writing it without the details of the attempt",
-        _ => "its job becomes a dead letter; the delivery is tried again in an hour",
+        _ => "its job becomes a dead letter, and the delivery is tried again in an hour",
     };
     error!(
         tenant = %job.tenant,
@@ -305,22 +318,22 @@ fn complain(settlement: &Settlement, reason: &str, what: &str) {
     metrics().set_aside.with_label_values(&[what]).inc();
 }
 
-/// The webhooks that a batch holds deliveries of.
-fn holding(batch: &[Settlement]) -> BTreeSet<WebhookId> {
+/// The webhooks that are paused, of deliveries in a batch.
+fn paused_webhooks(batch: &[Settlement]) -> BTreeSet<WebhookId> {
     let held = batch
         .iter()
         .filter(|settlement| settlement.mark.is_some() && settlement.verdict == Verdict::Held);
     held.map(|settlement| settlement.job.webhook).collect()
 }
 
-/// Of the webhooks whose endpoints said that they are gone.
+/// The webhooks to disable, because their endpoints say that they are gone.
 fn causes(batch: &[Settlement], applied: &HashSet<DeliveryId>) -> Vec<Cause> {
     let gone = batch.iter().filter(|settlement| {
         settlement.verdict == Verdict::Failed(GaveUp::Gone)
             && applied.contains(&settlement.job.delivery)
     });
     let causes = gone.filter_map(|settlement| {
-        let webhook = settlement.asked.as_ref()?;
+        let webhook = settlement.webhook_as_sent.as_ref()?;
         Some(Cause {
             webhook: webhook.id,
             url: Some(webhook.url.clone()),
@@ -340,7 +353,7 @@ fn answer(settlement: &Settlement) -> String {
     status.map_or_else(String::new, |status| status.to_string())
 }
 
-/// PostgreSQL will give the same answer every time.
+/// An error that PostgreSQL would give every time.
 struct Refusal {
     reason: String,
     no_partition: bool,
@@ -349,7 +362,7 @@ struct Refusal {
 impl Refusal {
     /// If it is the data that is refused: SQLSTATE classes 22 (data exception),
     /// 23 (a constraint, or no partition for the row) and 54 (beyond a limit).
-    fn of(error: &anyhow::Error) -> Option<Self> {
+    fn from_error(error: &anyhow::Error) -> Option<Self> {
         let error = error.chain().find_map(|cause| {
             let error = cause.downcast_ref::<tokio_postgres::Error>()?;
             error.as_db_error()
@@ -366,12 +379,12 @@ impl Refusal {
     }
 }
 
-/// How a delivery's row stands after its verdict.
+/// A delivery's row as it is after its verdict.
 struct Expected {
     delivery: DeliveryId,
     n: i16,
     charged: bool,
-    /// None: as before.
+    /// `None`: as before.
     state: Option<&'static str>,
     due_at: Option<OffsetDateTime>,
     deferred_because: Option<&'static str>,
@@ -380,7 +393,7 @@ struct Expected {
 }
 
 impl Expected {
-    fn of(settlement: &Settlement) -> Self {
+    fn after(settlement: &Settlement) -> Self {
         let verdict = &settlement.verdict;
         let (state, due_at, deferred_because) = match verdict {
             Verdict::RetryAt { at, .. } => (Some(verdict.as_str()), Some(*at), None),
@@ -404,8 +417,8 @@ impl Expected {
     }
 }
 
-/// The deliveries whose rows are as this batch would have left them, to the
-/// microsecond, with the very attempt: no other process can have done that.
+/// The deliveries whose rows are as this batch would leave them, with the same attempt and
+/// the same times to the microsecond. No other process can have written them.
 async fn verdicts_that_stand(
     transaction: &Transaction<'_>,
     batch: &[Settlement],
@@ -413,7 +426,7 @@ async fn verdicts_that_stand(
     let rows: Vec<_> = batch
         .iter()
         .filter(|settlement| settlement.mark.is_some())
-        .map(Expected::of)
+        .map(Expected::after)
         .collect();
     macro_rules! column {
         ($field:ident) => {

@@ -114,17 +114,17 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let (publisher, publications) = Publisher::new(shards);
     let tickets = Tickets {
         pool: pool.clone(),
-        hurry: grace_over.clone(),
+        grace_over: grace_over.clone(),
     };
     let settler = Arc::new(Settler {
         recorder: Recorder {
             pool: planned_pool.clone(),
             slot: stats::any_slot(),
-            hurry: grace_over.clone(),
+            grace_over: grace_over.clone(),
         },
         tickets: tickets.clone(),
         publisher: publisher.clone(),
-        hurry: grace_over.clone(),
+        grace_over: grace_over.clone(),
     });
     let (settlements, unsettled) = mpsc::channel(usize::from(settings.concurrency));
     workers.spawn("settling", settler.clone().run(unsettled));
@@ -221,10 +221,14 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
 }
 
 async fn wait_for_schema(pool: &Pool, stop: &CancellationToken) -> Option<()> {
-    until_done(stop, "PostgreSQL is not ready for a start", || async {
-        postgres::check_schema(pool).await?;
-        postgres::measure_clock(pool).await
-    })
+    until_done(
+        stop,
+        "not started yet: PostgreSQL or its schema is not ready",
+        || async {
+            postgres::check_schema(pool).await?;
+            postgres::measure_clock(pool).await
+        },
+    )
     .await
 }
 

@@ -1,15 +1,14 @@
-//! Verdicts are written down, in batches; retries are queued; jobs are acked.
+//! Records verdicts in batches, publishes the jobs that follow, and acks the old jobs.
 //!
-//! In this order, which is the promise: first the rows (attempts and deliveries
-//! in one statement), then the retry's job, confirmed by the broker, then the
-//! ack. A crash between two of these leaves a job that is delivered again and
-//! found settled; what follows from it is queued then, see [`crate::ticket`]. Never
-//! a loss, and no second attempt of what is on record.
+//! `deliver` sends [`Settlement`]s. A batch is whatever has arrived while the last batch was
+//! written. The order is the promise: first the rows are committed, then the delivery's next
+//! job is published and confirmed by RabbitMQ, then the old job is acked. If the process dies
+//! between two of these, RabbitMQ delivers the old job again. Its delivery is then found
+//! settled, and the job that follows is published ([`crate::ticket`]). So no delivery is
+//! lost, and no attempt that is on record is repeated.
 //!
-//! A batch is whatever has gathered while the last one was written; `record`
-//! writes it. Each row
-//! changes only if it waits for this very attempt (the fence), so the verdict of
-//! a duplicate changes nothing.
+//! Each row changes only if it waits for this very attempt (a fence). So the verdict on a
+//! duplicate job changes nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,32 +42,29 @@ const BATCH: usize = 512;
 /// What has to be done before a settled job is acked.
 enum Next {
     Done,
-    /// This job carries its delivery on.
+    /// Publish this job, which is the delivery's next one.
     Queue(Job),
-    /// Whatever follows from the verdict that another copy came to.
+    /// Another copy of this job was settled. Publish the job that follows from its verdict,
+    /// if that wasn't done.
     Successor(Job),
-    /// Its verdict can't be written, for this reason.
+    /// Make a dead letter of this job: its verdict can't be written, for this reason.
     DeadLetter(Job, String),
 }
 
-/// Writes what arrives until every sender is gone, or `hurry` says that time is up.
+/// Settles jobs.
 pub struct Settler {
-    /// Writes the rows.
     pub recorder: Recorder,
-    /// Which job each row waits for.
     pub tickets: Tickets,
-    /// Where retries are queued.
     pub publisher: Publisher,
-    /// Cancelled when the process may wait no longer.
-    pub hurry: CancellationToken,
+    /// When this is cancelled, nothing waits for PostgreSQL or RabbitMQ any longer.
+    pub grace_over: CancellationToken,
 }
 
 impl Settler {
-    /// Runs until the channel closes.
+    /// Settles what arrives until the channel is closed or the grace is over.
     pub async fn run(self: Arc<Self>, mut settlements: mpsc::Receiver<Settlement>) {
         let this = self;
-        // What follows a batch's commit (queueing, acking) overlaps with the
-        // next batch's writing.
+        // While a batch is written, the jobs of earlier batches are published and acked.
         let follow_ups = TaskTracker::new();
         let mut batch = Vec::new();
         while settlements.recv_many(&mut batch, BATCH).await > 0 {
@@ -84,7 +80,7 @@ impl Settler {
         follow_ups.wait().await;
     }
 
-    /// Acks what is done with, queues what has to come again, and acks that.
+    /// Acks the jobs that are done, then publishes the next jobs and acks the rest.
     async fn follow_up(&self, batch: Vec<Settlement>, recorded: Recorded) {
         let (mut done, mut held, mut rest) = (Vec::new(), Vec::new(), Vec::new());
         for settlement in batch {
@@ -99,11 +95,11 @@ impl Settler {
         Receipt::ack_all(done);
         drop(held);
         join_all(rest).await;
-        // What isn't confirmed is the sweeper's.
-        self.publisher.publish_jobs(&recorded.told).await;
+        // A job that isn't confirmed is put back by the sweeper.
+        self.publisher.publish_jobs(&recorded.announcements).await;
     }
 
-    /// What follows from a verdict that is written down.
+    /// Decides what follows from a verdict that is recorded.
     fn finish(
         &self,
         settlement: Settlement,
@@ -113,7 +109,7 @@ impl Settler {
             job,
             verdict,
             report,
-            asked: _,
+            webhook_as_sent: _,
             receipt,
             mark,
             held,
@@ -124,11 +120,11 @@ impl Settler {
         }
         let was_applied = is_copy || recorded.applied.contains(&job.delivery);
         log(&job, &verdict, report.as_ref(), was_applied);
-        // From here on a copy of the job finds the row settled.
+        // From here on, a copy of the job finds its delivery settled.
         drop(mark);
         if !was_applied {
-            // Another copy of the job came first. It may have died before it queued
-            // what follows.
+            // Another copy of the job was settled first. Its dispatcher may have died before
+            // it published the next job.
             metrics().fenced.inc();
             return (Next::Successor(job), receipt, held);
         }
@@ -141,7 +137,7 @@ impl Settler {
                 late: None,
                 ..job
             }),
-            // Its row knows nothing of it: it keeps its ticket.
+            // The row knows nothing of this copy, so the copy keeps its ticket.
             Verdict::Deferred { until, .. } if is_copy => Next::Queue(Job {
                 recheck: true,
                 late: Some(Late::Until(until)),
@@ -162,12 +158,13 @@ impl Settler {
         (next, receipt, held)
     }
 
-    /// Does what follows, then acks. If time is up first, the job comes again.
+    /// Does what is to be done and then acks the job. If the grace is over before that, the
+    /// job stays unacked, and RabbitMQ delivers it again.
     async fn see_through(&self, next: Next, receipt: Receipt, _held: TaskTrackerToken) {
         match next {
             Next::Done => receipt.ack(),
-            Next::Queue(job) => self.park(job, receipt).await,
-            Next::Successor(job) => self.succeed(job, receipt).await,
+            Next::Queue(job) => self.delay(job, receipt).await,
+            Next::Successor(job) => self.queue_successor(job, receipt).await,
             Next::DeadLetter(job, reason) => {
                 if self.give_up(&job, &reason).await {
                     receipt.ack();
@@ -176,8 +173,8 @@ impl Settler {
         }
     }
 
-    /// Publishes a job until it is confirmed, or another has taken its place. False if
-    /// time is up: then the job it follows stays unacked, and comes again.
+    /// Publishes a job until it is confirmed or superseded. False if the grace is over: then
+    /// the job that it follows stays unacked, and RabbitMQ delivers that one again.
     async fn queue(&self, mut job: Job) -> bool {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         loop {
@@ -190,11 +187,11 @@ impl Settler {
                 Err(Unconfirmed::Refused) => continue,
                 Err(Unconfirmed::Lost(_) | Unconfirmed::Unavailable) => {}
             }
-            // The lost answer may have been a yes. What the broker has of it comes
-            // once there is a session again, and not before.
+            // RabbitMQ may have the job although its confirm was lost. It delivers nothing
+            // before there is a session again.
             let successor = tokio::select! {
                 Ok(()) = self.publisher.session() => self.tickets.successor(&job).await,
-                () = self.hurry.cancelled() => return false,
+                () = self.grace_over.cancelled() => return false,
             };
             job = match successor {
                 Some(Some(next)) => next,
@@ -204,9 +201,10 @@ impl Settler {
         }
     }
 
-    /// Makes a dead letter of a job whose verdict can't be written. False if time is up.
+    /// Makes a dead letter of a job whose verdict can't be written. False if the grace is
+    /// over.
     async fn give_up(&self, job: &Job, reason: &str) -> bool {
-        let reason = format!("PostgreSQL refused what came of it: {reason}");
+        let reason = format!("PostgreSQL refused the verdict on this job: {reason}");
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         loop {
             let message = Outgoing::dead_job(job, &reason, self.publisher.shards());
@@ -218,7 +216,8 @@ impl Settler {
         }
     }
 
-    /// Publishes a message once, and pauses if it wasn't confirmed. `None` if time is up.
+    /// Publishes a message once, and pauses if it wasn't confirmed. `None` if the grace is
+    /// over.
     async fn publish(
         &self,
         message: Outgoing,
@@ -229,18 +228,19 @@ impl Settler {
                 Ok(()) => return Some(Ok(())),
                 Err(error) => error,
             },
-            () = self.hurry.cancelled() => return None,
+            () = self.grace_over.cancelled() => return None,
         };
         let pause = backoff.next();
-        warn!(error = %unconfirmed, ?pause, "a job was not queued; trying again");
+        warn!(error = %unconfirmed, ?pause, "RabbitMQ did not confirm a job; publishing it again after the pause");
         tokio::time::sleep(pause).await;
         Some(Err(unconfirmed))
     }
 
-    /// Sees to what follows from a job that was handed out again, if anything does.
-    pub async fn succeed(&self, job: Job, receipt: Receipt) {
+    /// Publishes the job that follows from one that RabbitMQ has delivered again, if there is
+    /// one, and acks the old job.
+    pub async fn queue_successor(&self, job: Job, receipt: Receipt) {
         match self.tickets.successor(&job).await {
-            Some(Some(next)) => self.park(next, receipt).await,
+            Some(Some(next)) => self.delay(next, receipt).await,
             Some(None) => {
                 metrics().jobs_stale.inc();
                 receipt.ack();
@@ -249,8 +249,8 @@ impl Settler {
         }
     }
 
-    /// Puts a job that isn't due yet on its next trip.
-    pub async fn park(&self, job: Job, receipt: Receipt) {
+    /// Publishes a job that isn't due yet to its next delay queue, and acks the old message.
+    pub async fn delay(&self, job: Job, receipt: Receipt) {
         if self.queue(job).await {
             receipt.ack();
         }
@@ -280,7 +280,7 @@ fn count(job: &Job, verdict: &Verdict) {
     }
 }
 
-/// The one line of an attempt, or of a decision to make none.
+/// Logs an attempt, or the decision to make none.
 fn log(job: &Job, verdict: &Verdict, report: Option<&Report>, applied: bool) {
     if let Verdict::Deferred {
         until,

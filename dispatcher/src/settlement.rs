@@ -19,7 +19,7 @@ pub struct Settlement {
     /// The attempt, if one was made.
     pub report: Option<Report>,
     /// The webhook as it was when the attempt was made.
-    pub asked: Option<Arc<Webhook>>,
+    pub webhook_as_sent: Option<Arc<Webhook>>,
     pub receipt: Receipt,
     /// Marks the delivery as in flight until the verdict is recorded. `None` for a
     /// second copy of a job: the mark is the first copy's.

@@ -1,22 +1,22 @@
-//! Is this the job that its delivery waits for? And what follows from one whose
-//! taker died?
+//! Is this the job that its delivery waits for? And which job follows from one whose
+//! dispatcher died?
 //!
-//! A delivery's `due_at` is the ticket of its current job: whoever makes another
-//! job for it (a retry, a deferral, the sweeper, a release, a restart) writes a new
-//! one, in the same statement as what it decides, and the job carries exactly that.
-//! So a job whose ticket isn't its row's any more is superseded: it is dropped, and
-//! whoever wrote the new ticket sees to it that a job with that one exists.
+//! A delivery's `due_at` is the ticket of its current job. Whoever makes another job for the
+//! delivery (a retry, a deferral, the sweeper, a release, a restart) writes a new ticket in
+//! the statement that decides it, and the job carries this ticket. A job with another ticket
+//! than its row's is superseded, and it is dropped. Whoever wrote the new ticket makes sure
+//! that its job exists.
 //!
-//! A job that the broker hands out again may have been seen through by its earlier
-//! taker up to the row, but not up to the queue. And a job whose confirm was lost may
-//! be in the queue or not. In both cases [`Tickets::successor`] makes the job that
-//! is to be published now:
+//! Two kinds of jobs may lack the job that follows. RabbitMQ delivers a job again whose
+//! dispatcher may have recorded the verdict without publishing the next job. And a job whose
+//! confirm was lost may be in its queue or not. For both, [`Tickets::successor`] makes the
+//! job to publish now:
 //!
-//! - One that isn't due yet gets a new ticket. If there is another, that one is
-//!   superseded before it can be sent. So it is neither late nor sent twice.
-//! - One that is due may be on its way to its endpoint already. So this one is a late
-//!   copy: it keeps the ticket, and is sent only if the row still says so after
-//!   [`LATE`].
+//! - If it isn't due yet, it gets a new ticket. If there is another job, that one is
+//!   superseded before it can be sent. So the delivery is neither late nor sent twice.
+//! - If it is due, another one may be on its way to the endpoint. So this one is a late copy:
+//!   it keeps the ticket, waits for [`LATE`], and is sent only if the row still has the same
+//!   ticket then.
 
 use deadpool_postgres::{Client, Pool};
 use shared::clock;
@@ -26,82 +26,89 @@ use shared::supervise::until_done;
 use time::{Duration, OffsetDateTime};
 use tokio_util::sync::CancellationToken;
 
-/// How long a late copy leaves its original alone. An original that takes longer is
-/// sent twice; and a job that had no other is this late.
+/// How long a late copy waits for its original. If the original takes longer, the delivery is
+/// sent twice. If there was no original, the delivery is late by this much.
 const LATE: Duration = Duration::seconds(15);
-/// A job that is due in more than this has not been sent yet, wherever it is: more
-/// than what dispatchers' clocks differ by.
+/// A job that is due later than this from now cannot have been sent yet. Dispatchers' clocks
+/// differ by less.
 const SOON: Duration = Duration::milliseconds(300);
 
 /// Reads and writes the tickets of deliveries.
 #[derive(Clone)]
 pub struct Tickets {
-    /// Where the rows are.
     pub pool: Pool,
-    /// Cancelled when the process may wait no longer.
-    pub hurry: CancellationToken,
+    /// When this is cancelled, nothing waits for PostgreSQL any longer.
+    pub grace_over: CancellationToken,
 }
 
 impl Tickets {
-    /// Whether the job's row still waits for this very job. `None`: stopping.
+    /// Whether the delivery still waits for this very job. `None`: stopping.
     pub async fn is_current(&self, job: &Job) -> Option<bool> {
-        until_done(&self.hurry, "rechecking a delivery", || async {
-            let client = self.pool.get().await?;
-            let attempt = i32::from(job.attempt);
-            let restarted_at = job.restart.map(|restart| restart.at);
-            let found = partitions::query_opt(
-                &client,
-                "-- recheck_delivery\n\
+        until_done(
+            &self.grace_over,
+            "the ticket of a delivery could not be read",
+            || async {
+                let client = self.pool.get().await?;
+                let attempt = i32::from(job.attempt);
+                let restarted_at = job.restart.map(|restart| restart.at);
+                let found = partitions::query_opt(
+                    &client,
+                    "-- recheck_delivery\n\
                  SELECT 1 FROM deliveries{day} \
                  WHERE id = $1 AND attempts = $2 - 1 AND restarted_at IS NOT DISTINCT FROM $3 \
                    AND due_at = $4 AND state IN ('queued', 'retrying')",
-                Day::of(job.delivery.uuid()),
-                &[&job.delivery, &attempt, &restarted_at, &job.due_at],
-            )
-            .await?;
-            Ok(found.is_some())
-        })
+                    Day::of(job.delivery.uuid()),
+                    &[&job.delivery, &attempt, &restarted_at, &job.due_at],
+                )
+                .await?;
+                Ok(found.is_some())
+            },
+        )
         .await
     }
 
-    /// The job to publish in the place of one that was handed out again, or whose
-    /// confirm was lost; `Some(None)` if its delivery needs none: it is finished, or
-    /// somebody else has taken it on since. `None`: stopping.
+    /// The job to publish in place of one that RabbitMQ has delivered again, or whose confirm
+    /// was lost. `Some(None)` if the delivery needs none: it is finished, or another
+    /// dispatcher has gone on with it. `None`: stopping.
     pub async fn successor(&self, job: &Job) -> Option<Option<Job>> {
-        until_done(&self.hurry, "looking for what follows a job", || async {
-            let client = self.pool.get().await?;
-            loop {
-                let Some(found) = find(&client, job).await? else {
-                    return Ok(None);
-                };
-                match next(job, found, clock::now()) {
-                    Next::Late(job) => return Ok(Some(job)),
-                    Next::NewTicket(job) => {
-                        if let Some(due_at) = take(&client, &job).await? {
-                            return Ok(Some(Job { due_at, ..job }));
+        until_done(
+            &self.grace_over,
+            "the next job of a delivery could not be looked up",
+            || async {
+                let client = self.pool.get().await?;
+                loop {
+                    let Some(found) = find(&client, job).await? else {
+                        return Ok(None);
+                    };
+                    match next(job, found, clock::now()) {
+                        Next::Late(job) => return Ok(Some(job)),
+                        Next::NewTicket(job) => {
+                            if let Some(due_at) = take(&client, &job).await? {
+                                return Ok(Some(Job { due_at, ..job }));
+                            }
+                            // Another process was quicker: look again.
                         }
-                        // Somebody else was quicker: look again.
                     }
                 }
-            }
-        })
+            },
+        )
         .await
     }
 }
 
-/// What an open delivery's row says.
+/// What the row of an open delivery says.
 #[derive(Debug, Clone, Copy)]
 struct Found {
     attempts: u16,
     due_at: OffsetDateTime,
 }
 
-/// What is published in a job's place.
+/// The job to publish.
 #[derive(Debug, PartialEq)]
 enum Next {
-    /// With a ticket that is to be taken: no other can have been sent by then.
+    /// It needs a new ticket. No other job of the delivery can have been sent before that.
     NewTicket(Job),
-    /// With the ticket that the row has.
+    /// A late copy, with the ticket that the row has.
     Late(Job),
 }
 
@@ -112,7 +119,7 @@ fn next(job: &Job, found: Found, now: OffsetDateTime) -> Next {
         attempt,
         due_at: found.due_at,
         recheck: true,
-        // Whose moment this one has: a copy's.
+        // Only a copy of the same job keeps its time.
         late: job.late.filter(|_| is_its_own),
         ..job.clone()
     };
@@ -126,8 +133,8 @@ fn next(job: &Job, found: Found, now: OffsetDateTime) -> Next {
     })
 }
 
-/// The row of a delivery that waits for this job or for the next attempt. One that a
-/// paused webhook holds waits for neither.
+/// The row of a delivery that waits for this job or for its next attempt. A delivery of a
+/// paused webhook waits for neither.
 async fn find(client: &Client, job: &Job) -> anyhow::Result<Option<Found>> {
     let attempt = i32::from(job.attempt);
     let restarted_at = job.restart.map(|restart| restart.at);
@@ -148,8 +155,8 @@ async fn find(client: &Client, job: &Job) -> anyhow::Result<Option<Found>> {
     }))
 }
 
-/// Gives the delivery that waits for this job a ticket that it never had; none if it
-/// has another one by now.
+/// Gives a delivery that waits for this job a ticket that it never had. `None` if it has
+/// another ticket by now.
 async fn take(client: &Client, job: &Job) -> anyhow::Result<Option<OffsetDateTime>> {
     let attempt = i32::from(job.attempt);
     let restarted_at = job.restart.map(|restart| restart.at);

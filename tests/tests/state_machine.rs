@@ -124,11 +124,11 @@ impl Machine {
             recorder: Recorder {
                 pool: pool.clone(),
                 slot: 0,
-                hurry: CancellationToken::new(),
+                grace_over: CancellationToken::new(),
             },
             tickets: Tickets {
                 pool: pool.clone(),
-                hurry: CancellationToken::new(),
+                grace_over: CancellationToken::new(),
             },
             pool,
             tasks: TaskTracker::new(),
@@ -290,7 +290,7 @@ impl Machine {
                     self.bag.extend(follows(one));
                 }
             }
-            self.bag.extend(recorded.told);
+            self.bag.extend(recorded.announcements);
         } else {
             // Its connection is lost: the broker has the jobs still, and the next
             // dispatcher sees to what follows from each.
@@ -315,7 +315,7 @@ impl Machine {
             Some(_) => self.verdict(),
             None => (deferral_of_copy(), None),
         };
-        let asked = match verdict {
+        let webhook_as_sent = match verdict {
             Verdict::Failed(GaveUp::Gone) => Some(self.webhook(job.webhook).await),
             _ => None,
         };
@@ -323,7 +323,7 @@ impl Machine {
             job,
             verdict,
             report,
-            asked,
+            webhook_as_sent,
             receipt: self.held.take(0),
             mark,
             held: self.tasks.token(),

@@ -1,12 +1,12 @@
-//! The statement that writes verdicts: a batch in arrays, one per column.
+//! The statement that writes verdicts. A batch is a set of arrays, one for each column.
 //!
-//! A batch whose deliveries are of one day, which is nearly every batch, names that
-//! day's partitions: then nothing depends on how many days there are. Older
+//! Nearly all batches have deliveries of one day only. For these the statement names the
+//! partitions of that day, so that its cost doesn't depend on the number of days. Older
 //! deliveries (replays, late retries) are written to the parent tables.
 //!
-//! `settle_deliveries` comes in two forms. Alone it answers which deliveries were
-//! waiting for their verdicts. Together with the statistics it writes all of a
-//! batch or nothing, so that one round trip is a whole transaction.
+//! The statement has two forms. Alone it answers which deliveries were waiting for their
+//! verdicts. Together with the statistics it writes all of a batch or nothing, so that one
+//! round trip is a whole transaction.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -81,7 +81,7 @@ columns! {
     n: i16,
     /// Whether an attempt was made.
     charged: bool,
-    /// None: as before, put off.
+    /// `None`: the delivery is deferred, and its state stays.
     state: Option<&'static str>,
     due_at: Option<OffsetDateTime>,
     deferred_because: Option<&'static str>,

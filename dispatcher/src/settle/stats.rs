@@ -1,8 +1,9 @@
-//! A batch of verdicts is counted, per webhook and per tenant.
+//! Counts a batch of verdicts, per webhook and per tenant.
 //!
-//! In the transaction that applies them, so a verdict counts exactly once, and
-//! whoever reads the log and the statistics finds them in agreement. The rows are a replica's own (its slot) and are written in
-//! order, so that replicas don't wait for each other, let alone in a circle.
+//! They are counted in the transaction that applies them. So every verdict counts exactly
+//! once, and the delivery log agrees with the statistics. Each replica has rows of its own
+//! (its slot) and writes them in order, so that replicas don't wait for each other and cannot
+//! deadlock.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -16,10 +17,10 @@ use tokio_postgres::types::ToSql;
 use crate::judge::Verdict;
 use crate::settlement::Settlement;
 
-/// How many slots there are. Replicas that chance upon the same one take turns.
+/// The number of slots. Replicas that draw the same one wait for each other.
 const SLOTS: i16 = 16;
 
-/// A slot for a replica.
+/// Draws a slot for a replica.
 pub fn any_slot() -> i16 {
     fastrand::i16(..SLOTS)
 }
@@ -45,8 +46,8 @@ pub(crate) struct Sums {
 }
 
 impl Sums {
-    /// Of verdicts; of deferrals nothing is counted.
-    pub(crate) fn of<'a>(
+    /// Deferrals aren't counted.
+    pub(crate) fn new<'a>(
         settlements: impl Iterator<Item = &'a Settlement>,
         slot: i16,
         now: OffsetDateTime,
