@@ -22,6 +22,8 @@ pub const VHOSTS: usize = 40;
 /// Whose everything is.
 pub const TENANT: &str = "acme";
 const ADMIN_TOKEN: &str = "the-operators-token-of-the-benchmark";
+/// 32 bytes that say what they are.
+const MASTER_KEY: &str = "dGhlIGJlbmNobWFyayBoYXMgYSBtYXN0ZXIga2V5ISE=";
 /// How long a condition is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -83,7 +85,7 @@ impl<'a> Stage<'a> {
         let settings = [
             ("DATABASE_URL", database_url.as_str()),
             ("AMQP_URL", &amqp_url),
-            ("MASTER_KEY", "dGhlIGJlbmNobWFyayBoYXMgYSBtYXN0ZXIga2V5ISE="),
+            ("MASTER_KEY", MASTER_KEY),
             ("ADMIN_TOKEN", ADMIN_TOKEN),
             // What is measured is how fast it can be, not how fast it may.
             ("API_RATE_LIMIT", "0"),
@@ -251,7 +253,13 @@ impl Month {
             .batch_execute(&format!("CREATE DATABASE {database}"))
             .await?;
         let url = pair.postgres().database_url(&database);
-        let settings = [("DATABASE_URL".to_owned(), url)];
+        let amqp_url = pair.rabbitmq().amqp_url("t0");
+        let settings = [
+            ("DATABASE_URL", url.as_str()),
+            ("AMQP_URL", &amqp_url),
+            ("MASTER_KEY", MASTER_KEY),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
         command("posthorn-ingest", &["migrate"], &settings).await?;
         let client = sql(pair, &database).await?;
         let tenant = "INSERT INTO tenants (id, revision) VALUES ($1, 0)";
