@@ -21,6 +21,8 @@ use crate::service::{Service, ask, command, free_address};
 pub const VHOSTS: usize = 40;
 pub const TENANT: &str = "acme";
 const ADMIN_TOKEN: &str = "the-operators-token-of-the-benchmark";
+/// 32 bytes that say what they are.
+const MASTER_KEY: &str = "dGhlIGJlbmNobWFyayBoYXMgYSBtYXN0ZXIga2V5ISE=";
 /// How long to wait for a condition.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -79,7 +81,7 @@ impl<'a> Stage<'a> {
         let settings = [
             ("DATABASE_URL", database_url.as_str()),
             ("AMQP_URL", &amqp_url),
-            ("MASTER_KEY", "dGhlIGJlbmNobWFyayBoYXMgYSBtYXN0ZXIga2V5ISE="),
+            ("MASTER_KEY", MASTER_KEY),
             ("ADMIN_TOKEN", ADMIN_TOKEN),
             // Measure the possible speed, not the allowed one.
             ("API_RATE_LIMIT", "0"),
@@ -223,7 +225,13 @@ impl Month {
             .batch_execute(&format!("CREATE DATABASE {database}"))
             .await?;
         let url = pair.postgres().database_url(&database);
-        let settings = [("DATABASE_URL".to_owned(), url)];
+        let amqp_url = pair.rabbitmq().amqp_url("t0");
+        let settings = [
+            ("DATABASE_URL", url.as_str()),
+            ("AMQP_URL", &amqp_url),
+            ("MASTER_KEY", MASTER_KEY),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
         command("posthorn-ingest", &["migrate"], &settings).await?;
         let client = sql(pair, &database).await?;
         let tenant = "INSERT INTO tenants (id, revision) VALUES ($1, 0)";
