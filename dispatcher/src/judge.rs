@@ -90,6 +90,16 @@ impl Timing {
 }
 
 impl Deferral {
+    /// Every reason.
+    pub const ALL: [Self; 6] = [
+        Self::EndpointFull,
+        Self::EndpointDown,
+        Self::RateLimited,
+        Self::InFlight,
+        Self::UnknownWebhook,
+        Self::UnknownDialect,
+    ];
+
     /// As metrics and logs have it.
     pub fn as_str(self) -> &'static str {
         match self {

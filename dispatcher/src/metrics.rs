@@ -3,7 +3,10 @@
 use std::sync::OnceLock;
 
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
-use shared::telemetry::{counter, counter_by, gauge, histogram};
+use shared::stats::OUTCOMES;
+use shared::telemetry::{counter, counter_of, gauge, histogram};
+
+use crate::judge::Deferral;
 
 /// The dispatcher's own metrics.
 pub struct Metrics {
@@ -58,10 +61,11 @@ pub fn metrics() -> &'static Metrics {
             "posthorn_jobs_stale_total",
             "Redelivered jobs that turned out to be settled already.",
         ),
-        attempts: counter_by(
+        attempts: counter_of(
             "posthorn_attempts_total",
             "Attempts, by what came back.",
             "outcome",
+            &OUTCOMES,
         ),
         attempt_seconds: histogram(
             "posthorn_attempt_duration_seconds",
@@ -79,10 +83,11 @@ pub fn metrics() -> &'static Metrics {
             ],
         ),
         in_flight: gauge("posthorn_attempts_in_flight", "Requests under way."),
-        deferred: counter_by(
+        deferred: counter_of(
             "posthorn_deferred_total",
             "Jobs put off without an attempt, by reason.",
             "reason",
+            &Deferral::ALL.map(Deferral::as_str),
         ),
         circuits_opened: counter(
             "posthorn_circuits_opened_total",
@@ -93,10 +98,11 @@ pub fn metrics() -> &'static Metrics {
             "Webhooks that were disabled, by what their endpoint answered or for failing too long.",
         ),
         retries: counter("posthorn_retries_scheduled_total", "Retries scheduled."),
-        finished: counter_by(
+        finished: counter_of(
             "posthorn_deliveries_finished_total",
             "Deliveries that reached a final state, by state.",
             "state",
+            &["delivered", "failed", "expired", "cancelled"],
         ),
         settle_batch: histogram(
             "posthorn_settle_batch_size",
@@ -107,18 +113,12 @@ pub fn metrics() -> &'static Metrics {
             "posthorn_settle_fenced_total",
             "Verdicts that another copy of the job had anticipated.",
         ),
-        set_aside: {
-            let set_aside = counter_by(
-                "posthorn_settlements_set_aside_total",
-                "Verdicts that PostgreSQL refused, by what isn't written: the details of the attempt, or the verdict.",
-                "what",
-            );
-            // There from the start, for alerts.
-            for what in ["details", "verdict"] {
-                set_aside.with_label_values(&[what]);
-            }
-            set_aside
-        },
+        set_aside: counter_of(
+            "posthorn_settlements_set_aside_total",
+            "Verdicts that PostgreSQL refused, by what isn't written: the details of the attempt, or the verdict.",
+            "what",
+            &["details", "verdict"],
+        ),
         swept: counter(
             "posthorn_sweeper_requeued_total",
             "Lost jobs that the sweeper put back.",

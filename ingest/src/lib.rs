@@ -42,5 +42,6 @@ pub mod restart;
 pub mod run;
 pub mod settings;
 pub mod subscriptions;
+pub mod survey;
 pub mod turn;
 pub mod turns;

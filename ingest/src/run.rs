@@ -39,7 +39,7 @@ use crate::metrics::metrics;
 use crate::settings::Settings;
 use crate::subscriptions::Subscriptions;
 use crate::turn::TenantPlaces;
-use crate::{deleted_webhooks, partitions, replay};
+use crate::{deleted_webhooks, partitions, replay, survey};
 
 const NAME: &str = "posthorn-ingest";
 /// Of the lanes, the feed, the keepers of dead letters, replays and upkeep.
@@ -52,6 +52,8 @@ const TOKEN_CONNECTIONS: usize = 2;
 const MAINTENANCE: Duration = Duration::from_secs(3600);
 /// How often the sweeper's findings and dead letters are read for the metrics.
 const SWEEP_REPORT: Duration = Duration::from_secs(5);
+/// How often PostgreSQL is asked for the metrics that cost more than that.
+const SURVEY: Duration = Duration::from_secs(15);
 
 /// Which part of ingest a process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -242,6 +244,7 @@ async fn take_dead_letters(keeper: &Keeper, session: &Session) -> anyhow::Result
 async fn upkeep(pool: Pool, retention: time::Duration, stop: CancellationToken) {
     let mut maintenance = tokio::time::interval(MAINTENANCE);
     let mut report = tokio::time::interval(SWEEP_REPORT);
+    let mut surveys = tokio::time::interval(SURVEY);
     loop {
         tokio::select! {
             _ = maintenance.tick() => {
@@ -278,6 +281,11 @@ async fn upkeep(pool: Pool, retention: time::Duration, stop: CancellationToken) 
                         metrics().dead_letters_bytes.set(held.bytes);
                     }
                     Err(error) => warn!(error = format!("{error:#}"), "counting dead letters"),
+                }
+            }
+            _ = surveys.tick() => {
+                if let Err(error) = survey::survey(&pool).await {
+                    warn!(error = format!("{error:#}"), "surveying PostgreSQL for the metrics");
                 }
             }
             () = stop.cancelled() => return,

@@ -11,7 +11,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, TextEncoder,
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    TextEncoder,
 };
 use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
@@ -152,10 +153,27 @@ pub fn counter_by(name: &str, help: &str, label: &str) -> IntCounterVec {
     register(IntCounterVec::new(Opts::new(name, help), &[label]))
 }
 
+/// Registers a counter with one label that is 0 from the start for these values:
+/// Prometheus sees the first increment only of a counter that it has seen before.
+#[must_use]
+pub fn counter_of(name: &str, help: &str, label: &str, values: &[&str]) -> IntCounterVec {
+    let counter = counter_by(name, help, label);
+    for value in values {
+        counter.with_label_values(&[value]);
+    }
+    counter
+}
+
 /// Registers a gauge.
 #[must_use]
 pub fn gauge(name: &str, help: &str) -> IntGauge {
     register(IntGauge::new(name, help))
+}
+
+/// Registers a gauge with one label.
+#[must_use]
+pub fn gauge_by(name: &str, help: &str, label: &str) -> IntGaugeVec {
+    register(IntGaugeVec::new(Opts::new(name, help), &[label]))
 }
 
 /// Registers a histogram with the given upper bounds.
