@@ -35,7 +35,9 @@ test: ## Run all tests, with a private RabbitMQ and PostgreSQL.
 	$(TARGET)/debug/with_servers $(CARGO) $(TESTS) --workspace
 	$(CARGO) test --workspace --doc
 
-check: ## What CI checks besides: formatting, clippy and rustdoc, warnings denied.
+check: ## What CI checks besides: formatting, clippy and rustdoc, warnings denied; rules and dashboards.
+	@deploy/deps.sh tests
+	deploy/check.sh
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --document-private-items

@@ -18,7 +18,8 @@ VENV=.posthorn/venv
 # clients of examples/.
 PACKAGES="standardwebhooks==1.1.0 schemathesis==4.32.5 pika==1.4.4"
 NODE_MODULES=.posthorn/node_modules
-NODE_PACKAGES="standardwebhooks@1.1.1 amqplib@2.3.1"
+# @grafana/schema, typescript: hold the dashboards to Grafana's own types.
+NODE_PACKAGES="standardwebhooks@1.1.1 amqplib@2.3.1 @grafana/schema@11.6.0 typescript@5.9.3"
 POLICY=/usr/sbin/policy-rc.d
 
 say() { printf 'deps: %s\n' "$*"; }
@@ -120,7 +121,8 @@ install_missing() {
         fail "not root, and there is no sudo: as root, run 'apt-get install$missing'"
     say "installing$missing with apt-get; no service of theirs is started"
     fresh=
-    for unit in rabbitmq-server postgresql; do
+    for unit in rabbitmq-server postgresql prometheus prometheus-postgres-exporter prometheus-node-exporter \
+        prometheus-blackbox-exporter; do
         systemctl is-enabled --quiet "$unit" 2>/dev/null || fresh="$fresh $unit"
     done
     forbid_starting
@@ -154,6 +156,13 @@ if [ "$what" = tests ] && ! has_node_packages; then
 fi
 if [ "$what" = tests ] && ! has_faketime; then
     need libfaketime "the tests run processes whose clocks are wrong"
+fi
+if [ "$what" = tests ]; then
+    command -v promtool >/dev/null || need prometheus "checks the alert rules; the tests run a private one"
+    command -v prometheus-postgres-exporter >/dev/null ||
+        need prometheus-postgres-exporter "the tests run the dashboards' queries"
+    command -v prometheus-node-exporter >/dev/null || need prometheus-node-exporter "the same, of disks"
+    command -v prometheus-blackbox-exporter >/dev/null || need prometheus-blackbox-exporter "the same, of certificates"
 fi
 [ -z "$missing" ] || install_missing
 
