@@ -1,6 +1,7 @@
 #!/bin/sh
-# Checks what is in deploy/ without running it: Prometheus's rules and their cases, and that the
-# dashboards are what deploy/grafana/dashboards.py writes and what Grafana's schema allows.
+# Checks what is in deploy/ without running it: Prometheus's rules and their cases; that the
+# dashboards are what deploy/grafana/dashboards.py writes and what Grafana's schema allows; that
+# Kubernetes's schemas allow what is in deploy/k8s.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -8,4 +9,5 @@ promtool check rules deploy/prometheus/recording.yml deploy/prometheus/alerts.ym
 promtool check config --syntax-only deploy/prometheus/prometheus.yml
 promtool test rules deploy/prometheus/tests.yml
 deploy/grafana/dashboards.py --check
+.posthorn/venv/bin/python deploy/k8s/check.py
 node deploy/grafana/schema.js .posthorn/node_modules deploy/grafana/dashboards/*.json

@@ -15,8 +15,8 @@ POSTGRES=15
 VENV=.posthorn/venv
 # standardwebhooks: receivers' own library, which verifies our signatures.
 # schemathesis: sends generated requests to the API. pika, amqplib: the AMQP
-# clients of examples/.
-PACKAGES="standardwebhooks==1.1.0 schemathesis==4.32.5 pika==1.4.4"
+# clients of examples/. kubernetes-validate: Kubernetes's schemas, for deploy/k8s.
+PACKAGES="standardwebhooks==1.1.0 schemathesis==4.32.5 pika==1.4.4 kubernetes-validate==1.37.0"
 NODE_MODULES=.posthorn/node_modules
 # @grafana/schema, typescript: hold the dashboards to Grafana's own types.
 NODE_PACKAGES="standardwebhooks@1.1.1 amqplib@2.3.1 @grafana/schema@11.6.0 typescript@5.9.3"
@@ -60,7 +60,9 @@ has_packages() {
     # The interpreter is a link, which an upgrade of Python breaks.
     [ -x "$VENV/bin/python" ] || return 1
     for package in $PACKAGES; do
-        set -- "$VENV"/lib/python3*/site-packages/"${package%==*}-${package#*==}".dist-info
+        # Where it is installed, a name has underscores.
+        name=$(printf '%s' "${package%==*}" | tr - _)
+        set -- "$VENV"/lib/python3*/site-packages/"$name-${package#*==}".dist-info
         [ -d "$1" ] || return 1
     done
 }

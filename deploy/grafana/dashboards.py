@@ -407,7 +407,6 @@ def tenant():
         "type": "query",
         "datasource": POSTGRESQL,
         "query": "SELECT id FROM tenants ORDER BY id",
-        "definition": "SELECT id FROM tenants ORDER BY id",
         "refresh": 1,
         "regex": "",
         "sort": 0,
