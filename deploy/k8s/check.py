@@ -88,7 +88,7 @@ def main():
     print(f"k8s: {checked} resources checked, for Kubernetes {' and '.join(VERSIONS)}")
     if unchecked:
         print(f"k8s: NOT checked, their schemas aren't here: {', '.join(sorted(unchecked))}")
-    sys.exit("\n".join(wrong))
+    sys.exit("\n".join(wrong) or None)
 
 
 if __name__ == "__main__":
