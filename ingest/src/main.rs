@@ -1,6 +1,7 @@
 //! `posthorn-ingest`: serves by default; `migrate`, `audit`, `rekey`, `token
 //! create`, `apply`, `catalogue` and `dialect` are for operators.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use ingest::settings::Settings;
 use ingest::{api, audit, preview, rekey, run};
 use secrecy::ExposeSecret;
 use shared::settings::{environment, process_environment};
-use shared::{postgres, settings, supervise, telemetry};
+use shared::{health, postgres, settings, supervise, telemetry};
 use tokio_util::sync::CancellationToken;
 
 /// Posthorn's ingest. Settings come from the environment, see README.md.
@@ -46,6 +47,8 @@ enum Command {
     Rekey,
     /// Print the API's OpenAPI document.
     Openapi,
+    /// Ask the process that listens on `HTTP_ADDR` whether it is ready.
+    Healthy,
     /// See how deliveries look.
     #[command(subcommand)]
     Dialect(Dialect),
@@ -107,6 +110,11 @@ async fn main() -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    if let Command::Healthy = command {
+        let default = SocketAddr::from(([127, 0, 0, 1], 8080));
+        println!("{}", health::ask(&environment(), default)?);
+        return Ok(ExitCode::SUCCESS);
+    }
     if let Command::Openapi = command {
         println!("{:#}", api::document());
         return Ok(ExitCode::SUCCESS);
@@ -139,7 +147,9 @@ async fn main() -> anyhow::Result<ExitCode> {
             println!("{rekeyed}");
             anyhow::ensure!(rekeyed.is_complete(), "older keys are still needed");
         }
-        Command::Dialect(_) | Command::Openapi => unreachable!("answered above"),
+        Command::Dialect(_) | Command::Openapi | Command::Healthy => {
+            unreachable!("answered above")
+        }
         Command::Token(Token::Create { tenant, role }) => {
             let token =
                 api::auth::create_token(&pool(&settings)?, tenant.as_ref(), role, None).await?;

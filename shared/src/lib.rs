@@ -13,6 +13,7 @@ pub mod destination;
 pub mod dialect;
 pub mod excerpt;
 pub mod headers;
+pub mod health;
 pub mod ids;
 pub mod job;
 mod log_lines;
