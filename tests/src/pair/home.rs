@@ -56,6 +56,9 @@ pub(super) struct Ports {
     pub(super) distribution: u16,
     /// Erlang's port mapper, a private one.
     pub(super) epmd: u16,
+    /// RabbitMQ's metrics, if they were asked for.
+    #[serde(default)]
+    pub(super) metrics: u16,
 }
 
 impl Home {
@@ -219,6 +222,7 @@ impl Ports {
             &mut self.amqp,
             &mut self.distribution,
             &mut self.epmd,
+            &mut self.metrics,
         ] {
             let listener = std::iter::once(*port)
                 .filter(|port| *port != 0)

@@ -59,6 +59,8 @@ pub struct PairConfig {
     pub folder: PathBuf,
     /// RabbitMQ gets the vhosts `/` and `t0` to `t{vhosts - 1}`.
     pub vhosts: usize,
+    /// RabbitMQ serves metrics for Prometheus.
+    pub metrics: bool,
     /// PostgreSQL's `fsync`. Off, committed rows survive its death but not the
     /// machine's.
     pub fsync: bool,
@@ -78,6 +80,7 @@ impl PairConfig {
         Self {
             folder: folder.into(),
             vhosts: 0,
+            metrics: false,
             fsync: true,
             small_disk: false,
             database_url: None,
@@ -129,7 +132,10 @@ impl Pair {
         };
         let rabbitmq = match amqp_url {
             Some(url) => Server::external(url),
-            None => Server::private(RabbitMq::new(&home, config.vhosts)?, &home, &say),
+            None => {
+                let recipe = RabbitMq::new(&home, config.vhosts, config.metrics)?;
+                Server::private(recipe, &home, &say)
+            }
         };
         let pair = Self {
             postgres,
