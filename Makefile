@@ -11,11 +11,11 @@ TESTS := $(if $(NEXTEST),nextest run,test --all-targets)
 PRODUCT := --workspace --bin posthorn-ingest --bin posthorn-dispatcher
 
 .DEFAULT_GOAL := help
-.PHONY: help deps run test check openapi schemathesis fuzz chaos bench clean
+.PHONY: help deps run test check openapi schemathesis fuzz chaos compose-test bench clean
 
 help: ## Say this.
 	@echo 'make TARGET, with TARGET one of:'
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r target what; do \
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r target what; do \
 		printf '  %-13s %s\n' "$$target" "$$what"; done
 
 deps: ## Install what is missing: RabbitMQ, PostgreSQL, what the tests need (apt, sudo unless root).
@@ -63,6 +63,11 @@ chaos: ## Break everything under load, and judge that nothing was lost (5 minute
 	@deploy/deps.sh servers
 	$(CARGO) build $(PRODUCT) --bin chaos
 	$(TARGET)/debug/chaos $(ARGS)
+
+compose-test: ## Run docker-compose.yml with podman: deliver, scale, kill, upgrade, stop (as root; Debian).
+	@deploy/deps.sh containers
+	$(CARGO) build $(PRODUCT)
+	TARGET=$(TARGET) tests/compose/run.sh
 
 bench: ## Measure throughput and latency on this machine.
 	@deploy/deps.sh servers

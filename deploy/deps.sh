@@ -3,6 +3,7 @@
 #
 #   deploy/deps.sh servers     what `make run` needs: RabbitMQ, PostgreSQL, curl
 #   deploy/deps.sh tests       that, libfaketime, and what the tests use of Python
+#   deploy/deps.sh containers  that, and what `make compose-test` needs
 #
 # Says what it installs and why before it does. Does nothing, quickly and
 # silently, when all is there. Starts no service of the system: Posthorn runs
@@ -16,7 +17,8 @@ VENV=.posthorn/venv
 # standardwebhooks: receivers' own library, which verifies our signatures.
 # schemathesis: sends generated requests to the API. pika, amqplib: the AMQP
 # clients of examples/. kubernetes-validate: Kubernetes's schemas, for deploy/k8s.
-PACKAGES="standardwebhooks==1.1.0 schemathesis==4.32.5 pika==1.4.4 kubernetes-validate==1.37.0"
+# podman-compose: runs docker-compose.yml.
+PACKAGES="standardwebhooks==1.1.0 schemathesis==4.32.5 pika==1.4.4 kubernetes-validate==1.37.0 podman-compose==1.6.0"
 NODE_MODULES=.posthorn/node_modules
 # @grafana/schema, typescript: hold the dashboards to Grafana's own types.
 NODE_PACKAGES="standardwebhooks@1.1.1 amqplib@2.3.1 @grafana/schema@11.6.0 typescript@5.9.3"
@@ -141,9 +143,14 @@ install_missing() {
 }
 
 what=${1:-tests}
+containers=
 case $what in
 servers | tests) ;;
-*) fail "usage: deploy/deps.sh [servers|tests]" ;;
+containers)
+    containers=yes
+    what=tests
+    ;;
+*) fail "usage: deploy/deps.sh [servers|tests|containers]" ;;
 esac
 
 has_rabbitmq || need rabbitmq-server "moves events and jobs; a private node is run from its binaries"
@@ -165,6 +172,14 @@ if [ "$what" = tests ]; then
         need prometheus-postgres-exporter "the tests run the dashboards' queries"
     command -v prometheus-node-exporter >/dev/null || need prometheus-node-exporter "the same, of disks"
     command -v prometheus-blackbox-exporter >/dev/null || need prometheus-blackbox-exporter "the same, of certificates"
+fi
+if [ -n "$containers" ]; then
+    for package in podman buildah runc debootstrap iptables; do
+        command -v $package >/dev/null || need $package "runs docker-compose.yml"
+    done
+    # Debian's podman looks for these two here.
+    [ -x /usr/lib/podman/netavark ] || need netavark "networks of containers"
+    [ -x /usr/lib/podman/aardvark-dns ] || need aardvark-dns "names of containers"
 fi
 [ -z "$missing" ] || install_missing
 
