@@ -48,10 +48,11 @@ def patiently(what):
 
 patiently(begin)
 print("Look at http://127.0.0.1:3000/d/posthorn-overview", flush=True)
+run = os.urandom(3).hex()
 for n in itertools.count():
-    data = {"order": n, "total": 19.90}
-    event = {"id": f"order-{os.urandom(4).hex()}-{n}", "type": "order.created", "data": data}
+    order = f"{run}-{n}"
+    event = {"id": f"order-{order}", "type": "order.created", "data": {"order": order, "total": 19.90}}
     # With the same id as long as it takes, so that it is delivered once.
     patiently(lambda: ask("POST", "/api/v1/events", event))
-    print(f"published {n}", flush=True)
+    print(f"published {order}", flush=True)
     time.sleep(float(os.environ.get("EVERY", "1")))

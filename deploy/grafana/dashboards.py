@@ -368,7 +368,7 @@ def postgresql():
     board.stat("Longest transaction", "", "max(pg_stat_activity_max_tx_duration)", "s", bad=300)
     board.stat("Log now", "Events, deliveries and attempts, with their indexes.", "max(posthorn_storage_bytes)", "bytes")
     board.stat("Log when all days are there", "At the pace of the last seven days.", "max(posthorn_storage_forecast_bytes)", "bytes")
-    board.stat("Days ahead", "Partitions that exist after today: 14 are made.", "max(posthorn_partitions_ahead_days)", good=7)
+    board.stat("Days ahead", "Partitions that exist after today: 14 are made.", "max(posthorn_partitions_ahead)", good=7)
     board.graph("Transactions", "",
                 prometheus('sum(rate(pg_stat_database_xact_commit[$__rate_interval]))', "committed"),
                 prometheus('sum(rate(pg_stat_database_xact_rollback[$__rate_interval]))', "rolled back"), unit="cps", width=8)

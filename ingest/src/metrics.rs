@@ -122,7 +122,7 @@ pub fn metrics() -> &'static Metrics {
             "Tenants with so many events waiting that new ones go to a queue aside.",
         ),
         partitions_ahead: gauge(
-            "posthorn_partitions_ahead_days",
+            "posthorn_partitions_ahead",
             "Days after today for which the log has partitions.",
         ),
         open_deliveries: gauge_by(

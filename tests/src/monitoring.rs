@@ -57,10 +57,12 @@ impl Monitoring {
             programs.push(start(program, arguments, variables, &folder)?);
             anyhow::Ok(())
         };
+        let mut database = url::Url::parse(watched.database_url)?;
+        database.query_pairs_mut().append_pair("sslmode", "disable");
         start(
             "prometheus-postgres-exporter",
             &[format!("--web.listen-address={postgres}")],
-            &[("DATA_SOURCE_NAME", watched.database_url)],
+            &[("DATA_SOURCE_NAME", database.as_str())],
         )?;
         start(
             "prometheus-node-exporter",
@@ -157,6 +159,30 @@ impl Monitoring {
             }
             let waited = tokio::time::Instant::now() > deadline;
             ensure!(!waited, "Prometheus isn't ready:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until every target is up.
+    ///
+    /// # Errors
+    /// If one isn't within a minute: which, and why.
+    pub async fn sees_all(&self) -> anyhow::Result<()> {
+        let deadline = tokio::time::Instant::now() + 2 * PATIENCE;
+        loop {
+            let targets = self.ask("targets", &[("state", "active")]).await?;
+            let targets = targets["activeTargets"].as_array().cloned();
+            let down = targets
+                .unwrap_or_default()
+                .into_iter()
+                .filter(|target| target["health"] != "up")
+                .map(|target| format!("{}: {}", target["scrapeUrl"], target["lastError"]));
+            let down: Vec<_> = down.collect();
+            if down.is_empty() {
+                return Ok(());
+            }
+            let waited = tokio::time::Instant::now() > deadline;
+            ensure!(!waited, "{}\n{}", down.join("\n"), self.log());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
