@@ -38,6 +38,8 @@ pub struct Watched<'a> {
 /// A running Prometheus. All of it ends when dropped.
 pub struct Monitoring {
     prometheus: String,
+    /// How many there are to be scraped.
+    targets: usize,
     folder: PathBuf,
     // Killed when dropped.
     _programs: Vec<Child>,
@@ -114,6 +116,8 @@ impl Monitoring {
                        "tls_config": {"insecure_skip_verify": true}}),
             ),
         ];
+        // RabbitMQ twice, and three exporters.
+        let targets = watched.ingests.len() + watched.dispatchers.len() + 5;
         // JSON is YAML.
         let config = json!({
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
@@ -140,6 +144,7 @@ impl Monitoring {
         )?;
         let monitoring = Self {
             prometheus: format!("http://{prometheus}"),
+            targets,
             folder,
             _programs: programs,
         };
@@ -171,18 +176,26 @@ impl Monitoring {
         let deadline = tokio::time::Instant::now() + 2 * PATIENCE;
         loop {
             let targets = self.ask("targets", &[("state", "active")]).await?;
+            // Empty until Prometheus has taken them up, some seconds after it is ready.
             let targets = targets["activeTargets"].as_array().cloned();
+            let targets = targets.unwrap_or_default();
+            let known = targets.len();
             let down = targets
-                .unwrap_or_default()
                 .into_iter()
                 .filter(|target| target["health"] != "up")
                 .map(|target| format!("{}: {}", target["scrapeUrl"], target["lastError"]));
             let down: Vec<_> = down.collect();
-            if down.is_empty() {
+            if known == self.targets && down.is_empty() {
                 return Ok(());
             }
             let waited = tokio::time::Instant::now() > deadline;
-            ensure!(!waited, "{}\n{}", down.join("\n"), self.log());
+            ensure!(
+                !waited,
+                "{known} of {} targets are known. {}\n{}",
+                self.targets,
+                down.join("\n"),
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
