@@ -11,11 +11,11 @@ TESTS := $(if $(NEXTEST),nextest run,test --all-targets)
 PRODUCT := --workspace --bin posthorn-ingest --bin posthorn-dispatcher
 
 .DEFAULT_GOAL := help
-.PHONY: help deps run test check openapi schemathesis fuzz chaos bench clean
+.PHONY: help deps run test check openapi schemathesis fuzz chaos compose-test bench clean
 
 help: ## Print this list.
 	@echo 'make TARGET, with TARGET one of:'
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r target what; do \
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r target what; do \
 		printf '  %-13s %s\n' "$$target" "$$what"; done
 
 deps: ## Install missing packages: RabbitMQ, PostgreSQL, the tests' tools (with apt; sudo unless root).
@@ -35,7 +35,9 @@ test: ## Run all tests, with a private RabbitMQ and PostgreSQL.
 	$(TARGET)/debug/with_servers $(CARGO) $(TESTS) --workspace
 	$(CARGO) test --workspace --doc
 
-check: ## Check formatting, clippy and rustdoc, with warnings denied, as CI does.
+check: ## Check formatting, clippy and rustdoc, with warnings denied, and rules, dashboards and manifests, as CI does.
+	@deploy/deps.sh tests
+	deploy/check.sh
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --document-private-items
@@ -61,6 +63,11 @@ chaos: ## Inject faults everywhere under load and check that nothing was lost (5
 	@deploy/deps.sh servers
 	$(CARGO) build $(PRODUCT) --bin chaos
 	$(TARGET)/debug/chaos $(ARGS)
+
+compose-test: ## Run docker-compose.yml with podman: deliver, scale, kill, upgrade, stop (as root; Debian).
+	@deploy/deps.sh containers
+	$(CARGO) build $(PRODUCT)
+	TARGET=$(TARGET) tests/compose/run.sh
 
 bench: ## Measure throughput and latency on this machine. ARGS=--help: other benchmarks.
 	@deploy/deps.sh servers

@@ -3,6 +3,7 @@
 #
 #   deploy/deps.sh servers     what `make run` needs: RabbitMQ, PostgreSQL, curl
 #   deploy/deps.sh tests       the same, libfaketime, and the tests' Python and npm packages
+#   deploy/deps.sh containers  that, and what `make compose-test` needs
 #
 # Prints what it installs and why before it does. When nothing is missing, it ends
 # at once and prints nothing. It starts no system service: Posthorn runs its own
@@ -15,10 +16,12 @@ POSTGRES=15
 VENV=.posthorn/venv
 # standardwebhooks: the library that receivers use; the tests verify signatures with it.
 # schemathesis: sends generated requests to the API. pika, amqplib: the AMQP
-# clients of examples/.
-PACKAGES="standardwebhooks==1.1.0 schemathesis==4.32.5 pika==1.4.4"
+# clients of examples/. kubernetes-validate: Kubernetes's schemas, for deploy/k8s.
+# podman-compose: runs docker-compose.yml.
+PACKAGES="standardwebhooks==1.1.0 schemathesis==4.32.5 pika==1.4.4 kubernetes-validate==1.37.0 podman-compose==1.6.0"
 NODE_MODULES=.posthorn/node_modules
-NODE_PACKAGES="standardwebhooks@1.1.1 amqplib@2.3.1"
+# @grafana/schema, typescript: hold the dashboards to Grafana's own types.
+NODE_PACKAGES="standardwebhooks@1.1.1 amqplib@2.3.1 @grafana/schema@11.6.0 typescript@5.9.3"
 POLICY=/usr/sbin/policy-rc.d
 
 say() { printf 'deps: %s\n' "$*"; }
@@ -59,7 +62,9 @@ has_packages() {
     # The interpreter is a symbolic link. An upgrade of Python breaks it.
     [ -x "$VENV/bin/python" ] || return 1
     for package in $PACKAGES; do
-        set -- "$VENV"/lib/python3*/site-packages/"${package%==*}-${package#*==}".dist-info
+        # Where it is installed, a name has underscores.
+        name=$(printf '%s' "${package%==*}" | tr - _)
+        set -- "$VENV"/lib/python3*/site-packages/"$name-${package#*==}".dist-info
         [ -d "$1" ] || return 1
     done
 }
@@ -120,7 +125,8 @@ install_missing() {
         fail "not root, and there is no sudo: as root, run 'apt-get install$missing'"
     say "installing$missing with apt-get; no service of theirs is started"
     fresh=
-    for unit in rabbitmq-server postgresql; do
+    for unit in rabbitmq-server postgresql prometheus prometheus-postgres-exporter prometheus-node-exporter \
+        prometheus-blackbox-exporter; do
         systemctl is-enabled --quiet "$unit" 2>/dev/null || fresh="$fresh $unit"
     done
     forbid_starting
@@ -138,9 +144,14 @@ install_missing() {
 }
 
 what=${1:-tests}
+containers=
 case $what in
 servers | tests) ;;
-*) fail "usage: deploy/deps.sh [servers|tests]" ;;
+containers)
+    containers=yes
+    what=tests
+    ;;
+*) fail "usage: deploy/deps.sh [servers|tests|containers]" ;;
 esac
 
 has_rabbitmq || need rabbitmq-server "moves events and jobs; a private node is run from its binaries"
@@ -155,6 +166,21 @@ if [ "$what" = tests ] && ! has_node_packages; then
 fi
 if [ "$what" = tests ] && ! has_faketime; then
     need libfaketime "the tests run processes whose clocks are wrong"
+fi
+if [ "$what" = tests ]; then
+    command -v promtool >/dev/null || need prometheus "checks the alert rules; the tests run a private one"
+    command -v prometheus-postgres-exporter >/dev/null ||
+        need prometheus-postgres-exporter "the tests run the dashboards' queries"
+    command -v prometheus-node-exporter >/dev/null || need prometheus-node-exporter "the same, of disks"
+    command -v prometheus-blackbox-exporter >/dev/null || need prometheus-blackbox-exporter "the same, of certificates"
+fi
+if [ -n "$containers" ]; then
+    for package in podman buildah runc debootstrap iptables; do
+        command -v $package >/dev/null || need $package "runs docker-compose.yml"
+    done
+    # Debian's podman looks for these two here.
+    [ -x /usr/lib/podman/netavark ] || need netavark "networks of containers"
+    [ -x /usr/lib/podman/aardvark-dns ] || need aardvark-dns "names of containers"
 fi
 [ -z "$missing" ] || install_missing
 

@@ -87,6 +87,15 @@ impl Timing {
 }
 
 impl Deferral {
+    pub const ALL: [Self; 6] = [
+        Self::EndpointFull,
+        Self::EndpointDown,
+        Self::RateLimited,
+        Self::InFlight,
+        Self::UnknownWebhook,
+        Self::UnknownDialect,
+    ];
+
     /// As metrics and logs write it.
     pub fn as_str(self) -> &'static str {
         match self {

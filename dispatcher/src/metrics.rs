@@ -3,7 +3,10 @@
 use std::sync::OnceLock;
 
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
-use shared::telemetry::{counter, counter_by, gauge, histogram};
+use shared::stats::OUTCOMES;
+use shared::telemetry::{counter, counter_of, gauge, histogram};
+
+use crate::judge::Deferral;
 
 /// The dispatcher's own metrics. Their help texts are below.
 pub struct Metrics {
@@ -40,10 +43,11 @@ pub fn metrics() -> &'static Metrics {
             "posthorn_jobs_stale_total",
             "Jobs that were dropped because their delivery was finished, or waited for another job.",
         ),
-        attempts: counter_by(
+        attempts: counter_of(
             "posthorn_attempts_total",
             "Attempts, by outcome.",
             "outcome",
+            &OUTCOMES,
         ),
         attempt_seconds: histogram(
             "posthorn_attempt_duration_seconds",
@@ -61,10 +65,11 @@ pub fn metrics() -> &'static Metrics {
             ],
         ),
         in_flight: gauge("posthorn_attempts_in_flight", "Requests in flight."),
-        deferred: counter_by(
+        deferred: counter_of(
             "posthorn_deferred_total",
             "Jobs that were deferred without an attempt, by reason.",
             "reason",
+            &Deferral::ALL.map(Deferral::as_str),
         ),
         circuits_opened: counter(
             "posthorn_circuits_opened_total",
@@ -75,10 +80,11 @@ pub fn metrics() -> &'static Metrics {
             "Webhooks that were disabled: their endpoint said that it is gone, or every attempt had failed for too long.",
         ),
         retries: counter("posthorn_retries_scheduled_total", "Retries that were scheduled."),
-        finished: counter_by(
+        finished: counter_of(
             "posthorn_deliveries_finished_total",
             "Deliveries that were finished, by state.",
             "state",
+            &["delivered", "failed", "expired", "cancelled"],
         ),
         settle_batch: histogram(
             "posthorn_settle_batch_size",
@@ -89,18 +95,12 @@ pub fn metrics() -> &'static Metrics {
             "posthorn_settle_fenced_total",
             "Verdicts that changed nothing, because another copy of the job had been settled first.",
         ),
-        set_aside: {
-            let set_aside = counter_by(
-                "posthorn_settlements_set_aside_total",
-                "Verdicts that PostgreSQL refused, by what was left out: the details of the attempt, or the whole verdict.",
-                "what",
-            );
-            // Alerts need both from the start.
-            for what in ["details", "verdict"] {
-                set_aside.with_label_values(&[what]);
-            }
-            set_aside
-        },
+        set_aside: counter_of(
+            "posthorn_settlements_set_aside_total",
+            "Verdicts that PostgreSQL refused, by what isn't written: the details of the attempt, or the verdict.",
+            "what",
+            &["details", "verdict"],
+        ),
         swept: counter(
             "posthorn_sweeper_requeued_total",
             "Lost jobs that the sweeper put back on their queue.",

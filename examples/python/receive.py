@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 secret = os.environ["WEBHOOK_SECRET"]
 dialect = os.environ.get("DIALECT", "standard")
+host = os.environ.get("HOST", "127.0.0.1")
 port = int(os.environ.get("PORT", "3000"))
 
 TOLERANCE = 300  # seconds that a signed timestamp may differ from our clock
@@ -82,4 +83,4 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+ThreadingHTTPServer((host, port), Handler).serve_forever()

@@ -51,6 +51,7 @@ pub mod restart;
 pub mod run;
 pub mod settings;
 pub mod subscriptions;
+pub mod survey;
 pub mod tenant_permits;
 pub mod tenants;
 pub mod timestamp;

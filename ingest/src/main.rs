@@ -1,5 +1,6 @@
 //! `posthorn-ingest`: the service by default, and commands for operators.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use ingest::webhooks::store::Writing;
 use ingest::{api, audit, preview, rekey, run};
 use secrecy::ExposeSecret;
 use shared::settings::{environment, process_environment};
-use shared::{postgres, settings, supervise, telemetry};
+use shared::{health_check, postgres, settings, supervise, telemetry};
 use tokio_util::sync::CancellationToken;
 
 /// Takes events from RabbitMQ, matches them to webhooks and serves the API.
@@ -47,6 +48,8 @@ enum Command {
     Rekey,
     /// Print the API's OpenAPI document.
     Openapi,
+    /// Ask the process that listens on `HTTP_ADDR` whether it is ready.
+    Healthy,
     /// List the dialects, and preview deliveries in them.
     #[command(subcommand)]
     Dialect(Dialect),
@@ -108,6 +111,11 @@ async fn main() -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    if let Command::Healthy = command {
+        let default = SocketAddr::from(([127, 0, 0, 1], 8080));
+        println!("{}", health_check::ask(&environment(), default)?);
+        return Ok(ExitCode::SUCCESS);
+    }
     if let Command::Openapi = command {
         println!("{:#}", api::document());
         return Ok(ExitCode::SUCCESS);
@@ -146,7 +154,9 @@ async fn main() -> anyhow::Result<ExitCode> {
                 "some webhooks still need an older key: keep it in MASTER_KEY_PREVIOUS"
             );
         }
-        Command::Dialect(_) | Command::Openapi => unreachable!("answered above"),
+        Command::Dialect(_) | Command::Openapi | Command::Healthy => {
+            unreachable!("answered above")
+        }
         Command::Token(Token::Create { tenant, role }) => {
             let token =
                 api::access::tokens::create_token(&pool(&settings)?, tenant.as_ref(), role, None)

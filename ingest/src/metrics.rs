@@ -2,8 +2,8 @@
 
 use std::sync::OnceLock;
 
-use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
-use shared::telemetry::{counter, counter_by, gauge, histogram};
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use shared::telemetry::{counter, counter_by, gauge, gauge_by, histogram};
 
 pub struct Metrics {
     /// Events taken from the queue.
@@ -35,6 +35,14 @@ pub struct Metrics {
     pub storage_forecast: IntGauge,
     /// Tenants whose events go to an overflow queue.
     pub set_aside: IntGauge,
+    /// Days of the log that exist after today.
+    pub partitions_ahead: IntGauge,
+    /// Open deliveries, by what they wait for.
+    pub open_deliveries: IntGaugeVec,
+    /// The age of the oldest of them.
+    pub oldest_open: IntGaugeVec,
+    /// Tokens in use that are about to expire.
+    pub tokens_expiring: IntGauge,
     /// See the dispatcher's metric of the same name.
     pub unaccounted: IntGauge,
 }
@@ -107,6 +115,24 @@ pub fn metrics() -> &'static Metrics {
         set_aside: gauge(
             "posthorn_tenants_set_aside",
             "Tenants set aside: their new events go to an overflow queue because too many wait.",
+        ),
+        partitions_ahead: gauge(
+            "posthorn_partitions_ahead",
+            "Days after today for which the log has partitions.",
+        ),
+        open_deliveries: gauge_by(
+            "posthorn_open_deliveries",
+            "Open deliveries by what they wait for, among the 20,000 that are due first and 20,000 that paused webhooks hold.",
+            "reason",
+        ),
+        oldest_open: gauge_by(
+            "posthorn_oldest_open_delivery_age_seconds",
+            "How long ago the oldest of the open deliveries began, by what it waits for.",
+            "reason",
+        ),
+        tokens_expiring: gauge(
+            "posthorn_tokens_expiring",
+            "API tokens that were used within the last seven days and expire within the next seven.",
         ),
         unaccounted: gauge(
             "posthorn_deliveries_unaccounted",

@@ -38,7 +38,7 @@ use crate::metrics::metrics;
 use crate::settings::Settings;
 use crate::subscriptions::Subscriptions;
 use crate::tenant_permits::TenantPermits;
-use crate::{deleted_webhooks, partitions, replay};
+use crate::{deleted_webhooks, partitions, replay, survey};
 
 const NAME: &str = "posthorn-ingest";
 /// To PostgreSQL, for the lanes, the feed, dead letters, replays and upkeep.
@@ -51,6 +51,8 @@ const TOKEN_CONNECTIONS: usize = 2;
 const MAINTENANCE: Duration = Duration::from_secs(3600);
 /// How often the sweeper's findings and dead letters are read for the metrics.
 const SWEEP_REPORT: Duration = Duration::from_secs(5);
+/// How often PostgreSQL is asked for the metrics that cost more than that.
+const SURVEY: Duration = Duration::from_secs(15);
 
 /// Which part of ingest a process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -227,6 +229,7 @@ async fn take_dead_letters(keeper: &Keeper, session: &Session) -> anyhow::Result
 async fn upkeep(pool: Pool, retention: time::Duration, stop: CancellationToken) {
     let mut maintenance = tokio::time::interval(MAINTENANCE);
     let mut report = tokio::time::interval(SWEEP_REPORT);
+    let mut surveys = tokio::time::interval(SURVEY);
     loop {
         tokio::select! {
             _ = maintenance.tick() => {
@@ -263,6 +266,11 @@ async fn upkeep(pool: Pool, retention: time::Duration, stop: CancellationToken) 
                         metrics().dead_letters_bytes.set(held.bytes);
                     }
                     Err(error) => warn!(error = format!("{error:#}"), "counting dead letters failed; trying again in 5 s"),
+                }
+            }
+            _ = surveys.tick() => {
+                if let Err(error) = survey::survey(&pool).await {
+                    warn!(error = format!("{error:#}"), "counting open deliveries for the metrics failed; trying again with the next survey");
                 }
             }
             () = stop.cancelled() => return,

@@ -15,6 +15,7 @@ pub mod dialect;
 pub mod excerpt;
 pub mod headers;
 pub mod health;
+pub mod health_check;
 pub mod ids;
 pub mod job;
 mod log_lines;

@@ -6,7 +6,9 @@
 use std::str::FromStr;
 use std::sync::OnceLock;
 
-use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts};
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+};
 use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::filter_fn;
@@ -161,12 +163,29 @@ pub fn counter_by(name: &str, help: &str, label: &str) -> IntCounterVec {
     register(IntCounterVec::new(Opts::new(name, help), &[label]))
 }
 
+/// Registers a counter with one label that is 0 from the start for these values:
+/// Prometheus sees the first increment only of a counter that it has seen before.
+#[must_use]
+pub fn counter_of(name: &str, help: &str, label: &str, values: &[&str]) -> IntCounterVec {
+    let counter = counter_by(name, help, label);
+    for value in values {
+        counter.with_label_values(&[value]);
+    }
+    counter
+}
+
 #[must_use]
 pub fn gauge(name: &str, help: &str) -> IntGauge {
     register(IntGauge::new(name, help))
 }
 
-/// Registers a histogram with these upper bounds.
+/// Registers a gauge with one label.
+#[must_use]
+pub fn gauge_by(name: &str, help: &str, label: &str) -> IntGaugeVec {
+    register(IntGaugeVec::new(Opts::new(name, help), &[label]))
+}
+
+/// Registers a histogram with the given upper bounds.
 #[must_use]
 pub fn histogram(name: &str, help: &str, buckets: &[f64]) -> Histogram {
     register(Histogram::with_opts(

@@ -9,11 +9,13 @@
 //! | [`world`] | one test's own database, virtual host and processes |
 //! | [`proxy`] | a TCP proxy that cuts, stalls and slows connections |
 //! | [`mod@bench`] | the benchmarks |
+//! | [`monitoring`] | a Prometheus that watches a world |
 //! | [`chaos`] | injects faults under load and checks that nothing was lost |
 
 pub mod bench;
 pub mod chaos;
 pub mod history;
+pub mod monitoring;
 pub mod pair;
 pub mod producer;
 pub mod proxy;

@@ -91,19 +91,29 @@ impl World {
     pub async fn with(settings: &[(&str, &str)]) -> Self {
         let world = match Shared::of_environment() {
             Some(shared) => Self::on_shared(&shared).await,
-            None => Self::on_own(false).await,
+            None => Self::on_own(|_| ()).await,
         };
         world.and_settings(settings).await
     }
 
     /// On servers of its own, which the test may kill.
     pub async fn with_own_servers(settings: &[(&str, &str)]) -> Self {
-        Self::on_own(false).await.and_settings(settings).await
+        Self::on_own(|_| ()).await.and_settings(settings).await
     }
 
     /// On servers of its own; PostgreSQL's disk can be filled.
     pub async fn with_small_disk(settings: &[(&str, &str)]) -> Self {
-        Self::on_own(true).await.and_settings(settings).await
+        let world = Self::on_own(|config| config.small_disk = true).await;
+        world.and_settings(settings).await
+    }
+
+    /// On servers of its own, RabbitMQ with metrics for Prometheus.
+    ///
+    /// # Panics
+    /// If anything can't be started.
+    pub async fn with_metrics(settings: &[(&str, &str)]) -> Self {
+        let world = Self::on_own(|config| config.metrics = true).await;
+        world.and_settings(settings).await
     }
 
     async fn on_shared(shared: &Shared) -> Self {
@@ -119,10 +129,10 @@ impl World {
         Self::new(None, database_url, must("a virtual host", shared.lease()))
     }
 
-    async fn on_own(small_disk: bool) -> Self {
+    async fn on_own(configure: impl FnOnce(&mut PairConfig)) -> Self {
         let folder = std::env::temp_dir().join(format!("posthorn-servers-{}", unique()));
         let mut config = PairConfig::new(folder);
-        config.small_disk = small_disk;
+        configure(&mut config);
         let pair = must("a pair of servers", Pair::start(config).await);
         let (database_url, amqp_url) = (
             pair.postgres().url().to_owned(),

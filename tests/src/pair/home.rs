@@ -56,6 +56,9 @@ pub(super) struct Ports {
     pub(super) distribution: u16,
     /// The port of a private Erlang port mapper.
     pub(super) epmd: u16,
+    /// RabbitMQ's metrics, if they were asked for.
+    #[serde(default)]
+    pub(super) metrics: u16,
 }
 
 impl Home {
@@ -223,6 +226,7 @@ impl Ports {
             &mut self.amqp,
             &mut self.distribution,
             &mut self.epmd,
+            &mut self.metrics,
         ] {
             let listener = std::iter::once(*port)
                 .filter(|port| *port != 0)

@@ -57,6 +57,8 @@ pub struct PairConfig {
     pub folder: PathBuf,
     /// RabbitMQ gets the vhosts `/` and `t0` to `t{vhosts - 1}`.
     pub vhosts: usize,
+    /// RabbitMQ serves metrics for Prometheus.
+    pub metrics: bool,
     /// PostgreSQL's `fsync`. If it is off, committed rows survive a crash of
     /// PostgreSQL but not of the machine.
     pub fsync: bool,
@@ -75,6 +77,7 @@ impl PairConfig {
         Self {
             folder: folder.into(),
             vhosts: 0,
+            metrics: false,
             fsync: true,
             small_disk: false,
             database_url: None,
@@ -127,7 +130,10 @@ impl Pair {
         };
         let rabbitmq = match amqp_url {
             Some(url) => Server::external(url),
-            None => Server::private(RabbitMq::new(&home, config.vhosts)?, &home, &say),
+            None => {
+                let recipe = RabbitMq::new(&home, config.vhosts, config.metrics)?;
+                Server::private(recipe, &home, &say)
+            }
         };
         let pair = Self {
             postgres,

@@ -1,4 +1,5 @@
-//! The private RabbitMQ: one node, no plugins, its own port mapper (`epmd`).
+//! The private RabbitMQ: one node, no plugins but, if asked for, that of its
+//! metrics, its own port mapper (`epmd`).
 //!
 //! The node reads users and virtual hosts from a definitions file before it listens. So
 //! a client that can connect finds all of them. The main process is Erlang's virtual
@@ -40,17 +41,19 @@ pub struct RabbitMq {
     folder: PathBuf,
     scripts: PathBuf,
     vhosts: usize,
+    metrics: bool,
     url: Url,
 }
 
 impl RabbitMq {
-    pub(super) fn new(home: &Arc<Home>, vhosts: usize) -> anyhow::Result<Self> {
+    pub(super) fn new(home: &Arc<Home>, vhosts: usize, metrics: bool) -> anyhow::Result<Self> {
         let port = home.ports().amqp;
         Ok(Self {
             folder: home.subfolder("rabbitmq")?,
             home: Arc::clone(home),
             scripts: binaries::rabbitmq()?,
             vhosts,
+            metrics,
             url: Url::parse(&format!("amqp://posthorn:posthorn@127.0.0.1:{port}/%2f"))?,
         })
     }
@@ -75,6 +78,15 @@ impl RabbitMq {
             &self.folder.join("definitions.json").to_string_lossy(),
         );
         set("definitions.skip_if_unchanged", "true");
+        if self.metrics {
+            set("prometheus.tcp.ip", "127.0.0.1");
+            set(
+                "prometheus.tcp.port",
+                &self.home.ports().metrics.to_string(),
+            );
+            // How often its own counts are taken together, in milliseconds.
+            set("collect_statistics_interval", "1000");
+        }
         settings.push_str(RECOMMENDED);
         settings
     }
@@ -158,7 +170,11 @@ impl Recipe for RabbitMq {
             .write("rabbitmq/rabbitmq.conf", &self.settings())?;
         self.home
             .write("rabbitmq/definitions.json", &self.definitions())?;
-        self.home.write("rabbitmq/enabled_plugins", "[].\n")?;
+        let plugins = match self.metrics {
+            true => "[rabbitmq_prometheus].\n",
+            false => "[].\n",
+        };
+        self.home.write("rabbitmq/enabled_plugins", plugins)?;
         // An interrupted first start leaves an incomplete database.
         if self.data().exists() && !self.data().join("complete").exists() {
             fs::remove_dir_all(self.data()).context("deleting an unfinished RabbitMQ database")?;
@@ -188,6 +204,15 @@ impl Recipe for RabbitMq {
 }
 
 impl Server<RabbitMq> {
+    /// Where its metrics are, if [`super::PairConfig::metrics`] asked for them.
+    ///
+    /// # Errors
+    /// If the server isn't ours.
+    pub fn metrics_address(&self) -> anyhow::Result<String> {
+        let port = self.recipe()?.home.ports().metrics;
+        Ok(format!("127.0.0.1:{port}"))
+    }
+
     /// The URL of one vhost: `/`, or `t0` and so on.
     #[must_use]
     pub fn amqp_url(&self, vhost: &str) -> String {
