@@ -14,7 +14,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -141,6 +141,8 @@ pub struct Feed<W> {
     apply: Box<dyn Fn(Changes<W>) + Send + Sync>,
     /// How many refreshes have begun.
     begun: AtomicU64,
+    /// What [`Feed::revision`] answers; below 0: nothing was loaded yet.
+    applied: AtomicI64,
     /// Held while loading, so that changes are applied in order.
     known: Mutex<Known>,
 }
@@ -170,6 +172,7 @@ impl<W: Cached> Feed<W> {
             ready,
             apply: Box::new(apply),
             begun: AtomicU64::new(0),
+            applied: AtomicI64::new(-1),
             known: Mutex::default(),
         })
     }
@@ -190,6 +193,13 @@ impl<W: Cached> Feed<W> {
         self.load(&mut known).await?;
         known.refreshed = this;
         Ok(())
+    }
+
+    /// The revision up to which every change has been applied; `None` before the first
+    /// load. Later changes may have been applied too. What was looked up after this call
+    /// is as fresh as PostgreSQL if the catalogue still has this revision there.
+    pub fn revision(&self) -> Option<i64> {
+        Some(self.applied.load(Ordering::SeqCst)).filter(|revision| *revision >= 0)
     }
 
     async fn load(&self, known: &mut Known) -> anyhow::Result<()> {
@@ -234,6 +244,7 @@ impl<W: Cached> Feed<W> {
         // What has been changed since it was asked for may have been seen or not;
         // it is above this revision, and so loaded again.
         known.revision = Some(revision);
+        self.applied.store(revision, Ordering::SeqCst);
         Ok(())
     }
 

@@ -36,6 +36,12 @@ impl Backoff {
         step.mul_f64(0.5 + 0.5 * fastrand::f64())
     }
 
+    /// Whether there was a pause since the start.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        self.next > self.first
+    }
+
     /// Starts over after success.
     pub fn reset(&mut self) {
         self.next = self.first;
@@ -136,7 +142,7 @@ pub fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
 }
 
 /// How long an attempt that is under way may still take after `stop`.
-const LAST_TRY: Duration = Duration::from_secs(5);
+pub const LAST_TRY: Duration = Duration::from_secs(5);
 
 /// Runs `attempt` until it succeeds or `stop` is cancelled (`None`). Every failure
 /// is logged as one of `doing` it.
