@@ -24,6 +24,7 @@ use shared::{postgres, telemetry};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::api;
@@ -31,10 +32,13 @@ use crate::api::changes::ChangeLimiter;
 use crate::api::jwt::Jwts;
 use crate::api::rates::Rates;
 use crate::api::test_deliveries::Tester;
+use crate::api::token_lookup::TokenLookup;
 use crate::dead_letters::letter::Origin;
 use crate::dead_letters::{self, Keeper};
+use crate::door::{Door, Room};
 use crate::event_types::EventTypes;
-use crate::intake::{Intake, take_events};
+use crate::intake::{Intake, LANES, planned_once, take_events};
+use crate::look_ahead::LookAhead;
 use crate::metrics::metrics;
 use crate::settings::Settings;
 use crate::subscriptions::Subscriptions;
@@ -81,6 +85,7 @@ pub async fn run(
     let config = postgres::config(&settings.common.database_url, NAME)?;
     config.warn_if_plain();
     let pool = postgres::pool(&config, WORK_CONNECTIONS)?;
+    let accepting = planned_once(&config, LANES)?;
     let listener = TcpListener::bind(settings.http_addr)
         .await
         .with_context(|| format!("HTTP_ADDR: listening on {}", settings.http_addr))?;
@@ -99,6 +104,17 @@ pub async fn run(
         }
     });
     let (publisher, mut publications) = publisher();
+    let ahead = Arc::<LookAhead>::default();
+    let door = Arc::new(Door {
+        ahead: ahead.clone(),
+        publisher: publisher.clone(),
+        feed: feed.clone(),
+        subscriptions: subscriptions.clone(),
+        event_types: event_types.clone(),
+        given_up: TaskTracker::new(),
+        stop: stop.clone(),
+        room: Room::default(),
+    });
 
     let shards = settings.common.shards;
     let mut routes = telemetry::routes(ready.clone());
@@ -108,10 +124,11 @@ pub async fn run(
         let sender = Sender::new(settings.common.destinations.clone())?;
         let state = api::Api {
             pool: postgres::pool(&config, API_CONNECTIONS)?,
-            token_pool: postgres::pool(&config, TOKEN_CONNECTIONS)?,
+            tokens: TokenLookup::new(planned_once(&config, TOKEN_CONNECTIONS)?),
             places: TenantPlaces::new(api::auth::OF_A_TENANT),
             changes: ChangeLimiter::default(),
             publisher: publisher.clone(),
+            door: door.clone(),
             shards,
             tester: Tester::new(sender, settings.defaults.timeout),
             keys: settings.common.keys.clone(),
@@ -178,6 +195,8 @@ pub async fn run(
         };
         let intake = Intake {
             pool,
+            accepting,
+            ahead: ahead.clone(),
             feed,
             subscriptions,
             event_types,
@@ -200,6 +219,13 @@ pub async fn run(
         () = Box::pin(working) => {}
         () = &mut publishing => anyhow::bail!("publishing ended unasked"),
         ended = parts.join_next() => anyhow::bail!("a part ended unasked: {ended:?}"),
+    }
+    // What came over HTTP and waits, or was given up by a lane, is published meanwhile.
+    ahead.close();
+    door.given_up.close();
+    tokio::select! {
+        () = door.given_up.wait() => {}
+        () = &mut publishing => {}
     }
     over.cancel();
     publishing.await;

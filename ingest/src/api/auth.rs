@@ -267,35 +267,19 @@ async fn whose(token: &str, hash: &[u8; 32], api: &Shared) -> Result<Caller> {
 }
 
 async fn find(hash: &[u8; 32], api: &Shared) -> Result<Caller> {
-    let client = api.token_pool.get().await?;
-    let statement = client
-        .prepare_cached(
-            "-- find_token\n\
-             SELECT id, tenant, role, \
-                    last_used_at IS NULL OR last_used_at < now() - interval '1 minute' AS unnoticed \
-             FROM tokens \
-             WHERE hash = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())",
-        )
-        .await?;
-    let row = client
-        .query_opt(&statement, &[&hash.as_slice()])
-        .await?
-        .ok_or_else(Problem::unauthorized)?;
-    let role = row
-        .get::<_, &str>("role")
-        .parse()
-        .map_err(|_| Problem::unauthorized())?;
-    if row.get("unnoticed") {
-        notice_use(&client, row.get("id")).await?;
+    let found = api.tokens.find(hash).await?;
+    let found = found.ok_or_else(Problem::unauthorized)?;
+    if found.is_unnoticed {
+        notice_use(&*api.tokens.pool().get().await?, found.id).await?;
     }
     Ok(Caller {
-        tenant: row.get("tenant"),
-        role,
+        tenant: found.tenant,
+        role: found.role,
     })
 }
 
 /// At most once a minute and token, however many requests and replicas.
-async fn notice_use(client: &deadpool_postgres::Client, id: TokenId) -> Result<()> {
+async fn notice_use(client: &deadpool_postgres::ClientWrapper, id: TokenId) -> Result<()> {
     let statement = client
         .prepare_cached(
             "-- notice_use\n\
@@ -317,12 +301,14 @@ fn named_tenant(headers: &HeaderMap) -> Result<Option<Tenant>> {
         .map_err(|error| Problem::field("X-Tenant-ID", format!("{error}")))
 }
 
+/// Asked of memory. A tenant that isn't there may be a moment old, so nobody is refused
+/// before the catalogue was read again.
 async fn is_tenant(api: &Shared, tenant: &Tenant) -> Result<bool> {
-    let client = api.token_pool.get().await?;
-    let statement = client
-        .prepare_cached("-- is_tenant\nSELECT 1 FROM tenants WHERE id = $1")
-        .await?;
-    Ok(client.query_opt(&statement, &[tenant]).await?.is_some())
+    let is_known = || api.subscriptions.max_payload(tenant).is_some();
+    if !is_known() {
+        api.feed.refresh().await?;
+    }
+    Ok(is_known())
 }
 
 /// What is known of a token: the database has no more of it, either.

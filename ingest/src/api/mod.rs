@@ -25,6 +25,7 @@ use shared::webhook::Subscription;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::door::Door;
 use crate::event_types::EventTypes;
 use crate::subscriptions::Subscriptions;
 use crate::turn::TenantPlaces;
@@ -33,6 +34,7 @@ use jwt::Jwts;
 use problem::Problem;
 use rates::Rates;
 use test_deliveries::Tester;
+use token_lookup::TokenLookup;
 
 pub mod around;
 pub mod auth;
@@ -63,6 +65,7 @@ pub mod stats;
 pub mod tenants;
 pub mod test_deliveries;
 pub mod timestamp;
+pub mod token_lookup;
 pub mod tokens;
 pub mod webhook_form;
 pub mod webhook_shown;
@@ -76,14 +79,16 @@ const MAX_BODY: usize = LARGEST_MAX_PAYLOAD + 256 * 1024;
 pub struct Api {
     /// To PostgreSQL: the API's own, so that no request keeps events waiting.
     pub pool: Pool,
-    /// To PostgreSQL, to look tokens up: who asks is known however many others ask.
-    pub token_pool: Pool,
+    /// Looks tokens up: who asks is known however many others ask.
+    pub tokens: TokenLookup,
     /// Lets a tenant's requests that use PostgreSQL in.
     pub places: TenantPlaces,
     /// Lets changes to the catalogue in.
     pub changes: ChangeLimiter,
     /// To `posthorn.events`.
     pub publisher: Publisher,
+    /// Where events go.
+    pub door: Arc<Door>,
     /// For the routing of jobs.
     pub shards: u16,
     /// Sends tests.
