@@ -142,7 +142,12 @@ pub async fn accept(
         transaction.commit().await?;
         accepted
     } else {
-        accept_events(&client, &statement, now, batch, only_if).await?
+        let written = accept_events(&client, &statement, now, batch, only_if).await;
+        if written.as_ref().err().is_some_and(is_of_a_missing_table) {
+            // It was there when the statement was prepared.
+            client.statement_cache.clear();
+        }
+        written?
     };
     match accepted {
         Accepted::New(mut new) if again => {
@@ -151,6 +156,11 @@ pub async fn accept(
         }
         accepted => Ok(accepted),
     }
+}
+
+fn is_of_a_missing_table(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<tokio_postgres::Error>();
+    error.and_then(tokio_postgres::Error::code) == Some(&SqlState::UNDEFINED_TABLE)
 }
 
 async fn prepare(client: &Client, now: OffsetDateTime) -> anyhow::Result<Statement> {

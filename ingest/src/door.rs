@@ -30,6 +30,7 @@ use shared::supervise::Backoff;
 use shared::topology;
 use shared::webhook::Subscription;
 use time::format_description::well_known::Rfc3339;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -82,6 +83,8 @@ pub struct Door {
     pub event_types: Arc<EventTypes>,
     /// What was given up without an answer, until it is published.
     pub given_up: TaskTracker,
+    /// Where that is done: a lane's own runtime ends with it.
+    pub runtime: Handle,
     /// Publish once more, and not again.
     pub stop: CancellationToken,
     /// What takes this way now.
@@ -299,7 +302,8 @@ impl Drop for Entered {
         if let Some(answer) = self.answer.take() {
             let door = self.door.clone();
             let publishing = door.publish_given_up(self.event.clone(), self.is_sent, answer);
-            self.door.given_up.spawn(publishing);
+            let runtime = &self.door.runtime;
+            self.door.given_up.spawn_on(publishing, runtime);
         }
     }
 }

@@ -22,6 +22,8 @@ use shared::supervise::{Readiness, until_done};
 use shared::webhook::Subscription;
 use shared::{postgres, telemetry};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -112,6 +114,7 @@ pub async fn run(
         subscriptions: subscriptions.clone(),
         event_types: event_types.clone(),
         given_up: TaskTracker::new(),
+        runtime: Handle::current(),
         stop: stop.clone(),
         room: Room::default(),
     });
@@ -205,10 +208,25 @@ pub async fn run(
         };
         // Without dead letters ingest is ready all the same.
         let unasked = Readiness::default();
+        let taking = {
+            let (broker, ready, stop) = (broker.clone(), ready.clone(), stop.clone());
+            async move || {
+                keep_session(&broker, "events", &ready, &stop, async |session| {
+                    take_events(&intake, session, session.is_careful()).await
+                })
+                .await;
+            }
+        };
+        let own = std::env::var("INTAKE_THREAD").is_ok();
+        let taking = async move {
+            if own {
+                on_a_thread_of_its_own("intake", taking).await;
+            } else {
+                taking().await;
+            }
+        };
         tokio::join!(
-            keep_session(&broker, "events", &ready, &stop, async |session| {
-                take_events(&intake, session, session.is_careful()).await
-            }),
+            taking,
             keep_session(&broker, "dead letters", &unasked, &stop, async |session| {
                 take_dead_letters(&keeper, session).await
             }),
@@ -234,6 +252,30 @@ pub async fn run(
     while parts.join_next().await.is_some() {}
     info!("stopped");
     Ok(())
+}
+
+/// Runs what hands work to tasks of its own all the time, as the lanes do to their
+/// connections: on one thread none of them wakes another thread for that.
+async fn on_a_thread_of_its_own<F: Future<Output = ()>>(
+    name: &str,
+    work: impl FnOnce() -> F + Send + 'static,
+) {
+    let (done, over) = oneshot::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    let spawned = runtime.and_then(|runtime| {
+        thread.spawn(move || {
+            runtime.block_on(work());
+            // Nobody waits any more if the process ends for another reason.
+            let _ = done.send(());
+        })
+    });
+    if let Err(error) = spawned {
+        panic!("a thread for the {name}: {error}");
+    }
+    let _ = over.await;
 }
 
 async fn wait_for_schema(pool: &Pool, stop: &CancellationToken) -> Option<()> {

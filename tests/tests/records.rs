@@ -76,8 +76,7 @@ async fn a_retry_whose_commit_was_not_answered_comes_when_it_is_due() {
     let policy = json!({"retry_policy": {"delays": [1000]}});
     let webhook = world.webhook(&ingest, &shop, policy).await;
 
-    // What follows an event's data in the message that has the statement's parameters.
-    proxy.lose_answer("the-unanswered-one", "order.created");
+    proxy.lose_answer("the-unanswered-one", "COMMIT");
     world.publish("order.created", "evt-1", &json!({})).await;
     let arrivals = shop.receives(2).await;
 

@@ -20,6 +20,8 @@ use crate::service::{Service, ask, command, free_address};
 pub const VHOSTS: usize = 40;
 /// Whose everything is.
 pub const TENANT: &str = "acme";
+/// What seals secrets.
+pub const MASTER_KEY: &str = "dGhlIGJlbmNobWFyayBoYXMgYSBtYXN0ZXIga2V5ISE=";
 const ADMIN_TOKEN: &str = "the-operators-token-of-the-benchmark";
 /// How long a condition is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -65,7 +67,7 @@ impl<'a> Stage<'a> {
         let settings = [
             ("DATABASE_URL", database_url.as_str()),
             ("AMQP_URL", &amqp_url),
-            ("MASTER_KEY", "dGhlIGJlbmNobWFyayBoYXMgYSBtYXN0ZXIga2V5ISE="),
+            ("MASTER_KEY", MASTER_KEY),
             ("ADMIN_TOKEN", ADMIN_TOKEN),
             // What is measured is how fast it can be, not how fast it may.
             ("API_RATE_LIMIT", "0"),
@@ -139,7 +141,11 @@ impl<'a> Stage<'a> {
         self.service("posthorn-dispatcher").await
     }
 
-    async fn service(&self, binary: &str) -> anyhow::Result<Service> {
+    /// A running service.
+    ///
+    /// # Errors
+    /// If it doesn't become ready.
+    pub async fn service(&self, binary: &str) -> anyhow::Result<Service> {
         std::fs::create_dir_all(&self.folder)?;
         let n = self.services.fetch_add(1, Ordering::Relaxed);
         let name = format!("{binary}-{n}");
