@@ -1,21 +1,22 @@
-//! Keeps one tenant's many events out of everybody's way: in front of ingest and
-//! in front of the dispatchers.
+//! Sets tenants with many waiting events aside, so that their backlog delays nobody else.
 //!
-//! A tenant with much waiting ([`CROWDING`]) is *set aside*: its new events go to
-//! one of four overflow queues instead of the queue that everybody shares. Nothing
-//! is republished and nothing can be lost, since an event takes one way or the other
-//! (`shared::topology`). When its overflow queue has been empty for a second, the
-//! tenant is released; or when for some seconds others' events came out of that queue and
-//! none of its own did, so that nobody stays behind another tenant's backlog. What it
-//! has in the queue still comes.
+//! A tenant with [`CROWDING`](crate::turns::CROWDING) events waiting is *set aside*: its new events go to
+//! one of four overflow queues instead of the queue that all tenants share. No
+//! message is published again, and none can be lost, because an event takes exactly
+//! one of the two ways (`shared::topology`).
+//!
+//! The tenant is released when its overflow queue has been empty for a second. It
+//! is also released when, for some seconds, other tenants' events came out of that
+//! queue and none of its own, so that no tenant stays behind another's backlog.
+//! Events that it still has in the queue are taken all the same.
 //!
 //! Who is set aside is a row in PostgreSQL, the same for all replicas. Bindings
-//! change under an advisory lock. A row is committed before its tenant is bound, and
-//! deleted after it is unbound: so whatever a crash leaves is a row, and a later
-//! [`keep`] undoes it.
+//! change under an advisory lock. A row is committed before its tenant's queue is
+//! bound, and deleted after it is unbound. So a crash can leave a row too many, but
+//! never a binding without a row, and a later [`keep`] removes it.
 //!
-//! Events of a tenant that is set aside are restrained (see `look_ahead`), and so
-//! are many of a tenant's: [`watch_jobs`] says when they may have their turns.
+//! Tenants that are set aside are also restrained (see `look_ahead`), as are tenants
+//! with many jobs: [`watch_jobs`] says when their events may be taken.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -33,29 +34,24 @@ use tracing::{info, warn};
 
 use crate::look_ahead::LookAhead;
 use crate::metrics::metrics;
+use crate::turns::STUCK;
 
-/// What costs this much (see `look_ahead`) and waits in one process sets its tenant
-/// aside: two batches' worth of small events.
-pub const CROWDING: u64 = 512;
 /// The most tenants that are set aside at a time: each is a binding.
 const MOST: i64 = 256;
-/// An overflow queue is empty for this long before its tenants are released; and a
-/// tenant that was set aside isn't again within this time.
+/// How long an overflow queue must be empty before its tenants are released. Also how long
+/// a tenant that was released is not set aside again.
 const EMPTY: Duration = Duration::from_secs(1);
-/// A tenant is released, too, if for this long nothing of it came out of its overflow
-/// queue and something of others did.
-pub const STUCK: Duration = Duration::from_secs(5);
-/// How often somebody looks who is set aside, while anybody is, and otherwise.
+/// How often the tenants that are set aside are looked at: while there are any, and otherwise.
 const LOOK: Duration = Duration::from_millis(500);
 const LOOK_AT_REST: Duration = Duration::from_secs(10);
-/// RabbitMQ has so long for all that is done under the lock.
+/// The time that RabbitMQ has for everything that is done under the lock.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Any number that no other lock of ours has: "setaside" in ASCII.
 const LOCK: i64 = 0x7365_7461_7369_6465;
-/// How often dispatchers' queues are looked at while a tenant is restrained.
+/// How often the jobs queues are looked at while a tenant is restrained.
 const JOBS_LOOK: Duration = Duration::from_millis(10);
 
-/// Tells `ahead` how many jobs wait for dispatchers, while it matters to somebody.
+/// Tells `ahead` how many jobs wait for dispatchers, while any tenant is restrained.
 ///
 /// # Errors
 /// If the connection fails.
@@ -116,7 +112,7 @@ pub async fn keep(
     let mut review = tokio::time::Instant::now();
     loop {
         let done = tokio::select! {
-            // However many crowd, it is looked who can be released.
+            // Tenants are released on time, however many are to be set aside.
             biased;
             () = tokio::time::sleep_until(review) => keeper.review().await,
             tenants = ahead.crowding() => keeper.set_aside(tenants).await.map(|()| LOOK),
@@ -130,7 +126,7 @@ pub async fn keep(
                 }
                 warn!(
                     error = format!("{error:#}"),
-                    "setting tenants aside failed; trying again"
+                    "setting tenants aside or releasing them failed; trying again"
                 );
                 tokio::time::sleep(LOOK).await;
                 LOOK
@@ -138,7 +134,7 @@ pub async fn keep(
         };
         let now = tokio::time::Instant::now();
         review = match review > now {
-            // Setting aside doesn't put the next look off.
+            // Setting a tenant aside doesn't delay the next look.
             true => review.min(now + pause),
             false => now + pause,
         };
@@ -148,12 +144,13 @@ pub async fn keep(
 struct Keeper<'a> {
     pool: &'a Pool,
     ahead: &'a LookAhead,
-    /// Before, nobody knows what came out of overflow queues.
+    /// When this process began to watch overflow queues: it knows nothing from before.
     begun: Instant,
     channel: Channel,
-    /// Whether bindings are what the rows say: the broker may be a new one.
+    /// Whether the bindings are known to agree with the rows. After a new session they aren't:
+    /// the broker may be a new one.
     is_bound: bool,
-    /// By this process, and when.
+    /// Tenants that this process has just set aside, and when.
     set_aside: HashMap<Tenant, Instant>,
     /// Since when each overflow queue has been seen empty.
     empty_since: [Option<Instant>; OVERFLOW_QUEUES.len()],
@@ -162,7 +159,7 @@ struct Keeper<'a> {
 impl Keeper<'_> {
     async fn set_aside(&mut self, mut tenants: Vec<Tenant>) -> anyhow::Result<()> {
         self.set_aside.retain(|_, at| at.elapsed() < EMPTY);
-        // Some tell of themselves with every event.
+        // Some were set aside a moment ago: a tenant is reported with every event.
         tenants.retain(|tenant| !self.set_aside.contains_key(tenant));
         if tenants.is_empty() {
             return Ok(());
@@ -174,7 +171,7 @@ impl Keeper<'_> {
         }
         for tenant in tenants {
             let mut client = self.pool.get().await?;
-            // By itself, so that it is committed before anything is bound.
+            // A statement of its own, so that the row is committed before the queue is bound.
             let chosen = client
                 .query_opt(SET_ASIDE, &[&tenant.as_str(), &MOST, &waiting])
                 .await?;
@@ -183,7 +180,7 @@ impl Keeper<'_> {
             }
             let transaction = client.transaction().await?;
             lock(&transaction).await?;
-            // Again: somebody may have released it meanwhile.
+            // Under the lock, look again: another replica may have released the tenant.
             let chosen = transaction
                 .query_opt(SET_ASIDE, &[&tenant.as_str(), &MOST, &waiting])
                 .await?;
@@ -198,8 +195,7 @@ impl Keeper<'_> {
         Ok(())
     }
 
-    /// Releases whom there is no reason to set aside any more. Answers when to look
-    /// again.
+    /// Releases tenants that need not be set aside any more. Answers when to look again.
     async fn review(&mut self) -> anyhow::Result<Duration> {
         let mut client = self.pool.get().await?;
         let statement = client
@@ -253,17 +249,17 @@ impl Keeper<'_> {
         Ok(LOOK)
     }
 
-    /// Releases tenants of an overflow queue, or all, that had little waiting in front
-    /// of others for so long.
+    /// Releases the tenants of an overflow queue that have been set aside for longer than
+    /// `calm`: all of them, or `only` these.
     async fn release(
         &self,
         client: &mut Client,
         n: i16,
         calm: Duration,
-        alone: Option<&[Tenant]>,
+        only: Option<&[Tenant]>,
     ) -> anyhow::Result<()> {
-        let alone: Option<Vec<&str>> =
-            alone.map(|tenants| tenants.iter().map(Tenant::as_str).collect());
+        let only: Option<Vec<&str>> =
+            only.map(|tenants| tenants.iter().map(Tenant::as_str).collect());
         let transaction = client.transaction().await?;
         lock(&transaction).await?;
         let released = transaction
@@ -273,7 +269,7 @@ impl Keeper<'_> {
                  WHERE queue = $1 AND since < now() - make_interval(secs => $2) \
                    AND ($3::text[] IS NULL OR tenant = ANY ($3)) \
                  RETURNING tenant, queue",
-                &[&n, &calm.as_secs_f64(), &alone],
+                &[&n, &calm.as_secs_f64(), &only],
             )
             .await?;
         for row in released {
@@ -281,7 +277,7 @@ impl Keeper<'_> {
                 (row.get::<_, &str>("tenant").parse(), overflow_queue(&row))
             {
                 in_time(topology::release(&self.channel, &tenant, queue)).await?;
-                info!(%tenant, queue, "a tenant isn't set aside any more");
+                info!(%tenant, queue, "a tenant is no longer set aside");
             }
         }
         transaction.commit().await?;
@@ -289,7 +285,7 @@ impl Keeper<'_> {
     }
 }
 
-/// To the overflow queue in which fewest messages wait; of those, with the fewest tenants.
+/// Picks the overflow queue with the fewest messages; among equals, with the fewest tenants.
 const SET_ASIDE: &str = "-- set_aside
 INSERT INTO set_aside (tenant, queue)
 SELECT $1::text, q.queue
@@ -337,8 +333,8 @@ async fn in_time(bound: impl Future<Output = lapin::Result<()>>) -> anyhow::Resu
         .context("changing a binding")
 }
 
-#[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail")]
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -348,7 +344,7 @@ mod tests {
         let both = || vec![tenant("busy"), tenant("behind")];
         let busy_came = |ago| HashMap::from([(tenant("busy"), ago)]);
         assert_eq!(stuck(both(), &busy_came(EMPTY)), [tenant("behind")]);
-        // Nothing comes out, of nobody.
+        // The queue stands still.
         assert_eq!(stuck(both(), &HashMap::new()), []);
         assert_eq!(stuck(both(), &busy_came(STUCK)), []);
         let mut each = busy_came(EMPTY);

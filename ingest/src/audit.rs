@@ -1,8 +1,8 @@
-//! Is everything accounted for? What `posthorn-ingest audit` prints.
+//! `posthorn-ingest audit`: counts deliveries that nothing will finish.
 //!
-//! A delivery is accounted for when it is finished, waits for a moment still to
-//! come, waits in a queue that hasn't been worked off so far (the sweeper's
-//! watermark says how far), or is within the sweeper's grace.
+//! A delivery is accounted for if it is finished, is due in the future, is due
+//! within the sweeper's grace, or waits in a queue that hasn't been worked off up
+//! to its due time (the sweeper's watermark says how far it has).
 
 use std::fmt;
 use std::time::Duration;
@@ -10,19 +10,18 @@ use std::time::Duration;
 use anyhow::Context;
 use deadpool_postgres::Pool;
 
-/// What was counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audit {
     /// Deliveries that aren't finished.
     pub open: i64,
-    /// Deliveries that nobody is about to deliver.
+    /// Deliveries that nothing will finish.
     pub unaccounted: i64,
     /// Events that have fewer deliveries than they had matches.
     pub incomplete: i64,
 }
 
 impl Audit {
-    /// Nothing is missing.
+    /// Whether nothing is missing.
     pub fn is_clean(&self) -> bool {
         self.unaccounted == 0 && self.incomplete == 0
     }
@@ -38,16 +37,15 @@ impl fmt::Display for Audit {
     }
 }
 
-/// Counts. A delivery that has been due for `grace` longer than the sweeper
-/// should have let it is unaccounted for. Reads every event, so it takes as long
-/// as there are events.
+/// Counts. A delivery is unaccounted for when the sweeper should have republished its job
+/// more than `grace` ago. Every event is read, so it takes time in proportion to their number.
 ///
 /// # Errors
 /// If PostgreSQL can't be asked.
 pub async fn audit(pool: &Pool, grace: Duration) -> anyhow::Result<Audit> {
     let mut client = pool.get().await.context("connecting to PostgreSQL")?;
     let transaction = client.transaction().await?;
-    // A scan is what this is: not for the limits of everyday statements.
+    // A full scan, so the time limit of ordinary statements doesn't apply.
     transaction
         .batch_execute("SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; SET LOCAL statement_timeout = 0")
         .await?;

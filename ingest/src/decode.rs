@@ -1,9 +1,9 @@
-//! From a message to an event, or to the reason why it isn't one.
+//! Reads a message as an event, or says why it isn't one. Pure.
 //!
-//! Pure. Takes JSON, MessagePack and CloudEvents 1.0 (structured JSON, and
-//! binary with `ce-`, `cloudEvents:` or `cloudEvents_` headers). The tenant and
-//! the event type come from the routing key alone: it is what RabbitMQ's topic
-//! permissions hold a producer to.
+//! Formats are JSON, MessagePack and CloudEvents 1.0 (structured JSON, and binary
+//! with `ce-`, `cloudEvents:` or `cloudEvents_` headers). The tenant and the event
+//! type come from the routing key alone, because RabbitMQ's topic permissions can
+//! restrict a producer's routing keys, but not its payloads.
 //!
 //! JSON data is kept as the producer wrote it, byte for byte.
 
@@ -23,21 +23,17 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::event_types::Unfit;
+use crate::json_text::{MAX_DEPTH, depth};
 
-/// The largest data of any tenant, in bytes; its own limit is `intake`'s to check.
+/// The largest data of any tenant, in bytes. `intake` checks the tenant's own limit.
 pub const MAX_DATA: usize = LARGEST_MAX_PAYLOAD;
-/// The deepest nesting of data. JSON readers of many languages stop at 128.
-pub const MAX_DEPTH: usize = 100;
 
-/// How binary CloudEvents mark attributes: HTTP's way, and AMQP's two.
+/// The prefixes by which binary CloudEvents mark attributes: HTTP's, and AMQP's two.
 const CLOUDEVENTS_PREFIXES: [&str; 3] = ["ce-", "cloudEvents:", "cloudEvents_"];
 
-/// What a producer published.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// Whose it is.
     pub tenant: Tenant,
-    /// Its type.
     pub event_type: EventType,
     /// Its id, if the producer gave one.
     pub id: Option<EventId>,
@@ -52,54 +48,52 @@ pub struct Event {
 /// Why a message isn't an event. Each has a short name for the metric.
 #[derive(Debug, thiserror::Error)]
 pub enum Rejected {
-    /// What the AMQP client can't read of it was taken out.
+    /// The guard took out a part that the AMQP client can't read.
     #[error("{0}")]
     Unreadable(Unreadable),
-    /// It didn't come through the exchange whose permissions bind the tenant.
+    /// It didn't come through `posthorn.events`, whose permissions restrict producers.
     #[error("published to exchange `{0}` instead of `posthorn.events`")]
     WrongExchange(String),
-    /// No `<tenant>.<event type>`.
+    /// The routing key is not `<tenant>.<event type>`.
     #[error("routing key `{0}` is not `<tenant>.<event type>`")]
     RoutingKey(String),
-    /// Part of it is out of bounds.
+    /// A member is out of bounds.
     #[error("{0}")]
     Name(#[from] Malformed),
-    /// Nobody by that name.
+    /// There is no such tenant.
     #[error("tenant `{0}` does not exist")]
     UnknownTenant(Tenant),
-    /// Over the limit.
+    /// The message or its data is too large.
     #[error("{what} is {size} bytes; at most {limit} are allowed")]
     TooLarge {
-        /// The message, or its data.
+        /// `message` or `data`.
         what: &'static str,
-        /// What it has.
         size: usize,
-        /// What it may have.
         limit: usize,
     },
-    /// Nested too deeply.
+    /// The data is nested too deeply.
     #[error("the data is nested more than {MAX_DEPTH} levels deep")]
     TooDeep,
     /// The body isn't what its content type says.
     #[error("the body is not {expected}: {reason}")]
     Malformed {
-        /// What it should have been.
+        /// The format that was expected.
         expected: &'static str,
         /// What is wrong with it.
         reason: String,
     },
-    /// A content type that isn't read here.
+    /// The content type is unknown.
     #[error(
         "content type `{0}` is not supported: use application/json, application/msgpack or application/cloudevents+json"
     )]
     ContentType(String),
-    /// PostgreSQL has no way to store a value in it.
+    /// PostgreSQL can't store a value in it.
     #[error("it cannot be stored: {0}")]
     Unstorable(String),
-    /// Not what the tenant's catalogue says.
+    /// It doesn't conform to the tenant's catalogue.
     #[error(transparent)]
     Unfit(#[from] Unfit),
-    /// A time that isn't one.
+    /// A time is malformed.
     #[error("{0} is not an RFC 3339 time")]
     Time(&'static str),
 }
@@ -126,7 +120,7 @@ impl Rejected {
     }
 }
 
-/// Reads a message.
+/// Reads a message as an event.
 ///
 /// # Errors
 /// Says what is wrong with it.
@@ -206,7 +200,7 @@ struct Content {
     attributes: Map<String, Value>,
 }
 
-/// A body that is data.
+/// Reads a body that is the data alone, in one of the formats.
 fn data(media_type: &str, content_type: &str, body: &[u8]) -> Result<String, Rejected> {
     match media_type {
         "application/msgpack" | "application/x-msgpack" | "application/vnd.msgpack" => {
@@ -292,7 +286,7 @@ fn binary_attributes(properties: &BasicProperties) -> Map<String, Value> {
     attributes
 }
 
-/// A header's value as JSON, if it is one that an attribute can have.
+/// A header's value as JSON, if an attribute can have it.
 pub fn header_value(value: &AMQPValue) -> Option<Value> {
     Some(match value {
         AMQPValue::LongString(text) => {
@@ -315,7 +309,7 @@ pub fn header_value(value: &AMQPValue) -> Option<Value> {
     })
 }
 
-/// The header `occurred_at`, else the property `timestamp` (Unix seconds).
+/// The header `occurred_at`, or else the property `timestamp` (Unix seconds).
 fn occurred_at(properties: &BasicProperties) -> Result<Option<OffsetDateTime>, Rejected> {
     let header = properties
         .headers()
@@ -348,7 +342,7 @@ pub fn parse_time(what: &'static str, text: &str) -> Result<OffsetDateTime, Reje
         .ok()
         // The year 9999 in New York can be the year 10000 in UTC.
         .and_then(|at| at.checked_to_offset(time::UtcOffset::UTC))
-        // PostgreSQL's resolution: a retry says the same as the first try.
+        // PostgreSQL's resolution, so that a retry has the same time as the first try.
         .map(OffsetDateTime::truncate_to_microsecond)
         .ok_or(Rejected::Time(what))
 }
@@ -372,298 +366,10 @@ fn malformed(expected: &'static str, reason: &impl ToString) -> Rejected {
     }
 }
 
-/// How deeply JSON text is nested, without building anything.
-pub fn depth(json: &str) -> usize {
-    let (mut depth, mut deepest) = (0_usize, 0);
-    let (mut in_string, mut escaped) = (false, false);
-    for byte in json.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'{' | b'[' if !in_string => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
-}
-
 /// The id of an event whose producer gave none.
 pub fn id_for(event: &Event, uid: EventUid) -> EventId {
     event.id.clone().unwrap_or_else(|| uid.into())
 }
 
 #[cfg(test)]
-mod tests {
-    use lapin::types::FieldTable;
-    use proptest::prelude::*;
-    use time::macros::datetime;
-
-    use super::*;
-
-    fn of_type(content_type: &str) -> BasicProperties {
-        BasicProperties::default().with_content_type(content_type.into())
-    }
-
-    fn plain(body: &str) -> Result<Event, Rejected> {
-        read(
-            "acme.order.created",
-            &BasicProperties::default(),
-            body.as_bytes(),
-        )
-    }
-
-    #[test]
-    fn the_routing_key_names_tenant_and_type() {
-        let event = plain("{}").unwrap();
-        assert_eq!(
-            (event.tenant.as_str(), event.event_type.as_str()),
-            ("acme", "order.created")
-        );
-        for (key, label) in [
-            ("acme", "routing_key"),
-            ("Acme.x", "name"),
-            ("acme.", "name"),
-            (".x", "name"),
-        ] {
-            let rejected = read(key, &BasicProperties::default(), b"{}").unwrap_err();
-            assert_eq!(rejected.label(), label, "{key}");
-        }
-    }
-
-    #[test]
-    fn json_is_kept_to_the_letter() {
-        let text = r#"{"b":1, "a":12345678901234567890,"price":25.00,"a":"twice"}"#;
-        assert_eq!(plain(&format!("  {text}\n")).unwrap().data, text);
-    }
-
-    #[test]
-    fn what_is_not_json_says_where() {
-        let reason = plain(r#"{"a":}"#).unwrap_err().to_string();
-        assert!(
-            reason.contains("not JSON") && reason.contains("column 6"),
-            "{reason}"
-        );
-        assert_eq!(plain("").unwrap_err().label(), "malformed");
-        assert_eq!(plain("{} {}").unwrap_err().label(), "malformed");
-    }
-
-    #[test]
-    fn limits_are_named() {
-        let large = format!("\"{}\"", "x".repeat(MAX_DATA));
-        let reason = plain(&large).unwrap_err().to_string();
-        assert!(
-            reason.contains("1048578") && reason.contains("1048576"),
-            "{reason}"
-        );
-        assert!(plain(&format!("\"{}\"", "x".repeat(MAX_DATA - 2))).is_ok());
-        let nested = |n| format!("{}{}", "[".repeat(n), "]".repeat(n));
-        assert!(plain(&nested(MAX_DEPTH)).is_ok());
-        assert_eq!(
-            plain(&nested(MAX_DEPTH + 1)).unwrap_err().label(),
-            "too_deep"
-        );
-        assert!(
-            plain(&format!("\"{}\"", "[".repeat(500))).is_ok(),
-            "brackets in a string don't nest"
-        );
-        let rejected = read("a.b", &of_type("text/plain"), b"{}").unwrap_err();
-        assert!(rejected.to_string().contains("text/plain"), "{rejected}");
-    }
-
-    #[test]
-    fn the_producer_says_when_it_happened() {
-        let mut headers = FieldTable::default();
-        headers.insert(
-            "occurred_at".into(),
-            AMQPValue::LongString("2026-11-22T11:00:00+01:00".into()),
-        );
-        let properties = BasicProperties::default().with_timestamp(1_000);
-        let event = read("a.b", &properties, b"{}").unwrap();
-        assert_eq!(event.occurred_at, Some(datetime!(1970-01-01 00:16:40 UTC)));
-        let event = read("a.b", &properties.with_headers(headers), b"{}").unwrap();
-        assert_eq!(event.occurred_at, Some(datetime!(2026-11-22 10:00 UTC)));
-        let time = |text| parse_time("it", text);
-        assert!(time("9999-12-31T23:59:59-05:00").is_err(), "the year 10000");
-        assert_eq!(
-            time("2026-11-22T10:00:00.123456789Z").unwrap(),
-            datetime!(2026-11-22 10:00:00.123456 UTC)
-        );
-    }
-
-    #[test]
-    fn msgpack_becomes_json() {
-        let body =
-            rmp_serde::to_vec_named(&serde_json::json!({"n": 18446744073709551615_u64, "s": "ü"}))
-                .unwrap();
-        let event = read("a.b", &of_type("application/msgpack"), &body).unwrap();
-        assert_eq!(event.data, r#"{"n":18446744073709551615,"s":"ü"}"#);
-        let trailing = [body.as_slice(), &[0xc0]].concat();
-        assert_eq!(
-            read("a.b", &of_type("application/msgpack"), &trailing)
-                .unwrap_err()
-                .label(),
-            "malformed"
-        );
-    }
-
-    #[test]
-    fn a_structured_cloudevent_is_taken_apart() {
-        let body = br#"{"specversion":"1.0","id":"ce-1","source":"/shop","type":"order.created",
-            "time":"2026-11-22T10:00:00Z","tier":"gold","data":{"price":25.00}}"#;
-        let event = read(
-            "acme.order.created",
-            &of_type("application/cloudevents+json; charset=utf-8"),
-            body,
-        )
-        .unwrap();
-        assert_eq!(event.id.unwrap().as_str(), "ce-1");
-        assert_eq!(event.data, r#"{"price":25.00}"#);
-        assert_eq!(event.occurred_at, Some(datetime!(2026-11-22 10:00 UTC)));
-        assert_eq!(
-            event.attributes,
-            Some(serde_json::json!({"specversion": "1.0", "source": "/shop", "tier": "gold"}))
-        );
-        let rejected = read(
-            "a.b",
-            &of_type("application/cloudevents+json"),
-            b"{\"id\":\"1\"}",
-        )
-        .unwrap_err();
-        assert!(
-            rejected.to_string().contains("`specversion` is missing"),
-            "{rejected}"
-        );
-    }
-
-    #[test]
-    fn a_binary_cloudevent_is_told_by_its_headers() {
-        for prefix in CLOUDEVENTS_PREFIXES {
-            let mut headers = FieldTable::default();
-            for (name, value) in [
-                ("specversion", "1.0"),
-                ("id", "ce-2"),
-                ("source", "/s"),
-                ("type", "x.y"),
-            ] {
-                headers.insert(
-                    format!("{prefix}{name}").into(),
-                    AMQPValue::LongString(value.into()),
-                );
-            }
-            let event = read(
-                "acme.order.created",
-                &of_type("application/json").with_headers(headers),
-                b"[1]",
-            )
-            .unwrap();
-            assert_eq!(event.id.unwrap().as_str(), "ce-2", "{prefix}");
-            assert_eq!(
-                event.attributes.unwrap()["type"],
-                "x.y",
-                "a type of its own is kept"
-            );
-            assert_eq!(event.data, "[1]");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_body_panics(body in proptest::collection::vec(any::<u8>(), 0..300)) {
-            for kind in ["application/json", "application/msgpack", "application/cloudevents+json"] {
-                let _ = read("a.b", &of_type(kind), &body);
-            }
-        }
-
-        #[test]
-        fn no_damaged_body_panics_or_grows(
-            at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>(),
-        ) {
-            let event = serde_json::json!({
-                "specversion": "1.0", "id": "1", "source": "/s", "type": "b",
-                "time": "2026-11-22T10:00:00Z", "data_base64": "e30=", "n": [1.5, -3, null, "ü"],
-            });
-            for (kind, body) in [
-                ("application/cloudevents+json", event.to_string().into_bytes()),
-                ("application/json", event.to_string().into_bytes()),
-                ("application/msgpack", rmp_serde::to_vec(&event).unwrap()),
-            ] {
-                let mut damaged = body.clone();
-                let at = at.index(damaged.len());
-                damaged[at] = byte;
-                for body in [&damaged[..], &damaged[..cut.index(damaged.len())]] {
-                    if let Ok(event) = read("a.b", &of_type(kind), body) {
-                        prop_assert!(event.data.len() <= 8 * body.len());
-                    }
-                }
-            }
-        }
-
-        #[test]
-        fn no_headers_panic(
-            name in "(ce-|cloudEvents[:_]|occurred_at|)[a-zA-Z]{0,8}", text in ".{0,40}", number in any::<u64>(),
-        ) {
-            for value in [
-                AMQPValue::LongString(text.as_str().into()),
-                AMQPValue::LongString(number.to_be_bytes().to_vec().into()),
-                AMQPValue::Timestamp(number),
-                AMQPValue::LongLongInt(number as i64),
-                AMQPValue::Double(f64::from_bits(number)),
-                AMQPValue::FieldArray(vec![AMQPValue::Void].into()),
-            ] {
-                let mut headers = FieldTable::default();
-                headers.insert("ce-specversion".into(), AMQPValue::LongString("1.0".into()));
-                headers.insert(name.as_str().into(), value);
-                let properties = BasicProperties::default().with_headers(headers).with_timestamp(number);
-                let _ = read("a.b", &properties, b"{}");
-            }
-        }
-
-        #[test]
-        fn no_routing_key_panics(key in ".{0,80}") {
-            let _ = read(&key, &BasicProperties::default(), b"{}");
-        }
-    }
-
-    /// What a few bytes claim to be isn't believed before it is there, and no
-    /// nesting ends in the stack's overflow.
-    #[test]
-    fn no_bomb_goes_off() {
-        let begun = std::time::Instant::now();
-        let huge = [0xff; 4];
-        let mut bombs: Vec<(&str, Vec<u8>)> = Vec::new();
-        // str 32, bin 32, array 32, map 32, ext 32.
-        for marker in [0xdb, 0xc6, 0xdd, 0xdf, 0xc9] {
-            bombs.push(("application/msgpack", [&[marker], &huge[..]].concat()));
-            let nested = [&[marker][..], &huge].concat().repeat(10_000);
-            bombs.push(("application/msgpack", nested));
-        }
-        // Arrays of one, maps of one.
-        bombs.push(("application/msgpack", vec![0x91; MAX_DATA]));
-        bombs.push(("application/msgpack", [0x81, 0xa0].repeat(MAX_DATA / 2)));
-        for (open, close) in [("[", "]"), (r#"{"a":"#, "}")] {
-            let times = MAX_DATA / 8;
-            let closed = format!("{}1{}", open.repeat(times), close.repeat(times));
-            let opened = open.repeat(times);
-            let cloud = format!(
-                r#"{{"specversion":"1.0","id":"1","source":"/","type":"b","data":{closed}}}"#
-            );
-            bombs.push(("application/json", closed.into_bytes()));
-            bombs.push(("application/json", opened.clone().into_bytes()));
-            bombs.push(("application/cloudevents+json", opened.into_bytes()));
-            bombs.push(("application/cloudevents+json", cloud.into_bytes()));
-        }
-        for (kind, bomb) in bombs {
-            let rejected = read("a.b", &of_type(kind), &bomb).unwrap_err();
-            assert!(
-                ["malformed", "too_deep"].contains(&rejected.label()),
-                "{kind}: {rejected}"
-            );
-        }
-        assert!(begun.elapsed() < std::time::Duration::from_secs(10));
-    }
-}
+mod tests;

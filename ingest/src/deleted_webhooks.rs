@@ -1,8 +1,8 @@
-//! Rows of deleted webhooks go when their log is past its retention.
+//! Deletes the rows of deleted webhooks when their log is past its retention.
 //!
-//! Until then a row says whose log it is, and that open deliveries are to be
-//! cancelled. A row that a delivery or a replay still names stays: days of the
-//! log are dropped whole, and dropping one may have to wait.
+//! Until then the row says to whom the log belongs, and that open deliveries are to
+//! be cancelled. A row that a delivery or a replay still refers to stays: partitions
+//! of the log are dropped whole, and dropping one may be delayed.
 
 use deadpool_postgres::{Pool, Transaction};
 use shared::ids::WebhookId;
@@ -11,11 +11,11 @@ use time::OffsetDateTime;
 /// How many rows are looked at in one transaction.
 const AT_ONCE: i64 = 500;
 
-/// Deletes the rows of webhooks that were deleted before `until`, and what was
-/// counted for their limits; answers how many.
+/// Deletes the rows of webhooks that were deleted before `until`, and the counters of their
+/// limits. Answers how many webhooks.
 ///
 /// # Errors
-/// If PostgreSQL fails. The next call goes on from there.
+/// If PostgreSQL fails. The next call continues.
 pub async fn purge(pool: &Pool, until: OffsetDateTime) -> anyhow::Result<usize> {
     let mut client = pool.get().await?;
     let mut purged = 0;
@@ -55,7 +55,7 @@ async fn purge_webhooks(
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// What dispatchers keep of a webhook beside its row.
+/// The tables in which dispatchers keep something of a webhook.
 async fn purge_limits(transaction: &Transaction<'_>, webhooks: &[WebhookId]) -> anyhow::Result<()> {
     let subjects = webhooks.iter().map(|webhook| format!("webhook/{webhook}"));
     let subjects: Vec<_> = subjects.collect();

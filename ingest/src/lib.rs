@@ -1,37 +1,46 @@
-//! Takes events, matches them to webhooks, enqueues one job per match; serves
-//! the API.
+//! Takes events, matches them to webhooks, enqueues one job per match, and serves the API.
 //!
-//! The files are the stages an event passes, in this order:
+//! An event passes these modules, in this order:
 //!
-//! 1. [`intake`] consumes the events queue in batches and sees each through;
-//! 2. [`decode`] turns a message into an event, or says why not, and
-//!    [`event_types`] whether it is what its tenant's catalogue says;
-//! 3. [`matching`] finds the webhooks that want it (with [`subscriptions`], the
-//!    index in memory);
-//! 4. [`accept`] writes events and deliveries in one statement.
+//! 1. [`look_ahead`] takes events from the queues and hands them out in batches in
+//!    which tenants take turns ([`turns`], [`aside`], [`acks`]);
+//! 2. [`intake`] sees each batch through;
+//! 3. [`decode`] reads a message as an event, and [`event_types`] checks it against
+//!    its tenant's catalogue;
+//! 4. [`subscriptions`] finds the webhooks that want it ([`matching`]);
+//! 5. [`accept`] writes the event and its deliveries in one statement.
 //!
-//! What was refused on the way ends up in [`dead_letters`].
+//! Messages that are refused on the way are kept in [`dead_letters`].
 //!
-//! [`api`] is the other door: it publishes events to the same exchange, and
-//! manages tenants, tokens and webhooks. Deliveries that begin again go through
-//! [`restart`], many of them at a rate by [`replay`]; deliveries that an event should have had are made by
-//! [`rematch`](mod@rematch). What files declare of tenants, event
-//! types and webhooks is made so by [`apply`](mod@apply). [`rekey`](mod@rekey) seals secrets
-//! with a new master key; [`deleted_webhooks`] ends what deleted webhooks leave. [`run`] starts and stops all of it.
+//! What may be declared, and its rows: [`webhooks`], [`tenants`] and [`event_types`],
+//! with [`form`], [`json_text`], [`assignments`] and the errors of [`invalid`]. They
+//! know nothing of HTTP. Two things stand on them: [`api`], which also publishes
+//! events, and [`apply`](mod@apply), which reads files.
+//!
+//! Deliveries begin again by [`restart`], many of them by [`replay`]; deliveries that
+//! an event should have had are made by [`rematch`](mod@rematch). [`partitions`] and
+//! [`deleted_webhooks`] keep the log within its retention. [`audit`](mod@audit),
+//! [`rekey`](mod@rekey) and [`preview`] are commands for operators. [`run`] starts and
+//! stops everything.
 
 pub mod accept;
 pub mod acks;
 pub mod api;
 pub mod apply;
 pub mod aside;
+pub mod assignments;
 pub mod audit;
 pub mod batch;
+pub mod cpu;
 pub mod dead_letters;
 pub mod decode;
 pub mod deleted_webhooks;
 pub mod door;
 pub mod event_types;
+pub mod form;
 pub mod intake;
+pub mod invalid;
+pub mod json_text;
 pub mod look_ahead;
 pub mod matching;
 pub mod metrics;
@@ -44,5 +53,8 @@ pub mod restart;
 pub mod run;
 pub mod settings;
 pub mod subscriptions;
-pub mod turn;
+pub mod tenant_permits;
+pub mod tenants;
+pub mod timestamp;
 pub mod turns;
+pub mod webhooks;

@@ -295,7 +295,7 @@ impl LookAhead {
                 _ = look.tick() => {
                     let mut state = self.state();
                     state.of_late.retain(|_, of_late| of_late.now() > 0.0);
-                    let remembered = crate::aside::STUCK;
+                    let remembered = crate::turns::STUCK;
                     state.overflowed.retain(|_, (_, at)| at.elapsed() < remembered);
                     drop(state);
                     Some(Vec::new())
@@ -424,7 +424,7 @@ impl LookAhead {
         }
         if let Some(tenant) = tenant
             && !is_overflow
-            && waiting >= crate::aside::CROWDING
+            && waiting >= crate::turns::CROWDING
             && !state.crowding.contains(&tenant)
         {
             state.crowding.push(tenant);

@@ -1,21 +1,23 @@
-//! `posthorn-ingest`: serves by default; `migrate`, `audit`, `rekey`, `token
-//! create`, `apply`, `catalogue` and `dialect` are for operators.
+//! `posthorn-ingest`: the service by default, and commands for operators.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use ingest::api::webhook_store::Writing;
-use ingest::apply::{self, Apply, Rules};
+use ingest::apply::file::Rules;
+use ingest::apply::{self, Apply};
 use ingest::event_types::command;
 use ingest::settings::Settings;
+use ingest::webhooks::store::Writing;
 use ingest::{api, audit, preview, rekey, run};
 use secrecy::ExposeSecret;
 use shared::settings::{environment, process_environment};
 use shared::{postgres, settings, supervise, telemetry};
 use tokio_util::sync::CancellationToken;
 
-/// Posthorn's ingest. Settings come from the environment, see README.md.
+/// Takes events from RabbitMQ, matches them to webhooks and serves the API.
+///
+/// Settings come from environment variables, which README.md lists.
 #[derive(Parser)]
 #[command(name = "posthorn-ingest", version)]
 struct Arguments {
@@ -27,32 +29,31 @@ struct Arguments {
 enum Command {
     /// Take events and serve the API (the default).
     Serve {
-        /// Only one of the two: for two processes with the same settings.
+        /// Serve only the API, or only take events; run a second process for the other.
         #[arg(long)]
         only: Option<run::Only>,
     },
     /// Bring the database's schema up to date.
     Migrate,
-    /// Count deliveries that are neither finished nor on their way; fails
-    /// unless there are none.
+    /// Count deliveries that are neither finished nor on their way, and fail if
+    /// there are any.
     Audit {
-        /// Seconds beyond which a due delivery is missed: the longest timeout
-        /// and twice the sweeper's grace, by default.
+        /// How many seconds after its due time a delivery counts as lost. The default
+        /// is the longest timeout and twice the sweeper's grace.
         #[arg(long, default_value_t = 180)]
         grace: u64,
     },
-    /// Seal secrets with `MASTER_KEY` that an older key sealed; fails unless
-    /// none is left.
+    /// Seal secrets anew that an older master key sealed, and fail if any is left.
     Rekey,
     /// Print the API's OpenAPI document.
     Openapi,
-    /// See how deliveries look.
+    /// List the dialects, and preview deliveries in them.
     #[command(subcommand)]
     Dialect(Dialect),
     /// Manage API tokens.
     #[command(subcommand)]
     Token(Token),
-    /// Fill tenants' catalogues of event types.
+    /// List the built-in catalogues of event types, and import one.
     #[command(subcommand)]
     Catalogue(Catalogue),
     Apply(Apply),
@@ -60,23 +61,23 @@ enum Command {
 
 #[derive(Subcommand)]
 enum Catalogue {
-    /// List the catalogues that Posthorn comes with.
+    /// List the built-in catalogues.
     List,
-    /// Put a catalogue's event types into a tenant's.
+    /// Add a catalogue's event types to a tenant's.
     Import {
-        /// Whose.
+        /// The tenant that gets them.
         #[arg(long)]
         tenant: shared::ids::Tenant,
-        /// The name of one that Posthorn comes with, or a file.
+        /// The name of a built-in catalogue, or a JSON file.
         source: String,
     },
 }
 
 #[derive(Subcommand)]
 enum Dialect {
-    /// List the dialects, those in `DIALECTS_DIR` too; fails if one is invalid.
+    /// List the dialects, including those in `DIALECTS_DIR`, and fail if one is invalid.
     List,
-    /// Print the headers and the body of an event's delivery.
+    /// Print the request that would deliver an event: headers and body.
     Preview(preview::Preview),
 }
 
@@ -84,12 +85,12 @@ enum Dialect {
 enum Token {
     /// Create a token and print it, once.
     Create {
-        /// Whose it is; without one it is a global token.
+        /// The tenant that the token belongs to; a global token without it.
         #[arg(long)]
         tenant: Option<shared::ids::Tenant>,
-        /// admin, manager or viewer.
+        /// What the token may do: admin, manager or viewer.
         #[arg(long, default_value = "manager")]
-        role: api::auth::Role,
+        role: api::access::role::Role,
     },
 }
 
@@ -132,17 +133,24 @@ async fn main() -> anyhow::Result<ExitCode> {
         Command::Audit { grace } => {
             let audit = audit::audit(&pool(&settings)?, Duration::from_secs(grace)).await?;
             println!("{audit}");
-            anyhow::ensure!(audit.is_clean(), "deliveries are unaccounted for");
+            anyhow::ensure!(
+                audit.is_clean(),
+                "some deliveries are neither finished nor on their way"
+            );
         }
         Command::Rekey => {
             let rekeyed = rekey::rekey(&pool(&settings)?, &settings.common.keys).await?;
             println!("{rekeyed}");
-            anyhow::ensure!(rekeyed.is_complete(), "older keys are still needed");
+            anyhow::ensure!(
+                rekeyed.is_complete(),
+                "some webhooks still need an older key: keep it in MASTER_KEY_PREVIOUS"
+            );
         }
         Command::Dialect(_) | Command::Openapi => unreachable!("answered above"),
         Command::Token(Token::Create { tenant, role }) => {
             let token =
-                api::auth::create_token(&pool(&settings)?, tenant.as_ref(), role, None).await?;
+                api::access::tokens::create_token(&pool(&settings)?, tenant.as_ref(), role, None)
+                    .await?;
             println!("{}", token.secret.expose_secret());
         }
         Command::Catalogue(Catalogue::List) => {

@@ -1,11 +1,10 @@
-//! What ingest counts.
+//! Ingest's metrics.
 
 use std::sync::OnceLock;
 
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 use shared::telemetry::{counter, counter_by, gauge, histogram};
 
-/// Ingest's own metrics.
 pub struct Metrics {
     /// Events taken from the queue.
     pub received: IntCounter,
@@ -27,15 +26,12 @@ pub struct Metrics {
     pub subscriptions: IntGauge,
     /// Messages that were refused or unroutable, in their table.
     pub dead_letters: IntGauge,
-    /// What they take there.
     pub dead_letters_bytes: IntGauge,
     /// Dead letters that made room for newer ones.
     pub dead_letters_dropped: IntCounter,
     /// Events that RabbitMQ had given up on, published once more.
     pub returned: IntCounter,
-    /// What the log takes on disk.
     pub storage: IntGauge,
-    /// What it will take.
     pub storage_forecast: IntGauge,
     /// Tenants whose events go to an overflow queue.
     pub set_aside: IntGauge,
@@ -43,7 +39,6 @@ pub struct Metrics {
     pub unaccounted: IntGauge,
 }
 
-/// The metrics of this process.
 pub fn metrics() -> &'static Metrics {
     static METRICS: OnceLock<Metrics> = OnceLock::new();
     METRICS.get_or_init(|| Metrics {
@@ -53,69 +48,69 @@ pub fn metrics() -> &'static Metrics {
         ),
         rejected: counter_by(
             "posthorn_events_rejected_total",
-            "Events parked, by reason.",
+            "Events refused and dead-lettered, by reason.",
             "reason",
         ),
         deduplicated: counter(
             "posthorn_events_deduplicated_total",
-            "Events that had been accepted before.",
+            "Events refused as duplicates: their id had been accepted before.",
         ),
         without_id: counter(
             "posthorn_events_without_id_total",
-            "Events whose producer gave no id: a crash may send them twice.",
+            "Events without an id from their producer: after a crash they may be accepted twice.",
         ),
         enqueued: counter(
             "posthorn_deliveries_enqueued_total",
-            "Deliveries made, one per match.",
+            "Deliveries created, one per event and matching webhook.",
         ),
         too_costly: counter(
             "posthorn_filters_too_costly_total",
-            "Filters that were abandoned on an event, whose webhook didn't get it.",
+            "Filter evaluations abandoned as too costly; the webhook did not get the event.",
         ),
         batch: histogram(
             "posthorn_ingest_batch_size",
-            "Events per transaction.",
+            "Events per batch, which is one transaction.",
             &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0],
         ),
         batch_seconds: histogram(
             "posthorn_ingest_batch_duration_seconds",
-            "From taking a batch to acking it.",
+            "Seconds from taking a batch of events to acking it.",
             &[
                 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0,
             ],
         ),
-        subscriptions: gauge("posthorn_subscriptions", "Active webhooks in the index."),
+        subscriptions: gauge("posthorn_subscriptions", "Active webhooks in the index that events are matched against."),
         dead_letters: gauge(
             "posthorn_dead_letters",
-            "Messages that were refused or unroutable, until someone replays or discards them.",
+            "Dead letters: refused or unroutable messages that were neither replayed nor discarded yet.",
         ),
         dead_letters_bytes: gauge(
             "posthorn_dead_letters_bytes",
-            "What dead letters take of DEAD_LETTERS_BYTES.",
+            "Bytes of DEAD_LETTERS_BYTES that dead letters use.",
         ),
         dead_letters_dropped: counter(
             "posthorn_dead_letters_dropped_total",
-            "Dead letters that were dropped because their tenant's share, or DEAD_LETTERS_BYTES, was full.",
+            "Dead letters dropped because their tenant's share, or DEAD_LETTERS_BYTES, was full.",
         ),
         returned: counter(
             "posthorn_events_returned_total",
-            "Events that RabbitMQ had given up on, after 50 failed deliveries, and that were published once more.",
+            "Events published once more after RabbitMQ gave up on them, which it does after 50 failed deliveries.",
         ),
         storage: gauge(
             "posthorn_storage_bytes",
-            "What events, deliveries and attempts take on disk.",
+            "Bytes on disk of events, deliveries and attempts.",
         ),
         storage_forecast: gauge(
             "posthorn_storage_forecast_bytes",
-            "What they will take when all days of WEBHOOK_EVENT_TTL are there, at the pace of the last seven.",
+            "Forecast of posthorn_storage_bytes when WEBHOOK_EVENT_TTL is reached, at the pace of the last seven days.",
         ),
         set_aside: gauge(
             "posthorn_tenants_set_aside",
-            "Tenants with so many events waiting that new ones go to a queue aside.",
+            "Tenants set aside: their new events go to an overflow queue because too many wait.",
         ),
         unaccounted: gauge(
             "posthorn_deliveries_unaccounted",
-            "Deliveries that are neither finished nor on their way: always 0.",
+            "Deliveries that are neither finished nor on their way. Anything but 0 is a fault.",
         ),
     })
 }

@@ -1,9 +1,9 @@
-//! The days of the log: made ahead, dropped past their retention, weighed.
+//! The daily partitions of the log: creates them ahead, drops them after their retention, measures them.
 //!
-//! Nobody waits for it. A day is detached concurrently, which takes no lock that
-//! readers or writers would queue behind, and dropped when nothing knows it any
-//! more. Both steps can be interrupted anywhere: what a stopped process leaves
-//! behind is found by its name and finished by the next.
+//! A partition is detached concurrently, without a lock that readers or writers
+//! would queue behind, and dropped when nothing refers to it any more. Either step
+//! may be interrupted anywhere: a process finds what another left unfinished by the
+//! partition's name, and finishes it.
 
 use anyhow::Context;
 use deadpool_postgres::{Client, Pool};
@@ -18,10 +18,10 @@ const LOCK: i64 = 0x70_6172_7473;
 /// How many days the forecast looks back.
 const LOOKS_BACK: i64 = 7;
 
-/// Makes the coming days and drops those that ended before `until`.
+/// Creates the partitions of the coming days, and drops those of days that ended before `until`.
 ///
 /// # Errors
-/// If PostgreSQL fails. The next call goes on from there.
+/// If PostgreSQL fails. The next call continues.
 pub async fn maintain(pool: &Pool, until: OffsetDateTime) -> anyhow::Result<()> {
     let made = make(pool, AHEAD).await?;
     let client = pool.get().await.context("connecting to PostgreSQL")?;
@@ -50,17 +50,21 @@ pub async fn maintain(pool: &Pool, until: OffsetDateTime) -> anyhow::Result<()> 
         )
         .await?;
     if made > 0 || dropped > 0 {
-        tracing::info!(made, dropped, "partitions");
+        tracing::info!(
+            made,
+            dropped,
+            "partitions of the log were created or dropped"
+        );
     }
     Ok(())
 }
 
-/// A partition that is to go.
+/// A partition that is to be dropped.
 struct Outdated {
     name: String,
-    /// What it still is a part of.
+    /// The table that it is still attached to.
     parent: Option<String>,
-    /// A process was stopped while it detached it.
+    /// Whether a process was stopped while it detached it.
     half_detached: bool,
 }
 
@@ -88,10 +92,10 @@ async fn drop_outdated(client: &Client, until: OffsetDateTime) -> anyhow::Result
     Ok(outdated.len())
 }
 
-// The names are made by `create_partitions` alone; the pattern lets no other pass.
-// Deliveries go first: a verdict on one that is gone changes nothing, while one
-// whose attempts are gone couldn't be written. Events go last: a delivery's is
-// there as long as it is.
+// Only `create_partitions` makes such names; the pattern excludes all others.
+// Deliveries go first: a verdict on a delivery that is gone changes nothing, but a verdict
+// could not be written if its attempts' partition were gone. Events go last, so that a
+// delivery always has its event.
 async fn outdated(client: &Client, until: OffsetDateTime) -> anyhow::Result<Vec<Outdated>> {
     let statement = client
         .prepare_cached(
@@ -116,16 +120,16 @@ async fn outdated(client: &Client, until: OffsetDateTime) -> anyhow::Result<Vec<
     Ok(outdated.collect())
 }
 
-/// How much the log takes, in bytes.
+/// The log's size in bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Size {
-    /// Now.
+    /// Its size now.
     pub now: i64,
-    /// When as many days are kept as are to be, each as large as those of late.
+    /// Its size when the whole retention is filled with days like the last ones.
     pub forecast: i64,
 }
 
-/// Weighs the log, indexes included.
+/// Measures the log, indexes included.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -149,11 +153,10 @@ pub async fn weigh(pool: &Pool, retention: Duration) -> anyhow::Result<Size> {
     Ok(forecast(&days, retention, clock::now()))
 }
 
-/// The mean of the last full days that have anything in them; of today so far, if
-/// there is none.
+/// The mean size of the last full days that aren't empty; today's so far, if there is none.
 fn forecast(days: &[(Date, i64)], retention: Duration, now: OffsetDateTime) -> Size {
     let today = now.date();
-    // What a day takes before anything is in it.
+    // The size of an empty day.
     let empty = days.iter().map(|(_, size)| *size).min().unwrap_or(0);
     let of_late: Vec<i64> = days
         .iter()

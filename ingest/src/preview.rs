@@ -1,7 +1,7 @@
-//! What an event would look like on the wire: `posthorn-ingest dialect preview`.
+//! `posthorn-ingest dialect preview`: prints the request that would deliver an event.
 //!
-//! Composed by the very code that delivers, so what is printed is what a
-//! receiver would get, to the byte. Needs no server.
+//! The code that delivers composes it, so what is printed is what a receiver would
+//! get, byte for byte. No server is needed.
 
 use clap::Args;
 use shared::dialect::{Dialects, Message};
@@ -10,7 +10,8 @@ use shared::secret::{Secret, Secrets};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::decode::{MAX_DATA, MAX_DEPTH, depth};
+use crate::decode::MAX_DATA;
+use crate::json_text::{MAX_DEPTH, depth};
 
 /// An event, and who it is for.
 #[derive(Debug, Args)]

@@ -1,13 +1,14 @@
-//! What is sealed with older keys is sealed anew with the current one.
+//! `posthorn-ingest rekey`: seals with the current master key what older keys sealed.
 //!
-//! `posthorn-ingest rekey`, after `MASTER_KEY` has changed: when it is through,
-//! the old key can be dropped from `MASTER_KEY_PREVIOUS`. Safe beside running
-//! services and to be repeated: a row is read under its lock and written in the
-//! same transaction, and what is sealed with the current key is left alone.
+//! It runs after `MASTER_KEY` has changed. When it is complete, the old key can be
+//! removed from `MASTER_KEY_PREVIOUS`. It may run beside the services, and
+//! repeatedly: a row is locked, read and written in one transaction, and a row
+//! that the current key sealed is left alone.
 //!
-//! Whoever changes a webhook waits for the counter of revisions with its row
-//! locked, or for a row with the counter locked. So a batch waits for the counter
-//! first, holding nothing, and passes over rows that are locked: it comes back.
+//! Deadlocks are avoided by order. A transaction that changes a webhook locks its
+//! row and then waits for the counter of revisions, or the other way round. So a
+//! batch here waits for the counter first, while it holds nothing, and skips rows
+//! that are locked; a later pass takes them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -23,19 +24,19 @@ use tracing::warn;
 
 /// The most webhooks in one transaction.
 const BATCH: i64 = 200;
-/// How often what others held locked is looked for again.
+/// How many passes there are at most, because rows may be locked.
 const PASSES: usize = 20;
-/// Between two passes.
+/// The pause between two passes.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// What was done, and what is left.
+/// What was resealed, and what is left.
 #[derive(Debug)]
 pub struct Rekeyed {
-    /// The key that everything should be sealed with now.
+    /// The current key.
     pub current: KeyId,
-    /// How many webhooks were sealed anew.
+    /// How many webhooks were resealed.
     pub resealed: u64,
-    /// Webhooks that have something sealed with another key still, by that key.
+    /// For each older key: the webhooks that still have something sealed with it.
     pub left: BTreeMap<KeyId, BTreeSet<WebhookId>>,
 }
 
@@ -62,10 +63,10 @@ impl fmt::Display for Rekeyed {
     }
 }
 
-/// Seals everything anew that isn't sealed with the current key.
+/// Reseals everything that another key sealed.
 ///
 /// # Errors
-/// If PostgreSQL fails. What was resealed until then stays so.
+/// If PostgreSQL fails. What was resealed before that stays resealed.
 pub async fn rekey(pool: &Pool, keys: &Keyring) -> anyhow::Result<Rekeyed> {
     let mut rekeyed = Rekeyed {
         current: keys.current(),
@@ -84,7 +85,7 @@ pub async fn rekey(pool: &Pool, keys: &Keyring) -> anyhow::Result<Rekeyed> {
     Ok(rekeyed)
 }
 
-/// One pass over all webhooks. Whether another may find less to be left.
+/// One pass over all webhooks. Answers whether another pass may get further.
 async fn through_all(pool: &Pool, keys: &Keyring, rekeyed: &mut Rekeyed) -> anyhow::Result<bool> {
     let mut passed_over = false;
     let mut after = None;
@@ -102,7 +103,7 @@ async fn through_all(pool: &Pool, keys: &Keyring, rekeyed: &mut Rekeyed) -> anyh
         let seen = reseal_batch(pool, keys, &old, rekeyed).await?;
         for row in page {
             let id = row.get("id");
-            // Locked by somebody: sealed with what it was, as far as is known.
+            // Another transaction holds the row, so it keeps the key that was read.
             if old.contains(&id) && !seen.contains(&id) {
                 passed_over = true;
                 note(&mut rekeyed.left, id, others(&row, keys));
@@ -149,7 +150,7 @@ async fn sealed_webhooks(pool: &Pool, after: Option<WebhookId>) -> anyhow::Resul
     page.context("reading webhooks")
 }
 
-/// Reseals those of the webhooks that nobody holds locked; answers which these are.
+/// Reseals the webhooks whose rows aren't locked; answers which these are.
 async fn reseal_batch(
     pool: &Pool,
     keys: &Keyring,
@@ -164,13 +165,13 @@ async fn reseal_batch(
     let mut resealed = 0;
     for row in &rows {
         let id: WebhookId = row.get("id");
-        match Resealed::of(row, id, keys) {
+        match Resealed::from_row(row, id, keys) {
             Ok(columns) => {
                 reseal_webhook(&transaction, id, &columns).await?;
                 resealed += 1;
             }
             Err(error) => {
-                warn!(webhook = %id, error = format!("{error:#}"), "a webhook stays as it is");
+                warn!(webhook = %id, error = format!("{error:#}"), "a webhook was not resealed; it still needs its old key");
                 note(&mut left, id, others(row, keys));
             }
         }
@@ -187,7 +188,7 @@ async fn reseal_batch(
 struct Resealed(Vec<Option<Vec<u8>>>);
 
 impl Resealed {
-    fn of(row: &Row, id: WebhookId, keys: &Keyring) -> anyhow::Result<Self> {
+    fn from_row(row: &Row, id: WebhookId, keys: &Keyring) -> anyhow::Result<Self> {
         let columns = SEALED.iter().map(|(column, bound_to)| {
             let Some(before) = sealed(row, column) else {
                 return Ok(row.get(column));

@@ -1,16 +1,13 @@
-//! Accepted events are matched again: a webhook that wants an event and has no
-//! delivery of it gets one.
+//! Matches accepted events again: a webhook that wants an event and has no delivery of it gets one.
 //!
-//! For the operator, after a fault of ours kept webhooks out of the index while
-//! events were accepted. It asks the index as it is now, but only about webhooks
-//! that were made before the event was accepted: nobody gets events from before
-//! their webhook's time.
+//! The operator uses it after a fault of ours kept webhooks out of the index while
+//! events were accepted. It asks today's index, but only about webhooks that
+//! existed when the event was accepted.
 //!
-//! An event's row is locked before its deliveries are looked at, so that there
-//! is never a second delivery of an event to a webhook. Deliveries and
-//! `events.matched` are written in one statement: the audit compares the two.
-//! A new delivery's schedule and age count from now, as those of one that is
-//! retried.
+//! An event's row is locked before its deliveries are read, so that a webhook never
+//! gets two deliveries of one event. Deliveries and `events.matched` are written in
+//! one statement, because the audit compares the two. The schedule and the age of
+//! a new delivery start now, like those of a delivery that is retried by hand.
 
 use deadpool_postgres::{Pool, Transaction};
 use shared::clock;
@@ -27,7 +24,7 @@ pub const AT_ONCE: i64 = 32;
 
 /// An accepted event.
 pub struct Accepted {
-    /// Posthorn's key.
+    /// Its key in the table.
     pub uid: EventUid,
     tenant: Tenant,
     id: EventId,
@@ -36,10 +33,9 @@ pub struct Accepted {
 }
 
 impl Accepted {
-    /// The columns that [`Accepted::read`] wants.
+    /// The columns that [`Accepted::read`] reads.
     pub const COLUMNS: &'static str = "uid, tenant, id, type, data";
 
-    /// From its row.
     #[must_use]
     pub fn read(row: &Row) -> Self {
         Self {
@@ -51,7 +47,7 @@ impl Accepted {
         }
     }
 
-    /// Whether Posthorn made it: such an event is for operational webhooks alone.
+    /// Whether Posthorn made it. Then it is for operational webhooks alone.
     fn is_operational(&self) -> bool {
         self.event_type == *DISABLED && self.id == EventId::from(self.uid)
     }
@@ -71,9 +67,9 @@ impl Accepted {
     }
 }
 
-/// Which events are matched again: all of a tenant's, or of all tenants'.
+/// Which events are matched again.
 pub struct Range {
-    /// `None`: everybody's.
+    /// `None`: all tenants' events.
     pub tenant: Option<Tenant>,
     /// From this uid on.
     pub from: Uuid,
@@ -83,11 +79,11 @@ pub struct Range {
 
 /// Deliveries that were missing.
 pub struct Missing {
-    /// How many events lacked any.
+    /// How many events lacked a delivery.
     pub events: usize,
-    /// How many there were in all.
+    /// How many deliveries were missing.
     pub deliveries: usize,
-    /// The jobs of those that were made: to be published.
+    /// The jobs of the deliveries that were made, to be published after the commit.
     pub jobs: Vec<Job>,
 }
 
@@ -164,7 +160,7 @@ pub async fn rematch(
     for job in &jobs {
         tracing::info!(
             tenant = %job.tenant, event = %job.event_id, webhook = %job.webhook,
-            delivery = %job.delivery, "matched again"
+            delivery = %job.delivery, "a missing delivery was made"
         );
     }
     Ok(Missing {
@@ -174,8 +170,8 @@ pub async fn rematch(
     })
 }
 
-/// In order, so that two requests don't wait for each other in a circle. By
-/// itself, so that what follows sees what another request has just made.
+/// Locks the events, in order, so that two requests don't deadlock. It is a statement of its
+/// own, so that the following ones see what another request has just committed.
 async fn lock_events(transaction: &Transaction<'_>, events: &[Accepted]) -> anyhow::Result<()> {
     let statement = transaction
         .prepare_cached(
@@ -188,7 +184,7 @@ async fn lock_events(transaction: &Transaction<'_>, events: &[Accepted]) -> anyh
     Ok(())
 }
 
-/// Those of the wanted that don't exist. A subquery for each: nothing to plan.
+/// The wanted deliveries that don't exist. A subquery for each leaves nothing to plan.
 async fn missing_deliveries<'a>(
     transaction: &Transaction<'_>,
     wanted: &[(&'a Accepted, WebhookId)],

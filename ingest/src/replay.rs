@@ -1,18 +1,17 @@
-//! Replays: many of a webhook's finished deliveries begin again, at a rate.
+//! Replays: makes many of a webhook's finished deliveries begin again, at a rate.
 //!
-//! The API writes a replay's row; this sees it through, a step at a time, on
-//! whichever replica of ingest comes first. A step takes a second's worth of
-//! deliveries, opens them again and moves the replay's position in one
-//! transaction, so that each begins again once, whatever crashes; then it
-//! publishes their jobs. The row's lock is the lease.
+//! The API writes a replay's row. Whichever replica of ingest comes first takes
+//! the next step of it; the row's lock is the lease. A step reopens one second's
+//! worth of deliveries and moves the replay's position in one transaction, so each
+//! delivery is reopened once, whatever crashes. Then it publishes their jobs.
 //!
-//! All of a tenant's replays together have the rate that one may have: each gets
-//! an equal share of it, or its own rate if that is less. Otherwise a tenant with
-//! many webhooks would put its jobs in front of everybody else's.
+//! All replays of a tenant together have the rate that one may have. Each gets an
+//! equal share, or its own rate if that is lower. Otherwise a tenant with many
+//! webhooks would fill the jobs queues in front of other tenants' jobs.
 //!
-//! A step looks at a bounded number of deliveries: one that finds few leaves
-//! sooner to the next. While RabbitMQ is away, or refuses jobs, no step is taken:
-//! what would be opened again would only wait for the sweeper.
+//! A step looks at a bounded number of deliveries; after a step that found few, the
+//! next one comes sooner. While RabbitMQ is away, or refuses jobs, no step is
+//! taken, because reopened deliveries would only wait for the sweeper.
 
 use std::time::Duration;
 
@@ -28,18 +27,18 @@ use uuid::Uuid;
 
 use crate::restart::{publish, restart_deliveries};
 
-/// How often it is looked whether a step is due.
+/// How often due steps are looked for.
 const TICK: Duration = Duration::from_millis(250);
-/// How long nothing is tried after jobs weren't confirmed, doubling up to the second.
+/// The pause after jobs weren't confirmed: the first, and the longest that doubling leads to.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 /// How many replays are deleted at a time when they are outdated.
 const OUTDATED_AT_ONCE: i64 = 1_000;
 /// The most deliveries that a step looks at.
 const LOOKED_AT: i64 = 5_000;
-/// The most deliveries that all replays of a tenant begin again in a second.
+/// The most deliveries that all replays of a tenant reopen per second.
 const TENANTS_RATE: f64 = 1_000.0;
 
-/// Takes steps until told to stop.
+/// Takes steps until it is told to stop.
 pub async fn run(pool: Pool, publisher: Publisher, shards: u16, stop: CancellationToken) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -64,8 +63,7 @@ pub async fn run(pool: Pool, publisher: Publisher, shards: u16, stop: Cancellati
     }
 }
 
-/// Takes all steps that are due, each once before any is looked at again. Whether
-/// all their jobs were confirmed.
+/// Takes every step that is due once. Answers whether all their jobs were confirmed.
 async fn steps(pool: &Pool, publisher: &Publisher, shards: u16, stop: &CancellationToken) -> bool {
     while !stop.is_cancelled() {
         match step(pool).await {
@@ -76,7 +74,10 @@ async fn steps(pool: &Pool, publisher: &Publisher, shards: u16, stop: &Cancellat
             }
             Ok(None) => break,
             Err(error) => {
-                warn!(error = format!("{error:#}"), "replaying; trying again");
+                warn!(
+                    error = format!("{error:#}"),
+                    "a step of replays failed; trying again"
+                );
                 break;
             }
         }
@@ -84,7 +85,7 @@ async fn steps(pool: &Pool, publisher: &Publisher, shards: u16, stop: &Cancellat
     true
 }
 
-/// Deletes what was over before `until`, part by part.
+/// Deletes replays that ended before `until`, some at a time.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -115,7 +116,7 @@ struct Due {
     states: Vec<String>,
     event_types: Option<Vec<String>>,
     rate: i32,
-    /// The tenant's that are running: this one and others.
+    /// How many replays of the tenant are running, this one included.
     running: i64,
     takes_deliveries: bool,
 }
@@ -146,7 +147,7 @@ async fn step(pool: &Pool) -> anyhow::Result<Option<Vec<Job>>> {
     }
     let seen = replay_candidates(&transaction, &due).await?;
     let rate = due.rate();
-    // One at least: the pause after it is longer than a second if need be.
+    // At least one; then the pause after the step is longer than a second.
     let taken = take(&seen, (rate as usize).max(1));
     let states: Vec<_> = due.states.iter().map(String::as_str).collect();
     let jobs = restart_deliveries(&transaction, &taken.deliveries, &states).await?;
@@ -160,15 +161,15 @@ async fn step(pool: &Pool) -> anyhow::Result<Option<Vec<Job>>> {
     Ok(Some(jobs))
 }
 
-/// What a step takes of what it has seen.
+/// The deliveries that a step reopens, of those that it looked at.
 #[derive(Debug, PartialEq)]
 struct Taken {
     deliveries: Vec<DeliveryId>,
-    /// Where the next step begins; none if nothing is left.
+    /// Where the next step begins; `None` if nothing is left.
     position: Option<Uuid>,
 }
 
-/// The first so many that are wanted.
+/// The first deliveries that are wanted, at most so many.
 fn take(seen: &[(DeliveryId, bool)], rate: usize) -> Taken {
     let wanted = seen.iter().filter(|(_, wanted)| *wanted);
     let deliveries: Vec<_> = wanted.map(|(id, _)| *id).take(rate).collect();
@@ -211,7 +212,7 @@ async fn claim_replay(transaction: &Transaction<'_>) -> anyhow::Result<Option<Du
     }))
 }
 
-/// The oldest that haven't been looked at, and whether each is wanted.
+/// The oldest deliveries that weren't looked at yet, each with whether it is wanted.
 async fn replay_candidates(
     transaction: &Transaction<'_>,
     due: &Due,
@@ -240,7 +241,7 @@ async fn replay_candidates(
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// Without a position it is finished.
+/// Stores how far the replay is; without a position it is finished.
 async fn advance_replay(
     transaction: &Transaction<'_>,
     id: ReplayId,

@@ -1,10 +1,9 @@
-//! Finished deliveries begin again: the same delivery and the same event id, new
-//! attempts.
+//! Makes finished deliveries begin again: same delivery, same event id, new attempts.
 //!
-//! Asked for by the API, for one, and by `replay`, for many. The row is open
-//! again first, then its job is published: if that fails, the sweeper finds the
-//! row overdue. Attempts are counted on, so the fence keeps what is left of
-//! earlier jobs out; the schedule and the age limit count from here.
+//! The API does this for one delivery, `replay` for many. The row is reopened
+//! first, then its job is published; if publishing fails, the sweeper finds the
+//! row overdue. Attempts continue to be counted, so the fence recognises jobs from
+//! before; the retry schedule and the age limit start again.
 
 use std::time::Duration;
 
@@ -17,14 +16,14 @@ use tracing::warn;
 
 /// The states from which a delivery can begin again.
 pub const FINISHED: [&str; 4] = ["delivered", "failed", "expired", "cancelled"];
-/// A delivery that has been attempted this often has to be published anew.
+/// A delivery with this many attempts can't begin again: its event has to be published anew.
 pub const MOST_ATTEMPTS: i16 = 10_000;
 
-/// How long the broker's confirms are waited for.
+/// How long to wait for the broker's confirms.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Opens those of the deliveries again that are in one of the states; answers
-/// their jobs, to be published after the commit.
+/// Reopens those of the deliveries that are in one of these states. Answers their jobs, to be
+/// published after the commit.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -63,8 +62,8 @@ SELECT r.id, r.webhook_id, r.event_uid, r.attempts, r.attempts_before, r.restart
 FROM restarted r CROSS JOIN LATERAL (SELECT * FROM events WHERE uid = r.event_uid LIMIT 1) e
 ORDER BY r.id";
 
-/// Publishes the jobs and waits for their confirms. What isn't confirmed is left
-/// to the sweeper. Whether all were.
+/// Publishes the jobs and waits for their confirms; the sweeper publishes again what isn't
+/// confirmed. Answers whether all were.
 pub async fn publish(publisher: &Publisher, jobs: &[Job], shards: u16) -> bool {
     let publishing = publisher.publish_jobs(jobs, shards);
     let unconfirmed = tokio::time::timeout(CONFIRM_TIMEOUT, publishing).await;
@@ -72,7 +71,7 @@ pub async fn publish(publisher: &Publisher, jobs: &[Job], shards: u16) -> bool {
     if unconfirmed > 0 {
         warn!(
             unconfirmed,
-            "queueing restarted deliveries; the sweeper sees to them"
+            "publishing jobs of restarted deliveries failed; the sweeper will publish them"
         );
     }
     unconfirmed == 0

@@ -30,11 +30,11 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::api;
-use crate::api::changes::ChangeLimiter;
-use crate::api::jwt::Jwts;
-use crate::api::rates::Rates;
-use crate::api::test_deliveries::Tester;
-use crate::api::token_lookup::TokenLookup;
+use crate::api::access::change_limit::ChangeLimiter;
+use crate::api::access::jwt::Jwts;
+use crate::api::access::rate_limit::Rates;
+use crate::api::access::token_lookup::TokenLookup;
+use crate::api::webhooks::tester::Tester;
 use crate::dead_letters::letter::Origin;
 use crate::dead_letters::{self, Keeper};
 use crate::door::{Door, Room};
@@ -44,13 +44,13 @@ use crate::look_ahead::LookAhead;
 use crate::metrics::metrics;
 use crate::settings::Settings;
 use crate::subscriptions::Subscriptions;
-use crate::turn::TenantPlaces;
+use crate::tenant_permits::TenantPermits;
 use crate::{deleted_webhooks, partitions, replay};
 
 const NAME: &str = "posthorn-ingest";
-/// Of the lanes, the feed, the keepers of dead letters, replays and upkeep.
+/// To PostgreSQL, for the lanes, the feed, dead letters, replays and upkeep.
 const WORK_CONNECTIONS: usize = 8;
-/// Of the API's requests: what waits for one of these waits for nothing else.
+/// To PostgreSQL, for the API's requests alone, so that they delay no event.
 const API_CONNECTIONS: usize = 8;
 /// To PostgreSQL, for looking tokens up.
 const TOKEN_CONNECTIONS: usize = 2;
@@ -79,11 +79,11 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     metrics();
     let (has_api, has_intake) = (only != Some(Only::Intake), only != Some(Only::Api));
-    // The one that publishes, and the lanes'.
+    // Sessions to RabbitMQ: the publisher's, and the lanes'.
     let ready = Readiness::with_sessions(1 + u8::from(has_intake));
-    // What serves the work outlives it: one that ended with `stop` would look
-    // like one that failed.
-    let over = CancellationToken::new();
+    // Cancelled when intake has finished. The parts that serve it must not end before
+    // it does: an end before that counts as a failure.
+    let work_done = CancellationToken::new();
     let config = postgres::config(&settings.common.database_url, NAME)?;
     config.warn_if_plain();
     let pool = postgres::pool(&config, WORK_CONNECTIONS)?;
@@ -125,10 +125,10 @@ pub async fn run(
         let jwts = Jwts::new(settings.jwt.clone())?;
         let rates = (settings.api_rate_limit > 0).then(|| Rates::new(settings.api_rate_limit));
         let sender = Sender::new(settings.common.destinations.clone())?;
-        let state = api::Api {
+        let state = api::state::Api {
             pool: postgres::pool(&config, API_CONNECTIONS)?,
             tokens: TokenLookup::new(planned_once(&config, TOKEN_CONNECTIONS)?),
-            places: TenantPlaces::new(api::auth::OF_A_TENANT),
+            permits: TenantPermits::new(api::access::auth::OF_A_TENANT),
             changes: ChangeLimiter::default(),
             publisher: publisher.clone(),
             door: door.clone(),
@@ -146,30 +146,30 @@ pub async fn run(
         };
         routes = api::routes(state, &settings.cors_origins).merge(routes);
     }
-    info!(address = %listener.local_addr()?, api = has_api, intake = has_intake, "metrics and health");
-    let serving = serve(listener, routes, settings.common.http, over.clone());
+    info!(address = %listener.local_addr()?, api = has_api, intake = has_intake, "serving metrics and health");
+    let serving = serve(listener, routes, settings.common.http, work_done.clone());
 
-    // Each says what it was when it ends.
+    // Each answers its name when it ends, for the error.
     let mut parts = JoinSet::new();
     parts.spawn(async move {
         serving.await;
         "serving HTTP"
     });
     parts.spawn({
-        let (feed, over) = (feed.clone(), over.clone());
+        let (feed, work_done) = (feed.clone(), work_done.clone());
         let url = settings.common.database_url.clone();
         async move {
-            feed.listen(&url, NAME, &over).await;
+            feed.listen(&url, NAME, &work_done).await;
             "listening"
         }
     });
     if has_intake {
-        let upkeep = upkeep(pool.clone(), settings.retention, over.clone());
+        let upkeep = upkeep(pool.clone(), settings.retention, work_done.clone());
         parts.spawn(async move {
             upkeep.await;
             "upkeep"
         });
-        let replaying = replay::run(pool.clone(), publisher.clone(), shards, over.clone());
+        let replaying = replay::run(pool.clone(), publisher.clone(), shards, work_done.clone());
         parts.spawn(async move {
             replaying.await;
             "replaying"
@@ -179,12 +179,12 @@ pub async fn run(
     drop(publisher);
 
     let broker = Broker::new(settings.common.amqp_url.clone(), NAME, shards);
-    let publishing = keep_session(&broker, "publishing", &ready, &over, async |session| {
+    let publishing = keep_session(&broker, "publishing", &ready, &work_done, async |session| {
         let channel = session.publishing_channel().await?;
         tokio::select! {
-            // All is well only if nobody publishes any more.
+            // It may end only when no publisher is left.
             ended = publications.serve(&channel) => ended,
-            () = over.cancelled() => Ok(()),
+            () = work_done.cancelled() => Ok(()),
         }
     });
     let working = async {
@@ -206,7 +206,7 @@ pub async fn run(
             shards,
             stop: stop.clone(),
         };
-        // Without dead letters ingest is ready all the same.
+        // Ingest counts as ready even while dead letters can't be taken.
         let unasked = Readiness::default();
         let taking = {
             let (broker, ready, stop) = (broker.clone(), ready.clone(), stop.clone());
@@ -245,9 +245,9 @@ pub async fn run(
         () = door.given_up.wait() => {}
         () = &mut publishing => {}
     }
-    over.cancel();
+    work_done.cancel();
     publishing.await;
-    // Requests that wait for a confirm get their answer: there is none any more.
+    // Requests that still wait for a confirm get an answer: none will come.
     drop(publications);
     while parts.join_next().await.is_some() {}
     info!("stopped");
@@ -315,7 +315,7 @@ async fn upkeep(pool: Pool, retention: time::Duration, stop: CancellationToken) 
             _ = maintenance.tick() => {
                 let until = clock::now() - retention;
                 if let Err(error) = partitions::maintain(&pool, until).await {
-                    warn!(error = format!("{error:#}"), "maintaining partitions");
+                    warn!(error = format!("{error:#}"), "creating or dropping partitions failed; trying again in a minute");
                     maintenance.reset_after(Duration::from_secs(60));
                 }
                 match partitions::weigh(&pool, retention).await {
@@ -323,29 +323,29 @@ async fn upkeep(pool: Pool, retention: time::Duration, stop: CancellationToken) 
                         metrics().storage.set(size.now);
                         metrics().storage_forecast.set(size.forecast);
                     }
-                    Err(error) => warn!(error = format!("{error:#}"), "weighing the log"),
+                    Err(error) => warn!(error = format!("{error:#}"), "measuring the log's size failed; its metrics keep their old values for an hour"),
                 }
                 if let Err(error) = dead_letters::store::delete_outdated(&pool, until).await {
-                    warn!(error = format!("{error:#}"), "deleting outdated dead letters");
+                    warn!(error = format!("{error:#}"), "deleting outdated dead letters failed; trying again in an hour");
                 }
                 if let Err(error) = replay::delete_outdated(&pool, until).await {
-                    warn!(error = format!("{error:#}"), "deleting outdated replays");
+                    warn!(error = format!("{error:#}"), "deleting outdated replays failed; trying again in an hour");
                 }
                 // After the days of the log and the replays that name them.
                 if let Err(error) = deleted_webhooks::purge(&pool, until).await {
-                    warn!(error = format!("{error:#}"), "purging deleted webhooks");
+                    warn!(error = format!("{error:#}"), "purging deleted webhooks failed; trying again in an hour");
                 }
             }
             _ = report.tick() => {
                 if let Err(error) = read_sweep(&pool).await {
-                    warn!(error = format!("{error:#}"), "reading the sweeper's findings");
+                    warn!(error = format!("{error:#}"), "reading the count of unaccounted deliveries failed; trying again in 5 s");
                 }
                 match dead_letters::store::held(&pool).await {
                     Ok(held) => {
                         metrics().dead_letters.set(held.letters);
                         metrics().dead_letters_bytes.set(held.bytes);
                     }
-                    Err(error) => warn!(error = format!("{error:#}"), "counting dead letters"),
+                    Err(error) => warn!(error = format!("{error:#}"), "counting dead letters failed; trying again in 5 s"),
                 }
             }
             () = stop.cancelled() => return,

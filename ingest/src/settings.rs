@@ -8,7 +8,7 @@ use shared::settings::{Common, Defaults, Reader, Unusable};
 use time::Duration;
 use url::Url;
 
-use crate::api::jwt;
+use crate::api::access::jwt;
 use crate::dead_letters::store::Room;
 
 /// The shortest `ADMIN_TOKEN`, in characters.

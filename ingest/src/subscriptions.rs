@@ -1,8 +1,8 @@
-//! The index of webhooks in memory, and which tenants there are with what limits.
+//! The webhooks in memory, indexed by event type, and the tenants with their limits.
 //!
-//! Filled by the shared catalogue's feed, read by `intake` for every event. A
-//! webhook that is switched off isn't in it, nor one that gets operational events:
-//! those are made elsewhere.
+//! The shared catalogue's feed fills it; `intake` asks it for every event. Webhooks
+//! that are switched off are left out, and so are those for operational events,
+//! which are not published by producers.
 
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
@@ -13,17 +13,17 @@ use shared::tenant::TenantSettings;
 use shared::webhook::Subscription;
 use tracing::error;
 
+use crate::cpu::run_blocking;
 use crate::matching::filter::MAX_STEPS;
 use crate::matching::{Data, Filter, Found, Index, Pattern};
 use crate::metrics::metrics;
-use crate::turn::elsewhere;
 
-/// Data of so many bytes is parsed at once, within a fraction of a millisecond.
+/// Data of at most so many bytes is parsed on the async worker: that takes a fraction of a
+/// millisecond.
 const QUICK_DATA: usize = 32 * 1024;
-/// Filters that take no more steps together are evaluated at once, as quickly.
+/// Filters of at most so many steps together are evaluated there, too.
 const QUICK_STEPS: u32 = 20_000;
 
-/// See the module's text.
 #[derive(Default)]
 pub struct Subscriptions(RwLock<State>);
 
@@ -34,7 +34,7 @@ struct State {
 }
 
 impl Subscriptions {
-    /// Takes in what changed. A webhook that is gone leaves nothing behind.
+    /// Applies what has changed.
     pub fn apply(&self, changes: Changes<Subscription>) {
         let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let tenants = changes.tenants.into_iter();
@@ -56,9 +56,9 @@ impl Subscriptions {
                         .upsert(webhook.id, webhook.tenant.as_str(), patterns, filter, ());
                 }
                 Err(reason) => {
-                    // Checked when it was saved; only a hand-made row gets here.
+                    // It was checked when it was saved, so this is a hand-made row.
                     state.index.remove(webhook.id);
-                    error!(webhook = %webhook.id, reason, "a webhook that cannot be matched");
+                    error!(webhook = %webhook.id, reason, "a stored webhook's patterns or filter are invalid; it gets no events until it is changed");
                 }
             }
         }
@@ -82,7 +82,7 @@ impl Subscriptions {
             .map(|settings| settings.max_payload)
     }
 
-    /// The dialect that holds for a tenant's webhooks without one of their own.
+    /// The dialect of a tenant's webhooks that choose none.
     pub fn dialect(&self, tenant: &Tenant) -> Option<String> {
         let state = self.state();
         state
@@ -91,8 +91,8 @@ impl Subscriptions {
             .map(|settings| settings.dialect.clone())
     }
 
-    /// The webhooks that want an event. Its filters are evaluated without the lock,
-    /// and where they keep no other task waiting unless that is quickly done.
+    /// The webhooks that want an event. Their filters are evaluated without the index's lock,
+    /// and off the async workers if that may take long.
     pub async fn matching(
         &self,
         tenant: &Tenant,
@@ -107,7 +107,7 @@ impl Subscriptions {
             }
         }
         let data = data.to_owned();
-        elsewhere(move || candidates.evaluate(&Data::new(&data), MAX_STEPS)).await
+        run_blocking(move || candidates.evaluate(&Data::new(&data), MAX_STEPS)).await
     }
 }
 

@@ -1,23 +1,27 @@
-//! Tenants take turns: which waiting event is next.
+//! Decides which tenant's event is next: start-time fair queueing. Pure.
 //!
-//! Fair queueing by virtual time (start-time fair queueing): each tenant has a
-//! queue, and what its events cost is added to its clock; the tenant with the
-//! lowest clock is next. So tenants share by what they cost, not by how many
-//! events they publish, and an event of a tenant with nothing else waiting is
-//! at most one event per other tenant away from its turn.
+//! Each tenant has a queue and a virtual clock. Taking an event adds its cost to
+//! the clock, and the tenant with the lowest clock is next. So tenants share by
+//! cost, not by number of events. A tenant with a single waiting event waits for at
+//! most one event of each other tenant.
 //!
-//! A tenant with [`PILED_UP`] waiting is *restrained*: its queue is in a second
-//! order, which `look_ahead` serves only while dispatchers keep up. It is
-//! restrained until its queue is empty.
-//!
-//! Pure: no clock, no input or output.
+//! A tenant with [`PILED_UP`] events waiting is *restrained* until its queue is
+//! empty: its queue moves to a second order, which `look_ahead` serves only while
+//! dispatchers keep up.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::Hash;
+use std::time::Duration;
 
 /// A tenant with several events waiting in one process that cost this much is
 /// restrained: as many small ones as one batch takes.
 pub const PILED_UP: u64 = 256;
+/// A tenant with events waiting in one process that cost this much is set aside: two
+/// batches' worth of small events.
+pub const CROWDING: u64 = 512;
+/// A tenant that is set aside is released if for this long none of its events came out
+/// of its overflow queue, and some of others' did.
+pub const STUCK: Duration = Duration::from_secs(5);
 
 /// Waiting items by their owner.
 #[derive(Debug)]
@@ -42,7 +46,6 @@ struct Queue<T> {
     items: VecDeque<(T, u64)>,
     /// The sum of those.
     cost: u64,
-    /// The owner's clock.
     at: u64,
     class: Class,
 }

@@ -1,9 +1,9 @@
-//! Messages that were refused: list, replay after a fix, discard. For the
-//! operator.
+//! Dead letters, for the operator: list, replay after a fix, discard.
 //!
-//! Replaying publishes a message to where it was published before and deletes it
-//! here after the broker's confirm. A crash in between leaves it here; when it
-//! is replayed again, its event is known: one without an id takes the letter's.
+//! To replay a message is to publish it to its original exchange and routing key,
+//! and to delete it here after the broker's confirm. After a crash between the
+//! two, the message is still here and may be replayed again: ingest recognises
+//! its event by its id, or by the dead letter's id if it has none.
 
 use std::collections::HashSet;
 
@@ -24,21 +24,21 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::auth::Operating;
-use super::events::confirmed;
-use super::problem::{Problem, Result};
-use super::request::{Body, Id, OptionalBody, Page, Parameters};
-use super::timestamp::Timestamp;
-use super::{Api, Shared};
+use crate::api::access::auth::Operating;
+use crate::api::events::confirmed;
+use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request::{Body, Id, OptionalBody, Page, Parameters};
+use crate::api::state::{Api, Shared};
 use crate::dead_letters::letter::{Letter, Origin, Repair};
-use crate::dead_letters::store::{self, Filter};
+use crate::dead_letters::store::{self, LetterFilter};
 use crate::decode::header_value;
+use crate::timestamp::Timestamp;
 
 /// The most messages that one request replays or discards.
 const AT_MOST: i64 = 1_000;
-/// How many are in memory at a time while they are replayed.
+/// The most dead letters in memory at a time while they are replayed.
 const AT_ONCE: i64 = 50;
-/// What these have in all, in bytes, unless one alone has more.
+/// The most bytes of these together, unless one alone has more.
 const BYTES_AT_ONCE: i64 = 4 * 1024 * 1024;
 
 /// `/api/v1/admin/dead-letters…`
@@ -54,29 +54,29 @@ pub fn routes() -> OpenApiRouter<Shared> {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct Which {
-    /// Exactly this reason.
+    /// Only messages that were refused for exactly this reason.
     reason: Option<String>,
-    /// Of events that were to be this tenant's.
+    /// Only messages that were meant for this tenant.
     tenant: Option<String>,
     /// `parking` or `unrouted`.
     #[param(pattern = "^(parking|unrouted)$")]
     queue: Option<String>,
-    /// How many to show.
+    /// The most entries of the page.
     #[param(minimum = 1, maximum = 250, default = 50)]
     limit: Option<i64>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
-/// Which dead letters are replayed: at least one member must be there.
+/// The dead letters to replay or discard: at least one member is required.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = DeadLetterSelection)]
 #[serde(deny_unknown_fields)]
 struct Selection {
-    /// Exactly this reason.
+    /// Only messages that were refused for exactly this reason.
     #[schema(example = "tenant `acme` does not exist")]
     reason: Option<String>,
-    /// Of events that were to be this tenant's.
+    /// Only messages that were meant for this tenant.
     #[schema(example = "acme")]
     tenant: Option<String>,
     /// `parking` or `unrouted`.
@@ -85,7 +85,7 @@ struct Selection {
 }
 
 impl Selection {
-    fn filter(self) -> Result<Filter> {
+    fn filter(self) -> Result<LetterFilter> {
         let origin = match self.queue.as_deref() {
             None => None,
             Some("parking") => Some(Origin::Parking),
@@ -100,43 +100,43 @@ impl Selection {
                 ));
             }
         }
-        Ok(Filter {
+        Ok(LetterFilter {
             reason: self.reason,
             tenant: self.tenant,
             origin,
         })
     }
 
-    /// The filter of a request that must not mean everything by mistake.
-    fn narrow(self) -> Result<Filter> {
+    /// The filter of a request that must not select everything by mistake.
+    fn narrow(self) -> Result<LetterFilter> {
         if self.reason.is_none() && self.tenant.is_none() && self.queue.is_none() {
             return Err(Problem::field(
                 "reason",
-                "or `tenant` or `queue` must say which are meant",
+                "one of `reason`, `tenant` and `queue` must be there",
             ));
         }
         self.filter()
     }
 }
 
-/// A message that was refused.
+/// A dead letter: a message that was refused or unroutable.
 #[derive(Serialize, ToSchema)]
 struct DeadLetter {
     id: DeadLetterId,
-    /// `parking`: refused, or given up on. `unrouted`: no queue is bound for it.
+    /// `parking`: it was refused, or given up on. `unrouted`: no queue was bound for it.
     #[schema(example = "parking")]
     queue: String,
-    /// Why it is here.
+    /// Why it was refused.
     #[schema(example = "tenant `acme` does not exist")]
     reason: String,
     /// When it was taken from its queue.
     parked_at: Timestamp,
-    /// Where it was published to.
+    /// The exchange that it was published to.
     #[schema(example = "posthorn.events")]
     exchange: String,
     #[schema(example = "acme.order.created")]
     routing_key: String,
-    /// Whose event it was to be; there may be no such tenant.
+    /// The tenant that it was meant for, which may not exist.
     #[schema(required)]
     tenant: Option<String>,
     #[schema(required)]
@@ -145,26 +145,26 @@ struct DeadLetter {
     content_type: Option<String>,
     /// Its AMQP headers.
     headers: Map<String, Value>,
-    /// What the AMQP client can't read of it; `null` for most messages.
+    /// The part that the AMQP client can't read; `null` for most messages.
     #[schema(required)]
     unreadable: Option<Raw>,
-    /// In bytes, as it was published.
+    /// The size of the body as it was published, in bytes.
     size: u32,
-    /// Whether only its beginning was kept, because no event may be that large. Then
-    /// it can't be replayed.
+    /// Whether only the beginning of the body was kept, because no event may be that large.
+    /// Then it can't be replayed.
     truncated: bool,
-    /// Of the whole body, in hex, if it was truncated.
+    /// The SHA-256 of the whole body, in hexadecimal, if it was truncated.
     #[schema(required)]
     sha256: Option<String>,
-    /// The first 1,024 bytes of it, as text.
+    /// The first 1,024 bytes of the body, as text.
     body_excerpt: String,
 }
 
 impl DeadLetter {
-    fn of(shown: store::Shown) -> Self {
+    fn new(shown: store::StoredLetter) -> Self {
         let properties = &shown.properties;
         let headers = properties.headers().clone().unwrap_or_default();
-        let unreadable = Unreadable::carried_by(&headers).map(Raw::of);
+        let unreadable = Unreadable::carried_by(&headers).map(Raw::new);
         let headers = headers
             .inner()
             .iter()
@@ -216,7 +216,7 @@ struct Bytes {
 }
 
 impl Raw {
-    fn of(unreadable: Unreadable) -> Self {
+    fn new(unreadable: Unreadable) -> Self {
         let bytes = |bytes: &[u8]| Bytes {
             escaped: bytes.escape_ascii().to_string(),
             base64: BASE64.encode(bytes),
@@ -251,7 +251,7 @@ fn header(value: &AMQPValue) -> Value {
 #[derive(Serialize, ToSchema)]
 struct DeadLetterPage {
     dead_letters: Vec<DeadLetter>,
-    /// Of the next page; `null` on the last.
+    /// The cursor of the next page; `null` on the last page.
     #[schema(required)]
     next_cursor: Option<DeadLetterId>,
 }
@@ -263,7 +263,7 @@ struct DeadLetterPage {
     get, path = "/", operation_id = "list_dead_letters", tag = "dead letters",
     security(("token" = ["operator"])),
     params(Which),
-    responses((status = 200, description = "A page of them.", body = DeadLetterPage)),
+    responses((status = 200, description = "A page.", body = DeadLetterPage)),
 )]
 async fn list(
     _: Operating,
@@ -287,7 +287,7 @@ async fn list(
     shown.truncate(limit as usize);
     let next_cursor = shown.last().filter(|_| more).map(|last| last.id);
     Ok(Json(DeadLetterPage {
-        dead_letters: shown.into_iter().map(DeadLetter::of).collect(),
+        dead_letters: shown.into_iter().map(DeadLetter::new).collect(),
         next_cursor,
     }))
 }
@@ -344,7 +344,7 @@ impl NewProperties {
     params(("id" = DeadLetterId, Path)),
     request_body = Option<NewProperties>,
     responses(
-        (status = 200, description = "It is published.", body = Replayed),
+        (status = 200, description = "The message is published.", body = Replayed),
         (status = 409, description = "It was not published to an exchange of Posthorn's, or is \
                                        truncated, or is unreadable and there is no new routing \
                                        key, or is readable and there is one."),
@@ -398,7 +398,7 @@ async fn replay(
     post, path = "/replay", operation_id = "replay_dead_letters", tag = "dead letters",
     security(("token" = ["operator"])),
     request_body = Selection,
-    responses((status = 200, description = "They are published.", body = Replayed)),
+    responses((status = 200, description = "The messages are published.", body = Replayed)),
 )]
 async fn replay_many(
     _: Operating,
@@ -497,7 +497,7 @@ async fn publish_part(api: &Api, messages: Vec<(DeadLetterId, Outgoing)>) -> Res
     delete, path = "/{id}", operation_id = "discard_dead_letter", tag = "dead letters",
     security(("token" = ["operator"])),
     params(("id" = DeadLetterId, Path)),
-    responses((status = 204, description = "It is gone.")),
+    responses((status = 204, description = "It is deleted.")),
 )]
 async fn discard(
     _: Operating,
@@ -524,9 +524,9 @@ struct Discarded {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct Discardable {
-    /// Exactly this reason.
+    /// Only messages that were refused for exactly this reason.
     reason: Option<String>,
-    /// Of events that were to be this tenant's.
+    /// Only messages that were meant for this tenant.
     tenant: Option<String>,
     /// `parking` or `unrouted`.
     #[param(pattern = "^(parking|unrouted)$")]
@@ -540,7 +540,7 @@ struct Discardable {
     delete, path = "/", operation_id = "discard_dead_letters", tag = "dead letters",
     security(("token" = ["operator"])),
     params(Discardable),
-    responses((status = 200, description = "They are gone.", body = Discarded)),
+    responses((status = 200, description = "They are deleted.", body = Discarded)),
 )]
 async fn discard_many(
     _: Operating,

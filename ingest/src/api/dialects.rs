@@ -3,16 +3,17 @@
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
-use shared::dialect::{DEFAULT, Dialect, Dialects};
+use shared::dialect::{DEFAULT, Dialect};
 use shared::retry::Schedule;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Shared;
-use super::auth::Reading;
-use super::problem::{Problem, Result};
-use super::request::Name;
+use crate::api::access::auth::Reading;
+use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request::Name;
+use crate::api::state::Shared;
+use crate::form::unknown_dialect;
 
 /// `/api/v1/dialects…`
 pub fn routes() -> OpenApiRouter<Shared> {
@@ -24,44 +25,44 @@ pub fn routes() -> OpenApiRouter<Shared> {
 /// How a delivery looks on the wire.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Dialect)]
-struct Shown {
+struct DialectView {
     #[schema(example = "standard")]
     name: String,
     description: String,
-    /// Whether it is that of tenants that chose none.
+    /// Whether it is the dialect of tenants that choose none.
     default: bool,
-    /// How long an endpoint has to answer, in milliseconds.
+    /// The timeout of a request, in milliseconds.
     #[schema(example = 30_000)]
     timeout: u64,
-    /// How long after its event a delivery is tried, in seconds.
+    /// How long after its event a delivery may still be attempted, in seconds.
     #[schema(example = 604_800)]
     max_age: i64,
     /// When a delivery is tried again: `delays`, or `exponential`, in
     /// milliseconds; and `jitter`, the share that is added at random.
     #[schema(value_type = Object, example = json!({"delays": [5000, 300_000], "jitter": 0.1}))]
     retry: Schedule,
-    /// The file that it was read from.
+    /// The text of its definition file.
     definition: String,
 }
 
 /// The dialects.
 #[derive(Serialize, ToSchema)]
 struct DialectList {
-    dialects: Vec<Shown>,
+    dialects: Vec<DialectView>,
 }
 
 /// List dialects
 #[utoipa::path(
     get, path = "/", operation_id = "list_dialects", tag = "dialects",
     security(("token" = ["viewer"])),
-    responses((status = 200, description = "All of them.", body = DialectList)),
+    responses((status = 200, description = "The whole list.", body = DialectList)),
 )]
 async fn list(_: Reading, State(api): State<Shared>) -> Json<DialectList> {
     Json(DialectList {
         dialects: api
             .dialects
             .iter()
-            .map(|dialect| Shown::of(dialect))
+            .map(|dialect| DialectView::new(dialect))
             .collect(),
     })
 }
@@ -71,16 +72,21 @@ async fn list(_: Reading, State(api): State<Shared>) -> Json<DialectList> {
     get, path = "/{name}", operation_id = "show_dialect", tag = "dialects",
     security(("token" = ["viewer"])),
     params(("name" = String, Path, example = "standard")),
-    responses((status = 200, description = "The dialect.", body = Shown)),
+    responses((status = 200, description = "The dialect.", body = DialectView)),
 )]
-async fn show(_: Reading, State(api): State<Shared>, Name(name): Name) -> Result<Json<Shown>> {
+async fn show(
+    _: Reading,
+    State(api): State<Shared>,
+    Name(name): Name,
+) -> Result<Json<DialectView>> {
     let dialect = api.dialects.get(&name);
-    let dialect = dialect.ok_or_else(|| Problem::not_found(unknown(&name, &api.dialects)))?;
-    Ok(Json(Shown::of(dialect)))
+    let dialect =
+        dialect.ok_or_else(|| Problem::not_found(unknown_dialect(&name, &api.dialects)))?;
+    Ok(Json(DialectView::new(dialect)))
 }
 
-impl Shown {
-    fn of(dialect: &Dialect) -> Self {
+impl DialectView {
+    fn new(dialect: &Dialect) -> Self {
         let policy = dialect.policy();
         Self {
             name: dialect.name().to_owned(),
@@ -92,17 +98,4 @@ impl Shown {
             definition: dialect.definition().to_owned(),
         }
     }
-}
-
-/// Refuses a dialect that there isn't.
-pub fn check_dialect(name: &str, dialects: &Dialects) -> Result<()> {
-    match dialects.get(name) {
-        Some(_) => Ok(()),
-        None => Err(Problem::field("dialect", unknown(name, dialects))),
-    }
-}
-
-fn unknown(name: &str, dialects: &Dialects) -> String {
-    let names: Vec<_> = dialects.names().map(|name| format!("`{name}`")).collect();
-    format!("`{name}` does not exist; there is {}", names.join(", "))
 }

@@ -1,7 +1,7 @@
-//! The catalogue of a tenant's event types: describe, import, archive.
+//! Event types of a tenant's catalogue: describe, import, archive.
 //!
-//! What is changed holds for the events that are published after the answer.
-//! Types are put whole: what a PUT doesn't send is empty afterwards.
+//! A change applies to events that are published after its answer. A PUT replaces
+//! the whole type: a member that it leaves out is empty afterwards.
 
 use axum::Json;
 use axum::extract::State;
@@ -14,15 +14,16 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::auth::{Managing, Reading};
-use super::changes::Turn;
-use super::event_type_form::{CatalogueForm, EventTypeForm};
-use super::problem::{Problem, Result};
-use super::request::{Body, Id, Name, Page, Parameters};
-use super::{Api, Shared};
+use crate::api::access::auth::{Managing, Reading};
+use crate::api::access::change_limit::ChangePermit;
+use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request::{Body, Id, Name, Page, Parameters};
+use crate::api::state::{Api, Shared};
+use crate::cpu;
 use crate::event_types::collections::{self, COLLECTIONS};
-use crate::event_types::store::{self, Entry, Saved, Shown, Unsaved};
-use crate::turn::turn;
+use crate::event_types::form::{CatalogueForm, EventTypeForm};
+use crate::event_types::store::{self, Entry, EventTypeView, Saved};
+use crate::invalid::NotFound;
 
 /// `/api/v1/event-types…`
 pub fn routes() -> OpenApiRouter<Shared> {
@@ -42,22 +43,21 @@ pub fn catalogues() -> OpenApiRouter<Shared> {
 /// Which event types to list.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct Filter {
+struct EventTypeQuery {
     /// Only those that are archived, or that aren't.
     archived: Option<bool>,
-    /// How many to show.
+    /// The most entries of the page.
     #[param(minimum = 1, maximum = 250, default = 50)]
     limit: Option<i64>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
 /// A page of a catalogue.
 #[derive(Serialize, ToSchema)]
-#[schema(as = EventTypePage)]
-struct Listed {
-    event_types: Vec<Shown>,
-    /// Of the next page; `null` on the last.
+struct EventTypePage {
+    event_types: Vec<EventTypeView>,
+    /// The cursor of the next page; `null` on the last page.
     #[schema(required)]
     next_cursor: Option<EventType>,
 }
@@ -68,14 +68,14 @@ struct Listed {
 #[utoipa::path(
     get, path = "/", operation_id = "list_event_types", tag = "event types",
     security(("token" = ["viewer"])),
-    params(Filter),
-    responses((status = 200, description = "A page of them.", body = Listed)),
+    params(EventTypeQuery),
+    responses((status = 200, description = "A page.", body = EventTypePage)),
 )]
 async fn list(
     acting: Reading,
     State(api): State<Shared>,
-    Parameters(filter): Parameters<Filter>,
-) -> Result<Json<Listed>> {
+    Parameters(filter): Parameters<EventTypeQuery>,
+) -> Result<Json<EventTypePage>> {
     let page = Page {
         limit: filter.limit,
         cursor: filter.cursor,
@@ -94,7 +94,7 @@ async fn list(
     event_types.truncate(limit as usize);
     let last = event_types.last().filter(|_| more);
     let next_cursor = last.map(|last| last.name.clone());
-    Ok(Json(Listed {
+    Ok(Json(EventTypePage {
         event_types,
         next_cursor,
     }))
@@ -105,24 +105,20 @@ async fn list(
     get, path = "/{name}", operation_id = "show_event_type", tag = "event types",
     security(("token" = ["viewer"])),
     params(("name" = EventType, Path)),
-    responses((status = 200, description = "The type.", body = Shown)),
+    responses((status = 200, description = "The event type.", body = EventTypeView)),
 )]
 async fn show(
     acting: Reading,
     State(api): State<Shared>,
     Id(name): Id<EventType>,
-) -> Result<Json<Shown>> {
+) -> Result<Json<EventTypeView>> {
     find(&api, &acting.tenant, &name).await.map(Json)
 }
 
-async fn find(api: &Api, tenant: &Tenant, name: &EventType) -> Result<Shown> {
+async fn find(api: &Api, tenant: &Tenant, name: &EventType) -> Result<EventTypeView> {
     let client = api.pool.get().await?;
     let found = store::find(&client, tenant, name).await?;
-    found.ok_or_else(|| unknown(name))
-}
-
-fn unknown(name: &EventType) -> Problem {
-    Problem::not_found(format!("there is no event type {name} in the catalogue"))
+    found.ok_or_else(|| NotFound::event_type(name).into())
 }
 
 /// Describe an event type
@@ -135,9 +131,9 @@ fn unknown(name: &EventType) -> Problem {
     params(("name" = EventType, Path)),
     request_body = EventTypeForm,
     responses(
-        (status = 200, description = "The type, which was there.", body = Shown),
-        (status = 201, description = "The type, which is new.", body = Shown),
-        (status = 409, description = "The tenant has as many as it may.")
+        (status = 200, description = "The event type, which existed before.", body = EventTypeView),
+        (status = 201, description = "The event type, which is new.", body = EventTypeView),
+        (status = 409, description = "The tenant already has as many event types as it may.")
     ),
 )]
 async fn put(
@@ -145,11 +141,11 @@ async fn put(
     State(api): State<Shared>,
     Id(name): Id<EventType>,
     Body(form): Body<EventTypeForm>,
-) -> Result<(StatusCode, Json<Shown>)> {
-    // First: a form is costly to check, too.
-    let change = api.changes.turn(&acting.tenant).await?;
+) -> Result<(StatusCode, Json<EventTypeView>)> {
+    // Before the check, which is costly too.
+    let change = api.changes.acquire(&acting.tenant).await?;
     let entry = {
-        let _turn = turn(&acting.tenant).await;
+        let _permit = cpu::permit(&acting.tenant).await;
         block_in_place(|| form.check(name.clone()))?
     };
     let saved = save(&api, change, &acting.tenant, &[entry], false).await?;
@@ -169,18 +165,18 @@ async fn put(
     delete, path = "/{name}", operation_id = "delete_event_type", tag = "event types",
     security(("token" = ["manager"])),
     params(("name" = EventType, Path)),
-    responses((status = 204, description = "It is gone.")),
+    responses((status = 204, description = "It is deleted.")),
 )]
 async fn delete(
     acting: Managing,
     State(api): State<Shared>,
     Id(name): Id<EventType>,
 ) -> Result<StatusCode> {
-    let _turn = api.changes.turn(&acting.tenant).await?;
+    let _turn = api.changes.acquire(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
     let transaction = client.transaction().await?;
     if !store::delete(&transaction, &acting.tenant, &name).await? {
-        return Err(unknown(&name));
+        return Err(NotFound::event_type(&name).into());
     }
     transaction.commit().await?;
     drop(client);
@@ -196,8 +192,8 @@ async fn delete(
     security(("token" = ["manager"])),
     request_body = CatalogueForm,
     responses(
-        (status = 200, description = "What it came to.", body = Saved),
-        (status = 409, description = "These are more than a tenant may have.")
+        (status = 200, description = "How many types were created, changed and deleted.", body = Saved),
+        (status = 409, description = "These are more event types than a tenant may have.")
     ),
 )]
 async fn replace(
@@ -205,10 +201,10 @@ async fn replace(
     State(api): State<Shared>,
     Body(form): Body<CatalogueForm>,
 ) -> Result<Json<Saved>> {
-    // First: a form is costly to check, too.
-    let change = api.changes.turn(&acting.tenant).await?;
+    // Before the check, which is costly too.
+    let change = api.changes.acquire(&acting.tenant).await?;
     let entries = {
-        let _turn = turn(&acting.tenant).await;
+        let _permit = cpu::permit(&acting.tenant).await;
         block_in_place(|| form.check())?
     };
     save(&api, change, &acting.tenant, &entries, true)
@@ -225,10 +221,10 @@ struct ImportForm {
     /// One of `GET /api/v1/catalogues`. Instead of `event_types`.
     #[schema(example = "rishi")]
     catalogue: Option<String>,
-    /// What the catalogue is called; for people.
+    /// The catalogue's name, for people.
     #[serde(default)]
     name: String,
-    /// What it is of; for people.
+    /// The catalogue's description, for people.
     #[serde(default)]
     description: String,
     #[serde(alias = "eventTypes")]
@@ -244,8 +240,8 @@ struct ImportForm {
     security(("token" = ["manager"])),
     request_body = ImportForm,
     responses(
-        (status = 200, description = "What it came to.", body = Saved),
-        (status = 409, description = "These would make more than a tenant may have.")
+        (status = 200, description = "How many types were created, changed and deleted.", body = Saved),
+        (status = 409, description = "With these, the tenant would have more event types than it may.")
     ),
 )]
 async fn import(
@@ -263,14 +259,14 @@ async fn import(
         _ => {
             return Err(Problem::field(
                 "catalogue",
-                "either `catalogue` or `event_types` must be there",
+                "exactly one of `catalogue` and `event_types` must be there",
             ));
         }
     };
-    // First: a form is costly to check, too.
-    let change = api.changes.turn(&acting.tenant).await?;
+    // Before the check, which is costly too.
+    let change = api.changes.acquire(&acting.tenant).await?;
     let entries = {
-        let _turn = turn(&acting.tenant).await;
+        let _permit = cpu::permit(&acting.tenant).await;
         block_in_place(|| form.check())?
     };
     save(&api, change, &acting.tenant, &entries, false)
@@ -296,7 +292,7 @@ pub fn embedded(name: &str) -> Result<CatalogueForm> {
 /// The change's turn ends with it.
 async fn save(
     api: &Api,
-    _change: Turn,
+    _change: ChangePermit,
     tenant: &Tenant,
     entries: &[Entry],
     alone: bool,
@@ -308,16 +304,6 @@ async fn save(
     drop(client);
     api.feed.refresh().await?;
     Ok(saved)
-}
-
-impl From<Unsaved> for Problem {
-    fn from(unsaved: Unsaved) -> Self {
-        match unsaved {
-            Unsaved::NoTenant(_) => Self::not_found(unsaved.to_string()),
-            Unsaved::TooMany(_) => Self::conflict(unsaved.to_string()),
-            Unsaved::Postgres(error) => error.into(),
-        }
-    }
 }
 
 /// A catalogue that Posthorn comes with, without its types.
@@ -340,7 +326,7 @@ struct Catalogues {
 #[utoipa::path(
     get, path = "/", operation_id = "list_catalogues", tag = "event types",
     security(("token" = ["viewer"])),
-    responses((status = 200, description = "All of them.", body = Catalogues)),
+    responses((status = 200, description = "The whole list.", body = Catalogues)),
 )]
 async fn list_catalogues(_: Reading) -> Result<Json<Catalogues>> {
     let catalogue = |form: CatalogueForm| Catalogue {

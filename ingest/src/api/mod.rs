@@ -1,8 +1,12 @@
-//! The API: JSON over HTTP, problems as RFC 9457.
+//! The HTTP API: which path leads to which handler.
 //!
-//! Each file is a resource with its routes, its SQL and its JSON. [`auth`] says
-//! who asks; [`problem`] says no. A tenant's things are found by (tenant, id)
-//! alone, so what is another's looks exactly like what doesn't exist.
+//! Nothing else is here, and no handler imports it. Each folder or file beside it
+//! is a resource with its routes, its SQL and its JSON. [`access`] decides who may
+//! send a request, [`http`] reads requests and writes problems, [`state`] is what
+//! handlers share.
+//!
+//! Rows are found by (tenant, id) alone. So another tenant's webhook looks exactly
+//! like one that doesn't exist.
 
 // What `#[utoipa::path]` writes for a handler's parameters is qualified.
 #![allow(unused_qualifications)]
@@ -12,139 +16,49 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::{HeaderValue, Method, Uri};
 use axum::middleware::from_fn_with_state;
-use deadpool_postgres::Pool;
-use secrecy::SecretString;
 use serde_json::Value;
-use shared::catalogue::Feed;
-use shared::destination::Destinations;
-use shared::dialect::Dialects;
-use shared::publish::Publisher;
-use shared::seal::Keyring;
-use shared::tenant::LARGEST_MAX_PAYLOAD;
-use shared::webhook::Subscription;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::door::Door;
-use crate::event_types::EventTypes;
-use crate::subscriptions::Subscriptions;
-use crate::turn::TenantPlaces;
-use changes::ChangeLimiter;
-use jwt::Jwts;
-use problem::Problem;
-use rates::Rates;
-use test_deliveries::Tester;
-use token_lookup::TokenLookup;
+use deliveries::{replays, retries};
+use events::rematches;
+use http::problem::Problem;
+use state::{Api, Shared};
+use webhooks::{keys, rotation, stats};
 
-pub mod around;
-pub mod auth;
-pub mod changes;
+pub mod access;
 pub mod dead_letters;
 pub mod deliveries;
-pub mod delivery_merge;
-pub mod delivery_search;
-pub mod delivery_view;
 pub mod dialects;
-pub mod docs;
-pub mod event_detail;
-pub mod event_log;
-pub mod event_type_form;
 pub mod event_types;
 pub mod events;
-pub mod jwt;
-pub mod keys;
+pub mod http;
+pub mod middleware;
 pub mod openapi;
-pub mod problem;
-pub mod rates;
-pub mod rematches;
-pub mod replays;
-pub mod request;
-pub mod retries;
-pub mod rotation;
-pub mod stats;
+pub mod state;
 pub mod tenants;
-pub mod test_deliveries;
-pub mod timestamp;
-pub mod token_lookup;
 pub mod tokens;
-pub mod webhook_form;
-pub mod webhook_shown;
-pub mod webhook_store;
 pub mod webhooks;
-
-/// The largest request body, in bytes: an event's data and what is around it.
-const MAX_BODY: usize = LARGEST_MAX_PAYLOAD + 256 * 1024;
-
-/// What handlers need.
-pub struct Api {
-    /// To PostgreSQL: the API's own, so that no request keeps events waiting.
-    pub pool: Pool,
-    /// Looks tokens up: who asks is known however many others ask.
-    pub tokens: TokenLookup,
-    /// Lets a tenant's requests that use PostgreSQL in.
-    pub places: TenantPlaces,
-    /// Lets changes to the catalogue in.
-    pub changes: ChangeLimiter,
-    /// To `posthorn.events`.
-    pub publisher: Publisher,
-    /// Where events go.
-    pub door: Arc<Door>,
-    /// For the routing of jobs.
-    pub shards: u16,
-    /// Sends tests.
-    pub tester: Tester,
-    /// Seals secrets.
-    pub keys: Keyring,
-    /// Where webhooks may point.
-    pub destinations: Destinations,
-    /// What webhooks may look like.
-    pub dialects: Dialects,
-    /// The operator's own token.
-    pub admin_token: Option<SecretString>,
-    /// How often clients may ask, unless as often as they like.
-    pub rates: Option<Rates>,
-    /// What verifies JWTs, if any are accepted.
-    pub jwts: Option<Jwts>,
-    /// Brings the index up to date after a change.
-    pub feed: Arc<Feed<Subscription>>,
-    /// The index.
-    pub subscriptions: Arc<Subscriptions>,
-    /// What tenants say about their event types.
-    pub event_types: Arc<EventTypes>,
-}
-
-impl Api {
-    /// What webhooks are written with.
-    fn writing(&self) -> webhook_store::Writing<'_> {
-        webhook_store::Writing {
-            keys: &self.keys,
-            dialects: &self.dialects,
-        }
-    }
-}
-
-/// What every handler is given.
-pub type Shared = Arc<Api>;
 
 /// All routes, and the document that describes them.
 pub fn routes(api: Api, cors_origins: &[HeaderValue]) -> Router {
     let (routes, document) = described();
     let api = Arc::new(api);
     let routes = routes
-        .merge(docs::routes(&openapi::finished(&document)))
+        .merge(openapi::page::routes(&openapi::finished(&document)))
         .fallback(async |method: Method, uri: Uri| {
             Problem::not_found(format!("there is no {method} {}", uri.path()))
         })
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             Problem::method_not_allowed(format!("{} does not take {method}", uri.path()))
         })
-        .layer(from_fn_with_state(api.clone(), around::around))
+        .layer(from_fn_with_state(api.clone(), middleware::handle))
         .with_state(api);
     if cors_origins.is_empty() {
         return routes;
     }
-    // Outermost: a browser asks beforehand, without a token.
-    routes.layer(around::cors(cors_origins))
+    // Outermost, because a browser's preflight request has no token.
+    routes.layer(middleware::cors(cors_origins))
 }
 
 /// The OpenAPI document, as `/openapi.json` has it.
@@ -154,8 +68,8 @@ pub fn document() -> Value {
 
 fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
     let events = events::routes()
-        .merge(event_log::routes())
-        .merge(event_detail::routes())
+        .merge(events::log::routes())
+        .merge(events::detail::routes())
         .merge(rematches::of_event());
     let webhooks = || {
         webhooks::routes()
@@ -164,7 +78,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
             .merge(retries::of_webhook())
             .merge(replays::of_webhook())
             .merge(stats::of_webhook())
-            .merge(test_deliveries::of_webhook())
+            .merge(webhooks::test::of_webhook())
     };
     let deliveries = deliveries::routes().merge(retries::routes());
     let (routes, document) = OpenApiRouter::with_openapi(openapi::Base::openapi())
@@ -181,6 +95,6 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/api/v1/admin/tokens", tokens::routes())
         .nest("/api/v1/admin/tenants", tenants::routes())
         .split_for_parts();
-    // Where some of the systems whose users we serve have them.
+    // The path that some of the supported systems use.
     (routes.nest("/api/webhooks", webhooks().into()), document)
 }

@@ -1,36 +1,20 @@
-//! Tenants: make, list, show, change. For the operator, over the API and in the
-//! files that `apply` reads.
+//! The operator's operations on tenants: create, list, show, change.
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use deadpool_postgres::GenericClient;
-use serde::{Deserialize, Serialize};
-use shared::dialect::{DEFAULT, Dialects};
+use serde::Serialize;
 use shared::ids::Tenant;
-use shared::tenant::{LARGEST_MAX_PAYLOAD, MAX_PAYLOAD};
-use tokio_postgres::Row;
-use tokio_postgres::error::SqlState;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Shared;
-use super::auth::Operating;
-use super::dialects::check_dialect;
-use super::problem::{Problem, Result};
-use super::request::{Body, Name, Page, Parameters, object};
-use super::timestamp::Timestamp;
-use super::webhook_form::present;
-
-/// The longest name, in bytes.
-const MAX_NAME: usize = 256;
-/// The highest limit on webhooks.
-const MAX_WEBHOOKS: i32 = 100_000;
-/// The highest limit on deliveries an hour.
-const MAX_DELIVERIES: i32 = 100_000_000;
-/// The highest limit on a delivery's age, in seconds.
-const WEEK: i32 = 7 * 86_400;
+use crate::api::access::auth::Operating;
+use crate::api::http::problem::Result;
+use crate::api::http::request::{Body, Name, Page, Parameters};
+use crate::api::state::Shared;
+use crate::invalid::NotFound;
+use crate::tenants::{COLUMNS, Change, NewTenant, TenantView, insert, update};
 
 /// `/api/v1/admin/tenants…`
 pub fn routes() -> OpenApiRouter<Shared> {
@@ -39,211 +23,13 @@ pub fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(show, change))
 }
 
-/// Whose events and webhooks these are.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Tenant)]
-pub struct Shown {
-    /// Its id.
-    pub id: Tenant,
-    /// For people.
-    #[schema(example = "Acme Ltd")]
-    pub name: String,
-    /// The dialect of webhooks that have none of their own.
-    #[schema(example = "standard")]
-    pub dialect: String,
-    /// What it may have.
-    pub limits: Limits,
-    /// Whether its webhooks and events may only have types that are in its catalogue.
-    pub strict_event_types: bool,
-    created_at: Timestamp,
-}
-
-/// What a tenant may have.
-#[derive(Serialize, ToSchema)]
-#[schema(as = TenantLimits)]
-pub struct Limits {
-    /// How many webhooks.
-    #[schema(example = 100)]
-    pub webhooks: i32,
-    /// Attempts in any hour, over all webhooks; `null`: as many as there are.
-    #[schema(required)]
-    pub deliveries_per_hour: Option<i32>,
-    /// The largest data of an event, in bytes.
-    #[schema(example = 262_144)]
-    pub payload_bytes: i32,
-    /// From an event to its last attempt; `null`: what the dialect says.
-    #[schema(required)]
-    pub max_age_seconds: Option<i32>,
-}
-
 /// A page of tenants.
 #[derive(Serialize, ToSchema)]
-#[schema(as = TenantPage)]
-struct Listed {
-    tenants: Vec<Shown>,
-    /// Of the next page; `null` on the last.
+struct TenantPage {
+    tenants: Vec<TenantView>,
+    /// The cursor of the next page; `null` on the last page.
     #[schema(required)]
     next_cursor: Option<String>,
-}
-
-/// What is read to show a tenant.
-pub const COLUMNS: &str = "id, name, dialect, max_webhooks, deliveries_per_hour, max_payload, \
-                       max_age_s, strict_event_types, created_at";
-
-impl Shown {
-    /// From its row.
-    #[must_use]
-    pub fn of(row: &Row) -> Self {
-        Self {
-            id: row.get("id"),
-            name: row.get("name"),
-            dialect: row.get("dialect"),
-            limits: Limits {
-                webhooks: row.get("max_webhooks"),
-                deliveries_per_hour: row.get("deliveries_per_hour"),
-                payload_bytes: row
-                    .get::<_, Option<i32>>("max_payload")
-                    .unwrap_or(MAX_PAYLOAD as i32),
-                max_age_seconds: row.get("max_age_s"),
-            },
-            strict_event_types: row.get("strict_event_types"),
-            created_at: row.get("created_at"),
-        }
-    }
-}
-
-/// A new tenant. Only its id is needed.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NewTenant {
-    /// In events' routing keys and in `X-Tenant-ID`. For good.
-    #[schema(value_type = Tenant)]
-    id: String,
-    /// For people.
-    #[schema(max_length = 256, example = "Acme Ltd")]
-    name: Option<String>,
-    /// The dialect of webhooks that have none of their own; `standard` unless set.
-    #[schema(example = "standard")]
-    dialect: Option<String>,
-    #[serde(default, deserialize_with = "object")]
-    limits: NewLimits,
-    /// Whether its webhooks and events may only have types that are in its catalogue.
-    strict_event_types: Option<bool>,
-}
-
-/// What is to change of a tenant. What isn't sent stays.
-#[derive(Deserialize, ToSchema)]
-#[schema(as = TenantChange)]
-#[serde(deny_unknown_fields)]
-pub struct Change {
-    /// For people.
-    #[schema(max_length = 256, example = "Acme Ltd")]
-    pub name: Option<String>,
-    /// The dialect of webhooks that have none of their own.
-    #[schema(example = "standard")]
-    pub dialect: Option<String>,
-    /// What it is to be allowed.
-    #[serde(default, deserialize_with = "object")]
-    pub limits: NewLimits,
-    /// Whether its webhooks and events may only have types that are in its catalogue.
-    pub strict_event_types: Option<bool>,
-}
-
-/// What a tenant is to be allowed. `null` is the default again.
-#[derive(Deserialize, Default, ToSchema)]
-#[schema(as = NewTenantLimits)]
-#[serde(deny_unknown_fields)]
-pub struct NewLimits {
-    /// How many webhooks; 100 unless set.
-    #[schema(minimum = 0, maximum = 100_000, example = 100)]
-    pub webhooks: Option<i32>,
-    /// Attempts in any hour, over all webhooks; as many as there are unless set.
-    #[serde(default, alias = "deliveriesPerHour", deserialize_with = "present")]
-    #[schema(
-        value_type = Option<i32>, minimum = 1, maximum = 100_000_000, example = 1000,
-        extensions(("x-also" = json!(["deliveriesPerHour"])))
-    )]
-    pub deliveries_per_hour: Option<Option<i32>>,
-    /// The largest data of an event; 262,144 unless set.
-    #[serde(default, alias = "payloadBytes", deserialize_with = "present")]
-    #[schema(
-        value_type = Option<i32>, minimum = 1, maximum = 1_048_576, example = 262_144,
-        extensions(("x-also" = json!(["payloadBytes"])))
-    )]
-    pub payload_bytes: Option<Option<i32>>,
-    /// From an event to its last attempt; what the dialect says unless set.
-    #[serde(default, alias = "maxAgeSeconds", deserialize_with = "present")]
-    #[schema(
-        value_type = Option<i32>, minimum = 60, maximum = 604_800, example = 604_800,
-        extensions(("x-also" = json!(["maxAgeSeconds"])))
-    )]
-    pub max_age_seconds: Option<Option<i32>>,
-}
-
-impl NewLimits {
-    fn check(&self) -> Result<()> {
-        for (field, value, least, most) in [
-            ("webhooks", self.webhooks, 0, MAX_WEBHOOKS),
-            (
-                "deliveries_per_hour",
-                self.deliveries_per_hour.flatten(),
-                1,
-                MAX_DELIVERIES,
-            ),
-            (
-                "payload_bytes",
-                self.payload_bytes.flatten(),
-                1,
-                LARGEST_MAX_PAYLOAD as i32,
-            ),
-            ("max_age_seconds", self.max_age_seconds.flatten(), 60, WEEK),
-        ] {
-            if value.is_some_and(|value| !(least..=most).contains(&value)) {
-                return Err(Problem::field(
-                    format!("limits.{field}"),
-                    format!("must be between {least} and {most}"),
-                ));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl NewTenant {
-    /// Its id, and the rest of it.
-    ///
-    /// # Errors
-    /// Names the member and its bound.
-    pub fn check(self, dialects: &Dialects) -> Result<(Tenant, Change)> {
-        let id = self
-            .id
-            .parse()
-            .map_err(|error| Problem::field("id", format!("{error}")))?;
-        let change = Change {
-            name: self.name,
-            dialect: self.dialect,
-            limits: self.limits,
-            strict_event_types: self.strict_event_types,
-        };
-        change.check(dialects)?;
-        Ok((id, change))
-    }
-}
-
-impl Change {
-    fn check(&self, dialects: &Dialects) -> Result<()> {
-        let unfit = |name: &String| name.len() > MAX_NAME || name.contains('\0');
-        if self.name.as_ref().is_some_and(unfit) {
-            return Err(Problem::field(
-                "name",
-                format!("must be at most {MAX_NAME} bytes, without NUL"),
-            ));
-        }
-        if let Some(dialect) = &self.dialect {
-            check_dialect(dialect, dialects)?;
-        }
-        self.limits.check()
-    }
 }
 
 /// Create a tenant
@@ -252,60 +38,21 @@ impl Change {
     security(("token" = ["operator"])),
     request_body = NewTenant,
     responses(
-        (status = 201, description = "The tenant.", body = Shown),
-        (status = 409, description = "There is one with this id."),
+        (status = 201, description = "The tenant.", body = TenantView),
+        (status = 409, description = "A tenant with this id exists already."),
     ),
 )]
 async fn create(
     _: Operating,
     State(api): State<Shared>,
     Body(new): Body<NewTenant>,
-) -> Result<(StatusCode, Json<Shown>)> {
+) -> Result<(StatusCode, Json<TenantView>)> {
     let (id, tenant) = new.check(&api.dialects)?;
     let client = api.pool.get().await?;
     let shown = insert(&client, &id, &tenant).await?;
     drop(client);
     api.feed.refresh().await?;
     Ok((StatusCode::CREATED, Json(shown)))
-}
-
-/// Makes a tenant, with defaults for what isn't said.
-///
-/// # Errors
-/// If there is one by this id.
-pub async fn insert(client: &impl GenericClient, id: &Tenant, new: &Change) -> Result<Shown> {
-    let statement = client
-        .prepare_cached(&format!(
-            "-- create_tenant\n\
-             INSERT INTO tenants (id, name, dialect, max_webhooks, deliveries_per_hour, max_payload, \
-                 max_age_s, strict_event_types, revision) \
-             VALUES ($1, coalesce($2, ''), coalesce($3, '{DEFAULT}'), coalesce($4, 100), $5, $6, $7, \
-                 coalesce($8, false), 0) \
-             RETURNING {COLUMNS}"
-        ))
-        .await?;
-    let row = client
-        .query_one(
-            &statement,
-            &[
-                id,
-                &new.name,
-                &new.dialect,
-                &new.limits.webhooks,
-                &new.limits.deliveries_per_hour.flatten(),
-                &new.limits.payload_bytes.flatten(),
-                &new.limits.max_age_seconds.flatten(),
-                &new.strict_event_types,
-            ],
-        )
-        .await
-        .map_err(|error| match error.code() {
-            Some(&SqlState::UNIQUE_VIOLATION) => {
-                Problem::conflict(format!("tenant `{id}` exists already"))
-            }
-            _ => error.into(),
-        })?;
-    Ok(Shown::of(&row))
 }
 
 /// List tenants
@@ -315,13 +62,13 @@ pub async fn insert(client: &impl GenericClient, id: &Tenant, new: &Change) -> R
     get, path = "/", operation_id = "list_tenants", tag = "tenants",
     security(("token" = ["operator"])),
     params(Page),
-    responses((status = 200, description = "A page of them.", body = Listed)),
+    responses((status = 200, description = "A page.", body = TenantPage)),
 )]
 async fn list(
     _: Operating,
     State(api): State<Shared>,
     Parameters(page): Parameters<Page>,
-) -> Result<Json<Listed>> {
+) -> Result<Json<TenantPage>> {
     let (limit, after) = (page.limit()?, page.after::<Tenant>()?);
     let client = api.pool.get().await?;
     let statement = client
@@ -332,8 +79,8 @@ async fn list(
         .await?;
     let rows = client.query(&statement, &[&after, &(limit + 1)]).await?;
     let (shown, next_cursor) = page.cut::<Tenant>(&rows)?;
-    Ok(Json(Listed {
-        tenants: shown.iter().map(Shown::of).collect(),
+    Ok(Json(TenantPage {
+        tenants: shown.iter().map(TenantView::from_row).collect(),
         next_cursor,
     }))
 }
@@ -343,9 +90,9 @@ async fn list(
     get, path = "/{id}", operation_id = "show_tenant", tag = "tenants",
     security(("token" = ["operator"])),
     params(("id" = Tenant, Path)),
-    responses((status = 200, description = "The tenant.", body = Shown)),
+    responses((status = 200, description = "The tenant.", body = TenantView)),
 )]
-async fn show(_: Operating, State(api): State<Shared>, Name(id): Name) -> Result<Json<Shown>> {
+async fn show(_: Operating, State(api): State<Shared>, Name(id): Name) -> Result<Json<TenantView>> {
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(&format!(
@@ -353,8 +100,8 @@ async fn show(_: Operating, State(api): State<Shared>, Name(id): Name) -> Result
         ))
         .await?;
     let row = client.query_opt(&statement, &[&known(&id)?]).await?;
-    row.map(|row| Json(Shown::of(&row)))
-        .ok_or_else(|| unknown(&id))
+    row.map(|row| Json(TenantView::from_row(&row)))
+        .ok_or_else(|| NotFound::tenant(&id).into())
 }
 
 /// Change a tenant
@@ -365,14 +112,14 @@ async fn show(_: Operating, State(api): State<Shared>, Name(id): Name) -> Result
     security(("token" = ["operator"])),
     params(("id" = Tenant, Path)),
     request_body = Change,
-    responses((status = 200, description = "The tenant as it is now.", body = Shown)),
+    responses((status = 200, description = "The tenant as it is now.", body = TenantView)),
 )]
 async fn change(
     _: Operating,
     State(api): State<Shared>,
     Name(id): Name,
     Body(change): Body<Change>,
-) -> Result<Json<Shown>> {
+) -> Result<Json<TenantView>> {
     change.check(&api.dialects)?;
     let client = api.pool.get().await?;
     let shown = update(&client, &known(&id)?, &change).await?;
@@ -381,51 +128,7 @@ async fn change(
     Ok(Json(shown))
 }
 
-/// Changes what is said of a tenant.
-///
-/// # Errors
-/// If there is none by this id.
-pub async fn update(client: &impl GenericClient, id: &Tenant, change: &Change) -> Result<Shown> {
-    let statement = client
-        .prepare_cached(&format!(
-            "-- change_tenant\n\
-             UPDATE tenants SET name = coalesce($2, name), dialect = coalesce($3, dialect), \
-                 max_webhooks = coalesce($4, max_webhooks), \
-                 deliveries_per_hour = CASE WHEN $5 THEN $6 ELSE deliveries_per_hour END, \
-                 max_payload = CASE WHEN $7 THEN $8 ELSE max_payload END, \
-                 max_age_s = CASE WHEN $9 THEN $10 ELSE max_age_s END, \
-                 strict_event_types = coalesce($11, strict_event_types) \
-             WHERE id = $1 RETURNING {COLUMNS}"
-        ))
-        .await?;
-    let limits = &change.limits;
-    let row = client
-        .query_opt(
-            &statement,
-            &[
-                id,
-                &change.name,
-                &change.dialect,
-                &limits.webhooks,
-                &limits.deliveries_per_hour.is_some(),
-                &limits.deliveries_per_hour.flatten(),
-                &limits.payload_bytes.is_some(),
-                &limits.payload_bytes.flatten(),
-                &limits.max_age_seconds.is_some(),
-                &limits.max_age_seconds.flatten(),
-                &change.strict_event_types,
-            ],
-        )
-        .await?
-        .ok_or_else(|| unknown(id.as_str()))?;
-    Ok(Shown::of(&row))
-}
-
-/// What can't be a tenant's id is as unknown as any other.
+/// A text that can't be a tenant's id is answered like an id that no tenant has.
 fn known(id: &str) -> Result<Tenant> {
-    id.parse().map_err(|_| unknown(id))
-}
-
-fn unknown(id: &str) -> Problem {
-    Problem::not_found(format!("tenant `{id}` does not exist"))
+    id.parse().map_err(|_| NotFound::tenant(id).into())
 }

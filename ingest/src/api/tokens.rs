@@ -1,7 +1,7 @@
-//! API tokens: issue, list, revoke. A tenant's admin manages those of the
-//! tenant, a global admin all of them.
+//! API tokens: issue, list, revoke.
 //!
-//! A token is shown once, when it is made; after that its prefix tells it.
+//! A tenant's admin manages the tenant's tokens, a global admin all. A token is
+//! shown once, in the answer that issues it; lists show its first characters.
 
 use axum::Json;
 use axum::extract::State;
@@ -16,11 +16,13 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::auth::{Administering, Role, create_token};
-use super::problem::{Problem, Result};
-use super::request::{Body, Id, Page, Parameters};
-use super::timestamp::Timestamp;
-use super::{Api, Shared};
+use crate::api::access::auth::Administering;
+use crate::api::access::role::Role;
+use crate::api::access::tokens::create_token;
+use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request::{Body, Id, Page, Parameters};
+use crate::api::state::{Api, Shared};
+use crate::timestamp::Timestamp;
 
 /// `/api/v1/admin/tokens…`
 pub fn routes() -> OpenApiRouter<Shared> {
@@ -37,9 +39,9 @@ struct NewToken {
     /// caller that names none makes a global token.
     #[schema(value_type = Option<Tenant>)]
     tenant: Option<String>,
-    /// `manager` unless set.
+    /// `manager` by default.
     role: Option<Role>,
-    /// When it stops working; never unless set.
+    /// When it expires; never by default.
     #[serde(alias = "expiresAt")]
     expires_at: Option<Timestamp>,
 }
@@ -51,10 +53,10 @@ struct IssuedToken {
     /// The token itself. It is not shown again.
     #[schema(example = "pht_Nlb0cAUqVJFUVGP1L2RZ5Vq6YVxkQO3cDRZC4yN2v0E")]
     token: String,
-    /// How it is listed.
+    /// The first characters of the token, by which lists show it.
     #[schema(example = "pht_Nlb0cA")]
     prefix: String,
-    /// `null`: it is global.
+    /// The tenant it belongs to; `null`: it is global.
     #[schema(required)]
     tenant: Option<Tenant>,
     role: Role,
@@ -69,7 +71,7 @@ struct Token {
     /// The token's first characters.
     #[schema(example = "pht_Nlb0cA")]
     prefix: String,
-    /// `null`: it is global.
+    /// The tenant it belongs to; `null`: it is global.
     #[schema(required)]
     tenant: Option<Tenant>,
     role: Role,
@@ -78,13 +80,13 @@ struct Token {
     expires_at: Option<Timestamp>,
     #[schema(required)]
     revoked_at: Option<Timestamp>,
-    /// To the minute.
+    /// When it was last used, to the minute.
     #[schema(required)]
     last_used_at: Option<Timestamp>,
 }
 
 impl Token {
-    fn of(row: &Row) -> Result<Self> {
+    fn from_row(row: &Row) -> Result<Self> {
         let role = row.get::<_, &str>("role").parse::<Role>();
         Ok(Self {
             id: row.get("id"),
@@ -103,7 +105,7 @@ impl Token {
 #[derive(Serialize, ToSchema)]
 struct TokenPage {
     tokens: Vec<Token>,
-    /// Of the next page; `null` on the last.
+    /// The cursor of the next page; `null` on the last page.
     #[schema(required)]
     next_cursor: Option<String>,
 }
@@ -113,7 +115,7 @@ struct TokenPage {
     post, path = "/", operation_id = "issue_token", tag = "tokens",
     security(("token" = ["admin"])),
     request_body = NewToken,
-    responses((status = 201, description = "The token. This is the one time that it is shown.", body = IssuedToken)),
+    responses((status = 201, description = "The token, which is not shown again.", body = IssuedToken)),
 )]
 async fn issue(
     admin: Administering,
@@ -121,14 +123,14 @@ async fn issue(
     Body(new): Body<NewToken>,
 ) -> Result<(StatusCode, Json<IssuedToken>)> {
     let unknown = || Problem::field("tenant", "does not exist");
-    let asked: Option<Tenant> = new
+    let named: Option<Tenant> = new
         .tenant
         .map(|tenant| tenant.parse())
         .transpose()
         .map_err(|error| Problem::field("tenant", format!("{error}")))?;
-    let tenant = match (admin.tenant, asked) {
-        (Some(own), Some(asked)) if own != asked => return Err(unknown()),
-        (own, asked) => own.or(asked),
+    let tenant = match (admin.tenant, named) {
+        (Some(own), Some(named)) if own != named => return Err(unknown()),
+        (own, named) => own.or(named),
     };
     if new.expires_at.is_some_and(|at| at.0 <= clock::now()) {
         return Err(Problem::field("expires_at", "must be in the future"));
@@ -164,7 +166,7 @@ async fn issue(
     get, path = "/", operation_id = "list_tokens", tag = "tokens",
     security(("token" = ["admin"])),
     params(Page),
-    responses((status = 200, description = "A page of them.", body = TokenPage)),
+    responses((status = 200, description = "A page.", body = TokenPage)),
 )]
 async fn list(
     admin: Administering,
@@ -177,7 +179,7 @@ async fn list(
         None => find_all(&api, after, limit + 1).await?,
     };
     let (shown, next_cursor) = page.cut::<TokenId>(&rows)?;
-    let tokens = shown.iter().map(Token::of).collect::<Result<_>>()?;
+    let tokens = shown.iter().map(Token::from_row).collect::<Result<_>>()?;
     Ok(Json(TokenPage {
         tokens,
         next_cursor,
@@ -222,7 +224,7 @@ async fn find_of_tenant(
     delete, path = "/{id}", operation_id = "revoke_token", tag = "tokens",
     security(("token" = ["admin"])),
     params(("id" = TokenId, Path)),
-    responses((status = 204, description = "It is revoked, as it may have been before.")),
+    responses((status = 204, description = "It is revoked now, or was before.")),
 )]
 async fn revoke(
     admin: Administering,

@@ -1,39 +1,41 @@
-//! What is to change of one thing, for people to read; what is as it should be
-//! is not written again.
+//! Compares what a file declares with what is stored, member by member.
+//!
+//! Members that are the same are taken out of the declaration, so they are neither
+//! printed nor written.
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::api::tenants::{Change, Shown};
 use crate::event_types::store;
+use crate::tenants::{Change, TenantView};
 
-/// How much of a value is shown, in characters.
+/// The most characters of a value that are shown.
 const MAX_SHOWN: usize = 100;
 
-/// A line for each member that is to change.
+/// The members that differ, a line each.
 pub struct Difference {
-    /// Nothing was there before: only what is to be is shown.
+    /// The thing is new: only new values are shown.
     of_new: bool,
     /// `url: "https://a.example/" → "https://b.example/"`
     pub lines: Vec<String>,
 }
 
 impl Difference {
-    /// Nothing is to change yet, of something new or of something that is there.
-    pub(super) fn of(is_new: bool) -> Self {
+    /// Without a line yet.
+    pub(super) fn new(is_new: bool) -> Self {
         Self {
             of_new: is_new,
             lines: Vec::new(),
         }
     }
 
-    /// Whether nothing is to change.
+    /// Whether nothing differs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()
     }
 
-    /// Compares a member; what is the same is taken out of what is wanted.
+    /// Compares a member. If it is the same, it is taken out of the declaration.
     pub fn member<T: Serialize>(&mut self, name: &str, now: &T, wanted: &mut Option<T>) {
         let Some(to) = wanted else { return };
         let (now, to) = (json!(now), json!(to));
@@ -44,7 +46,7 @@ impl Difference {
         }
     }
 
-    /// A member whose values are not for showing, or not as they are.
+    /// Adds a line for a member whose values are shown in another form, or masked.
     pub fn line(&mut self, name: &str, now: &str, to: &str) {
         self.lines.push(if self.of_new {
             format!("{name}: {to}")
@@ -54,9 +56,9 @@ impl Difference {
     }
 }
 
-/// What is to change of a tenant. `None`: it is new.
-pub fn tenant(now: Option<&Shown>, mut wanted: Change) -> (Change, Difference) {
-    let mut difference = Difference::of(now.is_none());
+/// Compares a tenant; `None`: it is new.
+pub fn tenant(now: Option<&TenantView>, mut wanted: Change) -> (Change, Difference) {
+    let mut difference = Difference::new(now.is_none());
     let limits = &mut wanted.limits;
     match now {
         Some(now) => {
@@ -69,7 +71,7 @@ pub fn tenant(now: Option<&Shown>, mut wanted: Change) -> (Change, Difference) {
                 &now_of.deliveries_per_hour,
                 &mut limits.deliveries_per_hour,
             );
-            // Shown as it holds: what is unset is the default.
+            // An unset limit is shown as the default.
             let is_default = limits.payload_bytes == Some(None)
                 && now_of.payload_bytes == shared::tenant::MAX_PAYLOAD as i32;
             if is_default {
@@ -113,9 +115,9 @@ pub fn tenant(now: Option<&Shown>, mut wanted: Change) -> (Change, Difference) {
     (wanted, difference)
 }
 
-/// What is to change of an event type. `None`: it is new.
-pub fn event_type(now: Option<&store::Shown>, wanted: &store::Entry) -> Difference {
-    let mut difference = Difference::of(now.is_none());
+/// Compares an event type; `None`: it is new.
+pub fn event_type(now: Option<&store::EventTypeView>, wanted: &store::Entry) -> Difference {
+    let mut difference = Difference::new(now.is_none());
     let value = |text: Option<&str>| -> Value {
         // Both were JSON when they were checked.
         text.and_then(|text| serde_json::from_str(text).ok())
@@ -215,7 +217,7 @@ mod tests {
 
     #[test]
     fn what_is_as_it_should_be_is_neither_shown_nor_written() {
-        let mut difference = Difference::of(false);
+        let mut difference = Difference::new(false);
         let (mut url, mut name) = (Some("b"), Some("n"));
         difference.member("url", &"a", &mut url);
         difference.member("name", &"n", &mut name);

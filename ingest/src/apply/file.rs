@@ -1,115 +1,52 @@
-//! From files to what they declare, or to all that is wrong with them.
+//! Reads files into declarations, or into a list of all that is wrong with them.
 //!
-//! The members are those of the API's own forms, and checked by them. Three
-//! things are a file's own: `tenants` around everything, a webhook's `key`, and
-//! `{env: NAME}` where a secret would stand. Pure, but for the environment.
+//! Members are those of the API's forms, and checked by the same code. Three
+//! things exist in files only: `tenants` around everything, a webhook's `key`, and
+//! `{env: NAME}` in place of a secret. No I/O, but for reading the environment.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
-use shared::ids::Tenant;
+use shared::destination::Destinations;
 
-use super::Rules;
-use super::place::File;
-pub use super::place::Place;
-use crate::api::event_type_form::CatalogueForm;
-use crate::api::problem::Problem;
-use crate::api::tenants::{Change, NewTenant};
-use crate::api::webhook_form::{Checked, Form};
-use crate::event_types::store::Entry;
+use super::declared::{DeclaredTenant, DeclaredWebhook};
+use super::place::{File, Place};
+use super::problems::Problems;
+use super::yaml::documents;
+use crate::event_types::form::CatalogueForm;
+use crate::tenants::NewTenant;
+use crate::webhooks::form::WebhookForm;
+use crate::webhooks::store::Writing;
 
-/// How deep a file may be nested, with what is in its examples and filters.
-const MAX_DEPTH: usize = 64;
-/// For that depth, in bytes: a level takes some 35 KiB in an unoptimised build.
-const STACK: usize = 8 << 20;
 /// The longest key, in characters.
 const MAX_KEY: usize = 64;
-/// How the names of the variables begin that files may name: no file can send
-/// `MASTER_KEY` somewhere.
+/// The prefix of variables that files may name, so that no file can send `MASTER_KEY`
+/// somewhere.
 const PREFIX: &str = "POSTHORN_APPLY_";
-/// How the API begins to say what is wrong with an example.
-const OF_AN_EXAMPLE: &str = "is not what the schema says";
 
-/// A file that was read.
 pub struct Source {
-    /// As it was named.
+    /// The name that the user gave.
     pub name: String,
     /// YAML or JSON.
     pub text: String,
 }
 
-/// What a file says of a tenant.
-pub struct DeclaredTenant {
-    /// Where it says so.
-    pub place: Place,
-    /// Whose.
-    pub id: Tenant,
-    /// What it doesn't say stays as it is.
-    pub settings: Change,
-    /// Each as a whole.
-    pub event_types: Vec<Entry>,
-    /// Each as a whole.
-    pub webhooks: Vec<DeclaredWebhook>,
-    /// Whether it has a list of webhooks, if only an empty one.
-    pub lists_webhooks: bool,
+/// What declarations are checked against.
+pub struct Rules<'a> {
+    /// The operator's rules on where deliveries may go.
+    pub destinations: &'a Destinations,
+    /// How rows are written, and what webhooks may look like.
+    pub writing: Writing<'a>,
+    /// Looks up `{env: NAME}`; all names begin with `POSTHORN_APPLY_`.
+    pub variable: &'a dyn Fn(&str) -> Option<String>,
 }
 
-/// What a file says of a webhook.
-pub struct DeclaredWebhook {
-    /// Where it says so.
-    pub place: Place,
-    /// What it is called, among its tenant's.
-    pub key: String,
-    /// What it is to be.
-    pub form: Checked,
-}
-
-/// What is wrong, a line each.
-#[derive(Default)]
-pub struct Problems(Vec<String>);
-
-impl Problems {
-    /// Notes what is wrong, in words of ours.
-    pub(super) fn note(&mut self, place: &Place, reason: impl fmt::Display) {
-        self.0.push(format!("{place}: {reason}"));
-    }
-
-    /// Notes what the API would say, but for the values that it repeats.
-    pub fn refused(&mut self, place: &Place, problem: Problem) {
-        let (field, detail) = problem.into_blame();
-        let place = field.map_or_else(|| place.clone(), |field| place.at(&field));
-        // What an example isn't is said with excerpts of it.
-        let detail = detail
-            .split_once(OF_AN_EXAMPLE)
-            .map_or(detail.as_str(), |_| OF_AN_EXAMPLE);
-        self.note(&place, place.without_values(detail));
-    }
-
-    /// Whether there are none.
-    ///
-    /// # Errors
-    /// All of them.
-    pub fn none(self) -> Result<(), Vec<String>> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(self.0)
-        }
-    }
-
-    /// What is `Ok`; what isn't is noted.
-    fn sift<T>(&mut self, place: &Place, checked: Result<T, Problem>) -> Option<T> {
-        checked.map_err(|problem| self.refused(place, problem)).ok()
-    }
-}
-
-/// Reads and checks all of it.
+/// Reads and checks all files.
 ///
 /// # Errors
-/// All that is wrong, by its place.
+/// All problems, each with its place.
 pub fn read(sources: Vec<Source>, rules: &Rules<'_>) -> Result<Vec<DeclaredTenant>, Vec<String>> {
     let mut reading = Reading {
         rules,
@@ -135,14 +72,14 @@ pub fn read(sources: Vec<Source>, rules: &Rules<'_>) -> Result<Vec<DeclaredTenan
     Ok(reading.tenants)
 }
 
-/// A document: whatever is in it is looked at one by one, to find all that is wrong.
+/// A document. Its parts are checked one by one, to find all problems at once.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
     tenants: Vec<Map<String, Value>>,
 }
 
-/// Stands for what isn't to be in a file.
+/// A reference to an environment variable, in place of a secret.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FromEnvironment {
@@ -158,7 +95,7 @@ struct Reading<'a> {
 impl Reading<'_> {
     fn source(&mut self, source: Source) {
         let file = File::new(source.name, source.text);
-        let place = Place::of(file.clone());
+        let place = Place::new(file.clone());
         let documents = match documents(file.text()) {
             Ok(documents) => documents,
             Err(reason) => return self.problems.note(&place, reason),
@@ -279,7 +216,7 @@ impl Reading<'_> {
                 }
             }
         }
-        let form = self.form::<Form>(&place, Value::Object(members))?;
+        let form = self.form::<WebhookForm>(&place, Value::Object(members))?;
         let checked = form.check(self.rules.destinations, self.rules.writing.dialects);
         let form = self.problems.sift(&place, checked)?;
         for (member, is_there) in [
@@ -297,7 +234,7 @@ impl Reading<'_> {
         })
     }
 
-    /// Puts what the environment has in the place of `{env: NAME}`.
+    /// Replaces `{env: NAME}` with the variable's value.
     fn fill_in(&mut self, place: &Place, value: &mut Value) {
         let Some(FromEnvironment { env }) = self.form(place, value.take()) else {
             return;
@@ -317,7 +254,7 @@ impl Reading<'_> {
         }
     }
 
-    /// Takes JSON for a form; says which member isn't right.
+    /// Reads JSON as a form; notes which member is wrong.
     fn form<T: DeserializeOwned>(&mut self, place: &Place, value: Value) -> Option<T> {
         serde_path_to_error::deserialize(value)
             .map_err(|error| {
@@ -341,8 +278,8 @@ fn is_variable(name: &str) -> bool {
         .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(of_a_name))
 }
 
-/// What serde says is wrong, but for the value that is wrong: it says what was
-/// found, the value between quotes, and after the last comma what was expected.
+/// Serde's message without the wrong value. The message has what was found, with the value
+/// between quotes, and after the last comma what was expected.
 fn without_value(error: &str) -> String {
     let expected = error.rfind(", expected ").map_or("", |at| &error[at..]);
     let found = ["invalid type: ", "invalid value: "]
@@ -358,7 +295,7 @@ fn without_value(error: &str) -> String {
             return format!("{start}{expected}");
         }
     }
-    // The names in these are the form's own.
+    // The names in these messages are the form's own.
     let ours = ["missing field ", "duplicate field ", "expected "];
     if ours.iter().any(|start| error.starts_with(start)) && error.len() < 200 {
         return error.to_owned();
@@ -373,260 +310,5 @@ fn is_key(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
-/// A JSON file has one; a YAML file any number. Empty ones don't count.
-fn documents(text: &str) -> Result<Vec<Value>, String> {
-    if text.trim_start().starts_with('{') {
-        return match serde_json::from_str(text) {
-            Ok(document) => Ok(vec![document]),
-            // YAML has braces, too, and its own way to begin a comment.
-            Err(json) => yaml(text).map_err(|_| format!("is not JSON: {json}")),
-        };
-    }
-    yaml(text)
-}
-
-fn yaml(text: &str) -> Result<Vec<Value>, String> {
-    from_yaml(text)
-}
-
-/// Reads all documents.
-///
-/// # Errors
-/// Where it isn't YAML. The parser's own words may repeat what is there.
-pub(super) fn from_yaml<T: DeserializeOwned + Send>(text: &str) -> Result<Vec<T>, String> {
-    // Reading recurses with every level, so it has a stack that is large enough
-    // for as many levels as a file may have.
-    let reading = std::thread::scope(|scope| {
-        std::thread::Builder::new()
-            .stack_size(STACK)
-            .spawn_scoped(scope, || documents_of(text))?
-            .join()
-            .map_err(|_| std::io::Error::other("the parser panicked"))
-    });
-    reading.unwrap_or_else(|error| Err(format!("cannot be read: {error}")))
-}
-
-fn documents_of<T: DeserializeOwned>(text: &str) -> Result<Vec<T>, String> {
-    let options = serde_saphyr::options! {
-        // As YAML 1.2 has it: `no` is a word, `0777` a number like any other.
-        strict_booleans: true,
-        // An error must not repeat what may be a secret in the wrong place.
-        with_snippet: false,
-        budget: serde_saphyr::budget! {
-            max_depth: MAX_DEPTH,
-        },
-    };
-    serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
-        match error.location() {
-            Some(at) => format!(
-                "is not YAML, has a member twice, or is nested more than {MAX_DEPTH} levels deep, \
-                 at line {}, column {}",
-                at.line(),
-                at.column()
-            ),
-            None => "is not YAML that can be read".to_owned(),
-        }
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use shared::destination::Destinations;
-    use shared::dialect::Dialects;
-    use shared::seal::Keyring;
-
-    use super::*;
-    use crate::api::webhook_store::Writing;
-
-    const GOOD: &str = "
-tenants:
-  - id: shop
-    name: The Shop
-    event_types: [{name: order.created, schema: {type: object}}]
-    webhooks:
-      - key: billing
-        url: https://billing.example.com/hooks
-        events: [order.*]
-        filters: {total: {$gte: 10}}
-        secret: {env: POSTHORN_APPLY_SECRET}
-        headers: {X-Api-Key: {env: POSTHORN_APPLY_KEY}}
-        retry_policy: {max_retries: 5}
-";
-
-    fn problems(text: &str) -> Vec<String> {
-        let keys = Keyring::from_base64(["AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="]).unwrap();
-        let rules = Rules {
-            destinations: &Destinations::default(),
-            writing: Writing {
-                keys: &keys,
-                dialects: &Dialects::embedded(),
-            },
-            variable: &|_| Some("hunter2-hunter2".to_owned()),
-        };
-        let source = Source {
-            name: "webhooks.yaml".to_owned(),
-            text: text.to_owned(),
-        };
-        read(vec![source], &rules).err().unwrap_or_default()
-    }
-
-    #[test]
-    fn headers_are_held_to_what_the_api_holds_them_to() {
-        assert_eq!(problems(GOOD), [""; 0]);
-        for header in [
-            "Host",
-            "Connection",
-            "Proxy-Authorization",
-            "webhook-id",
-            "\"X\\r\\nY\"",
-        ] {
-            let said = problems(&GOOD.replace("X-Api-Key", header)).join(" ");
-            assert!(said.contains("webhooks[0].headers"), "{header}: {said}");
-        }
-        let said =
-            problems(&GOOD.replace("{env: POSTHORN_APPLY_KEY}", "\"a\\r\\nHost: b\"")).join(" ");
-        assert!(
-            said.contains("X-Api-Key") && !said.contains("Host: b"),
-            "{said}"
-        );
-    }
-
-    #[test]
-    fn only_variables_of_its_own_are_read() {
-        for name in [
-            "MASTER_KEY",
-            "DATABASE_URL",
-            "PATH",
-            "POSTHORN_APPLY_",
-            "POSTHORN_APPLY",
-            "posthorn_apply_key",
-            "POSTHORN_APPLY_key",
-            "XPOSTHORN_APPLY_KEY",
-            "POSTHORN_APPLY_A=B",
-        ] {
-            let said = problems(&GOOD.replace("POSTHORN_APPLY_KEY", name)).join(" ");
-            let place = "webhooks.yaml:12: tenants[0].webhooks[0].headers.X-Api-Key.env: must name";
-            assert!(said.contains(place), "{name}: {said}");
-        }
-    }
-
-    /// What somebody put into the wrong place, or into the wrong file.
-    #[test]
-    fn no_error_repeats_a_value() {
-        const SECRET: &str = "hunter2-in-the-wrong-place";
-        for (right, wrong) in [
-            ("id: shop", "id: SECRET!"),
-            ("name: The Shop", "limits: SECRET"),
-            ("name: The Shop", "limits: {webhooks: SECRET}"),
-            ("name: The Shop", "dialect: SECRET"),
-            ("name: The Shop", "strict_event_types: SECRET"),
-            ("name: order.created", "name: SECRET!"),
-            ("schema: {type: object}", "schema: SECRET"),
-            ("schema: {type: object}", "schema: {type: SECRET}"),
-            ("schema: {type: object}", "schema: {$ref: SECRET}"),
-            (
-                "schema: {type: object}",
-                "schema: {type: object}, example: SECRET",
-            ),
-            ("schema: {type: object}", "archived: SECRET"),
-            ("key: billing", "key: SECRET!"),
-            ("https://billing.example.com/hooks", "SECRET"),
-            ("https://billing", "https://user:SECRET@billing"),
-            ("[order.*]", "[SECRET*x]"),
-            ("[order.*]", "{SECRET: 1}"),
-            ("{$gte: 10}", "{$in: SECRET}"),
-            ("{$gte: 10}", "{$regex: SECRET}"),
-            ("{env: POSTHORN_APPLY_SECRET}", "SECRET"),
-            ("{env: POSTHORN_APPLY_SECRET}", "{env: SECRET}"),
-            ("{env: POSTHORN_APPLY_SECRET}", "{env: [SECRET]}"),
-            ("{env: POSTHORN_APPLY_SECRET}", "[SECRET]"),
-            ("{X-Api-Key: {env: POSTHORN_APPLY_KEY}}", "SECRET"),
-            ("{env: POSTHORN_APPLY_KEY}", "[SECRET]"),
-            ("{env: POSTHORN_APPLY_KEY}", "\"SECRET\\r\\n\""),
-            ("{max_retries: 5}", "SECRET"),
-            ("{max_retries: 5}", "{max_retries: SECRET}"),
-            ("retry_policy: {max_retries: 5}", "rate_limit: SECRET"),
-            (
-                "retry_policy: {max_retries: 5}",
-                "rate_limit: {limit: 5, per: SECRET}",
-            ),
-            ("retry_policy: {max_retries: 5}", "status: SECRET"),
-            ("retry_policy: {max_retries: 5}", "signing: SECRET"),
-            ("retry_policy: {max_retries: 5}", "timeout: SECRET"),
-            ("retry_policy: {max_retries: 5}", "metadata: SECRET"),
-            (
-                "retry_policy: {max_retries: 5}",
-                "dialect: \"SECRET, expected `nothing`\"",
-            ),
-        ] {
-            let text = GOOD.replace(right, wrong).replace("SECRET", SECRET);
-            // The names of variables are in capital letters.
-            let text = text.replace(
-                "POSTHORN_APPLY_hunter2-in-the-wrong-place",
-                "POSTHORN_APPLY_A",
-            );
-            assert!(text.contains(SECRET), "{right} is not there");
-            let said = problems(&text);
-            assert!(!said.is_empty(), "{wrong} is accepted");
-            for line in said {
-                assert!(!line.contains("hunter2"), "{wrong}: {line}");
-                assert!(line.starts_with("webhooks.yaml:"), "{wrong}: {line}");
-            }
-        }
-        let key = "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n";
-        let shadow = "root:$y$hunter2:19700:0:99999:7:::\nbin:*:19700::::::\n";
-        let variables = "PASSWORD=hunter2\nOTHER=\"hunter2: x\"\n";
-        for file in [
-            key,
-            shadow,
-            variables,
-            "&hunter2 *hunter2x",
-            "!hunter2 {",
-            "{\"hunter2",
-        ] {
-            let said = problems(file).join(" ");
-            assert!(
-                !said.is_empty() && !said.contains("hunter2"),
-                "{file}: {said}"
-            );
-        }
-    }
-
-    /// Aliases that double, and nesting.
-    #[test]
-    fn no_bomb_goes_off() {
-        let begun = std::time::Instant::now();
-        let mut laughs = "a0: &a0 [x, x]\n".to_owned();
-        for n in 1..40 {
-            let last = n - 1;
-            laughs.push_str(&format!("a{n}: &a{n} [*a{last}, *a{last}]\n"));
-        }
-        for bomb in [
-            laughs,
-            "[".repeat(100_000),
-            "- ".repeat(100_000),
-            "{a: ".repeat(100_000),
-            "{\"a\":".repeat(100_000),
-            "? ".repeat(50_000),
-            "&a ".repeat(50_000),
-            "--- a\n".repeat(50_000),
-        ] {
-            assert!(!problems(&bomb).is_empty());
-        }
-        assert!(begun.elapsed() < std::time::Duration::from_secs(20));
-    }
-
-    proptest! {
-        #[test]
-        fn no_damaged_file_panics_or_repeats_a_secret(
-            at in any::<prop::sample::Index>(), text in "[\\[\\]{}:,&*!|>'\"$a-z0-9%\\n -]{0,8}", cut in 0_usize..20,
-        ) {
-            let at = at.index(GOOD.len());
-            let until = (at + cut).min(GOOD.len());
-            let damaged = format!("{}{text}{}", &GOOD[..at], &GOOD[until..]);
-            let said = problems(&damaged).join(" ");
-            prop_assert!(!said.contains("hunter2"), "{}", said);
-        }
-    }
-}
+mod tests;

@@ -1,21 +1,24 @@
-//! `posthorn-ingest apply`: tenants, event types and webhooks as files declare
-//! them, for people who keep configuration in git.
+//! `posthorn-ingest apply`: makes tenants, event types and webhooks what files
+//! declare, for people who keep configuration in git.
 //!
-//! 1. [`mod@file`] reads the files into what is declared, or says all that is wrong;
-//! 2. [`present`] reads what there is of it, and holds it;
+//! 1. [`mod@file`] reads the files into declarations, or lists all that is wrong;
+//! 2. [`present`] reads and locks the rows that are declared;
 //! 3. [`difference`] compares the two, member by member;
-//! 4. what differs is written by the functions that the API writes with;
-//! 5. [`report`] says what it came to.
+//! 4. what differs is written with the functions that the API uses;
+//! 5. [`report`] prints what was done.
 //!
-//! All of it is one transaction. A dry run is the same transaction, rolled back:
-//! what it says is what would happen, the tenants' limits included.
+//! Everything happens in one transaction. A dry run is the same transaction, rolled
+//! back, so it reports exactly what would happen, tenants' limits included.
 
+pub mod declared;
 pub mod difference;
 pub mod file;
 pub mod place;
 pub mod present;
+pub mod problems;
 pub mod report;
 mod webhook;
+mod yaml;
 
 use std::fmt;
 use std::io::Read;
@@ -23,16 +26,18 @@ use std::io::Read;
 use anyhow::Context;
 use clap::Args;
 use deadpool_postgres::{Pool, Transaction};
-use shared::destination::Destinations;
 use shared::ids::Tenant;
 
-use crate::api::problem::Problem;
-use crate::api::tenants;
-use crate::api::webhook_store::{self, Writing};
 use crate::event_types::store;
+use crate::invalid::Unsaved;
+use crate::tenants;
+use crate::webhooks::store::{self as webhooks, Writing};
+use declared::{DeclaredTenant, DeclaredWebhook};
 use difference::Difference;
-use file::{DeclaredTenant, DeclaredWebhook, Place, Problems, Source};
+use file::{Rules, Source};
+use place::Place;
 use present::Present;
+use problems::Problems;
 use report::{Done, Report};
 use webhook::Now;
 
@@ -44,32 +49,22 @@ const LOCK: i64 = 0x61_7070_6c79;
 /// Make tenants, event types and webhooks what files declare, in one transaction.
 #[derive(Args)]
 pub struct Apply {
-    /// YAML or JSON; `-` is the standard input. May be given several times.
+    /// A YAML or JSON file; `-` is standard input. May be repeated.
     #[arg(short, long = "file", required = true, value_name = "FILE")]
     files: Vec<String>,
-    /// Say what would change, and change nothing.
+    /// Print what would change, and change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Delete webhooks that were made from a file and are in none of these, of
-    /// the tenants that these name. To delete all of a tenant, its list must be there.
+    /// For the tenants in these files, delete webhooks that a file once declared and
+    /// these don't. A tenant without `webhooks` is refused; `webhooks: []` deletes all.
     #[arg(long)]
     prune: bool,
-    /// Exit with 2 if anything was not as declared, with 0 if all was.
+    /// Exit with 2 if anything differed from the declaration, with 0 if nothing did.
     #[arg(long)]
     pub exit_code: bool,
 }
 
-/// What declarations are held against.
-pub struct Rules<'a> {
-    /// Where webhooks may point.
-    pub destinations: &'a Destinations,
-    /// How rows are written, and what webhooks may look like.
-    pub writing: Writing<'a>,
-    /// What `{env: NAME}` stands for, whose names all begin with `POSTHORN_APPLY_`.
-    pub variable: &'a dyn Fn(&str) -> Option<String>,
-}
-
-/// Why nothing was applied: all that is wrong, a line each.
+/// Why nothing was applied: all problems, a line each.
 #[derive(Debug, thiserror::Error)]
 pub struct Refused(Vec<String>);
 
@@ -85,7 +80,7 @@ impl fmt::Display for Refused {
     }
 }
 
-/// See the module's text.
+/// Applies files in one transaction, or rolls it back for a dry run.
 ///
 /// # Errors
 /// If the files can't be read or declare what can't be, or PostgreSQL fails.
@@ -94,7 +89,7 @@ pub async fn apply(apply: &Apply, pool: &Pool, rules: &Rules<'_>) -> anyhow::Res
     let mut client = pool.get().await.context("connecting to PostgreSQL")?;
     let transaction = client.transaction().await?;
     let report = make(&transaction, rules.writing, declared, apply).await?;
-    // Printed only after the end: whoever reads it slowly must not hold the rows.
+    // The report is printed after the transaction, so that a slow terminal holds no locks.
     if apply.dry_run {
         transaction.rollback().await?;
     } else {
@@ -108,7 +103,7 @@ fn sources(files: &[String]) -> anyhow::Result<Vec<Source>> {
     let mut sources = Vec::with_capacity(files.len());
     for name in files {
         let mut text = String::new();
-        // One more than may be, to tell what is whole from what is cut.
+        // One byte more than allowed, to notice a file that is too large.
         let read = if name == "-" {
             std::io::stdin().take(left + 1).read_to_string(&mut text)
         } else {
@@ -126,8 +121,9 @@ fn sources(files: &[String]) -> anyhow::Result<Vec<Source>> {
     Ok(sources)
 }
 
-/// Rows are locked before any is written, tenants before webhooks and each by id:
-/// whoever changes one by the API holds it before it takes the next revision.
+/// All rows are locked before any is written: tenants first, then webhooks, each in the order
+/// of ids. The API also locks a row before it takes the next revision, so the two don't
+/// deadlock.
 async fn make(
     transaction: &Transaction<'_>,
     writing: Writing<'_>,
@@ -162,7 +158,6 @@ async fn take_turns(transaction: &Transaction<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is under way.
 struct Making<'a> {
     transaction: &'a Transaction<'a>,
     writing: Writing<'a>,
@@ -216,7 +211,7 @@ impl Making<'_> {
         }
         if !changed.is_empty() {
             let saved = store::save(self.transaction, &id, &changed, false).await;
-            self.judged(&place.at("event_types"), saved.map_err(Problem::from))?;
+            self.judged(&place.at("event_types"), saved)?;
         }
 
         let mut known = present.webhooks.remove(&id).unwrap_or_default();
@@ -226,7 +221,7 @@ impl Making<'_> {
         });
         let declared: Vec<_> = declared.collect();
         if self.prune && !lists_webhooks && !known.is_empty() {
-            // A list that was forgotten, or is in another branch, must not delete all.
+            // Somebody may have forgotten the list: that must not delete all webhooks.
             let all = known.len();
             let why = format!(
                 "has no `webhooks`, and --prune would delete all {all} that files made for this \
@@ -235,15 +230,15 @@ impl Making<'_> {
             self.problems.note(&place, why);
             return Ok(());
         }
-        // First those that go: they make room.
+        // Deletions first: they make room within the tenant's limit.
         for (key, now) in known {
             let subject = format!("webhook {id}/{key} ({})", now.id);
             if self.prune {
-                webhook_store::delete(self.transaction, &id, now.id, None)
+                webhooks::delete(self.transaction, &id, now.id, None)
                     .await
-                    .map_err(|problem| anyhow::anyhow!("{subject}: {problem}"))?;
+                    .with_context(|| format!("{subject} was not deleted"))?;
                 self.report
-                    .done(Done::Removed, subject, Difference::of(false));
+                    .done(Done::Removed, subject, Difference::new(false));
             } else {
                 self.report.left(subject);
             }
@@ -267,13 +262,12 @@ impl Making<'_> {
             Some(now) if difference.is_empty() => (false, Ok(Some(now.id))),
             Some(now) => {
                 let updated =
-                    webhook_store::update(transaction, writing, tenant, now.id, None, form).await;
+                    webhooks::update(transaction, writing, tenant, now.id, None, form).await;
                 (false, updated.map(|_| Some(now.id)))
             }
             None => {
-                let made =
-                    webhook_store::create(transaction, writing, tenant, Some(&key), form).await;
-                // What a dry run makes is never heard of again.
+                let made = webhooks::create(transaction, writing, tenant, Some(&key), form).await;
+                // The id of a webhook that a dry run makes means nothing to anybody.
                 let lasting = !self.report.is_dry_run();
                 (true, made.map(|made| lasting.then_some(made.id)))
             }
@@ -286,15 +280,15 @@ impl Making<'_> {
         Ok(())
     }
 
-    /// Notes what is refused, and goes on; fails with what can't be gone on after.
-    fn judged<T>(&mut self, place: &Place, done: Result<T, Problem>) -> anyhow::Result<Option<T>> {
+    /// Notes a refusal and goes on. Fails if PostgreSQL does.
+    fn judged<T>(&mut self, place: &Place, done: Result<T, Unsaved>) -> anyhow::Result<Option<T>> {
         match done {
             Ok(value) => Ok(Some(value)),
-            Err(problem) if problem.is_refusal() => {
-                self.problems.refused(place, problem);
+            Err(unsaved) => {
+                let refused = self.problems.refused(place, unsaved);
+                refused.with_context(|| place.to_string())?;
                 Ok(None)
             }
-            Err(problem) => Err(anyhow::anyhow!("{place}: {problem}")),
         }
     }
 }

@@ -1,9 +1,9 @@
-//! Places in files: for an error, the file, the line and the member's path.
+//! Places in files, for errors: file, line, and the member's path.
 //!
-//! Lines are looked up when something is wrong, by reading the file again with
-//! its positions. Values that stand at a place are known here, too, so that no
-//! error repeats one: errors end up in the logs of CI, and what is in the wrong
-//! place may be a secret.
+//! Line numbers are looked up when something is wrong, by reading the file again
+//! with positions. A place also knows the values that stand at it, so that no
+//! error repeats one: errors end up in CI logs, and a value in the wrong place
+//! may be a secret.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -11,12 +11,11 @@ use std::sync::{Arc, OnceLock};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
-use super::file::from_yaml;
+use super::yaml::from_yaml;
 
 /// The shortest value that is left out of an error, in bytes: every word has an `a`.
 const SHORTEST: usize = 3;
 
-/// A file that was read.
 pub(super) struct File {
     name: String,
     text: String,
@@ -172,7 +171,7 @@ pub struct Place {
 }
 
 impl Place {
-    pub(super) fn of(file: Arc<File>) -> Self {
+    pub(super) fn new(file: Arc<File>) -> Self {
         Self {
             file,
             document: (0, false),

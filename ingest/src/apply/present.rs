@@ -1,4 +1,4 @@
-//! What there is of the declared tenants, held until the transaction ends.
+//! The rows of the declared tenants, read and locked until the transaction ends.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,23 +8,22 @@ use shared::ids::{EventType, Tenant, WebhookId};
 use shared::seal::Keyring;
 use shared::webhook::{Subscription, Webhook};
 
-use super::file::DeclaredTenant;
+use super::declared::DeclaredTenant;
 use super::webhook::Now;
-use crate::api::tenants;
 use crate::event_types::store::{self, MAX_EVENT_TYPES};
+use crate::tenants;
 
-/// See the module's text.
 pub struct Present {
-    /// Those that exist.
-    pub tenants: HashMap<Tenant, tenants::Shown>,
-    /// Of each, all.
-    pub event_types: HashMap<Tenant, HashMap<EventType, store::Shown>>,
-    /// Of each, those that have a key, by it.
+    /// The declared tenants that exist.
+    pub tenants: HashMap<Tenant, tenants::TenantView>,
+    /// All event types of each.
+    pub event_types: HashMap<Tenant, HashMap<EventType, store::EventTypeView>>,
+    /// The webhooks of each that have a key, by that key.
     pub webhooks: HashMap<Tenant, BTreeMap<String, Now>>,
 }
 
 impl Present {
-    /// Reads it.
+    /// Reads and locks the rows of the declared tenants.
     ///
     /// # Errors
     /// If PostgreSQL fails, or what is sealed doesn't open.
@@ -53,7 +52,7 @@ impl Present {
 async fn lock_tenants(
     transaction: &Transaction<'_>,
     ids: &[&Tenant],
-) -> anyhow::Result<HashMap<Tenant, tenants::Shown>> {
+) -> anyhow::Result<HashMap<Tenant, tenants::TenantView>> {
     let columns = tenants::COLUMNS;
     let rows = transaction
         .query(
@@ -64,7 +63,7 @@ async fn lock_tenants(
             &[&ids],
         )
         .await?;
-    let shown = rows.iter().map(tenants::Shown::of);
+    let shown = rows.iter().map(tenants::TenantView::from_row);
     Ok(shown.map(|shown| (shown.id.clone(), shown)).collect())
 }
 
@@ -92,7 +91,7 @@ async fn lock_webhooks(
             .with_context(|| format!("reading webhook {}", row.get::<_, WebhookId>("id")))?;
         webhooks.entry(webhook.tenant.clone()).or_default().insert(
             row.get("key"),
-            Now::of(
+            Now::new(
                 webhook,
                 Subscription::read(row),
                 row.get("description"),

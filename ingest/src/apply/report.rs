@@ -1,21 +1,20 @@
-//! What applying came to, for people to read.
+//! The report of what `apply` did, for people to read.
 
 use std::fmt;
 
 use super::difference::Difference;
 
-/// What was done to one thing.
+/// What was done to a tenant, an event type or a webhook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done {
-    /// It wasn't there.
+    /// It is new.
     Created,
-    /// It was otherwise.
+    /// It differed.
     Changed,
-    /// It is declared no more.
+    /// No file declares it any more.
     Removed,
 }
 
-/// See the module's text.
 pub struct Report {
     dry_run: bool,
     entries: Vec<(Done, String, Difference)>,
@@ -33,7 +32,7 @@ impl Report {
         }
     }
 
-    /// Notes what was compared, and made or changed if there was a difference.
+    /// Notes the result of a comparison.
     pub(super) fn compared(&mut self, is_new: bool, subject: String, difference: Difference) {
         match (is_new, difference.is_empty()) {
             (true, _) => self.done(Done::Created, subject, difference),
@@ -46,7 +45,7 @@ impl Report {
         self.entries.push((done, subject, difference));
     }
 
-    /// Notes what would have been removed if that had been asked for.
+    /// Notes a webhook that `--prune` would have deleted.
     pub(super) fn left(&mut self, subject: String) {
         self.left.push(subject);
     }
@@ -55,7 +54,7 @@ impl Report {
         self.dry_run
     }
 
-    /// Whether anything was otherwise than declared.
+    /// Whether anything differed from the declaration.
     #[must_use]
     pub fn has_changes(&self) -> bool {
         !self.entries.is_empty()

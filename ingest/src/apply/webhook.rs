@@ -1,8 +1,8 @@
-//! A webhook as it is, and what is to change of it.
+//! Compares a declared webhook with the stored one.
 //!
-//! A file says all of a webhook: what it doesn't mention has its default. Two
-//! things stay as they are instead, because they change by other hands: the
-//! secret, and whether the webhook is switched on or in debug mode.
+//! A file declares a webhook whole: a member that it leaves out gets its default.
+//! Two things stay as they are instead, because the API or Posthorn changes them:
+//! the secret, and whether the webhook is switched on or in debug mode.
 
 use std::collections::BTreeMap;
 
@@ -14,17 +14,16 @@ use shared::secret::Secret;
 use shared::webhook::{Rate, Status, Subscription, Webhook};
 
 use super::difference::Difference;
-use crate::api::webhook_form::{Checked, RateLimit, Signing};
+use crate::webhooks::form::{CheckedWebhook, Signing};
+use crate::webhooks::rate_limit::RateLimit;
 
-/// See the module's text.
 pub struct Now {
-    /// Its id.
     pub id: WebhookId,
     members: Members,
     secret: Secret,
 }
 
-/// What a file can say.
+/// The members that a file can declare.
 struct Members {
     url: String,
     events: Vec<String>,
@@ -64,9 +63,8 @@ impl Default for Members {
 }
 
 impl Now {
-    /// From its row.
     #[must_use]
-    pub fn of(
+    pub fn new(
         webhook: Webhook,
         subscription: Subscription,
         description: String,
@@ -105,10 +103,10 @@ impl Now {
     }
 }
 
-/// What is to be written of what a file says, and how it reads.
-pub(super) fn compare(now: Option<&Now>, wanted: Checked) -> (Checked, Difference) {
+/// The members that are to be written, and the lines of the report.
+pub(super) fn compare(now: Option<&Now>, wanted: CheckedWebhook) -> (CheckedWebhook, Difference) {
     let mut wanted = whole(wanted);
-    let mut difference = Difference::of(now.is_none());
+    let mut difference = Difference::new(now.is_none());
     let nothing = Members::default();
     let members = now.map_or(&nothing, |now| &now.members);
     difference.member("url", &members.url, &mut wanted.url);
@@ -124,7 +122,7 @@ pub(super) fn compare(now: Option<&Now>, wanted: Checked) -> (Checked, Differenc
     headers(&mut difference, &members.headers, &mut wanted);
     difference.member("timeout", &members.timeout, &mut wanted.timeout);
     difference.member("retry_policy", &members.retry, &mut wanted.retry);
-    let limit = |rate: Option<Rate>| json!(rate.map(RateLimit::of));
+    let limit = |rate: Option<Rate>| json!(rate.map(RateLimit::from));
     let mut rate = wanted.rate.map(limit);
     difference.member("rate_limit", &limit(members.rate), &mut rate);
     wanted.rate = wanted.rate.filter(|_| rate.is_some());
@@ -135,11 +133,12 @@ pub(super) fn compare(now: Option<&Now>, wanted: Checked) -> (Checked, Differenc
     (wanted, difference)
 }
 
-/// What isn't said is the default, but for what changes by other hands.
-fn whole(wanted: Checked) -> Checked {
+/// Fills in defaults for members that the file leaves out, except for those that the API or
+/// Posthorn changes.
+fn whole(wanted: CheckedWebhook) -> CheckedWebhook {
     let mut metadata = wanted.metadata.unwrap_or_default();
     metadata.extend(wanted.client_id.map(|id| ("client_id".to_owned(), id)));
-    Checked {
+    CheckedWebhook {
         description: wanted.description.or_else(|| Some(String::new())),
         filters: wanted.filters.or(Some(None)),
         headers: wanted.headers.or_else(|| Some(Vec::new())),
@@ -155,7 +154,7 @@ fn whole(wanted: Checked) -> Checked {
     }
 }
 
-fn secret(difference: &mut Difference, now: Option<&Secret>, wanted: &mut Checked) {
+fn secret(difference: &mut Difference, now: Option<&Secret>, wanted: &mut CheckedWebhook) {
     let masked = now.map(Secret::masked).unwrap_or_default();
     match (now, &wanted.secret) {
         (Some(now), Some(to)) if now.expose() == to.expose() => wanted.secret = None,
@@ -165,8 +164,8 @@ fn secret(difference: &mut Difference, now: Option<&Secret>, wanted: &mut Checke
     }
 }
 
-/// Their values may be credentials: only that there are some is shown.
-fn headers(difference: &mut Difference, now: &[(String, String)], wanted: &mut Checked) {
+/// Header values may be credentials, so they are masked.
+fn headers(difference: &mut Difference, now: &[(String, String)], wanted: &mut CheckedWebhook) {
     let Some(to) = &wanted.headers else { return };
     let by_name = |headers: &[(String, String)]| -> BTreeMap<String, String> {
         headers.iter().cloned().collect()

@@ -1,8 +1,7 @@
-//! One dead letter: what a message says about itself, and the message that it
-//! becomes again when it is replayed.
+//! One dead letter: what it says about itself, and the message that replaying it publishes. Pure.
 //!
-//! Pure. A message that we refused says why and where it came from in headers of
-//! ours (`Outgoing::dead`); one that the broker gave up on, in `x-death`.
+//! A message that ingest refused has the reason and its origin in headers of ours
+//! (`Outgoing::dead`); one that the broker gave up on has them in `x-death`.
 
 use lapin::BasicProperties;
 use lapin::message::Delivery;
@@ -19,23 +18,22 @@ use time::OffsetDateTime;
 
 /// How much of a reason is kept, in characters.
 const MAX_REASON: usize = 1_000;
-/// What a row takes beside its texts, properties and body, in bytes, indexes and
-/// all: rounded up, so that many small letters are bounded too.
+/// What a row takes in bytes besides its texts, properties and body, indexes included.
+/// Rounded up, so that many small letters are bounded too.
 const ROW: usize = 2 * 1024;
-/// In `x-death`: RabbitMQ has delivered it too often without an ack.
+/// The reason in `x-death` when RabbitMQ delivered a message too often without an ack.
 const DELIVERY_LIMIT: &str = "delivery_limit";
 
-/// Which queue it was in.
+/// The queue that a letter was taken from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// Refused, or given up on.
+    /// Messages that ingest or a dispatcher refused, or that the broker gave up on.
     Parking,
-    /// No queue was bound for it.
+    /// Messages for which no queue was bound.
     Unrouted,
 }
 
 impl Origin {
-    /// The queue.
     pub fn queue(self) -> &'static str {
         match self {
             Self::Parking => topology::PARKING_QUEUE,
@@ -43,7 +41,7 @@ impl Origin {
         }
     }
 
-    /// As the table has it.
+    /// Its name in the table.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Parking => "parking",
@@ -52,32 +50,31 @@ impl Origin {
     }
 }
 
-/// See the module's text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Letter {
-    /// Says when it was taken from its queue.
+    /// Its id, which contains the time at which it was taken from its queue.
     pub id: DeadLetterId,
     /// Which queue it was in.
     pub origin: Origin,
-    /// Why it is here.
+    /// Why it was refused.
     pub reason: String,
-    /// Where it was published to.
+    /// The exchange that it was published to.
     pub exchange: String,
-    /// With which routing key.
+    /// The routing key that it was published with.
     pub routing_key: String,
-    /// Whose event it was to be, if that can be told.
+    /// The tenant of its event, if that can be told.
     pub tenant: Option<Tenant>,
-    /// The producer's id of it.
+    /// The id that its producer gave it.
     pub message_id: Option<String>,
-    /// Without what the broker and we added.
+    /// Its properties, without what the broker and we added.
     pub properties: BasicProperties,
-    /// As it was published, or how it began.
+    /// Its body, or the beginning of it.
     pub body: Vec<u8>,
-    /// What the body was, if only its beginning is here.
+    /// The size and hash of the whole body, if only its beginning was kept.
     pub whole: Option<Whole>,
 }
 
-/// Why a letter can't be published again.
+/// Why a letter can't be replayed.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreplayable {
     /// It was published to an exchange that isn't ours: replayed, it could only come back.
@@ -90,9 +87,9 @@ pub enum Unreplayable {
         "only the first {kept} of its {size} bytes were kept, because no event may be that large: discard it"
     )]
     Excerpt {
-        /// How much there is, in bytes.
+        /// The size of what was kept, in bytes.
         kept: usize,
-        /// How much there was, in bytes.
+        /// The size of the whole body, in bytes.
         size: u32,
     },
     /// The AMQP client can't read it as it was published.
@@ -101,8 +98,8 @@ pub enum Unreplayable {
 }
 
 impl Letter {
-    /// What a message from its queue says.
-    pub fn of(message: &Delivery, origin: Origin) -> Self {
+    /// Reads a message that was taken from a queue of dead letters.
+    pub fn from_message(message: &Delivery, origin: Origin) -> Self {
         let headers = message.properties.headers().clone().unwrap_or_default();
         let here = || message.routing_key.to_string();
         let (reason, exchange, routing_key) = match (origin, last_death(&headers)) {
@@ -111,8 +108,8 @@ impl Letter {
                 message.exchange.to_string(),
                 here(),
             ),
-            // Dead-lettering keeps the routing key. Headers of ours would be the
-            // producer's here: a way to speak for another tenant.
+            // Dead-lettering keeps the routing key. Headers with our names are the producer's
+            // here: believing them would let it speak for another tenant.
             (Origin::Parking, Some(death)) => (
                 given_up(&text(death, "reason").unwrap_or_default()),
                 fed_by(&text(death, "queue").unwrap_or_default()).to_owned(),
@@ -125,11 +122,10 @@ impl Letter {
             ),
         };
         let (body, cut) = Whole::cut(&message.data);
-        // Only where we have refused it are headers of ours ours.
+        // Headers with our names are ours only on messages that we refused.
         let parked_by_us = origin == Origin::Parking && last_death(&headers).is_none();
         let whole = cut.or_else(|| parked_by_us.then(|| cut_before(&headers)).flatten());
-        // What the guard took out on its way here, or what whoever parked it
-        // says of it.
+        // The guard took it out just now, or whoever dead-lettered the message noted it.
         let taken_out = Unreadable::of(message);
         let reason = taken_out.as_ref().map_or(reason, ToString::to_string);
         let unreadable = taken_out.or_else(|| {
@@ -155,33 +151,32 @@ impl Letter {
         }
     }
 
-    /// What it takes in the table, in bytes.
+    /// The bytes that it takes in the table.
     pub fn weight(&self, properties: &[u8]) -> i32 {
         let texts = [&self.reason, &self.exchange, &self.routing_key];
         let texts: usize = texts.iter().map(|text| text.len()).sum();
-        // Bodies are cut and properties fit into a frame: far below 2 GiB.
+        // Bodies are cut, and properties fit into a frame: the sum is far below 2 GiB.
         (ROW + texts + properties.len() + self.body.len()) as i32
     }
 
-    /// Whose share of the table it takes: its event's or its job's tenant's.
+    /// The tenant whose share of the table it takes: that of its event or job.
     pub fn owner(&self) -> Option<Tenant> {
         let jobs = [topology::JOBS, topology::RETRY].contains(&self.exchange.as_str());
         let of_job = || Some(Job::decode(&self.body).ok()?.tenant);
         self.tenant.clone().or_else(|| jobs.then(of_job).flatten())
     }
 
-    /// What is known of it if the AMQP client couldn't read it as it was
-    /// published.
+    /// What is known of the message if the AMQP client couldn't read it.
     pub fn unreadable(&self) -> Option<Unreadable> {
         Unreadable::carried_by(self.properties.headers().as_ref()?)
     }
 
-    /// Whether it was published where jobs are.
+    /// Whether it was published to an exchange for jobs.
     pub fn is_to_be_a_job(&self) -> bool {
         [topology::JOBS, topology::RETRY].contains(&self.exchange.as_str())
     }
 
-    /// The event to publish instead of one that is unreadable.
+    /// The event to publish in place of an unreadable one.
     pub fn repaired(&self, repair: &Repair) -> Outgoing {
         // At most 29 bytes: a TypeID.
         let id = repair.message_id.as_ref().map(ToString::to_string);
@@ -198,24 +193,24 @@ impl Letter {
         }
     }
 
-    /// The job that this is, if the broker gave it up, or a dispatcher that can't
-    /// write down what came of it. Any other that we park can't be read.
+    /// The job, if the broker gave up on it, or a dispatcher couldn't write its verdict. Any
+    /// other job that was dead-lettered can't be read.
     pub fn job_given_up(&self) -> Option<Job> {
         let is_one = self.origin == Origin::Parking && self.exchange == topology::JOBS;
         is_one.then(|| Job::decode(&self.body).ok()).flatten()
     }
 
-    /// The job that it is, if it is one that a queue of ours had.
+    /// The job, if the letter is a readable job from one of our queues.
     pub fn job(&self) -> Option<Job> {
         let is_one = [topology::JOBS, topology::RETRY].contains(&self.exchange.as_str());
         is_one.then(|| Job::decode(&self.body).ok()).flatten()
     }
 
-    /// An event that RabbitMQ gave up on, to be published once more.
+    /// The event to publish once more, if RabbitMQ gave up on one for the first time.
     ///
-    /// Who died with it fifty times need not have died of it: it counts for each event
-    /// that was on its way to them. What is given up on a second time stays a dead letter,
-    /// because a message that does kill must not go round for ever.
+    /// A process that crashed fifty times needn't have crashed because of this event: each
+    /// crash counts for all events that it held. An event that is given up on a second time
+    /// stays a dead letter, because one that does crash processes must not go round for ever.
     pub fn once_more(&self, message: &Delivery) -> Option<Outgoing> {
         let headers = message.properties.headers().as_ref()?;
         let death = last_death(headers).and_then(|death| text(death, "reason"));
@@ -235,16 +230,15 @@ impl Letter {
         })
     }
 
-    /// The message to publish so that it takes its way again.
+    /// The message that replaying the letter publishes.
     ///
-    /// An event without an id takes this letter's, so that it is known if it is
-    /// replayed twice. A job is due now, which is its ticket: its row has to have the
-    /// same one by then (see `store::take_tickets`).
+    /// An event without an id gets the letter's, so that a second replay is recognised as a
+    /// duplicate. A job becomes due now. Its due time is its ticket, so its row must have the
+    /// same one before the job is published (see `store::take_tickets`).
     ///
     /// # Errors
-    /// If there is no such way: only an excerpt of it is kept, it is unreadable as
-    /// it was published (see [`Letter::repaired`]), or it wasn't published to an
-    /// exchange of ours.
+    /// If it can't be replayed: only an excerpt was kept, the message is unreadable (see
+    /// [`Letter::repaired`]), or it wasn't published to one of our exchanges.
     pub fn again(&self, now: OffsetDateTime, shards: u16) -> Result<Outgoing, Unreplayable> {
         if let Some(whole) = &self.whole {
             return Err(Unreplayable::Excerpt {
@@ -270,7 +264,7 @@ impl Letter {
             _ => return Err(elsewhere()),
         };
         let headers = self.properties.headers().clone().unwrap_or_default();
-        // Letters of earlier versions have a user id.
+        // Letters of earlier versions may have a user id.
         let mut properties = republished(&self.properties, headers);
         if properties.message_id().is_none() {
             // At most 29 bytes: a TypeID.
@@ -286,7 +280,7 @@ impl Letter {
     }
 }
 
-/// What takes the place of a routing key and properties that are unreadable.
+/// A routing key and properties to replace unreadable ones.
 #[derive(Debug)]
 pub struct Repair {
     routing_key: ShortString,
@@ -336,7 +330,7 @@ fn given_up(reason: &str) -> String {
     }
 }
 
-/// The exchange that a queue of ours gets its messages from.
+/// The exchange that feeds one of our queues.
 fn fed_by(queue: &str) -> &'static str {
     if queue == topology::INGEST_QUEUE || topology::OVERFLOW_QUEUES.contains(&queue) {
         topology::EVENTS
@@ -347,8 +341,8 @@ fn fed_by(queue: &str) -> &'static str {
     }
 }
 
-/// What the broker says of where it gave it up: the newest is the first, and
-/// ours doesn't have one (see `is_the_producers`).
+/// The broker's note about the queue in which it gave up on the message. The newest note is
+/// the first.
 fn last_death(headers: &FieldTable) -> Option<&FieldTable> {
     let AMQPValue::FieldArray(deaths) = headers.inner().get("x-death")? else {
         return None;
@@ -359,7 +353,7 @@ fn last_death(headers: &FieldTable) -> Option<&FieldTable> {
     }
 }
 
-/// What we said of the body when we cut it.
+/// The size and hash that were noted when the body was cut.
 fn cut_before(headers: &FieldTable) -> Option<Whole> {
     let AMQPValue::LongLongInt(size) = headers.inner().get(SIZE_HEADER)? else {
         return None;
@@ -383,8 +377,8 @@ fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
-/// Properties as their producer set them. If they are unreadable, what is known
-/// of them is the only header.
+/// The properties that the producer set. If they are unreadable, the only header is what is
+/// known of them.
 fn bare(
     properties: &BasicProperties,
     headers: &FieldTable,
@@ -405,219 +399,6 @@ fn bare(
     republished(properties, kept)
 }
 
-#[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail")]
-mod tests {
-    use proptest::prelude::*;
-    use shared::ids::{DeliveryId, EventUid, WebhookId};
-    use shared::job::Payload;
-
-    use super::*;
-
-    fn message(exchange: &str, routing_key: &str, body: &[u8]) -> Delivery {
-        Delivery::mock(1, exchange.into(), routing_key.into(), false, body.to_vec())
-    }
-
-    #[test]
-    fn what_was_refused_becomes_the_message_that_it_was() {
-        let mut published = message("posthorn.events", "acme.order.created", b"{\"a\":25.00}");
-        let mut headers = FieldTable::default();
-        headers.insert("tier".into(), AMQPValue::LongString("gold".into()));
-        published.properties = BasicProperties::default()
-            .with_delivery_mode(2)
-            .with_message_id("evt-1".into())
-            .with_content_type("application/json".into())
-            .with_correlation_id("c-1".into())
-            .with_headers(headers);
-        let dead = Outgoing::dead(&published, "because");
-        let mut parked = message("posthorn.dead", "acme.order.created", &dead.body);
-        parked.properties = dead.properties;
-
-        let letter = Letter::of(&parked, Origin::Parking);
-        assert_eq!(letter.reason, "because");
-        assert_eq!(letter.tenant.as_ref().unwrap().as_str(), "acme");
-        assert_eq!(letter.message_id.as_deref(), Some("evt-1"));
-        let again = letter.again(OffsetDateTime::now_utc(), 1).unwrap();
-        assert_eq!(again.exchange, "posthorn.events");
-        assert_eq!(again.routing_key.as_str(), "acme.order.created");
-        assert_eq!(again.body, published.data);
-        assert_eq!(again.properties, published.properties);
-    }
-
-    #[test]
-    fn only_who_parked_it_can_say_that_a_message_is_unreadable() {
-        let known = Unreadable {
-            why: "`message_id` is not UTF-8".to_owned(),
-            routing_key: b"acme.\xFF".to_vec(),
-            properties: vec![0x00, 0x80, 1, 0xFF],
-            size: 4,
-        };
-        let mut headers = FieldTable::default();
-        headers.insert(UNREADABLE_HEADER.into(), known.to_value());
-        let mut parked = message("posthorn.dead", "acme.?", b"{}");
-        parked.properties = BasicProperties::default().with_headers(headers.clone());
-        let letter = Letter::of(&parked, Origin::Parking);
-        assert_eq!(letter.unreadable(), Some(known));
-        assert!(letter.again(OffsetDateTime::now_utc(), 1).is_err());
-        let repair = Repair::new("acme.order.created", None, None).unwrap();
-        let repaired = letter.repaired(&repair);
-        assert_eq!(repaired.routing_key.as_str(), "acme.order.created");
-        assert_eq!(*repaired.properties.headers(), None);
-
-        // A producer's, wherever else it comes from.
-        assert_eq!(Letter::of(&parked, Origin::Unrouted).unreadable(), None);
-        let deaths = vec![AMQPValue::FieldTable(FieldTable::default())];
-        headers.insert("x-death".into(), AMQPValue::FieldArray(deaths.into()));
-        parked.properties = BasicProperties::default().with_headers(headers);
-        assert_eq!(Letter::of(&parked, Origin::Parking).unreadable(), None);
-        assert!(decode_and_park_strips_it(&parked));
-    }
-
-    fn decode_and_park_strips_it(message: &Delivery) -> bool {
-        let dead = Outgoing::dead(message, "because");
-        let headers = dead.properties.headers().clone().unwrap_or_default();
-        Unreadable::carried_by(&headers).is_none()
-    }
-
-    #[test]
-    fn a_repair_names_what_is_wrong_with_it() {
-        for (key, id, content_type, field) in [
-            ("acme", None, None, "routing_key"),
-            ("ACME.a", None, None, "routing_key"),
-            ("acme.a", Some("\u{e9}"), None, "message_id"),
-            ("acme.a", None, Some("x".repeat(256)), "content_type"),
-        ] {
-            let refused = Repair::new(key, id.map(ToOwned::to_owned), content_type);
-            assert_eq!(refused.unwrap_err().0, field);
-        }
-    }
-
-    #[test]
-    fn what_the_broker_gave_up_says_where_it_was() {
-        let mut death = FieldTable::default();
-        for (name, value) in [
-            ("reason", "delivery_limit"),
-            ("queue", "posthorn.ingest.v1"),
-        ] {
-            death.insert(name.into(), AMQPValue::LongString(value.into()));
-        }
-        let mut headers = FieldTable::default();
-        // What its producer made up.
-        for (name, value) in [
-            (EXCHANGE_HEADER, "posthorn.jobs"),
-            (ROUTING_KEY_HEADER, "other.order.created"),
-        ] {
-            headers.insert(name.into(), AMQPValue::LongString(value.into()));
-        }
-        let deaths = vec![AMQPValue::FieldTable(death)];
-        headers.insert("x-death".into(), AMQPValue::FieldArray(deaths.into()));
-        let mut parked = message("posthorn.dead", "acme.order.created", b"{}");
-        parked.properties = BasicProperties::default().with_headers(headers);
-        let letter = Letter::of(&parked, Origin::Parking);
-        assert_eq!(letter.reason, "whoever took it failed every time");
-        let again = letter.again(OffsetDateTime::now_utc(), 1).unwrap();
-        assert_eq!(again.exchange, "posthorn.events");
-        assert_eq!(again.routing_key.as_str(), "acme.order.created");
-        assert!(
-            again
-                .properties
-                .headers()
-                .as_ref()
-                .unwrap()
-                .inner()
-                .is_empty()
-        );
-    }
-
-    #[test]
-    fn a_job_is_rechecked_and_goes_to_the_shard_that_is_its_now() {
-        let now = OffsetDateTime::now_utc();
-        let uid = EventUid::generate();
-        let job = Job {
-            delivery: DeliveryId::of(uid),
-            webhook: WebhookId::generate(),
-            tenant: "acme".parse().unwrap(),
-            event_uid: uid,
-            event_id: uid.into(),
-            event_type: "order.created".parse().unwrap(),
-            occurred_at: now,
-            attempt: 1,
-            due_at: now,
-            recheck: false,
-            payload: Payload::of("{}", None),
-            restart: None,
-            late: None,
-        };
-        let unrouted = message("posthorn.jobs", "0.77", &job.encode());
-        let letter = Letter::of(&unrouted, Origin::Unrouted);
-        assert_eq!(letter.tenant, None);
-        let again = letter.again(now, 1).unwrap();
-        assert_eq!(
-            (again.exchange, again.routing_key.as_str()),
-            ("posthorn.jobs", "0.0")
-        );
-        assert!(Job::decode(&again.body).unwrap().recheck);
-    }
-
-    #[test]
-    fn what_came_around_the_exchange_has_no_way_to_take_again() {
-        let published = message("", "posthorn.ingest.v1", b"{}");
-        let dead = Outgoing::dead(&published, "published to exchange ``");
-        let mut parked = message("posthorn.dead", "posthorn.ingest.v1", &dead.body);
-        parked.properties = dead.properties;
-        let letter = Letter::of(&parked, Origin::Parking);
-        assert_eq!((letter.exchange.as_str(), &letter.tenant), ("", &None));
-        assert!(matches!(
-            letter.again(OffsetDateTime::now_utc(), 1),
-            Err(Unreplayable::Elsewhere(_))
-        ));
-    }
-
-    #[test]
-    fn any_text_can_be_stored() {
-        let mut parked = message("a\0b", "c\0d", b"");
-        parked.properties = BasicProperties::default().with_message_id("e\0f".into());
-        let letter = Letter::of(&parked, Origin::Unrouted);
-        let texts = [
-            letter.exchange,
-            letter.routing_key,
-            letter.message_id.unwrap(),
-        ];
-        assert!(texts.iter().all(|text| !text.contains('\0')), "{texts:?}");
-    }
-
-    proptest! {
-        /// What a stranger put into the parking queue, and what is stored of it.
-        #[test]
-        fn no_letter_panics_and_each_can_be_stored_and_read(
-            exchange in "(posthorn[.](events|jobs|retry|dead)|.{0,20})", key in ".{0,40}", body: Vec<u8>,
-            name in "(x-death|x-posthorn-(reason|exchange|routing-key)|.{0,8})", text in ".{0,40}", list: bool,
-        ) {
-            let mut headers = FieldTable::default();
-            let mut value = AMQPValue::LongString(text.as_str().into());
-            if list {
-                let mut table = FieldTable::default();
-                table.insert("queue".into(), value);
-                value = AMQPValue::FieldArray(vec![AMQPValue::FieldTable(table)].into());
-            }
-            headers.insert(name.as_str().into(), value);
-            let mut parked = message("posthorn.dead", "a", &body);
-            // Strings of the wire have at most 255 bytes: these have.
-            parked.exchange = exchange.as_str().into();
-            parked.routing_key = key.as_str().into();
-            parked.properties = BasicProperties::default().with_headers(headers);
-            for origin in [Origin::Parking, Origin::Unrouted] {
-                let letter = Letter::of(&parked, origin);
-                let _ = letter.again(OffsetDateTime::now_utc(), 1);
-                let stored = rmp_serde::to_vec(&letter.properties).unwrap();
-                let read: BasicProperties = rmp_serde::from_slice(&stored).unwrap();
-                prop_assert_eq!(read, letter.properties);
-            }
-        }
-
-        #[test]
-        fn no_stored_properties_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = rmp_serde::from_slice::<BasicProperties>(&bytes);
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

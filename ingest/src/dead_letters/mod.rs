@@ -1,19 +1,18 @@
-//! Messages that were refused or unroutable, taken from their queues into a
-//! table, where they can be looked at, replayed and discarded.
+//! Dead letters: messages that were refused or unroutable, kept in a table to be listed, replayed or discarded.
 //!
-//! A quorum queue can't be browsed, so the queues only buffer: what is in one is
-//! taken, written, and acked after the commit. A crash in between leaves the
-//! message in the queue; it may then be in the table twice, and what is replayed
-//! twice is found to be known.
+//! Nobody can browse a quorum queue, so the two queues only buffer. A message is
+//! taken, written to the table, and acked after the commit. After a crash in
+//! between, the message is taken again and may be in the table twice; replaying it
+//! twice does no harm, because ingest recognises its event.
 //!
 //! Everything is bounded in bytes: what is taken at once, what is kept of one
-//! message ([`shared::publish::Whole`]), and the table. When a share of that is full,
-//! its oldest letters are dropped and counted.
+//! message ([`shared::publish::Whole`]), and the table. When an owner's share of the
+//! table is full, its oldest letters are dropped and counted.
 //!
-//! An event that RabbitMQ gave up on is published once more instead, the first time.
+//! An event that RabbitMQ gave up on for the first time is not kept, but published
+//! once more.
 //!
-//! Rows are read and deleted in [`store`], messages made of them again in
-//! [`letter`].
+//! [`store`] has the rows, [`letter`] makes messages of them again.
 
 pub mod letter;
 pub mod store;
@@ -36,31 +35,31 @@ use crate::metrics::metrics;
 use letter::{Letter, Origin};
 use store::{Dropped, Room};
 
-/// Unacked messages of a queue, and the most in one statement. Each may be as large as
-/// RabbitMQ lets it be (`max_message_size`), so they are few.
+/// The most unacked messages of a queue, and the most in one statement. There are few,
+/// because each may be as large as RabbitMQ's `max_message_size`.
 const AT_ONCE: u16 = 4;
-/// A delivery whose job was given up on has another one made by the sweeper, but
-/// not before this: dispatchers died of the last one, fifty times.
+/// The pause before the sweeper publishes another job for a delivery whose job RabbitMQ gave
+/// up on: dispatchers crashed fifty times while they held it.
 const NEXT_CHANCE: time::Duration = time::Duration::HOUR;
 
-/// What takes messages from a queue into the table.
+/// Takes messages from a queue into the table.
 pub struct Keeper {
-    /// To PostgreSQL.
+    /// Connections to PostgreSQL.
     pub pool: Pool,
-    /// What the table may hold.
+    /// How much the table may hold.
     pub room: Room,
-    /// Take no more.
+    /// Cancelled when no more messages are to be taken.
     pub stop: CancellationToken,
 }
 
 impl Keeper {
-    /// Takes messages until told to stop.
+    /// Takes messages until `stop` is cancelled.
     ///
     /// # Errors
-    /// If the consumer fails. What was taken and not acked comes again.
+    /// If the consumer fails. The broker delivers messages again that weren't acked.
     pub async fn keep(&self, session: &Session, origin: Origin) -> anyhow::Result<()> {
         let publishing = session.publishing_channel().await?;
-        // Held as long as its consumer.
+        // The channel is kept as long as its consumer.
         let (_consuming, consumer) = session.consumer(origin.queue(), AT_ONCE).await?;
         let mut batches = consumer.ready_chunks(AT_ONCE.into());
         loop {
@@ -83,7 +82,7 @@ impl Keeper {
         }
     }
 
-    /// `None` when told to stop.
+    /// Writes a batch, again and again until PostgreSQL takes it; `None` if stopped before.
     async fn write(&self, letters: &[Letter]) -> Option<()> {
         if letters.is_empty() {
             return Some(());
@@ -99,14 +98,14 @@ impl Keeper {
             metrics().dead_letters_dropped.inc_by(letters as u64);
             warn!(
                 tenant = owner,
-                letters, "no room for dead letters; dropped the oldest"
+                letters, "no room for dead letters; the owner's oldest were dropped"
             );
         }
         Some(())
     }
 }
 
-/// Publishes what may be tried once more; answers with the letters to keep.
+/// Publishes events that may be tried once more. Answers the letters that are to be kept.
 async fn once_more(
     channel: &Channel,
     batch: &[Delivery],
@@ -115,7 +114,7 @@ async fn once_more(
     let mut letters = Vec::new();
     let (mut again, mut outgoing) = (Vec::new(), Vec::new());
     for message in batch {
-        let letter = Letter::of(message, origin);
+        let letter = Letter::from_message(message, origin);
         match letter.once_more(message) {
             Some(message) => {
                 outgoing.push(message);
@@ -131,10 +130,10 @@ async fn once_more(
                 warn!(
                     routing_key = letter.routing_key,
                     event = letter.message_id,
-                    "an event that RabbitMQ gave up on is tried once more"
+                    "RabbitMQ gave up on an event; it was published once more"
                 );
             }
-            // Certainly not taken.
+            // RabbitMQ refused it, so it isn't on its way.
             Err(Unconfirmed::Refused) => letters.push(letter),
             Err(error) => return Err(error).context("publishing an event once more"),
         }

@@ -1,13 +1,13 @@
 //! The rows of dead letters, bounded in bytes: in all, and for each owner.
 //!
-//! A letter's owner is the tenant whose event or job it is, or nobody (`''`) if
-//! there is no such tenant. What each owner has is counted in `dead_letter_use` by
-//! every transaction that adds or deletes letters. These take turns, by a lock on that
-//! table, so that none waits for another in a circle.
+//! A letter's owner is the tenant of its event or job, or nobody (`''`) if there is
+//! no such tenant. `dead_letter_use` has each owner's total. Every transaction that
+//! adds or deletes letters updates it under a lock on that table, so that two never
+//! deadlock.
 //!
-//! When an owner's share is full, its oldest letters go. When all together are too
-//! many, the oldest of the owner who has most go: nobody loses letters to somebody
-//! who has more.
+//! When an owner's share is full, its oldest letters are dropped. When the table is
+//! full, the oldest letters of the owner with the most bytes are dropped: an owner
+//! never loses letters to one that has more.
 
 use anyhow::Context;
 use deadpool_postgres::{Client, Pool, Transaction};
@@ -23,13 +23,13 @@ use super::letter::{Letter, Origin};
 
 /// How much of a body is shown, in bytes.
 const EXCERPT: i32 = 1024;
-/// How many are deleted at a time when they are outdated or too many.
+/// How many letters are deleted at a time when they are outdated or too many.
 const DELETED_AT_ONCE: i64 = 1_000;
 
 /// What the table may hold, in bytes, as [`Letter::weight`] counts.
 #[derive(Debug, Clone, Copy)]
 pub struct Room {
-    /// In all.
+    /// Of all owners together.
     pub all: i64,
 }
 
@@ -43,59 +43,56 @@ impl Room {
 /// What the table holds.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Held {
-    /// How many.
     pub letters: i64,
-    /// What they take, in bytes.
+    /// Their size in bytes.
     pub bytes: i64,
 }
 
-/// Whose letters made room for newer ones.
+/// An owner whose letters were dropped for newer ones.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Dropped {
-    /// Its tenant's name, or `''`.
+    /// The tenant, or `''`.
     pub owner: String,
-    /// How many.
     pub letters: i64,
 }
 
-/// Which dead letters are meant. All that is set must hold.
+/// Selects dead letters: all conditions that are set must hold.
 #[derive(Debug, Default)]
-pub struct Filter {
-    /// Here for exactly this reason.
+pub struct LetterFilter {
+    /// Refused for exactly this reason.
     pub reason: Option<String>,
-    /// To be this tenant's events; any text, since it may name nobody.
+    /// Meant for this tenant. Any text, because there may be no such tenant.
     pub tenant: Option<String>,
-    /// From this queue.
+    /// Taken from this queue.
     pub origin: Option<Origin>,
 }
 
-/// One as it is listed.
-pub struct Shown {
-    /// Its name.
+/// A letter as lists show it.
+pub struct StoredLetter {
     pub id: DeadLetterId,
     /// `parking` or `unrouted`.
     pub queue: String,
-    /// Why it is here.
+    /// Why it was refused.
     pub reason: String,
-    /// Where it was published to.
+    /// The exchange that it was published to.
     pub exchange: String,
-    /// With which routing key.
+    /// The routing key that it was published with.
     pub routing_key: String,
-    /// Whose event it was to be.
+    /// The tenant of its event.
     pub tenant: Option<String>,
-    /// The producer's id of it.
+    /// The id that its producer gave it.
     pub message_id: Option<String>,
-    /// As they were published.
+    /// Its properties.
     pub properties: BasicProperties,
-    /// How long the body is that is kept, in bytes.
+    /// The size of the body that was kept, in bytes.
     pub size: i32,
-    /// How it begins.
+    /// The beginning of the body.
     pub excerpt: Vec<u8>,
-    /// What the body was, if only its beginning was kept.
+    /// The size and hash of the whole body, if only its beginning was kept.
     pub whole: Option<Whole>,
 }
 
-/// What there is.
+/// The table's totals.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -115,7 +112,7 @@ pub async fn held(pool: &Pool) -> anyhow::Result<Held> {
     })
 }
 
-/// Has the deliveries of these jobs wait, if they still wait for these very jobs.
+/// Defers the deliveries of these jobs, if they still wait for exactly these jobs.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -149,9 +146,8 @@ pub async fn put_off(pool: &Pool, jobs: &[Job], until: OffsetDateTime) -> anyhow
     Ok(())
 }
 
-/// Makes these jobs, due at `now`, the ones that their deliveries wait for, if they
-/// still wait for these attempts since the same beginning. What is then not published
-/// is overdue, and the sweeper's.
+/// Makes the deliveries of these jobs wait for them as jobs due at `now`, if they still wait
+/// for the same attempt. If publishing one fails then, the sweeper finds it overdue.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -186,7 +182,7 @@ pub async fn take_tickets(
     Ok(())
 }
 
-/// Writes them, and makes room for them; answers whose letters went.
+/// Writes letters and makes room for them. Answers whose letters were dropped.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -206,7 +202,7 @@ pub async fn keep(pool: &Pool, letters: &[Letter], room: Room) -> anyhow::Result
     Ok(dropped)
 }
 
-/// A transaction that adds or deletes letters: one at a time.
+/// Begins a transaction that adds or deletes letters. There is one at a time.
 async fn take_turns(client: &mut Client) -> anyhow::Result<Transaction<'_>> {
     let transaction = client.transaction().await?;
     transaction
@@ -217,12 +213,12 @@ async fn take_turns(client: &mut Client) -> anyhow::Result<Transaction<'_>> {
     Ok(transaction)
 }
 
-/// Answers who has got some, and what each of them has now, in bytes.
+/// Inserts letters. Answers each owner that got some, and its bytes now.
 async fn insert(
     transaction: &Transaction<'_>,
     letters: &[Letter],
 ) -> anyhow::Result<Vec<(String, i64)>> {
-    // A letter that is there already was written by a COMMIT whose answer was lost.
+    // A letter that exists already was written by a COMMIT whose answer was lost.
     const INSERT: &str = "-- keep_dead_letters\n\
         WITH kept AS ( \
             INSERT INTO dead_letters (id, queue, reason, exchange, routing_key, tenant, message_id, \
@@ -281,8 +277,8 @@ async fn insert(
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// The owner who has most, and how much of that is too much: if that isn't enough,
-/// another has most then.
+/// The owner with the most bytes, and how many of them are to be dropped. If those aren't
+/// enough, another owner has the most afterwards.
 async fn too_much(
     transaction: &Transaction<'_>,
     room: Room,
@@ -300,7 +296,7 @@ async fn too_much(
         .filter(|(_, excess)| *excess > 0))
 }
 
-/// Deletes an owner's oldest until `excess` bytes are free.
+/// Deletes an owner's oldest letters until `excess` bytes are free.
 async fn drop_oldest(
     transaction: &Transaction<'_>,
     owner: &str,
@@ -328,7 +324,7 @@ async fn drop_oldest(
     })
 }
 
-/// Deletes the letters that `which` selects; answers what went.
+/// Deletes the letters that `which` selects. Answers how many, and their bytes.
 async fn remove(
     transaction: &Transaction<'_>,
     name: &str,
@@ -355,16 +351,16 @@ async fn remove(
     })
 }
 
-/// A page, newest first. Reads at most all of them, of which there is a bound.
+/// A page, newest first. In the worst case it reads the whole table, which is bounded.
 ///
 /// # Errors
 /// If PostgreSQL fails.
 pub async fn list(
     client: &Client,
-    filter: &Filter,
+    filter: &LetterFilter,
     before: Option<DeadLetterId>,
     limit: i64,
-) -> anyhow::Result<Vec<Shown>> {
+) -> anyhow::Result<Vec<StoredLetter>> {
     let statement = client
         .prepare_cached(
             "-- list_dead_letters\n\
@@ -393,7 +389,7 @@ pub async fn list(
         .await?;
     rows.iter()
         .map(|row| {
-            Ok(Shown {
+            Ok(StoredLetter {
                 id: row.get("id"),
                 queue: row.get("queue"),
                 reason: row.get("reason"),
@@ -410,7 +406,7 @@ pub async fn list(
         .collect()
 }
 
-/// One, whole.
+/// One letter with its whole body.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -427,7 +423,7 @@ pub async fn find(client: &Client, id: DeadLetterId) -> anyhow::Result<Option<Le
     row.as_ref().map(letter).transpose()
 }
 
-/// The newest.
+/// The id of the newest letter.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -441,14 +437,14 @@ pub async fn newest(client: &Client) -> anyhow::Result<Option<DeadLetterId>> {
     Ok(row.map(|row| row.get(0)))
 }
 
-/// The next ones after `after`, up to `last`, whole, oldest first: the order in
-/// which they are replayed. As many as fit into `bytes`, and at least one.
+/// The next letters with their bodies, from `after` up to `last`, oldest first, which is the
+/// order of replaying. As many as fit into `bytes`, and at least one.
 ///
 /// # Errors
 /// If PostgreSQL fails.
 pub async fn next(
     client: &Client,
-    filter: &Filter,
+    filter: &LetterFilter,
     after: Option<DeadLetterId>,
     last: DeadLetterId,
     limit: i64,
@@ -524,7 +520,7 @@ fn properties(row: &Row) -> anyhow::Result<BasicProperties> {
     rmp_serde::from_slice(row.get("properties")).context("reading AMQP properties")
 }
 
-/// Deletes them; answers how many there were.
+/// Deletes these letters. Answers how many there were.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -535,11 +531,15 @@ pub async fn delete(client: &mut Client, ids: &[DeadLetterId]) -> anyhow::Result
     Ok(gone.letters)
 }
 
-/// Deletes those that match, oldest first; answers how many there were.
+/// Deletes letters that match, oldest first. Answers how many there were.
 ///
 /// # Errors
 /// If PostgreSQL fails.
-pub async fn discard(client: &mut Client, filter: &Filter, limit: i64) -> anyhow::Result<i64> {
+pub async fn discard(
+    client: &mut Client,
+    filter: &LetterFilter,
+    limit: i64,
+) -> anyhow::Result<i64> {
     const WHICH: &str = "SELECT id FROM dead_letters \
          WHERE ($1::text IS NULL OR reason = $1) AND ($2::text IS NULL OR tenant = $2) \
            AND ($3::text IS NULL OR queue = $3) \
@@ -552,7 +552,7 @@ pub async fn discard(client: &mut Client, filter: &Filter, limit: i64) -> anyhow
     Ok(gone.letters)
 }
 
-/// Deletes those that were taken before `until`, part by part.
+/// Deletes letters that were taken before `until`, some at a time.
 ///
 /// # Errors
 /// If PostgreSQL fails.

@@ -1,15 +1,13 @@
-//! The catalogues that Posthorn comes with: the event types of five systems, by
-//! the names of their dialects.
+//! The catalogues that Posthorn comes with: the event types of five systems, under the names of their dialects.
 //!
-//! Files of `ingest/catalogues`, in the form that the API takes for a whole
-//! catalogue. They have examples and no schemas: importing one refuses no event.
+//! They are the files of `ingest/catalogues`, in the form that the API imports. They
+//! have examples but no schemas, so importing one makes no event invalid.
 
 /// A catalogue to be imported by name.
 #[derive(Debug, Clone, Copy)]
 pub struct Collection {
     /// What it is imported by.
     pub name: &'static str,
-    /// Its file.
     pub text: &'static str,
 }
 
@@ -37,7 +35,6 @@ pub const COLLECTIONS: [Collection; 5] = [
     },
 ];
 
-/// One by its name.
 pub fn collection(name: &str) -> Option<Collection> {
     COLLECTIONS
         .into_iter()

@@ -1,4 +1,4 @@
-//! `posthorn-ingest catalogue`: what there is to import, and importing it.
+//! `posthorn-ingest catalogue`: lists the catalogues that Posthorn comes with, and imports one.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use shared::ids::Tenant;
 
 use super::collections::{COLLECTIONS, collection};
 use super::store::{self, Saved};
-use crate::api::event_type_form::CatalogueForm;
+use crate::event_types::form::CatalogueForm;
 
 /// The catalogues that Posthorn comes with, a line each.
 ///
@@ -36,9 +36,7 @@ pub async fn import(pool: &Pool, tenant: &Tenant, source: &str) -> anyhow::Resul
     };
     let form: CatalogueForm =
         serde_json::from_str(&text).with_context(|| format!("`{source}` is not a catalogue"))?;
-    let entries = form
-        .check()
-        .map_err(|problem| anyhow::anyhow!("{source}: {problem}"))?;
+    let entries = form.check().with_context(|| source.to_owned())?;
     let mut client = pool.get().await?;
     let transaction = client.transaction().await?;
     let saved = store::save(&transaction, tenant, &entries, false).await?;

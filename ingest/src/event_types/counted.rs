@@ -1,17 +1,15 @@
-//! A step budget for the `jsonschema` crate: data that counts how often it is
-//! looked at.
+//! Limits what a check by the `jsonschema` crate costs: data that counts each access.
 //!
-//! The crate checks any JSON representation, so ours wraps `serde_json`'s and
-//! takes a step off the thread's budget at each look. When the budget is spent,
-//! the check is abandoned: what it costs is bounded exactly, however a schema's
-//! keywords work, and with nothing to guess beforehand.
+//! The crate checks any representation of JSON. Ours wraps `serde_json`'s, and each
+//! access takes a step from the thread's budget. When the budget is spent, the check
+//! is abandoned. So the bound is exact, however a schema's keywords work.
 //!
-//! A step is about ten nanoseconds, or [`BYTES_A_STEP`] bytes of a text. Errors
-//! cost by the memory that they take: [`within`] is told how much that is.
+//! A step is about ten nanoseconds, or [`BYTES_A_STEP`] bytes of text. Errors cost
+//! what memory they take: the caller of [`within`] says how much.
 //!
-//! The crate has no way to end a check early, and a false answer wouldn't end
-//! the walk through a schema. So a check is abandoned by unwinding, without the
-//! panic hook, to [`within`].
+//! The crate can't end a check early, and a false answer wouldn't end the walk
+//! through the schema. So abandoning a check means unwinding to [`within`], without
+//! the panic hook.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -75,7 +73,6 @@ fn spend_error() {
     spend(COSTS.get().error);
 }
 
-/// See the module's text.
 pub struct Counted;
 
 /// A value that counts.

@@ -1,12 +1,12 @@
-//! Compiled schemas, as many as memory is meant for.
+//! A cache of compiled schemas, bounded in memory.
 //!
-//! A schema is compiled when the first event of its type comes, and dropped when
-//! others need the room. Then the tenant whose schemas take most gives up those that
-//! it hasn't used for longest, so that one tenant's many schemas don't make the others'
-//! be compiled over and over.
+//! A schema is compiled for the first event of its type. When the cache is full, the
+//! tenant whose schemas take the most memory loses those that it used longest ago.
+//! So one tenant with many schemas can't make other tenants' schemas be compiled
+//! again and again.
 //!
-//! A schema is known by its text. So a change of a tenant's catalogue leaves those
-//! compiled that it doesn't change.
+//! The schema's text is part of the key, so a change to a tenant's catalogue leaves
+//! the schemas that it doesn't change in the cache.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,10 +19,9 @@ use super::schema::Schema;
 /// How much memory compiled schemas may take together, in bytes. One takes 25 MiB at
 /// most, an ordinary one some hundred KiB.
 const MOST: usize = 128 << 20;
-/// What one takes that can't be used.
+/// The memory of an entry without a usable schema.
 const UNUSABLE: usize = 1024;
 
-/// See the module's text.
 pub struct Kept {
     most: usize,
     state: Mutex<State>,
@@ -32,7 +31,7 @@ pub struct Kept {
 struct State {
     tenants: HashMap<Tenant, OfTenant>,
     bytes: usize,
-    /// Counts uses.
+    /// A counter of uses, by which the oldest is found.
     uses: u64,
 }
 
@@ -49,11 +48,8 @@ struct Entry {
     used: u64,
 }
 
-/// A schema; none if its text is no schema that can be used.
-pub struct Compiled(
-    /// See above.
-    pub Option<Schema>,
-);
+/// A compiled schema; `None` if its text is invalid.
+pub struct Compiled(pub Option<Schema>);
 
 impl Default for Kept {
     fn default() -> Self {
@@ -67,7 +63,7 @@ impl Kept {
         Self { most, state }
     }
 
-    /// The schema with this text, if it is still there.
+    /// The compiled schema of this text, if it is in the cache.
     pub fn get(
         &self,
         tenant: &Tenant,
@@ -90,7 +86,7 @@ impl Kept {
         Some(entry.compiled.clone())
     }
 
-    /// The same; if it isn't there it is compiled, which takes milliseconds.
+    /// The same; compiles it if it isn't in the cache, which takes milliseconds.
     pub fn compiled(
         &self,
         tenant: &Tenant,
@@ -101,9 +97,9 @@ impl Kept {
             return compiled;
         }
         let schema = Schema::read(text)
-            // Checked when it was saved; only a hand-made row gets here.
+            // It was checked when it was saved, so this is a hand-made row.
             .inspect_err(
-                |error| error!(%tenant, %event_type, %error, "a schema that cannot be used"),
+                |error| error!(%tenant, %event_type, %error, "a stored schema is invalid; events of its type are not checked until it is changed"),
             )
             .ok();
         let bytes = schema.as_ref().map_or(UNUSABLE, Schema::memory);
@@ -119,7 +115,7 @@ impl Kept {
         compiled
     }
 
-    /// Drops what isn't in a tenant's catalogue any more.
+    /// Drops schemas that a tenant's catalogue doesn't have any more.
     pub fn retain(&self, tenant: &Tenant, is_in: impl Fn(&EventType, &str) -> bool) {
         let mut state = self.state();
         let Some(of_tenant) = state.tenants.get_mut(tenant) else {
@@ -167,7 +163,8 @@ impl State {
         while self.bytes > most && self.drop_one() {}
     }
 
-    /// Of the tenant with the most. False if there is nothing to drop.
+    /// Drops the longest unused schema of the tenant with the most memory. False if there is
+    /// none.
     fn drop_one(&mut self) -> bool {
         let tenants = self.tenants.iter_mut();
         let Some((tenant, of_tenant)) = tenants.max_by_key(|(_, of_tenant)| of_tenant.bytes) else {
@@ -188,8 +185,8 @@ impl State {
     }
 }
 
-#[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail")]
+#[cfg(test)]
 mod tests {
     use super::*;
 

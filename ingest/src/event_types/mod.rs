@@ -1,17 +1,18 @@
-//! What tenants say about their types of events, in memory.
+//! The event types of tenants, in memory: which there are, and their schemas.
 //!
-//! Filled by the shared catalogue's feed; asked by `intake` for every event and
-//! by the API at publish, so that checking an event costs no query. The rows are
-//! written by [`store`], what a schema may be is said by [`schema`],
-//! and [`collections`] has the catalogues that Posthorn comes with.
+//! The shared catalogue's feed fills it. `intake` and the API's publishing check
+//! each event against it, without a query. [`store`] writes the rows, [`schema`]
+//! says what a schema may be, [`collections`] are the catalogues that Posthorn comes
+//! with.
 //!
-//! A type that the catalogue doesn't have is as good as any other, unless the
-//! tenant is strict. An archived type is out of use for new webhooks; its events
-//! are still taken and checked, since their producers may not have stopped.
+//! Events of a type that isn't in the catalogue are taken, unless the tenant is
+//! strict. An archived type is closed to new webhooks; its events are still taken
+//! and checked, because their producers may not have stopped.
 
 pub mod collections;
 pub mod command;
 pub mod counted;
+pub mod form;
 pub mod kept;
 pub mod patterns;
 pub mod schema;
@@ -26,9 +27,8 @@ use shared::ids::{EventType, Tenant};
 use kept::Kept;
 use schema::{Flaw, MAX_STEPS, Violation};
 
-use crate::turn::{Turn, elsewhere, turn};
+use crate::cpu::{self, CpuPermit, run_blocking};
 
-/// See the module's text.
 #[derive(Default)]
 pub struct EventTypes {
     tenants: RwLock<HashMap<Tenant, OfTenant>>,
@@ -37,7 +37,7 @@ pub struct EventTypes {
 
 struct OfTenant {
     strict: bool,
-    /// Each with its schema's text, if it has one.
+    /// Each type, with its schema's text if it has one.
     types: HashMap<EventType, Option<Arc<str>>>,
 }
 
@@ -50,7 +50,7 @@ struct Declared<'a> {
 }
 
 impl Declared<'_> {
-    /// The answer, if it takes no time to speak of.
+    /// The answer, if the check takes a fraction of a millisecond.
     fn check_quickly(&self, data: &str) -> Option<Result<(), Unfit>> {
         let compiled = self.kept.get(self.tenant, self.event_type, &self.text)?;
         let answer = match &compiled.0 {
@@ -60,13 +60,13 @@ impl Declared<'_> {
         Some(answer.map_err(|flaw| unfit(self.event_type, flaw)))
     }
 
-    /// Where it keeps no other task waiting. The turn is over when the check is, also
-    /// if nobody waits for its answer any more.
-    async fn check_aside(self, turn: Option<Turn>, data: &str) -> Result<(), Unfit> {
+    /// Checks off the async workers. The permit is held until the check ends, even if nobody
+    /// waits for its answer any more.
+    async fn check_aside(self, permit: Option<CpuPermit>, data: &str) -> Result<(), Unfit> {
         let (tenant, event_type) = (self.tenant.clone(), self.event_type.clone());
         let (kept, text, data) = (self.kept.clone(), self.text, data.to_owned());
-        elsewhere(move || {
-            let _turn = turn;
+        run_blocking(move || {
+            let _permit = permit;
             let compiled = kept.compiled(&tenant, &event_type, &text);
             let schema = compiled.0.as_ref();
             let answer = schema.map_or(Ok(()), |schema| schema.check(&data));
@@ -83,16 +83,16 @@ fn unfit(event_type: &EventType, flaw: Flaw) -> Unfit {
     }
 }
 
-/// Why an event isn't what its tenant's catalogue says.
+/// Why an event doesn't conform to its tenant's catalogue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    /// The tenant is strict, and the type isn't known.
+    /// The tenant is strict, and its catalogue doesn't have the type.
     #[error("event type `{0}` is not in the catalogue, and `{1}` takes no other")]
     UnknownType(EventType, Tenant),
-    /// Its type has a schema.
+    /// The data doesn't conform to its type's schema.
     #[error("the data is not what the schema of `{0}` says: {1}")]
     Schema(EventType, Violation),
-    /// Its type has a schema, and checking it takes more than an event may.
+    /// Checking the data against its type's schema takes more steps than it may.
     #[error(
         "the data is too costly to check against the schema of `{0}`: it takes more than {MAX_STEPS} steps"
     )]
@@ -100,7 +100,7 @@ pub enum Unfit {
 }
 
 impl Unfit {
-    /// The member of an event that is to blame.
+    /// The event's member that is to blame.
     pub fn field(&self) -> &'static str {
         match self {
             Self::UnknownType(..) => "type",
@@ -110,7 +110,7 @@ impl Unfit {
 }
 
 impl EventTypes {
-    /// Takes in what changed: each tenant's types as a whole.
+    /// Replaces the types of the tenants that changed.
     pub fn apply(&self, changed: Vec<TenantEventTypes>) {
         let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
         for of_tenant in changed {
@@ -131,8 +131,7 @@ impl EventTypes {
         self.tenants.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether an event is what the catalogue says of its type. What takes its
-    /// time is done where it keeps no other task waiting.
+    /// Checks an event against the catalogue: off the async workers if it may take long.
     ///
     /// # Errors
     /// Says why not.
@@ -151,7 +150,7 @@ impl EventTypes {
         }
     }
 
-    /// The same for the API: what takes its time has to wait for its turn.
+    /// The same for the API: a check that may take long needs a permit of the tenant's.
     ///
     /// # Errors
     /// Says why not.
@@ -167,8 +166,8 @@ impl EventTypes {
         if let Some(answer) = declared.check_quickly(data) {
             return answer;
         }
-        let turn = Some(turn(tenant).await);
-        declared.check_aside(turn, data).await
+        let permit = Some(cpu::permit(tenant).await);
+        declared.check_aside(permit, data).await
     }
 
     fn schema_of<'a>(
@@ -193,8 +192,8 @@ impl EventTypes {
     }
 }
 
-#[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail")]
+#[cfg(test)]
 mod tests {
     use shared::catalogue::EventTypeRow;
 

@@ -1,12 +1,14 @@
-//! The `pattern` keyword of schemas, which costs what its regular expression may
-//! take; and `multipleOf`, which costs more for numbers far from one.
+//! The keywords `pattern` and `multipleOf`, at a cost that is known before they run.
 //!
-//! A regular expression takes time in proportion to the text, but how much for a
-//! byte depends on it. Most run as a finite automaton, a few nanoseconds a byte.
-//! Where that has too many states to be kept, as of `[ab]*a[ab]{100}`, the engine
-//! follows all alternatives at once: measured, 100 ns a byte and 5 to 13 ns for
-//! each position of the expression, 5 µs for the largest that compile. So a byte
-//! costs a step for each position, unless the automaton is certainly small.
+//! A regular expression takes time in proportion to the text, but the factor
+//! depends on the expression. Most run as a finite automaton, a few nanoseconds a
+//! byte. An automaton with too many states, such as that of `[ab]*a[ab]{100}`, is
+//! not kept, and the engine follows all alternatives at once. That was measured as
+//! 100 ns a byte and 5 to 13 ns for each position of the expression, and 5 µs for the
+//! largest that compile. So a byte costs one step for each position, unless the
+//! automaton is certainly small.
+//!
+//! `multipleOf` costs more for numbers far from one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,9 +1,9 @@
-//! The rows of the event-type catalogue.
+//! The rows of event types.
 //!
-//! Whoever changes a tenant's types first [`touch`]es the tenant's row, in the
-//! same transaction: that takes the next revision, which tells every cache to
-//! read the tenant's types again, and lets changes to one catalogue take turns,
-//! so that its bound is kept.
+//! A change first [`touch`]es the tenant's row in its transaction. That takes the
+//! next revision, which makes every process load the tenant's types again. It also
+//! locks the row, so changes of one tenant's catalogue run one after another and
+//! their number stays within its bound.
 
 use std::fmt;
 
@@ -14,52 +14,53 @@ use shared::ids::{EventType, Tenant};
 use tokio_postgres::Row;
 use utoipa::ToSchema;
 
-use crate::api::timestamp::Timestamp;
+use crate::invalid::{Conflict, NotFound, Unsaved};
+use crate::timestamp::Timestamp;
 
 /// The most event types of a tenant.
 pub const MAX_EVENT_TYPES: i64 = 1_000;
 
-/// One type, as it is to be.
+/// An event type to be stored.
 #[derive(Debug, Clone)]
 pub struct Entry {
     /// `order.created`
     pub name: EventType,
-    /// For people.
+    /// A text for people.
     pub description: String,
-    /// What its data may look like, JSON text.
+    /// An example of its data, JSON text.
     pub example: Option<String>,
-    /// What its data must look like, a JSON Schema's text.
+    /// A JSON Schema for its data, JSON text.
     pub schema: Option<String>,
-    /// Out of use for new webhooks.
+    /// Whether new webhooks may no longer subscribe to it.
     pub archived: bool,
 }
 
-/// One type, as it is shown.
+/// An event type as the API shows it.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = EventType)]
-pub struct Shown {
+pub struct EventTypeView {
     /// Its name.
     pub name: EventType,
-    /// For people.
+    /// A text for people.
     pub description: String,
-    /// What its data may look like.
+    /// An example of its data.
     #[schema(required, value_type = Option<serde_json::Value>)]
     pub example: Option<Box<RawValue>>,
-    /// What its data must look like, a JSON Schema.
+    /// A JSON Schema that its data must conform to.
     #[schema(required, value_type = Option<Object>)]
     pub schema: Option<Box<RawValue>>,
-    /// Out of use for new webhooks.
+    /// Whether new webhooks may no longer subscribe to it.
     pub archived: bool,
-    /// When it was first put in.
+    /// When it was created.
     pub created_at: Timestamp,
     /// When it was last changed.
     pub updated_at: Timestamp,
 }
 
-impl From<&Row> for Shown {
+impl From<&Row> for EventTypeView {
     fn from(row: &Row) -> Self {
-        // What is stored was JSON when it was saved; of a row made by hand that
-        // isn't, nothing is shown.
+        // Stored text was JSON when it was saved. If a hand-made row has other text, it isn't
+        // shown.
         let json = |column: &str| {
             row.get::<_, Option<String>>(column)
                 .and_then(|text| RawValue::from_string(text).ok())
@@ -76,15 +77,15 @@ impl From<&Row> for Shown {
     }
 }
 
-/// What a change came to.
+/// What a change did to a catalogue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = CatalogueChanges)]
 pub struct Saved {
-    /// Types that weren't there.
+    /// The number of types that are new.
     pub created: u64,
-    /// Types that were otherwise.
+    /// The number of types that were changed.
     pub changed: u64,
-    /// Types that are gone.
+    /// The number of types that were deleted.
     pub deleted: u64,
 }
 
@@ -99,26 +100,11 @@ impl fmt::Display for Saved {
     }
 }
 
-/// Why types weren't saved.
-#[derive(Debug, thiserror::Error)]
-pub enum Unsaved {
-    /// Nobody by that name.
-    #[error("tenant `{0}` does not exist")]
-    NoTenant(Tenant),
-    /// Over the bound.
-    #[error("a tenant has at most {MAX_EVENT_TYPES} event types; these would make {0}")]
-    TooMany(i64),
-    /// PostgreSQL says so.
-    #[error("saving event types")]
-    Postgres(#[from] tokio_postgres::Error),
-}
-
-/// Puts types in, in the place of those by the same names. With `alone`, all
-/// others go.
+/// Creates or replaces these types. With `alone`, all other types of the tenant are deleted.
 ///
 /// # Errors
 /// If there is no such tenant, there would be too many, or PostgreSQL fails.
-/// Whoever commits all the same breaks the bound.
+/// The transaction must be rolled back then.
 pub async fn save(
     transaction: &Transaction<'_>,
     tenant: &Tenant,
@@ -126,7 +112,7 @@ pub async fn save(
     alone: bool,
 ) -> Result<Saved, Unsaved> {
     if !touch(transaction, tenant).await? {
-        return Err(Unsaved::NoTenant(tenant.clone()));
+        return Err(NotFound::tenant(tenant).into());
     }
     let deleted = if alone {
         delete_others(transaction, tenant, entries).await?
@@ -136,7 +122,7 @@ pub async fn save(
     let (created, changed) = put(transaction, tenant, entries).await?;
     let has = count(transaction, tenant).await?;
     if has > MAX_EVENT_TYPES {
-        return Err(Unsaved::TooMany(has));
+        return Err(Conflict::event_types(has, MAX_EVENT_TYPES).into());
     }
     Ok(Saved {
         created,
@@ -145,8 +131,8 @@ pub async fn save(
     })
 }
 
-/// Holds the tenant's row until the transaction ends, and gives it its next
-/// revision. Whether there is such a tenant.
+/// Locks the tenant's row until the transaction ends, and gives it the next revision. Answers
+/// whether there is such a tenant.
 async fn touch(
     transaction: &Transaction<'_>,
     tenant: &Tenant,
@@ -157,7 +143,7 @@ async fn touch(
     Ok(transaction.execute(&statement, &[tenant]).await? == 1)
 }
 
-/// How many were new, and how many changed; one that is the same isn't written.
+/// Writes the types that are new or differ. Answers how many were new, and how many changed.
 async fn put(
     transaction: &Transaction<'_>,
     tenant: &Tenant,
@@ -223,7 +209,7 @@ async fn count(
     Ok(transaction.query_one(&statement, &[tenant]).await?.get(0))
 }
 
-/// Takes a type out. Whether it was there.
+/// Deletes a type. Answers whether there was one.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -251,7 +237,7 @@ pub async fn list(
     archived: Option<bool>,
     after: Option<&EventType>,
     limit: i64,
-) -> Result<Vec<Shown>, tokio_postgres::Error> {
+) -> Result<Vec<EventTypeView>, tokio_postgres::Error> {
     let statement = client
         .prepare_cached(
             "-- list_event_types\n\
@@ -264,7 +250,7 @@ pub async fn list(
     let rows = client
         .query(&statement, &[tenant, &after, &archived, &limit])
         .await?;
-    Ok(rows.iter().map(Shown::from).collect())
+    Ok(rows.iter().map(EventTypeView::from).collect())
 }
 
 /// One type.
@@ -275,7 +261,7 @@ pub async fn find(
     client: &Client,
     tenant: &Tenant,
     name: &EventType,
-) -> Result<Option<Shown>, tokio_postgres::Error> {
+) -> Result<Option<EventTypeView>, tokio_postgres::Error> {
     let statement = client
         .prepare_cached(
             "-- find_event_type\n\
@@ -284,11 +270,10 @@ pub async fn find(
         )
         .await?;
     let row = client.query_opt(&statement, &[tenant, name]).await?;
-    Ok(row.as_ref().map(Shown::from))
+    Ok(row.as_ref().map(EventTypeView::from))
 }
 
-/// What data of this type may look like, as the tenant's catalogue says: JSON
-/// text, for test deliveries.
+/// The catalogue's example of this type, JSON text, for test deliveries.
 ///
 /// # Errors
 /// If PostgreSQL fails.

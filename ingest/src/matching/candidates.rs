@@ -65,7 +65,7 @@ impl<K: Copy> Candidates<K> {
         let filters: Vec<_> = filters.collect();
         let mut left = steps;
         let mut ask = |filter: &Filter, share: u32| {
-            let mut budget = Budget::of(share.min(left));
+            let mut budget = Budget::new(share.min(left));
             left -= budget.left();
             let answer = filter.matches(data, &mut budget);
             left += budget.left();
@@ -98,8 +98,8 @@ impl<K: Copy> Candidates<K> {
     }
 }
 
-#[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail")]
+#[cfg(test)]
 mod tests {
     use serde_json::json;
 

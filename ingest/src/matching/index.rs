@@ -19,12 +19,10 @@ use std::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{
-    candidates::Candidates,
-    data::Data,
-    filter::{Budget, Filter, MAX_STEPS, Refusal},
-    pattern::{self, Key, Pattern},
-};
+use super::candidates::Candidates;
+use super::data::Data;
+use super::filter::{Budget, Filter, MAX_STEPS, Refusal};
+use super::pattern::{self, Key, Pattern};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail")]
@@ -48,13 +46,11 @@ pub struct Index<K, W> {
 /// One webhook in the index.
 #[derive(Debug)]
 pub struct Entry<K, W> {
-    /// Its id.
     pub id: K,
     /// What it listens to: any of these. None: nothing.
     pub patterns: Vec<Pattern>,
     /// What an event's data must satisfy besides.
     pub filter: Option<Arc<Filter>>,
-    /// The caller's own.
     pub payload: W,
 }
 
@@ -217,7 +213,7 @@ impl<K, W> Entry<K, W> {
         let Some(filter) = &self.filter else {
             return Explanation::Matched;
         };
-        let mut budget = Budget::of(steps);
+        let mut budget = Budget::new(steps);
         match data.value().map(|data| filter.explain(data, &mut budget)) {
             Ok(Ok(())) => Explanation::Matched,
             Ok(Err(refusal)) => Explanation::Refused(refusal),

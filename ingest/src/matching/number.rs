@@ -73,8 +73,8 @@ fn integer_to_double(integer: i128, double: f64) -> Ordering {
     })
 }
 
-#[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail")]
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 

@@ -136,8 +136,8 @@ pub enum PatternError {
     EventType(#[from] Malformed),
 }
 
-#[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail")]
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 

@@ -6,19 +6,19 @@ use std::sync::LazyLock;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use hmac::{Hmac, KeyInit, Mac};
-use ingest::api::delivery_search;
-use ingest::api::event_type_form::CatalogueForm;
-use ingest::api::jwt::{self, Jwts};
-use ingest::api::request::Page;
-use ingest::api::tenants::{Change, NewTenant};
-use ingest::api::webhook_form::Form;
-use ingest::api::webhook_store::Writing;
-use ingest::apply::Rules;
-use ingest::apply::file::{self, Source};
+use ingest::api::access::jwt::{self, Jwts};
+use ingest::api::deliveries::search;
+use ingest::api::http::request::Page;
+use ingest::apply::file::{self, Rules, Source};
 use ingest::dead_letters::letter::{Letter, Origin};
-use ingest::decode::{self, MAX_DATA, MAX_DEPTH};
+use ingest::decode::{self, MAX_DATA};
+use ingest::event_types::form::CatalogueForm;
+use ingest::json_text::{self, MAX_DEPTH};
 use ingest::matching::filter::{Budget, Filter};
 use ingest::matching::pattern::Pattern;
+use ingest::tenants::{Change, NewTenant};
+use ingest::webhooks::form::WebhookForm;
+use ingest::webhooks::store::Writing;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
@@ -128,7 +128,7 @@ fn event(data: &[u8]) {
     let message = message(data);
     match decode::decode(&message) {
         Ok(event) => {
-            assert!(event.data.len() <= MAX_DATA && decode::depth(&event.data) <= MAX_DEPTH);
+            assert!(event.data.len() <= MAX_DATA && json_text::depth(&event.data) <= MAX_DEPTH);
             let again = serde_json::from_str::<&RawValue>(&event.data);
             assert!(again.is_ok(), "data is JSON");
         }
@@ -158,7 +158,7 @@ fn letter(data: &[u8]) {
     }
     let now = OffsetDateTime::UNIX_EPOCH;
     for origin in [Origin::Parking, Origin::Unrouted] {
-        let letter = Letter::of(&parked, origin);
+        let letter = Letter::from_message(&parked, origin);
         let _ = (letter.again(now, 4), letter.owner(), letter.job_given_up());
         if let Some(again) = letter.once_more(&parked) {
             let headers = again.properties.headers().clone().unwrap_or_default();
@@ -177,7 +177,7 @@ fn filter(data: &[u8]) {
         return;
     };
     let data = serde_json::from_slice(data).unwrap_or(Value::Null);
-    let budget = || Budget::of(100_000);
+    let budget = || Budget::new(100_000);
     let explained = filter.explain(&data, &mut budget());
     // Both say the same, unless the data is too costly for one of them.
     if let Ok(matches) = filter.matches(&data, &mut budget()) {
@@ -199,7 +199,7 @@ fn pattern(data: &[u8]) {
 
 /// The API's forms, as `request::Body` reads them.
 fn forms(data: &[u8]) {
-    if let Ok(form) = serde_json::from_slice::<Form>(data)
+    if let Ok(form) = serde_json::from_slice::<WebhookForm>(data)
         && let Ok(checked) = form.check(&DESTINATIONS, &DIALECTS)
         && let Some(url) = checked.url
     {
@@ -281,7 +281,7 @@ fn compose(data: &[u8]) {
         return;
     };
     let data = data.get();
-    if decode::depth(data) > MAX_DEPTH {
+    if json_text::depth(data) > MAX_DEPTH {
         return;
     }
     for dialect in DIALECTS.iter() {
@@ -344,7 +344,7 @@ fn cursors(data: &[u8]) {
         EventType,
         Tenant
     );
-    if let Ok(filter) = serde_json::from_slice::<delivery_search::Filter>(data) {
+    if let Ok(filter) = serde_json::from_slice::<search::DeliveryQuery>(data) {
         let _ = filter.check();
     }
 }

@@ -10,12 +10,12 @@ use std::{cmp::Ordering, ops::Not};
 
 use serde_json::Value;
 
-use super::{
+use super::clause::{
     Budget, Clause, Field, HASHED_A_STEP, Listed, MAX_EXCERPT, Operand, Origin, Path, Refusal,
     Relation, Segment, Test, TooCostly,
-    excerpt::{cut, excerpt_of_all},
-    number,
 };
+use super::excerpt::{cut, excerpt_of_all};
+use crate::matching::number;
 
 pub(super) fn matches(root: &Clause, data: &Value, budget: &mut Budget) -> Result<bool, TooCostly> {
     Ok(judge(root, data, budget)? == Truth::Yes)
@@ -23,7 +23,7 @@ pub(super) fn matches(root: &Clause, data: &Value, budget: &mut Budget) -> Resul
 
 pub(super) fn explain(root: &Clause, data: &Value, budget: &mut Budget) -> Result<(), Refusal> {
     // As much again for the words.
-    let mut for_words = Budget::of(budget.left());
+    let mut for_words = Budget::new(budget.left());
     match judge(root, data, budget) {
         Ok(Truth::Yes) => Ok(()),
         Ok(Truth::No | Truth::Missing) => {

@@ -5,12 +5,12 @@
 
 use serde_json::{Map, Value};
 
-use super::{
+use super::clause::{
     Clause, Field, FilterError, Listed, MAX_CLAUSE_TEXT, MAX_CLAUSES, MAX_DEPTH, MAX_PATH,
     MAX_SEGMENTS, MAX_STRING, MAX_VALUES, Operand, Origin, Path, Relation, Segment, Test,
-    excerpt::{cut, excerpt},
-    number,
 };
+use super::excerpt::{cut, excerpt};
+use crate::matching::number;
 
 /// What may stand where a path may.
 const COMBINATORS: &str = "$and, $or, $not";
@@ -125,7 +125,7 @@ impl Parser {
         let compares = |relation| Ok(Test::Compares(relation, ordered(operand, at)?));
         let test = match operator {
             "$eq" | "$ne" => Test::Equals(literal(operand, inner)?),
-            "$in" | "$nin" => Test::OneOf(Listed::of(values(operand, inner)?)),
+            "$in" | "$nin" => Test::OneOf(Listed::new(values(operand, inner)?)),
             "$gt" => compares(Relation::Greater)?,
             "$gte" => compares(Relation::GreaterOrEqual)?,
             "$lt" => compares(Relation::Less)?,
@@ -173,7 +173,7 @@ impl Parser {
                 "needs a list of at least one string or number, or an object of operators";
             return Err(at.wants(message, list));
         }
-        let test = Test::OneOf(Listed::of(values(list, &at.deeper())?));
+        let test = Test::OneOf(Listed::new(values(list, &at.deeper())?));
         self.holds(&first_of(paths, at)?, "$in", list, test, at)
     }
 
@@ -273,7 +273,7 @@ fn values(list: &Value, at: &At) -> Parsed<Vec<Value>> {
 }
 
 impl Listed {
-    fn of(values: Vec<Value>) -> Self {
+    fn new(values: Vec<Value>) -> Self {
         let mut listed = Self::default();
         for value in values {
             match value {

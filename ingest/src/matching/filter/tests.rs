@@ -13,11 +13,11 @@ fn filter(filter: Value) -> Filter {
 }
 
 fn matches(filter: &Filter, data: &Value) -> bool {
-    filter.matches(data, &mut Budget::of(MAX_STEPS)) == Ok(true)
+    filter.matches(data, &mut Budget::new(MAX_STEPS)) == Ok(true)
 }
 
 fn explain(filter: &Filter, data: &Value) -> Result<(), Refusal> {
-    filter.explain(data, &mut Budget::of(MAX_STEPS))
+    filter.explain(data, &mut Budget::new(MAX_STEPS))
 }
 
 /// Both ways to ask must agree, so every table asks both.

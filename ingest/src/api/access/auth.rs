@@ -1,0 +1,218 @@
+//! Authentication and authorisation: API tokens, JWTs ([`jwt`](super::jwt)), and the operator's `ADMIN_TOKEN`.
+//!
+//! A handler's first parameter is [`Reading`], [`Managing`], [`Administering`] or
+//! [`Operating`]. Axum makes it from the request's headers before it reads the
+//! body, so a caller without the role is refused early. A global token names its
+//! tenant in `X-Tenant-ID`.
+//!
+//! Two limits keep one tenant's requests from delaying others': tokens are looked
+//! up on PostgreSQL connections of their own, and a tenant has at most
+//! [`OF_A_TENANT`] requests at a time that use PostgreSQL.
+
+use std::time::{Duration, Instant};
+
+use axum::extract::FromRequestParts;
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use secrecy::ExposeSecret;
+use shared::ids::Tenant;
+use subtle::ConstantTimeEq;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::api::access::jwt::Claims;
+use crate::api::access::role::{Caller, Role};
+use crate::api::access::tokens::{self, hash};
+use crate::api::http::problem::{Problem, Result};
+use crate::api::state::Shared;
+use crate::invalid::NotFound;
+
+/// The most requests of a tenant that use PostgreSQL at a time: less than half of the
+/// API's connections.
+pub const OF_A_TENANT: usize = 3;
+/// How long a request waits for the tenant's requests before it.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The header in which a global token names its tenant.
+pub const TENANT_HEADER: &str = "x-tenant-id";
+
+/// A caller who may act for a tenant in a role.
+pub struct Acting<const ROLE: u8, const USES_POSTGRES: bool = true> {
+    pub tenant: Tenant,
+    /// Counts this request among the tenant's that use PostgreSQL, until it is dropped.
+    pub permit: Option<OwnedSemaphorePermit>,
+}
+
+/// A caller who may read the tenant's resources.
+pub type Reading = Acting<{ Role::Viewer as u8 }>;
+/// A caller who may change the tenant's resources.
+pub type Managing = Acting<{ Role::Manager as u8 }>;
+/// A caller who may publish the tenant's events, which needs no connection to PostgreSQL.
+pub type Publishing = Acting<{ Role::Manager as u8 }, false>;
+
+/// A caller who manages tokens.
+pub struct Administering {
+    /// The tenant whose tokens are managed; `None`: all tokens.
+    pub tenant: Option<Tenant>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+pub struct Operating;
+
+/// The operator, acting for the tenant that `X-Tenant-ID` names.
+pub struct OperatingFor {
+    pub tenant: Tenant,
+}
+
+impl<const ROLE: u8, const USES_POSTGRES: bool> FromRequestParts<Shared>
+    for Acting<ROLE, USES_POSTGRES>
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self> {
+        let caller = identify(&parts.headers, api).await?;
+        caller.must_be(ROLE)?;
+        let Some(tenant) = acting_for(caller, &parts.headers, api).await? else {
+            return Err(Problem::field(
+                "X-Tenant-ID",
+                "is missing: a global token must name its tenant",
+            ));
+        };
+        let permit = match USES_POSTGRES {
+            true => Some(permit(&tenant, api).await?),
+            false => None,
+        };
+        Ok(Self { tenant, permit })
+    }
+}
+
+impl FromRequestParts<Shared> for Administering {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self> {
+        let caller = identify(&parts.headers, api).await?;
+        caller.must_be(Role::Admin as u8)?;
+        let tenant = acting_for(caller, &parts.headers, api).await?;
+        let _permit = match &tenant {
+            Some(tenant) => Some(permit(tenant, api).await?),
+            None => None,
+        };
+        Ok(Self { tenant, _permit })
+    }
+}
+
+impl FromRequestParts<Shared> for Operating {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self> {
+        let caller = identify(&parts.headers, api).await?;
+        if caller.tenant.is_some() || caller.role != Role::Admin {
+            return Err(Problem::forbidden(
+                "this request needs a global admin token",
+            ));
+        }
+        Ok(Self)
+    }
+}
+
+impl FromRequestParts<Shared> for OperatingFor {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self> {
+        Operating::from_request_parts(parts, api).await?;
+        match named_tenant(&parts.headers)? {
+            Some(tenant) if is_tenant(api, &tenant).await? => Ok(Self { tenant }),
+            Some(tenant) => Err(NotFound::tenant(&tenant).into()),
+            None => Err(Problem::field(
+                "X-Tenant-ID",
+                "is missing: name the tenant of the event",
+            )),
+        }
+    }
+}
+
+/// The tenant that a caller acts for: its own, or the one that a global caller
+/// names, if any.
+async fn acting_for(caller: Caller, headers: &HeaderMap, api: &Shared) -> Result<Option<Tenant>> {
+    match (caller.tenant, named_tenant(headers)?) {
+        (Some(own), Some(named)) if own != named => Err(NotFound::tenant(&named).into()),
+        (None, Some(named)) if !is_tenant(api, &named).await? => {
+            Err(NotFound::tenant(&named).into())
+        }
+        (own, named) => Ok(own.or(named)),
+    }
+}
+
+/// Waits until fewer of the tenant's requests use PostgreSQL.
+async fn permit(tenant: &Tenant, api: &Shared) -> Result<OwnedSemaphorePermit> {
+    tokio::time::timeout(PATIENCE, api.permits.acquire(tenant))
+        .await
+        .map_err(|_| Problem::too_many_at_once(OF_A_TENANT))
+}
+
+/// The token of a request, if it has one.
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
+    headers
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim())
+}
+
+async fn identify(headers: &HeaderMap, api: &Shared) -> Result<Caller> {
+    let token = bearer(headers).ok_or_else(Problem::unauthorized)?;
+    let hash = hash(token);
+    let caller = whose(token, &hash, api).await?;
+    if let Some(rates) = &api.rates {
+        rates.know(hash, Instant::now());
+    }
+    Ok(caller)
+}
+
+async fn whose(token: &str, hash: &[u8; 32], api: &Shared) -> Result<Caller> {
+    if let Some(admin) = &api.admin_token {
+        let ours = tokens::hash(admin.expose_secret());
+        if bool::from(hash.as_slice().ct_eq(ours.as_slice())) {
+            return Ok(Caller {
+                tenant: None,
+                role: Role::Admin,
+            });
+        }
+    }
+    match &api.jwts {
+        // No token of ours has a dot.
+        Some(jwts) if token.contains('.') => {
+            let Claims { tenant, role } = jwts
+                .verify(token)
+                .map_err(|reason| Problem::bad_jwt(&reason))?;
+            if !is_tenant(api, &tenant).await? {
+                return Err(NotFound::tenant(&tenant).into());
+            }
+            Ok(Caller {
+                tenant: Some(tenant),
+                role,
+            })
+        }
+        _ => tokens::find(hash, &api.tokens).await,
+    }
+}
+
+fn named_tenant(headers: &HeaderMap) -> Result<Option<Tenant>> {
+    let Some(value) = headers.get(TENANT_HEADER) else {
+        return Ok(None);
+    };
+    let text = value.to_str().unwrap_or_default();
+    text.parse()
+        .map(Some)
+        .map_err(|error| Problem::field("X-Tenant-ID", format!("{error}")))
+}
+
+/// Asked of memory. A tenant that isn't there may be a moment old, so nobody is refused
+/// before the catalogue was read again.
+async fn is_tenant(api: &Shared, tenant: &Tenant) -> Result<bool> {
+    let is_known = || api.subscriptions.max_payload(tenant).is_some();
+    if !is_known() {
+        api.feed.refresh().await?;
+    }
+    Ok(is_known())
+}

@@ -1,0 +1,100 @@
+//! API tokens: `pht_` and 32 random bytes, of which the database has the SHA-256.
+//!
+//! A token belongs to a tenant, or is global. `posthorn-ingest token create` and
+//! the API's `tokens` make them; [`find`] tells to whom one belongs.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use deadpool_postgres::Pool;
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use shared::ids::{Tenant, TokenId};
+use shared::seal::fill_random;
+use time::OffsetDateTime;
+
+use crate::api::access::role::{Caller, Role};
+use crate::api::access::token_lookup::TokenLookup;
+use crate::api::http::problem::{Problem, Result};
+
+const PREFIX: &str = "pht_";
+/// How much of a token is kept to tell it by.
+const SHOWN: usize = 10;
+/// The caller to whom a valid token belongs.
+///
+/// # Errors
+/// 401 if there is no such token, or it is revoked or expired.
+pub async fn find(hash: &[u8; 32], tokens: &TokenLookup) -> Result<Caller> {
+    let found = tokens.find(hash).await?;
+    let found = found.ok_or_else(Problem::unauthorized)?;
+    if found.is_unnoticed {
+        notice_use(&tokens.pool().get().await?, found.id).await?;
+    }
+    Ok(Caller {
+        tenant: found.tenant,
+        role: found.role,
+    })
+}
+
+/// At most once a minute and token, however many requests and replicas.
+async fn notice_use(client: &deadpool_postgres::Client, id: TokenId) -> Result<()> {
+    let statement = client
+        .prepare_cached(
+            "-- notice_use\n\
+             UPDATE tokens SET last_used_at = now() \
+             WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')",
+        )
+        .await?;
+    client.execute(&statement, &[&id]).await?;
+    Ok(())
+}
+
+/// What is known of a token: the database has no more of it, either.
+pub fn hash(token: &str) -> [u8; 32] {
+    Sha256::digest(token).into()
+}
+
+/// A token that was just made.
+pub struct NewToken {
+    /// Its public name.
+    pub id: TokenId,
+    /// The token itself: shown once.
+    pub secret: SecretString,
+    /// The first characters of the token, by which lists show it.
+    pub prefix: String,
+}
+
+/// Makes a token; `tenant` `None` makes a global one.
+///
+/// # Errors
+/// If PostgreSQL fails or there is no such tenant.
+pub async fn create_token(
+    pool: &Pool,
+    tenant: Option<&Tenant>,
+    role: Role,
+    expires_at: Option<OffsetDateTime>,
+) -> anyhow::Result<NewToken> {
+    let mut bytes = [0; 32];
+    fill_random(&mut bytes);
+    let token = format!("{PREFIX}{}", BASE64.encode(bytes));
+    let made = NewToken {
+        id: TokenId::generate(),
+        prefix: token[..SHOWN].to_owned(),
+        secret: token.into(),
+    };
+    let client = pool.get().await?;
+    client
+        .execute(
+            "-- create_token\n\
+             INSERT INTO tokens (id, hash, prefix, tenant, role, expires_at) VALUES ($1, $2, $3, $4, $5, $6)",
+            &[
+                &made.id,
+                &hash(made.secret.expose_secret()).as_slice(),
+                &made.prefix,
+                &tenant,
+                &role.as_str(),
+                &expires_at,
+            ],
+        )
+        .await?;
+    Ok(made)
+}

@@ -1,0 +1,260 @@
+//! The delivery log: deliveries of a webhook, of a tenant, and one with its attempts.
+//!
+//! `/deliveries`, `/events` and `/logs` of a webhook are the same search. Each is
+//! the name that one of the supported systems gives it.
+
+pub mod merge;
+pub mod replays;
+pub mod retries;
+pub mod search;
+pub mod view;
+
+use axum::Json;
+use axum::extract::State;
+use deadpool_postgres::Client;
+use serde::Serialize;
+use shared::ids::{DeliveryId, Tenant, WebhookId};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::api::access::auth::Reading;
+use crate::api::deliveries::search::{DeliveryQuery, Found, WITH_ITS_EVENT, search};
+use crate::api::deliveries::view::{Attempt, COLUMNS, Delivery, DeliveryDetail, LogEntry};
+use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request::{Id, Parameters};
+use crate::api::state::{Api, Shared};
+use crate::invalid::NotFound;
+
+/// How many attempts are shown: more than any schedule makes, but a delivery can
+/// begin again any number of times.
+const SHOWN_ATTEMPTS: i64 = 100;
+
+/// `/api/v1/deliveries…`
+pub fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(show))
+}
+
+/// `/api/v1/webhooks/{id}/deliveries` and its other names.
+pub fn of_webhook() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
+        .routes(routes!(list_of_webhook))
+        .routes(routes!(list_as_events))
+        .routes(routes!(list_as_logs))
+}
+
+/// A page of deliveries.
+#[derive(Serialize, ToSchema)]
+struct DeliveryPage {
+    deliveries: Vec<Delivery>,
+    /// Of the next page; `null` on the last. A filter that few deliveries pass
+    /// may leave a page short, or empty: what counts is this.
+    #[schema(required)]
+    next_cursor: Option<DeliveryId>,
+}
+
+/// A page of deliveries.
+#[derive(Serialize, ToSchema)]
+#[schema(as = WebhookEventPage)]
+struct EventPage {
+    events: Vec<Delivery>,
+    /// The cursor of the next page; `null` on the last page.
+    #[schema(required)]
+    next_cursor: Option<DeliveryId>,
+}
+
+/// A page of deliveries, in few words.
+#[derive(Serialize, ToSchema)]
+struct LogPage {
+    logs: Vec<LogEntry>,
+    /// Whether the webhook is in debug mode: requests and answers are kept whole.
+    debug: bool,
+    /// The cursor of the next page; `null` on the last page.
+    #[schema(required)]
+    next_cursor: Option<DeliveryId>,
+}
+
+/// List deliveries
+///
+/// Of all the tenant's webhooks that aren't deleted, newest first.
+#[utoipa::path(
+    get, path = "/", operation_id = "list_deliveries", tag = "deliveries",
+    security(("token" = ["viewer"])),
+    params(DeliveryQuery),
+    responses((status = 200, description = "A page.", body = DeliveryPage)),
+)]
+async fn list(
+    acting: Reading,
+    State(api): State<Shared>,
+    Parameters(filter): Parameters<DeliveryQuery>,
+) -> Result<Json<DeliveryPage>> {
+    let wanted = filter.check()?;
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(
+            "-- tenants_webhooks\n\
+             SELECT id FROM webhooks WHERE tenant = $1 AND status <> 'deleted' ORDER BY id",
+        )
+        .await?;
+    let webhooks: Vec<WebhookId> = client
+        .query(&statement, &[&acting.tenant])
+        .await?
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    let Found { rows, next } = search(&client, &acting.tenant, &webhooks, &wanted).await?;
+    Ok(Json(DeliveryPage {
+        deliveries: rows.iter().map(Delivery::from_row).collect(),
+        next_cursor: next,
+    }))
+}
+
+/// List a webhook's deliveries
+///
+/// Newest first.
+#[utoipa::path(
+    get, path = "/{id}/deliveries", operation_id = "list_webhook_deliveries", tag = "deliveries",
+    security(("token" = ["viewer"])),
+    params(("id" = WebhookId, Path), DeliveryQuery),
+    responses((status = 200, description = "A page.", body = DeliveryPage)),
+)]
+async fn list_of_webhook(
+    acting: Reading,
+    State(api): State<Shared>,
+    Id(webhook): Id<WebhookId>,
+    Parameters(filter): Parameters<DeliveryQuery>,
+) -> Result<Json<DeliveryPage>> {
+    let (found, _) = search_webhook(&api, &acting.tenant, webhook, filter).await?;
+    Ok(Json(DeliveryPage {
+        deliveries: found.rows.iter().map(Delivery::from_row).collect(),
+        next_cursor: found.next,
+    }))
+}
+
+/// List a webhook's events
+///
+/// The same as its deliveries.
+#[utoipa::path(
+    get, path = "/{id}/events", operation_id = "list_webhook_events", tag = "deliveries",
+    security(("token" = ["viewer"])),
+    params(("id" = WebhookId, Path), DeliveryQuery),
+    responses((status = 200, description = "A page.", body = EventPage)),
+)]
+async fn list_as_events(
+    acting: Reading,
+    State(api): State<Shared>,
+    Id(webhook): Id<WebhookId>,
+    Parameters(filter): Parameters<DeliveryQuery>,
+) -> Result<Json<EventPage>> {
+    let (found, _) = search_webhook(&api, &acting.tenant, webhook, filter).await?;
+    Ok(Json(EventPage {
+        events: found.rows.iter().map(Delivery::from_row).collect(),
+        next_cursor: found.next,
+    }))
+}
+
+/// List a webhook's log
+///
+/// The same as its deliveries, in few words.
+#[utoipa::path(
+    get, path = "/{id}/logs", operation_id = "list_webhook_logs", tag = "deliveries",
+    security(("token" = ["viewer"])),
+    params(("id" = WebhookId, Path), DeliveryQuery),
+    responses((status = 200, description = "A page.", body = LogPage)),
+)]
+async fn list_as_logs(
+    acting: Reading,
+    State(api): State<Shared>,
+    Id(webhook): Id<WebhookId>,
+    Parameters(filter): Parameters<DeliveryQuery>,
+) -> Result<Json<LogPage>> {
+    let (found, debug) = search_webhook(&api, &acting.tenant, webhook, filter).await?;
+    Ok(Json(LogPage {
+        logs: found.rows.iter().map(LogEntry::from_row).collect(),
+        debug,
+        next_cursor: found.next,
+    }))
+}
+
+/// What was found, and whether the webhook is in debug mode. A deleted webhook's
+/// log stays.
+async fn search_webhook(
+    api: &Api,
+    tenant: &Tenant,
+    webhook: WebhookId,
+    filter: DeliveryQuery,
+) -> Result<(Found, bool)> {
+    let wanted = filter.check()?;
+    let client = api.pool.get().await?;
+    let debug = check_exists(&client, tenant, webhook).await?;
+    let found = search(&client, tenant, &[webhook], &wanted).await?;
+    Ok((found, debug))
+}
+
+/// Refuses what isn't the tenant's webhook; answers whether it is in debug mode.
+///
+/// # Errors
+/// 404 if there is none. One that is deleted still has its log.
+pub async fn check_exists(client: &Client, tenant: &Tenant, webhook: WebhookId) -> Result<bool> {
+    let statement = client
+        .prepare_cached(
+            "-- webhook_exists\nSELECT debug_mode FROM webhooks WHERE id = $1 AND tenant = $2",
+        )
+        .await?;
+    let row = client.query_opt(&statement, &[&webhook, tenant]).await?;
+    row.map(|row| row.get(0))
+        .ok_or_else(|| NotFound::webhook(webhook).into())
+}
+
+/// Show a delivery
+///
+/// With its attempts, the latest 100.
+#[utoipa::path(
+    get, path = "/{id}", operation_id = "show_delivery", tag = "deliveries",
+    security(("token" = ["viewer"])),
+    params(("id" = DeliveryId, Path)),
+    responses((status = 200, description = "The delivery.", body = DeliveryDetail)),
+)]
+async fn show(
+    acting: Reading,
+    State(api): State<Shared>,
+    Id(id): Id<DeliveryId>,
+) -> Result<Json<DeliveryDetail>> {
+    let delivery = find(&api, &acting.tenant, id).await?;
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(
+            "-- delivery_attempts\n\
+             SELECT n, started_at, duration_ms, outcome, status_code, error, remote_address, \
+                    response_headers, response_body, request_host, request_headers, \
+                    request_bytes, request_body, debug, next_attempt_at, next_attempt_reason \
+             FROM (SELECT * FROM attempts WHERE delivery_id = $1 ORDER BY n DESC LIMIT $2) latest \
+             ORDER BY n",
+        )
+        .await?;
+    let attempts = client.query(&statement, &[&id, &SHOWN_ATTEMPTS]).await?;
+    Ok(Json(DeliveryDetail {
+        delivery,
+        attempt_log: attempts.iter().map(Attempt::from_row).collect(),
+    }))
+}
+
+/// A tenant's delivery.
+///
+/// # Errors
+/// If there is none.
+pub async fn find(api: &Api, tenant: &Tenant, id: DeliveryId) -> Result<Delivery> {
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(&format!(
+            "-- show_delivery\n\
+             SELECT {COLUMNS} FROM deliveries d {WITH_ITS_EVENT} WHERE d.id = $1 AND e.tenant = $2"
+        ))
+        .await?;
+    let row = client.query_opt(&statement, &[&id, tenant]).await?;
+    row.as_ref()
+        .map(Delivery::from_row)
+        .ok_or_else(|| Problem::not_found(format!("there is no delivery {id}")))
+}

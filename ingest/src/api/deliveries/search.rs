@@ -1,0 +1,345 @@
+//! Searches deliveries, at a cost that doesn't grow with their number.
+//!
+//! A page costs about the same with a million deliveries as with ten thousand,
+//! whatever the filters and however many webhooks. Deliveries are read newest
+//! first from the index on (webhook, id), or on (webhook, state, id) for states
+//! that are rare. [`merge`](crate::api::deliveries::merge) says how many to read
+//! next of which webhook. Only the rows of the page are read whole.
+//!
+//! A request looks at about [`BUDGET`] deliveries at most. So a page may have fewer
+//! than its limit, or none, and still a `next_cursor` to continue with.
+
+use std::time::Duration;
+
+use deadpool_postgres::Client;
+use serde::Deserialize;
+use shared::clock;
+use shared::ids::{DeliveryId, EventId, EventType, Tenant, WebhookId, first_uuid_at};
+use tokio_postgres::Row;
+use utoipa::IntoParams;
+use uuid::Uuid;
+
+use crate::api::deliveries::merge::{Look, Merge, Seen};
+use crate::api::deliveries::view::COLUMNS;
+use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request::Page;
+use crate::timestamp::Timestamp;
+
+/// The most deliveries that one request looks at.
+const BUDGET: usize = 5_000;
+
+/// How far the clocks of replicas may be apart.
+const CLOCKS: Duration = Duration::from_secs(600);
+/// How many deliveries are read first if few of them may pass the filters.
+const FIRST: usize = 500;
+
+/// The states that can be searched for.
+pub const STATES: [&str; 6] = [
+    "queued",
+    "retrying",
+    "delivered",
+    "failed",
+    "expired",
+    "cancelled",
+];
+/// The states that the index `deliveries_in_trouble` contains.
+const IN_TROUBLE: [&str; 4] = ["retrying", "failed", "expired", "cancelled"];
+
+/// Which deliveries to list.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct DeliveryQuery {
+    /// `queued`, `retrying`, `delivered` (or `success`), `failed`, `expired`,
+    /// `cancelled`; several with commas between them.
+    #[param(
+        pattern = "^(queued|retrying|delivered|success|failed|expired|cancelled)(,(queued|retrying|delivered|success|failed|expired|cancelled))*$"
+    )]
+    status: Option<String>,
+    #[param(value_type = Option<EventType>)]
+    event_type: Option<String>,
+    /// Only of events that were accepted at this time or later.
+    since: Option<Timestamp>,
+    /// Only of events that were accepted before this time.
+    until: Option<Timestamp>,
+    /// The HTTP status that the last attempt was answered with.
+    #[param(minimum = 100, maximum = 599)]
+    response_code: Option<i16>,
+    /// Only of this event.
+    #[param(value_type = Option<EventId>)]
+    event_id: Option<String>,
+    /// The most entries of the page.
+    #[param(minimum = 1, maximum = 250, default = 50)]
+    limit: Option<i64>,
+    /// `next_cursor` of the previous page.
+    cursor: Option<String>,
+}
+
+/// A filter within bounds.
+pub struct Search {
+    states: Option<Vec<&'static str>>,
+    event_type: Option<EventType>,
+    response_code: Option<i16>,
+    event: Option<EventId>,
+    /// Ids from this one on.
+    from: Uuid,
+    /// Ids before this one.
+    to: Uuid,
+    limit: i64,
+}
+
+/// A page of deliveries.
+pub struct Found {
+    /// Columns of [`COLUMNS`].
+    pub rows: Vec<Row>,
+    /// Where the next page begins, if there may be one.
+    pub next: Option<DeliveryId>,
+}
+
+impl DeliveryQuery {
+    /// Checks every parameter.
+    ///
+    /// # Errors
+    /// Names the parameter and its bound.
+    pub fn check(self) -> Result<Search> {
+        let parsed =
+            |field, error: shared::ids::Malformed| Problem::field(field, error.to_string());
+        let event_type = self.event_type.map(|text| text.parse()).transpose();
+        let event = self.event_id.map(|text| text.parse()).transpose();
+        if self
+            .response_code
+            .is_some_and(|code| !(100..=599).contains(&code))
+        {
+            return Err(Problem::field(
+                "response_code",
+                "must be between 100 and 599",
+            ));
+        }
+        let page = Page {
+            limit: self.limit,
+            cursor: self.cursor,
+        };
+        let until = self.until.map(|Timestamp(at)| first_uuid_at(at));
+        let before = page.after::<DeliveryId>()?.map(DeliveryId::uuid);
+        // Future days have partitions, too, and planning with them costs more than reading.
+        let to_come = first_uuid_at(clock::now() + CLOCKS);
+        Ok(Search {
+            states: self.status.as_deref().map(states).transpose()?,
+            event_type: event_type.map_err(|error| parsed("event_type", error))?,
+            response_code: self.response_code,
+            event: event.map_err(|error| parsed("event_id", error))?,
+            from: self
+                .since
+                .map_or(Uuid::nil(), |Timestamp(at)| first_uuid_at(at)),
+            to: until.into_iter().chain(before).fold(to_come, Uuid::min),
+            limit: page.limit()?,
+        })
+    }
+}
+
+/// One state, or several with commas between them.
+fn states(text: &str) -> Result<Vec<&'static str>> {
+    let known = |name: &str| match name {
+        // AuraConnect's word.
+        "success" => Some("delivered"),
+        _ => STATES.into_iter().find(|state| *state == name),
+    };
+    let unknown = |name: &str| {
+        let all = STATES.join(", ");
+        Problem::field("status", format!("`{name}` is not one of {all}"))
+    };
+    text.split(',')
+        .map(|name| known(name.trim()).ok_or_else(|| unknown(name)))
+        .collect()
+}
+
+/// Finds a page of these webhooks' deliveries.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn search(
+    client: &Client,
+    tenant: &Tenant,
+    webhooks: &[WebhookId],
+    search: &Search,
+) -> Result<Found> {
+    if search.event.is_some() {
+        return deliveries_of_event(client, tenant, webhooks, search).await;
+    }
+    list_deliveries(client, webhooks, search).await
+}
+
+/// Joins the event and the last attempt to deliveries `d`. A subquery with a limit is looked up
+/// row by row, whatever the planner assumes about a fresh partition.
+pub const WITH_ITS_EVENT: &str = "\
+    CROSS JOIN LATERAL (SELECT * FROM events WHERE uid = d.event_uid LIMIT 1) e \
+    LEFT JOIN LATERAL (SELECT * FROM attempts \
+        WHERE delivery_id = d.id AND n = d.attempts LIMIT 1) a ON true";
+
+async fn list_deliveries(
+    client: &Client,
+    webhooks: &[WebhookId],
+    search: &Search,
+) -> Result<Found> {
+    let by_index = match search.states.as_deref() {
+        Some([state]) if IN_TROUBLE.contains(state) => Some(*state),
+        _ => None,
+    };
+    let wanted = search.limit as usize + 1;
+    let all_are_wanted = (search.states.is_none() || by_index.is_some())
+        && search.event_type.is_none()
+        && search.response_code.is_none();
+    let first = if all_are_wanted {
+        wanted
+    } else {
+        wanted.max(FIRST)
+    };
+    let mut merge = Merge::new(webhooks, search.to, wanted, first, BUDGET);
+    while let Some(look) = merge.next_look() {
+        let seen = look_at_deliveries(client, &look, by_index, search).await?;
+        merge.add(&look, seen);
+    }
+    let (mut ids, edge) = merge.found();
+    let has_more = ids.len() > search.limit as usize;
+    ids.truncate(search.limit as usize);
+    let last = ids.last().copied().filter(|_| has_more);
+    Ok(Found {
+        rows: read_deliveries(client, &ids).await?,
+        next: last.or(edge).map(DeliveryId::from_uuid),
+    })
+}
+
+/// Reads the next deliveries of some webhooks. Answers how many were read, the last of them,
+/// and the ids of those that pass the filters that no index covers.
+async fn look_at_deliveries(
+    client: &Client,
+    look: &Look,
+    by_index: Option<&str>,
+    search: &Search,
+) -> Result<Vec<Seen>> {
+    let by_looking = search.states.as_ref().filter(|_| by_index.is_none());
+    let Look {
+        webhooks,
+        before,
+        count,
+    } = look;
+    // Rows are compared, and ordered, by all columns of the index that is meant:
+    // by the id alone, the primary key looks as good to a planner that can't know
+    // the webhook, and is read to its end for one that has few deliveries. `$9`
+    // only says which days not to look into. With a lower bound beside it, a
+    // planner without statistics takes what lies between for very little.
+    // What isn't asked for is planned away: then only the index is read.
+    let (columns, state, newest_first) = match by_index {
+        None => ("webhook_id, id", "", "webhook_id DESC, id DESC"),
+        Some(_) => (
+            "webhook_id, state, id",
+            "$5::text, ",
+            "webhook_id DESC, state DESC, id DESC",
+        ),
+    };
+    let statement = client
+        .prepare_cached(&format!(
+            "-- look_at_deliveries\n\
+             SELECT s.* FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS w (id, before, n) \
+             CROSS JOIN LATERAL ( \
+                 SELECT count(*) AS seen, (array_agg(id))[1] AS newest, \
+                     (array_agg(id))[count(*)] AS edge, \
+                     array_agg(id) FILTER (WHERE passes) AS passing \
+                 FROM (SELECT id, coalesce( \
+                         ($6::text[] IS NULL OR state = ANY($6)) \
+                         AND ($7::text IS NULL OR event_type = $7) \
+                         AND ($8::int2 IS NULL OR status_code = $8), false) AS passes \
+                     FROM deliveries \
+                     WHERE ({columns}) >= (w.id, {state}$3::uuid) AND ({columns}) < (w.id, {state}w.before) \
+                       AND ($5::text IS NULL OR state = $5) AND id < $9 \
+                     ORDER BY {newest_first} LIMIT $4) d) s \
+             ORDER BY w.n"
+        ))
+        .await?;
+    let rows = client
+        .query(
+            &statement,
+            &[
+                &webhooks,
+                &before,
+                &search.from,
+                &(*count as i64),
+                &by_index,
+                &by_looking,
+                &search.event_type,
+                &search.response_code,
+                &search.to,
+            ],
+        )
+        .await?;
+    let seen = rows.iter().map(|row| Seen {
+        count: row.get::<_, i64>("seen") as usize,
+        newest: row.get("newest"),
+        edge: row.get("edge"),
+        passing: row.get::<_, Option<_>>("passing").unwrap_or_default(),
+    });
+    Ok(seen.collect())
+}
+
+async fn read_deliveries(client: &Client, ids: &[Uuid]) -> Result<Vec<Row>> {
+    let statement = client
+        .prepare_cached(&format!(
+            "-- read_deliveries\n\
+             WITH d AS (SELECT * FROM deliveries WHERE id = ANY($1)) \
+             SELECT {COLUMNS} FROM d {WITH_ITS_EVENT} ORDER BY d.id DESC"
+        ))
+        .await?;
+    Ok(client.query(&statement, &[&ids]).await?)
+}
+
+/// An event's deliveries share its millisecond.
+async fn deliveries_of_event(
+    client: &Client,
+    tenant: &Tenant,
+    webhooks: &[WebhookId],
+    search: &Search,
+) -> Result<Found> {
+    let statement = client
+        .prepare_cached(&format!(
+            "-- deliveries_of_event\n\
+             WITH d AS ( \
+                 SELECT s.* FROM events e CROSS JOIN LATERAL ( \
+                     SELECT * FROM deliveries \
+                     WHERE id BETWEEN millisecond_floor(e.uid) AND millisecond_ceiling(e.uid) \
+                       AND event_uid = e.uid AND id >= $2 AND id < $3 \
+                       AND webhook_id = ANY($1) \
+                       AND ($4::text[] IS NULL OR state = ANY($4)) \
+                       AND ($5::text IS NULL OR event_type = $5) \
+                       AND ($6::int2 IS NULL OR status_code = $6) \
+                     ORDER BY id DESC LIMIT $7) s \
+                 WHERE e.tenant = $8 AND e.id = $9 \
+                 ORDER BY s.id DESC LIMIT $7 \
+             ) \
+             SELECT {COLUMNS} FROM d {WITH_ITS_EVENT} ORDER BY d.id DESC"
+        ))
+        .await?;
+    let mut rows = client
+        .query(
+            &statement,
+            &[
+                &webhooks,
+                &search.from,
+                &search.to,
+                &search.states,
+                &search.event_type,
+                &search.response_code,
+                &(search.limit + 1),
+                tenant,
+                &search.event,
+            ],
+        )
+        .await?;
+    let next = cut(&mut rows, search.limit);
+    Ok(Found { rows, next })
+}
+
+/// Drops rows over the limit. Answers the last id that is left, if any was dropped.
+fn cut(rows: &mut Vec<Row>, limit: i64) -> Option<DeliveryId> {
+    let has_more = rows.len() > limit as usize;
+    rows.truncate(limit as usize);
+    rows.last().filter(|_| has_more).map(|row| row.get("id"))
+}

@@ -1,0 +1,264 @@
+//! A delivery and its attempts as the API shows them.
+//!
+//! One representation serves all lists. It has each member under the names that
+//! the supported systems use.
+
+use serde::Serialize;
+use serde_json::Value;
+use shared::ids::{DeliveryId, EventId, EventType, WebhookId};
+use time::OffsetDateTime;
+use tokio_postgres::Row;
+use utoipa::ToSchema;
+
+use crate::timestamp::Timestamp;
+
+/// How much of an answer's body a list shows, in bytes.
+const EXCERPT: usize = 1024;
+
+/// One event on its way to one webhook.
+#[derive(Serialize, ToSchema)]
+pub struct Delivery {
+    /// The same in every attempt.
+    pub id: DeliveryId,
+    /// Where it goes.
+    pub webhook_id: WebhookId,
+    /// The producer's id of the event.
+    pub event_id: EventId,
+    /// The event's type.
+    pub event_type: EventType,
+    /// `queued`, `retrying`, `delivered`, `failed`, `expired` or `cancelled`.
+    #[schema(example = "delivered")]
+    pub status: String,
+    /// How many attempts were made.
+    pub attempts: i16,
+    /// When the event was accepted.
+    pub queued_at: Timestamp,
+    /// The same as `queued_at`.
+    pub created_at: Timestamp,
+    /// When the last attempt began.
+    #[schema(required)]
+    pub processing_started_at: Option<Timestamp>,
+    /// When the endpoint took it.
+    #[schema(required)]
+    pub delivered_at: Option<Timestamp>,
+    /// When it was given up: `failed`, `expired` or `cancelled`.
+    #[schema(required)]
+    pub failed_at: Option<Timestamp>,
+    /// `delivered_at` or `failed_at`.
+    #[schema(required)]
+    pub finished_at: Option<Timestamp>,
+    /// When the next attempt is due.
+    #[schema(required)]
+    pub next_attempt_at: Option<Timestamp>,
+    /// Why then: `first_attempt`, `schedule`, `retry_after`, `restarted`, or what
+    /// it was put off for (`endpoint_full`, `rate_limited`, …).
+    #[schema(required, example = "schedule")]
+    pub next_attempt_reason: Option<String>,
+    /// The HTTP status that the last attempt was answered with.
+    #[schema(required, example = 200)]
+    pub response_code: Option<i16>,
+    /// How long the last attempt took.
+    #[schema(required)]
+    pub response_time_ms: Option<i32>,
+    /// The beginning of that answer, as text.
+    #[schema(required)]
+    pub response_body: Option<String>,
+    /// Why the last attempt received no answer.
+    #[schema(required)]
+    pub error: Option<String>,
+    /// The same as `error`.
+    #[schema(required)]
+    pub error_message: Option<String>,
+}
+
+/// A delivery with its attempts.
+#[derive(Serialize, ToSchema)]
+pub struct DeliveryDetail {
+    /// The delivery.
+    #[serde(flatten)]
+    pub delivery: Delivery,
+    /// From the first to the last; the latest 100.
+    pub attempt_log: Vec<Attempt>,
+}
+
+/// One request to an endpoint, and what came back.
+#[derive(Serialize, ToSchema)]
+pub struct Attempt {
+    /// From 1.
+    n: i16,
+    started_at: Timestamp,
+    duration_ms: i32,
+    /// `success`, `redirect`, `client_error`, `server_error`, `timeout`, `dns`,
+    /// `connect`, `tls`, `broken` or `forbidden`.
+    #[schema(example = "server_error")]
+    outcome: String,
+    /// Always POST.
+    #[schema(example = "POST")]
+    request_method: &'static str,
+    /// Host and port of the URL.
+    #[schema(required, example = "example.com:443")]
+    request_host: Option<String>,
+    /// Names and values. The values of the webhook's own headers are left out.
+    #[schema(required, value_type = Option<Vec<Vec<String>>>)]
+    request_headers: Option<Value>,
+    /// How long the request's body was.
+    #[schema(required)]
+    request_bytes: Option<i32>,
+    /// The request's body; only of attempts in debug mode.
+    #[schema(required)]
+    request_body: Option<String>,
+    #[schema(required, example = 200)]
+    response_code: Option<i16>,
+    /// Names and values.
+    #[schema(required, value_type = Option<Vec<Vec<String>>>)]
+    response_headers: Option<Value>,
+    /// The first 16 KiB of it, as text; 64 KiB in debug mode.
+    #[schema(required)]
+    response_body: Option<String>,
+    /// The IP address and port that were connected to.
+    #[schema(required)]
+    remote_address: Option<String>,
+    /// Why no answer was received.
+    #[schema(required)]
+    error: Option<String>,
+    /// For when the attempt after this one was planned.
+    #[schema(required)]
+    next_attempt_at: Option<Timestamp>,
+    /// What said so: `schedule` or `retry_after`.
+    #[schema(required)]
+    next_attempt_reason: Option<String>,
+    /// Whether the webhook was in debug mode.
+    debug: bool,
+}
+
+/// A delivery in few words.
+#[derive(Serialize, ToSchema)]
+pub struct LogEntry {
+    delivery_id: DeliveryId,
+    event_id: EventId,
+    event_type: EventType,
+    /// `success`, `failed` or `pending`.
+    #[schema(example = "success")]
+    status: &'static str,
+    attempts: i16,
+    /// The HTTP status that the last attempt was answered with.
+    #[schema(required, example = 200)]
+    response_code: Option<i16>,
+    /// How long the last attempt took.
+    #[schema(required, example = 150)]
+    response_time_ms: Option<i32>,
+    /// When the last attempt began; when the event was accepted, if there is none.
+    timestamp: Timestamp,
+    /// Whether the last attempt was in debug mode: everything is in the delivery.
+    debug: bool,
+}
+
+/// What [`Delivery::from_row`] and [`LogEntry::from_row`] read, of a delivery `d`, its event
+/// `e` and its last attempt `a` (see [`crate::api::deliveries::search::WITH_ITS_EVENT`]).
+pub const COLUMNS: &str = "d.id, d.webhook_id, d.event_type, d.state, d.attempts, \
+    d.attempts_before, d.restarted_at, d.due_at, d.deferred_because, d.finished_at, d.status_code, \
+    d.error, e.id AS event_id, a.started_at, a.duration_ms, a.next_attempt_reason, \
+    substring(a.response_body FOR 1024) AS response_excerpt, coalesce(a.debug, false) AS debug";
+
+impl Delivery {
+    pub fn from_row(row: &Row) -> Self {
+        let id: DeliveryId = row.get("id");
+        let status: String = row.get("state");
+        let finished_at: Option<Timestamp> = row.get("finished_at");
+        let error: Option<String> = row.get("error");
+        let excerpt = row.get::<_, Option<&[u8]>>("response_excerpt");
+        let delivered = status == "delivered";
+        Self {
+            id,
+            webhook_id: row.get("webhook_id"),
+            event_id: row.get("event_id"),
+            event_type: row.get("event_type"),
+            attempts: row.get("attempts"),
+            queued_at: Timestamp(id.accepted_at()),
+            created_at: Timestamp(id.accepted_at()),
+            processing_started_at: row.get("started_at"),
+            delivered_at: finished_at.filter(|_| delivered),
+            failed_at: finished_at.filter(|_| !delivered),
+            finished_at,
+            next_attempt_at: row.get("due_at"),
+            next_attempt_reason: next_attempt_reason(row),
+            response_code: row.get("status_code"),
+            response_time_ms: row.get("duration_ms"),
+            response_body: excerpt.map(|bytes| text(&bytes[..bytes.len().min(EXCERPT)])),
+            error_message: error.clone(),
+            error,
+            status,
+        }
+    }
+}
+
+/// Why the next attempt comes when it does, if one comes.
+fn next_attempt_reason(row: &Row) -> Option<String> {
+    if let Some(deferred) = row.get("deferred_because") {
+        return Some(deferred);
+    }
+    row.get::<_, Option<OffsetDateTime>>("due_at")?;
+    let (made, before): (i16, i16) = (row.get("attempts"), row.get("attempts_before"));
+    let restarted = row
+        .get::<_, Option<OffsetDateTime>>("restarted_at")
+        .is_some();
+    Some(match (made > before, restarted) {
+        (true, _) => row
+            .get::<_, Option<String>>("next_attempt_reason")
+            .unwrap_or_else(|| "schedule".to_owned()),
+        (false, true) => "restarted".to_owned(),
+        (false, false) => "first_attempt".to_owned(),
+    })
+}
+
+impl Attempt {
+    pub fn from_row(row: &Row) -> Self {
+        let body = |column: &str| row.get::<_, Option<&[u8]>>(column).map(text);
+        Self {
+            n: row.get("n"),
+            started_at: row.get("started_at"),
+            duration_ms: row.get("duration_ms"),
+            outcome: row.get("outcome"),
+            request_method: "POST",
+            request_host: row.get("request_host"),
+            request_headers: row.get("request_headers"),
+            request_bytes: row.get("request_bytes"),
+            request_body: body("request_body"),
+            response_code: row.get("status_code"),
+            response_headers: row.get("response_headers"),
+            response_body: body("response_body"),
+            remote_address: row.get("remote_address"),
+            error: row.get("error"),
+            next_attempt_at: row.get("next_attempt_at"),
+            next_attempt_reason: row.get("next_attempt_reason"),
+            debug: row.get("debug"),
+        }
+    }
+}
+
+impl LogEntry {
+    pub fn from_row(row: &Row) -> Self {
+        let id: DeliveryId = row.get("id");
+        let started_at: Option<Timestamp> = row.get("started_at");
+        Self {
+            delivery_id: id,
+            event_id: row.get("event_id"),
+            event_type: row.get("event_type"),
+            status: match row.get("state") {
+                "delivered" => "success",
+                "queued" | "retrying" => "pending",
+                _ => "failed",
+            },
+            attempts: row.get("attempts"),
+            response_code: row.get("status_code"),
+            response_time_ms: row.get("duration_ms"),
+            timestamp: started_at.unwrap_or(Timestamp(id.accepted_at())),
+            debug: row.get("debug"),
+        }
+    }
+}
+
+/// Whatever an endpoint sent, as text.
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -1,0 +1,214 @@
+//! Searches accepted events by type and time.
+//!
+//! `since` and `until` mean the time at which an event was accepted, because
+//! events are stored in that order.
+
+use axum::Json;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use shared::ids::{EventId, EventType, EventUid, Tenant, first_uuid_at, time_of};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio_postgres::Row;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use crate::api::access::auth::Reading;
+use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request::{Page, Parameters};
+use crate::api::state::{Api, Shared};
+use crate::timestamp::Timestamp;
+
+/// The most events of the tenant that a page with `type` looks at.
+const LOOKED_AT: i64 = 10_000;
+
+/// `GET /api/v1/events`
+pub fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(search))
+}
+
+/// Which events to list.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Search {
+    #[serde(rename = "type")]
+    #[param(value_type = Option<EventType>)]
+    event_type: Option<String>,
+    /// Accepted at this time or later.
+    #[param(value_type = Option<Timestamp>)]
+    since: Option<String>,
+    /// Accepted before this time.
+    #[param(value_type = Option<Timestamp>)]
+    until: Option<String>,
+    /// The most entries of the page.
+    #[param(minimum = 1, maximum = 250, default = 50)]
+    limit: Option<i64>,
+    /// `next_cursor` of the previous page.
+    cursor: Option<String>,
+}
+
+/// A page of events.
+#[derive(Serialize, ToSchema)]
+#[schema(as = EventPage)]
+struct Found {
+    events: Vec<EventView>,
+    /// The cursor of the next page; `null` on the last page. With `type`, a page may have fewer
+    /// events than its limit, or none, and still a cursor, because it looks at a bounded number
+    /// of events.
+    #[schema(required)]
+    next_cursor: Option<EventUid>,
+}
+
+/// An event that was accepted.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Event)]
+pub(super) struct EventView {
+    pub(super) id: EventId,
+    pub(super) r#type: EventType,
+    /// When it happened, according to its producer.
+    pub(super) occurred_at: Timestamp,
+    pub(super) accepted_at: Timestamp,
+    /// The number of webhooks that it matched, and of deliveries that were made.
+    pub(super) matched: i32,
+}
+
+impl From<&Row> for EventView {
+    fn from(row: &Row) -> Self {
+        Self {
+            id: row.get("id"),
+            r#type: row.get("type"),
+            occurred_at: row.get("occurred_at"),
+            accepted_at: Timestamp(time_of(row.get("uid"))),
+            matched: row.get("matched"),
+        }
+    }
+}
+
+/// Which of a tenant's events are looked at: `from` ≤ uid < `to`.
+struct Range {
+    from: Uuid,
+    to: Uuid,
+}
+
+/// Search events
+///
+/// Newest first.
+#[utoipa::path(
+    get, path = "/", operation_id = "search_events", tag = "events",
+    security(("token" = ["viewer"])),
+    params(Search),
+    responses((status = 200, description = "A page.", body = Found)),
+)]
+async fn search(
+    acting: Reading,
+    State(api): State<Shared>,
+    Parameters(search): Parameters<Search>,
+) -> Result<Json<Found>> {
+    let event_type: Option<EventType> = search
+        .event_type
+        .map(|text| text.parse())
+        .transpose()
+        .map_err(|error| Problem::field("type", format!("{error}")))?;
+    let page = Page {
+        limit: search.limit,
+        cursor: search.cursor,
+    };
+    let (limit, after) = (page.limit()?, page.after::<EventUid>()?);
+    let since = moment("since", search.since.as_deref())?;
+    let until = moment("until", search.until.as_deref())?;
+    let to = until.unwrap_or(Uuid::max());
+    let range = Range {
+        from: since.unwrap_or(Uuid::nil()),
+        to: after.map_or(to, |after| to.min(after.uuid())),
+    };
+
+    let rows = search_events(&api, &acting.tenant, &range, event_type.as_ref(), limit).await?;
+    let shown = &rows[..rows.len().min(limit as usize)];
+    let next_cursor = if rows.len() > shown.len() {
+        shown.last().map(|row| row.get("uid"))
+    } else if event_type.is_some() {
+        last_looked_at(&api, &acting.tenant, &range).await?
+    } else {
+        None
+    };
+    Ok(Json(Found {
+        events: shown.iter().map(EventView::from).collect(),
+        next_cursor,
+    }))
+}
+
+fn moment(field: &'static str, text: Option<&str>) -> Result<Option<Uuid>> {
+    let Some(text) = text else {
+        return Ok(None);
+    };
+    OffsetDateTime::parse(text, &Rfc3339)
+        .map(|at| Some(first_uuid_at(at)))
+        .map_err(|_| Problem::field(field, "must be an RFC 3339 time"))
+}
+
+/// One row more than the limit, if there are as many.
+///
+/// `matched >= 0` makes `events_by_time` the only index that fits. Ordered by `uid` alone, the
+/// query could walk through all tenants' events, and far if this tenant has been quiet.
+async fn search_events(
+    api: &Api,
+    tenant: &Tenant,
+    range: &Range,
+    event_type: Option<&EventType>,
+    limit: i64,
+) -> Result<Vec<Row>> {
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(
+            "-- search_events\n\
+             SELECT uid, id, type, occurred_at, matched FROM ( \
+                 SELECT tenant, uid, id, type, occurred_at, matched FROM events \
+                 WHERE (tenant, uid) >= ($1, $2) AND (tenant, uid) < ($1, $3) \
+                   AND uid >= $2 AND uid < $3 AND matched >= 0 \
+                 ORDER BY tenant DESC, uid DESC LIMIT $4) AS looked_at \
+             WHERE $5::text IS NULL OR type = $5 \
+             ORDER BY tenant DESC, uid DESC LIMIT $6",
+        )
+        .await?;
+    let looked_at = if event_type.is_some() {
+        LOOKED_AT
+    } else {
+        limit + 1
+    };
+    Ok(client
+        .query(
+            &statement,
+            &[
+                tenant,
+                &range.from,
+                &range.to,
+                &looked_at,
+                &event_type,
+                &(limit + 1),
+            ],
+        )
+        .await?)
+}
+
+/// The last event that a search with a type looked at, if there may be more after it.
+async fn last_looked_at(api: &Api, tenant: &Tenant, range: &Range) -> Result<Option<EventUid>> {
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(
+            "-- last_looked_at\n\
+             SELECT uid FROM events \
+             WHERE (tenant, uid) >= ($1, $2) AND (tenant, uid) < ($1, $3) \
+               AND uid >= $2 AND uid < $3 AND matched >= 0 \
+             ORDER BY tenant DESC, uid DESC OFFSET $4 LIMIT 1",
+        )
+        .await?;
+    let row = client
+        .query_opt(
+            &statement,
+            &[tenant, &range.from, &range.to, &(LOOKED_AT - 1)],
+        )
+        .await?;
+    Ok(row.map(|row| row.get(0)))
+}

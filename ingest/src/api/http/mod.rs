@@ -1,0 +1,5 @@
+//! Requests and answers: what every handler reads and writes in the same way.
+
+pub mod problem;
+pub mod request;
+pub mod request_id;

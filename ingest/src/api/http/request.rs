@@ -1,0 +1,221 @@
+//! Reads requests: JSON bodies, ids in paths, query strings, pages.
+
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::header;
+use axum::http::request::Parts;
+use futures_util::StreamExt;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use shared::ids::Malformed;
+use shared::tenant::LARGEST_MAX_PAYLOAD;
+use std::fmt::Display;
+use std::str::FromStr;
+use tokio_postgres::Row;
+use tokio_postgres::types::FromSql;
+use utoipa::IntoParams;
+
+use crate::api::http::problem::Problem;
+
+/// The largest request body, in bytes: an event's data and what is around it.
+const MAX_BODY: usize = LARGEST_MAX_PAYLOAD + 256 * 1024;
+
+/// The most rows in a page.
+pub const MAX_PAGE: i64 = 250;
+/// The rows in a page unless the request says otherwise.
+const PAGE: i64 = 50;
+/// How much of a body that is too large is read, in bytes.
+const MAX_IGNORED: usize = 8 * 1024 * 1024;
+
+/// A JSON body.
+pub struct Body<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        read_json(request, MAX_BODY).await.map(Self)
+    }
+}
+
+/// Reads a JSON body of at most `limit` bytes.
+///
+/// # Errors
+/// If it is larger, isn't said to be JSON, or isn't what is wanted.
+pub async fn read_json<T: DeserializeOwned>(request: Request, limit: usize) -> Result<T, Problem> {
+    let content_type = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok());
+    let media_type = content_type
+        .and_then(|value| value.split(';').next())
+        .map(str::trim);
+    if !media_type.is_some_and(|value| value.eq_ignore_ascii_case("application/json")) {
+        return Err(Problem::media_type());
+    }
+    let bytes = read_body(request, limit).await?;
+    // Serde takes a list for a struct, member by member; nobody means that.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Problem::bad_request("the body must be a JSON object"));
+    }
+    serde_json::from_slice(&bytes).map_err(|error| Problem::bad_request(error.to_string()))
+}
+
+/// Reads on for a while if the body is too large: a client that is still sending
+/// when the connection is closed doesn't see the answer.
+async fn read_body(request: Request, limit: usize) -> Result<Vec<u8>, Problem> {
+    let mut chunks = request.into_body().into_data_stream();
+    let (mut body, mut size) = (Vec::new(), 0);
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk
+            .map_err(|error| Problem::bad_request(format!("the body is not whole: {error}")))?;
+        size += chunk.len();
+        if size <= limit {
+            body.extend_from_slice(&chunk);
+        } else if size > limit + MAX_IGNORED {
+            break;
+        }
+    }
+    if size > limit {
+        return Err(Problem::too_large(format!(
+            "the body may have at most {limit} bytes"
+        )));
+    }
+    Ok(body)
+}
+
+/// A JSON body that may as well not be there.
+pub struct OptionalBody<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let nothing = request.headers().get(header::CONTENT_TYPE).is_none()
+            && axum::body::HttpBody::size_hint(request.body()).exact() == Some(0);
+        if nothing {
+            return Ok(Self(T::default()));
+        }
+        Body::<Option<T>>::from_request(request, state)
+            .await
+            .map(|Body(value)| Self(value.unwrap_or_default()))
+    }
+}
+
+/// The id in the path. One that isn't an id at all is as unknown as any other.
+pub struct Id<T>(pub T);
+
+impl<S: Send + Sync, T: FromStr<Err = Malformed> + Send> FromRequestParts<S> for Id<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Name(text) = Name::from_request_parts(parts, state).await?;
+        text.parse()
+            .map(Self)
+            .map_err(|error: Malformed| Problem::not_found(error.to_string()))
+    }
+}
+
+/// The name in the path. One that isn't even text is as unknown as any other.
+pub struct Name(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        Path::from_request_parts(parts, state)
+            .await
+            .map(|Path(text)| Self(text))
+            .map_err(|rejection| Problem::not_found(rejection.body_text()))
+    }
+}
+
+/// The two ids in the path, of a thing and of another that belongs to it.
+pub struct Ids<A, B>(pub A, pub B);
+
+impl<S, A, B> FromRequestParts<S> for Ids<A, B>
+where
+    S: Send + Sync,
+    A: FromStr<Err = Malformed> + Send,
+    B: FromStr<Err = Malformed> + Send,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path((first, second)) = Path::<(String, String)>::from_request_parts(parts, state)
+            .await
+            .map_err(|rejection| Problem::bad_request(rejection.to_string()))?;
+        let unknown = |error: Malformed| Problem::not_found(error.to_string());
+        Ok(Self(
+            first.parse().map_err(unknown)?,
+            second.parse().map_err(unknown)?,
+        ))
+    }
+}
+
+/// The query string.
+pub struct Parameters<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Query(value) = Query::from_request_parts(parts, state)
+            .await
+            .map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+        Ok(Self(value))
+    }
+}
+
+/// `?limit=&cursor=`, newest first. A cursor is the last id of the page before.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Page {
+    /// The most entries of the page.
+    #[param(minimum = 1, maximum = 250, default = 50)]
+    pub limit: Option<i64>,
+    /// `next_cursor` of the previous page.
+    pub cursor: Option<String>,
+}
+
+impl Page {
+    /// How many rows.
+    ///
+    /// # Errors
+    /// If it's out of bounds.
+    pub fn limit(&self) -> Result<i64, Problem> {
+        match self.limit.unwrap_or(PAGE) {
+            limit @ 1..=MAX_PAGE => Ok(limit),
+            _ => Err(Problem::field(
+                "limit",
+                format!("must be between 1 and {MAX_PAGE}"),
+            )),
+        }
+    }
+
+    /// The rows to show of those that were found, one more than the limit, and
+    /// the next page's cursor if there is one.
+    ///
+    /// # Errors
+    /// If the limit is out of bounds.
+    pub fn cut<'r, T: for<'a> FromSql<'a> + Display>(
+        &self,
+        found: &'r [Row],
+    ) -> Result<(&'r [Row], Option<String>), Problem> {
+        let limit = self.limit()? as usize;
+        let shown = &found[..found.len().min(limit)];
+        let last = shown.last().filter(|_| found.len() > limit);
+        Ok((shown, last.map(|row| row.get::<_, T>("id").to_string())))
+    }
+
+    /// The id after which the page starts.
+    ///
+    /// # Errors
+    /// If it isn't a cursor.
+    pub fn after<T: FromStr>(&self) -> Result<Option<T>, Problem> {
+        let parse = |text: &String| {
+            text.parse()
+                .map_err(|_| Problem::field("cursor", "is not a cursor"))
+        };
+        self.cursor.as_ref().map(parse).transpose()
+    }
+}

@@ -1,0 +1,348 @@
+//! The OpenAPI 3.1 document, made from what the handlers declare.
+//!
+//! A handler declares its path, its role, its parameters and its answers. This file
+//! adds what follows from them: the tenant's header, and each way in which such a
+//! request can be refused. So a handler declares only refusals that are its own.
+//!
+//! Two notations are ours. The role is the only scope of the `token` requirement.
+//! The other names of a member are in its extension `x-also`, or in [`ALSO`].
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+
+use crate::api::http::problem::Problem;
+use example::example;
+
+mod example;
+pub mod page;
+
+/// What the document starts from; the routes add themselves.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Posthorn",
+        description = "Delivers webhooks. Every path under `/api/v1/webhooks` also exists under `/api/webhooks`. \
+                       A problem (RFC 9457) names the member that is invalid, and its bound.",
+    ),
+    tags(
+        (name = "webhooks", description = "A tenant's webhooks: create and change them, rotate their secrets, send tests."),
+        (name = "deliveries", description = "The delivery log: each event's delivery to each webhook, with its attempts."),
+        (name = "stats", description = "Delivery statistics of webhooks."),
+        (name = "events", description = "Publish events, and search accepted ones."),
+        (name = "event types", description = "A tenant's catalogue of event types. Events of a type with a schema are checked against it."),
+        (name = "dialects", description = "The formats of deliveries: headers, body, signature, retries."),
+        (name = "dead letters", description = "Messages that were refused or unroutable."),
+        (name = "tokens", description = "API tokens."),
+        (name = "tenants", description = "Tenants and their limits."),
+    ),
+    components(schemas(Problem)),
+    modifiers(&Token),
+)]
+pub struct Base;
+
+struct Token;
+
+impl Modify for Token {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some(
+                "An API token (`pht_…`), or a JWT of your identity provider. Its role is `viewer`, `manager` or `admin`; each may do what the one before it \
+                 may. A token belongs to a tenant, or is global and names a tenant in `X-Tenant-ID`. \
+                 `operator` means a global admin.",
+            ))
+            .build();
+        document
+            .components
+            .get_or_insert_default()
+            .add_security_scheme("token", SecurityScheme::Http(scheme));
+    }
+}
+
+/// The other names of members that refer to a schema: utoipa leaves their
+/// extensions out.
+const ALSO: [(&str, &str, &[&str]); 5] = [
+    ("NewEvent", "type", &["event", "event_type", "eventType"]),
+    ("NewToken", "expires_at", &["expiresAt"]),
+    ("WebhookForm", "events", &["event_type", "eventType"]),
+    ("WebhookForm", "rate_limit", &["rateLimit"]),
+    ("WebhookForm", "retry_policy", &["retryPolicy"]),
+];
+
+/// The ways in which requests are refused: their names, statuses and reasons.
+const REFUSALS: [(&str, &str, &str); 9] = [
+    ("Unreadable", "400", "The request is malformed."),
+    ("Unknown", "401", "No valid token was sent."),
+    ("Forbidden", "403", "The token's role is not enough."),
+    (
+        "Missing",
+        "404",
+        "It does not exist, or belongs to another tenant.",
+    ),
+    ("TooLarge", "413", "The body is too large."),
+    ("NotJson", "415", "The body is not `application/json`."),
+    (
+        "OutOfBounds",
+        "422",
+        "A member, parameter or header is not within its bounds.",
+    ),
+    (
+        "TooMany",
+        "429",
+        "Too many requests; `Retry-After` says when to try again.",
+    ),
+    (
+        "Unavailable",
+        "503",
+        "PostgreSQL or RabbitMQ can't be reached; try again.",
+    ),
+];
+
+/// The document as it is served.
+#[must_use]
+pub fn finished(document: &utoipa::openapi::OpenApi) -> Value {
+    // Strings, numbers and maps with string keys: there is nothing in it that JSON can't say.
+    let mut document = serde_json::to_value(document).unwrap_or_default();
+    for operation in operations_mut(&mut document) {
+        complete(operation);
+    }
+    let schemas = document.clone();
+    for operation in operations_mut(&mut document) {
+        if let Some(body) = operation.pointer_mut("/requestBody/content/application~1json") {
+            body["example"] = example(&schemas, &body["schema"]);
+        }
+    }
+    let components = &mut document["components"];
+    components["responses"] = REFUSALS
+        .iter()
+        .map(|(name, _, reason)| ((*name).to_owned(), refusal(reason)))
+        .collect::<Map<_, _>>()
+        .into();
+    if let Some(schemas) = components["schemas"].as_object_mut() {
+        for (name, schema) in schemas {
+            let also = also(name, schema);
+            spell_out(schema, also);
+        }
+    }
+    document
+}
+
+fn operations_mut(document: &mut Value) -> impl Iterator<Item = &mut Value> {
+    let paths = document["paths"].as_object_mut().into_iter();
+    let items = paths.flat_map(|paths| paths.values_mut());
+    items
+        .filter_map(Value::as_object_mut)
+        .flat_map(|item| item.values_mut())
+}
+
+/// The role that an operation needs; none if anybody may.
+#[must_use]
+pub fn role(operation: &Value) -> Option<&str> {
+    operation["security"][0]["token"][0].as_str()
+}
+
+fn complete(operation: &mut Value) {
+    let role = role(operation).map(str::to_owned);
+    let takes_body = !operation["requestBody"].is_null();
+    let mut refusals = Vec::new();
+    if takes_body {
+        refusals.extend(["Unreadable", "TooLarge", "NotJson", "OutOfBounds"]);
+    }
+    let parameters = operation["parameters"].as_array();
+    for parameter in parameters.into_iter().flatten() {
+        match parameter["in"].as_str() {
+            Some("path") => refusals.push("Missing"),
+            Some("query") => refusals.extend(["Unreadable", "OutOfBounds"]),
+            _ => {}
+        }
+    }
+    if let Some(role) = &role {
+        refusals.extend(["Unknown", "TooMany", "Unavailable"]);
+        add_role(operation, role);
+        if role != "viewer" {
+            refusals.push("Forbidden");
+        }
+        if role != "operator" {
+            refusals.extend(["Missing", "OutOfBounds"]);
+            add_tenant_header(operation);
+        }
+    }
+    let Some(responses) = operation["responses"].as_object_mut() else {
+        return;
+    };
+    for (status, response) in responses.iter_mut() {
+        if status.starts_with(['4', '5']) && response["content"].is_null() {
+            response["content"] = problem();
+        }
+    }
+    for (name, status, _) in REFUSALS {
+        if refusals.contains(&name) && !responses.contains_key(status) {
+            let known = json!({ "$ref": format!("#/components/responses/{name}") });
+            responses.insert(status.to_owned(), known);
+        }
+    }
+}
+
+/// Viewers of the document don't show the role in `security`, so the text says it too.
+fn add_role(operation: &mut Value, role: &str) {
+    let needs = match role {
+        "viewer" => "Needs a token of any role.",
+        "manager" => "Needs the role `manager` or `admin`.",
+        "admin" => "Needs the role `admin`.",
+        _ => "Needs the operator: a global token with the role `admin`.",
+    };
+    operation["description"] = match operation["description"].as_str() {
+        Some(own) => format!("{own}\n\n{needs}").into(),
+        None => needs.into(),
+    };
+}
+
+fn add_tenant_header(operation: &mut Value) {
+    let header = json!({
+        "name": "X-Tenant-ID",
+        "in": "header",
+        "required": false,
+        "description": "The tenant for which a global token acts.",
+        "schema": { "$ref": "#/components/schemas/TenantId" },
+    });
+    match operation["parameters"].as_array_mut() {
+        Some(parameters) => parameters.push(header),
+        None => operation["parameters"] = json!([header]),
+    }
+}
+
+fn refusal(reason: &str) -> Value {
+    json!({ "description": reason, "content": problem() })
+}
+
+fn problem() -> Value {
+    json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } })
+}
+
+/// The other names of a schema's members, by member. Takes `x-also` away.
+fn also(schema_name: &str, schema: &mut Value) -> BTreeMap<String, Vec<String>> {
+    let mut found = BTreeMap::new();
+    for (of, member, names) in ALSO {
+        if of == schema_name {
+            let names = names.iter().map(|name| (*name).to_owned());
+            found.insert(member.to_owned(), names.collect());
+        }
+    }
+    let properties = schema.get_mut("properties");
+    for (member, property) in properties
+        .and_then(Value::as_object_mut)
+        .into_iter()
+        .flatten()
+    {
+        let also = property
+            .as_object_mut()
+            .and_then(|property| property.remove("x-also"));
+        if let Some(Ok(names)) = also.map(serde_json::from_value) {
+            found.insert(member.clone(), names);
+        }
+    }
+    found
+}
+
+/// Adds members under their other names. Of the names of a member that must be
+/// there, one must. (That two names of one member exclude each other goes without
+/// saying: schemathesis gives up on a schema that says it of many.)
+fn spell_out(schema: &mut Value, also: BTreeMap<String, Vec<String>>) {
+    let mut rules = Vec::new();
+    for (name, others) in also {
+        for other in &others {
+            let mut member = schema["properties"][&name].clone();
+            member["description"] = format!("Another name of `{name}`.").into();
+            schema["properties"][other] = member;
+        }
+        if is_required(schema, &name) {
+            let names = std::iter::once(&name).chain(&others);
+            let choices: Vec<_> = names.map(|name| json!({ "required": [name] })).collect();
+            rules.push(json!({ "oneOf": choices }));
+            if let Some(required) = schema["required"].as_array_mut() {
+                required.retain(|required| *required != name);
+            }
+        }
+    }
+    if !rules.is_empty() {
+        schema["allOf"] = rules.into();
+    }
+}
+
+fn is_required(schema: &Value, name: &str) -> bool {
+    let required = schema["required"].as_array();
+    required.is_some_and(|required| required.iter().any(|required| required == name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::document;
+
+    /// What `make openapi` writes. A change to the API shows here, in review.
+    const REVIEWED: &str = include_str!("../../../../tests/openapi.json");
+
+    #[test]
+    fn the_document_is_the_one_that_was_reviewed() {
+        let reviewed: Value = serde_json::from_str(REVIEWED).unwrap();
+        assert!(
+            document() == reviewed,
+            "run `make openapi` and look at what has changed"
+        );
+    }
+
+    #[test]
+    fn every_operation_says_what_it_does_and_who_may() {
+        let mut document = document();
+        let mut ids = std::collections::HashSet::new();
+        for operation in operations_mut(&mut document) {
+            let id = operation["operationId"].as_str().unwrap().to_owned();
+            assert!(operation["summary"].is_string(), "{id}");
+            assert!(operation["tags"].is_array(), "{id}");
+            let known = ["viewer", "manager", "admin", "operator"];
+            match role(operation) {
+                Some(role) => assert!(known.contains(&role), "{id}: {role}"),
+                // It says so: nobody is let in by forgetting.
+                None => assert_eq!(operation["security"], json!([{}]), "{id}"),
+            }
+            assert!(ids.insert(id.clone()), "{id} is there twice");
+        }
+    }
+
+    #[test]
+    fn a_members_other_names_are_documented() {
+        let document = document();
+        let form = &document["components"]["schemas"]["WebhookForm"];
+        for name in ["target_url", "event_type", "retryPolicy", "rateLimit"] {
+            assert!(form["properties"][name].is_object(), "{name}");
+        }
+        let event = document["components"]["schemas"]["NewEvent"].to_string();
+        let names = ["type", "event", "event_type", "eventType"];
+        let one_of = json!({ "oneOf": names.map(|name| json!({ "required": [name] })) });
+        assert!(event.contains(&one_of.to_string()), "{event}");
+        assert!(event.contains(r#""required":["data"]"#), "{event}");
+        assert!(!document.to_string().contains("x-also"));
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        fn check(at: &Value, document: &Value) {
+            if let Some(reference) = at["$ref"].as_str() {
+                let found = reference
+                    .strip_prefix('#')
+                    .and_then(|path| document.pointer(path));
+                assert!(found.is_some(), "{reference}");
+            }
+            let members = at.as_object().into_iter().flat_map(Map::values);
+            let items = at.as_array().into_iter().flatten();
+            members
+                .chain(items)
+                .for_each(|value| check(value, document));
+        }
+        let document = document();
+        check(&document, &document);
+    }
+}

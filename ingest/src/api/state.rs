@@ -1,0 +1,75 @@
+//! State that all handlers share: connections, keys, limits and caches.
+//!
+//! `run` builds it once; axum hands it to each handler. This file knows no route,
+//! so every handler may import it.
+
+use std::sync::Arc;
+
+use deadpool_postgres::Pool;
+use secrecy::SecretString;
+use shared::catalogue::Feed;
+use shared::destination::Destinations;
+use shared::dialect::Dialects;
+use shared::publish::Publisher;
+use shared::seal::Keyring;
+use shared::webhook::Subscription;
+
+use crate::api::access::change_limit::ChangeLimiter;
+use crate::api::access::jwt::Jwts;
+use crate::api::access::rate_limit::Rates;
+use crate::api::access::token_lookup::TokenLookup;
+use crate::api::webhooks::tester::Tester;
+use crate::door::Door;
+use crate::event_types::EventTypes;
+use crate::subscriptions::Subscriptions;
+use crate::tenant_permits::TenantPermits;
+use crate::webhooks::store::Writing;
+
+/// What handlers share.
+pub struct Api {
+    /// Connections to PostgreSQL for the API alone, so that requests don't delay events.
+    pub pool: Pool,
+    /// Looks tokens up on connections of its own, so that tokens are verified while
+    /// requests wait for the others.
+    pub tokens: TokenLookup,
+    /// Bounds a tenant's requests that use PostgreSQL.
+    pub permits: TenantPermits,
+    /// Bounds changes to webhooks, tenants and event types.
+    pub changes: ChangeLimiter,
+    /// Publishes to RabbitMQ.
+    pub publisher: Publisher,
+    /// Takes events.
+    pub door: Arc<Door>,
+    /// How many jobs queues there are.
+    pub shards: u16,
+    /// Sends test deliveries.
+    pub tester: Tester,
+    pub keys: Keyring,
+    /// The operator's rules on where deliveries may go.
+    pub destinations: Destinations,
+    /// All dialects, built-in and from `DIALECTS_DIR`.
+    pub dialects: Dialects,
+    pub admin_token: Option<SecretString>,
+    /// Rate limits of clients; `None`: no limit.
+    pub rates: Option<Rates>,
+    /// Verifies JWTs, if any are accepted.
+    pub jwts: Option<Jwts>,
+    /// Loads what has changed into the index.
+    pub feed: Arc<Feed<Subscription>>,
+    pub subscriptions: Arc<Subscriptions>,
+    /// Tenants' event types.
+    pub event_types: Arc<EventTypes>,
+}
+
+impl Api {
+    /// What rows of webhooks are written with.
+    pub fn writing(&self) -> Writing<'_> {
+        Writing {
+            keys: &self.keys,
+            dialects: &self.dialects,
+        }
+    }
+}
+
+/// The type of axum's state.
+pub type Shared = Arc<Api>;

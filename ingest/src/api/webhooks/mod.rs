@@ -1,0 +1,262 @@
+//! Webhooks: create, list, show, change, delete.
+//!
+//! A secret is generated unless the client sends one. It is shown once, in the
+//! answer that creates the webhook, and masked in every other.
+//!
+//! Ingest applies a change before it answers: it compares the catalogue's
+//! revision before every batch. Dispatchers apply it within a second.
+//!
+//! Answers carry an ETag. A change that sends it in `If-Match` is refused if the
+//! webhook has changed since.
+
+pub mod keys;
+pub mod rotation;
+pub mod stats;
+pub mod test;
+pub mod tester;
+pub mod view;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use shared::ids::WebhookId;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::api::access::auth::{Managing, Reading};
+use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request::{Body, Id, Page, Parameters};
+use crate::api::state::Shared;
+use crate::api::webhooks::view::{COLUMNS, WebhookView, all, find};
+use crate::webhooks::form::WebhookForm;
+use crate::webhooks::store;
+
+/// `/api/v1/webhooks…`, also `/api/webhooks…`
+pub fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(show, replace, update, delete))
+}
+
+/// A page of webhooks.
+#[derive(Serialize, ToSchema)]
+struct WebhookPage {
+    webhooks: Vec<WebhookView>,
+    /// The cursor of the next page; `null` on the last page.
+    #[schema(required)]
+    next_cursor: Option<String>,
+}
+
+/// A webhook with its ETag.
+struct Tagged(StatusCode, WebhookView);
+
+impl IntoResponse for Tagged {
+    fn into_response(self) -> Response {
+        (self.0, [(header::ETAG, self.1.etag())], Json(self.1)).into_response()
+    }
+}
+
+/// Create a webhook
+///
+/// `url` and `events` are needed. The secret is generated unless given.
+#[utoipa::path(
+    post, path = "/", operation_id = "create_webhook", tag = "webhooks",
+    security(("token" = ["manager"])),
+    request_body = WebhookForm,
+    responses(
+        (status = 201, description = "The webhook with its secret, which is not shown again.", body = WebhookView),
+        (status = 409, description = "The tenant already has as many webhooks as it may."),
+    ),
+)]
+async fn create(
+    acting: Managing,
+    State(api): State<Shared>,
+    Body(form): Body<WebhookForm>,
+) -> Result<Tagged> {
+    let checked = form.check(&api.destinations, &api.dialects)?;
+    let _turn = api.changes.acquire(&acting.tenant).await?;
+    let mut client = api.pool.get().await?;
+    let transaction = client.transaction().await?;
+    let made = store::create(&transaction, api.writing(), &acting.tenant, None, checked).await?;
+    transaction.commit().await?;
+    drop(client);
+    api.feed.refresh().await?;
+
+    let mut webhook = find(&api, &acting.tenant, made.id).await?;
+    // The one time that it is shown.
+    made.secret.expose().clone_into(&mut webhook.secret);
+    Ok(Tagged(StatusCode::CREATED, webhook))
+}
+
+/// List webhooks
+///
+/// Newest first.
+#[utoipa::path(
+    get, path = "/", operation_id = "list_webhooks", tag = "webhooks",
+    security(("token" = ["viewer"])),
+    params(Page),
+    responses((status = 200, description = "A page.", body = WebhookPage)),
+)]
+async fn list(
+    acting: Reading,
+    State(api): State<Shared>,
+    Parameters(page): Parameters<Page>,
+) -> Result<Json<WebhookPage>> {
+    let (limit, after) = (page.limit()?, page.after::<WebhookId>()?);
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(&format!(
+            "-- list_webhooks\n\
+             SELECT {COLUMNS} FROM webhooks w \
+             WHERE w.tenant = $1 AND w.status <> 'deleted' AND ($2::uuid IS NULL OR w.id < $2) \
+             ORDER BY w.id DESC LIMIT $3"
+        ))
+        .await?;
+    let rows = client
+        .query(&statement, &[&acting.tenant, &after, &(limit + 1)])
+        .await?;
+    let (shown, next_cursor) = page.cut::<WebhookId>(&rows)?;
+    let webhooks = all(&api, &client, shown).await?;
+    Ok(Json(WebhookPage {
+        webhooks,
+        next_cursor,
+    }))
+}
+
+/// Show a webhook
+#[utoipa::path(
+    get, path = "/{id}", operation_id = "show_webhook", tag = "webhooks",
+    security(("token" = ["viewer"])),
+    params(("id" = WebhookId, Path)),
+    responses((status = 200, description = "The webhook.", body = WebhookView)),
+)]
+async fn show(acting: Reading, State(api): State<Shared>, Id(id): Id<WebhookId>) -> Result<Tagged> {
+    let webhook = find(&api, &acting.tenant, id).await?;
+    Ok(Tagged(StatusCode::OK, webhook))
+}
+
+/// The revision that `If-Match` insists on; none if any will do.
+fn expected_revision(headers: &HeaderMap) -> Result<Option<i64>> {
+    let Some(value) = headers.get(header::IF_MATCH) else {
+        return Ok(None);
+    };
+    let text = value.to_str().unwrap_or_default().trim();
+    if text == "*" {
+        return Ok(None);
+    }
+    let revision = text
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'))
+        .and_then(|text| text.parse().ok());
+    // An ETag that this webhook never had matches nothing.
+    revision.map(Some).ok_or_else(changed_meanwhile)
+}
+
+fn changed_meanwhile() -> Problem {
+    Problem::precondition_failed(
+        "the webhook has changed since the state that `If-Match` names: read it again",
+    )
+}
+
+/// Change a webhook
+///
+/// The same as PATCH: what isn't sent stays. That is how the systems whose
+/// users Posthorn serves document PUT.
+#[utoipa::path(
+    put, path = "/{id}", operation_id = "put_webhook", tag = "webhooks",
+    security(("token" = ["manager"])),
+    params(
+        ("id" = WebhookId, Path),
+        ("If-Match" = Option<String>, Header, description = "The ETag of the state to be changed."),
+    ),
+    request_body = WebhookForm,
+    responses(
+        (status = 200, description = "The webhook as it is now.", body = WebhookView),
+        (status = 412, description = "The webhook has changed since the state that `If-Match` names."),
+    ),
+)]
+async fn replace(
+    acting: Managing,
+    api: State<Shared>,
+    id: Id<WebhookId>,
+    headers: HeaderMap,
+    form: Body<WebhookForm>,
+) -> Result<Tagged> {
+    update(acting, api, id, headers, form).await
+}
+
+/// Change a webhook
+///
+/// What isn't sent stays; `null` takes away.
+#[utoipa::path(
+    patch, path = "/{id}", operation_id = "patch_webhook", tag = "webhooks",
+    security(("token" = ["manager"])),
+    params(
+        ("id" = WebhookId, Path),
+        ("If-Match" = Option<String>, Header, description = "The ETag of the state to be changed."),
+    ),
+    request_body = WebhookForm,
+    responses(
+        (status = 200, description = "The webhook as it is now.", body = WebhookView),
+        (status = 412, description = "The webhook has changed since the state that `If-Match` names."),
+    ),
+)]
+async fn update(
+    acting: Managing,
+    State(api): State<Shared>,
+    Id(id): Id<WebhookId>,
+    headers: HeaderMap,
+    Body(form): Body<WebhookForm>,
+) -> Result<Tagged> {
+    let checked = form.check(&api.destinations, &api.dialects)?;
+    let expected = expected_revision(&headers)?;
+    let _turn = api.changes.acquire(&acting.tenant).await?;
+    let mut client = api.pool.get().await?;
+    let transaction = client.transaction().await?;
+    let (writing, tenant) = (api.writing(), &acting.tenant);
+    if !store::update(&transaction, writing, tenant, id, expected, checked).await? {
+        return Err(changed_meanwhile());
+    }
+    transaction.commit().await?;
+    drop(client);
+    api.feed.refresh().await?;
+    let webhook = find(&api, &acting.tenant, id).await?;
+    Ok(Tagged(StatusCode::OK, webhook))
+}
+
+/// Delete a webhook
+///
+/// The webhook goes, its log stays. Its secrets are forgotten.
+#[utoipa::path(
+    delete, path = "/{id}", operation_id = "delete_webhook", tag = "webhooks",
+    security(("token" = ["manager"])),
+    params(
+        ("id" = WebhookId, Path),
+        ("If-Match" = Option<String>, Header, description = "The ETag of the state to be deleted."),
+    ),
+    responses(
+        (status = 204, description = "It is deleted."),
+        (status = 412, description = "The webhook has changed since the state that `If-Match` names."),
+    ),
+)]
+async fn delete(
+    acting: Managing,
+    State(api): State<Shared>,
+    Id(id): Id<WebhookId>,
+    headers: HeaderMap,
+) -> Result<StatusCode> {
+    let expected = expected_revision(&headers)?;
+    let _turn = api.changes.acquire(&acting.tenant).await?;
+    let mut client = api.pool.get().await?;
+    let transaction = client.transaction().await?;
+    if !store::delete(&transaction, &acting.tenant, id, expected).await? {
+        return Err(changed_meanwhile());
+    }
+    transaction.commit().await?;
+    drop(client);
+    api.feed.refresh().await?;
+    Ok(StatusCode::NO_CONTENT)
+}

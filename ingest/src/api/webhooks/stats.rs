@@ -1,0 +1,419 @@
+//! Delivery statistics of a webhook, or of all webhooks of a tenant.
+//!
+//! Dispatchers count outcomes into one row per quarter of an hour. Here those rows
+//! are added up, so an answer costs what its window costs, however many deliveries
+//! there were.
+
+use std::collections::{BTreeMap, HashMap};
+
+use axum::Json;
+use axum::extract::State;
+use deadpool_postgres::Client;
+use serde::{Deserialize, Serialize};
+use shared::clock;
+use shared::ids::WebhookId;
+use shared::stats::{OUTCOMES, PERIOD, Subject, Tally};
+use time::OffsetDateTime;
+use tokio_postgres::Row;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::api::access::auth::Reading;
+use crate::api::deliveries::check_exists;
+use crate::api::http::problem::Result;
+use crate::api::http::request::{Id, Parameters};
+use crate::api::state::Shared;
+use crate::timestamp::Timestamp;
+
+/// `/api/v1/stats`
+pub fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(of_tenant))
+}
+
+/// `/api/v1/webhooks/{id}/stats`
+pub fn of_webhook() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(of_one_webhook))
+}
+
+/// The time window of statistics.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct StatsQuery {
+    /// The last hour, day, week, or thirty days.
+    #[serde(default)]
+    #[param(inline, required = false)]
+    window: Window,
+}
+
+/// The last hour, day, week, or thirty days.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+enum Window {
+    #[serde(rename = "1h")]
+    Hour,
+    #[default]
+    #[serde(rename = "24h")]
+    Day,
+    #[serde(rename = "7d")]
+    Week,
+    #[serde(rename = "30d")]
+    Month,
+}
+
+impl Window {
+    /// The length of the window, and of each step of its series, in seconds.
+    fn lengths(self) -> (i64, i64) {
+        const HOUR: i64 = 3600;
+        match self {
+            Self::Hour => (HOUR, PERIOD),
+            Self::Day => (24 * HOUR, HOUR),
+            Self::Week => (7 * 24 * HOUR, 6 * HOUR),
+            Self::Month => (30 * 24 * HOUR, 24 * HOUR),
+        }
+    }
+}
+
+/// Delivery statistics. A delivery counts at the time at which it ended. One that begins again
+/// counts again. Tests don't count.
+#[derive(Serialize, ToSchema)]
+struct Stats {
+    window: Window,
+    /// The beginning of the window, rounded down to a quarter of an hour.
+    since: Timestamp,
+    until: Timestamp,
+    #[serde(flatten)]
+    totals: Figures,
+    /// Failed attempts by class: `timeout`, `dns`, `connect`, `tls`, `broken`,
+    /// `forbidden`, `redirect`, `client_error`, `server_error`.
+    #[schema(example = json!({"timeout": 3, "server_error": 12}))]
+    failures_by_class: BTreeMap<&'static str, i64>,
+    /// When a delivery last succeeded, even if that was before the window.
+    #[schema(required)]
+    last_delivery_at: Option<Timestamp>,
+    /// When a delivery last failed for good, even if that was before the window.
+    #[schema(required)]
+    last_failure_at: Option<Timestamp>,
+    /// The window in steps of equal length, for a chart.
+    series: Vec<Step>,
+}
+
+/// A step of the window.
+#[derive(Serialize, ToSchema)]
+struct Step {
+    /// The beginning of the step.
+    at: Timestamp,
+    #[serde(flatten)]
+    figures: Figures,
+}
+
+/// The counts, and ratios of them.
+#[derive(Serialize, ToSchema)]
+struct Figures {
+    /// Deliveries that ended.
+    total_deliveries: i64,
+    /// Deliveries that succeeded.
+    successful_deliveries: i64,
+    /// Deliveries that failed for good: `failed` and `expired`.
+    failed_deliveries: i64,
+    /// Deliveries whose webhook was deleted or switched off.
+    cancelled_deliveries: i64,
+    /// Successful deliveries as a share of successful and failed ones, from 0 to 1.
+    #[schema(required, example = 0.998)]
+    success_rate: Option<f64>,
+    /// The share of these that succeeded at the first attempt.
+    #[schema(required, example = 0.98)]
+    first_try_success_rate: Option<f64>,
+    /// Requests.
+    attempts: i64,
+    /// Requests that were not the first of their delivery.
+    retries: i64,
+    /// Retries as a share of all requests.
+    #[schema(required, example = 0.02)]
+    retry_rate: Option<f64>,
+    /// The mean response time of attempts that were answered or timed out.
+    #[schema(required, example = 152.3)]
+    average_response_time_ms: Option<f64>,
+    /// Half of the attempts took no longer. Percentiles are accurate to about a tenth.
+    #[schema(required, example = 120.0)]
+    p50_response_time_ms: Option<f64>,
+    #[schema(required, example = 410.0)]
+    p95_response_time_ms: Option<f64>,
+    #[schema(required, example = 900.0)]
+    p99_response_time_ms: Option<f64>,
+}
+
+/// A webhook's statistics
+#[utoipa::path(
+    get, path = "/{id}/stats", operation_id = "webhook_stats", tag = "stats",
+    security(("token" = ["viewer"])),
+    params(("id" = WebhookId, Path), StatsQuery),
+    responses((status = 200, description = "The statistics.", body = Stats)),
+)]
+async fn of_one_webhook(
+    acting: Reading,
+    State(api): State<Shared>,
+    Id(webhook): Id<WebhookId>,
+    Parameters(query): Parameters<StatsQuery>,
+) -> Result<Json<Stats>> {
+    let client = api.pool.get().await?;
+    check_exists(&client, &acting.tenant, webhook).await?;
+    let subject = Subject::Webhook(webhook);
+    stats(&client, subject, query.window).await.map(Json)
+}
+
+/// A tenant's statistics
+///
+/// Of all its webhooks together, deleted ones too.
+#[utoipa::path(
+    get, path = "/", operation_id = "tenant_stats", tag = "stats",
+    security(("token" = ["viewer"])),
+    params(StatsQuery),
+    responses((status = 200, description = "The statistics.", body = Stats)),
+)]
+async fn of_tenant(
+    acting: Reading,
+    State(api): State<Shared>,
+    Parameters(query): Parameters<StatsQuery>,
+) -> Result<Json<Stats>> {
+    let client = api.pool.get().await?;
+    let subject = Subject::Tenant(&acting.tenant);
+    stats(&client, subject, query.window).await.map(Json)
+}
+
+async fn stats(client: &Client, subject: Subject<'_>, window: Window) -> Result<Stats> {
+    let subject = subject.to_string();
+    let now = clock::now();
+    let (length, step) = window.lengths();
+    let since = floor(now.unix_timestamp() - length, PERIOD);
+    let rows = stats_since(client, &subject, since).await?;
+    let (last_delivery_at, last_failure_at) = last_times(client, &subject).await?;
+
+    let mut total = Tally::default();
+    // Empty steps are listed, too, so that a chart has no gaps.
+    let mut steps: BTreeMap<i64, Tally> = (floor(since, step)..=now.unix_timestamp())
+        .step_by(step as usize)
+        .map(|at| (at, Tally::default()))
+        .collect();
+    for row in &rows {
+        let tally = read(row);
+        total.add(&tally);
+        let at = row.get::<_, OffsetDateTime>("quarter").unix_timestamp();
+        steps.entry(floor(at, step)).or_default().add(&tally);
+    }
+    let failures = OUTCOMES.iter().copied().zip(total.outcomes);
+    Ok(Stats {
+        window,
+        since: moment(since),
+        until: Timestamp(now),
+        totals: Figures::new(&total),
+        failures_by_class: failures
+            .filter(|(class, count)| *class != "success" && *count > 0)
+            .collect(),
+        last_delivery_at,
+        last_failure_at,
+        series: steps
+            .iter()
+            .map(|(at, tally)| Step {
+                at: moment(*at),
+                figures: Figures::new(tally),
+            })
+            .collect(),
+    })
+}
+
+fn floor(at: i64, step: i64) -> i64 {
+    at - at.rem_euclid(step)
+}
+
+fn moment(at: i64) -> Timestamp {
+    // Within thirty days of now.
+    Timestamp(OffsetDateTime::from_unix_timestamp(at).unwrap_or(OffsetDateTime::UNIX_EPOCH))
+}
+
+async fn stats_since(client: &Client, subject: &str, since: i64) -> Result<Vec<Row>> {
+    let statement = client
+        .prepare_cached(
+            "-- stats_since\n\
+             SELECT * FROM stats WHERE subject = $1 AND quarter >= to_timestamp($2::float8)",
+        )
+        .await?;
+    Ok(client
+        .query(&statement, &[&subject, &(since as f64)])
+        .await?)
+}
+
+/// As long as statistics are kept: as many rows as a month has quarters, at most.
+async fn last_times(
+    client: &Client,
+    subject: &str,
+) -> Result<(Option<Timestamp>, Option<Timestamp>)> {
+    let statement = client
+        .prepare_cached(
+            "-- last_times\n\
+             SELECT max(last_delivered_at), max(last_failed_at) FROM stats WHERE subject = $1",
+        )
+        .await?;
+    let row = client.query_one(&statement, &[&subject]).await?;
+    Ok((row.get(0), row.get(1)))
+}
+
+fn read(row: &Row) -> Tally {
+    let mut tally = Tally::default();
+    let fill = |ours: &mut [i64], column: &str| {
+        let counts: Vec<i32> = row.get(column);
+        for (ours, count) in ours.iter_mut().zip(counts) {
+            *ours = count.into();
+        }
+    };
+    fill(&mut tally.outcomes, "outcomes");
+    fill(&mut tally.response_times, "response_times");
+    let count = |column: &str| i64::from(row.get::<_, i32>(column));
+    Tally {
+        retries: count("retries"),
+        delivered: count("delivered"),
+        delivered_at_once: count("delivered_at_once"),
+        failed: count("failed"),
+        expired: count("expired"),
+        cancelled: count("cancelled"),
+        response_ms: row.get("response_ms"),
+        ..tally
+    }
+}
+
+impl Figures {
+    fn new(tally: &Tally) -> Self {
+        let share = |part: i64, of: i64| (of > 0).then(|| part as f64 / of as f64);
+        let rounded = |ms: f64| (ms * 10.0).round() / 10.0;
+        let percentile = |share| tally.percentile(share).map(rounded);
+        Self {
+            total_deliveries: tally.decided() + tally.cancelled,
+            successful_deliveries: tally.delivered,
+            failed_deliveries: tally.failed + tally.expired,
+            cancelled_deliveries: tally.cancelled,
+            success_rate: share(tally.delivered, tally.decided()),
+            first_try_success_rate: share(tally.delivered_at_once, tally.decided()),
+            attempts: tally.attempts(),
+            retries: tally.retries,
+            retry_rate: share(tally.retries, tally.attempts()),
+            average_response_time_ms: tally.mean().map(rounded),
+            p50_response_time_ms: percentile(0.5),
+            p95_response_time_ms: percentile(0.95),
+            p99_response_time_ms: percentile(0.99),
+        }
+    }
+}
+
+/// The state of a webhook's endpoint, judged by its latest answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Nothing was sent to it lately.
+    Unused,
+    /// At most one attempt in twenty failed.
+    Healthy,
+    /// At most half of the attempts failed.
+    Degraded,
+    /// More than half of the attempts failed.
+    Failing,
+}
+
+/// What a list of webhooks shows of each webhook's deliveries.
+#[derive(Debug, Clone, Copy)]
+pub struct Summary {
+    /// The state of the endpoint.
+    pub health: Health,
+    /// When the last attempt was made.
+    pub last_triggered: Option<Timestamp>,
+}
+
+impl Summary {
+    /// The summary of a webhook that nothing was sent to.
+    pub const UNUSED: Self = Self {
+        health: Health::Unused,
+        last_triggered: None,
+    };
+}
+
+/// The summaries of these webhooks. A missing one is [`Summary::UNUSED`].
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn summaries(
+    client: &Client,
+    webhooks: &[WebhookId],
+) -> Result<HashMap<WebhookId, Summary>> {
+    /// Four quarters of an hour, for four dispatchers.
+    const LATE: i64 = 16;
+    let statement = client
+        .prepare_cached(
+            "-- summaries\n\
+             SELECT w.id, s.last, s.attempts, s.successes \
+             FROM unnest($1::uuid[], $2::text[]) AS w (id, subject) CROSS JOIN LATERAL ( \
+                 SELECT max(last_attempt_at) AS last, sum(outcomes[1]) AS successes, \
+                     sum((SELECT sum(o) FROM unnest(outcomes) AS o))::int8 AS attempts \
+                 FROM (SELECT last_attempt_at, outcomes FROM stats WHERE subject = w.subject \
+                     ORDER BY quarter DESC LIMIT $3) late) s \
+             WHERE s.last IS NOT NULL",
+        )
+        .await?;
+    let subjects: Vec<_> = webhooks
+        .iter()
+        .map(|id| Subject::Webhook(*id).to_string())
+        .collect();
+    let rows = client
+        .query(&statement, &[&webhooks, &subjects, &LATE])
+        .await?;
+    let read = |row: &Row| {
+        let summary = Summary {
+            health: health(row.get("successes"), row.get::<_, i64>("attempts")),
+            last_triggered: row.get("last"),
+        };
+        (row.get("id"), summary)
+    };
+    Ok(rows.iter().map(read).collect())
+}
+
+fn health(successes: i64, attempts: i64) -> Health {
+    let failures = attempts - successes;
+    if attempts == 0 {
+        Health::Unused
+    } else if failures * 20 <= attempts {
+        Health::Healthy
+    } else if failures * 2 <= attempts {
+        Health::Degraded
+    } else {
+        Health::Failing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_is_what_was_answered_of_late() {
+        for (successes, attempts, expected) in [
+            (0, 0, Health::Unused),
+            (19, 20, Health::Healthy),
+            (18, 20, Health::Degraded),
+            (10, 20, Health::Degraded),
+            (9, 20, Health::Failing),
+        ] {
+            assert_eq!(
+                health(successes, attempts),
+                expected,
+                "{successes} of {attempts}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_window_has_between_five_and_thirty_one_steps() {
+        for window in [Window::Hour, Window::Day, Window::Week, Window::Month] {
+            let (length, step) = window.lengths();
+            assert_eq!(length % step, 0);
+            assert!((4..=30).contains(&(length / step)), "{window:?}");
+            assert_eq!(step % PERIOD, 0);
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! A webhook as the API shows it: secrets and header values masked.
+
+use std::collections::BTreeMap;
+
+use axum::http::HeaderValue;
+use deadpool_postgres::Client;
+use secrecy::ExposeSecret;
+use serde::Serialize;
+use serde_json::Value;
+use shared::ids::{Tenant, WebhookId};
+use shared::retry::Retry;
+use shared::webhook::{Rate, Sealed, Status, read_retry};
+use tokio_postgres::Row;
+use utoipa::ToSchema;
+
+use crate::api::http::problem::Result;
+use crate::api::state::Api;
+use crate::api::webhooks::stats::{Health, Summary, summaries};
+use crate::invalid::NotFound;
+use crate::timestamp::Timestamp;
+use crate::webhooks::form::Signing;
+use crate::webhooks::rate_limit::RateLimit;
+
+/// A tenant's subscription.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Webhook)]
+pub struct WebhookView {
+    /// The id.
+    pub id: WebhookId,
+    /// The URL that deliveries are sent to.
+    #[schema(example = "https://example.com/hooks")]
+    url: String,
+    /// Patterns of event types.
+    #[schema(example = json!(["order.*"]))]
+    events: Vec<String>,
+    description: String,
+    /// Whether the webhook gets deliveries.
+    active: bool,
+    /// `active`; `paused`: deliveries are held; `inactive` (switched off by its owner)
+    /// or `disabled` (by Posthorn): there are none.
+    #[schema(example = "active")]
+    status: &'static str,
+    /// Why Posthorn disabled the webhook; `null`: it didn't.
+    #[schema(required)]
+    disabled_reason: Option<String>,
+    /// `false`: what is sealed of it can't be opened with this server's keys. Its deliveries wait,
+    /// and its `secret`, `public_key` and `headers` are not shown.
+    readable: bool,
+    /// The secret: whole in the answer that creates it, masked in every other.
+    #[schema(example = "whsec_…ab12")]
+    pub secret: String,
+    /// Until when the previous secret signs too.
+    #[schema(required)]
+    previous_secret_until: Option<Timestamp>,
+    /// `hmac`: the secret signs. `ed25519`: a key signs too.
+    signing: Signing,
+    /// The public key, if a key signs; also at `/.well-known/webhook-keys/{id}`.
+    #[schema(required, example = "whpk_…")]
+    public_key: Option<String>,
+    /// Headers that are sent with every delivery; their values are not shown.
+    #[schema(example = json!({"X-Api-Key": "…"}))]
+    headers: BTreeMap<String, &'static str>,
+    /// A filter on events' data; `null`: none.
+    #[schema(required, value_type = Option<Object>, example = json!({"total": {"$gte": 10}}))]
+    filters: Option<Value>,
+    /// The timeout of a request, in milliseconds; `null`: the dialect's.
+    #[schema(required, example = 30_000)]
+    timeout: Option<u64>,
+    /// Changes to the dialect's retry schedule; `null`: none.
+    #[schema(required)]
+    retry_policy: Option<Retry>,
+    /// The most attempts in a period; `null`: no limit.
+    #[schema(required)]
+    rate_limit: Option<RateLimit>,
+    /// Whether each attempt's request and answer are stored whole.
+    debug_mode: bool,
+    /// Whether it gets operational events, such as `webhook.disabled`, and no others.
+    operational: bool,
+    /// The dialect of its deliveries; `null`: the tenant's.
+    #[schema(required, example = "standard")]
+    pub dialect: Option<String>,
+    /// Any JSON object. Posthorn stores it and doesn't use it.
+    #[schema(value_type = Object)]
+    metadata: Value,
+    /// The `key` in the file of `posthorn-ingest apply` that declares it; `null`: no file does.
+    #[schema(required, example = "billing")]
+    key: Option<String>,
+    created_at: Timestamp,
+    /// The same as `created_at`.
+    #[serde(rename = "createdAt")]
+    created_at_too: Timestamp,
+    updated_at: Timestamp,
+    /// The endpoint's state, judged by its latest answers.
+    health: Health,
+    /// The number of events that it didn't get because its filter was too costly to evaluate.
+    #[schema(example = 0)]
+    too_costly_events: i64,
+    /// When an event was last left out for that reason.
+    #[schema(required)]
+    last_too_costly_at: Option<Timestamp>,
+    /// When a delivery was last attempted.
+    #[serde(rename = "lastTriggered")]
+    #[schema(required)]
+    last_triggered: Option<Timestamp>,
+    /// Which state of it this is: its ETag.
+    #[serde(skip)]
+    revision: i64,
+}
+
+/// What is read to show a webhook; with `w` for its table.
+pub const COLUMNS: &str = "w.id, w.tenant, w.url, w.patterns, w.filter, w.dialect, w.secret, \
+    w.previous_secret, w.previous_secret_until, w.signing_key, w.previous_signing_key, w.headers, \
+    w.timeout_ms, w.retry, w.rate_limit, w.rate_period_s, w.debug_mode, w.operational, w.status, \
+    w.description, w.metadata, w.key, w.disabled_reason, w.created_at, w.updated_at, w.revision, \
+    coalesce((SELECT c.events FROM costly_filters c WHERE c.webhook_id = w.id), 0) AS too_costly_events, \
+    (SELECT c.last_at FROM costly_filters c WHERE c.webhook_id = w.id) AS last_too_costly_at";
+
+impl WebhookView {
+    /// From its row, and what was counted of it. A row that can't be read whole
+    /// is shown as far as it can be.
+    fn new(api: &Api, row: &Row, summary: Summary) -> Self {
+        let sealed = Sealed::open(row, &api.keys).ok();
+        let retry = read_retry(row);
+        let readable = sealed.is_some() && retry.is_ok();
+        let masked = |sealed: &Sealed| sealed.secrets.current().masked();
+        let key = sealed
+            .as_ref()
+            .and_then(|sealed| sealed.secrets.signing_key());
+        let headers = sealed.as_ref().map_or(&[][..], |sealed| &sealed.headers);
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (name.clone(), mask_header(value.expose_secret())))
+            .collect();
+        let status = Status::read(row.get("status"));
+        let signs_with_key = row.get::<_, Option<&[u8]>>("signing_key").is_some();
+        let created_at = row.get("created_at");
+        Self {
+            id: row.get("id"),
+            url: row.get("url"),
+            events: row.get("patterns"),
+            description: row.get("description"),
+            active: status == Status::Active,
+            status: status.as_str(),
+            disabled_reason: row.get("disabled_reason"),
+            readable,
+            secret: sealed.as_ref().map_or_else(|| "…".to_owned(), masked),
+            previous_secret_until: row.get("previous_secret_until"),
+            signing: if signs_with_key {
+                Signing::Ed25519
+            } else {
+                Signing::Hmac
+            },
+            public_key: key.map(|key| key.public_key()),
+            headers,
+            filters: row.get("filter"),
+            timeout: row.get::<_, Option<i32>>("timeout_ms").map(|ms| ms as u64),
+            retry_policy: retry.unwrap_or_default(),
+            rate_limit: Rate::read(row).map(RateLimit::from),
+            debug_mode: row.get("debug_mode"),
+            operational: row.get("operational"),
+            dialect: row.get("dialect"),
+            metadata: row.get("metadata"),
+            key: row.get("key"),
+            created_at,
+            created_at_too: created_at,
+            updated_at: row.get("updated_at"),
+            health: summary.health,
+            too_costly_events: row.get("too_costly_events"),
+            last_too_costly_at: row.get("last_too_costly_at"),
+            last_triggered: summary.last_triggered,
+            revision: row.get("revision"),
+        }
+    }
+
+    /// Its ETag (RFC 9110, section 8.8.3): changes with every change to it.
+    pub fn etag(&self) -> HeaderValue {
+        // Digits between quotes.
+        HeaderValue::from_str(&format!("\"{}\"", self.revision))
+            .unwrap_or(HeaderValue::from_static(""))
+    }
+}
+
+/// One webhook of a tenant's.
+///
+/// # Errors
+/// If there is none of that id.
+pub async fn find(api: &Api, tenant: &Tenant, id: WebhookId) -> Result<WebhookView> {
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(&format!(
+            "-- show_webhook\n\
+             SELECT {COLUMNS} FROM webhooks w \
+             WHERE w.id = $1 AND w.tenant = $2 AND w.status <> 'deleted'"
+        ))
+        .await?;
+    let row = client
+        .query_opt(&statement, &[&id, tenant])
+        .await?
+        .ok_or_else(|| NotFound::webhook(id))?;
+    let mut shown = all(api, &client, &[row]).await?;
+    shown.pop().ok_or_else(|| NotFound::webhook(id).into())
+}
+
+/// Those whose rows were found, in their order.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn all(api: &Api, client: &Client, rows: &[Row]) -> Result<Vec<WebhookView>> {
+    let ids: Vec<WebhookId> = rows.iter().map(|row| row.get("id")).collect();
+    let summaries = summaries(client, &ids).await?;
+    let shown = rows.iter().zip(ids).map(|(row, id)| {
+        let summary = summaries.get(&id).copied().unwrap_or(Summary::UNUSED);
+        WebhookView::new(api, row, summary)
+    });
+    Ok(shown.collect())
+}
+
+/// Header values may be credentials: only that there is one is shown.
+fn mask_header(value: &str) -> &'static str {
+    if value.is_empty() { "" } else { "…" }
+}

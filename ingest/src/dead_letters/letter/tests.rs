@@ -1,0 +1,218 @@
+use proptest::prelude::*;
+use shared::ids::{DeliveryId, EventUid, WebhookId};
+use shared::job::Payload;
+
+use super::*;
+
+fn message(exchange: &str, routing_key: &str, body: &[u8]) -> Delivery {
+    Delivery::mock(1, exchange.into(), routing_key.into(), false, body.to_vec())
+}
+
+#[test]
+fn what_was_refused_becomes_the_message_that_it_was() {
+    let mut published = message("posthorn.events", "acme.order.created", b"{\"a\":25.00}");
+    let mut headers = FieldTable::default();
+    headers.insert("tier".into(), AMQPValue::LongString("gold".into()));
+    published.properties = BasicProperties::default()
+        .with_delivery_mode(2)
+        .with_message_id("evt-1".into())
+        .with_content_type("application/json".into())
+        .with_correlation_id("c-1".into())
+        .with_headers(headers);
+    let dead = Outgoing::dead(&published, "because");
+    let mut parked = message("posthorn.dead", "acme.order.created", &dead.body);
+    parked.properties = dead.properties;
+
+    let letter = Letter::from_message(&parked, Origin::Parking);
+    assert_eq!(letter.reason, "because");
+    assert_eq!(letter.tenant.as_ref().unwrap().as_str(), "acme");
+    assert_eq!(letter.message_id.as_deref(), Some("evt-1"));
+    let again = letter.again(OffsetDateTime::now_utc(), 1).unwrap();
+    assert_eq!(again.exchange, "posthorn.events");
+    assert_eq!(again.routing_key.as_str(), "acme.order.created");
+    assert_eq!(again.body, published.data);
+    assert_eq!(again.properties, published.properties);
+}
+
+#[test]
+fn only_who_parked_it_can_say_that_a_message_is_unreadable() {
+    let known = Unreadable {
+        why: "`message_id` is not UTF-8".to_owned(),
+        routing_key: b"acme.\xFF".to_vec(),
+        properties: vec![0x00, 0x80, 1, 0xFF],
+        size: 4,
+    };
+    let mut headers = FieldTable::default();
+    headers.insert(UNREADABLE_HEADER.into(), known.to_value());
+    let mut parked = message("posthorn.dead", "acme.?", b"{}");
+    parked.properties = BasicProperties::default().with_headers(headers.clone());
+    let letter = Letter::from_message(&parked, Origin::Parking);
+    assert_eq!(letter.unreadable(), Some(known));
+    assert!(letter.again(OffsetDateTime::now_utc(), 1).is_err());
+    let repair = Repair::new("acme.order.created", None, None).unwrap();
+    let repaired = letter.repaired(&repair);
+    assert_eq!(repaired.routing_key.as_str(), "acme.order.created");
+    assert_eq!(*repaired.properties.headers(), None);
+
+    // A producer's, wherever else it comes from.
+    assert_eq!(
+        Letter::from_message(&parked, Origin::Unrouted).unreadable(),
+        None
+    );
+    let deaths = vec![AMQPValue::FieldTable(FieldTable::default())];
+    headers.insert("x-death".into(), AMQPValue::FieldArray(deaths.into()));
+    parked.properties = BasicProperties::default().with_headers(headers);
+    assert_eq!(
+        Letter::from_message(&parked, Origin::Parking).unreadable(),
+        None
+    );
+    assert!(decode_and_park_strips_it(&parked));
+}
+
+fn decode_and_park_strips_it(message: &Delivery) -> bool {
+    let dead = Outgoing::dead(message, "because");
+    let headers = dead.properties.headers().clone().unwrap_or_default();
+    Unreadable::carried_by(&headers).is_none()
+}
+
+#[test]
+fn a_repair_names_what_is_wrong_with_it() {
+    for (key, id, content_type, field) in [
+        ("acme", None, None, "routing_key"),
+        ("ACME.a", None, None, "routing_key"),
+        ("acme.a", Some("\u{e9}"), None, "message_id"),
+        ("acme.a", None, Some("x".repeat(256)), "content_type"),
+    ] {
+        let refused = Repair::new(key, id.map(ToOwned::to_owned), content_type);
+        assert_eq!(refused.unwrap_err().0, field);
+    }
+}
+
+#[test]
+fn what_the_broker_gave_up_says_where_it_was() {
+    let mut death = FieldTable::default();
+    for (name, value) in [
+        ("reason", "delivery_limit"),
+        ("queue", "posthorn.ingest.v1"),
+    ] {
+        death.insert(name.into(), AMQPValue::LongString(value.into()));
+    }
+    let mut headers = FieldTable::default();
+    // What its producer made up.
+    for (name, value) in [
+        (EXCHANGE_HEADER, "posthorn.jobs"),
+        (ROUTING_KEY_HEADER, "other.order.created"),
+    ] {
+        headers.insert(name.into(), AMQPValue::LongString(value.into()));
+    }
+    let deaths = vec![AMQPValue::FieldTable(death)];
+    headers.insert("x-death".into(), AMQPValue::FieldArray(deaths.into()));
+    let mut parked = message("posthorn.dead", "acme.order.created", b"{}");
+    parked.properties = BasicProperties::default().with_headers(headers);
+    let letter = Letter::from_message(&parked, Origin::Parking);
+    assert_eq!(letter.reason, "whoever took it failed every time");
+    let again = letter.again(OffsetDateTime::now_utc(), 1).unwrap();
+    assert_eq!(again.exchange, "posthorn.events");
+    assert_eq!(again.routing_key.as_str(), "acme.order.created");
+    assert!(
+        again
+            .properties
+            .headers()
+            .as_ref()
+            .unwrap()
+            .inner()
+            .is_empty()
+    );
+}
+
+#[test]
+fn a_job_is_rechecked_and_goes_to_the_shard_that_is_its_now() {
+    let now = OffsetDateTime::now_utc();
+    let uid = EventUid::generate();
+    let job = Job {
+        delivery: DeliveryId::of(uid),
+        webhook: WebhookId::generate(),
+        tenant: "acme".parse().unwrap(),
+        event_uid: uid,
+        event_id: uid.into(),
+        event_type: "order.created".parse().unwrap(),
+        occurred_at: now,
+        attempt: 1,
+        due_at: now,
+        recheck: false,
+        payload: Payload::of("{}", None),
+        restart: None,
+        late: None,
+    };
+    let unrouted = message("posthorn.jobs", "0.77", &job.encode());
+    let letter = Letter::from_message(&unrouted, Origin::Unrouted);
+    assert_eq!(letter.tenant, None);
+    let again = letter.again(now, 1).unwrap();
+    assert_eq!(
+        (again.exchange, again.routing_key.as_str()),
+        ("posthorn.jobs", "0.0")
+    );
+    assert!(Job::decode(&again.body).unwrap().recheck);
+}
+
+#[test]
+fn what_came_around_the_exchange_has_no_way_to_take_again() {
+    let published = message("", "posthorn.ingest.v1", b"{}");
+    let dead = Outgoing::dead(&published, "published to exchange ``");
+    let mut parked = message("posthorn.dead", "posthorn.ingest.v1", &dead.body);
+    parked.properties = dead.properties;
+    let letter = Letter::from_message(&parked, Origin::Parking);
+    assert_eq!((letter.exchange.as_str(), &letter.tenant), ("", &None));
+    assert!(matches!(
+        letter.again(OffsetDateTime::now_utc(), 1),
+        Err(Unreplayable::Elsewhere(_))
+    ));
+}
+
+#[test]
+fn any_text_can_be_stored() {
+    let mut parked = message("a\0b", "c\0d", b"");
+    parked.properties = BasicProperties::default().with_message_id("e\0f".into());
+    let letter = Letter::from_message(&parked, Origin::Unrouted);
+    let texts = [
+        letter.exchange,
+        letter.routing_key,
+        letter.message_id.unwrap(),
+    ];
+    assert!(texts.iter().all(|text| !text.contains('\0')), "{texts:?}");
+}
+
+proptest! {
+    /// What a stranger put into the parking queue, and what is stored of it.
+    #[test]
+    fn no_letter_panics_and_each_can_be_stored_and_read(
+        exchange in "(posthorn[.](events|jobs|retry|dead)|.{0,20})", key in ".{0,40}", body: Vec<u8>,
+        name in "(x-death|x-posthorn-(reason|exchange|routing-key)|.{0,8})", text in ".{0,40}", list: bool,
+    ) {
+        let mut headers = FieldTable::default();
+        let mut value = AMQPValue::LongString(text.as_str().into());
+        if list {
+            let mut table = FieldTable::default();
+            table.insert("queue".into(), value);
+            value = AMQPValue::FieldArray(vec![AMQPValue::FieldTable(table)].into());
+        }
+        headers.insert(name.as_str().into(), value);
+        let mut parked = message("posthorn.dead", "a", &body);
+        // Strings of the wire have at most 255 bytes: these have.
+        parked.exchange = exchange.as_str().into();
+        parked.routing_key = key.as_str().into();
+        parked.properties = BasicProperties::default().with_headers(headers);
+        for origin in [Origin::Parking, Origin::Unrouted] {
+            let letter = Letter::from_message(&parked, origin);
+            let _ = letter.again(OffsetDateTime::now_utc(), 1);
+            let stored = rmp_serde::to_vec(&letter.properties).unwrap();
+            let read: BasicProperties = rmp_serde::from_slice(&stored).unwrap();
+            prop_assert_eq!(read, letter.properties);
+        }
+    }
+
+    #[test]
+    fn no_stored_properties_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = rmp_serde::from_slice::<BasicProperties>(&bytes);
+    }
+}

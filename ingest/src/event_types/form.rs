@@ -1,0 +1,253 @@
+//! What a client or a file sends to describe event types, and what is made of it.
+//!
+//! The same form serves a single type, a whole catalogue, the files of
+//! `ingest/catalogues`, and files that `posthorn-ingest catalogue import` reads. No I/O.
+
+use std::collections::HashSet;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use shared::ids::EventType;
+use utoipa::ToSchema;
+
+use crate::event_types::schema::{Flaw, Schema};
+use crate::event_types::store::{Entry, MAX_EVENT_TYPES};
+use crate::invalid::Invalid;
+use crate::json_text::{MAX_DEPTH, depth};
+
+type Result<T> = std::result::Result<T, Invalid>;
+
+/// The longest description, in bytes.
+const MAX_DESCRIPTION: usize = 1024;
+/// The largest example, in bytes of JSON.
+const MAX_EXAMPLE: usize = 16 * 1024;
+/// A path of the API of its own, see `event_types`.
+const RESERVED: &str = "import";
+
+/// A whole catalogue.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CatalogueForm {
+    /// The catalogue's name, for people.
+    #[serde(default)]
+    pub name: String,
+    /// The catalogue's description, for people.
+    #[serde(default)]
+    pub description: String,
+    #[serde(alias = "eventTypes")]
+    #[schema(max_items = 1000, extensions(("x-also" = json!(["eventTypes"]))))]
+    pub(crate) event_types: Vec<EventTypeForm>,
+}
+
+/// One type. What isn't sent is empty.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EventTypeForm {
+    /// Needed in a catalogue; else the path has it.
+    #[schema(value_type = Option<EventType>)]
+    name: Option<String>,
+    /// A text for people.
+    #[serde(default)]
+    #[schema(max_length = 1024, example = "A customer placed an order.")]
+    description: String,
+    /// An example of its data: at most 16,384 bytes of JSON. Must conform to the schema.
+    #[schema(value_type = Option<serde_json::Value>, example = json!({"total": 25.00, "currency": "EUR"}))]
+    example: Option<Box<RawValue>>,
+    /// A JSON Schema that its data must conform to: at most 32,768 bytes, without references to the outside.
+    #[serde(alias = "json_schema", alias = "jsonSchema")]
+    #[schema(
+        value_type = Option<Object>, example = json!({"required": ["total"]}),
+        extensions(("x-also" = json!(["json_schema", "jsonSchema"])))
+    )]
+    schema: Option<Box<RawValue>>,
+    /// Whether new webhooks may no longer subscribe to it. Its events are still taken.
+    #[serde(default)]
+    archived: bool,
+}
+
+impl CatalogueForm {
+    /// How many types it has.
+    pub fn types(&self) -> usize {
+        self.event_types.len()
+    }
+
+    /// Checks every type.
+    ///
+    /// # Errors
+    /// Names the member and its bound.
+    pub fn check(self) -> Result<Vec<Entry>> {
+        if self.event_types.len() as i64 > MAX_EVENT_TYPES {
+            let bound = format!("must have at most {MAX_EVENT_TYPES} entries");
+            return Err(Invalid::new("event_types", bound));
+        }
+        let mut names = HashSet::new();
+        let mut entries = Vec::with_capacity(self.event_types.len());
+        for (at, mut form) in self.event_types.into_iter().enumerate() {
+            let place = format!("event_types[{at}].");
+            let name = form
+                .name
+                .take()
+                .ok_or_else(|| Invalid::new(format!("{place}name"), "is missing"))?;
+            let name: EventType = name
+                .parse()
+                .map_err(|error| Invalid::new(format!("{place}name"), error))?;
+            if !names.insert(name.clone()) {
+                let twice = format!("`{name}` is there twice");
+                return Err(Invalid::new(format!("{place}name"), twice));
+            }
+            entries.push(form.entry(name, &place)?);
+        }
+        Ok(entries)
+    }
+}
+
+impl EventTypeForm {
+    /// Checks every member of the type by this name.
+    ///
+    /// # Errors
+    /// Names the member and its bound.
+    pub fn check(self, name: EventType) -> Result<Entry> {
+        if self.name.as_ref().is_some_and(|own| own != name.as_str()) {
+            let other = format!("is not the `{name}` of the path: a type is not renamed");
+            return Err(Invalid::new("name", other));
+        }
+        self.entry(name, "")
+    }
+
+    fn entry(self, name: EventType, place: &str) -> Result<Entry> {
+        let wrong = |field: &str, reason: String| Invalid::new(format!("{place}{field}"), reason);
+        if name.as_str() == RESERVED {
+            return Err(wrong("name", format!("`{RESERVED}` is reserved")));
+        }
+        if self.description.len() > MAX_DESCRIPTION || self.description.contains('\0') {
+            let bound = format!("must be at most {MAX_DESCRIPTION} bytes, without NUL");
+            return Err(wrong("description", bound));
+        }
+        let given = |json: Option<Box<RawValue>>| {
+            json.map(|json| json.get().to_owned())
+                .filter(|text| text != "null")
+        };
+        let (example, schema) = (given(self.example), given(self.schema));
+        if example
+            .as_ref()
+            .is_some_and(|text| text.len() > MAX_EXAMPLE)
+        {
+            let bound = format!("must be at most {MAX_EXAMPLE} bytes of JSON");
+            return Err(wrong("example", bound));
+        }
+        if example.as_ref().is_some_and(|text| depth(text) > MAX_DEPTH) {
+            let bound = format!("must be nested at most {MAX_DEPTH} levels deep");
+            return Err(wrong("example", bound));
+        }
+        if let Some(text) = &schema {
+            let schema = Schema::read(text).map_err(|error| wrong("schema", error.to_string()))?;
+            if let Some(example) = &example {
+                schema.check(example).map_err(|flaw| {
+                    let words = match flaw {
+                        Flaw::Violation(violation) => {
+                            format!("is not what the schema says: {violation}")
+                        }
+                        Flaw::TooCostly => flaw.to_string(),
+                    };
+                    wrong("example", words)
+                })?;
+            }
+        }
+        Ok(Entry {
+            name,
+            description: self.description,
+            example,
+            schema,
+            archived: self.archived,
+        })
+    }
+}
+
+#[allow(clippy::unwrap_used, reason = "a test may fail")]
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::event_types::collections::COLLECTIONS;
+
+    fn check(types: &Value) -> Result<Vec<Entry>> {
+        let text = json!({ "event_types": types }).to_string();
+        serde_json::from_str::<CatalogueForm>(&text)
+            .map_err(|error| Invalid::new("", error))?
+            .check()
+    }
+
+    #[test]
+    fn every_catalogue_that_posthorn_comes_with_is_one() {
+        for (collection, types) in COLLECTIONS.iter().zip([11, 13, 11, 11, 24]) {
+            let form: CatalogueForm = serde_json::from_str(collection.text)
+                .unwrap_or_else(|error| panic!("{}: {error}", collection.name));
+            assert_eq!(form.name, collection.name);
+            assert_eq!(form.types(), types, "{}", collection.name);
+            for entry in form.check().unwrap() {
+                assert!(entry.description.len() > 10, "{}", entry.name);
+                assert!(entry.example.is_some(), "{}", entry.name);
+            }
+        }
+    }
+
+    #[test]
+    fn json_is_kept_as_it_was_given() {
+        let entries = check(&json!([{"name": "a.b", "example": null}])).unwrap();
+        assert_eq!(entries[0].example, None);
+        let text = r#"{"event_types": [{"name": "a.b", "example": {"price":25.00, "b": 1}}]}"#;
+        let form: CatalogueForm = serde_json::from_str(text).unwrap();
+        let entries = form.check().unwrap();
+        assert_eq!(
+            entries[0].example.as_deref(),
+            Some(r#"{"price":25.00, "b": 1}"#)
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_bound() {
+        for (types, words) in [
+            (json!([{}]), ["event_types[0].name", "missing"]),
+            (json!([{"name": "a..b"}]), ["event_types[0].name", "dots"]),
+            (
+                json!([{"name": "a"}, {"name": "a"}]),
+                ["event_types[1].name", "twice"],
+            ),
+            (
+                json!([{"name": "import"}]),
+                ["event_types[0].name", "reserved"],
+            ),
+            (
+                json!([{"name": "a", "description": "x".repeat(1025)}]),
+                ["event_types[0].description", "1024"],
+            ),
+            (
+                json!([{"name": "a", "example": "x".repeat(20_000)}]),
+                ["event_types[0].example", "16384"],
+            ),
+            (
+                json!([{"name": "a", "schema": {"properties": {"b": {"type": "no"}}}}]),
+                ["event_types[0].schema", "/properties/b/type"],
+            ),
+            (
+                json!([{"name": "a", "schema": {"type": "object"}, "example": 1}]),
+                ["event_types[0].example", "object"],
+            ),
+            (
+                json!([{"name": "a", "descripton": "x"}]),
+                ["descripton", "unknown field"],
+            ),
+        ] {
+            let error = format!("{:?}", check(&types).unwrap_err());
+            for word in words {
+                assert!(error.contains(word), "{word} is missing in {error}");
+            }
+        }
+        let many: Vec<_> = (0..1001)
+            .map(|n| json!({"name": format!("t.{n}")}))
+            .collect();
+        let error = format!("{:?}", check(&json!(many)).unwrap_err());
+        assert!(error.contains("1000"), "{error}");
+    }
+}

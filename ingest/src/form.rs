@@ -1,0 +1,69 @@
+//! What the forms of webhooks, tenants and event types have in common.
+//!
+//! A form is what a client or a file sends, as it was sent. Its `check` makes of
+//! it what may be stored, or says which member is [`Invalid`].
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+use shared::dialect::Dialects;
+use utoipa::ToSchema;
+
+use crate::invalid::Invalid;
+
+/// A text, or a list of texts.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged, expecting = "expected an event type or a list of them")]
+pub enum OneOrMany {
+    /// `"order.*"`
+    One(String),
+    /// `["order.*", "item.*"]`
+    Many(Vec<String>),
+}
+
+/// A string stands for a list of one.
+pub fn one_or_many<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<String>>, D::Error> {
+    Ok(Some(match OneOrMany::deserialize(deserializer)? {
+        OneOrMany::One(one) => vec![one],
+        OneOrMany::Many(many) => many,
+    }))
+}
+
+/// Tells `null` (`Some(None)`) from what is missing (`None`).
+pub fn present<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Option::<T>::deserialize(deserializer).map(Some)
+}
+
+/// Reads an object within a form. Serde alone would take a list for a struct, member by member.
+///
+/// # Errors
+/// If it's anything else, or not such an object.
+pub fn object<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    let members = Map::deserialize(deserializer)?;
+    serde_json::from_value(Value::Object(members)).map_err(serde::de::Error::custom)
+}
+
+/// Refuses a dialect that doesn't exist.
+///
+/// # Errors
+/// Names those that do.
+pub fn check_dialect(name: &str, dialects: &Dialects) -> Result<(), Invalid> {
+    match dialects.get(name) {
+        Some(_) => Ok(()),
+        None => Err(Invalid::new("dialect", unknown_dialect(name, dialects))),
+    }
+}
+
+/// Says that a dialect doesn't exist, and which do.
+pub fn unknown_dialect(name: &str, dialects: &Dialects) -> String {
+    let names: Vec<_> = dialects.names().map(|name| format!("`{name}`")).collect();
+    format!("`{name}` does not exist; there is {}", names.join(", "))
+}

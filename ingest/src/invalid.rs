@@ -1,0 +1,98 @@
+//! Why something that a client or a file declares is not stored.
+//!
+//! Forms and rows of webhooks, tenants and event types answer with these errors.
+//! They know nothing of HTTP: the API turns them into problems (`api::http::problem`),
+//! `apply` into lines with a file's name and a line's number.
+
+use std::fmt;
+
+use shared::excerpt::{MAX_ERROR, excerpt};
+use shared::ids::{EventType, Tenant, WebhookId};
+
+/// The longest name of a field that is shown, in bytes: a client may have chosen it.
+const MAX_FIELD: usize = 256;
+
+/// A member of a declaration is not within its bounds.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub struct Invalid {
+    /// The member's path: `url`, `events[3]`.
+    pub field: String,
+    /// What is wrong, with the bound. At most [`MAX_ERROR`] bytes.
+    pub reason: String,
+}
+
+impl Invalid {
+    /// Both are cut, and control characters replaced: a client may have chosen parts of them.
+    pub fn new(field: impl AsRef<str>, reason: impl fmt::Display) -> Self {
+        Self {
+            field: excerpt(field.as_ref(), MAX_FIELD),
+            reason: excerpt(&reason.to_string(), MAX_ERROR),
+        }
+    }
+}
+
+/// There is no such thing, or it is another tenant's.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotFound(String);
+
+impl NotFound {
+    /// No webhook has this id.
+    pub fn webhook(id: WebhookId) -> Self {
+        Self(format!("there is no webhook {id}"))
+    }
+
+    /// No tenant has this id, which may be any text.
+    pub fn tenant(id: impl fmt::Display) -> Self {
+        Self(format!("tenant `{id}` does not exist"))
+    }
+
+    /// The tenant's catalogue has no event type of this name.
+    pub fn event_type(name: &EventType) -> Self {
+        Self(format!("there is no event type {name} in the catalogue"))
+    }
+}
+
+/// It contradicts what is stored already.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Conflict(String);
+
+impl Conflict {
+    /// Another tenant has this id.
+    pub fn tenant_exists(id: &Tenant) -> Self {
+        Self(format!("tenant `{id}` exists already"))
+    }
+
+    /// The tenant has as many webhooks as it may.
+    pub fn webhooks(has: i64, limit: i32) -> Self {
+        Self(format!(
+            "this tenant has {has} webhooks; at most {limit} are allowed"
+        ))
+    }
+
+    /// The tenant's catalogue would have more event types than it may.
+    pub fn event_types(would_have: i64, limit: i64) -> Self {
+        Self(format!(
+            "a tenant has at most {limit} event types; these would make {would_have}"
+        ))
+    }
+}
+
+/// Why a declaration was not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum Unsaved {
+    /// It is not within its bounds, or those of what is stored.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// What it changes doesn't exist.
+    #[error(transparent)]
+    NotFound(#[from] NotFound),
+    /// It contradicts what is stored.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    /// PostgreSQL failed.
+    #[error("the change was not stored: PostgreSQL failed")]
+    Postgres(#[from] tokio_postgres::Error),
+}

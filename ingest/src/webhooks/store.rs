@@ -1,0 +1,455 @@
+//! The rows of webhooks: create, change, delete, within the tenant's bounds.
+//!
+//! The API and `apply` pass a checked form and a transaction of their own. Rows
+//! that a check depends on are read in that transaction, so a tenant or an event
+//! type that it has just created counts.
+
+use deadpool_postgres::Transaction;
+use secrecy::ExposeSecret;
+use serde_json::{Map, Value, json};
+use shared::dialect::Dialects;
+use shared::ids::{Tenant, WebhookId};
+use shared::seal::Keyring;
+use shared::secret::{Secret, SigningKey};
+use shared::webhook::{Rate, Status, seal_context};
+use tokio_postgres::Row;
+
+use crate::assignments::Assignments;
+use crate::invalid::{Conflict, Invalid, NotFound, Unsaved};
+use crate::matching::Pattern;
+use crate::webhooks::form::{CheckedWebhook, Signing, check_metadata};
+
+type Result<T> = std::result::Result<T, Unsaved>;
+
+/// The most bytes of a webhook's whole definition, as it is stored.
+const MAX_DEFINITION: i32 = 64 * 1024;
+
+/// The sizes of the members that a definition consists of, under the API's names. The
+/// statements that write a definition return them.
+const SIZES: &str = "octet_length(url) AS url, octet_length(description) AS description, \
+    octet_length(array_to_string(patterns, ' ')) AS events, \
+    coalesce(octet_length(filter::text), 0) AS filters, \
+    coalesce(octet_length(headers), 0) AS headers, \
+    coalesce(octet_length(retry::text), 0) AS retry_policy, \
+    octet_length(metadata::text) AS metadata";
+
+/// What rows are written with.
+#[derive(Clone, Copy)]
+pub struct Writing<'a> {
+    pub keys: &'a Keyring,
+    /// The dialects that webhooks may choose.
+    pub dialects: &'a Dialects,
+}
+
+/// A webhook that was just created.
+pub struct Made {
+    /// The id.
+    pub id: WebhookId,
+    /// Its secret: to be shown now, or never.
+    pub secret: Secret,
+}
+
+/// Creates a webhook. `key` is its name in the file that declares it.
+///
+/// # Errors
+/// If a required member is missing, the tenant has as many webhooks as it may, or it is strict
+/// and none of its event types match.
+pub async fn create(
+    transaction: &Transaction<'_>,
+    writing: Writing<'_>,
+    tenant: &Tenant,
+    key: Option<&str>,
+    form: CheckedWebhook,
+) -> Result<Made> {
+    let url = form.url.ok_or_else(|| Invalid::new("url", "is missing"))?;
+    let events = form
+        .events
+        .ok_or_else(|| Invalid::new("events", "is missing"))?;
+    let operational = form.operational.unwrap_or(false);
+    if !operational {
+        check_offered(transaction, tenant, &events).await?;
+    }
+    let dialect = form.dialect.flatten();
+    let signs_with_key = form.signing == Some(Signing::Ed25519);
+    if signs_with_key {
+        let dialect = match &dialect {
+            Some(own) => own.clone(),
+            None => tenants_dialect(transaction, tenant).await?,
+        };
+        check_takes_keys(writing.dialects, &dialect)?;
+    }
+    check_room(transaction, tenant).await?;
+    let secret = form.secret.unwrap_or_else(Secret::generate);
+    let id = WebhookId::generate();
+    let rate = RateColumns::new(form.rate.flatten());
+    let mut metadata = form.metadata.unwrap_or_default();
+    metadata.extend(form.client_id.map(client_id));
+    let keys = writing.keys;
+    let statement = transaction
+        .prepare_cached(&format!(
+            "-- create_webhook\n\
+             INSERT INTO webhooks (id, tenant, url, description, patterns, filter, dialect, secret, \
+                 signing_key, headers, timeout_ms, retry, rate_limit, rate_period_s, debug_mode, \
+                 metadata, status, key, operational, revision) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, 0) \
+             RETURNING {SIZES}"
+        ))
+        .await?;
+    let sizes = transaction
+        .query_one(
+            &statement,
+            &[
+                &id,
+                tenant,
+                &url,
+                &form.description.unwrap_or_default(),
+                &events,
+                &form.filters.flatten(),
+                &dialect,
+                &seal_secret(keys, id, &secret),
+                &signs_with_key.then(|| seal_key(keys, id, &SigningKey::generate())),
+                &form.headers.map(|headers| seal_headers(keys, id, &headers)),
+                &form.timeout.flatten(),
+                &form.retry.flatten().map(|retry| json!(retry)),
+                &rate.limit,
+                &rate.period_s,
+                &form.debug_mode.unwrap_or(false),
+                &Value::Object(metadata),
+                &form.status.unwrap_or(Status::Active).as_str(),
+                &key,
+                &operational,
+            ],
+        )
+        .await?;
+    check_sizes(&sizes)?;
+    Ok(Made { id, secret })
+}
+
+/// Changes the members that the form has, if the webhook still has the `expected` revision.
+/// Answers whether it does.
+///
+/// # Errors
+/// If there is no such webhook, or the change is not within its tenant's bounds.
+pub async fn update(
+    transaction: &Transaction<'_>,
+    writing: Writing<'_>,
+    tenant: &Tenant,
+    id: WebhookId,
+    expected: Option<i64>,
+    form: CheckedWebhook,
+) -> Result<bool> {
+    let before = lock_webhook(transaction, tenant, id).await?;
+    // A webhook that is older than the bound can still be switched off.
+    let has_size = form.has_size();
+    if let Some(events) = &form.events
+        && !form.operational.unwrap_or(before.operational)
+    {
+        check_offered(transaction, tenant, events).await?;
+    }
+    let own_dialect = form.dialect.clone().unwrap_or(before.dialect);
+    if form.signing == Some(Signing::Ed25519) {
+        let dialect = match own_dialect {
+            Some(own) => own,
+            None => tenants_dialect(transaction, tenant).await?,
+        };
+        check_takes_keys(writing.dialects, &dialect)?;
+    }
+    let metadata = match form.client_id {
+        None => form.metadata,
+        Some(client) => {
+            let mut metadata = form.metadata.unwrap_or(before.metadata);
+            metadata.extend([client_id(client)]);
+            check_metadata(&metadata)?;
+            Some(metadata)
+        }
+    };
+    let keys = writing.keys;
+    let mut changes = Assignments::default();
+    let webhook = changes.parameter(id);
+    let owner = changes.parameter(tenant);
+    let expected = changes.parameter(expected);
+    changes.set("url", form.url);
+    changes.set("patterns", form.events);
+    let secret = form.secret.map(|secret| seal_secret(keys, id, &secret));
+    changes.set("secret", secret);
+    changes.set("description", form.description);
+    let status = changes.parameter(form.status.map(Status::as_str));
+    changes.clause(format!("status = coalesce({status}, status)"));
+    changes.clause(format!(
+        "disabled_reason = CASE WHEN {status} IS NULL THEN disabled_reason END"
+    ));
+    let headers = form.headers.map(|headers| seal_headers(keys, id, &headers));
+    changes.set("headers", headers);
+    changes.set("metadata", metadata.map(Value::Object));
+    changes.set("debug_mode", form.debug_mode);
+    changes.set_nullable("filter", form.filters);
+    changes.set_nullable("timeout_ms", form.timeout);
+    let retry = form.retry.map(|retry| retry.map(|retry| json!(retry)));
+    changes.set_nullable("retry", retry);
+    changes.set_nullable("dialect", form.dialect);
+    let rate = form.rate.map(RateColumns::new);
+    let limit = rate.as_ref().map(|rate| rate.limit);
+    changes.set_nullable("rate_limit", limit);
+    changes.set_nullable("rate_period_s", rate.map(|rate| rate.period_s));
+    let without_key = changes.parameter(form.signing == Some(Signing::Hmac));
+    let new_key = (form.signing == Some(Signing::Ed25519))
+        .then(|| seal_key(keys, id, &SigningKey::generate()));
+    let new_key = changes.parameter(new_key);
+    // A webhook that has a key keeps it.
+    changes.clause(format!(
+        "signing_key = CASE WHEN {without_key} THEN NULL ELSE coalesce(signing_key, {new_key}) END"
+    ));
+    changes.clause(format!(
+        "previous_signing_key = CASE WHEN NOT {without_key} THEN previous_signing_key END"
+    ));
+    changes.set("operational", form.operational);
+    let statement = transaction
+        .prepare_cached(&format!(
+            "-- update_webhook\n\
+             UPDATE webhooks SET {}, updated_at = now() \
+             WHERE id = {webhook} AND tenant = {owner} AND status <> 'deleted' \
+               AND ({expected}::int8 IS NULL OR revision = {expected}) \
+             RETURNING {SIZES}",
+            changes.clauses()
+        ))
+        .await?;
+    let changed = transaction.query_opt(&statement, &changes.values()).await?;
+    if let Some(sizes) = &changed
+        && has_size
+    {
+        check_sizes(sizes)?;
+    }
+    Ok(changed.is_some())
+}
+
+/// Deletes a webhook, if it still has the `expected` revision. Its log stays, and of its row
+/// what the log needs. Answers whether it was deleted.
+///
+/// # Errors
+/// If there is no such webhook.
+pub async fn delete(
+    transaction: &Transaction<'_>,
+    tenant: &Tenant,
+    id: WebhookId,
+    expected: Option<i64>,
+) -> Result<bool> {
+    lock_webhook(transaction, tenant, id).await?;
+    let statement = transaction
+        .prepare_cached(
+            "-- delete_webhook\n\
+             UPDATE webhooks SET status = 'deleted', disabled_reason = NULL, secret = '', \
+                 previous_secret = NULL, previous_secret_until = NULL, signing_key = NULL, \
+                 previous_signing_key = NULL, headers = NULL, url = '', description = '', \
+                 patterns = '{}', filter = NULL, dialect = NULL, retry = NULL, rate_limit = NULL, \
+                 rate_period_s = NULL, metadata = '{}', key = NULL, updated_at = now() \
+             WHERE id = $1 AND tenant = $2 AND status <> 'deleted' \
+               AND ($3::int8 IS NULL OR revision = $3)",
+        )
+        .await?;
+    let deleted = transaction
+        .execute(&statement, &[&id, tenant, &expected])
+        .await?;
+    Ok(deleted > 0)
+}
+
+/// Refuses a definition that is too large, and names its largest member.
+fn check_sizes(row: &Row) -> Result<()> {
+    let columns = row.columns().iter().enumerate();
+    let sizes: Vec<(&str, i32)> = columns.map(|(at, of)| (of.name(), row.get(at))).collect();
+    let bytes: i32 = sizes.iter().map(|(_, bytes)| bytes).sum();
+    let largest = sizes.iter().max_by_key(|(_, bytes)| bytes);
+    match largest {
+        Some((member, most)) if bytes > MAX_DEFINITION => Err(Invalid::new(
+            *member,
+            format!(
+                "is {most} bytes of the webhook's {bytes}; all of a webhook's definition may be \
+                 at most {MAX_DEFINITION} bytes"
+            ),
+        )
+        .into()),
+        _ => Ok(()),
+    }
+}
+
+/// The members of the stored webhook that a change depends on.
+struct Before {
+    operational: bool,
+    dialect: Option<String>,
+    metadata: Map<String, Value>,
+}
+
+async fn lock_webhook(
+    transaction: &Transaction<'_>,
+    tenant: &Tenant,
+    id: WebhookId,
+) -> Result<Before> {
+    let statement = transaction
+        .prepare_cached(
+            "-- lock_webhook\n\
+             SELECT operational, dialect, metadata FROM webhooks \
+             WHERE id = $1 AND tenant = $2 AND status <> 'deleted' FOR NO KEY UPDATE",
+        )
+        .await?;
+    let row = transaction
+        .query_opt(&statement, &[&id, tenant])
+        .await?
+        .ok_or_else(|| NotFound::webhook(id))?;
+    Ok(Before {
+        operational: row.get("operational"),
+        dialect: row.get("dialect"),
+        metadata: match row.get("metadata") {
+            Value::Object(metadata) => metadata,
+            // Only a hand-made row has other JSON.
+            _ => Map::new(),
+        },
+    })
+}
+
+/// Refuses if the tenant has as many webhooks as it may. Locks the tenant's row, so that two
+/// requests at a time don't both create the last one.
+async fn check_room(transaction: &Transaction<'_>, tenant: &Tenant) -> Result<()> {
+    let statement = transaction
+        .prepare_cached(
+            "-- lock_tenant\nSELECT max_webhooks FROM tenants WHERE id = $1 FOR NO KEY UPDATE",
+        )
+        .await?;
+    let limit: i32 = transaction.query_one(&statement, &[tenant]).await?.get(0);
+    let statement = transaction
+        .prepare_cached(
+            "-- count_webhooks\nSELECT count(*) FROM webhooks WHERE tenant = $1 AND status <> 'deleted'",
+        )
+        .await?;
+    let has: i64 = transaction.query_one(&statement, &[tenant]).await?.get(0);
+    if has >= i64::from(limit) {
+        return Err(Conflict::webhooks(has, limit).into());
+    }
+    Ok(())
+}
+
+/// Refuses patterns that no type of a strict tenant's catalogue can match.
+async fn check_offered(
+    transaction: &Transaction<'_>,
+    tenant: &Tenant,
+    patterns: &[String],
+) -> Result<()> {
+    let statement = transaction
+        .prepare_cached(
+            "-- offered_event_types\n\
+             SELECT e.name FROM tenants t \
+             LEFT JOIN event_types e ON e.tenant = t.id AND NOT e.archived \
+             WHERE t.id = $1 AND t.strict_event_types",
+        )
+        .await?;
+    let offered = transaction.query(&statement, &[tenant]).await?;
+    if offered.is_empty() {
+        // A strict tenant has a row even without types, so this one isn't strict.
+        return Ok(());
+    }
+    let offered: Vec<_> = offered
+        .iter()
+        .filter_map(|row| row.get::<_, Option<&str>>(0))
+        .collect();
+    match useless(&offered, patterns) {
+        None => Ok(()),
+        Some(pattern) => Err(Invalid::new(
+            "events",
+            format!(
+                "`{pattern}` matches no event type of the catalogue, and `{tenant}` takes no other"
+            ),
+        )
+        .into()),
+    }
+}
+
+/// The first of these patterns that matches none of these types.
+fn useless<'p>(offered: &[&str], patterns: &'p [String]) -> Option<&'p str> {
+    let useful = |pattern: &&String| {
+        // Invalid patterns were refused before.
+        pattern
+            .parse::<Pattern>()
+            .is_ok_and(|pattern| offered.iter().any(|name| pattern.listens_to(name)))
+    };
+    patterns
+        .iter()
+        .find(|pattern| !useful(pattern))
+        .map(String::as_str)
+}
+
+async fn tenants_dialect(transaction: &Transaction<'_>, tenant: &Tenant) -> Result<String> {
+    let statement = transaction
+        .prepare_cached("-- tenants_dialect\nSELECT dialect FROM tenants WHERE id = $1")
+        .await?;
+    Ok(transaction.query_one(&statement, &[tenant]).await?.get(0))
+}
+
+/// Refuses a key in a dialect that can't send its signature.
+fn check_takes_keys(dialects: &Dialects, name: &str) -> Result<()> {
+    match dialects.get(name) {
+        Some(dialect) if dialect.takes_signing_keys() => Ok(()),
+        _ => Err(Invalid::new(
+            "signing",
+            format!("can't be `ed25519` in the dialect `{name}`, which has no place for it"),
+        )
+        .into()),
+    }
+}
+
+fn client_id(client: Value) -> (String, Value) {
+    ("client_id".to_owned(), client)
+}
+
+/// A rate limit's two columns.
+struct RateColumns {
+    limit: Option<i32>,
+    period_s: Option<i32>,
+}
+
+impl RateColumns {
+    fn new(rate: Option<Rate>) -> Self {
+        Self {
+            limit: rate.map(|rate| rate.limit as i32),
+            period_s: rate.map(|rate| rate.period.as_secs() as i32),
+        }
+    }
+}
+
+/// A sealed secret, for its column.
+pub fn seal_secret(keys: &Keyring, id: WebhookId, secret: &Secret) -> Vec<u8> {
+    let context = seal_context(id, "secret");
+    keys.seal(&context, secret.expose().as_bytes())
+}
+
+/// A sealed signing key, for its column.
+pub fn seal_key(keys: &Keyring, id: WebhookId, key: &SigningKey) -> Vec<u8> {
+    let context = seal_context(id, "signing key");
+    keys.seal(&context, key.expose().expose_secret().as_bytes())
+}
+
+fn seal_headers(keys: &Keyring, id: WebhookId, headers: &[(String, String)]) -> Vec<u8> {
+    let context = seal_context(id, "headers");
+    keys.seal(&context, json!(headers).to_string().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_strict_tenants_patterns_are_of_types_that_are_offered() {
+        for (pattern, wanted) in [
+            ("item.*", true),
+            ("item.x", true),
+            ("*", true),
+            ("order.*", false),
+            ("nothing", false),
+        ] {
+            let patterns = [pattern.to_owned()];
+            assert_eq!(
+                useless(&["item.x"], &patterns).is_none(),
+                wanted,
+                "{pattern}"
+            );
+            assert!(useless(&[], &patterns).is_some());
+        }
+    }
+}
