@@ -3,9 +3,10 @@
 //! It goes straight to the lanes of `intake`, where it takes its turn among the events
 //! that come over AMQP, and is answered when it and its jobs are safe. So it spares a trip
 //! through RabbitMQ. Where that way isn't open, it is published to `posthorn.events` and
-//! answered after the broker's confirm: this process has no lanes or no session to
-//! RabbitMQ, PostgreSQL is away, the process stops, or much of the tenant's waits already
-//! ([`EVENTS`], [`BYTES`]; from there on a burst is in RabbitMQ, where there is room).
+//! answered after the broker's confirm. It isn't open if this process has no lanes or no
+//! session to RabbitMQ, if RabbitMQ blocks publishers, if PostgreSQL is away, if the
+//! process stops, and if much of the tenant's waits already ([`EVENTS`], [`BYTES`]): from
+//! there on a burst is in RabbitMQ, where there is room.
 //!
 //! What keeps the promises:
 //!
@@ -27,10 +28,10 @@ use shared::catalogue::Feed;
 use shared::ids::Tenant;
 use shared::publish::{Outgoing, Publisher, RETURNED_HEADER, persistent};
 use shared::supervise::Backoff;
+use shared::telemetry::metrics;
 use shared::topology;
 use shared::webhook::Subscription;
 use time::format_description::well_known::Rfc3339;
-use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -83,8 +84,6 @@ pub struct Door {
     pub event_types: Arc<EventTypes>,
     /// What was given up without an answer, until it is published.
     pub given_up: TaskTracker,
-    /// Where that is done: a lane's own runtime ends with it.
-    pub runtime: Handle,
     /// Publish once more, and not again.
     pub stop: CancellationToken,
     /// What takes this way now.
@@ -120,10 +119,15 @@ impl Door {
         let Some((place, mut answer, committed)) = self.enter(&event) else {
             return self.by_exchange(&event, false).await;
         };
+        // There is no error after its commit.
+        let unless_committed = |answer| match (answer, committed.get()) {
+            (Answer::Unconfirmed(_), Some(matched)) => Answer::Accepted(*matched),
+            (answer, _) => answer,
+        };
         for _ in 0..2 {
             match timeout(PATIENCE, &mut answer).await {
-                Ok(Ok(answer)) => return answer,
-                Ok(Err(_)) => return Answer::Unconfirmed("the process is stopping".to_owned()),
+                Ok(Ok(answer)) => return unless_committed(answer),
+                Ok(Err(_)) => break,
                 Err(_) => {}
             }
             // It is durable, and its jobs will be.
@@ -137,7 +141,7 @@ impl Door {
             // A lane hangs that has it.
             self.ahead.postgres_is_away(true);
         }
-        self.by_exchange(&event, true).await
+        unless_committed(self.by_exchange(&event, true).await)
     }
 
     #[allow(clippy::type_complexity)] // What a request keeps of an event.
@@ -149,6 +153,10 @@ impl Door {
         oneshot::Receiver<Answer>,
         Arc<OnceLock<Option<usize>>>,
     )> {
+        // What a batch makes of events would only wait, though they are written.
+        if metrics().amqp_blocked.get() > 0 {
+            return None;
+        }
         let bytes = AN_EVENT + event.data.len();
         if !self.room.take(&event.tenant, bytes) {
             return None;
@@ -302,8 +310,7 @@ impl Drop for Entered {
         if let Some(answer) = self.answer.take() {
             let door = self.door.clone();
             let publishing = door.publish_given_up(self.event.clone(), self.is_sent, answer);
-            let runtime = &self.door.runtime;
-            self.door.given_up.spawn_on(publishing, runtime);
+            self.door.given_up.spawn(publishing);
         }
     }
 }

@@ -22,8 +22,6 @@ use shared::supervise::{Readiness, until_done};
 use shared::webhook::Subscription;
 use shared::{postgres, telemetry};
 use tokio::net::TcpListener;
-use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -58,6 +56,9 @@ const TOKEN_CONNECTIONS: usize = 2;
 const MAINTENANCE: Duration = Duration::from_secs(3600);
 /// How often the sweeper's findings and dead letters are read for the metrics.
 const SWEEP_REPORT: Duration = Duration::from_secs(5);
+
+/// How long requests that are under way may still publish when the intake has finished.
+const LAST_REQUESTS: Duration = Duration::from_secs(3);
 
 /// Which part of ingest a process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -114,7 +115,6 @@ pub async fn run(
         subscriptions: subscriptions.clone(),
         event_types: event_types.clone(),
         given_up: TaskTracker::new(),
-        runtime: Handle::current(),
         stop: stop.clone(),
         room: Room::default(),
     });
@@ -147,7 +147,8 @@ pub async fn run(
         routes = api::routes(state, &settings.cors_origins).merge(routes);
     }
     info!(address = %listener.local_addr()?, api = has_api, intake = has_intake, "serving metrics and health");
-    let serving = serve(listener, routes, settings.common.http, work_done.clone());
+    let stop_serving = CancellationToken::new();
+    let serving = serve(listener, routes, settings.common.http, stop_serving.clone());
 
     // Each answers its name when it ends, for the error.
     let mut parts = JoinSet::new();
@@ -208,25 +209,10 @@ pub async fn run(
         };
         // Ingest counts as ready even while dead letters can't be taken.
         let unasked = Readiness::default();
-        let taking = {
-            let (broker, ready, stop) = (broker.clone(), ready.clone(), stop.clone());
-            async move || {
-                keep_session(&broker, "events", &ready, &stop, async |session| {
-                    take_events(&intake, session, session.is_careful()).await
-                })
-                .await;
-            }
-        };
-        let own = std::env::var("INTAKE_THREAD").is_ok();
-        let taking = async move {
-            if own {
-                on_a_thread_of_its_own("intake", taking).await;
-            } else {
-                taking().await;
-            }
-        };
         tokio::join!(
-            taking,
+            keep_session(&broker, "events", &ready, &stop, async |session| {
+                take_events(&intake, session, session.is_careful()).await
+            }),
             keep_session(&broker, "dead letters", &unasked, &stop, async |session| {
                 take_dead_letters(&keeper, session).await
             }),
@@ -243,7 +229,13 @@ pub async fn run(
     door.given_up.close();
     tokio::select! {
         () = door.given_up.wait() => {}
-        () = &mut publishing => {}
+        () = &mut publishing => anyhow::bail!("publishing ended unasked"),
+    }
+    // Then requests that are under way, which may publish still.
+    stop_serving.cancel();
+    tokio::select! {
+        _ = tokio::time::timeout(LAST_REQUESTS, parts.join_next()) => {}
+        () = &mut publishing => anyhow::bail!("publishing ended unasked"),
     }
     work_done.cancel();
     publishing.await;
@@ -252,30 +244,6 @@ pub async fn run(
     while parts.join_next().await.is_some() {}
     info!("stopped");
     Ok(())
-}
-
-/// Runs what hands work to tasks of its own all the time, as the lanes do to their
-/// connections: on one thread none of them wakes another thread for that.
-async fn on_a_thread_of_its_own<F: Future<Output = ()>>(
-    name: &str,
-    work: impl FnOnce() -> F + Send + 'static,
-) {
-    let (done, over) = oneshot::channel();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let thread = std::thread::Builder::new().name(name.to_owned());
-    let spawned = runtime.and_then(|runtime| {
-        thread.spawn(move || {
-            runtime.block_on(work());
-            // Nobody waits any more if the process ends for another reason.
-            let _ = done.send(());
-        })
-    });
-    if let Err(error) = spawned {
-        panic!("a thread for the {name}: {error}");
-    }
-    let _ = over.await;
 }
 
 async fn wait_for_schema(pool: &Pool, stop: &CancellationToken) -> Option<()> {
