@@ -11,13 +11,10 @@ use utoipa::ToSchema;
 
 use crate::invalid::Invalid;
 
-/// A text, or a list of texts.
 #[derive(Deserialize, ToSchema)]
 #[serde(untagged, expecting = "expected an event type or a list of them")]
 pub enum OneOrMany {
-    /// `"order.*"`
     One(String),
-    /// `["order.*", "item.*"]`
     Many(Vec<String>),
 }
 

@@ -43,6 +43,18 @@ use blame::{CALM, Suspects, Watch};
 pub use content::{MAX_DEPTH, MAX_VALUES};
 pub use unreadable::{UNREADABLE_HEADER, Unreadable};
 
+/// What the guard passes on to lapin of these bytes of a broker, which arrive in
+/// pieces of `piece` bytes. For the fuzz target `guard`.
+#[must_use]
+pub fn guarded(bytes: &[u8], piece: usize) -> Vec<u8> {
+    let mut guard = guard::Guard::new(unreadable::marker(), None, Arc::default());
+    let mut output = Vec::new();
+    for piece in bytes.chunks(piece.max(1)) {
+        guard.take(piece, &mut output);
+    }
+    output
+}
+
 /// Both sides send a heartbeat at half of this, in seconds: a peer that went
 /// silent is noticed within twice of it.
 const HEARTBEAT: u16 = 10;

@@ -3,6 +3,8 @@
 
 use std::sync::LazyLock;
 
+use amq_protocol::frame::AMQPFrame;
+use amq_protocol::frame::parsing::parse_frame;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use hmac::{Hmac, KeyInit, Mac};
@@ -25,6 +27,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::Sha256;
+use shared::amqp;
 use shared::attempt::parse_retry_after;
 use shared::destination::Destinations;
 use shared::dialect::{self, Dialect, Dialects, Message, javascript};
@@ -48,6 +51,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("event", event),
     ("filter", filter),
     ("forms", forms),
+    ("guard", guard),
     ("job", job),
     ("jwks", jwks),
     ("jwt", jwt),
@@ -395,4 +399,49 @@ fn jwks(data: &[u8]) {
         assert!(jwts.verify(token).is_err(), "nobody has signed it");
     }
     let _ = std::fs::remove_file(file);
+}
+
+/// A routing key and properties as a broker passes them on: lapin reads what the guard
+/// lets through. The bytes by themselves, as frames, do no harm either.
+fn guard(data: &[u8]) {
+    let (key, properties) = parted(data);
+    let key = &key[..key.len().min(255)];
+    let deliver: [&[u8]; 3] = [
+        b"\x00\x3C\x00\x3C\x01c\x00\x00\x00\x00\x00\x00\x00\x01\x00\x01e",
+        &[key.len() as u8],
+        key,
+    ];
+    let header: [&[u8]; 2] = [
+        b"\x00\x3C\x00\x00\x00\x00\x00\x00\x00\x00\x00\x03",
+        properties,
+    ];
+    let frames = [
+        frame(1, &deliver.concat()),
+        frame(2, &header.concat()),
+        frame(3, b"end"),
+    ];
+    let whole = frames.concat();
+    let passed = amqp::guarded(&whole, whole.len());
+    assert_eq!(passed, amqp::guarded(&whole, 1 + data.len() % 7));
+    let mut rest = &passed[..];
+    let mut kinds = Vec::new();
+    while !rest.is_empty() {
+        let (after, frame) = parse_frame(rest).expect("lapin reads each frame");
+        kinds.push(match frame {
+            AMQPFrame::Method(1, _) => 1,
+            AMQPFrame::Header(1, _) => 2,
+            AMQPFrame::Body(1, body) if body == b"end" => 3,
+            other => panic!("{other:?}"),
+        });
+        rest = after;
+    }
+    assert_eq!(kinds, [1, 2, 3]);
+
+    assert_eq!(amqp::guarded(data, data.len()), amqp::guarded(data, 3));
+}
+
+/// A frame on the first channel.
+fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let size = (payload.len() as u32).to_be_bytes();
+    [&[kind, 0, 1], &size[..], payload, &[0xCE]].concat()
 }

@@ -117,7 +117,7 @@ impl Burst {
             let mut body = json!({"url": receiver.url(webhook), "events": ["*"]});
             if let Kind::Heavy = kind {
                 let absent: Vec<u32> = (0..100).map(|n| HEAVY_VALUES + n).collect();
-                body["filter"] = json!({"values": {"$in": absent}});
+                body["filters"] = json!({"values": {"$in": absent}});
             }
             let answer = ask(&ingest.url("/api/v1/webhooks"), &token, "POST", Some(&body)).await?;
             ensure!(answer.status == 201, "a webhook: {}", answer.body);

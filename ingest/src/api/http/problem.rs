@@ -182,8 +182,8 @@ impl Problem {
             ..Self::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 format!(
-                    "this tenant has {most} requests under way, which is the most at a time, and none of them \
-                     finished in time: send fewer at once"
+                    "{most} requests of this tenant are under way, which is the most at a time, and none of \
+                     them finished in time: send fewer at once"
                 ),
             )
         }

@@ -25,14 +25,14 @@ pub fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new().routes(routes!(show))
 }
 
-/// A JSON Web PublicKey Set (RFC 7517, section 5).
+/// A JSON Web Key Set (RFC 7517, section 5).
 #[derive(Serialize, ToSchema)]
 struct KeySet {
     /// Those that sign now, the newest first.
     keys: Vec<PublicKey>,
 }
 
-/// An ed25519 public key as a JSON Web PublicKey (RFC 8037, section 2).
+/// An ed25519 public key as a JSON Web Key (RFC 8037, section 2).
 #[derive(Serialize, ToSchema)]
 #[schema(as = Key)]
 struct PublicKey {
