@@ -136,6 +136,7 @@ impl Door {
             }
             if let Some(waited) = place.take() {
                 waited.withdraw();
+                self.ahead.withdrawn();
                 return self.by_exchange(&event, false).await;
             }
             // A lane hangs that has it.
@@ -246,6 +247,12 @@ impl Door {
 impl Waiting {
     fn take(&self) -> Option<Entered> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Whether the event that waited here was published instead.
+    pub fn is_empty(&self) -> bool {
+        let waits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waits.is_none()
     }
 }
 

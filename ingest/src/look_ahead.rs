@@ -81,6 +81,9 @@ const BUSY: f64 = 512.0;
 /// Jobs a second that "of late" forgets; it never remembers more than twice [`BUSY`].
 const FORGOTTEN: f64 = 256.0;
 
+/// So many places of events that were published instead are forgotten at a time.
+const WITHDRAWN: usize = 256;
+
 /// An event costs one unit for itself, and one for each of these.
 const BYTES_PER_COST: usize = 4096;
 
@@ -114,6 +117,8 @@ struct State {
     /// Tenants with as much waiting as sets one aside.
     crowding: Vec<Tenant>,
     http: Http,
+    /// Places in `turns` whose events were published instead.
+    withdrawn: usize,
 }
 
 /// Whether events are taken over HTTP.
@@ -455,6 +460,20 @@ impl LookAhead {
         }
         self.batch.notify_one();
         true
+    }
+
+    /// An event that waited was published instead. Its place is forgotten with others': a
+    /// restrained tenant's turn may be long in coming.
+    pub fn withdrawn(&self) {
+        let mut state = self.state();
+        state.withdrawn += 1;
+        if state.withdrawn >= WITHDRAWN {
+            state.withdrawn = 0;
+            state.turns.retain(|held| match &held.message {
+                Waits::Http(event) => !event.is_empty(),
+                Waits::Amqp(_) => true,
+            });
+        }
     }
 
     /// A session's lanes begin. What is returned ends them when it is dropped: then what
