@@ -1,19 +1,29 @@
 //! Events and their deliveries are written, once.
 //!
-//! A matched batch comes in from `intake`; which events were new goes back.
-//! Event and deliveries are one statement, so there is never one without the
-//! other. An event is known by (tenant, id): unique within a day by an index,
-//! and looked up in the day before. Around midnight batches take turns, so that
-//! two of the same event can't fall on either side of it unseen.
+//! A matched batch comes in from `batch`; which events were new goes back.
+//! Event and deliveries are one [`statement`], so there is never one without the
+//! other. It is a transaction of its own: one round trip and one commit. An event is known
+//! by (tenant, id): unique within a day by an index, and looked up in the day before.
+//! Around midnight batches take turns, so that two of the same event can't fall on either
+//! side of it unseen; then there is a transaction around it.
+//!
+//! The statement writes nothing if the catalogue has another revision than the one that
+//! the batch was matched with. So a batch needs no question beforehand.
+
+mod statement;
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
-use deadpool_postgres::{Pool, Transaction};
+use deadpool_postgres::{Client, GenericClient, Pool, Transaction};
 use serde_json::Value;
 use shared::ids::{DeliveryId, EventId, EventUid, Tenant, WebhookId, first_uuid_at, time_of};
-use shared::job::{Job, Late, Payload};
+use shared::job::{FirstTries, Job, Late, Payload};
+use shared::publish::Outgoing;
 use time::{Duration, OffsetDateTime};
-use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, Statement};
 use uuid::Uuid;
 
 use crate::decode::Event;
@@ -24,6 +34,9 @@ const AROUND_MIDNIGHT: Duration = Duration::minutes(2);
 /// Of how many webhooks it is written down that their filter was too costly for
 /// an event.
 const MAX_TOO_COSTLY: usize = 1_000;
+/// A connection with more prepared statements than this forgets them: those of past days
+/// are among them.
+const PREPARED: usize = 8;
 /// Any number that no other lock of ours has: "midnight" in ASCII.
 const MIDNIGHT_LOCK: i64 = 0x6d69_646e_6967_6874;
 
@@ -35,7 +48,7 @@ pub struct Matched {
     /// The producer's id, or one made from the key.
     pub id: EventId,
     /// What was published.
-    pub event: Event,
+    pub event: Arc<Event>,
     /// One per webhook that wants it.
     pub deliveries: Vec<(DeliveryId, WebhookId)>,
     /// Webhooks whose filter was too costly to evaluate: it isn't known whether
@@ -44,11 +57,21 @@ pub struct Matched {
 }
 
 impl Matched {
-    /// The jobs of its first attempts.
-    pub fn jobs(&self) -> impl Iterator<Item = Job> {
-        self.deliveries.iter().map(|(delivery, webhook)| Job {
-            delivery: *delivery,
-            webhook: *webhook,
+    /// The jobs of its first attempts, made as they are taken: there may be many.
+    pub fn first_tries(&self, shards: u16) -> impl Iterator<Item = Outgoing> {
+        let one = self.deliveries.first();
+        let tries = one.map(|(delivery, webhook)| FirstTries::like(&self.job(*delivery, *webhook)));
+        let deliveries = self.deliveries.iter();
+        deliveries.filter_map(move |(delivery, webhook)| {
+            let tries = tries.as_ref()?;
+            Some(Outgoing::first_try(tries, *delivery, *webhook, shards))
+        })
+    }
+
+    fn job(&self, delivery: DeliveryId, webhook: WebhookId) -> Job {
+        Job {
+            delivery,
+            webhook,
             tenant: self.event.tenant.clone(),
             event_uid: self.uid,
             event_id: self.id.clone(),
@@ -60,7 +83,7 @@ impl Matched {
             payload: Payload::of(&self.event.data, self.event.attributes.as_ref()),
             restart: None,
             late: None,
-        })
+        }
     }
 
     fn occurred_at(&self) -> OffsetDateTime {
@@ -70,8 +93,17 @@ impl Matched {
     }
 }
 
-/// Writes a batch whose uids are all of the moment `now`; answers the uids of
-/// those that weren't known.
+/// What came of writing a batch.
+#[derive(Debug)]
+pub enum Accepted {
+    /// The uids of those that weren't known.
+    New(HashSet<EventUid>),
+    /// Nothing was written: the catalogue has changed since the batch was matched.
+    Outdated,
+}
+
+/// Writes a batch whose uids are all of the moment `now`; only if the catalogue still has
+/// the revision `only_if`.
 ///
 /// `again`: an earlier try of this very batch failed. It may have committed all
 /// the same, when only the answer was lost. Then its events are known by now, by
@@ -84,123 +116,137 @@ pub async fn accept(
     pool: &Pool,
     now: OffsetDateTime,
     batch: &[&Matched],
+    only_if: Option<i64>,
     again: bool,
-) -> anyhow::Result<HashSet<EventUid>> {
+) -> anyhow::Result<Accepted> {
     let mut client = pool.get().await?;
+    let statement = prepare(&client, now).await?;
     let since_midnight = now - now.replace_time(time::Time::MIDNIGHT);
-    let transaction = client.transaction().await?;
-    if since_midnight < AROUND_MIDNIGHT || since_midnight > Duration::DAY - AROUND_MIDNIGHT {
-        transaction
-            .execute(
-                "-- midnight_lock\nSELECT pg_advisory_xact_lock($1)",
-                &[&MIDNIGHT_LOCK],
-            )
-            .await?;
+    let is_around_midnight =
+        since_midnight < AROUND_MIDNIGHT || since_midnight > Duration::DAY - AROUND_MIDNIGHT;
+    let is_costly = batch.iter().any(|event| !event.too_costly.is_empty());
+    let accepted = if is_around_midnight || is_costly {
+        let transaction = client.transaction().await?;
+        if is_around_midnight {
+            transaction
+                .execute(
+                    "-- midnight_lock\nSELECT pg_advisory_xact_lock($1)",
+                    &[&MIDNIGHT_LOCK],
+                )
+                .await?;
+        }
+        let accepted = accept_events(&transaction, &statement, now, batch, only_if).await?;
+        if let Accepted::New(new) = &accepted {
+            count_too_costly(&transaction, now, batch, new).await?;
+        }
+        transaction.commit().await?;
+        accepted
+    } else {
+        let written = accept_events(&client, &statement, now, batch, only_if).await;
+        if written.as_ref().err().is_some_and(is_of_a_missing_table) {
+            // It was there when the statement was prepared.
+            client.statement_cache.clear();
+        }
+        written?
+    };
+    match accepted {
+        Accepted::New(mut new) if again => {
+            new.extend(accepted_before(&client, batch).await?);
+            Ok(Accepted::New(new))
+        }
+        accepted => Ok(accepted),
     }
-    let mut new = accept_events(&transaction, now, batch).await?;
-    if again {
-        new.extend(accepted_before(&transaction, batch).await?);
+}
+
+fn is_of_a_missing_table(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<tokio_postgres::Error>();
+    error.and_then(tokio_postgres::Error::code) == Some(&SqlState::UNDEFINED_TABLE)
+}
+
+async fn prepare(client: &Client, now: OffsetDateTime) -> anyhow::Result<Statement> {
+    if client.statement_cache.size() > PREPARED {
+        client.statement_cache.clear();
     }
-    count_too_costly(&transaction, now, batch, &new).await?;
-    transaction.commit().await?;
-    Ok(new)
+    let of_day = client.prepare_cached(&statement::of_day(now.date())).await;
+    match of_day {
+        // There is no such partition.
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {
+            let of_any_day = statement::of_any_day(now.date());
+            Ok(client.prepare_cached(&of_any_day).await?)
+        }
+        prepared => Ok(prepared?),
+    }
 }
 
 /// Which of them are in the table by these uids.
-async fn accepted_before(
-    transaction: &Transaction<'_>,
-    batch: &[&Matched],
-) -> anyhow::Result<Vec<EventUid>> {
-    let statement = transaction
+async fn accepted_before(client: &Client, batch: &[&Matched]) -> anyhow::Result<Vec<EventUid>> {
+    let statement = client
         .prepare_cached("-- accepted_before\nSELECT uid FROM events WHERE uid = ANY($1)")
         .await?;
     let uids: Vec<_> = batch.iter().map(|event| event.uid).collect();
-    let rows = transaction.query(&statement, &[&uids]).await?;
+    let rows = client.query(&statement, &[&uids]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 async fn accept_events(
-    transaction: &Transaction<'_>,
+    client: &impl GenericClient,
+    statement: &Statement,
     now: OffsetDateTime,
     batch: &[&Matched],
-) -> anyhow::Result<HashSet<EventUid>> {
-    let statement = transaction.prepare_cached(ACCEPT_EVENTS).await?;
+    only_if: Option<i64>,
+) -> anyhow::Result<Accepted> {
     macro_rules! column {
         ($event:ident => $value:expr) => {
             &batch.iter().map(|$event| $value).collect::<Vec<_>>()
         };
     }
+    macro_rules! of_deliveries {
+        ($event:ident, $delivery:ident, $webhook:ident => $value:expr) => {
+            &batch
+                .iter()
+                .flat_map(|$event| {
+                    let deliveries = $event.deliveries.iter();
+                    deliveries.map(move |($delivery, $webhook)| $value)
+                })
+                .collect::<Vec<_>>()
+        };
+    }
     // To the millisecond, as it is in the deliveries' ids and their jobs.
     let due_at = now.truncate_to_millisecond();
-    let (today, yesterday) = (day_of(now), day_of(now - Duration::DAY));
-    let deliveries: Vec<_> = batch
+    let parameters: [&(dyn ToSql + Sync); 15] = [
+        column!(e => e.uid),
+        column!(e => e.event.tenant.as_str()),
+        column!(e => e.id.as_str()),
+        column!(e => e.event.event_type.as_str()),
+        column!(e => e.occurred_at()),
+        column!(e => e.event.data.as_str()),
+        column!(e => e.event.attributes.as_ref()),
+        column!(e => e.deliveries.len() as i32),
+        column!(e => too_costly(e)),
+        of_deliveries!(event, delivery, _webhook => *delivery),
+        of_deliveries!(event, _delivery, _webhook => event.uid),
+        of_deliveries!(event, _delivery, webhook => *webhook),
+        of_deliveries!(event, _delivery, _webhook => event.event.event_type.as_str()),
+        &due_at,
+        &only_if,
+    ];
+    let mut rows = client.query(statement, &parameters).await?;
+    if rows
         .iter()
-        .flat_map(|event| event.deliveries.iter().map(move |d| (event, d)))
-        .collect();
-    let rows = transaction
-        .query(
-            &statement,
-            &[
-                column!(e => e.uid),
-                column!(e => e.event.tenant.as_str()),
-                column!(e => e.id.as_str()),
-                column!(e => e.event.event_type.as_str()),
-                column!(e => e.occurred_at()),
-                column!(e => e.event.data.as_str()),
-                column!(e => e.event.attributes.as_ref()),
-                column!(e => e.deliveries.len() as i32),
-                &yesterday,
-                &today,
-                &deliveries
-                    .iter()
-                    .map(|(_, (delivery, _))| *delivery)
-                    .collect::<Vec<_>>(),
-                &deliveries
-                    .iter()
-                    .map(|(event, _)| event.uid)
-                    .collect::<Vec<_>>(),
-                &deliveries
-                    .iter()
-                    .map(|(_, (_, webhook))| *webhook)
-                    .collect::<Vec<_>>(),
-                &deliveries
-                    .iter()
-                    .map(|(event, _)| event.event.event_type.as_str())
-                    .collect::<Vec<_>>(),
-                &due_at,
-                column!(e => too_costly(e)),
-            ],
-        )
-        .await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+        .any(|row| row.get::<_, Option<&str>>(1) == Some("detached"))
+    {
+        let of_any_day = statement::of_any_day(now.date());
+        rows = client.query(&of_any_day, &parameters).await?;
+    }
+    // The statement writes events or says why it didn't, so one row tells.
+    if rows
+        .iter()
+        .any(|row| row.get::<_, Option<&str>>(1) == Some("revision"))
+    {
+        return Ok(Accepted::Outdated);
+    }
+    Ok(Accepted::New(rows.iter().map(|row| row.get(0)).collect()))
 }
-
-// Written so that there is nothing to plan: joins would be nested loops over
-// the batch squared, or read all of yesterday, for a planner that knows nothing
-// of a fresh partition. `IS TRUE` keeps `IN` a hashed lookup, and the subquery
-// in a comparison is a lookup for each event. `due_at` is what the job says too:
-// the millisecond in the delivery's id.
-const ACCEPT_EVENTS: &str = "-- accept_events
-WITH accepted AS (
-    INSERT INTO events (uid, tenant, id, type, occurred_at, data, attributes, matched,
-                        too_costly)
-    SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[],
-                         $6::text[], $7::jsonb[], $8::int4[], $16::jsonb[])
-    AS e (uid, tenant, id, type, occurred_at, data, attributes, matched, too_costly)
-    WHERE (
-        SELECT y.uid FROM events y WHERE y.tenant = e.tenant AND y.id = e.id
-        AND y.uid >= $9::uuid AND y.uid < $10::uuid LIMIT 1) IS NULL
-    ON CONFLICT DO NOTHING
-    RETURNING uid
-), enqueued AS (
-    INSERT INTO deliveries (id, event_uid, webhook_id, event_type, state, due_at)
-    SELECT d.id, d.event_uid, d.webhook_id, d.event_type, 'queued',
-           $15::timestamptz
-    FROM unnest($11::uuid[], $12::uuid[], $13::uuid[], $14::text[])
-    AS d (id, event_uid, webhook_id, event_type)
-    WHERE (d.event_uid IN (SELECT uid FROM accepted)) IS TRUE
-)
-SELECT uid FROM accepted";
 
 /// As the table has it; of most events nothing.
 fn too_costly(event: &Matched) -> Option<Value> {

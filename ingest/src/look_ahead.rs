@@ -3,8 +3,9 @@
 //!
 //! Events come in from several consumers, are sorted by tenant ([`turns`](crate::turns)) and
 //! go out to the lanes of `intake`, which say when they are done; then they are
-//! acked ([`acks`](crate::acks)). All of it belongs to one session: after a loss the broker
-//! delivers again what wasn't acked.
+//! acked ([`acks`](crate::acks)). Those belong to one session: after a loss the broker
+//! delivers again what wasn't acked. Events that came over HTTP ([`door`](crate::door)) take
+//! their turns among them, and stay when a session ends.
 //!
 //! Looking further ahead finds other tenants' events behind one tenant's many.
 //! It is bounded by [`EVENTS`] and [`BYTES`]. RabbitMQ bounds a consumer by
@@ -21,7 +22,7 @@ mod memory;
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, SelectAll, Stream, StreamExt};
@@ -38,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 use memory::memory;
 
 use crate::acks::Tags;
+use crate::door::{HttpEvent, Waiting};
 use crate::turns::{Class, Turns};
 
 /// The most events of the main queue that are held unacked.
@@ -79,6 +81,9 @@ const BUSY: f64 = 512.0;
 /// Jobs a second that "of late" forgets; it never remembers more than twice [`BUSY`].
 const FORGOTTEN: f64 = 256.0;
 
+/// So many places of events that were published instead are forgotten at a time.
+const WITHDRAWN: usize = 256;
+
 /// An event costs one unit for itself, and one for each of these.
 const BYTES_PER_COST: usize = 4096;
 
@@ -111,6 +116,25 @@ struct State {
     bytes: usize,
     /// Tenants with as much waiting as sets one aside.
     crowding: Vec<Tenant>,
+    http: Http,
+    /// Places in `turns` whose events were published instead.
+    withdrawn: usize,
+}
+
+/// Whether events are taken over HTTP.
+#[derive(Default)]
+struct Http {
+    /// A session's lanes take batches.
+    has_lanes: bool,
+    /// The last that a lane knows is that PostgreSQL fails.
+    is_postgres_away: bool,
+    is_closed: bool,
+}
+
+impl Http {
+    fn is_open(&self) -> bool {
+        self.has_lanes && !self.is_postgres_away && !self.is_closed
+    }
 }
 
 struct Source {
@@ -151,19 +175,39 @@ impl OfLate {
 }
 
 struct Held {
-    delivery: Delivery,
-    source: usize,
+    message: Waits,
     /// See [`memory()`].
     bytes: usize,
+}
+
+/// An event that waits for its turn, by the door that it came through.
+enum Waits {
+    Amqp(FromQueue),
+    Http(Arc<Waiting>),
+}
+
+/// A message, and which consumer it came from.
+#[derive(Debug)]
+pub struct FromQueue {
+    /// As it came.
+    pub delivery: Delivery,
+    source: usize,
+}
+
+/// An event in a lane, by the door that it came through.
+pub enum Came {
+    /// It is acked when it is safe.
+    Amqp(FromQueue),
+    /// It is answered when it is safe.
+    Http(HttpEvent),
 }
 
 /// An event on its way through a lane.
 pub struct Taken {
     /// Whose, if there is such a tenant.
     pub tenant: Option<Tenant>,
-    /// As it came.
-    pub delivery: Delivery,
-    source: usize,
+    /// How it came.
+    pub came: Came,
     bytes: usize,
     cost: u64,
     class: Class,
@@ -181,8 +225,8 @@ pub struct Batch {
 #[derive(Debug)]
 pub struct Finished {
     tenant: Option<Tenant>,
-    source: usize,
-    tag: u64,
+    /// The consumer and the tag, if it is to be acked.
+    ack: Option<(usize, u64)>,
     bytes: usize,
     jobs: usize,
     cost: u64,
@@ -194,8 +238,10 @@ impl Taken {
     pub fn finished(&self, jobs: usize, effort: Duration) -> Finished {
         Finished {
             tenant: self.tenant.clone(),
-            source: self.source,
-            tag: self.delivery.delivery_tag,
+            ack: match &self.came {
+                Came::Amqp(from) => Some((from.source, from.delivery.delivery_tag)),
+                Came::Http(_) => None,
+            },
             bytes: self.bytes,
             jobs,
             // A tenth of a millisecond is about what one job costs.
@@ -369,14 +415,12 @@ impl LookAhead {
             let came = (queue, Instant::now());
             state.overflowed.insert(tenant.clone(), came);
         }
-        let of_late = tenant.as_ref().and_then(|tenant| state.of_late.get(tenant));
-        let class = match is_overflow || of_late.is_some_and(|of_late| of_late.now() > BUSY) {
+        let class = match is_overflow || state.is_busy(&tenant) {
             true => Class::Restrained,
             false => Class::Free,
         };
         let held = Held {
-            delivery,
-            source,
+            message: Waits::Amqp(FromQueue { delivery, source }),
             bytes,
         };
         let waiting = state.turns.push(&tenant, held, cost(bytes), class);
@@ -392,6 +436,77 @@ impl LookAhead {
             self.crowding.notify_one();
         }
         self.batch.notify_one();
+    }
+
+    /// An event that came over HTTP waits for its turn. False if nobody takes any, and it
+    /// doesn't wait.
+    pub fn push_http(&self, tenant: &Tenant, waiting: Arc<Waiting>, bytes: usize) -> bool {
+        let owner = Some(tenant.clone());
+        let mut state = self.state();
+        if !state.http.is_open() {
+            return false;
+        }
+        let class = match state.is_busy(&owner) {
+            true => Class::Restrained,
+            false => Class::Free,
+        };
+        let held = Held {
+            message: Waits::Http(waiting),
+            bytes,
+        };
+        state.turns.push(&owner, held, cost(bytes), class);
+        if state.turns.has(Class::Restrained) {
+            self.restrained.notify_one();
+        }
+        self.batch.notify_one();
+        true
+    }
+
+    /// An event that waited was published instead. Its place is forgotten with others': a
+    /// restrained tenant's turn may be long in coming.
+    pub fn withdrawn(&self) {
+        let mut state = self.state();
+        state.withdrawn += 1;
+        if state.withdrawn >= WITHDRAWN {
+            state.withdrawn = 0;
+            state.turns.retain(|held| match &held.message {
+                Waits::Http(event) => !event.is_empty(),
+                Waits::Amqp(_) => true,
+            });
+        }
+    }
+
+    /// A session's lanes begin. What is returned ends them when it is dropped: then what
+    /// came over AMQP is the broker's again.
+    pub fn open(&self) -> Open<'_> {
+        self.state().http.has_lanes = true;
+        Open(self)
+    }
+
+    /// Whether PostgreSQL takes events, as far as is known. While it doesn't, none is
+    /// taken over HTTP that would only wait.
+    pub fn postgres_is_away(&self, is_away: bool) {
+        self.state().http.is_postgres_away = is_away;
+    }
+
+    /// Takes no more over HTTP. What waits is published instead.
+    pub fn close(&self) {
+        let mut waiting = Vec::new();
+        {
+            let mut state = self.state();
+            state.http.is_closed = true;
+            state.turns.retain(|held| match &held.message {
+                Waits::Http(event) => {
+                    waiting.push(event.clone());
+                    false
+                }
+                Waits::Amqp(_) => true,
+            });
+        }
+        for event in waiting {
+            // An event that is given up without an answer is published.
+            drop(HttpEvent::take(event));
+        }
     }
 
     /// Waits for the next batch.
@@ -424,9 +539,11 @@ impl LookAhead {
             let mut state = self.state();
             state.gate.under_way -= reserved;
             for event in finished {
-                state.bytes -= event.bytes;
                 state.turns.charge(&event.tenant, event.cost);
-                state.sources[event.source].tags.done(event.tag);
+                if let Some((source, tag)) = event.ack {
+                    state.bytes -= event.bytes;
+                    state.sources[source].tags.done(tag);
+                }
                 state.remember(event.tenant, event.jobs);
             }
             state.give_back(left);
@@ -500,6 +617,15 @@ impl LookAhead {
     }
 }
 
+/// See [`LookAhead::open`].
+pub struct Open<'a>(&'a LookAhead);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.state().end_session();
+    }
+}
+
 /// What is to become of the consumers of the main queue.
 enum Wish {
     Grow(u16),
@@ -509,6 +635,21 @@ enum Wish {
 }
 
 impl State {
+    fn is_busy(&self, tenant: &Option<Tenant>) -> bool {
+        let of_late = tenant.as_ref().and_then(|tenant| self.of_late.get(tenant));
+        of_late.is_some_and(|of_late| of_late.now() > BUSY)
+    }
+
+    fn end_session(&mut self) {
+        self.http.has_lanes = false;
+        self.turns
+            .retain(|held| matches!(held.message, Waits::Http(_)));
+        self.sources.clear();
+        self.gate = Gate::default();
+        (self.events, self.bytes) = (0, 0);
+        self.crowding.clear();
+    }
+
     fn wish(&self) -> Wish {
         if self.bytes > BYTES {
             return Wish::Shrink;
@@ -617,13 +758,21 @@ impl State {
             let Some((tenant, held, cost)) = self.turns.take(class) else {
                 return;
             };
+            let came = match held.message {
+                Waits::Amqp(from) => {
+                    let tag = from.delivery.delivery_tag;
+                    self.sources[from.source].tags.taken(tag);
+                    Came::Amqp(from)
+                }
+                Waits::Http(waiting) => match HttpEvent::take(waiting) {
+                    Some(event) => Came::Http(event),
+                    None => continue,
+                },
+            };
             *bytes += held.bytes;
-            let tag = held.delivery.delivery_tag;
-            self.sources[held.source].tags.taken(tag);
             batch.push(Taken {
                 tenant,
-                delivery: held.delivery,
-                source: held.source,
+                came,
                 bytes: held.bytes,
                 cost,
                 class,
@@ -633,12 +782,16 @@ impl State {
 
     fn give_back(&mut self, left: Vec<Taken>) {
         for taken in left.into_iter().rev() {
-            let source = taken.source;
-            let tags = &mut self.sources[source].tags;
-            tags.given_back(taken.delivery.delivery_tag);
+            let message = match taken.came {
+                Came::Amqp(from) => {
+                    let tags = &mut self.sources[from.source].tags;
+                    tags.given_back(from.delivery.delivery_tag);
+                    Waits::Amqp(from)
+                }
+                Came::Http(event) => Waits::Http(event.give_back()),
+            };
             let held = Held {
-                delivery: taken.delivery,
-                source,
+                message,
                 bytes: taken.bytes,
             };
             self.turns

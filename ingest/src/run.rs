@@ -23,17 +23,21 @@ use shared::webhook::Subscription;
 use shared::{health, postgres};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::api;
 use crate::api::access::change_limit::ChangeLimiter;
 use crate::api::access::jwt::Jwts;
 use crate::api::access::rate_limit::Rates;
+use crate::api::access::token_lookup::TokenLookup;
 use crate::api::webhooks::tester::Tester;
 use crate::dead_letters::letter::Origin;
 use crate::dead_letters::{self, Keeper};
+use crate::door::{Door, Room};
 use crate::event_types::EventTypes;
-use crate::intake::{Intake, take_events};
+use crate::intake::{Intake, LANES, planned_once, take_events};
+use crate::look_ahead::LookAhead;
 use crate::metrics::metrics;
 use crate::settings::Settings;
 use crate::subscriptions::Subscriptions;
@@ -53,6 +57,9 @@ const MAINTENANCE: Duration = Duration::from_secs(3600);
 const SWEEP_REPORT: Duration = Duration::from_secs(5);
 /// How often PostgreSQL is asked for the metrics that cost more than that.
 const SURVEY: Duration = Duration::from_secs(15);
+
+/// How long requests that are under way may still publish when the intake has finished.
+const LAST_REQUESTS: Duration = Duration::from_secs(3);
 
 /// Which part of ingest a process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -82,6 +89,7 @@ pub async fn run(
     let config = postgres::config(&settings.common.database_url, NAME)?;
     config.warn_if_plain();
     let pool = postgres::pool(&config, WORK_CONNECTIONS)?;
+    let accepting = planned_once(&config, LANES)?;
     let listener = TcpListener::bind(settings.http_addr)
         .await
         .with_context(|| format!("HTTP_ADDR: listening on {}", settings.http_addr))?;
@@ -101,6 +109,17 @@ pub async fn run(
     });
     let shards = settings.common.shards;
     let (publisher, mut publications) = Publisher::new(shards);
+    let ahead = Arc::<LookAhead>::default();
+    let door = Arc::new(Door {
+        ahead: ahead.clone(),
+        publisher: publisher.clone(),
+        feed: feed.clone(),
+        subscriptions: subscriptions.clone(),
+        event_types: event_types.clone(),
+        given_up: TaskTracker::new(),
+        stop: stop.clone(),
+        room: Room::default(),
+    });
 
     let mut routes = health::routes(ready.clone());
     if has_api {
@@ -109,10 +128,11 @@ pub async fn run(
         let sender = Sender::new(settings.common.destinations.clone())?;
         let state = api::state::Api {
             pool: postgres::pool(&config, API_CONNECTIONS)?,
-            token_pool: postgres::pool(&config, TOKEN_CONNECTIONS)?,
+            tokens: TokenLookup::new(planned_once(&config, TOKEN_CONNECTIONS)?),
             permits: TenantPermits::new(api::access::auth::OF_A_TENANT),
             changes: ChangeLimiter::default(),
             publisher: publisher.clone(),
+            door: door.clone(),
             tester: Tester::new(sender, settings.defaults.timeout),
             keys: settings.common.keys.clone(),
             destinations: settings.common.destinations.clone(),
@@ -127,7 +147,8 @@ pub async fn run(
         routes = api::routes(state, &settings.cors_origins).merge(routes);
     }
     info!(address = %listener.local_addr()?, api = has_api, intake = has_intake, "serving metrics and health");
-    let serving = serve(listener, routes, settings.common.http, work_done.clone());
+    let stop_serving = CancellationToken::new();
+    let serving = serve(listener, routes, settings.common.http, stop_serving.clone());
 
     let mut services = Supervisor::new(work_done.clone());
     services.spawn("serving HTTP", serving);
@@ -165,6 +186,8 @@ pub async fn run(
         };
         let intake = Intake {
             pool,
+            accepting,
+            ahead: ahead.clone(),
             feed,
             subscriptions,
             event_types,
@@ -187,6 +210,19 @@ pub async fn run(
         () = Box::pin(working) => {}
         () = &mut publishing => anyhow::bail!("publishing ended unexpectedly"),
         ended = services.watch() => ended?,
+    }
+    // What came over HTTP and waits, or was given up by a lane, is published meanwhile.
+    ahead.close();
+    door.given_up.close();
+    tokio::select! {
+        () = door.given_up.wait() => {}
+        () = &mut publishing => anyhow::bail!("publishing ended unexpectedly"),
+    }
+    // Then requests that are under way, which may publish still.
+    stop_serving.cancel();
+    tokio::select! {
+        _ = tokio::time::timeout(LAST_REQUESTS, services.watch()) => {}
+        () = &mut publishing => anyhow::bail!("publishing ended unexpectedly"),
     }
     work_done.cancel();
     publishing.await;

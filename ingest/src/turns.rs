@@ -124,6 +124,20 @@ impl<K: Clone + Ord + Hash, T> Turns<K, T> {
         }
     }
 
+    /// Forgets items that nobody is to take any more.
+    pub fn retain(&mut self, mut stays: impl FnMut(&T) -> bool) {
+        let Self { queues, orders } = self;
+        queues.retain(|owner, queue| {
+            queue.items.retain(|(item, _)| stays(item));
+            queue.cost = queue.items.iter().map(|(_, cost)| cost).sum();
+            if queue.items.is_empty() {
+                let order = &mut orders[queue.class as usize];
+                order.by_clock.remove(&(queue.at, owner.clone()));
+            }
+            !queue.items.is_empty()
+        });
+    }
+
     /// Whether anything of this class waits.
     #[must_use]
     pub fn has(&self, class: Class) -> bool {
@@ -240,6 +254,23 @@ mod tests {
         }
         let order = take_all(&mut turns, Class::Free);
         assert_eq!(order, [(1, 0), (1, 1), (1, 2)]);
+    }
+
+    #[test]
+    fn what_nobody_is_to_take_is_forgotten_and_the_rest_keeps_its_order() {
+        let mut turns = Turns::new();
+        for n in 0..300 {
+            turns.push(&1, n, 1, Class::Free);
+        }
+        for n in 300..306 {
+            turns.push(&2, n, 1, Class::Free);
+        }
+        turns.retain(|n| *n == 7 || *n > 303);
+        assert_eq!(take_all(&mut turns, Class::Restrained), [(1, 7)]);
+        assert_eq!(take_all(&mut turns, Class::Free), [(2, 304), (2, 305)]);
+        turns.push(&1, 0, 1, Class::Free);
+        turns.retain(|_| false);
+        assert!(!turns.has(Class::Free) && turns.queues.is_empty());
     }
 
     #[test]

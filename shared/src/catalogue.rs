@@ -14,7 +14,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -135,6 +135,8 @@ pub struct Feed<W> {
     apply: Box<dyn Fn(Changes<W>) + Send + Sync>,
     /// The number of refreshes that have begun.
     begun: AtomicU64,
+    /// What [`Feed::revision`] answers; below 0: nothing was loaded yet.
+    applied: AtomicI64,
     /// Locked while loading, so that changes are applied in order.
     known: Mutex<Known>,
 }
@@ -165,6 +167,7 @@ impl<W: Cached> Feed<W> {
             ready,
             apply: Box::new(apply),
             begun: AtomicU64::new(0),
+            applied: AtomicI64::new(-1),
             known: Mutex::default(),
         })
     }
@@ -182,6 +185,13 @@ impl<W: Cached> Feed<W> {
         self.load(&mut known).await?;
         known.refreshed = this;
         Ok(())
+    }
+
+    /// The revision up to which every change has been applied; `None` before the first
+    /// load. Later changes may have been applied too. What was looked up after this call
+    /// is as fresh as PostgreSQL if the catalogue still has this revision there.
+    pub fn revision(&self) -> Option<i64> {
+        Some(self.applied.load(Ordering::SeqCst)).filter(|revision| *revision >= 0)
     }
 
     async fn load(&self, known: &mut Known) -> anyhow::Result<()> {
@@ -226,6 +236,7 @@ impl<W: Cached> Feed<W> {
         // A row that changed during the load may or may not be included. Its
         // revision is higher than this one, so it will be loaded again.
         known.revision = Some(revision);
+        self.applied.store(revision, Ordering::SeqCst);
         Ok(())
     }
 

@@ -20,6 +20,9 @@ use crate::ids::{DeliveryId, EventId, EventType, EventUid, Tenant, WebhookId};
 /// The first byte of every job.
 const VERSION: u8 = 1;
 
+/// What an id takes in a message, in bytes: 128 bits, and what says so.
+const AN_ID: usize = 18;
+
 /// The largest payload that a job carries, in bytes. The dispatcher reads a larger
 /// one from PostgreSQL.
 pub const MAX_INLINE: usize = 16 * 1024;
@@ -256,6 +259,43 @@ impl Job {
     }
 }
 
+/// The messages of one event's first tries. They differ in their deliveries and webhooks
+/// alone, and those come first in a message: so the rest is written once.
+#[derive(Debug)]
+pub struct FirstTries {
+    /// The version, and how many fields there are.
+    head: Vec<u8>,
+    /// What follows the delivery and the webhook.
+    rest: Vec<u8>,
+}
+
+impl FirstTries {
+    /// Of the event that one of these jobs is for.
+    #[must_use]
+    pub fn like(job: &Job) -> Self {
+        let mut head = job.encode();
+        let mut rest = head.split_off(2);
+        rest.drain(..2 * AN_ID);
+        Self { head, rest }
+    }
+
+    /// The message's bytes, as [`Job::encode`] writes them.
+    #[must_use]
+    pub fn encode(&self, delivery: DeliveryId, webhook: WebhookId) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.head.len() + 2 * AN_ID + self.rest.len());
+        bytes.extend_from_slice(&self.head);
+        let ids = (delivery, webhook);
+        let written = rmp_serde::encode::write(&mut bytes, &ids.0)
+            .and_then(|()| rmp_serde::encode::write(&mut bytes, &ids.1));
+        if let Err(error) = written {
+            // Writing two ids to memory has no way to fail.
+            unreachable!("a job's ids could not be encoded: {error}");
+        }
+        bytes.extend_from_slice(&self.rest);
+        bytes
+    }
+}
+
 /// Reads one value and leaves the rest.
 fn read<T: serde::de::DeserializeOwned>(fields: &mut &[u8]) -> Result<T, Undecodable> {
     rmp_serde::from_read(fields).map_err(Undecodable::Fields)
@@ -311,6 +351,17 @@ mod tests {
         for late in [None, Some(Late::Behind), Some(until)] {
             let job = Job { late, ..job() };
             assert_eq!(Job::decode(&job.encode()).unwrap(), job);
+        }
+    }
+
+    #[test]
+    fn an_events_first_tries_are_written_like_any_job() {
+        let mut job = job();
+        let tries = FirstTries::like(&job);
+        for _ in 0..3 {
+            job.delivery = DeliveryId::of(job.event_uid);
+            job.webhook = WebhookId::generate();
+            assert_eq!(tries.encode(job.delivery, job.webhook), job.encode());
         }
     }
 

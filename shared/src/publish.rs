@@ -16,7 +16,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use crate::amqp::Unconfirmed;
 use crate::amqp::{UNREADABLE_HEADER, Unreadable};
 use crate::clock;
-use crate::job::Job;
+use crate::ids::{DeliveryId, WebhookId};
+use crate::job::{FirstTries, Job};
 use crate::tenant::LARGEST_MESSAGE;
 use crate::topology;
 
@@ -102,15 +103,30 @@ impl Outgoing {
     pub fn job(job: &Job, now: OffsetDateTime, shards: u16) -> Self {
         let shard = topology::shard_of(job.webhook, shards);
         let (exchange, routing_key) = topology::route(now + job.wait(now), now, shard);
-        let properties = persistent()
-            // At most 30 bytes: a TypeID.
-            .with_message_id(job.delivery.to_string().into())
-            .with_type("posthorn.job".into());
         Self {
             exchange,
             routing_key: routing_key.into(),
-            properties,
+            properties: job_properties(job.delivery),
             body: job.encode(),
+        }
+    }
+
+    /// One of an event's first tries, on its way to its shard's queue.
+    #[must_use]
+    pub fn first_try(
+        tries: &FirstTries,
+        delivery: DeliveryId,
+        webhook: WebhookId,
+        shards: u16,
+    ) -> Self {
+        let now = delivery.accepted_at();
+        let (exchange, routing_key) =
+            topology::route(now, now, topology::shard_of(webhook, shards));
+        Self {
+            exchange,
+            routing_key: routing_key.into(),
+            properties: job_properties(delivery),
+            body: tries.encode(delivery, webhook),
         }
     }
 
@@ -171,6 +187,13 @@ impl Outgoing {
             body: body.to_vec(),
         }
     }
+}
+
+fn job_properties(delivery: DeliveryId) -> BasicProperties {
+    persistent()
+        // At most 30 bytes: a TypeID.
+        .with_message_id(delivery.to_string().into())
+        .with_type("posthorn.job".into())
 }
 
 /// Sets the headers with the reason and the origin of a parked message.

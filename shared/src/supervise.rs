@@ -37,6 +37,12 @@ impl Backoff {
         step.mul_f64(0.5 + 0.5 * fastrand::f64())
     }
 
+    /// Whether there was a pause since the start.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        self.next > self.first
+    }
+
     /// Starts over, after a success.
     pub fn reset(&mut self) {
         self.next = self.first;
@@ -183,7 +189,7 @@ impl Supervisor {
 }
 
 /// How long an attempt that is under way may still take after `stop`.
-const LAST_TRY: Duration = Duration::from_secs(5);
+pub const LAST_TRY: Duration = Duration::from_secs(5);
 
 /// Repeats `attempt` until it succeeds (`Some`) or `stop` is cancelled (`None`).
 /// `doing` describes the work in the log line of a failure.

@@ -569,19 +569,33 @@ async fn while_rabbitmq_blocks_publishers_its_jobs_are_still_delivered() {
         .rabbitmqctl(&["set_vm_memory_high_watermark", "absolute", "1MB"])
         .await
         .unwrap();
-    // Published by HTTP during the alarm: not confirmed, so not accepted.
-    let event = json!({"type": "order.created", "id": "held-up", "data": {}});
-    let held_up = world
-        .ask(&ingest, "POST", "/api/v1/events", Some(event))
-        .await;
-    assert_eq!(held_up.status, 503, "{}", held_up.body);
+    let publish = async |id: &str| {
+        let event = json!({"type": "order.created", "id": id, "data": {}});
+        world
+            .ask(&ingest, "POST", "/api/v1/events", Some(event))
+            .await
+    };
+    // RabbitMQ tells of the alarm when something is published: the first event is
+    // written by then, so it is accepted, and its job waits.
+    let held_up = publish("held-up").await;
+    assert_eq!(held_up.status, 202, "{}", held_up.body);
     assert_eq!(
         ingest.metric("posthorn_amqp_blocked").await.unwrap() as i64,
         1
     );
-    // Acks go over another connection than publishing.
+    // From then on nothing is begun that could only wait: not confirmed, so not accepted.
+    let refused = publish("refused").await;
+    assert_eq!(refused.status, 503, "{}", refused.body);
+    assert_eq!(world.count("events").await, 301);
+    // Acks go over a connection of their own.
     shop.receives(300).await;
-    world.settles().await;
+    eventually("all but one are settled", async || {
+        world
+            .count("deliveries WHERE state IN ('queued', 'retrying')")
+            .await
+            == 1
+    })
+    .await;
 
     rabbitmq
         .rabbitmqctl(&["set_vm_memory_high_watermark", "0.6"])
@@ -590,12 +604,15 @@ async fn while_rabbitmq_blocks_publishers_its_jobs_are_still_delivered() {
     world
         .publish("order.created", "afterwards", &json!({}))
         .await;
-    eventually("the last event arrives", async || {
-        shop.arrivals()
-            .iter()
-            .any(|arrival| arrival.id() == "afterwards")
-    })
-    .await;
+    for id in ["held-up", "afterwards"] {
+        eventually("what waited and the last event arrive", async || {
+            shop.arrivals().iter().any(|arrival| arrival.id() == id)
+        })
+        .await;
+    }
+    world.settles().await;
+    let swept = dispatcher.metric("posthorn_sweeper_requeued_total").await;
+    assert_eq!(swept.unwrap(), 0.0);
     assert_eq!(
         ingest.metric("posthorn_amqp_blocked").await.unwrap() as i64,
         0

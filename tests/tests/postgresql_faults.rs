@@ -44,7 +44,8 @@ async fn an_event_whose_commit_was_not_answered_is_delivered_without_the_sweeper
     let shop = world.receiver(answering(200)).await;
     world.webhook(&ingest, &shop, json!({})).await;
 
-    proxy.lose_answer("the-unanswered-one", "COMMIT");
+    // What follows an event's data in the message that has the statement's parameters.
+    proxy.lose_answer("the-unanswered-one", "order.created");
     let data = json!({"text": "the-unanswered-one"});
     world.publish("order.created", "evt-1", &data).await;
     assert_eq!(shop.receives(1).await[0].id(), "evt-1");

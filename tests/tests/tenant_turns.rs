@@ -146,6 +146,62 @@ async fn one_tenants_burst_does_not_delay_another_tenants_event() {
     world.finish().await;
 }
 
+#[tokio::test]
+async fn one_tenants_burst_over_http_does_not_delay_another_tenants_event() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let dispatcher = world.dispatcher().await;
+    let made = world
+        .ask_as_operator(
+            &ingest,
+            "POST",
+            "/api/v1/admin/tenants",
+            Some(json!({"id": OTHER})),
+        )
+        .await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    let token = world.command(&["token", "create", "--tenant", OTHER]).await;
+    let shop = world.receiver(answering(200)).await;
+    world.webhook(&ingest, &shop, json!({})).await;
+    let others = json!({"url": shop.url("/other"), "events": ["*"]});
+    let made = world
+        .ask_as(&token, &ingest, "POST", "/api/v1/webhooks", Some(others))
+        .await;
+    assert_eq!(made.status, 201, "{}", made.body);
+
+    // It is there, and takes nothing: so ingest stops making jobs for the burst.
+    dispatcher.pause().unwrap();
+    let total = 8_000;
+    for part in 0..total / 1_000 {
+        let ids = part * 1_000..(part + 1) * 1_000;
+        let events =
+            ids.map(|n| json!({"type": "order.created", "id": format!("burst-{n}"), "data": {}}));
+        let events = json!({"events": events.collect::<Vec<_>>()});
+        let path = "/api/v1/events/batch";
+        // What the lanes have no room for is in RabbitMQ when it is answered.
+        let answer = world.ask(&ingest, "POST", path, Some(events)).await;
+        assert_eq!(answer.body["accepted"], 1_000, "{}", answer.body);
+    }
+    let event = json!({"type": "order.created", "id": "other-1", "data": {}});
+    let answer = world
+        .ask_as(&token, &ingest, "POST", "/api/v1/events", Some(event))
+        .await;
+    // Written when it is answered, before what was published before it.
+    assert_eq!(answer.body["matched"], 1, "{}", answer.body);
+    let accepted = world.count("events WHERE tenant = 'acme'").await;
+    assert!(
+        accepted <= JOBS_AT_MOST,
+        "{accepted} were before it, of {total}"
+    );
+
+    dispatcher.resume().unwrap();
+    let arrivals = shop.receives(total as usize + 1).await;
+    world.settles().await;
+    assert_eq!(world.count("events").await, total + 1);
+    assert_eq!(arrivals.len() as i64, total + 1);
+    world.finish().await;
+}
+
 /// Batches end early here, and their rest takes its turn again when nothing else
 /// happens.
 #[tokio::test]

@@ -17,7 +17,9 @@ use shared::webhook::Subscription;
 use crate::api::access::change_limit::ChangeLimiter;
 use crate::api::access::jwt::Jwts;
 use crate::api::access::rate_limit::Rates;
+use crate::api::access::token_lookup::TokenLookup;
 use crate::api::webhooks::tester::Tester;
+use crate::door::Door;
 use crate::event_types::EventTypes;
 use crate::subscriptions::Subscriptions;
 use crate::tenant_permits::TenantPermits;
@@ -27,15 +29,17 @@ use crate::webhooks::store::Writing;
 pub struct Api {
     /// Connections to PostgreSQL for the API alone, so that requests don't delay events.
     pub pool: Pool,
-    /// Connections to PostgreSQL for looking tokens up, so that tokens are verified while
+    /// Looks tokens up on connections of its own, so that tokens are verified while
     /// requests wait for the others.
-    pub token_pool: Pool,
+    pub tokens: TokenLookup,
     /// Bounds a tenant's requests that use PostgreSQL.
     pub permits: TenantPermits,
     /// Bounds changes to webhooks, tenants and event types.
     pub changes: ChangeLimiter,
     /// Publishes to RabbitMQ.
     pub publisher: Publisher,
+    /// Takes events.
+    pub door: Arc<Door>,
     /// Sends test deliveries.
     pub tester: Tester,
     pub keys: Keyring,

@@ -26,6 +26,7 @@ pub mod receiver;
 pub mod report;
 pub mod scenario;
 pub mod stage;
+pub mod start;
 pub mod usage;
 pub mod villains;
 

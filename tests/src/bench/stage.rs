@@ -20,6 +20,8 @@ use crate::service::{Service, ask, command, free_address};
 /// The virtual hosts of the pair. Rounds use them in turn.
 pub const VHOSTS: usize = 40;
 pub const TENANT: &str = "acme";
+/// What seals secrets.
+pub const MASTER_KEY: &str = "dGhlIGJlbmNobWFyayBoYXMgYSBtYXN0ZXIga2V5ISE=";
 const ADMIN_TOKEN: &str = "the-operators-token-of-the-benchmark";
 /// 32 bytes that say what they are.
 const MASTER_KEY: &str = "dGhlIGJlbmNobWFyayBoYXMgYSBtYXN0ZXIga2V5ISE=";
@@ -143,7 +145,11 @@ impl<'a> Stage<'a> {
         self.service("posthorn-dispatcher").await
     }
 
-    async fn service(&self, binary: &str) -> anyhow::Result<Service> {
+    /// A running service.
+    ///
+    /// # Errors
+    /// If it doesn't become ready.
+    pub async fn service(&self, binary: &str) -> anyhow::Result<Service> {
         std::fs::create_dir_all(&self.folder)?;
         let n = self.services.fetch_add(1, Ordering::Relaxed);
         let name = format!("{binary}-{n}");

@@ -18,6 +18,7 @@ use harness::bench::machine::Machine;
 use harness::bench::report::{Baseline, Report};
 use harness::bench::scenario::{Bench, Door, Kind, Past};
 use harness::bench::stage::{Month, VHOSTS};
+use harness::bench::start::Start;
 use harness::bench::{phoenix, receiver, villains};
 use harness::pair::{Pair, PairConfig};
 
@@ -61,6 +62,8 @@ enum Role {
     Catalogue(Catalogue),
     /// Measures how much one tenant's burst delays another tenant's events.
     Burst(Burst),
+    /// Measures how soon services are ready that find many webhooks.
+    Start(Start),
     #[command(hide = true)]
     Villains,
     #[command(hide = true)]
@@ -109,7 +112,8 @@ fn main() -> anyhow::Result<()> {
             | Role::Log(_)
             | Role::Isolation(_)
             | Role::Catalogue(_)
-            | Role::Burst(_),
+            | Role::Burst(_)
+            | Role::Start(_),
         )
         | None => tokio::runtime::Builder::new_multi_thread(),
     };
@@ -133,6 +137,9 @@ fn main() -> anyhow::Result<()> {
             }
             Some(Role::Burst(burst)) => {
                 on_a_pair(async |pair, folder| burst.measure(pair, folder).await).await
+            }
+            Some(Role::Start(start)) => {
+                on_a_pair(async |pair, folder| start.measure(pair, folder).await).await
             }
             None => bench(arguments).await,
         }

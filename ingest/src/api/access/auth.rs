@@ -193,7 +193,7 @@ async fn whose(token: &str, hash: &[u8; 32], api: &Shared) -> Result<Caller> {
                 role,
             })
         }
-        _ => tokens::find(hash, &api.token_pool).await,
+        _ => tokens::find(hash, &api.tokens).await,
     }
 }
 
@@ -207,10 +207,12 @@ fn named_tenant(headers: &HeaderMap) -> Result<Option<Tenant>> {
         .map_err(|error| Problem::field("X-Tenant-ID", format!("{error}")))
 }
 
+/// Asked of memory. A tenant that isn't there may be a moment old, so nobody is refused
+/// before the catalogue was read again.
 async fn is_tenant(api: &Shared, tenant: &Tenant) -> Result<bool> {
-    let client = api.token_pool.get().await?;
-    let statement = client
-        .prepare_cached("-- is_tenant\nSELECT 1 FROM tenants WHERE id = $1")
-        .await?;
-    Ok(client.query_opt(&statement, &[tenant]).await?.is_some())
+    let is_known = || api.subscriptions.max_payload(tenant).is_some();
+    if !is_known() {
+        api.feed.refresh().await?;
+    }
+    Ok(is_known())
 }

@@ -5,4 +5,5 @@ pub mod change_limit;
 pub mod jwt;
 pub mod rate_limit;
 pub mod role;
+pub mod token_lookup;
 pub mod tokens;

@@ -13,6 +13,7 @@ use shared::seal::fill_random;
 use time::OffsetDateTime;
 
 use crate::api::access::role::{Caller, Role};
+use crate::api::access::token_lookup::TokenLookup;
 use crate::api::http::problem::{Problem, Result};
 
 const PREFIX: &str = "pht_";
@@ -22,31 +23,15 @@ const SHOWN: usize = 10;
 ///
 /// # Errors
 /// 401 if there is no such token, or it is revoked or expired.
-pub async fn find(hash: &[u8; 32], pool: &Pool) -> Result<Caller> {
-    let client = pool.get().await?;
-    let statement = client
-        .prepare_cached(
-            "-- find_token\n\
-             SELECT id, tenant, role, \
-                    last_used_at IS NULL OR last_used_at < now() - interval '1 minute' AS unnoticed \
-             FROM tokens \
-             WHERE hash = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())",
-        )
-        .await?;
-    let row = client
-        .query_opt(&statement, &[&hash.as_slice()])
-        .await?
-        .ok_or_else(Problem::unauthorized)?;
-    let role = row
-        .get::<_, &str>("role")
-        .parse()
-        .map_err(|_| Problem::unauthorized())?;
-    if row.get("unnoticed") {
-        notice_use(&client, row.get("id")).await?;
+pub async fn find(hash: &[u8; 32], tokens: &TokenLookup) -> Result<Caller> {
+    let found = tokens.find(hash).await?;
+    let found = found.ok_or_else(Problem::unauthorized)?;
+    if found.is_unnoticed {
+        notice_use(&tokens.pool().get().await?, found.id).await?;
     }
     Ok(Caller {
-        tenant: row.get("tenant"),
-        role,
+        tenant: found.tenant,
+        role: found.role,
     })
 }
 

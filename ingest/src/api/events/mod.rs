@@ -1,10 +1,8 @@
-//! Publishing events over HTTP, one or many: the same door as AMQP, with a
-//! handle.
+//! Publishing events over HTTP, one or many.
 //!
-//! An event is published to `posthorn.events` and answered with 202 after the
-//! broker's confirm; from there on nothing tells it from one published over
-//! AMQP, so it is checked here by what `decode` and the catalogue would say, and
-//! whoever sent it is told at once.
+//! A request is checked here by what `decode` would say. The event goes through the
+//! [`Door`], where it is checked against the catalogue and made durable, and is
+//! answered with 202 then; whoever sent it is told at once what is wrong with it.
 
 pub mod detail;
 pub mod log;
@@ -14,15 +12,13 @@ use axum::Json;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::StatusCode;
 use futures_util::future::join_all;
-use lapin::types::{AMQPValue, FieldTable};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use shared::ids::{EventId, EventType, EventUid, Tenant};
-use shared::publish::{Outgoing, Publisher, persistent};
-use shared::tenant::MAX_PAYLOAD;
-use shared::topology;
+use shared::publish::{Outgoing, Publisher};
+use shared::tenant::LARGEST_MAX_PAYLOAD;
+use std::sync::Arc;
 use std::time::Duration;
-use time::format_description::well_known::Rfc3339;
 use tokio::task::yield_now;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -31,8 +27,9 @@ use utoipa_axum::routes;
 use crate::api::access::auth::Publishing;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, read_json};
-use crate::api::state::{Api, Shared};
-use crate::decode::parse_time;
+use crate::api::state::Shared;
+use crate::decode::{Event, Rejected, parse_time};
+use crate::door::{Answer, Door};
 use crate::json_text::{MAX_DEPTH, depth};
 
 /// How long a request waits for the broker's confirms.
@@ -79,15 +76,9 @@ struct NewEvent {
     data: Box<RawValue>,
 }
 
-/// An event that is one.
-struct Checked {
-    event_type: EventType,
-    id: EventId,
-    message: Outgoing,
-}
-
 impl NewEvent {
-    async fn check(self, api: &Api, tenant: &Tenant) -> Result<Checked> {
+    /// An event that is one, as far as that can be said without its tenant's catalogue.
+    fn check(self, tenant: &Tenant) -> Result<Event> {
         let event_type: EventType = self
             .event_type
             .parse()
@@ -98,49 +89,44 @@ impl NewEvent {
                 .map_err(|error| Problem::field("id", format!("{error}")))?,
             None => EventUid::generate().into(),
         };
-        let data = self.data.get();
-        let limit = api.subscriptions.max_payload(tenant).unwrap_or(MAX_PAYLOAD);
-        if data.len() > limit {
+        if self.data.get().len() > LARGEST_MAX_PAYLOAD {
             return Err(Problem::too_large(format!(
-                "data is {} bytes; at most {limit} are allowed",
-                data.len()
+                "data is {} bytes; at most {LARGEST_MAX_PAYLOAD} are allowed",
+                self.data.get().len()
             )));
         }
-        if depth(data) > MAX_DEPTH {
+        if depth(self.data.get()) > MAX_DEPTH {
             return Err(Problem::field(
                 "data",
                 format!("is nested more than {MAX_DEPTH} levels deep"),
             ));
         }
-        api.event_types
-            .check_in_turn(tenant, &event_type, data)
-            .await
-            .map_err(|unfit| Problem::field(unfit.field(), unfit.to_string()))?;
-        let mut properties = persistent()
-            // At most 255 bytes: an event id's bound.
-            .with_message_id(id.as_str().into())
-            .with_content_type("application/json".into());
-        if let Some(occurred_at) = self.occurred_at {
-            let at = parse_time("occurred_at", &occurred_at)
-                .map_err(|_| Problem::field("occurred_at", "must be an RFC 3339 time"))?;
-            // Written anew: what was sent may have any number of digits.
-            let text = at.format(&Rfc3339).map_err(anyhow::Error::new)?;
-            let mut headers = FieldTable::default();
-            headers.insert("occurred_at".into(), AMQPValue::LongString(text.into()));
-            properties = properties.with_headers(headers);
-        }
-        let message = Outgoing {
-            exchange: topology::EVENTS,
-            // At most 63 + 1 + 128 bytes.
-            routing_key: format!("{tenant}.{event_type}").into(),
-            properties,
-            body: data.as_bytes().to_vec(),
+        let occurred_at = match self.occurred_at {
+            None => None,
+            Some(text) => Some(
+                parse_time("occurred_at", &text)
+                    .map_err(|_| Problem::field("occurred_at", "must be an RFC 3339 time"))?,
+            ),
         };
-        Ok(Checked {
+        Ok(Event {
+            tenant: tenant.clone(),
             event_type,
-            id,
-            message,
+            id: Some(id),
+            occurred_at,
+            data: Box::<str>::from(self.data).into_string(),
+            attributes: None,
         })
+    }
+}
+
+/// What an event's catalogue has against it.
+fn refused(reason: Rejected) -> Problem {
+    match reason {
+        Rejected::TooLarge { size, limit, .. } => {
+            Problem::too_large(format!("data is {size} bytes; at most {limit} are allowed"))
+        }
+        Rejected::Unfit(unfit) => Problem::field(unfit.field(), unfit.to_string()),
+        other => Problem::field("data", other.to_string()),
     }
 }
 
@@ -162,11 +148,17 @@ struct PublishedEvent {
     /// The one that was given, or a new one.
     id: EventId,
     r#type: EventType,
+    /// How many webhooks get it, if that is known already: not where the event goes through
+    /// RabbitMQ first, or was known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    matched: Option<usize>,
 }
 
 /// Publish an event
 ///
-/// Answered after the broker has confirmed it: from then on it isn't lost.
+/// Answered when it is durable: written with its deliveries, or confirmed by RabbitMQ.
+/// From then on it isn't lost.
 #[utoipa::path(
     post, path = "/", operation_id = "publish_event", tag = "events",
     security(("token" = ["manager"])),
@@ -178,22 +170,40 @@ async fn publish(
     State(api): State<Shared>,
     Body(new): Body<NewEvent>,
 ) -> Result<(StatusCode, Json<PublishedEvent>)> {
-    let Checked {
-        event_type,
-        id,
-        message,
-    } = new.check(&api, &acting.tenant).await?;
-    match confirmed(&api.publisher, message).await {
-        Ok(()) => Ok((
+    let event = new.check(&acting.tenant)?;
+    match publish_one(&api.door, event).await? {
+        (id, event_type, Ok(matched)) => Ok((
             StatusCode::ACCEPTED,
             Json(PublishedEvent {
                 id,
                 r#type: event_type,
+                matched,
             }),
         )),
-        Err(reason) => Err(Problem::unavailable(format!(
+        (id, _, Err(reason)) => Err(Problem::unavailable(format!(
             "{reason}; publish it again with the id `{id}`"
         ))),
+    }
+}
+
+/// Its id and type, and to how many webhooks it goes, or why it isn't known to be taken.
+async fn publish_one(
+    door: &Arc<Door>,
+    event: Event,
+) -> Result<(
+    EventId,
+    EventType,
+    std::result::Result<Option<usize>, String>,
+)> {
+    let event_type = event.event_type.clone();
+    // Whoever checked it gave it one.
+    let id = event.id.clone();
+    let id = id.unwrap_or_else(|| EventUid::generate().into());
+    match door.publish(event).await {
+        Answer::Accepted(matched) => Ok((id, event_type, Ok(matched))),
+        Answer::Published => Ok((id, event_type, Ok(None))),
+        Answer::Refused(reason) => Err(refused(reason)),
+        Answer::Unconfirmed(reason) => Ok((id, event_type, Err(reason))),
     }
 }
 
@@ -232,8 +242,15 @@ struct BatchResult {
 #[schema(as = EventResult)]
 #[serde(tag = "status", rename_all = "snake_case")]
 enum ItemResult {
-    /// Confirmed: it will not be lost.
-    Accepted { id: EventId, r#type: EventType },
+    /// Durable: it will not be lost.
+    Accepted {
+        id: EventId,
+        r#type: EventType,
+        /// How many webhooks get it, if that is known already.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        #[schema(nullable = false)]
+        matched: Option<usize>,
+    },
     /// It is no event, or not what the catalogue says.
     Refused {
         /// The member to blame, if one is.
@@ -247,8 +264,8 @@ enum ItemResult {
 
 /// Publish many events
 ///
-/// Each is taken or refused by itself; the answer comes after the broker's
-/// confirms of those that are taken.
+/// Each is taken or refused by itself; the answer comes when those that are taken are
+/// durable.
 #[utoipa::path(
     post, path = "/batch", operation_id = "publish_events", tag = "events",
     security(("token" = ["manager"])),
@@ -264,17 +281,14 @@ async fn publish_batch(
         let bound = format!("must have 1 to {MAX_BATCH} entries");
         return Err(Problem::field("events", bound));
     }
-    // One after another: schemas take their time, and so do others' requests.
     let mut checked = Vec::with_capacity(batch.events.len());
     for event in batch.events {
-        checked.push(match read_item(&event) {
-            Ok(event) => event.check(&api, &acting.tenant).await,
-            Err(problem) => Err(problem),
-        });
+        checked.push(read_item(&event).and_then(|event| event.check(&acting.tenant)));
+        // So many take a while, and so do others' requests.
         yield_now().await;
     }
     let checked = checked.into_iter();
-    let results = join_all(checked.map(|event| item(&api.publisher, event))).await;
+    let results = join_all(checked.map(|event| item(&api.door, event))).await;
     let unconfirmed = |result: &&ItemResult| matches!(result, ItemResult::Unconfirmed { .. });
     let accepted = |result: &&ItemResult| matches!(result, ItemResult::Accepted { .. });
     let accepted = results.iter().filter(accepted).count();
@@ -299,23 +313,21 @@ fn read_item(event: &RawValue) -> Result<NewEvent> {
     serde_json::from_str(event.get()).map_err(|error| Problem::bad_request(error.to_string()))
 }
 
-async fn item(publisher: &Publisher, event: Result<Checked>) -> ItemResult {
-    let Checked {
-        event_type,
-        id,
-        message,
-    } = match event {
-        Ok(checked) => checked,
-        Err(problem) => {
-            let (field, detail) = problem.into_blame();
-            return ItemResult::Refused { field, detail };
-        }
+async fn item(door: &Arc<Door>, event: Result<Event>) -> ItemResult {
+    let published = match event {
+        Ok(event) => publish_one(door, event).await,
+        Err(problem) => Err(problem),
     };
-    match confirmed(publisher, message).await {
-        Ok(()) => ItemResult::Accepted {
+    match published {
+        Ok((id, event_type, Ok(matched))) => ItemResult::Accepted {
             id,
             r#type: event_type,
+            matched,
         },
-        Err(detail) => ItemResult::Unconfirmed { id, detail },
+        Ok((id, _, Err(detail))) => ItemResult::Unconfirmed { id, detail },
+        Err(problem) => {
+            let (field, detail) = problem.into_blame();
+            ItemResult::Refused { field, detail }
+        }
     }
 }

@@ -1,0 +1,83 @@
+//! The statement that writes events and their deliveries.
+//!
+//! It names the day's partitions, and the day before's, so that one generic plan is right
+//! for an empty partition and for a huge one (each table in it has one index that fits),
+//! nothing is planned when it is executed, and its cost doesn't depend on how many days
+//! there are. [`of_any_day`] is for a day that isn't there: it goes through the partitioned
+//! tables, is slower, and fails if no partition takes its rows.
+
+use shared::ids::first_uuid_at;
+use time::macros::format_description;
+use time::{Date, OffsetDateTime, Time};
+
+/// For the batches of a day (UTC).
+pub(super) fn of_day(day: Date) -> String {
+    let suffix = |day: Option<Date>| {
+        let named = day.and_then(|day| day.format(format_description!("[year][month][day]")).ok());
+        named.unwrap_or_default()
+    };
+    let (today, before) = (suffix(Some(day)), suffix(day.previous_day()));
+    // A table that somebody has detached still takes rows, which nobody would find.
+    let detached = format!(
+        "SELECT FROM pg_class WHERE oid IN ('events_{today}'::regclass, 'deliveries_{today}'::regclass) \
+         AND NOT relispartition"
+    );
+    let known = format!(
+        "SELECT y.uid FROM events_{before} y WHERE y.tenant = e.tenant AND y.id = e.id LIMIT 1"
+    );
+    statement(
+        &format!("events_{today}"),
+        &format!("deliveries_{today}"),
+        &detached,
+        &known,
+    )
+}
+
+/// The same, whatever partitions there are.
+pub(super) fn of_any_day(day: Date) -> String {
+    let first = |day: Date| first_uuid_at(OffsetDateTime::new_utc(day, Time::MIDNIGHT));
+    let (from, to) = (
+        day.previous_day().map_or_else(|| first(day), first),
+        first(day),
+    );
+    let known = format!(
+        "SELECT y.uid FROM events y WHERE y.tenant = e.tenant AND y.id = e.id \
+         AND y.uid >= '{from}' AND y.uid < '{to}' LIMIT 1"
+    );
+    statement("events", "deliveries", "SELECT WHERE false", &known)
+}
+
+// Written so that there is nothing to plan: joins would be nested loops over
+// the batch squared, or read all of yesterday, for a planner that knows nothing
+// of a fresh partition. `IS TRUE` keeps `IN` a hashed lookup, and the subquery
+// in a comparison is a lookup for each event. `due_at` is what the job says too:
+// the millisecond in the delivery's id.
+//
+// Its snapshot is taken when it begins. So if the catalogue has the expected revision in
+// it, the batch was matched with everything that was committed before.
+fn statement(events: &str, deliveries: &str, detached: &str, known: &str) -> String {
+    format!(
+        "-- accept_events
+WITH detached AS MATERIALIZED ({detached}), accepted AS (
+    INSERT INTO {events} (uid, tenant, id, type, occurred_at, data, attributes, matched,
+                          too_costly)
+    SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[],
+                         $6::text[], $7::jsonb[], $8::int4[], $9::jsonb[])
+    AS e (uid, tenant, id, type, occurred_at, data, attributes, matched, too_costly)
+    WHERE (SELECT revision = coalesce($15::int8, revision) FROM catalogue)
+      AND NOT EXISTS (SELECT FROM detached)
+      AND ({known}) IS NULL
+    ON CONFLICT DO NOTHING
+    RETURNING uid
+), enqueued AS (
+    INSERT INTO {deliveries} (id, event_uid, webhook_id, event_type, state, due_at)
+    SELECT d.id, d.event_uid, d.webhook_id, d.event_type, 'queued', $14::timestamptz
+    FROM unnest($10::uuid[], $11::uuid[], $12::uuid[], $13::text[])
+    AS d (id, event_uid, webhook_id, event_type)
+    WHERE (d.event_uid IN (SELECT uid FROM accepted)) IS TRUE
+)
+SELECT uid, NULL::text AS refused FROM accepted
+UNION ALL SELECT NULL, 'revision' FROM catalogue WHERE revision <> $15
+UNION ALL SELECT NULL, 'detached' FROM detached"
+    )
+}

@@ -1,0 +1,212 @@
+//! Tokens are looked up as many at a time as were asked for meanwhile.
+//!
+//! At rest a request asks PostgreSQL itself, at once. While as many questions are under way
+//! as there are connections, those that come wait, and the next question is for all of
+//! them. So a thousand requests are a few questions, and a token that was revoked is none
+//! from the next request on: nothing is remembered.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::Context;
+use deadpool_postgres::Pool;
+use shared::ids::{Tenant, TokenId};
+use tokio::sync::oneshot;
+
+use crate::api::access::role::Role;
+
+/// The most tokens in one question.
+const AT_ONCE: usize = 256;
+
+/// A token's SHA-256.
+type Hash = [u8; 32];
+
+/// A token that is valid.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Its public name.
+    pub id: TokenId,
+    /// Whose it is; `None`: a global token.
+    pub tenant: Option<Tenant>,
+    /// What it may do.
+    pub role: Role,
+    /// Its last use that is on record is a minute ago.
+    pub is_unnoticed: bool,
+}
+
+/// See the module's text. Cheap to clone.
+#[derive(Clone)]
+pub struct TokenLookup(Arc<Lookup>);
+
+struct Lookup {
+    pool: Pool,
+    /// The most questions at a time.
+    questions: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Questions under way.
+    asking: usize,
+    waiting: VecDeque<(Hash, oneshot::Sender<Answer>)>,
+}
+
+/// What somebody gets who waited.
+enum Answer {
+    Is(Option<Found>),
+    Failed(Arc<anyhow::Error>),
+    /// It is on them to ask.
+    Ask(Asking),
+}
+
+/// A question under way. When it ends, however it ends, the next of those that wait asks.
+struct Asking(Option<Arc<Lookup>>);
+
+impl TokenLookup {
+    /// On connections of its own.
+    #[must_use]
+    pub fn new(pool: Pool) -> Self {
+        Self(Arc::new(Lookup {
+            questions: pool.status().max_size,
+            pool,
+            state: Mutex::default(),
+        }))
+    }
+
+    /// The connections.
+    #[must_use]
+    pub fn pool(&self) -> &Pool {
+        &self.0.pool
+    }
+
+    /// The token with this hash.
+    ///
+    /// # Errors
+    /// If PostgreSQL fails.
+    pub async fn find(&self, hash: &Hash) -> anyhow::Result<Option<Found>> {
+        let asking = match self.begin_or_wait(hash) {
+            Ok(asking) => asking,
+            Err(answer) => match answer.await.context("nobody asked for the token")? {
+                Answer::Is(found) => return Ok(found),
+                Answer::Failed(error) => anyhow::bail!("{error:#}"),
+                Answer::Ask(asking) => asking,
+            },
+        };
+        let answered = self.0.ask(hash).await;
+        drop(asking);
+        answered
+    }
+
+    fn begin_or_wait(&self, hash: &Hash) -> Result<Asking, oneshot::Receiver<Answer>> {
+        let mut state = self.0.state();
+        if state.asking < self.0.questions {
+            state.asking += 1;
+            return Ok(Asking(Some(self.0.clone())));
+        }
+        let (sender, answer) = oneshot::channel();
+        state.waiting.push_back((*hash, sender));
+        Err(answer)
+    }
+}
+
+impl Lookup {
+    /// Asks for it and for those that wait.
+    async fn ask(&self, hash: &Hash) -> anyhow::Result<Option<Found>> {
+        let waiting: Vec<_> = {
+            let waiting = &mut self.state().waiting;
+            let count = waiting.len().min(AT_ONCE);
+            waiting.drain(..count).collect()
+        };
+        let others = waiting.iter().map(|(hash, _)| *hash);
+        let answered = self.query(&others.chain([*hash]).collect::<Vec<_>>()).await;
+        let answered = answered.map_err(Arc::new);
+        for (hash, asked) in waiting {
+            // Whoever asked may be gone.
+            let _ = asked.send(match &answered {
+                Ok(found) => Answer::Is(found.get(&hash).cloned()),
+                Err(error) => Answer::Failed(error.clone()),
+            });
+        }
+        match answered {
+            Ok(mut found) => Ok(found.remove(hash)),
+            Err(error) => anyhow::bail!("{error:#}"),
+        }
+    }
+
+    async fn query(&self, hashes: &[Hash]) -> anyhow::Result<HashMap<Hash, Found>> {
+        let client = self.pool.get().await?;
+        let statement = client
+            .prepare_cached(
+                "-- find_tokens\n\
+                 SELECT hash, id, tenant, role, \
+                     last_used_at IS NULL OR last_used_at < now() - interval '1 minute' AS unnoticed \
+                 FROM tokens WHERE hash = ANY ($1::bytea[]) AND revoked_at IS NULL \
+                     AND (expires_at IS NULL OR expires_at > now())",
+            )
+            .await?;
+        let wanted: Vec<&[u8]> = hashes.iter().map(<[u8; 32]>::as_slice).collect();
+        let rows = client.query(&statement, &[&wanted]).await?;
+        let found = rows.iter().filter_map(|row| {
+            let found = Found {
+                id: row.get("id"),
+                tenant: row.get("tenant"),
+                role: row.get::<_, &str>("role").parse().ok()?,
+                is_unnoticed: row.get("unnoticed"),
+            };
+            Some((row.get::<_, &[u8]>("hash").try_into().ok()?, found))
+        });
+        Ok(found.collect())
+    }
+
+    // Nothing awaits while it holds the lock.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let Some(lookup) = self.0.take() else { return };
+        let mut state = lookup.state();
+        while let Some((_, asked)) = state.waiting.pop_front() {
+            let next = Answer::Ask(Self(Some(lookup.clone())));
+            match asked.send(next) {
+                Ok(()) => return,
+                // Whoever waited is gone.
+                Err(Answer::Ask(mut asking)) => asking.0 = None,
+                Err(_) => {}
+            }
+        }
+        state.asking -= 1;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail")]
+mod tests {
+    use futures_util::FutureExt;
+    use shared::postgres::{config, pool};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_waits_asks_next_if_the_one_who_asked_is_gone() {
+        let nowhere = config(&"postgres://127.0.0.1:1/nothing".to_owned().into(), "test");
+        let lookup = TokenLookup::new(pool(&nowhere.unwrap(), 2).unwrap());
+        let begun = |n: u8| lookup.begin_or_wait(&[n; 32]);
+        let (first, second) = (begun(1).ok().unwrap(), begun(2).ok().unwrap());
+        let (gone, third) = (begun(3).err().unwrap(), begun(4).err().unwrap());
+        let mut fourth = begun(5).err().unwrap();
+        drop(gone);
+        drop(first);
+        // It was told to ask, and is gone before it reads that.
+        drop(third);
+        let Some(Ok(Answer::Ask(asking))) = (&mut fourth).now_or_never() else {
+            panic!("the fourth asks");
+        };
+        assert!(begun(6).is_err());
+        drop((asking, second));
+        assert!(begun(7).is_ok());
+    }
+}

@@ -1,0 +1,471 @@
+//! A batch in a lane: read, matched, and written with what follows from it.
+//!
+//! Events come in from `intake` in the order of their turns. What is to be published goes
+//! back: jobs, and what is parked. Nothing is acked or answered here.
+//!
+//! A batch is matched with what is in memory, without asking whether that is fresh. It is
+//! written only if the catalogue's revision is still the one that was known then; that is a
+//! condition of the statement. If it isn't, the catalogue is read, the batch is matched anew
+//! and written without the condition, so that a tenant that changes its webhooks all the
+//! time can't hold it up for ever. What is known by then was committed after every event of
+//! the batch was published. Nothing is refused from memory before it was read again.
+//!
+//! When a try of writing fails, it may have been committed all the same. As long as the
+//! batch isn't matched anew, its events are recognised by their uids, and it goes on. If it
+//! has to be, nobody can say which deliveries were written: then events that are known are
+//! seen to as those that RabbitMQ delivers again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use shared::ids::{DeliveryId, EventUid};
+use shared::job::Job;
+use shared::publish::{Outgoing, RETURNED_HEADER};
+use shared::supervise::{Backoff, LAST_TRY, until_done};
+use time::OffsetDateTime;
+use tokio::task::yield_now;
+use tokio_postgres::error::Severity;
+use tracing::{info, warn};
+
+use crate::accept::{self, Accepted, Matched};
+use crate::decode::{self, Event, Rejected};
+use crate::intake::Intake;
+use crate::look_ahead::{BATCH_JOBS, Came, Finished, Taken};
+use crate::metrics::metrics;
+
+/// A batch whose matching takes longer ends with the event that exceeds it.
+const MATCHING: Duration = Duration::from_millis(50);
+/// For how long others that share the session may have to wait for a lane.
+const UNINTERRUPTED: Duration = Duration::from_millis(1);
+
+/// An event of a batch, and what is to be made of it.
+pub struct Begun {
+    taken: Taken,
+    is: Result<Matched, Rejected>,
+    /// It was written, and nobody else makes its jobs.
+    is_new: bool,
+    effort: Duration,
+}
+
+/// A batch whose events are written.
+pub struct Written {
+    /// Those that are safe once what is [to be published](Self::outgoing) is confirmed.
+    pub begun: Vec<Begun>,
+    /// Not begun.
+    pub left: Vec<Taken>,
+    /// Late copies of jobs of events that were known.
+    copies: Vec<Job>,
+    now: OffsetDateTime,
+}
+
+impl Written {
+    /// Jobs and parked messages, made as they are taken.
+    pub fn outgoing(&self, shards: u16) -> impl Iterator<Item = Outgoing> {
+        let events = self.begun.iter();
+        let new = events.filter_map(|one| one.is.as_ref().ok().filter(|_| one.is_new));
+        let jobs = new.flat_map(move |event| event.first_tries(shards));
+        let copies = self.copies.iter();
+        let copies = copies.map(move |job| Outgoing::job(job, self.now, shards));
+        let parked = self.begun.iter().filter_map(Begun::park);
+        jobs.chain(copies).chain(parked)
+    }
+}
+
+/// Sees a batch through until its events are written. `None`: told to stop before.
+pub async fn write(intake: &Intake, events: Vec<Taken>) -> Option<Written> {
+    let now = shared::clock::now();
+    let revision = intake.feed.revision();
+    let (mut begun, left) = begin(intake, events, now).await;
+    let mut only_if = revision;
+    if revision.is_none() || begun.iter().any(Begun::is_refused_by_the_catalogue) {
+        read_catalogue(intake, &mut begun).await?;
+        if intake.feed.revision() != revision {
+            begin_anew(intake, &mut begun, now).await;
+        }
+        only_if = None;
+    }
+    let mut written = Written {
+        begun: Vec::new(),
+        left,
+        copies: Vec::new(),
+        now,
+    };
+    // Halves of what PostgreSQL can't store, down to the one event to blame.
+    let mut parts = vec![begun];
+    while let Some(mut part) = parts.pop() {
+        match write_part(intake, &mut part, now, only_if).await? {
+            Part::Written(copies) => {
+                written.copies.extend(copies);
+                written.begun.append(&mut part);
+            }
+            Part::Unstorable(reason) => match part.as_mut_slice() {
+                [one] => {
+                    one.is = Err(Rejected::Unstorable(reason));
+                    written.begun.append(&mut part);
+                }
+                _ => {
+                    let half = part.split_off(part.len() / 2);
+                    parts.extend([half, part]);
+                }
+            },
+        }
+    }
+    Some(written)
+}
+
+/// Reads and matches events in the order of their turns, as many as may be
+/// matched at a time; answers the rest, too.
+async fn begin(
+    intake: &Intake,
+    batch: Vec<Taken>,
+    now: OffsetDateTime,
+) -> (Vec<Begun>, Vec<Taken>) {
+    let mut all = Vec::with_capacity(batch.len());
+    let mut batch = batch.into_iter();
+    let (mut jobs, begun) = (0, Instant::now());
+    let (mut until_here, mut uninterrupted) = (begun, begun);
+    for taken in batch.by_ref() {
+        let is = find(intake, &taken, EventUid::at(now)).await;
+        let effort = until_here.elapsed();
+        until_here += effort;
+        let one = Begun {
+            taken,
+            is,
+            is_new: false,
+            effort,
+        };
+        if let Ok(event) = &one.is {
+            if event.event.id.is_none() {
+                metrics().without_id.inc();
+            }
+            metrics().too_costly.inc_by(event.too_costly.len() as u64);
+        }
+        jobs += one.jobs();
+        all.push(one);
+        if jobs >= BATCH_JOBS || until_here - begun >= MATCHING {
+            break;
+        }
+        // What is quick is done here; together it may not be.
+        if until_here - uninterrupted > UNINTERRUPTED {
+            yield_now().await;
+            uninterrupted = Instant::now();
+        }
+    }
+    (all, batch.collect())
+}
+
+/// The same again, with another catalogue.
+async fn begin_anew(intake: &Intake, begun: &mut [Begun], now: OffsetDateTime) {
+    for one in begun {
+        let uid = match &one.is {
+            Ok(event) => event.uid,
+            Err(_) => EventUid::at(now),
+        };
+        one.is = find(intake, &one.taken, uid).await;
+        yield_now().await;
+    }
+}
+
+/// The event of a message, and who wants it.
+async fn find(intake: &Intake, taken: &Taken, uid: EventUid) -> Result<Matched, Rejected> {
+    let event = match &taken.came {
+        Came::Amqp(from) => Arc::new(decode::decode(&from.delivery)?),
+        Came::Http(http) => http.event().clone(),
+    };
+    let Some(limit) = intake.subscriptions.max_payload(&event.tenant) else {
+        return Err(Rejected::UnknownTenant(event.tenant.clone()));
+    };
+    decode::at_most("the data", event.data.len(), limit)?;
+    let known = &intake.event_types;
+    known
+        .check(&event.tenant, &event.event_type, &event.data)
+        .await?;
+    Ok(matched(intake, event, uid).await)
+}
+
+async fn matched(intake: &Intake, event: Arc<Event>, uid: EventUid) -> Matched {
+    let found = intake
+        .subscriptions
+        .matching(&event.tenant, event.event_type.as_str(), &event.data)
+        .await;
+    let deliveries = found.matched.into_iter();
+    let deliveries = deliveries.map(|webhook| (DeliveryId::of(uid), webhook));
+    Matched {
+        uid,
+        id: decode::id_for(&event, uid),
+        deliveries: deliveries.collect(),
+        too_costly: found.too_costly,
+        event,
+    }
+}
+
+/// Reads the catalogue, however long that takes. While it can't be read, what came over
+/// HTTP doesn't wait for it. `None`: told to stop.
+async fn read_catalogue(intake: &Intake, begun: &mut Vec<Begun>) -> Option<()> {
+    if let Err(error) = intake.feed.refresh().await {
+        let error = format!("{error:#}");
+        warn!(error, "reading the catalogue; trying again");
+        intake.ahead.postgres_is_away(true);
+        give_up_http(begun);
+        let stop = &intake.stop;
+        until_done(stop, "reading the catalogue", || intake.feed.refresh()).await?;
+        intake.ahead.postgres_is_away(false);
+    }
+    Some(())
+}
+
+/// The door publishes them.
+fn give_up_http(begun: &mut Vec<Begun>) {
+    begun.retain(|one| matches!(one.taken.came, Came::Amqp(_)));
+}
+
+/// What is known of a part that was tried before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    /// Nothing of it was written.
+    Nothing,
+    /// All of it may have been written, as it is.
+    Perhaps,
+    /// All of it may have been written, for other webhooks than it is matched to now.
+    PerhapsOtherwise,
+}
+
+/// What came of a part.
+enum Part {
+    /// With late copies of jobs, of events that were known.
+    Written(Vec<Job>),
+    /// Nothing was written: a value in it is none that PostgreSQL can store.
+    Unstorable(String),
+}
+
+/// Writes what is new, however long that takes. `None`: told to stop.
+async fn write_part(
+    intake: &Intake,
+    part: &mut Vec<Begun>,
+    now: OffsetDateTime,
+    mut only_if: Option<i64>,
+) -> Option<Part> {
+    let mut before = Before::Nothing;
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+    loop {
+        for one in part.iter_mut() {
+            one.set_sent(true);
+        }
+        let tried = tokio::select! {
+            tried = try_part(intake, part, now, only_if, before) => tried,
+            () = time_is_up(intake) => return None,
+        };
+        let error = match tried {
+            Ok(Some(copies)) => {
+                intake.ahead.postgres_is_away(false);
+                return Some(Part::Written(copies));
+            }
+            // Nothing was written.
+            Ok(None) => {
+                for one in part.iter_mut() {
+                    one.set_sent(before != Before::Nothing);
+                }
+                read_catalogue(intake, part).await?;
+                only_if = None;
+                match before {
+                    Before::Nothing => begin_anew(intake, part, now).await,
+                    Before::Perhaps | Before::PerhapsOtherwise => {
+                        match_anew(intake, part).await;
+                        before = Before::PerhapsOtherwise;
+                    }
+                }
+                continue;
+            }
+            Err(error) => error,
+        };
+        if let Some(reason) = unstorable(&error) {
+            return Some(Part::Unstorable(reason));
+        }
+        let is_definite = wrote_nothing(&error);
+        if !is_definite && before == Before::Nothing {
+            before = Before::Perhaps;
+        }
+        for one in part.iter_mut() {
+            one.set_sent(before != Before::Nothing);
+        }
+        // What was perhaps written is looked up once. Beyond that, what came over HTTP doesn't
+        // wait for PostgreSQL.
+        if is_definite || backoff.is_under_way() {
+            intake.ahead.postgres_is_away(true);
+            give_up_http(part);
+        }
+        let pause = backoff.next();
+        let error = format!("{error:#}");
+        warn!(error, ?pause, "writing events; trying again");
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = intake.stop.cancelled() => return None,
+        }
+    }
+}
+
+/// The same events with other deliveries.
+async fn match_anew(intake: &Intake, part: &mut [Begun]) {
+    for one in part {
+        if let Ok(event) = &mut one.is {
+            *event = matched(intake, event.event.clone(), event.uid).await;
+        }
+    }
+}
+
+/// An attempt that is under way at `stop` may take a moment still.
+async fn time_is_up(intake: &Intake) {
+    intake.stop.cancelled().await;
+    tokio::time::sleep(LAST_TRY).await;
+}
+
+/// Writes what is new; answers late copies, or nothing if the catalogue has changed.
+async fn try_part(
+    intake: &Intake,
+    part: &mut [Begun],
+    now: OffsetDateTime,
+    only_if: Option<i64>,
+    before: Before,
+) -> anyhow::Result<Option<Vec<Job>>> {
+    let matched: Vec<&Matched> = part.iter().filter_map(|one| one.is.as_ref().ok()).collect();
+    if matched.is_empty() {
+        return Ok(Some(Vec::new()));
+    }
+    let again = before == Before::Perhaps;
+    let accepted = accept::accept(&intake.accepting, now, &matched, only_if, again).await?;
+    let Accepted::New(new) = accepted else {
+        return Ok(None);
+    };
+    let mut known = 0;
+    for one in part.iter_mut() {
+        let Ok(event) = &one.is else { continue };
+        one.is_new = new.contains(&event.uid);
+        let matched = one.is_new.then_some(event.deliveries.len());
+        if let Came::Http(http) = &one.taken.came {
+            http.committed(matched);
+        }
+        known += u64::from(!one.is_new);
+        metrics().enqueued.inc_by(matched.unwrap_or(0) as u64);
+        log(event, one.is_new);
+    }
+    metrics().deduplicated.inc_by(known);
+    // A duplicate of the producer's has its jobs; one of the broker's may be
+    // what a crash has left.
+    let interrupted = part.iter().filter_map(|one| {
+        let event = one.is.as_ref().ok().filter(|_| !one.is_new)?;
+        let is = before == Before::PerhapsOtherwise || one.may_be_interrupted();
+        is.then_some((&event.event.tenant, &event.id))
+    });
+    let interrupted: Vec<_> = interrupted.collect();
+    if interrupted.is_empty() {
+        return Ok(Some(Vec::new()));
+    }
+    // Its failure is none of the writing.
+    let untried = until_done(&intake.stop, "looking for untried jobs", || {
+        accept::untried_jobs(&intake.pool, now, &interrupted)
+    });
+    Ok(Some(untried.await.context("told to stop")?))
+}
+
+impl Begun {
+    fn jobs(&self) -> usize {
+        self.is.as_ref().map_or(0, |event| event.deliveries.len())
+    }
+
+    /// It would perhaps be taken with a fresher catalogue.
+    fn is_refused_by_the_catalogue(&self) -> bool {
+        matches!(
+            self.is,
+            Err(Rejected::UnknownTenant(_) | Rejected::TooLarge { .. } | Rejected::Unfit(_))
+        )
+    }
+
+    fn set_sent(&mut self, is_sent: bool) {
+        if let Came::Http(http) = &mut self.taken.came {
+            http.set_sent(is_sent);
+        }
+    }
+
+    /// Whether its event may have been accepted without its jobs being published. One
+    /// that RabbitMQ had given up on comes as a new message. A producer can say so too:
+    /// that costs late copies which find their deliveries settled. A client that asks
+    /// again over HTTP may do so because its first request had no answer.
+    fn may_be_interrupted(&self) -> bool {
+        let Came::Amqp(from) = &self.taken.came else {
+            return true;
+        };
+        let headers = from.delivery.properties.headers();
+        let returned = headers
+            .as_ref()
+            .is_some_and(|headers| headers.contains_key(RETURNED_HEADER));
+        from.delivery.redelivered || returned
+    }
+
+    /// What goes to the parking queue, if it isn't an event.
+    fn park(&self) -> Option<Outgoing> {
+        let (Err(reason), Came::Amqp(from)) = (&self.is, &self.taken.came) else {
+            return None;
+        };
+        metrics()
+            .rejected
+            .with_label_values(&[reason.label()])
+            .inc();
+        let message = &from.delivery;
+        let routing_key = message.routing_key.as_str();
+        let id = message.properties.message_id();
+        let event = id.as_ref().map(ToString::to_string);
+        warn!(routing_key, event, %reason, "event parked");
+        Some(Outgoing::dead(message, &reason.to_string()))
+    }
+
+    /// All that follows from it is safe: whoever published it over HTTP is told.
+    pub fn finish(self) -> Finished {
+        let finished = self.taken.finished(self.jobs(), self.effort);
+        if let Came::Http(http) = self.taken.came {
+            match self.is {
+                Ok(_) => http.is_safe(),
+                Err(reason) => http.refuse(reason),
+            }
+        }
+        finished
+    }
+}
+
+/// Whether it is certain that a failed try wrote nothing: PostgreSQL rolled it back, or
+/// there was no connection to try it on.
+fn wrote_nothing(error: &anyhow::Error) -> bool {
+    if error.is::<deadpool_postgres::PoolError>() {
+        return true;
+    }
+    let error = error.downcast_ref::<tokio_postgres::Error>();
+    let error = error.and_then(tokio_postgres::Error::as_db_error);
+    // One that ends the connection as well may come after the commit.
+    error.is_some_and(|error| error.parsed_severity() == Some(Severity::Error))
+}
+
+/// The reason, if it is the data that PostgreSQL refuses (SQLSTATE class 22).
+fn unstorable(error: &anyhow::Error) -> Option<String> {
+    let error = error
+        .downcast_ref::<tokio_postgres::Error>()?
+        .as_db_error()?;
+    error
+        .code()
+        .code()
+        .starts_with("22")
+        .then(|| error.message().to_owned())
+}
+
+/// The one line of an event.
+fn log(event: &Matched, is_new: bool) {
+    info!(
+        tenant = %event.event.tenant,
+        event = %event.id,
+        event_type = %event.event.event_type,
+        bytes = event.event.data.len(),
+        matched = event.deliveries.len(),
+        too_costly = Some(event.too_costly.len()).filter(|filters| *filters > 0),
+        duplicate = (!is_new).then_some(true),
+        "accepted"
+    );
+}

@@ -1,0 +1,425 @@
+//! The way of an event that comes over HTTP.
+//!
+//! It goes straight to the lanes of `intake`, where it takes its turn among the events
+//! that come over AMQP, and is answered when it and its jobs are safe. So it spares a trip
+//! through RabbitMQ. Where that way isn't open, it is published to `posthorn.events` and
+//! answered after the broker's confirm. It isn't open if this process has no lanes or no
+//! session to RabbitMQ, if RabbitMQ blocks publishers, if PostgreSQL is away, if the
+//! process stops, and if much of the tenant's waits already ([`EVENTS`], [`BYTES`]): from
+//! there on a burst is in RabbitMQ, where there is room.
+//!
+//! What keeps the promises:
+//!
+//! - The intake owns an event, and a request only its answer: whoever goes away cancels
+//!   nothing. An [`HttpEvent`] that is dropped without an answer, because its lane's session
+//!   ended or PostgreSQL failed, is published by a task of the door's.
+//! - An event that may have been written when that happens is marked as one that was
+//!   interrupted. So a lane that finds it known sees to its jobs, as to those of an event
+//!   that RabbitMQ delivers again. It is published until it is confirmed: after its commit
+//!   there is no way back.
+//! - Nothing is refused from memory before the catalogue was read again.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use lapin::types::{AMQPValue, FieldTable};
+use shared::catalogue::Feed;
+use shared::ids::Tenant;
+use shared::publish::{Outgoing, Publisher, RETURNED_HEADER, persistent};
+use shared::supervise::Backoff;
+use shared::telemetry::metrics;
+use shared::topology;
+use shared::webhook::Subscription;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use crate::decode::{self, Event, Rejected};
+use crate::event_types::EventTypes;
+use crate::look_ahead::LookAhead;
+use crate::subscriptions::Subscriptions;
+
+/// The most events of a tenant that take this way at a time.
+const EVENTS: usize = 256;
+/// The most bytes of them, and of all tenants' events.
+const BYTES: usize = 4 << 20;
+const ALL_BYTES: usize = 32 << 20;
+/// What an event takes besides its data, in bytes.
+const AN_EVENT: usize = 512;
+/// An event that waits for so long without a turn is published; so is one that was
+/// written so long ago without being through, if its commit isn't known.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a request waits for the broker's confirm.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What became of an event.
+#[derive(Debug)]
+pub enum Answer {
+    /// It is written, and its jobs are on their way to so many webhooks. `None`: it was
+    /// known already.
+    Accepted(Option<usize>),
+    /// RabbitMQ has it.
+    Published,
+    /// It isn't what its tenant's catalogue or PostgreSQL takes.
+    Refused(Rejected),
+    /// Perhaps it was taken, and this is why nobody knows.
+    Unconfirmed(String),
+}
+
+/// See the module's text.
+pub struct Door {
+    /// Where events wait for their turns.
+    pub ahead: Arc<LookAhead>,
+    /// To `posthorn.events`.
+    pub publisher: Publisher,
+    /// Reads the catalogue again before an event is refused.
+    pub feed: Arc<Feed<Subscription>>,
+    /// Says what a tenant's events may be.
+    pub subscriptions: Arc<Subscriptions>,
+    /// The same of its types.
+    pub event_types: Arc<EventTypes>,
+    /// What was given up without an answer, until it is published.
+    pub given_up: TaskTracker,
+    /// Publish once more, and not again.
+    pub stop: CancellationToken,
+    /// What takes this way now.
+    pub room: Room,
+}
+
+/// A place in which an event waits for its turn.
+pub struct Waiting(Mutex<Option<Entered>>);
+
+/// An event in a lane.
+pub struct HttpEvent {
+    entered: Entered,
+    place: Arc<Waiting>,
+}
+
+/// An event on this way, wherever it is.
+struct Entered {
+    event: Arc<Event>,
+    /// It may have been written.
+    is_sent: bool,
+    /// To how many webhooks it goes, once that is committed.
+    committed: Arc<OnceLock<Option<usize>>>,
+    /// `None`: it was answered.
+    answer: Option<oneshot::Sender<Answer>>,
+    door: Arc<Door>,
+    bytes: usize,
+}
+
+impl Door {
+    /// Takes an event that has an id, and answers what became of it.
+    pub async fn publish(self: &Arc<Self>, event: Event) -> Answer {
+        let event = Arc::new(event);
+        let Some((place, mut answer, committed)) = self.enter(&event) else {
+            return self.by_exchange(&event, false).await;
+        };
+        // There is no error after its commit.
+        let unless_committed = |answer| match (answer, committed.get()) {
+            (Answer::Unconfirmed(_), Some(matched)) => Answer::Accepted(*matched),
+            (answer, _) => answer,
+        };
+        for _ in 0..2 {
+            match timeout(PATIENCE, &mut answer).await {
+                Ok(Ok(answer)) => return unless_committed(answer),
+                Ok(Err(_)) => break,
+                Err(_) => {}
+            }
+            // It is durable, and its jobs will be.
+            if let Some(matched) = committed.get() {
+                return Answer::Accepted(*matched);
+            }
+            if let Some(waited) = place.take() {
+                waited.withdraw();
+                self.ahead.withdrawn();
+                return self.by_exchange(&event, false).await;
+            }
+            // A lane hangs that has it.
+            self.ahead.postgres_is_away(true);
+        }
+        unless_committed(self.by_exchange(&event, true).await)
+    }
+
+    #[allow(clippy::type_complexity)] // What a request keeps of an event.
+    fn enter(
+        self: &Arc<Self>,
+        event: &Arc<Event>,
+    ) -> Option<(
+        Arc<Waiting>,
+        oneshot::Receiver<Answer>,
+        Arc<OnceLock<Option<usize>>>,
+    )> {
+        // What a batch makes of events would only wait, though they are written.
+        if metrics().amqp_blocked.get() > 0 {
+            return None;
+        }
+        let bytes = AN_EVENT + event.data.len();
+        if !self.room.take(&event.tenant, bytes) {
+            return None;
+        }
+        let (answer, answered) = oneshot::channel();
+        let committed = Arc::<OnceLock<Option<usize>>>::default();
+        let entered = Entered {
+            event: event.clone(),
+            is_sent: false,
+            committed: committed.clone(),
+            answer: Some(answer),
+            door: self.clone(),
+            bytes,
+        };
+        let place = Arc::new(Waiting(Mutex::new(Some(entered))));
+        if !self.ahead.push_http(&event.tenant, place.clone(), bytes) {
+            place.take()?.withdraw();
+            return None;
+        }
+        Some((place, answered, committed))
+    }
+
+    /// Publishes to `posthorn.events`.
+    async fn by_exchange(&self, event: &Event, is_sent: bool) -> Answer {
+        // What may be written isn't refused any more.
+        if !is_sent && self.check(event).await.is_err() {
+            if let Err(error) = self.feed.refresh().await {
+                return Answer::Unconfirmed(format!("the catalogue cannot be read: {error:#}"));
+            }
+            if let Err(rejected) = self.check(event).await {
+                return Answer::Refused(rejected);
+            }
+        }
+        let message = match message(event, is_sent) {
+            Ok(message) => message,
+            Err(error) => return Answer::Unconfirmed(error.to_string()),
+        };
+        match timeout(CONFIRM_TIMEOUT, self.publisher.publish(message)).await {
+            Ok(Ok(())) => Answer::Published,
+            Ok(Err(error)) => Answer::Unconfirmed(error.to_string()),
+            Err(_) => Answer::Unconfirmed("RabbitMQ did not confirm in time".to_owned()),
+        }
+    }
+
+    async fn check(&self, event: &Event) -> Result<(), Rejected> {
+        let Some(limit) = self.subscriptions.max_payload(&event.tenant) else {
+            return Err(Rejected::UnknownTenant(event.tenant.clone()));
+        };
+        decode::at_most("the data", event.data.len(), limit)?;
+        let types = &self.event_types;
+        types
+            .check_in_turn(&event.tenant, &event.event_type, &event.data)
+            .await?;
+        Ok(())
+    }
+
+    /// Publishes what a lane has given up.
+    async fn publish_given_up(
+        self: Arc<Self>,
+        event: Arc<Event>,
+        is_sent: bool,
+        answer: oneshot::Sender<Answer>,
+    ) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let became = loop {
+            let became = self.by_exchange(&event, is_sent).await;
+            match &became {
+                Answer::Unconfirmed(reason) if is_sent && !self.stop.is_cancelled() => {
+                    let id = event.id.as_ref().map(ToString::to_string);
+                    warn!(
+                        event = id,
+                        reason, "an event that was interrupted isn't published; trying again"
+                    );
+                }
+                _ => break became,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next()) => {}
+                () = self.stop.cancelled() => {}
+            }
+        };
+        // Whoever asked may be gone.
+        let _ = answer.send(became);
+    }
+}
+
+impl Waiting {
+    fn take(&self) -> Option<Entered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Whether the event that waited here was published instead.
+    pub fn is_empty(&self) -> bool {
+        let waits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waits.is_none()
+    }
+}
+
+impl HttpEvent {
+    /// Its turn has come. `None`: it was published meanwhile.
+    pub fn take(place: Arc<Waiting>) -> Option<Self> {
+        let entered = place.take()?;
+        Some(Self { entered, place })
+    }
+
+    /// It waits again.
+    pub fn give_back(self) -> Arc<Waiting> {
+        let Self { entered, place } = self;
+        *place.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(entered);
+        place
+    }
+
+    /// What is to be written.
+    pub fn event(&self) -> &Arc<Event> {
+        &self.entered.event
+    }
+
+    /// Whether it may have been written, from now on.
+    pub fn set_sent(&mut self, is_sent: bool) {
+        self.entered.is_sent = is_sent;
+    }
+
+    /// It is committed with so many deliveries; `None`: it was known.
+    pub fn committed(&self, matched: Option<usize>) {
+        let _ = self.entered.committed.set(matched);
+    }
+
+    /// Everything that follows from it is safe.
+    pub fn is_safe(mut self) {
+        let matched = self.entered.committed.get().copied().flatten();
+        self.entered.answer(Answer::Accepted(matched));
+    }
+
+    /// It isn't what the catalogue, or PostgreSQL, takes.
+    pub fn refuse(mut self, reason: Rejected) {
+        self.entered.answer(Answer::Refused(reason));
+    }
+}
+
+impl Entered {
+    fn answer(&mut self, answer: Answer) {
+        if let Some(asked) = self.answer.take() {
+            // Whoever asked may be gone.
+            let _ = asked.send(answer);
+        }
+    }
+
+    /// Whoever asked sees to it.
+    fn withdraw(mut self) {
+        self.answer = None;
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.door.room.give_back(&self.event.tenant, self.bytes);
+        if let Some(answer) = self.answer.take() {
+            let door = self.door.clone();
+            let publishing = door.publish_given_up(self.event.clone(), self.is_sent, answer);
+            self.door.given_up.spawn(publishing);
+        }
+    }
+}
+
+/// The message that a lane reads as this event.
+fn message(event: &Event, is_interrupted: bool) -> Result<Outgoing, time::error::Format> {
+    let mut headers = FieldTable::default();
+    if let Some(occurred_at) = event.occurred_at {
+        let text = occurred_at.format(&Rfc3339)?;
+        headers.insert("occurred_at".into(), AMQPValue::LongString(text.into()));
+    }
+    if is_interrupted {
+        headers.insert(RETURNED_HEADER.into(), AMQPValue::Boolean(true));
+    }
+    let mut properties = persistent()
+        .with_content_type("application/json".into())
+        .with_headers(headers);
+    if let Some(id) = &event.id {
+        // At most 255 bytes: an event id's bound.
+        properties = properties.with_message_id(id.as_str().into());
+    }
+    Ok(Outgoing {
+        exchange: topology::EVENTS,
+        // At most 63 + 1 + 128 bytes.
+        routing_key: format!("{}.{}", event.tenant, event.event_type).into(),
+        properties,
+        body: event.data.as_bytes().to_vec(),
+    })
+}
+
+/// How much takes the way of a [`Door`] now.
+#[derive(Default)]
+pub struct Room(Mutex<Taken>);
+
+#[derive(Default)]
+struct Taken {
+    bytes: usize,
+    tenants: HashMap<Tenant, OfTenant>,
+}
+
+#[derive(Default)]
+struct OfTenant {
+    events: usize,
+    bytes: usize,
+}
+
+impl Room {
+    fn take(&self, tenant: &Tenant, bytes: usize) -> bool {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.bytes + bytes > ALL_BYTES {
+            return false;
+        }
+        if let Some(own) = taken.tenants.get(tenant)
+            && (own.events >= EVENTS || own.bytes + bytes > BYTES)
+        {
+            return false;
+        }
+        taken.bytes += bytes;
+        let own = taken.tenants.entry(tenant.clone()).or_default();
+        own.events += 1;
+        own.bytes += bytes;
+        true
+    }
+
+    fn give_back(&self, tenant: &Tenant, bytes: usize) {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.bytes -= bytes;
+        if let Some(own) = taken.tenants.get_mut(tenant) {
+            own.events -= 1;
+            own.bytes -= bytes;
+            if own.events == 0 {
+                taken.tenants.remove(tenant);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_tenants_waiting_events_are_bounded_and_take_none_of_anothers_room() {
+        let room = Room::default();
+        let (acme, globex): (Tenant, Tenant) = ("acme".parse().unwrap(), "globex".parse().unwrap());
+        let taken = (0..1_000).filter(|_| room.take(&acme, 1_000)).count();
+        assert_eq!(taken, EVENTS);
+        assert!(room.take(&globex, BYTES));
+        assert!(!room.take(&globex, 1));
+        room.give_back(&acme, 1_000);
+        assert!(room.take(&acme, 1_000) && !room.take(&acme, 1_000));
+    }
+
+    #[test]
+    fn all_waiting_events_together_are_bounded_in_bytes() {
+        let room = Room::default();
+        let tenant = |n: usize| format!("t{n}").parse::<Tenant>().unwrap();
+        let taken = (0..100).filter(|n| room.take(&tenant(*n), BYTES)).count();
+        assert_eq!(taken * BYTES, ALL_BYTES);
+        (0..taken).for_each(|n| room.give_back(&tenant(n), BYTES));
+        let room = room.0.into_inner().unwrap();
+        assert!(room.bytes == 0 && room.tenants.is_empty());
+    }
+}
