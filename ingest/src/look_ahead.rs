@@ -181,6 +181,7 @@ struct Held {
 }
 
 /// An event that waits for its turn, by the door that it came through.
+#[allow(clippy::large_enum_variant)] // Boxing would cost each message an allocation.
 enum Waits {
     Amqp(FromQueue),
     Http(Arc<Waiting>),
@@ -195,6 +196,7 @@ pub struct FromQueue {
 }
 
 /// An event in a lane, by the door that it came through.
+#[allow(clippy::large_enum_variant)] // As above.
 pub enum Came {
     /// It is acked when it is safe.
     Amqp(FromQueue),

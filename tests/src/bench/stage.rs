@@ -23,8 +23,6 @@ pub const TENANT: &str = "acme";
 /// What seals secrets.
 pub const MASTER_KEY: &str = "dGhlIGJlbmNobWFyayBoYXMgYSBtYXN0ZXIga2V5ISE=";
 const ADMIN_TOKEN: &str = "the-operators-token-of-the-benchmark";
-/// 32 bytes that say what they are.
-const MASTER_KEY: &str = "dGhlIGJlbmNobWFyayBoYXMgYSBtYXN0ZXIga2V5ISE=";
 /// How long to wait for a condition.
 const PATIENCE: Duration = Duration::from_secs(120);
 
