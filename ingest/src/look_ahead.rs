@@ -64,20 +64,26 @@ const BATCH_BYTES: usize = 8 << 20;
 const RESTRAINED_PART: usize = BATCH / 4;
 /// The most jobs of one batch; the event that exceeds it is the last.
 pub const BATCH_JOBS: usize = 512;
-/// Restrained tenants get turns while fewer jobs than this wait for dispatchers, or
-/// are expected of the batches that are worked on.
+/// The most jobs that restrained tenants' events in one batch are expected to make. A
+/// lane that works on a batch can't take another tenant's event meanwhile.
+const RESTRAINED_JOBS: f64 = 128.0;
+/// Restrained tenants get turns while the jobs that wait for dispatchers, and those
+/// expected of batches that are worked on, are fewer than dispatchers take in this time.
 ///
-/// This many, and what one batch makes beyond it, is what another tenant's job waits
-/// behind. It has to last dispatchers for as long as it takes to notice (10 ms) and to
-/// see a batch through (some tens of ms), or a single busy tenant would be slowed. Two
-/// batches of events with one webhook each fit in, one for each lane; where events make
-/// many jobs, one batch at a time does.
-const SHORT: i64 = 512;
+/// Another tenant's job waits behind them. The time has to be longer than it takes to
+/// notice that dispatchers took some (a look every 10 ms) and to see a batch through
+/// (some 10 ms), or a single busy tenant would be slowed. Dispatchers themselves hold
+/// jobs to go on with.
+const AHEAD: f64 = 0.050;
+/// As many may wait in any case, or a system that has stood still would never begin.
+const LEAST_AHEAD: f64 = 128.0;
+/// The rate at which dispatchers take jobs is a mean over about this time, in seconds.
+const RATE_OVER: f64 = 0.2;
 
 /// A tenant with more jobs than this made of late by this process is restrained,
 /// even if none of its events waits: what dispatchers don't keep up with waits in
 /// front of others' jobs.
-const BUSY: f64 = 512.0;
+const BUSY: f64 = 256.0;
 /// Jobs a second that "of late" forgets; it never remembers more than twice [`BUSY`].
 const FORGOTTEN: f64 = 256.0;
 
@@ -158,6 +164,33 @@ struct Gate {
     room: i64,
     /// Of batches that are worked on: not in the queues yet.
     under_way: i64,
+    /// Jobs published by this process since the queues were looked at.
+    made: i64,
+    /// Jobs that waited when they were, and when that was.
+    last: Option<(i64, Instant)>,
+    /// Jobs a second that dispatchers take of those that this process publishes, or
+    /// fewer: what other processes publish meanwhile isn't known.
+    taken: f64,
+}
+
+impl Gate {
+    /// So many jobs wait now; `None`: nobody's wait is made longer.
+    fn looked(&mut self, jobs: Option<i64>) {
+        let Some(jobs) = jobs else {
+            self.room = i64::MAX / 2;
+            self.last = None;
+            return;
+        };
+        let made = std::mem::take(&mut self.made);
+        if let Some((before, at)) = self.last.replace((jobs, Instant::now())) {
+            let seconds = at.elapsed().as_secs_f64().max(0.001);
+            let taken = (before + made - jobs).max(0) as f64 / seconds;
+            let weight = 1.0 - (-seconds / RATE_OVER).exp();
+            self.taken += (taken - self.taken) * weight;
+        }
+        let ahead = (self.taken * AHEAD).max(LEAST_AHEAD);
+        self.room = ahead as i64 - jobs - self.under_way;
+    }
 }
 
 /// A leaky bucket, and what went into it for an event.
@@ -542,6 +575,7 @@ impl LookAhead {
             state.gate.under_way -= reserved;
             for event in finished {
                 state.turns.charge(&event.tenant, event.cost);
+                state.gate.made += event.jobs as i64;
                 if let Some((source, tag)) = event.ack {
                     state.bytes -= event.bytes;
                     state.sources[source].tags.done(tag);
@@ -584,8 +618,7 @@ impl LookAhead {
     /// So many jobs wait for dispatchers; `None`: there are no dispatchers, so
     /// that nobody's wait is made longer.
     pub fn jobs_waiting(&self, jobs: Option<i64>) {
-        let gate = &mut self.state().gate;
-        gate.room = jobs.map_or(i64::MAX / 2, |jobs| SHORT - jobs - gate.under_way);
+        self.state().gate.looked(jobs);
         self.batch.notify_one();
     }
 
@@ -740,14 +773,22 @@ impl State {
         let mut batch = Vec::new();
         let mut bytes = 0;
         self.fill(&mut batch, &mut bytes, Class::Free, BATCH - part);
-        let free = batch.len();
-        if restrained {
-            self.fill(&mut batch, &mut bytes, Class::Restrained, BATCH);
+        // The lane ends the batch at `BATCH_JOBS`, if events make more than is expected.
+        let mut reserved = 0.0;
+        while restrained && reserved < RESTRAINED_JOBS {
+            let before = batch.len();
+            self.fill(
+                &mut batch,
+                &mut bytes,
+                Class::Restrained,
+                BATCH.min(before + 1),
+            );
+            let Some(taken) = batch.get(before) else {
+                break;
+            };
+            reserved += self.expected(&taken.tenant);
         }
-        let restrained = &batch[free..];
-        let expected = restrained.iter().map(|taken| self.expected(&taken.tenant));
-        // The lane ends the batch at so many.
-        let reserved = expected.sum::<f64>().ceil().min(BATCH_JOBS as f64) as i64;
+        let reserved = reserved.ceil().min(BATCH_JOBS as f64) as i64;
         self.fill(&mut batch, &mut bytes, Class::Free, BATCH);
         self.gate.room -= reserved;
         self.gate.under_way += reserved;
