@@ -99,10 +99,14 @@ impl Monitoring {
         let jobs = [
             job("posthorn-ingest", &watched.ingests, json!({})),
             job("posthorn-dispatcher", &watched.dispatchers, json!({})),
-            job("posthorn-rabbitmq", &[watched.rabbitmq.clone()], json!({})),
+            job(
+                "posthorn-rabbitmq",
+                std::slice::from_ref(&watched.rabbitmq),
+                json!({}),
+            ),
             job(
                 "posthorn-queues",
-                &[watched.rabbitmq.clone()],
+                std::slice::from_ref(&watched.rabbitmq),
                 json!({"metrics_path": "/metrics/detailed",
                        "params": {"family": ["queue_coarse_metrics", "queue_consumer_count"]}}),
             ),
@@ -110,7 +114,7 @@ impl Monitoring {
             job("posthorn-disk", &[disk], json!({})),
             job(
                 "posthorn-certificates",
-                &[blackbox.clone()],
+                std::slice::from_ref(&blackbox),
                 json!({"metrics_path": "/probe", "scheme": "https",
                        "params": {"module": ["tcp_tls"], "target": [blackbox]},
                        "tls_config": {"insecure_skip_verify": true}}),

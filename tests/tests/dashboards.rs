@@ -288,7 +288,7 @@ async fn ask_every_panel(monitoring: &Monitoring, world: &World) {
                 let query = as_grafana_fills_it_in(target["rawSql"].as_str().unwrap());
                 match database.query(&query, &[]).await {
                     Ok(rows) if rows.is_empty() => {
-                        wrong.push(format!("{name}: no rows of {query}"))
+                        wrong.push(format!("{name}: no rows of {query}"));
                     }
                     Ok(_) => {}
                     Err(error) => wrong.push(format!("{name}: {error:?} at {query}")),
