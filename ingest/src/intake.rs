@@ -2,7 +2,7 @@
 //! published and confirmed; then acked, or answered if they came over HTTP.
 //!
 //! A batch is whatever has gathered while the last one was written, in the order
-//! of tenants' turns ([`look_ahead`]): under load batches grow,
+//! of tenants' turns ([`look_ahead`](crate::look_ahead)): under load batches grow,
 //! at rest an event waits for nobody. Several [`lane`]s run side by side, each with
 //! a publishing channel of its own, so that one writes while another waits for
 //! confirms.
