@@ -303,7 +303,7 @@ success = ['2xx']
                 "X-Signature = ",
                 "x-signature = ''\nX-Signature = ",
                 "`headers.X-Signature`",
-                "twice",
+                "only once",
             ),
             (
                 "{signatures.main}",
