@@ -19,20 +19,45 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use deadpool_postgres::Pool;
+use shared::catalogue::Feed;
 use shared::ids::{DeliveryId, EventUid};
 use shared::job::Job;
 use shared::publish::{Outgoing, RETURNED_HEADER};
 use shared::supervise::{Backoff, LAST_TRY, until_done};
+use shared::webhook::Subscription;
 use time::OffsetDateTime;
 use tokio::task::yield_now;
 use tokio_postgres::error::Severity;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::accept::{self, Accepted, Matched};
 use crate::decode::{self, Event, Rejected};
-use crate::intake::Intake;
-use crate::look_ahead::{BATCH_JOBS, Came, Finished, Taken};
+use crate::event_types::EventTypes;
+use crate::look_ahead::{BATCH_JOBS, Came, Finished, LookAhead, Taken};
 use crate::metrics::metrics;
+use crate::subscriptions::Subscriptions;
+
+/// Writes batches of events.
+#[derive(Clone)]
+pub struct Writer {
+    /// To PostgreSQL.
+    pub pool: Pool,
+    /// The lanes' own connections, whose statements are planned once
+    /// ([`Database::planned_once`](shared::postgres::Database::planned_once)).
+    pub accepting: Pool,
+    /// Where events wait for a lane.
+    pub ahead: Arc<LookAhead>,
+    /// Keeps the subscriptions fresh.
+    pub feed: Arc<Feed<Subscription>>,
+    /// The index.
+    pub subscriptions: Arc<Subscriptions>,
+    /// What tenants say about their event types.
+    pub event_types: Arc<EventTypes>,
+    /// Take no more.
+    pub stop: CancellationToken,
+}
 
 /// A batch whose matching takes longer ends with the event that exceeds it.
 const MATCHING: Duration = Duration::from_millis(50);
@@ -73,15 +98,15 @@ impl Written {
 }
 
 /// Sees a batch through until its events are written. `None`: told to stop before.
-pub async fn write(intake: &Intake, events: Vec<Taken>) -> Option<Written> {
+pub async fn write(writer: &Writer, events: Vec<Taken>) -> Option<Written> {
     let now = shared::clock::now();
-    let revision = intake.feed.revision();
-    let (mut begun, left) = begin(intake, events, now).await;
+    let revision = writer.feed.revision();
+    let (mut begun, left) = begin(writer, events, now).await;
     let mut only_if = revision;
     if revision.is_none() || begun.iter().any(Begun::is_refused_by_the_catalogue) {
-        read_catalogue(intake, &mut begun).await?;
-        if intake.feed.revision() != revision {
-            begin_anew(intake, &mut begun, now).await;
+        read_catalogue(writer, &mut begun).await?;
+        if writer.feed.revision() != revision {
+            begin_anew(writer, &mut begun, now).await;
         }
         only_if = None;
     }
@@ -94,7 +119,7 @@ pub async fn write(intake: &Intake, events: Vec<Taken>) -> Option<Written> {
     // Halves of what PostgreSQL can't store, down to the one event to blame.
     let mut parts = vec![begun];
     while let Some(mut part) = parts.pop() {
-        match write_part(intake, &mut part, now, only_if).await? {
+        match write_part(writer, &mut part, now, only_if).await? {
             Part::Written(copies) => {
                 written.copies.extend(copies);
                 written.begun.append(&mut part);
@@ -117,7 +142,7 @@ pub async fn write(intake: &Intake, events: Vec<Taken>) -> Option<Written> {
 /// Reads and matches events in the order of their turns, as many as may be
 /// matched at a time; answers the rest, too.
 async fn begin(
-    intake: &Intake,
+    writer: &Writer,
     batch: Vec<Taken>,
     now: OffsetDateTime,
 ) -> (Vec<Begun>, Vec<Taken>) {
@@ -126,7 +151,7 @@ async fn begin(
     let (mut jobs, begun) = (0, Instant::now());
     let (mut until_here, mut uninterrupted) = (begun, begun);
     for taken in batch.by_ref() {
-        let is = find(intake, &taken, EventUid::at(now)).await;
+        let is = find(writer, &taken, EventUid::at(now)).await;
         let effort = until_here.elapsed();
         until_here += effort;
         let one = Begun {
@@ -156,36 +181,36 @@ async fn begin(
 }
 
 /// The same again, with another catalogue.
-async fn begin_anew(intake: &Intake, begun: &mut [Begun], now: OffsetDateTime) {
+async fn begin_anew(writer: &Writer, begun: &mut [Begun], now: OffsetDateTime) {
     for one in begun {
         let uid = match &one.is {
             Ok(event) => event.uid,
             Err(_) => EventUid::at(now),
         };
-        one.is = find(intake, &one.taken, uid).await;
+        one.is = find(writer, &one.taken, uid).await;
         yield_now().await;
     }
 }
 
 /// The event of a message, and who wants it.
-async fn find(intake: &Intake, taken: &Taken, uid: EventUid) -> Result<Matched, Rejected> {
+async fn find(writer: &Writer, taken: &Taken, uid: EventUid) -> Result<Matched, Rejected> {
     let event = match &taken.came {
         Came::Amqp(from) => Arc::new(decode::decode(&from.delivery)?),
         Came::Http(http) => http.event().clone(),
     };
-    let Some(limit) = intake.subscriptions.max_payload(&event.tenant) else {
+    let Some(limit) = writer.subscriptions.max_payload(&event.tenant) else {
         return Err(Rejected::UnknownTenant(event.tenant.clone()));
     };
     decode::at_most("the data", event.data.len(), limit)?;
-    let known = &intake.event_types;
+    let known = &writer.event_types;
     known
         .check(&event.tenant, &event.event_type, &event.data)
         .await?;
-    Ok(matched(intake, event, uid).await)
+    Ok(matched(writer, event, uid).await)
 }
 
-async fn matched(intake: &Intake, event: Arc<Event>, uid: EventUid) -> Matched {
-    let found = intake
+async fn matched(writer: &Writer, event: Arc<Event>, uid: EventUid) -> Matched {
+    let found = writer
         .subscriptions
         .matching(&event.tenant, event.event_type.as_str(), &event.data)
         .await;
@@ -202,15 +227,15 @@ async fn matched(intake: &Intake, event: Arc<Event>, uid: EventUid) -> Matched {
 
 /// Reads the catalogue, however long that takes. While it can't be read, what came over
 /// HTTP doesn't wait for it. `None`: told to stop.
-async fn read_catalogue(intake: &Intake, begun: &mut Vec<Begun>) -> Option<()> {
-    if let Err(error) = intake.feed.refresh().await {
+async fn read_catalogue(writer: &Writer, begun: &mut Vec<Begun>) -> Option<()> {
+    if let Err(error) = writer.feed.refresh().await {
         let error = format!("{error:#}");
         warn!(error, "reading the catalogue; trying again");
-        intake.ahead.postgres_is_away(true);
+        writer.ahead.postgres_is_away(true);
         give_up_http(begun);
-        let stop = &intake.stop;
-        until_done(stop, "reading the catalogue", || intake.feed.refresh()).await?;
-        intake.ahead.postgres_is_away(false);
+        let stop = &writer.stop;
+        until_done(stop, "reading the catalogue", || writer.feed.refresh()).await?;
+        writer.ahead.postgres_is_away(false);
     }
     Some(())
 }
@@ -241,7 +266,7 @@ enum Part {
 
 /// Writes what is new, however long that takes. `None`: told to stop.
 async fn write_part(
-    intake: &Intake,
+    writer: &Writer,
     part: &mut Vec<Begun>,
     now: OffsetDateTime,
     mut only_if: Option<i64>,
@@ -253,12 +278,12 @@ async fn write_part(
             one.set_sent(true);
         }
         let tried = tokio::select! {
-            tried = try_part(intake, part, now, only_if, before) => tried,
-            () = time_is_up(intake) => return None,
+            tried = try_part(writer, part, now, only_if, before) => tried,
+            () = time_is_up(writer) => return None,
         };
         let error = match tried {
             Ok(Some(copies)) => {
-                intake.ahead.postgres_is_away(false);
+                writer.ahead.postgres_is_away(false);
                 return Some(Part::Written(copies));
             }
             // Nothing was written.
@@ -266,12 +291,12 @@ async fn write_part(
                 for one in part.iter_mut() {
                     one.set_sent(before != Before::Nothing);
                 }
-                read_catalogue(intake, part).await?;
+                read_catalogue(writer, part).await?;
                 only_if = None;
                 match before {
-                    Before::Nothing => begin_anew(intake, part, now).await,
+                    Before::Nothing => begin_anew(writer, part, now).await,
                     Before::Perhaps | Before::PerhapsOtherwise => {
-                        match_anew(intake, part).await;
+                        match_anew(writer, part).await;
                         before = Before::PerhapsOtherwise;
                     }
                 }
@@ -292,7 +317,7 @@ async fn write_part(
         // What was perhaps written is looked up once. Beyond that, what came over HTTP doesn't
         // wait for PostgreSQL.
         if is_definite || backoff.is_under_way() {
-            intake.ahead.postgres_is_away(true);
+            writer.ahead.postgres_is_away(true);
             give_up_http(part);
         }
         let pause = backoff.next();
@@ -300,29 +325,29 @@ async fn write_part(
         warn!(error, ?pause, "writing events; trying again");
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = intake.stop.cancelled() => return None,
+            () = writer.stop.cancelled() => return None,
         }
     }
 }
 
 /// The same events with other deliveries.
-async fn match_anew(intake: &Intake, part: &mut [Begun]) {
+async fn match_anew(writer: &Writer, part: &mut [Begun]) {
     for one in part {
         if let Ok(event) = &mut one.is {
-            *event = matched(intake, event.event.clone(), event.uid).await;
+            *event = matched(writer, event.event.clone(), event.uid).await;
         }
     }
 }
 
 /// An attempt that is under way at `stop` may take a moment still.
-async fn time_is_up(intake: &Intake) {
-    intake.stop.cancelled().await;
+async fn time_is_up(writer: &Writer) {
+    writer.stop.cancelled().await;
     tokio::time::sleep(LAST_TRY).await;
 }
 
 /// Writes what is new; answers late copies, or nothing if the catalogue has changed.
 async fn try_part(
-    intake: &Intake,
+    writer: &Writer,
     part: &mut [Begun],
     now: OffsetDateTime,
     only_if: Option<i64>,
@@ -333,7 +358,7 @@ async fn try_part(
         return Ok(Some(Vec::new()));
     }
     let again = before == Before::Perhaps;
-    let accepted = accept::accept(&intake.accepting, now, &matched, only_if, again).await?;
+    let accepted = accept::accept(&writer.accepting, now, &matched, only_if, again).await?;
     let Accepted::New(new) = accepted else {
         return Ok(None);
     };
@@ -362,8 +387,8 @@ async fn try_part(
         return Ok(Some(Vec::new()));
     }
     // Its failure is none of the writing.
-    let untried = until_done(&intake.stop, "looking for untried jobs", || {
-        accept::untried_jobs(&intake.pool, now, &interrupted)
+    let untried = until_done(&writer.stop, "looking for untried jobs", || {
+        accept::untried_jobs(&writer.pool, now, &interrupted)
     });
     Ok(Some(untried.await.context("told to stop")?))
 }

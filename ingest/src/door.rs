@@ -11,7 +11,7 @@
 //! What keeps the promises:
 //!
 //! - The intake owns an event, and a request only its answer: whoever goes away cancels
-//!   nothing. An [`HttpEvent`] that is dropped without an answer, because its lane's session
+//!   nothing. An [`HttpEvent`](crate::http_event::HttpEvent) that is dropped without an answer, because its lane's session
 //!   ended or PostgreSQL failed, is published by a task of the door's.
 //! - An event that may have been written when that happens is marked as one that was
 //!   interrupted. So a lane that finds it known sees to its jobs, as to those of an event
@@ -20,7 +20,7 @@
 //! - Nothing is refused from memory before the catalogue was read again.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lapin::types::{AMQPValue, FieldTable};
@@ -40,6 +40,7 @@ use tracing::warn;
 
 use crate::decode::{self, Event, Rejected};
 use crate::event_types::EventTypes;
+use crate::http_event::{Answer, Committed, Owner, Waiting};
 use crate::look_ahead::LookAhead;
 use crate::subscriptions::Subscriptions;
 
@@ -55,20 +56,6 @@ const AN_EVENT: usize = 512;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a request waits for the broker's confirm.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What became of an event.
-#[derive(Debug)]
-pub enum Answer {
-    /// It is written, and its jobs are on their way to so many webhooks. `None`: it was
-    /// known already.
-    Accepted(Option<usize>),
-    /// RabbitMQ has it.
-    Published,
-    /// It isn't what its tenant's catalogue or PostgreSQL takes.
-    Refused(Rejected),
-    /// Perhaps it was taken, and this is why nobody knows.
-    Unconfirmed(String),
-}
 
 /// See the module's text.
 pub struct Door {
@@ -88,28 +75,6 @@ pub struct Door {
     pub stop: CancellationToken,
     /// What takes this way now.
     pub room: Room,
-}
-
-/// A place in which an event waits for its turn.
-pub struct Waiting(Mutex<Option<Entered>>);
-
-/// An event in a lane.
-pub struct HttpEvent {
-    entered: Entered,
-    place: Arc<Waiting>,
-}
-
-/// An event on this way, wherever it is.
-struct Entered {
-    event: Arc<Event>,
-    /// It may have been written.
-    is_sent: bool,
-    /// To how many webhooks it goes, once that is committed.
-    committed: Arc<OnceLock<Option<usize>>>,
-    /// `None`: it was answered.
-    answer: Option<oneshot::Sender<Answer>>,
-    door: Arc<Door>,
-    bytes: usize,
 }
 
 impl Door {
@@ -134,8 +99,7 @@ impl Door {
             if let Some(matched) = committed.get() {
                 return Answer::Accepted(*matched);
             }
-            if let Some(waited) = place.take() {
-                waited.withdraw();
+            if place.withdraw() {
                 self.ahead.withdrawn();
                 return self.by_exchange(&event, false).await;
             }
@@ -145,15 +109,11 @@ impl Door {
         unless_committed(self.by_exchange(&event, true).await)
     }
 
-    #[allow(clippy::type_complexity)] // What a request keeps of an event.
+    /// What a request keeps of an event that waits for its turn.
     fn enter(
         self: &Arc<Self>,
         event: &Arc<Event>,
-    ) -> Option<(
-        Arc<Waiting>,
-        oneshot::Receiver<Answer>,
-        Arc<OnceLock<Option<usize>>>,
-    )> {
+    ) -> Option<(Arc<Waiting>, oneshot::Receiver<Answer>, Committed)> {
         // What a batch makes of events would only wait, though they are written.
         if metrics().amqp_blocked.get() > 0 {
             return None;
@@ -162,19 +122,9 @@ impl Door {
         if !self.room.take(&event.tenant, bytes) {
             return None;
         }
-        let (answer, answered) = oneshot::channel();
-        let committed = Arc::<OnceLock<Option<usize>>>::default();
-        let entered = Entered {
-            event: event.clone(),
-            is_sent: false,
-            committed: committed.clone(),
-            answer: Some(answer),
-            door: self.clone(),
-            bytes,
-        };
-        let place = Arc::new(Waiting(Mutex::new(Some(entered))));
+        let (place, answered, committed) = Waiting::new(event.clone(), self.clone(), bytes);
         if !self.ahead.push_http(&event.tenant, place.clone(), bytes) {
-            place.take()?.withdraw();
+            place.withdraw();
             return None;
         }
         Some((place, answered, committed))
@@ -244,81 +194,19 @@ impl Door {
     }
 }
 
-impl Waiting {
-    fn take(&self) -> Option<Entered> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+impl Owner for Door {
+    fn left(&self, tenant: &Tenant, bytes: usize) {
+        self.room.give_back(tenant, bytes);
     }
 
-    /// Whether the event that waited here was published instead.
-    pub fn is_empty(&self) -> bool {
-        let waits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        waits.is_none()
-    }
-}
-
-impl HttpEvent {
-    /// Its turn has come. `None`: it was published meanwhile.
-    pub fn take(place: Arc<Waiting>) -> Option<Self> {
-        let entered = place.take()?;
-        Some(Self { entered, place })
-    }
-
-    /// It waits again.
-    pub fn give_back(self) -> Arc<Waiting> {
-        let Self { entered, place } = self;
-        *place.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(entered);
-        place
-    }
-
-    /// What is to be written.
-    pub fn event(&self) -> &Arc<Event> {
-        &self.entered.event
-    }
-
-    /// Whether it may have been written, from now on.
-    pub fn set_sent(&mut self, is_sent: bool) {
-        self.entered.is_sent = is_sent;
-    }
-
-    /// It is committed with so many deliveries; `None`: it was known.
-    pub fn committed(&self, matched: Option<usize>) {
-        let _ = self.entered.committed.set(matched);
-    }
-
-    /// Everything that follows from it is safe.
-    pub fn is_safe(mut self) {
-        let matched = self.entered.committed.get().copied().flatten();
-        self.entered.answer(Answer::Accepted(matched));
-    }
-
-    /// It isn't what the catalogue, or PostgreSQL, takes.
-    pub fn refuse(mut self, reason: Rejected) {
-        self.entered.answer(Answer::Refused(reason));
-    }
-}
-
-impl Entered {
-    fn answer(&mut self, answer: Answer) {
-        if let Some(asked) = self.answer.take() {
-            // Whoever asked may be gone.
-            let _ = asked.send(answer);
-        }
-    }
-
-    /// Whoever asked sees to it.
-    fn withdraw(mut self) {
-        self.answer = None;
-    }
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        self.door.room.give_back(&self.event.tenant, self.bytes);
-        if let Some(answer) = self.answer.take() {
-            let door = self.door.clone();
-            let publishing = door.publish_given_up(self.event.clone(), self.is_sent, answer);
-            self.door.given_up.spawn(publishing);
-        }
+    fn given_up(
+        self: Arc<Self>,
+        event: Arc<Event>,
+        is_sent: bool,
+        answer: oneshot::Sender<Answer>,
+    ) {
+        let publishing = self.clone().publish_given_up(event, is_sent, answer);
+        self.given_up.spawn(publishing);
     }
 }
 

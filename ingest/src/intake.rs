@@ -14,66 +14,34 @@
 //! crash the broker delivers the batch again, its events are found known, and of
 //! the jobs that nobody has tried yet late copies are published.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::Pool;
 use futures_util::future::try_join_all;
 use lapin::Channel;
 use shared::amqp::Session;
-use shared::catalogue::Feed;
 use shared::ids::Tenant;
-use shared::postgres::{self, Database};
 use shared::publish::{Outgoing, Unconfirmed, publish_all};
 use shared::supervise::Backoff;
-use shared::webhook::Subscription;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::aside;
-use crate::batch::{self, Begun};
-use crate::event_types::EventTypes;
+use crate::batch::{self, Begun, Writer};
 use crate::look_ahead::LookAhead;
 use crate::metrics::metrics;
-use crate::subscriptions::Subscriptions;
 
 /// Lanes per process: one writes while the other waits for confirms.
 pub const LANES: usize = 2;
 /// The most messages that wait for their confirms.
 const PUBLISHED_AT_ONCE: usize = 1024;
 
-/// What a lane needs.
+/// What lanes need.
 #[derive(Clone)]
 pub struct Intake {
-    /// To PostgreSQL.
-    pub pool: Pool,
-    /// The lanes' own connections, see [`planned_once`].
-    pub accepting: Pool,
-    /// Where events wait for a lane.
-    pub ahead: Arc<LookAhead>,
-    /// Keeps the subscriptions fresh.
-    pub feed: Arc<Feed<Subscription>>,
-    /// The index.
-    pub subscriptions: Arc<Subscriptions>,
-    /// What tenants say about their event types.
-    pub event_types: Arc<EventTypes>,
+    /// Writes batches.
+    pub writer: Writer,
     /// For the routing of jobs.
     pub shards: u16,
-    /// Take no more.
-    pub stop: CancellationToken,
-}
-
-/// Connections whose prepared statements are planned once: for those of which one plan is
-/// right whatever is in the tables (see `accept::statement`).
-///
-/// # Errors
-/// If the pool can't be built.
-pub fn planned_once(database: &Database, size: usize) -> anyhow::Result<Pool> {
-    let mut database = database.clone();
-    let options = database.config.get_options().unwrap_or_default();
-    let options = format!("{options} -c plan_cache_mode=force_generic_plan");
-    database.config.options(options);
-    postgres::pool(&database, size)
 }
 
 /// Takes events on a session until told to stop; `one_at_a_time` finds the one at
@@ -86,19 +54,19 @@ pub async fn take_events(
     session: &Session,
     one_at_a_time: bool,
 ) -> anyhow::Result<()> {
-    let ahead = &*intake.ahead;
+    let ahead = &*intake.writer.ahead;
     let _session = ahead.open();
     let mut lanes = Vec::new();
     for _ in 0..LANES {
         let channel = session.publishing_channel().await?;
         lanes.push(lane(intake, ahead, channel));
     }
-    let is_tenant = |tenant: &Tenant| intake.subscriptions.max_payload(tenant).is_some();
+    let is_tenant = |tenant: &Tenant| intake.writer.subscriptions.max_payload(tenant).is_some();
     tokio::try_join!(
-        ahead.take_in(session, is_tenant, one_at_a_time, &intake.stop),
+        ahead.take_in(session, is_tenant, one_at_a_time, &intake.writer.stop),
         try_join_all(lanes),
-        aside::watch_jobs(session, ahead, intake.shards, &intake.stop),
-        aside::keep(session, ahead, &intake.pool, &intake.stop),
+        aside::watch_jobs(session, ahead, intake.shards, &intake.writer.stop),
+        aside::keep(session, ahead, &intake.writer.pool, &intake.writer.stop),
     )?;
     Ok(())
 }
@@ -108,15 +76,15 @@ async fn lane(intake: &Intake, ahead: &LookAhead, channel: Channel) -> anyhow::R
     loop {
         let batch = tokio::select! {
             batch = ahead.next_batch() => batch,
-            () = intake.stop.cancelled() => return Ok(()),
+            () = intake.writer.stop.cancelled() => return Ok(()),
         };
         let started = Instant::now();
         let (events, reserved) = batch.open();
-        let Some(written) = batch::write(intake, events).await else {
+        let Some(written) = batch::write(&intake.writer, events).await else {
             return Ok(());
         };
         let outgoing = written.outgoing(intake.shards);
-        if !publish_in_parts(&channel, outgoing, &intake.stop).await? {
+        if !publish_in_parts(&channel, outgoing, &intake.writer.stop).await? {
             return Ok(());
         }
         metrics().received.inc_by(written.begun.len() as u64);

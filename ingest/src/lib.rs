@@ -38,6 +38,7 @@ pub mod deleted_webhooks;
 pub mod door;
 pub mod event_types;
 pub mod form;
+pub mod http_event;
 pub mod intake;
 pub mod invalid;
 pub mod json_text;

@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 use memory::memory;
 
 use crate::acks::Tags;
-use crate::door::{HttpEvent, Waiting};
+use crate::http_event::{HttpEvent, Waiting};
 use crate::turns::{Class, Turns};
 
 /// The most events of the main queue that are held unacked.

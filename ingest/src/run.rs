@@ -32,11 +32,12 @@ use crate::api::access::jwt::Jwts;
 use crate::api::access::rate_limit::Rates;
 use crate::api::access::token_lookup::TokenLookup;
 use crate::api::webhooks::tester::Tester;
+use crate::batch::Writer;
 use crate::dead_letters::letter::Origin;
 use crate::dead_letters::{self, Keeper};
 use crate::door::{Door, Room};
 use crate::event_types::EventTypes;
-use crate::intake::{Intake, LANES, planned_once, take_events};
+use crate::intake::{Intake, LANES, take_events};
 use crate::look_ahead::LookAhead;
 use crate::metrics::metrics;
 use crate::settings::Settings;
@@ -89,7 +90,8 @@ pub async fn run(
     let config = postgres::config(&settings.common.database_url, NAME)?;
     config.warn_if_plain();
     let pool = postgres::pool(&config, WORK_CONNECTIONS)?;
-    let accepting = planned_once(&config, LANES)?;
+    let planned_once = config.clone().planned_once();
+    let accepting = postgres::pool(&planned_once, LANES)?;
     let listener = TcpListener::bind(settings.http_addr)
         .await
         .with_context(|| format!("HTTP_ADDR: listening on {}", settings.http_addr))?;
@@ -128,7 +130,7 @@ pub async fn run(
         let sender = Sender::new(settings.common.destinations.clone())?;
         let state = api::state::Api {
             pool: postgres::pool(&config, API_CONNECTIONS)?,
-            tokens: TokenLookup::new(planned_once(&config, TOKEN_CONNECTIONS)?),
+            tokens: TokenLookup::new(postgres::pool(&planned_once, TOKEN_CONNECTIONS)?),
             permits: TenantPermits::new(api::access::auth::OF_A_TENANT),
             changes: ChangeLimiter::default(),
             publisher: publisher.clone(),
@@ -184,16 +186,16 @@ pub async fn run(
             room: settings.dead_letters,
             stop: stop.clone(),
         };
-        let intake = Intake {
+        let writer = Writer {
             pool,
             accepting,
             ahead: ahead.clone(),
             feed,
             subscriptions,
             event_types,
-            shards,
             stop: stop.clone(),
         };
+        let intake = Intake { writer, shards };
         // Ingest counts as ready even while dead letters can't be taken.
         let unasked = Readiness::default();
         tokio::join!(

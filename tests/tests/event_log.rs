@@ -48,7 +48,8 @@ async fn a_batch_answers_with_the_result_of_each_event() {
         (&json!(3), &json!(5))
     );
     let results = body["results"].as_array().unwrap();
-    let accepted = |id: &str, kind: &str| json!({"status": "accepted", "id": id, "type": kind});
+    let accepted =
+        |id: &str, kind: &str| json!({"status": "accepted", "id": id, "type": kind, "matched": 1});
     assert_eq!(results[0], accepted("evt-1", "order.created"));
     assert_eq!(results[2], accepted("evt-2", "order.updated"));
     for (n, field, words) in [

@@ -33,9 +33,15 @@ const ROWS_ANYWAY: u64 = 700;
 /// The smallest batch that tells work that grows with its square from other work.
 const LARGE_BATCH: u64 = 60;
 
-/// A search of the log looks at a number of rows that the API bounds (`BUDGET`). Which
-/// partitions are outdated is looked up in PostgreSQL's catalogue, once an hour.
-const BOUNDED_OTHERWISE: [&str; 2] = ["look_at_deliveries", "outdated_partitions"];
+/// A search of the log looks at a number of rows that the API bounds (`BUDGET`), and the
+/// survey for the metrics at 20,000 open deliveries (`LOOKED_AT`). Which partitions there
+/// are is looked up in PostgreSQL's catalogue, a few times a minute at most.
+const BOUNDED_OTHERWISE: [&str; 4] = [
+    "look_at_deliveries",
+    "open_deliveries",
+    "outdated_partitions",
+    "partitions_ahead",
+];
 
 /// What auto_explain is to do, for each connection of a service.
 const EXPLAINED: &str = "-c session_preload_libraries=auto_explain \

@@ -29,7 +29,8 @@ use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, read_json};
 use crate::api::state::Shared;
 use crate::decode::{Event, Rejected, parse_time};
-use crate::door::{Answer, Door};
+use crate::door::Door;
+use crate::http_event::Answer;
 use crate::json_text::{MAX_DEPTH, depth};
 
 /// How long a request waits for the broker's confirms.
