@@ -71,7 +71,7 @@ has_packages() {
 
 has_node_packages() {
     for package in $NODE_PACKAGES; do
-        grep -qs "\"version\": \"${package#*@}\"" "$NODE_MODULES/${package%@*}/package.json" || return 1
+        grep -qs "\"version\": \"${package##*@}\"" "$NODE_MODULES/${package%@*}/package.json" || return 1
     done
 }
 
