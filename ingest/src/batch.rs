@@ -406,9 +406,10 @@ impl Begun {
         )
     }
 
+    /// What is refused isn't sent: it is checked again if it is given up.
     fn set_sent(&mut self, is_sent: bool) {
         if let Came::Http(http) = &mut self.taken.came {
-            http.set_sent(is_sent);
+            http.set_sent(is_sent && self.is.is_ok());
         }
     }
 

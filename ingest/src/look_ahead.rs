@@ -67,18 +67,16 @@ pub const BATCH_JOBS: usize = 512;
 /// The most jobs that restrained tenants' events in one batch are expected to make. A
 /// lane that works on a batch can't take another tenant's event meanwhile.
 const RESTRAINED_JOBS: f64 = 128.0;
-/// Restrained tenants get turns while the jobs that wait for dispatchers, and those
-/// expected of batches that are worked on, are fewer than dispatchers take in this time.
+/// Restrained tenants get turns while fewer jobs than this wait for dispatchers, or
+/// are expected of batches that are worked on.
 ///
-/// Another tenant's job waits behind them. The time has to be longer than it takes to
-/// notice that dispatchers took some (a look every 10 ms) and to see a batch through
-/// (some 10 ms), or a single busy tenant would be slowed. Dispatchers themselves hold
-/// jobs to go on with.
-const AHEAD: f64 = 0.050;
-/// As many may wait in any case, or a system that has stood still would never begin.
-const LEAST_AHEAD: f64 = 128.0;
-/// The rate at which dispatchers take jobs is a mean over about this time, in seconds.
-const RATE_OVER: f64 = 0.2;
+/// This many, and what one batch makes beyond it, is what another tenant's job waits
+/// behind, for each ingest. It has to last dispatchers until the next look at the queues
+/// (every 10 ms) and until a batch is through (some 10 ms), or a single busy tenant would
+/// be slowed; dispatchers themselves hold jobs to go on with. Two batches fit in, one for
+/// each lane. The bound is the same for every ingest: one that is behind isn't held back
+/// by what another makes.
+const SHORT: i64 = 256;
 
 /// A tenant with more jobs than this made of late by this process is restrained,
 /// even if none of its events waits: what dispatchers don't keep up with waits in
@@ -164,32 +162,13 @@ struct Gate {
     room: i64,
     /// Of batches that are worked on: not in the queues yet.
     under_way: i64,
-    /// Jobs published by this process since the queues were looked at.
-    made: i64,
-    /// Jobs that waited when they were, and when that was.
-    last: Option<(i64, Instant)>,
-    /// Jobs a second that dispatchers take of those that this process publishes, or
-    /// fewer: what other processes publish meanwhile isn't known.
-    taken: f64,
 }
 
 impl Gate {
-    /// So many jobs wait now; `None`: nobody's wait is made longer.
+    /// So many jobs wait now; `None`: there are no dispatchers, so that nobody's wait is
+    /// made longer.
     fn looked(&mut self, jobs: Option<i64>) {
-        let Some(jobs) = jobs else {
-            self.room = i64::MAX / 2;
-            self.last = None;
-            return;
-        };
-        let made = std::mem::take(&mut self.made);
-        if let Some((before, at)) = self.last.replace((jobs, Instant::now())) {
-            let seconds = at.elapsed().as_secs_f64().max(0.001);
-            let taken = (before + made - jobs).max(0) as f64 / seconds;
-            let weight = 1.0 - (-seconds / RATE_OVER).exp();
-            self.taken += (taken - self.taken) * weight;
-        }
-        let ahead = (self.taken * AHEAD).max(LEAST_AHEAD);
-        self.room = ahead as i64 - jobs - self.under_way;
+        self.room = jobs.map_or(i64::MAX / 2, |jobs| SHORT - jobs - self.under_way);
     }
 }
 
@@ -575,7 +554,6 @@ impl LookAhead {
             state.gate.under_way -= reserved;
             for event in finished {
                 state.turns.charge(&event.tenant, event.cost);
-                state.gate.made += event.jobs as i64;
                 if let Some((source, tag)) = event.ack {
                     state.bytes -= event.bytes;
                     state.sources[source].tags.done(tag);
