@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use deadpool_postgres::{Client, GenericClient, Pool, Transaction};
 use serde_json::Value;
+use shared::clock;
 use shared::ids::{DeliveryId, EventId, EventUid, Tenant, WebhookId, first_uuid_at, time_of};
 use shared::job::{FirstTries, Job, Late, Payload};
 use shared::publish::Outgoing;
@@ -122,8 +123,10 @@ pub async fn accept(
     let mut client = pool.get().await?;
     let statement = prepare(&client, now).await?;
     let since_midnight = now - now.replace_time(time::Time::MIDNIGHT);
-    let is_around_midnight =
-        since_midnight < AROUND_MIDNIGHT || since_midnight > Duration::DAY - AROUND_MIDNIGHT;
+    // An outage of PostgreSQL can carry a batch into the next day.
+    let ends_its_day =
+        since_midnight > Duration::DAY - AROUND_MIDNIGHT || clock::now().date() != now.date();
+    let is_around_midnight = ends_its_day || since_midnight < AROUND_MIDNIGHT;
     let is_costly = batch.iter().any(|event| !event.too_costly.is_empty());
     let accepted = if is_around_midnight || is_costly {
         let transaction = client.transaction().await?;
@@ -135,6 +138,13 @@ pub async fn accept(
                 )
                 .await?;
         }
+        let statement = match ends_its_day {
+            true => {
+                let with_later_days = statement::with_later_days(now.date());
+                transaction.prepare_cached(&with_later_days).await?
+            }
+            false => statement,
+        };
         let accepted = accept_events(&transaction, &statement, now, batch, only_if).await?;
         if let Accepted::New(new) = &accepted {
             count_too_costly(&transaction, now, batch, new).await?;
@@ -195,6 +205,9 @@ async fn accept_events(
     batch: &[&Matched],
     only_if: Option<i64>,
 ) -> anyhow::Result<Accepted> {
+    // In one order, so that two batches with the same events don't wait in a circle.
+    let mut batch = batch.to_vec();
+    batch.sort_by_key(|event| (event.event.tenant.as_str(), event.id.as_str()));
     macro_rules! column {
         ($event:ident => $value:expr) => {
             &batch.iter().map(|$event| $value).collect::<Vec<_>>()

@@ -40,7 +40,7 @@ use tracing::warn;
 
 use crate::decode::{self, Event, Rejected};
 use crate::event_types::EventTypes;
-use crate::http_event::{Answer, Committed, Owner, Waiting};
+use crate::http_event::{Answer, Owner, Progress, Waiting};
 use crate::look_ahead::LookAhead;
 use crate::subscriptions::Subscriptions;
 
@@ -81,12 +81,12 @@ impl Door {
     /// Takes an event that has an id, and answers what became of it.
     pub async fn publish(self: &Arc<Self>, event: Event) -> Answer {
         let event = Arc::new(event);
-        let Some((place, mut answer, committed)) = self.enter(&event) else {
+        let Some((place, mut answer, progress)) = self.enter(&event) else {
             return self.by_exchange(&event, false).await;
         };
         // There is no error after its commit.
-        let unless_committed = |answer| match (answer, committed.get()) {
-            (Answer::Unconfirmed(_), Some(matched)) => Answer::Accepted(*matched),
+        let unless_committed = |answer| match (answer, progress.committed()) {
+            (Answer::Unconfirmed(_), Some(matched)) => Answer::Accepted(matched),
             (answer, _) => answer,
         };
         for _ in 0..2 {
@@ -96,8 +96,8 @@ impl Door {
                 Err(_) => {}
             }
             // It is durable, and its jobs will be.
-            if let Some(matched) = committed.get() {
-                return Answer::Accepted(*matched);
+            if let Some(matched) = progress.committed() {
+                return Answer::Accepted(matched);
             }
             if place.withdraw() {
                 self.ahead.withdrawn();
@@ -106,14 +106,15 @@ impl Door {
             // A lane hangs that has it.
             self.ahead.postgres_is_away(true);
         }
-        unless_committed(self.by_exchange(&event, true).await)
+        let is_sent = progress.is_sent();
+        unless_committed(self.by_exchange(&event, is_sent).await)
     }
 
     /// What a request keeps of an event that waits for its turn.
     fn enter(
         self: &Arc<Self>,
         event: &Arc<Event>,
-    ) -> Option<(Arc<Waiting>, oneshot::Receiver<Answer>, Committed)> {
+    ) -> Option<(Arc<Waiting>, oneshot::Receiver<Answer>, Arc<Progress>)> {
         // What a batch makes of events would only wait, though they are written.
         if metrics().amqp_blocked.get() > 0 {
             return None;
@@ -122,12 +123,12 @@ impl Door {
         if !self.room.take(&event.tenant, bytes) {
             return None;
         }
-        let (place, answered, committed) = Waiting::new(event.clone(), self.clone(), bytes);
+        let (place, answered, progress) = Waiting::new(event.clone(), self.clone(), bytes);
         if !self.ahead.push_http(&event.tenant, place.clone(), bytes) {
             place.withdraw();
             return None;
         }
-        Some((place, answered, committed))
+        Some((place, answered, progress))
     }
 
     /// Publishes to `posthorn.events`.

@@ -4,6 +4,7 @@
 //! ([`HttpEvent`]) and answers. One that is dropped without an answer, because its lane's
 //! session ended or PostgreSQL failed, goes back to its [`Owner`]: [`door`](crate::door).
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use shared::ids::Tenant;
@@ -25,9 +26,26 @@ pub enum Answer {
     Unconfirmed(String),
 }
 
-/// To how many webhooks an event goes, once that is committed; `None` in it: the event
-/// was known.
-pub type Committed = Arc<OnceLock<Option<usize>>>;
+/// How far a lane is with an event, for the request that waits.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// It may have been written.
+    is_sent: AtomicBool,
+    /// To how many webhooks it goes, once that is committed; `None` in it: it was known.
+    committed: OnceLock<Option<usize>>,
+}
+
+impl Progress {
+    /// Whether the event may have been written.
+    pub fn is_sent(&self) -> bool {
+        self.is_sent.load(Ordering::SeqCst)
+    }
+
+    /// What was committed, if that is known.
+    pub fn committed(&self) -> Option<Option<usize>> {
+        self.committed.get().copied()
+    }
+}
 
 /// Where events come from, and where they go back to.
 pub trait Owner: Send + Sync {
@@ -51,10 +69,7 @@ pub struct HttpEvent {
 /// An event on this way, wherever it is.
 struct Entered {
     event: Arc<Event>,
-    /// It may have been written.
-    is_sent: bool,
-    /// To how many webhooks it goes, once that is committed.
-    committed: Committed,
+    progress: Arc<Progress>,
     /// `None`: it was answered.
     answer: Option<oneshot::Sender<Answer>>,
     owner: Arc<dyn Owner>,
@@ -62,25 +77,23 @@ struct Entered {
 }
 
 impl Waiting {
-    /// A place with this event in it, where the answer comes, and where it is said that
-    /// it is committed.
+    /// A place with this event in it, where the answer comes, and how far it is.
     pub fn new(
         event: Arc<Event>,
         owner: Arc<dyn Owner>,
         bytes: usize,
-    ) -> (Arc<Self>, oneshot::Receiver<Answer>, Committed) {
+    ) -> (Arc<Self>, oneshot::Receiver<Answer>, Arc<Progress>) {
         let (answer, answered) = oneshot::channel();
-        let committed = Committed::default();
+        let progress = Arc::<Progress>::default();
         let entered = Entered {
             event,
-            is_sent: false,
-            committed: committed.clone(),
+            progress: progress.clone(),
             answer: Some(answer),
             owner,
             bytes,
         };
         let place = Arc::new(Self(Mutex::new(Some(entered))));
-        (place, answered, committed)
+        (place, answered, progress)
     }
 
     /// Takes the event back, unless a lane has it. Whoever asked sees to it from now on.
@@ -124,18 +137,19 @@ impl HttpEvent {
     }
 
     /// Whether it may have been written, from now on.
-    pub fn set_sent(&mut self, is_sent: bool) {
-        self.entered.is_sent = is_sent;
+    pub fn set_sent(&self, is_sent: bool) {
+        let progress = &self.entered.progress;
+        progress.is_sent.store(is_sent, Ordering::SeqCst);
     }
 
     /// It is committed with so many deliveries; `None`: it was known.
     pub fn committed(&self, matched: Option<usize>) {
-        let _ = self.entered.committed.set(matched);
+        let _ = self.entered.progress.committed.set(matched);
     }
 
     /// Everything that follows from it is safe.
     pub fn is_safe(mut self) {
-        let matched = self.entered.committed.get().copied().flatten();
+        let matched = self.entered.progress.committed().flatten();
         self.entered.answer(Answer::Accepted(matched));
     }
 
@@ -164,7 +178,7 @@ impl Drop for Entered {
         self.owner.left(&self.event.tenant, self.bytes);
         if let Some(answer) = self.answer.take() {
             let owner = self.owner.clone();
-            owner.given_up(self.event.clone(), self.is_sent, answer);
+            owner.given_up(self.event.clone(), self.progress.is_sent(), answer);
         }
     }
 }

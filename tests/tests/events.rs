@@ -3,14 +3,20 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use harness::producer::Publication;
 use harness::receiver::answering;
 use harness::world::{TENANT, World, eventually};
+use ingest::accept::{Accepted, Matched, accept};
+use ingest::decode::Event;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
+use shared::ids::EventUid;
+use shared::postgres;
+use time::{OffsetDateTime, Time};
 
 /// The reason and the body of a parked message.
 struct Parked {
@@ -303,5 +309,51 @@ async fn an_event_without_a_matching_webhook_is_accepted() {
     world.publish("order.created", "evt-1", &json!({})).await;
     world.accepts(1).await;
     assert_eq!(world.count("events WHERE matched = 0").await, 1);
+    world.finish().await;
+}
+
+/// An outage of PostgreSQL, or the wait for a turn, carries a batch over midnight, and
+/// another ingest has accepted its event meanwhile.
+#[tokio::test]
+async fn an_event_that_was_accepted_after_midnight_is_not_accepted_again_for_the_day_before() {
+    let world = World::start().await;
+    // It creates the partitions of both days.
+    let _ingest = world.ingest().await;
+    let url = world.database_url().to_owned().into();
+    let config = postgres::config(&url, "midnight").unwrap();
+    let pool = postgres::pool(&config.planned_once(), 1).unwrap();
+    let new_at = async |at: OffsetDateTime, id: &str| {
+        let event = Event {
+            tenant: TENANT.parse().unwrap(),
+            event_type: "order.created".parse().unwrap(),
+            id: id.parse().ok(),
+            occurred_at: Some(at),
+            data: "{}".to_owned(),
+            attributes: None,
+        };
+        let matched = Matched {
+            uid: EventUid::at(at),
+            id: id.parse().unwrap(),
+            event: Arc::new(event),
+            deliveries: Vec::new(),
+            too_costly: Vec::new(),
+        };
+        match accept(&pool, at, &[&matched], None, false).await.unwrap() {
+            Accepted::New(new) => new.len(),
+            Accepted::Outdated => panic!("the catalogue's revision is no condition here"),
+        }
+    };
+    let midnight = OffsetDateTime::now_utc().replace_time(Time::MIDNIGHT);
+    let (before, after) = (
+        midnight - Duration::from_secs(1),
+        midnight + Duration::from_secs(1),
+    );
+    assert_eq!(new_at(after, "evt-1").await, 1);
+    assert_eq!(new_at(before, "evt-1").await, 0);
+    assert_eq!(new_at(before, "evt-2").await, 1);
+    assert_eq!(new_at(after, "evt-2").await, 0);
+    // A batch that has waited for longer than two minutes looks there, too.
+    let long_before = midnight - Duration::from_secs(600);
+    assert_eq!(new_at(long_before, "evt-1").await, 0);
     world.finish().await;
 }

@@ -255,7 +255,7 @@ async fn two_pairs_run_at_once_and_a_second_start_keeps_ports_and_data() {
     // Dropped, as when a test panics.
     let pids = all_pids(&again);
     drop(again);
-    assert!(running(&pids).is_empty());
+    all_end(&pids).await;
     std::fs::remove_dir_all(folder("one")).unwrap();
 }
 

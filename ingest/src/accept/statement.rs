@@ -47,6 +47,19 @@ pub(super) fn of_any_day(day: Date) -> String {
     statement("events", "deliveries", "SELECT WHERE false", &known)
 }
 
+/// The same for a batch at the end of its day: another batch may have written the same
+/// event into a later day already.
+pub(super) fn with_later_days(day: Date) -> String {
+    let first = |day: Date| first_uuid_at(OffsetDateTime::new_utc(day, Time::MIDNIGHT));
+    let before = day.previous_day().map_or_else(|| first(day), first);
+    let (today, after) = (first(day), day.next_day().map_or_else(|| first(day), first));
+    let known = format!(
+        "SELECT y.uid FROM events y WHERE y.tenant = e.tenant AND y.id = e.id \
+         AND (y.uid >= '{before}' AND y.uid < '{today}' OR y.uid >= '{after}') LIMIT 1"
+    );
+    statement("events", "deliveries", "SELECT WHERE false", &known)
+}
+
 // Written so that there is nothing to plan: joins would be nested loops over
 // the batch squared, or read all of yesterday, for a planner that knows nothing
 // of a fresh partition. `IS TRUE` keeps `IN` a hashed lookup, and the subquery
