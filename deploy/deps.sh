@@ -2,7 +2,8 @@
 # Installs packages that Posthorn's commands need and that this machine lacks.
 #
 #   deploy/deps.sh servers     what `make run` needs: RabbitMQ, PostgreSQL, curl
-#   deploy/deps.sh tests       the same, libfaketime, and the tests' Python and npm packages
+#   deploy/deps.sh tests       the same, libfaketime, Prometheus and its exporters, and the tests' Python and
+#                              npm packages
 #   deploy/deps.sh containers  that, and what `make compose-test` needs
 #
 # Prints what it installs and why before it does. When nothing is missing, it ends
@@ -17,8 +18,9 @@ VENV=.posthorn/venv
 # standardwebhooks: the library that receivers use; the tests verify signatures with it.
 # schemathesis: sends generated requests to the API. pika, amqplib: the AMQP
 # clients of examples/. kubernetes-validate: Kubernetes's schemas, for deploy/k8s.
-# podman-compose: runs docker-compose.yml.
-PACKAGES="standardwebhooks==1.1.0 schemathesis==4.32.5 pika==1.4.4 kubernetes-validate==1.37.0 podman-compose==1.6.0"
+PACKAGES="standardwebhooks==1.1.0 schemathesis==4.32.5 pika==1.4.4 kubernetes-validate==1.37.0"
+# Only with `containers`: runs docker-compose.yml.
+COMPOSE_PACKAGE="podman-compose==1.6.0"
 NODE_MODULES=.posthorn/node_modules
 # @grafana/schema, typescript: hold the dashboards to Grafana's own types.
 NODE_PACKAGES="standardwebhooks@1.1.1 amqplib@2.3.1 @grafana/schema@11.6.0 typescript@5.9.3"
@@ -150,6 +152,7 @@ servers | tests) ;;
 containers)
     containers=yes
     what=tests
+    PACKAGES="$PACKAGES $COMPOSE_PACKAGE"
     ;;
 *) fail "usage: deploy/deps.sh [servers|tests|containers]" ;;
 esac

@@ -1,10 +1,17 @@
 -- The role with which Grafana and postgres_exporter read: statistics, states, counts.
 -- It sees no secret, no webhook's URL or headers, no event's data, no answer's body.
 --
---   psql "$DATABASE_URL" --set=password=… --file=deploy/postgres-reader.sql
+--   READER_PASSWORD=… psql "$DATABASE_URL" --file=deploy/postgres-reader.sql
+--
+-- The password comes from the environment, because every user of a machine can read a command's
+-- arguments. psql must be of version 15 or later.
 --
 -- Run it after `posthorn-ingest migrate`, and again after each upgrade; it changes nothing twice.
 
+\if :{?password}
+\else
+\getenv password READER_PASSWORD
+\endif
 SET client_min_messages = warning;
 SELECT NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'posthorn_reader') AS is_new \gset
 \if :is_new
