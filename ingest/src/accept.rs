@@ -121,12 +121,12 @@ pub async fn accept(
     again: bool,
 ) -> anyhow::Result<Accepted> {
     let mut client = pool.get().await?;
-    let statement = prepare(&client, now).await?;
     let since_midnight = now - now.replace_time(time::Time::MIDNIGHT);
     // An outage of PostgreSQL can carry a batch into the next day.
     let ends_its_day =
         since_midnight > Duration::DAY - AROUND_MIDNIGHT || clock::now().date() != now.date();
     let is_around_midnight = ends_its_day || since_midnight < AROUND_MIDNIGHT;
+    let statement = prepare(&client, now, ends_its_day).await?;
     let is_costly = batch.iter().any(|event| !event.too_costly.is_empty());
     let accepted = if is_around_midnight || is_costly {
         let transaction = client.transaction().await?;
@@ -138,13 +138,6 @@ pub async fn accept(
                 )
                 .await?;
         }
-        let statement = match ends_its_day {
-            true => {
-                let with_later_days = statement::with_later_days(now.date());
-                transaction.prepare_cached(&with_later_days).await?
-            }
-            false => statement,
-        };
         let accepted = accept_events(&transaction, &statement, now, batch, only_if).await?;
         if let Accepted::New(new) = &accepted {
             count_too_costly(&transaction, now, batch, new).await?;
@@ -173,19 +166,24 @@ fn is_of_a_missing_table(error: &anyhow::Error) -> bool {
     error.and_then(tokio_postgres::Error::code) == Some(&SqlState::UNDEFINED_TABLE)
 }
 
-async fn prepare(client: &Client, now: OffsetDateTime) -> anyhow::Result<Statement> {
+async fn prepare(
+    client: &Client,
+    now: OffsetDateTime,
+    ends_its_day: bool,
+) -> anyhow::Result<Statement> {
     if client.statement_cache.size() > PREPARED {
         client.statement_cache.clear();
     }
-    let of_day = client.prepare_cached(&statement::of_day(now.date())).await;
-    match of_day {
-        // There is no such partition.
-        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {
-            let of_any_day = statement::of_any_day(now.date());
-            Ok(client.prepare_cached(&of_any_day).await?)
+    if !ends_its_day {
+        let of_day = client.prepare_cached(&statement::of_day(now.date())).await;
+        match of_day {
+            // There is no such partition.
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {}
+            prepared => return Ok(prepared?),
         }
-        prepared => Ok(prepared?),
     }
+    let of_any_day = statement::of_any_day(now.date());
+    Ok(client.prepare_cached(&of_any_day).await?)
 }
 
 /// Which of them are in the table by these uids.

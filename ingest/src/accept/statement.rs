@@ -3,56 +3,39 @@
 //! It names the day's partitions, and the day before's, so that one generic plan is right
 //! for an empty partition and for a huge one (each table in it has one index that fits),
 //! nothing is planned when it is executed, and its cost doesn't depend on how many days
-//! there are. [`of_any_day`] is for a day that isn't there: it goes through the partitioned
+//! there are. [`of_any_day`] is for a day that isn't there, and for the end of a day: it goes through the partitioned
 //! tables, is slower, and fails if no partition takes its rows.
 
 use shared::ids::first_uuid_at;
-use time::macros::format_description;
+use shared::partitions::Day;
 use time::{Date, OffsetDateTime, Time};
 
 /// For the batches of a day (UTC).
 pub(super) fn of_day(day: Date) -> String {
-    let suffix = |day: Option<Date>| {
-        let named = day.and_then(|day| day.format(format_description!("[year][month][day]")).ok());
-        named.unwrap_or_default()
-    };
-    let (today, before) = (suffix(Some(day)), suffix(day.previous_day()));
+    let named = |day: Date| Day::at(OffsetDateTime::new_utc(day, Time::MIDNIGHT));
+    let (today, before) = (named(day), named(day.previous_day().unwrap_or(day)));
     // A table that somebody has detached still takes rows, which nobody would find.
     let detached = format!(
-        "SELECT FROM pg_class WHERE oid IN ('events_{today}'::regclass, 'deliveries_{today}'::regclass) \
+        "SELECT FROM pg_class WHERE oid IN ('events{today}'::regclass, 'deliveries{today}'::regclass) \
          AND NOT relispartition"
     );
     let known = format!(
-        "SELECT y.uid FROM events_{before} y WHERE y.tenant = e.tenant AND y.id = e.id LIMIT 1"
+        "SELECT y.uid FROM events{before} y WHERE y.tenant = e.tenant AND y.id = e.id LIMIT 1"
     );
     statement(
-        &format!("events_{today}"),
-        &format!("deliveries_{today}"),
+        &format!("events{today}"),
+        &format!("deliveries{today}"),
         &detached,
         &known,
     )
 }
 
-/// The same, whatever partitions there are.
+/// The same, whatever partitions there are. It looks into later days, too: a batch that
+/// ends its day may have been overtaken by one of the next day with the same event.
 pub(super) fn of_any_day(day: Date) -> String {
     let first = |day: Date| first_uuid_at(OffsetDateTime::new_utc(day, Time::MIDNIGHT));
-    let (from, to) = (
-        day.previous_day().map_or_else(|| first(day), first),
-        first(day),
-    );
-    let known = format!(
-        "SELECT y.uid FROM events y WHERE y.tenant = e.tenant AND y.id = e.id \
-         AND y.uid >= '{from}' AND y.uid < '{to}' LIMIT 1"
-    );
-    statement("events", "deliveries", "SELECT WHERE false", &known)
-}
-
-/// The same for a batch at the end of its day: another batch may have written the same
-/// event into a later day already.
-pub(super) fn with_later_days(day: Date) -> String {
-    let first = |day: Date| first_uuid_at(OffsetDateTime::new_utc(day, Time::MIDNIGHT));
-    let before = day.previous_day().map_or_else(|| first(day), first);
-    let (today, after) = (first(day), day.next_day().map_or_else(|| first(day), first));
+    let before = first(day.previous_day().unwrap_or(day));
+    let (today, after) = (first(day), first(day.next_day().unwrap_or(day)));
     let known = format!(
         "SELECT y.uid FROM events y WHERE y.tenant = e.tenant AND y.id = e.id \
          AND (y.uid >= '{before}' AND y.uid < '{today}' OR y.uid >= '{after}') LIMIT 1"
