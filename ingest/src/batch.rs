@@ -198,10 +198,7 @@ async fn find(writer: &Writer, taken: &Taken, uid: EventUid) -> Result<Matched, 
         Came::Amqp(from) => Arc::new(decode::decode(&from.delivery)?),
         Came::Http(http) => http.event().clone(),
     };
-    let Some(limit) = writer.subscriptions.max_payload(&event.tenant) else {
-        return Err(Rejected::UnknownTenant(event.tenant.clone()));
-    };
-    decode::at_most("the data", event.data.len(), limit)?;
+    writer.subscriptions.check(&event)?;
     let known = &writer.event_types;
     known
         .check(&event.tenant, &event.event_type, &event.data)

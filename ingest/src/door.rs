@@ -11,8 +11,9 @@
 //! What keeps the promises:
 //!
 //! - The intake owns an event, and a request only its answer: whoever goes away cancels
-//!   nothing. An [`HttpEvent`](crate::http_event::HttpEvent) that is dropped without an answer, because its lane's session
-//!   ended or PostgreSQL failed, is published by a task of the door's.
+//!   nothing. An [`HttpEvent`](crate::http_event::HttpEvent) that is dropped without an
+//!   answer, because its lane's session ended or PostgreSQL failed, is published by a task
+//!   of the door's.
 //! - An event that may have been written when that happens is marked as one that was
 //!   interrupted. So a lane that finds it known sees to its jobs, as to those of an event
 //!   that RabbitMQ delivers again. It is published until it is confirmed: after its commit
@@ -38,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use crate::decode::{self, Event, Rejected};
+use crate::decode::{Event, Rejected};
 use crate::event_types::EventTypes;
 use crate::http_event::{Answer, Owner, Progress, Waiting};
 use crate::look_ahead::LookAhead;
@@ -154,10 +155,7 @@ impl Door {
     }
 
     async fn check(&self, event: &Event) -> Result<(), Rejected> {
-        let Some(limit) = self.subscriptions.max_payload(&event.tenant) else {
-            return Err(Rejected::UnknownTenant(event.tenant.clone()));
-        };
-        decode::at_most("the data", event.data.len(), limit)?;
+        self.subscriptions.check(event)?;
         let types = &self.event_types;
         types
             .check_in_turn(&event.tenant, &event.event_type, &event.data)

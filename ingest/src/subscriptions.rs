@@ -14,6 +14,7 @@ use shared::webhook::Subscription;
 use tracing::error;
 
 use crate::cpu::run_blocking;
+use crate::decode::{self, Event, Rejected};
 use crate::matching::filter::MAX_STEPS;
 use crate::matching::{Data, Filter, Found, Index, Pattern};
 use crate::metrics::metrics;
@@ -80,6 +81,17 @@ impl Subscriptions {
             .tenants
             .get(tenant)
             .map(|settings| settings.max_payload)
+    }
+
+    /// Refuses an event of an unknown tenant, and data beyond its tenant's limit.
+    ///
+    /// # Errors
+    /// Says which.
+    pub fn check(&self, event: &Event) -> Result<(), Rejected> {
+        let Some(limit) = self.max_payload(&event.tenant) else {
+            return Err(Rejected::UnknownTenant(event.tenant.clone()));
+        };
+        decode::at_most("the data", event.data.len(), limit)
     }
 
     /// The dialect of a tenant's webhooks that choose none.
