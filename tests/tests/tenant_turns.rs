@@ -7,7 +7,8 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use harness::producer::Publication;
-use harness::receiver::answering;
+use harness::receiver::{Receiver, answering};
+use harness::service::Service;
 use harness::world::{TENANT, World, eventually};
 use lapin::options::{
     ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions,
@@ -55,15 +56,11 @@ async fn overflowing(channel: &Channel) -> u32 {
     sum
 }
 
-#[tokio::test]
-async fn one_tenants_burst_does_not_delay_another_tenants_event() {
-    let world = World::start().await;
-    let ingest = world.ingest().await;
-    let second = world.ingest().await;
-    let dispatcher = world.dispatcher().await;
+/// Two tenants with a webhook each at one receiver, and the other tenant's token.
+async fn two_tenants(world: &World, ingest: &Service) -> (Receiver, String) {
     let made = world
         .ask_as_operator(
-            &ingest,
+            ingest,
             "POST",
             "/api/v1/admin/tenants",
             Some(json!({"id": OTHER})),
@@ -72,12 +69,22 @@ async fn one_tenants_burst_does_not_delay_another_tenants_event() {
     assert_eq!(made.status, 201, "{}", made.body);
     let token = world.command(&["token", "create", "--tenant", OTHER]).await;
     let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    world.webhook(ingest, &shop, json!({})).await;
     let others = json!({"url": shop.url("/other"), "events": ["*"]});
     let made = world
-        .ask_as(&token, &ingest, "POST", "/api/v1/webhooks", Some(others))
+        .ask_as(&token, ingest, "POST", "/api/v1/webhooks", Some(others))
         .await;
     assert_eq!(made.status, 201, "{}", made.body);
+    (shop, token)
+}
+
+#[tokio::test]
+async fn one_tenants_burst_does_not_delay_another_tenants_event() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let second = world.ingest().await;
+    let dispatcher = world.dispatcher().await;
+    let (shop, _) = two_tenants(&world, &ingest).await;
 
     let producer = world.producer().await;
     // The dispatcher exists but takes nothing, so ingest stops making jobs for the
@@ -151,23 +158,7 @@ async fn one_tenants_burst_over_http_does_not_delay_another_tenants_event() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let dispatcher = world.dispatcher().await;
-    let made = world
-        .ask_as_operator(
-            &ingest,
-            "POST",
-            "/api/v1/admin/tenants",
-            Some(json!({"id": OTHER})),
-        )
-        .await;
-    assert_eq!(made.status, 201, "{}", made.body);
-    let token = world.command(&["token", "create", "--tenant", OTHER]).await;
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
-    let others = json!({"url": shop.url("/other"), "events": ["*"]});
-    let made = world
-        .ask_as(&token, &ingest, "POST", "/api/v1/webhooks", Some(others))
-        .await;
-    assert_eq!(made.status, 201, "{}", made.body);
+    let (shop, token) = two_tenants(&world, &ingest).await;
 
     // It is there, and takes nothing: so ingest stops making jobs for the burst.
     dispatcher.pause().unwrap();
