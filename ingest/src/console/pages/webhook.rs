@@ -91,7 +91,7 @@ pub async fn show(
             @if rows.is_empty() && query.is_empty() && page.next_cursor.is_none() {
                 (unused(&visit, &webhook))
             } @else {
-                (list(&visit.by, &visit.path(""), &rows, &query, &path))
+                (list(Some(&Bulk { by: &visit.by, query: &query, back: &path, webhook: Some(webhook.id) }), &visit.path(""), &rows))
                 @if rows.is_empty() { (nothing(&path, &query, page.next_cursor.is_some())) }
                 (more(&path, &query, rows.len(), page.next_cursor.map(|id| id.to_string())))
             }
