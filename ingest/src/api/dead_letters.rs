@@ -28,6 +28,7 @@ use crate::api::access::auth::Operating;
 use crate::api::events::confirmed;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, OptionalBody, Page, Parameters};
+use crate::api::openapi::words::DeadLetterQueue;
 use crate::api::state::{Api, Shared};
 use crate::dead_letters::letter::{Letter, Origin, Repair};
 use crate::dead_letters::store::{self, LetterFilter};
@@ -124,7 +125,7 @@ impl Selection {
 struct DeadLetter {
     id: DeadLetterId,
     /// `parking`: it was refused, or given up on. `unrouted`: no queue was bound for it.
-    #[schema(example = "parking")]
+    #[schema(value_type = DeadLetterQueue)]
     queue: String,
     /// Why it was refused.
     #[schema(example = "tenant `acme` does not exist")]

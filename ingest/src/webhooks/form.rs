@@ -15,9 +15,11 @@ use shared::retry::Retry;
 use shared::secret::Secret;
 use shared::webhook::{Rate, Status};
 use std::collections::BTreeMap;
-use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{Schema, Type as JsonType};
+use utoipa::{PartialSchema, ToSchema};
 
-use super::rate_limit::RateLimit;
+use super::rate_limit::RateLimitForm;
 use crate::form::{OneOrMany, one_or_many, present};
 use crate::invalid::Invalid;
 use members::StatusForm;
@@ -26,6 +28,7 @@ pub use members::{MAX_FILTER, check_metadata};
 /// The body of a create or an update.
 #[derive(Deserialize, ToSchema)]
 #[schema(
+    as = WebhookChange,
     example = json!({
         "url": "https://example.com/hooks", "events": ["order.*"], "description": "the shop",
         "filters": {"total": {"$gte": 10}}, "retry_policy": {"max_retries": 5, "retry_delay": 10_000}
@@ -81,7 +84,7 @@ pub struct WebhookForm {
     retry_policy: Option<Option<Retry>>,
     /// The most attempts per second, or in a period; `null`: no limit.
     #[serde(default, alias = "rateLimit", deserialize_with = "present")]
-    #[schema(value_type = Option<RateLimit>)]
+    #[schema(value_type = Option<RateLimitForm>)]
     rate_limit: Option<Option<Value>>,
     /// Whether each attempt's request and answer are stored whole.
     #[serde(alias = "debugMode")]
@@ -193,6 +196,29 @@ impl WebhookForm {
             metadata,
             client_id,
         })
+    }
+}
+
+/// The body of a create, as the API's description has it: a form with `url` and `events`.
+pub struct NewWebhook;
+
+impl PartialSchema for NewWebhook {
+    fn schema() -> RefOr<Schema> {
+        let mut schema = WebhookForm::schema();
+        if let RefOr::T(Schema::Object(form)) = &mut schema {
+            form.description = Some("A new webhook. `url` and `events` are needed.".to_owned());
+            form.required = vec!["url".to_owned(), "events".to_owned()];
+            if let Some(RefOr::T(Schema::Object(url))) = form.properties.get_mut("url") {
+                url.schema_type = JsonType::String.into();
+            }
+        }
+        schema
+    }
+}
+
+impl ToSchema for NewWebhook {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        WebhookForm::schemas(schemas);
     }
 }
 

@@ -21,6 +21,7 @@ use crate::api::deliveries::check_exists;
 use crate::api::deliveries::retries::check_active;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Ids};
+use crate::api::openapi::words::{FinishedState, FinishedStates, ReplayStatus};
 use crate::api::state::{Api, Shared};
 use crate::form::{OneOrMany, one_or_many};
 use crate::restart::FINISHED;
@@ -58,7 +59,7 @@ struct NewReplay {
     /// `failed`, `expired`, `cancelled` or `delivered`, or a list of them; `failed` by
     /// default.
     #[serde(default, deserialize_with = "one_or_many")]
-    #[schema(value_type = OneOrMany, required = false, example = json!(["failed", "expired"]))]
+    #[schema(value_type = FinishedStates, required = false, example = json!(["failed", "expired"]))]
     status: Option<Vec<String>>,
     /// Only of these event types, at most 100; all by default.
     #[serde(default, alias = "event_type", deserialize_with = "one_or_many")]
@@ -91,14 +92,15 @@ struct DryRun {
 struct Replay {
     id: ReplayId,
     webhook_id: WebhookId,
-    /// `running`, `finished` or `cancelled`.
-    #[schema(example = "running")]
+    /// How far it is.
+    #[schema(value_type = ReplayStatus)]
     status: String,
     #[schema(required)]
     cancelled_because: Option<String>,
     since: Timestamp,
     until: Timestamp,
     /// The states of the deliveries that begin again.
+    #[schema(value_type = Vec<FinishedState>)]
     statuses: Vec<String>,
     /// Their event types; `null`: all.
     #[schema(required)]

@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use tokio_postgres::Row;
 use utoipa::ToSchema;
 
+use crate::api::openapi::words::{AttemptOutcome, DeliveryState, LogStatus};
 use crate::timestamp::Timestamp;
 
 /// How much of an answer's body a list shows, in bytes.
@@ -26,8 +27,8 @@ pub struct Delivery {
     pub event_id: EventId,
     /// The event's type.
     pub event_type: EventType,
-    /// `queued`, `retrying`, `delivered`, `failed`, `expired` or `cancelled`.
-    #[schema(example = "delivered")]
+    /// The state.
+    #[schema(value_type = DeliveryState)]
     pub status: String,
     /// How many attempts were made.
     pub attempts: i16,
@@ -52,7 +53,12 @@ pub struct Delivery {
     pub next_attempt_at: Option<Timestamp>,
     /// Why then: `first_attempt`, `schedule`, `retry_after`, `restarted`, or what
     /// it was put off for (`endpoint_full`, `rate_limited`, …).
-    #[schema(required, example = "schedule")]
+    #[schema(
+        required, example = "schedule",
+        extensions(("x-extensible-enum" = json!([
+            "first_attempt", "schedule", "retry_after", "restarted", "endpoint_full", "rate_limited"
+        ])))
+    )]
     pub next_attempt_reason: Option<String>,
     /// The HTTP status that the last attempt was answered with.
     #[schema(required, example = 200)]
@@ -88,9 +94,8 @@ pub struct Attempt {
     n: i16,
     started_at: Timestamp,
     duration_ms: i32,
-    /// `success`, `redirect`, `client_error`, `server_error`, `timeout`, `dns`,
-    /// `connect`, `tls`, `broken` or `forbidden`.
-    #[schema(example = "server_error")]
+    /// How it ended.
+    #[schema(value_type = AttemptOutcome)]
     outcome: String,
     /// Always POST.
     #[schema(example = "POST")]
@@ -125,7 +130,7 @@ pub struct Attempt {
     #[schema(required)]
     next_attempt_at: Option<Timestamp>,
     /// What said so: `schedule` or `retry_after`.
-    #[schema(required)]
+    #[schema(required, extensions(("x-extensible-enum" = json!(["schedule", "retry_after"]))))]
     next_attempt_reason: Option<String>,
     /// Whether the webhook was in debug mode.
     debug: bool,
@@ -137,8 +142,8 @@ pub struct LogEntry {
     delivery_id: DeliveryId,
     event_id: EventId,
     event_type: EventType,
-    /// `success`, `failed` or `pending`.
-    #[schema(example = "success")]
+    /// The state in the words of AuraConnect.
+    #[schema(value_type = LogStatus)]
     status: &'static str,
     attempts: i16,
     /// The HTTP status that the last attempt was answered with.

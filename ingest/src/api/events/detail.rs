@@ -22,6 +22,7 @@ use crate::api::access::auth::Reading;
 use crate::api::events::log::EventView;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Id, Page, Parameters};
+use crate::api::openapi::words::{DeliveryState, WebhookStatus};
 use crate::api::state::{Api, Shared};
 use crate::cpu;
 use crate::matching::{Data, Explanation, Filter, Index, Pattern, Refusal};
@@ -71,8 +72,8 @@ struct EventDetail {
 struct Delivery {
     id: DeliveryId,
     webhook_id: WebhookId,
-    /// `queued`, `retrying`, `delivered`, `failed`, `expired` or `cancelled`.
-    #[schema(example = "delivered")]
+    /// The state.
+    #[schema(value_type = DeliveryState)]
     status: String,
     /// The number of attempts.
     attempts: i16,
@@ -108,7 +109,7 @@ impl From<&Row> for Delivery {
 struct Matching {
     webhook_id: WebhookId,
     /// `active`; `paused`: it gets the event later; `inactive` or `disabled`: it gets nothing.
-    #[schema(example = "active")]
+    #[schema(value_type = WebhookStatus)]
     webhook_status: String,
     /// Whether the webhook was changed after the event, so that the answer may have been different.
     changed_since: bool,

@@ -215,7 +215,7 @@ async fn publish_one(
 struct NewBatch {
     /// Each is what `POST /api/v1/events` takes. One that isn't is refused by itself.
     // Read one by one, for that.
-    #[schema(value_type = Vec<serde_json::Value>, min_items = 1, max_items = 1000)]
+    #[schema(value_type = Vec<NewEvent>, min_items = 1, max_items = 1000)]
     events: Vec<Box<RawValue>>,
 }
 

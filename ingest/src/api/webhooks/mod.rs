@@ -31,7 +31,7 @@ use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Page, Parameters};
 use crate::api::state::Shared;
 use crate::api::webhooks::view::{COLUMNS, WebhookView, all, find};
-use crate::webhooks::form::WebhookForm;
+use crate::webhooks::form::{NewWebhook, WebhookForm};
 use crate::webhooks::store;
 
 /// `/api/v1/webhooks…`, also `/api/webhooks…`
@@ -65,7 +65,7 @@ impl IntoResponse for Tagged {
 #[utoipa::path(
     post, path = "/", operation_id = "create_webhook", tag = "webhooks",
     security(("token" = ["manager"])),
-    request_body = WebhookForm,
+    request_body = NewWebhook,
     responses(
         (status = 201, description = "The webhook with its secret, which is not shown again.", body = WebhookView),
         (status = 409, description = "The tenant already has as many webhooks as it may."),

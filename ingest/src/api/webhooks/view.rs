@@ -14,6 +14,7 @@ use tokio_postgres::Row;
 use utoipa::ToSchema;
 
 use crate::api::http::problem::Result;
+use crate::api::openapi::words::WebhookStatus;
 use crate::api::state::Api;
 use crate::api::webhooks::stats::{Health, Summary, summaries};
 use crate::invalid::NotFound;
@@ -38,7 +39,7 @@ pub struct WebhookView {
     active: bool,
     /// `active`; `paused`: deliveries are held; `inactive` (switched off by its owner)
     /// or `disabled` (by Posthorn): there are none.
-    #[schema(example = "active")]
+    #[schema(value_type = WebhookStatus)]
     status: &'static str,
     /// Why Posthorn disabled the webhook; `null`: it didn't.
     #[schema(required)]
