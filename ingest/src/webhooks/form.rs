@@ -21,7 +21,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use super::rate_limit::RateLimitForm;
 use crate::form::{OneOrMany, one_or_many, present};
-use crate::invalid::Invalid;
+use crate::invalid::{Gathered, Invalid, Invalids};
 use members::StatusForm;
 pub use members::{MAX_FILTER, check_metadata};
 
@@ -157,28 +157,54 @@ impl CheckedWebhook {
 }
 
 impl WebhookForm {
+    /// Checks the form of a new webhook, which needs `url` and `events`.
+    ///
+    /// # Errors
+    /// Names each invalid or missing member.
+    pub fn check_new(
+        self,
+        destinations: &Destinations,
+        dialects: &Dialects,
+    ) -> Result<CheckedWebhook, Invalids> {
+        let missing = |field, is_there: bool| (!is_there).then(|| Invalid::missing(field));
+        let missing = [
+            missing("url", self.url.is_some()),
+            missing("events", self.events.is_some()),
+        ];
+        let mut missing: Vec<_> = missing.into_iter().flatten().collect();
+        match self.check(destinations, dialects) {
+            Ok(checked) if missing.is_empty() => Ok(checked),
+            Ok(_) => Err(Invalids(missing)),
+            Err(Invalids(others)) => {
+                missing.extend(others);
+                Err(Invalids(missing))
+            }
+        }
+    }
+
     /// Checks every member.
     ///
     /// # Errors
-    /// Names the member and its bound.
+    /// Names each invalid member and its bound.
     pub fn check(
         self,
         destinations: &Destinations,
         dialects: &Dialects,
-    ) -> Result<CheckedWebhook, Invalid> {
-        let url = members::url(self.url, destinations)?;
-        let events = members::events(self.events)?;
-        let secret = members::secret(self.secret.as_deref())?;
-        let description = members::description(self.description)?;
-        let filters = members::filters(self.filters)?;
-        let headers = members::headers(self.headers)?;
-        let timeout = members::timeout(self.timeout)?;
-        let dialect = members::dialect(self.dialect, dialects)?;
-        let (metadata, client_id) = members::metadata(self.metadata, self.client_id)?;
-        let status = members::status(self.active, self.status)?;
-        let retry = members::retry(self.retries, self.retry_policy)?;
-        let rate = members::rate(self.rate_limit)?;
-        Ok(CheckedWebhook {
+    ) -> Result<CheckedWebhook, Invalids> {
+        let mut wrong = Gathered::default();
+        let url = wrong.take(members::url(self.url, destinations));
+        let events = wrong.take(members::events(self.events));
+        let secret = wrong.take(members::secret(self.secret.as_deref()));
+        let description = wrong.take(members::description(self.description));
+        let filters = wrong.take(members::filters(self.filters));
+        let headers = wrong.take(members::headers(self.headers));
+        let timeout = wrong.take(members::timeout(self.timeout));
+        let dialect = wrong.take(members::dialect(self.dialect, dialects));
+        let (metadata, client_id) = wrong.take(members::metadata(self.metadata, self.client_id));
+        let status = wrong.take(members::status(self.active, self.status));
+        let retry = wrong.take(members::retry(self.retries, self.retry_policy));
+        let rate = wrong.take(members::rate(self.rate_limit));
+        wrong.finish(CheckedWebhook {
             url,
             events,
             secret,

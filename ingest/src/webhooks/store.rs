@@ -61,10 +61,8 @@ pub async fn create(
     key: Option<&str>,
     form: CheckedWebhook,
 ) -> Result<Made> {
-    let url = form.url.ok_or_else(|| Invalid::new("url", "is missing"))?;
-    let events = form
-        .events
-        .ok_or_else(|| Invalid::new("events", "is missing"))?;
+    let url = form.url.ok_or_else(|| Invalid::missing("url"))?;
+    let events = form.events.ok_or_else(|| Invalid::missing("events"))?;
     let operational = form.operational.unwrap_or(false);
     if !operational {
         check_offered(transaction, tenant, &events).await?;

@@ -25,7 +25,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::access::auth::Publishing;
-use crate::api::http::problem::{Problem, Result};
+use crate::api::http::code::Code;
+use crate::api::http::json;
+use crate::api::http::problem::{Blame, Problem, Result};
 use crate::api::http::request::{Body, read_json};
 use crate::api::state::Shared;
 use crate::decode::{Event, Rejected, parse_time};
@@ -254,10 +256,14 @@ enum ItemResult {
     },
     /// It is no event, or not what the catalogue says.
     Refused {
+        code: Code,
         /// The member to blame, if one is.
         #[schema(required)]
         field: Option<String>,
+        /// What is wrong, and what would be right.
         detail: String,
+        /// Everything that is wrong with members.
+        errors: Vec<Blame>,
     },
     /// Perhaps taken: publish it again, with this id.
     Unconfirmed { id: EventId, detail: String },
@@ -307,11 +313,10 @@ async fn publish_batch(
 }
 
 fn read_item(event: &RawValue) -> Result<NewEvent> {
-    // Serde takes a list for a struct, member by member; nobody means that.
     if !event.get().starts_with('{') {
         return Err(Problem::bad_request("an event must be a JSON object"));
     }
-    serde_json::from_str(event.get()).map_err(|error| Problem::bad_request(error.to_string()))
+    json::read(event.get().as_bytes())
 }
 
 async fn item(door: &Arc<Door>, event: Result<Event>) -> ItemResult {
@@ -327,8 +332,14 @@ async fn item(door: &Arc<Door>, event: Result<Event>) -> ItemResult {
         },
         Ok((id, _, Err(detail))) => ItemResult::Unconfirmed { id, detail },
         Err(problem) => {
-            let (field, detail) = problem.into_blame();
-            ItemResult::Refused { field, detail }
+            let (code, detail, errors) = problem.into_blame();
+            let field = errors.first().map(|first| first.field.clone());
+            ItemResult::Refused {
+                code,
+                field,
+                detail,
+                errors,
+            }
         }
     }
 }

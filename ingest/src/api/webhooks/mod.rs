@@ -76,7 +76,7 @@ async fn create(
     State(api): State<Shared>,
     Body(form): Body<WebhookForm>,
 ) -> Result<Tagged> {
-    let checked = form.check(&api.destinations, &api.dialects)?;
+    let checked = form.check_new(&api.destinations, &api.dialects)?;
     let _turn = api.changes.acquire(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
     let transaction = client.transaction().await?;
