@@ -16,6 +16,7 @@ use example::example;
 
 mod example;
 mod generators;
+mod headers;
 pub mod page;
 pub mod words;
 
@@ -121,6 +122,7 @@ pub fn finished(document: &utoipa::openapi::OpenApi) -> Value {
     for (name, schema) in components["schemas"].as_object_mut().into_iter().flatten() {
         mention_other_names(name, schema);
     }
+    headers::declare(&mut document);
     generators::rewrite(&mut document);
     let schemas = document.clone();
     for operation in operations_mut(&mut document) {

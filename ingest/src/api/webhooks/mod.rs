@@ -27,6 +27,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::access::auth::{Managing, Reading};
+use crate::api::http::headers::Created;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Page, Parameters};
 use crate::api::state::Shared;
@@ -55,7 +56,14 @@ struct Tagged(StatusCode, WebhookView);
 
 impl IntoResponse for Tagged {
     fn into_response(self) -> Response {
-        (self.0, [(header::ETAG, self.1.etag())], Json(self.1)).into_response()
+        let etag = [(header::ETAG, self.1.etag())];
+        match self.0 {
+            StatusCode::CREATED => {
+                let id = self.1.id;
+                (etag, Created::new("/api/v1/webhooks", id, self.1)).into_response()
+            }
+            status => (status, etag, Json(self.1)).into_response(),
+        }
     }
 }
 
@@ -67,7 +75,10 @@ impl IntoResponse for Tagged {
     security(("token" = ["manager"])),
     request_body = NewWebhook,
     responses(
-        (status = 201, description = "The webhook with its secret, which is not shown again.", body = WebhookView),
+        (
+            status = 201, description = "The webhook with its secret, which is not shown again.", body = WebhookView,
+            headers(("ETag" = String)),
+        ),
         (status = 409, description = "The tenant already has as many webhooks as it may."),
     ),
 )]
@@ -131,7 +142,7 @@ async fn list(
     get, path = "/{id}", operation_id = "show_webhook", tag = "webhooks",
     security(("token" = ["viewer"])),
     params(("id" = WebhookId, Path)),
-    responses((status = 200, description = "The webhook.", body = WebhookView)),
+    responses((status = 200, description = "The webhook.", body = WebhookView, headers(("ETag" = String)))),
 )]
 async fn show(acting: Reading, State(api): State<Shared>, Id(id): Id<WebhookId>) -> Result<Tagged> {
     let webhook = find(&api, &acting.tenant, id).await?;
@@ -150,7 +161,8 @@ fn expected_revision(headers: &HeaderMap) -> Result<Option<i64>> {
     let revision = text
         .strip_prefix('"')
         .and_then(|text| text.strip_suffix('"'))
-        .and_then(|text| text.parse().ok());
+        // After the hyphen is what may change without a change to the webhook.
+        .and_then(|text| text.split('-').next()?.parse().ok());
     // An ETag that this webhook never had matches nothing.
     revision.map(Some).ok_or_else(changed_meanwhile)
 }
@@ -174,7 +186,7 @@ fn changed_meanwhile() -> Problem {
     ),
     request_body = WebhookForm,
     responses(
-        (status = 200, description = "The webhook as it is now.", body = WebhookView),
+        (status = 200, description = "The webhook as it is now.", body = WebhookView, headers(("ETag" = String))),
         (status = 412, description = "The webhook has changed since the state that `If-Match` names."),
     ),
 )]
@@ -200,7 +212,7 @@ async fn replace(
     ),
     request_body = WebhookForm,
     responses(
-        (status = 200, description = "The webhook as it is now.", body = WebhookView),
+        (status = 200, description = "The webhook as it is now.", body = WebhookView, headers(("ETag" = String))),
         (status = 412, description = "The webhook has changed since the state that `If-Match` names."),
     ),
 )]

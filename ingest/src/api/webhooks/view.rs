@@ -7,6 +7,7 @@ use deadpool_postgres::Client;
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use shared::ids::{Tenant, WebhookId};
 use shared::retry::Retry;
 use shared::webhook::{Rate, Sealed, Status, read_retry};
@@ -173,10 +174,13 @@ impl WebhookView {
         }
     }
 
-    /// Its ETag (RFC 9110, section 8.8.3): changes with every change to it.
+    /// Its ETag (RFC 9110, section 8.8.3): the revision, which changes with every change to it,
+    /// and a hash of all that is shown, because health and times change without one.
     pub fn etag(&self) -> HeaderValue {
-        // Digits between quotes.
-        HeaderValue::from_str(&format!("\"{}\"", self.revision))
+        let shown = serde_json::to_vec(self).unwrap_or_default();
+        let hash = hex::encode(&Sha256::digest(shown)[..8]);
+        // Digits and a hyphen between quotes.
+        HeaderValue::from_str(&format!("\"{}-{hash}\"", self.revision))
             .unwrap_or(HeaderValue::from_static(""))
     }
 }
