@@ -85,8 +85,8 @@ struct Selection {
     /// Only messages that were meant for this tenant.
     #[schema(example = "acme")]
     tenant: Option<String>,
-    /// `parking` or `unrouted`.
-    #[schema(pattern = "^(parking|unrouted)$")]
+    /// Only messages that were taken from this queue.
+    #[schema(value_type = Option<DeadLetterQueue>)]
     queue: Option<String>,
 }
 

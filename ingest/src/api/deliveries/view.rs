@@ -56,7 +56,8 @@ pub struct Delivery {
     #[schema(
         required, example = "schedule",
         extensions(("x-extensible-enum" = json!([
-            "first_attempt", "schedule", "retry_after", "restarted", "endpoint_full", "rate_limited"
+            "first_attempt", "schedule", "retry_after", "restarted", "endpoint_full", "endpoint_down",
+            "rate_limited", "in_flight", "unknown_webhook", "unknown_dialect", "parked"
         ])))
     )]
     pub next_attempt_reason: Option<String>,

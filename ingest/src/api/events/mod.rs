@@ -51,6 +51,10 @@ pub fn routes() -> OpenApiRouter<Shared> {
 
 /// Something that happened.
 #[derive(Deserialize, ToSchema)]
+#[schema(example = json!({
+    "id": "order-4711-created", "type": "order.created",
+    "occurred_at": "2026-01-31T10:00:00Z", "data": {"order": 4711, "total": 25.0}
+}))]
 #[serde(deny_unknown_fields)]
 struct NewEvent {
     #[serde(

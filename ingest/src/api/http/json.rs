@@ -225,8 +225,9 @@ mod tests {
             [
                 wrong("name", "wrong_type"),
                 wrong("bogus", "unknown_member"),
-                wrong("size", "wrong_type"),
+                // After the first, in the order of the alphabet.
                 wrong("inner.parts[1]", "wrong_type"),
+                wrong("size", "wrong_type"),
             ]
         );
     }

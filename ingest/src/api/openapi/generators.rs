@@ -18,6 +18,7 @@ const SCHEMAS: &str = "#/components/schemas/";
 /// Rewrites the whole document.
 pub(super) fn rewrite(document: &mut Value) {
     optional_bodies(document);
+    one_answer_each(document);
     if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
         flatten(schemas);
         name_variants(schemas);
@@ -68,6 +69,38 @@ fn optional_bodies(document: &mut Value) {
             *schema = given[0].clone();
         }
         body["required"] = (!is_optional).into();
+    }
+}
+
+/// An operation that answers different things by status, such as a dry run, has one type for
+/// all of them: some generators know only the first.
+fn one_answer_each(document: &mut Value) {
+    let mut answers = Map::new();
+    for operation in super::operations_mut(document) {
+        let id = camel(operation["operationId"].as_str().unwrap_or_default());
+        let responses = operation["responses"].as_object_mut().into_iter().flatten();
+        let succeeded = responses.filter(|(status, _)| status.starts_with('2'));
+        let schemas = succeeded
+            .filter_map(|(_, response)| response.pointer_mut("/content/application~1json/schema"));
+        let mut schemas: Vec<_> = schemas.collect();
+        let mut ways: Vec<Value> = Vec::new();
+        for schema in &schemas {
+            if !ways.contains(schema) {
+                ways.push((**schema).clone());
+            }
+        }
+        if ways.len() < 2 {
+            continue;
+        }
+        let name = format!("{id}Answer");
+        for schema in &mut schemas {
+            **schema = json!({ "$ref": format!("{SCHEMAS}{name}") });
+        }
+        let description = "What was made, or what a dry run found.";
+        answers.insert(name, json!({ "description": description, "oneOf": ways }));
+    }
+    if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
+        schemas.append(&mut answers);
     }
 }
 
@@ -302,7 +335,12 @@ fn share_parameters(document: &mut Value) {
     }
     let mut shared = Map::new();
     for operation in super::operations_mut(document) {
-        for parameter in operation["parameters"].as_array_mut().into_iter().flatten() {
+        let parameters = operation.get_mut("parameters");
+        for parameter in parameters
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
             if times[&parameter.to_string()] > 1 {
                 let name = share(&mut shared, parameter);
                 *parameter = json!({ "$ref": format!("#/components/parameters/{name}") });
@@ -347,7 +385,7 @@ fn drop_unused(document: &mut Value) {
 }
 
 /// `not_listening` and `X-Tenant-ID` as parts of names: `NotListening`, `XTenantID`.
-fn camel(name: &str) -> String {
+pub(super) fn camel(name: &str) -> String {
     let parts = name.split(|c: char| !c.is_ascii_alphanumeric());
     let parts = parts.filter_map(|part| {
         let first = part.chars().next()?.to_ascii_uppercase();
@@ -489,6 +527,23 @@ mod tests {
         let schema = &rotation["content"]["application/json"]["schema"];
         assert_eq!(schema["$ref"], "#/components/schemas/Rotation");
         assert_eq!(body("/api/v1/events")["required"], true);
+    }
+
+    #[test]
+    fn an_operation_has_one_type_of_answer() {
+        let mut document = document();
+        for operation in super::super::operations_mut(&mut document) {
+            let responses = operation["responses"].as_object().unwrap().iter();
+            let succeeded = responses.filter(|(status, _)| status.starts_with('2'));
+            let schemas = succeeded
+                .filter_map(|(_, response)| response.pointer("/content/application~1json/schema"));
+            let schemas: BTreeSet<_> = schemas.map(Value::to_string).collect();
+            assert!(
+                schemas.len() < 2,
+                "{}: {schemas:?}",
+                operation["operationId"]
+            );
+        }
     }
 
     #[test]

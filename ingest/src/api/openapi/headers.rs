@@ -99,7 +99,7 @@ pub(super) fn declare(document: &mut Value) {
 }
 
 fn add(response: &mut Value, status: &str) {
-    let has_etag = response["headers"].get("ETag").is_some();
+    let has_etag = response.pointer("/headers/ETag").is_some();
     let own: &[&str] = match status {
         "201" if has_etag => &["Location", "ETag"],
         "201" => &["Location"],
@@ -133,7 +133,8 @@ fn declare_not_modified(operation: &mut Value) {
         "description": "The ETag of the state that the client has.",
         "schema": { "type": "string" },
     });
-    if let Some(parameters) = operation["parameters"].as_array_mut() {
+    let parameters = operation.get_mut("parameters");
+    if let Some(parameters) = parameters.and_then(Value::as_array_mut) {
         parameters.push(parameter);
     }
 }

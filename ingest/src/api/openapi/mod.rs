@@ -18,6 +18,7 @@ mod example;
 mod generators;
 mod headers;
 pub mod page;
+mod sent;
 pub mod words;
 
 /// What the document starts from; the routes add themselves.
@@ -38,7 +39,9 @@ pub mod words;
         (name = "dead letters", description = "Messages that were refused or unroutable."),
         (name = "tokens", description = "API tokens."),
         (name = "tenants", description = "Tenants and their limits."),
+        (name = "sent", description = "What Posthorn sends to endpoints, in each dialect."),
     ),
+    servers((url = "/", description = "The server that serves this document.")),
     components(schemas(Problem)),
     modifiers(&Token),
 )]
@@ -123,6 +126,7 @@ pub fn finished(document: &utoipa::openapi::OpenApi) -> Value {
         mention_other_names(name, schema);
     }
     headers::declare(&mut document);
+    sent::describe(&mut document);
     generators::rewrite(&mut document);
     let schemas = document.clone();
     for operation in operations_mut(&mut document) {
@@ -211,7 +215,10 @@ fn add_tenant_header(operation: &mut Value) {
         "description": "The tenant for which a global token acts.",
         "schema": { "$ref": "#/components/schemas/TenantId" },
     });
-    match operation["parameters"].as_array_mut() {
+    match operation
+        .get_mut("parameters")
+        .and_then(Value::as_array_mut)
+    {
         Some(parameters) => parameters.push(header),
         None => operation["parameters"] = json!([header]),
     }
