@@ -407,7 +407,7 @@ pub async fn list_of_tenant(
                     whole_size, whole_sha256, \
                     length(body) AS size, substring(body FOR $4::int) AS excerpt \
              FROM dead_letters \
-             WHERE owner = $1 AND tenant = $1 AND id < coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff') \
+             WHERE owner = $1 AND tenant = $1 AND id < coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid) \
              ORDER BY id DESC LIMIT $3",
         )
         .await?;

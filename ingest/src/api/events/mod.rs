@@ -97,10 +97,9 @@ impl NewEvent {
             None => EventUid::generate().into(),
         };
         if self.data.get().len() > LARGEST_MAX_PAYLOAD {
-            return Err(Problem::too_large(format!(
-                "data is {} bytes; at most {LARGEST_MAX_PAYLOAD} are allowed",
-                self.data.get().len()
-            )));
+            let size = self.data.get().len();
+            let bound = format!("data is {size} bytes; at most {LARGEST_MAX_PAYLOAD} are allowed");
+            return Err(Problem::too_large(bound).of_field("data"));
         }
         if depth(self.data.get()) > MAX_DEPTH {
             return Err(Problem::field(
@@ -131,6 +130,7 @@ fn refused(reason: Rejected) -> Problem {
     match reason {
         Rejected::TooLarge { size, limit, .. } => {
             Problem::too_large(format!("data is {size} bytes; at most {limit} are allowed"))
+                .of_field("data")
         }
         Rejected::Unfit(unfit) => Problem::field(unfit.field(), unfit.to_string()),
         other => Problem::field("data", other.to_string()),

@@ -108,17 +108,25 @@ impl Wrong {
             let name = name.map(Step::Member);
             place.extend(name.filter(|name| place.last() != Some(name)));
         };
-        let code = if detail.starts_with("unknown field") {
+        let (code, detail) = if detail.starts_with("unknown field") {
+            let known = detail
+                .rsplit_once("`, expected ")
+                .map_or("none", |(_, known)| known);
+            let known = known.trim_start_matches("one of ");
             name_at_end(named());
-            Code::UnknownMember
+            (
+                Code::UnknownMember,
+                format!("is not known; there is {known}"),
+            )
         } else if detail.starts_with("missing field") {
             name_at_end(named());
-            Code::MissingMember
+            (Code::MissingMember, "is missing".to_owned())
         } else if detail.starts_with("duplicate field") {
             name_at_end(named());
-            Code::DuplicateMember
+            let twice = "is there twice, perhaps under two of its names";
+            (Code::DuplicateMember, twice.to_owned())
         } else {
-            Code::WrongType
+            (Code::WrongType, detail.to_owned())
         };
         Self {
             blame: Blame::new(code, written(&place), detail),

@@ -23,6 +23,8 @@ use crate::invalid::{Conflict, Invalid, Invalids, NotFound, Unsaved};
 
 /// The longest name of a field that is shown, in bytes: a client may have chosen it.
 const MAX_FIELD: usize = 256;
+/// The longest text about one field, in bytes.
+const MAX_DETAIL: usize = 512;
 
 /// `application/problem+json` with `title`, `status`, `code`, `detail` and, where one is
 /// to blame, the `field`.
@@ -56,7 +58,7 @@ impl Blame {
         Self {
             field: excerpt(field.as_ref(), MAX_FIELD),
             code,
-            detail: excerpt(detail.as_ref(), MAX_ERROR),
+            detail: excerpt(detail.as_ref(), MAX_DETAIL),
         }
     }
 }
@@ -107,8 +109,8 @@ impl Problem {
         }
     }
 
-    /// A header is to blame.
-    fn of_header(mut self, name: &str) -> Self {
+    /// This member or header is to blame.
+    pub fn of_field(mut self, name: &str) -> Self {
         self.errors = vec![Blame::new(self.code, name, &self.detail)];
         self
     }
@@ -159,13 +161,13 @@ impl Problem {
             Code::Unauthorized,
             "a valid `Authorization: Bearer` token is needed",
         )
-        .of_header("Authorization")
+        .of_field("Authorization")
     }
 
     /// 401: a JWT that isn't accepted, and why.
     pub fn bad_jwt(reason: &str) -> Self {
         let detail = format!("this JWT is not accepted: {reason}");
-        Self::new(StatusCode::UNAUTHORIZED, Code::Unauthorized, detail).of_header("Authorization")
+        Self::new(StatusCode::UNAUTHORIZED, Code::Unauthorized, detail).of_field("Authorization")
     }
 
     /// 403: the token's role is not enough.
@@ -194,7 +196,7 @@ impl Problem {
             Code::NotAcceptable,
             "the API answers with `application/json`: add it to `Accept`",
         )
-        .of_header("Accept")
+        .of_field("Accept")
     }
 
     /// 409: the request contradicts what is stored.
@@ -209,7 +211,7 @@ impl Problem {
             Code::ChangedMeanwhile,
             detail,
         )
-        .of_header("If-Match")
+        .of_field("If-Match")
     }
 
     /// 413: the body or the data is too large.
@@ -224,7 +226,7 @@ impl Problem {
             Code::UnsupportedMediaType,
             "send `Content-Type: application/json`",
         )
-        .of_header("Content-Type")
+        .of_field("Content-Type")
     }
 
     /// The code, the detail, and what is wrong with which member.
