@@ -5,6 +5,7 @@
 //! signed parts of it are slices of those bytes.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use axum::http::{HeaderName, HeaderValue, header};
@@ -12,9 +13,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::ExposeSecret;
+use serde_json::value::RawValue;
 use sha2::Sha256;
 use time::OffsetDateTime;
 
+use super::api::Additions;
 use super::javascript;
 use super::message::{Message, Wire};
 use super::policy::Policy;
@@ -29,6 +32,9 @@ pub struct Dialect {
     pub(super) definition: String,
     pub(super) policy: Policy,
     pub(super) form: Form,
+    /// See [`Dialect::unwraps`].
+    pub(super) unwrap: Option<String>,
+    pub(super) additions: Additions,
     pub(super) content_type: HeaderValue,
     pub(super) body: Vec<Member>,
     pub(super) headers: Vec<(HeaderName, Template<InHeader>)>,
@@ -139,14 +145,37 @@ impl Dialect {
         &self.policy
     }
 
+    /// What the API's answers have in addition.
+    #[must_use]
+    pub fn additions(&self) -> &Additions {
+        &self.additions
+    }
+
+    /// The member that deliveries wrap the data in. Data that consists of this member alone
+    /// was wrapped by its producer, and stands for the member's value.
+    #[must_use]
+    pub fn unwraps(&self) -> Option<&str> {
+        self.unwrap.as_deref()
+    }
+
+    /// Whether the dialect sets this header itself. `name` is in lower case.
+    #[must_use]
+    pub fn sets_header(&self, name: &str) -> bool {
+        self.headers.iter().any(|(set, _)| set.as_str() == name)
+    }
+
     /// Writes and signs a delivery.
     #[must_use]
     pub fn compose(&self, message: &Message<'_>, secrets: &Secrets, now: OffsetDateTime) -> Wire {
+        let data = match &self.unwrap {
+            Some(member) => inner(message.data, member),
+            None => message.data,
+        };
         let data = match self.form {
-            Form::AsPublished => Cow::Borrowed(message.data),
+            Form::AsPublished => Cow::Borrowed(data),
             // `ingest` accepts only JSON data, so this can't fail.
             Form::JavaScript => {
-                javascript::rewrite(message.data).map_or(Cow::Borrowed(message.data), Cow::Owned)
+                javascript::rewrite(data).map_or(Cow::Borrowed(data), Cow::Owned)
             }
         };
         let mut composer = Composer {
@@ -179,6 +208,20 @@ impl Dialect {
             body: body.text.into_bytes(),
             headers,
         }
+    }
+
+    /// Whether the previous secret signs too until a rotation's overlap ends.
+    #[must_use]
+    pub fn signs_with_previous_secret(&self) -> bool {
+        let mut signatures = self.signatures.iter();
+        signatures.any(|signature| signature.secrets == Signing::All)
+    }
+
+    /// Whether a secret that begins with `whsec_` must go on with base64.
+    #[must_use]
+    pub fn decodes_secrets(&self) -> bool {
+        let mut signatures = self.signatures.iter();
+        signatures.any(|signature| signature.key == Key::Whsec)
     }
 
     /// Whether it can send a signature by an ed25519 key.
@@ -322,6 +365,21 @@ impl Composer<'_> {
                 all.join(" ")
             }
         }
+    }
+}
+
+/// The value of the member that the data consists of, if that is an object; otherwise the data.
+fn inner<'a>(data: &'a str, member: &str) -> &'a str {
+    // Most data begins with another member. Then nothing is parsed.
+    let begin = data.trim_start().strip_prefix('{').map(str::trim_start);
+    let begin = begin.and_then(|text| text.strip_prefix('"'));
+    if !begin.is_some_and(|text| text.starts_with(member)) {
+        return data;
+    }
+    let members: Option<BTreeMap<&str, &RawValue>> = serde_json::from_str(data).ok();
+    match members.as_ref().map(|members| (members.len(), members.get(member))) {
+        Some((1, Some(value))) if value.get().starts_with('{') => value.get(),
+        _ => data,
     }
 }
 

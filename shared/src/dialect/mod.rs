@@ -9,10 +9,12 @@
 //! | `file` | reads and checks a dialect's file; what may stand in one |
 //! | `section`, `shape`, `signatures` | its parts: the tree, body and headers, what signs |
 //! | `template` | the texts with placeholders in it |
+//! | `api` | what answers of the API have in addition |
 //! | `policy` | timeouts, ages, retries, what statuses mean |
 //! | `message`, `compose` | a delivery, and how it is written and signed |
 //! | `javascript` | JSON as JavaScript writes it |
 
+mod api;
 mod compose;
 mod file;
 pub mod javascript;
@@ -28,6 +30,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use api::{Addition, Additions};
 pub use compose::Dialect;
 pub use message::{Message, Wire};
 pub use policy::{Answers, Meaning, Policy};

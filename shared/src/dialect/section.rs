@@ -66,6 +66,22 @@ impl Section {
         }
     }
 
+    pub(super) fn whole_number(
+        &mut self,
+        key: &str,
+        bounds: std::ops::RangeInclusive<u32>,
+    ) -> Result<Option<u32>> {
+        let Some(number) = self.number(key)? else {
+            return Ok(None);
+        };
+        let (least, most) = (*bounds.start(), *bounds.end());
+        if number.fract() != 0.0 || !(f64::from(least)..=f64::from(most)).contains(&number) {
+            let reason = format!("must be a whole number from {least} to {most}");
+            return Err(self.invalid(key, reason));
+        }
+        Ok(Some(number as u32))
+    }
+
     pub(super) fn texts(&mut self, key: &str) -> Result<Option<Vec<String>>> {
         let entry = |value| match value {
             Toml::String(text) => Some(text),

@@ -1,5 +1,6 @@
 //! Requests and answers: what every handler reads and writes in the same way.
 
 pub mod problem;
+pub mod query;
 pub mod request;
 pub mod request_id;
