@@ -47,7 +47,8 @@
 //! **Short forms** (Jossiedb), as top-level keys: `locations` and `categories`
 //! (non-empty lists of strings or numbers) and `minStockThreshold` (a number:
 //! stock at or under it passes). Each looks at the first of its three fields
-//! that is there and not null. With an object of operators such a key is an
+//! that is there and not null, at the top of the data or else one level down
+//! (`{"item": {"location": …}}`). With an object of operators such a key is an
 //! ordinary path.
 
 mod clause;

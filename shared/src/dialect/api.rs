@@ -125,7 +125,10 @@ pub(super) fn additions(mut section: Section) -> Result<Additions> {
     let stats = of("stats", STATS)?;
     let under_way = section.text("under_way")?;
     let plain = |c: char| c.is_ascii_lowercase() || c == '_';
-    if under_way.as_ref().is_some_and(|word| word.is_empty() || !word.chars().all(plain)) {
+    if under_way
+        .as_ref()
+        .is_some_and(|word| word.is_empty() || !word.chars().all(plain))
+    {
         return Err(section.invalid("under_way", "must be one word of `a-z` and `_`"));
     }
     section.finish()?;

@@ -174,9 +174,7 @@ impl Dialect {
         let data = match self.form {
             Form::AsPublished => Cow::Borrowed(data),
             // `ingest` accepts only JSON data, so this can't fail.
-            Form::JavaScript => {
-                javascript::rewrite(data).map_or(Cow::Borrowed(data), Cow::Owned)
-            }
+            Form::JavaScript => javascript::rewrite(data).map_or(Cow::Borrowed(data), Cow::Owned),
         };
         let mut composer = Composer {
             dialect: self,
@@ -377,7 +375,10 @@ fn inner<'a>(data: &'a str, member: &str) -> &'a str {
         return data;
     }
     let members: Option<BTreeMap<&str, &RawValue>> = serde_json::from_str(data).ok();
-    match members.as_ref().map(|members| (members.len(), members.get(member))) {
+    match members
+        .as_ref()
+        .map(|members| (members.len(), members.get(member)))
+    {
         Some((1, Some(value))) if value.get().starts_with('{') => value.get(),
         _ => data,
     }

@@ -98,8 +98,10 @@ fn dialect(name: &str, text: &str, mut top: Section) -> Result<Dialect> {
             )
         })?;
     let timeout = top.duration("timeout", Duration::from_secs(1)..=Duration::from_secs(60))?;
-    let min_timeout =
-        top.duration("min_timeout", Duration::from_secs(1)..=Duration::from_secs(60))?;
+    let min_timeout = top.duration(
+        "min_timeout",
+        Duration::from_secs(1)..=Duration::from_secs(60),
+    )?;
     let max_age = top.duration("max_age", Duration::from_secs(1)..=MAX_AGE)?;
     let since = top.one_of(
         "max_age_since",

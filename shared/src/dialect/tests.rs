@@ -223,16 +223,40 @@ fn corp_astro_is_known_by_the_deliverys_id() {
     assert_eq!(
         body,
         format!(
-            r#"{{"id":"{delivery}","timestamp":"2026-11-22T10:00:00.5Z","event_type":"order.created","data":{IN_JAVASCRIPT}}}"#
+            r#"{{"id":"{delivery}","timestamp":"2026-11-22T10:01:00.000Z","event_type":"order.created","data":{IN_JAVASCRIPT}}}"#
         )
     );
     let expected = [
         ("x-corp-astro-webhook-id", &*delivery),
         ("x-corp-astro-event", "order.created"),
         ("x-corp-astro-signature", &hex_hmac(&body)),
-        ("x-corp-astro-timestamp", "2026-11-22T10:00:00.5Z"),
+        ("x-corp-astro-timestamp", "2026-11-22T10:01:00.000Z"),
     ];
     assert_eq!(sent, headers(&expected));
+}
+
+#[test]
+fn data_that_a_producer_wrapped_already_is_not_wrapped_again() {
+    for dialect in ["auraconnect", "brainsait"] {
+        let (plain, _) = wire(dialect, r#"{"n":1}"#, None);
+        for wrapped in [r#"{"object":{"n":1}}"#, r#" { "object" : {"n":1} } "#] {
+            assert_eq!(wire(dialect, wrapped, None).0, plain);
+        }
+        // These only look like it.
+        for other in [
+            r#"{"object":1}"#,
+            r#"{"object":{},"n":1}"#,
+            r#"{"objects":{}}"#,
+        ] {
+            let (body, _) = wire(dialect, other, None);
+            assert!(
+                body.contains(&format!(r#""data":{{"object":{other}}}"#)),
+                "{body}"
+            );
+        }
+    }
+    let (body, _) = wire("standard", r#"{"object":{"n":1}}"#, None);
+    assert!(body.ends_with(r#""data":{"object":{"n":1}}}"#), "{body}");
 }
 
 #[test]

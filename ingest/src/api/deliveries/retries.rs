@@ -9,8 +9,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::access::auth::Managing;
-use crate::api::deliveries::{find, find_opt};
 use crate::api::deliveries::view::Delivery;
+use crate::api::deliveries::{find, find_opt};
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Id, Ids};
 use crate::api::state::{Api, Shared};

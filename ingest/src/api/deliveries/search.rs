@@ -202,7 +202,10 @@ fn states(text: &str, words: &[Word]) -> Result<(Vec<&'static str>, bool)> {
 fn unknown(name: &str) -> Problem {
     let others = STATES.iter().chain(&["success", "pending", PROCESSING]);
     let all: Vec<_> = others.copied().collect();
-    Problem::field("status", format!("`{name}` is not one of {}", all.join(", ")))
+    Problem::field(
+        "status",
+        format!("`{name}` is not one of {}", all.join(", ")),
+    )
 }
 
 /// Finds a page of these webhooks' deliveries.

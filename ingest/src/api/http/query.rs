@@ -72,7 +72,9 @@ fn unknown(name: &str, known: &[String]) -> Problem {
     let others = known.join("`, `");
     Problem::field(
         name,
-        format!("is not a parameter of this operation; did you mean `{nearest}`? It takes `{others}`"),
+        format!(
+            "is not a parameter of this operation; did you mean `{nearest}`? It takes `{others}`"
+        ),
     )
 }
 
@@ -111,7 +113,11 @@ mod tests {
         }
         for (path, query, nearest) in [
             ("/api/v1/deliveries", "stauts=failed", "`status`"),
-            ("/api/webhooks/{id}/deliveries", "event-type=a", "`event_type`"),
+            (
+                "/api/webhooks/{id}/deliveries",
+                "event-type=a",
+                "`event_type`",
+            ),
             ("/api/v1/webhooks/{id}", "verbose", "no query parameters"),
         ] {
             let refused = check(path, query).unwrap_err().to_string();

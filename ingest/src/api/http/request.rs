@@ -90,9 +90,8 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalB
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let nothing = request.headers().get(header::CONTENT_TYPE).is_none()
-            && axum::body::HttpBody::size_hint(request.body()).exact() == Some(0);
-        if nothing {
+        // Many clients send a content type with every POST. An empty body is none.
+        if axum::body::HttpBody::size_hint(request.body()).exact() == Some(0) {
             return Ok(Self(T::default()));
         }
         Body::<Option<T>>::from_request(request, state)
@@ -161,7 +160,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let Query(value) = Query::from_request_parts(parts, state)
             .await
-            .map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+            .map_err(|rejection| {
+                // `limit: invalid digit found in string`, after words about the library's work.
+                let text = rejection.body_text();
+                let reason = text.strip_prefix("Failed to deserialize query string: ");
+                Problem::bad_request(format!("query string: {}", reason.unwrap_or(&text)))
+            })?;
         Ok(Self(value))
     }
 }

@@ -107,6 +107,9 @@ pub struct WebhookView {
     #[serde(flatten)]
     #[schema(ignore)]
     beside: Beside,
+    /// Whether a secret that begins with `whsec_` must go on with base64.
+    #[serde(skip)]
+    pub decodes_secrets: bool,
     /// Which state of it this is: its ETag.
     #[serde(skip)]
     revision: i64,
@@ -142,7 +145,9 @@ impl WebhookView {
         let created_at = row.get("created_at");
         let own_dialect: Option<String> = row.get("dialect");
         let tenants_dialect: &str = row.get("tenants_dialect");
-        let dialect = api.dialects.get(own_dialect.as_deref().unwrap_or(tenants_dialect));
+        let dialect = api
+            .dialects
+            .get(own_dialect.as_deref().unwrap_or(tenants_dialect));
         let signs_with_previous = dialect.is_none_or(|d| d.signs_with_previous_secret());
         let mut view = Self {
             id: row.get("id"),
@@ -181,6 +186,7 @@ impl WebhookView {
             last_too_costly_at: row.get("last_too_costly_at"),
             last_triggered: summary.last_triggered,
             beside: Beside::new(),
+            decodes_secrets: dialect.is_some_and(|dialect| dialect.decodes_secrets()),
             revision: row.get("revision"),
         };
         if let Some(dialect) = dialect {
