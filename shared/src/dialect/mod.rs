@@ -33,7 +33,7 @@ use std::time::Duration;
 pub use api::{Addition, Additions};
 pub use compose::Dialect;
 pub use message::{Message, Wire};
-pub use policy::{Answers, Meaning, Policy};
+pub use policy::{Answers, Meaning, Policy, Since};
 pub use section::Invalid;
 
 /// The dialect of a tenant that didn't choose another one.

@@ -12,6 +12,7 @@ use axum::Json;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::StatusCode;
 use futures_util::future::join_all;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use shared::ids::{EventId, EventType, EventUid, Tenant};
@@ -64,9 +65,22 @@ struct NewEvent {
     #[schema(value_type = Option<EventId>, extensions(("x-also" = json!(["event_id", "eventId"]))))]
     id: Option<String>,
     /// When it happened; now unless set.
-    #[serde(alias = "occurredAt", alias = "timestamp")]
-    #[schema(format = DateTime, extensions(("x-also" = json!(["occurredAt", "timestamp"]))))]
+    #[serde(alias = "occurredAt", alias = "timestamp", alias = "created")]
+    #[schema(
+        format = DateTime,
+        extensions(("x-also" = json!(["occurredAt", "timestamp", "created"])))
+    )]
     occurred_at: Option<String>,
+    /// Taken because producers for BrainSAIT send it. The token says whose event it is.
+    #[serde(alias = "tenantId")]
+    #[schema(value_type = Option<String>)]
+    #[expect(dead_code, reason = "only taken")]
+    tenant_id: Option<IgnoredAny>,
+    /// Taken because producers for BrainSAIT send it. The dialect says what is delivered.
+    #[serde(alias = "apiVersion")]
+    #[schema(value_type = Option<String>)]
+    #[expect(dead_code, reason = "only taken")]
+    api_version: Option<IgnoredAny>,
     /// Any JSON, at most 262,144 bytes unless the tenant has another limit, and 100 levels deep.
     /// Arrives as it was sent.
     #[serde(alias = "payload")]

@@ -9,6 +9,7 @@
 //! Answers carry an ETag. A change that sends it in `If-Match` is refused if the
 //! webhook has changed since.
 
+pub mod endpoint_stats;
 pub mod keys;
 pub mod put_back;
 pub mod rotation;
