@@ -16,7 +16,7 @@ const SHOWN: i64 = 100;
 
 /// What is shown of a webhook.
 #[derive(Default, Serialize)]
-pub(super) struct EndpointFigures {
+pub struct EndpointFigures {
     url: String,
     total_deliveries: i64,
     successful_deliveries: i64,

@@ -46,11 +46,11 @@ pub fn routes() -> OpenApiRouter<Shared> {
 
 /// A page of webhooks.
 #[derive(Serialize, ToSchema)]
-struct WebhookPage {
-    webhooks: Vec<WebhookView>,
+pub struct WebhookPage {
+    pub webhooks: Vec<WebhookView>,
     /// The cursor of the next page; `null` on the last page.
     #[schema(required)]
-    next_cursor: Option<String>,
+    pub next_cursor: Option<String>,
 }
 
 /// The most webhooks of a page that names no limit: a tenant's, unless it has unusually many.
@@ -59,18 +59,18 @@ const ALL: i64 = 1_000;
 /// Which webhooks to list.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct WebhookQuery {
+pub struct WebhookQuery {
     /// Only webhooks with this `client_id` in their metadata.
-    client_id: Option<String>,
+    pub client_id: Option<String>,
     /// The most entries of the page; by default all of them, at most 1,000.
     #[param(minimum = 1, maximum = 250)]
-    limit: Option<i64>,
+    pub limit: Option<i64>,
     /// `next_cursor` of the previous page.
-    cursor: Option<String>,
+    pub cursor: Option<String>,
 }
 
 /// A webhook with its ETag.
-struct Tagged(StatusCode, WebhookView);
+pub struct Tagged(pub StatusCode, pub WebhookView);
 
 impl IntoResponse for Tagged {
     fn into_response(self) -> Response {
@@ -90,7 +90,7 @@ impl IntoResponse for Tagged {
         (status = 409, description = "The tenant already has as many webhooks as it may."),
     ),
 )]
-async fn create(
+pub async fn create(
     acting: Managing,
     State(api): State<Shared>,
     Body(form): Body<WebhookForm>,
@@ -119,7 +119,7 @@ async fn create(
     params(WebhookQuery),
     responses((status = 200, description = "A page.", body = WebhookPage)),
 )]
-async fn list(
+pub async fn list(
     acting: Reading,
     State(api): State<Shared>,
     Parameters(query): Parameters<WebhookQuery>,
@@ -163,7 +163,11 @@ async fn list(
     params(("id" = WebhookId, Path)),
     responses((status = 200, description = "The webhook.", body = WebhookView)),
 )]
-async fn show(acting: Reading, State(api): State<Shared>, Id(id): Id<WebhookId>) -> Result<Tagged> {
+pub async fn show(
+    acting: Reading,
+    State(api): State<Shared>,
+    Id(id): Id<WebhookId>,
+) -> Result<Tagged> {
     let webhook = find(&api, &acting.tenant, id).await?;
     Ok(Tagged(StatusCode::OK, webhook))
 }
@@ -209,7 +213,7 @@ fn changed_meanwhile() -> Problem {
         (status = 412, description = "The webhook has changed since the state that `If-Match` names."),
     ),
 )]
-async fn replace(
+pub async fn replace(
     acting: Managing,
     api: State<Shared>,
     id: Id<WebhookId>,
@@ -235,7 +239,7 @@ async fn replace(
         (status = 412, description = "The webhook has changed since the state that `If-Match` names."),
     ),
 )]
-async fn update(
+pub async fn update(
     acting: Managing,
     State(api): State<Shared>,
     Id(id): Id<WebhookId>,
@@ -276,7 +280,7 @@ async fn update(
         (status = 412, description = "The webhook has changed since the state that `If-Match` names."),
     ),
 )]
-async fn delete(
+pub async fn delete(
     acting: Managing,
     State(api): State<Shared>,
     Id(id): Id<WebhookId>,
