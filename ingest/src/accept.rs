@@ -10,6 +10,7 @@
 //! The statement writes nothing if the catalogue has another revision than the one that
 //! the batch was matched with. So a batch needs no question beforehand.
 
+mod conflicts;
 mod statement;
 
 use std::collections::{BTreeMap, HashSet};
@@ -28,6 +29,8 @@ use tokio_postgres::{Row, Statement};
 use uuid::Uuid;
 
 use crate::decode::Event;
+
+pub use conflicts::conflicts;
 
 /// How far from midnight batches take turns: more than clocks are apart, and
 /// more than a statement may take.

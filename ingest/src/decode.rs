@@ -87,6 +87,19 @@ pub enum Rejected {
         "content type `{0}` is not supported: use application/json, application/msgpack or application/cloudevents+json"
     )]
     ContentType(String),
+    /// Another event was accepted with its id.
+    #[error(
+        "an event with this id was accepted with {}: the SHA-256 of its data is {stored}, of this data {sent}",
+        match stored_type { Some(stored) => format!("the type `{stored}`"), None => "other data".to_owned() }
+    )]
+    Conflict {
+        /// Of the accepted event's data, in hex.
+        stored: String,
+        /// Of this event's data.
+        sent: String,
+        /// The accepted event's type, if it is another one.
+        stored_type: Option<String>,
+    },
     /// PostgreSQL can't store a value in it.
     #[error("it cannot be stored: {0}")]
     Unstorable(String),
@@ -111,6 +124,7 @@ impl Rejected {
             Self::TooDeep => "too_deep",
             Self::Malformed { .. } => "malformed",
             Self::ContentType(_) => "content_type",
+            Self::Conflict { .. } => "conflict",
             Self::Unstorable(_) => "unstorable",
             Self::Unfit(Unfit::UnknownType(..)) => "unknown_type",
             Self::Unfit(Unfit::Schema(..)) => "schema",

@@ -138,6 +138,7 @@ fn refused(reason: Rejected) -> Problem {
         Rejected::TooLarge { size, limit, .. } => {
             Problem::too_large(format!("data is {size} bytes; at most {limit} are allowed"))
         }
+        Rejected::Conflict { .. } => Problem::conflict(reason.to_string()),
         Rejected::Unfit(unfit) => Problem::field(unfit.field(), unfit.to_string()),
         other => Problem::field("data", other.to_string()),
     }
