@@ -5,12 +5,14 @@
 //! answered with 202 then; whoever sent it is told at once what is wrong with it.
 
 pub mod detail;
+pub mod incoming;
 pub mod log;
 pub mod rematches;
 
 use axum::Json;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use futures_util::future::join_all;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -26,9 +28,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::access::auth::Publishing;
+use crate::api::events::incoming::Incoming;
 use crate::api::http::problem::{Problem, Result};
-use crate::api::http::request::{Body, read_json};
-use crate::api::state::Shared;
+use crate::api::http::request::{MAX_BODY, read_json};
+use crate::api::state::{Api, Shared};
 use crate::decode::{Event, Rejected, parse_time};
 use crate::door::Door;
 use crate::http_event::Answer;
@@ -87,6 +90,9 @@ pub struct NewEvent {
         extensions(("x-also" = json!(["payload"])))
     )]
     pub data: Box<RawValue>,
+    /// A CloudEvent's other attributes.
+    #[serde(skip)]
+    pub attributes: Option<serde_json::Value>,
 }
 
 impl NewEvent {
@@ -127,7 +133,7 @@ impl NewEvent {
             id: Some(id),
             occurred_at,
             data: Box::<str>::from(self.data).into_string(),
-            attributes: None,
+            attributes: self.attributes,
         })
     }
 }
@@ -172,28 +178,43 @@ pub struct PublishedEvent {
 /// Publish an event
 ///
 /// Answered when it is durable: written with its deliveries, or confirmed by RabbitMQ.
-/// From then on it isn't lost.
+/// From then on it isn't lost. CloudEvents are taken too, in structured, binary and batch
+/// mode. A batch is answered as by `/batch`.
 #[utoipa::path(
     post, path = "/", operation_id = "publish_event", tag = "events",
     security(("token" = ["manager"])),
+    params(
+        ("Idempotency-Key" = Option<String>, Header,
+            description = "The id of an event that has none."),
+    ),
     request_body = NewEvent,
-    responses((status = 202, description = "It is taken.", body = PublishedEvent)),
+    responses(
+        (status = 202, description = "It is taken.", body = PublishedEvent),
+        (status = 409, description = "Another event was accepted with this id. The detail has both hashes."),
+    ),
 )]
 pub async fn publish(
     acting: Publishing,
     State(api): State<Shared>,
-    Body(new): Body<NewEvent>,
-) -> Result<(StatusCode, Json<PublishedEvent>)> {
+    incoming: Incoming,
+) -> Result<Response> {
+    let new = match incoming {
+        Incoming::One(new) => new,
+        Incoming::Batch(events) => {
+            let result = publish_all(&api, &acting.tenant, events).await?;
+            return Ok((StatusCode::ACCEPTED, Json(result)).into_response());
+        }
+    };
     let event = new.check(&acting.tenant)?;
     match publish_one(&api.door, event).await? {
-        (id, event_type, Ok(matched)) => Ok((
-            StatusCode::ACCEPTED,
-            Json(PublishedEvent {
+        (id, event_type, Ok(matched)) => {
+            let published = PublishedEvent {
                 id,
                 r#type: event_type,
                 matched,
-            }),
-        )),
+            };
+            Ok((StatusCode::ACCEPTED, Json(published)).into_response())
+        }
         (id, _, Err(reason)) => Err(Problem::unavailable(format!(
             "{reason}; publish it again with the id `{id}`"
         ))),
@@ -291,13 +312,23 @@ pub async fn publish_batch(
     State(api): State<Shared>,
     batch: NewBatch,
 ) -> Result<(StatusCode, Json<BatchResult>)> {
-    if batch.events.is_empty() || batch.events.len() > MAX_BATCH {
+    let events = batch.events.iter().map(|event| read_item(event));
+    let result = publish_all(&api, &acting.tenant, events.collect()).await?;
+    Ok((StatusCode::ACCEPTED, Json(result)))
+}
+
+async fn publish_all(
+    api: &Api,
+    tenant: &Tenant,
+    events: Vec<Result<NewEvent>>,
+) -> Result<BatchResult> {
+    if events.is_empty() || events.len() > MAX_BATCH {
         let bound = format!("must have 1 to {MAX_BATCH} entries");
         return Err(Problem::field("events", bound));
     }
-    let mut checked = Vec::with_capacity(batch.events.len());
-    for event in batch.events {
-        checked.push(read_item(&event).and_then(|event| event.check(&acting.tenant)));
+    let mut checked = Vec::with_capacity(events.len());
+    for event in events {
+        checked.push(event.and_then(|event| event.check(tenant)));
         // So many take a while, and so do others' requests.
         yield_now().await;
     }
@@ -311,12 +342,11 @@ pub async fn publish_batch(
             "RabbitMQ confirmed none of the events; publish them again, with ids of your own",
         ));
     }
-    let result = BatchResult {
+    Ok(BatchResult {
         accepted,
         refused: results.len() - accepted,
         results,
-    };
-    Ok((StatusCode::ACCEPTED, Json(result)))
+    })
 }
 
 fn read_item(event: &RawValue) -> Result<NewEvent> {

@@ -17,7 +17,7 @@ use utoipa::IntoParams;
 use crate::api::http::problem::Problem;
 
 /// The largest request body, in bytes: an event's data and what is around it.
-const MAX_BODY: usize = LARGEST_MAX_PAYLOAD + 256 * 1024;
+pub const MAX_BODY: usize = LARGEST_MAX_PAYLOAD + 256 * 1024;
 
 /// The most rows in a page.
 pub const MAX_PAGE: i64 = 250;
@@ -60,9 +60,12 @@ pub async fn read_json<T: DeserializeOwned>(request: Request, limit: usize) -> R
     serde_json::from_slice(&bytes).map_err(|error| Problem::bad_request(error.to_string()))
 }
 
-/// Reads on for a while if the body is too large: a client that is still sending
-/// when the connection is closed doesn't see the answer.
-async fn read_body(request: Request, limit: usize) -> Result<Vec<u8>, Problem> {
+/// Reads a body of at most `limit` bytes. Reads on for a while if the body is too large: a
+/// client that is still sending when the connection is closed doesn't see the answer.
+///
+/// # Errors
+/// If the body is larger, or not whole.
+pub async fn read_body(request: Request, limit: usize) -> Result<Vec<u8>, Problem> {
     let mut chunks = request.into_body().into_data_stream();
     let (mut body, mut size) = (Vec::new(), 0);
     while let Some(chunk) = chunks.next().await {
