@@ -12,6 +12,7 @@ use axum::http::{HeaderName, HeaderValue, header};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hmac::{Hmac, KeyInit, Mac};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use secrecy::ExposeSecret;
 use serde_json::value::RawValue;
 use sha2::Sha256;
@@ -36,8 +37,12 @@ pub struct Dialect {
     pub(super) unwrap: Option<String>,
     pub(super) additions: Additions,
     pub(super) content_type: HeaderValue,
+    /// Whether the body is the data alone, without members around it.
+    pub(super) bare: bool,
     pub(super) body: Vec<Member>,
     pub(super) headers: Vec<(HeaderName, Template<InHeader>)>,
+    /// The prefix of headers that are CloudEvents attributes, percent-encoded.
+    pub(super) spread: Option<String>,
     pub(super) signatures: Vec<Signature>,
 }
 
@@ -161,7 +166,9 @@ impl Dialect {
     /// Whether the dialect sets this header itself. `name` is in lower case.
     #[must_use]
     pub fn sets_header(&self, name: &str) -> bool {
+        let spread = self.spread.as_ref();
         self.headers.iter().any(|(set, _)| set.as_str() == name)
+            || spread.is_some_and(|prefix| name.starts_with(prefix))
     }
 
     /// Writes and signs a delivery.
@@ -197,14 +204,47 @@ impl Dialect {
                 InHeader::Of(field) => field.write(message, now),
                 InHeader::Signature(signature) => composer.sign(*signature, &body),
             });
+            let text = match self.attribute_name(name) {
+                Some(attribute) => encoded(match message.attributes {
+                    Some(own) => own.get(attribute).map_or(text, attribute_text),
+                    None => text,
+                }),
+                None => text,
+            };
             // Fields and signatures are visible ASCII, which every header value may
             // contain. The text around them was checked when the file was read.
             let value = HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""));
             headers.push((name.clone(), value));
         }
+        self.add_attributes(message, &mut headers);
         Wire {
             body: body.text.into_bytes(),
             headers,
+        }
+    }
+
+    /// The attribute that a header has, if it has one.
+    fn attribute_name<'n>(&self, header: &'n HeaderName) -> Option<&'n str> {
+        header.as_str().strip_prefix(self.spread.as_ref()?.as_str())
+    }
+
+    /// Adds the producer's attributes that no header of the file has.
+    fn add_attributes(&self, message: &Message<'_>, headers: &mut Vec<(HeaderName, HeaderValue)>) {
+        let (Some(prefix), Some(attributes)) = (&self.spread, message.attributes) else {
+            return;
+        };
+        for (attribute, value) in attributes {
+            // The content type says it.
+            if attribute == "datacontenttype" {
+                continue;
+            }
+            let name = HeaderName::try_from(format!("{prefix}{attribute}"));
+            let value = HeaderValue::try_from(encoded(attribute_text(value)));
+            if let (Ok(name), Ok(value)) = (name, value)
+                && !self.headers.iter().any(|(own, _)| *own == name)
+            {
+                headers.push((name, value));
+            }
         }
     }
 
@@ -275,6 +315,13 @@ impl Composer<'_> {
     /// The body, or all of it except one member.
     fn body(&self, without: Option<usize>) -> Written {
         let members = &self.dialect.body;
+        if self.dialect.bare {
+            return Written {
+                text: self.data.to_owned(),
+                values: Vec::new(),
+                without,
+            };
+        }
         let spreads = members.iter().any(|m| matches!(m.value, Value::Attributes));
         let attributes = self.message.attributes.filter(|_| spreads);
         let mut written = Written {
@@ -363,6 +410,23 @@ impl Composer<'_> {
                 all.join(" ")
             }
         }
+    }
+}
+
+/// An attribute as a header has it.
+fn attribute_text(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Percent-encoded, as CloudEvents' binding to HTTP wants it (section 3.1.3.2).
+fn encoded(text: String) -> String {
+    const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+    match utf8_percent_encode(&text, ENCODED).into() {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(encoded) => encoded,
     }
 }
 

@@ -14,8 +14,8 @@
 //! | `deliveries_per_hour` | the limit of tenants that set none |
 //! | `unwrap` | a member's name: data that consists of this member alone stands for the member's value |
 //! | `api` | what the API's answers have in addition |
-//! | `body` | its members in order: texts, numbers, booleans, tables. `{data}` alone is the event's data. The key `...` with `{attributes}` inserts CloudEvents attributes |
-//! | `headers` | texts |
+//! | `body` | its members in order: texts, numbers, booleans, tables. `{data}` alone is the event's data. The key `...` with `{attributes}` inserts CloudEvents attributes. Or the text `{data}`: the body is the data |
+//! | `headers` | texts. A key like `ce-...` with `{attributes}` inserts CloudEvents attributes with that prefix |
 //! | `signatures.<name>` | `signs` and `encoding` (texts), `key` (`text` or `whsec`), `secrets` (`current` or `all`), `ed25519` (how a signature by a key pair is written) |
 //! | `retry` | `delays`, or `first`, `factor`, `cap`, `retries`; `jitter` |
 //! | `answers` | lists of statuses: `success`, `stop`, `disable` |
@@ -115,7 +115,16 @@ fn dialect(name: &str, text: &str, mut top: Section) -> Result<Dialect> {
     let schedule = schedule(top.section("retry")?)?;
     let answers = answers(top.section("answers")?)?;
 
-    let (body, headers) = (top.section("body")?, top.section("headers")?);
+    // The data without anything around it.
+    let bare = top.table.get("body").and_then(|body| body.as_str()) == Some("{data}");
+    let body = match bare {
+        true => {
+            top.table.remove("body");
+            None
+        }
+        false => Some(top.section("body")?),
+    };
+    let headers = top.section("headers")?;
     let signing = top.section("signatures")?;
     let additions = if top.table.contains_key("api") {
         api::additions(top.section("api")?)?
@@ -132,8 +141,9 @@ fn dialect(name: &str, text: &str, mut top: Section) -> Result<Dialect> {
         signatures: signing.table.keys().cloned().collect(),
         form: form.unwrap_or(Form::AsPublished),
     };
-    let body = names.body(body, 0)?;
-    let headers = names.headers(headers)?;
+    let body = body.map(|body| names.body(body, 0)).transpose()?;
+    let body = body.unwrap_or_default();
+    let (headers, spread) = names.headers(headers)?;
     let signatures = signatures(signing, &body)?;
     let dialect = Dialect {
         name: name.to_owned(),
@@ -155,8 +165,10 @@ fn dialect(name: &str, text: &str, mut top: Section) -> Result<Dialect> {
         unwrap,
         additions,
         content_type,
+        bare,
         body,
         headers,
+        spread,
         signatures,
     };
     check_signatures(&dialect).map_err(|(key, reason)| Invalid { file, key, reason })?;

@@ -1,7 +1,7 @@
 //! Dialects: how a delivery looks on the wire, and what each kind of answer means.
 //!
 //! A dialect is a small declarative file. It describes the body, the headers, the
-//! signature and the default policy. Seven are embedded; a folder may hold more. No code
+//! signature and the default policy. Eight are embedded; a folder may hold more. No code
 //! refers to a dialect by name, except [`DEFAULT`].
 //!
 //! | file | does |
@@ -40,7 +40,7 @@ pub use section::Invalid;
 pub const DEFAULT: &str = "standard";
 
 /// The built-in dialects: name and file.
-const EMBEDDED: [(&str, &str); 7] = [
+const EMBEDDED: [(&str, &str); 8] = [
     (
         "auraconnect.toml",
         include_str!("../../dialects/auraconnect.toml"),
@@ -48,6 +48,10 @@ const EMBEDDED: [(&str, &str); 7] = [
     (
         "brainsait.toml",
         include_str!("../../dialects/brainsait.toml"),
+    ),
+    (
+        "cloudevents-binary.toml",
+        include_str!("../../dialects/cloudevents-binary.toml"),
     ),
     (
         "cloudevents.toml",

@@ -137,7 +137,7 @@ fn an_ed25519_key_signs_beside_the_secret() {
         .filter(|dialect| dialect.takes_signing_keys())
         .map(|dialect| dialect.name().to_owned())
         .collect();
-    assert_eq!(takes, ["cloudevents", "standard"]);
+    assert_eq!(takes, ["cloudevents", "cloudevents-binary", "standard"]);
 }
 
 #[test]
@@ -257,6 +257,39 @@ fn data_that_a_producer_wrapped_already_is_not_wrapped_again() {
     }
     let (body, _) = wire("standard", r#"{"object":{"n":1}}"#, None);
     assert!(body.ends_with(r#""data":{"object":{"n":1}}}"#), "{body}");
+}
+
+#[test]
+fn a_binary_cloudevent_is_the_data_and_its_attributes_are_headers() {
+    let attributes = json!({
+        "specversion": "1.0", "source": "/shop %1", "subject": "Zoë \"1\"", "level": 3,
+        "datacontenttype": "application/msgpack",
+    });
+    let (body, sent) = wire("cloudevents-binary", DATA, Some(attributes));
+    assert_eq!(body, DATA);
+    let key = BASE64.decode(&SECRET["whsec_".len()..]).unwrap();
+    let mac = BASE64.encode(hmac(&key, &format!("evt-\"1.1795341660.{body}")));
+    let mut expected = vec![
+        ("ce-specversion", "1.0"),
+        ("ce-id", "evt-%221"),
+        ("ce-source", "/shop%20%251"),
+        ("ce-type", "order.created"),
+        ("ce-time", "2026-11-22T10:00:00.5Z"),
+        ("ce-subject", "Zo%C3%AB%20%221%22"),
+        ("ce-level", "3"),
+        ("webhook-id", "evt-\"1"),
+        ("webhook-timestamp", "1795341660"),
+    ];
+    let signature = format!("v1,{mac}");
+    expected.push(("webhook-signature", &signature));
+    assert_eq!(sent, headers(&expected));
+    let dialects = Dialects::embedded();
+    assert!(
+        dialects
+            .get("cloudevents-binary")
+            .unwrap()
+            .sets_header("ce-anything")
+    );
 }
 
 #[test]
