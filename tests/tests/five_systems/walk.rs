@@ -8,20 +8,20 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 
 /// A system's clients at work.
-pub struct Walk {
-    pub world: World,
-    pub ingest: Service,
-    pub dispatcher: Service,
-    pub endpoint: Receiver,
+pub(crate) struct Walk {
+    pub(crate) world: World,
+    pub(crate) ingest: Service,
+    pub(crate) dispatcher: Service,
+    pub(crate) endpoint: Receiver,
     /// The tenant and its dialect have the system's name.
-    pub system: &'static str,
+    pub(crate) system: &'static str,
     /// The path at which the system's API is.
-    pub path: &'static str,
+    pub(crate) path: &'static str,
 }
 
 impl Walk {
     /// A new tenant with the system's dialect. Its endpoint answers as the script says.
-    pub async fn start(system: &'static str, path: &'static str, script: Script) -> Self {
+    pub(crate) async fn start(system: &'static str, path: &'static str, script: Script) -> Self {
         let world = World::start().await;
         let (ingest, dispatcher) = (world.ingest().await, world.dispatcher().await);
         let tenant = json!({"id": system, "dialect": system});
@@ -41,27 +41,27 @@ impl Walk {
     }
 
     /// A request of a client, below the system's path.
-    pub async fn ask(&self, method: &str, below: &str, body: Value) -> (u16, Value) {
+    pub(crate) async fn ask(&self, method: &str, below: &str, body: Value) -> (u16, Value) {
         let path = format!("{}{below}", self.path);
         ask(&self.ingest, method, &path, self.system, &body).await
     }
 
     /// A request that is answered with 2xx.
-    pub async fn get(&self, below: &str) -> Value {
+    pub(crate) async fn get(&self, below: &str) -> Value {
         let (status, body) = self.ask("GET", below, Value::Null).await;
         assert_eq!(status, 200, "{below}: {body}");
         body
     }
 
     /// Creates a webhook for the endpoint; the form has the system's members.
-    pub async fn webhook(&self, form: Value) -> Value {
+    pub(crate) async fn webhook(&self, form: Value) -> Value {
         let (status, made) = self.ask("POST", "", form).await;
         assert_eq!(status, 201, "{made}");
         made
     }
 
     /// Publishes an event over HTTP, as it is.
-    pub async fn publish(&self, event: Value) -> Value {
+    pub(crate) async fn publish(&self, event: Value) -> Value {
         let (status, taken) =
             ask(&self.ingest, "POST", "/api/v1/events", self.system, &event).await;
         assert_eq!(status, 202, "{taken}");
@@ -69,7 +69,7 @@ impl Walk {
     }
 
     /// The first delivery of a webhook, once its status is one of these.
-    pub async fn delivery_in(&self, webhook: &Value, statuses: &[&str]) -> Value {
+    pub(crate) async fn delivery_in(&self, webhook: &Value, statuses: &[&str]) -> Value {
         let id = webhook["id"].as_str().unwrap();
         let mut found = Value::Null;
         eventually(&format!("a delivery is {statuses:?}"), async || {
@@ -80,13 +80,13 @@ impl Walk {
         found
     }
 
-    pub async fn finish(self) {
+    pub(crate) async fn finish(self) {
         self.world.finish().await;
     }
 }
 
 /// A request by the operator, for the tenant that `X-Tenant-ID` names.
-pub async fn ask(
+pub(crate) async fn ask(
     ingest: &Service,
     method: &str,
     path: &str,
@@ -108,20 +108,20 @@ pub async fn ask(
 }
 
 /// HMAC-SHA256 in hex, as all five systems' receivers compute it.
-pub fn hex_hmac(secret: &str, signed: &[u8]) -> String {
+pub(crate) fn hex_hmac(secret: &str, signed: &[u8]) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
     mac.update(signed);
     hex::encode(mac.finalize().into_bytes())
 }
 
 /// Whether a time is RFC 3339 in UTC with three digits after the second.
-pub fn has_milliseconds(time: &Value) -> bool {
+pub(crate) fn has_milliseconds(time: &Value) -> bool {
     let text = time.as_str().unwrap_or_default();
     text.len() == "2026-01-31T10:00:00.000Z".len() && text.ends_with('Z')
 }
 
 /// The member names of a body, in order.
-pub fn members(arrival: &Arrival) -> Vec<String> {
+pub(crate) fn members(arrival: &Arrival) -> Vec<String> {
     let text = std::str::from_utf8(&arrival.body).unwrap();
     let table: serde_json::Map<String, Value> = serde_json::from_str(text).unwrap();
     let mut names: Vec<_> = table.keys().cloned().collect();
