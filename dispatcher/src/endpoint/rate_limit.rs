@@ -490,7 +490,7 @@ mod tests {
     fn small_limits_are_used_up_in_every_period() {
         // A slot is a minute, so the second three are sent in the 62nd minute.
         let of_an_hour = sent(&hourly(3), 6);
-        let minutes = |n| Duration::from_secs(60 * n);
+        let minutes = |n: u64| Duration::from_secs(60 * n);
         assert_eq!(of_an_hour[2], Duration::ZERO);
         assert!(of_an_hour[3] >= minutes(60) && of_an_hour[5] < minutes(62));
         // Three periods and three slots after the first two.

@@ -11,7 +11,7 @@ use sha2::Sha256;
 pub(crate) struct Walk {
     pub(crate) world: World,
     pub(crate) ingest: Service,
-    pub(crate) dispatcher: Service,
+    _dispatcher: Service,
     pub(crate) endpoint: Receiver,
     /// The tenant and its dialect have the system's name.
     pub(crate) system: &'static str,
@@ -33,7 +33,7 @@ impl Walk {
         Self {
             world,
             ingest,
-            dispatcher,
+            _dispatcher: dispatcher,
             endpoint,
             system,
             path,
