@@ -37,9 +37,9 @@ pub struct Dialect {
     pub(super) unwrap: Option<String>,
     pub(super) additions: Additions,
     pub(super) content_type: HeaderValue,
-    /// Whether the body is the data alone, without members around it.
-    pub(super) bare: bool,
     pub(super) body: Vec<Member>,
+    /// The body is the value of its only member, the event's data, without an object around it.
+    pub(super) is_bare: bool,
     pub(super) headers: Vec<(HeaderName, Template<InHeader>)>,
     /// The prefix of headers that are CloudEvents attributes, percent-encoded.
     pub(super) spread: Option<String>,
@@ -315,13 +315,6 @@ impl Composer<'_> {
     /// The body, or all of it except one member.
     fn body(&self, without: Option<usize>) -> Written {
         let members = &self.dialect.body;
-        if self.dialect.bare {
-            return Written {
-                text: self.data.to_owned(),
-                values: Vec::new(),
-                without,
-            };
-        }
         let spreads = members.iter().any(|m| matches!(m.value, Value::Attributes));
         let attributes = self.message.attributes.filter(|_| spreads);
         let mut written = Written {
@@ -330,6 +323,11 @@ impl Composer<'_> {
             without,
         };
         let out = &mut written.text;
+        if self.dialect.is_bare {
+            out.push_str(self.data);
+            written.values = vec![0..out.len(); members.len()];
+            return written;
+        }
         out.push('{');
         for (place, member) in members.iter().enumerate() {
             if without == Some(place) {

@@ -14,7 +14,7 @@
 //! | `deliveries_per_hour` | the limit of tenants that set none |
 //! | `unwrap` | a member's name: data that consists of this member alone stands for the member's value |
 //! | `api` | what the API's answers have in addition |
-//! | `body` | its members in order: texts, numbers, booleans, tables. `{data}` alone is the event's data. The key `...` with `{attributes}` inserts CloudEvents attributes. Or the text `{data}`: the body is the data |
+//! | `body` | its members in order: texts, numbers, booleans, tables. `{data}` alone is the event's data. Or the text `{data}`: the body is the event's data. The key `...` with `{attributes}` inserts CloudEvents attributes |
 //! | `headers` | texts. A key like `ce-...` with `{attributes}` inserts CloudEvents attributes with that prefix |
 //! | `signatures.<name>` | `signs` and `encoding` (texts), `key` (`text` or `whsec`), `secrets` (`current` or `all`), `ed25519` (how a signature by a key pair is written) |
 //! | `retry` | `delays`, or `first`, `factor`, `cap`, `retries`; `jitter` |
@@ -26,7 +26,7 @@ use axum::http::HeaderValue;
 use toml::Table;
 
 use super::api::{self, Additions};
-use super::compose::{Dialect, Form};
+use super::compose::{Dialect, Form, Member, Value};
 use super::policy::{Answers, Policy, Since, Statuses};
 use super::section::{Invalid, Result, Section, duration};
 use super::shape::Names;
@@ -115,13 +115,11 @@ fn dialect(name: &str, text: &str, mut top: Section) -> Result<Dialect> {
     let schedule = schedule(top.section("retry")?)?;
     let answers = answers(top.section("answers")?)?;
 
-    // The data without anything around it.
-    let bare = top.table.get("body").and_then(|body| body.as_str()) == Some("{data}");
-    let body = match bare {
-        true => {
-            top.table.remove("body");
-            None
-        }
+    let is_bare =
+        matches!(top.table.get("body"), Some(toml::Value::String(text)) if text == "{data}");
+    // `None`: the body is the event's data alone.
+    let body = match is_bare {
+        true => top.table.remove("body").and(None),
         false => Some(top.section("body")?),
     };
     let headers = top.section("headers")?;
@@ -141,8 +139,13 @@ fn dialect(name: &str, text: &str, mut top: Section) -> Result<Dialect> {
         signatures: signing.table.keys().cloned().collect(),
         form: form.unwrap_or(Form::AsPublished),
     };
-    let body = body.map(|body| names.body(body, 0)).transpose()?;
-    let body = body.unwrap_or_default();
+    let body = match body {
+        Some(body) => names.body(body, 0)?,
+        None => vec![Member {
+            name: "data".to_owned(),
+            value: Value::Data,
+        }],
+    };
     let (headers, spread) = names.headers(headers)?;
     let signatures = signatures(signing, &body)?;
     let dialect = Dialect {
@@ -165,8 +168,8 @@ fn dialect(name: &str, text: &str, mut top: Section) -> Result<Dialect> {
         unwrap,
         additions,
         content_type,
-        bare,
         body,
+        is_bare,
         headers,
         spread,
         signatures,
