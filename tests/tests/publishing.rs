@@ -73,8 +73,11 @@ async fn cloudevents_are_taken_in_every_mode_and_delivered_in_both() {
     );
 
     let arrivals = shop.receives(6).await;
-    let of = |path: &str| arrivals.iter().filter(move |arrival| arrival.path == path);
-    assert_eq!(of(&binary.path).count(), 3);
+    let of = |path: &str| -> Vec<_> {
+        let arrivals = arrivals.iter();
+        arrivals.filter(|arrival| arrival.path == path).collect()
+    };
+    assert_eq!(of(&binary.path).len(), 3);
     for arrival in of(&binary.path) {
         assert_eq!(&arrival.body[..], br#"{"total":25.00}"#);
         assert_eq!(arrival.header("content-type"), "application/json");
