@@ -10,7 +10,7 @@
 //! The statement writes nothing if the catalogue has another revision than the one that
 //! the batch was matched with. So a batch needs no question beforehand.
 
-mod conflicts;
+pub mod conflicts;
 mod statement;
 
 use std::collections::{BTreeMap, HashSet};
@@ -29,8 +29,6 @@ use tokio_postgres::{Row, Statement};
 use uuid::Uuid;
 
 use crate::decode::Event;
-
-pub use conflicts::conflicts;
 
 /// How far from midnight batches take turns: more than clocks are apart, and
 /// more than a statement may take.

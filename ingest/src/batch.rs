@@ -32,6 +32,7 @@ use tokio_postgres::error::Severity;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::accept::conflicts::conflicts;
 use crate::accept::{self, Accepted, Matched};
 use crate::decode::{self, Event, Rejected};
 use crate::event_types::EventTypes;
@@ -405,13 +406,13 @@ async fn refuse_conflicts(
         return Ok(());
     }
     // Its failure is none of the writing.
-    let conflicts = until_done(&writer.stop, "comparing events with known ones", || {
-        accept::conflicts(&writer.pool, now, &known)
+    let refused = until_done(&writer.stop, "comparing events with known ones", || {
+        conflicts(&writer.pool, now, &known)
     });
-    let mut conflicts = conflicts.await.context("told to stop")?;
+    let mut refused = refused.await.context("told to stop")?;
     for one in part.iter_mut() {
         let uid = one.is.as_ref().ok().map(|event| event.uid);
-        if let Some(conflict) = uid.and_then(|uid| conflicts.remove(&uid)) {
+        if let Some(conflict) = uid.and_then(|uid| refused.remove(&uid)) {
             one.is = Err(conflict);
         }
     }

@@ -4,12 +4,11 @@
 //! only in the transaction that writes the webhook, because it may be the tenant's.
 
 use deadpool_postgres::Transaction;
-use shared::dialect::Dialect;
+use shared::dialect::{Dialect, Dialects};
 use shared::ids::Tenant;
 
 use crate::invalid::{Invalid, Unsaved};
 use crate::webhooks::form::{CheckedWebhook, Signing};
-use crate::webhooks::store::Writing;
 
 /// Checks a form's members against the dialect that the webhook will have: its `own`, or
 /// the tenant's.
@@ -18,7 +17,7 @@ use crate::webhooks::store::Writing;
 /// Names the member and the dialect's rule.
 pub(super) async fn check_rules(
     transaction: &Transaction<'_>,
-    writing: Writing<'_>,
+    dialects: &Dialects,
     tenant: &Tenant,
     own: Option<&str>,
     form: &CheckedWebhook,
@@ -27,7 +26,7 @@ pub(super) async fn check_rules(
         Some(own) => own.to_owned(),
         None => tenants_dialect(transaction, tenant).await?,
     };
-    match writing.dialects.get(&name) {
+    match dialects.get(&name) {
         Some(dialect) => Ok(check(dialect, form)?),
         // `DIALECTS_DIR` of this process may lack a file that another one has.
         None if form.signing == Some(Signing::Ed25519) => Err(takes_no_keys(&name).into()),
@@ -81,7 +80,6 @@ async fn tenants_dialect(
 
 #[cfg(test)]
 mod tests {
-    use shared::dialect::Dialects;
     use shared::secret::Secret;
 
     use super::*;

@@ -76,7 +76,14 @@ pub async fn create(
     }
     let dialect = form.dialect.take().flatten();
     let signs_with_key = form.signing == Some(Signing::Ed25519);
-    check_rules(transaction, writing, tenant, dialect.as_deref(), &form).await?;
+    check_rules(
+        transaction,
+        writing.dialects,
+        tenant,
+        dialect.as_deref(),
+        &form,
+    )
+    .await?;
     check_room(transaction, tenant).await?;
     let secret = form.secret.unwrap_or_else(Secret::generate);
     let id = WebhookId::generate();
@@ -146,7 +153,14 @@ pub async fn update(
         check_offered(transaction, tenant, events).await?;
     }
     let own_dialect = form.dialect.clone().unwrap_or(before.dialect);
-    check_rules(transaction, writing, tenant, own_dialect.as_deref(), &form).await?;
+    check_rules(
+        transaction,
+        writing.dialects,
+        tenant,
+        own_dialect.as_deref(),
+        &form,
+    )
+    .await?;
     let metadata = match form.client_id {
         None => form.metadata,
         Some(client) => {

@@ -18,9 +18,9 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use shared::tenant::LARGEST_MESSAGE;
 
-use super::{MAX_BATCH_BODY, NewEvent};
+use crate::api::events::new_event::{MAX_BATCH_BODY, NewEvent};
 use crate::api::http::problem::{Problem, Result};
-use crate::api::http::request::{read_body, read_json};
+use crate::api::http::request::{MAX_BODY, read_body, read_json};
 use crate::decode::{self, Content, Rejected};
 
 /// The prefix of headers with CloudEvents attributes.
@@ -75,7 +75,7 @@ impl<S: Send + Sync> FromRequest<S> for Incoming {
                 Ok(of_cloudevent(Content { data, attributes })?.into())
             }
             _ => {
-                let mut event: NewEvent = read_json(request, super::MAX_BODY).await?;
+                let mut event: NewEvent = read_json(request, MAX_BODY).await?;
                 event.id = event.id.or(key);
                 Ok(event.into())
             }

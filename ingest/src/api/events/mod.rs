@@ -7,6 +7,7 @@
 pub mod detail;
 pub mod incoming;
 pub mod log;
+pub mod new_event;
 pub mod rematches;
 
 use axum::Json;
@@ -14,12 +15,10 @@ use axum::extract::{FromRequest, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use futures_util::future::join_all;
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use shared::ids::{EventId, EventType, EventUid, Tenant};
 use shared::publish::{Outgoing, Publisher};
-use shared::tenant::LARGEST_MAX_PAYLOAD;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::yield_now;
@@ -29,113 +28,25 @@ use utoipa_axum::routes;
 
 use crate::api::access::auth::Publishing;
 use crate::api::events::incoming::Incoming;
+use crate::api::events::new_event::MAX_BATCH_BODY;
+pub use crate::api::events::new_event::NewEvent;
 use crate::api::http::problem::{Problem, Result};
-use crate::api::http::request::{MAX_BODY, read_json};
+use crate::api::http::request::read_json;
 use crate::api::state::{Api, Shared};
-use crate::decode::{Event, Rejected, parse_time};
+use crate::decode::{Event, Rejected};
 use crate::door::Door;
 use crate::http_event::Answer;
-use crate::json_text::{MAX_DEPTH, depth};
 
 /// How long a request waits for the broker's confirms.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most events of a batch.
 const MAX_BATCH: usize = 1_000;
-/// The largest body of a batch, in bytes.
-const MAX_BATCH_BODY: usize = 8 * 1024 * 1024;
 
 /// `/api/v1/events…`, as far as they publish.
 pub fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(publish))
         .routes(routes!(publish_batch))
-}
-
-/// Something that happened.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NewEvent {
-    #[serde(
-        rename = "type",
-        alias = "event",
-        alias = "event_type",
-        alias = "eventType"
-    )]
-    #[schema(value_type = EventType)]
-    pub event_type: String,
-    /// Makes publishing idempotent: an event whose id is known isn't taken again.
-    #[serde(alias = "event_id", alias = "eventId")]
-    #[schema(value_type = Option<EventId>, extensions(("x-also" = json!(["event_id", "eventId"]))))]
-    pub id: Option<String>,
-    /// When it happened; now unless set.
-    #[serde(alias = "occurredAt", alias = "timestamp", alias = "created")]
-    #[schema(
-        format = DateTime,
-        extensions(("x-also" = json!(["occurredAt", "timestamp", "created"])))
-    )]
-    pub occurred_at: Option<String>,
-    /// Taken because producers for BrainSAIT send it. The token says whose event it is.
-    #[serde(alias = "tenantId")]
-    #[schema(value_type = Option<String>)]
-    pub tenant_id: Option<IgnoredAny>,
-    /// Taken because producers for BrainSAIT send it. The dialect says what is delivered.
-    #[serde(alias = "apiVersion")]
-    #[schema(value_type = Option<String>)]
-    pub api_version: Option<IgnoredAny>,
-    /// Any JSON, at most 262,144 bytes unless the tenant has another limit, and 100 levels deep.
-    /// Arrives as it was sent.
-    #[serde(alias = "payload")]
-    #[schema(
-        value_type = serde_json::Value, example = json!({"total": 25.00, "currency": "EUR"}),
-        extensions(("x-also" = json!(["payload"])))
-    )]
-    pub data: Box<RawValue>,
-    /// A CloudEvent's other attributes.
-    #[serde(skip)]
-    pub attributes: Option<serde_json::Value>,
-}
-
-impl NewEvent {
-    /// An event that is one, as far as that can be said without its tenant's catalogue.
-    fn check(self, tenant: &Tenant) -> Result<Event> {
-        let event_type: EventType = self
-            .event_type
-            .parse()
-            .map_err(|error| Problem::field("type", format!("{error}")))?;
-        let id: EventId = match self.id {
-            Some(id) => id
-                .parse()
-                .map_err(|error| Problem::field("id", format!("{error}")))?,
-            None => EventUid::generate().into(),
-        };
-        if self.data.get().len() > LARGEST_MAX_PAYLOAD {
-            return Err(Problem::too_large(format!(
-                "data is {} bytes; at most {LARGEST_MAX_PAYLOAD} are allowed",
-                self.data.get().len()
-            )));
-        }
-        if depth(self.data.get()) > MAX_DEPTH {
-            return Err(Problem::field(
-                "data",
-                format!("is nested more than {MAX_DEPTH} levels deep"),
-            ));
-        }
-        let occurred_at = match self.occurred_at {
-            None => None,
-            Some(text) => Some(
-                parse_time("occurred_at", &text)
-                    .map_err(|_| Problem::field("occurred_at", "must be an RFC 3339 time"))?,
-            ),
-        };
-        Ok(Event {
-            tenant: tenant.clone(),
-            event_type,
-            id: Some(id),
-            occurred_at,
-            data: Box::<str>::from(self.data).into_string(),
-            attributes: self.attributes,
-        })
-    }
 }
 
 /// What an event's catalogue has against it.
