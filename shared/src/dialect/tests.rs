@@ -374,6 +374,7 @@ fn attempts_are_made_when_each_system_promises() {
             0.0,
         ),
         ("cloudevents", standard.clone(), 0.1),
+        ("cloudevents-binary", standard.clone(), 0.1),
         ("corp-astro", vec![0, 30, 90, 210, 450], 0.0),
         ("jossiedb", vec![0, 5, 15, 35], 0.0),
         ("rishi", vec![0, 1, 3, 7], 0.0),
@@ -396,7 +397,7 @@ fn answers_mean_what_each_system_promises() {
     use Meaning::{Delivered, Disable, Retry, Stop};
     for (names, meanings) in [
         (
-            ["standard", "cloudevents"].as_slice(),
+            ["standard", "cloudevents", "cloudevents-binary"].as_slice(),
             [Delivered, Delivered, Retry, Retry, Disable, Retry, Retry],
         ),
         (
@@ -431,7 +432,7 @@ fn a_folder_adds_dialects_or_says_what_is_wrong_with_each_file() {
     write("README.md", "not a dialect");
     write(".hidden.toml", "not a dialect");
     let dialects = Dialects::with_folder(&folder).unwrap();
-    assert_eq!(dialects.names().count(), 8);
+    assert_eq!(dialects.names().count(), EMBEDDED.len() + 1);
     assert_eq!(dialects.get("shop").unwrap().definition(), standard);
 
     write("standard.toml", standard);
