@@ -15,17 +15,20 @@ use shared::retry::Retry;
 use shared::secret::Secret;
 use shared::webhook::{Rate, Status};
 use std::collections::BTreeMap;
-use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{Schema, Type as JsonType};
+use utoipa::{PartialSchema, ToSchema};
 
-use super::rate_limit::RateLimit;
+use super::rate_limit::RateLimitForm;
 use crate::form::{OneOrMany, one_or_many, present};
-use crate::invalid::Invalid;
+use crate::invalid::{Gathered, Invalid, Invalids};
 use members::StatusForm;
 pub use members::{MAX_FILTER, check_metadata};
 
 /// The body of a create or an update.
 #[derive(Deserialize, ToSchema)]
 #[schema(
+    as = WebhookChange,
     example = json!({
         "url": "https://example.com/hooks", "events": ["order.*"], "description": "the shop",
         "filters": {"total": {"$gte": 10}}, "retry_policy": {"max_retries": 5, "retry_delay": 10_000}
@@ -82,7 +85,7 @@ pub struct WebhookForm {
     retry_policy: Option<Option<Retry>>,
     /// The most attempts per second, or in a period; `null`: no limit.
     #[serde(default, alias = "rateLimit", deserialize_with = "present")]
-    #[schema(value_type = Option<RateLimit>)]
+    #[schema(value_type = Option<RateLimitForm>)]
     rate_limit: Option<Option<Value>>,
     /// Whether each attempt's request and answer are stored whole.
     #[serde(alias = "debugMode")]
@@ -155,28 +158,54 @@ impl CheckedWebhook {
 }
 
 impl WebhookForm {
+    /// Checks the form of a new webhook, which needs `url` and `events`.
+    ///
+    /// # Errors
+    /// Names each invalid or missing member.
+    pub fn check_new(
+        self,
+        destinations: &Destinations,
+        dialects: &Dialects,
+    ) -> Result<CheckedWebhook, Invalids> {
+        let missing = |field, is_there: bool| (!is_there).then(|| Invalid::missing(field));
+        let missing = [
+            missing("url", self.url.is_some()),
+            missing("events", self.events.is_some()),
+        ];
+        let mut missing: Vec<_> = missing.into_iter().flatten().collect();
+        match self.check(destinations, dialects) {
+            Ok(checked) if missing.is_empty() => Ok(checked),
+            Ok(_) => Err(Invalids(missing)),
+            Err(Invalids(others)) => {
+                missing.extend(others);
+                Err(Invalids(missing))
+            }
+        }
+    }
+
     /// Checks every member.
     ///
     /// # Errors
-    /// Names the member and its bound.
+    /// Names each invalid member and its bound.
     pub fn check(
         self,
         destinations: &Destinations,
         dialects: &Dialects,
-    ) -> Result<CheckedWebhook, Invalid> {
-        let url = members::url(self.url, destinations)?;
-        let events = members::events(self.events)?;
-        let secret = members::secret(self.secret.as_deref())?;
-        let description = members::description(self.description)?;
-        let filters = members::filters(self.filters)?;
-        let headers = members::headers(self.headers)?;
-        let timeout = members::timeout(self.timeout)?;
-        let dialect = members::dialect(self.dialect, dialects)?;
-        let (metadata, client_id) = members::metadata(self.metadata, self.client_id)?;
-        let status = members::status(self.active, self.status)?;
-        let retry = members::retry(self.retries, self.retry_policy)?;
-        let rate = members::rate(self.rate_limit)?;
-        Ok(CheckedWebhook {
+    ) -> Result<CheckedWebhook, Invalids> {
+        let mut wrong = Gathered::default();
+        let url = wrong.take(members::url(self.url, destinations));
+        let events = wrong.take(members::events(self.events));
+        let secret = wrong.take(members::secret(self.secret.as_deref()));
+        let description = wrong.take(members::description(self.description));
+        let filters = wrong.take(members::filters(self.filters));
+        let headers = wrong.take(members::headers(self.headers));
+        let timeout = wrong.take(members::timeout(self.timeout));
+        let dialect = wrong.take(members::dialect(self.dialect, dialects));
+        let (metadata, client_id) = wrong.take(members::metadata(self.metadata, self.client_id));
+        let status = wrong.take(members::status(self.active, self.status));
+        let retry = wrong.take(members::retry(self.retries, self.retry_policy));
+        let rate = wrong.take(members::rate(self.rate_limit));
+        wrong.finish(CheckedWebhook {
             url,
             events,
             secret,
@@ -194,6 +223,29 @@ impl WebhookForm {
             metadata,
             client_id,
         })
+    }
+}
+
+/// The body of a create, as the API's description has it: a form with `url` and `events`.
+pub struct NewWebhook;
+
+impl PartialSchema for NewWebhook {
+    fn schema() -> RefOr<Schema> {
+        let mut schema = WebhookForm::schema();
+        if let RefOr::T(Schema::Object(form)) = &mut schema {
+            form.description = Some("A new webhook. `url` and `events` are needed.".to_owned());
+            form.required = vec!["url".to_owned(), "events".to_owned()];
+            if let Some(RefOr::T(Schema::Object(url))) = form.properties.get_mut("url") {
+                url.schema_type = JsonType::String.into();
+            }
+        }
+        schema
+    }
+}
+
+impl ToSchema for NewWebhook {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        WebhookForm::schemas(schemas);
     }
 }
 

@@ -62,14 +62,11 @@ pub async fn create(
     key: Option<&str>,
     mut form: CheckedWebhook,
 ) -> Result<Made> {
-    let url = form
-        .url
-        .take()
-        .ok_or_else(|| Invalid::new("url", "is missing"))?;
+    let url = form.url.take().ok_or_else(|| Invalid::missing("url"))?;
     let events = form
         .events
         .take()
-        .ok_or_else(|| Invalid::new("events", "is missing"))?;
+        .ok_or_else(|| Invalid::missing("events"))?;
     let operational = form.operational.unwrap_or(false);
     if !operational {
         check_offered(transaction, tenant, &events).await?;

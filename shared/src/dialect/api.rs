@@ -75,8 +75,8 @@ pub struct Additions {
     pub delivery: Vec<Addition>,
     /// To statistics.
     pub stats: Vec<Addition>,
-    /// The status of a delivery whose attempt is due. `None`: its state is shown.
-    pub under_way: Option<String>,
+    /// Whether the status of a delivery whose attempt is due is `processing`.
+    pub processing: bool,
 }
 
 /// A member that an answer has in addition.
@@ -123,20 +123,13 @@ pub(super) fn additions(mut section: Section) -> Result<Additions> {
     };
     let (webhook, delivery) = (of("webhook", WEBHOOK)?, of("delivery", DELIVERY)?);
     let stats = of("stats", STATS)?;
-    let under_way = section.text("under_way")?;
-    let plain = |c: char| c.is_ascii_lowercase() || c == '_';
-    if under_way
-        .as_ref()
-        .is_some_and(|word| word.is_empty() || !word.chars().all(plain))
-    {
-        return Err(section.invalid("under_way", "must be one word of `a-z` and `_`"));
-    }
+    let processing = section.truth("processing")?.unwrap_or(false);
     section.finish()?;
     Ok(Additions {
         webhook,
         delivery,
         stats,
-        under_way,
+        processing,
     })
 }
 

@@ -57,6 +57,14 @@ impl Section {
             .ok_or_else(|| self.invalid(key, "is missing"))
     }
 
+    pub(super) fn truth(&mut self, key: &str) -> Result<Option<bool>> {
+        match self.table.remove(key) {
+            None => Ok(None),
+            Some(Toml::Boolean(truth)) => Ok(Some(truth)),
+            Some(_) => Err(self.invalid(key, "must be true or false")),
+        }
+    }
+
     pub(super) fn number(&mut self, key: &str) -> Result<Option<f64>> {
         match self.table.remove(key) {
             None => Ok(None),

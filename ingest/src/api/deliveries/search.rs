@@ -20,7 +20,7 @@ use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::api::deliveries::merge::{Look, Merge, Seen};
-use crate::api::deliveries::view::COLUMNS;
+use crate::api::deliveries::view::{COLUMNS, PROCESSING};
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::Page;
 use crate::timestamp::Timestamp;
@@ -46,8 +46,6 @@ pub const STATES: [&str; 6] = [
 type Word = (&'static str, &'static [&'static str]);
 /// The states of deliveries that aren't finished.
 const OPEN: [&str; 2] = ["queued", "retrying"];
-/// The word for an open delivery whose next attempt is due.
-const PROCESSING: &str = "processing";
 /// Other words for states.
 const OF_DELIVERIES: [Word; 2] = [("success", &["delivered"]), ("pending", &OPEN)];
 /// The words of the short log.

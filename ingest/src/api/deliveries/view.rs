@@ -18,8 +18,11 @@ use utoipa::ToSchema;
 
 use crate::api::beside::{Beside, beside};
 use crate::api::http::problem::Result;
+use crate::api::openapi::words::{AttemptOutcome, DeliveryStatus, LogStatus};
 use crate::timestamp::Timestamp;
 
+/// The status of an open delivery whose next attempt is due, in dialects that show it.
+pub const PROCESSING: &str = "processing";
 /// The largest data of an event that a list shows, in bytes, where a dialect shows it.
 pub const DATA_IN_LISTS: usize = 16 * 1024;
 /// How much of an answer's body a list shows, in bytes.
@@ -36,8 +39,8 @@ pub struct Delivery {
     pub event_id: EventId,
     /// The event's type.
     pub event_type: EventType,
-    /// `queued`, `retrying`, `delivered`, `failed`, `expired` or `cancelled`.
-    #[schema(example = "delivered")]
+    /// The state.
+    #[schema(value_type = DeliveryStatus)]
     pub status: String,
     /// How many attempts were made.
     pub attempts: i16,
@@ -62,7 +65,13 @@ pub struct Delivery {
     pub next_attempt_at: Option<Timestamp>,
     /// Why then: `first_attempt`, `schedule`, `retry_after`, `restarted`, or what
     /// it was put off for (`endpoint_full`, `rate_limited`, …).
-    #[schema(required, example = "schedule")]
+    #[schema(
+        required, example = "schedule",
+        extensions(("x-extensible-enum" = json!([
+            "first_attempt", "schedule", "retry_after", "restarted", "endpoint_full", "endpoint_down",
+            "rate_limited", "in_flight", "unknown_webhook", "unknown_dialect", "parked"
+        ])))
+    )]
     pub next_attempt_reason: Option<String>,
     /// The HTTP status that the last attempt was answered with.
     #[schema(required, example = 200)]
@@ -107,9 +116,8 @@ pub struct Attempt {
     pub n: i16,
     pub started_at: Timestamp,
     pub duration_ms: i32,
-    /// `success`, `redirect`, `client_error`, `server_error`, `timeout`, `dns`,
-    /// `connect`, `tls`, `broken` or `forbidden`.
-    #[schema(example = "server_error")]
+    /// How it ended.
+    #[schema(value_type = AttemptOutcome)]
     pub outcome: String,
     /// Always POST.
     #[schema(example = "POST")]
@@ -144,7 +152,7 @@ pub struct Attempt {
     #[schema(required)]
     pub next_attempt_at: Option<Timestamp>,
     /// What said so: `schedule` or `retry_after`.
-    #[schema(required)]
+    #[schema(required, extensions(("x-extensible-enum" = json!(["schedule", "retry_after"]))))]
     pub next_attempt_reason: Option<String>,
     /// Whether the webhook was in debug mode.
     pub debug: bool,
@@ -156,8 +164,8 @@ pub struct LogEntry {
     pub delivery_id: DeliveryId,
     pub event_id: EventId,
     pub event_type: EventType,
-    /// `success`, `failed` or `pending`.
-    #[schema(example = "success")]
+    /// The state in the words of AuraConnect.
+    #[schema(value_type = LogStatus)]
     pub status: &'static str,
     pub attempts: i16,
     /// The HTTP status that the last attempt was answered with.
@@ -190,10 +198,8 @@ impl Delivery {
         let error: Option<String> = row.get("error");
         let excerpt = row.get::<_, Option<&[u8]>>("response_excerpt");
         let delivered = status == "delivered";
-        if let Some(word) = &additions.under_way
-            && is_under_way(row)
-        {
-            status.clone_from(word);
+        if additions.processing && is_under_way(row) {
+            PROCESSING.clone_into(&mut status);
         }
         Self {
             id,

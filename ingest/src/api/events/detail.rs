@@ -22,6 +22,7 @@ use crate::api::access::auth::Reading;
 use crate::api::events::log::EventView;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Id, Page, Parameters};
+use crate::api::openapi::words::{DeliveryState, WebhookStatus};
 use crate::api::state::{Api, Shared};
 use crate::cpu;
 use crate::matching::{Data, Explanation, Filter, Index, Pattern, Refusal};
@@ -72,8 +73,8 @@ pub struct EventDetail {
 pub struct Delivery {
     pub id: DeliveryId,
     pub webhook_id: WebhookId,
-    /// `queued`, `retrying`, `delivered`, `failed`, `expired` or `cancelled`.
-    #[schema(example = "delivered")]
+    /// The state.
+    #[schema(value_type = DeliveryState)]
     pub status: String,
     /// The number of attempts.
     pub attempts: i16,
@@ -109,7 +110,7 @@ impl From<&Row> for Delivery {
 pub struct Matching {
     pub webhook_id: WebhookId,
     /// `active`; `paused`: it gets the event later; `inactive` or `disabled`: it gets nothing.
-    #[schema(example = "active")]
+    #[schema(value_type = WebhookStatus)]
     pub webhook_status: String,
     /// Whether the webhook was changed after the event, so that the answer may have been different.
     pub changed_since: bool,

@@ -30,7 +30,9 @@ use crate::api::access::auth::Publishing;
 use crate::api::events::incoming::Incoming;
 use crate::api::events::new_event::MAX_BATCH_BODY;
 pub use crate::api::events::new_event::NewEvent;
-use crate::api::http::problem::{Problem, Result};
+use crate::api::http::code::Code;
+use crate::api::http::json;
+use crate::api::http::problem::{Blame, Problem, Result};
 use crate::api::http::request::read_json;
 use crate::api::state::{Api, Shared};
 use crate::decode::{Event, Rejected};
@@ -54,8 +56,9 @@ fn refused(reason: Rejected) -> Problem {
     match reason {
         Rejected::TooLarge { size, limit, .. } => {
             Problem::too_large(format!("data is {size} bytes; at most {limit} are allowed"))
+                .of_field("data")
         }
-        Rejected::Conflict { .. } => Problem::conflict(reason.to_string()),
+        Rejected::Conflict { .. } => Problem::conflict(reason.to_string()).of_field("id"),
         Rejected::Unfit(unfit) => Problem::field(unfit.field(), unfit.to_string()),
         other => Problem::field("data", other.to_string()),
     }
@@ -160,7 +163,7 @@ async fn publish_one(
 pub struct NewBatch {
     /// Each is what `POST /api/v1/events` takes. One that isn't is refused by itself.
     // Read one by one, for that.
-    #[schema(value_type = Vec<serde_json::Value>, min_items = 1, max_items = 1000)]
+    #[schema(value_type = Vec<NewEvent>, min_items = 1, max_items = 1000)]
     pub events: Vec<Box<RawValue>>,
 }
 
@@ -199,10 +202,14 @@ pub enum ItemResult {
     },
     /// It is no event, or not what the catalogue says.
     Refused {
+        code: Code,
         /// The member to blame, if one is.
         #[schema(required)]
         field: Option<String>,
+        /// What is wrong, and what would be right.
         detail: String,
+        /// Everything that is wrong with members.
+        errors: Vec<Blame>,
     },
     /// Perhaps taken: publish it again, with this id.
     Unconfirmed { id: EventId, detail: String },
@@ -261,11 +268,10 @@ async fn publish_all(
 }
 
 fn read_item(event: &RawValue) -> Result<NewEvent> {
-    // Serde takes a list for a struct, member by member; nobody means that.
     if !event.get().starts_with('{') {
         return Err(Problem::bad_request("an event must be a JSON object"));
     }
-    serde_json::from_str(event.get()).map_err(|error| Problem::bad_request(error.to_string()))
+    json::read(event.get().as_bytes())
 }
 
 async fn item(door: &Arc<Door>, event: Result<Event>) -> ItemResult {
@@ -281,8 +287,14 @@ async fn item(door: &Arc<Door>, event: Result<Event>) -> ItemResult {
         },
         Ok((id, _, Err(detail))) => ItemResult::Unconfirmed { id, detail },
         Err(problem) => {
-            let (field, detail) = problem.into_blame();
-            ItemResult::Refused { field, detail }
+            let (code, detail, errors) = problem.into_blame();
+            let field = errors.first().map(|first| first.field.clone());
+            ItemResult::Refused {
+                code,
+                field,
+                detail,
+                errors,
+            }
         }
     }
 }

@@ -16,6 +16,10 @@ pub const MAX_BATCH_BODY: usize = 8 * 1024 * 1024;
 
 /// Something that happened.
 #[derive(Deserialize, ToSchema)]
+#[schema(example = json!({
+    "id": "order-4711-created", "type": "order.created",
+    "occurred_at": "2026-01-31T10:00:00Z", "data": {"order": 4711, "total": 25.0}
+}))]
 #[serde(deny_unknown_fields)]
 pub struct NewEvent {
     #[serde(
@@ -75,10 +79,9 @@ impl NewEvent {
             None => EventUid::generate().into(),
         };
         if self.data.get().len() > LARGEST_MAX_PAYLOAD {
-            return Err(Problem::too_large(format!(
-                "data is {} bytes; at most {LARGEST_MAX_PAYLOAD} are allowed",
-                self.data.get().len()
-            )));
+            let size = self.data.get().len();
+            let bound = format!("data is {size} bytes; at most {LARGEST_MAX_PAYLOAD} are allowed");
+            return Err(Problem::too_large(bound).of_field("data"));
         }
         if depth(self.data.get()) > MAX_DEPTH {
             return Err(Problem::field(

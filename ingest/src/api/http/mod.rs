@@ -1,5 +1,8 @@
 //! Requests and answers: what every handler reads and writes in the same way.
 
+pub mod code;
+pub mod headers;
+pub mod json;
 pub mod problem;
 pub mod query;
 pub mod request;

@@ -14,6 +14,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 use utoipa::IntoParams;
 
+use crate::api::http::json;
 use crate::api::http::problem::Problem;
 
 /// The largest request body, in bytes: an event's data and what is around it.
@@ -53,11 +54,7 @@ pub async fn read_json<T: DeserializeOwned>(request: Request, limit: usize) -> R
         return Err(Problem::media_type());
     }
     let bytes = read_body(request, limit).await?;
-    // Serde takes a list for a struct, member by member; nobody means that.
-    if bytes.trim_ascii_start().first() == Some(&b'[') {
-        return Err(Problem::bad_request("the body must be a JSON object"));
-    }
-    serde_json::from_slice(&bytes).map_err(|error| Problem::bad_request(error.to_string()))
+    json::read(&bytes)
 }
 
 /// Reads a body of at most `limit` bytes. Reads on for a while if the body is too large: a

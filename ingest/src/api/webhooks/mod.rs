@@ -30,11 +30,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::access::auth::{Managing, Reading};
+use crate::api::http::headers::Created;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Page, Parameters};
 use crate::api::state::Shared;
 use crate::api::webhooks::view::{COLUMNS, WebhookView, all, find};
-use crate::webhooks::form::WebhookForm;
+use crate::webhooks::form::{NewWebhook, WebhookForm};
 use crate::webhooks::store;
 
 /// `/api/v1/webhooks…`, also `/api/webhooks…`
@@ -74,7 +75,14 @@ pub struct Tagged(pub StatusCode, pub WebhookView);
 
 impl IntoResponse for Tagged {
     fn into_response(self) -> Response {
-        (self.0, [(header::ETAG, self.1.etag())], Json(self.1)).into_response()
+        let etag = [(header::ETAG, self.1.etag())];
+        match self.0 {
+            StatusCode::CREATED => {
+                let id = self.1.id;
+                (etag, Created::new("/api/v1/webhooks", id, self.1)).into_response()
+            }
+            status => (status, etag, Json(self.1)).into_response(),
+        }
     }
 }
 
@@ -84,9 +92,12 @@ impl IntoResponse for Tagged {
 #[utoipa::path(
     post, path = "/", operation_id = "create_webhook", tag = "webhooks",
     security(("token" = ["manager"])),
-    request_body = WebhookForm,
+    request_body = NewWebhook,
     responses(
-        (status = 201, description = "The webhook with its secret, which is not shown again.", body = WebhookView),
+        (
+            status = 201, description = "The webhook with its secret, which is not shown again.", body = WebhookView,
+            headers(("ETag" = String)),
+        ),
         (status = 409, description = "The tenant already has as many webhooks as it may."),
     ),
 )]
@@ -95,7 +106,7 @@ pub async fn create(
     State(api): State<Shared>,
     Body(form): Body<WebhookForm>,
 ) -> Result<Tagged> {
-    let checked = form.check(&api.destinations, &api.dialects)?;
+    let checked = form.check_new(&api.destinations, &api.dialects)?;
     let _turn = api.changes.acquire(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
     let transaction = client.transaction().await?;
@@ -161,7 +172,7 @@ pub async fn list(
     get, path = "/{id}", operation_id = "show_webhook", tag = "webhooks",
     security(("token" = ["viewer"])),
     params(("id" = WebhookId, Path)),
-    responses((status = 200, description = "The webhook.", body = WebhookView)),
+    responses((status = 200, description = "The webhook.", body = WebhookView, headers(("ETag" = String)))),
 )]
 pub async fn show(
     acting: Reading,
@@ -184,7 +195,8 @@ fn expected_revision(headers: &HeaderMap) -> Result<Option<i64>> {
     let revision = text
         .strip_prefix('"')
         .and_then(|text| text.strip_suffix('"'))
-        .and_then(|text| text.parse().ok());
+        // After the hyphen is what may change without a change to the webhook.
+        .and_then(|text| text.split('-').next()?.parse().ok());
     // An ETag that this webhook never had matches nothing.
     revision.map(Some).ok_or_else(changed_meanwhile)
 }
@@ -209,7 +221,7 @@ fn changed_meanwhile() -> Problem {
     ),
     request_body = WebhookForm,
     responses(
-        (status = 200, description = "The webhook as it is now.", body = WebhookView),
+        (status = 200, description = "The webhook as it is now.", body = WebhookView, headers(("ETag" = String))),
         (status = 412, description = "The webhook has changed since the state that `If-Match` names."),
     ),
 )]
@@ -235,7 +247,7 @@ pub async fn replace(
     ),
     request_body = WebhookForm,
     responses(
-        (status = 200, description = "The webhook as it is now.", body = WebhookView),
+        (status = 200, description = "The webhook as it is now.", body = WebhookView, headers(("ETag" = String))),
         (status = 412, description = "The webhook has changed since the state that `If-Match` names."),
     ),
 )]

@@ -6,6 +6,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::api::http::json;
 use crate::api::http::problem::{Problem, Result};
 use crate::webhooks::form::WebhookForm;
 
@@ -39,8 +40,7 @@ pub fn changes(mut body: Map<String, Value>, shown: &Value) -> Result<WebhookFor
         let reason = "is read-only, and is not what is stored: leave it out";
         return Err(Problem::field(name, reason));
     }
-    serde_json::from_value(Value::Object(body))
-        .map_err(|error| Problem::bad_request(error.to_string()))
+    json::read(Value::Object(body).to_string().as_bytes())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use deadpool_postgres::Client;
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use shared::ids::{Tenant, WebhookId};
 use shared::retry::Retry;
 use shared::webhook::{Rate, Sealed, Status, read_retry};
@@ -15,6 +16,7 @@ use utoipa::ToSchema;
 
 use crate::api::beside::{Beside, beside};
 use crate::api::http::problem::Result;
+use crate::api::openapi::words::WebhookStatus;
 use crate::api::state::Api;
 use crate::api::webhooks::stats::{Health, Summary, summaries};
 use crate::invalid::NotFound;
@@ -39,7 +41,7 @@ pub struct WebhookView {
     pub active: bool,
     /// `active`; `paused`: deliveries are held; `inactive` (switched off by its owner)
     /// or `disabled` (by Posthorn): there are none.
-    #[schema(example = "active")]
+    #[schema(value_type = WebhookStatus)]
     pub status: &'static str,
     /// Why Posthorn disabled the webhook; `null`: it didn't.
     #[schema(required)]
@@ -195,10 +197,13 @@ impl WebhookView {
         view
     }
 
-    /// Its ETag (RFC 9110, section 8.8.3): changes with every change to it.
+    /// Its ETag (RFC 9110, section 8.8.3): the revision, which changes with every change to it,
+    /// and a hash of all that is shown, because health and times change without one.
     pub fn etag(&self) -> HeaderValue {
-        // Digits between quotes.
-        HeaderValue::from_str(&format!("\"{}\"", self.revision))
+        let shown = serde_json::to_vec(self).unwrap_or_default();
+        let hash = hex::encode(&Sha256::digest(shown)[..8]);
+        // Digits and a hyphen between quotes.
+        HeaderValue::from_str(&format!("\"{}-{hash}\"", self.revision))
             .unwrap_or(HeaderValue::from_static(""))
     }
 }

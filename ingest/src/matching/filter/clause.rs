@@ -88,9 +88,9 @@ pub struct FilterError {
 pub struct Refusal {
     /// Where the clause is in the filter, as a JSON Pointer (RFC 6901).
     pub at: String,
-    /// What it demands, at most [`MAX_CLAUSE_TEXT`] characters: `total $gt 5`.
+    /// What it demands, at most 200 characters: `total $gt 5`.
     pub clause: String,
-    /// What the data has there, at most [`MAX_EXCERPT`] characters of JSON, or
+    /// What the data has there, at most 100 characters of JSON, or
     /// `missing`. Where the clause looks at several paths: each with its own.
     pub found: String,
 }

@@ -4,9 +4,9 @@ use serde_json::json;
 
 use super::*;
 
-fn check(body: Value) -> Result<CheckedWebhook, Invalid> {
+fn check(body: Value) -> Result<CheckedWebhook, Invalids> {
     let form: WebhookForm =
-        serde_json::from_value(body).map_err(|error| Invalid::new("", error))?;
+        serde_json::from_value(body).map_err(|error| Invalids(vec![Invalid::new("", error)]))?;
     form.check(&Destinations::default(), &Dialects::embedded())
 }
 
