@@ -140,6 +140,12 @@ pub async fn list(
         cursor: query.cursor,
     };
     let limit = page.limit.map_or(Ok(ALL), |_| page.limit())?;
+    if query.client_id.as_ref().is_some_and(|id| id.contains('\0')) {
+        return Err(Problem::field(
+            "client_id",
+            "must not contain the character U+0000",
+        ));
+    }
     let after = page.after::<WebhookId>()?;
     let client = api.pool.get().await?;
     let statement = client
