@@ -11,7 +11,7 @@ use crate::api::http::problem::{Problem, Result};
 use crate::webhooks::form::WebhookForm;
 
 /// Members that are shown and can't be set.
-const READ_ONLY: [&str; 9] = [
+const READ_ONLY: [&str; 8] = [
     "id",
     "disabled_reason",
     "readable",
@@ -20,10 +20,10 @@ const READ_ONLY: [&str; 9] = [
     "key",
     "created_at",
     "createdAt",
-    "updated_at",
 ];
 /// Those that change by themselves, so that a client can't know their value.
-const CHANGING: [&str; 4] = [
+const CHANGING: [&str; 5] = [
+    "updated_at",
     "health",
     "too_costly_events",
     "last_too_costly_at",
@@ -35,7 +35,14 @@ const CHANGING: [&str; 4] = [
 /// # Errors
 /// Names a read-only member that differs, or says what isn't such a form.
 pub fn changes(mut body: Map<String, Value>, shown: &Value) -> Result<WebhookForm> {
-    body.retain(|name, value| shown.get(name) != Some(value) && !CHANGING.contains(&name.as_str()));
+    let same = |name: &str, value: &Value| shown.get(name) == Some(value);
+    let metadata = body.get("metadata");
+    // It is put into the metadata, so it isn't the same if those are replaced.
+    let metadata_stays = metadata.is_none_or(|value| same("metadata", value));
+    body.retain(|name, value| {
+        let stays = same(name, value) && (name != "client_id" || metadata_stays);
+        !stays && !CHANGING.contains(&name.as_str())
+    });
     if let Some(name) = body.keys().find(|name| READ_ONLY.contains(&name.as_str())) {
         let reason = "is read-only, and is not what is stored: leave it out";
         return Err(Problem::field(name, reason));
