@@ -52,7 +52,8 @@ pub struct Limits {
     /// The most webhooks.
     #[schema(example = 100)]
     pub webhooks: i32,
-    /// The most attempts in any hour, over all webhooks; `null`: no limit.
+    /// The most attempts in any hour, over all webhooks; `null`: as its dialect says, which is
+    /// no limit in most.
     #[schema(required)]
     pub deliveries_per_hour: Option<i32>,
     /// The largest data of an event, in bytes.

@@ -92,9 +92,9 @@ macro_rules! typed_id {
             fn from_str(text: &str) -> Result<Self, Malformed> {
                 text.parse::<TypeSafeId<$tag>>()
                     .map(|id| Self(id.uuid()))
-                    .map_err(|error| Malformed::new(
-                        concat!("an id that starts with `", $prefix, "_`"),
-                        format!("was expected: {error}"),
+                    .map_err(|_| Malformed::new(
+                        "the id",
+                        concat!("must be `", $prefix, "_` and 26 letters and digits, as the API shows it"),
                     ))
             }
         }

@@ -23,10 +23,12 @@ use utoipa_axum::router::OpenApiRouter;
 use deliveries::{replays, retries};
 use events::rematches;
 use http::problem::Problem;
+use http::query::{self, Queries};
 use state::{Api, Shared};
 use webhooks::{keys, rotation, stats};
 
 pub mod access;
+pub mod beside;
 pub mod dead_letters;
 pub mod deliveries;
 pub mod dialects;
@@ -44,15 +46,18 @@ pub mod webhooks;
 /// All routes, and the document that describes them.
 pub fn routes(api: Api, cors_origins: &[HeaderValue]) -> Router {
     let (routes, document) = described();
+    let document = openapi::finished(&document);
+    let queries = Arc::new(Queries::of(&document));
     let api = Arc::new(api);
     let routes = routes
-        .merge(openapi::page::routes(&openapi::finished(&document)))
+        .merge(openapi::page::routes(&document))
         .fallback(async |method: Method, uri: Uri| {
             Problem::not_found(format!("there is no {method} {}", uri.path()))
         })
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             Problem::method_not_allowed(format!("{} does not take {method}", uri.path()))
         })
+        .layer(from_fn_with_state(queries, query::refuse_unknown))
         .layer(from_fn_with_state(api.clone(), middleware::handle))
         .with_state(api);
     if cors_origins.is_empty() {

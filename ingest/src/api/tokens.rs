@@ -130,7 +130,10 @@ pub async fn issue(
         .transpose()
         .map_err(|error| Problem::field("tenant", format!("{error}")))?;
     let tenant = match (admin.tenant, named) {
-        (Some(own), Some(named)) if own != named => return Err(unknown()),
+        // Another tenant's things don't exist, nor does the tenant.
+        (Some(own), Some(named)) if own != named => {
+            return Err(Problem::not_found("the tenant does not exist"));
+        }
         (own, named) => own.or(named),
     };
     if new.expires_at.is_some_and(|at| at.0 <= clock::now()) {

@@ -4,5 +4,6 @@ pub mod code;
 pub mod headers;
 pub mod json;
 pub mod problem;
+pub mod query;
 pub mod request;
 pub mod request_id;

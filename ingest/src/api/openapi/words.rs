@@ -21,6 +21,20 @@ pub enum DeliveryState {
     Cancelled,
 }
 
+/// The state of a delivery, or `processing` while an attempt is due, which dialects such as
+/// `corp-astro` show.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub enum DeliveryStatus {
+    Queued,
+    Processing,
+    Retrying,
+    Delivered,
+    Failed,
+    Expired,
+    Cancelled,
+}
+
 /// The state of a delivery that is finished.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]

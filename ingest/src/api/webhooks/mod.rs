@@ -9,7 +9,9 @@
 //! Answers carry an ETag. A change that sends it in `If-Match` is refused if the
 //! webhook has changed since.
 
+pub mod endpoint_stats;
 pub mod keys;
+pub mod put_back;
 pub mod rotation;
 pub mod stats;
 pub mod test;
@@ -20,9 +22,10 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use shared::ids::WebhookId;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -49,6 +52,22 @@ pub struct WebhookPage {
     /// The cursor of the next page; `null` on the last page.
     #[schema(required)]
     pub next_cursor: Option<String>,
+}
+
+/// The most webhooks of a page that names no limit: a tenant's, unless it has unusually many.
+const ALL: i64 = 1_000;
+
+/// Which webhooks to list.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct WebhookQuery {
+    /// Only webhooks with this `client_id` in their metadata.
+    pub client_id: Option<String>,
+    /// The most entries of the page; by default all of them, at most 1,000.
+    #[param(minimum = 1, maximum = 250)]
+    pub limit: Option<i64>,
+    /// `next_cursor` of the previous page.
+    pub cursor: Option<String>,
 }
 
 /// A webhook with its ETag.
@@ -104,32 +123,49 @@ pub async fn create(
 
 /// List webhooks
 ///
-/// Newest first.
+/// Newest first. All of them, unless the request sets a limit.
 #[utoipa::path(
     get, path = "/", operation_id = "list_webhooks", tag = "webhooks",
     security(("token" = ["viewer"])),
-    params(Page),
+    params(WebhookQuery),
     responses((status = 200, description = "A page.", body = WebhookPage)),
 )]
 pub async fn list(
     acting: Reading,
     State(api): State<Shared>,
-    Parameters(page): Parameters<Page>,
+    Parameters(query): Parameters<WebhookQuery>,
 ) -> Result<Json<WebhookPage>> {
-    let (limit, after) = (page.limit()?, page.after::<WebhookId>()?);
+    let page = Page {
+        limit: query.limit,
+        cursor: query.cursor,
+    };
+    let limit = page.limit.map_or(Ok(ALL), |_| page.limit())?;
+    if query.client_id.as_ref().is_some_and(|id| id.contains('\0')) {
+        return Err(Problem::field(
+            "client_id",
+            "must not contain the character U+0000",
+        ));
+    }
+    let after = page.after::<WebhookId>()?;
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(&format!(
             "-- list_webhooks\n\
              SELECT {COLUMNS} FROM webhooks w \
              WHERE w.tenant = $1 AND w.status <> 'deleted' AND ($2::uuid IS NULL OR w.id < $2) \
+               AND ($4::text IS NULL OR w.metadata ->> 'client_id' = $4) \
              ORDER BY w.id DESC LIMIT $3"
         ))
         .await?;
     let rows = client
-        .query(&statement, &[&acting.tenant, &after, &(limit + 1)])
+        .query(
+            &statement,
+            &[&acting.tenant, &after, &(limit + 1), &query.client_id],
+        )
         .await?;
-    let (shown, next_cursor) = page.cut::<WebhookId>(&rows)?;
+    let shown = &rows[..rows.len().min(limit as usize)];
+    let last = shown.last().filter(|_| rows.len() > shown.len());
+    let next_cursor = last.map(|row| row.get::<_, WebhookId>("id").to_string());
     let webhooks = all(&api, &client, shown).await?;
     Ok(Json(WebhookPage {
         webhooks,
@@ -180,7 +216,8 @@ fn changed_meanwhile() -> Problem {
 /// Change a webhook
 ///
 /// The same as PATCH: what isn't sent stays. That is how the systems whose
-/// users Posthorn serves document PUT.
+/// users Posthorn serves document PUT. What GET shows can be sent back: members that
+/// equal what is shown change nothing.
 #[utoipa::path(
     put, path = "/{id}", operation_id = "put_webhook", tag = "webhooks",
     security(("token" = ["manager"])),
@@ -199,9 +236,9 @@ pub async fn replace(
     api: State<Shared>,
     id: Id<WebhookId>,
     headers: HeaderMap,
-    form: Body<WebhookForm>,
+    body: Body<Map<String, Value>>,
 ) -> Result<Tagged> {
-    update(acting, api, id, headers, form).await
+    update(acting, api, id, headers, body).await
 }
 
 /// Change a webhook
@@ -225,11 +262,14 @@ pub async fn update(
     State(api): State<Shared>,
     Id(id): Id<WebhookId>,
     headers: HeaderMap,
-    Body(form): Body<WebhookForm>,
+    Body(body): Body<Map<String, Value>>,
 ) -> Result<Tagged> {
-    let checked = form.check(&api.destinations, &api.dialects)?;
     let expected = expected_revision(&headers)?;
     let _turn = api.changes.acquire(&acting.tenant).await?;
+    let shown = find(&api, &acting.tenant, id).await?;
+    let shown = serde_json::to_value(shown).map_err(anyhow::Error::new)?;
+    let form = put_back::changes(body, &shown)?;
+    let checked = form.check(&api.destinations, &api.dialects)?;
     let mut client = api.pool.get().await?;
     let transaction = client.transaction().await?;
     let (writing, tenant) = (api.writing(), &acting.tenant);

@@ -139,19 +139,23 @@ pub(super) struct Field {
 
 impl Field {
     pub(super) fn name(&self) -> String {
-        let names: Vec<_> = self.paths.iter().map(|path| path.text.as_str()).collect();
+        let names = self.paths.iter().map(|path| path.text.as_str());
+        let names: Vec<_> = names.filter(|name| !name.is_empty()).collect();
         names.join("|")
     }
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Path {
+    /// Empty for a path that goes without saying.
     pub(super) text: String,
     pub(super) segments: Vec<Segment>,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Segment {
+    /// Stands for every object in an object, whatever the key.
+    pub(super) any: bool,
     pub(super) key: String,
     /// The same as a place in an array, if it can be one.
     pub(super) index: Option<usize>,
