@@ -25,6 +25,7 @@ use shared::ids::{DeliveryId, EventUid};
 use shared::job::Job;
 use shared::publish::{Outgoing, RETURNED_HEADER};
 use shared::supervise::{Backoff, LAST_TRY, until_done};
+use shared::trace;
 use shared::webhook::Subscription;
 use time::OffsetDateTime;
 use tokio::task::yield_now;
@@ -37,6 +38,7 @@ use crate::decode::{self, Event, Rejected};
 use crate::event_types::EventTypes;
 use crate::look_ahead::{BATCH_JOBS, Came, Finished, LookAhead, Taken};
 use crate::metrics::metrics;
+use crate::spans::{self, EventSpans};
 use crate::subscriptions::Subscriptions;
 
 /// Writes batches of events.
@@ -71,6 +73,8 @@ pub struct Begun {
     /// It was written, and nobody else makes its jobs.
     is_new: bool,
     effort: Duration,
+    /// `None`: its trace isn't recorded.
+    spans: Option<Box<EventSpans>>,
 }
 
 /// A batch whose events are written.
@@ -88,8 +92,12 @@ impl Written {
     /// Jobs and parked messages, made as they are taken.
     pub fn outgoing(&self, shards: u16) -> impl Iterator<Item = Outgoing> {
         let events = self.begun.iter();
-        let new = events.filter_map(|one| one.is.as_ref().ok().filter(|_| one.is_new));
-        let jobs = new.flat_map(move |event| event.first_tries(shards));
+        let new = events.filter_map(|one| {
+            let event = one.is.as_ref().ok().filter(|_| one.is_new)?;
+            let trace = spans::of_jobs(one.spans.as_deref(), event.event.trace);
+            Some((event, trace))
+        });
+        let jobs = new.flat_map(move |(event, trace)| event.first_tries(trace, shards));
         let copies = self.copies.iter();
         let copies = copies.map(move |job| Outgoing::job(job, self.now, shards));
         let parked = self.begun.iter().filter_map(Begun::park);
@@ -150,15 +158,20 @@ async fn begin(
     let mut batch = batch.into_iter();
     let (mut jobs, begun) = (0, Instant::now());
     let (mut until_here, mut uninterrupted) = (begun, begun);
+    let is_traced = trace::is_on();
     for taken in batch.by_ref() {
+        let matching = is_traced.then(shared::clock::now);
         let is = find(writer, &taken, EventUid::at(now)).await;
         let effort = until_here.elapsed();
         until_here += effort;
+        let spans = matching
+            .and_then(|matching| EventSpans::begin(is.as_ref().ok()?, &taken.came, now, matching));
         let one = Begun {
             taken,
             is,
             is_new: false,
             effort,
+            spans,
         };
         if let Ok(event) = &one.is {
             if event.event.id.is_none() {
@@ -369,7 +382,10 @@ async fn try_part(
         }
         known += u64::from(!one.is_new);
         metrics().enqueued.inc_by(matched.unwrap_or(0) as u64);
-        log(event, one.is_new);
+        if let Some(spans) = &mut one.spans {
+            spans.written(one.is_new);
+        }
+        log(event, one.is_new, one.spans.as_deref());
     }
     metrics().deduplicated.inc_by(known);
     // A duplicate of the producer's has its jobs; one of the broker's may be
@@ -445,6 +461,9 @@ impl Begun {
     /// All that follows from it is safe: whoever published it over HTTP is told.
     pub fn finish(self) -> Finished {
         let finished = self.taken.finished(self.jobs(), self.effort);
+        if let Some(spans) = self.spans {
+            spans.end(self.is_new);
+        }
         if let Came::Http(http) = self.taken.came {
             match self.is {
                 Ok(_) => http.is_safe(),
@@ -480,7 +499,8 @@ fn unstorable(error: &anyhow::Error) -> Option<String> {
 }
 
 /// The one line of an event.
-fn log(event: &Matched, is_new: bool) {
+fn log(event: &Matched, is_new: bool, spans: Option<&EventSpans>) {
+    let trace = spans.map_or(event.event.trace, |spans| Some(spans.context()));
     info!(
         tenant = %event.event.tenant,
         event = %event.id,
@@ -489,6 +509,7 @@ fn log(event: &Matched, is_new: bool) {
         matched = event.deliveries.len(),
         too_costly = Some(event.too_costly.len()).filter(|filters| *filters > 0),
         duplicate = (!is_new).then_some(true),
+        trace_id = trace.map(|trace| tracing::field::display(trace.trace_id())),
         "accepted"
     );
 }

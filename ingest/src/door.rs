@@ -31,6 +31,7 @@ use shared::publish::{Outgoing, Publisher, RETURNED_HEADER, persistent};
 use shared::supervise::Backoff;
 use shared::telemetry::metrics;
 use shared::topology;
+use shared::trace::TRACEPARENT;
 use shared::webhook::Subscription;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::oneshot;
@@ -215,6 +216,10 @@ fn message(event: &Event, is_interrupted: bool) -> Result<Outgoing, time::error:
     if let Some(occurred_at) = event.occurred_at {
         let text = occurred_at.format(&Rfc3339)?;
         headers.insert("occurred_at".into(), AMQPValue::LongString(text.into()));
+    }
+    if let Some(trace) = &event.trace {
+        let value = AMQPValue::LongString(trace.to_string().into());
+        headers.insert(TRACEPARENT.into(), value);
     }
     if is_interrupted {
         headers.insert(RETURNED_HEADER.into(), AMQPValue::Boolean(true));

@@ -10,6 +10,8 @@
 //! 4. [`subscriptions`] finds the webhooks that want it ([`matching`]);
 //! 5. [`accept`] writes the event and its deliveries in one statement.
 //!
+//! [`spans`] shows these stages in the event's trace.
+//!
 //! Messages that are refused on the way are kept in [`dead_letters`].
 //!
 //! What may be declared, and its rows: [`webhooks`], [`tenants`] and [`event_types`],
@@ -53,6 +55,7 @@ pub mod replay;
 pub mod restart;
 pub mod run;
 pub mod settings;
+pub mod spans;
 pub mod subscriptions;
 pub mod survey;
 pub mod tenant_permits;

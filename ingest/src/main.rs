@@ -13,7 +13,7 @@ use ingest::webhooks::store::Writing;
 use ingest::{api, audit, preview, rekey, run};
 use secrecy::ExposeSecret;
 use shared::settings::{environment, process_environment};
-use shared::{health_check, postgres, settings, supervise, telemetry};
+use shared::{health_check, postgres, settings, supervise, telemetry, trace};
 use tokio_util::sync::CancellationToken;
 
 /// Takes events from RabbitMQ, matches them to webhooks and serves the API.
@@ -132,7 +132,10 @@ async fn main() -> anyhow::Result<ExitCode> {
         Command::Serve { only } => {
             let stop = CancellationToken::new();
             supervise::stop_on_signals(stop.clone())?;
-            run::run(settings, only, stop).await?;
+            trace::start(&settings.common.tracing, "posthorn-ingest")?;
+            let ended = run::run(settings, only, stop).await;
+            trace::stop().await;
+            ended?;
         }
         Command::Migrate => {
             let applied = postgres::migrate(&pool(&settings)?).await?;

@@ -16,6 +16,7 @@ use time::{Duration, OffsetDateTime};
 use tokio_postgres::Row;
 
 use crate::ids::{DeliveryId, EventId, EventType, EventUid, Tenant, WebhookId};
+use crate::trace::JobTrace;
 
 /// The first byte of every job.
 const VERSION: u8 = 1;
@@ -58,6 +59,10 @@ pub struct Job {
     /// before it.
     #[serde(skip)]
     pub late: Option<Late>,
+    /// The trace that the job belongs to. It is in the headers of the message. A job that is
+    /// made from a row has none.
+    #[serde(skip)]
+    pub trace: Option<JobTrace>,
 }
 
 /// How long a late copy waits for its original.
@@ -181,6 +186,7 @@ impl Job {
                     at,
                 }),
             late: None,
+            trace: None,
         }
     }
 
@@ -342,6 +348,7 @@ mod tests {
             ),
             restart: None,
             late: None,
+            trace: None,
         }
     }
 

@@ -20,6 +20,7 @@ use crate::retry::{MAX_ATTEMPTS, Retry};
 use crate::seal::Keyring;
 use crate::serve;
 use crate::telemetry::LogFormat;
+use crate::trace;
 
 /// Reads settings and collects the problems.
 pub struct Reader<'a> {
@@ -133,6 +134,8 @@ pub struct Common {
     pub log_format: LogFormat,
     /// `HTTP_IDLE_TIMEOUT`, `HTTP_CONNECTIONS`, `HTTP_CONNECTIONS_PER_ADDRESS`.
     pub http: serve::Bounds,
+    /// `OTEL_…`: where spans are exported to.
+    pub tracing: trace::Settings,
 }
 
 impl Common {
@@ -152,6 +155,7 @@ impl Common {
             dialects: read_dialects(reader),
             log_format: reader.or("LOG_FORMAT", LogFormat::Pretty),
             http: http_bounds(reader),
+            tracing: trace::Settings::read(reader),
         }
     }
 }
@@ -341,6 +345,9 @@ mod tests {
             ("WEBHOOK_TIMEOUT", "10"),
             ("DIALECTS_DIR", "/nowhere"),
             ("WEBHOOK_MAX_RETRIES", "500"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317"),
+            ("OTEL_TRACES_SAMPLER", "sometimes"),
+            ("OTEL_TRACES_SAMPLER_ARG", "2"),
         ])
         .unwrap_err();
         for name in [
@@ -352,6 +359,9 @@ mod tests {
             "DIALECTS_DIR: /nowhere",
             "WEBHOOK_TIMEOUT",
             "WEBHOOK_MAX_RETRIES",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "OTEL_TRACES_SAMPLER must",
+            "OTEL_TRACES_SAMPLER_ARG",
         ] {
             assert!(error.contains(name), "{name} is missing in: {error}");
         }

@@ -10,10 +10,12 @@
 //! | [`proxy`] | a TCP proxy that cuts, stalls and slows connections |
 //! | [`mod@bench`] | the benchmarks |
 //! | [`monitoring`] | a Prometheus that watches a world |
+//! | [`collector`] | an OpenTelemetry collector that keeps the spans of a test |
 //! | [`chaos`] | injects faults under load and checks that nothing was lost |
 
 pub mod bench;
 pub mod chaos;
+pub mod collector;
 pub mod history;
 pub mod monitoring;
 pub mod pair;

@@ -249,6 +249,12 @@ impl World {
         must("a receiver", Receiver::start(script).await)
     }
 
+    /// The token of the tenant's manager.
+    #[must_use]
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
     /// A request to the API with the token of the tenant's manager.
     pub async fn ask(
         &self,

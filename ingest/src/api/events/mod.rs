@@ -10,17 +10,18 @@ pub mod rematches;
 
 use axum::Json;
 use axum::extract::{FromRequest, Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use shared::ids::{EventId, EventType, EventUid, Tenant};
 use shared::publish::{Outgoing, Publisher};
 use shared::tenant::LARGEST_MAX_PAYLOAD;
+use shared::trace::{TRACEPARENT, TraceContext};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::yield_now;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -79,7 +80,7 @@ struct NewEvent {
 
 impl NewEvent {
     /// An event that is one, as far as that can be said without its tenant's catalogue.
-    fn check(self, tenant: &Tenant) -> Result<Event> {
+    fn check(self, tenant: &Tenant, trace: Option<TraceContext>) -> Result<Event> {
         let event_type: EventType = self
             .event_type
             .parse()
@@ -116,8 +117,23 @@ impl NewEvent {
             occurred_at,
             data: Box::<str>::from(self.data).into_string(),
             attributes: None,
+            trace,
         })
     }
+}
+
+/// A header of a request that publishes.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "documents a header that is read as text")]
+struct Traceparent {
+    /// The trace that the events belong to (W3C Trace Context). One that isn't valid is ignored.
+    #[param(example = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")]
+    traceparent: Option<String>,
+}
+
+fn trace(headers: &HeaderMap) -> Option<TraceContext> {
+    TraceContext::parse(headers.get(TRACEPARENT)?.as_bytes())
 }
 
 /// What an event's catalogue has against it.
@@ -163,15 +179,17 @@ struct PublishedEvent {
 #[utoipa::path(
     post, path = "/", operation_id = "publish_event", tag = "events",
     security(("token" = ["manager"])),
+    params(Traceparent),
     request_body = NewEvent,
     responses((status = 202, description = "It is taken.", body = PublishedEvent)),
 )]
 async fn publish(
     acting: Publishing,
     State(api): State<Shared>,
+    headers: HeaderMap,
     Body(new): Body<NewEvent>,
 ) -> Result<(StatusCode, Json<PublishedEvent>)> {
-    let event = new.check(&acting.tenant)?;
+    let event = new.check(&acting.tenant, trace(&headers))?;
     match publish_one(&api.door, event).await? {
         (id, event_type, Ok(matched)) => Ok((
             StatusCode::ACCEPTED,
@@ -270,21 +288,24 @@ enum ItemResult {
 #[utoipa::path(
     post, path = "/batch", operation_id = "publish_events", tag = "events",
     security(("token" = ["manager"])),
+    params(Traceparent),
     request_body = NewBatch,
     responses((status = 202, description = "What became of each.", body = BatchResult)),
 )]
 async fn publish_batch(
     acting: Publishing,
     State(api): State<Shared>,
+    headers: HeaderMap,
     batch: NewBatch,
 ) -> Result<(StatusCode, Json<BatchResult>)> {
     if batch.events.is_empty() || batch.events.len() > MAX_BATCH {
         let bound = format!("must have 1 to {MAX_BATCH} entries");
         return Err(Problem::field("events", bound));
     }
+    let trace = trace(&headers);
     let mut checked = Vec::with_capacity(batch.events.len());
     for event in batch.events {
-        checked.push(read_item(&event).and_then(|event| event.check(&acting.tenant)));
+        checked.push(read_item(&event).and_then(|event| event.check(&acting.tenant, trace)));
         // So many take a while, and so do others' requests.
         yield_now().await;
     }
