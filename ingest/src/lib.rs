@@ -22,7 +22,7 @@
 //! Deliveries begin again by [`restart`], many of them by [`replay`]; deliveries that
 //! an event should have had are made by [`rematch`](mod@rematch). [`partitions`] and
 //! [`deleted_webhooks`] keep the log within its retention. [`audit`](mod@audit),
-//! [`rekey`](mod@rekey) and [`preview`] are commands for operators. [`run`] starts and
+//! [`doctor`], [`rekey`](mod@rekey) and [`preview`] are commands for operators. [`run`] starts and
 //! stops everything.
 
 pub mod accept;
@@ -37,6 +37,7 @@ pub mod cpu;
 pub mod dead_letters;
 pub mod decode;
 pub mod deleted_webhooks;
+pub mod doctor;
 pub mod door;
 pub mod event_types;
 pub mod form;

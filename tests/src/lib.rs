@@ -5,6 +5,7 @@
 //! | [`pair`] | starts a private RabbitMQ and PostgreSQL |
 //! | [`service`] | starts the real binaries on them |
 //! | [`receiver`] | a webhook endpoint that records its requests |
+//! | [`load`] | publishes all the time, through any fault |
 //! | [`producer`] | publishes events over AMQP; [`mod@raw`] writes its own AMQP frames |
 //! | [`world`] | one test's own database, virtual host and processes |
 //! | [`proxy`] | a TCP proxy that cuts, stalls and slows connections |
@@ -17,6 +18,7 @@ pub mod bench;
 pub mod chaos;
 pub mod collector;
 pub mod history;
+pub mod load;
 pub mod monitoring;
 pub mod pair;
 pub mod producer;
