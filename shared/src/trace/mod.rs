@@ -28,12 +28,8 @@ use url::Url;
 pub use context::{JobTrace, TRACEPARENT, TraceContext};
 pub use opentelemetry::trace::SpanKind;
 
-use crate::settings::Reader;
-
 /// How long a process that stops waits for its last spans to be exported.
 const LAST_EXPORT: Duration = Duration::from_secs(3);
-/// How many of the traces that begin here are recorded by default.
-const RATIO: f64 = 0.01;
 
 /// Where spans go, and which traces are recorded.
 #[derive(Debug, Clone, Default)]
@@ -42,29 +38,6 @@ pub struct Settings {
     pub endpoint: Option<Url>,
     /// `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG`.
     pub sampler: Sampler,
-}
-
-impl Settings {
-    pub fn read(reader: &mut Reader<'_>) -> Self {
-        let endpoint: Option<Url> = reader.optional("OTEL_EXPORTER_OTLP_ENDPOINT");
-        let is_http = |url: &Url| matches!(url.scheme(), "http" | "https") && url.has_host();
-        if endpoint.as_ref().is_some_and(|url| !is_http(url)) {
-            reader.problem(
-                "OTEL_EXPORTER_OTLP_ENDPOINT must be like http://collector:4318".to_owned(),
-            );
-        }
-        let ratio = reader.within("OTEL_TRACES_SAMPLER_ARG", RATIO, 0.0, 1.0);
-        let name = reader.or("OTEL_TRACES_SAMPLER", "parentbased_traceidratio".to_owned());
-        let sampler = Sampler::new(&name, ratio).unwrap_or_else(|| {
-            reader.problem(
-                "OTEL_TRACES_SAMPLER must be always_on, always_off, traceidratio, \
-                 parentbased_always_on, parentbased_always_off or parentbased_traceidratio"
-                    .to_owned(),
-            );
-            Sampler::default()
-        });
-        Self { endpoint, sampler }
-    }
 }
 
 /// Decides which traces are recorded. The names are those of OpenTelemetry.
@@ -77,7 +50,9 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    fn new(name: &str, ratio: f64) -> Option<Self> {
+    /// `None`: OpenTelemetry has no sampler of this name, or it needs arguments of its own.
+    #[must_use]
+    pub fn new(name: &str, ratio: f64) -> Option<Self> {
         let (is_parent_based, name) = match name.strip_prefix("parentbased_") {
             Some(name) => (true, name),
             None => (false, name),
