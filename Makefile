@@ -35,7 +35,10 @@ test: ## Run all tests, with a private RabbitMQ and PostgreSQL. SERVERS=trixie: 
 	$(CARGO) build --workspace --all-targets
 ifeq ($(SERVERS),trixie)
 	@deploy/deps.sh containers
-	tests/trixie.sh $(TARGET)/debug/with_servers $(CARGO) nextest run --workspace --offline \
+	$(CARGO) metadata --format-version 1 > $(TARGET)/packages.json
+	$(CARGO) nextest list --workspace --list-type binaries-only --message-format json > $(TARGET)/binaries.json
+	tests/trixie.sh $(TARGET)/debug/with_servers cargo-nextest nextest run \
+		--cargo-metadata $(TARGET)/packages.json --binaries-metadata $(TARGET)/binaries.json \
 		-E 'package(posthorn-tests) - binary(examples) - binary(receiver_libraries) - binary(dashboards)' $(ARGS)
 else
 	$(TARGET)/debug/with_servers $(CARGO) $(TESTS) --workspace

@@ -81,8 +81,8 @@ async fn the_leader_of_the_queues_is_killed_again_and_again_and_nothing_is_lost(
         let queue = if round % 2 == 0 { EVENTS } else { JOBS };
         let (leader, _) = cluster.leader(queue).await.unwrap();
         let before = load.confirmed().len();
-        let killed = Instant::now();
         cluster.node(leader).kill().await.unwrap();
+        let killed = Instant::now();
         let (confirm, arrival) = goes_on(killed, &load, &shop).await;
         eprintln!(
             "round {round}: node {leader}, which led {queue}, was killed after {before} events; \
@@ -128,9 +128,9 @@ async fn a_synchronous_standby_is_promoted_under_load_and_nothing_is_lost() {
     let load = Load::start(world.amqp_url(), "evt");
     shop.receives(100).await;
 
-    let killed = Instant::now();
     let postgres = world.pair.as_ref().unwrap().postgres();
     postgres.kill().await.unwrap();
+    let killed = Instant::now();
     standby.promote().await.unwrap();
     let promoted = killed.elapsed();
     let (_, arrival) = goes_on(killed, &load, &shop).await;
