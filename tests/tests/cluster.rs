@@ -55,16 +55,11 @@ async fn goes_on(since: Instant, load: &Load, receiver: &Receiver) -> (Duration,
     times.unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: make cluster-test"]
-async fn the_leader_of_the_queues_is_killed_again_and_again_and_nothing_is_lost() {
-    const ROUNDS: usize = 5;
+/// Publishes all the time while the leaders of the queues fail in turn, `rounds` times.
+async fn leaders_fail(rounds: usize, hangs: bool) {
     let cluster = Cluster::start(&folder()).await.unwrap();
-    let world = World::on_broker(
-        &cluster.url(),
-        &[("SWEEP_GRACE", "5"), ("SWEEP_INTERVAL", "1")],
-    )
-    .await;
+    let sweeper = [("SWEEP_GRACE", "5"), ("SWEEP_INTERVAL", "1")];
+    let world = World::on_broker(&cluster.url(), &sweeper).await;
     let services = [
         world.ingest().await,
         world.ingest().await,
@@ -77,20 +72,28 @@ async fn the_leader_of_the_queues_is_killed_again_and_again_and_nothing_is_lost(
     let load = Load::start(&cluster.url(), "evt");
     shop.receives(50).await;
 
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let queue = if round % 2 == 0 { EVENTS } else { JOBS };
         let (leader, _) = cluster.leader(queue).await.unwrap();
         let before = load.confirmed().len();
-        cluster.node(leader).kill().await.unwrap();
-        let killed = Instant::now();
-        let (confirm, arrival) = goes_on(killed, &load, &shop).await;
+        let node = cluster.node(leader);
+        match hangs {
+            true => node.pause().unwrap(),
+            false => node.kill().await.unwrap(),
+        }
+        let failed = Instant::now();
+        let (confirm, arrival) = goes_on(failed, &load, &shop).await;
         eprintln!(
-            "round {round}: node {leader}, which led {queue}, was killed after {before} events; \
+            "round {round}: node {leader}, which led {queue}, {} after {before} events; \
              the next event was confirmed after {:.1} s and arrived after {:.1} s",
+            if hangs { "hung" } else { "was killed" },
             confirm.as_secs_f64(),
             arrival.as_secs_f64()
         );
-        cluster.node(leader).start_again().await.unwrap();
+        match hangs {
+            true => node.resume().unwrap(),
+            false => node.start_again().await.unwrap(),
+        }
         for queue in [EVENTS, JOBS] {
             cluster.is_whole(queue).await.unwrap();
         }
@@ -105,6 +108,19 @@ async fn the_leader_of_the_queues_is_killed_again_and_again_and_nothing_is_lost(
     eprintln!("{} events, {copies} arrived twice", confirmed.len());
     world.finish().await;
     cluster.discard().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: make cluster-test"]
+async fn the_leader_of_the_queues_is_killed_again_and_again_and_nothing_is_lost() {
+    leaders_fail(5, false).await;
+}
+
+/// As when the network has cut it off: connections stay open, and nothing answers.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: make cluster-test"]
+async fn the_leader_of_the_queues_hangs_and_nothing_is_lost() {
+    leaders_fail(2, true).await;
 }
 
 /// A world whose PostgreSQL has a standby, and whose processes know both.
