@@ -302,7 +302,7 @@ fn plain(schema: &mut Map<String, Value>) {
 }
 
 /// `oneOf: [{$ref, description}, null]`: the description belongs to the member.
-fn hoist_description(schema: &mut Map<String, Value>) {
+pub(super) fn hoist_description(schema: &mut Map<String, Value>) {
     let Some(Value::Array(ways)) = schema.get_mut("oneOf") else {
         return;
     };

@@ -246,6 +246,7 @@ fn mention_other_names(schema_name: &str, schema: &mut Value) {
         }
     }
     for property in properties.values_mut().filter_map(Value::as_object_mut) {
+        generators::hoist_description(property);
         let Some(Value::Array(names)) = property.remove("x-also") else {
             continue;
         };
