@@ -25,6 +25,8 @@ pub struct Subscription {
     pub patterns: Vec<String>,
     /// The filter on the data of those events.
     pub filter: Option<serde_json::Value>,
+    /// `None` means the tenant's dialect.
+    pub dialect: Option<String>,
     /// Whether the webhook gets operational events, and only those.
     pub operational: bool,
     pub status: Status,
@@ -51,6 +53,8 @@ pub struct Webhook {
     pub rate: Option<Rate>,
     /// Whether whole requests and answers are kept.
     pub debug_mode: bool,
+    /// Whether deliveries carry the trace of their event, in the header `traceparent`.
+    pub trace_header: bool,
     pub status: Status,
 }
 
@@ -167,7 +171,7 @@ impl Webhook {
     /// The columns that [`Webhook::read`] needs.
     pub const COLUMNS: &'static str = "id, tenant, url, dialect, secret, previous_secret, \
         previous_secret_until, signing_key, previous_signing_key, headers, timeout_ms, retry, \
-        rate_limit, rate_period_s, debug_mode, status";
+        rate_limit, rate_period_s, debug_mode, trace_header, status";
 
     /// Reads a row and opens its sealed columns.
     ///
@@ -188,6 +192,7 @@ impl Webhook {
             retry: read_retry(row)?,
             rate: Rate::read(row),
             debug_mode: row.get("debug_mode"),
+            trace_header: row.get("trace_header"),
             status: Status::read(row.get("status")),
         })
     }
@@ -195,7 +200,7 @@ impl Webhook {
 
 impl Subscription {
     /// The columns that [`Subscription::read`] needs.
-    pub const COLUMNS: &'static str = "id, tenant, patterns, filter, operational, status";
+    pub const COLUMNS: &'static str = "id, tenant, patterns, filter, dialect, operational, status";
 
     /// Reads a row. Opens no sealed column.
     #[must_use]
@@ -205,6 +210,7 @@ impl Subscription {
             tenant: row.get("tenant"),
             patterns: row.get("patterns"),
             filter: row.get("filter"),
+            dialect: row.get("dialect"),
             operational: row.get("operational"),
             status: Status::read(row.get("status")),
         }
