@@ -45,14 +45,21 @@ pub async fn show(
         let acting = visit.acting().await?;
         let query = Parameters(StatsQuery { window });
         // A part that can't be read leaves the rest of the page alone.
-        stats::of_tenant(acting, State(console.api.clone()), query).await.ok()
+        stats::of_tenant(acting, State(console.api.clone()), query)
+            .await
+            .ok()
     };
-    let is_new = stats.as_ref().is_some_and(|stats| stats.0.last_delivery_at.is_none() && stats.0.totals.attempts == 0);
+    let is_new = stats
+        .as_ref()
+        .is_some_and(|stats| stats.0.last_delivery_at.is_none() && stats.0.totals.attempts == 0);
     if is_new {
         return first_steps(&console, &visit, &webhooks).await;
     }
     let trouble = latest_trouble(&console, &visit).await;
-    let names: HashMap<_, _> = webhooks.iter().map(|webhook| (webhook.id, name(webhook))).collect();
+    let names: HashMap<_, _> = webhooks
+        .iter()
+        .map(|webhook| (webhook.id, name(webhook)))
+        .collect();
     let content = html! {
         div class="head" {
             div {
@@ -104,8 +111,15 @@ async fn latest_trouble(console: &Console, visit: &Visit) -> Result<Vec<Delivery
     Ok(found.0.deliveries)
 }
 
-fn trouble_list(visit: &Visit, trouble: &[Delivery], names: &HashMap<shared::ids::WebhookId, String>) -> Markup {
-    let rows: Vec<_> = trouble.iter().map(|delivery| Row::new(delivery, Some(names))).collect();
+fn trouble_list(
+    visit: &Visit,
+    trouble: &[Delivery],
+    names: &HashMap<shared::ids::WebhookId, String>,
+) -> Markup {
+    let rows: Vec<_> = trouble
+        .iter()
+        .map(|delivery| Row::new(delivery, Some(names)))
+        .collect();
     list(None, &visit.path(""), &rows)
 }
 
@@ -143,7 +157,11 @@ pub fn totals(visit: &Visit, stats: &Stats) -> Markup {
         Figure {
             name: "Gave up",
             value: html! { (number(totals.failed_deliveries)) },
-            tone: if totals.failed_deliveries > 0 { "bad" } else { "" },
+            tone: if totals.failed_deliveries > 0 {
+                "bad"
+            } else {
+                ""
+            },
             meaning: html! {
                 @if totals.failed_deliveries > 0 { a href=(visit.path("/deliveries?q=status%3Afailed%2Cexpired")) { "Look at them" } }
                 @else { "nothing" }
@@ -153,14 +171,21 @@ pub fn totals(visit: &Visit, stats: &Stats) -> Markup {
 }
 
 fn attention(visit: &Visit, webhooks: &[WebhookView]) -> Markup {
-    let mut needy: Vec<_> = webhooks.iter().filter(|webhook| urgency(webhook) < 4).collect();
+    let mut needy: Vec<_> = webhooks
+        .iter()
+        .filter(|webhook| urgency(webhook) < 4)
+        .collect();
     needy.sort_by_cached_key(|webhook| (urgency(webhook), name(webhook).to_lowercase()));
     if needy.is_empty() {
         return html! {
             div class="empty" { h2 { "Nothing needs attention" } p { "No webhook is failing, disabled or paused." } }
         };
     }
-    let heads = [Head::Text("Health"), Head::Text("Webhook and why"), Head::Text("What to do")];
+    let heads = [
+        Head::Text("Health"),
+        Head::Text("Webhook and why"),
+        Head::Text("What to do"),
+    ];
     let rows = html! {
         @for webhook in needy.iter().take(ATTENTION) {
             @let word = words::webhook(webhook.status, webhook.health);
@@ -185,7 +210,11 @@ fn attention(visit: &Visit, webhooks: &[WebhookView]) -> Markup {
 }
 
 /// Shown until the first delivery was made.
-async fn first_steps(console: &Console, visit: &Visit, webhooks: &[WebhookView]) -> Result<Html<String>> {
+async fn first_steps(
+    console: &Console,
+    visit: &Visit,
+    webhooks: &[WebhookView],
+) -> Result<Html<String>> {
     let events = {
         let search = Search {
             event_type: None,
@@ -195,7 +224,10 @@ async fn first_steps(console: &Console, visit: &Visit, webhooks: &[WebhookView])
             cursor: None,
         };
         let acting = visit.acting().await?;
-        log::search(acting, State(console.api.clone()), Parameters(search)).await?.0.events
+        log::search(acting, State(console.api.clone()), Parameters(search))
+            .await?
+            .0
+            .events
     };
     let first = webhooks.first();
     let pattern = first.and_then(|webhook| webhook.events.first());

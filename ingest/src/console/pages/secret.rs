@@ -33,7 +33,7 @@ const OVERLAPS: [(&str, &str); 4] = [
 
 #[derive(Deserialize, Default)]
 pub struct Asked {
-    done: Option<String>,
+    pub done: Option<String>,
 }
 
 /// `GET /console/{tenant}/webhooks/{id}/secret`
@@ -110,7 +110,9 @@ fn shown_once(webhook: &WebhookView, secret: &str, single: bool) -> Markup {
 }
 
 fn signing(visit: &ManagerVisit, webhook: &WebhookView, base: &str) -> Markup {
-    let until = webhook.previous_secret_until.filter(|until| until.0 > clock::now());
+    let until = webhook
+        .previous_secret_until
+        .filter(|until| until.0 > clock::now());
     html! {
         section class="panel" {
             header { h2 { "Now signing" } }
@@ -167,9 +169,19 @@ pub async fn rotate(
     };
     let acting = visit.acting().await?;
     let api = State(console.api.clone());
-    let shown = rotation::rotate(acting, api, Id(webhook), OptionalBody(rotation)).await?.0;
-    keep_secret(&console.api, &visit.by.session, &webhook.to_string(), &shown.secret).await?;
-    Ok(Redirect::to(&visit.path(&format!("/webhooks/{webhook}/secret"))))
+    let shown = rotation::rotate(acting, api, Id(webhook), OptionalBody(rotation))
+        .await?
+        .0;
+    keep_secret(
+        &console.api,
+        &visit.by.session,
+        &webhook.to_string(),
+        &shown.secret,
+    )
+    .await?;
+    Ok(Redirect::to(
+        &visit.path(&format!("/webhooks/{webhook}/secret")),
+    ))
 }
 
 /// `POST …/secret/revoke`
@@ -181,5 +193,7 @@ pub async fn revoke(
     let acting = visit.acting().await?;
     let _: axum::Json<WebhookView> =
         rotation::revoke(acting, State(console.api.clone()), Id(webhook)).await?;
-    Ok(Redirect::to(&visit.path(&format!("/webhooks/{webhook}/secret?done=revoked"))))
+    Ok(Redirect::to(
+        &visit.path(&format!("/webhooks/{webhook}/secret?done=revoked")),
+    ))
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{Html, Redirect};
 use maud::{Markup, html};
@@ -16,8 +16,10 @@ use crate::api::webhooks::view::{WebhookView, find};
 use crate::console::failure::Result;
 use crate::console::frame::csrf;
 use crate::console::moments::{at, took};
+use crate::console::pages::secret::Asked;
 use crate::console::pages::webhook::{Tab, page};
 use crate::console::pages::webhooks::name;
+use crate::console::parts::done;
 use crate::console::state::Console;
 use crate::console::text::{block, line};
 use crate::console::visit::{ManagerVisit, Posted, Visit};
@@ -28,10 +30,16 @@ pub async fn show(
     State(console): State<Arc<Console>>,
     visit: Visit,
     Id(webhook): Id<WebhookId>,
+    Query(asked): Query<Asked>,
 ) -> Result<Html<String>> {
     let webhook = find(&console.api, &visit.tenant, webhook).await?;
-    let tenants = console.api.subscriptions.dialect(&visit.tenant).unwrap_or_default();
+    let tenants = console
+        .api
+        .subscriptions
+        .dialect(&visit.tenant)
+        .unwrap_or_default();
     let content = html! {
+        @if asked.done.as_deref() == Some("saved") { (done("Saved. What is sent from now on goes by it.")) }
         div class="cols wide" {
             div class="stack" {
                 (what(&visit, &webhook, &tenants))
@@ -89,8 +97,14 @@ fn what(visit: &Visit, webhook: &WebhookView, tenants: &str) -> Markup {
 }
 
 fn how(webhook: &WebhookView) -> Markup {
-    let retry = webhook.retry_policy.as_ref().and_then(|retry| serde_json::to_string(retry).ok());
-    let rate = webhook.rate_limit.as_ref().and_then(|rate| serde_json::to_string(rate).ok());
+    let retry = webhook
+        .retry_policy
+        .as_ref()
+        .and_then(|retry| serde_json::to_string(retry).ok());
+    let rate = webhook
+        .rate_limit
+        .as_ref()
+        .and_then(|rate| serde_json::to_string(rate).ok());
     html! {
         section class="panel" {
             header { h2 { "How it is asked" } }
@@ -145,11 +159,13 @@ fn about(webhook: &WebhookView) -> Markup {
 
 fn stop(visit: &Visit, webhook: &WebhookView) -> Markup {
     let base = visit.path(&format!("/webhooks/{}", webhook.id));
-    let way = |to: &str, class: &str, what: &str, why: &str| html! {
-        form class="row apart" method="post" action={ (base) "/status" } {
-            (csrf(&visit.by))
-            div { b { (what) } p class="soft small" { (why) } }
-            button class=(class) name="status" value=(to) { (what) }
+    let way = |to: &str, class: &str, what: &str, why: &str| {
+        html! {
+            form class="row apart" method="post" action={ (base) "/status" } {
+                (csrf(&visit.by))
+                div { b { (what) } p class="soft small" { (why) } }
+                button class=(class) name="status" value=(to) { (what) }
+            }
         }
     };
     html! {

@@ -50,7 +50,9 @@ pub async fn show(
     let query = Parameters(StatsQuery { window });
     let acting = visit.acting().await?;
     let api = State(console.api.clone());
-    let stats = stats::of_one_webhook(acting, api, Id(webhook.id), query).await?.0;
+    let stats = stats::of_one_webhook(acting, api, Id(webhook.id), query)
+        .await?
+        .0;
     let path = visit.path(&format!("/webhooks/{}/statistics", webhook.id));
     let deliveries = visit.path(&format!("/webhooks/{}", webhook.id));
     let content = html! {
@@ -139,7 +141,11 @@ pub fn tone(success: Option<f64>) -> &'static str {
 pub fn ended(stats: &Stats) -> Markup {
     let steps = steps(stats);
     let of = |value: fn(&stats::Figures) -> i64| {
-        stats.series.iter().map(|step| Some(value(&step.figures) as f64)).collect()
+        stats
+            .series
+            .iter()
+            .map(|step| Some(value(&step.figures) as f64))
+            .collect()
     };
     let series = [
         Series {
@@ -176,12 +182,20 @@ fn response_times(stats: &Stats) -> Markup {
         Series {
             name: "half",
             class: "l1",
-            values: stats.series.iter().map(|step| step.figures.p50_response_time_ms).collect(),
+            values: stats
+                .series
+                .iter()
+                .map(|step| step.figures.p50_response_time_ms)
+                .collect(),
         },
         Series {
             name: "p95",
             class: "l2",
-            values: stats.series.iter().map(|step| step.figures.p95_response_time_ms).collect(),
+            values: stats
+                .series
+                .iter()
+                .map(|step| step.figures.p95_response_time_ms)
+                .collect(),
         },
     ];
     let ms = |value: Option<f64>| value.map_or_else(|| "nothing".to_owned(), |ms| took(ms as i64));

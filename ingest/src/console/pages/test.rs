@@ -41,9 +41,15 @@ pub async fn show(
     };
     let example = example.unwrap_or_else(|| r#"{"test": true}"#.to_owned());
     let name = named.map_or_else(String::new, |name| name.to_string());
-    let content = both(&visit, &webhook, &name, &pretty(&example), &html! {
-        div class="empty" { h2 { "Nothing sent yet" } p { "The endpoint's answer is shown here." } }
-    });
+    let content = both(
+        &visit,
+        &webhook,
+        &name,
+        &pretty(&example),
+        &html! {
+            div class="empty" { h2 { "Nothing sent yet" } p { "The endpoint's answer is shown here." } }
+        },
+    );
     Ok(page(&visit, &webhook, Tab::Test, &content))
 }
 
@@ -80,9 +86,10 @@ async fn sent(
 ) -> std::result::Result<Tested, Problem> {
     let data = match data.trim() {
         "" => None,
-        text => Some(RawValue::from_string(text.to_owned()).map_err(|error| {
-            Problem::field("data", format!("isn't JSON: {error}"))
-        })?),
+        text => Some(
+            RawValue::from_string(text.to_owned())
+                .map_err(|error| Problem::field("data", format!("isn't JSON: {error}")))?,
+        ),
     };
     let new = NewTest {
         event_type: Some(name.to_owned()).filter(|name| !name.is_empty()),
@@ -93,10 +100,18 @@ async fn sent(
         Err(_) => return Err(Problem::unavailable("too many requests are under way")),
     };
     let api = State(console.api.clone());
-    api_test::test(acting, api, Id(webhook), OptionalBody(new)).await.map(|tested| tested.0)
+    api_test::test(acting, api, Id(webhook), OptionalBody(new))
+        .await
+        .map(|tested| tested.0)
 }
 
-fn both(visit: &ManagerVisit, webhook: &WebhookView, name: &str, data: &str, beside: &Markup) -> Markup {
+fn both(
+    visit: &ManagerVisit,
+    webhook: &WebhookView,
+    name: &str,
+    data: &str,
+    beside: &Markup,
+) -> Markup {
     html! {
         div class="cols" {
             section class="panel" {
@@ -129,9 +144,16 @@ fn answered(tested: &Tested) -> Markup {
     };
     let symbol = if tested.success { "ok" } else { "fail" };
     let code_ = tested.response_code.map(|code| code as i16);
-    let pairs = |headers: &Option<Vec<(String, String)>>| headers.as_ref().map(|headers| {
-        Value::Array(headers.iter().map(|(name, value)| serde_json::json!([name, value])).collect())
-    });
+    let pairs = |headers: &Option<Vec<(String, String)>>| {
+        headers.as_ref().map(|headers| {
+            Value::Array(
+                headers
+                    .iter()
+                    .map(|(name, value)| serde_json::json!([name, value]))
+                    .collect(),
+            )
+        })
+    };
     html! {
         (note(tone, symbol, &line(&tested.verdict), &html! {
             @if let Some(error) = &tested.error { code { (line(error)) } }
