@@ -23,6 +23,7 @@ use pages::{
 use state::Console;
 
 pub mod assets;
+pub mod chart;
 pub mod failure;
 pub mod fields;
 pub mod frame;

@@ -103,7 +103,7 @@ impl Values {
     }
 
     /// The body that a client would send; of a change, only what it changes.
-    fn body(&self, before: Option<&Self>) -> std::result::Result<Value, Blames> {
+    fn body(&self, before: Option<&Self>) -> std::result::Result<Map<String, Value>, Blames> {
         let mut body = Map::new();
         let mut wrong = Vec::new();
         let differs = |of: fn(&Self) -> &String| before.is_none_or(|before| of(before) != of(self));
@@ -181,7 +181,7 @@ impl Values {
             set("debug_mode", json!(self.debug));
         }
         match wrong.is_empty() {
-            true => Ok(Value::Object(body)),
+            true => Ok(body),
             false => Err(Blames(
                 wrong
                     .into_iter()
@@ -261,7 +261,7 @@ pub async fn create(
     Posted(sent): Posted,
 ) -> Result<Response> {
     let values = Values::of_form(&sent);
-    let made = match form(values.body(None)) {
+    let made = match values.body(None).and_then(form) {
         Ok(form) => {
             let acting = visit.acting().await?;
             webhooks::create(acting, State(console.api.clone()), Body(form)).await
@@ -299,8 +299,9 @@ fn refused(page: Html<String>) -> Response {
     (StatusCode::UNPROCESSABLE_ENTITY, page).into_response()
 }
 
-fn form(body: std::result::Result<Value, Blames>) -> std::result::Result<WebhookForm, Blames> {
-    serde_json::from_value(body?).map_err(|error| Blames(vec![(String::new(), error.to_string())]))
+fn form(body: Map<String, Value>) -> std::result::Result<WebhookForm, Blames> {
+    serde_json::from_value(Value::Object(body))
+        .map_err(|error| Blames(vec![(String::new(), error.to_string())]))
 }
 
 /// `GET …/edit`
@@ -379,7 +380,7 @@ pub async fn save(
         )
             .into_response());
     }
-    let form = match form(values.body(Some(&now))) {
+    let form = match values.body(Some(&now)) {
         Ok(form) => form,
         Err(blames) => {
             return Ok(refused(edit_page(
@@ -619,7 +620,7 @@ mod tests {
             timeout: "2.5".into(),
             ..before.clone()
         };
-        let body = after.body(Some(&before)).ok();
+        let body = after.body(Some(&before)).ok().map(Value::Object);
         assert_eq!(
             body,
             Some(json!({"events": ["order.*", "invoice.paid"], "timeout": 2_500}))
