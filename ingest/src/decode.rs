@@ -17,6 +17,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use shared::amqp::Unreadable;
 use shared::ids::{EventId, EventType, EventUid, Malformed, Tenant};
+use shared::publish::HTTP_HEADER;
 use shared::tenant::{LARGEST_MAX_PAYLOAD, LARGEST_MESSAGE};
 use shared::topology;
 use time::OffsetDateTime;
@@ -43,6 +44,8 @@ pub struct Event {
     pub data: String,
     /// CloudEvents attributes that have no place above.
     pub attributes: Option<Value>,
+    /// It came over HTTP, not over AMQP.
+    pub over_http: bool,
 }
 
 /// Why a message isn't an event. Each has a short name for the metric.
@@ -192,6 +195,10 @@ fn read(routing_key: &str, properties: &BasicProperties, body: &[u8]) -> Result<
         occurred_at,
         data: content.data,
         attributes: (!attributes.is_empty()).then_some(Value::Object(attributes)),
+        over_http: properties
+            .headers()
+            .as_ref()
+            .is_some_and(|headers| headers.contains_key(HTTP_HEADER)),
     })
 }
 

@@ -27,7 +27,7 @@ use std::time::Duration;
 use lapin::types::{AMQPValue, FieldTable};
 use shared::catalogue::Feed;
 use shared::ids::Tenant;
-use shared::publish::{Outgoing, Publisher, RETURNED_HEADER, persistent};
+use shared::publish::{HTTP_HEADER, Outgoing, Publisher, RETURNED_HEADER, persistent};
 use shared::supervise::Backoff;
 use shared::telemetry::metrics;
 use shared::topology;
@@ -216,6 +216,7 @@ fn message(event: &Event, is_interrupted: bool) -> Result<Outgoing, time::error:
         let text = occurred_at.format(&Rfc3339)?;
         headers.insert("occurred_at".into(), AMQPValue::LongString(text.into()));
     }
+    headers.insert(HTTP_HEADER.into(), AMQPValue::Boolean(true));
     if is_interrupted {
         headers.insert(RETURNED_HEADER.into(), AMQPValue::Boolean(true));
     }

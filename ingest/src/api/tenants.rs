@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::actor::begin;
 use crate::api::access::auth::Operating;
 use crate::api::http::problem::Result;
 use crate::api::http::request::{Body, Name, Page, Parameters};
@@ -43,13 +44,15 @@ pub struct TenantPage {
     ),
 )]
 pub async fn create(
-    _: Operating,
+    operating: Operating,
     State(api): State<Shared>,
     Body(new): Body<NewTenant>,
 ) -> Result<(StatusCode, Json<TenantView>)> {
     let (id, tenant) = new.check(&api.dialects)?;
-    let client = api.pool.get().await?;
-    let shown = insert(&client, &id, &tenant).await?;
+    let mut client = api.pool.get().await?;
+    let transaction = begin(&mut client, &operating.actor).await?;
+    let shown = insert(&transaction, &id, &tenant).await?;
+    transaction.commit().await?;
     drop(client);
     api.feed.refresh().await?;
     Ok((StatusCode::CREATED, Json(shown)))
@@ -119,14 +122,16 @@ pub async fn show(
     responses((status = 200, description = "The tenant as it is now.", body = TenantView)),
 )]
 pub async fn change(
-    _: Operating,
+    operating: Operating,
     State(api): State<Shared>,
     Name(id): Name,
     Body(change): Body<Change>,
 ) -> Result<Json<TenantView>> {
     change.check(&api.dialects)?;
-    let client = api.pool.get().await?;
-    let shown = update(&client, &known(&id)?, &change).await?;
+    let mut client = api.pool.get().await?;
+    let transaction = begin(&mut client, &operating.actor).await?;
+    let shown = update(&transaction, &known(&id)?, &change).await?;
+    transaction.commit().await?;
     drop(client);
     api.feed.refresh().await?;
     Ok(Json(shown))

@@ -20,6 +20,7 @@ use shared::ids::Tenant;
 use subtle::ConstantTimeEq;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::actor::Actor;
 use crate::api::access::jwt::Claims;
 use crate::api::access::role::{Caller, Role};
 use crate::api::access::tokens::{self, hash};
@@ -40,6 +41,8 @@ pub struct Acting<const ROLE: u8, const USES_POSTGRES: bool = true> {
     pub tenant: Tenant,
     /// Counts this request among the tenant's that use PostgreSQL, until it is dropped.
     pub permit: Option<OwnedSemaphorePermit>,
+    /// As the history of changes has the caller.
+    pub actor: Actor,
 }
 
 /// A caller who may read the tenant's resources.
@@ -53,10 +56,16 @@ pub type Publishing = Acting<{ Role::Manager as u8 }, false>;
 pub struct Administering {
     /// The tenant whose tokens are managed; `None`: all tokens.
     pub tenant: Option<Tenant>,
+    /// As the history of changes has the caller.
+    pub actor: Actor,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-pub struct Operating;
+/// The operator.
+pub struct Operating {
+    /// As the history of changes has the caller.
+    pub actor: Actor,
+}
 
 /// The operator, acting for the tenant that `X-Tenant-ID` names.
 pub struct OperatingFor {
@@ -71,6 +80,7 @@ impl<const ROLE: u8, const USES_POSTGRES: bool> FromRequestParts<Shared>
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self> {
         let caller = identify(&parts.headers, api).await?;
         caller.must_be(ROLE)?;
+        let actor = caller.actor.clone();
         let Some(tenant) = acting_for(caller, &parts.headers, api).await? else {
             return Err(Problem::field(
                 "X-Tenant-ID",
@@ -81,7 +91,11 @@ impl<const ROLE: u8, const USES_POSTGRES: bool> FromRequestParts<Shared>
             true => Some(permit(&tenant, api).await?),
             false => None,
         };
-        Ok(Self { tenant, permit })
+        Ok(Self {
+            tenant,
+            permit,
+            actor,
+        })
     }
 }
 
@@ -91,12 +105,17 @@ impl FromRequestParts<Shared> for Administering {
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self> {
         let caller = identify(&parts.headers, api).await?;
         caller.must_be(Role::Admin as u8)?;
+        let actor = caller.actor.clone();
         let tenant = acting_for(caller, &parts.headers, api).await?;
         let _permit = match &tenant {
             Some(tenant) => Some(permit(tenant, api).await?),
             None => None,
         };
-        Ok(Self { tenant, _permit })
+        Ok(Self {
+            tenant,
+            actor,
+            _permit,
+        })
     }
 }
 
@@ -110,7 +129,8 @@ impl FromRequestParts<Shared> for Operating {
                 "this request needs a global admin token",
             ));
         }
-        Ok(Self)
+        let actor = caller.actor;
+        Ok(Self { actor })
     }
 }
 
@@ -143,7 +163,10 @@ async fn acting_for(caller: Caller, headers: &HeaderMap, api: &Shared) -> Result
 }
 
 /// Waits until fewer of the tenant's requests use PostgreSQL.
-async fn permit(tenant: &Tenant, api: &Shared) -> Result<OwnedSemaphorePermit> {
+///
+/// # Errors
+/// 429 after five seconds.
+pub async fn permit(tenant: &Tenant, api: &Shared) -> Result<OwnedSemaphorePermit> {
     tokio::time::timeout(PATIENCE, api.permits.acquire(tenant))
         .await
         .map_err(|_| Problem::too_many_at_once(OF_A_TENANT))
@@ -176,13 +199,18 @@ async fn whose(token: &str, hash: &[u8; 32], api: &Shared) -> Result<Caller> {
             return Ok(Caller {
                 tenant: None,
                 role: Role::Admin,
+                actor: Actor::operator(),
             });
         }
     }
     match &api.jwts {
         // No token of ours has a dot.
         Some(jwts) if token.contains('.') => {
-            let Claims { tenant, role } = jwts
+            let Claims {
+                tenant,
+                role,
+                subject,
+            } = jwts
                 .verify(token)
                 .map_err(|reason| Problem::bad_jwt(&reason))?;
             if !is_tenant(api, &tenant).await? {
@@ -191,6 +219,7 @@ async fn whose(token: &str, hash: &[u8; 32], api: &Shared) -> Result<Caller> {
             Ok(Caller {
                 tenant: Some(tenant),
                 role,
+                actor: Actor::jwt(subject.as_deref()),
             })
         }
         _ => tokens::find(hash, &api.tokens).await,

@@ -3,7 +3,9 @@
 //! `/deliveries`, `/events` and `/logs` of a webhook are the same search. Each is
 //! the name that one of the supported systems gives it.
 
+pub mod all_replays;
 pub mod merge;
+pub mod replay_results;
 pub mod replays;
 pub mod retries;
 pub mod search;
@@ -78,7 +80,8 @@ pub struct LogPage {
 
 /// List deliveries
 ///
-/// Of all the tenant's webhooks that aren't deleted, newest first.
+/// Of all the tenant's webhooks that aren't deleted, newest first; of those that `webhook_id`
+/// names, deleted ones too.
 #[utoipa::path(
     get, path = "/", operation_id = "list_deliveries", tag = "deliveries",
     security(("token" = ["viewer"])),
@@ -95,11 +98,13 @@ pub async fn list(
     let statement = client
         .prepare_cached(
             "-- tenants_webhooks\n\
-             SELECT id FROM webhooks WHERE tenant = $1 AND status <> 'deleted' ORDER BY id",
+             SELECT id FROM webhooks WHERE tenant = $1 AND status <> 'deleted' AND $2::uuid[] IS NULL \
+             UNION ALL SELECT id FROM webhooks WHERE tenant = $1 AND id = ANY($2) \
+             ORDER BY id",
         )
         .await?;
     let webhooks: Vec<WebhookId> = client
-        .query(&statement, &[&acting.tenant])
+        .query(&statement, &[&acting.tenant, &wanted.webhooks])
         .await?
         .iter()
         .map(|row| row.get(0))
@@ -189,7 +194,13 @@ async fn search_webhook(
     let wanted = filter.check()?;
     let client = api.pool.get().await?;
     let debug = check_exists(&client, tenant, webhook).await?;
-    let found = search(&client, tenant, &[webhook], &wanted).await?;
+    // Both are meant: the one in the path, and those in the filter.
+    let is_wanted = wanted
+        .webhooks
+        .as_ref()
+        .is_none_or(|ids| ids.contains(&webhook));
+    let webhooks = if is_wanted { &[webhook][..] } else { &[] };
+    let found = search(&client, tenant, webhooks, &wanted).await?;
     Ok((found, debug))
 }
 

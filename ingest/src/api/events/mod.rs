@@ -5,12 +5,14 @@
 //! answered with 202 then; whoever sent it is told at once what is wrong with it.
 
 pub mod detail;
+pub mod dry_run;
 pub mod log;
 pub mod rematches;
 
 use axum::Json;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -24,9 +26,10 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::access::auth::Publishing;
+use crate::api::access::auth::{Publishing, permit};
+use crate::api::events::dry_run::{EventDryRun, dry_run};
 use crate::api::http::problem::{Problem, Result};
-use crate::api::http::request::{Body, read_json};
+use crate::api::http::request::{Body, Parameters, read_json};
 use crate::api::state::Shared;
 use crate::decode::{Event, Rejected, parse_time};
 use crate::door::Door;
@@ -116,6 +119,7 @@ impl NewEvent {
             occurred_at,
             data: Box::<str>::from(self.data).into_string(),
             attributes: None,
+            over_http: true,
         })
     }
 }
@@ -159,28 +163,39 @@ pub struct PublishedEvent {
 /// Publish an event
 ///
 /// Answered when it is durable: written with its deliveries, or confirmed by RabbitMQ.
-/// From then on it isn't lost.
+/// From then on it isn't lost. With `dry_run=true` nothing is published: the answer says
+/// whether the event would be taken, and which webhooks would get it.
 #[utoipa::path(
     post, path = "/", operation_id = "publish_event", tag = "events",
     security(("token" = ["manager"])),
+    params(dry_run::Publishing),
     request_body = NewEvent,
-    responses((status = 202, description = "It is taken.", body = PublishedEvent)),
+    responses(
+        (status = 200, description = "A dry run: nothing was published.", body = EventDryRun),
+        (status = 202, description = "It is taken.", body = PublishedEvent),
+    ),
 )]
 pub async fn publish(
     acting: Publishing,
     State(api): State<Shared>,
+    Parameters(how): Parameters<dry_run::Publishing>,
     Body(new): Body<NewEvent>,
-) -> Result<(StatusCode, Json<PublishedEvent>)> {
+) -> Result<Response> {
     let event = new.check(&acting.tenant)?;
+    if how.dry_run == Some(true) {
+        let _permit = permit(&acting.tenant, &api).await?;
+        let answer = dry_run(&api, &acting.tenant, &event).await?;
+        return Ok(Json(answer).into_response());
+    }
     match publish_one(&api.door, event).await? {
-        (id, event_type, Ok(matched)) => Ok((
-            StatusCode::ACCEPTED,
-            Json(PublishedEvent {
+        (id, event_type, Ok(matched)) => {
+            let published = PublishedEvent {
                 id,
                 r#type: event_type,
                 matched,
-            }),
-        )),
+            };
+            Ok((StatusCode::ACCEPTED, Json(published)).into_response())
+        }
         (id, _, Err(reason)) => Err(Problem::unavailable(format!(
             "{reason}; publish it again with the id `{id}`"
         ))),

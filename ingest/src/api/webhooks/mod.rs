@@ -10,6 +10,7 @@
 //! webhook has changed since.
 
 pub mod keys;
+pub mod preview;
 pub mod rotation;
 pub mod stats;
 pub mod test;
@@ -26,6 +27,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::actor::begin;
 use crate::api::access::auth::{Managing, Reading};
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Page, Parameters};
@@ -79,7 +81,7 @@ pub async fn create(
     let checked = form.check(&api.destinations, &api.dialects)?;
     let _turn = api.changes.acquire(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
-    let transaction = client.transaction().await?;
+    let transaction = begin(&mut client, &acting.actor).await?;
     let made = store::create(&transaction, api.writing(), &acting.tenant, None, checked).await?;
     transaction.commit().await?;
     drop(client);
@@ -219,7 +221,7 @@ pub async fn update(
     let expected = expected_revision(&headers)?;
     let _turn = api.changes.acquire(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
-    let transaction = client.transaction().await?;
+    let transaction = begin(&mut client, &acting.actor).await?;
     let (writing, tenant) = (api.writing(), &acting.tenant);
     if !store::update(&transaction, writing, tenant, id, expected, checked).await? {
         return Err(changed_meanwhile());
@@ -255,7 +257,7 @@ pub async fn delete(
     let expected = expected_revision(&headers)?;
     let _turn = api.changes.acquire(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
-    let transaction = client.transaction().await?;
+    let transaction = begin(&mut client, &acting.actor).await?;
     if !store::delete(&transaction, &acting.tenant, id, expected).await? {
         return Err(changed_meanwhile());
     }

@@ -49,6 +49,9 @@ pub struct WebhookView {
     /// The secret: whole in the answer that creates it, masked in every other.
     #[schema(example = "whsec_…ab12")]
     pub secret: String,
+    /// Since when it has this secret; `null`: from before Posthorn noted it.
+    #[schema(required)]
+    pub secret_made_at: Option<Timestamp>,
     /// Until when the previous secret signs too.
     #[schema(required)]
     pub previous_secret_until: Option<Timestamp>,
@@ -111,7 +114,7 @@ pub struct WebhookView {
 pub const COLUMNS: &str = "w.id, w.tenant, w.url, w.patterns, w.filter, w.dialect, w.secret, \
     w.previous_secret, w.previous_secret_until, w.signing_key, w.previous_signing_key, w.headers, \
     w.timeout_ms, w.retry, w.rate_limit, w.rate_period_s, w.debug_mode, w.operational, w.status, \
-    w.description, w.metadata, w.key, w.disabled_reason, w.created_at, w.updated_at, w.revision, \
+    w.secret_made_at, w.description, w.metadata, w.key, w.disabled_reason, w.created_at, w.updated_at, w.revision, \
     coalesce((SELECT c.events FROM costly_filters c WHERE c.webhook_id = w.id), 0) AS too_costly_events, \
     (SELECT c.last_at FROM costly_filters c WHERE c.webhook_id = w.id) AS last_too_costly_at";
 
@@ -144,6 +147,7 @@ impl WebhookView {
             disabled_reason: row.get("disabled_reason"),
             readable,
             secret: sealed.as_ref().map_or_else(|| "…".to_owned(), masked),
+            secret_made_at: row.get("secret_made_at"),
             previous_secret_until: row.get("previous_secret_until"),
             signing: if signs_with_key {
                 Signing::Ed25519
