@@ -36,6 +36,7 @@ pub mod events;
 pub mod http;
 pub mod middleware;
 pub mod openapi;
+pub mod signatures;
 pub mod state;
 pub mod tenants;
 pub mod tokens;
@@ -88,6 +89,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/api/v1/webhooks", webhooks())
         .nest("/api/v1/deliveries", deliveries)
         .nest("/api/v1/replays", all_replays::routes())
+        .nest("/api/v1/signatures", signatures::routes())
         .nest("/api/v1/stats", stats::routes())
         .nest("/api/v1/events", events)
         .nest("/api/v1/event-types", event_types::routes())

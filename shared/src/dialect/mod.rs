@@ -11,6 +11,7 @@
 //! | `template` | the texts with placeholders in it |
 //! | `policy` | timeouts, ages, retries, what statuses mean |
 //! | `message`, `compose` | a delivery, and how it is written and signed |
+//! | `verify` | signatures as a receiver checks them |
 //! | `javascript` | JSON as JavaScript writes it |
 
 mod compose;
@@ -22,6 +23,7 @@ mod section;
 mod shape;
 mod signatures;
 mod template;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -32,6 +34,7 @@ pub use compose::Dialect;
 pub use message::{Message, Wire};
 pub use policy::{Answers, Meaning, Policy};
 pub use section::Invalid;
+pub use verify::{Keyed, Missing, Place, Received};
 
 /// The dialect of a tenant that didn't choose another one.
 pub const DEFAULT: &str = "standard";

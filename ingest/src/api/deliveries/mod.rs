@@ -4,6 +4,7 @@
 //! the name that one of the supported systems gives it.
 
 pub mod all_replays;
+pub mod composed;
 pub mod merge;
 pub mod replay_results;
 pub mod replays;
@@ -21,6 +22,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::access::auth::Reading;
+use crate::api::deliveries::composed::Composed;
 use crate::api::deliveries::search::{DeliveryQuery, Found, WITH_ITS_EVENT, search};
 use crate::api::deliveries::view::{Attempt, COLUMNS, Delivery, DeliveryDetail, LogEntry};
 use crate::api::http::problem::{Problem, Result};
@@ -31,6 +33,8 @@ use crate::invalid::NotFound;
 /// How many attempts are shown: more than any schedule makes, but a delivery can
 /// begin again any number of times.
 const SHOWN_ATTEMPTS: i64 = 100;
+/// How many bytes of bodies are composed again for one answer: the largest event fits.
+const COMPOSED_BYTES: usize = 2 * 1024 * 1024;
 
 /// `/api/v1/deliveries…`
 pub fn routes() -> OpenApiRouter<Shared> {
@@ -246,10 +250,44 @@ pub async fn show(
         )
         .await?;
     let attempts = client.query(&statement, &[&id, &SHOWN_ATTEMPTS]).await?;
+    drop(client);
+    let mut attempt_log: Vec<_> = attempts.iter().map(Attempt::from_row).collect();
+    compose_again(&api, &acting.tenant, id, &mut attempt_log).await?;
     Ok(Json(DeliveryDetail {
         delivery,
-        attempt_log: attempts.iter().map(Attempt::from_row).collect(),
+        attempt_log,
     }))
+}
+
+/// Composes the bodies that weren't stored, the latest first. One that isn't as long as the one
+/// that was sent is left out: the webhook's dialect has changed since.
+async fn compose_again(
+    api: &Api,
+    tenant: &Tenant,
+    delivery: DeliveryId,
+    attempts: &mut [Attempt],
+) -> Result<()> {
+    let lacks =
+        |attempt: &Attempt| attempt.request_body.is_none() && attempt.request_bytes.is_some();
+    if !attempts.iter().any(lacks) {
+        return Ok(());
+    }
+    let Some(composed) = Composed::read(api, tenant, delivery).await? else {
+        return Ok(());
+    };
+    let mut left = COMPOSED_BYTES;
+    for attempt in attempts.iter_mut().rev().filter(|attempt| lacks(attempt)) {
+        let body = composed.at(attempt.started_at.0).body;
+        if attempt.request_bytes == i32::try_from(body.len()).ok() {
+            let Some(rest) = left.checked_sub(body.len()) else {
+                break;
+            };
+            left = rest;
+            attempt.request_body = Some(String::from_utf8_lossy(&body).into_owned());
+            attempt.composed = true;
+        }
+    }
+    Ok(())
 }
 
 /// A tenant's delivery.

@@ -88,7 +88,10 @@ pub async fn retry_event(
 }
 
 /// The latest, if the producer has used the id for more than one event.
-async fn find_delivery(
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn find_delivery(
     api: &Api,
     tenant: &Tenant,
     webhook: WebhookId,
