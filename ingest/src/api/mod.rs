@@ -96,6 +96,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/api/v1/catalogues", event_types::catalogues())
         .nest("/api/v1/dialects", dialects::routes())
         .nest("/api/v1/admin/dead-letters", dead_letters::routes())
+        .nest("/api/v1/dead-letters", dead_letters::of_tenant())
         .nest("/api/v1/admin/events", rematches::of_all())
         .nest("/api/v1/changes", changes::routes())
         .nest("/api/v1/admin/changes", changes::of_all())

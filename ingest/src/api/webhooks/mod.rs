@@ -9,6 +9,7 @@
 //! Answers carry an ETag. A change that sends it in `If-Match` is refused if the
 //! webhook has changed since.
 
+pub mod backlog;
 pub mod keys;
 pub mod preview;
 pub mod rotation;

@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 
 use crate::api::http::problem::Result;
 use crate::api::state::Api;
+use crate::api::webhooks::backlog::{Backlog, backlogs};
 use crate::api::webhooks::stats::{Health, Summary, summaries};
 use crate::invalid::NotFound;
 use crate::timestamp::Timestamp;
@@ -95,6 +96,16 @@ pub struct WebhookView {
     pub updated_at: Timestamp,
     /// The endpoint's state, judged by its latest answers.
     pub health: Health,
+    /// How many deliveries wait for it: for their first attempt, for another one, or for it to be
+    /// active again. Counting stops at 10,000, and at 1,000 where webhooks are listed.
+    #[schema(example = 0)]
+    pub waiting: i64,
+    /// Whether all were counted; `false`: there are more.
+    #[schema(example = true)]
+    pub waiting_counted: bool,
+    /// When the event of the oldest of them was accepted.
+    #[schema(required)]
+    pub oldest_waiting_at: Option<Timestamp>,
     /// The number of events that it didn't get because its filter was too costly to evaluate.
     #[schema(example = 0)]
     pub too_costly_events: i64,
@@ -121,7 +132,7 @@ pub const COLUMNS: &str = "w.id, w.tenant, w.url, w.patterns, w.filter, w.dialec
 impl WebhookView {
     /// From its row, and what was counted of it. A row that can't be read whole
     /// is shown as far as it can be.
-    fn new(api: &Api, row: &Row, summary: Summary) -> Self {
+    fn new(api: &Api, row: &Row, summary: Summary, backlog: Backlog) -> Self {
         let sealed = Sealed::open(row, &api.keys).ok();
         let retry = read_retry(row);
         let readable = sealed.is_some() && retry.is_ok();
@@ -169,6 +180,9 @@ impl WebhookView {
             created_at_too: created_at,
             updated_at: row.get("updated_at"),
             health: summary.health,
+            waiting: backlog.waiting,
+            waiting_counted: backlog.counted,
+            oldest_waiting_at: backlog.oldest.map(|id| Timestamp(id.accepted_at())),
             too_costly_events: row.get("too_costly_events"),
             last_too_costly_at: row.get("last_too_costly_at"),
             last_triggered: summary.last_triggered,
@@ -212,9 +226,11 @@ pub async fn find(api: &Api, tenant: &Tenant, id: WebhookId) -> Result<WebhookVi
 pub async fn all(api: &Api, client: &Client, rows: &[Row]) -> Result<Vec<WebhookView>> {
     let ids: Vec<WebhookId> = rows.iter().map(|row| row.get("id")).collect();
     let summaries = summaries(client, &ids).await?;
+    let backlogs = backlogs(client, &ids).await?;
     let shown = rows.iter().zip(ids).map(|(row, id)| {
         let summary = summaries.get(&id).copied().unwrap_or(Summary::UNUSED);
-        WebhookView::new(api, row, summary)
+        let backlog = backlogs.get(&id).copied().unwrap_or_default();
+        WebhookView::new(api, row, summary, backlog)
     });
     Ok(shown.collect())
 }
