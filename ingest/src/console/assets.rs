@@ -16,12 +16,13 @@ pub struct Asset {
     pub path: String,
     name: String,
     content_type: &'static str,
-    content: &'static str,
+    content: String,
 }
 
 impl Asset {
-    fn new(name: &str, content_type: &'static str, content: &'static str) -> Self {
-        let hash = hex::encode(&Sha256::digest(content)[..8]);
+    fn new(name: &str, content_type: &'static str, content: &str) -> Self {
+        let content = without_comments(content);
+        let hash = hex::encode(&Sha256::digest(&content)[..8]);
         let name = format!("{hash}-{name}");
         Self {
             path: format!("{PATH}/{name}"),
@@ -45,6 +46,26 @@ pub static MARK: LazyLock<Asset> = LazyLock::new(|| {
     Asset::new("horn.svg", "image/svg+xml", content)
 });
 
+/// Whoever reads the source reads comments; browsers needn't. Whole lines only: nothing within
+/// a line is looked into.
+fn without_comments(source: &str) -> String {
+    let mut kept = String::with_capacity(source.len());
+    let mut inside = false;
+    for line in source.lines().map(str::trim) {
+        if !inside && line.starts_with("/*") {
+            inside = true;
+        }
+        if !inside && !line.is_empty() && !line.starts_with("//") {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+        if inside && line.ends_with("*/") {
+            inside = false;
+        }
+    }
+    kept
+}
+
 /// `GET /console/_/assets/{name}`
 pub async fn show(Path(name): Path<String>) -> Response {
     let all = [&*STYLE, &*SCRIPT, &*MARK];
@@ -54,7 +75,7 @@ pub async fn show(Path(name): Path<String>) -> Response {
                 (header::CONTENT_TYPE, asset.content_type),
                 (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
             ],
-            asset.content,
+            asset.content.as_str(),
         )
             .into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
@@ -67,7 +88,7 @@ mod tests {
 
     #[test]
     fn assets_are_within_their_budget() {
-        for (asset, most) in [(&STYLE, 26_000), (&SCRIPT, 20_000), (&MARK, 1_000)] {
+        for (asset, most) in [(&STYLE, 25_000), (&SCRIPT, 20_000), (&MARK, 1_000)] {
             let size = asset.content.len();
             assert!(size <= most, "{}: {size} bytes of {most}", asset.name);
         }

@@ -47,7 +47,8 @@ pub fn routes(console: Console) -> Router {
         .route("/theme", post(sign_in::theme))
         .route("/keys", get(sign_in::show_keys).post(sign_in::set_keys))
         .route("/choose", get(sign_in::choose))
-        .route("/go", get(go::go));
+        .route("/go", get(go::go))
+        .fallback(nowhere);
     let tenants = Router::new()
         .route("/webhooks", get(webhooks::show))
         .route("/webhooks/{id}", get(webhook::show))
@@ -56,12 +57,13 @@ pub fn routes(console: Console) -> Router {
         .route("/deliveries/{id}", get(delivery::show))
         .route("/deliveries/{id}/retry", post(delivery::retry))
         .route("/events", get(events::show))
-        .route("/events/{id}", get(event::show));
+        .route("/events/{id}", get(event::show))
+        .fallback(nowhere);
     Router::new()
         .route("/console", get(sign_in::home))
+        .route("/console/{tenant}", get(webhooks::home))
         .nest("/console/_", nobodys)
         .nest("/console/{tenant}", tenants)
-        .route("/console/{*rest}", axum::routing::any(nowhere))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             Failure::not_found(format!("{} does not take {method}", uri.path()))
         })

@@ -241,7 +241,7 @@ fn attempt_shown(
             div class="row apart" {
                 h2 id={ "a" (attempt.n) } tabindex="-1" { "Attempt " (attempt.n) }
                 @if all.len() > 1 {
-                    nav class="seg js-only" aria-label="Attempt" {
+                    nav class="seg" aria-label="Attempt" {
                         @for other in all.iter().skip(all.len().saturating_sub(10)) {
                             a href={ "#a" (other.n) } aria-current=[(other.n == attempt.n).then_some("true")] { (other.n) }
                         }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
-use axum::response::Html;
+use axum::response::{Html, Redirect};
 use maud::{Markup, html};
 use serde::Deserialize;
 use shared::ids::{EventType, WebhookId};
@@ -77,6 +77,11 @@ pub async fn names<const ROLE: u8>(
         .iter()
         .map(|webhook| (webhook.id, name(webhook)))
         .collect())
+}
+
+/// `GET /console/{tenant}`
+pub async fn home(visit: Visit) -> Redirect {
+    Redirect::to(&visit.path("/webhooks"))
 }
 
 /// `GET /console/{tenant}/webhooks?q=&health=`
