@@ -36,6 +36,7 @@ pub mod assignments;
 pub mod audit;
 pub mod backfill;
 pub mod batch;
+pub mod console;
 pub mod cpu;
 pub mod dead_letters;
 pub mod decode;

@@ -13,6 +13,7 @@
 //! | [`chaos`] | injects faults under load and checks that nothing was lost |
 
 pub mod bench;
+pub mod browser;
 pub mod chaos;
 pub mod history;
 pub mod monitoring;

@@ -11,8 +11,6 @@
 // What `#[utoipa::path]` writes for a handler's parameters is qualified.
 #![allow(unused_qualifications)]
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::http::{HeaderValue, Method, Uri};
 use axum::middleware::from_fn_with_state;
@@ -23,7 +21,7 @@ use utoipa_axum::router::OpenApiRouter;
 use deliveries::{all_replays, replays, retries};
 use events::rematches;
 use http::problem::Problem;
-use state::{Api, Shared};
+use state::Shared;
 use webhooks::{keys, rotation, stats};
 
 pub mod access;
@@ -43,9 +41,8 @@ pub mod tokens;
 pub mod webhooks;
 
 /// All routes, and the document that describes them.
-pub fn routes(api: Api, cors_origins: &[HeaderValue]) -> Router {
+pub fn routes(api: Shared, cors_origins: &[HeaderValue]) -> Router {
     let (routes, document) = described();
-    let api = Arc::new(api);
     let routes = routes
         .merge(openapi::page::routes(&openapi::finished(&document)))
         .fallback(async |method: Method, uri: Uri| {

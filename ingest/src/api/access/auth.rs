@@ -25,7 +25,7 @@ use crate::api::access::jwt::Claims;
 use crate::api::access::role::{Caller, Role};
 use crate::api::access::tokens::{self, hash};
 use crate::api::http::problem::{Problem, Result};
-use crate::api::state::Shared;
+use crate::api::state::{Api, Shared};
 use crate::invalid::NotFound;
 
 /// The most requests of a tenant that use PostgreSQL at a time: less than half of the
@@ -56,9 +56,10 @@ pub type Publishing = Acting<{ Role::Manager as u8 }, false>;
 pub struct Administering {
     /// The tenant whose tokens are managed; `None`: all tokens.
     pub tenant: Option<Tenant>,
+    /// As in [`Acting`].
+    pub permit: Option<OwnedSemaphorePermit>,
     /// As the history of changes has the caller.
     pub actor: Actor,
-    _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// The operator.
@@ -107,14 +108,14 @@ impl FromRequestParts<Shared> for Administering {
         caller.must_be(Role::Admin as u8)?;
         let actor = caller.actor.clone();
         let tenant = acting_for(caller, &parts.headers, api).await?;
-        let _permit = match &tenant {
+        let permit = match &tenant {
             Some(tenant) => Some(permit(tenant, api).await?),
             None => None,
         };
         Ok(Self {
             tenant,
+            permit,
             actor,
-            _permit,
         })
     }
 }
@@ -165,8 +166,8 @@ async fn acting_for(caller: Caller, headers: &HeaderMap, api: &Shared) -> Result
 /// Waits until fewer of the tenant's requests use PostgreSQL.
 ///
 /// # Errors
-/// 429 after five seconds.
-pub async fn permit(tenant: &Tenant, api: &Shared) -> Result<OwnedSemaphorePermit> {
+/// 429 if that takes too long.
+pub async fn permit(tenant: &Tenant, api: &Api) -> Result<OwnedSemaphorePermit> {
     tokio::time::timeout(PATIENCE, api.permits.acquire(tenant))
         .await
         .map_err(|_| Problem::too_many_at_once(OF_A_TENANT))
@@ -238,7 +239,10 @@ fn named_tenant(headers: &HeaderMap) -> Result<Option<Tenant>> {
 
 /// Asked of memory. A tenant that isn't there may be a moment old, so nobody is refused
 /// before the catalogue was read again.
-async fn is_tenant(api: &Shared, tenant: &Tenant) -> Result<bool> {
+///
+/// # Errors
+/// If the catalogue can't be read.
+pub async fn is_tenant(api: &Api, tenant: &Tenant) -> Result<bool> {
     let is_known = || api.subscriptions.max_payload(tenant).is_some();
     if !is_known() {
         api.feed.refresh().await?;

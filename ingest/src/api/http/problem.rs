@@ -145,6 +145,15 @@ impl Problem {
         )
     }
 
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// When it may be tried again, in seconds.
+    pub fn retry_after(&self) -> Option<u64> {
+        self.retry_after
+    }
+
     /// The field to blame, if there is one, and the detail.
     pub fn into_blame(self) -> (Option<String>, String) {
         (self.field, self.detail)
