@@ -451,7 +451,7 @@ async fn advance_replay(
                  at_webhook = $5, rate_now = $6, \
                  slowed_at = CASE WHEN $7 THEN now() ELSE slowed_at END, \
                  state = CASE WHEN $2::uuid IS NULL THEN 'finished' ELSE state END, \
-                 finished_at = CASE WHEN $2::uuid IS NULL THEN now() END \
+                 finished_at = CASE WHEN $2::uuid IS NULL THEN clock_timestamp() END \
              WHERE id = $1",
         )
         .await?;

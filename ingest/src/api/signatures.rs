@@ -226,8 +226,12 @@ pub async fn checked(api: &Api, tenant: &Tenant, new: NewCheck) -> Result<Checke
     };
     let (finding, detail) = checking.run().await?;
     Ok(Checked {
-        verifies: matches!(
-            finding,
+        verifies: finding != Finding::TimeOff
+            && checking
+                .steps
+                .last()
+                .is_some_and(|step| step.step == "signature" && step.passed == Some(true)),
+        finding,
             Finding::Verifies | Finding::SecretNotDecoded | Finding::SecretDecoded
         ),
         finding,

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use deadpool_postgres::Client;
 use serde::Serialize;
+use shared::clock;
 use shared::ids::{Tenant, WebhookId, first_uuid_at};
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 use tokio_postgres::Row;
 use utoipa::ToSchema;
 
@@ -75,7 +76,8 @@ pub async fn results(client: &Client, tenant: &Tenant, replay: &Row) -> Result<R
              GROUP BY what, class",
         )
         .await?;
-    // A step's deliveries begin again before it says that it was the last.
+    // The last step's deliveries begin again before it says that it was the last. A second for
+    // clocks that are apart.
     let ended: Option<OffsetDateTime> = replay.get("finished_at");
     let rows = client
         .query(
@@ -83,7 +85,7 @@ pub async fn results(client: &Client, tenant: &Tenant, replay: &Row) -> Result<R
             &[
                 &webhooks,
                 &replay.get::<_, OffsetDateTime>("created_at"),
-                &ended.unwrap_or(OffsetDateTime::now_utc() + time::Duration::HOUR),
+                &ended.map_or(clock::now() + Duration::HOUR, |at| at + Duration::SECOND),
                 &first_uuid_at(since),
                 &first_uuid_at(until),
                 &COUNTED,
