@@ -232,9 +232,6 @@ pub async fn checked(api: &Api, tenant: &Tenant, new: NewCheck) -> Result<Checke
                 .last()
                 .is_some_and(|step| step.step == "signature" && step.passed == Some(true)),
         finding,
-            Finding::Verifies | Finding::SecretNotDecoded | Finding::SecretDecoded
-        ),
-        finding,
         detail,
         steps: checking.steps,
         difference: checking.difference,
