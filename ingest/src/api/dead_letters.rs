@@ -28,6 +28,7 @@ use crate::api::access::auth::{Operating, Reading};
 use crate::api::events::confirmed;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, OptionalBody, Page, Parameters};
+use crate::api::openapi::words::DeadLetterQueue;
 use crate::api::state::{Api, Shared};
 use crate::dead_letters::letter::{Letter, Origin, Repair};
 use crate::dead_letters::store::{self, LetterFilter};
@@ -55,7 +56,7 @@ pub fn routes() -> OpenApiRouter<Shared> {
 
 /// `/api/v1/dead-letters`
 pub fn of_tenant() -> OpenApiRouter<Shared> {
-    OpenApiRouter::new().routes(routes!(list_own))
+    OpenApiRouter::new().routes(routes!(list_of_tenant))
 }
 
 /// Which dead letters are meant.
@@ -87,8 +88,8 @@ pub struct Selection {
     /// Only messages that were meant for this tenant.
     #[schema(example = "acme")]
     pub tenant: Option<String>,
-    /// `parking` or `unrouted`.
-    #[schema(pattern = "^(parking|unrouted)$")]
+    /// Only messages that were taken from this queue.
+    #[schema(value_type = Option<DeadLetterQueue>)]
     pub queue: Option<String>,
     /// Only these, at most 1,000.
     #[schema(value_type = Option<Vec<DeadLetterId>>, max_items = 1000)]
@@ -148,7 +149,7 @@ fn ids(texts: Vec<String>) -> Result<Vec<DeadLetterId>> {
 pub struct DeadLetter {
     pub id: DeadLetterId,
     /// `parking`: it was refused, or given up on. `unrouted`: no queue was bound for it.
-    #[schema(example = "parking")]
+    #[schema(value_type = DeadLetterQueue)]
     pub queue: String,
     /// Why it was refused.
     #[schema(example = "tenant `acme` does not exist")]
@@ -280,6 +281,19 @@ pub struct DeadLetterPage {
     pub next_cursor: Option<DeadLetterId>,
 }
 
+impl DeadLetterPage {
+    /// From what was found, which is one more than the limit if there is a next page.
+    fn new(mut shown: Vec<store::StoredLetter>, limit: i64) -> Self {
+        let more = shown.len() > limit as usize;
+        shown.truncate(limit as usize);
+        let next_cursor = shown.last().filter(|_| more).map(|last| last.id);
+        Self {
+            dead_letters: shown.into_iter().map(DeadLetter::new).collect(),
+            next_cursor,
+        }
+    }
+}
+
 /// List dead letters
 ///
 /// Newest first.
@@ -311,14 +325,8 @@ async fn page(api: &Api, which: Which) -> Result<DeadLetterPage> {
     }
     .filter()?;
     let client = api.pool.get().await?;
-    let mut shown = store::list(&client, &filter, before, limit + 1).await?;
-    let more = shown.len() > limit as usize;
-    shown.truncate(limit as usize);
-    let next_cursor = shown.last().filter(|_| more).map(|last| last.id);
-    Ok(DeadLetterPage {
-        dead_letters: shown.into_iter().map(DeadLetter::new).collect(),
-        next_cursor,
-    })
+    let shown = store::list(&client, &filter, before, limit + 1).await?;
+    Ok(DeadLetterPage::new(shown, limit))
 }
 
 /// Of which tenant the reasons are listed.
@@ -393,43 +401,26 @@ pub async fn list_reasons(
     Ok(Json(DeadLetterReasons { reasons }))
 }
 
-/// List the tenant's dead letters
+/// List a tenant's rejected events
 ///
-/// Its messages that were refused or given up on, newest first. The operator replays or discards
-/// them.
+/// The dead letters among the tenant's own events, newest first: published over AMQP,
+/// confirmed by RabbitMQ, and refused then, because a confirm says nothing of the message.
+/// Only the operator can replay or discard them.
 #[utoipa::path(
-    get, path = "/", operation_id = "list_own_dead_letters", tag = "dead letters",
+    get, path = "/", operation_id = "list_rejected_events", tag = "dead letters",
     security(("token" = ["viewer"])),
-    params(OwnLetters),
+    params(Page),
     responses((status = 200, description = "A page.", body = DeadLetterPage)),
 )]
-pub async fn list_own(
+async fn list_of_tenant(
     acting: Reading,
     State(api): State<Shared>,
-    Parameters(own): Parameters<OwnLetters>,
+    Parameters(page): Parameters<Page>,
 ) -> Result<Json<DeadLetterPage>> {
-    let which = Which {
-        reason: own.reason,
-        tenant: Some(acting.tenant.to_string()),
-        queue: None,
-        limit: own.limit,
-        cursor: own.cursor,
-    };
-    page(&api, which).await.map(Json)
-}
-
-/// Which of the tenant's dead letters to list.
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub struct OwnLetters {
-    /// Only messages that were refused for exactly this reason.
-    pub reason: Option<String>,
-    /// The most entries of the page.
-    #[param(minimum = 1, maximum = 250, default = 50)]
-    pub limit: Option<i64>,
-    /// `next_cursor` of the previous page.
-    pub cursor: Option<String>,
+    let (limit, before) = (page.limit()?, page.after::<DeadLetterId>()?);
+    let client = api.pool.get().await?;
+    let shown = store::list_of_tenant(&client, &acting.tenant, before, limit + 1).await?;
+    Ok(Json(DeadLetterPage::new(shown, limit)))
 }
 
 /// What a replay came to.

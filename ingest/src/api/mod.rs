@@ -21,10 +21,12 @@ use utoipa_axum::router::OpenApiRouter;
 use deliveries::{all_replays, replays, retries};
 use events::rematches;
 use http::problem::Problem;
+use http::query::{self, Queries};
 use state::Shared;
 use webhooks::{keys, rotation, stats};
 
 pub mod access;
+pub mod beside;
 pub mod changes;
 pub mod dead_letters;
 pub mod deliveries;
@@ -32,6 +34,7 @@ pub mod dialects;
 pub mod event_types;
 pub mod events;
 pub mod http;
+pub mod me;
 pub mod middleware;
 pub mod openapi;
 pub mod signatures;
@@ -43,14 +46,17 @@ pub mod webhooks;
 /// All routes, and the document that describes them.
 pub fn routes(api: Shared, cors_origins: &[HeaderValue]) -> Router {
     let (routes, document) = described();
+    let document = openapi::finished(&document);
+    let queries = Arc::new(Queries::of(&document));
     let routes = routes
-        .merge(openapi::page::routes(&openapi::finished(&document)))
+        .merge(openapi::page::routes(&document))
         .fallback(async |method: Method, uri: Uri| {
             Problem::not_found(format!("there is no {method} {}", uri.path()))
         })
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             Problem::method_not_allowed(format!("{} does not take {method}", uri.path()))
         })
+        .layer(from_fn_with_state(queries, query::refuse_unknown))
         .layer(from_fn_with_state(api.clone(), middleware::handle))
         .with_state(api);
     if cors_origins.is_empty() {
@@ -92,14 +98,15 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/api/v1/event-types", event_types::routes())
         .nest("/api/v1/catalogues", event_types::catalogues())
         .nest("/api/v1/dialects", dialects::routes())
-        .nest("/api/v1/admin/dead-letters", dead_letters::routes())
         .nest("/api/v1/dead-letters", dead_letters::of_tenant())
+        .nest("/api/v1/admin/dead-letters", dead_letters::routes())
         .nest("/api/v1/admin/events", rematches::of_all())
         .nest("/api/v1/changes", changes::routes())
         .nest("/api/v1/admin/changes", changes::of_all())
         .nest("/.well-known/webhook-keys", keys::routes())
         .nest("/api/v1/admin/tokens", tokens::routes())
         .nest("/api/v1/admin/tenants", tenants::routes())
+        .nest("/api/v1/me", me::routes())
         .split_for_parts();
     // The path that some of the supported systems use.
     (routes.nest("/api/webhooks", webhooks().into()), document)

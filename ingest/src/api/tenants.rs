@@ -2,7 +2,6 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use shared::ids::Tenant;
 use utoipa::{IntoParams, ToSchema};
@@ -11,6 +10,7 @@ use utoipa_axum::routes;
 
 use crate::actor::begin;
 use crate::api::access::auth::Operating;
+use crate::api::http::headers::Created;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Name, Page, Parameters};
 use crate::api::state::Shared;
@@ -65,7 +65,7 @@ pub async fn create(
     operating: Operating,
     State(api): State<Shared>,
     Body(new): Body<NewTenant>,
-) -> Result<(StatusCode, Json<TenantView>)> {
+) -> Result<Created<TenantView>> {
     let (id, tenant) = new.check(&api.dialects)?;
     let mut client = api.pool.get().await?;
     let transaction = begin(&mut client, &operating.actor).await?;
@@ -73,7 +73,7 @@ pub async fn create(
     transaction.commit().await?;
     drop(client);
     api.feed.refresh().await?;
-    Ok((StatusCode::CREATED, Json(shown)))
+    Ok(Created::new("/api/v1/admin/tenants", id, shown))
 }
 
 /// List tenants

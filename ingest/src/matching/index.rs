@@ -182,6 +182,7 @@ impl<K: Copy + Eq + Hash, W> Index<K, W> {
         let webhooks = entries.map(|entry| (entry.id, entry.filter.clone()));
         Candidates {
             webhooks: webhooks.collect(),
+            tenants_member: None,
         }
     }
 

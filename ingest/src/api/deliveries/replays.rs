@@ -25,6 +25,7 @@ use crate::api::deliveries::replay_results::{ReplayResults, results};
 use crate::api::deliveries::retries::check_active;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Ids};
+use crate::api::openapi::words::{FinishedState, FinishedStates, ReplayStatus};
 use crate::api::state::{Api, Shared};
 use crate::form::{OneOrMany, one_or_many};
 use crate::log_filter::{LogFilter, passes};
@@ -63,7 +64,7 @@ pub struct NewReplay {
     /// `failed`, `expired`, `cancelled` or `delivered`, or a list of them; `failed` by
     /// default.
     #[serde(default, deserialize_with = "one_or_many")]
-    #[schema(value_type = OneOrMany, required = false, example = json!(["failed", "expired"]))]
+    #[schema(value_type = FinishedStates, required = false, example = json!(["failed", "expired"]))]
     pub status: Option<Vec<String>>,
     /// Only of these event types, at most 100: types and patterns such as `order.*`; all by default.
     #[serde(default, alias = "event_type", deserialize_with = "one_or_many")]
@@ -132,14 +133,15 @@ pub struct Replay {
     /// `null`: all of the tenant's webhooks, one after the other.
     #[schema(required)]
     pub webhook_id: Option<WebhookId>,
-    /// `running`, `finished` or `cancelled`.
-    #[schema(example = "running")]
+    /// How far it is.
+    #[schema(value_type = ReplayStatus)]
     pub status: String,
     #[schema(required)]
     pub cancelled_because: Option<String>,
     pub since: Timestamp,
     pub until: Timestamp,
     /// The states of the deliveries that begin again.
+    #[schema(value_type = Vec<FinishedState>)]
     pub statuses: Vec<String>,
     /// Their event types; `null`: all.
     #[schema(required)]
