@@ -71,7 +71,10 @@ pub async fn dry_run(api: &Api, tenant: &Tenant, event: &Event) -> Result<EventD
     api.feed.refresh().await?;
     let blame = check(api, event).await.err().map(refused);
     let (field, detail) = match blame.map(Problem::into_blame) {
-        Some((field, detail)) => (field, Some(detail)),
+        Some((_, detail, errors)) => {
+            let field = errors.into_iter().next().map(|blame| blame.field);
+            (field, Some(detail))
+        }
         None => (None, None),
     };
     let mut webhooks = webhooks_of(api, tenant, None, ASKED + 1).await?;
@@ -85,7 +88,7 @@ pub async fn dry_run(api: &Api, tenant: &Tenant, event: &Event) -> Result<EventD
     };
     let mut matching = {
         let _permit = cpu::permit(tenant).await;
-        block_in_place(|| explain(&asked, &webhooks, &HashSet::new()))
+        block_in_place(|| explain(api, &asked, &webhooks, &HashSet::new()))
     };
     let gets = |matching: &Matching| {
         matches!(matching.explanation, Explanation::Matched { .. })
