@@ -20,6 +20,7 @@ use shared::ids::{EventId, EventType, EventUid, Malformed, Tenant};
 use shared::publish::HTTP_HEADER;
 use shared::tenant::{LARGEST_MAX_PAYLOAD, LARGEST_MESSAGE};
 use shared::topology;
+use shared::trace::TraceContext;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -46,6 +47,8 @@ pub struct Event {
     pub attributes: Option<Value>,
     /// It came over HTTP, not over AMQP.
     pub over_http: bool,
+    /// The trace that the producer has begun.
+    pub trace: Option<TraceContext>,
 }
 
 /// Why a message isn't an event. Each has a short name for the metric.
@@ -217,6 +220,7 @@ pub(crate) fn read(
             .headers()
             .as_ref()
             .is_some_and(|headers| headers.contains_key(HTTP_HEADER)),
+        trace: TraceContext::of_headers(properties.headers().as_ref()),
     })
 }
 

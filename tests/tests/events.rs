@@ -331,6 +331,7 @@ async fn an_event_that_was_accepted_after_midnight_is_not_accepted_again_for_the
             data: "{}".to_owned(),
             attributes: None,
             over_http: false,
+            trace: None,
         };
         let matched = Matched {
             uid: EventUid::at(at),

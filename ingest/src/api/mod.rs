@@ -11,6 +11,8 @@
 // What `#[utoipa::path]` writes for a handler's parameters is qualified.
 #![allow(unused_qualifications)]
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::http::{HeaderValue, Method, Uri};
 use axum::middleware::from_fn_with_state;

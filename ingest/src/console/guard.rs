@@ -109,7 +109,7 @@ async fn admit(console: &Console, request: Request) -> Result<Request> {
         if let Some(client) = client {
             rates
                 .take(client, Instant::now())
-                .map_err(Problem::too_many)?;
+                .map_err(|refused| Problem::too_many(refused.wait))?;
         }
     }
     if parts.method == Method::POST {

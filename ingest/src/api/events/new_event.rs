@@ -104,6 +104,7 @@ impl NewEvent {
             data: Box::<str>::from(self.data).into_string(),
             attributes: self.attributes,
             over_http: true,
+            trace: None,
         })
     }
 }

@@ -10,10 +10,10 @@ use serde::Deserialize;
 use shared::ids::{EventType, WebhookId};
 
 use crate::api::access::role::Role;
-use crate::api::http::request::{MAX_PAGE, Page as ApiPage, Parameters};
-use crate::api::webhooks;
+use crate::api::http::request::{MAX_PAGE, Parameters};
 use crate::api::webhooks::stats::Health;
 use crate::api::webhooks::view::WebhookView;
+use crate::api::webhooks::{self, WebhookQuery};
 use crate::console::failure::Result;
 use crate::console::fields::query;
 use crate::console::frame::{Page, Section};
@@ -58,9 +58,10 @@ pub async fn all<const ROLE: u8>(
     visit: &Visit<ROLE>,
     cursor: Option<String>,
 ) -> Result<(Vec<WebhookView>, Option<String>)> {
-    let page = ApiPage {
+    let page = WebhookQuery {
         limit: Some(MAX_PAGE),
         cursor,
+        client_id: None,
     };
     let acting = visit.acting().await?;
     let answer = webhooks::list(acting, State(console.api.clone()), Parameters(page)).await?;
