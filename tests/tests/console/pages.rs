@@ -92,7 +92,7 @@ async fn every_page_fits_its_screen_its_budget_and_its_readers() {
             wrong.push(format!("{name} at 320 scrolls sideways"));
         }
         let size = tab
-            .script("return (await (await fetch(location.href)).text()).length")
+            .script("return fetch(location.href).then((r) => r.text()).then((t) => t.length)")
             .await;
         if size.as_i64().is_none_or(|size| size > 60 * 1024) {
             wrong.push(format!("{name} has {size} bytes"));
