@@ -275,7 +275,8 @@ impl Recorder {
         let statement = client
             .prepare_cached(
                 "-- put_off_set_aside\n\
-                 UPDATE deliveries SET due_at = $4, deferred_because = 'parked' \
+                 UPDATE deliveries SET due_at = $4, deferred_because = 'parked', \
+                     waits = add_wait(waits, 'parked', attempts, $4) \
                  WHERE id = $1 AND attempts = $2 - 1 AND restarted_at IS NOT DISTINCT FROM $3 \
                    AND state NOT IN ('delivered', 'failed', 'expired', 'cancelled')",
             )

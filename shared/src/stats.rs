@@ -46,6 +46,19 @@ pub const OUTCOMES: [&str; 10] = [
     "broken",
 ];
 
+/// Why a delivery can be deferred without an attempt, in the order of [`Tally::waits`].
+/// They are the values of `deliveries.deferred_because` that a dispatcher writes with its
+/// verdicts. New ones are only ever appended.
+pub const WAITS: [&str; 7] = [
+    "endpoint_full",
+    "endpoint_down",
+    "rate_limited",
+    "in_flight",
+    "unknown_webhook",
+    "unknown_dialect",
+    "paused",
+];
+
 /// The number of buckets for response times. Each bucket is √2 times as long as the
 /// one before: from below a millisecond to above the longest timeout.
 pub const BUCKETS: usize = 34;
@@ -70,6 +83,8 @@ pub struct Tally {
     pub response_times: [i64; BUCKETS],
     /// The sum of their response times, in milliseconds.
     pub response_ms: i64,
+    /// The number of deferrals for each reason of [`WAITS`].
+    pub waits: [i64; WAITS.len()],
 }
 
 impl Default for Tally {
@@ -84,6 +99,7 @@ impl Default for Tally {
             cancelled: 0,
             response_times: [0; BUCKETS],
             response_ms: 0,
+            waits: [0; WAITS.len()],
         }
     }
 }
@@ -102,6 +118,13 @@ impl Tally {
         }
     }
 
+    /// Counts a deferral.
+    pub fn wait(&mut self, because: &str) {
+        if let Some(reason) = WAITS.iter().position(|known| *known == because) {
+            self.waits[reason] += 1;
+        }
+    }
+
     /// Adds another tally.
     pub fn add(&mut self, other: &Self) {
         let add = |ours: &mut [i64], theirs: &[i64]| {
@@ -111,6 +134,7 @@ impl Tally {
         };
         add(&mut self.outcomes, &other.outcomes);
         add(&mut self.response_times, &other.response_times);
+        add(&mut self.waits, &other.waits);
         self.retries += other.retries;
         self.delivered += other.delivered;
         self.delivered_at_once += other.delivered_at_once;
@@ -118,6 +142,12 @@ impl Tally {
         self.expired += other.expired;
         self.cancelled += other.cancelled;
         self.response_ms += other.response_ms;
+    }
+
+    /// The number of deferrals.
+    #[must_use]
+    pub fn deferrals(&self) -> i64 {
+        self.waits.iter().sum()
     }
 
     /// The number of attempts.

@@ -20,7 +20,7 @@ use utoipa_axum::routes;
 
 use crate::api::access::auth::Reading;
 use crate::api::deliveries::search::{DeliveryQuery, Found, WITH_ITS_EVENT, search};
-use crate::api::deliveries::view::{Attempt, COLUMNS, Delivery, DeliveryDetail, LogEntry};
+use crate::api::deliveries::view::{Attempt, COLUMNS, Delivery, DeliveryDetail, LogEntry, Wait};
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Id, Parameters};
 use crate::api::state::{Api, Shared};
@@ -210,7 +210,7 @@ pub async fn check_exists(client: &Client, tenant: &Tenant, webhook: WebhookId) 
 
 /// Show a delivery
 ///
-/// With its attempts, the latest 100.
+/// With its attempts, the latest 100, and what it waited for beside its schedule.
 #[utoipa::path(
     get, path = "/{id}", operation_id = "show_delivery", tag = "deliveries",
     security(("token" = ["viewer"])),
@@ -238,7 +238,23 @@ async fn show(
     Ok(Json(DeliveryDetail {
         delivery,
         attempt_log: attempts.iter().map(Attempt::from_row).collect(),
+        waits: waits(&client, id).await?,
     }))
+}
+
+/// What a delivery waited for without an attempt: see `add_wait` in shared/migrations.
+async fn waits(client: &Client, delivery: DeliveryId) -> Result<Vec<Wait>> {
+    let statement = client
+        .prepare_cached(
+            "-- delivery_waits\n\
+             SELECT w.* FROM deliveries d CROSS JOIN LATERAL jsonb_to_recordset(d.waits) \
+                 AS w (because text, attempts smallint, first_at timestamptz, until timestamptz, \
+                       times integer) \
+             WHERE d.id = $1",
+        )
+        .await?;
+    let rows = client.query(&statement, &[&delivery]).await?;
+    Ok(rows.iter().map(Wait::from_row).collect())
 }
 
 /// A tenant's delivery.
