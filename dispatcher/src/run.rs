@@ -16,11 +16,13 @@ use lapin::options::BasicCancelOptions;
 use shared::amqp::{Broker, Session, keep_session};
 use shared::attempt::Sender;
 use shared::catalogue::Feed;
+use shared::processes::{self, Process};
 use shared::publish::{Publications, Publisher};
 use shared::serve::serve;
+use shared::stats::OUTCOMES;
 use shared::supervise::{Readiness, Supervisor, until_done};
 use shared::topology::jobs_queue;
-use shared::{health, partitions, postgres};
+use shared::{health, partitions, postgres, queues};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +33,7 @@ use crate::admit::Admitter;
 use crate::deliver::Deliverer;
 use crate::endpoint::cache::EndpointCache;
 use crate::endpoint::rate_limit::RateLimiter;
+use crate::endpoint::report::EndpointReporter;
 use crate::in_flight::InFlight;
 use crate::intake::Intake;
 use crate::metrics::metrics;
@@ -96,8 +99,19 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         let url = settings.common.database_url.clone();
         async move { feed.listen(&url, NAME, &stop).await }
     });
-    let partitions = partitions::keep(pool.clone(), TOMORROW, services_stop);
+    let partitions = partitions::keep(pool.clone(), TOMORROW, services_stop.clone());
     services.spawn("creating partitions", partitions);
+    let process = Process::this("dispatcher");
+    let reporter = EndpointReporter {
+        pool: pool.clone(),
+        endpoints: endpoints.clone(),
+        process: process.id,
+        stop: services_stop.clone(),
+    };
+    services.spawn("telling of endpoints", reporter.run());
+    let concurrency = settings.concurrency;
+    let told = process.keep_told(pool.clone(), move || work_done(concurrency), services_stop);
+    services.spawn("telling of this process", told);
 
     // These may end when the shutdown grace is over.
     let grace_over = CancellationToken::new();
@@ -220,6 +234,17 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     Ok(())
 }
 
+/// What this process tells of itself.
+fn work_done(concurrency: u16) -> processes::Work {
+    let attempts = |outcome: &&str| metrics().attempts.with_label_values(&[*outcome]).get();
+    processes::Work {
+        in_flight: Some(metrics().in_flight.get() as i32),
+        concurrency: Some(concurrency.into()),
+        events: 0,
+        attempts: OUTCOMES.iter().map(attempts).sum(),
+    }
+}
+
 async fn wait_for_schema(pool: &Pool, stop: &CancellationToken) -> Option<()> {
     until_done(
         stop,
@@ -282,6 +307,7 @@ impl Work {
         };
         tokio::select! {
             ended = work => ended,
+            never = queues::keep_measured(&self.failure_watch.pool, session, self.shards) => match never {},
             ended = self.publications.serve(&channel) => {
                 ended?;
                 anyhow::bail!("the last publisher is gone")

@@ -188,6 +188,10 @@ typed_id!(
     /// Deliveries of a webhook that begin again: `rpl_…`.
     ReplayId, ReplayTag, "rpl"
 );
+typed_id!(
+    /// A running process, from its start to its end: `prc_…`.
+    ProcessId, ProcessTag, "prc"
+);
 
 impl EventUid {
     /// A new key for an event that is accepted at `at`.

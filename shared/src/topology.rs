@@ -82,6 +82,18 @@ fn retry_queue(tier: u32) -> String {
     format!("posthorn.retry.v1.{tier}s")
 }
 
+/// The names of all queues.
+#[must_use]
+pub fn queues(shards: u16) -> Vec<String> {
+    let fixed = [INGEST_QUEUE, PARKING_QUEUE, UNROUTED_QUEUE];
+    let fixed = fixed.into_iter().chain(OVERFLOW_QUEUES).map(str::to_owned);
+    let delays = TIERS.map(retry_queue);
+    fixed
+        .chain((0..shards).map(jobs_queue))
+        .chain(delays)
+        .collect()
+}
+
 /// The shard of a webhook's jobs. It is the same in every process and never changes.
 #[must_use]
 pub fn shard_of(webhook: WebhookId, shards: u16) -> u16 {
