@@ -24,7 +24,7 @@ use deliveries::{replays, retries};
 use events::rematches;
 use http::problem::Problem;
 use state::{Api, Shared};
-use webhooks::{keys, rotation, stats};
+use webhooks::{endpoint, keys, rotation, stats, type_stats};
 
 pub mod access;
 pub mod dead_letters;
@@ -35,6 +35,7 @@ pub mod events;
 pub mod http;
 pub mod middleware;
 pub mod openapi;
+pub mod operations;
 pub mod state;
 pub mod tenants;
 pub mod tokens;
@@ -78,13 +79,14 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
             .merge(retries::of_webhook())
             .merge(replays::of_webhook())
             .merge(stats::of_webhook())
+            .merge(endpoint::of_webhook())
             .merge(webhooks::test::of_webhook())
     };
     let deliveries = deliveries::routes().merge(retries::routes());
     let (routes, document) = OpenApiRouter::with_openapi(openapi::Base::openapi())
         .nest("/api/v1/webhooks", webhooks())
         .nest("/api/v1/deliveries", deliveries)
-        .nest("/api/v1/stats", stats::routes())
+        .nest("/api/v1/stats", stats::routes().merge(type_stats::routes()))
         .nest("/api/v1/events", events)
         .nest("/api/v1/event-types", event_types::routes())
         .nest("/api/v1/catalogues", event_types::catalogues())
@@ -94,6 +96,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/.well-known/webhook-keys", keys::routes())
         .nest("/api/v1/admin/tokens", tokens::routes())
         .nest("/api/v1/admin/tenants", tenants::routes())
+        .nest("/api/v1/admin", operations::routes())
         .split_for_parts();
     // The path that some of the supported systems use.
     (routes.nest("/api/webhooks", webhooks().into()), document)

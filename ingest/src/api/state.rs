@@ -57,6 +57,8 @@ pub struct Api {
     pub subscriptions: Arc<Subscriptions>,
     /// Tenants' event types.
     pub event_types: Arc<EventTypes>,
+    /// `WEBHOOK_EVENT_TTL`: how long the log is kept.
+    pub retention: time::Duration,
 }
 
 impl Api {

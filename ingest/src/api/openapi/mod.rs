@@ -37,6 +37,7 @@ pub mod page;
         (name = "dead letters", description = "Messages that were refused or unroutable."),
         (name = "tokens", description = "API tokens."),
         (name = "tenants", description = "Tenants and their limits."),
+        (name = "operations", description = "The processes, queues and storage of the whole system."),
     ),
     components(schemas(Problem)),
     modifiers(&Token),

@@ -9,11 +9,13 @@
 //! Answers carry an ETag. A change that sends it in `If-Match` is refused if the
 //! webhook has changed since.
 
+pub mod endpoint;
 pub mod keys;
 pub mod rotation;
 pub mod stats;
 pub mod test;
 pub mod tester;
+pub mod type_stats;
 pub mod view;
 
 use axum::Json;

@@ -12,7 +12,7 @@ use deadpool_postgres::Client;
 use serde::{Deserialize, Serialize};
 use shared::clock;
 use shared::ids::WebhookId;
-use shared::stats::{OUTCOMES, PERIOD, Subject, Tally};
+use shared::stats::{OUTCOMES, PERIOD, Subject, Tally, WAITS};
 use time::OffsetDateTime;
 use tokio_postgres::Row;
 use utoipa::{IntoParams, ToSchema};
@@ -39,16 +39,16 @@ pub fn of_webhook() -> OpenApiRouter<Shared> {
 /// The time window of statistics.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct StatsQuery {
+pub struct StatsQuery {
     /// The last hour, day, week, or thirty days.
     #[serde(default)]
     #[param(inline, required = false)]
-    window: Window,
+    pub window: Window,
 }
 
 /// The last hour, day, week, or thirty days.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-enum Window {
+pub enum Window {
     #[serde(rename = "1h")]
     Hour,
     #[default]
@@ -62,11 +62,11 @@ enum Window {
 
 impl Window {
     /// The length of the window, and of each step of its series, in seconds.
-    fn lengths(self) -> (i64, i64) {
+    pub fn lengths(self) -> (i64, i64) {
         const HOUR: i64 = 3600;
         match self {
             Self::Hour => (HOUR, PERIOD),
-            Self::Day => (24 * HOUR, HOUR),
+            Self::Day => (24 * HOUR, HOUR / 2),
             Self::Week => (7 * 24 * HOUR, 6 * HOUR),
             Self::Month => (30 * 24 * HOUR, 24 * HOUR),
         }
@@ -87,6 +87,11 @@ struct Stats {
     /// `forbidden`, `redirect`, `client_error`, `server_error`.
     #[schema(example = json!({"timeout": 3, "server_error": 12}))]
     failures_by_class: BTreeMap<&'static str, i64>,
+    /// How often deliveries were put off without an attempt, by reason: `endpoint_full`,
+    /// `endpoint_down`, `rate_limited`, `in_flight`, `unknown_webhook`, `unknown_dialect`,
+    /// `paused`.
+    #[schema(example = json!({"endpoint_down": 120, "rate_limited": 3}))]
+    deferrals_by_reason: BTreeMap<&'static str, i64>,
     /// When a delivery last succeeded, even if that was before the window.
     #[schema(required)]
     last_delivery_at: Option<Timestamp>,
@@ -201,6 +206,7 @@ async fn stats(client: &Client, subject: Subject<'_>, window: Window) -> Result<
         steps.entry(floor(at, step)).or_default().add(&tally);
     }
     let failures = OUTCOMES.iter().copied().zip(total.outcomes);
+    let deferrals = WAITS.iter().copied().zip(total.waits);
     Ok(Stats {
         window,
         since: moment(since),
@@ -209,6 +215,7 @@ async fn stats(client: &Client, subject: Subject<'_>, window: Window) -> Result<
         failures_by_class: failures
             .filter(|(class, count)| *class != "success" && *count > 0)
             .collect(),
+        deferrals_by_reason: deferrals.filter(|(_, count)| *count > 0).collect(),
         last_delivery_at,
         last_failure_at,
         series: steps
@@ -221,11 +228,11 @@ async fn stats(client: &Client, subject: Subject<'_>, window: Window) -> Result<
     })
 }
 
-fn floor(at: i64, step: i64) -> i64 {
+pub fn floor(at: i64, step: i64) -> i64 {
     at - at.rem_euclid(step)
 }
 
-fn moment(at: i64) -> Timestamp {
+pub fn moment(at: i64) -> Timestamp {
     // Within thirty days of now.
     Timestamp(OffsetDateTime::from_unix_timestamp(at).unwrap_or(OffsetDateTime::UNIX_EPOCH))
 }
@@ -260,13 +267,14 @@ async fn last_times(
 fn read(row: &Row) -> Tally {
     let mut tally = Tally::default();
     let fill = |ours: &mut [i64], column: &str| {
-        let counts: Vec<i32> = row.get(column);
-        for (ours, count) in ours.iter_mut().zip(counts) {
+        let counts: Option<Vec<i32>> = row.get(column);
+        for (ours, count) in ours.iter_mut().zip(counts.unwrap_or_default()) {
             *ours = count.into();
         }
     };
     fill(&mut tally.outcomes, "outcomes");
     fill(&mut tally.response_times, "response_times");
+    fill(&mut tally.waits, "waits");
     let count = |column: &str| i64::from(row.get::<_, i32>(column));
     Tally {
         retries: count("retries"),
@@ -408,11 +416,11 @@ mod tests {
     }
 
     #[test]
-    fn a_window_has_between_five_and_thirty_one_steps() {
+    fn a_window_has_between_five_and_forty_nine_steps() {
         for window in [Window::Hour, Window::Day, Window::Week, Window::Month] {
             let (length, step) = window.lengths();
             assert_eq!(length % step, 0);
-            assert!((4..=30).contains(&(length / step)), "{window:?}");
+            assert!((4..=48).contains(&(length / step)), "{window:?}");
             assert_eq!(step % PERIOD, 0);
         }
     }

@@ -7,6 +7,7 @@ use deadpool_postgres::Client;
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use serde_json::Value;
+use shared::endpoints::{self, Down};
 use shared::ids::{Tenant, WebhookId};
 use shared::retry::Retry;
 use shared::webhook::{Rate, Sealed, Status, read_retry};
@@ -92,6 +93,13 @@ pub struct WebhookView {
     updated_at: Timestamp,
     /// The endpoint's state, judged by its latest answers.
     health: Health,
+    /// Since when its deliveries wait because the endpoint is down; `null`: it isn't.
+    #[schema(required)]
+    down_since: Option<Timestamp>,
+    /// When an endpoint that is down gets the next request; `null`: it isn't down, or one is
+    /// in flight.
+    #[schema(required)]
+    next_probe_at: Option<Timestamp>,
     /// The number of events that it didn't get because its filter was too costly to evaluate.
     #[schema(example = 0)]
     too_costly_events: i64,
@@ -118,7 +126,7 @@ pub const COLUMNS: &str = "w.id, w.tenant, w.url, w.patterns, w.filter, w.dialec
 impl WebhookView {
     /// From its row, and what was counted of it. A row that can't be read whole
     /// is shown as far as it can be.
-    fn new(api: &Api, row: &Row, summary: Summary) -> Self {
+    fn new(api: &Api, row: &Row, summary: Summary, down: Option<&Down>) -> Self {
         let sealed = Sealed::open(row, &api.keys).ok();
         let retry = read_retry(row);
         let readable = sealed.is_some() && retry.is_ok();
@@ -165,6 +173,8 @@ impl WebhookView {
             created_at_too: created_at,
             updated_at: row.get("updated_at"),
             health: summary.health,
+            down_since: down.map(|down| Timestamp(down.since)),
+            next_probe_at: down.and_then(|down| down.next_probe_at).map(Timestamp),
             too_costly_events: row.get("too_costly_events"),
             last_too_costly_at: row.get("last_too_costly_at"),
             last_triggered: summary.last_triggered,
@@ -208,9 +218,10 @@ pub async fn find(api: &Api, tenant: &Tenant, id: WebhookId) -> Result<WebhookVi
 pub async fn all(api: &Api, client: &Client, rows: &[Row]) -> Result<Vec<WebhookView>> {
     let ids: Vec<WebhookId> = rows.iter().map(|row| row.get("id")).collect();
     let summaries = summaries(client, &ids).await?;
+    let down = endpoints::down(client, &ids).await?;
     let shown = rows.iter().zip(ids).map(|(row, id)| {
         let summary = summaries.get(&id).copied().unwrap_or(Summary::UNUSED);
-        WebhookView::new(api, row, summary)
+        WebhookView::new(api, row, summary, down.get(&id))
     });
     Ok(shown.collect())
 }
