@@ -31,42 +31,42 @@ pub fn routes() -> OpenApiRouter<Shared> {
 
 /// The processes of this system.
 #[derive(Serialize, ToSchema)]
-struct Processes {
-    processes: Vec<Process>,
+pub struct Processes {
+    pub processes: Vec<Process>,
 }
 
 /// A running process, by its own account.
 #[derive(Serialize, ToSchema)]
-struct Process {
-    id: ProcessId,
+pub struct Process {
+    pub id: ProcessId,
     /// `dispatcher`; `ingest`, or the part of it that the process is: `api` or `intake`.
     #[schema(example = "dispatcher")]
-    kind: String,
-    host: String,
+    pub kind: String,
+    pub host: String,
     #[schema(example = "0.9.0")]
-    version: String,
-    started_at: Timestamp,
+    pub version: String,
+    pub started_at: Timestamp,
     /// When it last told of itself. It does every ten seconds.
-    told_at: Timestamp,
+    pub told_at: Timestamp,
     /// Whether it told of itself in the last thirty seconds. If not, it was killed, hangs, or
     /// can't reach PostgreSQL.
     #[schema(example = true)]
-    alive: bool,
+    pub alive: bool,
     /// A dispatcher's requests in flight.
     #[schema(required, example = 12)]
-    in_flight: Option<i32>,
+    pub in_flight: Option<i32>,
     /// The most jobs that a dispatcher holds at a time (`CONCURRENCY`).
     #[schema(required, example = 512)]
-    concurrency: Option<i32>,
+    pub concurrency: Option<i32>,
     /// Bytes of memory that it uses.
     #[schema(required, example = 48_234_496)]
-    memory_bytes: Option<i64>,
+    pub memory_bytes: Option<i64>,
     /// Events that it accepts a second.
     #[schema(example = 206.0)]
-    events_per_second: f32,
+    pub events_per_second: f32,
     /// Attempts that it makes a second.
     #[schema(example = 488.5)]
-    attempts_per_second: f32,
+    pub attempts_per_second: f32,
 }
 
 /// List processes
@@ -77,7 +77,7 @@ struct Process {
     security(("token" = ["operator"])),
     responses((status = 200, description = "The processes, by kind and start.", body = Processes)),
 )]
-async fn list_processes(_: Operating, State(api): State<Shared>) -> Result<Json<Processes>> {
+pub async fn list_processes(_: Operating, State(api): State<Shared>) -> Result<Json<Processes>> {
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(
@@ -108,22 +108,22 @@ async fn list_processes(_: Operating, State(api): State<Shared>) -> Result<Json<
 
 /// The queues of RabbitMQ.
 #[derive(Serialize, ToSchema)]
-struct Queues {
-    queues: Vec<Queue>,
+pub struct Queues {
+    pub queues: Vec<Queue>,
 }
 
 /// A queue.
 #[derive(Serialize, ToSchema)]
-struct Queue {
+pub struct Queue {
     #[schema(example = "posthorn.jobs.v1.0")]
-    name: String,
+    pub name: String,
     /// Messages that wait. Those that a process holds don't count.
     #[schema(example = 41)]
-    messages: i64,
+    pub messages: i64,
     #[schema(example = 2)]
-    consumers: i32,
+    pub consumers: i32,
     /// When RabbitMQ was asked.
-    told_at: Timestamp,
+    pub told_at: Timestamp,
 }
 
 /// List queues
@@ -134,7 +134,7 @@ struct Queue {
     security(("token" = ["operator"])),
     responses((status = 200, description = "The queues, by name.", body = Queues)),
 )]
-async fn list_queues(_: Operating, State(api): State<Shared>) -> Result<Json<Queues>> {
+pub async fn list_queues(_: Operating, State(api): State<Shared>) -> Result<Json<Queues>> {
     let client = api.pool.get().await?;
     // Queues of a JOB_SHARDS that was changed aren't asked for any more.
     let statement = client
@@ -158,73 +158,73 @@ async fn list_queues(_: Operating, State(api): State<Shared>) -> Result<Json<Que
 
 /// The state of the system.
 #[derive(Serialize, ToSchema)]
-struct System {
+pub struct System {
     /// Of the process that answers.
     #[schema(example = "0.9.0")]
-    version: &'static str,
-    now: Timestamp,
+    pub version: &'static str,
+    pub now: Timestamp,
     /// Seconds since the oldest delivery was due that nothing keeps from being sent; 0: none
     /// is overdue. Deliveries that are just being sent count.
     #[schema(example = 0.4)]
-    lag_seconds: f64,
+    pub lag_seconds: f64,
     /// Events that all processes accept a second, over the last ten seconds.
     #[schema(example = 412.0)]
-    events_per_second: f64,
+    pub events_per_second: f64,
     /// Attempts that all dispatchers make a second, over the last ten seconds.
     #[schema(example = 977.0)]
-    attempts_per_second: f64,
+    pub attempts_per_second: f64,
     /// Requests that are in flight.
     #[schema(example = 1204)]
-    in_flight: i64,
+    pub in_flight: i64,
     /// What the sweeper found last.
-    sweep: Sweep,
+    pub sweep: Sweep,
     /// The size of the log.
-    storage: Storage,
+    pub storage: Storage,
 }
 
 /// What the sweeper found last.
 #[derive(Serialize, ToSchema)]
-struct Sweep {
+pub struct Sweep {
     /// When it looked.
     #[schema(required)]
-    swept_at: Option<Timestamp>,
+    pub swept_at: Option<Timestamp>,
     /// Every job that was due before this time has reached a dispatcher.
     #[schema(required)]
-    watermark: Option<Timestamp>,
+    pub watermark: Option<Timestamp>,
     /// Open deliveries whose jobs are lost and weren't put back in time. Always 0, or it is a
     /// fault.
     #[schema(example = 0)]
-    unaccounted: i64,
+    pub unaccounted: i64,
     /// The earliest due time of an open delivery.
     #[schema(required)]
-    oldest_due_at: Option<Timestamp>,
+    pub oldest_due_at: Option<Timestamp>,
     /// Lost jobs that were put back, since the system exists.
     #[schema(example = 0)]
-    requeued: i64,
+    pub requeued: i64,
 }
 
 /// The size of the log on PostgreSQL's disk, indexes included.
 #[derive(Serialize, ToSchema)]
-struct Storage {
+pub struct Storage {
     #[schema(example = 61_203_283_968_i64)]
-    bytes: i64,
+    pub bytes: i64,
     /// The size when the log is as old as it gets, at the pace of the last seven days.
     #[schema(example = 76_235_669_504_i64)]
-    forecast_bytes: i64,
+    pub forecast_bytes: i64,
     /// How many days the log is kept.
     #[schema(example = 30)]
-    retention_days: i64,
+    pub retention_days: i64,
     /// By day; the coming days are empty.
-    days: Vec<StorageDay>,
+    pub days: Vec<StorageDay>,
 }
 
 /// The events, deliveries and attempts of a day.
 #[derive(Serialize, ToSchema)]
-struct StorageDay {
+pub struct StorageDay {
     #[schema(example = "2026-11-26")]
-    day: String,
+    pub day: String,
     #[schema(example = 2_136_746_229_i64)]
-    bytes: i64,
+    pub bytes: i64,
 }
 
 /// Show the system
@@ -235,7 +235,7 @@ struct StorageDay {
     security(("token" = ["operator"])),
     responses((status = 200, description = "The state of the system.", body = System)),
 )]
-async fn show_system(_: Operating, State(api): State<Shared>) -> Result<Json<System>> {
+pub async fn show_system(_: Operating, State(api): State<Shared>) -> Result<Json<System>> {
     let size = partitions::weigh(&api.pool, api.retention).await?;
     let client = api.pool.get().await?;
     let rates = rates(&client).await?;

@@ -39,56 +39,56 @@ pub fn of_webhook() -> OpenApiRouter<Shared> {
 
 /// The state of a webhook's endpoint.
 #[derive(Serialize, ToSchema)]
-struct EndpointHealth {
-    webhook_id: WebhookId,
+pub struct EndpointHealth {
+    pub webhook_id: WebhookId,
     /// The endpoint's state, judged by its latest answers.
-    health: Health,
+    pub health: Health,
     /// Whether deliveries wait because the endpoint is down: ten requests in a row failed, and
     /// none succeeded since. It gets one request now and then.
     #[schema(example = true)]
-    down: bool,
+    pub down: bool,
     /// Since when it is down.
     #[schema(required)]
-    down_since: Option<Timestamp>,
+    pub down_since: Option<Timestamp>,
     /// When the last request to it failed.
     #[schema(required)]
-    last_failed_at: Option<Timestamp>,
+    pub last_failed_at: Option<Timestamp>,
     /// When the next request may be sent; `null`: it isn't down, or a request is in flight.
     #[schema(required)]
-    next_probe_at: Option<Timestamp>,
+    pub next_probe_at: Option<Timestamp>,
     /// How many dispatchers run.
     #[schema(example = 2)]
-    dispatchers: i64,
+    pub dispatchers: i64,
     /// The dispatchers for which the endpoint is down, or had no free permit in the last ten
     /// seconds. For all others it is up, and nothing waits.
-    replicas: Vec<EndpointReplica>,
+    pub replicas: Vec<EndpointReplica>,
 }
 
 /// An endpoint as one dispatcher sees it.
 #[derive(Serialize, ToSchema)]
-struct EndpointReplica {
+pub struct EndpointReplica {
     /// The dispatcher, as in the list of processes.
-    process_id: ProcessId,
-    host: String,
+    pub process_id: ProcessId,
+    pub host: String,
     /// The circuit breaker: `closed` (requests are sent), `open` (none is sent before
     /// `next_probe_at`) or `probing` (one is in flight, and decides).
     #[schema(example = "open")]
-    circuit: String,
+    pub circuit: String,
     /// Since when it isn't closed.
     #[schema(required)]
-    open_since: Option<Timestamp>,
+    pub open_since: Option<Timestamp>,
     #[schema(required)]
-    last_failed_at: Option<Timestamp>,
+    pub last_failed_at: Option<Timestamp>,
     #[schema(required)]
-    next_probe_at: Option<Timestamp>,
+    pub next_probe_at: Option<Timestamp>,
     /// The most requests in flight at the endpoint.
     #[schema(example = 1)]
-    permits: i32,
+    pub permits: i32,
     /// How many requests are in flight.
     #[schema(example = 1)]
-    in_flight: i32,
+    pub in_flight: i32,
     /// When the dispatcher said this.
-    told_at: Timestamp,
+    pub told_at: Timestamp,
 }
 
 /// The state of a webhook's endpoint
@@ -101,7 +101,7 @@ struct EndpointReplica {
     params(("id" = WebhookId, Path)),
     responses((status = 200, description = "The endpoint's state.", body = EndpointHealth)),
 )]
-async fn show_health(
+pub async fn show_health(
     acting: Reading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
@@ -166,13 +166,13 @@ async fn replicas(client: &Client, webhook: WebhookId) -> Result<Vec<EndpointRep
 
 /// What was done to have an endpoint asked.
 #[derive(Serialize, ToSchema)]
-struct Probe {
-    webhook_id: WebhookId,
+pub struct Probe {
+    pub webhook_id: WebhookId,
     /// The delivery that is sent to find out; `null`: none waits for the endpoint, so the next
     /// one that is due does.
     #[schema(required)]
-    delivery_id: Option<DeliveryId>,
-    asked_at: Timestamp,
+    pub delivery_id: Option<DeliveryId>,
+    pub asked_at: Timestamp,
 }
 
 /// Ask an endpoint now
@@ -189,7 +189,7 @@ struct Probe {
         (status = 409, description = "The webhook is switched off."),
     ),
 )]
-async fn probe(
+pub async fn probe(
     acting: Managing,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,

@@ -45,15 +45,15 @@ pub fn routes() -> OpenApiRouter<Shared> {
 
 /// A page of webhooks.
 #[derive(Serialize, ToSchema)]
-struct WebhookPage {
-    webhooks: Vec<WebhookView>,
+pub struct WebhookPage {
+    pub webhooks: Vec<WebhookView>,
     /// The cursor of the next page; `null` on the last page.
     #[schema(required)]
-    next_cursor: Option<String>,
+    pub next_cursor: Option<String>,
 }
 
 /// A webhook with its ETag.
-struct Tagged(StatusCode, WebhookView);
+pub struct Tagged(pub StatusCode, pub WebhookView);
 
 impl IntoResponse for Tagged {
     fn into_response(self) -> Response {
@@ -73,7 +73,7 @@ impl IntoResponse for Tagged {
         (status = 409, description = "The tenant already has as many webhooks as it may."),
     ),
 )]
-async fn create(
+pub async fn create(
     acting: Managing,
     State(api): State<Shared>,
     Body(form): Body<WebhookForm>,
@@ -102,7 +102,7 @@ async fn create(
     params(Page),
     responses((status = 200, description = "A page.", body = WebhookPage)),
 )]
-async fn list(
+pub async fn list(
     acting: Reading,
     State(api): State<Shared>,
     Parameters(page): Parameters<Page>,
@@ -135,7 +135,11 @@ async fn list(
     params(("id" = WebhookId, Path)),
     responses((status = 200, description = "The webhook.", body = WebhookView)),
 )]
-async fn show(acting: Reading, State(api): State<Shared>, Id(id): Id<WebhookId>) -> Result<Tagged> {
+pub async fn show(
+    acting: Reading,
+    State(api): State<Shared>,
+    Id(id): Id<WebhookId>,
+) -> Result<Tagged> {
     let webhook = find(&api, &acting.tenant, id).await?;
     Ok(Tagged(StatusCode::OK, webhook))
 }
@@ -180,7 +184,7 @@ fn changed_meanwhile() -> Problem {
         (status = 412, description = "The webhook has changed since the state that `If-Match` names."),
     ),
 )]
-async fn replace(
+pub async fn replace(
     acting: Managing,
     api: State<Shared>,
     id: Id<WebhookId>,
@@ -206,7 +210,7 @@ async fn replace(
         (status = 412, description = "The webhook has changed since the state that `If-Match` names."),
     ),
 )]
-async fn update(
+pub async fn update(
     acting: Managing,
     State(api): State<Shared>,
     Id(id): Id<WebhookId>,
@@ -244,7 +248,7 @@ async fn update(
         (status = 412, description = "The webhook has changed since the state that `If-Match` names."),
     ),
 )]
-async fn delete(
+pub async fn delete(
     acting: Managing,
     State(api): State<Shared>,
     Id(id): Id<WebhookId>,

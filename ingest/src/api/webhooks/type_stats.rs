@@ -24,25 +24,25 @@ pub fn routes() -> OpenApiRouter<Shared> {
 
 /// How many events of each type were accepted.
 #[derive(Serialize, ToSchema)]
-struct EventTypeStats {
-    window: Window,
+pub struct EventTypeStats {
+    pub window: Window,
     /// The beginning of the window, rounded down to a quarter of an hour.
-    since: Timestamp,
-    until: Timestamp,
+    pub since: Timestamp,
+    pub until: Timestamp,
     /// Types with most events first.
-    event_types: Vec<EventTypeCount>,
+    pub event_types: Vec<EventTypeCount>,
     /// Events of types beyond the first 1,000 of a day.
     #[schema(example = 0)]
-    other_events: i64,
+    pub other_events: i64,
 }
 
 /// A type, and its events.
 #[derive(Serialize, ToSchema)]
-struct EventTypeCount {
+pub struct EventTypeCount {
     #[schema(example = "order.created")]
-    event_type: String,
+    pub event_type: String,
     #[schema(example = 5212)]
-    events: i64,
+    pub events: i64,
 }
 
 /// A tenant's events by type
@@ -55,7 +55,7 @@ struct EventTypeCount {
     params(StatsQuery),
     responses((status = 200, description = "The counts.", body = EventTypeStats)),
 )]
-async fn of_event_types(
+pub async fn of_event_types(
     acting: Reading,
     State(api): State<Shared>,
     Parameters(query): Parameters<StatsQuery>,
