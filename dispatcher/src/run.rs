@@ -41,6 +41,7 @@ use crate::record::{Recorder, TOMORROW};
 use crate::settings::Settings;
 use crate::settle::{Settler, stats};
 use crate::ticket::Tickets;
+use crate::upkeep::alerts::AlertWatch;
 use crate::upkeep::backlog::Backlog;
 use crate::upkeep::failing::FailureWatch;
 use crate::upkeep::paused::PausedDeliveries;
@@ -50,6 +51,8 @@ use crate::upkeep::watermark::{LossCriteria, Watermarks};
 const NAME: &str = "posthorn-dispatcher";
 /// For tickets, payloads, rate limits, upkeep and the feed.
 const POSTGRES_CONNECTIONS: usize = 8;
+/// Webhooks in trouble are looked for every so many sweeps: every thirty seconds.
+const SWEEPS_PER_ALERT_CHECK: u32 = 6;
 /// For settling, which writes one batch at a time, and for the sweep.
 const PLANNED_CONNECTIONS: usize = 2;
 
@@ -199,6 +202,12 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         },
         stop: stop.clone(),
     };
+    let alert_watch = AlertWatch {
+        pool: pool.clone(),
+        publisher: publisher.clone(),
+        interval: settings.sweep_interval * SWEEPS_PER_ALERT_CHECK,
+        stop: stop.clone(),
+    };
     let failure_watch = FailureWatch {
         pool,
         publisher,
@@ -210,6 +219,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         intake,
         sweeper,
         failure_watch,
+        alert_watch,
         publications,
         tasks,
         grace_over: grace_over.clone(),
@@ -262,6 +272,7 @@ struct Work {
     intake: Intake,
     sweeper: Sweeper,
     failure_watch: FailureWatch,
+    alert_watch: AlertWatch,
     publications: Publications,
     /// Of the jobs that this process holds.
     tasks: TaskTracker,
@@ -285,7 +296,7 @@ impl Work {
         });
         let work = async {
             tokio::try_join!(try_join_all(taking), self.sweeper.run(session), async {
-                self.failure_watch.run().await;
+                tokio::join!(self.failure_watch.run(), self.alert_watch.run());
                 Ok(())
             },)?;
             // The process stops. A job that arrives from now on stays unacked, and returns

@@ -148,6 +148,7 @@ pub async fn run(
             subscriptions: subscriptions.clone(),
             event_types: event_types.clone(),
             retention: settings.retention,
+            webhook_metrics: settings.webhook_metrics,
         };
         routes = api::routes(state, &settings.cors_origins).merge(routes);
     }

@@ -199,6 +199,12 @@ impl EventUid {
     pub fn at(at: OffsetDateTime) -> Self {
         Self(uuid_at(at))
     }
+
+    /// When the event was accepted, to the millisecond.
+    #[must_use]
+    pub fn accepted_at(self) -> OffsetDateTime {
+        time_of(self.0)
+    }
 }
 
 impl DeadLetterId {

@@ -28,6 +28,7 @@ pub mod processes;
 pub mod publish;
 pub mod queues;
 pub mod receipts;
+pub mod recent;
 mod resolver;
 pub mod retry;
 pub mod seal;

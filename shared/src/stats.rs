@@ -10,6 +10,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use tokio_postgres::Row;
+
 use crate::ids::{Tenant, WebhookId};
 
 /// The subject of statistics, in the table `tenant/acme` or `webhook/wh_…`.
@@ -142,6 +144,49 @@ impl Tally {
         self.expired += other.expired;
         self.cancelled += other.cancelled;
         self.response_ms += other.response_ms;
+    }
+
+    /// The counts of a row of `stats`. A row of another version may have more counts, or
+    /// fewer.
+    #[must_use]
+    pub fn read(row: &Row) -> Self {
+        let mut tally = Self::default();
+        let fill = |ours: &mut [i64], column: &str| {
+            let counts: Option<Vec<i32>> = row.get(column);
+            for (ours, count) in ours.iter_mut().zip(counts.unwrap_or_default()) {
+                *ours = count.into();
+            }
+        };
+        fill(&mut tally.outcomes, "outcomes");
+        fill(&mut tally.response_times, "response_times");
+        fill(&mut tally.waits, "waits");
+        let count = |column: &str| i64::from(row.get::<_, i32>(column));
+        Self {
+            retries: count("retries"),
+            delivered: count("delivered"),
+            delivered_at_once: count("delivered_at_once"),
+            failed: count("failed"),
+            expired: count("expired"),
+            cancelled: count("cancelled"),
+            response_ms: row.get("response_ms"),
+            ..tally
+        }
+    }
+
+    /// Its attempts and their response times, each counted this many times.
+    #[must_use]
+    pub fn times(&self, times: i64) -> Self {
+        Self {
+            outcomes: self.outcomes.map(|count| count * times),
+            response_times: self.response_times.map(|count| count * times),
+            ..Self::default()
+        }
+    }
+
+    /// The number of attempts that succeeded.
+    #[must_use]
+    pub fn successes(&self) -> i64 {
+        self.outcomes[0]
     }
 
     /// The number of deferrals.

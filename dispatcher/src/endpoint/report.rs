@@ -3,7 +3,8 @@
 //!
 //! Every second the limiters are looked at. A row of `endpoints` is written when an endpoint
 //! gets into trouble, when a probe has failed, and every ten seconds while the trouble lasts.
-//! It is deleted when the trouble is over. So healthy endpoints cost nothing.
+//! When an outage is over, the row says so for two minutes. Then it is deleted. So healthy
+//! endpoints cost nothing.
 //!
 //! `POST /webhooks/{id}/probe` writes a row of `probes`. It is read here every second, but
 //! only while a circuit of this replica isn't closed.
@@ -28,6 +29,9 @@ use super::limiter::Trouble;
 const LOOK: Duration = Duration::from_secs(1);
 /// How often a row is written that hasn't changed, and the pause after a failure.
 const REPEAT: Duration = Duration::from_secs(10);
+/// How long a row says that an outage is over. Whoever tells owners of outages looks more often
+/// (`upkeep::alerts`).
+const OVER: Duration = Duration::from_secs(120);
 
 /// Tells of this replica's endpoints.
 pub struct EndpointReporter {
@@ -97,14 +101,36 @@ impl EndpointReporter {
                     .map(|(webhook, trouble)| (*webhook, (*trouble, now))),
             );
         }
+        let is_over = |webhook: &WebhookId| !troubles.iter().any(|(other, _)| other == webhook);
         let over: Vec<_> = told
-            .keys()
-            .filter(|webhook| !troubles.iter().any(|(other, _)| other == *webhook))
-            .copied()
+            .iter()
+            .filter(|(webhook, _)| is_over(webhook))
             .collect();
-        if !over.is_empty() {
-            delete(client, self.process, &over).await?;
-            told.retain(|webhook, _| !over.contains(webhook));
+        let ended = over.iter().filter(|(_, (last, _))| last.outage.is_some());
+        let ended = ended.map(|(webhook, (last, _))| {
+            let trouble = Trouble {
+                outage: None,
+                ..*last
+            };
+            (**webhook, trouble)
+        });
+        let ended: Vec<_> = ended.collect();
+        let forgotten = over
+            .iter()
+            .filter(|(_, (last, at))| last.outage.is_none() && at.elapsed() >= OVER);
+        let forgotten: Vec<WebhookId> = forgotten.map(|(webhook, _)| **webhook).collect();
+        if !ended.is_empty() {
+            write(client, self.process, &ended).await?;
+            let now = Instant::now();
+            told.extend(
+                ended
+                    .iter()
+                    .map(|(webhook, trouble)| (*webhook, (*trouble, now))),
+            );
+        }
+        if !forgotten.is_empty() {
+            delete(client, self.process, &forgotten).await?;
+            told.retain(|webhook, _| !forgotten.contains(webhook));
         }
         Ok(())
     }

@@ -39,6 +39,7 @@ pub mod operations;
 pub mod state;
 pub mod tenants;
 pub mod tokens;
+pub mod webhook_metrics;
 pub mod webhooks;
 
 /// All routes, and the document that describes them.
@@ -97,6 +98,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/api/v1/admin/tokens", tokens::routes())
         .nest("/api/v1/admin/tenants", tenants::routes())
         .nest("/api/v1/admin", operations::routes())
+        .nest("/metrics", webhook_metrics::routes())
         .split_for_parts();
     // The path that some of the supported systems use.
     (routes.nest("/api/webhooks", webhooks().into()), document)

@@ -59,6 +59,8 @@ pub struct Api {
     pub event_types: Arc<EventTypes>,
     /// `WEBHOOK_EVENT_TTL`: how long the log is kept.
     pub retention: time::Duration,
+    /// `WEBHOOK_METRICS`: whether `/metrics/webhooks` is served.
+    pub webhook_metrics: bool,
 }
 
 impl Api {

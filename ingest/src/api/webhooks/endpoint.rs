@@ -144,6 +144,7 @@ async fn replicas(client: &Client, webhook: WebhookId) -> Result<Vec<EndpointRep
                  e.permits, e.in_flight, e.told_at \
              FROM endpoints e JOIN processes p ON p.id = e.process_id \
              WHERE e.webhook_id = $1 AND p.told_at > now() - make_interval(secs => $2) \
+               AND (e.circuit <> 'closed' OR e.told_at > now() - interval '15 seconds') \
              ORDER BY e.process_id LIMIT 100",
         )
         .await?;

@@ -200,7 +200,7 @@ async fn stats(client: &Client, subject: Subject<'_>, window: Window) -> Result<
         .map(|at| (at, Tally::default()))
         .collect();
     for row in &rows {
-        let tally = read(row);
+        let tally = Tally::read(row);
         total.add(&tally);
         let at = row.get::<_, OffsetDateTime>("quarter").unix_timestamp();
         steps.entry(floor(at, step)).or_default().add(&tally);
@@ -262,30 +262,6 @@ async fn last_times(
         .await?;
     let row = client.query_one(&statement, &[&subject]).await?;
     Ok((row.get(0), row.get(1)))
-}
-
-fn read(row: &Row) -> Tally {
-    let mut tally = Tally::default();
-    let fill = |ours: &mut [i64], column: &str| {
-        let counts: Option<Vec<i32>> = row.get(column);
-        for (ours, count) in ours.iter_mut().zip(counts.unwrap_or_default()) {
-            *ours = count.into();
-        }
-    };
-    fill(&mut tally.outcomes, "outcomes");
-    fill(&mut tally.response_times, "response_times");
-    fill(&mut tally.waits, "waits");
-    let count = |column: &str| i64::from(row.get::<_, i32>(column));
-    Tally {
-        retries: count("retries"),
-        delivered: count("delivered"),
-        delivered_at_once: count("delivered_at_once"),
-        failed: count("failed"),
-        expired: count("expired"),
-        cancelled: count("cancelled"),
-        response_ms: row.get("response_ms"),
-        ..tally
-    }
 }
 
 impl Figures {
