@@ -23,16 +23,19 @@ use utoipa_axum::router::OpenApiRouter;
 use deliveries::{replays, retries};
 use events::rematches;
 use http::problem::Problem;
+use http::query::{self, Queries};
 use state::{Api, Shared};
 use webhooks::{endpoint, keys, rotation, stats, type_stats};
 
 pub mod access;
+pub mod beside;
 pub mod dead_letters;
 pub mod deliveries;
 pub mod dialects;
 pub mod event_types;
 pub mod events;
 pub mod http;
+pub mod me;
 pub mod middleware;
 pub mod openapi;
 pub mod operations;
@@ -45,15 +48,18 @@ pub mod webhooks;
 /// All routes, and the document that describes them.
 pub fn routes(api: Api, cors_origins: &[HeaderValue]) -> Router {
     let (routes, document) = described();
+    let document = openapi::finished(&document);
+    let queries = Arc::new(Queries::of(&document));
     let api = Arc::new(api);
     let routes = routes
-        .merge(openapi::page::routes(&openapi::finished(&document)))
+        .merge(openapi::page::routes(&document))
         .fallback(async |method: Method, uri: Uri| {
             Problem::not_found(format!("there is no {method} {}", uri.path()))
         })
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             Problem::method_not_allowed(format!("{} does not take {method}", uri.path()))
         })
+        .layer(from_fn_with_state(queries, query::refuse_unknown))
         .layer(from_fn_with_state(api.clone(), middleware::handle))
         .with_state(api);
     if cors_origins.is_empty() {
@@ -92,6 +98,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/api/v1/event-types", event_types::routes())
         .nest("/api/v1/catalogues", event_types::catalogues())
         .nest("/api/v1/dialects", dialects::routes())
+        .nest("/api/v1/dead-letters", dead_letters::of_tenant())
         .nest("/api/v1/admin/dead-letters", dead_letters::routes())
         .nest("/api/v1/admin/events", rematches::of_all())
         .nest("/.well-known/webhook-keys", keys::routes())
@@ -99,6 +106,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/api/v1/admin/tenants", tenants::routes())
         .nest("/api/v1/admin", operations::routes())
         .nest("/metrics", webhook_metrics::routes())
+        .nest("/api/v1/me", me::routes())
         .split_for_parts();
     // The path that some of the supported systems use.
     (routes.nest("/api/webhooks", webhooks().into()), document)
