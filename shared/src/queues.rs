@@ -19,7 +19,7 @@ const EVERY: Duration = Duration::from_secs(10);
 /// Keeps the table current, for as long as it is polled. A failure is logged: if the session
 /// is gone, others notice.
 pub async fn keep_measured(pool: &Pool, session: &Session, shards: u16) -> Infallible {
-    let names = topology::queues(shards);
+    let names: Vec<_> = topology::queues(shards).map(|(name, _)| name).collect();
     let mut next = tokio::time::interval(EVERY);
     next.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -58,6 +58,7 @@ pub async fn announce(
             payload: Payload::of(&one.data, None),
             restart: None,
             late: None,
+            trace: None,
         });
         let first: Vec<_> = first.collect();
         insert(transaction, one, at, &first).await?;
