@@ -33,6 +33,7 @@ pub mod aside;
 pub mod assignments;
 pub mod audit;
 pub mod batch;
+pub mod console;
 pub mod cpu;
 pub mod dead_letters;
 pub mod decode;

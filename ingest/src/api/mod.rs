@@ -24,7 +24,7 @@ use deliveries::{replays, retries};
 use events::rematches;
 use http::problem::Problem;
 use http::query::{self, Queries};
-use state::{Api, Shared};
+use state::Shared;
 use webhooks::{endpoint, keys, rotation, stats, type_stats};
 
 pub mod access;
@@ -46,11 +46,10 @@ pub mod webhook_metrics;
 pub mod webhooks;
 
 /// All routes, and the document that describes them.
-pub fn routes(api: Api, cors_origins: &[HeaderValue]) -> Router {
+pub fn routes(api: Shared, cors_origins: &[HeaderValue]) -> Router {
     let (routes, document) = described();
     let document = openapi::finished(&document);
     let queries = Arc::new(Queries::of(&document));
-    let api = Arc::new(api);
     let routes = routes
         .merge(openapi::page::routes(&document))
         .fallback(async |method: Method, uri: Uri| {

@@ -24,7 +24,7 @@ use crate::api::access::jwt::Claims;
 use crate::api::access::role::{Caller, Role};
 use crate::api::access::tokens::{self, hash};
 use crate::api::http::problem::{Problem, Result};
-use crate::api::state::Shared;
+use crate::api::state::{Api, Shared};
 use crate::invalid::NotFound;
 
 /// The most requests of a tenant that use PostgreSQL at a time: less than half of the
@@ -53,7 +53,8 @@ pub type Publishing = Acting<{ Role::Manager as u8 }, false>;
 pub struct Administering {
     /// The tenant whose tokens are managed; `None`: all tokens.
     pub tenant: Option<Tenant>,
-    _permit: Option<OwnedSemaphorePermit>,
+    /// As in [`Acting`].
+    pub permit: Option<OwnedSemaphorePermit>,
 }
 
 pub struct Operating;
@@ -102,11 +103,11 @@ impl FromRequestParts<Shared> for Administering {
         let caller = identify(&parts.headers, api).await?;
         caller.must_be(Role::Admin as u8)?;
         let tenant = acting_for(caller, &parts.headers, api).await?;
-        let _permit = match &tenant {
+        let permit = match &tenant {
             Some(tenant) => Some(permit(tenant, api).await?),
             None => None,
         };
-        Ok(Self { tenant, _permit })
+        Ok(Self { tenant, permit })
     }
 }
 
@@ -173,7 +174,10 @@ async fn acting_for(caller: Caller, headers: &HeaderMap, api: &Shared) -> Result
 }
 
 /// Waits until fewer of the tenant's requests use PostgreSQL.
-async fn permit(tenant: &Tenant, api: &Shared) -> Result<OwnedSemaphorePermit> {
+///
+/// # Errors
+/// 429 if that takes too long.
+pub async fn permit(tenant: &Tenant, api: &Api) -> Result<OwnedSemaphorePermit> {
     tokio::time::timeout(PATIENCE, api.permits.acquire(tenant))
         .await
         .map_err(|_| Problem::too_many_at_once(OF_A_TENANT))
@@ -239,7 +243,10 @@ fn named_tenant(headers: &HeaderMap) -> Result<Option<Tenant>> {
 
 /// Asked of memory. A tenant that isn't there may be a moment old, so nobody is refused
 /// before the catalogue was read again.
-async fn is_tenant(api: &Shared, tenant: &Tenant) -> Result<bool> {
+///
+/// # Errors
+/// If the catalogue can't be read.
+pub async fn is_tenant(api: &Api, tenant: &Tenant) -> Result<bool> {
     let is_known = || api.subscriptions.max_payload(tenant).is_some();
     if !is_known() {
         api.feed.refresh().await?;

@@ -201,6 +201,13 @@ fn in_force(claims: &Map<String, Value>, now: OffsetDateTime) -> Result<(), Stri
     Ok(())
 }
 
+/// When a JWT that was verified expires.
+pub fn expires_at(token: &str) -> Option<OffsetDateTime> {
+    let claims = BASE64.decode(token.split('.').nth(1)?).ok()?;
+    let claims: Map<String, Value> = serde_json::from_slice(&claims).ok()?;
+    OffsetDateTime::from_unix_timestamp(claims.get("exp")?.as_f64()? as i64).ok()
+}
+
 /// The claim of this name; else, as in `realm_access.roles`, the one that the
 /// names between the dots lead to.
 fn claim<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
