@@ -200,9 +200,14 @@ async fn main() -> anyhow::Result<ExitCode> {
             unreachable!("answered above")
         }
         Command::Token(Token::Create { tenant, role }) => {
-            let token =
-                api::access::tokens::create_token(&pool(&settings)?, tenant.as_ref(), role, None)
-                    .await?;
+            let token = api::access::tokens::create_token(
+                &pool(&settings)?,
+                &ingest::actor::Actor::command("token create"),
+                tenant.as_ref(),
+                role,
+                None,
+            )
+            .await?;
             println!("{}", token.secret.expose_secret());
         }
         Command::ConsoleLink(wanted) => {

@@ -20,7 +20,7 @@ use serde_json::Value;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-use deliveries::{replays, retries};
+use deliveries::{all_replays, replays, retries};
 use events::rematches;
 use http::problem::Problem;
 use http::query::{self, Queries};
@@ -29,6 +29,7 @@ use webhooks::{endpoint, keys, rotation, stats, type_stats};
 
 pub mod access;
 pub mod beside;
+pub mod changes;
 pub mod dead_letters;
 pub mod deliveries;
 pub mod dialects;
@@ -39,6 +40,7 @@ pub mod me;
 pub mod middleware;
 pub mod openapi;
 pub mod operations;
+pub mod signatures;
 pub mod state;
 pub mod tenants;
 pub mod tokens;
@@ -84,14 +86,18 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
             .merge(deliveries::of_webhook())
             .merge(retries::of_webhook())
             .merge(replays::of_webhook())
+            .merge(all_replays::of_webhook())
             .merge(stats::of_webhook())
             .merge(endpoint::of_webhook())
             .merge(webhooks::test::of_webhook())
+            .merge(webhooks::preview::routes())
     };
     let deliveries = deliveries::routes().merge(retries::routes());
     let (routes, document) = OpenApiRouter::with_openapi(openapi::Base::openapi())
         .nest("/api/v1/webhooks", webhooks())
         .nest("/api/v1/deliveries", deliveries)
+        .nest("/api/v1/replays", all_replays::routes())
+        .nest("/api/v1/signatures", signatures::routes())
         .nest("/api/v1/stats", stats::routes().merge(type_stats::routes()))
         .nest("/api/v1/events", events)
         .nest("/api/v1/event-types", event_types::routes())
@@ -100,6 +106,8 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/api/v1/dead-letters", dead_letters::of_tenant())
         .nest("/api/v1/admin/dead-letters", dead_letters::routes())
         .nest("/api/v1/admin/events", rematches::of_all())
+        .nest("/api/v1/changes", changes::routes())
+        .nest("/api/v1/admin/changes", changes::of_all())
         .nest("/.well-known/webhook-keys", keys::routes())
         .nest("/api/v1/admin/tokens", tokens::routes())
         .nest("/api/v1/admin/tenants", tenants::routes())

@@ -123,8 +123,8 @@ pub fn bar(
 }
 
 /// The words that deliveries are filtered by.
-pub const OF_DELIVERIES: [&str; 7] = [
-    "status", "type", "code", "webhook", "event", "since", "until",
+pub const OF_DELIVERIES: [&str; 8] = [
+    "status", "type", "code", "outcome", "webhook", "event", "since", "until",
 ];
 
 /// The API's filter of deliveries. The second is what can't be understood, in a sentence.
@@ -136,6 +136,8 @@ pub fn of_deliveries(query: &Query, cursor: Option<String>) -> (DeliveryQuery, O
         since: None,
         until: None,
         response_code: None,
+        outcome: None,
+        webhook_id: None,
         event_id: None,
         limit: None,
         cursor,
@@ -163,14 +165,9 @@ pub fn of_deliveries(query: &Query, cursor: Option<String>) -> (DeliveryQuery, O
             }
             "type" => wanted.event_type = Some(value.clone()),
             "event" => wanted.event_id = Some(value.clone()),
-            "code" => match value.parse() {
-                Ok(code) => wanted.response_code = Some(code),
-                Err(_) => {
-                    wrong = Some(format!(
-                        "`code:{value}` isn't an HTTP status, like `code:503`."
-                    ))
-                }
-            },
+            "code" => wanted.response_code = Some(value.clone()),
+            "outcome" => wanted.outcome = Some(value.clone()),
+            "webhook" => wanted.webhook_id = Some(value.clone()),
             "since" | "until" => match moment(value, now) {
                 Some(at) if word == "since" => wanted.since = Some(Timestamp(at)),
                 Some(at) => wanted.until = Some(Timestamp(at)),

@@ -18,6 +18,7 @@ use shared::seal::fill_random;
 use subtle::ConstantTimeEq;
 use time::{Duration, OffsetDateTime};
 
+use crate::actor::Actor;
 use crate::api::access::jwt;
 use crate::api::access::role::Role;
 use crate::api::access::tokens;
@@ -90,6 +91,15 @@ impl Session {
     /// Whether it may see all tenants.
     pub fn is_operator(&self) -> bool {
         self.tenant.is_none() && self.role == Role::Admin && !self.is_portal
+    }
+
+    /// As the history of changes has whoever is signed in.
+    pub fn actor(&self) -> Actor {
+        match (self.is_portal, self.is_operator()) {
+            (true, _) => Actor::other(&self.shown),
+            (_, true) => Actor::other(&format!("operator in the console, {}", self.shown)),
+            _ => Actor::other(&format!("{} in the console", self.shown)),
+        }
     }
 
     /// What every form has to send with it: another site can't know it.

@@ -60,6 +60,7 @@ impl<const ROLE: u8> Visit<ROLE> {
         Ok(Acting {
             tenant: self.tenant.clone(),
             permit: Some(permit(&self.tenant, &self.api).await?),
+            actor: self.by.session.actor(),
         })
     }
 
@@ -72,6 +73,7 @@ impl<const ROLE: u8> Visit<ROLE> {
         Ok(Acting {
             tenant: self.tenant.clone(),
             permit: None,
+            actor: self.by.session.actor(),
         })
     }
 
@@ -84,6 +86,7 @@ impl<const ROLE: u8> Visit<ROLE> {
         Ok(Administering {
             tenant: Some(self.tenant.clone()),
             permit: Some(permit(&self.tenant, &self.api).await?),
+            actor: self.by.session.actor(),
         })
     }
 
@@ -101,7 +104,9 @@ pub struct Operation {
 impl Operation {
     /// For the API's handlers of the operator.
     pub fn operating(&self) -> Operating {
-        Operating
+        Operating {
+            actor: self.by.session.actor(),
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use shared::ids::Tenant;
 use subtle::ConstantTimeEq;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::actor::Actor;
 use crate::api::access::jwt::Claims;
 use crate::api::access::role::{Caller, Role};
 use crate::api::access::tokens::{self, hash};
@@ -40,6 +41,8 @@ pub struct Acting<const ROLE: u8, const USES_POSTGRES: bool = true> {
     pub tenant: Tenant,
     /// Counts this request among the tenant's that use PostgreSQL, until it is dropped.
     pub permit: Option<OwnedSemaphorePermit>,
+    /// As the history of changes has the caller.
+    pub actor: Actor,
 }
 
 /// A caller who may read the tenant's resources.
@@ -55,9 +58,15 @@ pub struct Administering {
     pub tenant: Option<Tenant>,
     /// As in [`Acting`].
     pub permit: Option<OwnedSemaphorePermit>,
+    /// As the history of changes has the caller.
+    pub actor: Actor,
 }
 
-pub struct Operating;
+/// The operator.
+pub struct Operating {
+    /// As the history of changes has the caller.
+    pub actor: Actor,
+}
 
 /// A caller with a valid token, whatever it may do.
 pub struct Identified {
@@ -82,6 +91,7 @@ impl<const ROLE: u8, const USES_POSTGRES: bool> FromRequestParts<Shared>
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self> {
         let caller = identify(&parts.headers, api).await?;
         caller.must_be(ROLE)?;
+        let actor = caller.actor.clone();
         let Some(tenant) = acting_for(caller, &parts.headers, api).await? else {
             return Err(Problem::field(
                 "X-Tenant-ID",
@@ -92,7 +102,11 @@ impl<const ROLE: u8, const USES_POSTGRES: bool> FromRequestParts<Shared>
             true => Some(permit(&tenant, api).await?),
             false => None,
         };
-        Ok(Self { tenant, permit })
+        Ok(Self {
+            tenant,
+            permit,
+            actor,
+        })
     }
 }
 
@@ -102,12 +116,17 @@ impl FromRequestParts<Shared> for Administering {
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self> {
         let caller = identify(&parts.headers, api).await?;
         caller.must_be(Role::Admin as u8)?;
+        let actor = caller.actor.clone();
         let tenant = acting_for(caller, &parts.headers, api).await?;
         let permit = match &tenant {
             Some(tenant) => Some(permit(tenant, api).await?),
             None => None,
         };
-        Ok(Self { tenant, permit })
+        Ok(Self {
+            tenant,
+            permit,
+            actor,
+        })
     }
 }
 
@@ -141,7 +160,8 @@ impl FromRequestParts<Shared> for Operating {
                 "this request needs a global admin token",
             ));
         }
-        Ok(Self)
+        let actor = caller.actor;
+        Ok(Self { actor })
     }
 }
 
@@ -210,13 +230,18 @@ async fn whose(token: &str, hash: &[u8; 32], api: &Shared) -> Result<Caller> {
             return Ok(Caller {
                 tenant: None,
                 role: Role::Admin,
+                actor: Actor::operator(),
             });
         }
     }
     match &api.jwts {
         // No token of ours has a dot.
         Some(jwts) if token.contains('.') => {
-            let Claims { tenant, role } = jwts
+            let Claims {
+                tenant,
+                role,
+                subject,
+            } = jwts
                 .verify(token)
                 .map_err(|reason| Problem::bad_jwt(&reason))?;
             if !is_tenant(api, &tenant).await? {
@@ -225,6 +250,7 @@ async fn whose(token: &str, hash: &[u8; 32], api: &Shared) -> Result<Caller> {
             Ok(Caller {
                 tenant: Some(tenant),
                 role,
+                actor: Actor::jwt(subject.as_deref()),
             })
         }
         _ => tokens::find(hash, &api.tokens).await,

@@ -76,6 +76,8 @@ pub struct Claims {
     pub tenant: Tenant,
     /// In which role.
     pub role: Role,
+    /// Whose it is, if it says.
+    pub subject: Option<String>,
 }
 
 /// A key and the one algorithm that it verifies.
@@ -171,7 +173,12 @@ impl Jwts {
         let role = claim(claims, role_claim)
             .and_then(highest_role)
             .ok_or_else(|| format!("its claim `{role_claim}` is not admin, manager or viewer"))?;
-        Ok(Claims { tenant, role })
+        let subject = claims.get("sub").and_then(Value::as_str);
+        Ok(Claims {
+            tenant,
+            role,
+            subject: subject.map(str::to_owned),
+        })
     }
 }
 

@@ -94,8 +94,8 @@ fn who_got_it(
 ) -> Markup {
     let mut matching: Vec<_> = shown.matching.iter().collect();
     matching.sort_by_key(|one| match one.explanation {
-        Explanation::Matched => 0,
-        Explanation::Refused(_) => 1,
+        Explanation::Matched { .. } => 0,
+        Explanation::Refused { .. } => 1,
         Explanation::Unreadable { .. } => 2,
         Explanation::NotListening => 3,
     });
@@ -129,8 +129,8 @@ fn row(
     webhook: Option<&WebhookView>,
 ) -> Markup {
     let (tone, symbol, word) = match &one.explanation {
-        Explanation::Matched => ("good", "ok", "Matched"),
-        Explanation::Refused(_) => ("none", "x", "Filtered out"),
+        Explanation::Matched { .. } => ("good", "ok", "Matched"),
+        Explanation::Refused { .. } => ("none", "x", "Filtered out"),
         Explanation::NotListening => ("none", "queued", "Not listening"),
         Explanation::Unreadable { .. } => ("slow", "warn", "Unreadable"),
     };
@@ -177,13 +177,22 @@ fn what_decided(one: &Matching, webhook: Option<&WebhookView>) -> Markup {
     };
     html! {
         @match &one.explanation {
-            Explanation::Matched => span class="small" {
-                @if patterns.len() == 1 { "Pattern " (listed) " listens. " } @else { "One of its patterns listens: " (listed) ". " }
-                @if webhook.is_some_and(|webhook| webhook.filters.is_none()) { "No filter." } @else { "All clauses of its filter hold." }
+            Explanation::Matched { pattern, clauses } => span class="small" {
+                "Pattern " code { (excerpt(pattern, 128)) } ". "
+                @if webhook.is_some_and(|webhook| webhook.filters.is_none()) { "No filter." }
+                @else if clauses.is_empty() { "Its filter takes everything." }
+                @else {
+                    @match clauses.len() { 1 => "The clause holds: ", 2 => "Both clauses hold: ", _ => "All clauses hold: " }
+                    @for (n, holding) in clauses.iter().enumerate() {
+                        @if n > 0 { "; " }
+                        code { (line(&holding.clause)) } ", found " code { (line(&holding.found)) }
+                    }
+                    "."
+                }
             },
-            Explanation::Refused(refusal) => {
+            Explanation::Refused { pattern, refusal } => {
                 span class="small" {
-                    "It listens, the filter said no"
+                    "Pattern " code { (excerpt(pattern, 128)) } " listens, the filter said no"
                     @if !refusal.at.is_empty() { " at " code { (line(&refusal.at)) } }
                     ":"
                 }

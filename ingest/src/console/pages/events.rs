@@ -13,14 +13,14 @@ use crate::console::failure::Result;
 use crate::console::fields::{query, segment};
 use crate::console::frame::{Page, Section};
 use crate::console::moments::{at, count};
-use crate::console::parts::{Head, empty, num, pager, table, td, tr};
+use crate::console::parts::{Head, empty, facets, num, pager, table, td, tr};
 use crate::console::query::{Query, bar, moment};
 use crate::console::state::Console;
 use crate::console::text::line;
 use crate::console::visit::Visit;
 
 /// The words that events are filtered by.
-const WORDS: [&str; 3] = ["type", "since", "until"];
+const WORDS: [&str; 4] = ["type", "matched", "since", "until"];
 
 #[derive(Deserialize, Default)]
 pub struct Asked {
@@ -55,7 +55,8 @@ pub async fn show(
         div class="head" {
             div { h1 { "Events" } p class="sub" { "What was published for " (visit.tenant) ", newest first" } }
         }
-        (bar(&path, &wanted, "Filter events", "type:order.paid since:1h until:2026-11-26", beneath.as_deref()))
+        (bar(&path, &wanted, "Filter events", "type:order.* since:1h until:2026-11-26", beneath.as_deref()))
+        (ready_filters(&path, &wanted))
         @if let Some(page) = &found {
             @if page.events.is_empty() { (nothing(&path, &wanted)) } @else { (list(&visit, &page.events)) }
             (pager(
@@ -69,6 +70,22 @@ pub async fn show(
     Ok(Page::of(&visit, Section::Events, "Events").show(&content))
 }
 
+/// "That matched nothing" is a filter because it is the question.
+fn ready_filters(path: &str, wanted: &Query) -> Markup {
+    let kept = wanted.without(Some("matched"));
+    let unmatched = wanted.get("matched").is_some();
+    let to = |q: &str| format!("{path}{}", query(&[("q", q.trim())]));
+    let links = [
+        (to(&kept), html! { "All" }, !unmatched),
+        (
+            to(&format!("{kept} matched:0")),
+            html! { "That matched nothing" },
+            unmatched,
+        ),
+    ];
+    facets("Matched", &links, &html! { "Newest first" })
+}
+
 fn search(wanted: &Query, cursor: Option<String>) -> (Search, Option<String>) {
     let now = shared::clock::now();
     let mut wrong = None;
@@ -78,6 +95,16 @@ fn search(wanted: &Query, cursor: Option<String>) -> (Search, Option<String>) {
             wanted.rest
         ));
     }
+    let matched = match wanted.get("matched") {
+        None => None,
+        Some("0") => Some(0),
+        Some(other) => {
+            wrong = Some(format!(
+                "`matched:{other}` isn't a filter: `matched:0` finds events that matched nothing."
+            ));
+            None
+        }
+    };
     let mut time = |word: &str| {
         let text = wanted.get(word)?;
         let at = moment(text, now);
@@ -90,6 +117,7 @@ fn search(wanted: &Query, cursor: Option<String>) -> (Search, Option<String>) {
             .ok()
     };
     let search = Search {
+        matched,
         since: time("since"),
         until: time("until"),
         event_type: wanted.get("type").map(str::to_owned),

@@ -8,6 +8,7 @@ use axum::response::Redirect;
 use serde::Deserialize;
 use shared::ids::{DeliveryId, EventId, Tenant, WebhookId};
 
+use crate::actor::Actor;
 use crate::api::access::auth::{Acting, is_tenant, permit};
 use crate::api::events::detail::{self, Pages};
 use crate::api::http::request::{Id, Parameters};
@@ -52,7 +53,7 @@ pub async fn go(
             "/console/_/dead-letters/{}",
             segment(q)
         )));
-    } else if is_event(&console, &tenant, q).await? {
+    } else if is_event(&console, visitor.session.actor(), &tenant, q).await? {
         format!("/events/{}", segment(q))
     } else if q.starts_with("evt_") {
         return Err(Failure::not_found(format!("there is no event {q}")));
@@ -76,13 +77,14 @@ async fn to_tenant(console: &Console, q: &str) -> Result<Redirect> {
     Ok(Redirect::to(&path))
 }
 
-async fn is_event(console: &Console, tenant: &Tenant, q: &str) -> Result<bool> {
+async fn is_event(console: &Console, actor: Actor, tenant: &Tenant, q: &str) -> Result<bool> {
     let Ok(event) = q.parse::<EventId>() else {
         return Ok(false);
     };
     let acting = Acting {
         tenant: tenant.clone(),
         permit: Some(permit(tenant, &console.api).await?),
+        actor,
     };
     let pages = Pages {
         limit: Some(1),
