@@ -104,6 +104,7 @@ fn a_shared_secret_and_each_kind_of_key_are_accepted() {
     let claims = Claims {
         tenant: "acme".parse().unwrap(),
         role: Role::Manager,
+        subject: None,
     };
     assert_eq!(by_secret(settings()).verify(&by_hs256(&good())), Ok(claims));
 
