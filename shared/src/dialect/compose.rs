@@ -31,6 +31,8 @@ pub struct Dialect {
     pub(super) form: Form,
     pub(super) content_type: HeaderValue,
     pub(super) body: Vec<Member>,
+    /// The body is the value of its only member, the event's data, without an object around it.
+    pub(super) is_bare: bool,
     pub(super) headers: Vec<(HeaderName, Template<InHeader>)>,
     pub(super) signatures: Vec<Signature>,
 }
@@ -242,6 +244,11 @@ impl Composer<'_> {
             without,
         };
         let out = &mut written.text;
+        if self.dialect.is_bare {
+            out.push_str(self.data);
+            written.values = vec![0..out.len(); members.len()];
+            return written;
+        }
         out.push('{');
         for (place, member) in members.iter().enumerate() {
             if without == Some(place) {

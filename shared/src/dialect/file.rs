@@ -10,7 +10,7 @@
 //! | `form` | `as-published` (the default) or `javascript` |
 //! | `content_type` | `application/json` by default |
 //! | `timeout`, `max_age` | durations: `500ms`, `10s`, `5m`, `2h`, `7d` |
-//! | `body` | its members in order: texts, numbers, booleans, tables. `{data}` alone is the event's data. The key `...` with `{attributes}` inserts CloudEvents attributes |
+//! | `body` | its members in order: texts, numbers, booleans, tables. `{data}` alone is the event's data. Or the text `{data}`: the body is the event's data. The key `...` with `{attributes}` inserts CloudEvents attributes |
 //! | `headers` | texts |
 //! | `signatures.<name>` | `signs` and `encoding` (texts), `key` (`text` or `whsec`), `secrets` (`current` or `all`), `ed25519` (how a signature by a key pair is written) |
 //! | `retry` | `delays`, or `first`, `factor`, `cap`, `retries`; `jitter` |
@@ -21,7 +21,7 @@ use std::time::Duration;
 use axum::http::HeaderValue;
 use toml::Table;
 
-use super::compose::{Dialect, Form};
+use super::compose::{Dialect, Form, Member, Value};
 use super::policy::{Answers, Policy, Statuses};
 use super::section::{Invalid, Result, Section, duration};
 use super::shape::Names;
@@ -97,14 +97,27 @@ fn dialect(name: &str, text: &str, mut top: Section) -> Result<Dialect> {
     let schedule = schedule(top.section("retry")?)?;
     let answers = answers(top.section("answers")?)?;
 
-    let (body, headers) = (top.section("body")?, top.section("headers")?);
+    let is_bare =
+        matches!(top.table.get("body"), Some(toml::Value::String(text)) if text == "{data}");
+    // `None`: the body is the event's data alone.
+    let body = match is_bare {
+        true => top.table.remove("body").and(None),
+        false => Some(top.section("body")?),
+    };
+    let headers = top.section("headers")?;
     let signing = top.section("signatures")?;
     top.finish()?;
     let names = Names {
         signatures: signing.table.keys().cloned().collect(),
         form: form.unwrap_or(Form::AsPublished),
     };
-    let body = names.body(body, 0)?;
+    let body = match body {
+        Some(body) => names.body(body, 0)?,
+        None => vec![Member {
+            name: "data".to_owned(),
+            value: Value::Data,
+        }],
+    };
     let headers = names.headers(headers)?;
     let signatures = signatures(signing, &body)?;
     let dialect = Dialect {
@@ -123,6 +136,7 @@ fn dialect(name: &str, text: &str, mut top: Section) -> Result<Dialect> {
         form: names.form,
         content_type,
         body,
+        is_bare,
         headers,
         signatures,
     };
