@@ -72,6 +72,13 @@ impl Conflict {
         ))
     }
 
+    /// Another webhook of the tenant has this external id.
+    pub fn external_id(webhook: WebhookId) -> Self {
+        Self(format!(
+            "the webhook {webhook} has this `external_id` already: it is unique within a tenant"
+        ))
+    }
+
     /// The tenant's catalogue would have more event types than it may.
     pub fn event_types(would_have: i64, limit: i64) -> Self {
         Self(format!(

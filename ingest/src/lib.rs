@@ -14,8 +14,8 @@
 //!
 //! What may be declared, and its rows: [`webhooks`], [`tenants`] and [`event_types`],
 //! with [`form`], [`json_text`], [`assignments`] and the errors of [`invalid`]. They
-//! know nothing of HTTP. Two things stand on them: [`api`], which also publishes
-//! events, and [`apply`](mod@apply), which reads files.
+//! know nothing of HTTP. Three things stand on them: [`api`], which also publishes
+//! events, and [`apply`](mod@apply) and [`import`](mod@import), which read files.
 //!
 //! Deliveries begin again by [`restart`], many of them by [`replay`]; deliveries that
 //! an event should have had are made by [`rematch`](mod@rematch). [`partitions`] and
@@ -39,6 +39,7 @@ pub mod door;
 pub mod event_types;
 pub mod form;
 pub mod http_event;
+pub mod import;
 pub mod intake;
 pub mod invalid;
 pub mod json_text;

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use ingest::apply::file::Rules;
 use ingest::apply::{self, Apply};
 use ingest::event_types::command;
+use ingest::import::{self, Import};
 use ingest::settings::Settings;
 use ingest::webhooks::store::Writing;
 use ingest::{api, audit, preview, rekey, run};
@@ -60,6 +61,7 @@ enum Command {
     #[command(subcommand)]
     Catalogue(Catalogue),
     Apply(Apply),
+    Import(Import),
 }
 
 #[derive(Subcommand)]
@@ -171,6 +173,21 @@ async fn main() -> anyhow::Result<ExitCode> {
                 "{}",
                 command::import(&pool(&settings)?, &tenant, &source).await?
             );
+        }
+        Command::Import(arguments) => {
+            let common = &settings.common;
+            let rules = import::Rules {
+                destinations: &common.destinations,
+                writing: Writing {
+                    keys: &common.keys,
+                    dialects: &common.dialects,
+                },
+            };
+            let report = import::import(&arguments, &pool(&settings)?, &rules).await?;
+            println!("{report}");
+            if report.refused() > 0 {
+                return Ok(ExitCode::FAILURE);
+            }
         }
         Command::Apply(arguments) => {
             let common = &settings.common;

@@ -377,6 +377,12 @@ name!(
     EventId, check_event_id, "EventId", "^[!-~]{1,255}$", "order-4711-created"
 );
 
+name!(
+    /// What another system called a webhook before it moved here: 1 to 128 visible ASCII
+    /// characters, which a header's value may contain.
+    ExternalId, check_external_id, "ExternalId", "^[!-~]{1,128}$", "webhook_123"
+);
+
 impl From<EventUid> for EventId {
     fn from(uid: EventUid) -> Self {
         Self(uid.to_string().into())
@@ -389,6 +395,8 @@ pub const MAX_TENANT: usize = 63;
 pub const MAX_EVENT_TYPE: usize = 128;
 /// The longest event id, in bytes.
 pub const MAX_EVENT_ID: usize = 255;
+/// The longest external id, in bytes.
+pub const MAX_EXTERNAL_ID: usize = 128;
 
 fn check_tenant(text: &str) -> Result<(), Malformed> {
     let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
@@ -429,6 +437,17 @@ fn check_event_id(text: &str) -> Result<(), Malformed> {
         return Err(Malformed::new(
             "event id",
             format!("must be 1 to {MAX_EVENT_ID} visible ASCII characters"),
+        ));
+    }
+    Ok(())
+}
+
+fn check_external_id(text: &str) -> Result<(), Malformed> {
+    let visible = text.bytes().all(|b| b.is_ascii_graphic());
+    if text.is_empty() || text.len() > MAX_EXTERNAL_ID || !visible {
+        return Err(Malformed::new(
+            "external id",
+            format!("must be 1 to {MAX_EXTERNAL_ID} visible ASCII characters"),
         ));
     }
     Ok(())

@@ -17,7 +17,7 @@ pub mod place;
 pub mod present;
 pub mod problems;
 pub mod report;
-mod webhook;
+pub(crate) mod webhook;
 mod yaml;
 
 use std::fmt;

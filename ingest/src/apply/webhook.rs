@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
-use shared::ids::WebhookId;
+use shared::ids::{ExternalId, WebhookId};
 use shared::retry::Retry;
 use shared::secret::Secret;
 use shared::webhook::{Rate, Status, Subscription, Webhook};
@@ -39,6 +39,7 @@ struct Members {
     signing: Signing,
     dialect: Option<String>,
     metadata: Map<String, Value>,
+    external_id: Option<ExternalId>,
 }
 
 impl Default for Members {
@@ -58,6 +59,7 @@ impl Default for Members {
             signing: Signing::Hmac,
             dialect: None,
             metadata: Map::new(),
+            external_id: None,
         }
     }
 }
@@ -93,6 +95,7 @@ impl Now {
                 rate: webhook.rate,
                 debug_mode: webhook.debug_mode,
                 dialect: webhook.dialect,
+                external_id: webhook.external_id,
                 metadata: match metadata {
                     Value::Object(metadata) => metadata,
                     // Only a row made by hand has another.
@@ -104,7 +107,7 @@ impl Now {
 }
 
 /// The members that are to be written, and the lines of the report.
-pub(super) fn compare(now: Option<&Now>, wanted: CheckedWebhook) -> (CheckedWebhook, Difference) {
+pub(crate) fn compare(now: Option<&Now>, wanted: CheckedWebhook) -> (CheckedWebhook, Difference) {
     let mut wanted = whole(wanted);
     let mut difference = Difference::new(now.is_none());
     let nothing = Members::default();
@@ -130,6 +133,7 @@ pub(super) fn compare(now: Option<&Now>, wanted: CheckedWebhook) -> (CheckedWebh
     difference.member("signing", &members.signing, &mut wanted.signing);
     difference.member("dialect", &members.dialect, &mut wanted.dialect);
     difference.member("metadata", &members.metadata, &mut wanted.metadata);
+    difference.member("external_id", &members.external_id, &mut wanted.external_id);
     (wanted, difference)
 }
 
@@ -148,6 +152,7 @@ fn whole(wanted: CheckedWebhook) -> CheckedWebhook {
         signing: wanted.signing.or(Some(Signing::Hmac)),
         operational: wanted.operational.or(Some(false)),
         dialect: wanted.dialect.or(Some(None)),
+        external_id: wanted.external_id.or(Some(None)),
         metadata: Some(metadata),
         client_id: None,
         ..wanted

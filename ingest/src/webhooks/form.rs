@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use shared::destination::Destinations;
 use shared::dialect::Dialects;
+use shared::ids::ExternalId;
 use shared::retry::Retry;
 use shared::secret::Secret;
 use shared::webhook::{Rate, Status};
@@ -96,6 +97,14 @@ pub struct WebhookForm {
     /// Any JSON object of at most 4,096 bytes. Posthorn stores it and doesn't use it.
     #[schema(value_type = Option<Object>)]
     metadata: Option<Map<String, Value>>,
+    /// What the webhook was called in the system that it comes from: 1 to 128 visible ASCII
+    /// characters, unique within the tenant. Deliveries show it where that system's did.
+    #[serde(default, alias = "externalId", deserialize_with = "present")]
+    #[schema(
+        value_type = Option<String>, min_length = 1, max_length = 128, example = "webhook_123",
+        extensions(("x-also" = json!(["externalId"])))
+    )]
+    external_id: Option<Option<String>>,
     /// Stored in `metadata`. It doesn't choose the tenant: a webhook belongs to the token's.
     #[serde(alias = "clientId")]
     #[schema(value_type = String, required = false)]
@@ -137,6 +146,8 @@ pub struct CheckedWebhook {
     pub metadata: Option<Map<String, Value>>,
     /// To be put into `metadata`, whatever else is there.
     pub client_id: Option<Value>,
+    /// `Some(None)`: none any more.
+    pub external_id: Option<Option<ExternalId>>,
 }
 
 impl CheckedWebhook {
@@ -172,6 +183,7 @@ impl WebhookForm {
         let timeout = members::timeout(self.timeout)?;
         let dialect = members::dialect(self.dialect, dialects)?;
         let (metadata, client_id) = members::metadata(self.metadata, self.client_id)?;
+        let external_id = members::external_id(self.external_id)?;
         let status = members::status(self.active, self.status)?;
         let retry = members::retry(self.retries, self.retry_policy)?;
         let rate = members::rate(self.rate_limit)?;
@@ -192,6 +204,7 @@ impl WebhookForm {
             dialect,
             metadata,
             client_id,
+            external_id,
         })
     }
 }

@@ -8,7 +8,7 @@ use deadpool_postgres::Transaction;
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 use shared::dialect::Dialects;
-use shared::ids::{Tenant, WebhookId};
+use shared::ids::{ExternalId, Tenant, WebhookId};
 use shared::seal::Keyring;
 use shared::secret::{Secret, SigningKey};
 use shared::webhook::{Rate, Status, seal_context};
@@ -79,6 +79,8 @@ pub async fn create(
         check_takes_keys(writing.dialects, &dialect)?;
     }
     check_room(transaction, tenant).await?;
+    let external_id = form.external_id.flatten();
+    check_external_id(transaction, tenant, None, external_id.as_ref()).await?;
     let secret = form.secret.unwrap_or_else(Secret::generate);
     let id = WebhookId::generate();
     let rate = RateColumns::new(form.rate.flatten());
@@ -90,8 +92,9 @@ pub async fn create(
             "-- create_webhook\n\
              INSERT INTO webhooks (id, tenant, url, description, patterns, filter, dialect, secret, \
                  signing_key, headers, timeout_ms, retry, rate_limit, rate_period_s, debug_mode, \
-                 metadata, status, key, operational, revision) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, 0) \
+                 metadata, status, key, operational, external_id, revision) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
+                 $20, 0) \
              RETURNING {SIZES}"
         ))
         .await?;
@@ -118,6 +121,7 @@ pub async fn create(
                 &form.status.unwrap_or(Status::Active).as_str(),
                 &key,
                 &operational,
+                &external_id,
             ],
         )
         .await?;
@@ -163,6 +167,8 @@ pub async fn update(
             Some(metadata)
         }
     };
+    let external_id = form.external_id.as_ref().and_then(Option::as_ref);
+    check_external_id(transaction, tenant, Some(id), external_id).await?;
     let keys = writing.keys;
     let mut changes = Assignments::default();
     let webhook = changes.parameter(id);
@@ -203,6 +209,7 @@ pub async fn update(
         "previous_signing_key = CASE WHEN NOT {without_key} THEN previous_signing_key END"
     ));
     changes.set("operational", form.operational);
+    changes.set_nullable("external_id", form.external_id);
     let statement = transaction
         .prepare_cached(&format!(
             "-- update_webhook\n\
@@ -241,7 +248,8 @@ pub async fn delete(
                  previous_secret = NULL, previous_secret_until = NULL, signing_key = NULL, \
                  previous_signing_key = NULL, headers = NULL, url = '', description = '', \
                  patterns = '{}', filter = NULL, dialect = NULL, retry = NULL, rate_limit = NULL, \
-                 rate_period_s = NULL, metadata = '{}', key = NULL, updated_at = now() \
+                 rate_period_s = NULL, metadata = '{}', key = NULL, external_id = NULL, owner = NULL, \
+                 temporary_until = NULL, updated_at = now() \
              WHERE id = $1 AND tenant = $2 AND status <> 'deleted' \
                AND ($3::int8 IS NULL OR revision = $3)",
         )
@@ -324,6 +332,38 @@ async fn check_room(transaction: &Transaction<'_>, tenant: &Tenant) -> Result<()
         return Err(Conflict::webhooks(has, limit).into());
     }
     Ok(())
+}
+
+/// Refuses an external id that another webhook of the tenant has. Whoever changes the id of a
+/// webhook holds the tenant's row, so that two requests at a time don't both take one id.
+async fn check_external_id(
+    transaction: &Transaction<'_>,
+    tenant: &Tenant,
+    own: Option<WebhookId>,
+    external_id: Option<&ExternalId>,
+) -> Result<()> {
+    let Some(external_id) = external_id else {
+        return Ok(());
+    };
+    let statement = transaction
+        .prepare_cached("-- lock_external_ids\nSELECT FROM tenants WHERE id = $1 FOR NO KEY UPDATE")
+        .await?;
+    transaction.query(&statement, &[tenant]).await?;
+    let statement = transaction
+        .prepare_cached(
+            "-- webhook_with_external_id\n\
+             SELECT id FROM webhooks \
+             WHERE tenant = $1 AND external_id = $2 AND status <> 'deleted' \
+               AND id IS DISTINCT FROM $3",
+        )
+        .await?;
+    match transaction
+        .query_opt(&statement, &[tenant, external_id, &own])
+        .await?
+    {
+        None => Ok(()),
+        Some(other) => Err(Conflict::external_id(other.get(0)).into()),
+    }
 }
 
 /// Refuses patterns that no type of a strict tenant's catalogue can match.

@@ -260,6 +260,7 @@ fn write(dialect: &Dialect, data: &str) -> Vec<u8> {
         attributes: None,
         tenant: &tenant,
         webhook_id: WebhookId::generate(),
+        external_id: None,
         delivery_id: DeliveryId::of(uid),
     };
     let secrets = Secrets::of(secret, None);

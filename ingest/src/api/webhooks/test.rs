@@ -199,6 +199,7 @@ async fn send(api: &Api, acting: Managing, id: WebhookId, new: NewTest) -> Resul
         attributes: None,
         tenant,
         webhook_id: id,
+        external_id: webhook.external_id.as_ref(),
         delivery_id: DeliveryId::generate(),
     };
     let attempt = Attempt {
