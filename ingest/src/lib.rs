@@ -18,8 +18,8 @@
 //! events, and [`apply`](mod@apply) and [`import`](mod@import), which read files.
 //!
 //! Deliveries begin again by [`restart`], many of them by [`replay`]; deliveries that
-//! an event should have had are made by [`rematch`](mod@rematch). [`partitions`] and
-//! [`deleted_webhooks`] keep the log within its retention. [`audit`](mod@audit),
+//! an event should have had are made by [`rematch`](mod@rematch). [`tenant_deletion`]
+//! deletes a tenant with its log. [`partitions`] and [`deleted_webhooks`] keep the log within its retention. [`audit`](mod@audit),
 //! [`rekey`](mod@rekey) and [`preview`] are commands for operators. [`run`] starts and
 //! stops everything.
 
@@ -56,6 +56,7 @@ pub mod run;
 pub mod settings;
 pub mod subscriptions;
 pub mod survey;
+pub mod tenant_deletion;
 pub mod tenant_permits;
 pub mod tenants;
 pub mod timestamp;

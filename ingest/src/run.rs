@@ -43,7 +43,7 @@ use crate::metrics::metrics;
 use crate::settings::Settings;
 use crate::subscriptions::Subscriptions;
 use crate::tenant_permits::TenantPermits;
-use crate::{deleted_webhooks, partitions, replay, survey};
+use crate::{deleted_webhooks, partitions, replay, survey, tenant_deletion};
 
 const NAME: &str = "posthorn-ingest";
 /// To PostgreSQL, for the lanes, the feed, dead letters, replays and upkeep.
@@ -164,6 +164,8 @@ pub async fn run(
         services.spawn("upkeep", upkeep);
         let replaying = replay::run(pool.clone(), publisher.clone(), work_done.clone());
         services.spawn("replaying", replaying);
+        let deleting = tenant_deletion::run(pool.clone(), work_done.clone());
+        services.spawn("deleting tenants", deleting);
     }
     // Publications end when no publisher is left.
     drop(publisher);
@@ -288,6 +290,9 @@ async fn upkeep(pool: Pool, retention: time::Duration, stop: CancellationToken) 
                 }
                 if let Err(error) = replay::delete_outdated(&pool, until).await {
                     warn!(error = format!("{error:#}"), "deleting outdated replays failed; trying again in an hour");
+                }
+                if let Err(error) = tenant_deletion::delete_outdated(&pool).await {
+                    warn!(error = format!("{error:#}"), "deleting the records of finished deletions failed; trying again in an hour");
                 }
                 // After the days of the log and the replays that name them.
                 if let Err(error) = deleted_webhooks::purge(&pool, until).await {

@@ -21,7 +21,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use deliveries::{replays, retries};
-use events::rematches;
+use events::{expunge, rematches};
 use http::problem::Problem;
 use state::{Api, Shared};
 use webhooks::{keys, rotation, stats};
@@ -32,10 +32,12 @@ pub mod deliveries;
 pub mod dialects;
 pub mod event_types;
 pub mod events;
+pub mod export;
 pub mod http;
 pub mod middleware;
 pub mod openapi;
 pub mod state;
+pub mod tenant_deletion;
 pub mod tenants;
 pub mod tokens;
 pub mod webhooks;
@@ -70,7 +72,8 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
     let events = events::routes()
         .merge(events::log::routes())
         .merge(events::detail::routes())
-        .merge(rematches::of_event());
+        .merge(rematches::of_event())
+        .merge(expunge::routes());
     let webhooks = || {
         webhooks::routes()
             .merge(rotation::routes())
@@ -89,11 +92,15 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/api/v1/event-types", event_types::routes())
         .nest("/api/v1/catalogues", event_types::catalogues())
         .nest("/api/v1/dialects", dialects::routes())
+        .nest("/api/v1/export", export::routes())
         .nest("/api/v1/admin/dead-letters", dead_letters::routes())
         .nest("/api/v1/admin/events", rematches::of_all())
         .nest("/.well-known/webhook-keys", keys::routes())
         .nest("/api/v1/admin/tokens", tokens::routes())
-        .nest("/api/v1/admin/tenants", tenants::routes())
+        .nest(
+            "/api/v1/admin/tenants",
+            tenants::routes().merge(tenant_deletion::routes()),
+        )
         .split_for_parts();
     // The path that some of the supported systems use.
     (routes.nest("/api/webhooks", webhooks().into()), document)

@@ -74,7 +74,8 @@ async fn list(
     let statement = client
         .prepare_cached(&format!(
             "-- list_tenants\n\
-             SELECT {COLUMNS} FROM tenants WHERE id > coalesce($1, '') ORDER BY id LIMIT $2"
+             SELECT {COLUMNS} FROM tenants \
+             WHERE id > coalesce($1, '') AND deleted_at IS NULL ORDER BY id LIMIT $2"
         ))
         .await?;
     let rows = client.query(&statement, &[&after, &(limit + 1)]).await?;
@@ -96,7 +97,7 @@ async fn show(_: Operating, State(api): State<Shared>, Name(id): Name) -> Result
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(&format!(
-            "-- show_tenant\nSELECT {COLUMNS} FROM tenants WHERE id = $1"
+            "-- show_tenant\nSELECT {COLUMNS} FROM tenants WHERE id = $1 AND deleted_at IS NULL"
         ))
         .await?;
     let row = client.query_opt(&statement, &[&known(&id)?]).await?;

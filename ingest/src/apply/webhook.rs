@@ -19,6 +19,8 @@ use crate::webhooks::rate_limit::RateLimit;
 
 pub struct Now {
     pub id: WebhookId,
+    /// A webhook that was made over the API has none, until a file declares it.
+    pub has_key: bool,
     members: Members,
     secret: Secret,
 }
@@ -71,12 +73,14 @@ impl Now {
         subscription: Subscription,
         description: String,
         metadata: Value,
+        has_key: bool,
     ) -> Self {
         let exposed = |(name, value): (String, secrecy::SecretString)| {
             (name, value.expose_secret().to_owned())
         };
         Self {
             id: webhook.id,
+            has_key,
             secret: webhook.secrets.current().clone(),
             members: Members {
                 signing: match webhook.secrets.signing_key() {
@@ -112,6 +116,9 @@ pub(crate) fn compare(now: Option<&Now>, wanted: CheckedWebhook) -> (CheckedWebh
     let mut difference = Difference::new(now.is_none());
     let nothing = Members::default();
     let members = now.map_or(&nothing, |now| &now.members);
+    if let Some(now) = now.filter(|now| !now.has_key) {
+        difference.line("key", "none", &now.id.to_string());
+    }
     difference.member("url", &members.url, &mut wanted.url);
     difference.member("events", &members.events, &mut wanted.events);
     difference.member("description", &members.description, &mut wanted.description);

@@ -118,7 +118,8 @@ async fn known(
 ) -> anyhow::Result<HashMap<ExternalId, WebhookId>> {
     let found = transaction
         .query_opt(
-            "-- lock_tenant_for_import\nSELECT FROM tenants WHERE id = $1 FOR NO KEY UPDATE",
+            "-- lock_tenant_for_import\n\
+             SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE",
             &[tenant],
         )
         .await?;

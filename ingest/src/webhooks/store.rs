@@ -33,6 +33,14 @@ const SIZES: &str = "octet_length(url) AS url, octet_length(description) AS desc
     coalesce(octet_length(retry::text), 0) AS retry_policy, \
     octet_length(metadata::text) AS metadata";
 
+/// What deleting a webhook sets. Of its row stays what the log needs.
+pub const FORGOTTEN: &str = "status = 'deleted', disabled_reason = NULL, secret = '', \
+    previous_secret = NULL, previous_secret_until = NULL, signing_key = NULL, \
+    previous_signing_key = NULL, headers = NULL, url = '', description = '', patterns = '{}', \
+    filter = NULL, dialect = NULL, retry = NULL, rate_limit = NULL, rate_period_s = NULL, \
+    metadata = '{}', key = NULL, external_id = NULL, owner = NULL, temporary_until = NULL, \
+    updated_at = now()";
+
 /// What rows are written with.
 #[derive(Clone, Copy)]
 pub struct Writing<'a> {
@@ -229,6 +237,22 @@ pub async fn update(
     Ok(changed.is_some())
 }
 
+/// Gives a webhook that was made over the API its name in a file.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn set_key(
+    transaction: &Transaction<'_>,
+    id: WebhookId,
+    key: &str,
+) -> std::result::Result<(), tokio_postgres::Error> {
+    let statement = transaction
+        .prepare_cached("-- set_webhook_key\nUPDATE webhooks SET key = $2 WHERE id = $1")
+        .await?;
+    transaction.execute(&statement, &[&id, &key]).await?;
+    Ok(())
+}
+
 /// Deletes a webhook, if it still has the `expected` revision. Its log stays, and of its row
 /// what the log needs. Answers whether it was deleted.
 ///
@@ -242,17 +266,12 @@ pub async fn delete(
 ) -> Result<bool> {
     lock_webhook(transaction, tenant, id).await?;
     let statement = transaction
-        .prepare_cached(
+        .prepare_cached(&format!(
             "-- delete_webhook\n\
-             UPDATE webhooks SET status = 'deleted', disabled_reason = NULL, secret = '', \
-                 previous_secret = NULL, previous_secret_until = NULL, signing_key = NULL, \
-                 previous_signing_key = NULL, headers = NULL, url = '', description = '', \
-                 patterns = '{}', filter = NULL, dialect = NULL, retry = NULL, rate_limit = NULL, \
-                 rate_period_s = NULL, metadata = '{}', key = NULL, external_id = NULL, owner = NULL, \
-                 temporary_until = NULL, updated_at = now() \
+             UPDATE webhooks SET {FORGOTTEN} \
              WHERE id = $1 AND tenant = $2 AND status <> 'deleted' \
-               AND ($3::int8 IS NULL OR revision = $3)",
-        )
+               AND ($3::int8 IS NULL OR revision = $3)"
+        ))
         .await?;
     let deleted = transaction
         .execute(&statement, &[&id, tenant, &expected])
@@ -318,10 +337,12 @@ async fn lock_webhook(
 async fn check_room(transaction: &Transaction<'_>, tenant: &Tenant) -> Result<()> {
     let statement = transaction
         .prepare_cached(
-            "-- lock_tenant\nSELECT max_webhooks FROM tenants WHERE id = $1 FOR NO KEY UPDATE",
+            "-- lock_tenant\n\
+             SELECT max_webhooks FROM tenants WHERE id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE",
         )
         .await?;
-    let limit: i32 = transaction.query_one(&statement, &[tenant]).await?.get(0);
+    let found = transaction.query_opt(&statement, &[tenant]).await?;
+    let limit: i32 = found.ok_or_else(|| NotFound::tenant(tenant))?.get(0);
     let statement = transaction
         .prepare_cached(
             "-- count_webhooks\nSELECT count(*) FROM webhooks WHERE tenant = $1 AND status <> 'deleted'",

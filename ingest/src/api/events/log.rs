@@ -72,6 +72,9 @@ pub(super) struct EventView {
     pub(super) accepted_at: Timestamp,
     /// The number of webhooks that it matched, and of deliveries that were made.
     pub(super) matched: i32,
+    /// When its data was taken away; `null`: it is there.
+    #[schema(required)]
+    pub(super) expunged_at: Option<Timestamp>,
 }
 
 impl From<&Row> for EventView {
@@ -82,6 +85,7 @@ impl From<&Row> for EventView {
             occurred_at: row.get("occurred_at"),
             accepted_at: Timestamp(time_of(row.get("uid"))),
             matched: row.get("matched"),
+            expunged_at: row.get("expunged_at"),
         }
     }
 }
@@ -163,8 +167,8 @@ async fn search_events(
     let statement = client
         .prepare_cached(
             "-- search_events\n\
-             SELECT uid, id, type, occurred_at, matched FROM ( \
-                 SELECT tenant, uid, id, type, occurred_at, matched FROM events \
+             SELECT uid, id, type, occurred_at, matched, expunged_at FROM ( \
+                 SELECT tenant, uid, id, type, occurred_at, matched, expunged_at FROM events \
                  WHERE (tenant, uid) >= ($1, $2) AND (tenant, uid) < ($1, $3) \
                    AND uid >= $2 AND uid < $3 AND matched >= 0 \
                  ORDER BY tenant DESC, uid DESC LIMIT $4) AS looked_at \

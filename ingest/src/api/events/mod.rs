@@ -5,6 +5,7 @@
 //! answered with 202 then; whoever sent it is told at once what is wrong with it.
 
 pub mod detail;
+pub mod expunge;
 pub mod log;
 pub mod rematches;
 
