@@ -79,6 +79,14 @@ impl Conflict {
         ))
     }
 
+    /// The tenant has as many listeners as it may.
+    pub fn listeners(has: i64, limit: i64) -> Self {
+        Self(format!(
+            "this tenant has {has} listeners; at most {limit} are allowed. A listener ends two \
+             minutes after it was last asked"
+        ))
+    }
+
     /// The tenant's catalogue would have more event types than it may.
     pub fn event_types(would_have: i64, limit: i64) -> Self {
         Self(format!(

@@ -20,7 +20,8 @@
 //! Deliveries begin again by [`restart`], many of them by [`replay`]; deliveries that
 //! an event should have had are made by [`rematch`](mod@rematch). [`tenant_deletion`]
 //! deletes a tenant with its log. [`partitions`] and [`deleted_webhooks`] keep the log within its retention. [`audit`](mod@audit),
-//! [`rekey`](mod@rekey) and [`preview`] are commands for operators. [`run`] starts and
+//! [`rekey`](mod@rekey) and [`preview`] are commands for operators, [`cli`] those that use
+//! the API; [`listening`] is what one of them listens to. [`run`] starts and
 //! stops everything.
 
 pub mod accept;
@@ -31,6 +32,7 @@ pub mod aside;
 pub mod assignments;
 pub mod audit;
 pub mod batch;
+pub mod cli;
 pub mod cpu;
 pub mod dead_letters;
 pub mod decode;
@@ -43,6 +45,7 @@ pub mod import;
 pub mod intake;
 pub mod invalid;
 pub mod json_text;
+pub mod listening;
 pub mod look_ahead;
 pub mod matching;
 pub mod metrics;

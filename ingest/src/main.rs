@@ -11,7 +11,7 @@ use ingest::event_types::command;
 use ingest::import::{self, Import};
 use ingest::settings::Settings;
 use ingest::webhooks::store::Writing;
-use ingest::{api, audit, preview, rekey, run};
+use ingest::{api, audit, cli, preview, rekey, run};
 use secrecy::ExposeSecret;
 use shared::settings::{environment, process_environment};
 use shared::{health_check, postgres, settings, supervise, telemetry};
@@ -62,6 +62,8 @@ enum Command {
     Catalogue(Catalogue),
     Apply(Apply),
     Import(Import),
+    #[command(flatten)]
+    OverApi(cli::Command),
 }
 
 #[derive(Subcommand)]
@@ -96,6 +98,9 @@ enum Token {
         /// What the token may do: admin, manager or viewer.
         #[arg(long, default_value = "manager")]
         role: api::access::role::Role,
+        /// The owner whose webhooks the token sees and changes, and no others.
+        #[arg(long, requires = "tenant")]
+        owner: Option<shared::ids::Owner>,
     },
 }
 
@@ -116,6 +121,10 @@ async fn main() -> anyhow::Result<ExitCode> {
     if let Command::Healthy = command {
         let default = SocketAddr::from(([127, 0, 0, 1], 8080));
         println!("{}", health_check::ask(&environment(), default)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Command::OverApi(command) = command {
+        command.run(&process_environment()).await?;
         return Ok(ExitCode::SUCCESS);
     }
     if let Command::Openapi = command {
@@ -156,12 +165,21 @@ async fn main() -> anyhow::Result<ExitCode> {
                 "some webhooks still need an older key: keep it in MASTER_KEY_PREVIOUS"
             );
         }
-        Command::Dialect(_) | Command::Openapi | Command::Healthy => {
+        Command::Dialect(_) | Command::Openapi | Command::Healthy | Command::OverApi(_) => {
             unreachable!("answered above")
         }
-        Command::Token(Token::Create { tenant, role }) => {
+        Command::Token(Token::Create {
+            tenant,
+            role,
+            owner,
+        }) => {
+            anyhow::ensure!(
+                owner.is_none() || role != api::access::role::Role::Admin,
+                "--owner: an admin's token is for all webhooks"
+            );
+            let (tenant, owner) = (tenant.as_ref(), owner.as_ref());
             let token =
-                api::access::tokens::create_token(&pool(&settings)?, tenant.as_ref(), role, None)
+                api::access::tokens::create_token(&pool(&settings)?, tenant, role, owner, None)
                     .await?;
             println!("{}", token.secret.expose_secret());
         }

@@ -43,7 +43,7 @@ use crate::metrics::metrics;
 use crate::settings::Settings;
 use crate::subscriptions::Subscriptions;
 use crate::tenant_permits::TenantPermits;
-use crate::{deleted_webhooks, partitions, replay, survey, tenant_deletion};
+use crate::{deleted_webhooks, listening, partitions, replay, survey, tenant_deletion};
 
 const NAME: &str = "posthorn-ingest";
 /// To PostgreSQL, for the lanes, the feed, dead letters, replays and upkeep.
@@ -132,6 +132,7 @@ pub async fn run(
             pool: postgres::pool(&config, API_CONNECTIONS)?,
             tokens: TokenLookup::new(postgres::pool(&planned_once, TOKEN_CONNECTIONS)?),
             permits: TenantPermits::new(api::access::auth::OF_A_TENANT),
+            streams: TenantPermits::new(api::listeners::STREAMS_OF_A_TENANT),
             changes: ChangeLimiter::default(),
             publisher: publisher.clone(),
             door: door.clone(),
@@ -312,6 +313,9 @@ async fn upkeep(pool: Pool, retention: time::Duration, stop: CancellationToken) 
                 }
             }
             _ = surveys.tick() => {
+                if let Err(error) = listening::delete_expired(&pool).await {
+                    warn!(error = format!("{error:#}"), "deleting listeners whose lease is over failed; trying again in 15 s");
+                }
                 if let Err(error) = survey::survey(&pool).await {
                     warn!(error = format!("{error:#}"), "counting open deliveries for the metrics failed; trying again with the next survey");
                 }

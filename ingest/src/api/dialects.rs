@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::access::auth::Reading;
+use crate::api::access::auth::OwnReading;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::Name;
 use crate::api::state::Shared;
@@ -57,7 +57,7 @@ struct DialectList {
     security(("token" = ["viewer"])),
     responses((status = 200, description = "The whole list.", body = DialectList)),
 )]
-async fn list(_: Reading, State(api): State<Shared>) -> Json<DialectList> {
+async fn list(_: OwnReading, State(api): State<Shared>) -> Json<DialectList> {
     Json(DialectList {
         dialects: api
             .dialects
@@ -75,7 +75,7 @@ async fn list(_: Reading, State(api): State<Shared>) -> Json<DialectList> {
     responses((status = 200, description = "The dialect.", body = DialectView)),
 )]
 async fn show(
-    _: Reading,
+    _: OwnReading,
     State(api): State<Shared>,
     Name(name): Name,
 ) -> Result<Json<DialectView>> {

@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::access::auth::{Managing, Reading};
+use crate::api::access::auth::{Managing, OwnReading};
 use crate::api::access::change_limit::ChangePermit;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Name, Page, Parameters};
@@ -72,7 +72,7 @@ struct EventTypePage {
     responses((status = 200, description = "A page.", body = EventTypePage)),
 )]
 async fn list(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Parameters(filter): Parameters<EventTypeQuery>,
 ) -> Result<Json<EventTypePage>> {
@@ -108,7 +108,7 @@ async fn list(
     responses((status = 200, description = "The event type.", body = EventTypeView)),
 )]
 async fn show(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Id(name): Id<EventType>,
 ) -> Result<Json<EventTypeView>> {
@@ -328,7 +328,7 @@ struct Catalogues {
     security(("token" = ["viewer"])),
     responses((status = 200, description = "The whole list.", body = Catalogues)),
 )]
-async fn list_catalogues(_: Reading) -> Result<Json<Catalogues>> {
+async fn list_catalogues(_: OwnReading) -> Result<Json<Catalogues>> {
     let catalogue = |form: CatalogueForm| Catalogue {
         event_types: form.types(),
         name: form.name,
@@ -350,7 +350,7 @@ async fn list_catalogues(_: Reading) -> Result<Json<Catalogues>> {
     params(("name" = String, Path, example = "rishi")),
     responses((status = 200, description = "The catalogue.", body = CatalogueForm)),
 )]
-async fn show_catalogue(_: Reading, Name(name): Name) -> Result<Json<&'static RawValue>> {
+async fn show_catalogue(_: OwnReading, Name(name): Name) -> Result<Json<&'static RawValue>> {
     let collection = collections::collection(&name).ok_or_else(|| {
         let names = collections::names();
         Problem::not_found(format!("there is no catalogue {name}; there is {names}"))

@@ -34,6 +34,7 @@ pub mod event_types;
 pub mod events;
 pub mod export;
 pub mod http;
+pub mod listeners;
 pub mod middleware;
 pub mod openapi;
 pub mod state;
@@ -93,6 +94,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/api/v1/catalogues", event_types::catalogues())
         .nest("/api/v1/dialects", dialects::routes())
         .nest("/api/v1/export", export::routes())
+        .nest("/api/v1/listeners", listeners::routes())
         .nest("/api/v1/admin/dead-letters", dead_letters::routes())
         .nest("/api/v1/admin/events", rematches::of_all())
         .nest("/.well-known/webhook-keys", keys::routes())

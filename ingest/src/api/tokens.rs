@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use shared::clock;
-use shared::ids::{Tenant, TokenId};
+use shared::ids::{Owner, Tenant, TokenId};
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use utoipa::ToSchema;
@@ -41,6 +41,9 @@ struct NewToken {
     tenant: Option<String>,
     /// `manager` by default.
     role: Option<Role>,
+    /// The owner whose webhooks the token sees and changes, and no others. Not of an admin.
+    #[schema(value_type = Option<Owner>)]
+    owner: Option<String>,
     /// When it expires; never by default.
     #[serde(alias = "expiresAt")]
     expires_at: Option<Timestamp>,
@@ -61,6 +64,8 @@ struct IssuedToken {
     tenant: Option<Tenant>,
     role: Role,
     #[schema(required)]
+    owner: Option<Owner>,
+    #[schema(required)]
     expires_at: Option<Timestamp>,
 }
 
@@ -75,6 +80,9 @@ struct Token {
     #[schema(required)]
     tenant: Option<Tenant>,
     role: Role,
+    /// The owner whose webhooks it sees and changes; `null`: all of its tenant's.
+    #[schema(required)]
+    owner: Option<Owner>,
     created_at: Timestamp,
     #[schema(required)]
     expires_at: Option<Timestamp>,
@@ -93,6 +101,7 @@ impl Token {
             prefix: row.get("prefix"),
             tenant: row.get("tenant"),
             role: role.map_err(|_| anyhow::anyhow!("a token has an unknown role"))?,
+            owner: row.get("owner"),
             created_at: row.get("created_at"),
             expires_at: row.get("expires_at"),
             revoked_at: row.get("revoked_at"),
@@ -136,8 +145,14 @@ async fn issue(
         return Err(Problem::field("expires_at", "must be in the future"));
     }
     let role = new.role.unwrap_or(Role::Manager);
+    let owner = new.owner.map(|owner| owner.parse::<Owner>()).transpose();
+    let owner = owner.map_err(|error| Problem::field("owner", error.to_string()))?;
+    if owner.is_some() && (tenant.is_none() || role == Role::Admin) {
+        let why = "is for a tenant's viewers and managers: an admin's token, and a global one, is for all webhooks";
+        return Err(Problem::field("owner", why));
+    }
     let expires_at = new.expires_at.map(|at| at.0);
-    let made = create_token(&api.pool, tenant.as_ref(), role, expires_at)
+    let made = create_token(&api.pool, tenant.as_ref(), role, owner.as_ref(), expires_at)
         .await
         .map_err(|error| {
             let sql = error
@@ -154,6 +169,7 @@ async fn issue(
         prefix: made.prefix,
         tenant,
         role,
+        owner,
         expires_at: new.expires_at,
     };
     Ok((StatusCode::CREATED, Json(issued)))
@@ -186,7 +202,8 @@ async fn list(
     }))
 }
 
-const COLUMNS: &str = "id, prefix, tenant, role, created_at, expires_at, revoked_at, last_used_at";
+const COLUMNS: &str =
+    "id, prefix, tenant, role, owner, created_at, expires_at, revoked_at, last_used_at";
 
 async fn find_all(api: &Api, after: Option<TokenId>, most: i64) -> Result<Vec<Row>> {
     let client = api.pool.get().await?;

@@ -88,7 +88,7 @@ async fn lock_webhooks(
         .query(
             &format!(
                 "-- lock_declared_webhooks\n\
-                 SELECT {columns}, patterns, filter, operational, key, description, metadata \
+                 SELECT {columns}, patterns, filter, operational, key, description, metadata, owner \
                  FROM webhooks \
                  WHERE tenant = ANY ($1) AND (key IS NOT NULL OR id = ANY ($2)) \
                    AND status <> 'deleted' \
@@ -111,6 +111,7 @@ async fn lock_webhooks(
             row.get("description"),
             row.get("metadata"),
             has_key,
+            row.get("owner"),
         );
         webhooks.entry(tenant).or_default().insert(key, now);
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
-use shared::ids::{ExternalId, WebhookId};
+use shared::ids::{ExternalId, Owner, WebhookId};
 use shared::retry::Retry;
 use shared::secret::Secret;
 use shared::webhook::{Rate, Status, Subscription, Webhook};
@@ -42,6 +42,7 @@ struct Members {
     dialect: Option<String>,
     metadata: Map<String, Value>,
     external_id: Option<ExternalId>,
+    owner: Option<Owner>,
 }
 
 impl Default for Members {
@@ -62,6 +63,7 @@ impl Default for Members {
             dialect: None,
             metadata: Map::new(),
             external_id: None,
+            owner: None,
         }
     }
 }
@@ -74,6 +76,7 @@ impl Now {
         description: String,
         metadata: Value,
         has_key: bool,
+        owner: Option<Owner>,
     ) -> Self {
         let exposed = |(name, value): (String, secrecy::SecretString)| {
             (name, value.expose_secret().to_owned())
@@ -100,6 +103,7 @@ impl Now {
                 debug_mode: webhook.debug_mode,
                 dialect: webhook.dialect,
                 external_id: webhook.external_id,
+                owner,
                 metadata: match metadata {
                     Value::Object(metadata) => metadata,
                     // Only a row made by hand has another.
@@ -141,6 +145,7 @@ pub(crate) fn compare(now: Option<&Now>, wanted: CheckedWebhook) -> (CheckedWebh
     difference.member("dialect", &members.dialect, &mut wanted.dialect);
     difference.member("metadata", &members.metadata, &mut wanted.metadata);
     difference.member("external_id", &members.external_id, &mut wanted.external_id);
+    difference.member("owner", &members.owner, &mut wanted.owner);
     (wanted, difference)
 }
 
@@ -160,6 +165,7 @@ fn whole(wanted: CheckedWebhook) -> CheckedWebhook {
         operational: wanted.operational.or(Some(false)),
         dialect: wanted.dialect.or(Some(None)),
         external_id: wanted.external_id.or(Some(None)),
+        owner: wanted.owner.or(Some(None)),
         metadata: Some(metadata),
         client_id: None,
         ..wanted

@@ -41,7 +41,7 @@ impl System {
 }
 
 /// What a webhook's member is called elsewhere, beside the names that the API takes.
-const NAMES: [(&str, &[&str]); 8] = [
+const NAMES: [(&str, &[&str]); 9] = [
     (
         "external_id",
         &[
@@ -74,10 +74,11 @@ const NAMES: [(&str, &[&str]); 8] = [
     ("description", &["name", "title"]),
     ("timeout", &["timeout_ms", "timeoutMs"]),
     ("debug_mode", &["debug"]),
+    ("owner", &["owner_id", "ownerId", "userId"]),
 ];
 
 /// Names of what a system counts or remembers itself: it begins anew here.
-const NOT_NEEDED: [&str; 24] = [
+const NOT_NEEDED: [&str; 23] = [
     "created_at",
     "createdAt",
     "created",
@@ -95,7 +96,6 @@ const NOT_NEEDED: [&str; 24] = [
     "version",
     "project_id",
     "application_id",
-    "user_id",
     "tenant",
     "tenant_id",
     "advanced_signatures",
@@ -179,6 +179,9 @@ pub(super) fn translate(
         }
     }
     for (member, value) in &mut members {
+        if let ("external_id" | "owner", Value::Number(number)) = (member.as_str(), &*value) {
+            *value = number.to_string().into();
+        }
         coerce(member, value);
     }
     if members.contains_key("active") && members.contains_key("status") {

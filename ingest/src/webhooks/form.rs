@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use shared::destination::Destinations;
 use shared::dialect::Dialects;
-use shared::ids::ExternalId;
+use shared::ids::{ExternalId, Owner};
 use shared::retry::Retry;
 use shared::secret::Secret;
 use shared::webhook::{Rate, Status};
@@ -105,6 +105,17 @@ pub struct WebhookForm {
         extensions(("x-also" = json!(["externalId"])))
     )]
     external_id: Option<Option<String>>,
+    /// The user of the tenant that the webhook belongs to, in the tenant's own words: 1 to 128
+    /// visible ASCII characters. Tokens and JWTs of an owner see and change the owner's webhooks
+    /// alone. `null`: it belongs to the tenant.
+    #[serde(
+        default,
+        alias = "ownerId",
+        alias = "owner_id",
+        deserialize_with = "present"
+    )]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 128, example = "user-7")]
+    owner: Option<Option<String>>,
     /// Stored in `metadata`. It doesn't choose the tenant: a webhook belongs to the token's.
     #[serde(alias = "clientId")]
     #[schema(value_type = String, required = false)]
@@ -148,6 +159,8 @@ pub struct CheckedWebhook {
     pub client_id: Option<Value>,
     /// `Some(None)`: none any more.
     pub external_id: Option<Option<ExternalId>>,
+    /// `Some(None)`: it belongs to its tenant alone.
+    pub owner: Option<Option<Owner>>,
 }
 
 impl CheckedWebhook {
@@ -184,6 +197,7 @@ impl WebhookForm {
         let dialect = members::dialect(self.dialect, dialects)?;
         let (metadata, client_id) = members::metadata(self.metadata, self.client_id)?;
         let external_id = members::external_id(self.external_id)?;
+        let owner = members::owner(self.owner)?;
         let status = members::status(self.active, self.status)?;
         let retry = members::retry(self.retries, self.retry_policy)?;
         let rate = members::rate(self.rate_limit)?;
@@ -205,6 +219,7 @@ impl WebhookForm {
             metadata,
             client_id,
             external_id,
+            owner,
         })
     }
 }

@@ -100,9 +100,9 @@ pub async fn create(
             "-- create_webhook\n\
              INSERT INTO webhooks (id, tenant, url, description, patterns, filter, dialect, secret, \
                  signing_key, headers, timeout_ms, retry, rate_limit, rate_period_s, debug_mode, \
-                 metadata, status, key, operational, external_id, revision) \
+                 metadata, status, key, operational, external_id, owner, revision) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
-                 $20, 0) \
+                 $20, $21, 0) \
              RETURNING {SIZES}"
         ))
         .await?;
@@ -130,6 +130,7 @@ pub async fn create(
                 &key,
                 &operational,
                 &external_id,
+                &form.owner.flatten(),
             ],
         )
         .await?;
@@ -218,6 +219,7 @@ pub async fn update(
     ));
     changes.set("operational", form.operational);
     changes.set_nullable("external_id", form.external_id);
+    changes.set_nullable("owner", form.owner);
     let statement = transaction
         .prepare_cached(&format!(
             "-- update_webhook\n\

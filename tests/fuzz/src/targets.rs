@@ -360,6 +360,7 @@ fn jwts(jwks_file: Option<&str>) -> Option<Jwts> {
         jwks_file: jwks_file.map(Into::into),
         tenant_claim: "org.tenant".to_owned(),
         role_claim: "role".to_owned(),
+        owner_claim: None,
         issuer: None,
         audience: None,
     };

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use deadpool_postgres::Pool;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
-use shared::ids::{Tenant, TokenId};
+use shared::ids::{Owner, Tenant, TokenId};
 use shared::seal::fill_random;
 use time::OffsetDateTime;
 
@@ -32,6 +32,7 @@ pub async fn find(hash: &[u8; 32], tokens: &TokenLookup) -> Result<Caller> {
     Ok(Caller {
         tenant: found.tenant,
         role: found.role,
+        owner: found.owner,
     })
 }
 
@@ -63,7 +64,8 @@ pub struct NewToken {
     pub prefix: String,
 }
 
-/// Makes a token; `tenant` `None` makes a global one.
+/// Makes a token; `tenant` `None` makes a global one. A token with an owner has a tenant, and isn't
+/// an admin's.
 ///
 /// # Errors
 /// If PostgreSQL fails or there is no such tenant.
@@ -71,6 +73,7 @@ pub async fn create_token(
     pool: &Pool,
     tenant: Option<&Tenant>,
     role: Role,
+    owner: Option<&Owner>,
     expires_at: Option<OffsetDateTime>,
 ) -> anyhow::Result<NewToken> {
     let mut bytes = [0; 32];
@@ -85,13 +88,15 @@ pub async fn create_token(
     client
         .execute(
             "-- create_token\n\
-             INSERT INTO tokens (id, hash, prefix, tenant, role, expires_at) VALUES ($1, $2, $3, $4, $5, $6)",
+             INSERT INTO tokens (id, hash, prefix, tenant, role, owner, expires_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
             &[
                 &made.id,
                 &hash(made.secret.expose_secret()).as_slice(),
                 &made.prefix,
                 &tenant,
                 &role.as_str(),
+                &owner,
                 &expires_at,
             ],
         )

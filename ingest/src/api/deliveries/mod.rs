@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::access::auth::Reading;
+use crate::api::access::auth::OwnReading;
 use crate::api::deliveries::search::{DeliveryQuery, Found, WITH_ITS_EVENT, search};
 use crate::api::deliveries::view::{Attempt, COLUMNS, Delivery, DeliveryDetail, LogEntry};
 use crate::api::http::problem::{Problem, Result};
@@ -86,7 +86,7 @@ struct LogPage {
     responses((status = 200, description = "A page.", body = DeliveryPage)),
 )]
 async fn list(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Parameters(filter): Parameters<DeliveryQuery>,
 ) -> Result<Json<DeliveryPage>> {
@@ -95,11 +95,13 @@ async fn list(
     let statement = client
         .prepare_cached(
             "-- tenants_webhooks\n\
-             SELECT id FROM webhooks WHERE tenant = $1 AND status <> 'deleted' ORDER BY id",
+             SELECT id FROM webhooks \
+             WHERE tenant = $1 AND status <> 'deleted' AND ($2::text IS NULL OR owner = $2) \
+             ORDER BY id",
         )
         .await?;
     let webhooks: Vec<WebhookId> = client
-        .query(&statement, &[&acting.tenant])
+        .query(&statement, &[&acting.tenant, &acting.owner])
         .await?
         .iter()
         .map(|row| row.get(0))
@@ -121,7 +123,7 @@ async fn list(
     responses((status = 200, description = "A page.", body = DeliveryPage)),
 )]
 async fn list_of_webhook(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
     Parameters(filter): Parameters<DeliveryQuery>,
@@ -143,7 +145,7 @@ async fn list_of_webhook(
     responses((status = 200, description = "A page.", body = EventPage)),
 )]
 async fn list_as_events(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
     Parameters(filter): Parameters<DeliveryQuery>,
@@ -165,7 +167,7 @@ async fn list_as_events(
     responses((status = 200, description = "A page.", body = LogPage)),
 )]
 async fn list_as_logs(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
     Parameters(filter): Parameters<DeliveryQuery>,
@@ -218,7 +220,7 @@ pub async fn check_exists(client: &Client, tenant: &Tenant, webhook: WebhookId) 
     responses((status = 200, description = "The delivery.", body = DeliveryDetail)),
 )]
 async fn show(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Id(id): Id<DeliveryId>,
 ) -> Result<Json<DeliveryDetail>> {

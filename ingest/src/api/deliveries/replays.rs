@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::access::auth::{Managing, Reading};
+use crate::api::access::auth::{OwnManaging, OwnReading};
 use crate::api::deliveries::check_exists;
 use crate::api::deliveries::retries::check_active;
 use crate::api::http::problem::{Problem, Result};
@@ -194,7 +194,7 @@ impl NewReplay {
     ),
 )]
 async fn create(
-    acting: Managing,
+    acting: OwnManaging,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
     Body(new): Body<NewReplay>,
@@ -301,7 +301,7 @@ async fn insert_replay(
     responses((status = 200, description = "Newest first.", body = Replays)),
 )]
 async fn list(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
 ) -> Result<Json<Replays>> {
@@ -331,7 +331,7 @@ async fn list(
     responses((status = 200, description = "The replay.", body = Replay)),
 )]
 async fn show(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Ids(webhook, id): Ids<WebhookId, ReplayId>,
 ) -> Result<Json<Replay>> {
@@ -348,7 +348,7 @@ async fn show(
     responses((status = 200, description = "The replay as it is now.", body = Replay)),
 )]
 async fn cancel(
-    acting: Managing,
+    acting: OwnManaging,
     State(api): State<Shared>,
     Ids(webhook, id): Ids<WebhookId, ReplayId>,
 ) -> Result<Json<Replay>> {

@@ -8,7 +8,7 @@ use time::format_description::well_known::Rfc3339;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::access::auth::Managing;
+use crate::api::access::auth::OwnManaging;
 use crate::api::deliveries::find;
 use crate::api::deliveries::view::Delivery;
 use crate::api::http::problem::{Problem, Result};
@@ -40,7 +40,7 @@ pub fn of_webhook() -> OpenApiRouter<Shared> {
     ),
 )]
 async fn retry(
-    acting: Managing,
+    acting: OwnManaging,
     State(api): State<Shared>,
     Id(id): Id<DeliveryId>,
 ) -> Result<(StatusCode, Json<Delivery>)> {
@@ -61,7 +61,7 @@ async fn retry(
     ),
 )]
 async fn retry_event(
-    acting: Managing,
+    acting: OwnManaging,
     State(api): State<Shared>,
     Ids(webhook, event): Ids<WebhookId, EventId>,
 ) -> Result<(StatusCode, Json<Delivery>)> {

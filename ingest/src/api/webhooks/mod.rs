@@ -26,7 +26,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::access::auth::{Managing, Reading};
+use crate::api::access::auth::{OwnManaging, OwnReading};
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Page, Parameters};
 use crate::api::state::Shared;
@@ -72,11 +72,12 @@ impl IntoResponse for Tagged {
     ),
 )]
 async fn create(
-    acting: Managing,
+    acting: OwnManaging,
     State(api): State<Shared>,
     Body(form): Body<WebhookForm>,
 ) -> Result<Tagged> {
-    let checked = form.check(&api.destinations, &api.dialects)?;
+    let mut checked = form.check(&api.destinations, &api.dialects)?;
+    acting.may_write(&mut checked)?;
     let _turn = api.changes.acquire(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
     let transaction = client.transaction().await?;
@@ -101,7 +102,7 @@ async fn create(
     responses((status = 200, description = "A page.", body = WebhookPage)),
 )]
 async fn list(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Parameters(page): Parameters<Page>,
 ) -> Result<Json<WebhookPage>> {
@@ -112,11 +113,15 @@ async fn list(
             "-- list_webhooks\n\
              SELECT {COLUMNS} FROM webhooks w \
              WHERE w.tenant = $1 AND w.status <> 'deleted' AND ($2::uuid IS NULL OR w.id < $2) \
+               AND ($4::text IS NULL OR w.owner = $4) \
              ORDER BY w.id DESC LIMIT $3"
         ))
         .await?;
     let rows = client
-        .query(&statement, &[&acting.tenant, &after, &(limit + 1)])
+        .query(
+            &statement,
+            &[&acting.tenant, &after, &(limit + 1), &acting.owner],
+        )
         .await?;
     let (shown, next_cursor) = page.cut::<WebhookId>(&rows)?;
     let webhooks = all(&api, &client, shown).await?;
@@ -133,7 +138,11 @@ async fn list(
     params(("id" = WebhookId, Path)),
     responses((status = 200, description = "The webhook.", body = WebhookView)),
 )]
-async fn show(acting: Reading, State(api): State<Shared>, Id(id): Id<WebhookId>) -> Result<Tagged> {
+async fn show(
+    acting: OwnReading,
+    State(api): State<Shared>,
+    Id(id): Id<WebhookId>,
+) -> Result<Tagged> {
     let webhook = find(&api, &acting.tenant, id).await?;
     Ok(Tagged(StatusCode::OK, webhook))
 }
@@ -179,7 +188,7 @@ fn changed_meanwhile() -> Problem {
     ),
 )]
 async fn replace(
-    acting: Managing,
+    acting: OwnManaging,
     api: State<Shared>,
     id: Id<WebhookId>,
     headers: HeaderMap,
@@ -205,13 +214,14 @@ async fn replace(
     ),
 )]
 async fn update(
-    acting: Managing,
+    acting: OwnManaging,
     State(api): State<Shared>,
     Id(id): Id<WebhookId>,
     headers: HeaderMap,
     Body(form): Body<WebhookForm>,
 ) -> Result<Tagged> {
-    let checked = form.check(&api.destinations, &api.dialects)?;
+    let mut checked = form.check(&api.destinations, &api.dialects)?;
+    acting.may_write(&mut checked)?;
     let expected = expected_revision(&headers)?;
     let _turn = api.changes.acquire(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
@@ -243,7 +253,7 @@ async fn update(
     ),
 )]
 async fn delete(
-    acting: Managing,
+    acting: OwnManaging,
     State(api): State<Shared>,
     Id(id): Id<WebhookId>,
     headers: HeaderMap,

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::access::auth::Managing;
+use crate::api::access::auth::OwnManaging;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Id, OptionalBody};
 use crate::api::state::Shared;
@@ -67,7 +67,7 @@ struct Rotation {
     )),
 )]
 async fn rotate(
-    acting: Managing,
+    acting: OwnManaging,
     State(api): State<Shared>,
     Id(id): Id<WebhookId>,
     OptionalBody(rotation): OptionalBody<Rotation>,
@@ -137,7 +137,7 @@ async fn rotate(
     responses((status = 200, description = "The webhook as it is now.", body = WebhookView)),
 )]
 async fn revoke(
-    acting: Managing,
+    acting: OwnManaging,
     State(api): State<Shared>,
     Id(id): Id<WebhookId>,
 ) -> Result<Json<WebhookView>> {

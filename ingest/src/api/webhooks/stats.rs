@@ -19,7 +19,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::access::auth::Reading;
+use crate::api::access::auth::{OwnReading, Reading};
 use crate::api::deliveries::check_exists;
 use crate::api::http::problem::Result;
 use crate::api::http::request::{Id, Parameters};
@@ -150,7 +150,7 @@ struct Figures {
     responses((status = 200, description = "The statistics.", body = Stats)),
 )]
 async fn of_one_webhook(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
     Parameters(query): Parameters<StatsQuery>,
