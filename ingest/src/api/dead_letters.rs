@@ -53,35 +53,35 @@ pub fn routes() -> OpenApiRouter<Shared> {
 /// Which dead letters are meant.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct Which {
+pub struct Which {
     /// Only messages that were refused for exactly this reason.
-    reason: Option<String>,
+    pub reason: Option<String>,
     /// Only messages that were meant for this tenant.
-    tenant: Option<String>,
+    pub tenant: Option<String>,
     /// `parking` or `unrouted`.
     #[param(pattern = "^(parking|unrouted)$")]
-    queue: Option<String>,
+    pub queue: Option<String>,
     /// The most entries of the page.
     #[param(minimum = 1, maximum = 250, default = 50)]
-    limit: Option<i64>,
+    pub limit: Option<i64>,
     /// `next_cursor` of the previous page.
-    cursor: Option<String>,
+    pub cursor: Option<String>,
 }
 
 /// The dead letters to replay or discard: at least one member is required.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = DeadLetterSelection)]
 #[serde(deny_unknown_fields)]
-struct Selection {
+pub struct Selection {
     /// Only messages that were refused for exactly this reason.
     #[schema(example = "tenant `acme` does not exist")]
-    reason: Option<String>,
+    pub reason: Option<String>,
     /// Only messages that were meant for this tenant.
     #[schema(example = "acme")]
-    tenant: Option<String>,
+    pub tenant: Option<String>,
     /// `parking` or `unrouted`.
     #[schema(pattern = "^(parking|unrouted)$")]
-    queue: Option<String>,
+    pub queue: Option<String>,
 }
 
 impl Selection {
@@ -121,43 +121,43 @@ impl Selection {
 
 /// A dead letter: a message that was refused or unroutable.
 #[derive(Serialize, ToSchema)]
-struct DeadLetter {
-    id: DeadLetterId,
+pub struct DeadLetter {
+    pub id: DeadLetterId,
     /// `parking`: it was refused, or given up on. `unrouted`: no queue was bound for it.
     #[schema(example = "parking")]
-    queue: String,
+    pub queue: String,
     /// Why it was refused.
     #[schema(example = "tenant `acme` does not exist")]
-    reason: String,
+    pub reason: String,
     /// When it was taken from its queue.
-    parked_at: Timestamp,
+    pub parked_at: Timestamp,
     /// The exchange that it was published to.
     #[schema(example = "posthorn.events")]
-    exchange: String,
+    pub exchange: String,
     #[schema(example = "acme.order.created")]
-    routing_key: String,
+    pub routing_key: String,
     /// The tenant that it was meant for, which may not exist.
     #[schema(required)]
-    tenant: Option<String>,
+    pub tenant: Option<String>,
     #[schema(required)]
-    message_id: Option<String>,
+    pub message_id: Option<String>,
     #[schema(required, example = "application/json")]
-    content_type: Option<String>,
+    pub content_type: Option<String>,
     /// Its AMQP headers.
-    headers: Map<String, Value>,
+    pub headers: Map<String, Value>,
     /// The part that the AMQP client can't read; `null` for most messages.
     #[schema(required)]
-    unreadable: Option<Raw>,
+    pub unreadable: Option<Raw>,
     /// The size of the body as it was published, in bytes.
-    size: u32,
+    pub size: u32,
     /// Whether only the beginning of the body was kept, because no event may be that large.
     /// Then it can't be replayed.
-    truncated: bool,
+    pub truncated: bool,
     /// The SHA-256 of the whole body, in hexadecimal, if it was truncated.
     #[schema(required)]
-    sha256: Option<String>,
+    pub sha256: Option<String>,
     /// The first 1,024 bytes of the body, as text.
-    body_excerpt: String,
+    pub body_excerpt: String,
 }
 
 impl DeadLetter {
@@ -195,24 +195,24 @@ impl DeadLetter {
 /// What a message was published with, where that can't be read.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DeadLetterUnreadable)]
-struct Raw {
+pub struct Raw {
     /// What is wrong with it.
     #[schema(example = "`message_id` is not UTF-8")]
-    why: String,
-    routing_key: Bytes,
+    pub why: String,
+    pub routing_key: Bytes,
     /// AMQP's property flags and values as they were sent, the first 4,096 bytes.
-    properties: Bytes,
+    pub properties: Bytes,
     /// All of the properties, in bytes.
-    properties_size: u64,
+    pub properties_size: u64,
 }
 
 /// Bytes that needn't be text.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DeadLetterBytes)]
-struct Bytes {
+pub struct Bytes {
     /// ASCII, with the other bytes as `\xff`.
-    escaped: String,
-    base64: String,
+    pub escaped: String,
+    pub base64: String,
 }
 
 impl Raw {
@@ -249,11 +249,11 @@ fn header(value: &AMQPValue) -> Value {
 
 /// A page of dead letters.
 #[derive(Serialize, ToSchema)]
-struct DeadLetterPage {
-    dead_letters: Vec<DeadLetter>,
+pub struct DeadLetterPage {
+    pub dead_letters: Vec<DeadLetter>,
     /// The cursor of the next page; `null` on the last page.
     #[schema(required)]
-    next_cursor: Option<DeadLetterId>,
+    pub next_cursor: Option<DeadLetterId>,
 }
 
 /// List dead letters
@@ -265,7 +265,7 @@ struct DeadLetterPage {
     params(Which),
     responses((status = 200, description = "A page.", body = DeadLetterPage)),
 )]
-async fn list(
+pub async fn list(
     _: Operating,
     State(api): State<Shared>,
     Parameters(which): Parameters<Which>,
@@ -295,28 +295,28 @@ async fn list(
 /// What a replay came to.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DeadLetterReplay)]
-struct Replayed {
+pub struct Replayed {
     /// Published again and confirmed; they are gone from here.
-    replayed: i64,
+    pub replayed: i64,
     /// Not published to an exchange of Posthorn's before, truncated, or unreadable.
     /// Replay unreadable ones one by one. Publish or discard the others by hand.
-    skipped: i64,
+    pub skipped: i64,
     /// There may be more: 1,000 are replayed at most.
-    more: bool,
+    pub more: bool,
 }
 
 /// With what an unreadable message is published anew.
 #[derive(Default, Deserialize, ToSchema)]
 #[schema(as = DeadLetterRepair)]
 #[serde(deny_unknown_fields)]
-struct NewProperties {
+pub struct NewProperties {
     /// `<tenant>.<event type>`.
     #[schema(example = "acme.order.created", required)]
-    routing_key: Option<String>,
+    pub routing_key: Option<String>,
     /// The event's id; without one it takes the dead letter's.
-    message_id: Option<String>,
+    pub message_id: Option<String>,
     /// `application/json` without one.
-    content_type: Option<String>,
+    pub content_type: Option<String>,
 }
 
 impl NewProperties {
@@ -350,7 +350,7 @@ impl NewProperties {
                                        key, or is readable and there is one."),
     ),
 )]
-async fn replay(
+pub async fn replay(
     _: Operating,
     State(api): State<Shared>,
     Id(id): Id<DeadLetterId>,
@@ -400,7 +400,7 @@ async fn replay(
     request_body = Selection,
     responses((status = 200, description = "The messages are published.", body = Replayed)),
 )]
-async fn replay_many(
+pub async fn replay_many(
     _: Operating,
     State(api): State<Shared>,
     Body(selection): Body<Selection>,
@@ -499,7 +499,7 @@ async fn publish_part(api: &Api, messages: Vec<(DeadLetterId, Outgoing)>) -> Res
     params(("id" = DeadLetterId, Path)),
     responses((status = 204, description = "It is deleted.")),
 )]
-async fn discard(
+pub async fn discard(
     _: Operating,
     State(api): State<Shared>,
     Id(id): Id<DeadLetterId>,
@@ -514,23 +514,23 @@ async fn discard(
 /// What discarding came to.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DeadLetterDiscard)]
-struct Discarded {
-    discarded: i64,
+pub struct Discarded {
+    pub discarded: i64,
     /// There may be more: 1,000 are discarded at most.
-    more: bool,
+    pub more: bool,
 }
 
 /// Which dead letters are discarded: at least one must be there.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct Discardable {
+pub struct Discardable {
     /// Only messages that were refused for exactly this reason.
-    reason: Option<String>,
+    pub reason: Option<String>,
     /// Only messages that were meant for this tenant.
-    tenant: Option<String>,
+    pub tenant: Option<String>,
     /// `parking` or `unrouted`.
     #[param(pattern = "^(parking|unrouted)$")]
-    queue: Option<String>,
+    pub queue: Option<String>,
 }
 
 /// Discard dead letters
@@ -542,7 +542,7 @@ struct Discardable {
     params(Discardable),
     responses((status = 200, description = "They are deleted.", body = Discarded)),
 )]
-async fn discard_many(
+pub async fn discard_many(
     _: Operating,
     State(api): State<Shared>,
     Parameters(which): Parameters<Discardable>,

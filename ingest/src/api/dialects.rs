@@ -25,30 +25,30 @@ pub fn routes() -> OpenApiRouter<Shared> {
 /// How a delivery looks on the wire.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Dialect)]
-struct DialectView {
+pub struct DialectView {
     #[schema(example = "standard")]
-    name: String,
-    description: String,
+    pub name: String,
+    pub description: String,
     /// Whether it is the dialect of tenants that choose none.
-    default: bool,
+    pub default: bool,
     /// The timeout of a request, in milliseconds.
     #[schema(example = 30_000)]
-    timeout: u64,
+    pub timeout: u64,
     /// How long after its event a delivery may still be attempted, in seconds.
     #[schema(example = 604_800)]
-    max_age: i64,
+    pub max_age: i64,
     /// When a delivery is tried again: `delays`, or `exponential`, in
     /// milliseconds; and `jitter`, the share that is added at random.
     #[schema(value_type = Object, example = json!({"delays": [5000, 300_000], "jitter": 0.1}))]
-    retry: Schedule,
+    pub retry: Schedule,
     /// The text of its definition file.
-    definition: String,
+    pub definition: String,
 }
 
 /// The dialects.
 #[derive(Serialize, ToSchema)]
-struct DialectList {
-    dialects: Vec<DialectView>,
+pub struct DialectList {
+    pub dialects: Vec<DialectView>,
 }
 
 /// List dialects
@@ -57,7 +57,7 @@ struct DialectList {
     security(("token" = ["viewer"])),
     responses((status = 200, description = "The whole list.", body = DialectList)),
 )]
-async fn list(_: OwnReading, State(api): State<Shared>) -> Json<DialectList> {
+pub async fn list(_: OwnReading, State(api): State<Shared>) -> Json<DialectList> {
     Json(DialectList {
         dialects: api
             .dialects
@@ -74,7 +74,7 @@ async fn list(_: OwnReading, State(api): State<Shared>) -> Json<DialectList> {
     params(("name" = String, Path, example = "standard")),
     responses((status = 200, description = "The dialect.", body = DialectView)),
 )]
-async fn show(
+pub async fn show(
     _: OwnReading,
     State(api): State<Shared>,
     Name(name): Name,

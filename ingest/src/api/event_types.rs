@@ -43,23 +43,23 @@ pub fn catalogues() -> OpenApiRouter<Shared> {
 /// Which event types to list.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct EventTypeQuery {
+pub struct EventTypeQuery {
     /// Only those that are archived, or that aren't.
-    archived: Option<bool>,
+    pub archived: Option<bool>,
     /// The most entries of the page.
     #[param(minimum = 1, maximum = 250, default = 50)]
-    limit: Option<i64>,
+    pub limit: Option<i64>,
     /// `next_cursor` of the previous page.
-    cursor: Option<String>,
+    pub cursor: Option<String>,
 }
 
 /// A page of a catalogue.
 #[derive(Serialize, ToSchema)]
-struct EventTypePage {
-    event_types: Vec<EventTypeView>,
+pub struct EventTypePage {
+    pub event_types: Vec<EventTypeView>,
     /// The cursor of the next page; `null` on the last page.
     #[schema(required)]
-    next_cursor: Option<EventType>,
+    pub next_cursor: Option<EventType>,
 }
 
 /// List event types
@@ -71,7 +71,7 @@ struct EventTypePage {
     params(EventTypeQuery),
     responses((status = 200, description = "A page.", body = EventTypePage)),
 )]
-async fn list(
+pub async fn list(
     acting: OwnReading,
     State(api): State<Shared>,
     Parameters(filter): Parameters<EventTypeQuery>,
@@ -107,7 +107,7 @@ async fn list(
     params(("name" = EventType, Path)),
     responses((status = 200, description = "The event type.", body = EventTypeView)),
 )]
-async fn show(
+pub async fn show(
     acting: OwnReading,
     State(api): State<Shared>,
     Id(name): Id<EventType>,
@@ -136,7 +136,7 @@ async fn find(api: &Api, tenant: &Tenant, name: &EventType) -> Result<EventTypeV
         (status = 409, description = "The tenant already has as many event types as it may.")
     ),
 )]
-async fn put(
+pub async fn put(
     acting: Managing,
     State(api): State<Shared>,
     Id(name): Id<EventType>,
@@ -167,7 +167,7 @@ async fn put(
     params(("name" = EventType, Path)),
     responses((status = 204, description = "It is deleted.")),
 )]
-async fn delete(
+pub async fn delete(
     acting: Managing,
     State(api): State<Shared>,
     Id(name): Id<EventType>,
@@ -196,7 +196,7 @@ async fn delete(
         (status = 409, description = "These are more event types than a tenant may have.")
     ),
 )]
-async fn replace(
+pub async fn replace(
     acting: Managing,
     State(api): State<Shared>,
     Body(form): Body<CatalogueForm>,
@@ -217,19 +217,19 @@ async fn replace(
 #[derive(Deserialize, ToSchema)]
 #[schema(as = CatalogueImport)]
 #[serde(deny_unknown_fields)]
-struct ImportForm {
+pub struct ImportForm {
     /// One of `GET /api/v1/catalogues`. Instead of `event_types`.
     #[schema(example = "rishi")]
-    catalogue: Option<String>,
+    pub catalogue: Option<String>,
     /// The catalogue's name, for people.
     #[serde(default)]
-    name: String,
+    pub name: String,
     /// The catalogue's description, for people.
     #[serde(default)]
-    description: String,
+    pub description: String,
     #[serde(alias = "eventTypes")]
     #[schema(max_items = 1000, extensions(("x-also" = json!(["eventTypes"]))))]
-    event_types: Option<Vec<EventTypeForm>>,
+    pub event_types: Option<Vec<EventTypeForm>>,
 }
 
 /// Import a catalogue
@@ -244,7 +244,7 @@ struct ImportForm {
         (status = 409, description = "With these, the tenant would have more event types than it may.")
     ),
 )]
-async fn import(
+pub async fn import(
     acting: Managing,
     State(api): State<Shared>,
     Body(form): Body<ImportForm>,
@@ -308,18 +308,18 @@ async fn save(
 
 /// A catalogue that Posthorn comes with, without its types.
 #[derive(Serialize, ToSchema)]
-struct Catalogue {
-    name: String,
-    description: String,
+pub struct Catalogue {
+    pub name: String,
+    pub description: String,
     /// How many it has.
-    event_types: usize,
+    pub event_types: usize,
 }
 
 /// The catalogues that Posthorn comes with.
 #[derive(Serialize, ToSchema)]
 #[schema(as = CatalogueList)]
-struct Catalogues {
-    catalogues: Vec<Catalogue>,
+pub struct Catalogues {
+    pub catalogues: Vec<Catalogue>,
 }
 
 /// List the catalogues that can be imported
@@ -328,7 +328,7 @@ struct Catalogues {
     security(("token" = ["viewer"])),
     responses((status = 200, description = "The whole list.", body = Catalogues)),
 )]
-async fn list_catalogues(_: OwnReading) -> Result<Json<Catalogues>> {
+pub async fn list_catalogues(_: OwnReading) -> Result<Json<Catalogues>> {
     let catalogue = |form: CatalogueForm| Catalogue {
         event_types: form.types(),
         name: form.name,
@@ -350,7 +350,7 @@ async fn list_catalogues(_: OwnReading) -> Result<Json<Catalogues>> {
     params(("name" = String, Path, example = "rishi")),
     responses((status = 200, description = "The catalogue.", body = CatalogueForm)),
 )]
-async fn show_catalogue(_: OwnReading, Name(name): Name) -> Result<Json<&'static RawValue>> {
+pub async fn show_catalogue(_: OwnReading, Name(name): Name) -> Result<Json<&'static RawValue>> {
     let collection = collections::collection(&name).ok_or_else(|| {
         let names = collections::names();
         Problem::not_found(format!("there is no catalogue {name}; there is {names}"))

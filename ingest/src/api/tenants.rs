@@ -25,11 +25,11 @@ pub fn routes() -> OpenApiRouter<Shared> {
 
 /// A page of tenants.
 #[derive(Serialize, ToSchema)]
-struct TenantPage {
-    tenants: Vec<TenantView>,
+pub struct TenantPage {
+    pub tenants: Vec<TenantView>,
     /// The cursor of the next page; `null` on the last page.
     #[schema(required)]
-    next_cursor: Option<String>,
+    pub next_cursor: Option<String>,
 }
 
 /// Create a tenant
@@ -42,7 +42,7 @@ struct TenantPage {
         (status = 409, description = "A tenant with this id exists already."),
     ),
 )]
-async fn create(
+pub async fn create(
     _: Operating,
     State(api): State<Shared>,
     Body(new): Body<NewTenant>,
@@ -64,7 +64,7 @@ async fn create(
     params(Page),
     responses((status = 200, description = "A page.", body = TenantPage)),
 )]
-async fn list(
+pub async fn list(
     _: Operating,
     State(api): State<Shared>,
     Parameters(page): Parameters<Page>,
@@ -93,7 +93,11 @@ async fn list(
     params(("id" = Tenant, Path)),
     responses((status = 200, description = "The tenant.", body = TenantView)),
 )]
-async fn show(_: Operating, State(api): State<Shared>, Name(id): Name) -> Result<Json<TenantView>> {
+pub async fn show(
+    _: Operating,
+    State(api): State<Shared>,
+    Name(id): Name,
+) -> Result<Json<TenantView>> {
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(&format!(
@@ -115,7 +119,7 @@ async fn show(_: Operating, State(api): State<Shared>, Name(id): Name) -> Result
     request_body = Change,
     responses((status = 200, description = "The tenant as it is now.", body = TenantView)),
 )]
-async fn change(
+pub async fn change(
     _: Operating,
     State(api): State<Shared>,
     Name(id): Name,

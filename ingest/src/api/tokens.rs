@@ -34,63 +34,63 @@ pub fn routes() -> OpenApiRouter<Shared> {
 /// A new token.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct NewToken {
+pub struct NewToken {
     /// Whose it is: the caller's own, unless the caller is global. A global
     /// caller that names none makes a global token.
     #[schema(value_type = Option<Tenant>)]
-    tenant: Option<String>,
+    pub tenant: Option<String>,
     /// `manager` by default.
-    role: Option<Role>,
+    pub role: Option<Role>,
     /// The owner whose webhooks the token sees and changes, and no others. Not of an admin.
     #[schema(value_type = Option<Owner>)]
-    owner: Option<String>,
+    pub owner: Option<String>,
     /// When it expires; never by default.
     #[serde(alias = "expiresAt")]
-    expires_at: Option<Timestamp>,
+    pub expires_at: Option<Timestamp>,
 }
 
 /// A token that was just made.
 #[derive(Serialize, ToSchema)]
-struct IssuedToken {
-    id: TokenId,
+pub struct IssuedToken {
+    pub id: TokenId,
     /// The token itself. It is not shown again.
     #[schema(example = "pht_Nlb0cAUqVJFUVGP1L2RZ5Vq6YVxkQO3cDRZC4yN2v0E")]
-    token: String,
+    pub token: String,
     /// The first characters of the token, by which lists show it.
     #[schema(example = "pht_Nlb0cA")]
-    prefix: String,
+    pub prefix: String,
     /// The tenant it belongs to; `null`: it is global.
     #[schema(required)]
-    tenant: Option<Tenant>,
-    role: Role,
+    pub tenant: Option<Tenant>,
+    pub role: Role,
     #[schema(required)]
-    owner: Option<Owner>,
+    pub owner: Option<Owner>,
     #[schema(required)]
-    expires_at: Option<Timestamp>,
+    pub expires_at: Option<Timestamp>,
 }
 
 /// A token as it is listed.
 #[derive(Serialize, ToSchema)]
-struct Token {
-    id: TokenId,
+pub struct Token {
+    pub id: TokenId,
     /// The token's first characters.
     #[schema(example = "pht_Nlb0cA")]
-    prefix: String,
+    pub prefix: String,
     /// The tenant it belongs to; `null`: it is global.
     #[schema(required)]
-    tenant: Option<Tenant>,
-    role: Role,
+    pub tenant: Option<Tenant>,
+    pub role: Role,
     /// The owner whose webhooks it sees and changes; `null`: all of its tenant's.
     #[schema(required)]
-    owner: Option<Owner>,
-    created_at: Timestamp,
+    pub owner: Option<Owner>,
+    pub created_at: Timestamp,
     #[schema(required)]
-    expires_at: Option<Timestamp>,
+    pub expires_at: Option<Timestamp>,
     #[schema(required)]
-    revoked_at: Option<Timestamp>,
+    pub revoked_at: Option<Timestamp>,
     /// When it was last used, to the minute.
     #[schema(required)]
-    last_used_at: Option<Timestamp>,
+    pub last_used_at: Option<Timestamp>,
 }
 
 impl Token {
@@ -112,11 +112,11 @@ impl Token {
 
 /// A page of tokens.
 #[derive(Serialize, ToSchema)]
-struct TokenPage {
-    tokens: Vec<Token>,
+pub struct TokenPage {
+    pub tokens: Vec<Token>,
     /// The cursor of the next page; `null` on the last page.
     #[schema(required)]
-    next_cursor: Option<String>,
+    pub next_cursor: Option<String>,
 }
 
 /// Issue a token
@@ -126,7 +126,7 @@ struct TokenPage {
     request_body = NewToken,
     responses((status = 201, description = "The token, which is not shown again.", body = IssuedToken)),
 )]
-async fn issue(
+pub async fn issue(
     admin: Administering,
     State(api): State<Shared>,
     Body(new): Body<NewToken>,
@@ -184,7 +184,7 @@ async fn issue(
     params(Page),
     responses((status = 200, description = "A page.", body = TokenPage)),
 )]
-async fn list(
+pub async fn list(
     admin: Administering,
     State(api): State<Shared>,
     Parameters(page): Parameters<Page>,
@@ -243,7 +243,7 @@ async fn find_of_tenant(
     params(("id" = TokenId, Path)),
     responses((status = 204, description = "It is revoked now, or was before.")),
 )]
-async fn revoke(
+pub async fn revoke(
     admin: Administering,
     State(api): State<Shared>,
     Id(id): Id<TokenId>,

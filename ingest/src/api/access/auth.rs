@@ -113,15 +113,20 @@ impl<const ROLE: u8, const USES_POSTGRES: bool, const OWN: bool> FromRequestPart
 async fn check_path(parts: &mut Parts, api: &Shared, tenant: &Tenant, owner: &Owner) -> Result<()> {
     let path = RawPathParams::from_request_parts(parts, api).await;
     let path = path.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
-    let Some((_, id)) = path.iter().find(|(name, _)| *name == "id") else {
-        return Ok(());
-    };
-    let client = api.pool.get().await?;
+    for (_, id) in path.iter() {
+        check_id(id, api, tenant, owner).await?;
+    }
+    Ok(())
+}
+
+async fn check_id(id: &str, api: &Shared, tenant: &Tenant, owner: &Owner) -> Result<()> {
     if let Ok(webhook) = id.parse::<WebhookId>() {
+        let client = api.pool.get().await?;
         if !owns_webhook(&client, tenant, owner, webhook).await? {
             return Err(NotFound::webhook(webhook).into());
         }
     } else if let Ok(delivery) = id.parse::<DeliveryId>() {
+        let client = api.pool.get().await?;
         let statement = client
             .prepare_cached(
                 "-- owns_delivery\n\

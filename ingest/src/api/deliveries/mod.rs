@@ -47,33 +47,33 @@ pub fn of_webhook() -> OpenApiRouter<Shared> {
 
 /// A page of deliveries.
 #[derive(Serialize, ToSchema)]
-struct DeliveryPage {
-    deliveries: Vec<Delivery>,
+pub struct DeliveryPage {
+    pub deliveries: Vec<Delivery>,
     /// Of the next page; `null` on the last. A filter that few deliveries pass
     /// may leave a page short, or empty: what counts is this.
     #[schema(required)]
-    next_cursor: Option<DeliveryId>,
+    pub next_cursor: Option<DeliveryId>,
 }
 
 /// A page of deliveries.
 #[derive(Serialize, ToSchema)]
 #[schema(as = WebhookEventPage)]
-struct EventPage {
-    events: Vec<Delivery>,
+pub struct EventPage {
+    pub events: Vec<Delivery>,
     /// The cursor of the next page; `null` on the last page.
     #[schema(required)]
-    next_cursor: Option<DeliveryId>,
+    pub next_cursor: Option<DeliveryId>,
 }
 
 /// A page of deliveries, in few words.
 #[derive(Serialize, ToSchema)]
-struct LogPage {
-    logs: Vec<LogEntry>,
+pub struct LogPage {
+    pub logs: Vec<LogEntry>,
     /// Whether the webhook is in debug mode: requests and answers are kept whole.
-    debug: bool,
+    pub debug: bool,
     /// The cursor of the next page; `null` on the last page.
     #[schema(required)]
-    next_cursor: Option<DeliveryId>,
+    pub next_cursor: Option<DeliveryId>,
 }
 
 /// List deliveries
@@ -85,7 +85,7 @@ struct LogPage {
     params(DeliveryQuery),
     responses((status = 200, description = "A page.", body = DeliveryPage)),
 )]
-async fn list(
+pub async fn list(
     acting: OwnReading,
     State(api): State<Shared>,
     Parameters(filter): Parameters<DeliveryQuery>,
@@ -122,7 +122,7 @@ async fn list(
     params(("id" = WebhookId, Path), DeliveryQuery),
     responses((status = 200, description = "A page.", body = DeliveryPage)),
 )]
-async fn list_of_webhook(
+pub async fn list_of_webhook(
     acting: OwnReading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
@@ -144,7 +144,7 @@ async fn list_of_webhook(
     params(("id" = WebhookId, Path), DeliveryQuery),
     responses((status = 200, description = "A page.", body = EventPage)),
 )]
-async fn list_as_events(
+pub async fn list_as_events(
     acting: OwnReading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
@@ -166,7 +166,7 @@ async fn list_as_events(
     params(("id" = WebhookId, Path), DeliveryQuery),
     responses((status = 200, description = "A page.", body = LogPage)),
 )]
-async fn list_as_logs(
+pub async fn list_as_logs(
     acting: OwnReading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
@@ -219,7 +219,7 @@ pub async fn check_exists(client: &Client, tenant: &Tenant, webhook: WebhookId) 
     params(("id" = DeliveryId, Path)),
     responses((status = 200, description = "The delivery.", body = DeliveryDetail)),
 )]
-async fn show(
+pub async fn show(
     acting: OwnReading,
     State(api): State<Shared>,
     Id(id): Id<DeliveryId>,

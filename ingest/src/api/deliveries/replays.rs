@@ -49,77 +49,77 @@ pub fn of_webhook() -> OpenApiRouter<Shared> {
 /// Which deliveries begin again, and how quickly.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct NewReplay {
+pub struct NewReplay {
     /// Only of events that were accepted at this time or later.
-    since: Timestamp,
+    pub since: Timestamp,
     /// Only of events that were accepted before this time; by default now.
     #[schema(nullable = false)]
-    until: Option<Timestamp>,
+    pub until: Option<Timestamp>,
     /// `failed`, `expired`, `cancelled` or `delivered`, or a list of them; `failed` by
     /// default.
     #[serde(default, deserialize_with = "one_or_many")]
     #[schema(value_type = OneOrMany, required = false, example = json!(["failed", "expired"]))]
-    status: Option<Vec<String>>,
+    pub status: Option<Vec<String>>,
     /// Only of these event types, at most 100; all by default.
     #[serde(default, alias = "event_type", deserialize_with = "one_or_many")]
     #[schema(
         value_type = OneOrMany, required = false, example = json!(["order.created"]),
         extensions(("x-also" = json!(["event_type"])))
     )]
-    event_types: Option<Vec<String>>,
+    pub event_types: Option<Vec<String>>,
     /// Whether to count the deliveries only.
     #[serde(default)]
-    dry_run: bool,
+    pub dry_run: bool,
     /// The rate, in deliveries per second.
     #[schema(minimum = 1, maximum = 1000, default = 10, nullable = false)]
-    rate: Option<i32>,
+    pub rate: Option<i32>,
 }
 
 /// What a replay would do.
 #[derive(Serialize, ToSchema)]
-struct DryRun {
+pub struct DryRun {
     /// Always true.
-    dry_run: bool,
+    pub dry_run: bool,
     /// How many deliveries would begin again.
-    matching: i64,
+    pub matching: i64,
     /// Whether all were counted: counting stops at 100,000 deliveries.
-    counted: bool,
+    pub counted: bool,
 }
 
 /// A replay: deliveries of a webhook that begin again, at a rate.
 #[derive(Serialize, ToSchema)]
-struct Replay {
-    id: ReplayId,
-    webhook_id: WebhookId,
+pub struct Replay {
+    pub id: ReplayId,
+    pub webhook_id: WebhookId,
     /// `running`, `finished` or `cancelled`.
     #[schema(example = "running")]
-    status: String,
+    pub status: String,
     #[schema(required)]
-    cancelled_because: Option<String>,
-    since: Timestamp,
-    until: Timestamp,
+    pub cancelled_because: Option<String>,
+    pub since: Timestamp,
+    pub until: Timestamp,
     /// The states of the deliveries that begin again.
-    statuses: Vec<String>,
+    pub statuses: Vec<String>,
     /// Their event types; `null`: all.
     #[schema(required)]
-    event_types: Option<Vec<String>>,
+    pub event_types: Option<Vec<String>>,
     /// The rate, in deliveries per second.
-    rate: i32,
+    pub rate: i32,
     /// The number of deliveries to begin again, counted when the replay was created.
-    matching: i64,
+    pub matching: i64,
     /// Whether all were counted: counting stops at 100,000 deliveries.
-    counted: bool,
+    pub counted: bool,
     /// The number of deliveries that have begun again.
-    replayed: i64,
-    created_at: Timestamp,
+    pub replayed: i64,
+    pub created_at: Timestamp,
     #[schema(required)]
-    finished_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
 }
 
 /// A webhook's latest replays.
 #[derive(Serialize, ToSchema)]
-struct Replays {
-    replays: Vec<Replay>,
+pub struct Replays {
+    pub replays: Vec<Replay>,
 }
 
 /// A request for a replay, checked.
@@ -193,7 +193,7 @@ impl NewReplay {
         (status = 409, description = "Another replay of the webhook is running, or the webhook is switched off."),
     ),
 )]
-async fn create(
+pub async fn create(
     acting: OwnManaging,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
@@ -300,7 +300,7 @@ async fn insert_replay(
     params(("id" = WebhookId, Path)),
     responses((status = 200, description = "Newest first.", body = Replays)),
 )]
-async fn list(
+pub async fn list(
     acting: OwnReading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
@@ -330,7 +330,7 @@ async fn list(
     params(("id" = WebhookId, Path), ("replay_id" = ReplayId, Path)),
     responses((status = 200, description = "The replay.", body = Replay)),
 )]
-async fn show(
+pub async fn show(
     acting: OwnReading,
     State(api): State<Shared>,
     Ids(webhook, id): Ids<WebhookId, ReplayId>,
@@ -347,7 +347,7 @@ async fn show(
     params(("id" = WebhookId, Path), ("replay_id" = ReplayId, Path)),
     responses((status = 200, description = "The replay as it is now.", body = Replay)),
 )]
-async fn cancel(
+pub async fn cancel(
     acting: OwnManaging,
     State(api): State<Shared>,
     Ids(webhook, id): Ids<WebhookId, ReplayId>,

@@ -39,7 +39,7 @@ pub fn of_webhook() -> OpenApiRouter<Shared> {
         (status = 409, description = "The delivery isn't finished, or its webhook is switched off."),
     ),
 )]
-async fn retry(
+pub async fn retry(
     acting: OwnManaging,
     State(api): State<Shared>,
     Id(id): Id<DeliveryId>,
@@ -60,7 +60,7 @@ async fn retry(
         (status = 409, description = "The delivery isn't finished, or the webhook is switched off."),
     ),
 )]
-async fn retry_event(
+pub async fn retry_event(
     acting: OwnManaging,
     State(api): State<Shared>,
     Ids(webhook, event): Ids<WebhookId, EventId>,

@@ -54,24 +54,24 @@ pub struct DeliveryQuery {
     #[param(
         pattern = "^(queued|retrying|delivered|success|failed|expired|cancelled)(,(queued|retrying|delivered|success|failed|expired|cancelled))*$"
     )]
-    status: Option<String>,
+    pub status: Option<String>,
     #[param(value_type = Option<EventType>)]
-    event_type: Option<String>,
+    pub event_type: Option<String>,
     /// Only of events that were accepted at this time or later.
-    since: Option<Timestamp>,
+    pub since: Option<Timestamp>,
     /// Only of events that were accepted before this time.
-    until: Option<Timestamp>,
+    pub until: Option<Timestamp>,
     /// The HTTP status that the last attempt was answered with.
     #[param(minimum = 100, maximum = 599)]
-    response_code: Option<i16>,
+    pub response_code: Option<i16>,
     /// Only of this event.
     #[param(value_type = Option<EventId>)]
-    event_id: Option<String>,
+    pub event_id: Option<String>,
     /// The most entries of the page.
     #[param(minimum = 1, maximum = 250, default = 50)]
-    limit: Option<i64>,
+    pub limit: Option<i64>,
     /// `next_cursor` of the previous page.
-    cursor: Option<String>,
+    pub cursor: Option<String>,
 }
 
 /// A filter within bounds.

@@ -85,72 +85,72 @@ pub struct DeliveryDetail {
 #[derive(Serialize, ToSchema)]
 pub struct Attempt {
     /// From 1.
-    n: i16,
-    started_at: Timestamp,
-    duration_ms: i32,
+    pub n: i16,
+    pub started_at: Timestamp,
+    pub duration_ms: i32,
     /// `success`, `redirect`, `client_error`, `server_error`, `timeout`, `dns`,
     /// `connect`, `tls`, `broken` or `forbidden`.
     #[schema(example = "server_error")]
-    outcome: String,
+    pub outcome: String,
     /// Always POST.
     #[schema(example = "POST")]
-    request_method: &'static str,
+    pub request_method: &'static str,
     /// Host and port of the URL.
     #[schema(required, example = "example.com:443")]
-    request_host: Option<String>,
+    pub request_host: Option<String>,
     /// Names and values. The values of the webhook's own headers are left out.
     #[schema(required, value_type = Option<Vec<Vec<String>>>)]
-    request_headers: Option<Value>,
+    pub request_headers: Option<Value>,
     /// How long the request's body was.
     #[schema(required)]
-    request_bytes: Option<i32>,
+    pub request_bytes: Option<i32>,
     /// The request's body; only of attempts in debug mode.
     #[schema(required)]
-    request_body: Option<String>,
+    pub request_body: Option<String>,
     #[schema(required, example = 200)]
-    response_code: Option<i16>,
+    pub response_code: Option<i16>,
     /// Names and values.
     #[schema(required, value_type = Option<Vec<Vec<String>>>)]
-    response_headers: Option<Value>,
+    pub response_headers: Option<Value>,
     /// The first 16 KiB of it, as text; 64 KiB in debug mode.
     #[schema(required)]
-    response_body: Option<String>,
+    pub response_body: Option<String>,
     /// The IP address and port that were connected to.
     #[schema(required)]
-    remote_address: Option<String>,
+    pub remote_address: Option<String>,
     /// Why no answer was received.
     #[schema(required)]
-    error: Option<String>,
+    pub error: Option<String>,
     /// For when the attempt after this one was planned.
     #[schema(required)]
-    next_attempt_at: Option<Timestamp>,
+    pub next_attempt_at: Option<Timestamp>,
     /// What said so: `schedule` or `retry_after`.
     #[schema(required)]
-    next_attempt_reason: Option<String>,
+    pub next_attempt_reason: Option<String>,
     /// Whether the webhook was in debug mode.
-    debug: bool,
+    pub debug: bool,
 }
 
 /// A delivery in few words.
 #[derive(Serialize, ToSchema)]
 pub struct LogEntry {
-    delivery_id: DeliveryId,
-    event_id: EventId,
-    event_type: EventType,
+    pub delivery_id: DeliveryId,
+    pub event_id: EventId,
+    pub event_type: EventType,
     /// `success`, `failed` or `pending`.
     #[schema(example = "success")]
-    status: &'static str,
-    attempts: i16,
+    pub status: &'static str,
+    pub attempts: i16,
     /// The HTTP status that the last attempt was answered with.
     #[schema(required, example = 200)]
-    response_code: Option<i16>,
+    pub response_code: Option<i16>,
     /// How long the last attempt took.
     #[schema(required, example = 150)]
-    response_time_ms: Option<i32>,
+    pub response_time_ms: Option<i32>,
     /// When the last attempt began; when the event was accepted, if there is none.
-    timestamp: Timestamp,
+    pub timestamp: Timestamp,
     /// Whether the last attempt was in debug mode: everything is in the delivery.
-    debug: bool,
+    pub debug: bool,
 }
 
 /// What [`Delivery::from_row`] and [`LogEntry::from_row`] read, of a delivery `d`, its event

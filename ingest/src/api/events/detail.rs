@@ -35,57 +35,57 @@ pub fn routes() -> OpenApiRouter<Shared> {
 /// The pages of an event's lists.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct Pages {
+pub struct Pages {
     /// The most entries of each list.
     #[param(minimum = 1, maximum = 250, default = 50)]
-    limit: Option<i64>,
+    pub limit: Option<i64>,
     /// `next_deliveries_cursor` of the previous page.
-    deliveries_cursor: Option<String>,
+    pub deliveries_cursor: Option<String>,
     /// `next_matching_cursor` of the previous page.
-    matching_cursor: Option<String>,
+    pub matching_cursor: Option<String>,
 }
 
 /// An event, a page of its deliveries, and a page of the tenant's webhooks.
 #[derive(Serialize, ToSchema)]
-struct EventDetail {
+pub struct EventDetail {
     #[serde(flatten)]
-    event: EventView,
+    pub event: EventView,
     /// The data as it was published.
     #[schema(value_type = serde_json::Value)]
-    data: Box<RawValue>,
+    pub data: Box<RawValue>,
     /// Its other CloudEvents attributes.
     #[schema(required, value_type = Option<Object>)]
-    attributes: Option<Value>,
-    deliveries: Vec<Delivery>,
+    pub attributes: Option<Value>,
+    pub deliveries: Vec<Delivery>,
     #[schema(required)]
-    next_deliveries_cursor: Option<DeliveryId>,
+    pub next_deliveries_cursor: Option<DeliveryId>,
     /// For each webhook of the tenant, as it is now: whether it gets the event, and why not.
-    matching: Vec<Matching>,
+    pub matching: Vec<Matching>,
     #[schema(required)]
-    next_matching_cursor: Option<WebhookId>,
+    pub next_matching_cursor: Option<WebhookId>,
 }
 
 /// One delivery of the event.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DeliveryOfEvent)]
-struct Delivery {
-    id: DeliveryId,
-    webhook_id: WebhookId,
+pub struct Delivery {
+    pub id: DeliveryId,
+    pub webhook_id: WebhookId,
     /// `queued`, `retrying`, `delivered`, `failed`, `expired` or `cancelled`.
     #[schema(example = "delivered")]
-    status: String,
+    pub status: String,
     /// The number of attempts.
-    attempts: i16,
+    pub attempts: i16,
     /// The HTTP status that the last attempt was answered with.
     #[schema(required, example = 200)]
-    response_code: Option<i16>,
+    pub response_code: Option<i16>,
     /// Why the last attempt received no answer.
     #[schema(required)]
-    error: Option<String>,
+    pub error: Option<String>,
     #[schema(required)]
-    next_attempt_at: Option<Timestamp>,
+    pub next_attempt_at: Option<Timestamp>,
     #[schema(required)]
-    finished_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
 }
 
 impl From<&Row> for Delivery {
@@ -105,15 +105,15 @@ impl From<&Row> for Delivery {
 
 /// Whether one webhook gets the event, and why not.
 #[derive(Serialize, ToSchema)]
-struct Matching {
-    webhook_id: WebhookId,
+pub struct Matching {
+    pub webhook_id: WebhookId,
     /// `active`; `paused`: it gets the event later; `inactive` or `disabled`: it gets nothing.
     #[schema(example = "active")]
-    webhook_status: String,
+    pub webhook_status: String,
     /// Whether the webhook was changed after the event, so that the answer may have been different.
-    changed_since: bool,
+    pub changed_since: bool,
     #[serde(flatten)]
-    explanation: Explanation,
+    pub explanation: Explanation,
 }
 
 /// Show an event
@@ -126,7 +126,7 @@ struct Matching {
     params(("id" = EventId, Path), Pages),
     responses((status = 200, description = "The event.", body = EventDetail)),
 )]
-async fn show(
+pub async fn show(
     acting: Reading,
     State(api): State<Shared>,
     Id(id): Id<EventId>,

@@ -32,49 +32,49 @@ pub fn routes() -> OpenApiRouter<Shared> {
 /// Which events to list.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct Search {
+pub struct Search {
     #[serde(rename = "type")]
     #[param(value_type = Option<EventType>)]
-    event_type: Option<String>,
+    pub event_type: Option<String>,
     /// Accepted at this time or later.
     #[param(value_type = Option<Timestamp>)]
-    since: Option<String>,
+    pub since: Option<String>,
     /// Accepted before this time.
     #[param(value_type = Option<Timestamp>)]
-    until: Option<String>,
+    pub until: Option<String>,
     /// The most entries of the page.
     #[param(minimum = 1, maximum = 250, default = 50)]
-    limit: Option<i64>,
+    pub limit: Option<i64>,
     /// `next_cursor` of the previous page.
-    cursor: Option<String>,
+    pub cursor: Option<String>,
 }
 
 /// A page of events.
 #[derive(Serialize, ToSchema)]
 #[schema(as = EventPage)]
-struct Found {
-    events: Vec<EventView>,
+pub struct Found {
+    pub events: Vec<EventView>,
     /// The cursor of the next page; `null` on the last page. With `type`, a page may have fewer
     /// events than its limit, or none, and still a cursor, because it looks at a bounded number
     /// of events.
     #[schema(required)]
-    next_cursor: Option<EventUid>,
+    pub next_cursor: Option<EventUid>,
 }
 
 /// An event that was accepted.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Event)]
-pub(super) struct EventView {
-    pub(super) id: EventId,
-    pub(super) r#type: EventType,
+pub struct EventView {
+    pub id: EventId,
+    pub r#type: EventType,
     /// When it happened, according to its producer.
-    pub(super) occurred_at: Timestamp,
-    pub(super) accepted_at: Timestamp,
+    pub occurred_at: Timestamp,
+    pub accepted_at: Timestamp,
     /// The number of webhooks that it matched, and of deliveries that were made.
-    pub(super) matched: i32,
+    pub matched: i32,
     /// When its data was taken away; `null`: it is there.
     #[schema(required)]
-    pub(super) expunged_at: Option<Timestamp>,
+    pub expunged_at: Option<Timestamp>,
 }
 
 impl From<&Row> for EventView {
@@ -105,7 +105,7 @@ struct Range {
     params(Search),
     responses((status = 200, description = "A page.", body = Found)),
 )]
-async fn search(
+pub async fn search(
     acting: Reading,
     State(api): State<Shared>,
     Parameters(search): Parameters<Search>,

@@ -51,7 +51,7 @@ pub fn routes() -> OpenApiRouter<Shared> {
 /// Something that happened.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct NewEvent {
+pub struct NewEvent {
     #[serde(
         rename = "type",
         alias = "event",
@@ -59,15 +59,15 @@ struct NewEvent {
         alias = "eventType"
     )]
     #[schema(value_type = EventType)]
-    event_type: String,
+    pub event_type: String,
     /// Makes publishing idempotent: an event whose id is known isn't taken again.
     #[serde(alias = "event_id", alias = "eventId")]
     #[schema(value_type = Option<EventId>, extensions(("x-also" = json!(["event_id", "eventId"]))))]
-    id: Option<String>,
+    pub id: Option<String>,
     /// When it happened; now unless set.
     #[serde(alias = "occurredAt", alias = "timestamp")]
     #[schema(format = DateTime, extensions(("x-also" = json!(["occurredAt", "timestamp"]))))]
-    occurred_at: Option<String>,
+    pub occurred_at: Option<String>,
     /// Any JSON, at most 262,144 bytes unless the tenant has another limit, and 100 levels deep.
     /// Arrives as it was sent.
     #[serde(alias = "payload")]
@@ -75,7 +75,7 @@ struct NewEvent {
         value_type = serde_json::Value, example = json!({"total": 25.00, "currency": "EUR"}),
         extensions(("x-also" = json!(["payload"])))
     )]
-    data: Box<RawValue>,
+    pub data: Box<RawValue>,
 }
 
 impl NewEvent {
@@ -146,15 +146,15 @@ pub(super) async fn confirmed(
 
 /// An event that was taken.
 #[derive(Serialize, ToSchema)]
-struct PublishedEvent {
+pub struct PublishedEvent {
     /// The one that was given, or a new one.
-    id: EventId,
-    r#type: EventType,
+    pub id: EventId,
+    pub r#type: EventType,
     /// How many webhooks get it, if that is known already: not where the event goes through
     /// RabbitMQ first, or was known.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    matched: Option<usize>,
+    pub matched: Option<usize>,
 }
 
 /// Publish an event
@@ -167,7 +167,7 @@ struct PublishedEvent {
     request_body = NewEvent,
     responses((status = 202, description = "It is taken.", body = PublishedEvent)),
 )]
-async fn publish(
+pub async fn publish(
     acting: Publishing,
     State(api): State<Shared>,
     Body(new): Body<NewEvent>,
@@ -213,11 +213,11 @@ async fn publish_one(
 #[derive(Deserialize, ToSchema)]
 #[schema(as = NewEventBatch)]
 #[serde(deny_unknown_fields)]
-struct NewBatch {
+pub struct NewBatch {
     /// Each is what `POST /api/v1/events` takes. One that isn't is refused by itself.
     // Read one by one, for that.
     #[schema(value_type = Vec<serde_json::Value>, min_items = 1, max_items = 1000)]
-    events: Vec<Box<RawValue>>,
+    pub events: Vec<Box<RawValue>>,
 }
 
 impl<S: Send + Sync> FromRequest<S> for NewBatch {
@@ -231,19 +231,19 @@ impl<S: Send + Sync> FromRequest<S> for NewBatch {
 /// What became of each event of a batch, in its order.
 #[derive(Serialize, ToSchema)]
 #[schema(as = EventBatchResult)]
-struct BatchResult {
+pub struct BatchResult {
     /// How many were taken.
-    accepted: usize,
+    pub accepted: usize,
     /// How many weren't.
-    refused: usize,
-    results: Vec<ItemResult>,
+    pub refused: usize,
+    pub results: Vec<ItemResult>,
 }
 
 /// What became of one event.
 #[derive(Serialize, ToSchema)]
 #[schema(as = EventResult)]
 #[serde(tag = "status", rename_all = "snake_case")]
-enum ItemResult {
+pub enum ItemResult {
     /// Durable: it will not be lost.
     Accepted {
         id: EventId,
@@ -274,7 +274,7 @@ enum ItemResult {
     request_body = NewBatch,
     responses((status = 202, description = "What became of each.", body = BatchResult)),
 )]
-async fn publish_batch(
+pub async fn publish_batch(
     acting: Publishing,
     State(api): State<Shared>,
     batch: NewBatch,

@@ -38,15 +38,15 @@ pub fn of_all() -> OpenApiRouter<Shared> {
 
 /// The deliveries that an event lacked, on their way now.
 #[derive(Serialize, ToSchema)]
-struct RematchedEvent {
-    deliveries: Vec<MadeDelivery>,
+pub struct RematchedEvent {
+    pub deliveries: Vec<MadeDelivery>,
 }
 
 /// A delivery that was made.
 #[derive(Serialize, ToSchema)]
-struct MadeDelivery {
-    id: DeliveryId,
-    webhook_id: WebhookId,
+pub struct MadeDelivery {
+    pub id: DeliveryId,
+    pub webhook_id: WebhookId,
 }
 
 /// Match an event again
@@ -66,7 +66,7 @@ struct MadeDelivery {
         (status = 422, description = "`X-Tenant-ID` is missing or no tenant's id."),
     ),
 )]
-async fn rematch_event(
+pub async fn rematch_event(
     acting: OperatingFor,
     State(api): State<Shared>,
     Id(id): Id<EventId>,
@@ -95,32 +95,32 @@ async fn rematch_event(
 /// Which events are to be matched again.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Rematch {
+pub struct Rematch {
     /// Only this tenant's.
-    tenant: Option<Tenant>,
+    pub tenant: Option<Tenant>,
     /// Accepted at this time or later.
-    since: Timestamp,
+    pub since: Timestamp,
     /// Accepted before this time.
-    until: Timestamp,
+    pub until: Timestamp,
     /// Count what is missing, and make nothing.
     #[serde(default)]
-    dry_run: bool,
+    pub dry_run: bool,
     /// `next_cursor` of the answer before.
-    cursor: Option<EventUid>,
+    pub cursor: Option<EventUid>,
 }
 
 /// What was missing.
 #[derive(Serialize, ToSchema)]
-struct Rematched {
+pub struct Rematched {
     /// How many events were looked at.
-    looked_at: usize,
+    pub looked_at: usize,
     /// How many of them lacked deliveries.
-    lacking: usize,
+    pub lacking: usize,
     /// How many deliveries were missing. Unless it was a dry run, they are on their way now.
-    deliveries: usize,
+    pub deliveries: usize,
     /// If there may be more: send the request again, with this as its `cursor`.
     #[schema(required)]
-    next_cursor: Option<EventUid>,
+    pub next_cursor: Option<EventUid>,
 }
 
 /// Match events again
@@ -133,7 +133,7 @@ struct Rematched {
     request_body = Rematch,
     responses((status = 200, description = "What was missing.", body = Rematched)),
 )]
-async fn rematch_events(
+pub async fn rematch_events(
     _: Operating,
     State(api): State<Shared>,
     Body(request): Body<Rematch>,

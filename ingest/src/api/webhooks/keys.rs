@@ -27,28 +27,28 @@ pub fn routes() -> OpenApiRouter<Shared> {
 
 /// A JSON Web Key Set (RFC 7517, section 5).
 #[derive(Serialize, ToSchema)]
-struct KeySet {
+pub struct KeySet {
     /// Those that sign now, the newest first.
-    keys: Vec<PublicKey>,
+    pub keys: Vec<PublicKey>,
 }
 
 /// An ed25519 public key as a JSON Web Key (RFC 8037, section 2).
 #[derive(Serialize, ToSchema)]
 #[schema(as = Key)]
-struct PublicKey {
+pub struct PublicKey {
     /// `OKP`
-    kty: &'static str,
+    pub kty: &'static str,
     /// `Ed25519`
-    crv: &'static str,
+    pub crv: &'static str,
     /// `sig`
-    r#use: &'static str,
+    pub r#use: &'static str,
     /// `EdDSA`
-    alg: &'static str,
+    pub alg: &'static str,
     /// The key's 32 bytes, in base64url.
-    x: String,
+    pub x: String,
     /// The same as Standard Webhooks has it.
     #[schema(example = "whpk_…")]
-    public_key: String,
+    pub public_key: String,
 }
 
 /// Show the public keys of a webhook
@@ -60,7 +60,7 @@ struct PublicKey {
     params(("id" = WebhookId, Path)),
     responses((status = 200, description = "The keys that sign now, the newest first.", body = KeySet)),
 )]
-async fn show(State(api): State<Shared>, Id(id): Id<WebhookId>) -> Result<Json<KeySet>> {
+pub async fn show(State(api): State<Shared>, Id(id): Id<WebhookId>) -> Result<Json<KeySet>> {
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(&format!(

@@ -43,15 +43,15 @@ pub fn routes() -> OpenApiRouter<Shared> {
 
 /// A page of webhooks.
 #[derive(Serialize, ToSchema)]
-struct WebhookPage {
-    webhooks: Vec<WebhookView>,
+pub struct WebhookPage {
+    pub webhooks: Vec<WebhookView>,
     /// The cursor of the next page; `null` on the last page.
     #[schema(required)]
-    next_cursor: Option<String>,
+    pub next_cursor: Option<String>,
 }
 
 /// A webhook with its ETag.
-struct Tagged(StatusCode, WebhookView);
+pub struct Tagged(pub StatusCode, pub WebhookView);
 
 impl IntoResponse for Tagged {
     fn into_response(self) -> Response {
@@ -71,7 +71,7 @@ impl IntoResponse for Tagged {
         (status = 409, description = "The tenant already has as many webhooks as it may."),
     ),
 )]
-async fn create(
+pub async fn create(
     acting: OwnManaging,
     State(api): State<Shared>,
     Body(form): Body<WebhookForm>,
@@ -101,7 +101,7 @@ async fn create(
     params(Page),
     responses((status = 200, description = "A page.", body = WebhookPage)),
 )]
-async fn list(
+pub async fn list(
     acting: OwnReading,
     State(api): State<Shared>,
     Parameters(page): Parameters<Page>,
@@ -138,7 +138,7 @@ async fn list(
     params(("id" = WebhookId, Path)),
     responses((status = 200, description = "The webhook.", body = WebhookView)),
 )]
-async fn show(
+pub async fn show(
     acting: OwnReading,
     State(api): State<Shared>,
     Id(id): Id<WebhookId>,
@@ -187,7 +187,7 @@ fn changed_meanwhile() -> Problem {
         (status = 412, description = "The webhook has changed since the state that `If-Match` names."),
     ),
 )]
-async fn replace(
+pub async fn replace(
     acting: OwnManaging,
     api: State<Shared>,
     id: Id<WebhookId>,
@@ -213,7 +213,7 @@ async fn replace(
         (status = 412, description = "The webhook has changed since the state that `If-Match` names."),
     ),
 )]
-async fn update(
+pub async fn update(
     acting: OwnManaging,
     State(api): State<Shared>,
     Id(id): Id<WebhookId>,
@@ -252,7 +252,7 @@ async fn update(
         (status = 412, description = "The webhook has changed since the state that `If-Match` names."),
     ),
 )]
-async fn delete(
+pub async fn delete(
     acting: OwnManaging,
     State(api): State<Shared>,
     Id(id): Id<WebhookId>,

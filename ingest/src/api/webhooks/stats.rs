@@ -39,16 +39,16 @@ pub fn of_webhook() -> OpenApiRouter<Shared> {
 /// The time window of statistics.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct StatsQuery {
+pub struct StatsQuery {
     /// The last hour, day, week, or thirty days.
     #[serde(default)]
     #[param(inline, required = false)]
-    window: Window,
+    pub window: Window,
 }
 
 /// The last hour, day, week, or thirty days.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-enum Window {
+pub enum Window {
     #[serde(rename = "1h")]
     Hour,
     #[default]
@@ -76,70 +76,70 @@ impl Window {
 /// Delivery statistics. A delivery counts at the time at which it ended. One that begins again
 /// counts again. Tests don't count.
 #[derive(Serialize, ToSchema)]
-struct Stats {
-    window: Window,
+pub struct Stats {
+    pub window: Window,
     /// The beginning of the window, rounded down to a quarter of an hour.
-    since: Timestamp,
-    until: Timestamp,
+    pub since: Timestamp,
+    pub until: Timestamp,
     #[serde(flatten)]
-    totals: Figures,
+    pub totals: Figures,
     /// Failed attempts by class: `timeout`, `dns`, `connect`, `tls`, `broken`,
     /// `forbidden`, `redirect`, `client_error`, `server_error`.
     #[schema(example = json!({"timeout": 3, "server_error": 12}))]
-    failures_by_class: BTreeMap<&'static str, i64>,
+    pub failures_by_class: BTreeMap<&'static str, i64>,
     /// When a delivery last succeeded, even if that was before the window.
     #[schema(required)]
-    last_delivery_at: Option<Timestamp>,
+    pub last_delivery_at: Option<Timestamp>,
     /// When a delivery last failed for good, even if that was before the window.
     #[schema(required)]
-    last_failure_at: Option<Timestamp>,
+    pub last_failure_at: Option<Timestamp>,
     /// The window in steps of equal length, for a chart.
-    series: Vec<Step>,
+    pub series: Vec<Step>,
 }
 
 /// A step of the window.
 #[derive(Serialize, ToSchema)]
-struct Step {
+pub struct Step {
     /// The beginning of the step.
-    at: Timestamp,
+    pub at: Timestamp,
     #[serde(flatten)]
-    figures: Figures,
+    pub figures: Figures,
 }
 
 /// The counts, and ratios of them.
 #[derive(Serialize, ToSchema)]
-struct Figures {
+pub struct Figures {
     /// Deliveries that ended.
-    total_deliveries: i64,
+    pub total_deliveries: i64,
     /// Deliveries that succeeded.
-    successful_deliveries: i64,
+    pub successful_deliveries: i64,
     /// Deliveries that failed for good: `failed` and `expired`.
-    failed_deliveries: i64,
+    pub failed_deliveries: i64,
     /// Deliveries whose webhook was deleted or switched off.
-    cancelled_deliveries: i64,
+    pub cancelled_deliveries: i64,
     /// Successful deliveries as a share of successful and failed ones, from 0 to 1.
     #[schema(required, example = 0.998)]
-    success_rate: Option<f64>,
+    pub success_rate: Option<f64>,
     /// The share of these that succeeded at the first attempt.
     #[schema(required, example = 0.98)]
-    first_try_success_rate: Option<f64>,
+    pub first_try_success_rate: Option<f64>,
     /// Requests.
-    attempts: i64,
+    pub attempts: i64,
     /// Requests that were not the first of their delivery.
-    retries: i64,
+    pub retries: i64,
     /// Retries as a share of all requests.
     #[schema(required, example = 0.02)]
-    retry_rate: Option<f64>,
+    pub retry_rate: Option<f64>,
     /// The mean response time of attempts that were answered or timed out.
     #[schema(required, example = 152.3)]
-    average_response_time_ms: Option<f64>,
+    pub average_response_time_ms: Option<f64>,
     /// Half of the attempts took no longer. Percentiles are accurate to about a tenth.
     #[schema(required, example = 120.0)]
-    p50_response_time_ms: Option<f64>,
+    pub p50_response_time_ms: Option<f64>,
     #[schema(required, example = 410.0)]
-    p95_response_time_ms: Option<f64>,
+    pub p95_response_time_ms: Option<f64>,
     #[schema(required, example = 900.0)]
-    p99_response_time_ms: Option<f64>,
+    pub p99_response_time_ms: Option<f64>,
 }
 
 /// A webhook's statistics
@@ -149,7 +149,7 @@ struct Figures {
     params(("id" = WebhookId, Path), StatsQuery),
     responses((status = 200, description = "The statistics.", body = Stats)),
 )]
-async fn of_one_webhook(
+pub async fn of_one_webhook(
     acting: OwnReading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
@@ -170,7 +170,7 @@ async fn of_one_webhook(
     params(StatsQuery),
     responses((status = 200, description = "The statistics.", body = Stats)),
 )]
-async fn of_tenant(
+pub async fn of_tenant(
     acting: Reading,
     State(api): State<Shared>,
     Parameters(query): Parameters<StatsQuery>,

@@ -46,74 +46,74 @@ pub fn of_webhook() -> OpenApiRouter<Shared> {
 /// What to send.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct NewTest {
+pub struct NewTest {
     /// The event type; by default the first that the webhook names without a wildcard.
     #[serde(alias = "event")]
     #[schema(
         value_type = Option<EventType>, nullable = false,
         extensions(("x-also" = json!(["event"])))
     )]
-    event_type: Option<String>,
+    pub event_type: Option<String>,
     /// Any JSON; by default the catalogue's example of the type.
     #[schema(value_type = serde_json::Value, required = false, example = json!({"n": 1}))]
-    data: Option<Box<RawValue>>,
+    pub data: Option<Box<RawValue>>,
 }
 
 /// A test's event, and the webhook to send it to.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct NewTestById {
+pub struct NewTestById {
     #[schema(value_type = WebhookId)]
-    webhook_id: String,
+    pub webhook_id: String,
     /// The event type; by default the first that the webhook names without a wildcard.
     #[serde(alias = "event")]
     #[schema(
         value_type = Option<EventType>, nullable = false,
         extensions(("x-also" = json!(["event"])))
     )]
-    event_type: Option<String>,
+    pub event_type: Option<String>,
     /// Any JSON; by default the catalogue's example of the type.
     #[schema(value_type = serde_json::Value, required = false, example = json!({"n": 1}))]
-    data: Option<Box<RawValue>>,
+    pub data: Option<Box<RawValue>>,
 }
 
 /// The endpoint's answer to a test.
 #[derive(Serialize, ToSchema)]
-struct Tested {
-    webhook_id: WebhookId,
+pub struct Tested {
+    pub webhook_id: WebhookId,
     /// Begins with `evt_test_`.
-    event_id: EventId,
-    event_type: EventType,
+    pub event_id: EventId,
+    pub event_type: EventType,
     /// Whether a real delivery would count as delivered.
-    success: bool,
+    pub success: bool,
     /// The outcome in words, with advice.
     #[schema(example = "The endpoint took it.")]
-    verdict: String,
+    pub verdict: String,
     /// `success`, `redirect`, `client_error`, `server_error`, `timeout`, `dns`,
     /// `connect`, `tls`, `broken` or `forbidden`.
     #[schema(example = "success")]
-    outcome: &'static str,
+    pub outcome: &'static str,
     #[schema(required, example = 200)]
-    response_code: Option<u16>,
-    response_time_ms: u64,
+    pub response_code: Option<u16>,
+    pub response_time_ms: u64,
     /// Names and values.
     #[schema(required)]
-    response_headers: Option<Vec<(String, String)>>,
+    pub response_headers: Option<Vec<(String, String)>>,
     /// The first 16 KiB of it, as text.
     #[schema(required)]
-    response_body: Option<String>,
+    pub response_body: Option<String>,
     /// Names and values. The values of the webhook's own headers are left out.
     #[schema(required)]
-    request_headers: Option<Vec<(String, String)>>,
+    pub request_headers: Option<Vec<(String, String)>>,
     /// What was sent, as it was signed.
     #[schema(required)]
-    request_body: Option<String>,
+    pub request_body: Option<String>,
     /// The IP address and port that were connected to.
     #[schema(required)]
-    remote_address: Option<String>,
+    pub remote_address: Option<String>,
     /// Why no answer was received.
     #[schema(required)]
-    error: Option<String>,
+    pub error: Option<String>,
 }
 
 /// Test a webhook
@@ -128,7 +128,7 @@ struct Tested {
     request_body = Option<NewTest>,
     responses((status = 200, description = "The endpoint's answer.", body = Tested)),
 )]
-async fn test(
+pub async fn test(
     acting: OwnManaging,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
@@ -149,7 +149,7 @@ async fn test(
         (status = 404, description = "The webhook does not exist, or belongs to another tenant."),
     ),
 )]
-async fn test_by_id(
+pub async fn test_by_id(
     acting: OwnManaging,
     State(api): State<Shared>,
     Body(new): Body<NewTestById>,

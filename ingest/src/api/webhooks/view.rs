@@ -29,88 +29,88 @@ pub struct WebhookView {
     pub id: WebhookId,
     /// The URL that deliveries are sent to.
     #[schema(example = "https://example.com/hooks")]
-    url: String,
+    pub url: String,
     /// Patterns of event types.
     #[schema(example = json!(["order.*"]))]
-    events: Vec<String>,
-    description: String,
+    pub events: Vec<String>,
+    pub description: String,
     /// Whether the webhook gets deliveries.
-    active: bool,
+    pub active: bool,
     /// `active`; `paused`: deliveries are held; `inactive` (switched off by its owner)
     /// or `disabled` (by Posthorn): there are none.
     #[schema(example = "active")]
-    status: &'static str,
+    pub status: &'static str,
     /// Why Posthorn disabled the webhook; `null`: it didn't.
     #[schema(required)]
-    disabled_reason: Option<String>,
+    pub disabled_reason: Option<String>,
     /// `false`: what is sealed of it can't be opened with this server's keys. Its deliveries wait,
     /// and its `secret`, `public_key` and `headers` are not shown.
-    readable: bool,
+    pub readable: bool,
     /// The secret: whole in the answer that creates it, masked in every other.
     #[schema(example = "whsec_…ab12")]
     pub secret: String,
     /// Until when the previous secret signs too.
     #[schema(required)]
-    previous_secret_until: Option<Timestamp>,
+    pub previous_secret_until: Option<Timestamp>,
     /// `hmac`: the secret signs. `ed25519`: a key signs too.
-    signing: Signing,
+    pub signing: Signing,
     /// The public key, if a key signs; also at `/.well-known/webhook-keys/{id}`.
     #[schema(required, example = "whpk_…")]
-    public_key: Option<String>,
+    pub public_key: Option<String>,
     /// Headers that are sent with every delivery; their values are not shown.
     #[schema(example = json!({"X-Api-Key": "…"}))]
-    headers: BTreeMap<String, &'static str>,
+    pub headers: BTreeMap<String, &'static str>,
     /// A filter on events' data; `null`: none.
     #[schema(required, value_type = Option<Object>, example = json!({"total": {"$gte": 10}}))]
-    filters: Option<Value>,
+    pub filters: Option<Value>,
     /// The timeout of a request, in milliseconds; `null`: the dialect's.
     #[schema(required, example = 30_000)]
-    timeout: Option<u64>,
+    pub timeout: Option<u64>,
     /// Changes to the dialect's retry schedule; `null`: none.
     #[schema(required)]
-    retry_policy: Option<Retry>,
+    pub retry_policy: Option<Retry>,
     /// The most attempts in a period; `null`: no limit.
     #[schema(required)]
-    rate_limit: Option<RateLimit>,
+    pub rate_limit: Option<RateLimit>,
     /// Whether each attempt's request and answer are stored whole.
-    debug_mode: bool,
+    pub debug_mode: bool,
     /// Whether it gets operational events, such as `webhook.disabled`, and no others.
-    operational: bool,
+    pub operational: bool,
     /// The dialect of its deliveries; `null`: the tenant's.
     #[schema(required, example = "standard")]
     pub dialect: Option<String>,
     /// Any JSON object. Posthorn stores it and doesn't use it.
     #[schema(value_type = Object)]
-    metadata: Value,
+    pub metadata: Value,
     /// What the webhook was called in the system that it comes from; `null`: it comes from none.
     #[schema(required, example = "webhook_123")]
-    external_id: Option<String>,
+    pub external_id: Option<String>,
     /// The user of the tenant that it belongs to; `null`: it belongs to the tenant.
     #[schema(required, example = "user-7")]
-    owner: Option<String>,
+    pub owner: Option<String>,
     /// The `key` in the file of `posthorn-ingest apply` that declares it; `null`: no file does.
     #[schema(required, example = "billing")]
-    key: Option<String>,
-    created_at: Timestamp,
+    pub key: Option<String>,
+    pub created_at: Timestamp,
     /// The same as `created_at`.
     #[serde(rename = "createdAt")]
-    created_at_too: Timestamp,
-    updated_at: Timestamp,
+    pub created_at_too: Timestamp,
+    pub updated_at: Timestamp,
     /// The endpoint's state, judged by its latest answers.
-    health: Health,
+    pub health: Health,
     /// The number of events that it didn't get because its filter was too costly to evaluate.
     #[schema(example = 0)]
-    too_costly_events: i64,
+    pub too_costly_events: i64,
     /// When an event was last left out for that reason.
     #[schema(required)]
-    last_too_costly_at: Option<Timestamp>,
+    pub last_too_costly_at: Option<Timestamp>,
     /// When a delivery was last attempted.
     #[serde(rename = "lastTriggered")]
     #[schema(required)]
-    last_triggered: Option<Timestamp>,
+    pub last_triggered: Option<Timestamp>,
     /// Which state of it this is: its ETag.
     #[serde(skip)]
-    revision: i64,
+    pub revision: i64,
 }
 
 /// What is read to show a webhook; with `w` for its table.
