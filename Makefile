@@ -11,7 +11,7 @@ TESTS := $(if $(NEXTEST),nextest run,test --all-targets)
 PRODUCT := --workspace --bin posthorn-ingest --bin posthorn-dispatcher
 
 .DEFAULT_GOAL := help
-.PHONY: help deps run test check openapi schemathesis fuzz chaos compose-test bench clean
+.PHONY: help deps run test check openapi schemathesis clients-test fuzz chaos compose-test bench clean
 
 help: ## Print this list.
 	@echo 'make TARGET, with TARGET one of:'
@@ -51,6 +51,11 @@ schemathesis: ## Send generated requests to the API, valid and invalid ones. ARG
 	@deploy/deps.sh tests
 	$(CARGO) build $(PRODUCT) --bin schemathesis
 	$(TARGET)/debug/schemathesis $(ARGS)
+
+clients-test: ## Generate clients from the API's description (TypeScript, Python) and let them use the API.
+	@deploy/deps.sh tests
+	$(CARGO) build $(PRODUCT) --bin clients
+	$(TARGET)/debug/clients
 
 # The workspace's own crates are built again with instrumentation; their dependencies aren't.
 fuzz: ## Fuzz the code that reads input from outside (a minute per target). TARGETS=event, SECONDS=600.

@@ -140,12 +140,13 @@ impl Deliverer {
             .with_label_values(&[report.outcome()])
             .inc();
         metrics().attempt_seconds.observe(report.took.as_secs_f64());
+        let max_age = endpoint.max_age(&dialect);
         let attempted = Attempted {
             attempt: job.attempt_since_began(),
-            began_at: job.began_at(),
+            ages_from: job.ages_from(max_age.since),
             now,
             answers: &dialect.policy().answers,
-            max_age: endpoint.max_age(&dialect),
+            max_age,
             schedule: &endpoint.schedule(&self.defaults, &dialect),
             random: fastrand::f64(),
         };

@@ -399,7 +399,7 @@ impl Expected {
             Verdict::RetryAt { at, .. } => (Some(verdict.as_str()), Some(*at), None),
             Verdict::Deferred { until, because } => (None, Some(*until), Some(because.as_str())),
             Verdict::Held => (None, None, Some(PAUSED)),
-            Verdict::Delivered | Verdict::Failed(_) | Verdict::Expired | Verdict::Cancelled => {
+            Verdict::Delivered | Verdict::Failed(_) | Verdict::Expired(_) | Verdict::Cancelled => {
                 (Some(verdict.as_str()), None, None)
             }
         };

@@ -151,7 +151,7 @@ impl Settler {
             }),
             Verdict::Delivered
             | Verdict::Failed(_)
-            | Verdict::Expired
+            | Verdict::Expired(_)
             | Verdict::Cancelled
             | Verdict::Held => Next::Done,
         };

@@ -10,6 +10,7 @@
 //! The statement writes nothing if the catalogue has another revision than the one that
 //! the batch was matched with. So a batch needs no question beforehand.
 
+pub mod conflicts;
 mod statement;
 
 use std::collections::{BTreeMap, HashSet};

@@ -32,6 +32,7 @@ use tokio_postgres::error::Severity;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::accept::conflicts::conflicts;
 use crate::accept::{self, Accepted, Matched};
 use crate::decode::{self, Event, Rejected};
 use crate::event_types::EventTypes;
@@ -359,19 +360,22 @@ async fn try_part(
     let Accepted::New(new) = accepted else {
         return Ok(None);
     };
-    let mut known = 0;
     for one in part.iter_mut() {
         let Ok(event) = &one.is else { continue };
         one.is_new = new.contains(&event.uid);
-        let matched = one.is_new.then_some(event.deliveries.len());
-        if let Came::Http(http) = &one.taken.came {
-            http.committed(matched);
+        if one.is_new {
+            one.committed(Some(event.deliveries.len()));
+            metrics().enqueued.inc_by(event.deliveries.len() as u64);
+            log(event, true);
         }
-        known += u64::from(!one.is_new);
-        metrics().enqueued.inc_by(matched.unwrap_or(0) as u64);
-        log(event, one.is_new);
     }
-    metrics().deduplicated.inc_by(known);
+    refuse_conflicts(writer, part, now).await?;
+    for one in part.iter().filter(|one| !one.is_new) {
+        let Ok(event) = &one.is else { continue };
+        one.committed(None);
+        metrics().deduplicated.inc();
+        log(event, false);
+    }
     // A duplicate of the producer's has its jobs; one of the broker's may be
     // what a crash has left.
     let interrupted = part.iter().filter_map(|one| {
@@ -390,7 +394,39 @@ async fn try_part(
     Ok(Some(untried.await.context("told to stop")?))
 }
 
+/// Refuses events that were known by their id, but aren't what was accepted with it.
+async fn refuse_conflicts(
+    writer: &Writer,
+    part: &mut [Begun],
+    now: OffsetDateTime,
+) -> anyhow::Result<()> {
+    let known = part.iter().filter(|one| !one.is_new);
+    let known: Vec<&Matched> = known.filter_map(|one| one.is.as_ref().ok()).collect();
+    if known.is_empty() {
+        return Ok(());
+    }
+    // Its failure is none of the writing.
+    let refused = until_done(&writer.stop, "comparing events with known ones", || {
+        conflicts(&writer.pool, now, &known)
+    });
+    let mut refused = refused.await.context("told to stop")?;
+    for one in part.iter_mut() {
+        let uid = one.is.as_ref().ok().map(|event| event.uid);
+        if let Some(conflict) = uid.and_then(|uid| refused.remove(&uid)) {
+            one.is = Err(conflict);
+        }
+    }
+    Ok(())
+}
+
 impl Begun {
+    /// It is written with so many deliveries, or was known.
+    fn committed(&self, matched: Option<usize>) {
+        if let Came::Http(http) = &self.taken.came {
+            http.committed(matched);
+        }
+    }
+
     fn jobs(&self) -> usize {
         self.is.as_ref().map_or(0, |event| event.deliveries.len())
     }

@@ -87,6 +87,19 @@ pub enum Rejected {
         "content type `{0}` is not supported: use application/json, application/msgpack or application/cloudevents+json"
     )]
     ContentType(String),
+    /// Another event was accepted with its id.
+    #[error(
+        "an event with this id was accepted with {}: the SHA-256 of its data is {stored}, of this data {sent}",
+        match stored_type { Some(stored) => format!("the type `{stored}`"), None => "other data".to_owned() }
+    )]
+    Conflict {
+        /// Of the accepted event's data, in hex.
+        stored: String,
+        /// Of this event's data.
+        sent: String,
+        /// The accepted event's type, if it is another one.
+        stored_type: Option<String>,
+    },
     /// PostgreSQL can't store a value in it.
     #[error("it cannot be stored: {0}")]
     Unstorable(String),
@@ -111,6 +124,7 @@ impl Rejected {
             Self::TooDeep => "too_deep",
             Self::Malformed { .. } => "malformed",
             Self::ContentType(_) => "content_type",
+            Self::Conflict { .. } => "conflict",
             Self::Unstorable(_) => "unstorable",
             Self::Unfit(Unfit::UnknownType(..)) => "unknown_type",
             Self::Unfit(Unfit::Schema(..)) => "schema",
@@ -138,7 +152,11 @@ pub fn decode(message: &Delivery) -> Result<Event, Rejected> {
     )
 }
 
-fn read(routing_key: &str, properties: &BasicProperties, body: &[u8]) -> Result<Event, Rejected> {
+pub(crate) fn read(
+    routing_key: &str,
+    properties: &BasicProperties,
+    body: &[u8],
+) -> Result<Event, Rejected> {
     let (tenant, event_type) = routing_key
         .split_once('.')
         .ok_or_else(|| Rejected::RoutingKey(routing_key.to_owned()))?;
@@ -195,13 +213,17 @@ fn read(routing_key: &str, properties: &BasicProperties, body: &[u8]) -> Result<
     })
 }
 
-struct Content {
-    data: String,
-    attributes: Map<String, Value>,
+/// An event's data, and its CloudEvents attributes.
+pub struct Content {
+    pub data: String,
+    pub attributes: Map<String, Value>,
 }
 
 /// Reads a body that is the data alone, in one of the formats.
-fn data(media_type: &str, content_type: &str, body: &[u8]) -> Result<String, Rejected> {
+///
+/// # Errors
+/// If it isn't what its content type says, or that is unknown.
+pub fn data(media_type: &str, content_type: &str, body: &[u8]) -> Result<String, Rejected> {
     match media_type {
         "application/msgpack" | "application/x-msgpack" | "application/vnd.msgpack" => {
             from_msgpack(body)
@@ -233,7 +255,10 @@ fn from_msgpack(body: &[u8]) -> Result<String, Rejected> {
 }
 
 /// CloudEvents' JSON event format.
-fn structured(body: &[u8]) -> Result<Content, Rejected> {
+///
+/// # Errors
+/// Says what isn't a CloudEvent.
+pub fn structured(body: &[u8]) -> Result<Content, Rejected> {
     const FORMAT: &str = "a CloudEvent in JSON";
     // Two passes: serde's `flatten` buffers, and a buffer can't lend raw text.
     #[derive(Deserialize)]

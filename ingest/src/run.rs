@@ -99,7 +99,7 @@ pub async fn run(
     if wait_for_schema(&pool, &stop).await.is_none() {
         return Ok(());
     }
-    let subscriptions = Arc::new(Subscriptions::default());
+    let subscriptions = Arc::new(Subscriptions::new(settings.common.dialects.clone()));
     let event_types = Arc::new(EventTypes::default());
     let keys = settings.common.keys.clone();
     let feed = Feed::new(pool.clone(), keys, ready.clone(), {

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use crate::assignments::Assignments;
 use crate::form::{check_dialect, object, present};
-use crate::invalid::{Conflict, Invalid, NotFound, Unsaved};
+use crate::invalid::{Conflict, Gathered, Invalid, Invalids, NotFound, Unsaved};
 use crate::timestamp::Timestamp;
 
 /// The longest name, in bytes.
@@ -52,7 +52,8 @@ pub struct Limits {
     /// The most webhooks.
     #[schema(example = 100)]
     pub webhooks: i32,
-    /// The most attempts in any hour, over all webhooks; `null`: no limit.
+    /// The most attempts in any hour, over all webhooks; `null`: as its dialect says, which is
+    /// no limit in most.
     #[schema(required)]
     pub deliveries_per_hour: Option<i32>,
     /// The largest data of an event, in bytes.
@@ -157,7 +158,7 @@ pub struct NewLimits {
 }
 
 impl NewLimits {
-    fn check(&self) -> Result<(), Invalid> {
+    fn check(&self, wrong: &mut Gathered) {
         for (field, value, least, most) in [
             ("webhooks", self.webhooks, 0, MAX_WEBHOOKS),
             (
@@ -175,13 +176,12 @@ impl NewLimits {
             ("max_age_seconds", self.max_age_seconds.flatten(), 60, WEEK),
         ] {
             if value.is_some_and(|value| !(least..=most).contains(&value)) {
-                return Err(Invalid::new(
+                wrong.take::<()>(Err(Invalid::new(
                     format!("limits.{field}"),
                     format!("must be between {least} and {most}"),
-                ));
+                )));
             }
         }
-        Ok(())
     }
 }
 
@@ -189,17 +189,23 @@ impl NewTenant {
     /// Its id, and the rest of it.
     ///
     /// # Errors
-    /// Names the member and its bound.
-    pub fn check(self, dialects: &Dialects) -> Result<(Tenant, Change), Invalid> {
-        let id = self.id.parse().map_err(|error| Invalid::new("id", error))?;
+    /// Names each invalid member and its bound.
+    pub fn check(self, dialects: &Dialects) -> Result<(Tenant, Change), Invalids> {
+        let mut wrong = Gathered::default();
+        let id = self.id.parse::<Tenant>();
+        let id = wrong.take(id.map(Some).map_err(|error| Invalid::new("id", error)));
         let change = Change {
             name: self.name,
             dialect: self.dialect,
             limits: self.limits,
             strict_event_types: self.strict_event_types,
         };
-        change.check(dialects)?;
-        Ok((id, change))
+        change.gather(dialects, &mut wrong);
+        // There is an id unless an error was gathered.
+        match wrong.finish(id)? {
+            Some(id) => Ok((id, change)),
+            None => Err(Invalids(vec![Invalid::missing("id")])),
+        }
     }
 }
 
@@ -207,19 +213,25 @@ impl Change {
     /// Checks every member.
     ///
     /// # Errors
-    /// Names the member and its bound.
-    pub fn check(&self, dialects: &Dialects) -> Result<(), Invalid> {
+    /// Names each invalid member and its bound.
+    pub fn check(&self, dialects: &Dialects) -> Result<(), Invalids> {
+        let mut wrong = Gathered::default();
+        self.gather(dialects, &mut wrong);
+        wrong.finish(())
+    }
+
+    fn gather(&self, dialects: &Dialects, wrong: &mut Gathered) {
         let unfit = |name: &String| name.len() > MAX_NAME || name.contains('\0');
         if self.name.as_ref().is_some_and(unfit) {
-            return Err(Invalid::new(
+            wrong.take::<()>(Err(Invalid::new(
                 "name",
                 format!("must be at most {MAX_NAME} bytes, without NUL"),
-            ));
+            )));
         }
         if let Some(dialect) = &self.dialect {
-            check_dialect(dialect, dialects)?;
+            wrong.take(check_dialect(dialect, dialects));
         }
-        self.limits.check()
+        self.limits.check(wrong);
     }
 }
 

@@ -15,6 +15,7 @@ use serde_json::Value;
 use time::{Duration, OffsetDateTime};
 use tokio_postgres::Row;
 
+use crate::dialect::Since;
 use crate::ids::{DeliveryId, EventId, EventType, EventUid, Tenant, WebhookId};
 
 /// The first byte of every job.
@@ -190,6 +191,16 @@ impl Job {
     pub fn began_at(&self) -> OffsetDateTime {
         self.restart
             .map_or_else(|| self.delivery.accepted_at(), |restart| restart.at)
+    }
+
+    /// From when the delivery's age counts. A restarted one is as young as its restart, and
+    /// no event is younger than its acceptance.
+    #[must_use]
+    pub fn ages_from(&self, since: Since) -> OffsetDateTime {
+        match since {
+            Since::OccurredAt if self.restart.is_none() => self.occurred_at.min(self.began_at()),
+            _ => self.began_at(),
+        }
     }
 
     /// The number of this attempt since the start or restart, from 1, as the retry

@@ -25,6 +25,8 @@ pub struct Subscription {
     pub patterns: Vec<String>,
     /// The filter on the data of those events.
     pub filter: Option<serde_json::Value>,
+    /// `None` means the tenant's dialect.
+    pub dialect: Option<String>,
     /// Whether the webhook gets operational events, and only those.
     pub operational: bool,
     pub status: Status,
@@ -198,7 +200,7 @@ impl Webhook {
 
 impl Subscription {
     /// The columns that [`Subscription::read`] needs.
-    pub const COLUMNS: &'static str = "id, tenant, patterns, filter, operational, status";
+    pub const COLUMNS: &'static str = "id, tenant, patterns, filter, dialect, operational, status";
 
     /// Reads a row. Opens no sealed column.
     #[must_use]
@@ -208,6 +210,7 @@ impl Subscription {
             tenant: row.get("tenant"),
             patterns: row.get("patterns"),
             filter: row.get("filter"),
+            dialect: row.get("dialect"),
             operational: row.get("operational"),
             status: Status::read(row.get("status")),
         }

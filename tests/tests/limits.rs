@@ -134,7 +134,12 @@ async fn no_attempt_is_made_beyond_the_tenants_age_limit() {
     world.accepts(1).await;
     world.settles().await;
     let delivery = &world.deliveries(&ingest, &webhook).await[0];
-    assert_eq!(delivery["status"], "failed", "{delivery}");
+    assert_eq!(delivery["status"], "expired", "{delivery}");
+    let reason = delivery["error"].as_str().unwrap();
+    assert!(
+        reason.contains("1 minute after the event was accepted"),
+        "{reason}"
+    );
     assert_eq!(delivery["attempts"], 2, "{delivery}");
     world.finish().await;
 }

@@ -139,7 +139,7 @@ fn count(tally: &mut Tally, settlement: &Settlement) {
             tally.delivered_at_once += i64::from(first);
         }
         Verdict::Failed(_) => tally.failed += 1,
-        Verdict::Expired => tally.expired += 1,
+        Verdict::Expired(_) => tally.expired += 1,
         Verdict::Cancelled => tally.cancelled += 1,
         Verdict::RetryAt { .. } | Verdict::Deferred { .. } | Verdict::Held => {}
     }

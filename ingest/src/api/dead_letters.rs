@@ -24,10 +24,11 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::access::auth::Operating;
+use crate::api::access::auth::{Operating, Reading};
 use crate::api::events::confirmed;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, OptionalBody, Page, Parameters};
+use crate::api::openapi::words::DeadLetterQueue;
 use crate::api::state::{Api, Shared};
 use crate::dead_letters::letter::{Letter, Origin, Repair};
 use crate::dead_letters::store::{self, LetterFilter};
@@ -48,6 +49,11 @@ pub fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(replay_many))
         .routes(routes!(discard))
         .routes(routes!(replay))
+}
+
+/// `/api/v1/dead-letters`
+pub fn of_tenant() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(list_of_tenant))
 }
 
 /// Which dead letters are meant.
@@ -79,8 +85,8 @@ pub struct Selection {
     /// Only messages that were meant for this tenant.
     #[schema(example = "acme")]
     pub tenant: Option<String>,
-    /// `parking` or `unrouted`.
-    #[schema(pattern = "^(parking|unrouted)$")]
+    /// Only messages that were taken from this queue.
+    #[schema(value_type = Option<DeadLetterQueue>)]
     pub queue: Option<String>,
 }
 
@@ -124,7 +130,7 @@ impl Selection {
 pub struct DeadLetter {
     pub id: DeadLetterId,
     /// `parking`: it was refused, or given up on. `unrouted`: no queue was bound for it.
-    #[schema(example = "parking")]
+    #[schema(value_type = DeadLetterQueue)]
     pub queue: String,
     /// Why it was refused.
     #[schema(example = "tenant `acme` does not exist")]
@@ -256,6 +262,19 @@ pub struct DeadLetterPage {
     pub next_cursor: Option<DeadLetterId>,
 }
 
+impl DeadLetterPage {
+    /// From what was found, which is one more than the limit if there is a next page.
+    fn new(mut shown: Vec<store::StoredLetter>, limit: i64) -> Self {
+        let more = shown.len() > limit as usize;
+        shown.truncate(limit as usize);
+        let next_cursor = shown.last().filter(|_| more).map(|last| last.id);
+        Self {
+            dead_letters: shown.into_iter().map(DeadLetter::new).collect(),
+            next_cursor,
+        }
+    }
+}
+
 /// List dead letters
 ///
 /// Newest first.
@@ -282,14 +301,30 @@ pub async fn list(
     }
     .filter()?;
     let client = api.pool.get().await?;
-    let mut shown = store::list(&client, &filter, before, limit + 1).await?;
-    let more = shown.len() > limit as usize;
-    shown.truncate(limit as usize);
-    let next_cursor = shown.last().filter(|_| more).map(|last| last.id);
-    Ok(Json(DeadLetterPage {
-        dead_letters: shown.into_iter().map(DeadLetter::new).collect(),
-        next_cursor,
-    }))
+    let shown = store::list(&client, &filter, before, limit + 1).await?;
+    Ok(Json(DeadLetterPage::new(shown, limit)))
+}
+
+/// List a tenant's rejected events
+///
+/// The dead letters among the tenant's own events, newest first: published over AMQP,
+/// confirmed by RabbitMQ, and refused then, because a confirm says nothing of the message.
+/// Only the operator can replay or discard them.
+#[utoipa::path(
+    get, path = "/", operation_id = "list_rejected_events", tag = "dead letters",
+    security(("token" = ["viewer"])),
+    params(Page),
+    responses((status = 200, description = "A page.", body = DeadLetterPage)),
+)]
+async fn list_of_tenant(
+    acting: Reading,
+    State(api): State<Shared>,
+    Parameters(page): Parameters<Page>,
+) -> Result<Json<DeadLetterPage>> {
+    let (limit, before) = (page.limit()?, page.after::<DeadLetterId>()?);
+    let client = api.pool.get().await?;
+    let shown = store::list_of_tenant(&client, &acting.tenant, before, limit + 1).await?;
+    Ok(Json(DeadLetterPage::new(shown, limit)))
 }
 
 /// What a replay came to.

@@ -6,6 +6,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use shared::ids::{EventType, Tenant};
@@ -16,6 +17,7 @@ use utoipa_axum::routes;
 
 use crate::api::access::auth::{Managing, OwnReading};
 use crate::api::access::change_limit::ChangePermit;
+use crate::api::http::headers::Created;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Name, Page, Parameters};
 use crate::api::state::{Api, Shared};
@@ -141,7 +143,7 @@ pub async fn put(
     State(api): State<Shared>,
     Id(name): Id<EventType>,
     Body(form): Body<EventTypeForm>,
-) -> Result<(StatusCode, Json<EventTypeView>)> {
+) -> Result<Response> {
     // Before the check, which is costly too.
     let change = api.changes.acquire(&acting.tenant).await?;
     let entry = {
@@ -149,13 +151,12 @@ pub async fn put(
         block_in_place(|| form.check(name.clone()))?
     };
     let saved = save(&api, change, &acting.tenant, &[entry], false).await?;
-    let status = if saved.created > 0 {
-        StatusCode::CREATED
-    } else {
-        StatusCode::OK
-    };
     let shown = find(&api, &acting.tenant, &name).await?;
-    Ok((status, Json(shown)))
+    Ok(if saved.created > 0 {
+        Created::new("/api/v1/event-types", name, shown).into_response()
+    } else {
+        Json(shown).into_response()
+    })
 }
 
 /// Delete an event type

@@ -23,10 +23,12 @@ use utoipa_axum::router::OpenApiRouter;
 use deliveries::{replays, retries};
 use events::{expunge, rematches};
 use http::problem::Problem;
+use http::query::{self, Queries};
 use state::{Api, Shared};
 use webhooks::{keys, rotation, stats};
 
 pub mod access;
+pub mod beside;
 pub mod dead_letters;
 pub mod deliveries;
 pub mod dialects;
@@ -35,6 +37,7 @@ pub mod events;
 pub mod export;
 pub mod http;
 pub mod listeners;
+pub mod me;
 pub mod middleware;
 pub mod openapi;
 pub mod state;
@@ -46,15 +49,18 @@ pub mod webhooks;
 /// All routes, and the document that describes them.
 pub fn routes(api: Api, cors_origins: &[HeaderValue]) -> Router {
     let (routes, document) = described();
+    let document = openapi::finished(&document);
+    let queries = Arc::new(Queries::of(&document));
     let api = Arc::new(api);
     let routes = routes
-        .merge(openapi::page::routes(&openapi::finished(&document)))
+        .merge(openapi::page::routes(&document))
         .fallback(async |method: Method, uri: Uri| {
             Problem::not_found(format!("there is no {method} {}", uri.path()))
         })
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             Problem::method_not_allowed(format!("{} does not take {method}", uri.path()))
         })
+        .layer(from_fn_with_state(queries, query::refuse_unknown))
         .layer(from_fn_with_state(api.clone(), middleware::handle))
         .with_state(api);
     if cors_origins.is_empty() {
@@ -95,6 +101,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/api/v1/dialects", dialects::routes())
         .nest("/api/v1/export", export::routes())
         .nest("/api/v1/listeners", listeners::routes())
+        .nest("/api/v1/dead-letters", dead_letters::of_tenant())
         .nest("/api/v1/admin/dead-letters", dead_letters::routes())
         .nest("/api/v1/admin/events", rematches::of_all())
         .nest("/.well-known/webhook-keys", keys::routes())
@@ -103,6 +110,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
             "/api/v1/admin/tenants",
             tenants::routes().merge(tenant_deletion::routes()),
         )
+        .nest("/api/v1/me", me::routes())
         .split_for_parts();
     // The path that some of the supported systems use.
     (routes.nest("/api/webhooks", webhooks().into()), document)

@@ -2,7 +2,6 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
 use serde::Serialize;
 use shared::ids::Tenant;
 use utoipa::ToSchema;
@@ -10,6 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::access::auth::Operating;
+use crate::api::http::headers::Created;
 use crate::api::http::problem::Result;
 use crate::api::http::request::{Body, Name, Page, Parameters};
 use crate::api::state::Shared;
@@ -46,13 +46,13 @@ pub async fn create(
     _: Operating,
     State(api): State<Shared>,
     Body(new): Body<NewTenant>,
-) -> Result<(StatusCode, Json<TenantView>)> {
+) -> Result<Created<TenantView>> {
     let (id, tenant) = new.check(&api.dialects)?;
     let client = api.pool.get().await?;
     let shown = insert(&client, &id, &tenant).await?;
     drop(client);
     api.feed.refresh().await?;
-    Ok((StatusCode::CREATED, Json(shown)))
+    Ok(Created::new("/api/v1/admin/tenants", id, shown))
 }
 
 /// List tenants

@@ -19,6 +19,7 @@ use utoipa_axum::routes;
 use crate::api::access::auth::Administering;
 use crate::api::access::role::Role;
 use crate::api::access::tokens::create_token;
+use crate::api::http::headers::Created;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Page, Parameters};
 use crate::api::state::{Api, Shared};
@@ -28,7 +29,7 @@ use crate::timestamp::Timestamp;
 pub fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(list, issue))
-        .routes(routes!(revoke))
+        .routes(routes!(show, revoke))
 }
 
 /// A new token.
@@ -130,7 +131,7 @@ pub async fn issue(
     admin: Administering,
     State(api): State<Shared>,
     Body(new): Body<NewToken>,
-) -> Result<(StatusCode, Json<IssuedToken>)> {
+) -> Result<Created<IssuedToken>> {
     let unknown = || Problem::field("tenant", "does not exist");
     let named: Option<Tenant> = new
         .tenant
@@ -138,7 +139,10 @@ pub async fn issue(
         .transpose()
         .map_err(|error| Problem::field("tenant", format!("{error}")))?;
     let tenant = match (admin.tenant, named) {
-        (Some(own), Some(named)) if own != named => return Err(unknown()),
+        // Another tenant's things don't exist, nor does the tenant.
+        (Some(own), Some(named)) if own != named => {
+            return Err(Problem::not_found("the tenant does not exist"));
+        }
         (own, named) => own.or(named),
     };
     if new.expires_at.is_some_and(|at| at.0 <= clock::now()) {
@@ -172,7 +176,7 @@ pub async fn issue(
         owner,
         expires_at: new.expires_at,
     };
-    Ok((StatusCode::CREATED, Json(issued)))
+    Ok(Created::new("/api/v1/admin/tokens", issued.id, issued))
 }
 
 /// List tokens
@@ -232,6 +236,32 @@ async fn find_of_tenant(
         ))
         .await?;
     Ok(client.query(&statement, &[tenant, &after, &most]).await?)
+}
+
+/// Show a token
+///
+/// Without its text, which nobody has any more.
+#[utoipa::path(
+    get, path = "/{id}", operation_id = "show_token", tag = "tokens",
+    security(("token" = ["admin"])),
+    params(("id" = TokenId, Path)),
+    responses((status = 200, description = "The token.", body = Token)),
+)]
+async fn show(
+    admin: Administering,
+    State(api): State<Shared>,
+    Id(id): Id<TokenId>,
+) -> Result<Json<Token>> {
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(&format!(
+            "-- show_token\n\
+             SELECT {COLUMNS} FROM tokens WHERE id = $1 AND ($2::text IS NULL OR tenant = $2)"
+        ))
+        .await?;
+    let row = client.query_opt(&statement, &[&id, &admin.tenant]).await?;
+    let row = row.ok_or_else(|| Problem::not_found(format!("there is no token {id}")))?;
+    Token::from_row(&row).map(Json)
 }
 
 /// Revoke a token

@@ -422,23 +422,52 @@ pub async fn list(
             ],
         )
         .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(StoredLetter {
-                id: row.get("id"),
-                queue: row.get("queue"),
-                reason: row.get("reason"),
-                exchange: row.get("exchange"),
-                routing_key: row.get("routing_key"),
-                tenant: row.get("tenant"),
-                message_id: row.get("message_id"),
-                properties: properties(row)?,
-                size: row.get("size"),
-                excerpt: row.get("excerpt"),
-                whole: whole(row),
-            })
+    rows.iter().map(StoredLetter::from_row).collect()
+}
+
+/// One tenant's own: the events that were published for it and refused. Newest first.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn list_of_tenant(
+    client: &Client,
+    tenant: &Tenant,
+    before: Option<DeadLetterId>,
+    limit: i64,
+) -> anyhow::Result<Vec<StoredLetter>> {
+    let statement = client
+        .prepare_cached(
+            "-- list_tenant_dead_letters\n\
+             SELECT id, queue, reason, exchange, routing_key, tenant, message_id, properties, \
+                    whole_size, whole_sha256, \
+                    length(body) AS size, substring(body FOR $4::int) AS excerpt \
+             FROM dead_letters \
+             WHERE owner = $1 AND tenant = $1 AND id < coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid) \
+             ORDER BY id DESC LIMIT $3",
+        )
+        .await?;
+    let rows = client
+        .query(&statement, &[tenant, &before, &limit, &EXCERPT])
+        .await?;
+    rows.iter().map(StoredLetter::from_row).collect()
+}
+
+impl StoredLetter {
+    fn from_row(row: &Row) -> anyhow::Result<Self> {
+        Ok(Self {
+            id: row.get("id"),
+            queue: row.get("queue"),
+            reason: row.get("reason"),
+            exchange: row.get("exchange"),
+            routing_key: row.get("routing_key"),
+            tenant: row.get("tenant"),
+            message_id: row.get("message_id"),
+            properties: properties(row)?,
+            size: row.get("size"),
+            excerpt: row.get("excerpt"),
+            whole: whole(row),
         })
-        .collect()
+    }
 }
 
 /// One letter with its whole body.

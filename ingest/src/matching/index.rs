@@ -168,6 +168,7 @@ impl<K: Copy + Eq + Hash, W> Index<K, W> {
         let webhooks = entries.map(|entry| (entry.id, entry.filter.clone()));
         Candidates {
             webhooks: webhooks.collect(),
+            tenants_member: None,
         }
     }
 

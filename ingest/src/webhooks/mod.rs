@@ -4,4 +4,5 @@
 
 pub mod form;
 pub mod rate_limit;
+mod rules;
 pub mod store;

@@ -18,6 +18,7 @@ use crate::assignments::Assignments;
 use crate::invalid::{Conflict, Invalid, NotFound, Unsaved};
 use crate::matching::Pattern;
 use crate::webhooks::form::{CheckedWebhook, Signing, check_metadata};
+use crate::webhooks::rules::check_rules;
 
 type Result<T> = std::result::Result<T, Unsaved>;
 
@@ -67,25 +68,27 @@ pub async fn create(
     writing: Writing<'_>,
     tenant: &Tenant,
     key: Option<&str>,
-    form: CheckedWebhook,
+    mut form: CheckedWebhook,
 ) -> Result<Made> {
-    let url = form.url.ok_or_else(|| Invalid::new("url", "is missing"))?;
+    let url = form.url.take().ok_or_else(|| Invalid::missing("url"))?;
     let events = form
         .events
-        .ok_or_else(|| Invalid::new("events", "is missing"))?;
+        .take()
+        .ok_or_else(|| Invalid::missing("events"))?;
     let operational = form.operational.unwrap_or(false);
     if !operational {
         check_offered(transaction, tenant, &events).await?;
     }
-    let dialect = form.dialect.flatten();
+    let dialect = form.dialect.take().flatten();
     let signs_with_key = form.signing == Some(Signing::Ed25519);
-    if signs_with_key {
-        let dialect = match &dialect {
-            Some(own) => own.clone(),
-            None => tenants_dialect(transaction, tenant).await?,
-        };
-        check_takes_keys(writing.dialects, &dialect)?;
-    }
+    check_rules(
+        transaction,
+        writing.dialects,
+        tenant,
+        dialect.as_deref(),
+        &form,
+    )
+    .await?;
     check_room(transaction, tenant).await?;
     let external_id = form.external_id.flatten();
     check_external_id(transaction, tenant, None, external_id.as_ref()).await?;
@@ -160,13 +163,14 @@ pub async fn update(
         check_offered(transaction, tenant, events).await?;
     }
     let own_dialect = form.dialect.clone().unwrap_or(before.dialect);
-    if form.signing == Some(Signing::Ed25519) {
-        let dialect = match own_dialect {
-            Some(own) => own,
-            None => tenants_dialect(transaction, tenant).await?,
-        };
-        check_takes_keys(writing.dialects, &dialect)?;
-    }
+    check_rules(
+        transaction,
+        writing.dialects,
+        tenant,
+        own_dialect.as_deref(),
+        &form,
+    )
+    .await?;
     let metadata = match form.client_id {
         None => form.metadata,
         Some(client) => {
@@ -436,25 +440,6 @@ fn useless<'p>(offered: &[&str], patterns: &'p [String]) -> Option<&'p str> {
         .iter()
         .find(|pattern| !useful(pattern))
         .map(String::as_str)
-}
-
-async fn tenants_dialect(transaction: &Transaction<'_>, tenant: &Tenant) -> Result<String> {
-    let statement = transaction
-        .prepare_cached("-- tenants_dialect\nSELECT dialect FROM tenants WHERE id = $1")
-        .await?;
-    Ok(transaction.query_one(&statement, &[tenant]).await?.get(0))
-}
-
-/// Refuses a key in a dialect that can't send its signature.
-fn check_takes_keys(dialects: &Dialects, name: &str) -> Result<()> {
-    match dialects.get(name) {
-        Some(dialect) if dialect.takes_signing_keys() => Ok(()),
-        _ => Err(Invalid::new(
-            "signing",
-            format!("can't be `ed25519` in the dialect `{name}`, which has no place for it"),
-        )
-        .into()),
-    }
 }
 
 fn client_id(client: Value) -> (String, Value) {

@@ -232,6 +232,29 @@ impl Server<RabbitMq> {
         self.rabbitmqctl(&["eval", flush]).await.map(drop)
     }
 
+    /// A shell script that runs one of RabbitMQ's commands (`rabbitmqctl`,
+    /// `rabbitmq-diagnostics`) against this node, from anywhere.
+    pub fn command_script(&self, name: &str) -> anyhow::Result<String> {
+        let quoted = |text: &std::ffi::OsStr| {
+            let text = text.to_string_lossy().replace('\'', r"'\''");
+            format!("'{text}'")
+        };
+        let command = self.recipe()?.script(name, None);
+        let mut script = "#!/bin/sh\n".to_owned();
+        for (variable, value) in command.get_envs() {
+            if let Some(value) = value {
+                let variable = variable.to_string_lossy();
+                script.push_str(&format!("export {variable}={}\n", quoted(value)));
+            }
+        }
+        let words: Vec<_> = std::iter::once(command.get_program())
+            .chain(command.get_args())
+            .map(quoted)
+            .collect();
+        script.push_str(&format!("exec {} \"$@\"\n", words.join(" ")));
+        Ok(script)
+    }
+
     /// Runs `rabbitmqctl` against this node and returns what it printed. Takes
     /// a second or two of processor time: not for loops.
     pub async fn rabbitmqctl(&self, arguments: &[&str]) -> anyhow::Result<String> {

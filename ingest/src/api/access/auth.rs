@@ -68,6 +68,16 @@ pub struct Administering {
 
 pub struct Operating;
 
+/// A caller with a valid token, whatever it may do.
+pub struct Identified {
+    pub caller: Caller,
+    /// The tenant that the caller acts for: `None` for a global caller that names none.
+    pub tenant: Option<Tenant>,
+    /// The token's SHA-256.
+    pub hash: [u8; 32],
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
 /// The operator, acting for the tenant that `X-Tenant-ID` names.
 pub struct OperatingFor {
     pub tenant: Tenant,
@@ -219,6 +229,26 @@ impl FromRequestParts<Shared> for Administering {
             None => None,
         };
         Ok(Self { tenant, _permit })
+    }
+}
+
+impl FromRequestParts<Shared> for Identified {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self> {
+        let caller = identify(&parts.headers, api).await?;
+        let hash = bearer(&parts.headers).map(hash).unwrap_or_default();
+        let tenant = acting_for(caller.clone(), &parts.headers, api).await?;
+        let _permit = match &tenant {
+            Some(tenant) => Some(permit(tenant, api).await?),
+            None => None,
+        };
+        Ok(Self {
+            caller,
+            tenant,
+            hash,
+            _permit,
+        })
     }
 }
 

@@ -14,13 +14,16 @@ use axum::extract::State;
 use deadpool_postgres::Client;
 use serde::Serialize;
 use shared::ids::{DeliveryId, Tenant, WebhookId};
+use shared::tenant::LARGEST_MAX_PAYLOAD;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::access::auth::OwnReading;
-use crate::api::deliveries::search::{DeliveryQuery, Found, WITH_ITS_EVENT, search};
-use crate::api::deliveries::view::{Attempt, COLUMNS, Delivery, DeliveryDetail, LogEntry};
+use crate::api::deliveries::search::{DeliveryQuery, Found, Search, WITH_ITS_EVENT, search};
+use crate::api::deliveries::view::{
+    Attempt, COLUMNS, DATA_IN_LISTS, Delivery, DeliveryDetail, LogEntry, deliveries,
+};
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Id, Parameters};
 use crate::api::state::{Api, Shared};
@@ -108,7 +111,7 @@ pub async fn list(
         .collect();
     let Found { rows, next } = search(&client, &acting.tenant, &webhooks, &wanted).await?;
     Ok(Json(DeliveryPage {
-        deliveries: rows.iter().map(Delivery::from_row).collect(),
+        deliveries: deliveries(&client, &api.dialects, &rows, DATA_IN_LISTS).await?,
         next_cursor: next,
     }))
 }
@@ -128,9 +131,11 @@ pub async fn list_of_webhook(
     Id(webhook): Id<WebhookId>,
     Parameters(filter): Parameters<DeliveryQuery>,
 ) -> Result<Json<DeliveryPage>> {
-    let (found, _) = search_webhook(&api, &acting.tenant, webhook, filter).await?;
+    let wanted = filter.check()?;
+    let (found, _) = search_webhook(&api, &acting.tenant, webhook, &wanted).await?;
+    let client = api.pool.get().await?;
     Ok(Json(DeliveryPage {
-        deliveries: found.rows.iter().map(Delivery::from_row).collect(),
+        deliveries: deliveries(&client, &api.dialects, &found.rows, DATA_IN_LISTS).await?,
         next_cursor: found.next,
     }))
 }
@@ -150,16 +155,19 @@ pub async fn list_as_events(
     Id(webhook): Id<WebhookId>,
     Parameters(filter): Parameters<DeliveryQuery>,
 ) -> Result<Json<EventPage>> {
-    let (found, _) = search_webhook(&api, &acting.tenant, webhook, filter).await?;
+    let wanted = filter.check()?;
+    let (found, _) = search_webhook(&api, &acting.tenant, webhook, &wanted).await?;
+    let client = api.pool.get().await?;
     Ok(Json(EventPage {
-        events: found.rows.iter().map(Delivery::from_row).collect(),
+        events: deliveries(&client, &api.dialects, &found.rows, DATA_IN_LISTS).await?,
         next_cursor: found.next,
     }))
 }
 
 /// List a webhook's log
 ///
-/// The same as its deliveries, in few words.
+/// The same as its deliveries, in few words: `status` also takes the words that this list
+/// shows, and means what they mean here.
 #[utoipa::path(
     get, path = "/{id}/logs", operation_id = "list_webhook_logs", tag = "deliveries",
     security(("token" = ["viewer"])),
@@ -172,7 +180,8 @@ pub async fn list_as_logs(
     Id(webhook): Id<WebhookId>,
     Parameters(filter): Parameters<DeliveryQuery>,
 ) -> Result<Json<LogPage>> {
-    let (found, debug) = search_webhook(&api, &acting.tenant, webhook, filter).await?;
+    let wanted = filter.check_as_log()?;
+    let (found, debug) = search_webhook(&api, &acting.tenant, webhook, &wanted).await?;
     Ok(Json(LogPage {
         logs: found.rows.iter().map(LogEntry::from_row).collect(),
         debug,
@@ -186,12 +195,11 @@ async fn search_webhook(
     api: &Api,
     tenant: &Tenant,
     webhook: WebhookId,
-    filter: DeliveryQuery,
+    wanted: &Search,
 ) -> Result<(Found, bool)> {
-    let wanted = filter.check()?;
     let client = api.pool.get().await?;
     let debug = check_exists(&client, tenant, webhook).await?;
-    let found = search(&client, tenant, &[webhook], &wanted).await?;
+    let found = search(&client, tenant, &[webhook], wanted).await?;
     Ok((found, debug))
 }
 
@@ -248,6 +256,16 @@ pub async fn show(
 /// # Errors
 /// If there is none.
 pub async fn find(api: &Api, tenant: &Tenant, id: DeliveryId) -> Result<Delivery> {
+    find_opt(api, tenant, id)
+        .await?
+        .ok_or_else(|| Problem::not_found(format!("there is no delivery {id}")))
+}
+
+/// A tenant's delivery, if there is one of this id.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn find_opt(api: &Api, tenant: &Tenant, id: DeliveryId) -> Result<Option<Delivery>> {
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(&format!(
@@ -255,8 +273,7 @@ pub async fn find(api: &Api, tenant: &Tenant, id: DeliveryId) -> Result<Delivery
              SELECT {COLUMNS} FROM deliveries d {WITH_ITS_EVENT} WHERE d.id = $1 AND e.tenant = $2"
         ))
         .await?;
-    let row = client.query_opt(&statement, &[&id, tenant]).await?;
-    row.as_ref()
-        .map(Delivery::from_row)
-        .ok_or_else(|| Problem::not_found(format!("there is no delivery {id}")))
+    let rows = client.query(&statement, &[&id, tenant]).await?;
+    let mut found = deliveries(&client, &api.dialects, &rows, LARGEST_MAX_PAYLOAD).await?;
+    Ok(found.pop())
 }

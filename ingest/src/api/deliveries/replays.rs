@@ -21,6 +21,7 @@ use crate::api::deliveries::check_exists;
 use crate::api::deliveries::retries::check_active;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Ids};
+use crate::api::openapi::words::{FinishedState, FinishedStates, ReplayStatus};
 use crate::api::state::{Api, Shared};
 use crate::form::{OneOrMany, one_or_many};
 use crate::restart::FINISHED;
@@ -58,7 +59,7 @@ pub struct NewReplay {
     /// `failed`, `expired`, `cancelled` or `delivered`, or a list of them; `failed` by
     /// default.
     #[serde(default, deserialize_with = "one_or_many")]
-    #[schema(value_type = OneOrMany, required = false, example = json!(["failed", "expired"]))]
+    #[schema(value_type = FinishedStates, required = false, example = json!(["failed", "expired"]))]
     pub status: Option<Vec<String>>,
     /// Only of these event types, at most 100; all by default.
     #[serde(default, alias = "event_type", deserialize_with = "one_or_many")]
@@ -91,14 +92,15 @@ pub struct DryRun {
 pub struct Replay {
     pub id: ReplayId,
     pub webhook_id: WebhookId,
-    /// `running`, `finished` or `cancelled`.
-    #[schema(example = "running")]
+    /// How far it is.
+    #[schema(value_type = ReplayStatus)]
     pub status: String,
     #[schema(required)]
     pub cancelled_because: Option<String>,
     pub since: Timestamp,
     pub until: Timestamp,
     /// The states of the deliveries that begin again.
+    #[schema(value_type = Vec<FinishedState>)]
     pub statuses: Vec<String>,
     /// Their event types; `null`: all.
     #[schema(required)]

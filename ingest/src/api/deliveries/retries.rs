@@ -9,8 +9,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::access::auth::OwnManaging;
-use crate::api::deliveries::find;
 use crate::api::deliveries::view::Delivery;
+use crate::api::deliveries::{find, find_opt};
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Id, Ids};
 use crate::api::state::{Api, Shared};
@@ -50,11 +50,15 @@ pub async fn retry(
 
 /// Retry an event
 ///
-/// Its delivery to this webhook begins again, see there.
+/// Its delivery to this webhook begins again, see there. The delivery's own id, which a
+/// webhook's list of events shows as `id`, is taken as well.
 #[utoipa::path(
     post, path = "/{id}/events/{event_id}/retry", operation_id = "retry_event", tag = "deliveries",
     security(("token" = ["manager"])),
-    params(("id" = WebhookId, Path), ("event_id" = EventId, Path)),
+    params(
+        ("id" = WebhookId, Path),
+        ("event_id" = EventId, Path, description = "The event's id, or the delivery's (`whd_…`)."),
+    ),
     responses(
         (status = 202, description = "The delivery begins again.", body = Delivery),
         (status = 409, description = "The delivery isn't finished, or the webhook is switched off."),
@@ -65,6 +69,13 @@ pub async fn retry_event(
     State(api): State<Shared>,
     Ids(webhook, event): Ids<WebhookId, EventId>,
 ) -> Result<(StatusCode, Json<Delivery>)> {
+    // A producer may have given an event such an id, too. Then there is no such delivery.
+    if let Ok(id) = event.as_str().parse::<DeliveryId>()
+        && let Some(delivery) = find_opt(&api, &acting.tenant, id).await?
+        && delivery.webhook_id == webhook
+    {
+        return begin_again(&api, &acting.tenant, &delivery).await;
+    }
     let id = find_delivery(&api, &acting.tenant, webhook, &event)
         .await?
         .ok_or_else(|| {

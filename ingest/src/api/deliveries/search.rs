@@ -20,7 +20,7 @@ use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::api::deliveries::merge::{Look, Merge, Seen};
-use crate::api::deliveries::view::COLUMNS;
+use crate::api::deliveries::view::{COLUMNS, PROCESSING};
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::Page;
 use crate::timestamp::Timestamp;
@@ -42,6 +42,18 @@ pub const STATES: [&str; 6] = [
     "expired",
     "cancelled",
 ];
+/// A word for states, and the states.
+type Word = (&'static str, &'static [&'static str]);
+/// The states of deliveries that aren't finished.
+const OPEN: [&str; 2] = ["queued", "retrying"];
+/// Other words for states.
+const OF_DELIVERIES: [Word; 2] = [("success", &["delivered"]), ("pending", &OPEN)];
+/// The words of the short log.
+const OF_LOGS: [Word; 3] = [
+    ("success", &["delivered"]),
+    ("pending", &OPEN),
+    ("failed", &["failed", "expired", "cancelled"]),
+];
 /// The states that the index `deliveries_in_trouble` contains.
 const IN_TROUBLE: [&str; 4] = ["retrying", "failed", "expired", "cancelled"];
 
@@ -50,9 +62,10 @@ const IN_TROUBLE: [&str; 4] = ["retrying", "failed", "expired", "cancelled"];
 #[into_params(parameter_in = Query)]
 pub struct DeliveryQuery {
     /// `queued`, `retrying`, `delivered` (or `success`), `failed`, `expired`,
-    /// `cancelled`; several with commas between them.
+    /// `cancelled`; several with commas between them. `pending` is `queued` and `retrying`;
+    /// `processing` is those of them whose next attempt is due.
     #[param(
-        pattern = "^(queued|retrying|delivered|success|failed|expired|cancelled)(,(queued|retrying|delivered|success|failed|expired|cancelled))*$"
+        pattern = "^(queued|retrying|delivered|success|failed|expired|cancelled|pending|processing)(,(queued|retrying|delivered|success|failed|expired|cancelled|pending|processing))*$"
     )]
     pub status: Option<String>,
     #[param(value_type = Option<EventType>)]
@@ -77,6 +90,8 @@ pub struct DeliveryQuery {
 /// A filter within bounds.
 pub struct Search {
     states: Option<Vec<&'static str>>,
+    /// Only deliveries whose next attempt is due.
+    due: bool,
     event_type: Option<EventType>,
     response_code: Option<i16>,
     event: Option<EventId>,
@@ -101,6 +116,25 @@ impl DeliveryQuery {
     /// # Errors
     /// Names the parameter and its bound.
     pub fn check(self) -> Result<Search> {
+        self.check_with(&OF_DELIVERIES)
+    }
+
+    /// The same for the short log, whose `failed` is any end but success.
+    ///
+    /// # Errors
+    /// Names the parameter and its bound.
+    pub fn check_as_log(self) -> Result<Search> {
+        self.check_with(&OF_LOGS)
+    }
+
+    fn check_with(self, words: &[Word]) -> Result<Search> {
+        let (states, due) = match &self.status {
+            None => (None, false),
+            Some(text) => {
+                let (states, due) = states(text, words)?;
+                (Some(states), due)
+            }
+        };
         let parsed =
             |field, error: shared::ids::Malformed| Problem::field(field, error.to_string());
         let event_type = self.event_type.map(|text| text.parse()).transpose();
@@ -123,7 +157,8 @@ impl DeliveryQuery {
         // Future days have partitions, too, and planning with them costs more than reading.
         let to_come = first_uuid_at(clock::now() + CLOCKS);
         Ok(Search {
-            states: self.status.as_deref().map(states).transpose()?,
+            states,
+            due,
             event_type: event_type.map_err(|error| parsed("event_type", error))?,
             response_code: self.response_code,
             event: event.map_err(|error| parsed("event_id", error))?,
@@ -136,20 +171,39 @@ impl DeliveryQuery {
     }
 }
 
-/// One state, or several with commas between them.
-fn states(text: &str) -> Result<Vec<&'static str>> {
-    let known = |name: &str| match name {
-        // AuraConnect's word.
-        "success" => Some("delivered"),
-        _ => STATES.into_iter().find(|state| *state == name),
-    };
-    let unknown = |name: &str| {
-        let all = STATES.join(", ");
-        Problem::field("status", format!("`{name}` is not one of {all}"))
-    };
-    text.split(',')
-        .map(|name| known(name.trim()).ok_or_else(|| unknown(name)))
-        .collect()
+/// One state, or several with commas between them. Answers also whether only deliveries whose
+/// next attempt is due are meant.
+fn states(text: &str, words: &[Word]) -> Result<(Vec<&'static str>, bool)> {
+    let names: Vec<_> = text.split(',').map(str::trim).collect();
+    let mut found = Vec::new();
+    for name in &names {
+        if *name == PROCESSING {
+            found.extend(OPEN);
+            continue;
+        }
+        let own = STATES.iter().find(|state| *state == name);
+        match words.iter().find(|(word, _)| word == name) {
+            Some((_, states)) => found.extend(*states),
+            None => found.push(*own.ok_or_else(|| unknown(name))?),
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    let due = names.contains(&PROCESSING);
+    if due && names.len() > 1 {
+        let alone = "`processing` can't be combined with others";
+        return Err(Problem::field("status", alone));
+    }
+    Ok((found, due))
+}
+
+fn unknown(name: &str) -> Problem {
+    let others = STATES.iter().chain(&["success", "pending", PROCESSING]);
+    let all: Vec<_> = others.copied().collect();
+    Problem::field(
+        "status",
+        format!("`{name}` is not one of {}", all.join(", ")),
+    )
 }
 
 /// Finds a page of these webhooks' deliveries.
@@ -167,6 +221,9 @@ pub async fn search(
     }
     list_deliveries(client, webhooks, search).await
 }
+
+/// Whether a delivery's next attempt is due, in addition to other conditions.
+const IS_DUE: &str = " AND due_at <= now() AND deferred_because IS NULL";
 
 /// Joins the event and the last attempt to deliveries `d`. A subquery with a limit is looked up
 /// row by row, whatever the planner assumes about a fresh partition.
@@ -228,6 +285,7 @@ async fn look_at_deliveries(
     // only says which days not to look into. With a lower bound beside it, a
     // planner without statistics takes what lies between for very little.
     // What isn't asked for is planned away: then only the index is read.
+    let due = if search.due { IS_DUE } else { "" };
     let (columns, state, newest_first) = match by_index {
         None => ("webhook_id, id", "", "webhook_id DESC, id DESC"),
         Some(_) => (
@@ -247,7 +305,7 @@ async fn look_at_deliveries(
                  FROM (SELECT id, coalesce( \
                          ($6::text[] IS NULL OR state = ANY($6)) \
                          AND ($7::text IS NULL OR event_type = $7) \
-                         AND ($8::int2 IS NULL OR status_code = $8), false) AS passes \
+                         AND ($8::int2 IS NULL OR status_code = $8){due}, false) AS passes \
                      FROM deliveries \
                      WHERE ({columns}) >= (w.id, {state}$3::uuid) AND ({columns}) < (w.id, {state}w.before) \
                        AND ($5::text IS NULL OR state = $5) AND id < $9 \
@@ -298,6 +356,7 @@ async fn deliveries_of_event(
     webhooks: &[WebhookId],
     search: &Search,
 ) -> Result<Found> {
+    let due = if search.due { IS_DUE } else { "" };
     let statement = client
         .prepare_cached(&format!(
             "-- deliveries_of_event\n\
@@ -309,7 +368,7 @@ async fn deliveries_of_event(
                        AND webhook_id = ANY($1) \
                        AND ($4::text[] IS NULL OR state = ANY($4)) \
                        AND ($5::text IS NULL OR event_type = $5) \
-                       AND ($6::int2 IS NULL OR status_code = $6) \
+                       AND ($6::int2 IS NULL OR status_code = $6){due} \
                      ORDER BY id DESC LIMIT $7) s \
                  WHERE e.tenant = $8 AND e.id = $9 \
                  ORDER BY s.id DESC LIMIT $7 \

@@ -22,9 +22,11 @@ use crate::api::access::auth::Reading;
 use crate::api::events::log::EventView;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Id, Page, Parameters};
+use crate::api::openapi::words::{DeliveryState, WebhookStatus};
 use crate::api::state::{Api, Shared};
 use crate::cpu;
 use crate::matching::{Data, Explanation, Filter, Index, Pattern, Refusal};
+use crate::subscriptions::within;
 use crate::timestamp::Timestamp;
 
 /// `/api/v1/events/{id}`
@@ -71,8 +73,8 @@ pub struct EventDetail {
 pub struct Delivery {
     pub id: DeliveryId,
     pub webhook_id: WebhookId,
-    /// `queued`, `retrying`, `delivered`, `failed`, `expired` or `cancelled`.
-    #[schema(example = "delivered")]
+    /// The state.
+    #[schema(value_type = DeliveryState)]
     pub status: String,
     /// The number of attempts.
     pub attempts: i16,
@@ -108,7 +110,7 @@ impl From<&Row> for Delivery {
 pub struct Matching {
     pub webhook_id: WebhookId,
     /// `active`; `paused`: it gets the event later; `inactive` or `disabled`: it gets nothing.
-    #[schema(example = "active")]
+    #[schema(value_type = WebhookStatus)]
     pub webhook_status: String,
     /// Whether the webhook was changed after the event, so that the answer may have been different.
     pub changed_since: bool,
@@ -155,7 +157,7 @@ pub async fn show(
     let too_costly = too_costly(&row);
     let matching = {
         let _permit = cpu::permit(&acting.tenant).await;
-        block_in_place(|| explain(&acting.tenant, &event, &data, &webhooks, &too_costly))
+        block_in_place(|| explain(&api, &acting.tenant, &event, &data, &webhooks, &too_costly))
     };
     Ok(Json(EventDetail {
         matching,
@@ -229,7 +231,8 @@ async fn webhooks_of(
     let statement = client
         .prepare_cached(
             "-- webhooks_to_explain\n\
-             SELECT id, patterns, filter, status, updated_at FROM webhooks \
+             SELECT id, patterns, filter, status, updated_at, coalesce(dialect, \
+                 (SELECT t.dialect FROM tenants t WHERE t.id = tenant)) AS dialect FROM webhooks \
              WHERE tenant = $1 AND status <> 'deleted' AND NOT operational AND ($2::uuid IS NULL OR id > $2) \
              ORDER BY id LIMIT $3",
         )
@@ -247,6 +250,7 @@ fn too_costly(event: &Row) -> HashSet<WebhookId> {
 /// Asks an index of just these webhooks. The one that events are matched against lacks webhooks
 /// that aren't active.
 fn explain(
+    api: &Api,
     tenant: &Tenant,
     event: &EventView,
     data: &str,
@@ -261,7 +265,11 @@ fn explain(
         let filter = row
             .get::<_, Option<Value>>("filter")
             .map(|filter| Filter::parse(&filter))
-            .transpose();
+            .transpose()
+            .map(|filter| {
+                let within = within(row.get("dialect"), &api.dialects);
+                filter.map(|filter| filter.on(within))
+            });
         // Both were checked when they were saved. An invalid hand-made row is not shown.
         if let (Ok(patterns), Ok(filter)) = (patterns.collect(), filter) {
             index.upsert(id, tenant.as_str(), patterns, filter, row);

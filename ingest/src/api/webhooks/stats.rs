@@ -11,7 +11,7 @@ use axum::extract::State;
 use deadpool_postgres::Client;
 use serde::{Deserialize, Serialize};
 use shared::clock;
-use shared::ids::WebhookId;
+use shared::ids::{Tenant, WebhookId};
 use shared::stats::{OUTCOMES, PERIOD, Subject, Tally};
 use time::OffsetDateTime;
 use tokio_postgres::Row;
@@ -20,10 +20,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::access::auth::{OwnReading, Reading};
+use crate::api::beside::{Beside, beside};
 use crate::api::deliveries::check_exists;
 use crate::api::http::problem::Result;
 use crate::api::http::request::{Id, Parameters};
-use crate::api::state::Shared;
+use crate::api::state::{Api, Shared};
+use crate::api::webhooks::endpoint_stats::{EndpointFigures, endpoints};
 use crate::timestamp::Timestamp;
 
 /// `/api/v1/stats`
@@ -95,6 +97,14 @@ pub struct Stats {
     pub last_failure_at: Option<Timestamp>,
     /// The window in steps of equal length, for a chart.
     pub series: Vec<Step>,
+    /// The figures of each webhook, if the dialect shows them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(ignore)]
+    pub endpoints: Option<BTreeMap<WebhookId, EndpointFigures>>,
+    /// The members that the dialect's system has in addition.
+    #[serde(flatten)]
+    #[schema(ignore)]
+    pub beside: Beside,
 }
 
 /// A step of the window.
@@ -158,7 +168,11 @@ pub async fn of_one_webhook(
     let client = api.pool.get().await?;
     check_exists(&client, &acting.tenant, webhook).await?;
     let subject = Subject::Webhook(webhook);
-    stats(&client, subject, query.window).await.map(Json)
+    let stats = stats(&client, subject, query.window).await?;
+    let only = Some(webhook);
+    Ok(Json(
+        with_additions(&api, &client, &acting.tenant, only, stats).await?,
+    ))
 }
 
 /// A tenant's statistics
@@ -177,7 +191,29 @@ pub async fn of_tenant(
 ) -> Result<Json<Stats>> {
     let client = api.pool.get().await?;
     let subject = Subject::Tenant(&acting.tenant);
-    stats(&client, subject, query.window).await.map(Json)
+    let stats = stats(&client, subject, query.window).await?;
+    Ok(Json(
+        with_additions(&api, &client, &acting.tenant, None, stats).await?,
+    ))
+}
+
+/// With what the tenant's dialect adds.
+async fn with_additions(
+    api: &Api,
+    client: &Client,
+    tenant: &Tenant,
+    only: Option<WebhookId>,
+    mut stats: Stats,
+) -> Result<Stats> {
+    let dialect = api.subscriptions.dialect(tenant);
+    let Some(dialect) = dialect.and_then(|name| api.dialects.get(&name)) else {
+        return Ok(stats);
+    };
+    if dialect.additions().show_endpoints() {
+        stats.endpoints = Some(endpoints(client, tenant, only, stats.since).await?);
+    }
+    stats.beside = beside(&dialect.additions().stats, &stats, None);
+    Ok(stats)
 }
 
 async fn stats(client: &Client, subject: Subject<'_>, window: Window) -> Result<Stats> {
@@ -218,6 +254,8 @@ async fn stats(client: &Client, subject: Subject<'_>, window: Window) -> Result<
                 figures: Figures::new(tally),
             })
             .collect(),
+        endpoints: None,
+        beside: Beside::new(),
     })
 }
 

@@ -7,13 +7,16 @@ use deadpool_postgres::Client;
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use shared::ids::{Tenant, WebhookId};
 use shared::retry::Retry;
 use shared::webhook::{Rate, Sealed, Status, read_retry};
 use tokio_postgres::Row;
 use utoipa::ToSchema;
 
+use crate::api::beside::{Beside, beside};
 use crate::api::http::problem::Result;
+use crate::api::openapi::words::WebhookStatus;
 use crate::api::state::Api;
 use crate::api::webhooks::stats::{Health, Summary, summaries};
 use crate::invalid::NotFound;
@@ -38,7 +41,7 @@ pub struct WebhookView {
     pub active: bool,
     /// `active`; `paused`: deliveries are held; `inactive` (switched off by its owner)
     /// or `disabled` (by Posthorn): there are none.
-    #[schema(example = "active")]
+    #[schema(value_type = WebhookStatus)]
     pub status: &'static str,
     /// Why Posthorn disabled the webhook; `null`: it didn't.
     #[schema(required)]
@@ -49,7 +52,7 @@ pub struct WebhookView {
     /// The secret: whole in the answer that creates it, masked in every other.
     #[schema(example = "whsec_…ab12")]
     pub secret: String,
-    /// Until when the previous secret signs too.
+    /// Until when the previous secret signs too; `null` in a dialect with space for one signature.
     #[schema(required)]
     pub previous_secret_until: Option<Timestamp>,
     /// `hmac`: the secret signs. `ed25519`: a key signs too.
@@ -108,6 +111,13 @@ pub struct WebhookView {
     #[serde(rename = "lastTriggered")]
     #[schema(required)]
     pub last_triggered: Option<Timestamp>,
+    /// The members that the dialect's system has in addition.
+    #[serde(flatten)]
+    #[schema(ignore)]
+    pub beside: Beside,
+    /// Whether a secret that begins with `whsec_` must go on with base64.
+    #[serde(skip)]
+    pub decodes_secrets: bool,
     /// Which state of it this is: its ETag.
     #[serde(skip)]
     pub revision: i64,
@@ -119,7 +129,8 @@ pub const COLUMNS: &str = "w.id, w.tenant, w.url, w.patterns, w.filter, w.dialec
     w.timeout_ms, w.retry, w.rate_limit, w.rate_period_s, w.debug_mode, w.operational, w.status, \
     w.description, w.metadata, w.external_id, w.owner, w.key, w.disabled_reason, w.created_at, w.updated_at, w.revision, \
     coalesce((SELECT c.events FROM costly_filters c WHERE c.webhook_id = w.id), 0) AS too_costly_events, \
-    (SELECT c.last_at FROM costly_filters c WHERE c.webhook_id = w.id) AS last_too_costly_at";
+    (SELECT c.last_at FROM costly_filters c WHERE c.webhook_id = w.id) AS last_too_costly_at, \
+    (SELECT t.dialect FROM tenants t WHERE t.id = w.tenant) AS tenants_dialect";
 
 impl WebhookView {
     /// From its row, and what was counted of it. A row that can't be read whole
@@ -140,7 +151,13 @@ impl WebhookView {
         let status = Status::read(row.get("status"));
         let signs_with_key = row.get::<_, Option<&[u8]>>("signing_key").is_some();
         let created_at = row.get("created_at");
-        Self {
+        let own_dialect: Option<String> = row.get("dialect");
+        let tenants_dialect: &str = row.get("tenants_dialect");
+        let dialect = api
+            .dialects
+            .get(own_dialect.as_deref().unwrap_or(tenants_dialect));
+        let signs_with_previous = dialect.is_none_or(|d| d.signs_with_previous_secret());
+        let mut view = Self {
             id: row.get("id"),
             url: row.get("url"),
             events: row.get("patterns"),
@@ -150,7 +167,9 @@ impl WebhookView {
             disabled_reason: row.get("disabled_reason"),
             readable,
             secret: sealed.as_ref().map_or_else(|| "…".to_owned(), masked),
-            previous_secret_until: row.get("previous_secret_until"),
+            previous_secret_until: row
+                .get::<_, Option<Timestamp>>("previous_secret_until")
+                .filter(|_| signs_with_previous),
             signing: if signs_with_key {
                 Signing::Ed25519
             } else {
@@ -164,7 +183,7 @@ impl WebhookView {
             rate_limit: Rate::read(row).map(RateLimit::from),
             debug_mode: row.get("debug_mode"),
             operational: row.get("operational"),
-            dialect: row.get("dialect"),
+            dialect: own_dialect,
             metadata: row.get("metadata"),
             external_id: row.get("external_id"),
             owner: row.get("owner"),
@@ -176,14 +195,23 @@ impl WebhookView {
             too_costly_events: row.get("too_costly_events"),
             last_too_costly_at: row.get("last_too_costly_at"),
             last_triggered: summary.last_triggered,
+            beside: Beside::new(),
+            decodes_secrets: dialect.is_some_and(|dialect| dialect.decodes_secrets()),
             revision: row.get("revision"),
+        };
+        if let Some(dialect) = dialect {
+            view.beside = beside(&dialect.additions().webhook, &view, None);
         }
+        view
     }
 
-    /// Its ETag (RFC 9110, section 8.8.3): changes with every change to it.
+    /// Its ETag (RFC 9110, section 8.8.3): the revision, which changes with every change to it,
+    /// and a hash of all that is shown, because health and times change without one.
     pub fn etag(&self) -> HeaderValue {
-        // Digits between quotes.
-        HeaderValue::from_str(&format!("\"{}\"", self.revision))
+        let shown = serde_json::to_vec(self).unwrap_or_default();
+        let hash = hex::encode(&Sha256::digest(shown)[..8]);
+        // Digits and a hyphen between quotes.
+        HeaderValue::from_str(&format!("\"{}-{hash}\"", self.revision))
             .unwrap_or(HeaderValue::from_static(""))
     }
 }

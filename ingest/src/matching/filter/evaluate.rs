@@ -137,6 +137,16 @@ fn walk<'d>(
         return Ok(());
     };
     match (value, segment.index) {
+        // Only objects within the object: an array's items are many.
+        (Value::Object(members), _) if segment.any => {
+            for member in members.values() {
+                budget.step()?;
+                if member.is_object() {
+                    walk(rest, member, found, budget)?;
+                }
+            }
+        }
+        _ if segment.any => {}
         (Value::Object(members), _) => {
             if let Some(member) = members.get(&segment.key) {
                 walk(rest, member, found, budget)?;

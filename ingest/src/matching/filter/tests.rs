@@ -527,6 +527,24 @@ fn locations_and_categories_are_the_first_of_their_fields_that_is_there() {
 }
 
 #[test]
+fn a_short_form_looks_one_level_down_if_there_is_nothing_at_the_top() {
+    only(
+        json!({"locations": ["loc-1"], "minStockThreshold": 5}),
+        [
+            json!({"item": {"location": "loc-1", "quantity": 3}}),
+            json!({"item": {"quantity": 3}, "place": {"location_id": "loc-1"}}),
+            json!({"location": "loc-1", "item": {"quantity": 3, "location": "loc-2"}}),
+        ],
+        [
+            json!({"location": "loc-2", "item": {"quantity": 3, "location": "loc-1"}}),
+            json!({"item": {"location": "loc-1", "quantity": 6}}),
+            json!({"item": {"more": {"location": "loc-1", "quantity": 3}}}),
+            json!({"items": [{"location": "loc-1", "quantity": 3}]}),
+        ],
+    );
+}
+
+#[test]
 fn stock_at_or_under_the_threshold_passes() {
     only(
         json!({"minStockThreshold": 5}),

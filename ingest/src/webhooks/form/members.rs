@@ -223,9 +223,12 @@ pub(super) fn owner(owner: Option<Option<String>>) -> Result<Option<Option<Owner
 
 pub(super) fn status(active: Option<bool>, status: Option<StatusForm>) -> Result<Option<Status>> {
     match (active, status) {
+        (Some(active), Some(status)) if active == (status == StatusForm::Active) => {
+            Ok(Some(status.into()))
+        }
         (Some(_), Some(_)) => Err(Invalid::new(
             "status",
-            "`status` and `active` exclude each other: send one of them",
+            "`status` and `active` contradict each other: send one of them",
         )),
         (Some(true), None) => Ok(Some(Status::Active)),
         (Some(false), None) => Ok(Some(Status::Inactive)),
