@@ -185,6 +185,7 @@ mod tests {
             retry: None,
             rate: None,
             debug_mode: false,
+            trace_header: true,
             status: Status::Active,
         };
         let message = Message {
@@ -205,6 +206,7 @@ mod tests {
             timeout,
             purpose: Purpose::Delivery,
             keep: Keep::Excerpt,
+            trace: None,
         };
         sender.attempt(attempt).await
     }

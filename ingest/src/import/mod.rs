@@ -23,6 +23,7 @@ use shared::destination::Destinations;
 use shared::ids::{ExternalId, Tenant, WebhookId};
 use shared::webhook::Status;
 
+use crate::actor::{Actor, begin};
 use crate::apply::file::without_value;
 use crate::apply::place::without;
 use crate::apply::webhook::compare;
@@ -88,7 +89,7 @@ pub async fn import(import: &Import, pool: &Pool, rules: &Rules<'_>) -> anyhow::
     }
     let rows = rows::read(&import.file, import.format)?;
     let mut client = pool.get().await.context("connecting to PostgreSQL")?;
-    let mut transaction = client.transaction().await?;
+    let mut transaction = begin(&mut client, &Actor::command("import")).await?;
     let known = known(&transaction, &import.tenant).await?;
     let mut importing = Importing {
         import,

@@ -103,9 +103,9 @@ pub async fn create(
             "-- create_webhook\n\
              INSERT INTO webhooks (id, tenant, url, description, patterns, filter, dialect, secret, \
                  signing_key, headers, timeout_ms, retry, rate_limit, rate_period_s, debug_mode, \
-                 metadata, status, key, operational, external_id, owner, revision) \
+                 metadata, status, key, operational, trace_header, external_id, owner, revision) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
-                 $20, $21, 0) \
+                 $20, $21, $22, 0) \
              RETURNING {SIZES}"
         ))
         .await?;
@@ -132,6 +132,7 @@ pub async fn create(
                 &form.status.unwrap_or(Status::Active).as_str(),
                 &key,
                 &operational,
+                &form.trace_header.unwrap_or(true),
                 &external_id,
                 &form.owner.flatten(),
             ],
@@ -190,6 +191,9 @@ pub async fn update(
     changes.set("url", form.url);
     changes.set("patterns", form.events);
     let secret = form.secret.map(|secret| seal_secret(keys, id, &secret));
+    if secret.is_some() {
+        changes.clause("secret_made_at = now()".to_owned());
+    }
     changes.set("secret", secret);
     changes.set("description", form.description);
     let status = changes.parameter(form.status.map(Status::as_str));
@@ -201,6 +205,7 @@ pub async fn update(
     changes.set("headers", headers);
     changes.set("metadata", metadata.map(Value::Object));
     changes.set("debug_mode", form.debug_mode);
+    changes.set("trace_header", form.trace_header);
     changes.set_nullable("filter", form.filters);
     changes.set_nullable("timeout_ms", form.timeout);
     let retry = form.retry.map(|retry| retry.map(|retry| json!(retry)));

@@ -5,6 +5,7 @@
 //! answered with 202 then; whoever sent it is told at once what is wrong with it.
 
 pub mod detail;
+pub mod dry_run;
 pub mod expunge;
 pub mod incoming;
 pub mod log;
@@ -13,13 +14,14 @@ pub mod rematches;
 
 use axum::Json;
 use axum::extract::{FromRequest, Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use shared::ids::{EventId, EventType, EventUid, Tenant};
 use shared::publish::{Outgoing, Publisher};
+use shared::trace::{TRACEPARENT, TraceContext};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::yield_now;
@@ -27,14 +29,15 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::access::auth::Publishing;
+use crate::api::access::auth::{Publishing, permit};
+use crate::api::events::dry_run::{EventDryRun, dry_run};
 use crate::api::events::incoming::Incoming;
 use crate::api::events::new_event::MAX_BATCH_BODY;
 pub use crate::api::events::new_event::NewEvent;
 use crate::api::http::code::Code;
 use crate::api::http::json;
 use crate::api::http::problem::{Blame, Problem, Result};
-use crate::api::http::request::read_json;
+use crate::api::http::request::{Parameters, read_json};
 use crate::api::state::{Api, Shared};
 use crate::decode::{Event, Rejected};
 use crate::door::Door;
@@ -50,6 +53,11 @@ pub fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(publish))
         .routes(routes!(publish_batch))
+}
+
+/// The trace that a request belongs to.
+fn trace(headers: &HeaderMap) -> Option<TraceContext> {
+    TraceContext::parse(headers.get(TRACEPARENT)?.as_bytes())
 }
 
 /// What an event's catalogue has against it.
@@ -94,16 +102,21 @@ pub struct PublishedEvent {
 ///
 /// Answered when it is durable: written with its deliveries, or confirmed by RabbitMQ.
 /// From then on it isn't lost. CloudEvents are taken too, in structured, binary and batch
-/// mode. A batch is answered as by `/batch`.
+/// mode. A batch is answered as by `/batch`. With `dry_run=true` nothing is published: the
+/// answer says whether the event would be taken, and which webhooks would get it.
 #[utoipa::path(
     post, path = "/", operation_id = "publish_event", tag = "events",
     security(("token" = ["manager"])),
     params(
+        dry_run::Publishing,
         ("Idempotency-Key" = Option<String>, Header,
             description = "The id of an event that has none."),
+        ("traceparent" = Option<String>, Header,
+            description = "The trace that the events belong to (W3C Trace Context). One that isn't valid is ignored."),
     ),
     request_body = NewEvent,
     responses(
+        (status = 200, description = "A dry run: nothing was published.", body = EventDryRun),
         (status = 202, description = "It is taken.", body = PublishedEvent),
         (status = 409, description = "Another event was accepted with this id. The detail has both hashes."),
     ),
@@ -111,16 +124,32 @@ pub struct PublishedEvent {
 pub async fn publish(
     acting: Publishing,
     State(api): State<Shared>,
+    Parameters(how): Parameters<dry_run::Publishing>,
+    headers: HeaderMap,
     incoming: Incoming,
 ) -> Result<Response> {
+    let is_dry = how.dry_run == Some(true);
+    let trace = trace(&headers);
     let new = match incoming {
         Incoming::One(new) => new,
+        Incoming::Batch(_) if is_dry => {
+            return Err(Problem::field(
+                "dry_run",
+                "takes one event: a batch can't be asked about",
+            ));
+        }
         Incoming::Batch(events) => {
-            let result = publish_all(&api, &acting.tenant, events).await?;
+            let result = publish_all(&api, &acting.tenant, trace, events).await?;
             return Ok((StatusCode::ACCEPTED, Json(result)).into_response());
         }
     };
-    let event = new.check(&acting.tenant)?;
+    let mut event = new.check(&acting.tenant)?;
+    if is_dry {
+        let _permit = permit(&acting.tenant, &api).await?;
+        let answer = dry_run(&api, &acting.tenant, &event).await?;
+        return Ok(Json(answer).into_response());
+    }
+    event.trace = trace;
     match publish_one(&api.door, event).await? {
         (id, event_type, Ok(matched)) => {
             let published = PublishedEvent {
@@ -223,22 +252,29 @@ pub enum ItemResult {
 #[utoipa::path(
     post, path = "/batch", operation_id = "publish_events", tag = "events",
     security(("token" = ["manager"])),
+    params(
+        ("traceparent" = Option<String>, Header,
+            description = "The trace that the events belong to (W3C Trace Context). One that isn't valid is ignored."),
+    ),
     request_body = NewBatch,
     responses((status = 202, description = "What became of each.", body = BatchResult)),
 )]
 pub async fn publish_batch(
     acting: Publishing,
     State(api): State<Shared>,
+    headers: HeaderMap,
     batch: NewBatch,
 ) -> Result<(StatusCode, Json<BatchResult>)> {
     let events = batch.events.iter().map(|event| read_item(event));
-    let result = publish_all(&api, &acting.tenant, events.collect()).await?;
+    let trace = trace(&headers);
+    let result = publish_all(&api, &acting.tenant, trace, events.collect()).await?;
     Ok((StatusCode::ACCEPTED, Json(result)))
 }
 
 async fn publish_all(
     api: &Api,
     tenant: &Tenant,
+    trace: Option<TraceContext>,
     events: Vec<Result<NewEvent>>,
 ) -> Result<BatchResult> {
     if events.is_empty() || events.len() > MAX_BATCH {
@@ -247,7 +283,8 @@ async fn publish_all(
     }
     let mut checked = Vec::with_capacity(events.len());
     for event in events {
-        checked.push(event.and_then(|event| event.check(tenant)));
+        let checked_event = event.and_then(|event| event.check(tenant));
+        checked.push(checked_event.map(|event| Event { trace, ..event }));
         // So many take a while, and so do others' requests.
         yield_now().await;
     }
