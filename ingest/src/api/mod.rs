@@ -25,7 +25,7 @@ use events::{expunge, rematches};
 use http::problem::Problem;
 use http::query::{self, Queries};
 use state::Shared;
-use webhooks::{keys, rotation, stats};
+use webhooks::{endpoint, keys, rotation, stats, type_stats};
 
 pub mod access;
 pub mod beside;
@@ -41,11 +41,13 @@ pub mod listeners;
 pub mod me;
 pub mod middleware;
 pub mod openapi;
+pub mod operations;
 pub mod signatures;
 pub mod state;
 pub mod tenant_deletion;
 pub mod tenants;
 pub mod tokens;
+pub mod webhook_metrics;
 pub mod webhooks;
 
 /// All routes, and the document that describes them.
@@ -90,6 +92,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
             .merge(replays::of_webhook())
             .merge(all_replays::of_webhook())
             .merge(stats::of_webhook())
+            .merge(endpoint::of_webhook())
             .merge(webhooks::test::of_webhook())
             .merge(webhooks::preview::routes())
     };
@@ -99,7 +102,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/api/v1/deliveries", deliveries)
         .nest("/api/v1/replays", all_replays::routes())
         .nest("/api/v1/signatures", signatures::routes())
-        .nest("/api/v1/stats", stats::routes())
+        .nest("/api/v1/stats", stats::routes().merge(type_stats::routes()))
         .nest("/api/v1/events", events)
         .nest("/api/v1/event-types", event_types::routes())
         .nest("/api/v1/catalogues", event_types::catalogues())
@@ -117,6 +120,8 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
             "/api/v1/admin/tenants",
             tenants::routes().merge(tenant_deletion::routes()),
         )
+        .nest("/api/v1/admin", operations::routes())
+        .nest("/metrics", webhook_metrics::routes())
         .nest("/api/v1/me", me::routes())
         .split_for_parts();
     // The path that some of the supported systems use.

@@ -2,9 +2,15 @@
 
 pub mod deliveries;
 pub mod delivery;
+pub mod edit;
 pub mod event;
 pub mod events;
 pub mod go;
+pub mod overview;
+pub mod secret;
+pub mod settings;
 pub mod sign_in;
+pub mod statistics;
+pub mod test;
 pub mod webhook;
 pub mod webhooks;
