@@ -10,6 +10,7 @@ use shared::clock;
 use shared::ids::{DeliveryId, WebhookId, first_uuid_at};
 use time::{Duration, OffsetDateTime};
 
+use crate::api::access::auth::Reading;
 use crate::api::changes::{self, Change, ChangeAction, ChangeQuery};
 use crate::api::http::request::{Id, Parameters};
 use crate::api::webhooks::view::find;
@@ -60,9 +61,7 @@ pub async fn show(
         .as_deref()
         .and_then(|cursor| cursor.parse().ok());
     let (attempts, next) = {
-        let _permit = visit
-            .acting::<{ crate::api::access::role::Role::Viewer as u8 }>()
-            .await?;
+        let _permit: Reading = visit.acting().await?;
         attempts(&console, webhook.id, before).await?
     };
     let changes = match before {
