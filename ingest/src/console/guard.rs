@@ -27,7 +27,7 @@ use crate::api::http::problem::Problem;
 use crate::api::http::request_id::{self, REQUEST_ID};
 use crate::console::assets;
 use crate::console::failure::{Failure, Result};
-use crate::console::fields::Fields;
+use crate::console::fields::{Fields, MOST};
 use crate::console::session::{self, Session};
 use crate::console::shell::{Look, Theme};
 use crate::console::state::Console;
@@ -38,6 +38,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
     connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 /// The largest form, in bytes: an event's data, percent-encoded.
 const MAX_FORM: usize = 4 * 1024 * 1024;
+/// The largest form of somebody who isn't signed in: a token or a link, and an address.
+const MAX_ANONYMOUS: usize = 16 * 1024;
 /// The cookies of how pages look. They are no secrets, and scripts don't need them.
 pub const THEME_COOKIE: &str = "posthorn-theme";
 pub const KEYS_COOKIE: &str = "posthorn-keys";
@@ -113,16 +115,20 @@ async fn admit(console: &Console, request: Request) -> Result<Request> {
         }
     }
     if parts.method == Method::POST {
-        let fields = read_form(&parts.headers, body).await?;
         let path = parts.uri.path();
-        match &session {
-            Some(session) => check_form(session, &fields, path)?,
-            None if WITHOUT_SESSION.contains(&path) => {}
+        // Before anything is read: whoever isn't signed in sends little, and to few pages.
+        let most = match &session {
+            Some(_) => MAX_FORM,
+            None if WITHOUT_SESSION.contains(&path) => MAX_ANONYMOUS,
             None => {
                 return Err(Failure::SignIn {
                     next: String::new(),
                 });
             }
+        };
+        let fields = read_form(&parts.headers, body, most).await?;
+        if let Some(session) = &session {
+            check_form(session, &fields, path)?;
         }
         // Never what the form says: there may be secrets in it.
         let who = session.as_ref().map_or("nobody", |session| &session.shown);
@@ -150,16 +156,17 @@ async fn admit(console: &Console, request: Request) -> Result<Request> {
     Ok(Request::from_parts(parts, axum::body::Body::empty()))
 }
 
-async fn read_form(headers: &HeaderMap, body: axum::body::Body) -> Result<Fields> {
+async fn read_form(headers: &HeaderMap, body: axum::body::Body, most: usize) -> Result<Fields> {
     if !is_from_here(headers) {
         return Err(Failure::forbidden(
             "this form was not sent by one of the console's own pages",
         ));
     }
-    let body = to_bytes(body, MAX_FORM)
+    let body = to_bytes(body, most)
         .await
-        .map_err(|_| Problem::too_large(format!("a form may have at most {MAX_FORM} bytes")))?;
-    Ok(Fields::parse(&body))
+        .map_err(|_| Problem::too_large(format!("this form may have at most {most} bytes")))?;
+    Fields::parse(&body)
+        .ok_or_else(|| Problem::too_large(format!("a form may have at most {MOST} fields")).into())
 }
 
 fn check_form(session: &Session, fields: &Fields, path: &str) -> Result<()> {
