@@ -5,7 +5,7 @@
 //! limit is charged, and a form is known to come from one of our own pages. So no handler can
 //! forget any of it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,7 +22,7 @@ use shared::excerpt::{MAX_ERROR, excerpt};
 use shared::serve::network;
 use tracing::{Instrument, info, info_span};
 
-use crate::api::access::rate_limit::Client;
+use crate::api::access::rate_limit::{Client, Rates};
 use crate::api::http::problem::Problem;
 use crate::api::http::request_id::{self, REQUEST_ID};
 use crate::console::assets;
@@ -91,28 +91,18 @@ async fn admit(console: &Console, request: Request) -> Result<Request> {
         return Ok(request);
     }
     let (mut parts, body) = request.into_parts();
+    let from = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+    let from = from.map(|ConnectInfo(from)| from.ip());
     let cookie = cookie(&parts.headers, session::COOKIE);
+    charge_browser(console, cookie, from)?;
     let session = match cookie {
         Some(cookie) => session::find(&console.api, cookie)
             .await?
             .filter(|session| !session.is_portal),
         None => None,
     };
-    let from = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-    let from = from.map(|ConnectInfo(from)| from.ip());
-    if let Some(rates) = &console.api.rates {
-        let client = match (&session, from) {
-            (Some(session), _) => {
-                rates.know(session.client(), Instant::now());
-                Some(Client::Token(session.client()))
-            }
-            (None, from) => from.map(|ip| Client::Address(network(ip))),
-        };
-        if let Some(client) = client {
-            rates
-                .take(client, Instant::now())
-                .map_err(|refused| Problem::too_many(refused.wait))?;
-        }
+    if let Some(session) = &session {
+        charge_session(console, session)?;
     }
     if parts.method == Method::POST {
         let path = parts.uri.path();
@@ -154,6 +144,42 @@ async fn admit(console: &Console, request: Request) -> Result<Request> {
         });
     }
     Ok(Request::from_parts(parts, axum::body::Body::empty()))
+}
+
+/// Before PostgreSQL is asked: the browser of a session that was found not long ago, else the
+/// address. So made-up cookies gain nothing.
+fn charge_browser(console: &Console, cookie: Option<&str>, from: Option<IpAddr>) -> Result<()> {
+    let Some(rates) = &console.api.rates else {
+        return Ok(());
+    };
+    let known = cookie
+        .and_then(session::cookie_hash)
+        .filter(|hash| rates.knows(*hash));
+    let client = match (known, from) {
+        (Some(hash), _) => Client::Token(hash),
+        (None, Some(ip)) => Client::Address(network(ip)),
+        (None, None) => return Ok(()),
+    };
+    take(rates, client)
+}
+
+/// All sessions of a token have one bucket: signing in again gains nothing, either.
+fn charge_session(console: &Console, session: &Session) -> Result<()> {
+    let Some(rates) = &console.api.rates else {
+        return Ok(());
+    };
+    rates.know(session.cookie_hash(), Instant::now());
+    match session.shared_bucket() {
+        Some(shared) => take(rates, Client::Token(shared)),
+        None => Ok(()),
+    }
+}
+
+fn take(rates: &Rates, client: Client) -> Result<()> {
+    match rates.take(client, Instant::now()) {
+        Ok(_) => Ok(()),
+        Err(refused) => Err(Problem::too_many(refused.wait).into()),
+    }
 }
 
 async fn read_form(headers: &HeaderMap, body: axum::body::Body, most: usize) -> Result<Fields> {
