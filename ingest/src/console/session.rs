@@ -385,6 +385,34 @@ pub async fn end(api: &Api, session: &Session) -> Result<()> {
     Ok(())
 }
 
+/// Ends all sessions of a tenant, or of everybody, and takes the links away that weren't opened
+/// yet. Answers how many sessions there were.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn end_all(
+    pool: &deadpool_postgres::Pool,
+    tenant: Option<&Tenant>,
+) -> anyhow::Result<u64> {
+    let mut client = pool.get().await?;
+    let transaction = client.transaction().await?;
+    transaction
+        .execute(
+            "-- end_links\nDELETE FROM links \
+             WHERE kind = 'link' AND opened_at IS NULL AND ($1::text IS NULL OR tenant = $1)",
+            &[&tenant],
+        )
+        .await?;
+    let ended = transaction
+        .execute(
+            "-- end_all_sessions\nDELETE FROM sessions WHERE $1::text IS NULL OR tenant = $1",
+            &[&tenant],
+        )
+        .await?;
+    transaction.commit().await?;
+    Ok(ended)
+}
+
 /// Keeps a secret that was just made, for the page that shows it once.
 ///
 /// # Errors
