@@ -11,7 +11,7 @@ use crate::api::access::role::Role;
 use crate::api::deliveries;
 use crate::api::http::request::{Body, Id, Parameters};
 use crate::api::webhooks;
-use crate::api::webhooks::view::{WebhookView, find};
+use crate::api::webhooks::view::WebhookView;
 use crate::console::failure::Result;
 use crate::console::frame::{Page, Section, csrf};
 use crate::console::icons::icon;
@@ -68,7 +68,7 @@ pub async fn show(
     At(webhook): At<WebhookId>,
     Query(asked): Query<Asked>,
 ) -> Result<Html<String>> {
-    let webhook = find(&console.api, &visit.tenant, webhook).await?;
+    let webhook = visit.webhook(webhook).await?;
     let query = asked.query();
     let (filter, mut beneath) = of_deliveries(&query, asked.cursor.clone());
     let mut found = None;
