@@ -12,14 +12,12 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use shared::clock;
 use shared::dialect::{Dialect, Keyed, Place, Received};
 use shared::ids::{DeliveryId, EventId, Tenant, WebhookId};
 use shared::secret::Secret;
 use shared::webhook::Webhook;
-use std::sync::{Arc, LazyLock};
-use std::time::Instant;
+use std::sync::Arc;
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 use tokio::task::block_in_place;
@@ -29,7 +27,6 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::access::auth::Managing;
-use crate::api::access::rate_limit::{Client, Rates};
 use crate::api::deliveries::composed::{Composed, webhook_of};
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::Body;
@@ -43,9 +40,6 @@ const MAX_BYTES: usize = 256 * 1024;
 const TOLERANCE: Duration = Duration::minutes(5);
 /// How many other webhooks' secrets are tried.
 const OTHERS: i64 = 100;
-/// How many checks a tenant has a second: each signs what came many times.
-const PER_SECOND: u32 = 5;
-static CHECKS: LazyLock<Rates> = LazyLock::new(|| Rates::new(PER_SECOND));
 /// How many bytes around a difference are shown, before and after it.
 const AROUND: usize = 24;
 
@@ -224,10 +218,6 @@ pub async fn checked(api: &Api, tenant: &Tenant, new: NewCheck) -> Result<Checke
         headers: &headers,
         body: &new.body,
     };
-    let key = Sha256::digest(tenant.as_str()).into();
-    CHECKS
-        .take(Client::Token(key), Instant::now())
-        .map_err(|refused| Problem::too_many(refused.wait))?;
     let known = known(api, tenant, &new, &received).await?;
     let others = other_webhooks(api, tenant, known.webhook).await?;
     let _permit = cpu::permit(tenant).await;
