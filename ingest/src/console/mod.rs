@@ -89,6 +89,6 @@ pub fn routes(console: Console) -> Router {
         .with_state(console)
 }
 
-async fn nowhere(uri: Uri) -> Failure {
-    Failure::not_found(format!("there is no page {}", uri.path()))
+async fn nowhere() -> Failure {
+    Failure::not_found("there is no such page")
 }
