@@ -19,6 +19,8 @@ use crate::timestamp::Timestamp;
 
 /// The longest name, in bytes.
 const MAX_NAME: usize = 256;
+/// The most origins that may frame a tenant's portal.
+const MAX_ORIGINS: usize = 10;
 /// The highest limit on webhooks.
 const MAX_WEBHOOKS: i32 = 100_000;
 /// The highest limit on deliveries an hour.
@@ -42,6 +44,9 @@ pub struct TenantView {
     pub limits: Limits,
     /// Whether only event types of its catalogue may be published and subscribed to.
     pub strict_event_types: bool,
+    /// Origins whose pages may have its portal in a frame.
+    #[schema(example = json!(["https://app.example.com"]))]
+    pub frame_ancestors: Vec<String>,
     pub created_at: Timestamp,
     /// What it uses; only where tenants are listed or shown.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -91,7 +96,7 @@ pub struct Limits {
 
 /// What is read to show a tenant.
 pub const COLUMNS: &str = "id, name, dialect, max_webhooks, deliveries_per_hour, max_payload, \
-                       max_age_s, strict_event_types, created_at";
+                       max_age_s, strict_event_types, frame_ancestors, created_at";
 
 impl TenantView {
     #[must_use]
@@ -109,6 +114,7 @@ impl TenantView {
                 max_age_seconds: row.get("max_age_s"),
             },
             strict_event_types: row.get("strict_event_types"),
+            frame_ancestors: row.get("frame_ancestors"),
             created_at: row.get("created_at"),
             usage: None,
         }
@@ -132,6 +138,9 @@ pub struct NewTenant {
     limits: NewLimits,
     /// Whether only event types of its catalogue may be published and subscribed to.
     strict_event_types: Option<bool>,
+    /// Origins whose pages may have its portal in a frame, at most 10; nobody by default.
+    #[schema(max_items = 10, example = json!(["https://app.example.com"]))]
+    frame_ancestors: Option<Vec<String>>,
 }
 
 /// Changes to a tenant. A member that isn't sent stays as it is.
@@ -150,6 +159,9 @@ pub struct Change {
     pub limits: NewLimits,
     /// Whether only event types of its catalogue may be published and subscribed to.
     pub strict_event_types: Option<bool>,
+    /// Origins whose pages may have its portal in a frame, at most 10.
+    #[schema(max_items = 10, example = json!(["https://app.example.com"]))]
+    pub frame_ancestors: Option<Vec<String>>,
 }
 
 /// New limits of a tenant. `null` restores a limit's default.
@@ -225,6 +237,7 @@ impl NewTenant {
             dialect: self.dialect,
             limits: self.limits,
             strict_event_types: self.strict_event_types,
+            frame_ancestors: self.frame_ancestors,
         };
         change.gather(dialects, &mut wrong);
         // There is an id unless an error was gathered.
@@ -258,6 +271,31 @@ impl Change {
             wrong.take(check_dialect(dialect, dialects));
         }
         self.limits.check(wrong);
+        let origins = self.frame_ancestors.as_deref().unwrap_or_default();
+        if origins.len() > MAX_ORIGINS {
+            let bound = format!("must have at most {MAX_ORIGINS} entries");
+            wrong.take::<()>(Err(Invalid::new("frame_ancestors", bound)));
+        }
+        for (at, origin) in origins.iter().enumerate().take(MAX_ORIGINS) {
+            wrong.take(check_origin(at, origin));
+        }
+    }
+}
+
+/// An origin as browsers write it: it becomes a part of a header.
+fn check_origin(at: usize, origin: &str) -> Result<(), Invalid> {
+    let parsed = url::Url::parse(origin).ok();
+    let is_web = |url: &&url::Url| matches!(url.scheme(), "https" | "http");
+    let written = parsed
+        .as_ref()
+        .filter(is_web)
+        .map(|url| url.origin().ascii_serialization());
+    match written {
+        Some(written) if written == origin && !origin.contains(['*', ';', ',']) => Ok(()),
+        _ => Err(Invalid::new(
+            format!("frame_ancestors[{at}]"),
+            "must be an origin, such as https://app.example.com, without a path or a trailing slash",
+        )),
     }
 }
 
@@ -315,9 +353,9 @@ pub async fn insert(
         .prepare_cached(&format!(
             "-- create_tenant\n\
              INSERT INTO tenants (id, name, dialect, max_webhooks, deliveries_per_hour, max_payload, \
-                 max_age_s, strict_event_types, revision) \
+                 max_age_s, strict_event_types, frame_ancestors, revision) \
              VALUES ($1, coalesce($2, ''), coalesce($3, '{DEFAULT}'), coalesce($4, 100), $5, $6, $7, \
-                 coalesce($8, false), 0) \
+                 coalesce($8, false), coalesce($9, '{{}}'), 0) \
              RETURNING {COLUMNS}"
         ))
         .await?;
@@ -333,6 +371,7 @@ pub async fn insert(
                 &new.limits.payload_bytes.flatten(),
                 &new.limits.max_age_seconds.flatten(),
                 &new.strict_event_types,
+                &new.frame_ancestors,
             ],
         )
         .await
@@ -357,6 +396,7 @@ pub async fn update(
         dialect,
         limits,
         strict_event_types,
+        frame_ancestors,
     } = change;
     let mut changes = Assignments::default();
     let tenant = changes.parameter(id);
@@ -367,6 +407,7 @@ pub async fn update(
     changes.set_nullable("max_payload", limits.payload_bytes);
     changes.set_nullable("max_age_s", limits.max_age_seconds);
     changes.set("strict_event_types", *strict_event_types);
+    changes.set("frame_ancestors", frame_ancestors.as_ref());
     let statement = client
         .prepare_cached(&format!(
             "-- change_tenant\n\

@@ -39,6 +39,7 @@ pub mod http;
 pub mod me;
 pub mod middleware;
 pub mod openapi;
+pub mod portal_links;
 pub mod signatures;
 pub mod state;
 pub mod tenants;
@@ -108,6 +109,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/.well-known/webhook-keys", keys::routes())
         .nest("/api/v1/admin/tokens", tokens::routes())
         .nest("/api/v1/admin/tenants", tenants::routes())
+        .nest("/api/v1/admin/portal-links", portal_links::routes())
         .nest("/api/v1/me", me::routes())
         .split_for_parts();
     // The path that some of the supported systems use.

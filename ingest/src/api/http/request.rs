@@ -1,6 +1,6 @@
 //! Reads requests: JSON bodies, ids in paths, query strings, pages.
 
-use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, RawPathParams, Request};
 use axum::http::header;
 use axum::http::request::Parts;
 use futures_util::StreamExt;
@@ -121,10 +121,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        Path::from_request_parts(parts, state)
+        let parameters = RawPathParams::from_request_parts(parts, state)
             .await
-            .map(|Path(text)| Self(text))
-            .map_err(|rejection| Problem::not_found(rejection.body_text()))
+            .map_err(|rejection| Problem::not_found(rejection.body_text()))?;
+        // The last one: pages of the console have the tenant before it.
+        let last = parameters.iter().last();
+        let (_, text) = last.ok_or_else(|| Problem::not_found("there is no name in the path"))?;
+        Ok(Self(text.to_owned()))
     }
 }
 

@@ -218,6 +218,7 @@ async fn first_steps(
     let events = {
         let search = Search {
             event_type: None,
+            matched: None,
             since: None,
             until: None,
             limit: Some(1),
