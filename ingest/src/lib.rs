@@ -70,4 +70,5 @@ pub mod tenant_permits;
 pub mod tenants;
 pub mod timestamp;
 pub mod turns;
+pub mod type_counts;
 pub mod webhooks;

@@ -13,7 +13,7 @@ use deadpool_postgres::{GenericClient, Pool, Transaction};
 use shared::clock;
 use shared::ids::{DeliveryId, EventId, EventType, EventUid, Tenant, WebhookId, time_of};
 use shared::job::Job;
-use shared::operational::DISABLED;
+use shared::operational::is_operational;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -50,7 +50,7 @@ impl Accepted {
     /// Whether Posthorn made it. Then it is for operational webhooks alone.
     #[must_use]
     pub fn is_operational(&self) -> bool {
-        self.event_type == *DISABLED && self.id == EventId::from(self.uid)
+        is_operational(&self.event_type) && self.id == EventId::from(self.uid)
     }
 
     async fn wanted_by(&self, subscriptions: &Subscriptions) -> Vec<WebhookId> {

@@ -16,11 +16,12 @@ use shared::amqp::{Broker, Session, keep_session};
 use shared::attempt::Sender;
 use shared::catalogue::{Changes, Feed};
 use shared::clock;
+use shared::processes::{self, Process};
 use shared::publish::Publisher;
 use shared::serve::serve;
 use shared::supervise::{Readiness, Supervisor, until_done};
 use shared::webhook::Subscription;
-use shared::{health, postgres};
+use shared::{health, postgres, queues};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -44,6 +45,7 @@ use crate::metrics::metrics;
 use crate::settings::Settings;
 use crate::subscriptions::Subscriptions;
 use crate::tenant_permits::TenantPermits;
+use crate::type_counts::TypeCounts;
 use crate::{console, deleted_webhooks, partitions, replay, survey};
 
 const NAME: &str = "posthorn-ingest";
@@ -146,6 +148,8 @@ pub async fn run(
             feed: feed.clone(),
             subscriptions: subscriptions.clone(),
             event_types: event_types.clone(),
+            retention: settings.retention,
+            webhook_metrics: settings.webhook_metrics,
         };
         let api = Arc::new(state);
         if settings.console {
@@ -168,6 +172,25 @@ pub async fn run(
         let url = settings.common.database_url.clone();
         async move { feed.listen(&url, NAME, &work_done).await }
     });
+    let type_counts = Arc::<TypeCounts>::default();
+    services.spawn("counting events by type", {
+        let (counts, pool, work_done) = (type_counts.clone(), pool.clone(), work_done.clone());
+        async move { counts.keep_written(pool, work_done).await }
+    });
+    let process = Process::this(match only {
+        None => "ingest",
+        Some(Only::Api) => "api",
+        Some(Only::Intake) => "intake",
+    });
+    let work = {
+        let counts = type_counts.clone();
+        move || processes::Work {
+            events: counts.events(),
+            ..processes::Work::default()
+        }
+    };
+    let told = process.keep_told(pool.clone(), work, work_done.clone());
+    services.spawn("telling of this process", told);
     if has_intake {
         let upkeep = upkeep(pool.clone(), settings.retention, work_done.clone());
         services.spawn("upkeep", upkeep);
@@ -195,6 +218,7 @@ pub async fn run(
             room: settings.dead_letters,
             stop: stop.clone(),
         };
+        let queues_pool = pool.clone();
         let writer = Writer {
             pool,
             accepting,
@@ -202,6 +226,7 @@ pub async fn run(
             feed,
             subscriptions,
             event_types,
+            type_counts,
             stop: stop.clone(),
         };
         let intake = Intake { writer, shards };
@@ -212,7 +237,10 @@ pub async fn run(
                 take_events(&intake, session, session.is_careful()).await
             }),
             keep_session(&broker, "dead letters", &unasked, &stop, async |session| {
-                take_dead_letters(&keeper, session).await
+                tokio::select! {
+                    ended = take_dead_letters(&keeper, session) => ended,
+                    never = queues::keep_measured(&queues_pool, session, shards) => match never {},
+                }
             }),
         );
     };

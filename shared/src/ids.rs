@@ -188,12 +188,22 @@ typed_id!(
     /// Deliveries of a webhook that begin again: `rpl_…`.
     ReplayId, ReplayTag, "rpl"
 );
+typed_id!(
+    /// A running process, from its start to its end: `prc_…`.
+    ProcessId, ProcessTag, "prc"
+);
 
 impl EventUid {
     /// A new key for an event that is accepted at `at`.
     #[must_use]
     pub fn at(at: OffsetDateTime) -> Self {
         Self(uuid_at(at))
+    }
+
+    /// When the event was accepted, to the millisecond.
+    #[must_use]
+    pub fn accepted_at(self) -> OffsetDateTime {
+        time_of(self.0)
     }
 }
 

@@ -25,7 +25,7 @@ use events::rematches;
 use http::problem::Problem;
 use http::query::{self, Queries};
 use state::Shared;
-use webhooks::{keys, rotation, stats};
+use webhooks::{endpoint, keys, rotation, stats, type_stats};
 
 pub mod access;
 pub mod beside;
@@ -39,11 +39,13 @@ pub mod http;
 pub mod me;
 pub mod middleware;
 pub mod openapi;
+pub mod operations;
 pub mod portal_links;
 pub mod signatures;
 pub mod state;
 pub mod tenants;
 pub mod tokens;
+pub mod webhook_metrics;
 pub mod webhooks;
 
 /// All routes, and the document that describes them.
@@ -87,6 +89,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
             .merge(replays::of_webhook())
             .merge(all_replays::of_webhook())
             .merge(stats::of_webhook())
+            .merge(endpoint::of_webhook())
             .merge(webhooks::test::of_webhook())
             .merge(webhooks::preview::routes())
     };
@@ -96,7 +99,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/api/v1/deliveries", deliveries)
         .nest("/api/v1/replays", all_replays::routes())
         .nest("/api/v1/signatures", signatures::routes())
-        .nest("/api/v1/stats", stats::routes())
+        .nest("/api/v1/stats", stats::routes().merge(type_stats::routes()))
         .nest("/api/v1/events", events)
         .nest("/api/v1/event-types", event_types::routes())
         .nest("/api/v1/catalogues", event_types::catalogues())
@@ -110,6 +113,8 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/api/v1/admin/tokens", tokens::routes())
         .nest("/api/v1/admin/tenants", tenants::routes())
         .nest("/api/v1/admin/portal-links", portal_links::routes())
+        .nest("/api/v1/admin", operations::routes())
+        .nest("/metrics", webhook_metrics::routes())
         .nest("/api/v1/me", me::routes())
         .split_for_parts();
     // The path that some of the supported systems use.

@@ -137,7 +137,8 @@ pub async fn put_off(pool: &Pool, jobs: &[Job], until: OffsetDateTime) -> anyhow
     let statement = client
         .prepare_cached(
             "-- put_off_given_up\n\
-             UPDATE deliveries d SET due_at = $3, deferred_because = 'parked' \
+             UPDATE deliveries d SET due_at = $3, deferred_because = 'parked', \
+                 waits = add_wait(d.waits, 'parked', d.attempts, $3) \
              FROM unnest($1::uuid[], $2::int2[], $4::timestamptz[], $5::timestamptz[]) \
                  AS v (delivery_id, n, restarted_at, due_at) \
              WHERE d.id = ANY($1) AND d.id = v.delivery_id \

@@ -17,7 +17,7 @@ use shared::webhook::{Status, Webhook};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use super::Finding;
+use super::report::Finding;
 use crate::settings::Settings;
 
 const TIMEOUT: Duration = Duration::from_secs(10);

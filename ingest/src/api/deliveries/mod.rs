@@ -26,7 +26,7 @@ use crate::api::access::auth::Reading;
 use crate::api::deliveries::composed::Composed;
 use crate::api::deliveries::search::{DeliveryQuery, Found, Search, WITH_ITS_EVENT, search};
 use crate::api::deliveries::view::{
-    Attempt, COLUMNS, DATA_IN_LISTS, Delivery, DeliveryDetail, LogEntry, deliveries,
+    Attempt, COLUMNS, DATA_IN_LISTS, Delivery, DeliveryDetail, LogEntry, Wait, deliveries,
 };
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Id, Parameters};
@@ -233,7 +233,7 @@ pub async fn check_exists(client: &Client, tenant: &Tenant, webhook: WebhookId) 
 
 /// Show a delivery
 ///
-/// With its attempts, the latest 100.
+/// With its attempts, the latest 100, and what it waited for beside its schedule.
 #[utoipa::path(
     get, path = "/{id}", operation_id = "show_delivery", tag = "deliveries",
     security(("token" = ["viewer"])),
@@ -264,7 +264,24 @@ pub async fn show(
     Ok(Json(DeliveryDetail {
         delivery,
         attempt_log,
+        waits: waits(&api, id).await?,
     }))
+}
+
+/// What a delivery waited for without an attempt: see `add_wait` in shared/migrations.
+async fn waits(api: &Api, delivery: DeliveryId) -> Result<Vec<Wait>> {
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(
+            "-- delivery_waits\n\
+             SELECT w.* FROM deliveries d CROSS JOIN LATERAL jsonb_to_recordset(d.waits) \
+                 AS w (because text, attempts smallint, first_at timestamptz, until timestamptz, \
+                       times integer) \
+             WHERE d.id = $1",
+        )
+        .await?;
+    let rows = client.query(&statement, &[&delivery]).await?;
+    Ok(rows.iter().map(Wait::from_row).collect())
 }
 
 /// Composes the bodies that weren't stored, the latest first. One that isn't as long as the one

@@ -10,6 +10,7 @@
 //! webhook has changed since.
 
 pub mod backlog;
+pub mod endpoint;
 pub mod endpoint_stats;
 pub mod keys;
 pub mod preview;
@@ -18,6 +19,7 @@ pub mod rotation;
 pub mod stats;
 pub mod test;
 pub mod tester;
+pub mod type_stats;
 pub mod view;
 
 use axum::Json;

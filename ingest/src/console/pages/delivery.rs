@@ -36,6 +36,7 @@ pub async fn show(
     let DeliveryDetail {
         delivery,
         attempt_log,
+        ..
     } = deliveries::show(acting, api, Id(delivery)).await?.0;
     // A deleted webhook is gone, its log stays.
     let webhook = match find(&console.api, &visit.tenant, delivery.webhook_id).await {

@@ -217,6 +217,7 @@ async fn first_steps(
 ) -> Result<Html<String>> {
     let events = {
         let search = Search {
+            matched: None,
             event_type: None,
             matched: None,
             since: None,
