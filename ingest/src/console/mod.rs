@@ -17,9 +17,9 @@ use axum::routing::{get, post};
 
 use failure::Failure;
 use pages::{
-    dead_letters, deliveries, delivery, edit, event, event_types, events, go, overview, publish,
-    replays, secret, settings, sign_in, signature, statistics, tenants, test, tokens, webhook,
-    webhooks,
+    dead_letters, deliveries, delivery, edit, event, event_types, events, go, health, overview,
+    publish, replays, secret, settings, sign_in, signature, statistics, tenants, test, tokens,
+    webhook, webhooks,
 };
 use state::Console;
 
@@ -120,6 +120,7 @@ fn beside() -> Router<Arc<Console>> {
 /// Pages of all tenants.
 fn operators() -> Router<Arc<Console>> {
     Router::new()
+        .route("/health", get(health::show))
         .route("/tenants", get(tenants::show).post(tenants::create))
         .route("/tenants/new", get(tenants::new))
         .route(

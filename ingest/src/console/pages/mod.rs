@@ -8,6 +8,7 @@ pub mod event;
 pub mod event_types;
 pub mod events;
 pub mod go;
+pub mod health;
 pub mod overview;
 pub mod publish;
 pub mod replays;

@@ -219,7 +219,6 @@ async fn first_steps(
         let search = Search {
             matched: None,
             event_type: None,
-            matched: None,
             since: None,
             until: None,
             limit: Some(1),
