@@ -520,6 +520,7 @@ pub async fn import(
         event_types: None,
     };
     let acting = visit.acting().await?;
-    event_types::import(acting, State(console.api.clone()), Body(form)).await?;
+    let _: axum::Json<_> =
+        event_types::import(acting, State(console.api.clone()), Body(form)).await?;
     Ok(Redirect::to(&visit.path("/event-types")))
 }

@@ -131,7 +131,8 @@ pub async fn cancel(
     Id(id): Id<ReplayId>,
 ) -> Result<Redirect> {
     let acting = visit.acting().await?;
-    all_replays::cancel_any(acting, State(console.api.clone()), Id(id)).await?;
+    let _: axum::Json<_> =
+        all_replays::cancel_any(acting, State(console.api.clone()), Id(id)).await?;
     Ok(Redirect::to(&visit.path(&format!("/replays/{id}"))))
 }
 

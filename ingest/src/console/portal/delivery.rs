@@ -103,7 +103,7 @@ pub async fn retry(
 ) -> Result<Redirect> {
     customer.delivery(id).await?;
     let acting = customer.acting().await?;
-    retries::retry(acting, State(console.api.clone()), Id(id)).await?;
+    let _: (_, _) = retries::retry(acting, State(console.api.clone()), Id(id)).await?;
     Ok(Redirect::to(&format!("/portal/deliveries/{id}")))
 }
 
@@ -126,7 +126,8 @@ pub async fn retry_many(
     let ids = customer.covered(&ids).await?;
     if !ids.is_empty() {
         let body = Body(NewRetry { ids });
-        retries::retry_many(acting, State(console.api.clone()), body).await?;
+        let _: axum::Json<_> =
+            retries::retry_many(acting, State(console.api.clone()), body).await?;
     }
     Ok(Redirect::to(&format!("/portal/webhooks/{webhook}")))
 }
