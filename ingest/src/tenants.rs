@@ -510,7 +510,7 @@ pub async fn update(
     let statement = client
         .prepare_cached(&format!(
             "-- change_tenant\n\
-             UPDATE tenants SET {} WHERE id = {tenant} RETURNING {COLUMNS}",
+             UPDATE tenants SET {} WHERE id = {tenant} AND deleted_at IS NULL RETURNING {COLUMNS}",
             changes.clauses()
         ))
         .await?;

@@ -17,9 +17,9 @@ use axum::routing::{get, post};
 
 use failure::Failure;
 use pages::{
-    dead_letters, deliveries, delivery, edit, event, event_types, events, go, health, overview,
-    publish, replays, secret, settings, sign_in, signature, statistics, tenants, test, tokens,
-    webhook, webhooks,
+    dead_letters, deliveries, delivery, edit, event, event_types, events, go, health, log,
+    overview, publish, replays, retry, secret, settings, sign_in, signature, statistics, tenants,
+    test, tokens, webhook, webhooks,
 };
 use state::Console;
 
@@ -63,6 +63,7 @@ pub fn routes(console: Console) -> Router {
         .route("/webhooks/{id}/edit", get(edit::edit).post(edit::save))
         .route("/webhooks/{id}/status", post(webhook::set_status))
         .route("/webhooks/{id}/statistics", get(statistics::show))
+        .route("/webhooks/{id}/log", get(log::show))
         .route("/webhooks/{id}/settings", get(settings::show))
         .route(
             "/webhooks/{id}/delete",
@@ -73,6 +74,7 @@ pub fn routes(console: Console) -> Router {
         .route("/webhooks/{id}/secret/revoke", post(secret::revoke))
         .route("/webhooks/{id}/test", get(test::show).post(test::send))
         .route("/deliveries", get(deliveries::show))
+        .route("/deliveries/retry", post(retry::retry))
         .route("/deliveries/{id}", get(delivery::show))
         .route("/deliveries/{id}/retry", post(delivery::retry))
         .route("/events", get(events::show))

@@ -52,9 +52,10 @@ impl Tab {
 }
 
 /// The tabs that there are.
-const TABS: [Tab; 5] = [
+const TABS: [Tab; 6] = [
     Tab::Deliveries,
     Tab::Statistics,
+    Tab::Log,
     Tab::Settings,
     Tab::Secret,
     Tab::Test,
@@ -82,7 +83,7 @@ pub async fn show(
         match answer.await {
             Ok(page) => found = Some(page.0),
             Err(problem) if problem.status().is_client_error() => {
-                beneath = Some(problem.to_string())
+                beneath = Some(problem.to_string());
             }
             Err(problem) => return Err(problem.into()),
         }
