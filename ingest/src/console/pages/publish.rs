@@ -135,7 +135,7 @@ async fn page(
         (None, false) => match form.event() {
             Err(wrong) => (None, Some(wrong)),
             Ok(event) => {
-                let _acting = visit.acting::<1>().await?;
+                let _acting = visit.acting::<1, false>().await?;
                 match would_happen(&console.api, &visit.tenant, event).await {
                     Ok(asked) => (Some(asked), None),
                     Err(problem) if problem.status().is_client_error() => {

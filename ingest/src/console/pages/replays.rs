@@ -385,7 +385,7 @@ impl Form {
     /// Counts, or starts.
     async fn send(&self, console: &Console, visit: &ManagerVisit, dry_run: bool) -> Result<Begun> {
         // It counts among the tenant's requests until the answer is there.
-        let acting = visit.acting::<{ Role::Manager as u8 }>().await?;
+        let acting = visit.acting::<{ Role::Manager as u8 }, false>().await?;
         let (api, tenant) = (&*console.api, &acting.tenant);
         if self.webhook.is_empty() {
             return Ok(all_replays::begin_all(api, tenant, self.replay(dry_run)?).await?);

@@ -99,7 +99,7 @@ pub async fn check(
         computed: given("computed"),
     };
     let _permit = visit
-        .acting::<{ crate::api::access::role::Role::Manager as u8 }>()
+        .acting::<{ crate::api::access::role::Role::Manager as u8 }, false>()
         .await?;
     let found = match checked(&console.api, &visit.tenant, asked).await {
         Ok(found) => found_out(&found),

@@ -139,6 +139,7 @@ pub async fn issued(api: &Shared, administering: Administering, fields: &Fields)
     let new = NewToken {
         tenant: None,
         role: Some(role),
+        owner: None,
         // Until the end of that day.
         expires_at: until
             .and_then(Date::next_day)

@@ -51,12 +51,15 @@ impl Customer {
     ///
     /// # Errors
     /// 403 if the link doesn't say so.
-    pub async fn acting<const WANTED: u8>(&self) -> Result<Acting<WANTED>> {
+    pub async fn acting<const WANTED: u8, const OWN: bool>(
+        &self,
+    ) -> Result<Acting<WANTED, true, OWN>> {
         if (self.by.session.role as u8) < WANTED {
             return Err(Problem::forbidden("this link only reads").into());
         }
         Ok(Acting {
             tenant: self.tenant.clone(),
+            owner: None,
             permit: Some(permit(&self.tenant, &self.console.api).await?),
             actor: self.by.session.actor(),
         })
