@@ -22,6 +22,7 @@ use shared::clock;
 use shared::ids::{DeliveryId, EventId, EventUid, Tenant, WebhookId, first_uuid_at, time_of};
 use shared::job::{FirstTries, Job, Late, Payload};
 use shared::publish::Outgoing;
+use shared::trace::JobTrace;
 use time::{Duration, OffsetDateTime};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
@@ -60,13 +61,20 @@ pub struct Matched {
 
 impl Matched {
     /// The jobs of its first attempts, made as they are taken: there may be many.
-    pub fn first_tries(&self, shards: u16) -> impl Iterator<Item = Outgoing> {
+    pub fn first_tries(
+        &self,
+        trace: Option<JobTrace>,
+        shards: u16,
+    ) -> impl Iterator<Item = Outgoing> {
         let one = self.deliveries.first();
         let tries = one.map(|(delivery, webhook)| FirstTries::like(&self.job(*delivery, *webhook)));
         let deliveries = self.deliveries.iter();
         deliveries.filter_map(move |(delivery, webhook)| {
             let tries = tries.as_ref()?;
-            Some(Outgoing::first_try(tries, *delivery, *webhook, shards))
+            let trace = trace.as_ref();
+            Some(Outgoing::first_try(
+                tries, *delivery, *webhook, trace, shards,
+            ))
         })
     }
 
@@ -85,6 +93,7 @@ impl Matched {
             payload: Payload::of(&self.event.data, self.event.attributes.as_ref()),
             restart: None,
             late: None,
+            trace: None,
         }
     }
 

@@ -25,6 +25,7 @@ use shared::ids::{DeliveryId, EventUid};
 use shared::job::Job;
 use shared::publish::{Outgoing, RETURNED_HEADER};
 use shared::supervise::{Backoff, LAST_TRY, until_done};
+use shared::trace;
 use shared::webhook::Subscription;
 use time::OffsetDateTime;
 use tokio::task::yield_now;
@@ -38,6 +39,7 @@ use crate::decode::{self, Event, Rejected};
 use crate::event_types::EventTypes;
 use crate::look_ahead::{BATCH_JOBS, Came, Finished, LookAhead, Taken};
 use crate::metrics::metrics;
+use crate::spans::{self, EventSpans};
 use crate::subscriptions::Subscriptions;
 
 /// Writes batches of events.
@@ -72,6 +74,8 @@ pub struct Begun {
     /// It was written, and nobody else makes its jobs.
     is_new: bool,
     effort: Duration,
+    /// `None`: its trace isn't recorded.
+    spans: Option<Box<EventSpans>>,
 }
 
 /// A batch whose events are written.
@@ -89,8 +93,12 @@ impl Written {
     /// Jobs and parked messages, made as they are taken.
     pub fn outgoing(&self, shards: u16) -> impl Iterator<Item = Outgoing> {
         let events = self.begun.iter();
-        let new = events.filter_map(|one| one.is.as_ref().ok().filter(|_| one.is_new));
-        let jobs = new.flat_map(move |event| event.first_tries(shards));
+        let new = events.filter_map(|one| {
+            let event = one.is.as_ref().ok().filter(|_| one.is_new)?;
+            let trace = spans::of_jobs(one.spans.as_deref(), event.event.trace);
+            Some((event, trace))
+        });
+        let jobs = new.flat_map(move |(event, trace)| event.first_tries(trace, shards));
         let copies = self.copies.iter();
         let copies = copies.map(move |job| Outgoing::job(job, self.now, shards));
         let parked = self.begun.iter().filter_map(Begun::park);
@@ -151,15 +159,20 @@ async fn begin(
     let mut batch = batch.into_iter();
     let (mut jobs, begun) = (0, Instant::now());
     let (mut until_here, mut uninterrupted) = (begun, begun);
+    let is_traced = trace::is_on();
     for taken in batch.by_ref() {
+        let matching = is_traced.then(shared::clock::now);
         let is = find(writer, &taken, EventUid::at(now)).await;
         let effort = until_here.elapsed();
         until_here += effort;
+        let spans = matching
+            .and_then(|matching| EventSpans::begin(is.as_ref().ok()?, &taken.came, now, matching));
         let one = Begun {
             taken,
             is,
             is_new: false,
             effort,
+            spans,
         };
         if let Ok(event) = &one.is {
             if event.event.id.is_none() {
@@ -366,15 +379,21 @@ async fn try_part(
         if one.is_new {
             one.committed(Some(event.deliveries.len()));
             metrics().enqueued.inc_by(event.deliveries.len() as u64);
-            log(event, true);
+            if let Some(spans) = &mut one.spans {
+                spans.written(true);
+            }
+            log(event, true, one.spans.as_deref());
         }
     }
     refuse_conflicts(writer, part, now).await?;
-    for one in part.iter().filter(|one| !one.is_new) {
+    for one in part.iter_mut().filter(|one| !one.is_new) {
         let Ok(event) = &one.is else { continue };
         one.committed(None);
         metrics().deduplicated.inc();
-        log(event, false);
+        if let Some(spans) = &mut one.spans {
+            spans.written(false);
+        }
+        log(event, false, one.spans.as_deref());
     }
     // A duplicate of the producer's has its jobs; one of the broker's may be
     // what a crash has left.
@@ -481,6 +500,9 @@ impl Begun {
     /// All that follows from it is safe: whoever published it over HTTP is told.
     pub fn finish(self) -> Finished {
         let finished = self.taken.finished(self.jobs(), self.effort);
+        if let Some(spans) = self.spans {
+            spans.end(self.is_new);
+        }
         if let Came::Http(http) = self.taken.came {
             match self.is {
                 Ok(_) => http.is_safe(),
@@ -516,7 +538,8 @@ fn unstorable(error: &anyhow::Error) -> Option<String> {
 }
 
 /// The one line of an event.
-fn log(event: &Matched, is_new: bool) {
+fn log(event: &Matched, is_new: bool, spans: Option<&EventSpans>) {
+    let trace = spans.map_or(event.event.trace, |spans| Some(spans.context()));
     info!(
         tenant = %event.event.tenant,
         event = %event.id,
@@ -525,6 +548,7 @@ fn log(event: &Matched, is_new: bool) {
         matched = event.deliveries.len(),
         too_costly = Some(event.too_costly.len()).filter(|filters| *filters > 0),
         duplicate = (!is_new).then_some(true),
+        trace_id = trace.map(|trace| tracing::field::display(trace.trace_id())),
         "accepted"
     );
 }

@@ -19,6 +19,7 @@ use shared::amqp::Unreadable;
 use shared::ids::{EventId, EventType, EventUid, Malformed, Tenant};
 use shared::tenant::{LARGEST_MAX_PAYLOAD, LARGEST_MESSAGE};
 use shared::topology;
+use shared::trace::TraceContext;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -43,6 +44,8 @@ pub struct Event {
     pub data: String,
     /// CloudEvents attributes that have no place above.
     pub attributes: Option<Value>,
+    /// The trace that the producer has begun.
+    pub trace: Option<TraceContext>,
 }
 
 /// Why a message isn't an event. Each has a short name for the metric.
@@ -210,6 +213,7 @@ pub(crate) fn read(
         occurred_at,
         data: content.data,
         attributes: (!attributes.is_empty()).then_some(Value::Object(attributes)),
+        trace: TraceContext::of_headers(properties.headers().as_ref()),
     })
 }
 

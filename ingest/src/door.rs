@@ -32,6 +32,7 @@ use shared::publish::{Outgoing, Publisher, RETURNED_HEADER, persistent};
 use shared::supervise::Backoff;
 use shared::telemetry::metrics;
 use shared::topology;
+use shared::trace::TRACEPARENT;
 use shared::webhook::Subscription;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::oneshot;
@@ -220,6 +221,10 @@ fn message(event: &Event, is_interrupted: bool) -> Result<Outgoing, time::error:
         let text = occurred_at.format(&Rfc3339)?;
         headers.insert("occurred_at".into(), AMQPValue::LongString(text.into()));
     }
+    if let Some(trace) = &event.trace {
+        let value = AMQPValue::LongString(trace.to_string().into());
+        headers.insert(TRACEPARENT.into(), value);
+    }
     if is_interrupted {
         headers.insert(RETURNED_HEADER.into(), AMQPValue::Boolean(true));
     }
@@ -337,6 +342,7 @@ mod tests {
             attributes: Some(serde_json::json!({
                 "specversion": "1.0", "source": "/shop", "level": 3, "urgent": true,
             })),
+            trace: None,
         };
         let message = message(&event, true).unwrap();
         let (key, properties) = (message.routing_key.to_string(), message.properties);

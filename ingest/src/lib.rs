@@ -10,6 +10,8 @@
 //! 4. [`subscriptions`] finds the webhooks that want it ([`matching`]);
 //! 5. [`accept`] writes the event and its deliveries in one statement.
 //!
+//! [`spans`] shows these stages in the event's trace.
+//!
 //! Messages that are refused on the way are kept in [`dead_letters`].
 //!
 //! What may be declared, and its rows: [`webhooks`], [`tenants`] and [`event_types`],
@@ -20,7 +22,7 @@
 //! Deliveries begin again by [`restart`], many of them by [`replay`]; deliveries that
 //! an event should have had are made by [`rematch`](mod@rematch). [`partitions`] and
 //! [`deleted_webhooks`] keep the log within its retention. [`audit`](mod@audit),
-//! [`rekey`](mod@rekey) and [`preview`] are commands for operators. [`run`] starts and
+//! [`doctor`], [`rekey`](mod@rekey) and [`preview`] are commands for operators. [`run`] starts and
 //! stops everything.
 
 pub mod accept;
@@ -35,6 +37,7 @@ pub mod cpu;
 pub mod dead_letters;
 pub mod decode;
 pub mod deleted_webhooks;
+pub mod doctor;
 pub mod door;
 pub mod event_types;
 pub mod form;
@@ -53,6 +56,7 @@ pub mod replay;
 pub mod restart;
 pub mod run;
 pub mod settings;
+pub mod spans;
 pub mod subscriptions;
 pub mod survey;
 pub mod tenant_permits;

@@ -4,16 +4,17 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use ingest::apply::file::Rules;
 use ingest::apply::{self, Apply};
 use ingest::event_types::command;
 use ingest::settings::Settings;
 use ingest::webhooks::store::Writing;
-use ingest::{api, audit, preview, rekey, run};
+use ingest::{api, audit, doctor, preview, rekey, run};
 use secrecy::ExposeSecret;
 use shared::settings::{environment, process_environment};
-use shared::{health_check, postgres, settings, supervise, telemetry};
+use shared::{health_check, postgres, settings, supervise, telemetry, trace};
 use tokio_util::sync::CancellationToken;
 
 /// Takes events from RabbitMQ, matches them to webhooks and serves the API.
@@ -43,6 +44,15 @@ enum Command {
         /// is the longest timeout and twice the sweeper's grace.
         #[arg(long, default_value_t = 180)]
         grace: u64,
+    },
+    /// Look for what makes this installation lose messages, stand still or be open to
+    /// strangers, and fail if something is wrong.
+    Doctor {
+        /// RabbitMQ's management API, as http://user:password@host:15672. The default is that
+        /// port of the broker, with the user of `AMQP_URL`. Also read from the variable
+        /// `RABBITMQ_MANAGEMENT_URL`, which no list of processes shows.
+        #[arg(long)]
+        management: Option<url::Url>,
     },
     /// Seal secrets anew that an older master key sealed, and fail if any is left.
     Rekey,
@@ -132,7 +142,10 @@ async fn main() -> anyhow::Result<ExitCode> {
         Command::Serve { only } => {
             let stop = CancellationToken::new();
             supervise::stop_on_signals(stop.clone())?;
-            run::run(settings, only, stop).await?;
+            trace::start(&settings.common.tracing, "posthorn-ingest")?;
+            let ended = run::run(settings, only, stop).await;
+            trace::stop().await;
+            ended?;
         }
         Command::Migrate => {
             let applied = postgres::migrate(&pool(&settings)?).await?;
@@ -145,6 +158,16 @@ async fn main() -> anyhow::Result<ExitCode> {
                 audit.is_clean(),
                 "some deliveries are neither finished nor on their way"
             );
+        }
+        Command::Doctor { management } => {
+            let variable = environment()("RABBITMQ_MANAGEMENT_URL");
+            let of_variable = variable.map(|url| url.parse()).transpose();
+            let of_variable = of_variable.context("RABBITMQ_MANAGEMENT_URL is not a URL")?;
+            let report = doctor::examine(&settings, management.or(of_variable)).await;
+            println!("{report}");
+            if !report.is_healthy() {
+                return Ok(ExitCode::FAILURE);
+            }
         }
         Command::Rekey => {
             let rekeyed = rekey::rekey(&pool(&settings)?, &settings.common.keys).await?;

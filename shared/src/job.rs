@@ -17,6 +17,7 @@ use tokio_postgres::Row;
 
 use crate::dialect::Since;
 use crate::ids::{DeliveryId, EventId, EventType, EventUid, Tenant, WebhookId};
+use crate::trace::JobTrace;
 
 /// The first byte of every job.
 const VERSION: u8 = 1;
@@ -59,6 +60,10 @@ pub struct Job {
     /// before it.
     #[serde(skip)]
     pub late: Option<Late>,
+    /// The trace that the job belongs to. It is in the headers of the message. A job that is
+    /// made from a row has none.
+    #[serde(skip)]
+    pub trace: Option<JobTrace>,
 }
 
 /// How long a late copy waits for its original.
@@ -182,6 +187,7 @@ impl Job {
                     at,
                 }),
             late: None,
+            trace: None,
         }
     }
 
@@ -353,6 +359,7 @@ mod tests {
             ),
             restart: None,
             late: None,
+            trace: None,
         }
     }
 

@@ -36,4 +36,5 @@ pub mod supervise;
 pub mod telemetry;
 pub mod tenant;
 pub mod topology;
+pub mod trace;
 pub mod webhook;

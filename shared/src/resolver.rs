@@ -184,6 +184,7 @@ mod tests {
             retry: None,
             rate: None,
             debug_mode: false,
+            trace_header: true,
             status: Status::Active,
         };
         let message = Message {
@@ -203,6 +204,7 @@ mod tests {
             timeout,
             purpose: Purpose::Delivery,
             keep: Keep::Excerpt,
+            trace: None,
         };
         sender.attempt(attempt).await
     }

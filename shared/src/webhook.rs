@@ -53,6 +53,8 @@ pub struct Webhook {
     pub rate: Option<Rate>,
     /// Whether whole requests and answers are kept.
     pub debug_mode: bool,
+    /// Whether deliveries carry the trace of their event, in the header `traceparent`.
+    pub trace_header: bool,
     pub status: Status,
 }
 
@@ -169,7 +171,7 @@ impl Webhook {
     /// The columns that [`Webhook::read`] needs.
     pub const COLUMNS: &'static str = "id, tenant, url, dialect, secret, previous_secret, \
         previous_secret_until, signing_key, previous_signing_key, headers, timeout_ms, retry, \
-        rate_limit, rate_period_s, debug_mode, status";
+        rate_limit, rate_period_s, debug_mode, trace_header, status";
 
     /// Reads a row and opens its sealed columns.
     ///
@@ -190,6 +192,7 @@ impl Webhook {
             retry: read_retry(row)?,
             rate: Rate::read(row),
             debug_mode: row.get("debug_mode"),
+            trace_header: row.get("trace_header"),
             status: Status::read(row.get("status")),
         })
     }

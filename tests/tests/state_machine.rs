@@ -330,6 +330,7 @@ impl Machine {
             receipt: self.held.take(0),
             mark,
             held: self.tasks.token(),
+            spans: None,
         }
     }
 

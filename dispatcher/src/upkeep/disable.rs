@@ -139,6 +139,7 @@ pub async fn announce(
             payload: Payload::of(&data, None),
             restart: None,
             late: None,
+            trace: None,
         });
         let first: Vec<_> = first.collect();
         insert(transaction, uid, &one.tenant, now, &data, &first).await?;

@@ -91,6 +91,8 @@ pub struct WebhookForm {
     #[serde(alias = "debugMode")]
     #[schema(extensions(("x-also" = json!(["debugMode"]))))]
     debug_mode: Option<bool>,
+    /// Whether its deliveries carry the trace of their event, in the header `traceparent`; `true` by default.
+    trace_header: Option<bool>,
     /// `ed25519`: a key signs in addition to the secret, in dialects that allow it.
     signing: Option<Signing>,
     /// The dialect of its deliveries; `null`: the tenant's.
@@ -133,6 +135,8 @@ pub struct CheckedWebhook {
     pub rate: Option<Option<Rate>>,
     /// Whether each attempt's request and answer are stored whole.
     pub debug_mode: Option<bool>,
+    /// Whether its deliveries carry the trace of their event.
+    pub trace_header: Option<bool>,
     /// `hmac`: the secret signs. `ed25519`: a key signs too.
     pub signing: Option<Signing>,
     /// `Some(None)`: the tenant's.
@@ -218,6 +222,7 @@ impl WebhookForm {
             retry,
             rate,
             debug_mode: self.debug_mode,
+            trace_header: self.trace_header,
             signing: self.signing,
             dialect,
             metadata,

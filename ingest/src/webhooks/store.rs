@@ -93,8 +93,9 @@ pub async fn create(
             "-- create_webhook\n\
              INSERT INTO webhooks (id, tenant, url, description, patterns, filter, dialect, secret, \
                  signing_key, headers, timeout_ms, retry, rate_limit, rate_period_s, debug_mode, \
-                 metadata, status, key, operational, revision) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, 0) \
+                 metadata, status, key, operational, trace_header, revision) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
+                 $20, 0) \
              RETURNING {SIZES}"
         ))
         .await?;
@@ -121,6 +122,7 @@ pub async fn create(
                 &form.status.unwrap_or(Status::Active).as_str(),
                 &key,
                 &operational,
+                &form.trace_header.unwrap_or(true),
             ],
         )
         .await?;
@@ -186,6 +188,7 @@ pub async fn update(
     changes.set("headers", headers);
     changes.set("metadata", metadata.map(Value::Object));
     changes.set("debug_mode", form.debug_mode);
+    changes.set("trace_header", form.trace_header);
     changes.set_nullable("filter", form.filters);
     changes.set_nullable("timeout_ms", form.timeout);
     let retry = form.retry.map(|retry| retry.map(|retry| json!(retry)));

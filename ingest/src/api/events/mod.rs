@@ -12,13 +12,14 @@ pub mod rematches;
 
 use axum::Json;
 use axum::extract::{FromRequest, Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use shared::ids::{EventId, EventType, EventUid, Tenant};
 use shared::publish::{Outgoing, Publisher};
+use shared::trace::{TRACEPARENT, TraceContext};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::yield_now;
@@ -49,6 +50,11 @@ pub fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(publish))
         .routes(routes!(publish_batch))
+}
+
+/// The trace that a request belongs to.
+fn trace(headers: &HeaderMap) -> Option<TraceContext> {
+    TraceContext::parse(headers.get(TRACEPARENT)?.as_bytes())
 }
 
 /// What an event's catalogue has against it.
@@ -100,6 +106,8 @@ pub struct PublishedEvent {
     params(
         ("Idempotency-Key" = Option<String>, Header,
             description = "The id of an event that has none."),
+        ("traceparent" = Option<String>, Header,
+            description = "The trace that the events belong to (W3C Trace Context). One that isn't valid is ignored."),
     ),
     request_body = NewEvent,
     responses(
@@ -110,16 +118,19 @@ pub struct PublishedEvent {
 pub async fn publish(
     acting: Publishing,
     State(api): State<Shared>,
+    headers: HeaderMap,
     incoming: Incoming,
 ) -> Result<Response> {
+    let trace = trace(&headers);
     let new = match incoming {
         Incoming::One(new) => new,
         Incoming::Batch(events) => {
-            let result = publish_all(&api, &acting.tenant, events).await?;
+            let result = publish_all(&api, &acting.tenant, trace, events).await?;
             return Ok((StatusCode::ACCEPTED, Json(result)).into_response());
         }
     };
-    let event = new.check(&acting.tenant)?;
+    let mut event = new.check(&acting.tenant)?;
+    event.trace = trace;
     match publish_one(&api.door, event).await? {
         (id, event_type, Ok(matched)) => {
             let published = PublishedEvent {
@@ -222,22 +233,29 @@ pub enum ItemResult {
 #[utoipa::path(
     post, path = "/batch", operation_id = "publish_events", tag = "events",
     security(("token" = ["manager"])),
+    params(
+        ("traceparent" = Option<String>, Header,
+            description = "The trace that the events belong to (W3C Trace Context). One that isn't valid is ignored."),
+    ),
     request_body = NewBatch,
     responses((status = 202, description = "What became of each.", body = BatchResult)),
 )]
 pub async fn publish_batch(
     acting: Publishing,
     State(api): State<Shared>,
+    headers: HeaderMap,
     batch: NewBatch,
 ) -> Result<(StatusCode, Json<BatchResult>)> {
     let events = batch.events.iter().map(|event| read_item(event));
-    let result = publish_all(&api, &acting.tenant, events.collect()).await?;
+    let trace = trace(&headers);
+    let result = publish_all(&api, &acting.tenant, trace, events.collect()).await?;
     Ok((StatusCode::ACCEPTED, Json(result)))
 }
 
 async fn publish_all(
     api: &Api,
     tenant: &Tenant,
+    trace: Option<TraceContext>,
     events: Vec<Result<NewEvent>>,
 ) -> Result<BatchResult> {
     if events.is_empty() || events.len() > MAX_BATCH {
@@ -246,7 +264,8 @@ async fn publish_all(
     }
     let mut checked = Vec::with_capacity(events.len());
     for event in events {
-        checked.push(event.and_then(|event| event.check(tenant)));
+        let checked_event = event.and_then(|event| event.check(tenant));
+        checked.push(checked_event.map(|event| Event { trace, ..event }));
         // So many take a while, and so do others' requests.
         yield_now().await;
     }

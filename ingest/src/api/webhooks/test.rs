@@ -208,6 +208,7 @@ async fn send(api: &Api, acting: Managing, id: WebhookId, new: NewTest) -> Resul
         timeout: webhook.timeout_in(&dialect, api.tester.default_timeout),
         purpose: Purpose::Test,
         keep: Keep::Everything,
+        trace: None,
     };
     let report = api.tester.send(tenant, attempt).await?;
     Ok(Tested::new(&report, &dialect, &message))

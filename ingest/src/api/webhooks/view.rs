@@ -77,6 +77,8 @@ pub struct WebhookView {
     pub rate_limit: Option<RateLimit>,
     /// Whether each attempt's request and answer are stored whole.
     pub debug_mode: bool,
+    /// Whether its deliveries carry the trace of their event, in the header `traceparent`.
+    pub trace_header: bool,
     /// Whether it gets operational events, such as `webhook.disabled`, and no others.
     pub operational: bool,
     /// The dialect of its deliveries; `null`: the tenant's.
@@ -120,7 +122,7 @@ pub struct WebhookView {
 /// What is read to show a webhook; with `w` for its table.
 pub const COLUMNS: &str = "w.id, w.tenant, w.url, w.patterns, w.filter, w.dialect, w.secret, \
     w.previous_secret, w.previous_secret_until, w.signing_key, w.previous_signing_key, w.headers, \
-    w.timeout_ms, w.retry, w.rate_limit, w.rate_period_s, w.debug_mode, w.operational, w.status, \
+    w.timeout_ms, w.retry, w.rate_limit, w.rate_period_s, w.debug_mode, w.trace_header, w.operational, w.status, \
     w.description, w.metadata, w.key, w.disabled_reason, w.created_at, w.updated_at, w.revision, \
     coalesce((SELECT c.events FROM costly_filters c WHERE c.webhook_id = w.id), 0) AS too_costly_events, \
     (SELECT c.last_at FROM costly_filters c WHERE c.webhook_id = w.id) AS last_too_costly_at, \
@@ -176,6 +178,7 @@ impl WebhookView {
             retry_policy: retry.unwrap_or_default(),
             rate_limit: Rate::read(row).map(RateLimit::from),
             debug_mode: row.get("debug_mode"),
+            trace_header: row.get("trace_header"),
             operational: row.get("operational"),
             dialect: own_dialect,
             metadata: row.get("metadata"),
