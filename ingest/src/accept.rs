@@ -234,7 +234,7 @@ async fn accept_events(
     }
     // To the millisecond, as it is in the deliveries' ids and their jobs.
     let due_at = now.truncate_to_millisecond();
-    let parameters: [&(dyn ToSql + Sync); 15] = [
+    let parameters: [&(dyn ToSql + Sync); 16] = [
         column!(e => e.uid),
         column!(e => e.event.tenant.as_str()),
         column!(e => e.id.as_str()),
@@ -250,6 +250,7 @@ async fn accept_events(
         of_deliveries!(event, _delivery, _webhook => event.event.event_type.as_str()),
         &due_at,
         &only_if,
+        column!(e => e.event.over_http),
     ];
     let mut rows = client.query(statement, &parameters).await?;
     if rows

@@ -17,6 +17,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use shared::amqp::Unreadable;
 use shared::ids::{EventId, EventType, EventUid, Malformed, Tenant};
+use shared::publish::HTTP_HEADER;
 use shared::tenant::{LARGEST_MAX_PAYLOAD, LARGEST_MESSAGE};
 use shared::topology;
 use shared::trace::TraceContext;
@@ -44,6 +45,8 @@ pub struct Event {
     pub data: String,
     /// CloudEvents attributes that have no place above.
     pub attributes: Option<Value>,
+    /// It came over HTTP, not over AMQP.
+    pub over_http: bool,
     /// The trace that the producer has begun.
     pub trace: Option<TraceContext>,
 }
@@ -213,6 +216,10 @@ pub(crate) fn read(
         occurred_at,
         data: content.data,
         attributes: (!attributes.is_empty()).then_some(Value::Object(attributes)),
+        over_http: properties
+            .headers()
+            .as_ref()
+            .is_some_and(|headers| headers.contains_key(HTTP_HEADER)),
         trace: TraceContext::of_headers(properties.headers().as_ref()),
     })
 }

@@ -28,7 +28,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Map, Value};
 use shared::catalogue::Feed;
 use shared::ids::Tenant;
-use shared::publish::{Outgoing, Publisher, RETURNED_HEADER, persistent};
+use shared::publish::{HTTP_HEADER, Outgoing, Publisher, RETURNED_HEADER, persistent};
 use shared::supervise::Backoff;
 use shared::telemetry::metrics;
 use shared::topology;
@@ -221,6 +221,7 @@ fn message(event: &Event, is_interrupted: bool) -> Result<Outgoing, time::error:
         let text = occurred_at.format(&Rfc3339)?;
         headers.insert("occurred_at".into(), AMQPValue::LongString(text.into()));
     }
+    headers.insert(HTTP_HEADER.into(), AMQPValue::Boolean(true));
     if let Some(trace) = &event.trace {
         let value = AMQPValue::LongString(trace.to_string().into());
         headers.insert(TRACEPARENT.into(), value);

@@ -15,24 +15,30 @@
 //! Messages that are refused on the way are kept in [`dead_letters`].
 //!
 //! What may be declared, and its rows: [`webhooks`], [`tenants`] and [`event_types`],
-//! with [`form`], [`json_text`], [`assignments`] and the errors of [`invalid`]. They
+//! with [`form`], [`json_text`], [`assignments`], who changes it ([`actor`]) and the errors
+//! of [`invalid`]. They
 //! know nothing of HTTP. Two things stand on them: [`api`], which also publishes
 //! events, and [`apply`](mod@apply), which reads files.
 //!
-//! Deliveries begin again by [`restart`], many of them by [`replay`]; deliveries that
-//! an event should have had are made by [`rematch`](mod@rematch). [`partitions`] and
+//! Deliveries begin again by [`restart`], many of them by [`replay`], which are named by
+//! [`log_filter`]; deliveries that an event should have had are made by
+//! [`rematch`](mod@rematch), and those that a new webhook would have had by [`backfill`].
+//! [`partitions`] and
 //! [`deleted_webhooks`] keep the log within its retention. [`audit`](mod@audit),
 //! [`doctor`], [`rekey`](mod@rekey) and [`preview`] are commands for operators. [`run`] starts and
 //! stops everything.
 
 pub mod accept;
 pub mod acks;
+pub mod actor;
 pub mod api;
 pub mod apply;
 pub mod aside;
 pub mod assignments;
 pub mod audit;
+pub mod backfill;
 pub mod batch;
+pub mod console;
 pub mod cpu;
 pub mod dead_letters;
 pub mod decode;
@@ -45,6 +51,7 @@ pub mod http_event;
 pub mod intake;
 pub mod invalid;
 pub mod json_text;
+pub mod log_filter;
 pub mod look_ahead;
 pub mod matching;
 pub mod metrics;

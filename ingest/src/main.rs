@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use ingest::apply::file::Rules;
 use ingest::apply::{self, Apply};
+use ingest::console::session;
 use ingest::event_types::command;
 use ingest::settings::Settings;
 use ingest::webhooks::store::Writing;
@@ -66,6 +67,8 @@ enum Command {
     /// Manage API tokens.
     #[command(subcommand)]
     Token(Token),
+    /// Print a link that signs a browser in to the console, once.
+    ConsoleLink(ConsoleLink),
     /// List the built-in catalogues of event types, and import one.
     #[command(subcommand)]
     Catalogue(Catalogue),
@@ -92,6 +95,22 @@ enum Dialect {
     List,
     /// Print the request that would deliver an event: headers and body.
     Preview(preview::Preview),
+}
+
+#[derive(clap::Args)]
+struct ConsoleLink {
+    /// The tenant whose pages it opens; those of all tenants without it.
+    #[arg(long)]
+    tenant: Option<shared::ids::Tenant>,
+    /// What whoever opens it may do: admin, manager or viewer.
+    #[arg(long, default_value = "admin")]
+    role: api::access::role::Role,
+    /// Where people reach the console. The default is `HTTP_ADDR` on this machine.
+    #[arg(long)]
+    url: Option<String>,
+    /// How many minutes it can be opened.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(i64).range(1..=1440))]
+    minutes: i64,
 }
 
 #[derive(Subcommand)]
@@ -181,10 +200,30 @@ async fn main() -> anyhow::Result<ExitCode> {
             unreachable!("answered above")
         }
         Command::Token(Token::Create { tenant, role }) => {
-            let token =
-                api::access::tokens::create_token(&pool(&settings)?, tenant.as_ref(), role, None)
-                    .await?;
+            let token = api::access::tokens::create_token(
+                &pool(&settings)?,
+                &ingest::actor::Actor::command("token create"),
+                tenant.as_ref(),
+                role,
+                None,
+            )
+            .await?;
             println!("{}", token.secret.expose_secret());
+        }
+        Command::ConsoleLink(wanted) => {
+            let ConsoleLink {
+                tenant,
+                role,
+                url,
+                minutes,
+            } = wanted;
+            let minutes = time::Duration::minutes(minutes);
+            let link =
+                session::create_link(&pool(&settings)?, tenant.as_ref(), role, minutes).await?;
+            let here = || format!("http://localhost:{}", settings.http_addr.port());
+            let base = url.unwrap_or_else(here);
+            let base = base.trim_end_matches('/');
+            println!("{base}/console/_/open?link={}", link.expose_secret());
         }
         Command::Catalogue(Catalogue::List) => {
             print!("{}", command::list()?);

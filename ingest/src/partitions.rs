@@ -49,6 +49,12 @@ pub async fn maintain(pool: &Pool, until: OffsetDateTime) -> anyhow::Result<()> 
             &[&until],
         )
         .await?;
+    client
+        .execute(
+            "-- drop_changes\nDELETE FROM changes WHERE at < $1",
+            &[&until],
+        )
+        .await?;
     if made > 0 || dropped > 0 {
         tracing::info!(
             made,

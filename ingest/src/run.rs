@@ -33,6 +33,7 @@ use crate::api::access::rate_limit::Rates;
 use crate::api::access::token_lookup::TokenLookup;
 use crate::api::webhooks::tester::Tester;
 use crate::batch::Writer;
+use crate::console::state::{Console, SignIns};
 use crate::dead_letters::letter::Origin;
 use crate::dead_letters::{self, Keeper};
 use crate::door::{Door, Room};
@@ -43,7 +44,7 @@ use crate::metrics::metrics;
 use crate::settings::Settings;
 use crate::subscriptions::Subscriptions;
 use crate::tenant_permits::TenantPermits;
-use crate::{deleted_webhooks, partitions, replay, survey};
+use crate::{console, deleted_webhooks, partitions, replay, survey};
 
 const NAME: &str = "posthorn-ingest";
 /// To PostgreSQL, for the lanes, the feed, dead letters, replays and upkeep.
@@ -146,7 +147,15 @@ pub async fn run(
             subscriptions: subscriptions.clone(),
             event_types: event_types.clone(),
         };
-        routes = api::routes(state, &settings.cors_origins).merge(routes);
+        let api = Arc::new(state);
+        if settings.console {
+            routes = routes.merge(console::routes(Console {
+                api: api.clone(),
+                sign_ins: SignIns::default(),
+                stop: stop.clone(),
+            }));
+        }
+        routes = api::routes(api, &settings.cors_origins).merge(routes);
     }
     info!(address = %listener.local_addr()?, api = has_api, intake = has_intake, "serving metrics and health");
     let stop_serving = CancellationToken::new();

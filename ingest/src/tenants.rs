@@ -42,7 +42,32 @@ pub struct TenantView {
     pub limits: Limits,
     /// Whether only event types of its catalogue may be published and subscribed to.
     pub strict_event_types: bool,
-    created_at: Timestamp,
+    pub created_at: Timestamp,
+    /// What it uses; only where tenants are listed or shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub usage: Option<Usage>,
+}
+
+/// What a tenant uses of its limits, and how its deliveries do.
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
+#[schema(as = TenantUsage)]
+pub struct Usage {
+    /// Its webhooks.
+    #[schema(example = 8)]
+    pub webhooks: i64,
+    /// Attempts in the last hour, in whole quarters of an hour.
+    #[schema(example = 412)]
+    pub attempts_this_hour: i64,
+    /// Deliveries that ended in the last 24 hours.
+    #[schema(example = 9_120)]
+    pub deliveries_24h: i64,
+    /// Successful deliveries of those as a share of successful and failed ones, from 0 to 1.
+    #[schema(required, example = 0.998)]
+    pub success_rate_24h: Option<f64>,
+    /// When an attempt was last made, in the last 24 hours.
+    #[schema(required)]
+    pub last_attempt_at: Option<Timestamp>,
 }
 
 /// A tenant's limits.
@@ -85,6 +110,7 @@ impl TenantView {
             },
             strict_event_types: row.get("strict_event_types"),
             created_at: row.get("created_at"),
+            usage: None,
         }
     }
 }
@@ -233,6 +259,47 @@ impl Change {
         }
         self.limits.check(wrong);
     }
+}
+
+/// What these tenants use, in their order.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn usage(
+    client: &impl GenericClient,
+    tenants: &[Tenant],
+) -> Result<Vec<Usage>, tokio_postgres::Error> {
+    let statement = client
+        .prepare_cached(
+            "-- usage_of_tenants\n\
+             SELECT w.webhooks, s.* FROM unnest($1::text[]) WITH ORDINALITY AS t (id, n) \
+             CROSS JOIN LATERAL (SELECT count(*) AS webhooks FROM webhooks \
+                 WHERE tenant = t.id AND status <> 'deleted') w \
+             CROSS JOIN LATERAL ( \
+                 SELECT coalesce(sum((SELECT sum(n) FROM unnest(outcomes) n)) \
+                         FILTER (WHERE quarter >= now() - interval '1 hour'), 0)::int8 AS attempts, \
+                     coalesce(sum(delivered), 0)::int8 AS delivered, \
+                     coalesce(sum(failed + expired), 0)::int8 AS failed, \
+                     coalesce(sum(cancelled), 0)::int8 AS cancelled, \
+                     max(last_attempt_at) AS last_attempt_at \
+                 FROM stats WHERE subject = 'tenant/' || t.id AND quarter >= now() - interval '24 hours') s \
+             ORDER BY t.n",
+        )
+        .await?;
+    let rows = client.query(&statement, &[&tenants]).await?;
+    let usage = rows.iter().map(|row| {
+        let count = |column: &str| row.get::<_, i64>(column);
+        let (delivered, failed) = (count("delivered"), count("failed"));
+        let ended = delivered + failed;
+        Usage {
+            webhooks: count("webhooks"),
+            attempts_this_hour: count("attempts"),
+            deliveries_24h: ended + count("cancelled"),
+            success_rate_24h: (ended > 0).then(|| delivered as f64 / ended as f64),
+            last_attempt_at: row.get("last_attempt_at"),
+        }
+    });
+    Ok(usage.collect())
 }
 
 /// Makes a tenant, with defaults for what isn't said.

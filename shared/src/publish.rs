@@ -46,6 +46,8 @@ pub const SHA256_HEADER: &str = "x-posthorn-sha256";
 /// The header that marks an event that RabbitMQ gave up on and that was published
 /// once more.
 pub const RETURNED_HEADER: &str = "x-posthorn-returned";
+/// Marks an event that came over HTTP. It says so in the log, and nothing else.
+pub const HTTP_HEADER: &str = "x-posthorn-http";
 /// All headers that Posthorn sets and trusts. A producer's headers with these names
 /// are removed before Posthorn sets its own.
 const OURS: [&str; 6] = [

@@ -264,6 +264,12 @@ impl Secrets {
         self.signing_key.iter().chain(previous)
     }
 
+    /// The secret that the current one replaced, whether it signs still or not.
+    #[must_use]
+    pub fn replaced(&self) -> Option<&Secret> {
+        self.previous.as_ref().map(|previous| &previous.secret)
+    }
+
     #[must_use]
     pub fn current(&self) -> &Secret {
         &self.current

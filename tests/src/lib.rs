@@ -15,6 +15,7 @@
 //! | [`chaos`] | injects faults under load and checks that nothing was lost |
 
 pub mod bench;
+pub mod browser;
 pub mod chaos;
 pub mod collector;
 pub mod history;

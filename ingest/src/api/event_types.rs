@@ -15,6 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::actor::begin;
 use crate::api::access::auth::{Managing, Reading};
 use crate::api::access::change_limit::ChangePermit;
 use crate::api::http::headers::Created;
@@ -150,7 +151,7 @@ pub async fn put(
         let _permit = cpu::permit(&acting.tenant).await;
         block_in_place(|| form.check(name.clone()))?
     };
-    let saved = save(&api, change, &acting.tenant, &[entry], false).await?;
+    let saved = save(&api, change, &acting, &[entry], false).await?;
     let shown = find(&api, &acting.tenant, &name).await?;
     Ok(if saved.created > 0 {
         Created::new("/api/v1/event-types", name, shown).into_response()
@@ -175,7 +176,7 @@ pub async fn delete(
 ) -> Result<StatusCode> {
     let _turn = api.changes.acquire(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
-    let transaction = client.transaction().await?;
+    let transaction = begin(&mut client, &acting.actor).await?;
     if !store::delete(&transaction, &acting.tenant, &name).await? {
         return Err(NotFound::event_type(&name).into());
     }
@@ -208,9 +209,7 @@ pub async fn replace(
         let _permit = cpu::permit(&acting.tenant).await;
         block_in_place(|| form.check())?
     };
-    save(&api, change, &acting.tenant, &entries, true)
-        .await
-        .map(Json)
+    save(&api, change, &acting, &entries, true).await.map(Json)
 }
 
 /// One of those that Posthorn comes with, by name, or a whole one. Types of
@@ -270,9 +269,7 @@ pub async fn import(
         let _permit = cpu::permit(&acting.tenant).await;
         block_in_place(|| form.check())?
     };
-    save(&api, change, &acting.tenant, &entries, false)
-        .await
-        .map(Json)
+    save(&api, change, &acting, &entries, false).await.map(Json)
 }
 
 /// A catalogue that Posthorn comes with.
@@ -294,13 +291,13 @@ pub fn embedded(name: &str) -> Result<CatalogueForm> {
 async fn save(
     api: &Api,
     _change: ChangePermit,
-    tenant: &Tenant,
+    acting: &Managing,
     entries: &[Entry],
     alone: bool,
 ) -> Result<Saved> {
     let mut client = api.pool.get().await?;
-    let transaction = client.transaction().await?;
-    let saved = store::save(&transaction, tenant, entries, alone).await?;
+    let transaction = begin(&mut client, &acting.actor).await?;
+    let saved = store::save(&transaction, &acting.tenant, entries, alone).await?;
     transaction.commit().await?;
     drop(client);
     api.feed.refresh().await?;

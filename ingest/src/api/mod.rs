@@ -20,15 +20,16 @@ use serde_json::Value;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-use deliveries::{replays, retries};
+use deliveries::{all_replays, replays, retries};
 use events::rematches;
 use http::problem::Problem;
 use http::query::{self, Queries};
-use state::{Api, Shared};
+use state::Shared;
 use webhooks::{keys, rotation, stats};
 
 pub mod access;
 pub mod beside;
+pub mod changes;
 pub mod dead_letters;
 pub mod deliveries;
 pub mod dialects;
@@ -38,17 +39,17 @@ pub mod http;
 pub mod me;
 pub mod middleware;
 pub mod openapi;
+pub mod signatures;
 pub mod state;
 pub mod tenants;
 pub mod tokens;
 pub mod webhooks;
 
 /// All routes, and the document that describes them.
-pub fn routes(api: Api, cors_origins: &[HeaderValue]) -> Router {
+pub fn routes(api: Shared, cors_origins: &[HeaderValue]) -> Router {
     let (routes, document) = described();
     let document = openapi::finished(&document);
     let queries = Arc::new(Queries::of(&document));
-    let api = Arc::new(api);
     let routes = routes
         .merge(openapi::page::routes(&document))
         .fallback(async |method: Method, uri: Uri| {
@@ -83,13 +84,17 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
             .merge(deliveries::of_webhook())
             .merge(retries::of_webhook())
             .merge(replays::of_webhook())
+            .merge(all_replays::of_webhook())
             .merge(stats::of_webhook())
             .merge(webhooks::test::of_webhook())
+            .merge(webhooks::preview::routes())
     };
     let deliveries = deliveries::routes().merge(retries::routes());
     let (routes, document) = OpenApiRouter::with_openapi(openapi::Base::openapi())
         .nest("/api/v1/webhooks", webhooks())
         .nest("/api/v1/deliveries", deliveries)
+        .nest("/api/v1/replays", all_replays::routes())
+        .nest("/api/v1/signatures", signatures::routes())
         .nest("/api/v1/stats", stats::routes())
         .nest("/api/v1/events", events)
         .nest("/api/v1/event-types", event_types::routes())
@@ -98,6 +103,8 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/api/v1/dead-letters", dead_letters::of_tenant())
         .nest("/api/v1/admin/dead-letters", dead_letters::routes())
         .nest("/api/v1/admin/events", rematches::of_all())
+        .nest("/api/v1/changes", changes::routes())
+        .nest("/api/v1/admin/changes", changes::of_all())
         .nest("/.well-known/webhook-keys", keys::routes())
         .nest("/api/v1/admin/tokens", tokens::routes())
         .nest("/api/v1/admin/tenants", tenants::routes())

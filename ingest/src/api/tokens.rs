@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::actor::begin;
 use crate::api::access::auth::Administering;
 use crate::api::access::role::Role;
 use crate::api::access::tokens::create_token;
@@ -141,7 +142,7 @@ pub async fn issue(
     }
     let role = new.role.unwrap_or(Role::Manager);
     let expires_at = new.expires_at.map(|at| at.0);
-    let made = create_token(&api.pool, tenant.as_ref(), role, expires_at)
+    let made = create_token(&api.pool, &admin.actor, tenant.as_ref(), role, expires_at)
         .await
         .map_err(|error| {
             let sql = error
@@ -261,15 +262,19 @@ pub async fn revoke(
     State(api): State<Shared>,
     Id(id): Id<TokenId>,
 ) -> Result<StatusCode> {
-    let client = api.pool.get().await?;
-    let statement = client
+    let mut client = api.pool.get().await?;
+    let transaction = begin(&mut client, &admin.actor).await?;
+    let statement = transaction
         .prepare_cached(
             "-- revoke_token\n\
              UPDATE tokens SET revoked_at = coalesce(revoked_at, now()) \
              WHERE id = $1 AND ($2::text IS NULL OR tenant = $2)",
         )
         .await?;
-    let revoked = client.execute(&statement, &[&id, &admin.tenant]).await?;
+    let revoked = transaction
+        .execute(&statement, &[&id, &admin.tenant])
+        .await?;
+    transaction.commit().await?;
     if revoked == 0 {
         Err(Problem::not_found(format!("there is no token {id}")))
     } else {

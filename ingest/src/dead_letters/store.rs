@@ -65,6 +65,19 @@ pub struct LetterFilter {
     pub tenant: Option<String>,
     /// Taken from this queue.
     pub origin: Option<Origin>,
+    /// One of these.
+    pub ids: Option<Vec<DeadLetterId>>,
+}
+
+/// Why letters are here, and how many for the same reason.
+pub struct OfReason {
+    pub reason: String,
+    pub tenant: Option<String>,
+    pub queue: String,
+    pub count: i64,
+    /// The first and the latest of them.
+    pub first: DeadLetterId,
+    pub last: DeadLetterId,
 }
 
 /// A letter as lists show it.
@@ -351,6 +364,37 @@ async fn remove(
     })
 }
 
+/// How many letters there are for each reason, of each tenant, the most first.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn reasons(
+    client: &Client,
+    tenant: Option<&str>,
+    limit: i64,
+) -> anyhow::Result<Vec<OfReason>> {
+    // PostgreSQL knows no least UUID before version 18; as texts they have the same order.
+    let statement = client
+        .prepare_cached(
+            "-- reasons_of_dead_letters\n\
+             SELECT reason, tenant, queue, count(*) AS letters, \
+                 min(id::text)::uuid AS first, max(id::text)::uuid AS last \
+             FROM dead_letters WHERE $1::text IS NULL OR tenant = $1 \
+             GROUP BY reason, tenant, queue ORDER BY letters DESC, last DESC LIMIT $2",
+        )
+        .await?;
+    let rows = client.query(&statement, &[&tenant, &limit]).await?;
+    let reasons = rows.iter().map(|row| OfReason {
+        reason: row.get("reason"),
+        tenant: row.get("tenant"),
+        queue: row.get("queue"),
+        count: row.get("letters"),
+        first: row.get("first"),
+        last: row.get("last"),
+    });
+    Ok(reasons.collect())
+}
+
 /// A page, newest first. In the worst case it reads the whole table, which is bounded.
 ///
 /// # Errors
@@ -370,6 +414,7 @@ pub async fn list(
              FROM dead_letters \
              WHERE ($1::uuid IS NULL OR id < $1) AND ($2::text IS NULL OR reason = $2) \
                AND ($3::text IS NULL OR tenant = $3) AND ($4::text IS NULL OR queue = $4) \
+               AND ($7::uuid[] IS NULL OR id = ANY($7)) \
              ORDER BY id DESC LIMIT $5",
         )
         .await?;
@@ -384,6 +429,7 @@ pub async fn list(
                 &origin,
                 &limit,
                 &EXCERPT,
+                &filter.ids,
             ],
         )
         .await?;
@@ -452,6 +498,23 @@ pub async fn find(client: &Client, id: DeadLetterId) -> anyhow::Result<Option<Le
     row.as_ref().map(letter).transpose()
 }
 
+/// Letters without their bodies.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn heads(client: &Client, ids: &[DeadLetterId]) -> anyhow::Result<Vec<Letter>> {
+    let statement = client
+        .prepare_cached(
+            "-- heads_of_dead_letters\n\
+             SELECT id, queue, reason, exchange, routing_key, tenant, message_id, properties, \
+                    ''::bytea AS body, whole_size, whole_sha256 \
+             FROM dead_letters WHERE id = ANY($1)",
+        )
+        .await?;
+    let rows = client.query(&statement, &[&ids]).await?;
+    rows.iter().map(letter).collect()
+}
+
 /// The id of the newest letter.
 ///
 /// # Errors
@@ -492,6 +555,7 @@ pub async fn next(
                            AND ($2::text IS NULL OR reason = $2) \
                            AND ($3::text IS NULL OR tenant = $3) \
                            AND ($4::text IS NULL OR queue = $4) \
+                           AND ($8::uuid[] IS NULL OR id = ANY($8)) \
                          ORDER BY id LIMIT $5) next) n \
                  WHERE before < $7)) \
              ORDER BY id",
@@ -509,6 +573,7 @@ pub async fn next(
                 &limit,
                 &last,
                 &bytes,
+                &filter.ids,
             ],
         )
         .await?;
@@ -571,11 +636,12 @@ pub async fn discard(
 ) -> anyhow::Result<i64> {
     const WHICH: &str = "SELECT id FROM dead_letters \
          WHERE ($1::text IS NULL OR reason = $1) AND ($2::text IS NULL OR tenant = $2) \
-           AND ($3::text IS NULL OR queue = $3) \
+           AND ($3::text IS NULL OR queue = $3) AND ($5::uuid[] IS NULL OR id = ANY($5)) \
          ORDER BY id LIMIT $4";
     let origin = filter.origin.map(Origin::as_str);
     let transaction = take_turns(client).await?;
-    let parameters: [&(dyn ToSql + Sync); 4] = [&filter.reason, &filter.tenant, &origin, &limit];
+    let parameters: [&(dyn ToSql + Sync); 5] =
+        [&filter.reason, &filter.tenant, &origin, &limit, &filter.ids];
     let gone = remove(&transaction, "discard", WHICH, &parameters).await?;
     transaction.commit().await?;
     Ok(gone.letters)

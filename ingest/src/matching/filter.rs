@@ -69,7 +69,7 @@ use serde_json::Value;
 
 use clause::Clause;
 pub use clause::{
-    Budget, FilterError, MAX_CLAUSE_TEXT, MAX_CLAUSES, MAX_DEPTH, MAX_EXCERPT, MAX_PATH,
+    Budget, FilterError, Holding, MAX_CLAUSE_TEXT, MAX_CLAUSES, MAX_DEPTH, MAX_EXCERPT, MAX_PATH,
     MAX_SEGMENTS, MAX_STEPS, MAX_STRING, MAX_VALUES, Refusal, TooCostly,
 };
 
@@ -133,12 +133,12 @@ impl Filter {
         evaluate::matches(&self.root, self.seen(data), budget)
     }
 
-    /// The same answer as [`matches`](Self::matches), with the first clause
-    /// that said no, or that names what the data lacks.
+    /// The same answer as [`matches`](Self::matches), with the clauses that hold, or the
+    /// first clause that said no, or that names what the data lacks.
     ///
     /// # Errors
     /// Says which clause it is, or that the budget was too small.
-    pub fn explain(&self, data: &Value, budget: &mut Budget) -> Result<(), Refusal> {
+    pub fn explain(&self, data: &Value, budget: &mut Budget) -> Result<Vec<Holding>, Refusal> {
         evaluate::explain(&self.root, self.seen(data), budget)
     }
 }

@@ -23,7 +23,7 @@ use super::rate_limit::RateLimitForm;
 use crate::form::{OneOrMany, one_or_many, present};
 use crate::invalid::{Gathered, Invalid, Invalids};
 use members::StatusForm;
-pub use members::{MAX_FILTER, check_metadata};
+pub use members::{MAX_FILTER, check_metadata, events as check_events, filters as check_filters};
 
 /// The body of a create or an update.
 #[derive(Deserialize, ToSchema)]

@@ -177,6 +177,9 @@ pub async fn update(
     changes.set("url", form.url);
     changes.set("patterns", form.events);
     let secret = form.secret.map(|secret| seal_secret(keys, id, &secret));
+    if secret.is_some() {
+        changes.clause("secret_made_at = now()".to_owned());
+    }
     changes.set("secret", secret);
     changes.set("description", form.description);
     let status = changes.parameter(form.status.map(Status::as_str));

@@ -446,7 +446,7 @@ fn inner<'a>(data: &'a str, member: &str) -> &'a str {
     }
 }
 
-fn encode(encoding: &Template<Digest>, signature: &[u8]) -> String {
+pub(super) fn encode(encoding: &Template<Digest>, signature: &[u8]) -> String {
     encoding.render(|digest| match digest {
         Digest::Hex => hex::encode(signature),
         Digest::Base64 => BASE64.encode(signature),
@@ -454,7 +454,7 @@ fn encode(encoding: &Template<Digest>, signature: &[u8]) -> String {
 }
 
 /// `"name":`, after a comma unless it is the first.
-fn push_name(out: &mut String, name: &str) {
+pub(super) fn push_name(out: &mut String, name: &str) {
     if !out.ends_with('{') {
         out.push(',');
     }
@@ -462,7 +462,7 @@ fn push_name(out: &mut String, name: &str) {
     out.push(':');
 }
 
-fn hmac_sha256(key: &[u8], message: &[u8]) -> [u8; 32] {
+pub(super) fn hmac_sha256(key: &[u8], message: &[u8]) -> [u8; 32] {
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else {
         // HMAC accepts keys of any length (RFC 2104, section 2).
         unreachable!("HMAC refused a key");

@@ -12,6 +12,7 @@
 //! | `api` | what answers of the API have in addition |
 //! | `policy` | timeouts, ages, retries, what statuses mean |
 //! | `message`, `compose` | a delivery, and how it is written and signed |
+//! | `verify` | signatures as a receiver checks them |
 //! | `javascript` | JSON as JavaScript writes it |
 
 mod api;
@@ -24,6 +25,7 @@ mod section;
 mod shape;
 mod signatures;
 mod template;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -35,6 +37,7 @@ pub use compose::Dialect;
 pub use message::{Message, Wire};
 pub use policy::{Answers, Meaning, Policy, Since};
 pub use section::Invalid;
+pub use verify::{Keyed, Missing, Place, Received};
 
 /// The dialect of a tenant that didn't choose another one.
 pub const DEFAULT: &str = "standard";

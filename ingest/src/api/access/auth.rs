@@ -20,11 +20,12 @@ use shared::ids::Tenant;
 use subtle::ConstantTimeEq;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::actor::Actor;
 use crate::api::access::jwt::Claims;
 use crate::api::access::role::{Caller, Role};
 use crate::api::access::tokens::{self, hash};
 use crate::api::http::problem::{Problem, Result};
-use crate::api::state::Shared;
+use crate::api::state::{Api, Shared};
 use crate::invalid::NotFound;
 
 /// The most requests of a tenant that use PostgreSQL at a time: less than half of the
@@ -40,6 +41,8 @@ pub struct Acting<const ROLE: u8, const USES_POSTGRES: bool = true> {
     pub tenant: Tenant,
     /// Counts this request among the tenant's that use PostgreSQL, until it is dropped.
     pub permit: Option<OwnedSemaphorePermit>,
+    /// As the history of changes has the caller.
+    pub actor: Actor,
 }
 
 /// A caller who may read the tenant's resources.
@@ -53,10 +56,17 @@ pub type Publishing = Acting<{ Role::Manager as u8 }, false>;
 pub struct Administering {
     /// The tenant whose tokens are managed; `None`: all tokens.
     pub tenant: Option<Tenant>,
-    _permit: Option<OwnedSemaphorePermit>,
+    /// As in [`Acting`].
+    pub permit: Option<OwnedSemaphorePermit>,
+    /// As the history of changes has the caller.
+    pub actor: Actor,
 }
 
-pub struct Operating;
+/// The operator.
+pub struct Operating {
+    /// As the history of changes has the caller.
+    pub actor: Actor,
+}
 
 /// A caller with a valid token, whatever it may do.
 pub struct Identified {
@@ -81,6 +91,7 @@ impl<const ROLE: u8, const USES_POSTGRES: bool> FromRequestParts<Shared>
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self> {
         let caller = identify(&parts.headers, api).await?;
         caller.must_be(ROLE)?;
+        let actor = caller.actor.clone();
         let Some(tenant) = acting_for(caller, &parts.headers, api).await? else {
             return Err(Problem::field(
                 "X-Tenant-ID",
@@ -91,7 +102,11 @@ impl<const ROLE: u8, const USES_POSTGRES: bool> FromRequestParts<Shared>
             true => Some(permit(&tenant, api).await?),
             false => None,
         };
-        Ok(Self { tenant, permit })
+        Ok(Self {
+            tenant,
+            permit,
+            actor,
+        })
     }
 }
 
@@ -101,12 +116,17 @@ impl FromRequestParts<Shared> for Administering {
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self> {
         let caller = identify(&parts.headers, api).await?;
         caller.must_be(Role::Admin as u8)?;
+        let actor = caller.actor.clone();
         let tenant = acting_for(caller, &parts.headers, api).await?;
-        let _permit = match &tenant {
+        let permit = match &tenant {
             Some(tenant) => Some(permit(tenant, api).await?),
             None => None,
         };
-        Ok(Self { tenant, _permit })
+        Ok(Self {
+            tenant,
+            permit,
+            actor,
+        })
     }
 }
 
@@ -140,7 +160,8 @@ impl FromRequestParts<Shared> for Operating {
                 "this request needs a global admin token",
             ));
         }
-        Ok(Self)
+        let actor = caller.actor;
+        Ok(Self { actor })
     }
 }
 
@@ -173,7 +194,10 @@ async fn acting_for(caller: Caller, headers: &HeaderMap, api: &Shared) -> Result
 }
 
 /// Waits until fewer of the tenant's requests use PostgreSQL.
-async fn permit(tenant: &Tenant, api: &Shared) -> Result<OwnedSemaphorePermit> {
+///
+/// # Errors
+/// 429 if that takes too long.
+pub async fn permit(tenant: &Tenant, api: &Api) -> Result<OwnedSemaphorePermit> {
     tokio::time::timeout(PATIENCE, api.permits.acquire(tenant))
         .await
         .map_err(|_| Problem::too_many_at_once(OF_A_TENANT))
@@ -206,13 +230,18 @@ async fn whose(token: &str, hash: &[u8; 32], api: &Shared) -> Result<Caller> {
             return Ok(Caller {
                 tenant: None,
                 role: Role::Admin,
+                actor: Actor::operator(),
             });
         }
     }
     match &api.jwts {
         // No token of ours has a dot.
         Some(jwts) if token.contains('.') => {
-            let Claims { tenant, role } = jwts
+            let Claims {
+                tenant,
+                role,
+                subject,
+            } = jwts
                 .verify(token)
                 .map_err(|reason| Problem::bad_jwt(&reason))?;
             if !is_tenant(api, &tenant).await? {
@@ -221,6 +250,7 @@ async fn whose(token: &str, hash: &[u8; 32], api: &Shared) -> Result<Caller> {
             Ok(Caller {
                 tenant: Some(tenant),
                 role,
+                actor: Actor::jwt(subject.as_deref()),
             })
         }
         _ => tokens::find(hash, &api.tokens).await,
@@ -239,7 +269,10 @@ fn named_tenant(headers: &HeaderMap) -> Result<Option<Tenant>> {
 
 /// Asked of memory. A tenant that isn't there may be a moment old, so nobody is refused
 /// before the catalogue was read again.
-async fn is_tenant(api: &Shared, tenant: &Tenant) -> Result<bool> {
+///
+/// # Errors
+/// If the catalogue can't be read.
+pub async fn is_tenant(api: &Api, tenant: &Tenant) -> Result<bool> {
     let is_known = || api.subscriptions.max_payload(tenant).is_some();
     if !is_known() {
         api.feed.refresh().await?;

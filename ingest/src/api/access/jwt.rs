@@ -76,6 +76,8 @@ pub struct Claims {
     pub tenant: Tenant,
     /// In which role.
     pub role: Role,
+    /// Whose it is, if it says.
+    pub subject: Option<String>,
 }
 
 /// A key and the one algorithm that it verifies.
@@ -171,7 +173,12 @@ impl Jwts {
         let role = claim(claims, role_claim)
             .and_then(highest_role)
             .ok_or_else(|| format!("its claim `{role_claim}` is not admin, manager or viewer"))?;
-        Ok(Claims { tenant, role })
+        let subject = claims.get("sub").and_then(Value::as_str);
+        Ok(Claims {
+            tenant,
+            role,
+            subject: subject.map(str::to_owned),
+        })
     }
 }
 
@@ -199,6 +206,13 @@ fn in_force(claims: &Map<String, Value>, now: OffsetDateTime) -> Result<(), Stri
         return Err("ImmatureSignature".to_owned());
     }
     Ok(())
+}
+
+/// When a JWT that was verified expires.
+pub fn expires_at(token: &str) -> Option<OffsetDateTime> {
+    let claims = BASE64.decode(token.split('.').nth(1)?).ok()?;
+    let claims: Map<String, Value> = serde_json::from_slice(&claims).ok()?;
+    OffsetDateTime::from_unix_timestamp(claims.get("exp")?.as_f64()? as i64).ok()
 }
 
 /// The claim of this name; else, as in `realm_access.roles`, the one that the

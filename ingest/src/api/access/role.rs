@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use shared::ids::Tenant;
 use utoipa::ToSchema;
 
+use crate::actor::Actor;
 use crate::api::http::problem::{Problem, Result};
 
 /// What a token may do: a viewer reads, a manager also changes webhooks and
@@ -50,6 +51,8 @@ pub struct Caller {
     pub tenant: Option<Tenant>,
     /// What it may do.
     pub role: Role,
+    /// As the history of changes has it.
+    pub actor: Actor,
 }
 
 impl Caller {

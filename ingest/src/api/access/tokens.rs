@@ -12,6 +12,7 @@ use shared::ids::{Tenant, TokenId};
 use shared::seal::fill_random;
 use time::OffsetDateTime;
 
+use crate::actor::{Actor, begin};
 use crate::api::access::role::{Caller, Role};
 use crate::api::access::token_lookup::TokenLookup;
 use crate::api::http::problem::{Problem, Result};
@@ -32,6 +33,7 @@ pub async fn find(hash: &[u8; 32], tokens: &TokenLookup) -> Result<Caller> {
     Ok(Caller {
         tenant: found.tenant,
         role: found.role,
+        actor: Actor::token(&found.prefix),
     })
 }
 
@@ -69,6 +71,7 @@ pub struct NewToken {
 /// If PostgreSQL fails or there is no such tenant.
 pub async fn create_token(
     pool: &Pool,
+    actor: &Actor,
     tenant: Option<&Tenant>,
     role: Role,
     expires_at: Option<OffsetDateTime>,
@@ -81,8 +84,9 @@ pub async fn create_token(
         prefix: token[..SHOWN].to_owned(),
         secret: token.into(),
     };
-    let client = pool.get().await?;
-    client
+    let mut client = pool.get().await?;
+    let transaction = begin(&mut client, actor).await?;
+    transaction
         .execute(
             "-- create_token\n\
              INSERT INTO tokens (id, hash, prefix, tenant, role, expires_at) VALUES ($1, $2, $3, $4, $5, $6)",
@@ -96,5 +100,6 @@ pub async fn create_token(
             ],
         )
         .await?;
+    transaction.commit().await?;
     Ok(made)
 }

@@ -3,7 +3,10 @@
 //! `/deliveries`, `/events` and `/logs` of a webhook are the same search. Each is
 //! the name that one of the supported systems gives it.
 
+pub mod all_replays;
+pub mod composed;
 pub mod merge;
+pub mod replay_results;
 pub mod replays;
 pub mod retries;
 pub mod search;
@@ -20,6 +23,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::access::auth::Reading;
+use crate::api::deliveries::composed::Composed;
 use crate::api::deliveries::search::{DeliveryQuery, Found, Search, WITH_ITS_EVENT, search};
 use crate::api::deliveries::view::{
     Attempt, COLUMNS, DATA_IN_LISTS, Delivery, DeliveryDetail, LogEntry, deliveries,
@@ -32,6 +36,8 @@ use crate::invalid::NotFound;
 /// How many attempts are shown: more than any schedule makes, but a delivery can
 /// begin again any number of times.
 const SHOWN_ATTEMPTS: i64 = 100;
+/// How many bytes of bodies are composed again for one answer: the largest event fits.
+const COMPOSED_BYTES: usize = 2 * 1024 * 1024;
 
 /// `/api/v1/deliveries…`
 pub fn routes() -> OpenApiRouter<Shared> {
@@ -81,7 +87,8 @@ pub struct LogPage {
 
 /// List deliveries
 ///
-/// Of all the tenant's webhooks that aren't deleted, newest first.
+/// Of all the tenant's webhooks that aren't deleted, newest first; of those that `webhook_id`
+/// names, deleted ones too.
 #[utoipa::path(
     get, path = "/", operation_id = "list_deliveries", tag = "deliveries",
     security(("token" = ["viewer"])),
@@ -98,11 +105,13 @@ pub async fn list(
     let statement = client
         .prepare_cached(
             "-- tenants_webhooks\n\
-             SELECT id FROM webhooks WHERE tenant = $1 AND status <> 'deleted' ORDER BY id",
+             SELECT id FROM webhooks WHERE tenant = $1 AND status <> 'deleted' AND $2::uuid[] IS NULL \
+             UNION ALL SELECT id FROM webhooks WHERE tenant = $1 AND id = ANY($2) \
+             ORDER BY id",
         )
         .await?;
     let webhooks: Vec<WebhookId> = client
-        .query(&statement, &[&acting.tenant])
+        .query(&statement, &[&acting.tenant, &wanted.webhooks])
         .await?
         .iter()
         .map(|row| row.get(0))
@@ -197,7 +206,13 @@ async fn search_webhook(
 ) -> Result<(Found, bool)> {
     let client = api.pool.get().await?;
     let debug = check_exists(&client, tenant, webhook).await?;
-    let found = search(&client, tenant, &[webhook], wanted).await?;
+    // Both are meant: the one in the path, and those in the filter.
+    let is_wanted = wanted
+        .webhooks
+        .as_ref()
+        .is_none_or(|ids| ids.contains(&webhook));
+    let webhooks = if is_wanted { &[webhook][..] } else { &[] };
+    let found = search(&client, tenant, webhooks, wanted).await?;
     Ok((found, debug))
 }
 
@@ -243,10 +258,44 @@ pub async fn show(
         )
         .await?;
     let attempts = client.query(&statement, &[&id, &SHOWN_ATTEMPTS]).await?;
+    drop(client);
+    let mut attempt_log: Vec<_> = attempts.iter().map(Attempt::from_row).collect();
+    compose_again(&api, &acting.tenant, id, &mut attempt_log).await?;
     Ok(Json(DeliveryDetail {
         delivery,
-        attempt_log: attempts.iter().map(Attempt::from_row).collect(),
+        attempt_log,
     }))
+}
+
+/// Composes the bodies that weren't stored, the latest first. One that isn't as long as the one
+/// that was sent is left out: the webhook's dialect has changed since.
+async fn compose_again(
+    api: &Api,
+    tenant: &Tenant,
+    delivery: DeliveryId,
+    attempts: &mut [Attempt],
+) -> Result<()> {
+    let lacks =
+        |attempt: &Attempt| attempt.request_body.is_none() && attempt.request_bytes.is_some();
+    if !attempts.iter().any(lacks) {
+        return Ok(());
+    }
+    let Some(composed) = Composed::read(api, tenant, delivery).await? else {
+        return Ok(());
+    };
+    let mut left = COMPOSED_BYTES;
+    for attempt in attempts.iter_mut().rev().filter(|attempt| lacks(attempt)) {
+        let body = composed.at(attempt.started_at.0).body;
+        if attempt.request_bytes == i32::try_from(body.len()).ok() {
+            let Some(rest) = left.checked_sub(body.len()) else {
+                break;
+            };
+            left = rest;
+            attempt.request_body = Some(String::from_utf8_lossy(&body).into_owned());
+            attempt.composed = true;
+        }
+    }
+    Ok(())
 }
 
 /// A tenant's delivery.

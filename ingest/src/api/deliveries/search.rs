@@ -14,7 +14,7 @@ use std::time::Duration;
 use deadpool_postgres::Client;
 use serde::Deserialize;
 use shared::clock;
-use shared::ids::{DeliveryId, EventId, EventType, Tenant, WebhookId, first_uuid_at};
+use shared::ids::{DeliveryId, EventId, Tenant, WebhookId, first_uuid_at};
 use tokio_postgres::Row;
 use utoipa::IntoParams;
 use uuid::Uuid;
@@ -23,10 +23,14 @@ use crate::api::deliveries::merge::{Look, Merge, Seen};
 use crate::api::deliveries::view::{COLUMNS, PROCESSING};
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::Page;
+use crate::log_filter::{LogFilter, listed, passes};
 use crate::timestamp::Timestamp;
 
 /// The most deliveries that one request looks at.
 const BUDGET: usize = 5_000;
+
+/// The most webhooks that a list can be narrowed to.
+const MAX_WEBHOOKS: usize = 100;
 
 /// How far the clocks of replicas may be apart.
 const CLOCKS: Duration = Duration::from_secs(600);
@@ -68,15 +72,31 @@ pub struct DeliveryQuery {
         pattern = "^(queued|retrying|delivered|success|failed|expired|cancelled|pending|processing)(,(queued|retrying|delivered|success|failed|expired|cancelled|pending|processing))*$"
     )]
     pub status: Option<String>,
-    #[param(value_type = Option<EventType>)]
+    /// An event type or a pattern such as `order.*`; several with commas between them.
+    #[param(example = "order.*,user.created")]
     pub event_type: Option<String>,
+    /// Only of this webhook; several with commas between them, at most 100.
+    #[param(example = "wh_01kb4v2p8zf5sttdw3m8e7h2xk")]
+    pub webhook_id: Option<String>,
     /// Only of events that were accepted at this time or later.
     pub since: Option<Timestamp>,
     /// Only of events that were accepted before this time.
     pub until: Option<Timestamp>,
-    /// The HTTP status that the last attempt was answered with.
-    #[param(minimum = 100, maximum = 599)]
-    pub response_code: Option<i16>,
+    /// The HTTP status that the last attempt was answered with, a class such as `5xx`, or
+    /// `none`: there was no answer. Several with commas between them.
+    #[param(
+        pattern = "^([1-5]([0-9]{2}|xx)|none)(,([1-5]([0-9]{2}|xx)|none))*$",
+        example = "5xx,none"
+    )]
+    pub response_code: Option<String>,
+    /// The outcome of the last attempt: `success`, `redirect`, `client_error`, `server_error`,
+    /// `timeout`, `dns`, `connect`, `tls`, `broken` or `forbidden`; several with commas
+    /// between them.
+    #[param(
+        pattern = "^(success|redirect|client_error|server_error|timeout|dns|connect|tls|broken|forbidden)(,(success|redirect|client_error|server_error|timeout|dns|connect|tls|broken|forbidden))*$",
+        example = "timeout,tls"
+    )]
+    pub outcome: Option<String>,
     /// Only of this event.
     #[param(value_type = Option<EventId>)]
     pub event_id: Option<String>,
@@ -92,8 +112,9 @@ pub struct Search {
     states: Option<Vec<&'static str>>,
     /// Only deliveries whose next attempt is due.
     due: bool,
-    event_type: Option<EventType>,
-    response_code: Option<i16>,
+    filter: LogFilter,
+    /// Only of these webhooks.
+    pub webhooks: Option<Vec<WebhookId>>,
     event: Option<EventId>,
     /// Ids from this one on.
     from: Uuid,
@@ -137,17 +158,12 @@ impl DeliveryQuery {
         };
         let parsed =
             |field, error: shared::ids::Malformed| Problem::field(field, error.to_string());
-        let event_type = self.event_type.map(|text| text.parse()).transpose();
         let event = self.event_id.map(|text| text.parse()).transpose();
-        if self
-            .response_code
-            .is_some_and(|code| !(100..=599).contains(&code))
-        {
-            return Err(Problem::field(
-                "response_code",
-                "must be between 100 and 599",
-            ));
-        }
+        let filter = LogFilter::default()
+            .with_types(listed(self.event_type).as_deref())?
+            .with_codes(listed(self.response_code))?
+            .with_outcomes(listed(self.outcome))?;
+        let webhooks = listed(self.webhook_id).map(webhooks).transpose()?;
         let page = Page {
             limit: self.limit,
             cursor: self.cursor,
@@ -159,8 +175,8 @@ impl DeliveryQuery {
         Ok(Search {
             states,
             due,
-            event_type: event_type.map_err(|error| parsed("event_type", error))?,
-            response_code: self.response_code,
+            filter,
+            webhooks,
             event: event.map_err(|error| parsed("event_id", error))?,
             from: self
                 .since
@@ -169,6 +185,17 @@ impl DeliveryQuery {
             limit: page.limit()?,
         })
     }
+}
+
+fn webhooks(texts: Vec<String>) -> Result<Vec<WebhookId>> {
+    if texts.len() > MAX_WEBHOOKS {
+        let bound = format!("must have at most {MAX_WEBHOOKS} entries");
+        return Err(Problem::field("webhook_id", bound));
+    }
+    let parsed = texts.iter().map(|text| text.trim().parse());
+    parsed
+        .collect::<std::result::Result<_, shared::ids::Malformed>>()
+        .map_err(|error| Problem::field("webhook_id", error.to_string()))
 }
 
 /// One state, or several with commas between them. Answers also whether only deliveries whose
@@ -242,9 +269,7 @@ async fn list_deliveries(
         _ => None,
     };
     let wanted = search.limit as usize + 1;
-    let all_are_wanted = (search.states.is_none() || by_index.is_some())
-        && search.event_type.is_none()
-        && search.response_code.is_none();
+    let all_are_wanted = (search.states.is_none() || by_index.is_some()) && search.filter.is_all();
     let first = if all_are_wanted {
         wanted
     } else {
@@ -281,7 +306,7 @@ async fn look_at_deliveries(
     } = look;
     // Rows are compared, and ordered, by all columns of the index that is meant:
     // by the id alone, the primary key looks as good to a planner that can't know
-    // the webhook, and is read to its end for one that has few deliveries. `$9`
+    // the webhook, and is read to its end for one that has few deliveries. `$7`
     // only says which days not to look into. With a lower bound beside it, a
     // planner without statistics takes what lies between for very little.
     // What isn't asked for is planned away: then only the index is read.
@@ -294,6 +319,7 @@ async fn look_at_deliveries(
             "webhook_id DESC, state DESC, id DESC",
         ),
     };
+    let passes = passes(8);
     let statement = client
         .prepare_cached(&format!(
             "-- look_at_deliveries\n\
@@ -303,12 +329,10 @@ async fn look_at_deliveries(
                      (array_agg(id))[count(*)] AS edge, \
                      array_agg(id) FILTER (WHERE passes) AS passing \
                  FROM (SELECT id, coalesce( \
-                         ($6::text[] IS NULL OR state = ANY($6)) \
-                         AND ($7::text IS NULL OR event_type = $7) \
-                         AND ($8::int2 IS NULL OR status_code = $8){due}, false) AS passes \
-                     FROM deliveries \
+                         ($6::text[] IS NULL OR state = ANY($6)) AND {passes}{due}, false) AS passes \
+                     FROM deliveries d \
                      WHERE ({columns}) >= (w.id, {state}$3::uuid) AND ({columns}) < (w.id, {state}w.before) \
-                       AND ($5::text IS NULL OR state = $5) AND id < $9 \
+                       AND ($5::text IS NULL OR state = $5) AND id < $7 \
                      ORDER BY {newest_first} LIMIT $4) d) s \
              ORDER BY w.n"
         ))
@@ -323,9 +347,11 @@ async fn look_at_deliveries(
                 &(*count as i64),
                 &by_index,
                 &by_looking,
-                &search.event_type,
-                &search.response_code,
                 &search.to,
+                &search.filter.exact(),
+                &search.filter.prefixes(),
+                &search.filter.codes,
+                &search.filter.outcomes,
             ],
         )
         .await?;
@@ -356,22 +382,22 @@ async fn deliveries_of_event(
     webhooks: &[WebhookId],
     search: &Search,
 ) -> Result<Found> {
+    let passes = passes(8);
     let due = if search.due { IS_DUE } else { "" };
     let statement = client
         .prepare_cached(&format!(
             "-- deliveries_of_event\n\
              WITH d AS ( \
                  SELECT s.* FROM events e CROSS JOIN LATERAL ( \
-                     SELECT * FROM deliveries \
+                     SELECT * FROM deliveries d \
                      WHERE id BETWEEN millisecond_floor(e.uid) AND millisecond_ceiling(e.uid) \
                        AND event_uid = e.uid AND id >= $2 AND id < $3 \
                        AND webhook_id = ANY($1) \
                        AND ($4::text[] IS NULL OR state = ANY($4)) \
-                       AND ($5::text IS NULL OR event_type = $5) \
-                       AND ($6::int2 IS NULL OR status_code = $6){due} \
-                     ORDER BY id DESC LIMIT $7) s \
-                 WHERE e.tenant = $8 AND e.id = $9 \
-                 ORDER BY s.id DESC LIMIT $7 \
+                       AND {passes}{due} \
+                     ORDER BY id DESC LIMIT $5) s \
+                 WHERE e.tenant = $6 AND e.id = $7 \
+                 ORDER BY s.id DESC LIMIT $5 \
              ) \
              SELECT {COLUMNS} FROM d {WITH_ITS_EVENT} ORDER BY d.id DESC"
         ))
@@ -384,11 +410,13 @@ async fn deliveries_of_event(
                 &search.from,
                 &search.to,
                 &search.states,
-                &search.event_type,
-                &search.response_code,
                 &(search.limit + 1),
                 tenant,
                 &search.event,
+                &search.filter.exact(),
+                &search.filter.prefixes(),
+                &search.filter.codes,
+                &search.filter.outcomes,
             ],
         )
         .await?;

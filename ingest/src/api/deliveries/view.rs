@@ -131,9 +131,13 @@ pub struct Attempt {
     /// How long the request's body was.
     #[schema(required)]
     pub request_bytes: Option<i32>,
-    /// The request's body; only of attempts in debug mode.
+    /// The request's body. In debug mode as it was stored; else `composed` again, or `null` if
+    /// that isn't possible: the event or the webhook is gone, its dialect was changed, or the
+    /// bodies of later attempts are more than 2 MiB.
     #[schema(required)]
     pub request_body: Option<String>,
+    /// Whether `request_body` wasn't stored, but composed again as it was sent then.
+    pub composed: bool,
     #[schema(required, example = 200)]
     pub response_code: Option<i16>,
     /// Names and values.
@@ -317,6 +321,7 @@ impl Attempt {
             request_headers: row.get("request_headers"),
             request_bytes: row.get("request_bytes"),
             request_body: body("request_body"),
+            composed: false,
             response_code: row.get("status_code"),
             response_headers: row.get("response_headers"),
             response_body: body("response_body"),

@@ -5,6 +5,7 @@
 //! answered with 202 then; whoever sent it is told at once what is wrong with it.
 
 pub mod detail;
+pub mod dry_run;
 pub mod incoming;
 pub mod log;
 pub mod new_event;
@@ -27,14 +28,15 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::access::auth::Publishing;
+use crate::api::access::auth::{Publishing, permit};
+use crate::api::events::dry_run::{EventDryRun, dry_run};
 use crate::api::events::incoming::Incoming;
 use crate::api::events::new_event::MAX_BATCH_BODY;
 pub use crate::api::events::new_event::NewEvent;
 use crate::api::http::code::Code;
 use crate::api::http::json;
 use crate::api::http::problem::{Blame, Problem, Result};
-use crate::api::http::request::read_json;
+use crate::api::http::request::{Parameters, read_json};
 use crate::api::state::{Api, Shared};
 use crate::decode::{Event, Rejected};
 use crate::door::Door;
@@ -99,11 +101,13 @@ pub struct PublishedEvent {
 ///
 /// Answered when it is durable: written with its deliveries, or confirmed by RabbitMQ.
 /// From then on it isn't lost. CloudEvents are taken too, in structured, binary and batch
-/// mode. A batch is answered as by `/batch`.
+/// mode. A batch is answered as by `/batch`. With `dry_run=true` nothing is published: the
+/// answer says whether the event would be taken, and which webhooks would get it.
 #[utoipa::path(
     post, path = "/", operation_id = "publish_event", tag = "events",
     security(("token" = ["manager"])),
     params(
+        dry_run::Publishing,
         ("Idempotency-Key" = Option<String>, Header,
             description = "The id of an event that has none."),
         ("traceparent" = Option<String>, Header,
@@ -111,6 +115,7 @@ pub struct PublishedEvent {
     ),
     request_body = NewEvent,
     responses(
+        (status = 200, description = "A dry run: nothing was published.", body = EventDryRun),
         (status = 202, description = "It is taken.", body = PublishedEvent),
         (status = 409, description = "Another event was accepted with this id. The detail has both hashes."),
     ),
@@ -118,18 +123,31 @@ pub struct PublishedEvent {
 pub async fn publish(
     acting: Publishing,
     State(api): State<Shared>,
+    Parameters(how): Parameters<dry_run::Publishing>,
     headers: HeaderMap,
     incoming: Incoming,
 ) -> Result<Response> {
+    let is_dry = how.dry_run == Some(true);
     let trace = trace(&headers);
     let new = match incoming {
         Incoming::One(new) => new,
+        Incoming::Batch(_) if is_dry => {
+            return Err(Problem::field(
+                "dry_run",
+                "takes one event: a batch can't be asked about",
+            ));
+        }
         Incoming::Batch(events) => {
             let result = publish_all(&api, &acting.tenant, trace, events).await?;
             return Ok((StatusCode::ACCEPTED, Json(result)).into_response());
         }
     };
     let mut event = new.check(&acting.tenant)?;
+    if is_dry {
+        let _permit = permit(&acting.tenant, &api).await?;
+        let answer = dry_run(&api, &acting.tenant, &event).await?;
+        return Ok(Json(answer).into_response());
+    }
     event.trace = trace;
     match publish_one(&api.door, event).await? {
         (id, event_type, Ok(matched)) => {

@@ -103,6 +103,7 @@ impl NewEvent {
             occurred_at,
             data: Box::<str>::from(self.data).into_string(),
             attributes: self.attributes,
+            over_http: true,
             trace: None,
         })
     }

@@ -235,6 +235,15 @@ impl Problem {
         .of_field("Content-Type")
     }
 
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// When it may be tried again, in seconds.
+    pub fn retry_after(&self) -> Option<u64> {
+        self.retry_after
+    }
+
     /// The code, the detail, and what is wrong with which member.
     pub fn into_blame(self) -> (Code, String, Vec<Blame>) {
         (self.code, self.detail, self.errors)

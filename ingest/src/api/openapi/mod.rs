@@ -37,6 +37,7 @@ pub mod words;
         (name = "event types", description = "A tenant's catalogue of event types. Events of a type with a schema are checked against it."),
         (name = "dialects", description = "The formats of deliveries: headers, body, signature, retries."),
         (name = "dead letters", description = "Messages that were refused or unroutable."),
+        (name = "changes", description = "Who changed what: webhooks, event types, limits, tokens."),
         (name = "tokens", description = "API tokens."),
         (name = "tenants", description = "Tenants and their limits."),
         (name = "sent", description = "What Posthorn sends to endpoints, in each dialect."),

@@ -9,8 +9,10 @@
 //! Answers carry an ETag. A change that sends it in `If-Match` is refused if the
 //! webhook has changed since.
 
+pub mod backlog;
 pub mod endpoint_stats;
 pub mod keys;
+pub mod preview;
 pub mod put_back;
 pub mod rotation;
 pub mod stats;
@@ -29,6 +31,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::actor::begin;
 use crate::api::access::auth::{Managing, Reading};
 use crate::api::http::headers::Created;
 use crate::api::http::problem::{Problem, Result};
@@ -109,7 +112,7 @@ pub async fn create(
     let checked = form.check_new(&api.destinations, &api.dialects)?;
     let _turn = api.changes.acquire(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
-    let transaction = client.transaction().await?;
+    let transaction = begin(&mut client, &acting.actor).await?;
     let made = store::create(&transaction, api.writing(), &acting.tenant, None, checked).await?;
     transaction.commit().await?;
     drop(client);
@@ -271,7 +274,7 @@ pub async fn update(
     let form = put_back::changes(body, &shown)?;
     let checked = form.check(&api.destinations, &api.dialects)?;
     let mut client = api.pool.get().await?;
-    let transaction = client.transaction().await?;
+    let transaction = begin(&mut client, &acting.actor).await?;
     let (writing, tenant) = (api.writing(), &acting.tenant);
     if !store::update(&transaction, writing, tenant, id, expected, checked).await? {
         return Err(changed_meanwhile());
@@ -307,7 +310,7 @@ pub async fn delete(
     let expected = expected_revision(&headers)?;
     let _turn = api.changes.acquire(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
-    let transaction = client.transaction().await?;
+    let transaction = begin(&mut client, &acting.actor).await?;
     if !store::delete(&transaction, &acting.tenant, id, expected).await? {
         return Err(changed_meanwhile());
     }

@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::actor::begin;
 use crate::api::access::auth::Managing;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Id, OptionalBody};
@@ -95,8 +96,9 @@ pub async fn rotate(
     let until = clock::now() + Duration::seconds(i64::from(overlap));
     let until = (overlap > 0).then_some(until);
     let _turn = api.changes.acquire(&acting.tenant).await?;
-    let client = api.pool.get().await?;
-    let statement = client
+    let mut client = api.pool.get().await?;
+    let transaction = begin(&mut client, &acting.actor).await?;
+    let statement = transaction
         .prepare_cached(
             "-- rotate_secret\n\
              UPDATE webhooks SET \
@@ -105,11 +107,11 @@ pub async fn rotate(
                  previous_secret_until = $4, \
                  secret = $3, \
                  signing_key = CASE WHEN signing_key IS NOT NULL THEN $5::bytea END, \
-                 updated_at = now() \
+                 secret_made_at = now(), updated_at = now() \
              WHERE id = $1 AND tenant = $2 AND status <> 'deleted'",
         )
         .await?;
-    let rotated = client
+    let rotated = transaction
         .execute(
             &statement,
             &[
@@ -121,6 +123,7 @@ pub async fn rotate(
             ],
         )
         .await?;
+    transaction.commit().await?;
     drop(client);
     if rotated == 0 {
         return Err(NotFound::webhook(id).into());
@@ -147,8 +150,9 @@ pub async fn revoke(
     Id(id): Id<WebhookId>,
 ) -> Result<Json<WebhookView>> {
     let _turn = api.changes.acquire(&acting.tenant).await?;
-    let client = api.pool.get().await?;
-    let statement = client
+    let mut client = api.pool.get().await?;
+    let transaction = begin(&mut client, &acting.actor).await?;
+    let statement = transaction
         .prepare_cached(
             "-- revoke_previous_secret\n\
              UPDATE webhooks SET previous_secret = NULL, previous_secret_until = NULL, \
@@ -156,7 +160,10 @@ pub async fn revoke(
              WHERE id = $1 AND tenant = $2 AND status <> 'deleted'",
         )
         .await?;
-    let revoked = client.execute(&statement, &[&id, &acting.tenant]).await?;
+    let revoked = transaction
+        .execute(&statement, &[&id, &acting.tenant])
+        .await?;
+    transaction.commit().await?;
     drop(client);
     if revoked == 0 {
         return Err(NotFound::webhook(id).into());

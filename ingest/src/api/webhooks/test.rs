@@ -169,6 +169,7 @@ async fn send(api: &Api, acting: Managing, id: WebhookId, new: NewTest) -> Resul
     let Managing {
         tenant,
         permit: postgres,
+        ..
     } = acting;
     let tenant = &tenant;
     let (webhook, patterns, dialect) = find(api, tenant, id).await?;

@@ -18,6 +18,7 @@ use crate::api::beside::{Beside, beside};
 use crate::api::http::problem::Result;
 use crate::api::openapi::words::WebhookStatus;
 use crate::api::state::Api;
+use crate::api::webhooks::backlog::{Backlog, backlogs};
 use crate::api::webhooks::stats::{Health, Summary, summaries};
 use crate::invalid::NotFound;
 use crate::timestamp::Timestamp;
@@ -52,6 +53,9 @@ pub struct WebhookView {
     /// The secret: whole in the answer that creates it, masked in every other.
     #[schema(example = "whsec_…ab12")]
     pub secret: String,
+    /// Since when it has this secret; `null`: from before Posthorn noted it.
+    #[schema(required)]
+    pub secret_made_at: Option<Timestamp>,
     /// Until when the previous secret signs too; `null` in a dialect with space for one signature.
     #[schema(required)]
     pub previous_secret_until: Option<Timestamp>,
@@ -97,6 +101,16 @@ pub struct WebhookView {
     pub updated_at: Timestamp,
     /// The endpoint's state, judged by its latest answers.
     pub health: Health,
+    /// How many deliveries wait for it: for their first attempt, for another one, or for it to be
+    /// active again. Counting stops at 10,000, and at 1,000 where webhooks are listed.
+    #[schema(example = 0)]
+    pub waiting: i64,
+    /// Whether all were counted; `false`: there are more.
+    #[schema(example = true)]
+    pub waiting_counted: bool,
+    /// When the event of the oldest of them was accepted.
+    #[schema(required)]
+    pub oldest_waiting_at: Option<Timestamp>,
     /// The number of events that it didn't get because its filter was too costly to evaluate.
     #[schema(example = 0)]
     pub too_costly_events: i64,
@@ -123,7 +137,7 @@ pub struct WebhookView {
 pub const COLUMNS: &str = "w.id, w.tenant, w.url, w.patterns, w.filter, w.dialect, w.secret, \
     w.previous_secret, w.previous_secret_until, w.signing_key, w.previous_signing_key, w.headers, \
     w.timeout_ms, w.retry, w.rate_limit, w.rate_period_s, w.debug_mode, w.trace_header, w.operational, w.status, \
-    w.description, w.metadata, w.key, w.disabled_reason, w.created_at, w.updated_at, w.revision, \
+    w.secret_made_at, w.description, w.metadata, w.key, w.disabled_reason, w.created_at, w.updated_at, w.revision, \
     coalesce((SELECT c.events FROM costly_filters c WHERE c.webhook_id = w.id), 0) AS too_costly_events, \
     (SELECT c.last_at FROM costly_filters c WHERE c.webhook_id = w.id) AS last_too_costly_at, \
     (SELECT t.dialect FROM tenants t WHERE t.id = w.tenant) AS tenants_dialect";
@@ -131,7 +145,7 @@ pub const COLUMNS: &str = "w.id, w.tenant, w.url, w.patterns, w.filter, w.dialec
 impl WebhookView {
     /// From its row, and what was counted of it. A row that can't be read whole
     /// is shown as far as it can be.
-    fn new(api: &Api, row: &Row, summary: Summary) -> Self {
+    fn new(api: &Api, row: &Row, summary: Summary, backlog: Backlog) -> Self {
         let sealed = Sealed::open(row, &api.keys).ok();
         let retry = read_retry(row);
         let readable = sealed.is_some() && retry.is_ok();
@@ -163,6 +177,7 @@ impl WebhookView {
             disabled_reason: row.get("disabled_reason"),
             readable,
             secret: sealed.as_ref().map_or_else(|| "…".to_owned(), masked),
+            secret_made_at: row.get("secret_made_at"),
             previous_secret_until: row
                 .get::<_, Option<Timestamp>>("previous_secret_until")
                 .filter(|_| signs_with_previous),
@@ -187,6 +202,9 @@ impl WebhookView {
             created_at_too: created_at,
             updated_at: row.get("updated_at"),
             health: summary.health,
+            waiting: backlog.waiting,
+            waiting_counted: backlog.counted,
+            oldest_waiting_at: backlog.oldest.map(|id| Timestamp(id.accepted_at())),
             too_costly_events: row.get("too_costly_events"),
             last_too_costly_at: row.get("last_too_costly_at"),
             last_triggered: summary.last_triggered,
@@ -239,9 +257,11 @@ pub async fn find(api: &Api, tenant: &Tenant, id: WebhookId) -> Result<WebhookVi
 pub async fn all(api: &Api, client: &Client, rows: &[Row]) -> Result<Vec<WebhookView>> {
     let ids: Vec<WebhookId> = rows.iter().map(|row| row.get("id")).collect();
     let summaries = summaries(client, &ids).await?;
+    let backlogs = backlogs(client, &ids).await?;
     let shown = rows.iter().zip(ids).map(|(row, id)| {
         let summary = summaries.get(&id).copied().unwrap_or(Summary::UNUSED);
-        WebhookView::new(api, row, summary)
+        let backlog = backlogs.get(&id).copied().unwrap_or_default();
+        WebhookView::new(api, row, summary, backlog)
     });
     Ok(shown.collect())
 }

@@ -83,6 +83,22 @@ pub struct FilterError {
     pub reason: String,
 }
 
+/// One clause of a filter that holds, and on what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = HoldingClause)]
+pub struct Holding {
+    /// Where the clause is in the filter, as a JSON Pointer (RFC 6901).
+    #[schema(example = "/total/$gte")]
+    pub at: String,
+    /// What it demands, at most 200 characters.
+    #[schema(example = "total $gte 100")]
+    pub clause: String,
+    /// What the data has there, at most 100 characters of JSON, or `missing`. Where the
+    /// clause looks at several paths: each with its own.
+    #[schema(example = "120")]
+    pub found: String,
+}
+
 /// Which clause of a filter turned an event away, and on what.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Refusal {

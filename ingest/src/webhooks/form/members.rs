@@ -72,7 +72,9 @@ pub(super) fn url(url: Option<String>, destinations: &Destinations) -> Result<Op
     Ok(url)
 }
 
-pub(super) fn events(events: Option<Vec<String>>) -> Result<Option<Vec<String>>> {
+/// # Errors
+/// Names the pattern that is none.
+pub fn events(events: Option<Vec<String>>) -> Result<Option<Vec<String>>> {
     let Some(patterns) = &events else {
         return Ok(None);
     };
@@ -102,7 +104,9 @@ pub(super) fn description(description: Option<String>) -> Result<Option<String>>
     Ok(description)
 }
 
-pub(super) fn filters(filters: Option<Option<Value>>) -> Result<Option<Option<Value>>> {
+/// # Errors
+/// Says where in the filter, and why it is none.
+pub fn filters(filters: Option<Option<Value>>) -> Result<Option<Option<Value>>> {
     if let Some(Some(filter)) = &filters {
         // The size first, so that parsing costs little. The bound is what a webhook's
         // filter may take of every ingest's memory.
