@@ -379,6 +379,22 @@ async fn every_json_answer_has_an_example_of_its_shape_and_every_declared_header
     walk.visit("webhook_stats", &[webhook], "", nothing()).await;
     walk.visit("tenant_stats", &[], "", nothing()).await;
 
+    // What would match, what a receiver finds, who changed what.
+    let looked = json!({"events": ["order.*"], "filters": {"total": {"$gte": 20}}});
+    walk.visit("preview_webhook", &[], "", looked).await;
+    walk.visit("check_signature", &[], "", json!({"delivery_id": delivery}))
+        .await;
+    walk.visit("list_changes", &[], "", nothing()).await;
+    walk.visit("list_all_changes", &[], "", nothing()).await;
+    let event = json!({"type": "order.created", "data": {"total": 25.0}});
+    walk.visit("publish_event", &[], "?dry_run=true", event)
+        .await;
+    let event = "order-4711-created";
+    walk.visit("retry_deliveries", &[], "", json!({"ids": [delivery]}))
+        .await;
+    shop.receives(7).await;
+    world.settles().await;
+
     // Replays.
     let since = "2020-01-01T00:00:00Z";
     let replay = json!({"since": since, "status": "delivered", "dry_run": true});
@@ -395,6 +411,23 @@ async fn every_json_answer_has_an_example_of_its_shape_and_every_declared_header
     walk.visit("list_replays", &[webhook], "", nothing()).await;
     walk.visit("cancel_replay", &[webhook, &replay], "", nothing())
         .await;
+    let replay = json!({"since": since, "status": "delivered", "dry_run": true});
+    walk.visit("replay_all", &[], "", replay).await;
+    let replay = text(
+        &walk
+            .visit("replay_all", &[], "", json!({"since": since}))
+            .await["id"],
+    );
+    walk.visit("list_all_replays", &[], "", nothing()).await;
+    walk.visit("show_any_replay", &[&replay], "", nothing())
+        .await;
+    walk.visit("cancel_any_replay", &[&replay], "", nothing())
+        .await;
+    let backfill = json!({"since": since, "dry_run": true});
+    walk.visit("backfill_webhook", &[webhook], "", backfill)
+        .await;
+    walk.visit("backfill_webhook", &[webhook], "", json!({"since": since}))
+        .await;
     walk.visit("rematch_event", &[event], "", nothing()).await;
     let all = json!({"since": since, "until": "2099-01-01T00:00:00Z", "dry_run": true});
     walk.visit("rematch_events", &[], "", all).await;
@@ -408,6 +441,8 @@ async fn every_json_answer_has_an_example_of_its_shape_and_every_declared_header
     let parked = async || world.count("dead_letters").await == 3;
     eventually("three events are parked", parked).await;
     let listed = walk.visit("list_dead_letters", &[], "", nothing()).await;
+    walk.visit("list_dead_letter_reasons", &[], "", nothing())
+        .await;
     walk.visit("list_rejected_events", &[], "", nothing()).await;
     let letter = |n: usize| text(&listed["dead_letters"][n]["id"]);
     walk.visit("replay_dead_letter", &[&letter(0)], "", nothing())
