@@ -41,6 +41,7 @@ use crate::look_ahead::{BATCH_JOBS, Came, Finished, LookAhead, Taken};
 use crate::metrics::metrics;
 use crate::spans::{self, EventSpans};
 use crate::subscriptions::Subscriptions;
+use crate::type_counts::TypeCounts;
 
 /// Writes batches of events.
 #[derive(Clone)]
@@ -58,6 +59,8 @@ pub struct Writer {
     pub subscriptions: Arc<Subscriptions>,
     /// What tenants say about their event types.
     pub event_types: Arc<EventTypes>,
+    /// How many events of each type were accepted.
+    pub type_counts: Arc<TypeCounts>,
     /// Take no more.
     pub stop: CancellationToken,
 }
@@ -395,6 +398,10 @@ async fn try_part(
         }
         log(event, false, one.spans.as_deref());
     }
+    let accepted = part.iter().filter(|one| one.is_new);
+    let accepted = accepted.filter_map(|one| Some(&one.is.as_ref().ok()?.event));
+    let types = accepted.map(|event| (&event.tenant, event.event_type.as_str()));
+    writer.type_counts.count(types);
     // A duplicate of the producer's has its jobs; one of the broker's may be
     // what a crash has left.
     let interrupted = part.iter().filter_map(|one| {

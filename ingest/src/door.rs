@@ -343,6 +343,7 @@ mod tests {
             attributes: Some(serde_json::json!({
                 "specversion": "1.0", "source": "/shop", "level": 3, "urgent": true,
             })),
+            over_http: true,
             trace: None,
         };
         let message = message(&event, true).unwrap();

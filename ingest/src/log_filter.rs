@@ -123,7 +123,7 @@ impl LogFilter {
 
     /// As a replay's row has it: it was checked when the replay was created.
     pub fn stored(
-        types: Option<Vec<String>>,
+        types: Option<&[String]>,
         codes: Option<Vec<String>>,
         outcomes: Option<Vec<String>>,
     ) -> Self {
@@ -133,7 +133,7 @@ impl LogFilter {
             outcomes,
         };
         let unfiltered = filter.clone();
-        filter.with_types(types.as_deref()).unwrap_or(unfiltered)
+        filter.with_types(types).unwrap_or(unfiltered)
     }
 
     /// Whether all deliveries are meant.

@@ -13,7 +13,7 @@ use deadpool_postgres::{GenericClient, Pool, Transaction};
 use shared::clock;
 use shared::ids::{DeliveryId, EventId, EventType, EventUid, Tenant, WebhookId, time_of};
 use shared::job::Job;
-use shared::operational::DISABLED;
+use shared::operational::is_operational;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -50,7 +50,7 @@ impl Accepted {
     /// Whether Posthorn made it. Then it is for operational webhooks alone.
     #[must_use]
     pub fn is_operational(&self) -> bool {
-        self.event_type == *DISABLED && self.id == EventId::from(self.uid)
+        is_operational(&self.event_type) && self.id == EventId::from(self.uid)
     }
 
     async fn wanted_by(&self, subscriptions: &Subscriptions) -> Vec<WebhookId> {
@@ -100,7 +100,8 @@ pub async fn accepted(pool: &Pool, range: &Range) -> anyhow::Result<Vec<Accepted
             let statement = client
                 .prepare_cached(&format!(
                     "-- events_to_rematch\n\
-                     SELECT {columns} FROM events WHERE uid >= $1 AND uid < $2 \
+                     SELECT {columns} FROM events \
+                     WHERE uid >= $1 AND uid < $2 AND expunged_at IS NULL \
                      ORDER BY uid LIMIT $3"
                 ))
                 .await?;
@@ -115,7 +116,7 @@ pub async fn accepted(pool: &Pool, range: &Range) -> anyhow::Result<Vec<Accepted
                     "-- tenants_events_to_rematch\n\
                      SELECT {columns} FROM events \
                      WHERE (tenant, uid) >= ($1, $2) AND (tenant, uid) < ($1, $3) \
-                       AND uid >= $2 AND uid < $3 AND matched >= 0 \
+                       AND uid >= $2 AND uid < $3 AND matched >= 0 AND expunged_at IS NULL \
                      ORDER BY tenant, uid LIMIT $4"
                 ))
                 .await?;

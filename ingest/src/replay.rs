@@ -336,7 +336,7 @@ async fn claim_replay(transaction: &Transaction<'_>) -> anyhow::Result<Option<Du
         until: row.get("until"),
         states: row.get("states"),
         filter: LogFilter::stored(
-            row.get("event_types"),
+            row.get::<_, Option<Vec<String>>>("event_types").as_deref(),
             row.get("codes"),
             row.get("outcomes"),
         ),

@@ -16,11 +16,12 @@ use shared::amqp::{Broker, Session, keep_session};
 use shared::attempt::Sender;
 use shared::catalogue::{Changes, Feed};
 use shared::clock;
+use shared::processes::{self, Process};
 use shared::publish::Publisher;
 use shared::serve::serve;
 use shared::supervise::{Readiness, Supervisor, until_done};
 use shared::webhook::Subscription;
-use shared::{health, postgres};
+use shared::{health, postgres, queues};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -44,7 +45,8 @@ use crate::metrics::metrics;
 use crate::settings::Settings;
 use crate::subscriptions::Subscriptions;
 use crate::tenant_permits::TenantPermits;
-use crate::{console, deleted_webhooks, partitions, replay, survey};
+use crate::type_counts::TypeCounts;
+use crate::{console, deleted_webhooks, listening, partitions, replay, survey, tenant_deletion};
 
 const NAME: &str = "posthorn-ingest";
 /// To PostgreSQL, for the lanes, the feed, dead letters, replays and upkeep.
@@ -133,6 +135,7 @@ pub async fn run(
             pool: postgres::pool(&config, API_CONNECTIONS)?,
             tokens: TokenLookup::new(postgres::pool(&planned_once, TOKEN_CONNECTIONS)?),
             permits: TenantPermits::new(api::access::auth::OF_A_TENANT),
+            streams: TenantPermits::new(api::listeners::STREAMS_OF_A_TENANT),
             changes: ChangeLimiter::default(),
             publisher: publisher.clone(),
             door: door.clone(),
@@ -146,6 +149,8 @@ pub async fn run(
             feed: feed.clone(),
             subscriptions: subscriptions.clone(),
             event_types: event_types.clone(),
+            retention: settings.retention,
+            webhook_metrics: settings.webhook_metrics,
         };
         let api = Arc::new(state);
         if settings.console {
@@ -168,11 +173,32 @@ pub async fn run(
         let url = settings.common.database_url.clone();
         async move { feed.listen(&url, NAME, &work_done).await }
     });
+    let type_counts = Arc::<TypeCounts>::default();
+    services.spawn("counting events by type", {
+        let (counts, pool, work_done) = (type_counts.clone(), pool.clone(), work_done.clone());
+        async move { counts.keep_written(pool, work_done).await }
+    });
+    let process = Process::this(match only {
+        None => "ingest",
+        Some(Only::Api) => "api",
+        Some(Only::Intake) => "intake",
+    });
+    let work = {
+        let counts = type_counts.clone();
+        move || processes::Work {
+            events: counts.events(),
+            ..processes::Work::default()
+        }
+    };
+    let told = process.keep_told(pool.clone(), work, work_done.clone());
+    services.spawn("telling of this process", told);
     if has_intake {
         let upkeep = upkeep(pool.clone(), settings.retention, work_done.clone());
         services.spawn("upkeep", upkeep);
         let replaying = replay::run(pool.clone(), publisher.clone(), work_done.clone());
         services.spawn("replaying", replaying);
+        let deleting = tenant_deletion::run(pool.clone(), work_done.clone());
+        services.spawn("deleting tenants", deleting);
     }
     // Publications end when no publisher is left.
     drop(publisher);
@@ -195,6 +221,7 @@ pub async fn run(
             room: settings.dead_letters,
             stop: stop.clone(),
         };
+        let queues_pool = pool.clone();
         let writer = Writer {
             pool,
             accepting,
@@ -202,6 +229,7 @@ pub async fn run(
             feed,
             subscriptions,
             event_types,
+            type_counts,
             stop: stop.clone(),
         };
         let intake = Intake { writer, shards };
@@ -212,7 +240,10 @@ pub async fn run(
                 take_events(&intake, session, session.is_careful()).await
             }),
             keep_session(&broker, "dead letters", &unasked, &stop, async |session| {
-                take_dead_letters(&keeper, session).await
+                tokio::select! {
+                    ended = take_dead_letters(&keeper, session) => ended,
+                    never = queues::keep_measured(&queues_pool, session, shards) => match never {},
+                }
             }),
         );
     };
@@ -298,6 +329,9 @@ async fn upkeep(pool: Pool, retention: time::Duration, stop: CancellationToken) 
                 if let Err(error) = replay::delete_outdated(&pool, until).await {
                     warn!(error = format!("{error:#}"), "deleting outdated replays failed; trying again in an hour");
                 }
+                if let Err(error) = tenant_deletion::delete_outdated(&pool).await {
+                    warn!(error = format!("{error:#}"), "deleting the records of finished deletions failed; trying again in an hour");
+                }
                 // After the days of the log and the replays that name them.
                 if let Err(error) = deleted_webhooks::purge(&pool, until).await {
                     warn!(error = format!("{error:#}"), "purging deleted webhooks failed; trying again in an hour");
@@ -316,6 +350,9 @@ async fn upkeep(pool: Pool, retention: time::Duration, stop: CancellationToken) 
                 }
             }
             _ = surveys.tick() => {
+                if let Err(error) = listening::delete_expired(&pool).await {
+                    warn!(error = format!("{error:#}"), "deleting listeners whose lease is over failed; trying again in 15 s");
+                }
                 if let Err(error) = survey::survey(&pool).await {
                     warn!(error = format!("{error:#}"), "counting open deliveries for the metrics failed; trying again with the next survey");
                 }

@@ -35,6 +35,8 @@ pub struct Settings {
     pub cors_origins: Vec<HeaderValue>,
     /// `WEBHOOK_EVENT_TTL` (s): how long events, deliveries and attempts are kept.
     pub retention: Duration,
+    /// `WEBHOOK_METRICS`: whether `/metrics/webhooks` shows webhooks to the operator.
+    pub webhook_metrics: bool,
     /// `DEAD_LETTERS_BYTES`: what dead letters may take, of all tenants.
     pub dead_letters: Room,
 }
@@ -62,6 +64,7 @@ impl Settings {
                 8 * 86_400,
                 3_650 * 86_400,
             )),
+            webhook_metrics: reader.or("WEBHOOK_METRICS", false),
             dead_letters: Room {
                 // A quarter of the least is three of the largest messages.
                 all: reader.within("DEAD_LETTERS_BYTES", 1 << 30, 16 << 20, 1 << 40),
@@ -97,6 +100,7 @@ fn jwt(reader: &mut Reader<'_>) -> jwt::Settings {
         jwks_file: reader.optional("JWT_JWKS_FILE"),
         tenant_claim: reader.or("JWT_TENANT_CLAIM", "tenant".to_owned()),
         role_claim: reader.or("JWT_ROLE_CLAIM", "role".to_owned()),
+        owner_claim: reader.optional("JWT_OWNER_CLAIM"),
         issuer: reader.optional("JWT_ISSUER"),
         audience: reader.optional("JWT_AUDIENCE"),
     };

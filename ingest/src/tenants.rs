@@ -7,6 +7,7 @@ use deadpool_postgres::GenericClient;
 use serde::{Deserialize, Serialize};
 use shared::dialect::{DEFAULT, Dialects};
 use shared::ids::Tenant;
+use shared::operational::Thresholds;
 use shared::tenant::{LARGEST_MAX_PAYLOAD, MAX_PAYLOAD};
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
@@ -40,6 +41,8 @@ pub struct TenantView {
     pub dialect: String,
     /// The tenant's limits.
     pub limits: Limits,
+    /// Beyond what the tenant's operational webhooks are told of a webhook.
+    pub alerts: Alerts,
     /// Whether only event types of its catalogue may be published and subscribed to.
     pub strict_event_types: bool,
     pub created_at: Timestamp,
@@ -89,13 +92,34 @@ pub struct Limits {
     pub max_age_seconds: Option<i32>,
 }
 
+/// When operational events tell that a webhook is failing, slow or down.
+#[derive(Serialize, ToSchema)]
+#[schema(as = TenantAlerts)]
+pub struct Alerts {
+    /// `webhook.failing`: more than this share of the attempts of the last quarter of an hour
+    /// failed.
+    #[schema(example = 0.05)]
+    pub failure_rate: f64,
+    /// `webhook.failing` and `webhook.slow`: only if there were this many attempts.
+    #[schema(example = 20)]
+    pub min_attempts: i32,
+    /// `webhook.slow`: the 95th percentile of response times is longer, in milliseconds.
+    #[schema(example = 5000)]
+    pub slow_ms: i32,
+    /// `webhook.down`: the endpoint is down for this long, in seconds.
+    #[schema(example = 60)]
+    pub down_after_seconds: i32,
+}
+
 /// What is read to show a tenant.
 pub const COLUMNS: &str = "id, name, dialect, max_webhooks, deliveries_per_hour, max_payload, \
-                       max_age_s, strict_event_types, created_at";
+                       max_age_s, strict_event_types, created_at, alert_failure_rate, \
+                       alert_min_attempts, alert_slow_ms, alert_down_after_s";
 
 impl TenantView {
     #[must_use]
     pub fn from_row(row: &Row) -> Self {
+        let alerts = Thresholds::read(row);
         Self {
             id: row.get("id"),
             name: row.get("name"),
@@ -107,6 +131,12 @@ impl TenantView {
                     .get::<_, Option<i32>>("max_payload")
                     .unwrap_or(MAX_PAYLOAD as i32),
                 max_age_seconds: row.get("max_age_s"),
+            },
+            alerts: Alerts {
+                failure_rate: alerts.failure_rate,
+                min_attempts: alerts.min_attempts as i32,
+                slow_ms: alerts.slow.as_millis() as i32,
+                down_after_seconds: alerts.down_after.as_secs() as i32,
             },
             strict_event_types: row.get("strict_event_types"),
             created_at: row.get("created_at"),
@@ -130,6 +160,8 @@ pub struct NewTenant {
     dialect: Option<String>,
     #[serde(default, deserialize_with = "object")]
     limits: NewLimits,
+    #[serde(default, deserialize_with = "object")]
+    alerts: NewAlerts,
     /// Whether only event types of its catalogue may be published and subscribed to.
     strict_event_types: Option<bool>,
 }
@@ -148,6 +180,9 @@ pub struct Change {
     /// The new limits.
     #[serde(default, deserialize_with = "object")]
     pub limits: NewLimits,
+    /// When operational events tell of a webhook.
+    #[serde(default, deserialize_with = "object")]
+    pub alerts: NewAlerts,
     /// Whether only event types of its catalogue may be published and subscribed to.
     pub strict_event_types: Option<bool>,
 }
@@ -181,6 +216,58 @@ pub struct NewLimits {
         extensions(("x-also" = json!(["maxAgeSeconds"])))
     )]
     pub max_age_seconds: Option<Option<i32>>,
+}
+
+/// New thresholds of a tenant's operational events. `null` restores a default.
+#[derive(Deserialize, Default, ToSchema)]
+#[schema(as = NewTenantAlerts)]
+#[serde(deny_unknown_fields)]
+pub struct NewAlerts {
+    /// `webhook.failing`: the share of attempts that fail; 0.05 by default.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<f64>, minimum = 0.001, maximum = 1.0, example = 0.05)]
+    pub failure_rate: Option<Option<f64>>,
+    /// `webhook.failing` and `webhook.slow`: the least number of attempts; 20 by default.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<i32>, minimum = 1, maximum = 1_000_000, example = 20)]
+    pub min_attempts: Option<Option<i32>>,
+    /// `webhook.slow`: the 95th percentile of response times, in milliseconds; 5,000 by default.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<i32>, minimum = 1, maximum = 60_000, example = 5000)]
+    pub slow_ms: Option<Option<i32>>,
+    /// `webhook.down`: for how long the endpoint is down, in seconds; 60 by default.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<i32>, minimum = 0, maximum = 86_400, example = 60)]
+    pub down_after_seconds: Option<Option<i32>>,
+}
+
+impl NewAlerts {
+    fn check(&self, wrong: &mut Gathered) {
+        let rate = self.failure_rate.flatten();
+        if rate.is_some_and(|rate| !(0.001..=1.0).contains(&rate)) {
+            wrong.take::<()>(Err(Invalid::new(
+                "alerts.failure_rate",
+                "must be between 0.001 and 1",
+            )));
+        }
+        for (field, value, least, most) in [
+            ("min_attempts", self.min_attempts.flatten(), 1, 1_000_000),
+            ("slow_ms", self.slow_ms.flatten(), 1, 60_000),
+            (
+                "down_after_seconds",
+                self.down_after_seconds.flatten(),
+                0,
+                86_400,
+            ),
+        ] {
+            if value.is_some_and(|value| !(least..=most).contains(&value)) {
+                wrong.take::<()>(Err(Invalid::new(
+                    format!("alerts.{field}"),
+                    format!("must be between {least} and {most}"),
+                )));
+            }
+        }
+    }
 }
 
 impl NewLimits {
@@ -224,6 +311,7 @@ impl NewTenant {
             name: self.name,
             dialect: self.dialect,
             limits: self.limits,
+            alerts: self.alerts,
             strict_event_types: self.strict_event_types,
         };
         change.gather(dialects, &mut wrong);
@@ -258,6 +346,7 @@ impl Change {
             wrong.take(check_dialect(dialect, dialects));
         }
         self.limits.check(wrong);
+        self.alerts.check(wrong);
     }
 }
 
@@ -315,9 +404,10 @@ pub async fn insert(
         .prepare_cached(&format!(
             "-- create_tenant\n\
              INSERT INTO tenants (id, name, dialect, max_webhooks, deliveries_per_hour, max_payload, \
-                 max_age_s, strict_event_types, revision) \
+                 max_age_s, strict_event_types, alert_failure_rate, alert_min_attempts, \
+                 alert_slow_ms, alert_down_after_s, revision) \
              VALUES ($1, coalesce($2, ''), coalesce($3, '{DEFAULT}'), coalesce($4, 100), $5, $6, $7, \
-                 coalesce($8, false), 0) \
+                 coalesce($8, false), $9, $10, $11, $12, 0) \
              RETURNING {COLUMNS}"
         ))
         .await?;
@@ -333,6 +423,10 @@ pub async fn insert(
                 &new.limits.payload_bytes.flatten(),
                 &new.limits.max_age_seconds.flatten(),
                 &new.strict_event_types,
+                &new.alerts.failure_rate.flatten(),
+                &new.alerts.min_attempts.flatten(),
+                &new.alerts.slow_ms.flatten(),
+                &new.alerts.down_after_seconds.flatten(),
             ],
         )
         .await
@@ -356,6 +450,7 @@ pub async fn update(
         name,
         dialect,
         limits,
+        alerts,
         strict_event_types,
     } = change;
     let mut changes = Assignments::default();
@@ -366,11 +461,15 @@ pub async fn update(
     changes.set_nullable("deliveries_per_hour", limits.deliveries_per_hour);
     changes.set_nullable("max_payload", limits.payload_bytes);
     changes.set_nullable("max_age_s", limits.max_age_seconds);
+    changes.set_nullable("alert_failure_rate", alerts.failure_rate);
+    changes.set_nullable("alert_min_attempts", alerts.min_attempts);
+    changes.set_nullable("alert_slow_ms", alerts.slow_ms);
+    changes.set_nullable("alert_down_after_s", alerts.down_after_seconds);
     changes.set("strict_event_types", *strict_event_types);
     let statement = client
         .prepare_cached(&format!(
             "-- change_tenant\n\
-             UPDATE tenants SET {} WHERE id = {tenant} RETURNING {COLUMNS}",
+             UPDATE tenants SET {} WHERE id = {tenant} AND deleted_at IS NULL RETURNING {COLUMNS}",
             changes.clauses()
         ))
         .await?;

@@ -144,8 +144,11 @@ async fn what_is_wrong_with_postgresql_is_found() {
     assert_finds(&ran, "fsync: off", "ALTER SYSTEM SET fsync = on");
     assert_finds(&ran, "partitions: ", "serve --only intake");
     let ingest = world.ingest().await;
-    let ran = doctor(&world, &[]).await;
-    assert!(ran.printed.contains("partitions: 14 days ahead"));
+    eventually("ingest has made the coming days", async || {
+        let ran = doctor(&world, &[]).await;
+        ran.printed.contains("partitions: 14 days ahead")
+    })
+    .await;
 
     run("ALTER ROLE posthorn SET synchronous_commit = off").await;
     let ran = doctor(&world, &[]).await;

@@ -14,8 +14,9 @@ use shared::retry::Schedule;
 use shared::settings::Defaults;
 use shared::tenant::TenantSettings;
 use shared::webhook::{Rate, Webhook};
+use time::OffsetDateTime;
 
-use crate::endpoint::limiter::{Limiter, SharedCapacity};
+use crate::endpoint::limiter::{Limiter, SharedCapacity, Trouble};
 use crate::endpoint::rate_limit::Limit;
 use crate::judge::TooOld;
 
@@ -99,6 +100,10 @@ impl EndpointCache {
     pub fn apply(&self, changes: Changes<Webhook>) {
         let mut cached = self.cached.write().unwrap_or_else(PoisonError::into_inner);
         for tenant in changes.tenants {
+            if tenant.is_deleted {
+                cached.tenants.remove(&tenant.tenant);
+                continue;
+            }
             let tenant = Arc::new(tenant);
             cached.tenants.insert(tenant.tenant.clone(), tenant);
         }
@@ -117,6 +122,15 @@ impl EndpointCache {
             cached.webhooks.retain(|id, _| only.contains(id));
             cached.webhooks.shrink_to_fit();
         }
+    }
+
+    /// Endpoints that are down or full. This looks at every limiter, which takes a
+    /// millisecond for ten thousand.
+    pub fn in_trouble(&self, now: OffsetDateTime) -> Vec<(WebhookId, Trouble)> {
+        let cached = self.cached.read().unwrap_or_else(PoisonError::into_inner);
+        let all = cached.webhooks.iter();
+        all.filter_map(|(id, (_, limiter))| Some((*id, limiter.trouble(now)?)))
+            .collect()
     }
 
     pub fn get(&self, id: WebhookId) -> Option<Endpoint> {

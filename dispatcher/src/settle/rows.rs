@@ -205,6 +205,8 @@ macro_rules! apply {
         attempts = CASE WHEN v.charged THEN v.n ELSE d.attempts END,
         due_at = v.due_at,
         deferred_because = v.deferred_because,
+        waits = CASE WHEN v.deferred_because IS NULL THEN d.waits
+                ELSE add_wait(d.waits, v.deferred_because, d.attempts, v.due_at) END,
         finished_at = CASE WHEN v.state IS NOT NULL AND v.due_at IS NULL THEN now() END,
         status_code = CASE WHEN v.charged THEN v.status_code ELSE d.status_code END,
         error = coalesce(v.ended_because, CASE WHEN v.charged THEN v.error ELSE d.error END)

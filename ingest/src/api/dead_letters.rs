@@ -116,7 +116,7 @@ impl Selection {
             reason: self.reason,
             tenant: self.tenant,
             origin,
-            ids: self.ids.map(ids).transpose()?,
+            ids: self.ids.as_deref().map(ids).transpose()?,
         })
     }
 
@@ -133,7 +133,7 @@ impl Selection {
     }
 }
 
-fn ids(texts: Vec<String>) -> Result<Vec<DeadLetterId>> {
+fn ids(texts: &[String]) -> Result<Vec<DeadLetterId>> {
     if texts.is_empty() || texts.len() as i64 > AT_MOST {
         let bound = format!("must have 1 to {AT_MOST} entries");
         return Err(Problem::field("ids", bound));

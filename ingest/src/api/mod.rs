@@ -21,11 +21,11 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use deliveries::{all_replays, replays, retries};
-use events::rematches;
+use events::{expunge, rematches};
 use http::problem::Problem;
 use http::query::{self, Queries};
 use state::Shared;
-use webhooks::{keys, rotation, stats};
+use webhooks::{endpoint, keys, rotation, stats, type_stats};
 
 pub mod access;
 pub mod beside;
@@ -35,14 +35,19 @@ pub mod deliveries;
 pub mod dialects;
 pub mod event_types;
 pub mod events;
+pub mod export;
 pub mod http;
+pub mod listeners;
 pub mod me;
 pub mod middleware;
 pub mod openapi;
+pub mod operations;
 pub mod signatures;
 pub mod state;
+pub mod tenant_deletion;
 pub mod tenants;
 pub mod tokens;
+pub mod webhook_metrics;
 pub mod webhooks;
 
 /// All routes, and the document that describes them.
@@ -77,7 +82,8 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
     let events = events::routes()
         .merge(events::log::routes())
         .merge(events::detail::routes())
-        .merge(rematches::of_event());
+        .merge(rematches::of_event())
+        .merge(expunge::routes());
     let webhooks = || {
         webhooks::routes()
             .merge(rotation::routes())
@@ -86,6 +92,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
             .merge(replays::of_webhook())
             .merge(all_replays::of_webhook())
             .merge(stats::of_webhook())
+            .merge(endpoint::of_webhook())
             .merge(webhooks::test::of_webhook())
             .merge(webhooks::preview::routes())
     };
@@ -95,11 +102,13 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/api/v1/deliveries", deliveries)
         .nest("/api/v1/replays", all_replays::routes())
         .nest("/api/v1/signatures", signatures::routes())
-        .nest("/api/v1/stats", stats::routes())
+        .nest("/api/v1/stats", stats::routes().merge(type_stats::routes()))
         .nest("/api/v1/events", events)
         .nest("/api/v1/event-types", event_types::routes())
         .nest("/api/v1/catalogues", event_types::catalogues())
         .nest("/api/v1/dialects", dialects::routes())
+        .nest("/api/v1/export", export::routes())
+        .nest("/api/v1/listeners", listeners::routes())
         .nest("/api/v1/dead-letters", dead_letters::of_tenant())
         .nest("/api/v1/admin/dead-letters", dead_letters::routes())
         .nest("/api/v1/admin/events", rematches::of_all())
@@ -107,7 +116,12 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/api/v1/admin/changes", changes::of_all())
         .nest("/.well-known/webhook-keys", keys::routes())
         .nest("/api/v1/admin/tokens", tokens::routes())
-        .nest("/api/v1/admin/tenants", tenants::routes())
+        .nest(
+            "/api/v1/admin/tenants",
+            tenants::routes().merge(tenant_deletion::routes()),
+        )
+        .nest("/api/v1/admin", operations::routes())
+        .nest("/metrics", webhook_metrics::routes())
         .nest("/api/v1/me", me::routes())
         .split_for_parts();
     // The path that some of the supported systems use.

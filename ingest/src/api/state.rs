@@ -34,6 +34,8 @@ pub struct Api {
     pub tokens: TokenLookup,
     /// Bounds a tenant's requests that use PostgreSQL.
     pub permits: TenantPermits,
+    /// Bounds a tenant's streams of deliveries.
+    pub streams: TenantPermits,
     /// Bounds changes to webhooks, tenants and event types.
     pub changes: ChangeLimiter,
     /// Publishes to RabbitMQ.
@@ -57,6 +59,10 @@ pub struct Api {
     pub subscriptions: Arc<Subscriptions>,
     /// Tenants' event types.
     pub event_types: Arc<EventTypes>,
+    /// `WEBHOOK_EVENT_TTL`: how long the log is kept.
+    pub retention: time::Duration,
+    /// `WEBHOOK_METRICS`: whether `/metrics/webhooks` is served.
+    pub webhook_metrics: bool,
 }
 
 impl Api {

@@ -39,7 +39,12 @@ const HEIGHT: f64 = 100.0;
 impl Chart<'_> {
     /// Values stacked on each other, step by step.
     pub fn bars(&self) -> Markup {
-        let sum = |n: usize| self.series.iter().filter_map(|series| series.values[n]).sum::<f64>();
+        let sum = |n: usize| {
+            self.series
+                .iter()
+                .filter_map(|series| series.values[n])
+                .sum::<f64>()
+        };
         let top = nice((0..self.steps.len()).map(sum).fold(0.0, f64::max));
         let mut shapes = grid(self.width(), 2);
         for n in 0..self.steps.len() {
@@ -65,30 +70,62 @@ impl Chart<'_> {
 
     /// Lines on a logarithmic axis, the first with its area.
     pub fn lines(&self) -> Markup {
-        let values = || self.series.iter().flat_map(|series| series.values.iter().flatten());
+        let values = || {
+            self.series
+                .iter()
+                .flat_map(|series| series.values.iter().flatten())
+        };
         let positive = || values().copied().filter(|value| *value > 0.0);
-        let low = positive().fold(f64::INFINITY, f64::min).min(100.0).log10().floor();
-        let high = positive().fold(0.0, f64::max).max(100.0).log10().ceil().max(low + 1.0);
+        let low = positive()
+            .fold(f64::INFINITY, f64::min)
+            .min(100.0)
+            .log10()
+            .floor();
+        let high = positive()
+            .fold(0.0, f64::max)
+            .max(100.0)
+            .log10()
+            .ceil()
+            .max(low + 1.0);
         let decades = (high - low).clamp(1.0, 8.0);
-        let y = |value: f64| HEIGHT - ((value.max(1e-9).log10() - low) / decades).clamp(0.0, 1.0) * HEIGHT;
+        let y = |value: f64| {
+            HEIGHT - ((value.max(1e-9).log10() - low) / decades).clamp(0.0, 1.0) * HEIGHT
+        };
         let mut shapes = grid(self.width(), decades as usize);
         for (at, series) in self.series.iter().enumerate() {
             for run in runs(&series.values) {
                 let mut path = String::new();
                 for (n, (step, value)) in run.iter().enumerate() {
                     let x = (*step as f64 + 0.5) * STEP;
-                    let _ = write!(path, "{}{x} {:.1}", if n == 0 { 'M' } else { 'L' }, y(*value));
+                    let _ = write!(
+                        path,
+                        "{}{x} {:.1}",
+                        if n == 0 { 'M' } else { 'L' },
+                        y(*value)
+                    );
                 }
                 let (Some(first), Some(last)) = (run.first(), run.last()) else {
                     continue;
                 };
                 let x = |step: usize| (step as f64 + 0.5) * STEP;
                 if at == 0 {
-                    let _ = write!(shapes, r#"<path class="area" d="{path}V{HEIGHT}H{}Z"/>"#, x(first.0));
+                    let _ = write!(
+                        shapes,
+                        r#"<path class="area" d="{path}V{HEIGHT}H{}Z"/>"#,
+                        x(first.0)
+                    );
                 }
                 // A single value is a point: a line of no length is drawn by nobody.
-                let end = if run.len() == 1 { format!("H{}", x(last.0) + 4.0) } else { String::new() };
-                let _ = write!(shapes, r#"<path class="{}" d="{path}{end}"/>"#, series.class);
+                let end = if run.len() == 1 {
+                    format!("H{}", x(last.0) + 4.0)
+                } else {
+                    String::new()
+                };
+                let _ = write!(
+                    shapes,
+                    r#"<path class="{}" d="{path}{end}"/>"#,
+                    series.class
+                );
             }
         }
         let axis: Vec<String> = (0..=decades as i32)
@@ -142,7 +179,10 @@ impl Chart<'_> {
     }
 
     fn time(&self, at: OffsetDateTime) -> String {
-        let step = self.steps.get(1).map_or(0, |second| (*second - self.steps[0]).whole_hours());
+        let step = self
+            .steps
+            .get(1)
+            .map_or(0, |second| (*second - self.steps[0]).whole_hours());
         let format = match step {
             0..6 => format_description!("[hour]:[minute]"),
             _ => format_description!("[day padding:none] [month repr:short]"),
@@ -151,7 +191,11 @@ impl Chart<'_> {
     }
 
     fn table(&self) -> Markup {
-        let filled = (0..self.steps.len()).rev().filter(|n| self.series.iter().any(|series| series.values[*n].is_some_and(|value| value > 0.0)));
+        let filled = (0..self.steps.len()).rev().filter(|n| {
+            self.series
+                .iter()
+                .any(|series| series.values[*n].is_some_and(|value| value > 0.0))
+        });
         let day = format_description!("[day padding:none] [month repr:short] [hour]:[minute]");
         html! {
             details {
@@ -178,7 +222,11 @@ impl Chart<'_> {
 
 /// A small one without labels, for a row of a list: delivered, and given up on top.
 pub fn spark(pairs: &[(i64, i64)]) -> Markup {
-    let top = pairs.iter().map(|(good, bad)| good + bad).max().unwrap_or(0);
+    let top = pairs
+        .iter()
+        .map(|(good, bad)| good + bad)
+        .max()
+        .unwrap_or(0);
     if top == 0 {
         return html! { small { "nothing" } };
     }
@@ -186,10 +234,17 @@ pub fn spark(pairs: &[(i64, i64)]) -> Markup {
     let mut shapes = String::new();
     for (n, (good, bad)) in pairs.iter().enumerate() {
         let x = n * 4;
-        let (good, bad) = (height(*good), if *bad > 0 { height(*bad).max(1.0) } else { 0.0 });
+        let (good, bad) = (
+            height(*good),
+            if *bad > 0 { height(*bad).max(1.0) } else { 0.0 },
+        );
         for (class, height, y) in [("f1", good, 20.0 - good), ("f2", bad, 20.0 - good - bad)] {
             if height > 0.0 {
-                let _ = write!(shapes, r#"<rect class="{class}" x="{x}" y="{:.1}" width="3" height="{height:.1}"/>"#, y.max(0.0));
+                let _ = write!(
+                    shapes,
+                    r#"<rect class="{class}" x="{x}" y="{:.1}" width="3" height="{height:.1}"/>"#,
+                    y.max(0.0)
+                );
             }
         }
     }
@@ -230,7 +285,10 @@ fn nice(most: f64) -> f64 {
     }
     let unit = 10_f64.powf(most.log10().floor());
     let steps = [1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0];
-    let above = steps.into_iter().map(|step| step * unit).find(|top| *top >= most);
+    let above = steps
+        .into_iter()
+        .map(|step| step * unit)
+        .find(|top| *top >= most);
     above.unwrap_or(10.0 * unit)
 }
 
@@ -243,7 +301,14 @@ mod tests {
 
     #[test]
     fn the_axis_ends_above_the_most() {
-        for (most, top) in [(0.0, 2.0), (2.0, 2.0), (3.0, 3.0), (57.0, 60.0), (1_396.0, 1_500.0), (99_999.0, 100_000.0)] {
+        for (most, top) in [
+            (0.0, 2.0),
+            (2.0, 2.0),
+            (3.0, 3.0),
+            (57.0, 60.0),
+            (1_396.0, 1_500.0),
+            (99_999.0, 100_000.0),
+        ] {
             assert_eq!(nice(most), top, "{most}");
         }
     }
@@ -252,12 +317,29 @@ mod tests {
     fn a_chart_of_nothing_or_of_one_value_is_drawn() {
         let steps = [datetime!(2026-11-26 10:00 UTC)];
         for values in [vec![None], vec![Some(0.0)], vec![Some(1e12)]] {
-            let series = [Series { name: "half", class: "l1", values }];
-            let chart = Chart { title: "t", sentence: "s", steps: &steps, series: &series, unit: |n| number(n as i64) };
+            let series = [Series {
+                name: "half",
+                class: "l1",
+                values,
+            }];
+            let chart = Chart {
+                title: "t",
+                sentence: "s",
+                steps: &steps,
+                series: &series,
+                unit: |n| number(n as i64),
+            };
             for drawn in [chart.bars(), chart.lines()] {
-                assert!(!drawn.0.contains("NaN") && !drawn.0.contains("inf"), "{}", drawn.0);
+                assert!(
+                    !drawn.0.contains("NaN") && !drawn.0.contains("inf"),
+                    "{}",
+                    drawn.0
+                );
             }
         }
-        assert_eq!(runs(&[None, Some(1.0), None, Some(2.0), Some(3.0)]), [vec![(1, 1.0)], vec![(3, 2.0), (4, 3.0)]]);
+        assert_eq!(
+            runs(&[None, Some(1.0), None, Some(2.0), Some(3.0)]),
+            [vec![(1, 1.0)], vec![(3, 2.0), (4, 3.0)]]
+        );
     }
 }

@@ -16,10 +16,14 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 
 use failure::Failure;
-use pages::{deliveries, delivery, event, events, go, sign_in, webhook, webhooks};
+use pages::{
+    deliveries, delivery, edit, event, events, go, log, overview, retry, secret, settings, sign_in,
+    statistics, test, webhook, webhooks,
+};
 use state::Console;
 
 pub mod assets;
+pub mod chart;
 pub mod failure;
 pub mod fields;
 pub mod frame;
@@ -51,9 +55,23 @@ pub fn routes(console: Console) -> Router {
         .fallback(nowhere);
     let tenants = Router::new()
         .route("/webhooks", get(webhooks::show))
+        .route("/webhooks/new", get(edit::new).post(edit::create))
         .route("/webhooks/{id}", get(webhook::show))
+        .route("/webhooks/{id}/edit", get(edit::edit).post(edit::save))
         .route("/webhooks/{id}/status", post(webhook::set_status))
+        .route("/webhooks/{id}/statistics", get(statistics::show))
+        .route("/webhooks/{id}/log", get(log::show))
+        .route("/webhooks/{id}/settings", get(settings::show))
+        .route(
+            "/webhooks/{id}/delete",
+            get(settings::ask_delete).post(settings::delete),
+        )
+        .route("/webhooks/{id}/secret", get(secret::show))
+        .route("/webhooks/{id}/secret/rotate", post(secret::rotate))
+        .route("/webhooks/{id}/secret/revoke", post(secret::revoke))
+        .route("/webhooks/{id}/test", get(test::show).post(test::send))
         .route("/deliveries", get(deliveries::show))
+        .route("/deliveries/retry", post(retry::retry))
         .route("/deliveries/{id}", get(delivery::show))
         .route("/deliveries/{id}/retry", post(delivery::retry))
         .route("/events", get(events::show))
@@ -61,7 +79,7 @@ pub fn routes(console: Console) -> Router {
         .fallback(nowhere);
     Router::new()
         .route("/console", get(sign_in::home))
-        .route("/console/{tenant}", get(webhooks::home))
+        .route("/console/{tenant}", get(overview::show))
         .nest("/console/_", nobodys)
         .nest("/console/{tenant}", tenants)
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {

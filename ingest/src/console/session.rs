@@ -170,6 +170,10 @@ async fn checked(api: &Api, token: &str) -> Result<Option<Begins>> {
         let Ok(claims) = jwts.verify(token) else {
             return Ok(None);
         };
+        // Pages show all webhooks of a tenant.
+        if claims.owner.is_some() {
+            return Ok(None);
+        }
         if api.subscriptions.max_payload(&claims.tenant).is_none() {
             api.feed.refresh().await?;
             if api.subscriptions.max_payload(&claims.tenant).is_none() {
@@ -188,6 +192,8 @@ async fn checked(api: &Api, token: &str) -> Result<Option<Begins>> {
         }));
     }
     let found = api.tokens.find(&hash).await?;
+    // Pages show all webhooks of a tenant.
+    let found = found.filter(|found| found.owner.is_none());
     Ok(found.map(|found| Begins {
         kind: "token",
         token: Some(found.id),

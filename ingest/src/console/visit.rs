@@ -55,10 +55,13 @@ impl<const ROLE: u8> Visit<ROLE> {
     ///
     /// # Errors
     /// 403, or 429 if too many of the tenant's requests are under way.
-    pub async fn acting<const WANTED: u8>(&self) -> Result<Acting<WANTED>> {
+    pub async fn acting<const WANTED: u8, const OWN: bool>(
+        &self,
+    ) -> Result<Acting<WANTED, true, OWN>> {
         must_be(&self.by.session, WANTED)?;
         Ok(Acting {
             tenant: self.tenant.clone(),
+            owner: None,
             permit: Some(permit(&self.tenant, &self.api).await?),
             actor: self.by.session.actor(),
         })
@@ -72,6 +75,7 @@ impl<const ROLE: u8> Visit<ROLE> {
         must_be(&self.by.session, Role::Manager as u8)?;
         Ok(Acting {
             tenant: self.tenant.clone(),
+            owner: None,
             permit: None,
             actor: self.by.session.actor(),
         })

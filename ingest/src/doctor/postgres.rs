@@ -9,7 +9,7 @@ use shared::clock;
 use shared::postgres::{self, Schema};
 use time::OffsetDateTime;
 
-use super::{Finding, version};
+use super::report::{Finding, version};
 use crate::settings::Settings;
 use crate::{rekey, survey};
 

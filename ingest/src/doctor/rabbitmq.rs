@@ -6,7 +6,7 @@ use shared::amqp::Broker;
 use shared::topology;
 
 use super::management::Management;
-use super::{Finding, version};
+use super::report::{Finding, version};
 use crate::settings::Settings;
 
 /// The oldest version that the tests run on.

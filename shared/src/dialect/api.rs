@@ -119,7 +119,7 @@ pub(super) fn additions(mut section: Section) -> Result<Additions> {
         if !section.table.contains_key(key) {
             return Ok(Vec::new());
         }
-        list(section.section(key)?, sources)
+        list(&section.section(key)?, sources)
     };
     let (webhook, delivery) = (of("webhook", WEBHOOK)?, of("delivery", DELIVERY)?);
     let stats = of("stats", STATS)?;
@@ -133,7 +133,7 @@ pub(super) fn additions(mut section: Section) -> Result<Additions> {
     })
 }
 
-fn list(section: Section, sources: &[&str]) -> Result<Vec<Addition>> {
+fn list(section: &Section, sources: &[&str]) -> Result<Vec<Addition>> {
     let entries = section.table.clone().into_iter();
     entries
         .map(|(name, value)| match value {

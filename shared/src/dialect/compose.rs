@@ -40,11 +40,14 @@ pub struct Dialect {
     pub(super) body: Vec<Member>,
     /// The body is the value of its only member, the event's data, without an object around it.
     pub(super) is_bare: bool,
-    pub(super) headers: Vec<(HeaderName, Template<InHeader>)>,
+    pub(super) headers: Headers,
     /// The prefix of headers that are CloudEvents attributes, percent-encoded.
     pub(super) spread: Option<String>,
     pub(super) signatures: Vec<Signature>,
 }
+
+/// The headers of a dialect, with the templates of their values.
+pub(super) type Headers = Vec<(HeaderName, Template<InHeader>)>;
 
 /// How JSON is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use axum::http::{HeaderName, HeaderValue};
 use toml::{Table, Value as Toml};
 
-use super::compose::{Form, InHeader, Member, Value};
+use super::compose::{Form, Headers, InHeader, Member, Value};
 use super::javascript;
 use super::section::Invalid;
 use super::section::{Result, Section};
@@ -124,10 +124,7 @@ impl Names {
 
     /// Parses the headers. Answers also the prefix of headers with CloudEvents attributes, if
     /// there are such headers.
-    pub(super) fn headers(
-        &self,
-        section: Section,
-    ) -> Result<(Vec<(HeaderName, Template<InHeader>)>, Option<String>)> {
+    pub(super) fn headers(&self, section: Section) -> Result<(Headers, Option<String>)> {
         let Section {
             file,
             path,

@@ -22,11 +22,11 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::access::auth::Reading;
+use crate::api::access::auth::OwnReading;
 use crate::api::deliveries::composed::Composed;
 use crate::api::deliveries::search::{DeliveryQuery, Found, Search, WITH_ITS_EVENT, search};
 use crate::api::deliveries::view::{
-    Attempt, COLUMNS, DATA_IN_LISTS, Delivery, DeliveryDetail, LogEntry, deliveries,
+    Attempt, COLUMNS, DATA_IN_LISTS, Delivery, DeliveryDetail, LogEntry, Wait, deliveries,
 };
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Id, Parameters};
@@ -96,7 +96,7 @@ pub struct LogPage {
     responses((status = 200, description = "A page.", body = DeliveryPage)),
 )]
 pub async fn list(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Parameters(filter): Parameters<DeliveryQuery>,
 ) -> Result<Json<DeliveryPage>> {
@@ -106,12 +106,17 @@ pub async fn list(
         .prepare_cached(
             "-- tenants_webhooks\n\
              SELECT id FROM webhooks WHERE tenant = $1 AND status <> 'deleted' AND $2::uuid[] IS NULL \
+                 AND ($3::text IS NULL OR owner = $3) \
              UNION ALL SELECT id FROM webhooks WHERE tenant = $1 AND id = ANY($2) \
+                 AND ($3::text IS NULL OR owner = $3) \
              ORDER BY id",
         )
         .await?;
     let webhooks: Vec<WebhookId> = client
-        .query(&statement, &[&acting.tenant, &wanted.webhooks])
+        .query(
+            &statement,
+            &[&acting.tenant, &wanted.webhooks, &acting.owner],
+        )
         .await?
         .iter()
         .map(|row| row.get(0))
@@ -133,7 +138,7 @@ pub async fn list(
     responses((status = 200, description = "A page.", body = DeliveryPage)),
 )]
 pub async fn list_of_webhook(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
     Parameters(filter): Parameters<DeliveryQuery>,
@@ -157,7 +162,7 @@ pub async fn list_of_webhook(
     responses((status = 200, description = "A page.", body = EventPage)),
 )]
 pub async fn list_as_events(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
     Parameters(filter): Parameters<DeliveryQuery>,
@@ -182,7 +187,7 @@ pub async fn list_as_events(
     responses((status = 200, description = "A page.", body = LogPage)),
 )]
 pub async fn list_as_logs(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
     Parameters(filter): Parameters<DeliveryQuery>,
@@ -233,7 +238,7 @@ pub async fn check_exists(client: &Client, tenant: &Tenant, webhook: WebhookId) 
 
 /// Show a delivery
 ///
-/// With its attempts, the latest 100.
+/// With its attempts, the latest 100, and what it waited for beside its schedule.
 #[utoipa::path(
     get, path = "/{id}", operation_id = "show_delivery", tag = "deliveries",
     security(("token" = ["viewer"])),
@@ -241,7 +246,7 @@ pub async fn check_exists(client: &Client, tenant: &Tenant, webhook: WebhookId) 
     responses((status = 200, description = "The delivery.", body = DeliveryDetail)),
 )]
 pub async fn show(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Id(id): Id<DeliveryId>,
 ) -> Result<Json<DeliveryDetail>> {
@@ -264,7 +269,24 @@ pub async fn show(
     Ok(Json(DeliveryDetail {
         delivery,
         attempt_log,
+        waits: waits(&api, id).await?,
     }))
+}
+
+/// What a delivery waited for without an attempt: see `add_wait` in shared/migrations.
+async fn waits(api: &Api, delivery: DeliveryId) -> Result<Vec<Wait>> {
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(
+            "-- delivery_waits\n\
+             SELECT w.* FROM deliveries d CROSS JOIN LATERAL jsonb_to_recordset(d.waits) \
+                 AS w (because text, attempts smallint, first_at timestamptz, until timestamptz, \
+                       times integer) \
+             WHERE d.id = $1",
+        )
+        .await?;
+    let rows = client.query(&statement, &[&delivery]).await?;
+    Ok(rows.iter().map(Wait::from_row).collect())
 }
 
 /// Composes the bodies that weren't stored, the latest first. One that isn't as long as the one

@@ -19,7 +19,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::api::access::auth::{Managing, Reading};
+use crate::api::access::auth::{OwnManaging, OwnReading};
 use crate::api::deliveries::check_exists;
 use crate::api::deliveries::replay_results::{ReplayResults, results};
 use crate::api::deliveries::retries::check_active;
@@ -288,7 +288,7 @@ impl NewReplay {
     ),
 )]
 pub async fn create(
-    acting: Managing,
+    acting: OwnManaging,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
     Body(new): Body<NewReplay>,
@@ -427,7 +427,7 @@ pub(super) async fn insert_replay(
     responses((status = 200, description = "Newest first.", body = Replays)),
 )]
 pub async fn list(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
 ) -> Result<Json<Replays>> {
@@ -457,7 +457,7 @@ pub async fn list(
     responses((status = 200, description = "The replay.", body = Replay)),
 )]
 pub async fn show(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Ids(webhook, id): Ids<WebhookId, ReplayId>,
 ) -> Result<Json<Replay>> {
@@ -476,7 +476,7 @@ pub async fn show(
     responses((status = 200, description = "The replay as it is now.", body = Replay)),
 )]
 pub async fn cancel(
-    acting: Managing,
+    acting: OwnManaging,
     State(api): State<Shared>,
     Ids(webhook, id): Ids<WebhookId, ReplayId>,
 ) -> Result<Json<Replay>> {

@@ -163,7 +163,10 @@ impl DeliveryQuery {
             .with_types(listed(self.event_type).as_deref())?
             .with_codes(listed(self.response_code))?
             .with_outcomes(listed(self.outcome))?;
-        let webhooks = listed(self.webhook_id).map(webhooks).transpose()?;
+        let webhooks = listed(self.webhook_id)
+            .as_deref()
+            .map(webhooks)
+            .transpose()?;
         let page = Page {
             limit: self.limit,
             cursor: self.cursor,
@@ -187,7 +190,7 @@ impl DeliveryQuery {
     }
 }
 
-fn webhooks(texts: Vec<String>) -> Result<Vec<WebhookId>> {
+fn webhooks(texts: &[String]) -> Result<Vec<WebhookId>> {
     if texts.len() > MAX_WEBHOOKS {
         let bound = format!("must have at most {MAX_WEBHOOKS} entries");
         return Err(Problem::field("webhook_id", bound));

@@ -107,6 +107,31 @@ pub struct DeliveryDetail {
     pub delivery: Delivery,
     /// From the first to the last; the latest 100.
     pub attempt_log: Vec<Attempt>,
+    /// When it was put off without an attempt, and why; from the first to the last, the
+    /// latest 20.
+    pub waits: Vec<Wait>,
+}
+
+/// A time in which a delivery was put off again and again for the same reason. It cost no
+/// attempt.
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeliveryWait)]
+pub struct Wait {
+    /// `endpoint_full`, `endpoint_down`, `rate_limited`, `paused`, `in_flight`,
+    /// `unknown_webhook`, `unknown_dialect` or `parked`.
+    #[schema(example = "endpoint_full")]
+    pub reason: String,
+    /// How many attempts had been made before.
+    #[schema(example = 2)]
+    pub after_attempt: i16,
+    /// When it was put off for the first time.
+    pub first_at: Timestamp,
+    /// Until when it was put off the last time; `null`: until its webhook is active again.
+    #[schema(required)]
+    pub until: Option<Timestamp>,
+    /// How often it was put off.
+    #[schema(example = 5)]
+    pub times: i32,
 }
 
 /// One request to an endpoint, and what came back.
@@ -330,6 +355,18 @@ impl Attempt {
             next_attempt_at: row.get("next_attempt_at"),
             next_attempt_reason: row.get("next_attempt_reason"),
             debug: row.get("debug"),
+        }
+    }
+}
+
+impl Wait {
+    pub fn from_row(row: &Row) -> Self {
+        Self {
+            reason: row.get("because"),
+            after_attempt: row.get("attempts"),
+            first_at: row.get("first_at"),
+            until: row.get("until"),
+            times: row.get("times"),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod detail;
 pub mod dry_run;
+pub mod expunge;
 pub mod incoming;
 pub mod log;
 pub mod new_event;

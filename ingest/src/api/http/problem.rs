@@ -132,10 +132,8 @@ impl Problem {
         let first = errors.first();
         let code = first.map_or(Code::MalformedRequest, |first| first.code);
         let detail = first.map_or("", |first| &first.detail);
-        Self {
-            errors: errors.clone(),
-            ..Self::new(status, code, detail)
-        }
+        let problem = Self::new(status, code, detail);
+        Self { errors, ..problem }
     }
 
     /// What is wrong with which member.

@@ -40,6 +40,7 @@ pub mod words;
         (name = "changes", description = "Who changed what: webhooks, event types, limits, tokens."),
         (name = "tokens", description = "API tokens."),
         (name = "tenants", description = "Tenants and their limits."),
+        (name = "operations", description = "The processes, queues and storage of the whole system."),
         (name = "sent", description = "What Posthorn sends to endpoints, in each dialect."),
     ),
     servers((url = "/", description = "The server that serves this document.")),

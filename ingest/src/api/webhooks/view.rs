@@ -8,6 +8,7 @@ use secrecy::ExposeSecret;
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use shared::endpoints::{self, Down};
 use shared::ids::{Tenant, WebhookId};
 use shared::retry::Retry;
 use shared::webhook::{Rate, Sealed, Status, read_retry};
@@ -91,6 +92,12 @@ pub struct WebhookView {
     /// Any JSON object. Posthorn stores it and doesn't use it.
     #[schema(value_type = Object)]
     pub metadata: Value,
+    /// What the webhook was called in the system that it comes from; `null`: it comes from none.
+    #[schema(required, example = "webhook_123")]
+    pub external_id: Option<String>,
+    /// The user of the tenant that it belongs to; `null`: it belongs to the tenant.
+    #[schema(required, example = "user-7")]
+    pub owner: Option<String>,
     /// The `key` in the file of `posthorn-ingest apply` that declares it; `null`: no file does.
     #[schema(required, example = "billing")]
     pub key: Option<String>,
@@ -101,6 +108,13 @@ pub struct WebhookView {
     pub updated_at: Timestamp,
     /// The endpoint's state, judged by its latest answers.
     pub health: Health,
+    /// Since when its deliveries wait because the endpoint is down; `null`: it isn't.
+    #[schema(required)]
+    pub down_since: Option<Timestamp>,
+    /// When an endpoint that is down gets the next request; `null`: it isn't down, or one is
+    /// in flight.
+    #[schema(required)]
+    pub next_probe_at: Option<Timestamp>,
     /// How many deliveries wait for it: for their first attempt, for another one, or for it to be
     /// active again. Counting stops at 10,000, and at 1,000 where webhooks are listed.
     #[schema(example = 0)]
@@ -137,7 +151,7 @@ pub struct WebhookView {
 pub const COLUMNS: &str = "w.id, w.tenant, w.url, w.patterns, w.filter, w.dialect, w.secret, \
     w.previous_secret, w.previous_secret_until, w.signing_key, w.previous_signing_key, w.headers, \
     w.timeout_ms, w.retry, w.rate_limit, w.rate_period_s, w.debug_mode, w.trace_header, w.operational, w.status, \
-    w.secret_made_at, w.description, w.metadata, w.key, w.disabled_reason, w.created_at, w.updated_at, w.revision, \
+    w.secret_made_at, w.description, w.metadata, w.external_id, w.owner, w.key, w.disabled_reason, w.created_at, w.updated_at, w.revision, \
     coalesce((SELECT c.events FROM costly_filters c WHERE c.webhook_id = w.id), 0) AS too_costly_events, \
     (SELECT c.last_at FROM costly_filters c WHERE c.webhook_id = w.id) AS last_too_costly_at, \
     (SELECT t.dialect FROM tenants t WHERE t.id = w.tenant) AS tenants_dialect";
@@ -145,7 +159,7 @@ pub const COLUMNS: &str = "w.id, w.tenant, w.url, w.patterns, w.filter, w.dialec
 impl WebhookView {
     /// From its row, and what was counted of it. A row that can't be read whole
     /// is shown as far as it can be.
-    fn new(api: &Api, row: &Row, summary: Summary, backlog: Backlog) -> Self {
+    fn new(api: &Api, row: &Row, summary: Summary, backlog: Backlog, down: Option<&Down>) -> Self {
         let sealed = Sealed::open(row, &api.keys).ok();
         let retry = read_retry(row);
         let readable = sealed.is_some() && retry.is_ok();
@@ -197,11 +211,15 @@ impl WebhookView {
             operational: row.get("operational"),
             dialect: own_dialect,
             metadata: row.get("metadata"),
+            external_id: row.get("external_id"),
+            owner: row.get("owner"),
             key: row.get("key"),
             created_at,
             created_at_too: created_at,
             updated_at: row.get("updated_at"),
             health: summary.health,
+            down_since: down.map(|down| Timestamp(down.since)),
+            next_probe_at: down.and_then(|down| down.next_probe_at).map(Timestamp),
             waiting: backlog.waiting,
             waiting_counted: backlog.counted,
             oldest_waiting_at: backlog.oldest.map(|id| Timestamp(id.accepted_at())),
@@ -257,11 +275,12 @@ pub async fn find(api: &Api, tenant: &Tenant, id: WebhookId) -> Result<WebhookVi
 pub async fn all(api: &Api, client: &Client, rows: &[Row]) -> Result<Vec<WebhookView>> {
     let ids: Vec<WebhookId> = rows.iter().map(|row| row.get("id")).collect();
     let summaries = summaries(client, &ids).await?;
+    let down = endpoints::down(client, &ids).await?;
     let backlogs = backlogs(client, &ids).await?;
     let shown = rows.iter().zip(ids).map(|(row, id)| {
         let summary = summaries.get(&id).copied().unwrap_or(Summary::UNUSED);
         let backlog = backlogs.get(&id).copied().unwrap_or_default();
-        WebhookView::new(api, row, summary, backlog)
+        WebhookView::new(api, row, summary, backlog, down.get(&id))
     });
     Ok(shown.collect())
 }

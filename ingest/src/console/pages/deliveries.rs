@@ -83,7 +83,7 @@ pub async fn show(
         (ready_filters(&path, &query_))
         @if let Some(page) = &found {
             @let rows: Vec<_> = page.deliveries.iter().map(|delivery| Row::new(delivery, Some(&names))).collect();
-            (list(&visit.by, &visit.path(""), &rows, &query_, &path))
+            (list(Some(&Bulk { by: &visit.by, query: &query_, back: &path, webhook: None }), &visit.path(""), &rows))
             @if rows.is_empty() { (nothing(&path, &query_, page.next_cursor.is_some())) }
             (more(&path, &query_, rows.len(), page.next_cursor.map(|id| id.to_string())))
         }
@@ -104,12 +104,23 @@ impl<'a> Row<'a> {
     }
 }
 
-/// The list. `base`: the tenant's path; `back`: the page itself.
-pub fn list(by: &Visitor, base: &str, rows: &[Row<'_>], query_: &Query, back: &str) -> Markup {
+/// What can be done with the rows that somebody selects.
+pub struct Bulk<'a> {
+    pub by: &'a Visitor,
+    pub query: &'a Query,
+    /// The page itself.
+    pub back: &'a str,
+    /// The webhook that the list is of.
+    pub webhook: Option<WebhookId>,
+}
+
+/// The list. `base`: the tenant's path. Without `bulk`, nothing can be selected.
+pub fn list(bulk: Option<&Bulk<'_>>, base: &str, rows: &[Row<'_>]) -> Markup {
     if rows.is_empty() {
         return html! {};
     }
-    let may_retry = by.may(Role::Manager);
+    let bulk = bulk.filter(|bulk| bulk.by.may(Role::Manager));
+    let may_retry = bulk.is_some();
     let of_many = rows.iter().any(|row| row.names.is_some());
     let mut heads = Vec::new();
     if may_retry {
@@ -128,7 +139,7 @@ pub fn list(by: &Visitor, base: &str, rows: &[Row<'_>], query_: &Query, back: &s
     ]);
     html! {
         (table("tight", &heads, &html! { @for row in rows { (line_of(row, base, may_retry)) } }))
-        @if may_retry { (bulk(by, base, query_, back)) }
+        @if let Some(bulk) = bulk { (bulk_bar(bulk, base)) }
     }
 }
 
@@ -185,17 +196,19 @@ fn why(delivery: &Delivery) -> Markup {
     }
 }
 
-/// What can be done with the selected ones.
-fn bulk(by: &Visitor, base: &str, query_: &Query, back: &str) -> Markup {
+/// Appears with a selection. "All that match" is asked about on a page of its own.
+fn bulk_bar(bulk: &Bulk<'_>, base: &str) -> Markup {
+    let webhook = bulk.webhook.map(|id| id.to_string()).unwrap_or_default();
     html! {
         form class="bulk" id="bulk" method="post" action={ (base) "/deliveries/retry" } {
-            (csrf(by))
-            input type="hidden" name="back" value=(back);
-            input type="hidden" name="q" value=(query_.without(None));
+            (csrf(bulk.by))
+            input type="hidden" name="back" value=(bulk.back);
+            input type="hidden" name="q" value=(bulk.query.without(None));
+            input type="hidden" name="webhook" value=(webhook);
             span { b class="num" data-count { "0" } " selected" }
             span class="row" {
                 button class="btn" data-key="r" { (icon("retry")) "Retry these" }
-                button class="btn" name="all" value="1" { "All that match" }
+                button class="btn" name="all" value="1" { "All that match…" }
                 button class="btn js-only" type="button" data-copy-ids { (icon("copy")) "Copy ids" }
             }
         }

@@ -171,15 +171,17 @@ pub async fn home(visitor: Visitor) -> Redirect {
 pub struct Link {
     #[serde(default)]
     link: String,
+    #[serde(default)]
+    next: String,
 }
 
 /// `GET /console/_/open?link=`: asks before the link is used up, because programs that look
 /// at links in mail and chat open them, too.
 pub async fn link(headers: HeaderMap, Query(link): Query<Link>) -> Html<String> {
-    link_form(&headers, &link.link, None)
+    link_form(&headers, &link.link, &link.next, None)
 }
 
-fn link_form(headers: &HeaderMap, link: &str, error: Option<&str>) -> Html<String> {
+fn link_form(headers: &HeaderMap, link: &str, next: &str, error: Option<&str>) -> Html<String> {
     let content = html! {
         section class="panel" {
             form class="pad stack" method="post" action="/console/_/open" {
@@ -191,6 +193,7 @@ fn link_form(headers: &HeaderMap, link: &str, error: Option<&str>) -> Html<Strin
                     Some(error) => p class="bad" role="alert" { (error) },
                     None => {
                         input type="hidden" name="link" value=(link);
+                        input type="hidden" name="next" value=(next);
                         button class="btn main-btn" autofocus { "Sign in" }
                     }
                 }
@@ -208,10 +211,10 @@ pub async fn open(
     Posted(fields): Posted,
 ) -> Result<Response> {
     match session::open_link(&console.api, fields.text("link")).await? {
-        Some(begun) => Ok(begin(&begun, "")),
+        Some(begun) => Ok(begin(&begun, fields.text("next"))),
         None => {
             let words = "This link was used already, or it is too old. Ask for a new one.";
-            let page = link_form(&headers, "", Some(words));
+            let page = link_form(&headers, "", "", Some(words));
             Ok((StatusCode::UNAUTHORIZED, page).into_response())
         }
     }

@@ -17,7 +17,7 @@ use crate::console::frame::{Page, Section, csrf};
 use crate::console::icons::icon;
 use crate::console::moments::at;
 use crate::console::pages::deliveries::{
-    Asked, Row, list, more, nothing, ready_filters, what_was_done,
+    Asked, Bulk, Row, list, more, nothing, ready_filters, what_was_done,
 };
 use crate::console::pages::webhooks::name;
 use crate::console::parts::{done, id, note};
@@ -52,7 +52,14 @@ impl Tab {
 }
 
 /// The tabs that there are.
-const TABS: [Tab; 1] = [Tab::Deliveries];
+const TABS: [Tab; 6] = [
+    Tab::Deliveries,
+    Tab::Statistics,
+    Tab::Log,
+    Tab::Settings,
+    Tab::Secret,
+    Tab::Test,
+];
 
 /// `GET /console/{tenant}/webhooks/{id}?q=`
 pub async fn show(
@@ -76,7 +83,7 @@ pub async fn show(
         match answer.await {
             Ok(page) => found = Some(page.0),
             Err(problem) if problem.status().is_client_error() => {
-                beneath = Some(problem.to_string())
+                beneath = Some(problem.to_string());
             }
             Err(problem) => return Err(problem.into()),
         }
@@ -91,7 +98,7 @@ pub async fn show(
             @if rows.is_empty() && query.is_empty() && page.next_cursor.is_none() {
                 (unused(&visit, &webhook))
             } @else {
-                (list(&visit.by, &visit.path(""), &rows, &query, &path))
+                (list(Some(&Bulk { by: &visit.by, query: &query, back: &path, webhook: Some(webhook.id) }), &visit.path(""), &rows))
                 @if rows.is_empty() { (nothing(&path, &query, page.next_cursor.is_some())) }
                 (more(&path, &query, rows.len(), page.next_cursor.map(|id| id.to_string())))
             }
@@ -137,7 +144,10 @@ fn head<const ROLE: u8>(visit: &Visit<ROLE>, webhook: &WebhookView) -> Markup {
                 }
             }
             @if visit.by.may(Role::Manager) {
-                div class="row" { (pause(visit, webhook, &base)) }
+                div class="row" {
+                    a class="btn" href={ (base) "/test" } data-key="t" { "Send a test" }
+                    (pause(visit, webhook, &base))
+                }
             }
         }
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
-use axum::response::{Html, Redirect};
+use axum::response::Html;
 use maud::{Markup, html};
 use serde::Deserialize;
 use shared::ids::{EventType, WebhookId};
@@ -78,11 +78,6 @@ pub async fn names<const ROLE: u8>(
         .iter()
         .map(|webhook| (webhook.id, name(webhook)))
         .collect())
-}
-
-/// `GET /console/{tenant}`
-pub async fn home(visit: Visit) -> Redirect {
-    Redirect::to(&visit.path("/webhooks"))
 }
 
 /// `GET /console/{tenant}/webhooks?q=&health=`
@@ -252,7 +247,8 @@ fn health_key(webhook: &WebhookView) -> &'static str {
     }
 }
 
-fn urgency(webhook: &WebhookView) -> u8 {
+/// What needs attention comes first: below 4 something does.
+pub fn urgency(webhook: &WebhookView) -> u8 {
     match health_key(webhook) {
         "failing" => 0,
         "disabled" => 1,
