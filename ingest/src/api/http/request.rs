@@ -14,8 +14,9 @@ use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 use utoipa::IntoParams;
 
+use crate::api::http::code::Code;
 use crate::api::http::json;
-use crate::api::http::problem::Problem;
+use crate::api::http::problem::{Blame, Problem};
 
 /// The largest request body, in bytes: an event's data and what is around it.
 pub const MAX_BODY: usize = LARGEST_MAX_PAYLOAD + 256 * 1024;
@@ -167,7 +168,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> 
                 // `limit: invalid digit found in string`, after words about the library's work.
                 let text = rejection.body_text();
                 let reason = text.strip_prefix("Failed to deserialize query string: ");
-                Problem::bad_request(format!("query string: {}", reason.unwrap_or(&text)))
+                match reason.and_then(|reason| reason.split_once(": ")) {
+                    Some((name, reason)) => {
+                        Problem::wrong(vec![Blame::new(Code::WrongType, name, reason)])
+                    }
+                    None => Problem::bad_request(format!("query string: {text}")),
+                }
             })?;
         Ok(Self(value))
     }
