@@ -25,7 +25,7 @@ use crate::console::parts::note;
 use crate::console::session::keep_secret;
 use crate::console::state::Console;
 use crate::console::text::{excerpt, line};
-use crate::console::visit::{ManagerVisit, Posted};
+use crate::console::visit::{At, ManagerVisit, Posted};
 use crate::webhooks::form::WebhookForm;
 
 /// What is in the fields of the form.
@@ -308,7 +308,7 @@ fn form(body: Map<String, Value>) -> std::result::Result<WebhookForm, Blames> {
 pub async fn edit(
     State(console): State<Arc<Console>>,
     visit: ManagerVisit,
-    Id(webhook): Id<WebhookId>,
+    At(webhook): At<WebhookId>,
 ) -> Result<Html<String>> {
     let webhook = find(&console.api, &visit.tenant, webhook).await?;
     let values = Values::of_webhook(&webhook);
@@ -359,7 +359,7 @@ fn edit_page(
 pub async fn save(
     State(console): State<Arc<Console>>,
     visit: ManagerVisit,
-    Id(id): Id<WebhookId>,
+    At(id): At<WebhookId>,
     Posted(sent): Posted,
 ) -> Result<Response> {
     let webhook = find(&console.api, &visit.tenant, id).await?;
