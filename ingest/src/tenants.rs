@@ -6,6 +6,7 @@
 use deadpool_postgres::GenericClient;
 use serde::{Deserialize, Serialize};
 use shared::dialect::{DEFAULT, Dialects};
+use shared::egress::is_name;
 use shared::ids::Tenant;
 use shared::tenant::{LARGEST_MAX_PAYLOAD, MAX_PAYLOAD};
 use tokio_postgres::Row;
@@ -42,6 +43,10 @@ pub struct TenantView {
     pub limits: Limits,
     /// Whether only event types of its catalogue may be published and subscribed to.
     pub strict_event_types: bool,
+    /// The name of the proxy that its deliveries leave through; `null`: that of all tenants, if
+    /// there is one.
+    #[schema(required, example = "eu")]
+    pub egress_proxy: Option<String>,
     created_at: Timestamp,
 }
 
@@ -65,7 +70,7 @@ pub struct Limits {
 
 /// What is read to show a tenant.
 pub const COLUMNS: &str = "id, name, dialect, max_webhooks, deliveries_per_hour, max_payload, \
-                       max_age_s, strict_event_types, created_at";
+                       max_age_s, strict_event_types, egress_proxy, created_at";
 
 impl TenantView {
     #[must_use]
@@ -83,6 +88,7 @@ impl TenantView {
                 max_age_seconds: row.get("max_age_s"),
             },
             strict_event_types: row.get("strict_event_types"),
+            egress_proxy: row.get("egress_proxy"),
             created_at: row.get("created_at"),
         }
     }
@@ -105,6 +111,11 @@ pub struct NewTenant {
     limits: NewLimits,
     /// Whether only event types of its catalogue may be published and subscribed to.
     strict_event_types: Option<bool>,
+    /// The name of a proxy in `EGRESS_PROXIES`; by default deliveries leave through `EGRESS_PROXY`,
+    /// or directly.
+    #[serde(default, alias = "egressProxy", deserialize_with = "present")]
+    #[schema(value_type = Option<String>, max_length = 63, example = "eu")]
+    egress_proxy: Option<Option<String>>,
 }
 
 /// Changes to a tenant. A member that isn't sent stays as it is.
@@ -123,6 +134,10 @@ pub struct Change {
     pub limits: NewLimits,
     /// Whether only event types of its catalogue may be published and subscribed to.
     pub strict_event_types: Option<bool>,
+    /// The name of a proxy in `EGRESS_PROXIES`; `null`: `EGRESS_PROXY`, if it is set.
+    #[serde(default, alias = "egressProxy", deserialize_with = "present")]
+    #[schema(value_type = Option<String>, max_length = 63, example = "eu")]
+    pub egress_proxy: Option<Option<String>>,
 }
 
 /// New limits of a tenant. `null` restores a limit's default.
@@ -197,6 +212,7 @@ impl NewTenant {
             dialect: self.dialect,
             limits: self.limits,
             strict_event_types: self.strict_event_types,
+            egress_proxy: self.egress_proxy,
         };
         change.check(dialects)?;
         Ok((id, change))
@@ -219,6 +235,16 @@ impl Change {
         if let Some(dialect) = &self.dialect {
             check_dialect(dialect, dialects)?;
         }
+        let unfit = |name: &String| !is_name(name);
+        if self
+            .egress_proxy
+            .as_ref()
+            .and_then(Option::as_ref)
+            .is_some_and(unfit)
+        {
+            let bound = "must be 1 to 63 of `a-z`, `0-9`, `_` and `-`";
+            return Err(Invalid::new("egress_proxy", bound));
+        }
         self.limits.check()
     }
 }
@@ -236,9 +262,9 @@ pub async fn insert(
         .prepare_cached(&format!(
             "-- create_tenant\n\
              INSERT INTO tenants (id, name, dialect, max_webhooks, deliveries_per_hour, max_payload, \
-                 max_age_s, strict_event_types, revision) \
+                 max_age_s, strict_event_types, egress_proxy, revision) \
              VALUES ($1, coalesce($2, ''), coalesce($3, '{DEFAULT}'), coalesce($4, 100), $5, $6, $7, \
-                 coalesce($8, false), 0) \
+                 coalesce($8, false), $9, 0) \
              RETURNING {COLUMNS}"
         ))
         .await?;
@@ -254,6 +280,7 @@ pub async fn insert(
                 &new.limits.payload_bytes.flatten(),
                 &new.limits.max_age_seconds.flatten(),
                 &new.strict_event_types,
+                &new.egress_proxy.clone().flatten(),
             ],
         )
         .await
@@ -278,6 +305,7 @@ pub async fn update(
         dialect,
         limits,
         strict_event_types,
+        egress_proxy,
     } = change;
     let mut changes = Assignments::default();
     let tenant = changes.parameter(id);
@@ -288,6 +316,7 @@ pub async fn update(
     changes.set_nullable("max_payload", limits.payload_bytes);
     changes.set_nullable("max_age_s", limits.max_age_seconds);
     changes.set("strict_event_types", *strict_event_types);
+    changes.set_nullable("egress_proxy", egress_proxy.as_ref().map(Option::as_ref));
     let statement = client
         .prepare_cached(&format!(
             "-- change_tenant\n\

@@ -119,12 +119,15 @@ async fn settings(client: &Client, tenant: &Tenant) -> Result<Value> {
         dialect,
         limits,
         strict_event_types,
+        egress_proxy,
         ..
     } = TenantView::from_row(&row);
-    Ok(json!({
+    let mut file = json!({
         "id": id, "name": name, "dialect": dialect, "limits": limits,
         "strict_event_types": strict_event_types,
-    }))
+    });
+    put_members(&mut file, [("egress_proxy", json!(egress_proxy))]);
+    Ok(file)
 }
 
 async fn webhooks_after(
@@ -162,6 +165,20 @@ fn webhook(api: &Api, row: &Row, variables: &mut Variables) -> Value {
     };
     let headers: BTreeMap<String, Value> = headers.iter().map(from_environment).collect();
     let secret = json!({"env": variables.name(&format!("{key}_SECRET"))});
+    let certificate = sealed
+        .as_ref()
+        .and_then(|sealed| sealed.client_certificate.as_ref());
+    let certificate = certificate.map_or(Value::Null, |certificate| {
+        let variable = variables.name(&format!("{key}_CLIENT_KEY"));
+        json!({"certificate": certificate.certificate(), "private_key": {"env": variable}})
+    });
+    let oauth2 = sealed.as_ref().and_then(|sealed| sealed.oauth2.as_ref());
+    let oauth2 = oauth2.map_or(Value::Null, |credentials| {
+        let variable = variables.name(&format!("{key}_CLIENT_SECRET"));
+        let mut shown = json!(credentials);
+        shown["client_secret"] = json!({"env": variable});
+        shown
+    });
     let status = match Status::read(row.get("status")) {
         Status::Active => None,
         Status::Paused => Some("paused"),
@@ -179,6 +196,8 @@ fn webhook(api: &Api, row: &Row, variables: &mut Variables) -> Value {
         ("filters", json!(row.get::<_, Option<Value>>("filter"))),
         ("secret", secret),
         ("headers", json!(headers)),
+        ("client_certificate", certificate),
+        ("oauth2", oauth2),
         ("timeout", json!(row.get::<_, Option<i32>>("timeout_ms"))),
         ("retry_policy", json!(read_retry(row).unwrap_or_default())),
         ("rate_limit", json!(Rate::read(row).map(RateLimit::from))),

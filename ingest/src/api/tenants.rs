@@ -10,9 +10,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::access::auth::Operating;
-use crate::api::http::problem::Result;
+use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Name, Page, Parameters};
-use crate::api::state::Shared;
+use crate::api::state::{Api, Shared};
 use crate::invalid::NotFound;
 use crate::tenants::{COLUMNS, Change, NewTenant, TenantView, insert, update};
 
@@ -48,6 +48,7 @@ pub async fn create(
     Body(new): Body<NewTenant>,
 ) -> Result<(StatusCode, Json<TenantView>)> {
     let (id, tenant) = new.check(&api.dialects)?;
+    check_proxy(&api, &tenant)?;
     let client = api.pool.get().await?;
     let shown = insert(&client, &id, &tenant).await?;
     drop(client);
@@ -126,6 +127,7 @@ pub async fn change(
     Body(change): Body<Change>,
 ) -> Result<Json<TenantView>> {
     change.check(&api.dialects)?;
+    check_proxy(&api, &change)?;
     let client = api.pool.get().await?;
     let shown = update(&client, &known(&id)?, &change).await?;
     drop(client);
@@ -136,4 +138,15 @@ pub async fn change(
 /// A text that can't be a tenant's id is answered like an id that no tenant has.
 fn known(id: &str) -> Result<Tenant> {
     id.parse().map_err(|_| NotFound::tenant(id).into())
+}
+
+/// Refuses a proxy that this process doesn't know: deliveries would fail.
+fn check_proxy(api: &Api, change: &Change) -> Result<()> {
+    match &change.egress_proxy {
+        Some(Some(name)) if !api.egress.has(name) => Err(Problem::field(
+            "egress_proxy",
+            format!("`{name}` is not in EGRESS_PROXIES"),
+        )),
+        _ => Ok(()),
+    }
 }

@@ -93,6 +93,7 @@ pub fn tenant(now: Option<&TenantView>, mut wanted: Change) -> (Change, Differen
                 &now.strict_event_types,
                 &mut wanted.strict_event_types,
             );
+            difference.member("egress_proxy", &now.egress_proxy, &mut wanted.egress_proxy);
         }
         None => {
             let mut said = |name: &str, value: Value| {
@@ -110,6 +111,7 @@ pub fn tenant(now: Option<&TenantView>, mut wanted: Change) -> (Change, Differen
             said("limits.payload_bytes", json!(limits.payload_bytes));
             said("limits.max_age_seconds", json!(limits.max_age_seconds));
             said("strict_event_types", json!(wanted.strict_event_types));
+            said("egress_proxy", json!(wanted.egress_proxy));
         }
     }
     (wanted, difference)

@@ -5,3 +5,4 @@
 pub mod form;
 pub mod rate_limit;
 pub mod store;
+pub mod walls;
