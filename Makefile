@@ -11,7 +11,7 @@ TESTS := $(if $(NEXTEST),nextest run,test --all-targets)
 PRODUCT := --workspace --bin posthorn-ingest --bin posthorn-dispatcher
 
 .DEFAULT_GOAL := help
-.PHONY: help deps run test check openapi schemathesis fuzz chaos compose-test bench clean
+.PHONY: help deps run test cluster-test upgrade-test check openapi schemathesis clients-test fuzz chaos compose-test bench clean
 
 help: ## Print this list.
 	@echo 'make TARGET, with TARGET one of:'
@@ -29,11 +29,31 @@ run: ## Start everything on this machine, show events arriving, stay up until Ct
 	@$(CARGO) build $(PRODUCT) --bin demo
 	@$(TARGET)/debug/demo $(ARGS)
 
-test: ## Run all tests, with a private RabbitMQ and PostgreSQL.
+# On other servers only the tests that need nothing of npm's and PyPI's.
+test: ## Run all tests, with a private RabbitMQ and PostgreSQL. SERVERS=trixie: RabbitMQ 4.0 and PostgreSQL 17.
 	@deploy/deps.sh tests
 	$(CARGO) build --workspace --all-targets
+ifeq ($(SERVERS),trixie)
+	@deploy/deps.sh containers
+	$(CARGO) metadata --format-version 1 > $(TARGET)/packages.json
+	$(CARGO) nextest list --workspace --list-type binaries-only --message-format json > $(TARGET)/binaries.json
+	tests/trixie.sh $(TARGET)/debug/with_servers cargo-nextest nextest run \
+		--cargo-metadata $(TARGET)/packages.json --binaries-metadata $(TARGET)/binaries.json \
+		-E 'package(posthorn-tests) - binary(examples) - binary(receiver_libraries) - binary(dashboards)' $(ARGS)
+else
 	$(TARGET)/debug/with_servers $(CARGO) $(TESTS) --workspace
 	$(CARGO) test --workspace --doc
+endif
+
+cluster-test: ## Kill nodes of a RabbitMQ cluster and fail PostgreSQL over, under load (five minutes).
+	@deploy/deps.sh servers
+	$(CARGO) build $(PRODUCT) --test cluster
+	$(CARGO) nextest run --workspace --test cluster --run-ignored only --test-threads 1 --no-capture $(ARGS)
+
+upgrade-test: ## Run old binaries beside these, both ways, under load. OLD=folder with posthorn-ingest and posthorn-dispatcher.
+	@deploy/deps.sh servers
+	$(CARGO) build $(PRODUCT) --test upgrade
+	POSTHORN_OLD=$(abspath $(OLD)) $(CARGO) nextest run --workspace --test upgrade --run-ignored only --no-capture
 
 check: ## Check formatting, clippy and rustdoc, with warnings denied, and rules, dashboards and manifests, as CI does.
 	@deploy/deps.sh tests
@@ -51,6 +71,11 @@ schemathesis: ## Send generated requests to the API, valid and invalid ones. ARG
 	@deploy/deps.sh tests
 	$(CARGO) build $(PRODUCT) --bin schemathesis
 	$(TARGET)/debug/schemathesis $(ARGS)
+
+clients-test: ## Generate clients from the API's description (TypeScript, Python) and let them use the API.
+	@deploy/deps.sh tests
+	$(CARGO) build $(PRODUCT) --bin clients
+	$(TARGET)/debug/clients
 
 # The workspace's own crates are built again with instrumentation; their dependencies aren't.
 fuzz: ## Fuzz the code that reads input from outside (a minute per target). TARGETS=event, SECONDS=600.

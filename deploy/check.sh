@@ -5,9 +5,9 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-promtool check rules deploy/prometheus/recording.yml deploy/prometheus/alerts.yml
+promtool check rules deploy/prometheus/recording.yml deploy/prometheus/alerts.yml deploy/prometheus/webhooks.yml
 promtool check config --syntax-only deploy/prometheus/prometheus.yml
-promtool test rules deploy/prometheus/tests.yml
+promtool test rules deploy/prometheus/tests.yml deploy/prometheus/webhooks_tests.yml
 deploy/grafana/dashboards.py --check
 .posthorn/venv/bin/python deploy/k8s/check.py
 node deploy/grafana/schema.js .posthorn/node_modules deploy/grafana/dashboards/*.json

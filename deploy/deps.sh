@@ -18,12 +18,15 @@ VENV=.posthorn/venv
 # standardwebhooks: the library that receivers use; the tests verify signatures with it.
 # schemathesis: sends generated requests to the API. pika, amqplib: the AMQP
 # clients of examples/. kubernetes-validate: Kubernetes's schemas, for deploy/k8s.
-PACKAGES="standardwebhooks==1.1.0 schemathesis==4.32.5 pika==1.4.4 kubernetes-validate==1.37.0"
+# openapi-python-client: generates a client from the API's description.
+PACKAGES="standardwebhooks==1.1.0 schemathesis==4.32.5 pika==1.4.4 kubernetes-validate==1.37.0 openapi-python-client==0.29.1"
 # Only with `containers`: runs docker-compose.yml.
 COMPOSE_PACKAGE="podman-compose==1.6.0"
 NODE_MODULES=.posthorn/node_modules
 # @grafana/schema, typescript: hold the dashboards to Grafana's own types.
-NODE_PACKAGES="standardwebhooks@1.1.1 amqplib@2.3.1 @grafana/schema@11.6.0 typescript@5.9.3"
+# openapi-typescript, openapi-fetch: the same as openapi-python-client. @redocly/cli: rules for such descriptions.
+NODE_PACKAGES="standardwebhooks@1.1.1 amqplib@2.3.1 @grafana/schema@11.6.0 typescript@5.9.3 @types/node@20.19.0 \
+openapi-typescript@7.13.0 openapi-fetch@0.17.0 @redocly/cli@2.77.0"
 POLICY=/usr/sbin/policy-rc.d
 
 say() { printf 'deps: %s\n' "$*"; }

@@ -94,8 +94,9 @@ impl Admitter {
             return unknown(Deferral::UnknownDialect);
         };
         let now = clock::now();
-        if now - job.began_at() > endpoint.max_age(&dialect) {
-            return Admission::Decided(Verdict::Expired);
+        let max_age = endpoint.max_age(&dialect);
+        if now - job.ages_from(max_age.since) > max_age.limit {
+            return Admission::Decided(Verdict::Expired(max_age));
         }
         let content = match &job.payload {
             Payload::Inline(content) => content.clone(),

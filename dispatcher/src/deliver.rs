@@ -28,6 +28,7 @@ use crate::judge::{Attempted, Deferral, Verdict, judge, shows_overload};
 use crate::metrics::metrics;
 use crate::settle::Settler;
 use crate::settlement::Settlement;
+use crate::spans::{JobSpans, of_request};
 use crate::upkeep::watermark::LossCriteria;
 
 /// How long a copy of a job is deferred if this replica is working on another one.
@@ -74,24 +75,29 @@ impl Deliverer {
             tokio::time::sleep(remainder).await;
         }
 
+        let mut spans = JobSpans::begin(&job);
         let Some(mark) = self.in_flight.mark(job.delivery) else {
             let decided = Decided::without_attempt(deferral_of_copy());
-            self.settle(job, decided, receipt, None).await;
+            self.settle(job, decided, receipt, None, spans).await;
             return;
         };
-        match self.admitter.admit(&job).await {
+        let admission = self.admitter.admit(&job).await;
+        if let Some(spans) = &mut spans {
+            spans.end_stage("admit");
+        }
+        match admission {
             Admission::Ready(admitted) => {
                 // While the job waited for its permit, its channel may have closed. Then
                 // RabbitMQ delivers it to another consumer.
                 if receipt.is_void() {
                     return;
                 }
-                let decided = self.attempt(&job, admitted).await;
-                self.settle(job, decided, receipt, Some(mark)).await;
+                let decided = self.attempt(&job, admitted, spans.as_deref_mut()).await;
+                self.settle(job, decided, receipt, Some(mark), spans).await;
             }
             Admission::Decided(verdict) => {
                 let decided = Decided::without_attempt(verdict);
-                self.settle(job, decided, receipt, Some(mark)).await;
+                self.settle(job, decided, receipt, Some(mark), spans).await;
             }
             // Whoever had the job before may have recorded its verdict without queueing
             // the job that follows.
@@ -108,7 +114,12 @@ impl Deliverer {
     }
 
     /// Sends the request and judges what came back.
-    async fn attempt(&self, job: &Job, admitted: Admitted) -> Decided {
+    async fn attempt(
+        &self,
+        job: &Job,
+        admitted: Admitted,
+        spans: Option<&mut JobSpans>,
+    ) -> Decided {
         let Admitted {
             endpoint,
             dialect,
@@ -116,6 +127,7 @@ impl Deliverer {
             permit,
         } = admitted;
         let webhook = &endpoint.webhook;
+        let span = spans.as_ref().map(|spans| spans.attempt());
         let counted = CountedRequest::start();
         let report = self
             .sender
@@ -131,9 +143,13 @@ impl Deliverer {
                 } else {
                     Keep::Excerpt
                 },
+                trace: of_request(span.as_ref(), job),
             })
             .await;
         drop(counted);
+        if let (Some(spans), Some(span)) = (spans, span) {
+            spans.end_attempt(span, &report);
+        }
         let now = clock::now();
         permit.release(shows_overload(&report.result), report.took, now);
         metrics()
@@ -141,12 +157,13 @@ impl Deliverer {
             .with_label_values(&[report.outcome()])
             .inc();
         metrics().attempt_seconds.observe(report.took.as_secs_f64());
+        let max_age = endpoint.max_age(&dialect);
         let attempted = Attempted {
             attempt: job.attempt_since_began(),
-            began_at: job.began_at(),
+            ages_from: job.ages_from(max_age.since),
             now,
             answers: &dialect.policy().answers,
-            max_age: endpoint.max_age(&dialect),
+            max_age,
             schedule: &endpoint.schedule(&self.defaults, &dialect),
             random: fastrand::f64(),
         };
@@ -158,7 +175,14 @@ impl Deliverer {
     }
 
     /// Hands a verdict to the settler.
-    async fn settle(&self, job: Job, decided: Decided, receipt: Receipt, mark: Option<Mark>) {
+    async fn settle(
+        &self,
+        job: Job,
+        decided: Decided,
+        receipt: Receipt,
+        mark: Option<Mark>,
+        spans: Option<Box<JobSpans>>,
+    ) {
         let settlement = Settlement {
             job,
             verdict: decided.verdict,
@@ -167,6 +191,7 @@ impl Deliverer {
             receipt,
             mark,
             held: self.tasks.token(),
+            spans,
         };
         // The channel is closed only after the shutdown grace. Then RabbitMQ delivers the
         // job again.

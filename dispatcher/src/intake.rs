@@ -14,6 +14,7 @@ use shared::amqp::Unreadable;
 use shared::job::Job;
 use shared::publish::{Outgoing, Publisher};
 use shared::receipts::{Held, Receipt};
+use shared::trace::JobTrace;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -112,5 +113,8 @@ fn read_job(message: &Delivery) -> Result<Job, String> {
         // Its bytes aren't looked at: sessions may have ended at this message.
         return Err(unreadable.to_string());
     }
-    Job::decode(&message.data).map_err(|error| format!("{:#}", anyhow::Error::new(error)))
+    let mut job =
+        Job::decode(&message.data).map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
+    job.trace = JobTrace::of_headers(message.properties.headers().as_ref(), job.due_at);
+    Ok(job)
 }

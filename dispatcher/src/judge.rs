@@ -3,10 +3,11 @@
 //! The result of an attempt comes in from `deliver`, and a [`Verdict`] goes back. This is
 //! a pure function: it reads no clock and no table, and its randomness is a parameter.
 
+use std::fmt;
 use std::time::Duration;
 
 use shared::attempt::{Answer, Failure};
-use shared::dialect::{Answers, Meaning};
+use shared::dialect::{Answers, Meaning, Since};
 use shared::retry::Schedule;
 use time::OffsetDateTime;
 
@@ -27,8 +28,8 @@ pub enum Verdict {
     },
     /// The attempt failed, and it was the last one.
     Failed(GaveUp),
-    /// The delivery is too old to be sent.
-    Expired,
+    /// The delivery is too old to be sent, or would be at its next attempt.
+    Expired(TooOld),
     /// The webhook is deleted, disabled or inactive.
     Cancelled,
     /// The webhook is paused. The delivery stays in its row, without a job.
@@ -48,10 +49,45 @@ pub enum Timing {
     RetryAfter,
 }
 
+/// The age limit that ended a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooOld {
+    pub limit: time::Duration,
+    pub since: Since,
+}
+
+impl fmt::Display for TooOld {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.limit.whole_seconds();
+        let units = [
+            (86_400, "days"),
+            (3_600, "hours"),
+            (60, "minutes"),
+            (1, "seconds"),
+        ];
+        let whole = units.into_iter().find(|(unit, _)| seconds % unit == 0);
+        let (unit, name) = whole.unwrap_or((1, "seconds"));
+        let since = match self.since {
+            Since::AcceptedAt => "was accepted",
+            Since::OccurredAt => "happened",
+        };
+        let count = seconds / unit;
+        let name = if count == 1 {
+            &name[..name.len() - 1]
+        } else {
+            name
+        };
+        write!(
+            out,
+            "too old: no attempt is made later than {count} {name} after the event {since}"
+        )
+    }
+}
+
 /// Why no other attempt follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GaveUp {
-    /// The schedule or the age limit allows no other attempt.
+    /// The schedule has no other attempt.
     Exhausted,
     /// The dialect calls this answer final.
     Refused,
@@ -117,7 +153,7 @@ impl Verdict {
             Self::Delivered => "delivered",
             Self::RetryAt { .. } => "retrying",
             Self::Failed(_) => "failed",
-            Self::Expired => "expired",
+            Self::Expired(_) => "expired",
             Self::Cancelled => "cancelled",
             Self::Held => "held",
             Self::Deferred { .. } => "deferred",
@@ -141,14 +177,14 @@ pub fn shows_overload(result: &Result<Answer, Failure>) -> bool {
 pub struct Attempted<'a> {
     /// The number of the attempt, from 1, since the delivery began or was restarted.
     pub attempt: u16,
-    /// When the event was accepted, or the delivery restarted.
-    pub began_at: OffsetDateTime,
+    /// From when the delivery's age counts.
+    pub ages_from: OffsetDateTime,
     /// When the attempt ended.
     pub now: OffsetDateTime,
     /// What the dialect says of each status.
     pub answers: &'a Answers,
-    /// The longest time from `began_at` to the last attempt.
-    pub max_age: time::Duration,
+    /// The longest time from `ages_from` to the last attempt.
+    pub max_age: TooOld,
     /// The pauses between attempts.
     pub schedule: &'a Schedule,
     /// Between 0 and 1, for the jitter.
@@ -181,8 +217,8 @@ pub fn judge(result: &Result<Answer, Failure>, attempted: Attempted<'_>) -> Verd
         _ => Duration::ZERO,
     };
     let at = attempted.now + pause.max(asked_for);
-    if at - attempted.began_at > attempted.max_age {
-        return Verdict::Failed(GaveUp::Exhausted);
+    if at - attempted.ages_from > attempted.max_age.limit {
+        return Verdict::Expired(attempted.max_age);
     }
     let because = if asked_for > pause {
         Timing::RetryAfter
@@ -215,6 +251,11 @@ mod tests {
 
     const NOW: OffsetDateTime = datetime!(2026-11-22 10:00 UTC);
 
+    const A_WEEK: TooOld = TooOld {
+        limit: time::Duration::WEEK,
+        since: Since::AcceptedAt,
+    };
+
     fn answered(status: u16, retry_after: Option<u64>) -> Result<Answer, Failure> {
         Ok(Answer {
             status,
@@ -233,10 +274,10 @@ mod tests {
             result,
             Attempted {
                 attempt,
-                began_at: NOW,
+                ages_from: NOW,
                 now: NOW,
                 answers: &Dialects::embedded().get(dialect).unwrap().policy().answers,
-                max_age: time::Duration::WEEK,
+                max_age: A_WEEK,
                 schedule: &schedule,
                 random: 0.0,
             },
@@ -342,17 +383,50 @@ mod tests {
         let policy = dialects.default().policy();
         let attempted = Attempted {
             attempt: 1,
-            began_at: NOW - policy.max_age + time::Duration::HOUR,
+            ages_from: NOW - policy.max_age + time::Duration::HOUR,
             now: NOW,
             answers: &policy.answers,
-            max_age: policy.max_age,
+            max_age: A_WEEK,
             schedule: &schedule,
             random: 0.0,
         };
         assert_eq!(
             judge(&answered(500, None), attempted),
+            Verdict::Expired(A_WEEK)
+        );
+        // Without an age limit, the same delivery's schedule goes on; at its end it has failed.
+        let second = Attempted {
+            attempt: 2,
+            ..attempted
+        };
+        assert_eq!(
+            judge(&answered(500, None), second),
             Verdict::Failed(GaveUp::Exhausted)
         );
+    }
+
+    #[test]
+    fn an_age_limit_is_put_into_words() {
+        for (limit, since, words) in [
+            (
+                time::Duration::WEEK,
+                Since::OccurredAt,
+                "7 days after the event happened",
+            ),
+            (
+                time::Duration::HOUR,
+                Since::AcceptedAt,
+                "1 hour after the event was accepted",
+            ),
+            (
+                time::Duration::seconds(90),
+                Since::AcceptedAt,
+                "90 seconds after",
+            ),
+        ] {
+            let said = TooOld { limit, since }.to_string();
+            assert!(said.contains(words), "{said}");
+        }
     }
 
     proptest! {

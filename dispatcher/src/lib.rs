@@ -14,7 +14,7 @@
 //!    [`settle::stats`]), queues retries, and acks the jobs.
 //!
 //! [`settlement`] is what goes from `deliver` to `settle`. [`in_flight`] keeps two copies of
-//! a job apart.
+//! a job apart. [`spans`] shows a job's stages in its event's trace.
 //!
 //! Beside them, [`upkeep::sweep`] puts lost jobs back (which ones are lost:
 //! [`upkeep::watermark`]; many at once: [`upkeep::backlog`]) and releases the deliveries of
@@ -36,5 +36,6 @@ pub mod run;
 pub mod settings;
 pub mod settle;
 pub mod settlement;
+pub mod spans;
 pub mod ticket;
 pub mod upkeep;

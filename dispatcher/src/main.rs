@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use clap::{Parser, Subcommand};
 use dispatcher::run::run;
 use dispatcher::settings::{HELP, Settings};
-use shared::{health_check, settings, supervise, telemetry};
+use shared::{health_check, settings, supervise, telemetry, trace};
 use tokio_util::sync::CancellationToken;
 
 /// Posthorn's dispatcher: sends events to webhooks, repeats failed attempts, and records
@@ -38,5 +38,8 @@ async fn main() -> anyhow::Result<()> {
     supervise::die_on_panic();
     let stop = CancellationToken::new();
     supervise::stop_on_signals(stop.clone())?;
-    run(settings, stop).await
+    trace::start(&settings.common.tracing, "posthorn-dispatcher")?;
+    let ended = run(settings, stop).await;
+    trace::stop().await;
+    ended
 }

@@ -10,13 +10,14 @@
 //!   letter. After that the sweeper puts its job back.
 //! - The answer to a COMMIT is lost. When the batch is written again, its rows don't wait for
 //!   their verdicts any more. A row that is exactly as this batch would leave it was written
-//!   by this batch, so what follows from its verdict is still to be done.
+//!   by this batch, so what follows from its verdict is still to be done. The same holds for
+//!   the operational events of webhooks that it disabled.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use axum::http::StatusCode;
 use deadpool_postgres::{Client, Pool, Transaction};
-use shared::ids::{DeliveryId, WebhookId};
+use shared::ids::{DeliveryId, EventUid, WebhookId};
 use shared::job::Job;
 use shared::supervise::until_done;
 use shared::{clock, partitions};
@@ -30,7 +31,8 @@ use crate::metrics::metrics;
 use crate::settle::rows::{ByDay, SETTLE_AND_COUNT, SETTLE_DELIVERIES, STALE_VERDICT, by_day};
 use crate::settle::stats::{ADD_STATS, Sums};
 use crate::settlement::Settlement;
-use crate::upkeep::disable::{Cause, announce, disable};
+use crate::upkeep::announce::written_before;
+use crate::upkeep::disable::{Cause, announce_disabled, disable};
 use crate::upkeep::paused::{PAUSED, note_paused};
 
 /// How long a delivery waits whose verdict was set aside. Ingest has the same time for every
@@ -67,6 +69,22 @@ struct Part<'a> {
     settlements: &'a [Settlement],
     /// If the details of the attempt are left out: PostgreSQL's reason.
     bare: Option<String>,
+    /// The events that tell of the webhooks that it disables, the same in every try.
+    events: BTreeMap<WebhookId, EventUid>,
+}
+
+impl<'a> Part<'a> {
+    fn new(settlements: &'a [Settlement], bare: Option<String>) -> Self {
+        let gone = settlements.iter().filter(|settlement| is_gone(settlement));
+        let now = clock::now().truncate_to_millisecond();
+        Self {
+            settlements,
+            bare,
+            events: gone
+                .map(|gone| (gone.job.webhook, EventUid::at(now)))
+                .collect(),
+        }
+    }
 }
 
 enum Written {
@@ -82,10 +100,7 @@ impl Recorder {
     /// Writes a batch, and tries until it succeeds. `None` if the grace is over.
     pub async fn record(&self, batch: &[Settlement]) -> Option<Recorded> {
         let mut recorded = Recorded::default();
-        let mut parts = vec![Part {
-            settlements: batch,
-            bare: None,
-        }];
+        let mut parts = vec![Part::new(batch, None)];
         while let Some(part) = parts.pop() {
             // After a refusal nothing is committed, so each half begins with a first try.
             let mut tried = false;
@@ -113,10 +128,7 @@ impl Recorder {
                 [] => {}
                 [one] if part.bare.is_none() && one.report.is_some() => {
                     log_refusal(one, &reason, "details");
-                    parts.push(Part {
-                        settlements: part.settlements,
-                        bare: Some(reason),
-                    });
+                    parts.push(Part::new(part.settlements, Some(reason)));
                 }
                 [one] => {
                     log_refusal(one, &reason, "verdict");
@@ -129,8 +141,7 @@ impl Recorder {
                 several => {
                     let (left, right) = several.split_at(several.len() / 2);
                     for settlements in [left, right] {
-                        let bare = None;
-                        parts.push(Part { settlements, bare });
+                        parts.push(Part::new(settlements, None));
                     }
                 }
             }
@@ -193,9 +204,8 @@ impl Recorder {
         now: OffsetDateTime,
     ) -> anyhow::Result<Option<Vec<DeliveryId>>> {
         let batch = part.settlements;
-        let mut verdicts = batch.iter().map(|settlement| &settlement.verdict);
-        if verdicts.any(|verdict| matches!(verdict, Verdict::Held | Verdict::Failed(GaveUp::Gone)))
-        {
+        let is_held = |settlement: &Settlement| settlement.verdict == Verdict::Held;
+        if batch.iter().any(|it| is_held(it) || is_gone(it)) {
             return Ok(None);
         }
         let (day, rows) = match days.first_key_value() {
@@ -242,12 +252,15 @@ impl Recorder {
             let written = transaction.query(&statement, &rows.parameters()).await?;
             applied.extend(written.iter().map(|row| row.get::<_, DeliveryId>(0)));
         }
-        let disabled = disable(&transaction, &causes(batch, &applied)).await?;
-        let announcements = announce(&transaction, &disabled).await?;
-        let stands = match again {
-            true => verdicts_that_stand(&transaction, batch).await?,
-            false => Vec::new(),
-        };
+        let disabled = disable(&transaction, &causes(part, &applied)).await?;
+        let mut stands = Vec::new();
+        let mut announcements = Vec::new();
+        if again {
+            stands = verdicts_that_stand(&transaction, batch).await?;
+            let events: Vec<_> = part.events.values().copied().collect();
+            announcements = written_before(&transaction, &events).await?;
+        }
+        announcements.extend(announce_disabled(&transaction, &disabled).await?);
         // Last, so that the rows of statistics are locked briefly. Verdicts that stand from
         // an earlier try were counted by it.
         let counted = batch
@@ -275,7 +288,8 @@ impl Recorder {
         let statement = client
             .prepare_cached(
                 "-- put_off_set_aside\n\
-                 UPDATE deliveries SET due_at = $4, deferred_because = 'parked' \
+                 UPDATE deliveries SET due_at = $4, deferred_because = 'parked', \
+                     waits = add_wait(waits, 'parked', attempts, $4) \
                  WHERE id = $1 AND attempts = $2 - 1 AND restarted_at IS NOT DISTINCT FROM $3 \
                    AND state NOT IN ('delivered', 'failed', 'expired', 'cancelled')",
             )
@@ -327,11 +341,11 @@ fn paused_webhooks(batch: &[Settlement]) -> BTreeSet<WebhookId> {
 }
 
 /// The webhooks to disable, because their endpoints say that they are gone.
-fn causes(batch: &[Settlement], applied: &HashSet<DeliveryId>) -> Vec<Cause> {
-    let gone = batch.iter().filter(|settlement| {
-        settlement.verdict == Verdict::Failed(GaveUp::Gone)
-            && applied.contains(&settlement.job.delivery)
-    });
+fn causes(part: &Part<'_>, applied: &HashSet<DeliveryId>) -> Vec<Cause> {
+    let gone = part
+        .settlements
+        .iter()
+        .filter(|settlement| is_gone(settlement) && applied.contains(&settlement.job.delivery));
     let causes = gone.filter_map(|settlement| {
         let webhook = settlement.webhook_as_sent.as_ref()?;
         Some(Cause {
@@ -339,9 +353,14 @@ fn causes(batch: &[Settlement], applied: &HashSet<DeliveryId>) -> Vec<Cause> {
             url: Some(webhook.url.clone()),
             reason: format!("the endpoint answered {}", answer(settlement)),
             failing_since: None,
+            uid: *part.events.get(&webhook.id)?,
         })
     });
     causes.collect()
+}
+
+fn is_gone(settlement: &Settlement) -> bool {
+    settlement.verdict == Verdict::Failed(GaveUp::Gone)
 }
 
 /// `410 Gone`
@@ -399,7 +418,7 @@ impl Expected {
             Verdict::RetryAt { at, .. } => (Some(verdict.as_str()), Some(*at), None),
             Verdict::Deferred { until, because } => (None, Some(*until), Some(because.as_str())),
             Verdict::Held => (None, None, Some(PAUSED)),
-            Verdict::Delivered | Verdict::Failed(_) | Verdict::Expired | Verdict::Cancelled => {
+            Verdict::Delivered | Verdict::Failed(_) | Verdict::Expired(_) | Verdict::Cancelled => {
                 (Some(verdict.as_str()), None, None)
             }
         };

@@ -16,11 +16,13 @@ use lapin::options::BasicCancelOptions;
 use shared::amqp::{Broker, Session, keep_session};
 use shared::attempt::Sender;
 use shared::catalogue::Feed;
+use shared::processes::{self, Process};
 use shared::publish::{Publications, Publisher};
 use shared::serve::serve;
+use shared::stats::OUTCOMES;
 use shared::supervise::{Readiness, Supervisor, until_done};
 use shared::topology::jobs_queue;
-use shared::{health, partitions, postgres};
+use shared::{health, partitions, postgres, queues};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +33,7 @@ use crate::admit::Admitter;
 use crate::deliver::Deliverer;
 use crate::endpoint::cache::EndpointCache;
 use crate::endpoint::rate_limit::RateLimiter;
+use crate::endpoint::report::EndpointReporter;
 use crate::in_flight::InFlight;
 use crate::intake::Intake;
 use crate::metrics::metrics;
@@ -38,6 +41,7 @@ use crate::record::{Recorder, TOMORROW};
 use crate::settings::Settings;
 use crate::settle::{Settler, stats};
 use crate::ticket::Tickets;
+use crate::upkeep::alerts::AlertWatch;
 use crate::upkeep::backlog::Backlog;
 use crate::upkeep::failing::FailureWatch;
 use crate::upkeep::paused::PausedDeliveries;
@@ -47,6 +51,8 @@ use crate::upkeep::watermark::{LossCriteria, Watermarks};
 const NAME: &str = "posthorn-dispatcher";
 /// For tickets, payloads, rate limits, upkeep and the feed.
 const POSTGRES_CONNECTIONS: usize = 8;
+/// Webhooks in trouble are looked for every so many sweeps: every thirty seconds.
+const SWEEPS_PER_ALERT_CHECK: u32 = 6;
 /// For settling, which writes one batch at a time, and for the sweep.
 const PLANNED_CONNECTIONS: usize = 2;
 
@@ -96,8 +102,19 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         let url = settings.common.database_url.clone();
         async move { feed.listen(&url, NAME, &stop).await }
     });
-    let partitions = partitions::keep(pool.clone(), TOMORROW, services_stop);
+    let partitions = partitions::keep(pool.clone(), TOMORROW, services_stop.clone());
     services.spawn("creating partitions", partitions);
+    let process = Process::this("dispatcher");
+    let reporter = EndpointReporter {
+        pool: pool.clone(),
+        endpoints: endpoints.clone(),
+        process: process.id,
+        stop: services_stop.clone(),
+    };
+    services.spawn("telling of endpoints", reporter.run());
+    let concurrency = settings.concurrency;
+    let told = process.keep_told(pool.clone(), move || work_done(concurrency), services_stop);
+    services.spawn("telling of this process", told);
 
     // These may end when the shutdown grace is over.
     let grace_over = CancellationToken::new();
@@ -188,6 +205,12 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         },
         stop: stop.clone(),
     };
+    let alert_watch = AlertWatch {
+        pool: pool.clone(),
+        publisher: publisher.clone(),
+        interval: settings.sweep_interval * SWEEPS_PER_ALERT_CHECK,
+        stop: stop.clone(),
+    };
     let failure_watch = FailureWatch {
         pool,
         publisher,
@@ -199,6 +222,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         intake,
         sweeper,
         failure_watch,
+        alert_watch,
         publications,
         tasks,
         grace_over: grace_over.clone(),
@@ -223,6 +247,17 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     Ok(())
 }
 
+/// What this process tells of itself.
+fn work_done(concurrency: u16) -> processes::Work {
+    let attempts = |outcome: &&str| metrics().attempts.with_label_values(&[*outcome]).get();
+    processes::Work {
+        in_flight: Some(metrics().in_flight.get() as i32),
+        concurrency: Some(concurrency.into()),
+        events: 0,
+        attempts: OUTCOMES.iter().map(attempts).sum(),
+    }
+}
+
 async fn wait_for_schema(pool: &Pool, stop: &CancellationToken) -> Option<()> {
     until_done(
         stop,
@@ -240,6 +275,7 @@ struct Work {
     intake: Intake,
     sweeper: Sweeper,
     failure_watch: FailureWatch,
+    alert_watch: AlertWatch,
     publications: Publications,
     /// Of the jobs that this process holds.
     tasks: TaskTracker,
@@ -263,7 +299,7 @@ impl Work {
         });
         let work = async {
             tokio::try_join!(try_join_all(taking), self.sweeper.run(session), async {
-                self.failure_watch.run().await;
+                tokio::join!(self.failure_watch.run(), self.alert_watch.run());
                 Ok(())
             },)?;
             // The process stops. A job that arrives from now on stays unacked, and returns
@@ -285,6 +321,7 @@ impl Work {
         };
         tokio::select! {
             ended = work => ended,
+            never = queues::keep_measured(&self.failure_watch.pool, session, self.shards) => match never {},
             ended = self.publications.serve(&channel) => {
                 ended?;
                 anyhow::bail!("the last publisher is gone")

@@ -34,6 +34,11 @@ Settings (environment variables, or a file .env in the working directory):
                                 descriptor [default: 512]
   HTTP_CONNECTIONS_PER_ADDRESS  maximum number of HTTP connections from one client address, 1 to
                                 65535 [default: 256]
+  OTEL_EXPORTER_OTLP_ENDPOINT   OpenTelemetry collector that spans are sent to, such as
+                                http://collector:4318 [default: none, no spans]
+  OTEL_TRACES_SAMPLER           which traces are recorded, by OpenTelemetry's name [default:
+                                parentbased_traceidratio]
+  OTEL_TRACES_SAMPLER_ARG       share of the traces that begin here, 0 to 1 [default: 0.01]
   HTTP_ADDR                     address of /metrics, /healthz and /readyz [default: 127.0.0.1:8081]
   CONCURRENCY                   maximum number of jobs that one dispatcher holds at a time, 1 to
                                 10000; at least JOB_SHARDS [default: 512]

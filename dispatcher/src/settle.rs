@@ -106,13 +106,14 @@ impl Settler {
         recorded: &Recorded,
     ) -> (Next, Receipt, TaskTrackerToken) {
         let Settlement {
-            job,
+            mut job,
             verdict,
             report,
             webhook_as_sent: _,
             receipt,
             mark,
             held,
+            spans,
         } = settlement;
         let is_copy = mark.is_none();
         if !is_copy && let Some(reason) = recorded.set_aside.get(&job.delivery) {
@@ -120,6 +121,13 @@ impl Settler {
         }
         let was_applied = is_copy || recorded.applied.contains(&job.delivery);
         log(&job, &verdict, report.as_ref(), was_applied);
+        if let Some(spans) = spans {
+            spans.end(&verdict);
+        }
+        if let Some(trace) = &mut job.trace {
+            // The job that follows waits from now on.
+            trace.since = clock::now();
+        }
         // From here on, a copy of the job finds its delivery settled.
         drop(mark);
         if !was_applied {
@@ -151,7 +159,7 @@ impl Settler {
             }),
             Verdict::Delivered
             | Verdict::Failed(_)
-            | Verdict::Expired
+            | Verdict::Expired(_)
             | Verdict::Cancelled
             | Verdict::Held => Next::Done,
         };
@@ -309,6 +317,7 @@ fn log(job: &Job, verdict: &Verdict, report: Option<&Report>, applied: bool) {
         duration_ms = report.map(|report| report.took.as_millis() as u64),
         next,
         duplicate = (!applied).then_some(true),
+        trace_id = job.trace.map(|trace| tracing::field::display(trace.parent.trace_id())),
         "{}",
         verdict.as_str()
     );

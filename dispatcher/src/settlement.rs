@@ -10,6 +10,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::in_flight::Mark;
 use crate::judge::Verdict;
+use crate::spans::JobSpans;
 
 /// What is to be recorded about a job, and what has to outlive the recording.
 pub struct Settlement {
@@ -26,4 +27,6 @@ pub struct Settlement {
     pub mark: Option<Mark>,
     /// A process that stops waits until this is dropped.
     pub held: TaskTrackerToken,
+    /// `None`: the trace isn't recorded.
+    pub spans: Option<Box<JobSpans>>,
 }

@@ -200,6 +200,7 @@ mod tests {
             payload: Payload::Stored,
             restart: None,
             late: None,
+            trace: None,
         }
     }
 

@@ -10,6 +10,7 @@
 //! The statement writes nothing if the catalogue has another revision than the one that
 //! the batch was matched with. So a batch needs no question beforehand.
 
+pub mod conflicts;
 mod statement;
 
 use std::collections::{BTreeMap, HashSet};
@@ -21,6 +22,7 @@ use shared::clock;
 use shared::ids::{DeliveryId, EventId, EventUid, Tenant, WebhookId, first_uuid_at, time_of};
 use shared::job::{FirstTries, Job, Late, Payload};
 use shared::publish::Outgoing;
+use shared::trace::JobTrace;
 use time::{Duration, OffsetDateTime};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
@@ -59,13 +61,20 @@ pub struct Matched {
 
 impl Matched {
     /// The jobs of its first attempts, made as they are taken: there may be many.
-    pub fn first_tries(&self, shards: u16) -> impl Iterator<Item = Outgoing> {
+    pub fn first_tries(
+        &self,
+        trace: Option<JobTrace>,
+        shards: u16,
+    ) -> impl Iterator<Item = Outgoing> {
         let one = self.deliveries.first();
         let tries = one.map(|(delivery, webhook)| FirstTries::like(&self.job(*delivery, *webhook)));
         let deliveries = self.deliveries.iter();
         deliveries.filter_map(move |(delivery, webhook)| {
             let tries = tries.as_ref()?;
-            Some(Outgoing::first_try(tries, *delivery, *webhook, shards))
+            let trace = trace.as_ref();
+            Some(Outgoing::first_try(
+                tries, *delivery, *webhook, trace, shards,
+            ))
         })
     }
 
@@ -84,6 +93,7 @@ impl Matched {
             payload: Payload::of(&self.event.data, self.event.attributes.as_ref()),
             restart: None,
             late: None,
+            trace: None,
         }
     }
 
@@ -224,7 +234,7 @@ async fn accept_events(
     }
     // To the millisecond, as it is in the deliveries' ids and their jobs.
     let due_at = now.truncate_to_millisecond();
-    let parameters: [&(dyn ToSql + Sync); 15] = [
+    let parameters: [&(dyn ToSql + Sync); 16] = [
         column!(e => e.uid),
         column!(e => e.event.tenant.as_str()),
         column!(e => e.id.as_str()),
@@ -240,6 +250,7 @@ async fn accept_events(
         of_deliveries!(event, _delivery, _webhook => event.event.event_type.as_str()),
         &due_at,
         &only_if,
+        column!(e => e.event.over_http),
     ];
     let mut rows = client.query(statement, &parameters).await?;
     if rows

@@ -25,6 +25,7 @@ use shared::ids::{DeliveryId, EventUid};
 use shared::job::Job;
 use shared::publish::{Outgoing, RETURNED_HEADER};
 use shared::supervise::{Backoff, LAST_TRY, until_done};
+use shared::trace;
 use shared::webhook::Subscription;
 use time::OffsetDateTime;
 use tokio::task::yield_now;
@@ -32,12 +33,15 @@ use tokio_postgres::error::Severity;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::accept::conflicts::conflicts;
 use crate::accept::{self, Accepted, Matched};
 use crate::decode::{self, Event, Rejected};
 use crate::event_types::EventTypes;
 use crate::look_ahead::{BATCH_JOBS, Came, Finished, LookAhead, Taken};
 use crate::metrics::metrics;
+use crate::spans::{self, EventSpans};
 use crate::subscriptions::Subscriptions;
+use crate::type_counts::TypeCounts;
 
 /// Writes batches of events.
 #[derive(Clone)]
@@ -55,6 +59,8 @@ pub struct Writer {
     pub subscriptions: Arc<Subscriptions>,
     /// What tenants say about their event types.
     pub event_types: Arc<EventTypes>,
+    /// How many events of each type were accepted.
+    pub type_counts: Arc<TypeCounts>,
     /// Take no more.
     pub stop: CancellationToken,
 }
@@ -71,6 +77,8 @@ pub struct Begun {
     /// It was written, and nobody else makes its jobs.
     is_new: bool,
     effort: Duration,
+    /// `None`: its trace isn't recorded.
+    spans: Option<Box<EventSpans>>,
 }
 
 /// A batch whose events are written.
@@ -88,8 +96,12 @@ impl Written {
     /// Jobs and parked messages, made as they are taken.
     pub fn outgoing(&self, shards: u16) -> impl Iterator<Item = Outgoing> {
         let events = self.begun.iter();
-        let new = events.filter_map(|one| one.is.as_ref().ok().filter(|_| one.is_new));
-        let jobs = new.flat_map(move |event| event.first_tries(shards));
+        let new = events.filter_map(|one| {
+            let event = one.is.as_ref().ok().filter(|_| one.is_new)?;
+            let trace = spans::of_jobs(one.spans.as_deref(), event.event.trace);
+            Some((event, trace))
+        });
+        let jobs = new.flat_map(move |(event, trace)| event.first_tries(trace, shards));
         let copies = self.copies.iter();
         let copies = copies.map(move |job| Outgoing::job(job, self.now, shards));
         let parked = self.begun.iter().filter_map(Begun::park);
@@ -150,15 +162,20 @@ async fn begin(
     let mut batch = batch.into_iter();
     let (mut jobs, begun) = (0, Instant::now());
     let (mut until_here, mut uninterrupted) = (begun, begun);
+    let is_traced = trace::is_on();
     for taken in batch.by_ref() {
+        let matching = is_traced.then(shared::clock::now);
         let is = find(writer, &taken, EventUid::at(now)).await;
         let effort = until_here.elapsed();
         until_here += effort;
+        let spans = matching
+            .and_then(|matching| EventSpans::begin(is.as_ref().ok()?, &taken.came, now, matching));
         let one = Begun {
             taken,
             is,
             is_new: false,
             effort,
+            spans,
         };
         if let Ok(event) = &one.is {
             if event.event.id.is_none() {
@@ -359,19 +376,32 @@ async fn try_part(
     let Accepted::New(new) = accepted else {
         return Ok(None);
     };
-    let mut known = 0;
     for one in part.iter_mut() {
         let Ok(event) = &one.is else { continue };
         one.is_new = new.contains(&event.uid);
-        let matched = one.is_new.then_some(event.deliveries.len());
-        if let Came::Http(http) = &one.taken.came {
-            http.committed(matched);
+        if one.is_new {
+            one.committed(Some(event.deliveries.len()));
+            metrics().enqueued.inc_by(event.deliveries.len() as u64);
+            if let Some(spans) = &mut one.spans {
+                spans.written(true);
+            }
+            log(event, true, one.spans.as_deref());
         }
-        known += u64::from(!one.is_new);
-        metrics().enqueued.inc_by(matched.unwrap_or(0) as u64);
-        log(event, one.is_new);
     }
-    metrics().deduplicated.inc_by(known);
+    refuse_conflicts(writer, part, now).await?;
+    for one in part.iter_mut().filter(|one| !one.is_new) {
+        let Ok(event) = &one.is else { continue };
+        one.committed(None);
+        metrics().deduplicated.inc();
+        if let Some(spans) = &mut one.spans {
+            spans.written(false);
+        }
+        log(event, false, one.spans.as_deref());
+    }
+    let accepted = part.iter().filter(|one| one.is_new);
+    let accepted = accepted.filter_map(|one| Some(&one.is.as_ref().ok()?.event));
+    let types = accepted.map(|event| (&event.tenant, event.event_type.as_str()));
+    writer.type_counts.count(types);
     // A duplicate of the producer's has its jobs; one of the broker's may be
     // what a crash has left.
     let interrupted = part.iter().filter_map(|one| {
@@ -390,7 +420,39 @@ async fn try_part(
     Ok(Some(untried.await.context("told to stop")?))
 }
 
+/// Refuses events that were known by their id, but aren't what was accepted with it.
+async fn refuse_conflicts(
+    writer: &Writer,
+    part: &mut [Begun],
+    now: OffsetDateTime,
+) -> anyhow::Result<()> {
+    let known = part.iter().filter(|one| !one.is_new);
+    let known: Vec<&Matched> = known.filter_map(|one| one.is.as_ref().ok()).collect();
+    if known.is_empty() {
+        return Ok(());
+    }
+    // Its failure is none of the writing.
+    let refused = until_done(&writer.stop, "comparing events with known ones", || {
+        conflicts(&writer.pool, now, &known)
+    });
+    let mut refused = refused.await.context("told to stop")?;
+    for one in part.iter_mut() {
+        let uid = one.is.as_ref().ok().map(|event| event.uid);
+        if let Some(conflict) = uid.and_then(|uid| refused.remove(&uid)) {
+            one.is = Err(conflict);
+        }
+    }
+    Ok(())
+}
+
 impl Begun {
+    /// It is written with so many deliveries, or was known.
+    fn committed(&self, matched: Option<usize>) {
+        if let Came::Http(http) = &self.taken.came {
+            http.committed(matched);
+        }
+    }
+
     fn jobs(&self) -> usize {
         self.is.as_ref().map_or(0, |event| event.deliveries.len())
     }
@@ -445,6 +507,9 @@ impl Begun {
     /// All that follows from it is safe: whoever published it over HTTP is told.
     pub fn finish(self) -> Finished {
         let finished = self.taken.finished(self.jobs(), self.effort);
+        if let Some(spans) = self.spans {
+            spans.end(self.is_new);
+        }
         if let Came::Http(http) = self.taken.came {
             match self.is {
                 Ok(_) => http.is_safe(),
@@ -480,7 +545,8 @@ fn unstorable(error: &anyhow::Error) -> Option<String> {
 }
 
 /// The one line of an event.
-fn log(event: &Matched, is_new: bool) {
+fn log(event: &Matched, is_new: bool, spans: Option<&EventSpans>) {
+    let trace = spans.map_or(event.event.trace, |spans| Some(spans.context()));
     info!(
         tenant = %event.event.tenant,
         event = %event.id,
@@ -489,6 +555,7 @@ fn log(event: &Matched, is_new: bool) {
         matched = event.deliveries.len(),
         too_costly = Some(event.too_costly.len()).filter(|filters| *filters > 0),
         duplicate = (!is_new).then_some(true),
+        trace_id = trace.map(|trace| tracing::field::display(trace.trace_id())),
         "accepted"
     );
 }

@@ -17,8 +17,10 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use shared::amqp::Unreadable;
 use shared::ids::{EventId, EventType, EventUid, Malformed, Tenant};
+use shared::publish::HTTP_HEADER;
 use shared::tenant::{LARGEST_MAX_PAYLOAD, LARGEST_MESSAGE};
 use shared::topology;
+use shared::trace::TraceContext;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -43,6 +45,10 @@ pub struct Event {
     pub data: String,
     /// CloudEvents attributes that have no place above.
     pub attributes: Option<Value>,
+    /// It came over HTTP, not over AMQP.
+    pub over_http: bool,
+    /// The trace that the producer has begun.
+    pub trace: Option<TraceContext>,
 }
 
 /// Why a message isn't an event. Each has a short name for the metric.
@@ -87,6 +93,19 @@ pub enum Rejected {
         "content type `{0}` is not supported: use application/json, application/msgpack or application/cloudevents+json"
     )]
     ContentType(String),
+    /// Another event was accepted with its id.
+    #[error(
+        "an event with this id was accepted with {}: the SHA-256 of its data is {stored}, of this data {sent}",
+        match stored_type { Some(stored) => format!("the type `{stored}`"), None => "other data".to_owned() }
+    )]
+    Conflict {
+        /// Of the accepted event's data, in hex.
+        stored: String,
+        /// Of this event's data.
+        sent: String,
+        /// The accepted event's type, if it is another one.
+        stored_type: Option<String>,
+    },
     /// PostgreSQL can't store a value in it.
     #[error("it cannot be stored: {0}")]
     Unstorable(String),
@@ -111,6 +130,7 @@ impl Rejected {
             Self::TooDeep => "too_deep",
             Self::Malformed { .. } => "malformed",
             Self::ContentType(_) => "content_type",
+            Self::Conflict { .. } => "conflict",
             Self::Unstorable(_) => "unstorable",
             Self::Unfit(Unfit::UnknownType(..)) => "unknown_type",
             Self::Unfit(Unfit::Schema(..)) => "schema",
@@ -138,7 +158,11 @@ pub fn decode(message: &Delivery) -> Result<Event, Rejected> {
     )
 }
 
-fn read(routing_key: &str, properties: &BasicProperties, body: &[u8]) -> Result<Event, Rejected> {
+pub(crate) fn read(
+    routing_key: &str,
+    properties: &BasicProperties,
+    body: &[u8],
+) -> Result<Event, Rejected> {
     let (tenant, event_type) = routing_key
         .split_once('.')
         .ok_or_else(|| Rejected::RoutingKey(routing_key.to_owned()))?;
@@ -192,16 +216,25 @@ fn read(routing_key: &str, properties: &BasicProperties, body: &[u8]) -> Result<
         occurred_at,
         data: content.data,
         attributes: (!attributes.is_empty()).then_some(Value::Object(attributes)),
+        over_http: properties
+            .headers()
+            .as_ref()
+            .is_some_and(|headers| headers.contains_key(HTTP_HEADER)),
+        trace: TraceContext::of_headers(properties.headers().as_ref()),
     })
 }
 
-struct Content {
-    data: String,
-    attributes: Map<String, Value>,
+/// An event's data, and its CloudEvents attributes.
+pub struct Content {
+    pub data: String,
+    pub attributes: Map<String, Value>,
 }
 
 /// Reads a body that is the data alone, in one of the formats.
-fn data(media_type: &str, content_type: &str, body: &[u8]) -> Result<String, Rejected> {
+///
+/// # Errors
+/// If it isn't what its content type says, or that is unknown.
+pub fn data(media_type: &str, content_type: &str, body: &[u8]) -> Result<String, Rejected> {
     match media_type {
         "application/msgpack" | "application/x-msgpack" | "application/vnd.msgpack" => {
             from_msgpack(body)
@@ -233,7 +266,10 @@ fn from_msgpack(body: &[u8]) -> Result<String, Rejected> {
 }
 
 /// CloudEvents' JSON event format.
-fn structured(body: &[u8]) -> Result<Content, Rejected> {
+///
+/// # Errors
+/// Says what isn't a CloudEvent.
+pub fn structured(body: &[u8]) -> Result<Content, Rejected> {
     const FORMAT: &str = "a CloudEvent in JSON";
     // Two passes: serde's `flatten` buffers, and a buffer can't lend raw text.
     #[derive(Deserialize)]

@@ -25,12 +25,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lapin::types::{AMQPValue, FieldTable};
+use serde_json::{Map, Value};
 use shared::catalogue::Feed;
 use shared::ids::Tenant;
-use shared::publish::{Outgoing, Publisher, RETURNED_HEADER, persistent};
+use shared::publish::{HTTP_HEADER, Outgoing, Publisher, RETURNED_HEADER, persistent};
 use shared::supervise::Backoff;
 use shared::telemetry::metrics;
 use shared::topology;
+use shared::trace::TRACEPARENT;
 use shared::webhook::Subscription;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::oneshot;
@@ -211,28 +213,71 @@ impl Owner for Door {
 
 /// The message that a lane reads as this event.
 fn message(event: &Event, is_interrupted: bool) -> Result<Outgoing, time::error::Format> {
+    if let Some(Value::Object(attributes)) = &event.attributes {
+        return structured(event, attributes, is_interrupted);
+    }
     let mut headers = FieldTable::default();
     if let Some(occurred_at) = event.occurred_at {
         let text = occurred_at.format(&Rfc3339)?;
         headers.insert("occurred_at".into(), AMQPValue::LongString(text.into()));
     }
+    headers.insert(HTTP_HEADER.into(), AMQPValue::Boolean(true));
+    if let Some(trace) = &event.trace {
+        let value = AMQPValue::LongString(trace.to_string().into());
+        headers.insert(TRACEPARENT.into(), value);
+    }
     if is_interrupted {
         headers.insert(RETURNED_HEADER.into(), AMQPValue::Boolean(true));
     }
+    let body = event.data.as_bytes().to_vec();
+    Ok(outgoing(event, "application/json", headers, body))
+}
+
+fn outgoing(
+    event: &Event,
+    content_type: &'static str,
+    headers: FieldTable,
+    body: Vec<u8>,
+) -> Outgoing {
     let mut properties = persistent()
-        .with_content_type("application/json".into())
+        .with_content_type(content_type.into())
         .with_headers(headers);
     if let Some(id) = &event.id {
         // At most 255 bytes: an event id's bound.
         properties = properties.with_message_id(id.as_str().into());
     }
-    Ok(Outgoing {
+    Outgoing {
         exchange: topology::EVENTS,
         // At most 63 + 1 + 128 bytes.
         routing_key: format!("{}.{}", event.tenant, event.event_type).into(),
         properties,
-        body: event.data.as_bytes().to_vec(),
-    })
+        body,
+    }
+}
+
+/// The same of an event that came as a CloudEvent, whose attributes have any JSON type.
+fn structured(
+    event: &Event,
+    attributes: &Map<String, Value>,
+    is_interrupted: bool,
+) -> Result<Outgoing, time::error::Format> {
+    let mut attributes = attributes.clone();
+    let id = event.id.as_ref().map_or("", |id| id.as_str());
+    attributes.insert("id".to_owned(), id.into());
+    attributes.insert("type".to_owned(), event.event_type.as_str().into());
+    if let Some(occurred_at) = event.occurred_at {
+        attributes.insert("time".to_owned(), occurred_at.format(&Rfc3339)?.into());
+    }
+    let mut body = Value::Object(attributes).to_string();
+    // There are members, so the data is one more.
+    body.truncate(body.len() - 1);
+    let body = format!("{body},\"data\":{}}}", event.data);
+    let mut headers = FieldTable::default();
+    if is_interrupted {
+        headers.insert(RETURNED_HEADER.into(), AMQPValue::Boolean(true));
+    }
+    let content_type = "application/cloudevents+json";
+    Ok(outgoing(event, content_type, headers, body.into_bytes()))
 }
 
 /// How much takes the way of a [`Door`] now.
@@ -286,6 +331,26 @@ impl Room {
 #[allow(clippy::unwrap_used, reason = "a test may fail")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cloudevent_that_goes_through_rabbitmq_stays_what_it_is() {
+        let event = Event {
+            tenant: "acme".parse().unwrap(),
+            event_type: "order.created".parse().unwrap(),
+            id: Some("e-1".parse().unwrap()),
+            occurred_at: Some(time::macros::datetime!(2026-01-31 10:00 UTC)),
+            data: r#"{"total":25.00}"#.to_owned(),
+            attributes: Some(serde_json::json!({
+                "specversion": "1.0", "source": "/shop", "level": 3, "urgent": true,
+            })),
+            over_http: true,
+            trace: None,
+        };
+        let message = message(&event, true).unwrap();
+        let (key, properties) = (message.routing_key.to_string(), message.properties);
+        let again = crate::decode::read(&key, &properties, &message.body).unwrap();
+        assert_eq!(again, event);
+    }
 
     #[test]
     fn one_tenants_waiting_events_are_bounded_and_take_none_of_anothers_room() {

@@ -20,6 +20,8 @@ pub struct Invalid {
     pub field: String,
     /// What is wrong, with the bound. At most [`MAX_ERROR`] bytes.
     pub reason: String,
+    /// Whether the member isn't there, though it must be.
+    pub is_missing: bool,
 }
 
 impl Invalid {
@@ -28,6 +30,47 @@ impl Invalid {
         Self {
             field: excerpt(field.as_ref(), MAX_FIELD),
             reason: excerpt(&reason.to_string(), MAX_ERROR),
+            is_missing: false,
+        }
+    }
+
+    /// A member must be there, and isn't.
+    pub fn missing(field: impl AsRef<str>) -> Self {
+        Self {
+            is_missing: true,
+            ..Self::new(field, "is missing")
+        }
+    }
+}
+
+/// Everything that is wrong with a declaration. There is at least one.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+pub struct Invalids(pub Vec<Invalid>);
+
+/// Gathers what is wrong with a form, so that a client sees all of it at once.
+#[derive(Debug, Default)]
+pub struct Gathered(Vec<Invalid>);
+
+impl Gathered {
+    /// The value, or its type's default after an error. Nobody sees that one: [`Self::finish`]
+    /// answers with the error.
+    pub fn take<T: Default>(&mut self, checked: Result<T, Invalid>) -> T {
+        checked.unwrap_or_else(|invalid| {
+            self.0.push(invalid);
+            T::default()
+        })
+    }
+
+    /// What was checked, unless something is wrong.
+    ///
+    /// # Errors
+    /// With everything that is wrong.
+    pub fn finish<T>(self, checked: T) -> Result<T, Invalids> {
+        if self.0.is_empty() {
+            Ok(checked)
+        } else {
+            Err(Invalids(self.0))
         }
     }
 }
@@ -56,32 +99,38 @@ impl NotFound {
 
 /// It contradicts what is stored already.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Conflict(String);
+pub enum Conflict {
+    /// There is such a thing already.
+    #[error("{0}")]
+    Exists(String),
+    /// There are as many as there may be.
+    #[error("{0}")]
+    Limit(String),
+}
 
 impl Conflict {
     /// Another tenant has this id.
     pub fn tenant_exists(id: &Tenant) -> Self {
-        Self(format!("tenant `{id}` exists already"))
+        Self::Exists(format!("tenant `{id}` exists already"))
     }
 
     /// The tenant has as many webhooks as it may.
     pub fn webhooks(has: i64, limit: i32) -> Self {
-        Self(format!(
+        Self::Limit(format!(
             "this tenant has {has} webhooks; at most {limit} are allowed"
         ))
     }
 
     /// Another webhook of the tenant has this external id.
     pub fn external_id(webhook: WebhookId) -> Self {
-        Self(format!(
+        Self::Exists(format!(
             "the webhook {webhook} has this `external_id` already: it is unique within a tenant"
         ))
     }
 
     /// The tenant has as many listeners as it may.
     pub fn listeners(has: i64, limit: i64) -> Self {
-        Self(format!(
+        Self::Limit(format!(
             "this tenant has {has} listeners; at most {limit} are allowed. A listener ends two \
              minutes after it was last asked"
         ))
@@ -89,7 +138,7 @@ impl Conflict {
 
     /// The tenant's catalogue would have more event types than it may.
     pub fn event_types(would_have: i64, limit: i64) -> Self {
-        Self(format!(
+        Self::Limit(format!(
             "a tenant has at most {limit} event types; these would make {would_have}"
         ))
     }

@@ -4,17 +4,19 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use ingest::apply::file::Rules;
 use ingest::apply::{self, Apply};
+use ingest::console::session;
 use ingest::event_types::command;
 use ingest::import::{self, Import};
 use ingest::settings::Settings;
 use ingest::webhooks::store::Writing;
-use ingest::{api, audit, cli, preview, rekey, run};
+use ingest::{api, audit, cli, doctor, preview, rekey, run};
 use secrecy::ExposeSecret;
 use shared::settings::{environment, process_environment};
-use shared::{health_check, postgres, settings, supervise, telemetry};
+use shared::{health_check, postgres, settings, supervise, telemetry, trace};
 use tokio_util::sync::CancellationToken;
 
 /// Takes events from RabbitMQ, matches them to webhooks and serves the API.
@@ -45,6 +47,15 @@ enum Command {
         #[arg(long, default_value_t = 180)]
         grace: u64,
     },
+    /// Look for what makes this installation lose messages, stand still or be open to
+    /// strangers, and fail if something is wrong.
+    Doctor {
+        /// RabbitMQ's management API, as http://user:password@host:15672. The default is that
+        /// port of the broker, with the user of `AMQP_URL`. Also read from the variable
+        /// `RABBITMQ_MANAGEMENT_URL`, which no list of processes shows.
+        #[arg(long)]
+        management: Option<url::Url>,
+    },
     /// Seal secrets anew that an older master key sealed, and fail if any is left.
     Rekey,
     /// Print the API's OpenAPI document.
@@ -57,6 +68,8 @@ enum Command {
     /// Manage API tokens.
     #[command(subcommand)]
     Token(Token),
+    /// Print a link that signs a browser in to the console, once.
+    ConsoleLink(ConsoleLink),
     /// List the built-in catalogues of event types, and import one.
     #[command(subcommand)]
     Catalogue(Catalogue),
@@ -86,6 +99,22 @@ enum Dialect {
     List,
     /// Print the request that would deliver an event: headers and body.
     Preview(preview::Preview),
+}
+
+#[derive(clap::Args)]
+struct ConsoleLink {
+    /// The tenant whose pages it opens; those of all tenants without it.
+    #[arg(long)]
+    tenant: Option<shared::ids::Tenant>,
+    /// What whoever opens it may do: admin, manager or viewer.
+    #[arg(long, default_value = "admin")]
+    role: api::access::role::Role,
+    /// Where people reach the console. The default is `HTTP_ADDR` on this machine.
+    #[arg(long)]
+    url: Option<String>,
+    /// How many minutes it can be opened.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(i64).range(1..=1440))]
+    minutes: i64,
 }
 
 #[derive(Subcommand)]
@@ -143,7 +172,10 @@ async fn main() -> anyhow::Result<ExitCode> {
         Command::Serve { only } => {
             let stop = CancellationToken::new();
             supervise::stop_on_signals(stop.clone())?;
-            run::run(settings, only, stop).await?;
+            trace::start(&settings.common.tracing, "posthorn-ingest")?;
+            let ended = run::run(settings, only, stop).await;
+            trace::stop().await;
+            ended?;
         }
         Command::Migrate => {
             let applied = postgres::migrate(&pool(&settings)?).await?;
@@ -156,6 +188,16 @@ async fn main() -> anyhow::Result<ExitCode> {
                 audit.is_clean(),
                 "some deliveries are neither finished nor on their way"
             );
+        }
+        Command::Doctor { management } => {
+            let variable = environment()("RABBITMQ_MANAGEMENT_URL");
+            let of_variable = variable.map(|url| url.parse()).transpose();
+            let of_variable = of_variable.context("RABBITMQ_MANAGEMENT_URL is not a URL")?;
+            let report = doctor::examine(&settings, management.or(of_variable)).await;
+            println!("{report}");
+            if !report.is_healthy() {
+                return Ok(ExitCode::FAILURE);
+            }
         }
         Command::Rekey => {
             let rekeyed = rekey::rekey(&pool(&settings)?, &settings.common.keys).await?;
@@ -177,11 +219,31 @@ async fn main() -> anyhow::Result<ExitCode> {
                 owner.is_none() || role != api::access::role::Role::Admin,
                 "--owner: an admin's token is for all webhooks"
             );
-            let (tenant, owner) = (tenant.as_ref(), owner.as_ref());
-            let token =
-                api::access::tokens::create_token(&pool(&settings)?, tenant, role, owner, None)
-                    .await?;
+            let token = api::access::tokens::create_token(
+                &pool(&settings)?,
+                &ingest::actor::Actor::command("token create"),
+                tenant.as_ref(),
+                role,
+                owner.as_ref(),
+                None,
+            )
+            .await?;
             println!("{}", token.secret.expose_secret());
+        }
+        Command::ConsoleLink(wanted) => {
+            let ConsoleLink {
+                tenant,
+                role,
+                url,
+                minutes,
+            } = wanted;
+            let minutes = time::Duration::minutes(minutes);
+            let link =
+                session::create_link(&pool(&settings)?, tenant.as_ref(), role, minutes).await?;
+            let here = || format!("http://localhost:{}", settings.http_addr.port());
+            let base = url.unwrap_or_else(here);
+            let base = base.trim_end_matches('/');
+            println!("{base}/console/_/open?link={}", link.expose_secret());
         }
         Command::Catalogue(Catalogue::List) => {
             print!("{}", command::list()?);

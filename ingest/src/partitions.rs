@@ -49,6 +49,18 @@ pub async fn maintain(pool: &Pool, until: OffsetDateTime) -> anyhow::Result<()> 
             &[&until],
         )
         .await?;
+    client
+        .execute(
+            "-- drop_event_type_counts\nDELETE FROM event_type_counts WHERE quarter < $1",
+            &[&until],
+        )
+        .await?;
+    client
+        .execute(
+            "-- drop_changes\nDELETE FROM changes WHERE at < $1",
+            &[&until],
+        )
+        .await?;
     if made > 0 || dropped > 0 {
         tracing::info!(
             made,
@@ -127,6 +139,8 @@ pub struct Size {
     pub now: i64,
     /// Its size when the whole retention is filled with days like the last ones.
     pub forecast: i64,
+    /// The size of each day's partitions, by day.
+    pub days: Vec<(Date, i64)>,
 }
 
 /// Measures the log, indexes included.
@@ -141,7 +155,7 @@ pub async fn weigh(pool: &Pool, retention: Duration) -> anyhow::Result<Size> {
              SELECT to_date(right(c.relname, 8), 'YYYYMMDD'), sum(pg_total_relation_size(c.oid))::int8 \
              FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
              WHERE i.inhparent IN ('events'::regclass, 'deliveries'::regclass, 'attempts'::regclass) \
-             GROUP BY 1",
+             GROUP BY 1 ORDER BY 1",
         )
         .await?;
     let days: Vec<(Date, i64)> = client
@@ -177,6 +191,7 @@ fn forecast(days: &[(Date, i64)], retention: Duration, now: OffsetDateTime) -> S
     Size {
         now: days.iter().map(|(_, size)| size).sum(),
         forecast: (a_day * (retention.as_seconds_f64() / 86_400.0 + 1.0)) as i64,
+        days: days.to_vec(),
     }
 }
 
@@ -198,13 +213,7 @@ mod tests {
             (date!(2026 - 11 - 23), 10), // empty
         ];
         let size = forecast(&days, MONTH, datetime!(2026-11-22 06:00 UTC));
-        assert_eq!(
-            size,
-            Size {
-                now: 1760,
-                forecast: 400 * 31
-            }
-        );
+        assert_eq!((size.now, size.forecast), (1760, 400 * 31));
     }
 
     #[test]

@@ -77,7 +77,7 @@ impl Preview {
             "--data is over {MAX_DATA} bytes or {MAX_DEPTH} levels deep"
         );
         let secret =
-            Secret::parse(&self.secret).map_err(|error| anyhow::anyhow!("--secret: {error}"))?;
+            Secret::parse(&self.secret).map_err(|error| anyhow::anyhow!("--secret {error}"))?;
         let now = OffsetDateTime::now_utc();
         let uid = EventUid::at(now);
         let generated = uid.into();

@@ -85,6 +85,25 @@ pub async fn rekey(pool: &Pool, keys: &Keyring) -> anyhow::Result<Rekeyed> {
     Ok(rekeyed)
 }
 
+/// How many webhooks have something that each older key sealed.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn older_keys(pool: &Pool, keys: &Keyring) -> anyhow::Result<BTreeMap<KeyId, usize>> {
+    let mut used = BTreeMap::new();
+    let mut after = None;
+    loop {
+        let page = sealed_webhooks(pool, after).await?;
+        let Some(last) = page.last() else {
+            return Ok(used);
+        };
+        after = Some(last.get::<_, WebhookId>("id"));
+        for key in page.iter().flat_map(|row| others(row, keys)) {
+            *used.entry(key).or_default() += 1;
+        }
+    }
+}
+
 /// One pass over all webhooks. Answers whether another pass may get further.
 async fn through_all(pool: &Pool, keys: &Keyring, rekeyed: &mut Rekeyed) -> anyhow::Result<bool> {
     let mut passed_over = false;

@@ -9,11 +9,11 @@
 //! one statement, because the audit compares the two. The schedule and the age of
 //! a new delivery start now, like those of a delivery that is retried by hand.
 
-use deadpool_postgres::{Pool, Transaction};
+use deadpool_postgres::{GenericClient, Pool, Transaction};
 use shared::clock;
 use shared::ids::{DeliveryId, EventId, EventType, EventUid, Tenant, WebhookId, time_of};
 use shared::job::Job;
-use shared::operational::DISABLED;
+use shared::operational::is_operational;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -28,8 +28,8 @@ pub struct Accepted {
     pub uid: EventUid,
     tenant: Tenant,
     id: EventId,
-    event_type: EventType,
-    data: String,
+    pub event_type: EventType,
+    pub data: String,
 }
 
 impl Accepted {
@@ -48,8 +48,9 @@ impl Accepted {
     }
 
     /// Whether Posthorn made it. Then it is for operational webhooks alone.
-    fn is_operational(&self) -> bool {
-        self.event_type == *DISABLED && self.id == EventId::from(self.uid)
+    #[must_use]
+    pub fn is_operational(&self) -> bool {
+        is_operational(&self.event_type) && self.id == EventId::from(self.uid)
     }
 
     async fn wanted_by(&self, subscriptions: &Subscriptions) -> Vec<WebhookId> {
@@ -146,7 +147,7 @@ pub async fn rematch(
     let mut client = pool.get().await?;
     let transaction = client.transaction().await?;
     if !dry_run {
-        lock_events(&transaction, events).await?;
+        lock_events(&transaction, events.iter()).await?;
     }
     let missing = missing_deliveries(&transaction, &wanted).await?;
     let mut lacking: Vec<_> = missing.iter().map(|(event, _)| event.uid.uuid()).collect();
@@ -173,24 +174,33 @@ pub async fn rematch(
 
 /// Locks the events, in order, so that two requests don't deadlock. It is a statement of its
 /// own, so that the following ones see what another request has just committed.
-async fn lock_events(transaction: &Transaction<'_>, events: &[Accepted]) -> anyhow::Result<()> {
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn lock_events(
+    transaction: &Transaction<'_>,
+    events: impl Iterator<Item = &Accepted>,
+) -> anyhow::Result<()> {
     let statement = transaction
         .prepare_cached(
             "-- lock_events\n\
              SELECT uid FROM events WHERE uid = ANY($1) ORDER BY uid FOR NO KEY UPDATE",
         )
         .await?;
-    let uids: Vec<_> = events.iter().map(|event| event.uid).collect();
+    let uids: Vec<_> = events.map(|event| event.uid).collect();
     transaction.query(&statement, &[&uids]).await?;
     Ok(())
 }
 
 /// The wanted deliveries that don't exist. A subquery for each leaves nothing to plan.
-async fn missing_deliveries<'a>(
-    transaction: &Transaction<'_>,
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn missing_deliveries<'a>(
+    client: &impl GenericClient,
     wanted: &[(&'a Accepted, WebhookId)],
 ) -> anyhow::Result<Vec<(&'a Accepted, WebhookId)>> {
-    let statement = transaction
+    let statement = client
         .prepare_cached(
             "-- missing_deliveries\n\
              SELECT w.n FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS w (uid, webhook, n) \
@@ -202,7 +212,7 @@ async fn missing_deliveries<'a>(
         .await?;
     let uids: Vec<_> = wanted.iter().map(|(event, _)| event.uid).collect();
     let webhooks: Vec<_> = wanted.iter().map(|(_, webhook)| *webhook).collect();
-    let rows = transaction.query(&statement, &[&uids, &webhooks]).await?;
+    let rows = client.query(&statement, &[&uids, &webhooks]).await?;
     // Ordinality counts from one.
     let missing = rows
         .iter()
@@ -210,7 +220,12 @@ async fn missing_deliveries<'a>(
     Ok(missing.collect())
 }
 
-async fn make_deliveries(
+/// Makes deliveries, and counts them in their events' `matched`. Answers their jobs, to be
+/// published after the commit.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn make_deliveries(
     transaction: &Transaction<'_>,
     missing: &[(&Accepted, WebhookId)],
 ) -> anyhow::Result<Vec<Job>> {

@@ -1,13 +1,19 @@
-//! Replays: makes many of a webhook's finished deliveries begin again, at a rate.
+//! Replays: makes many finished deliveries begin again, at a rate. Backfills: makes the
+//! deliveries that a webhook lacks, at a rate.
 //!
 //! The API writes a replay's row. Whichever replica of ingest comes first takes
 //! the next step of it; the row's lock is the lease. A step reopens one second's
 //! worth of deliveries and moves the replay's position in one transaction, so each
 //! delivery is reopened once, whatever crashes. Then it publishes their jobs.
 //!
+//! A replay of a whole tenant goes through its webhooks one after the other, in the order
+//! of their ids.
+//!
 //! All replays of a tenant together have the rate that one may have. Each gets an
 //! equal share, or its own rate if that is lower. Otherwise a tenant with many
-//! webhooks would fill the jobs queues in front of other tenants' jobs.
+//! webhooks would fill the jobs queues in front of other tenants' jobs. A replay with a
+//! ramp begins with two a second, and halves its rate when deliveries that it has begun
+//! again are answered 429 or 5xx, or not at all.
 //!
 //! A step looks at a bounded number of deliveries; after a step that found few, the
 //! next one comes sooner. While RabbitMQ is away, or refuses jobs, no step is
@@ -16,7 +22,7 @@
 use std::time::Duration;
 
 use deadpool_postgres::{Pool, Transaction};
-use shared::ids::{DeliveryId, ReplayId, WebhookId, first_uuid_at};
+use shared::ids::{DeliveryId, ReplayId, Tenant, WebhookId, first_uuid_at};
 use shared::job::Job;
 use shared::publish::Publisher;
 use shared::supervise::Backoff;
@@ -25,6 +31,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use crate::backfill::{Bounds, Wanted};
+use crate::log_filter::{LogFilter, passes};
 use crate::restart::{publish, restart_deliveries};
 
 /// How often due steps are looked for.
@@ -37,6 +45,18 @@ const OUTDATED_AT_ONCE: i64 = 1_000;
 const LOOKED_AT: i64 = 5_000;
 /// The most deliveries that all replays of a tenant reopen per second.
 const TENANTS_RATE: f64 = 1_000.0;
+/// The rate with which a ramp begins, and the least that overload leaves.
+const RAMP_BEGINS: f64 = 2.0;
+const RAMP_LEAST: f64 = 1.0;
+/// What each step multiplies the rate of a ramp by.
+const RAMP_GROWS: f64 = 1.25;
+/// The most that a step of a backfill looks at.
+const STEP: Bounds = Bounds {
+    missing: 1_000,
+    events: 5_000,
+    bytes: 16 * 1024 * 1024,
+    time: Duration::from_millis(500),
+};
 
 /// Takes steps until it is told to stop.
 pub async fn run(pool: Pool, publisher: Publisher, stop: CancellationToken) {
@@ -110,12 +130,21 @@ pub async fn delete_outdated(pool: &Pool, until: OffsetDateTime) -> anyhow::Resu
 /// A replay that is due, as its row says.
 struct Due {
     id: ReplayId,
-    webhook: WebhookId,
+    tenant: Tenant,
+    /// `None`: all of the tenant's.
+    webhook: Option<WebhookId>,
+    is_backfill: bool,
+    at_webhook: Option<WebhookId>,
     position: Uuid,
+    since: OffsetDateTime,
     until: OffsetDateTime,
     states: Vec<String>,
-    event_types: Option<Vec<String>>,
+    filter: LogFilter,
     rate: i32,
+    ramp: bool,
+    rate_now: Option<f32>,
+    /// Failures of deliveries that began again later count.
+    slowed_at: OffsetDateTime,
     /// How many replays of the tenant are running, this one included.
     running: i64,
     takes_deliveries: bool,
@@ -126,10 +155,36 @@ impl Due {
     fn rate(&self) -> f64 {
         share(self.rate, self.running)
     }
+
+    /// Where a webhook's deliveries, or a tenant's events, begin.
+    fn first(&self) -> Uuid {
+        first_uuid_at(self.since)
+    }
 }
 
 fn share(rate: i32, running: i64) -> f64 {
     f64::from(rate).min(TENANTS_RATE / running.max(1) as f64)
+}
+
+/// The rate of a step, after the step before it had this rate.
+fn ramped(before: Option<f32>, most: f64, overloaded: bool) -> f64 {
+    let rate = match before {
+        None => RAMP_BEGINS,
+        Some(before) if overloaded => (f64::from(before) / 2.0).max(RAMP_LEAST),
+        Some(before) => f64::from(before) * RAMP_GROWS,
+    };
+    rate.min(most)
+}
+
+/// What a step has done.
+#[derive(Default)]
+struct Stepped {
+    jobs: Vec<Job>,
+    /// How many deliveries it has reopened or made: what the pause is for.
+    paced: usize,
+    /// `None`: that was all.
+    position: Option<Uuid>,
+    at_webhook: Option<WebhookId>,
 }
 
 /// Takes the most overdue step; answers its jobs. `None` if none is due.
@@ -139,26 +194,97 @@ async fn step(pool: &Pool) -> anyhow::Result<Option<Vec<Job>>> {
     let Some(due) = claim_replay(&transaction).await? else {
         return Ok(None);
     };
-    if !due.takes_deliveries {
-        cancel_replay(&transaction, due.id).await?;
-        transaction.commit().await?;
-        info!(replay = %due.id, webhook = %due.webhook, "the webhook is switched off; replay cancelled");
-        return Ok(Some(Vec::new()));
-    }
-    let seen = replay_candidates(&transaction, &due).await?;
-    let rate = due.rate();
+    let webhook = match due.webhook {
+        Some(webhook) if !due.takes_deliveries => {
+            cancel_replay(&transaction, due.id).await?;
+            transaction.commit().await?;
+            info!(replay = %due.id, %webhook, "the webhook is switched off; replay cancelled");
+            return Ok(Some(Vec::new()));
+        }
+        Some(webhook) => Some(webhook),
+        None => next_webhook(&transaction, &due).await?,
+    };
+    let overloaded = match webhook.filter(|_| due.ramp) {
+        Some(webhook) => is_overloaded(&transaction, &due, webhook).await?,
+        None => false,
+    };
+    let rate = match due.ramp {
+        true => ramped(due.rate_now, due.rate(), overloaded),
+        false => due.rate(),
+    };
     // At least one; then the pause after the step is longer than a second.
-    let taken = take(&seen, (rate as usize).max(1));
-    let states: Vec<_> = due.states.iter().map(String::as_str).collect();
-    let jobs = restart_deliveries(&transaction, &taken.deliveries, &states).await?;
-    let pause = taken.deliveries.len() as f64 / rate;
-    advance_replay(&transaction, due.id, taken.position, jobs.len(), pause).await?;
+    let most = (rate as usize).max(1);
+    let stepped = match webhook {
+        None => Stepped::default(),
+        Some(webhook) if due.is_backfill => make_some(&transaction, &due, webhook, most).await?,
+        Some(webhook) => reopen_some(&transaction, &due, webhook, most).await?,
+    };
+    let pause = stepped.paced as f64 / rate;
+    advance_replay(&transaction, due.id, &stepped, rate, overloaded, pause).await?;
     transaction.commit().await?;
-    match taken.position {
-        Some(_) => tracing::debug!(replay = %due.id, replayed = jobs.len(), "replaying"),
-        None => info!(replay = %due.id, webhook = %due.webhook, "replay finished"),
+    match stepped.position {
+        Some(_) => tracing::debug!(replay = %due.id, replayed = stepped.jobs.len(), "replaying"),
+        None => info!(replay = %due.id, tenant = %due.tenant, "replay finished"),
     }
-    Ok(Some(jobs))
+    Ok(Some(stepped.jobs))
+}
+
+async fn reopen_some(
+    transaction: &Transaction<'_>,
+    due: &Due,
+    webhook: WebhookId,
+    most: usize,
+) -> anyhow::Result<Stepped> {
+    let position = match due.webhook {
+        // Another webhook's deliveries were looked at before.
+        None if due.at_webhook != Some(webhook) => due.first(),
+        _ => due.position,
+    };
+    let seen = replay_candidates(transaction, due, webhook, position).await?;
+    let taken = take(&seen, most);
+    let states: Vec<_> = due.states.iter().map(String::as_str).collect();
+    let jobs = restart_deliveries(transaction, &taken.deliveries, &states).await?;
+    let (position, at_webhook) = match (taken.position, due.webhook) {
+        (None, None) => {
+            let next = webhook.uuid().as_u128().saturating_add(1);
+            let next = WebhookId::from_uuid(Uuid::from_u128(next));
+            (Some(due.first()), Some(next))
+        }
+        (position, Some(_)) => (position, None),
+        (position, None) => (position, Some(webhook)),
+    };
+    Ok(Stepped {
+        jobs,
+        paced: taken.deliveries.len(),
+        position,
+        at_webhook,
+    })
+}
+
+async fn make_some(
+    transaction: &Transaction<'_>,
+    due: &Due,
+    webhook: WebhookId,
+    most: usize,
+) -> anyhow::Result<Stepped> {
+    let Some(wanted) = Wanted::read(transaction, &due.tenant, webhook).await? else {
+        return Ok(Stepped::default());
+    };
+    let bounds = Bounds {
+        missing: most,
+        ..STEP
+    };
+    let to = first_uuid_at(due.until);
+    let found = wanted
+        .missing(transaction, due.position, to, bounds)
+        .await?;
+    let jobs = wanted.make(transaction, &found.missing).await?;
+    Ok(Stepped {
+        jobs,
+        paced: found.missing.len(),
+        position: found.next,
+        at_webhook: None,
+    })
 }
 
 /// The deliveries that a step reopens, of those that it looked at.
@@ -190,10 +316,10 @@ async fn claim_replay(transaction: &Transaction<'_>) -> anyhow::Result<Option<Du
     let statement = transaction
         .prepare_cached(
             "-- claim_replay\n\
-             SELECT r.id, r.webhook_id, r.position, r.until, r.states, r.event_types, r.rate, \
+             SELECT r.*, coalesce(r.slowed_at, r.created_at) AS slow_since, \
                  (SELECT count(*) FROM replays o WHERE o.state = 'running' AND o.tenant = r.tenant) AS running, \
-                 w.status IN ('active', 'paused') AS takes_deliveries \
-             FROM replays r JOIN webhooks w ON w.id = r.webhook_id \
+                 coalesce(w.status IN ('active', 'paused'), true) AS takes_deliveries \
+             FROM replays r LEFT JOIN webhooks w ON w.id = r.webhook_id \
              WHERE r.state = 'running' AND r.next_step_at <= now() \
              ORDER BY r.next_step_at LIMIT 1 FOR UPDATE OF r SKIP LOCKED",
         )
@@ -201,40 +327,107 @@ async fn claim_replay(transaction: &Transaction<'_>) -> anyhow::Result<Option<Du
     let row = transaction.query_opt(&statement, &[]).await?;
     Ok(row.map(|row| Due {
         id: row.get("id"),
+        tenant: row.get("tenant"),
         webhook: row.get("webhook_id"),
+        is_backfill: row.get::<_, &str>("kind") == "backfill",
+        at_webhook: row.get("at_webhook"),
         position: row.get("position"),
+        since: row.get("since"),
         until: row.get("until"),
         states: row.get("states"),
-        event_types: row.get("event_types"),
+        filter: LogFilter::stored(
+            row.get::<_, Option<Vec<String>>>("event_types").as_deref(),
+            row.get("codes"),
+            row.get("outcomes"),
+        ),
         rate: row.get("rate"),
+        ramp: row.get("ramp"),
+        rate_now: row.get("rate_now"),
+        slowed_at: row.get("slow_since"),
         running: row.get("running"),
         takes_deliveries: row.get("takes_deliveries"),
     }))
+}
+
+/// The webhook that a replay of all webhooks looks at next.
+async fn next_webhook(
+    transaction: &Transaction<'_>,
+    due: &Due,
+) -> anyhow::Result<Option<WebhookId>> {
+    let statement = transaction
+        .prepare_cached(
+            "-- next_webhook_to_replay\n\
+             SELECT id FROM webhooks \
+             WHERE tenant = $1 AND status <> 'deleted' AND status IN ('active', 'paused') \
+               AND ($2::uuid IS NULL OR id >= $2) \
+             ORDER BY id LIMIT 1",
+        )
+        .await?;
+    let row = transaction
+        .query_opt(&statement, &[&due.tenant, &due.at_webhook])
+        .await?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+/// Whether a delivery that began again of late was answered 429, 5xx, or not at all.
+async fn is_overloaded(
+    transaction: &Transaction<'_>,
+    due: &Due,
+    webhook: WebhookId,
+) -> anyhow::Result<bool> {
+    let statement = transaction
+        .prepare_cached(
+            "-- replay_is_overloaded\n\
+             SELECT EXISTS (SELECT FROM deliveries d \
+                 WHERE d.webhook_id = $1 AND d.restarted_at > greatest($2, now() - interval '30 s') \
+                   AND d.id >= $3 AND d.id < $4 AND d.attempts > d.attempts_before \
+                   AND d.state <> 'delivered' AND coalesce(d.status_code, 599) NOT BETWEEN 200 AND 428 \
+                   AND coalesce(d.status_code, 599) NOT BETWEEN 430 AND 499)",
+        )
+        .await?;
+    let row = transaction
+        .query_one(
+            &statement,
+            &[
+                &webhook,
+                &due.slowed_at,
+                &first_uuid_at(due.since),
+                &first_uuid_at(due.until),
+            ],
+        )
+        .await?;
+    Ok(row.get(0))
 }
 
 /// The oldest deliveries that weren't looked at yet, each with whether it is wanted.
 async fn replay_candidates(
     transaction: &Transaction<'_>,
     due: &Due,
+    webhook: WebhookId,
+    position: Uuid,
 ) -> anyhow::Result<Vec<(DeliveryId, bool)>> {
+    let passes = passes(6);
     let statement = transaction
-        .prepare_cached(
+        .prepare_cached(&format!(
             "-- replay_candidates\n\
-             SELECT id, state = ANY($4) AND ($5::text[] IS NULL OR event_type = ANY($5)) \
-             FROM deliveries \
-             WHERE webhook_id = $1 AND id >= $2 AND id < $3 ORDER BY id LIMIT $6",
-        )
+             SELECT d.id, coalesce(d.state = ANY($4) AND {passes}, false) \
+             FROM deliveries d \
+             WHERE d.webhook_id = $1 AND d.id >= $2 AND d.id < $3 ORDER BY d.id LIMIT $5"
+        ))
         .await?;
     let rows = transaction
         .query(
             &statement,
             &[
-                &due.webhook,
-                &due.position,
+                &webhook,
+                &position,
                 &first_uuid_at(due.until),
                 &due.states,
-                &due.event_types,
                 &LOOKED_AT,
+                &due.filter.exact(),
+                &due.filter.prefixes(),
+                &due.filter.codes,
+                &due.filter.outcomes,
             ],
         )
         .await?;
@@ -245,8 +438,9 @@ async fn replay_candidates(
 async fn advance_replay(
     transaction: &Transaction<'_>,
     id: ReplayId,
-    position: Option<Uuid>,
-    replayed: usize,
+    stepped: &Stepped,
+    rate: f64,
+    overloaded: bool,
     pause: f64,
 ) -> anyhow::Result<()> {
     let statement = transaction
@@ -254,13 +448,26 @@ async fn advance_replay(
             "-- advance_replay\n\
              UPDATE replays SET replayed = replayed + $3, position = coalesce($2, position), \
                  next_step_at = now() + make_interval(secs => $4), \
+                 at_webhook = $5, rate_now = $6, \
+                 slowed_at = CASE WHEN $7 THEN now() ELSE slowed_at END, \
                  state = CASE WHEN $2::uuid IS NULL THEN 'finished' ELSE state END, \
-                 finished_at = CASE WHEN $2::uuid IS NULL THEN now() END \
+                 finished_at = CASE WHEN $2::uuid IS NULL THEN clock_timestamp() END \
              WHERE id = $1",
         )
         .await?;
     transaction
-        .execute(&statement, &[&id, &position, &(replayed as i64), &pause])
+        .execute(
+            &statement,
+            &[
+                &id,
+                &stepped.position,
+                &(stepped.jobs.len() as i64),
+                &pause,
+                &stepped.at_webhook,
+                &(rate as f32),
+                &overloaded,
+            ],
+        )
         .await?;
     Ok(())
 }
@@ -301,6 +508,23 @@ mod tests {
         assert_eq!(share(10, 50), 10.0);
         // More than one a second each would be too many.
         assert_eq!(share(10, 4_000), 0.25);
+    }
+
+    #[test]
+    fn a_ramp_begins_slowly_grows_to_the_rate_and_halves_under_overload() {
+        let mut rate = ramped(None, 100.0, false);
+        assert_eq!(rate, 2.0);
+        let mut steps = 0;
+        while rate < 100.0 {
+            rate = ramped(Some(rate as f32), 100.0, false);
+            steps += 1;
+        }
+        // Each of about a second: 2 * 1.25^18 > 100.
+        assert_eq!(steps, 18);
+        assert_eq!(ramped(Some(100.0), 100.0, true), 50.0);
+        assert_eq!(ramped(Some(1.0), 100.0, true), 1.0);
+        // A share can be less than what a ramp begins with.
+        assert_eq!(ramped(None, 0.25, false), 0.25);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Makes finished deliveries begin again: same delivery, same event id, new attempts.
+//! Makes finished deliveries begin again: same delivery, same event id, new attempts. Makes
+//! deliveries that wait for a time due now.
 //!
 //! The API does this for one delivery, `replay` for many. The row is reopened
 //! first, then its job is published; if publishing fails, the sweeper finds the
@@ -67,6 +68,48 @@ SELECT r.*, ",
     "
 FROM restarted r CROSS JOIN LATERAL (SELECT * FROM events WHERE uid = r.event_uid LIMIT 1) e
 ORDER BY r.id"
+);
+
+/// How long before its time a delivery can't be made due any more: its job may be on its
+/// way to the endpoint already.
+const ALMOST_DUE: time::Duration = time::Duration::seconds(2);
+
+/// Makes those of the deliveries due now that wait for a later time. Answers their jobs, to be
+/// published after the commit.
+///
+/// The new `due_at` is the ticket: the job that waits in a delay queue is dropped when it comes.
+/// A delivery that is due, or almost, keeps its job: that may be at the endpoint, and a
+/// second one would be sent beside it. What a paused webhook holds has no time, and stays.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn send_now(
+    transaction: &Transaction<'_>,
+    deliveries: &[DeliveryId],
+) -> Result<Vec<Job>, tokio_postgres::Error> {
+    let now = clock::now();
+    let statement = transaction.prepare_cached(SEND_NOW).await?;
+    let soon = now + ALMOST_DUE;
+    let rows = transaction
+        .query(&statement, &[&deliveries, &soon, &now, &Job::ENOUGH_DATA])
+        .await?;
+    Ok(rows.iter().map(|row| Job::read(row, now)).collect())
+}
+
+const SEND_NOW: &str = concat!(
+    "-- send_now
+WITH hurried AS (
+    UPDATE deliveries d SET due_at = $3, deferred_because = 'restarted'
+    WHERE d.id = ANY($1) AND d.state IN ('queued', 'retrying') AND d.due_at > $2
+    RETURNING ",
+    job_delivery_columns!(),
+    "
+)
+SELECT h.*, ",
+    job_event_columns!("$4"),
+    "
+FROM hurried h CROSS JOIN LATERAL (SELECT * FROM events WHERE uid = h.event_uid LIMIT 1) e
+ORDER BY h.id"
 );
 
 /// Publishes the jobs and waits for their confirms; the sweeper publishes again what isn't

@@ -16,11 +16,12 @@ use shared::amqp::{Broker, Session, keep_session};
 use shared::attempt::Sender;
 use shared::catalogue::{Changes, Feed};
 use shared::clock;
+use shared::processes::{self, Process};
 use shared::publish::Publisher;
 use shared::serve::serve;
 use shared::supervise::{Readiness, Supervisor, until_done};
 use shared::webhook::Subscription;
-use shared::{health, postgres};
+use shared::{health, postgres, queues};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -33,6 +34,7 @@ use crate::api::access::rate_limit::Rates;
 use crate::api::access::token_lookup::TokenLookup;
 use crate::api::webhooks::tester::Tester;
 use crate::batch::Writer;
+use crate::console::state::{Console, SignIns};
 use crate::dead_letters::letter::Origin;
 use crate::dead_letters::{self, Keeper};
 use crate::door::{Door, Room};
@@ -43,7 +45,8 @@ use crate::metrics::metrics;
 use crate::settings::Settings;
 use crate::subscriptions::Subscriptions;
 use crate::tenant_permits::TenantPermits;
-use crate::{deleted_webhooks, listening, partitions, replay, survey, tenant_deletion};
+use crate::type_counts::TypeCounts;
+use crate::{console, deleted_webhooks, listening, partitions, replay, survey, tenant_deletion};
 
 const NAME: &str = "posthorn-ingest";
 /// To PostgreSQL, for the lanes, the feed, dead letters, replays and upkeep.
@@ -99,7 +102,7 @@ pub async fn run(
     if wait_for_schema(&pool, &stop).await.is_none() {
         return Ok(());
     }
-    let subscriptions = Arc::new(Subscriptions::default());
+    let subscriptions = Arc::new(Subscriptions::new(settings.common.dialects.clone()));
     let event_types = Arc::new(EventTypes::default());
     let keys = settings.common.keys.clone();
     let feed = Feed::new(pool.clone(), keys, ready.clone(), {
@@ -150,8 +153,18 @@ pub async fn run(
             feed: feed.clone(),
             subscriptions: subscriptions.clone(),
             event_types: event_types.clone(),
+            retention: settings.retention,
+            webhook_metrics: settings.webhook_metrics,
         };
-        routes = api::routes(state, &settings.cors_origins).merge(routes);
+        let api = Arc::new(state);
+        if settings.console {
+            routes = routes.merge(console::routes(Console {
+                api: api.clone(),
+                sign_ins: SignIns::default(),
+                stop: stop.clone(),
+            }));
+        }
+        routes = api::routes(api, &settings.cors_origins).merge(routes);
     }
     info!(address = %listener.local_addr()?, api = has_api, intake = has_intake, "serving metrics and health");
     let stop_serving = CancellationToken::new();
@@ -164,6 +177,25 @@ pub async fn run(
         let url = settings.common.database_url.clone();
         async move { feed.listen(&url, NAME, &work_done).await }
     });
+    let type_counts = Arc::<TypeCounts>::default();
+    services.spawn("counting events by type", {
+        let (counts, pool, work_done) = (type_counts.clone(), pool.clone(), work_done.clone());
+        async move { counts.keep_written(pool, work_done).await }
+    });
+    let process = Process::this(match only {
+        None => "ingest",
+        Some(Only::Api) => "api",
+        Some(Only::Intake) => "intake",
+    });
+    let work = {
+        let counts = type_counts.clone();
+        move || processes::Work {
+            events: counts.events(),
+            ..processes::Work::default()
+        }
+    };
+    let told = process.keep_told(pool.clone(), work, work_done.clone());
+    services.spawn("telling of this process", told);
     if has_intake {
         let upkeep = upkeep(pool.clone(), settings.retention, work_done.clone());
         services.spawn("upkeep", upkeep);
@@ -193,6 +225,7 @@ pub async fn run(
             room: settings.dead_letters,
             stop: stop.clone(),
         };
+        let queues_pool = pool.clone();
         let writer = Writer {
             pool,
             accepting,
@@ -200,6 +233,7 @@ pub async fn run(
             feed,
             subscriptions,
             event_types,
+            type_counts,
             stop: stop.clone(),
         };
         let intake = Intake { writer, shards };
@@ -210,7 +244,10 @@ pub async fn run(
                 take_events(&intake, session, session.is_careful()).await
             }),
             keep_session(&broker, "dead letters", &unasked, &stop, async |session| {
-                take_dead_letters(&keeper, session).await
+                tokio::select! {
+                    ended = take_dead_letters(&keeper, session) => ended,
+                    never = queues::keep_measured(&queues_pool, session, shards) => match never {},
+                }
             }),
         );
     };

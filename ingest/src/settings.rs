@@ -29,10 +29,14 @@ pub struct Settings {
     pub jwt: jwt::Settings,
     /// `API_RATE_LIMIT`: requests a second and token; 0: as many as there are.
     pub api_rate_limit: u32,
+    /// `CONSOLE`: whether the API's process serves the console.
+    pub console: bool,
     /// `CORS_ORIGINS`: whose pages may use the API.
     pub cors_origins: Vec<HeaderValue>,
     /// `WEBHOOK_EVENT_TTL` (s): how long events, deliveries and attempts are kept.
     pub retention: Duration,
+    /// `WEBHOOK_METRICS`: whether `/metrics/webhooks` shows webhooks to the operator.
+    pub webhook_metrics: bool,
     /// `DEAD_LETTERS_BYTES`: what dead letters may take, of all tenants.
     pub dead_letters: Room,
 }
@@ -51,6 +55,7 @@ impl Settings {
             admin_token: reader.optional_secret("ADMIN_TOKEN"),
             jwt: jwt(&mut reader),
             api_rate_limit: reader.within("API_RATE_LIMIT", 200, 0, 1_000_000),
+            console: on_or_off(&mut reader, "CONSOLE"),
             cors_origins: origins(&mut reader),
             retention: Duration::seconds(reader.within(
                 "WEBHOOK_EVENT_TTL",
@@ -59,6 +64,7 @@ impl Settings {
                 8 * 86_400,
                 3_650 * 86_400,
             )),
+            webhook_metrics: reader.or("WEBHOOK_METRICS", false),
             dead_letters: Room {
                 // A quarter of the least is three of the largest messages.
                 all: reader.within("DEAD_LETTERS_BYTES", 1 << 30, 16 << 20, 1 << 40),
@@ -106,6 +112,18 @@ fn jwt(reader: &mut Reader<'_>) -> jwt::Settings {
         ));
     }
     settings
+}
+
+/// On unless it says `off`.
+fn on_or_off(reader: &mut Reader<'_>, name: &str) -> bool {
+    match reader.optional::<String>(name).as_deref() {
+        None | Some("on") => true,
+        Some("off") => false,
+        Some(other) => {
+            reader.problem(format!("{name} must be on or off, not `{other}`"));
+            false
+        }
+    }
 }
 
 fn origins(reader: &mut Reader<'_>) -> Vec<HeaderValue> {
@@ -158,6 +176,7 @@ mod tests {
             ""
         );
         for (name, value) in [
+            ("CONSOLE", "maybe"),
             ("CORS_ORIGINS", "*"),
             ("CORS_ORIGINS", "https://a.example/"),
             ("CORS_ORIGINS", "a.example"),

@@ -5,9 +5,10 @@
 //! which are not published by producers.
 
 use std::collections::HashMap;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use shared::catalogue::Changes;
+use shared::dialect::Dialects;
 use shared::ids::{Tenant, WebhookId};
 use shared::tenant::TenantSettings;
 use shared::webhook::Subscription;
@@ -16,7 +17,7 @@ use tracing::error;
 use crate::cpu::run_blocking;
 use crate::decode::{self, Event, Rejected};
 use crate::matching::filter::MAX_STEPS;
-use crate::matching::{Data, Filter, Found, Index, Pattern};
+use crate::matching::{Data, Filter, Found, Index, Pattern, Within};
 use crate::metrics::metrics;
 
 /// Data of at most so many bytes is parsed on the async worker: that takes a fraction of a
@@ -25,8 +26,10 @@ const QUICK_DATA: usize = 32 * 1024;
 /// Filters of at most so many steps together are evaluated there, too.
 const QUICK_STEPS: u32 = 20_000;
 
-#[derive(Default)]
-pub struct Subscriptions(RwLock<State>);
+pub struct Subscriptions {
+    dialects: Dialects,
+    state: RwLock<State>,
+}
 
 #[derive(Default)]
 struct State {
@@ -35,9 +38,15 @@ struct State {
 }
 
 impl Subscriptions {
+    /// Without any webhook.
+    pub fn new(dialects: Dialects) -> Self {
+        let state = RwLock::default();
+        Self { dialects, state }
+    }
+
     /// Applies what has changed.
     pub fn apply(&self, changes: Changes<Subscription>) {
-        let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         for settings in changes.tenants {
             if settings.is_deleted {
                 state.tenants.remove(&settings.tenant);
@@ -53,7 +62,7 @@ impl Subscriptions {
                 state.index.remove(webhook.id);
                 continue;
             }
-            match compile(&webhook) {
+            match compile(&webhook, &self.dialects) {
                 Ok((patterns, filter)) => {
                     state
                         .index
@@ -73,7 +82,7 @@ impl Subscriptions {
     }
 
     fn state(&self) -> RwLockReadGuard<'_, State> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The largest data of a tenant's events, in bytes; `None` if there is no such
@@ -121,7 +130,14 @@ impl Subscriptions {
         event_type: &str,
         data: &str,
     ) -> Found<WebhookId> {
-        let candidates = self.state().index.candidates(tenant.as_str(), event_type);
+        let candidates = {
+            let state = self.state();
+            let settings = state.tenants.get(tenant);
+            let dialect = settings.and_then(|settings| self.dialects.get(&settings.dialect));
+            let member = dialect.and_then(|dialect| dialect.unwraps());
+            let candidates = state.index.candidates(tenant.as_str(), event_type);
+            candidates.within(member.map(Arc::from))
+        };
         if !candidates.have_filters() || data.len() <= QUICK_DATA {
             let found = candidates.evaluate(&Data::new(data), QUICK_STEPS);
             if found.too_costly.is_empty() {
@@ -133,7 +149,10 @@ impl Subscriptions {
     }
 }
 
-fn compile(webhook: &Subscription) -> Result<(Vec<Pattern>, Option<Filter>), String> {
+fn compile(
+    webhook: &Subscription,
+    dialects: &Dialects,
+) -> Result<(Vec<Pattern>, Option<Filter>), String> {
     let patterns = webhook
         .patterns
         .iter()
@@ -149,5 +168,18 @@ fn compile(webhook: &Subscription) -> Result<(Vec<Pattern>, Option<Filter>), Str
         .map(Filter::parse)
         .transpose()
         .map_err(|error| error.to_string())?;
-    Ok((patterns, filter))
+    let within = match &webhook.dialect {
+        None => Within::Tenants,
+        Some(name) => within(name, dialects),
+    };
+    Ok((patterns, filter.map(|filter| filter.on(within))))
+}
+
+/// What filters of webhooks with this dialect see.
+pub fn within(dialect: &str, dialects: &Dialects) -> Within {
+    let dialect = dialects.get(dialect);
+    match dialect.and_then(|dialect| dialect.unwraps()) {
+        Some(member) => Within::Member(member.into()),
+        None => Within::AsPublished,
+    }
 }

@@ -38,7 +38,7 @@ pub async fn survey(pool: &Pool) -> anyhow::Result<()> {
     count_open(&client)
         .await
         .context("counting open deliveries")?;
-    let ahead = one(&client, PARTITIONS_AHEAD).await;
+    let ahead = partitions_ahead(&client).await;
     metrics()
         .partitions_ahead
         .set(ahead.context("counting the log's partitions")?);
@@ -47,6 +47,14 @@ pub async fn survey(pool: &Pool) -> anyhow::Result<()> {
         .tokens_expiring
         .set(expiring.context("counting tokens that expire")?);
     Ok(())
+}
+
+/// For how many days after today the log has partitions.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn partitions_ahead(client: &Client) -> anyhow::Result<i64> {
+    one(client, PARTITIONS_AHEAD).await
 }
 
 async fn count_open(client: &Client) -> anyhow::Result<()> {

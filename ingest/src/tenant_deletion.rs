@@ -88,6 +88,10 @@ pub async fn begin(transaction: &Transaction<'_>, tenant: &Tenant) -> Result<(),
         return Err(NotFound::tenant(tenant).into());
     }
     for statement in [
+        "-- delete_tenants_sessions\n\
+         DELETE FROM sessions WHERE tenant = $1 \
+             OR token_id IN (SELECT id FROM tokens WHERE tenant = $1)",
+        "-- delete_tenants_links\nDELETE FROM links WHERE tenant = $1",
         "-- delete_tenants_tokens\nDELETE FROM tokens WHERE tenant = $1",
         "-- delete_tenants_event_types\nDELETE FROM event_types WHERE tenant = $1",
         "-- delete_tenants_replays\nDELETE FROM replays WHERE tenant = $1",
@@ -251,6 +255,13 @@ async fn purge(transaction: &Transaction<'_>, tenant: &Tenant) -> anyhow::Result
             "-- purge_tenants_stats\nDELETE FROM stats WHERE subject = 'tenant/' || $1",
             "-- purge_tenants_rate_usage\nDELETE FROM rate_usage WHERE subject = 'tenant/' || $1",
             "-- purge_tenants_overflow\nDELETE FROM set_aside WHERE tenant = $1",
+            "-- purge_tenants_sessions\n\
+             DELETE FROM sessions WHERE tenant = $1 \
+                 OR token_id IN (SELECT id FROM tokens WHERE tenant = $1)",
+            "-- purge_tenants_links\nDELETE FROM links WHERE tenant = $1",
+            "-- purge_tenants_replays\nDELETE FROM replays WHERE tenant = $1",
+            "-- purge_tenants_type_counts\nDELETE FROM event_type_counts WHERE tenant = $1",
+            "-- purge_tenants_changes\nDELETE FROM changes WHERE tenant = $1",
             "-- purge_tenants_tokens\nDELETE FROM tokens WHERE tenant = $1",
             "-- purge_tenant\nDELETE FROM tenants WHERE id = $1 AND deleted_at IS NOT NULL",
         ] {
@@ -325,6 +336,10 @@ async fn purge_webhooks(
     }
     for statement in [
         "-- purge_webhooks_holds\nDELETE FROM holds WHERE webhook_id = ANY ($1)",
+        "-- purge_webhooks_alerts\nDELETE FROM webhook_alerts WHERE webhook_id = ANY ($1)",
+        "-- purge_webhooks_told\nDELETE FROM exhausted_told WHERE webhook_id = ANY ($1)",
+        "-- purge_webhooks_endpoints\nDELETE FROM endpoints WHERE webhook_id = ANY ($1)",
+        "-- purge_webhooks_probes\nDELETE FROM probes WHERE webhook_id = ANY ($1)",
         "-- purge_costly_filters\nDELETE FROM costly_filters WHERE webhook_id = ANY ($1)",
     ] {
         let statement = transaction.prepare_cached(statement).await?;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use shared::dialect::{DEFAULT, Dialects};
 use shared::egress::is_name;
 use shared::ids::Tenant;
+use shared::operational::Thresholds;
 use shared::tenant::{LARGEST_MAX_PAYLOAD, MAX_PAYLOAD};
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
@@ -15,7 +16,7 @@ use utoipa::ToSchema;
 
 use crate::assignments::Assignments;
 use crate::form::{check_dialect, object, present};
-use crate::invalid::{Conflict, Invalid, NotFound, Unsaved};
+use crate::invalid::{Conflict, Gathered, Invalid, Invalids, NotFound, Unsaved};
 use crate::timestamp::Timestamp;
 
 /// The longest name, in bytes.
@@ -41,13 +42,40 @@ pub struct TenantView {
     pub dialect: String,
     /// The tenant's limits.
     pub limits: Limits,
+    /// Beyond what the tenant's operational webhooks are told of a webhook.
+    pub alerts: Alerts,
     /// Whether only event types of its catalogue may be published and subscribed to.
     pub strict_event_types: bool,
     /// The name of the proxy that its deliveries leave through; `null`: that of all tenants, if
     /// there is one.
     #[schema(required, example = "eu")]
     pub egress_proxy: Option<String>,
-    created_at: Timestamp,
+    pub created_at: Timestamp,
+    /// What it uses; only where tenants are listed or shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub usage: Option<Usage>,
+}
+
+/// What a tenant uses of its limits, and how its deliveries do.
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
+#[schema(as = TenantUsage)]
+pub struct Usage {
+    /// Its webhooks.
+    #[schema(example = 8)]
+    pub webhooks: i64,
+    /// Attempts in the last hour, in whole quarters of an hour.
+    #[schema(example = 412)]
+    pub attempts_this_hour: i64,
+    /// Deliveries that ended in the last 24 hours.
+    #[schema(example = 9_120)]
+    pub deliveries_24h: i64,
+    /// Successful deliveries of those as a share of successful and failed ones, from 0 to 1.
+    #[schema(required, example = 0.998)]
+    pub success_rate_24h: Option<f64>,
+    /// When an attempt was last made, in the last 24 hours.
+    #[schema(required)]
+    pub last_attempt_at: Option<Timestamp>,
 }
 
 /// A tenant's limits.
@@ -57,7 +85,8 @@ pub struct Limits {
     /// The most webhooks.
     #[schema(example = 100)]
     pub webhooks: i32,
-    /// The most attempts in any hour, over all webhooks; `null`: no limit.
+    /// The most attempts in any hour, over all webhooks; `null`: as its dialect says, which is
+    /// no limit in most.
     #[schema(required)]
     pub deliveries_per_hour: Option<i32>,
     /// The largest data of an event, in bytes.
@@ -68,13 +97,34 @@ pub struct Limits {
     pub max_age_seconds: Option<i32>,
 }
 
+/// When operational events tell that a webhook is failing, slow or down.
+#[derive(Serialize, ToSchema)]
+#[schema(as = TenantAlerts)]
+pub struct Alerts {
+    /// `webhook.failing`: more than this share of the attempts of the last quarter of an hour
+    /// failed.
+    #[schema(example = 0.05)]
+    pub failure_rate: f64,
+    /// `webhook.failing` and `webhook.slow`: only if there were this many attempts.
+    #[schema(example = 20)]
+    pub min_attempts: i32,
+    /// `webhook.slow`: the 95th percentile of response times is longer, in milliseconds.
+    #[schema(example = 5000)]
+    pub slow_ms: i32,
+    /// `webhook.down`: the endpoint is down for this long, in seconds.
+    #[schema(example = 60)]
+    pub down_after_seconds: i32,
+}
+
 /// What is read to show a tenant.
 pub const COLUMNS: &str = "id, name, dialect, max_webhooks, deliveries_per_hour, max_payload, \
-                       max_age_s, strict_event_types, egress_proxy, created_at";
+                       max_age_s, strict_event_types, egress_proxy, created_at, alert_failure_rate, \
+                       alert_min_attempts, alert_slow_ms, alert_down_after_s";
 
 impl TenantView {
     #[must_use]
     pub fn from_row(row: &Row) -> Self {
+        let alerts = Thresholds::read(row);
         Self {
             id: row.get("id"),
             name: row.get("name"),
@@ -87,9 +137,16 @@ impl TenantView {
                     .unwrap_or(MAX_PAYLOAD as i32),
                 max_age_seconds: row.get("max_age_s"),
             },
+            alerts: Alerts {
+                failure_rate: alerts.failure_rate,
+                min_attempts: alerts.min_attempts as i32,
+                slow_ms: alerts.slow.as_millis() as i32,
+                down_after_seconds: alerts.down_after.as_secs() as i32,
+            },
             strict_event_types: row.get("strict_event_types"),
             egress_proxy: row.get("egress_proxy"),
             created_at: row.get("created_at"),
+            usage: None,
         }
     }
 }
@@ -109,6 +166,8 @@ pub struct NewTenant {
     dialect: Option<String>,
     #[serde(default, deserialize_with = "object")]
     limits: NewLimits,
+    #[serde(default, deserialize_with = "object")]
+    alerts: NewAlerts,
     /// Whether only event types of its catalogue may be published and subscribed to.
     strict_event_types: Option<bool>,
     /// The name of a proxy in `EGRESS_PROXIES`; by default deliveries leave through `EGRESS_PROXY`,
@@ -132,6 +191,9 @@ pub struct Change {
     /// The new limits.
     #[serde(default, deserialize_with = "object")]
     pub limits: NewLimits,
+    /// When operational events tell of a webhook.
+    #[serde(default, deserialize_with = "object")]
+    pub alerts: NewAlerts,
     /// Whether only event types of its catalogue may be published and subscribed to.
     pub strict_event_types: Option<bool>,
     /// The name of a proxy in `EGRESS_PROXIES`; `null`: `EGRESS_PROXY`, if it is set.
@@ -171,8 +233,60 @@ pub struct NewLimits {
     pub max_age_seconds: Option<Option<i32>>,
 }
 
+/// New thresholds of a tenant's operational events. `null` restores a default.
+#[derive(Deserialize, Default, ToSchema)]
+#[schema(as = NewTenantAlerts)]
+#[serde(deny_unknown_fields)]
+pub struct NewAlerts {
+    /// `webhook.failing`: the share of attempts that fail; 0.05 by default.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<f64>, minimum = 0.001, maximum = 1.0, example = 0.05)]
+    pub failure_rate: Option<Option<f64>>,
+    /// `webhook.failing` and `webhook.slow`: the least number of attempts; 20 by default.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<i32>, minimum = 1, maximum = 1_000_000, example = 20)]
+    pub min_attempts: Option<Option<i32>>,
+    /// `webhook.slow`: the 95th percentile of response times, in milliseconds; 5,000 by default.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<i32>, minimum = 1, maximum = 60_000, example = 5000)]
+    pub slow_ms: Option<Option<i32>>,
+    /// `webhook.down`: for how long the endpoint is down, in seconds; 60 by default.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<i32>, minimum = 0, maximum = 86_400, example = 60)]
+    pub down_after_seconds: Option<Option<i32>>,
+}
+
+impl NewAlerts {
+    fn check(&self, wrong: &mut Gathered) {
+        let rate = self.failure_rate.flatten();
+        if rate.is_some_and(|rate| !(0.001..=1.0).contains(&rate)) {
+            wrong.take::<()>(Err(Invalid::new(
+                "alerts.failure_rate",
+                "must be between 0.001 and 1",
+            )));
+        }
+        for (field, value, least, most) in [
+            ("min_attempts", self.min_attempts.flatten(), 1, 1_000_000),
+            ("slow_ms", self.slow_ms.flatten(), 1, 60_000),
+            (
+                "down_after_seconds",
+                self.down_after_seconds.flatten(),
+                0,
+                86_400,
+            ),
+        ] {
+            if value.is_some_and(|value| !(least..=most).contains(&value)) {
+                wrong.take::<()>(Err(Invalid::new(
+                    format!("alerts.{field}"),
+                    format!("must be between {least} and {most}"),
+                )));
+            }
+        }
+    }
+}
+
 impl NewLimits {
-    fn check(&self) -> Result<(), Invalid> {
+    fn check(&self, wrong: &mut Gathered) {
         for (field, value, least, most) in [
             ("webhooks", self.webhooks, 0, MAX_WEBHOOKS),
             (
@@ -190,13 +304,12 @@ impl NewLimits {
             ("max_age_seconds", self.max_age_seconds.flatten(), 60, WEEK),
         ] {
             if value.is_some_and(|value| !(least..=most).contains(&value)) {
-                return Err(Invalid::new(
+                wrong.take::<()>(Err(Invalid::new(
                     format!("limits.{field}"),
                     format!("must be between {least} and {most}"),
-                ));
+                )));
             }
         }
-        Ok(())
     }
 }
 
@@ -204,18 +317,25 @@ impl NewTenant {
     /// Its id, and the rest of it.
     ///
     /// # Errors
-    /// Names the member and its bound.
-    pub fn check(self, dialects: &Dialects) -> Result<(Tenant, Change), Invalid> {
-        let id = self.id.parse().map_err(|error| Invalid::new("id", error))?;
+    /// Names each invalid member and its bound.
+    pub fn check(self, dialects: &Dialects) -> Result<(Tenant, Change), Invalids> {
+        let mut wrong = Gathered::default();
+        let id = self.id.parse::<Tenant>();
+        let id = wrong.take(id.map(Some).map_err(|error| Invalid::new("id", error)));
         let change = Change {
             name: self.name,
             dialect: self.dialect,
             limits: self.limits,
+            alerts: self.alerts,
             strict_event_types: self.strict_event_types,
             egress_proxy: self.egress_proxy,
         };
-        change.check(dialects)?;
-        Ok((id, change))
+        change.gather(dialects, &mut wrong);
+        // There is an id unless an error was gathered.
+        match wrong.finish(id)? {
+            Some(id) => Ok((id, change)),
+            None => Err(Invalids(vec![Invalid::missing("id")])),
+        }
     }
 }
 
@@ -223,30 +343,74 @@ impl Change {
     /// Checks every member.
     ///
     /// # Errors
-    /// Names the member and its bound.
-    pub fn check(&self, dialects: &Dialects) -> Result<(), Invalid> {
+    /// Names each invalid member and its bound.
+    pub fn check(&self, dialects: &Dialects) -> Result<(), Invalids> {
+        let mut wrong = Gathered::default();
+        self.gather(dialects, &mut wrong);
+        wrong.finish(())
+    }
+
+    fn gather(&self, dialects: &Dialects, wrong: &mut Gathered) {
         let unfit = |name: &String| name.len() > MAX_NAME || name.contains('\0');
         if self.name.as_ref().is_some_and(unfit) {
-            return Err(Invalid::new(
+            wrong.take::<()>(Err(Invalid::new(
                 "name",
                 format!("must be at most {MAX_NAME} bytes, without NUL"),
-            ));
+            )));
         }
         if let Some(dialect) = &self.dialect {
-            check_dialect(dialect, dialects)?;
+            wrong.take(check_dialect(dialect, dialects));
         }
         let unfit = |name: &String| !is_name(name);
-        if self
-            .egress_proxy
-            .as_ref()
-            .and_then(Option::as_ref)
-            .is_some_and(unfit)
-        {
+        let proxy = self.egress_proxy.as_ref().and_then(Option::as_ref);
+        if proxy.is_some_and(unfit) {
             let bound = "must be 1 to 63 of `a-z`, `0-9`, `_` and `-`";
-            return Err(Invalid::new("egress_proxy", bound));
+            wrong.take::<()>(Err(Invalid::new("egress_proxy", bound)));
         }
-        self.limits.check()
+        self.limits.check(wrong);
+        self.alerts.check(wrong);
     }
+}
+
+/// What these tenants use, in their order.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn usage(
+    client: &impl GenericClient,
+    tenants: &[Tenant],
+) -> Result<Vec<Usage>, tokio_postgres::Error> {
+    let statement = client
+        .prepare_cached(
+            "-- usage_of_tenants\n\
+             SELECT w.webhooks, s.* FROM unnest($1::text[]) WITH ORDINALITY AS t (id, n) \
+             CROSS JOIN LATERAL (SELECT count(*) AS webhooks FROM webhooks \
+                 WHERE tenant = t.id AND status <> 'deleted') w \
+             CROSS JOIN LATERAL ( \
+                 SELECT coalesce(sum((SELECT sum(n) FROM unnest(outcomes) n)) \
+                         FILTER (WHERE quarter >= now() - interval '1 hour'), 0)::int8 AS attempts, \
+                     coalesce(sum(delivered), 0)::int8 AS delivered, \
+                     coalesce(sum(failed + expired), 0)::int8 AS failed, \
+                     coalesce(sum(cancelled), 0)::int8 AS cancelled, \
+                     max(last_attempt_at) AS last_attempt_at \
+                 FROM stats WHERE subject = 'tenant/' || t.id AND quarter >= now() - interval '24 hours') s \
+             ORDER BY t.n",
+        )
+        .await?;
+    let rows = client.query(&statement, &[&tenants]).await?;
+    let usage = rows.iter().map(|row| {
+        let count = |column: &str| row.get::<_, i64>(column);
+        let (delivered, failed) = (count("delivered"), count("failed"));
+        let ended = delivered + failed;
+        Usage {
+            webhooks: count("webhooks"),
+            attempts_this_hour: count("attempts"),
+            deliveries_24h: ended + count("cancelled"),
+            success_rate_24h: (ended > 0).then(|| delivered as f64 / ended as f64),
+            last_attempt_at: row.get("last_attempt_at"),
+        }
+    });
+    Ok(usage.collect())
 }
 
 /// Makes a tenant, with defaults for what isn't said.
@@ -262,9 +426,10 @@ pub async fn insert(
         .prepare_cached(&format!(
             "-- create_tenant\n\
              INSERT INTO tenants (id, name, dialect, max_webhooks, deliveries_per_hour, max_payload, \
-                 max_age_s, strict_event_types, egress_proxy, revision) \
+                 max_age_s, strict_event_types, alert_failure_rate, alert_min_attempts, \
+                 alert_slow_ms, alert_down_after_s, egress_proxy, revision) \
              VALUES ($1, coalesce($2, ''), coalesce($3, '{DEFAULT}'), coalesce($4, 100), $5, $6, $7, \
-                 coalesce($8, false), $9, 0) \
+                 coalesce($8, false), $9, $10, $11, $12, $13, 0) \
              RETURNING {COLUMNS}"
         ))
         .await?;
@@ -280,6 +445,10 @@ pub async fn insert(
                 &new.limits.payload_bytes.flatten(),
                 &new.limits.max_age_seconds.flatten(),
                 &new.strict_event_types,
+                &new.alerts.failure_rate.flatten(),
+                &new.alerts.min_attempts.flatten(),
+                &new.alerts.slow_ms.flatten(),
+                &new.alerts.down_after_seconds.flatten(),
                 &new.egress_proxy.clone().flatten(),
             ],
         )
@@ -304,6 +473,7 @@ pub async fn update(
         name,
         dialect,
         limits,
+        alerts,
         strict_event_types,
         egress_proxy,
     } = change;
@@ -315,6 +485,10 @@ pub async fn update(
     changes.set_nullable("deliveries_per_hour", limits.deliveries_per_hour);
     changes.set_nullable("max_payload", limits.payload_bytes);
     changes.set_nullable("max_age_s", limits.max_age_seconds);
+    changes.set_nullable("alert_failure_rate", alerts.failure_rate);
+    changes.set_nullable("alert_min_attempts", alerts.min_attempts);
+    changes.set_nullable("alert_slow_ms", alerts.slow_ms);
+    changes.set_nullable("alert_down_after_s", alerts.down_after_seconds);
     changes.set("strict_event_types", *strict_event_types);
     changes.set_nullable("egress_proxy", egress_proxy.as_ref().map(Option::as_ref));
     let statement = client

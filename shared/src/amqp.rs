@@ -130,6 +130,13 @@ impl Broker {
     }
 }
 
+/// How long a queue is, not counting unacked messages, and how many consumers it has.
+#[derive(Debug, Clone, Copy)]
+pub struct Depth {
+    pub messages: u32,
+    pub consumers: u32,
+}
+
 /// A pair of live connections: one publishes, one consumes.
 #[derive(Debug)]
 pub struct Session {
@@ -219,6 +226,30 @@ impl Session {
             .await?;
         channel.close(200, "".into()).await?;
         Ok(found.message_count())
+    }
+
+    /// The lengths of these queues. The broker answers one after the other.
+    ///
+    /// # Errors
+    /// If the connection is gone or a queue doesn't exist.
+    pub async fn depths(&self, queues: &[String]) -> lapin::Result<Vec<Depth>> {
+        let channel = self.control_channel().await?;
+        let mut depths = Vec::with_capacity(queues.len());
+        for queue in queues {
+            let options = QueueDeclareOptions {
+                passive: true,
+                ..QueueDeclareOptions::default()
+            };
+            let found = channel
+                .queue_declare(queue.as_str().into(), options, FieldTable::default())
+                .await?;
+            depths.push(Depth {
+                messages: found.message_count(),
+                consumers: found.consumer_count(),
+            });
+        }
+        channel.close(200, "".into()).await?;
+        Ok(depths)
     }
 
     /// For a careful session: any one of these queues that has messages.

@@ -35,6 +35,7 @@ pub use crate::failure::Failure;
 use crate::failure::bounded;
 use crate::oauth::{self, ClientCredentials, Token, Tokens};
 use crate::resolver::{CheckedResolver, Unresolved};
+use crate::trace::{TRACEPARENT, TraceContext};
 use crate::webhook::Webhook;
 
 /// Marks test deliveries, for receivers that want to recognise them.
@@ -64,6 +65,9 @@ pub struct Attempt<'a> {
     pub keep: Keep,
     /// The proxy that the tenant names; `None`: the one of all tenants, if there is one.
     pub egress: Option<&'a str>,
+    /// What is above the endpoint's own spans. Sent unless the webhook switches that off, or
+    /// has a header `traceparent` of its own.
+    pub trace: Option<TraceContext>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -323,7 +327,17 @@ impl Sender {
         }
         let mark = (attempt.purpose == Purpose::Test)
             .then(|| (TEST_HEADER, HeaderValue::from_static("true")));
-        for (name, value) in wire.headers.into_iter().chain(mark) {
+        let trace = attempt.trace.filter(|_| webhook.trace_header);
+        let trace = trace.filter(|_| {
+            let is_it = |name: &str| name.eq_ignore_ascii_case(TRACEPARENT);
+            !webhook.headers.iter().any(|(name, _)| is_it(name))
+                && !wire.headers.iter().any(|(name, _)| is_it(name.as_str()))
+        });
+        let trace = trace.and_then(|trace| {
+            let value = HeaderValue::try_from(trace.to_string()).ok()?;
+            Some((HeaderName::from_static(TRACEPARENT), value))
+        });
+        for (name, value) in wire.headers.into_iter().chain(mark).chain(trace) {
             let shown = String::from_utf8_lossy(value.as_bytes()).into_owned();
             sent.headers.push((name.to_string(), shown));
             request = request.header(name, value);

@@ -28,7 +28,7 @@ pub struct Destinations {
 /// Why a URL or an address isn't an allowed destination.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Forbidden {
-    #[error("is not a URL: {0}")]
+    #[error("is not a URL such as `https://example.com/hooks`")]
     NotAUrl(url::ParseError),
     /// The URL is longer than [`MAX_URL`].
     #[error("is {0} bytes long; at most {MAX_URL} are allowed")]

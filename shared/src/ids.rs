@@ -92,9 +92,9 @@ macro_rules! typed_id {
             fn from_str(text: &str) -> Result<Self, Malformed> {
                 text.parse::<TypeSafeId<$tag>>()
                     .map(|id| Self(id.uuid()))
-                    .map_err(|error| Malformed::new(
-                        concat!("an id that starts with `", $prefix, "_`"),
-                        format!("was expected: {error}"),
+                    .map_err(|_| Malformed::new(
+                        "the id",
+                        concat!("must be `", $prefix, "_` and 26 letters and digits, as the API shows it"),
                     ))
             }
         }
@@ -188,12 +188,22 @@ typed_id!(
     /// Deliveries of a webhook that begin again: `rpl_…`.
     ReplayId, ReplayTag, "rpl"
 );
+typed_id!(
+    /// A running process, from its start to its end: `prc_…`.
+    ProcessId, ProcessTag, "prc"
+);
 
 impl EventUid {
     /// A new key for an event that is accepted at `at`.
     #[must_use]
     pub fn at(at: OffsetDateTime) -> Self {
         Self(uuid_at(at))
+    }
+
+    /// When the event was accepted, to the millisecond.
+    #[must_use]
+    pub fn accepted_at(self) -> OffsetDateTime {
+        time_of(self.0)
     }
 }
 
@@ -274,7 +284,7 @@ pub fn same_millisecond(uuid: Uuid) -> (Uuid, Uuid) {
 macro_rules! name {
     (
         $(#[$doc:meta])* $name:ident, $check:path,
-        $schema:literal, $pattern:literal, $example:literal
+        $schema:literal, $pattern:literal, $longest:literal, $example:literal
     ) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -349,6 +359,8 @@ macro_rules! name {
                 ObjectBuilder::new()
                     .schema_type(JsonType::String)
                     .pattern(Some($pattern))
+                    .min_length(Some(1))
+                    .max_length(Some($longest))
                     .examples([$example])
                     .into()
             }
@@ -364,29 +376,29 @@ macro_rules! name {
 
 name!(
     /// Whose events and webhooks these are: a slug, `[a-z0-9][a-z0-9_-]{0,62}`.
-    Tenant, check_tenant, "TenantId", "^[a-z0-9][a-z0-9_-]{0,62}$", "acme"
+    Tenant, check_tenant, "TenantId", "^[a-z0-9][a-z0-9_-]{0,62}$", 63, "acme"
 );
 name!(
     /// What kind of thing happened: `order.created`, `item-checkout`.
     EventType, check_event_type, "EventTypeName",
-    "^(?=.{1,128}$)[A-Za-z0-9][A-Za-z0-9_-]*(\\.[A-Za-z0-9_-]+)*$", "order.created"
+    "^[A-Za-z0-9][A-Za-z0-9_-]*(\\.[A-Za-z0-9_-]+)*$", 128, "order.created"
 );
 name!(
     /// The producer's id of an event: 1 to 255 visible ASCII characters (the
     /// most that AMQP's `message_id`, a short string, can carry).
-    EventId, check_event_id, "EventId", "^[!-~]{1,255}$", "order-4711-created"
+    EventId, check_event_id, "EventId", "^[!-~]{1,255}$", 255, "order-4711-created"
 );
 
 name!(
     /// What another system called a webhook before it moved here: 1 to 128 visible ASCII
     /// characters, which a header's value may contain.
-    ExternalId, check_external_id, "ExternalId", "^[!-~]{1,128}$", "webhook_123"
+    ExternalId, check_external_id, "ExternalId", "^[!-~]{1,128}$", 128, "webhook_123"
 );
 
 name!(
     /// The user of a tenant that a webhook belongs to, in the tenant's own words: 1 to 128
     /// visible ASCII characters.
-    Owner, check_owner, "Owner", "^[!-~]{1,128}$", "user-7"
+    Owner, check_owner, "Owner", "^[!-~]{1,128}$", 128, "user-7"
 );
 
 impl From<EventUid> for EventId {

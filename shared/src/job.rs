@@ -15,7 +15,9 @@ use serde_json::Value;
 use time::{Duration, OffsetDateTime};
 use tokio_postgres::Row;
 
+use crate::dialect::Since;
 use crate::ids::{DeliveryId, EventId, EventType, EventUid, Tenant, WebhookId};
+use crate::trace::JobTrace;
 
 /// The first byte of every job.
 const VERSION: u8 = 1;
@@ -58,6 +60,10 @@ pub struct Job {
     /// before it.
     #[serde(skip)]
     pub late: Option<Late>,
+    /// The trace that the job belongs to. It is in the headers of the message. A job that is
+    /// made from a row has none.
+    #[serde(skip)]
+    pub trace: Option<JobTrace>,
 }
 
 /// How long a late copy waits for its original.
@@ -181,6 +187,7 @@ impl Job {
                     at,
                 }),
             late: None,
+            trace: None,
         }
     }
 
@@ -190,6 +197,16 @@ impl Job {
     pub fn began_at(&self) -> OffsetDateTime {
         self.restart
             .map_or_else(|| self.delivery.accepted_at(), |restart| restart.at)
+    }
+
+    /// From when the delivery's age counts. A restarted one is as young as its restart, and
+    /// no event is younger than its acceptance.
+    #[must_use]
+    pub fn ages_from(&self, since: Since) -> OffsetDateTime {
+        match since {
+            Since::OccurredAt if self.restart.is_none() => self.occurred_at.min(self.began_at()),
+            _ => self.began_at(),
+        }
     }
 
     /// The number of this attempt since the start or restart, from 1, as the retry
@@ -342,6 +359,7 @@ mod tests {
             ),
             restart: None,
             late: None,
+            trace: None,
         }
     }
 

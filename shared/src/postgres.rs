@@ -6,8 +6,12 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{
+    ClientWrapper as Client, Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod,
+    Runtime,
+};
 use secrecy::{ExposeSecret, SecretString};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::warn;
@@ -88,9 +92,15 @@ impl Database {
         self
     }
 
+    /// Whether anybody on the way to the server may read what is sent.
+    #[must_use]
+    pub fn may_be_plain(&self) -> bool {
+        postgres_tls::may_be_plain(&self.config)
+    }
+
     /// Warns if anybody on the way to the server may read what is sent.
     pub fn warn_if_plain(&self) {
-        if postgres_tls::may_be_plain(&self.config) {
+        if self.may_be_plain() {
             warn!(
                 "DATABASE_URL has no sslmode: the connection to PostgreSQL is not encrypted unless the \
                  server offers it; add sslmode=verify-full, or sslmode=disable if the network is trusted"
@@ -108,6 +118,8 @@ pub fn pool(database: &Database, size: usize) -> anyhow::Result<Pool> {
         recycling_method: RecyclingMethod::Fast,
     };
     let config = database.config.clone();
+    // Each host of the URL may take as long as that, when its machine is gone.
+    let hosts = config.get_hosts().len().max(1) as u32;
     let manager = match &database.tls {
         None => Manager::from_config(config, NoTls, recycling),
         Some(tls) => Manager::from_config(config, tls.clone(), recycling),
@@ -115,8 +127,8 @@ pub fn pool(database: &Database, size: usize) -> anyhow::Result<Pool> {
     Pool::builder(manager)
         .max_size(size)
         .runtime(Runtime::Tokio1)
-        .wait_timeout(Some(CONNECT_TIMEOUT))
-        .create_timeout(Some(CONNECT_TIMEOUT))
+        .wait_timeout(Some(CONNECT_TIMEOUT * hosts))
+        .create_timeout(Some(CONNECT_TIMEOUT * hosts))
         .recycle_timeout(Some(CONNECT_TIMEOUT))
         .pre_recycle(Hook::sync_fn(|_, metrics| match metrics.age() {
             age if age < OLDEST_CONNECTION => Ok(()),
@@ -133,9 +145,16 @@ pub fn pool(database: &Database, size: usize) -> anyhow::Result<Pool> {
 /// Runs the pending migrations. Several processes may call this at once.
 ///
 /// # Errors
-/// If the database can't be reached, or if a migration that ran was edited since.
+/// If the database can't be reached, if its schema is a newer version's, or if a migration
+/// that ran was edited since.
 pub async fn migrate(pool: &Pool) -> anyhow::Result<usize> {
     let mut client = pool.get().await.context("connecting to PostgreSQL")?;
+    let Schema { current, needed } = schema_of(&client).await?;
+    anyhow::ensure!(
+        current <= needed,
+        "the database's schema is version {current}, and this binary knows versions up to {needed}: \
+         nothing was changed; run `posthorn-ingest migrate` of the newer version"
+    );
     // The key of an advisory lock, different from all our others: "posthorn" in
     // ASCII.
     const LOCK: i64 = 0x706f_7374_686f_726e;
@@ -169,14 +188,40 @@ pub async fn measure_clock(pool: &Pool) -> anyhow::Result<()> {
 /// # Errors
 /// If the database can't be reached, or if `posthorn-ingest migrate` has to be run.
 pub async fn check_schema(pool: &Pool) -> anyhow::Result<()> {
-    let client = pool.get().await.context("connecting to PostgreSQL")?;
-    let latest = embedded::migrations::runner()
+    let Schema { current, needed } = schema(pool).await?;
+    anyhow::ensure!(
+        current >= needed,
+        "the database's schema is version {current}, this binary needs {needed}: \
+         run `posthorn-ingest migrate`"
+    );
+    Ok(())
+}
+
+/// The version of the database's schema, and the one that this binary was built for. A newer
+/// one is fine for a process: migrations only add.
+#[derive(Debug, Clone, Copy)]
+pub struct Schema {
+    /// 0: there is none.
+    pub current: i64,
+    pub needed: i64,
+}
+
+/// Reads the version of the database's schema.
+///
+/// # Errors
+/// If the database can't be reached.
+pub async fn schema(pool: &Pool) -> anyhow::Result<Schema> {
+    schema_of(&*pool.get().await.context("connecting to PostgreSQL")?).await
+}
+
+async fn schema_of(client: &Client) -> anyhow::Result<Schema> {
+    let needed = embedded::migrations::runner()
         .get_migrations()
         .iter()
         .map(|migration| i64::from(migration.version()))
         .max()
         .unwrap_or_default();
-    let current: i64 = match client
+    let current = match client
         .query_one(
             "SELECT coalesce(max(version), 0)::bigint FROM posthorn_migrations",
             &[],
@@ -184,13 +229,8 @@ pub async fn check_schema(pool: &Pool) -> anyhow::Result<()> {
         .await
     {
         Ok(row) => row.get(0),
-        Err(error) if error.code().is_some() => 0,
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => 0,
         Err(error) => return Err(error).context("reading the schema's version"),
     };
-    anyhow::ensure!(
-        current >= latest,
-        "the database's schema is version {current}, this binary needs {latest}: \
-         run `posthorn-ingest migrate`"
-    );
-    Ok(())
+    Ok(Schema { current, needed })
 }

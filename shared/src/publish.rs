@@ -20,6 +20,7 @@ use crate::ids::{DeliveryId, WebhookId};
 use crate::job::{FirstTries, Job};
 use crate::tenant::LARGEST_MESSAGE;
 use crate::topology;
+use crate::trace::JobTrace;
 
 /// How many messages may wait for a session.
 const WAITING: usize = 4096;
@@ -45,6 +46,8 @@ pub const SHA256_HEADER: &str = "x-posthorn-sha256";
 /// The header that marks an event that RabbitMQ gave up on and that was published
 /// once more.
 pub const RETURNED_HEADER: &str = "x-posthorn-returned";
+/// Marks an event that came over HTTP. It says so in the log, and nothing else.
+pub const HTTP_HEADER: &str = "x-posthorn-http";
 /// All headers that Posthorn sets and trusts. A producer's headers with these names
 /// are removed before Posthorn sets its own.
 const OURS: [&str; 6] = [
@@ -106,7 +109,7 @@ impl Outgoing {
         Self {
             exchange,
             routing_key: routing_key.into(),
-            properties: job_properties(job.delivery),
+            properties: job_properties(job.delivery, job.trace.as_ref()),
             body: job.encode(),
         }
     }
@@ -117,6 +120,7 @@ impl Outgoing {
         tries: &FirstTries,
         delivery: DeliveryId,
         webhook: WebhookId,
+        trace: Option<&JobTrace>,
         shards: u16,
     ) -> Self {
         let now = delivery.accepted_at();
@@ -125,7 +129,7 @@ impl Outgoing {
         Self {
             exchange,
             routing_key: routing_key.into(),
-            properties: job_properties(delivery),
+            properties: job_properties(delivery, trace),
             body: tries.encode(delivery, webhook),
         }
     }
@@ -189,11 +193,15 @@ impl Outgoing {
     }
 }
 
-fn job_properties(delivery: DeliveryId) -> BasicProperties {
-    persistent()
+fn job_properties(delivery: DeliveryId, trace: Option<&JobTrace>) -> BasicProperties {
+    let properties = persistent()
         // At most 30 bytes: a TypeID.
         .with_message_id(delivery.to_string().into())
-        .with_type("posthorn.job".into())
+        .with_type("posthorn.job".into());
+    match trace {
+        Some(trace) => properties.with_headers(trace.headers()),
+        None => properties,
+    }
 }
 
 /// Sets the headers with the reason and the origin of a parked message.

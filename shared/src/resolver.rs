@@ -202,6 +202,7 @@ mod tests {
             retry: None,
             rate: None,
             debug_mode: false,
+            trace_header: true,
             status: Status::Active,
         };
         let message = Message {
@@ -223,6 +224,7 @@ mod tests {
             purpose: Purpose::Delivery,
             keep: Keep::Excerpt,
             egress: None,
+            trace: None,
         };
         sender.attempt(attempt).await
     }

@@ -108,6 +108,11 @@ impl Keyring {
         self.keys[0].id
     }
 
+    /// The ids of all keys, the current one first.
+    pub fn ids(&self) -> impl Iterator<Item = KeyId> {
+        self.keys.iter().map(|key| key.id)
+    }
+
     /// Seals the value with the current key, unless it already is.
     ///
     /// # Errors

@@ -12,10 +12,12 @@ use time::OffsetDateTime;
 
 use crate::seal::fill_random;
 
-/// The longest secret, in characters.
+/// The longest secret, in bytes.
 pub const MAX_SECRET: usize = 256;
-/// The shortest secret, in characters.
-pub const MIN_SECRET: usize = 8;
+/// How many characters a masked secret shows of a long one.
+const SHOWN: usize = 4;
+/// Shorter secrets are masked entirely.
+const SHOWN_OF: usize = 32;
 /// The prefix of a symmetric secret in Standard Webhooks.
 const SECRET_PREFIX: &str = "whsec_";
 
@@ -33,12 +35,15 @@ pub struct Secret(SecretString);
 /// Why a text isn't a valid secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadSecret {
-    /// It is too short or too long, or isn't visible ASCII.
-    #[error("secret must be {MIN_SECRET} to {MAX_SECRET} visible ASCII characters")]
+    /// It is empty or too long.
+    #[error("must be 1 to {MAX_SECRET} bytes")]
     Length,
     /// It has the prefix of base64, but isn't base64.
-    #[error("secret starts with `whsec_` but the rest is not base64")]
+    #[error("begins with `whsec_`, but the rest is not base64 as this dialect needs it")]
     NotBase64,
+    /// It is what the API shows instead of a secret.
+    #[error("is a masked secret, as GET shows it; leave it out to keep the secret")]
+    Masked,
 }
 
 impl Secret {
@@ -60,20 +65,32 @@ impl Secret {
         Self(format!("{SECRET_PREFIX}{}", BASE64.encode(bytes)).into())
     }
 
-    /// A secret that a customer chose.
+    /// A secret that a customer chose: any text, because other systems set no rules for
+    /// theirs. [`Secret::check_base64`] has the rule of Standard Webhooks.
     ///
     /// # Errors
     /// If it is out of bounds. The message doesn't repeat the secret.
     pub fn parse(text: &str) -> Result<Self, BadSecret> {
-        if !(MIN_SECRET..=MAX_SECRET).contains(&text.len())
-            || !text.bytes().all(|b| b.is_ascii_graphic())
-        {
+        if text.is_empty() || text.len() > MAX_SECRET {
             return Err(BadSecret::Length);
         }
-        if let Some(encoded) = text.strip_prefix(SECRET_PREFIX) {
-            BASE64.decode(encoded).map_err(|_| BadSecret::NotBase64)?;
+        let unprefixed = text.strip_prefix(SECRET_PREFIX).unwrap_or(text);
+        let tail = unprefixed.strip_prefix('…');
+        if tail.is_some_and(|tail| tail.is_empty() || tail.chars().count() == SHOWN) {
+            return Err(BadSecret::Masked);
         }
         Ok(Self(text.to_owned().into()))
+    }
+
+    /// Refuses a secret that begins with `whsec_` and goes on with something that isn't base64.
+    ///
+    /// # Errors
+    /// If it is such a secret.
+    pub fn check_base64(&self) -> Result<(), BadSecret> {
+        match self.expose().strip_prefix(SECRET_PREFIX) {
+            Some(encoded) if BASE64.decode(encoded).is_err() => Err(BadSecret::NotBase64),
+            _ => Ok(()),
+        }
     }
 
     /// The HMAC key of Standard Webhooks: the part after `whsec_`, decoded. Of any
@@ -102,12 +119,12 @@ impl Secret {
         } else {
             ""
         };
-        // One byte is one character here, because `parse` accepts only ASCII.
-        let tail = if text.len() >= 4 * MIN_SECRET {
-            &text[text.len() - 4..]
-        } else {
-            ""
+        let characters = text.chars().count();
+        let hidden = match characters >= SHOWN_OF {
+            true => characters - SHOWN,
+            false => characters,
         };
+        let tail: String = text.chars().skip(hidden).collect();
         format!("{prefix}…{tail}")
     }
 }
@@ -247,6 +264,12 @@ impl Secrets {
         self.signing_key.iter().chain(previous)
     }
 
+    /// The secret that the current one replaced, whether it signs still or not.
+    #[must_use]
+    pub fn replaced(&self) -> Option<&Secret> {
+        self.previous.as_ref().map(|previous| &previous.secret)
+    }
+
     #[must_use]
     pub fn current(&self) -> &Secret {
         &self.current
@@ -278,11 +301,9 @@ mod tests {
 
     #[test]
     fn a_marked_secret_is_base64() {
-        assert_eq!(
-            Secret::parse("whsec_%%%%%%").unwrap_err(),
-            BadSecret::NotBase64
-        );
-        assert_eq!(Secret::parse("short").unwrap_err(), BadSecret::Length);
+        let other = Secret::parse("whsec_%%%%%%").unwrap();
+        assert_eq!(other.check_base64().unwrap_err(), BadSecret::NotBase64);
+        assert!(Secret::parse("plain").unwrap().check_base64().is_ok());
         assert_eq!(
             Secret::parse("whsec_c2VjcmV0")
                 .unwrap()
@@ -294,6 +315,27 @@ mod tests {
             Secret::parse("plain-text").unwrap().key().expose_secret(),
             b"plain-text"
         );
+    }
+
+    #[test]
+    fn a_secret_is_any_text_of_1_to_256_bytes_but_a_masked_one() {
+        let longest = "é".repeat(MAX_SECRET / 2);
+        for text in ["x", " ", "pass word\u{0}", "…x", "…and more", &longest] {
+            let secret = Secret::parse(text).unwrap();
+            assert_eq!(secret.key().expose_secret(), text.as_bytes());
+            let masked = secret.masked();
+            assert_eq!(
+                Secret::parse(&masked).unwrap_err(),
+                BadSecret::Masked,
+                "{masked}"
+            );
+        }
+        let too_long = format!("{longest}x");
+        for text in ["", &too_long] {
+            assert_eq!(Secret::parse(text).unwrap_err(), BadSecret::Length);
+        }
+        let generated = Secret::generate().masked();
+        assert_eq!(Secret::parse(&generated).unwrap_err(), BadSecret::Masked);
     }
 
     #[test]

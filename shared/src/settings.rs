@@ -12,6 +12,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use lapin::uri::AMQPUri;
 use secrecy::{ExposeSecret, SecretString};
+use url::Url;
 
 use crate::destination::Destinations;
 use crate::dialect::Dialects;
@@ -21,6 +22,7 @@ use crate::retry::{MAX_ATTEMPTS, Retry};
 use crate::seal::Keyring;
 use crate::serve;
 use crate::telemetry::LogFormat;
+use crate::trace::{self, Sampler};
 
 /// Reads settings and collects the problems.
 pub struct Reader<'a> {
@@ -136,6 +138,8 @@ pub struct Common {
     pub log_format: LogFormat,
     /// `HTTP_IDLE_TIMEOUT`, `HTTP_CONNECTIONS`, `HTTP_CONNECTIONS_PER_ADDRESS`.
     pub http: serve::Bounds,
+    /// `OTEL_…`: where spans are exported to.
+    pub tracing: trace::Settings,
 }
 
 impl Common {
@@ -156,6 +160,7 @@ impl Common {
             dialects: read_dialects(reader),
             log_format: reader.or("LOG_FORMAT", LogFormat::Pretty),
             http: http_bounds(reader),
+            tracing: read_tracing(reader),
         }
     }
 }
@@ -179,6 +184,29 @@ fn http_bounds(reader: &mut Reader<'_>) -> serve::Bounds {
         reader.within("HTTP_CONNECTIONS", 512, 16, 65_535),
         reader.within("HTTP_CONNECTIONS_PER_ADDRESS", 256, 1, 65_535),
     )
+}
+
+fn read_tracing(reader: &mut Reader<'_>) -> trace::Settings {
+    let endpoint: Option<Url> = reader.optional("OTEL_EXPORTER_OTLP_ENDPOINT");
+    let is_http = |url: &Url| matches!(url.scheme(), "http" | "https") && url.has_host();
+    if endpoint.as_ref().is_some_and(|url| !is_http(url)) {
+        reader.problem("OTEL_EXPORTER_OTLP_ENDPOINT must be like http://collector:4318".to_owned());
+    }
+    let ratio = reader.within("OTEL_TRACES_SAMPLER_ARG", 0.01, 0.0, 1.0);
+    let default = "parentbased_traceidratio".to_owned();
+    let name = reader.or("OTEL_TRACES_SAMPLER", default);
+    let sampler = Sampler::new(&name, ratio);
+    if sampler.is_none() {
+        reader.problem(
+            "OTEL_TRACES_SAMPLER must be always_on, always_off, traceidratio, \
+             parentbased_always_on, parentbased_always_off or parentbased_traceidratio"
+                .to_owned(),
+        );
+    }
+    trace::Settings {
+        endpoint,
+        sampler: sampler.unwrap_or_default(),
+    }
 }
 
 /// What can't be connected to would be tried for ever. The parsers' own errors may
@@ -357,6 +385,9 @@ mod tests {
             ("WEBHOOK_TIMEOUT", "10"),
             ("DIALECTS_DIR", "/nowhere"),
             ("WEBHOOK_MAX_RETRIES", "500"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317"),
+            ("OTEL_TRACES_SAMPLER", "sometimes"),
+            ("OTEL_TRACES_SAMPLER_ARG", "2"),
         ])
         .unwrap_err();
         for name in [
@@ -368,6 +399,9 @@ mod tests {
             "DIALECTS_DIR: /nowhere",
             "WEBHOOK_TIMEOUT",
             "WEBHOOK_MAX_RETRIES",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "OTEL_TRACES_SAMPLER must",
+            "OTEL_TRACES_SAMPLER_ARG",
         ] {
             assert!(error.contains(name), "{name} is missing in: {error}");
         }

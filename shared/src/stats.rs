@@ -10,6 +10,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use tokio_postgres::Row;
+
 use crate::ids::{Tenant, WebhookId};
 
 /// The subject of statistics, in the table `tenant/acme` or `webhook/wh_…`.
@@ -46,6 +48,19 @@ pub const OUTCOMES: [&str; 10] = [
     "broken",
 ];
 
+/// Why a delivery can be deferred without an attempt, in the order of [`Tally::waits`].
+/// They are the values of `deliveries.deferred_because` that a dispatcher writes with its
+/// verdicts. New ones are only ever appended.
+pub const WAITS: [&str; 7] = [
+    "endpoint_full",
+    "endpoint_down",
+    "rate_limited",
+    "in_flight",
+    "unknown_webhook",
+    "unknown_dialect",
+    "paused",
+];
+
 /// The number of buckets for response times. Each bucket is √2 times as long as the
 /// one before: from below a millisecond to above the longest timeout.
 pub const BUCKETS: usize = 34;
@@ -70,6 +85,8 @@ pub struct Tally {
     pub response_times: [i64; BUCKETS],
     /// The sum of their response times, in milliseconds.
     pub response_ms: i64,
+    /// The number of deferrals for each reason of [`WAITS`].
+    pub waits: [i64; WAITS.len()],
 }
 
 impl Default for Tally {
@@ -84,6 +101,7 @@ impl Default for Tally {
             cancelled: 0,
             response_times: [0; BUCKETS],
             response_ms: 0,
+            waits: [0; WAITS.len()],
         }
     }
 }
@@ -102,6 +120,13 @@ impl Tally {
         }
     }
 
+    /// Counts a deferral.
+    pub fn wait(&mut self, because: &str) {
+        if let Some(reason) = WAITS.iter().position(|known| *known == because) {
+            self.waits[reason] += 1;
+        }
+    }
+
     /// Adds another tally.
     pub fn add(&mut self, other: &Self) {
         let add = |ours: &mut [i64], theirs: &[i64]| {
@@ -111,6 +136,7 @@ impl Tally {
         };
         add(&mut self.outcomes, &other.outcomes);
         add(&mut self.response_times, &other.response_times);
+        add(&mut self.waits, &other.waits);
         self.retries += other.retries;
         self.delivered += other.delivered;
         self.delivered_at_once += other.delivered_at_once;
@@ -118,6 +144,55 @@ impl Tally {
         self.expired += other.expired;
         self.cancelled += other.cancelled;
         self.response_ms += other.response_ms;
+    }
+
+    /// The counts of a row of `stats`. A row of another version may have more counts, or
+    /// fewer.
+    #[must_use]
+    pub fn read(row: &Row) -> Self {
+        let mut tally = Self::default();
+        let fill = |ours: &mut [i64], column: &str| {
+            let counts: Option<Vec<i32>> = row.get(column);
+            for (ours, count) in ours.iter_mut().zip(counts.unwrap_or_default()) {
+                *ours = count.into();
+            }
+        };
+        fill(&mut tally.outcomes, "outcomes");
+        fill(&mut tally.response_times, "response_times");
+        fill(&mut tally.waits, "waits");
+        let count = |column: &str| i64::from(row.get::<_, i32>(column));
+        Self {
+            retries: count("retries"),
+            delivered: count("delivered"),
+            delivered_at_once: count("delivered_at_once"),
+            failed: count("failed"),
+            expired: count("expired"),
+            cancelled: count("cancelled"),
+            response_ms: row.get("response_ms"),
+            ..tally
+        }
+    }
+
+    /// Its attempts and their response times, each counted this many times.
+    #[must_use]
+    pub fn times(&self, times: i64) -> Self {
+        Self {
+            outcomes: self.outcomes.map(|count| count * times),
+            response_times: self.response_times.map(|count| count * times),
+            ..Self::default()
+        }
+    }
+
+    /// The number of attempts that succeeded.
+    #[must_use]
+    pub fn successes(&self) -> i64 {
+        self.outcomes[0]
+    }
+
+    /// The number of deferrals.
+    #[must_use]
+    pub fn deferrals(&self) -> i64 {
+        self.waits.iter().sum()
     }
 
     /// The number of attempts.

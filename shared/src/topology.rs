@@ -60,7 +60,7 @@ pub const UNROUTED_QUEUE: &str = "posthorn.unrouted.v1";
 
 /// A message that was delivered this often without an ack is parked: its consumers
 /// crash at it.
-const DELIVERY_LIMIT: i64 = 50;
+pub const DELIVERY_LIMIT: i64 = 50;
 
 /// The delays for which there is a queue, in seconds.
 pub const TIERS: [u32; 20] = [
@@ -80,6 +80,19 @@ pub fn jobs_queue(shard: u16) -> String {
 
 fn retry_queue(tier: u32) -> String {
     format!("posthorn.retry.v1.{tier}s")
+}
+
+/// The names of all queues, each with whether it refuses messages when it is full. The others
+/// would drop their oldest.
+pub fn queues(shards: u16) -> impl Iterator<Item = (String, bool)> {
+    let events = [INGEST_QUEUE].into_iter().chain(OVERFLOW_QUEUES);
+    let refusing = events
+        .map(str::to_owned)
+        .chain((0..shards).map(jobs_queue))
+        .chain(TIERS.map(retry_queue));
+    let refusing = refusing.map(|name| (name, true));
+    let others = [PARKING_QUEUE, UNROUTED_QUEUE];
+    refusing.chain(others.map(|name| (name.to_owned(), false)))
 }
 
 /// The shard of a webhook's jobs. It is the same in every process and never changes.

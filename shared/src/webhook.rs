@@ -27,6 +27,8 @@ pub struct Subscription {
     pub patterns: Vec<String>,
     /// The filter on the data of those events.
     pub filter: Option<serde_json::Value>,
+    /// `None` means the tenant's dialect.
+    pub dialect: Option<String>,
     /// Whether the webhook gets operational events, and only those.
     pub operational: bool,
     pub status: Status,
@@ -59,6 +61,8 @@ pub struct Webhook {
     pub rate: Option<Rate>,
     /// Whether whole requests and answers are kept.
     pub debug_mode: bool,
+    /// Whether deliveries carry the trace of their event, in the header `traceparent`.
+    pub trace_header: bool,
     pub status: Status,
 }
 
@@ -179,8 +183,7 @@ impl Webhook {
     /// The columns that [`Webhook::read`] needs.
     pub const COLUMNS: &'static str = "id, tenant, external_id, url, dialect, secret, previous_secret, \
         previous_secret_until, signing_key, previous_signing_key, headers, client_certificate, \
-        oauth2, timeout_ms, retry, \
-        rate_limit, rate_period_s, debug_mode, status";
+        oauth2, timeout_ms, retry, rate_limit, rate_period_s, debug_mode, trace_header, status";
 
     /// Reads a row and opens its sealed columns.
     ///
@@ -209,6 +212,7 @@ impl Webhook {
             retry: read_retry(row)?,
             rate: Rate::read(row),
             debug_mode: row.get("debug_mode"),
+            trace_header: row.get("trace_header"),
             status: Status::read(row.get("status")),
         })
     }
@@ -216,7 +220,7 @@ impl Webhook {
 
 impl Subscription {
     /// The columns that [`Subscription::read`] needs.
-    pub const COLUMNS: &'static str = "id, tenant, patterns, filter, operational, status";
+    pub const COLUMNS: &'static str = "id, tenant, patterns, filter, dialect, operational, status";
 
     /// Reads a row. Opens no sealed column.
     #[must_use]
@@ -226,6 +230,7 @@ impl Subscription {
             tenant: row.get("tenant"),
             patterns: row.get("patterns"),
             filter: row.get("filter"),
+            dialect: row.get("dialect"),
             operational: row.get("operational"),
             status: Status::read(row.get("status")),
         }

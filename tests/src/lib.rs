@@ -5,16 +5,21 @@
 //! | [`pair`] | starts a private RabbitMQ and PostgreSQL |
 //! | [`service`] | starts the real binaries on them |
 //! | [`receiver`] | a webhook endpoint that records its requests |
+//! | [`load`] | publishes all the time, through any fault |
 //! | [`producer`] | publishes events over AMQP; [`mod@raw`] writes its own AMQP frames |
 //! | [`world`] | one test's own database, virtual host and processes |
 //! | [`proxy`] | a TCP proxy that cuts, stalls and slows connections |
 //! | [`mod@bench`] | the benchmarks |
 //! | [`monitoring`] | a Prometheus that watches a world |
+//! | [`collector`] | an OpenTelemetry collector that keeps the spans of a test |
 //! | [`chaos`] | injects faults under load and checks that nothing was lost |
 
 pub mod bench;
+pub mod browser;
 pub mod chaos;
+pub mod collector;
 pub mod history;
+pub mod load;
 pub mod monitoring;
 pub mod pair;
 pub mod producer;

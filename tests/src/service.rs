@@ -335,8 +335,12 @@ async fn run(command: &mut Command, settings: &[(String, String)]) -> anyhow::Re
     })
 }
 
-/// The path of a binary of this workspace: beside this one, or beside its folder.
+/// The path of a binary of this workspace: beside this one, or beside its folder. A name with
+/// a slash is a path already.
 pub fn binary_path(binary: &str) -> anyhow::Result<PathBuf> {
+    if binary.contains('/') {
+        return Ok(binary.into());
+    }
     let own = std::env::current_exe()?;
     own.ancestors()
         .skip(1)

@@ -116,6 +116,28 @@ impl World {
         world.and_settings(settings).await
     }
 
+    /// On servers of its own, RabbitMQ with its management API. `fsync`: PostgreSQL's.
+    ///
+    /// # Panics
+    /// If anything can't be started.
+    pub async fn with_management(fsync: bool, settings: &[(&str, &str)]) -> Self {
+        let world = Self::on_own(|config| {
+            config.management = true;
+            config.fsync = fsync;
+        })
+        .await;
+        world.and_settings(settings).await
+    }
+
+    /// With a PostgreSQL of its own, on a RabbitMQ that the test has started.
+    ///
+    /// # Panics
+    /// If anything can't be started.
+    pub async fn on_broker(amqp_url: &str, settings: &[(&str, &str)]) -> Self {
+        let world = Self::on_own(|config| config.amqp_url = Some(amqp_url.to_owned())).await;
+        world.and_settings(settings).await
+    }
+
     async fn on_shared(shared: &Shared) -> Self {
         let name = format!("test_{}", unique());
         let admin = sql(&shared.database_url).await;
@@ -167,7 +189,20 @@ impl World {
         }
     }
 
-    async fn and_settings(mut self, settings: &[(&str, &str)]) -> Self {
+    /// With the schema that this version's ingest makes.
+    pub async fn with_schema_of(ingest: &str, settings: &[(&str, &str)]) -> Self {
+        let world = match Shared::of_environment() {
+            Some(shared) => Self::on_shared(&shared).await,
+            None => Self::on_own(|_| ()).await,
+        };
+        world.prepared_by(ingest, settings).await
+    }
+
+    async fn and_settings(self, settings: &[(&str, &str)]) -> Self {
+        self.prepared_by("posthorn-ingest", settings).await
+    }
+
+    async fn prepared_by(mut self, ingest: &str, settings: &[(&str, &str)]) -> Self {
         self.settings.extend(
             settings
                 .iter()
@@ -175,7 +210,7 @@ impl World {
         );
         must(
             "migrating",
-            command("posthorn-ingest", &["migrate"], &self.settings).await,
+            command(ingest, &["migrate"], &self.settings).await,
         );
         let tenant = "INSERT INTO tenants (id, revision) VALUES ($1, 0)";
         must(
@@ -183,10 +218,7 @@ impl World {
             self.sql().await.execute(tenant, &[&TENANT]).await,
         );
         let arguments = ["token", "create", "--tenant", TENANT];
-        self.token = must(
-            "a token",
-            command("posthorn-ingest", &arguments, &self.settings).await,
-        );
+        self.token = must("a token", command(ingest, &arguments, &self.settings).await);
         self
     }
 
@@ -223,7 +255,7 @@ impl World {
         settings: &[(&str, &str)],
     ) -> Service {
         let n = self.services.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{binary}-{n}");
+        let name = format!("{}-{n}", binary.replace('/', "-"));
         let log = self.folder.join(format!("{name}.log"));
         let mut all = self.settings.clone();
         all.extend(
@@ -247,6 +279,12 @@ impl World {
 
     pub async fn receiver(&self, script: Script) -> Receiver {
         must("a receiver", Receiver::start(script).await)
+    }
+
+    /// The token of the tenant's manager.
+    #[must_use]
+    pub fn token(&self) -> &str {
+        &self.token
     }
 
     /// A request to the API with the token of the tenant's manager.

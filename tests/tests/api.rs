@@ -71,6 +71,14 @@ async fn document(ingest: &Service) -> Value {
     serde_json::from_str(&answer.text().await.unwrap()).unwrap()
 }
 
+/// What a reference refers to, or the value itself.
+fn resolved<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
+    let reference = value["$ref"]
+        .as_str()
+        .and_then(|path| path.strip_prefix('#'));
+    reference.map_or(value, |path| document.pointer(path).unwrap())
+}
+
 fn operations(document: &Value, things: &Things) -> Vec<Operation> {
     let mut found = Vec::new();
     for (template, item) in document["paths"].as_object().unwrap() {
@@ -78,6 +86,7 @@ fn operations(document: &Value, things: &Things) -> Vec<Operation> {
             let mut path = template.clone();
             let mut names_a_thing = false;
             for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                let parameter = resolved(document, parameter);
                 if parameter["in"] != "path" {
                     continue;
                 }

@@ -131,7 +131,8 @@ async fn a_file_replaces_a_webhook_except_its_secret_and_its_switches() {
     let all = json!({
         "description": "the shop", "filters": {"total": {"$gte": 1e16}}, "headers": {"X-A": "b"},
         "timeout": 5000, "retries": 3, "rate_limit": 5, "signing": "ed25519", "dialect": "standard",
-        "metadata": {"team": "billing", "n": 25.00}, "client_id": "c-7", "debug_mode": true, "active": false,
+        "metadata": {"team": "billing", "n": 25.00}, "client_id": "c-7", "debug_mode": true,
+        "trace_header": false, "active": false,
     });
     world.file("all.json", &shop("https://example.com/a", &all));
     let apply = async |file: &str| {
@@ -161,6 +162,7 @@ async fn a_file_replaces_a_webhook_except_its_secret_and_its_switches() {
         ("rate_limit", &Value::Null),
         ("signing", &json!("hmac")),
         ("dialect", &Value::Null),
+        ("trace_header", &json!(true)),
         ("metadata", &json!({})),
         // These members keep their value.
         ("secret", &made["secret"]),

@@ -55,9 +55,9 @@ async fn a_batch_answers_with_the_result_of_each_event() {
     for (n, field, words) in [
         (1, json!("type"), "event type"),
         (3, json!("id"), "visible ASCII"),
-        (4, Value::Null, "data"),
+        (4, json!("data"), "missing"),
         (5, json!("occurred_at"), "RFC 3339"),
-        (6, Value::Null, "262144"),
+        (6, json!("data"), "262144"),
     ] {
         assert_eq!(results[n]["status"], "refused", "{n}");
         assert_eq!(results[n]["field"], field, "{n}");

@@ -330,6 +330,8 @@ async fn an_event_that_was_accepted_after_midnight_is_not_accepted_again_for_the
             occurred_at: Some(at),
             data: "{}".to_owned(),
             attributes: None,
+            over_http: false,
+            trace: None,
         };
         let matched = Matched {
             uid: EventUid::at(at),

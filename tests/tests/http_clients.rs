@@ -130,6 +130,7 @@ fn with_nul(document: &Value, webhook: &str) -> Vec<Operation> {
                 });
             };
             for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                let parameter = resolved(document, parameter);
                 let name = parameter["name"].as_str().unwrap();
                 match parameter["in"].as_str().unwrap() {
                     "query" => add(format!("{filled}?{name}=a%00b"), None),

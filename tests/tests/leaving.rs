@@ -41,7 +41,7 @@ async fn a_deleted_tenant_is_gone_at_once_and_its_log_soon_after() {
     }
     world.publish("order.created", "acme-1", &json!({})).await;
     receiver.receives(21).await;
-    failing.receives(20).await;
+    failing.receives(1).await;
 
     let path = "/api/v1/admin/tenants/globex";
     for unconfirmed in [path.to_owned(), format!("{path}?confirm=acme")] {
@@ -63,6 +63,7 @@ async fn a_deleted_tenant_is_gone_at_once_and_its_log_soon_after() {
         .ask_as_operator(&ingest, "DELETE", &confirmed, None)
         .await;
     assert_eq!(deleted.status, 202, "{}", deleted.body);
+    let sent = failing.arrivals().len();
 
     // With the answer: no token, no secret, no URL, no event.
     let asked = world
@@ -108,8 +109,8 @@ async fn a_deleted_tenant_is_gone_at_once_and_its_log_soon_after() {
         .ask_as(&token, &ingest, "GET", "/api/v1/webhooks", None)
         .await;
     assert_eq!(asked.status, 401);
-    // Nothing was sent of it after its deletion.
-    assert_eq!(failing.arrivals().len(), 20);
+    // Nothing was sent of it after its deletion, but what was under way.
+    assert!(failing.arrivals().len() <= sent + 1);
     world.finish().await;
 }
 

@@ -69,6 +69,38 @@ async fn a_tenants_hourly_limit_holds_across_dispatchers_and_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_small_limit_is_used_up_again_as_soon_as_its_period_is_over() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let shop = world.receiver(answering(200)).await;
+    let limited = json!({"rate_limit": {"limit": 3, "per": "hour"}});
+    world.webhook(&ingest, &shop, limited).await;
+    for n in 0..9 {
+        let id = format!("evt-{n}");
+        world.publish("order.created", &id, &json!({"n": n})).await;
+    }
+    world.accepts(9).await;
+    let _dispatcher = world.dispatcher().await;
+    shop.receives(3).await;
+    // An attempt counts for an hour and the minute that it was made in.
+    for (hours, jobs) in [(1, 3), (2, 6)] {
+        let waiting = format!(
+            "deliveries WHERE deferred_because = 'rate_limited' \
+             AND due_at < now() + {hours} * interval '62 minutes'"
+        );
+        eventually("three come an hour", async || {
+            world.count(&waiting).await == jobs
+        })
+        .await;
+    }
+    assert_eq!(shop.arrivals().len(), 3);
+    let over = "UPDATE deliveries SET state = 'cancelled', due_at = NULL, finished_at = now() \
+                WHERE due_at IS NOT NULL";
+    world.sql().await.execute(over, &[]).await.unwrap();
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn a_webhooks_rate_limit_spreads_a_burst_and_slows_no_other_webhook() {
     let world = World::start().await;
     let (ingest, _one, _two) = (
@@ -134,7 +166,12 @@ async fn no_attempt_is_made_beyond_the_tenants_age_limit() {
     world.accepts(1).await;
     world.settles().await;
     let delivery = &world.deliveries(&ingest, &webhook).await[0];
-    assert_eq!(delivery["status"], "failed", "{delivery}");
+    assert_eq!(delivery["status"], "expired", "{delivery}");
+    let reason = delivery["error"].as_str().unwrap();
+    assert!(
+        reason.contains("1 minute after the event was accepted"),
+        "{reason}"
+    );
     assert_eq!(delivery["attempts"], 2, "{delivery}");
     world.finish().await;
 }

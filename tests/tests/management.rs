@@ -351,7 +351,7 @@ async fn a_token_permits_only_what_its_role_and_tenant_allow() {
     );
     for nobody in [viewer.as_str(), "pht_made-up", ""] {
         let refused = world.ask_as(nobody, &ingest, "GET", &path, None).await;
-        says(&refused, 401, None, "Bearer");
+        says(&refused, 401, Some("Authorization"), "Bearer");
     }
     let listed = world
         .ask_as_operator(&ingest, "GET", "/api/v1/admin/tokens", None)
@@ -394,7 +394,7 @@ async fn an_invalid_request_is_refused_with_the_reason() {
     says(
         &post(json!({"url": 7})).await,
         400,
-        None,
+        Some("url"),
         "expected a string",
     );
     says(
@@ -447,10 +447,15 @@ async fn an_invalid_request_is_refused_with_the_reason() {
     says(
         &publish(json!({"type": "a.b", "data": "x".repeat(300_000)})).await,
         413,
-        None,
+        Some("data"),
         "262144",
     );
-    says(&publish(json!({"type": "a.b"})).await, 400, None, "data");
+    says(
+        &publish(json!({"type": "a.b"})).await,
+        400,
+        Some("data"),
+        "missing",
+    );
     assert_eq!(world.count("events").await, 0);
 
     let limit = json!({"id": "small", "limits": {"webhooks": 1}});

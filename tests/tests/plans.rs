@@ -117,6 +117,19 @@ async fn works_within_bounds(world: &World) {
         world.count(accepted).await == EVENTS
     })
     .await;
+    // Known events are compared with what was accepted, in large batches too.
+    ingest.stop().await.unwrap();
+    for n in 0..EVENTS {
+        let data = json!({"n": n}).to_string();
+        let event = Publication::json(TENANT, "order.created", &format!("evt-{n}"), &data);
+        producer.publish(&event).await.unwrap();
+    }
+    let ingest = world.service("posthorn-ingest", &settings).await;
+    let known = "posthorn_events_deduplicated_total";
+    eventually("all is known", async || {
+        ingest.metric(known).await.unwrap_or(0.0) as i64 == EVENTS
+    })
+    .await;
     let dispatcher = world.service("posthorn-dispatcher", &settings).await;
     let finished = "posthorn_deliveries_finished_total";
     eventually("all is delivered", async || {
@@ -128,6 +141,7 @@ async fn works_within_bounds(world: &World) {
         format!("{hook}/deliveries"),
         format!("{hook}/deliveries?status=failed"),
         format!("{hook}/deliveries?status=delivered&limit=100"),
+        format!("{hook}/deliveries?status=processing"),
         format!("{hook}/logs"),
         format!("{hook}/stats"),
         "/api/v1/deliveries".to_owned(),
@@ -156,7 +170,7 @@ async fn works_within_bounds(world: &World) {
         }
     }
     assert!(beyond.is_empty(), "{beyond:#?}");
-    for statement in ["settle_deliveries", "accept_events"] {
+    for statement in ["settle_deliveries", "accept_events", "stored_events"] {
         let largest = seen.get(statement).copied().unwrap_or_default();
         assert!(largest >= LARGE_BATCH, "{statement}: {largest} of {seen:?}");
     }

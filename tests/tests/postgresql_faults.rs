@@ -121,6 +121,34 @@ async fn a_deferral_whose_commit_was_not_answered_ends_when_it_is_due() {
     world.finish().await;
 }
 
+#[tokio::test]
+async fn the_owner_is_told_at_once_of_a_webhook_that_was_disabled_though_the_commit_was_not_answered()
+ {
+    let world = World::start().await;
+    let (proxy, url) = database_by_proxy(&world).await;
+    let ingest = world.ingest().await;
+    let dispatcher = [("DATABASE_URL", url.as_str())];
+    let dispatcher = world.service("posthorn-dispatcher", &dispatcher).await;
+    let gone = world.receiver(answering(410)).await;
+    let webhook = world.webhook(&ingest, &gone, json!({})).await;
+    let desk = world.receiver(answering(200)).await;
+    let operational = json!({"operational": true, "events": ["webhook.disabled"]});
+    world.webhook(&ingest, &desk, operational).await;
+
+    proxy.lose_answer("tell_operational_event", "COMMIT");
+    world.publish("order.created", "evt-1", &json!({})).await;
+    let event = desk.receives(1).await[0].json();
+
+    assert_eq!(proxy.lost(), 1);
+    assert_eq!(event["data"]["webhook_id"], json!(webhook.id));
+    no_job_was_put_back(&dispatcher).await;
+    world.settles().await;
+    let told = "events WHERE type = 'webhook.disabled'";
+    assert_eq!(world.count(told).await, 1, "it is told once");
+    assert_eq!(desk.arrivals().len(), 1);
+    world.finish().await;
+}
+
 /// The API's answer about the only delivery of an event.
 async fn delivery_of(world: &World, ingest: &Service, event: &str) -> Value {
     let path = format!("/api/v1/events/{event}");

@@ -20,7 +20,7 @@ use std::time::Duration;
 use deadpool_postgres::Pool;
 use dispatcher::deliver::deferral_of_copy;
 use dispatcher::in_flight::InFlight;
-use dispatcher::judge::{Deferral, GaveUp, Timing, Verdict};
+use dispatcher::judge::{Deferral, GaveUp, Timing, TooOld, Verdict};
 use dispatcher::record::{Recorded, Recorder};
 use dispatcher::settlement::Settlement;
 use dispatcher::ticket::Tickets;
@@ -30,6 +30,7 @@ use dispatcher::upkeep::watermark::{LossCriteria, Reading, TIME_TO_RECORD};
 use harness::world::{TENANT, World};
 use ingest::restart::{FINISHED, restart_deliveries};
 use shared::attempt::{Answer, Failure, Report};
+use shared::dialect::Since;
 use shared::ids::{DeliveryId, EventUid, WebhookId};
 use shared::job::{Job, Late};
 use shared::postgres;
@@ -329,6 +330,7 @@ impl Machine {
             receipt: self.held.take(0),
             mark,
             held: self.tasks.token(),
+            spans: None,
         }
     }
 
@@ -346,7 +348,19 @@ impl Machine {
             2 => (Verdict::Failed(GaveUp::Exhausted), answered(500)),
             3 => (Verdict::Failed(GaveUp::Refused), answered(400)),
             4 => (Verdict::Failed(GaveUp::Gone), answered(410)),
-            5 => (Verdict::Expired, None),
+            5 => {
+                let too_old = TooOld {
+                    limit: time::Duration::WEEK,
+                    since: Since::AcceptedAt,
+                };
+                // Before an attempt, or after the last one that the age limit allows.
+                let attempt = if self.dice.bool() {
+                    answered(500)
+                } else {
+                    None
+                };
+                (Verdict::Expired(too_old), attempt)
+            }
             6 => (Verdict::Cancelled, None),
             7 => (Verdict::Held, None),
             8 => {
@@ -379,7 +393,7 @@ impl Machine {
 
     fn count(&mut self, one: &Settlement) {
         let ends = match one.verdict {
-            Verdict::Delivered | Verdict::Failed(_) | Verdict::Expired | Verdict::Cancelled => {
+            Verdict::Delivered | Verdict::Failed(_) | Verdict::Expired(_) | Verdict::Cancelled => {
                 Some(one.verdict.as_str())
             }
             Verdict::RetryAt { .. } | Verdict::Deferred { .. } | Verdict::Held => None,

@@ -14,9 +14,11 @@ use shared::retry::Schedule;
 use shared::settings::Defaults;
 use shared::tenant::TenantSettings;
 use shared::webhook::{Rate, Webhook};
+use time::OffsetDateTime;
 
-use crate::endpoint::limiter::{Limiter, SharedCapacity};
+use crate::endpoint::limiter::{Limiter, SharedCapacity, Trouble};
 use crate::endpoint::rate_limit::Limit;
+use crate::judge::TooOld;
 
 /// A webhook, as it was when it was looked up.
 #[derive(Clone)]
@@ -26,6 +28,8 @@ pub struct Endpoint {
     /// The webhook's own dialect, or else its tenant's. `None` if this replica has no
     /// dialect of that name.
     pub dialect: Option<Arc<Dialect>>,
+    /// The most attempts of the tenant in any hour: its own limit, or its dialect's.
+    per_hour: Option<u32>,
     /// The same one for as long as the webhook exists, whatever changes.
     pub limiter: Arc<Limiter>,
 }
@@ -46,16 +50,19 @@ impl Endpoint {
         }
     }
 
-    /// The longest time from the event's acceptance to the last attempt.
-    pub fn max_age(&self, dialect: &Dialect) -> time::Duration {
+    /// The longest time to the last attempt.
+    pub fn max_age(&self, dialect: &Dialect) -> TooOld {
         let tenants = self.tenant.max_age;
         let tenants = tenants.and_then(|age| time::Duration::try_from(age).ok());
-        tenants.unwrap_or(dialect.policy().max_age)
+        TooOld {
+            limit: tenants.unwrap_or(dialect.policy().max_age),
+            since: dialect.policy().since,
+        }
     }
 
     /// The tenant's rate limit and the webhook's, as far as they have one.
     pub fn rate_limits(&self) -> Vec<Limit> {
-        let tenants = self.tenant.deliveries_per_hour.map(|limit| {
+        let tenants = self.per_hour.map(|limit| {
             let period = Duration::from_secs(3600);
             let subject = format!("tenant/{}", self.tenant.tenant);
             Limit::new(&subject, Rate { limit, period })
@@ -117,13 +124,27 @@ impl EndpointCache {
         }
     }
 
+    /// Endpoints that are down or full. This looks at every limiter, which takes a
+    /// millisecond for ten thousand.
+    pub fn in_trouble(&self, now: OffsetDateTime) -> Vec<(WebhookId, Trouble)> {
+        let cached = self.cached.read().unwrap_or_else(PoisonError::into_inner);
+        let all = cached.webhooks.iter();
+        all.filter_map(|(id, (_, limiter))| Some((*id, limiter.trouble(now)?)))
+            .collect()
+    }
+
     pub fn get(&self, id: WebhookId) -> Option<Endpoint> {
         let cached = self.cached.read().unwrap_or_else(PoisonError::into_inner);
         let (webhook, limiter) = cached.webhooks.get(&id)?;
         // The feed never loads a webhook before its tenant.
         let tenant = cached.tenants.get(&webhook.tenant)?;
         let name = webhook.dialect.as_deref().unwrap_or(&tenant.dialect);
+        let per_hour = tenant.deliveries_per_hour.or_else(|| {
+            let tenants = self.dialects.get(&tenant.dialect)?;
+            tenants.policy().deliveries_per_hour
+        });
         Some(Endpoint {
+            per_hour,
             webhook: webhook.clone(),
             tenant: tenant.clone(),
             dialect: self.dialects.get(name).cloned(),

@@ -24,6 +24,18 @@ pub struct Circuit {
     state: State,
     /// How long the circuit will stay open the next time.
     wait: Duration,
+    /// `None` while the circuit is closed.
+    outage: Option<Outage>,
+}
+
+/// A time in which the circuit isn't closed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Outage {
+    pub since: OffsetDateTime,
+    /// When the request failed that opened the circuit last.
+    pub failed_at: OffsetDateTime,
+    /// When the next request may be sent. `None`: the probe is in flight.
+    pub next_probe_at: Option<OffsetDateTime>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -52,6 +64,7 @@ impl Default for Circuit {
         Self {
             state: State::Closed(0),
             wait: FIRST_WAIT,
+            outage: None,
         }
     }
 }
@@ -99,11 +112,35 @@ impl Circuit {
         // Circuits that opened at the same time don't all probe at the same time.
         let spread = self.wait.mul_f64(0.2 * fastrand::f64());
         self.state = State::Open(now + self.wait + spread);
+        self.outage = Some(Outage {
+            since: self.outage.map_or(now, |outage| outage.since),
+            failed_at: now,
+            next_probe_at: None,
+        });
         self.wait = (self.wait * 2).min(LONGEST_WAIT);
+    }
+
+    /// Somebody thinks that the endpoint is back: the next request may pass, as the probe.
+    pub fn end_wait(&mut self, now: OffsetDateTime) {
+        if let State::Open(until) = self.state {
+            self.state = State::Open(until.min(now));
+        }
     }
 
     pub fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed(_))
+    }
+
+    /// What is to be told of a circuit that isn't closed.
+    pub fn outage(&self) -> Option<Outage> {
+        let next_probe_at = match self.state {
+            State::Open(until) => Some(until),
+            State::Closed(_) | State::Probing => None,
+        };
+        self.outage.map(|outage| Outage {
+            next_probe_at,
+            ..outage
+        })
     }
 }
 
@@ -174,6 +211,33 @@ mod tests {
         let before = circuit;
         circuit.failed(now);
         assert_eq!(circuit, before);
+    }
+
+    #[test]
+    fn an_outage_lasts_from_the_first_opening_to_the_first_success() {
+        let mut circuit = opened();
+        let first = circuit.outage().unwrap();
+        assert_eq!((first.since, first.failed_at), (NOW, NOW));
+        let at = until(&mut circuit, NOW);
+        assert_eq!(first.next_probe_at, Some(at));
+        assert_eq!(circuit.pass(at), Pass::Probe);
+        assert_eq!(circuit.outage().unwrap().next_probe_at, None);
+        circuit.failed(at);
+        let second = circuit.outage().unwrap();
+        assert_eq!((second.since, second.failed_at), (NOW, at));
+        circuit.answered();
+        assert_eq!(circuit.outage(), None);
+    }
+
+    #[test]
+    fn who_asks_now_lets_one_probe_pass_and_leaves_the_next_wait_as_it_was() {
+        let mut circuit = opened();
+        circuit.end_wait(NOW);
+        assert_eq!(circuit.pass(NOW), Pass::Probe);
+        circuit.end_wait(NOW);
+        assert!(until(&mut circuit, NOW) > NOW, "there is one probe");
+        circuit.failed(NOW);
+        assert!(until(&mut circuit, NOW) >= NOW + 2 * FIRST_WAIT);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use shared::clock;
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
-use super::circuit::{Circuit, Pass};
+use super::circuit::{Circuit, Outage, Pass};
 use crate::metrics::metrics;
 
 /// The limit of an endpoint that has had no request yet.
@@ -37,6 +37,8 @@ const MAX_WAIT: Duration = Duration::from_secs(1);
 const MAX_DEFERRAL: Duration = Duration::from_secs(900);
 /// The shortest time between two deferred jobs of an endpoint that is down.
 const MIN_SPACING: Duration = Duration::from_millis(5);
+/// For how long an endpoint counts as full after a job was refused.
+const FULL_FOR: Duration = Duration::from_secs(10);
 /// The expected duration of a request before the first one has ended.
 const INITIAL_DURATION: Duration = Duration::from_millis(10);
 
@@ -74,6 +76,18 @@ struct State {
     progress_at: OffsetDateTime,
     /// The time to which the last refused job was deferred.
     horizon: OffsetDateTime,
+    /// When the last job was refused because there was no permit.
+    full_at: OffsetDateTime,
+}
+
+/// What is told of an endpoint that is down or full.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Trouble {
+    /// `None`: the circuit is closed, but jobs were refused of late.
+    pub outage: Option<Outage>,
+    /// The most requests in flight, and how many are.
+    pub permits: usize,
+    pub in_flight: usize,
 }
 
 /// What the latest requests say of an endpoint.
@@ -153,6 +167,7 @@ impl Limiter {
                 mean_duration: INITIAL_DURATION,
                 progress_at: OffsetDateTime::UNIX_EPOCH,
                 horizon: OffsetDateTime::UNIX_EPOCH,
+                full_at: OffsetDateTime::UNIX_EPOCH,
             }),
         })
     }
@@ -181,6 +196,7 @@ impl Limiter {
             // With no request in flight, no permit will be returned soon.
             let in_vain = state.in_flight == 0 || state.time_to_serve(ahead + 1, now) > MAX_WAIT;
             if in_vain || !self.capacity.has_room_to_wait(state.health) {
+                state.full_at = now;
                 return Err(Refused::Full(state.defer(now, now + MAX_WAIT)));
             }
             let (waiter, permit) = oneshot::channel();
@@ -197,9 +213,31 @@ impl Limiter {
                 if state.progress_at <= now {
                     state.health = Health::Struggling;
                 }
+                state.full_at = now;
                 Err(Refused::Full(state.defer(now, now + 2 * MAX_WAIT)))
             }
         }
+    }
+
+    /// `None`: the endpoint is neither down nor full.
+    pub fn trouble(&self, now: OffsetDateTime) -> Option<Trouble> {
+        let state = self.state();
+        let outage = state.circuit.outage();
+        let is_full = now - state.full_at < FULL_FOR;
+        (outage.is_some() || is_full).then(|| Trouble {
+            outage,
+            permits: if outage.is_some() {
+                1
+            } else {
+                state.limit as usize
+            },
+            in_flight: state.in_flight,
+        })
+    }
+
+    /// If the endpoint is down, the next job is sent at once, as a probe.
+    pub fn end_wait(&self, now: OffsetDateTime) {
+        self.state().circuit.end_wait(now);
     }
 
     fn permit(self: &Arc<Self>, state: &mut State, is_probe: bool, now: OffsetDateTime) -> Permit {

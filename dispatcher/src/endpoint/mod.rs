@@ -5,3 +5,4 @@ pub mod cache;
 pub mod circuit;
 pub mod limiter;
 pub mod rate_limit;
+pub mod report;

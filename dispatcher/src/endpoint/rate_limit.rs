@@ -7,9 +7,9 @@
 //! other webhooks cost nothing.
 //!
 //! A limit is a sliding window: the number of attempts in any period of its length. A
-//! request beyond the limit gets a time to come back at. These times follow each other at
-//! the speed of the limit, so that a backlog isn't deferred again and again. New jobs get
-//! their times behind it. A job that comes back at its time and finds the limit used up is
+//! request beyond the limit gets a time to come back at: the next one at which an attempt
+//! will have left the window that no other job waits for. So a backlog uses up the limit in
+//! every period, and isn't deferred again and again. New jobs get their times behind it. A job that comes back at its time and finds the limit used up is
 //! the next one; it doesn't go to the end of the line again.
 //!
 //! If PostgreSQL crashes, it may forget the attempts of its last milliseconds. Apart from
@@ -308,14 +308,59 @@ impl Usage {
         if used < rate.limit && (has_waited || self.horizon <= now) {
             return None;
         }
-        let free = self.free_at(rate, now);
         Some(if has_waited {
             // It is next, with the others that have come back.
+            let free = self.free_at(rate, now);
             free + slot_length(rate).mul_f64(fastrand::f64())
         } else {
-            let step = slot_length(rate) * (SLOTS as u32 + 1) / rate.limit;
-            (self.horizon + step).max(free)
+            self.next_room(rate, now)
         })
+    }
+
+    /// The first time after the end of the line at which an attempt will have left the window.
+    ///
+    /// The attempts of a slot leave it together. Jobs that wait for them get times within
+    /// one slot from then on, each a little later than the one before, so that the end of the
+    /// line tells how many of them are taken. Where no attempt is left, an attempt that waits
+    /// in the line will have been made, and leaves a whole period later.
+    fn next_room(&self, rate: Rate, now: OffsetDateTime) -> OffsetDateTime {
+        let micros = |at: OffsetDateTime| at.unix_timestamp_nanos().div_euclid(1_000);
+        let limit = i128::from(rate.limit.max(1));
+        let slot = slot_length(rate).as_nanos() as i128;
+        let after = micros(self.horizon.max(now));
+        // Attempts by slot, as many as the limit: the latest, and those that may be made now.
+        let mut left = limit;
+        let mut slots = Vec::new();
+        let last = self.first_slot + self.used.len() as i64 - 1;
+        let of_slots = (self.first_slot..=last).rev().zip(self.used.iter().rev());
+        for (at, used) in of_slots {
+            let count = left.min(i128::from(*used));
+            left -= count;
+            slots.push((at, count));
+        }
+        slots.push((slot_at(rate, now), left));
+        let cycle = (SLOTS + 1) as i128;
+        let times = slots.iter().filter(|(_, count)| *count > 0);
+        let next = times.map(|(at, count)| {
+            // An attempt counts until a whole period after the end of its slot.
+            let leaves = |cycles: i128| ((i128::from(*at) + cycles * cycle) * slot + 999) / 1_000;
+            let offset = |place: i128| (slot * place / limit + 999) / 1_000;
+            let cycles_until = (after - leaves(0)).div_euclid(cycle * slot / 1_000);
+            let mut cycles = cycles_until.max(1);
+            loop {
+                let base = leaves(cycles);
+                let mut place = ((after - base) * 1_000 * limit).div_euclid(slot).max(0);
+                while base + offset(place) <= after {
+                    place += 1;
+                }
+                if place < *count {
+                    break base + offset(place);
+                }
+                cycles += 1;
+            }
+        });
+        let next = next.min().unwrap_or(after);
+        OffsetDateTime::from_unix_timestamp_nanos(next * 1_000).unwrap_or(now)
     }
 
     /// Gives a job the end of the line at `at`, or a random time if that is too far ahead.
@@ -398,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_may_use_the_whole_limit_and_the_rest_comes_back_at_its_speed() {
+    fn a_burst_and_its_backlog_use_up_the_limit_in_every_period() {
         let limits = [hourly(60)];
         let mut usage = unused(&limits);
         let grants: Vec<_> = (0..180)
@@ -411,12 +456,61 @@ mod tests {
         };
         // An attempt at 10:00:30 counts until 11:01.
         assert_eq!(at(60), datetime!(2026-11-22 11:01 UTC));
-        assert_eq!(at(61) - at(60), Duration::from_secs(61));
-        assert_eq!(at(179) - at(60), Duration::from_secs(119 * 61));
+        assert_eq!(at(61) - at(60), Duration::from_secs(1));
+        assert_eq!(at(119) - at(60), Duration::from_secs(59));
+        assert_eq!(at(120), datetime!(2026-11-22 12:02 UTC));
+        assert_eq!(at(179) - at(120), Duration::from_secs(59));
         // At its time, each is granted.
         for n in 60..180 {
             assert_eq!(grant(&limits, true, &mut usage, at(n)), Grant::Now, "{n}");
         }
+    }
+
+    /// When each of so many jobs that come at once is sent, if each comes back in time.
+    fn sent(rate: &Limit, jobs: usize) -> Vec<Duration> {
+        let limits = [rate.clone()];
+        let mut usage = unused(&limits);
+        let mut waiting = Vec::new();
+        let mut sent = Vec::new();
+        for _ in 0..jobs {
+            match grant(&limits, false, &mut usage, NOW) {
+                Grant::Now => sent.push(Duration::ZERO),
+                Grant::NotBefore(at) => waiting.push(at),
+            }
+        }
+        waiting.sort_unstable();
+        for at in waiting {
+            assert_eq!(grant(&limits, true, &mut usage, at), Grant::Now, "{at}");
+            sent.push((at - NOW).try_into().unwrap());
+        }
+        sent
+    }
+
+    #[test]
+    fn small_limits_are_used_up_in_every_period() {
+        // A slot is a minute, so the second three are sent in the 62nd minute.
+        let of_an_hour = sent(&hourly(3), 6);
+        let minutes = |n: u64| Duration::from_secs(60 * n);
+        assert_eq!(of_an_hour[2], Duration::ZERO);
+        assert!(of_an_hour[3] >= minutes(60) && of_an_hour[5] < minutes(62));
+        // Three periods and three slots after the first two.
+        let of_a_second = sent(&limit_of("webhook/a", 2, 1), 8);
+        assert!(
+            of_a_second[7] < Duration::from_millis(3_100),
+            "{of_a_second:?}"
+        );
+        // The line also uses what was left by attempts at different times.
+        let limits = [hourly(3)];
+        let mut usage = unused(&limits);
+        for minute in [0, 20, 40] {
+            let now = NOW + minutes(minute);
+            assert_eq!(grant(&limits, false, &mut usage, now), Grant::Now);
+        }
+        let mut deferred = || match grant(&limits, false, &mut usage, NOW + minutes(50)) {
+            Grant::NotBefore(at) => (at - NOW).whole_minutes(),
+            Grant::Now => panic!("granted"),
+        };
+        assert_eq!([(); 4].map(|()| deferred()), [60, 80, 100, 121]);
     }
 
     #[test]

@@ -99,6 +99,8 @@ columns! {
     request_body: Option<&'a [u8]>,
     next_reason: Option<&'static str>,
     restarted_at: Option<OffsetDateTime>,
+    /// Why the delivery ended, if its last attempt doesn't say it.
+    ended_because: Option<String>,
 }
 
 impl Columns<'_> {
@@ -124,7 +126,7 @@ impl<'a> Row<'a> {
                 Some(because.as_str()),
                 None,
             ),
-            Verdict::Delivered | Verdict::Failed(_) | Verdict::Expired | Verdict::Cancelled => {
+            Verdict::Delivered | Verdict::Failed(_) | Verdict::Expired(_) | Verdict::Cancelled => {
                 (Some(verdict.as_str()), None, None, None)
             }
         };
@@ -151,6 +153,10 @@ impl<'a> Row<'a> {
             request_body: None,
             next_reason,
             restarted_at: settlement.job.restart.map(|restart| restart.at),
+            ended_because: match verdict {
+                Verdict::Expired(too_old) => Some(too_old.to_string()),
+                _ => None,
+            },
         };
         if let Some(report) = report {
             row.status_code = report.result.as_ref().ok().map(|it| it.status as i16);
@@ -199,17 +205,19 @@ macro_rules! apply {
         attempts = CASE WHEN v.charged THEN v.n ELSE d.attempts END,
         due_at = v.due_at,
         deferred_because = v.deferred_because,
+        waits = CASE WHEN v.deferred_because IS NULL THEN d.waits
+                ELSE add_wait(d.waits, v.deferred_because, d.attempts, v.due_at) END,
         finished_at = CASE WHEN v.state IS NOT NULL AND v.due_at IS NULL THEN now() END,
         status_code = CASE WHEN v.charged THEN v.status_code ELSE d.status_code END,
-        error = CASE WHEN v.charged THEN v.error ELSE d.error END
+        error = coalesce(v.ended_because, CASE WHEN v.charged THEN v.error ELSE d.error END)
     FROM unnest($1::uuid[], $2::int2[], $3::bool[], $4::text[], $5::timestamptz[], $6::text[],
                 $7::int2[], $8::text[], $9::timestamptz[], $10::int4[], $11::text[],
                 $12::text[], $13::jsonb[], $14::bytea[], $15::text[], $16::jsonb[],
-                $17::int4[], $18::bytea[], $19::text[], $20::timestamptz[])
+                $17::int4[], $18::bytea[], $19::text[], $20::timestamptz[], $21::text[])
     AS v (delivery_id, n, charged, state, due_at, deferred_because,
           status_code, error, started_at, duration_ms, outcome,
           remote_address, response_headers, response_body, request_host, request_headers,
-          request_bytes, request_body, next_reason, restarted_at)
+          request_bytes, request_body, next_reason, restarted_at, ended_because)
     WHERE d.id = v.delivery_id
       AND d.attempts = v.n - 1 AND d.restarted_at IS NOT DISTINCT FROM v.restarted_at
       AND d.state NOT IN ('delivered', 'failed', 'expired', 'cancelled')
@@ -229,7 +237,7 @@ macro_rules! apply {
 }
 
 /// How many parameters the statement alone has.
-const PARAMETERS: usize = 20;
+const PARAMETERS: usize = 21;
 
 /// Writes attempts and what they mean for their deliveries; answers which
 /// deliveries were waiting for it.

@@ -10,12 +10,13 @@ use std::sync::LazyLock;
 
 use shared::attempt::{Failure, Report};
 use shared::ids::{Tenant, WebhookId};
-use shared::stats::{BUCKETS, OUTCOMES, PERIOD, Subject, Tally};
+use shared::stats::{BUCKETS, OUTCOMES, PERIOD, Subject, Tally, WAITS};
 use time::OffsetDateTime;
 use tokio_postgres::types::ToSql;
 
 use crate::judge::Verdict;
 use crate::settlement::Settlement;
+use crate::upkeep::paused::PAUSED;
 
 /// The number of slots. Replicas that draw the same one wait for each other.
 const SLOTS: i16 = 16;
@@ -43,10 +44,13 @@ pub(crate) struct Sums {
     expired: Vec<i32>,
     cancelled: Vec<i32>,
     attempts: Vec<i32>,
+    /// Deferrals, and each subject's counts of them by reason.
+    deferrals: Vec<i32>,
+    waits: Vec<i32>,
 }
 
 impl Sums {
-    /// Deferrals aren't counted.
+    /// A copy of a job that was deferred isn't counted: its row knows nothing of it.
     pub(crate) fn new<'a>(
         settlements: impl Iterator<Item = &'a Settlement>,
         slot: i16,
@@ -55,7 +59,8 @@ impl Sums {
         let mut tenants: BTreeMap<&Tenant, Tally> = BTreeMap::new();
         let mut webhooks: BTreeMap<WebhookId, Tally> = BTreeMap::new();
         for settlement in settlements {
-            if matches!(settlement.verdict, Verdict::Deferred { .. } | Verdict::Held) {
+            let is_copy = settlement.mark.is_none();
+            if is_copy && matches!(settlement.verdict, Verdict::Deferred { .. } | Verdict::Held) {
                 continue;
             }
             let job = &settlement.job;
@@ -91,6 +96,8 @@ impl Sums {
             expired: column(|tally| tally.expired),
             cancelled: column(|tally| tally.cancelled),
             attempts: column(Tally::attempts),
+            deferrals: column(Tally::deferrals),
+            waits: counts(|tally| &tally.waits),
             subjects,
         }
     }
@@ -117,6 +124,8 @@ impl Sums {
             &self.expired,
             &self.cancelled,
             &self.attempts,
+            &self.deferrals,
+            &self.waits,
         ]
     }
 }
@@ -139,9 +148,11 @@ fn count(tally: &mut Tally, settlement: &Settlement) {
             tally.delivered_at_once += i64::from(first);
         }
         Verdict::Failed(_) => tally.failed += 1,
-        Verdict::Expired => tally.expired += 1,
+        Verdict::Expired(_) => tally.expired += 1,
         Verdict::Cancelled => tally.cancelled += 1,
-        Verdict::RetryAt { .. } | Verdict::Deferred { .. } | Verdict::Held => {}
+        Verdict::RetryAt { .. } => {}
+        Verdict::Deferred { because, .. } => tally.wait(because.as_str()),
+        Verdict::Held => tally.wait(PAUSED),
     }
 }
 
@@ -177,6 +188,8 @@ pub(crate) fn add(before: usize) -> String {
         expired,
         cancelled,
         attempts,
+        deferrals,
+        waits,
     ] = std::array::from_fn(|n| format!("${}", before + 1 + n));
     // An array of arrays is one long array to `unnest`: each row takes its part.
     let part = |array: &str, length: usize| {
@@ -192,16 +205,18 @@ pub(crate) fn add(before: usize) -> String {
     format!(
         "INSERT INTO stats AS s (subject, quarter, slot, outcomes, response_times, response_ms,
     retries, delivered, delivered_at_once, failed, expired, cancelled,
-    last_attempt_at, last_delivered_at, last_failed_at)
+    last_attempt_at, last_delivered_at, last_failed_at, waits)
 SELECT v.subject, {quarter}::timestamptz, {slot}::int2, {outcome_part}, {response_times_part},
     v.response_ms, v.retries, v.delivered, v.at_once, v.failed, v.expired, v.cancelled,
     CASE WHEN v.attempts > 0 THEN {now}::timestamptz END,
     CASE WHEN v.delivered > 0 THEN {now}::timestamptz END,
-    CASE WHEN v.failed + v.expired > 0 THEN {now}::timestamptz END
+    CASE WHEN v.failed + v.expired > 0 THEN {now}::timestamptz END,
+    CASE WHEN v.deferrals > 0 THEN {waits_part} END
 FROM unnest({subjects}::text[], {response_ms}::int8[], {retries}::int4[], {delivered}::int4[],
             {at_once}::int4[], {failed}::int4[], {expired}::int4[], {cancelled}::int4[],
-            {attempts}::int4[]) WITH ORDINALITY
-AS v (subject, response_ms, retries, delivered, at_once, failed, expired, cancelled, attempts, i)
+            {attempts}::int4[], {deferrals}::int4[]) WITH ORDINALITY
+AS v (subject, response_ms, retries, delivered, at_once, failed, expired, cancelled, attempts,
+      deferrals, i)
 ON CONFLICT (subject, quarter, slot) DO UPDATE SET
     outcomes = {outcome_sum},
     response_times = {response_times_sum},
@@ -214,10 +229,13 @@ ON CONFLICT (subject, quarter, slot) DO UPDATE SET
     cancelled = s.cancelled + excluded.cancelled,
     last_attempt_at = greatest(s.last_attempt_at, excluded.last_attempt_at),
     last_delivered_at = greatest(s.last_delivered_at, excluded.last_delivered_at),
-    last_failed_at = greatest(s.last_failed_at, excluded.last_failed_at)",
+    last_failed_at = greatest(s.last_failed_at, excluded.last_failed_at),
+    waits = CASE WHEN excluded.waits IS NULL THEN s.waits ELSE {waits_sum} END",
         outcome_part = part(&outcomes, OUTCOMES.len()),
         response_times_part = part(&response_times, BUCKETS),
         outcome_sum = sum("outcomes", OUTCOMES.len()),
         response_times_sum = sum("response_times", BUCKETS),
+        waits_part = part(&waits, WAITS.len()),
+        waits_sum = sum("waits", WAITS.len()),
     )
 }

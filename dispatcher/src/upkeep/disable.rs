@@ -1,20 +1,18 @@
 //! Disables webhooks, and tells their tenants by operational events.
 //!
-//! An operational event is an event with deliveries, retries and a log, like any other. But
-//! it isn't published to RabbitMQ. It is written here, in the transaction that disables the
-//! webhook, so that neither happens without the other. It goes to the operational webhooks
-//! of the tenant alone, and these get no other events. So nobody who may publish events can
-//! forge one.
+//! The event is written in the transaction that disables the webhook ([`announce`]), so that
+//! neither happens without the other.
 
 use deadpool_postgres::Transaction;
 use serde::Serialize;
 use serde_json::json;
-use shared::clock;
-use shared::ids::{DeliveryId, EventId, EventUid, Tenant, WebhookId};
-use shared::job::{Job, Payload};
+use shared::ids::{EventUid, Tenant, WebhookId};
+use shared::job::Job;
 use shared::operational::DISABLED;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+
+use super::announce::{Announcement, announce};
 
 /// Why a webhook is to be disabled.
 #[derive(Debug)]
@@ -26,6 +24,8 @@ pub struct Cause {
     pub reason: String,
     /// See [`Disabled::failing_since`].
     pub failing_since: Option<OffsetDateTime>,
+    /// Of the event that tells of it.
+    pub uid: EventUid,
 }
 
 /// A webhook that was disabled just now.
@@ -37,10 +37,12 @@ pub struct Disabled {
     pub reason: String,
     /// If known: the webhook got every event from before this time.
     pub failing_since: Option<OffsetDateTime>,
+    /// Of the event that tells of it.
+    pub uid: EventUid,
 }
 
-/// Disables those of the webhooks that are active. The caller has to [`announce`] them in
-/// the same transaction. Rows are locked in order, so that two batches cannot deadlock.
+/// Disables those of the webhooks that are active. The caller has to [`announce_disabled`]
+/// them in the same transaction. Rows are locked in order, so that two batches cannot deadlock.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -59,11 +61,11 @@ pub async fn disable(
                  ORDER BY w.id FOR UPDATE) \
              UPDATE webhooks w SET status = 'disabled', disabled_reason = cause.reason, \
                  updated_at = now() \
-             FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[]) \
-                 AS cause (id, url, reason, failing_since) \
+             FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::uuid[]) \
+                 AS cause (id, url, reason, failing_since, uid) \
              WHERE w.id = cause.id AND (cause.url IS NULL OR w.url = cause.url) \
                AND w.id IN (SELECT id FROM locked) \
-             RETURNING w.id, w.tenant, cause.reason, cause.failing_since",
+             RETURNING w.id, w.tenant, cause.reason, cause.failing_since, cause.uid",
         )
         .await?;
     macro_rules! column {
@@ -79,6 +81,7 @@ pub async fn disable(
                 column!(url),
                 column!(reason),
                 column!(failing_since),
+                column!(uid),
             ],
         )
         .await?;
@@ -87,6 +90,7 @@ pub async fn disable(
         tenant: row.get(1),
         reason: row.get(2),
         failing_since: row.get(3),
+        uid: row.get(4),
     });
     Ok(disabled.collect())
 }
@@ -105,94 +109,29 @@ struct WebhookDisabled<'a> {
 ///
 /// # Errors
 /// If PostgreSQL fails.
-pub async fn announce(
+pub async fn announce_disabled(
     transaction: &Transaction<'_>,
     disabled: &[Disabled],
 ) -> anyhow::Result<Vec<Job>> {
-    let mut jobs = Vec::new();
+    let mut announcements = Vec::new();
     for one in disabled {
-        // Ids have milliseconds, and a first try is due at the time in its id.
-        let now = clock::now().truncate_to_millisecond();
+        let failing_since = one
+            .failing_since
+            .map(|at| at.format(&Rfc3339))
+            .transpose()?;
         let data = WebhookDisabled {
             webhook_id: one.webhook,
             reason: &one.reason,
-            disabled_at: now.format(&Rfc3339)?,
-            failing_since: one
-                .failing_since
-                .map(|at| at.format(&Rfc3339))
-                .transpose()?,
+            disabled_at: one.uid.accepted_at().format(&Rfc3339)?,
+            failing_since,
         };
-        let data = json!(data).to_string();
-        let webhooks = operational_webhooks(transaction, &one.tenant, one.webhook).await?;
-        let uid = EventUid::at(now);
-        let first = webhooks.iter().map(|webhook| Job {
-            delivery: DeliveryId::of(uid),
-            webhook: *webhook,
+        announcements.push(Announcement {
+            uid: one.uid,
             tenant: one.tenant.clone(),
-            event_uid: uid,
-            event_id: EventId::from(uid),
-            event_type: DISABLED.clone(),
-            occurred_at: now,
-            attempt: 1,
-            due_at: now,
-            recheck: false,
-            payload: Payload::of(&data, None),
-            restart: None,
-            late: None,
+            about: one.webhook,
+            event_type: &DISABLED,
+            data: json!(data).to_string(),
         });
-        let first: Vec<_> = first.collect();
-        insert(transaction, uid, &one.tenant, now, &data, &first).await?;
-        jobs.extend(first);
     }
-    Ok(jobs)
-}
-
-/// The operational webhooks of a tenant that get this event. The disabled webhook itself is
-/// not among them.
-async fn operational_webhooks(
-    transaction: &Transaction<'_>,
-    tenant: &Tenant,
-    disabled: WebhookId,
-) -> anyhow::Result<Vec<WebhookId>> {
-    let statement = transaction
-        .prepare_cached(
-            "-- operational_webhooks\n\
-             SELECT id FROM webhooks \
-             WHERE tenant = $1 AND operational AND status IN ('active', 'paused') AND id <> $2 \
-               AND patterns && ARRAY['*', 'webhook.*', 'webhook.disabled']",
-        )
-        .await?;
-    let rows = transaction.query(&statement, &[tenant, &disabled]).await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
-}
-
-async fn insert(
-    transaction: &Transaction<'_>,
-    uid: EventUid,
-    tenant: &Tenant,
-    at: OffsetDateTime,
-    data: &str,
-    jobs: &[Job],
-) -> anyhow::Result<()> {
-    let statement = transaction
-        .prepare_cached(
-            "-- tell_operational_event\n\
-             WITH event AS ( \
-                 INSERT INTO events (uid, tenant, id, type, occurred_at, data, matched) \
-                 VALUES ($1, $2, $3, $4, $5, $6, cardinality($7::uuid[]))) \
-             INSERT INTO deliveries (id, event_uid, webhook_id, event_type, state, due_at) \
-             SELECT d.id, $1, d.webhook_id, $4, 'queued', $5 \
-             FROM unnest($7::uuid[], $8::uuid[]) AS d (id, webhook_id)",
-        )
-        .await?;
-    let ids: Vec<_> = jobs.iter().map(|job| job.delivery).collect();
-    let webhooks: Vec<_> = jobs.iter().map(|job| job.webhook).collect();
-    let id = EventId::from(uid);
-    transaction
-        .execute(
-            &statement,
-            &[&uid, tenant, &id, &*DISABLED, &at, &data, &ids, &webhooks],
-        )
-        .await?;
-    Ok(())
+    announce(transaction, &announcements).await
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use deadpool_postgres::{Pool, Transaction};
 use shared::clock;
+use shared::ids::EventUid;
 use shared::publish::Publisher;
 use shared::stats::PERIOD;
 use time::OffsetDateTime;
@@ -20,7 +21,8 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::disable::{Cause, Disabled, announce, disable};
+use super::announce::written_before;
+use super::disable::{Cause, Disabled, announce_disabled, disable};
 use crate::metrics::metrics;
 
 /// Any number that no other lock of ours has: "failing" in ASCII.
@@ -50,12 +52,13 @@ impl FailureWatch {
         };
         let mut check = tokio::time::interval((after / 10).clamp(INTERVAL.0, INTERVAL.1));
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut unsure = Vec::new();
         loop {
             tokio::select! {
                 _ = check.tick() => {}
                 () = self.stop.cancelled() => return,
             }
-            if let Err(error) = self.check(after).await {
+            if let Err(error) = self.check(after, &mut unsure).await {
                 warn!(
                     error = format!("{error:#}"),
                     "failing webhooks could not be looked for; the next check tries again"
@@ -64,7 +67,8 @@ impl FailureWatch {
         }
     }
 
-    async fn check(&self, after: Duration) -> anyhow::Result<()> {
+    /// `unsure`: events of the last check, if its COMMIT got no answer.
+    async fn check(&self, after: Duration, unsure: &mut Vec<EventUid>) -> anyhow::Result<()> {
         let mut client = self.pool.get().await.context("connecting to PostgreSQL")?;
         let transaction = client.transaction().await?;
         let locked = transaction
@@ -82,9 +86,12 @@ impl FailureWatch {
             let statement = transaction.prepare_cached(statement).await?;
             transaction.execute(&statement, &[&window]).await?;
         }
+        let mut jobs = written_before(&transaction, unsure).await?;
         let disabled = disable_failing(&transaction, window, now - after).await?;
-        let jobs = announce(&transaction, &disabled).await?;
+        jobs.extend(announce_disabled(&transaction, &disabled).await?);
+        *unsure = disabled.iter().map(|one| one.uid).collect();
         transaction.commit().await?;
+        unsure.clear();
         for one in &disabled {
             metrics().webhooks_disabled.inc();
             warn!(
@@ -150,6 +157,7 @@ async fn disable_failing(
                 url: None,
                 reason: format!("every attempt has failed since {at}"),
                 failing_since: Some(since),
+                uid: EventUid::at(now.truncate_to_millisecond()),
             });
         }
     }

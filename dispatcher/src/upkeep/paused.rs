@@ -175,7 +175,9 @@ WITH held AS (
     ORDER BY d.id LIMIT $3
     FOR UPDATE OF d
 ), released AS (
-    UPDATE deliveries d SET due_at = $2, deferred_because = NULL FROM held WHERE d.id = held.id
+    UPDATE deliveries d SET due_at = $2, deferred_because = NULL,
+        waits = jsonb_set(d.waits, '{-1,until}', to_jsonb($2::timestamptz))
+    FROM held WHERE d.id = held.id
     RETURNING ",
     job_delivery_columns!(),
     "

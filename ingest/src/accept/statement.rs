@@ -56,10 +56,10 @@ fn statement(events: &str, deliveries: &str, detached: &str, known: &str) -> Str
         "-- accept_events
 WITH detached AS MATERIALIZED ({detached}), accepted AS (
     INSERT INTO {events} (uid, tenant, id, type, occurred_at, data, attributes, matched,
-                          too_costly)
+                          too_costly, over_http)
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[],
-                         $6::text[], $7::jsonb[], $8::int4[], $9::jsonb[])
-    AS e (uid, tenant, id, type, occurred_at, data, attributes, matched, too_costly)
+                         $6::text[], $7::jsonb[], $8::int4[], $9::jsonb[], $16::bool[])
+    AS e (uid, tenant, id, type, occurred_at, data, attributes, matched, too_costly, over_http)
     WHERE (SELECT revision = coalesce($15::int8, revision) FROM catalogue)
       AND NOT EXISTS (SELECT FROM detached)
       AND ({known}) IS NULL

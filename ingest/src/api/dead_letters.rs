@@ -24,10 +24,11 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::access::auth::Operating;
+use crate::api::access::auth::{Operating, Reading};
 use crate::api::events::confirmed;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, OptionalBody, Page, Parameters};
+use crate::api::openapi::words::DeadLetterQueue;
 use crate::api::state::{Api, Shared};
 use crate::dead_letters::letter::{Letter, Origin, Repair};
 use crate::dead_letters::store::{self, LetterFilter};
@@ -38,6 +39,8 @@ use crate::timestamp::Timestamp;
 const AT_MOST: i64 = 1_000;
 /// The most dead letters in memory at a time while they are replayed.
 const AT_ONCE: i64 = 50;
+/// The most reasons that are listed.
+const REASONS: i64 = 250;
 /// The most bytes of these together, unless one alone has more.
 const BYTES_AT_ONCE: i64 = 4 * 1024 * 1024;
 
@@ -46,8 +49,14 @@ pub fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(list, discard_many))
         .routes(routes!(replay_many))
+        .routes(routes!(list_reasons))
         .routes(routes!(discard))
         .routes(routes!(replay))
+}
+
+/// `/api/v1/dead-letters`
+pub fn of_tenant() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(list_of_tenant))
 }
 
 /// Which dead letters are meant.
@@ -79,9 +88,12 @@ pub struct Selection {
     /// Only messages that were meant for this tenant.
     #[schema(example = "acme")]
     pub tenant: Option<String>,
-    /// `parking` or `unrouted`.
-    #[schema(pattern = "^(parking|unrouted)$")]
+    /// Only messages that were taken from this queue.
+    #[schema(value_type = Option<DeadLetterQueue>)]
     pub queue: Option<String>,
+    /// Only these, at most 1,000.
+    #[schema(value_type = Option<Vec<DeadLetterId>>, max_items = 1000)]
+    pub ids: Option<Vec<String>>,
 }
 
 impl Selection {
@@ -104,19 +116,32 @@ impl Selection {
             reason: self.reason,
             tenant: self.tenant,
             origin,
+            ids: self.ids.as_deref().map(ids).transpose()?,
         })
     }
 
     /// The filter of a request that must not select everything by mistake.
     fn narrow(self) -> Result<LetterFilter> {
-        if self.reason.is_none() && self.tenant.is_none() && self.queue.is_none() {
+        let is_wide = self.reason.is_none() && self.tenant.is_none() && self.queue.is_none();
+        if is_wide && self.ids.is_none() {
             return Err(Problem::field(
                 "reason",
-                "one of `reason`, `tenant` and `queue` must be there",
+                "one of `reason`, `tenant`, `queue` and `ids` must be there",
             ));
         }
         self.filter()
     }
+}
+
+fn ids(texts: &[String]) -> Result<Vec<DeadLetterId>> {
+    if texts.is_empty() || texts.len() as i64 > AT_MOST {
+        let bound = format!("must have 1 to {AT_MOST} entries");
+        return Err(Problem::field("ids", bound));
+    }
+    let parsed = texts.iter().map(|text| text.trim().parse());
+    parsed
+        .collect::<std::result::Result<_, shared::ids::Malformed>>()
+        .map_err(|error| Problem::field("ids", error.to_string()))
 }
 
 /// A dead letter: a message that was refused or unroutable.
@@ -124,7 +149,7 @@ impl Selection {
 pub struct DeadLetter {
     pub id: DeadLetterId,
     /// `parking`: it was refused, or given up on. `unrouted`: no queue was bound for it.
-    #[schema(example = "parking")]
+    #[schema(value_type = DeadLetterQueue)]
     pub queue: String,
     /// Why it was refused.
     #[schema(example = "tenant `acme` does not exist")]
@@ -256,6 +281,19 @@ pub struct DeadLetterPage {
     pub next_cursor: Option<DeadLetterId>,
 }
 
+impl DeadLetterPage {
+    /// From what was found, which is one more than the limit if there is a next page.
+    fn new(mut shown: Vec<store::StoredLetter>, limit: i64) -> Self {
+        let more = shown.len() > limit as usize;
+        shown.truncate(limit as usize);
+        let next_cursor = shown.last().filter(|_| more).map(|last| last.id);
+        Self {
+            dead_letters: shown.into_iter().map(DeadLetter::new).collect(),
+            next_cursor,
+        }
+    }
+}
+
 /// List dead letters
 ///
 /// Newest first.
@@ -270,6 +308,10 @@ pub async fn list(
     State(api): State<Shared>,
     Parameters(which): Parameters<Which>,
 ) -> Result<Json<DeadLetterPage>> {
+    page(&api, which).await.map(Json)
+}
+
+async fn page(api: &Api, which: Which) -> Result<DeadLetterPage> {
     let page = Page {
         limit: which.limit,
         cursor: which.cursor,
@@ -279,17 +321,106 @@ pub async fn list(
         reason: which.reason,
         tenant: which.tenant,
         queue: which.queue,
+        ids: None,
     }
     .filter()?;
     let client = api.pool.get().await?;
-    let mut shown = store::list(&client, &filter, before, limit + 1).await?;
-    let more = shown.len() > limit as usize;
-    shown.truncate(limit as usize);
-    let next_cursor = shown.last().filter(|_| more).map(|last| last.id);
-    Ok(Json(DeadLetterPage {
-        dead_letters: shown.into_iter().map(DeadLetter::new).collect(),
-        next_cursor,
-    }))
+    let shown = store::list(&client, &filter, before, limit + 1).await?;
+    Ok(DeadLetterPage::new(shown, limit))
+}
+
+/// Of which tenant the reasons are listed.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct WhoseReasons {
+    /// Only messages that were meant for this tenant.
+    pub tenant: Option<String>,
+}
+
+/// Why dead letters are there, the most frequent reason first.
+#[derive(Serialize, ToSchema)]
+pub struct DeadLetterReasons {
+    /// At most 250.
+    pub reasons: Vec<DeadLetterReason>,
+}
+
+/// A reason, and how many dead letters are there for it.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({
+    "reason": "tenant `acme` does not exist", "tenant": "acme", "queue": "parking", "count": 12,
+    "first_at": "2026-11-26T08:01:00.204Z", "last_at": "2026-11-26T10:12:07.001Z", "replayable": true
+}))]
+pub struct DeadLetterReason {
+    pub reason: String,
+    /// The tenant that they were meant for, which may not exist.
+    #[schema(required)]
+    pub tenant: Option<String>,
+    /// `parking` or `unrouted`.
+    pub queue: String,
+    pub count: i64,
+    pub first_at: Timestamp,
+    pub last_at: Timestamp,
+    /// Whether the latest of them can be published again. If what was wrong with it still is, it
+    /// comes back.
+    pub replayable: bool,
+}
+
+/// List the reasons of dead letters
+///
+/// For that is how they are mended.
+#[utoipa::path(
+    get, path = "/reasons", operation_id = "list_dead_letter_reasons", tag = "dead letters",
+    security(("token" = ["operator"])),
+    params(WhoseReasons),
+    responses((status = 200, description = "The most frequent first.", body = DeadLetterReasons)),
+)]
+pub async fn list_reasons(
+    _: Operating,
+    State(api): State<Shared>,
+    Parameters(whose): Parameters<WhoseReasons>,
+) -> Result<Json<DeadLetterReasons>> {
+    let tenant = whose.tenant.filter(|tenant| !tenant.contains('\0'));
+    let client = api.pool.get().await?;
+    let found = store::reasons(&client, tenant.as_deref(), REASONS).await?;
+    let latest: Vec<_> = found.iter().map(|of| of.last).collect();
+    let latest = store::heads(&client, &latest).await?;
+    let (now, shards) = (clock::now(), api.publisher.shards());
+    let reasons = found.into_iter().map(|of| DeadLetterReason {
+        replayable: latest
+            .iter()
+            .any(|letter| letter.id == of.last && letter.again(now, shards).is_ok()),
+        reason: of.reason,
+        tenant: of.tenant,
+        queue: of.queue,
+        count: of.count,
+        first_at: Timestamp(of.first.made_at()),
+        last_at: Timestamp(of.last.made_at()),
+    });
+    let reasons = reasons.collect();
+    Ok(Json(DeadLetterReasons { reasons }))
+}
+
+/// List a tenant's rejected events
+///
+/// The dead letters among the tenant's own events, newest first: published over AMQP,
+/// confirmed by RabbitMQ, and refused then, because a confirm says nothing of the message.
+/// Only the operator can replay or discard them.
+#[utoipa::path(
+    get, path = "/", operation_id = "list_rejected_events", tag = "dead letters",
+    security(("token" = ["viewer"])),
+    params(Page),
+    responses((status = 200, description = "A page.", body = DeadLetterPage)),
+)]
+async fn list_of_tenant(
+    acting: Reading,
+    State(api): State<Shared>,
+    Parameters(page): Parameters<Page>,
+) -> Result<Json<DeadLetterPage>> {
+    let (limit, before) = (page.limit()?, page.after::<DeadLetterId>()?);
+    let client = api.pool.get().await?;
+    let shown = store::list_of_tenant(&client, &acting.tenant, before, limit + 1).await?;
+    Ok(Json(DeadLetterPage::new(shown, limit)))
 }
 
 /// What a replay came to.
@@ -531,6 +662,8 @@ pub struct Discardable {
     /// `parking` or `unrouted`.
     #[param(pattern = "^(parking|unrouted)$")]
     pub queue: Option<String>,
+    /// Only these, with commas between them; at most 1,000.
+    pub ids: Option<String>,
 }
 
 /// Discard dead letters
@@ -551,6 +684,9 @@ pub async fn discard_many(
         reason: which.reason,
         tenant: which.tenant,
         queue: which.queue,
+        ids: which
+            .ids
+            .map(|ids| ids.split(',').map(str::to_owned).collect()),
     }
     .narrow()?;
     let mut client = api.pool.get().await?;

@@ -37,6 +37,9 @@ pub struct DialectView {
     /// How long after its event a delivery may still be attempted, in seconds.
     #[schema(example = 604_800)]
     pub max_age: i64,
+    /// The most attempts in any hour of a tenant with this dialect that sets no limit itself.
+    #[schema(required, example = 1000)]
+    pub deliveries_per_hour: Option<u32>,
     /// When a delivery is tried again: `delays`, or `exponential`, in
     /// milliseconds; and `jitter`, the share that is added at random.
     #[schema(value_type = Object, example = json!({"delays": [5000, 300_000], "jitter": 0.1}))]
@@ -94,6 +97,7 @@ impl DialectView {
             default: dialect.name() == DEFAULT,
             timeout: policy.timeout.as_millis() as u64,
             max_age: policy.max_age.whole_seconds(),
+            deliveries_per_hour: policy.deliveries_per_hour,
             retry: policy.schedule.clone(),
             definition: dialect.definition().to_owned(),
         }

@@ -6,6 +6,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use shared::ids::{EventType, Tenant};
@@ -14,8 +15,10 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::actor::begin;
 use crate::api::access::auth::{Managing, OwnReading};
 use crate::api::access::change_limit::ChangePermit;
+use crate::api::http::headers::Created;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Name, Page, Parameters};
 use crate::api::state::{Api, Shared};
@@ -141,21 +144,20 @@ pub async fn put(
     State(api): State<Shared>,
     Id(name): Id<EventType>,
     Body(form): Body<EventTypeForm>,
-) -> Result<(StatusCode, Json<EventTypeView>)> {
+) -> Result<Response> {
     // Before the check, which is costly too.
     let change = api.changes.acquire(&acting.tenant).await?;
     let entry = {
         let _permit = cpu::permit(&acting.tenant).await;
         block_in_place(|| form.check(name.clone()))?
     };
-    let saved = save(&api, change, &acting.tenant, &[entry], false).await?;
-    let status = if saved.created > 0 {
-        StatusCode::CREATED
-    } else {
-        StatusCode::OK
-    };
+    let saved = save(&api, change, &acting, &[entry], false).await?;
     let shown = find(&api, &acting.tenant, &name).await?;
-    Ok((status, Json(shown)))
+    Ok(if saved.created > 0 {
+        Created::new("/api/v1/event-types", name, shown).into_response()
+    } else {
+        Json(shown).into_response()
+    })
 }
 
 /// Delete an event type
@@ -174,7 +176,7 @@ pub async fn delete(
 ) -> Result<StatusCode> {
     let _turn = api.changes.acquire(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
-    let transaction = client.transaction().await?;
+    let transaction = begin(&mut client, &acting.actor).await?;
     if !store::delete(&transaction, &acting.tenant, &name).await? {
         return Err(NotFound::event_type(&name).into());
     }
@@ -207,9 +209,7 @@ pub async fn replace(
         let _permit = cpu::permit(&acting.tenant).await;
         block_in_place(|| form.check())?
     };
-    save(&api, change, &acting.tenant, &entries, true)
-        .await
-        .map(Json)
+    save(&api, change, &acting, &entries, true).await.map(Json)
 }
 
 /// One of those that Posthorn comes with, by name, or a whole one. Types of
@@ -269,9 +269,7 @@ pub async fn import(
         let _permit = cpu::permit(&acting.tenant).await;
         block_in_place(|| form.check())?
     };
-    save(&api, change, &acting.tenant, &entries, false)
-        .await
-        .map(Json)
+    save(&api, change, &acting, &entries, false).await.map(Json)
 }
 
 /// A catalogue that Posthorn comes with.
@@ -293,13 +291,13 @@ pub fn embedded(name: &str) -> Result<CatalogueForm> {
 async fn save(
     api: &Api,
     _change: ChangePermit,
-    tenant: &Tenant,
+    acting: &Managing,
     entries: &[Entry],
     alone: bool,
 ) -> Result<Saved> {
     let mut client = api.pool.get().await?;
-    let transaction = client.transaction().await?;
-    let saved = store::save(&transaction, tenant, entries, alone).await?;
+    let transaction = begin(&mut client, &acting.actor).await?;
+    let saved = store::save(&transaction, &acting.tenant, entries, alone).await?;
     transaction.commit().await?;
     drop(client);
     api.feed.refresh().await?;

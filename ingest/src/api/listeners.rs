@@ -24,6 +24,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use crate::actor::begin;
 use crate::api::access::auth::OwnManaging;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id};
@@ -121,7 +122,7 @@ async fn create(
     acting.may_write(&mut checked)?;
     let _turn = api.changes.acquire(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
-    let transaction = client.transaction().await?;
+    let transaction = begin(&mut client, &acting.actor).await?;
     let made = store::create(&transaction, api.writing(), &acting.tenant, None, checked).await?;
     listening::begin(&transaction, &acting.tenant, made.id).await?;
     transaction.commit().await?;

@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::{
-    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ETAG, HOST, IF_MATCH, LOCATION,
-    RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ETAG, HOST, IF_MATCH, IF_NONE_MATCH,
+    LOCATION, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Version};
 use axum::middleware::Next;
@@ -21,12 +21,15 @@ use tower_http::cors::CorsLayer;
 use tracing::{Instrument, debug, info_span};
 
 use crate::api::access::auth::{TENANT_HEADER, bearer};
-use crate::api::access::rate_limit::{Client, Rates};
+use crate::api::access::rate_limit::{Client, Left, Rates, Refused};
 use crate::api::access::tokens::hash;
+use crate::api::http::headers::{if_none_match, unless_known};
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request_id::{self, REQUEST_ID};
 use crate::api::state::Shared;
 
+/// The most requests at once, how many of them are left, and the seconds until all are back.
+const RATE_LIMITS: [&str; 3] = ["ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"];
 /// How long a browser may remember what CORS allows.
 const CORS_AGE: std::time::Duration = std::time::Duration::from_secs(3600);
 
@@ -39,12 +42,18 @@ pub async fn handle(State(api): State<Shared>, request: Request, next: Next) -> 
         method = %request.method(),
         path = excerpt(request.uri().path(), MAX_ERROR),
     );
+    let (asked, known) = (request.method().clone(), if_none_match(request.headers()));
     let answer = async {
         let begun = Instant::now();
-        let answer = match check(api.rates.as_ref(), &request) {
+        let (left, charged) = charge(api.rates.as_ref(), &request);
+        let mut answer = match charged.and_then(|()| check(&request)) {
             Ok(()) => next.run(request).await,
             Err(problem) => problem.into_response(),
         };
+        if let Some(left) = left {
+            say_what_is_left(answer.headers_mut(), left);
+        }
+        let answer = unless_known(&asked, known, answer);
         let ms = begun.elapsed().as_millis() as u64;
         debug!(status = answer.status().as_u16(), ms, "answered");
         answer
@@ -60,14 +69,29 @@ pub async fn handle(State(api): State<Shared>, request: Request, next: Next) -> 
     answer
 }
 
-fn check(rates: Option<&Rates>, request: &Request) -> Result<()> {
-    if let Some(rates) = rates
-        && let Some(client) = client(rates, request.headers(), request.extensions())
-    {
-        rates
-            .take(client, Instant::now())
-            .map_err(Problem::too_many)?;
+/// Charges the client for the request. Answers what is left, if there is a limit.
+fn charge(rates: Option<&Rates>, request: &Request) -> (Option<Left>, Result<()>) {
+    let Some(rates) = rates else {
+        return (None, Ok(()));
+    };
+    let Some(client) = client(rates, request.headers(), request.extensions()) else {
+        return (None, Ok(()));
+    };
+    match rates.take(client, Instant::now()) {
+        Ok(left) => (Some(left), Ok(())),
+        Err(Refused { wait, left }) => (Some(left), Err(Problem::too_many(wait))),
     }
+}
+
+/// `RateLimit-…` as the IETF's draft has them up to version 6, which most clients know.
+fn say_what_is_left(headers: &mut HeaderMap, left: Left) {
+    let seconds = left.reset.as_secs_f64().ceil() as u64;
+    headers.insert(RATE_LIMITS[0], left.limit.into());
+    headers.insert(RATE_LIMITS[1], left.remaining.into());
+    headers.insert(RATE_LIMITS[2], seconds.into());
+}
+
+fn check(request: &Request) -> Result<()> {
     check_single(request)?;
     if request.uri().path().starts_with("/api/") && !accepts_json(request.headers()) {
         return Err(Problem::not_acceptable());
@@ -146,11 +170,23 @@ pub fn cors(origins: &[HeaderValue]) -> CorsLayer {
         Method::DELETE,
     ];
     let tenant = HeaderName::from_static(TENANT_HEADER);
+    let limits = RATE_LIMITS.map(HeaderName::from_static);
+    let exposed = [ETAG, LOCATION, RETRY_AFTER, REQUEST_ID]
+        .into_iter()
+        .chain(limits);
+    let exposed: Vec<_> = exposed.collect();
     CorsLayer::new()
         .allow_origin(origins.to_vec())
         .allow_methods(methods)
-        .allow_headers([AUTHORIZATION, CONTENT_TYPE, IF_MATCH, REQUEST_ID, tenant])
-        .expose_headers([ETAG, LOCATION, RETRY_AFTER, REQUEST_ID])
+        .allow_headers([
+            AUTHORIZATION,
+            CONTENT_TYPE,
+            IF_MATCH,
+            IF_NONE_MATCH,
+            REQUEST_ID,
+            tenant,
+        ])
+        .expose_headers(exposed)
         .max_age(CORS_AGE)
 }
 

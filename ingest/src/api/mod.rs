@@ -20,13 +20,16 @@ use serde_json::Value;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-use deliveries::{replays, retries};
+use deliveries::{all_replays, replays, retries};
 use events::{expunge, rematches};
 use http::problem::Problem;
-use state::{Api, Shared};
-use webhooks::{keys, rotation, stats};
+use http::query::{self, Queries};
+use state::Shared;
+use webhooks::{endpoint, keys, rotation, stats, type_stats};
 
 pub mod access;
+pub mod beside;
+pub mod changes;
 pub mod dead_letters;
 pub mod deliveries;
 pub mod dialects;
@@ -35,26 +38,32 @@ pub mod events;
 pub mod export;
 pub mod http;
 pub mod listeners;
+pub mod me;
 pub mod middleware;
 pub mod openapi;
+pub mod operations;
+pub mod signatures;
 pub mod state;
 pub mod tenant_deletion;
 pub mod tenants;
 pub mod tokens;
+pub mod webhook_metrics;
 pub mod webhooks;
 
 /// All routes, and the document that describes them.
-pub fn routes(api: Api, cors_origins: &[HeaderValue]) -> Router {
+pub fn routes(api: Shared, cors_origins: &[HeaderValue]) -> Router {
     let (routes, document) = described();
-    let api = Arc::new(api);
+    let document = openapi::finished(&document);
+    let queries = Arc::new(Queries::of(&document));
     let routes = routes
-        .merge(openapi::page::routes(&openapi::finished(&document)))
+        .merge(openapi::page::routes(&document))
         .fallback(async |method: Method, uri: Uri| {
             Problem::not_found(format!("there is no {method} {}", uri.path()))
         })
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             Problem::method_not_allowed(format!("{} does not take {method}", uri.path()))
         })
+        .layer(from_fn_with_state(queries, query::refuse_unknown))
         .layer(from_fn_with_state(api.clone(), middleware::handle))
         .with_state(api);
     if cors_origins.is_empty() {
@@ -81,28 +90,39 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
             .merge(deliveries::of_webhook())
             .merge(retries::of_webhook())
             .merge(replays::of_webhook())
+            .merge(all_replays::of_webhook())
             .merge(stats::of_webhook())
+            .merge(endpoint::of_webhook())
             .merge(webhooks::test::of_webhook())
+            .merge(webhooks::preview::routes())
     };
     let deliveries = deliveries::routes().merge(retries::routes());
     let (routes, document) = OpenApiRouter::with_openapi(openapi::Base::openapi())
         .nest("/api/v1/webhooks", webhooks())
         .nest("/api/v1/deliveries", deliveries)
-        .nest("/api/v1/stats", stats::routes())
+        .nest("/api/v1/replays", all_replays::routes())
+        .nest("/api/v1/signatures", signatures::routes())
+        .nest("/api/v1/stats", stats::routes().merge(type_stats::routes()))
         .nest("/api/v1/events", events)
         .nest("/api/v1/event-types", event_types::routes())
         .nest("/api/v1/catalogues", event_types::catalogues())
         .nest("/api/v1/dialects", dialects::routes())
         .nest("/api/v1/export", export::routes())
         .nest("/api/v1/listeners", listeners::routes())
+        .nest("/api/v1/dead-letters", dead_letters::of_tenant())
         .nest("/api/v1/admin/dead-letters", dead_letters::routes())
         .nest("/api/v1/admin/events", rematches::of_all())
+        .nest("/api/v1/changes", changes::routes())
+        .nest("/api/v1/admin/changes", changes::of_all())
         .nest("/.well-known/webhook-keys", keys::routes())
         .nest("/api/v1/admin/tokens", tokens::routes())
         .nest(
             "/api/v1/admin/tenants",
             tenants::routes().merge(tenant_deletion::routes()),
         )
+        .nest("/api/v1/admin", operations::routes())
+        .nest("/metrics", webhook_metrics::routes())
+        .nest("/api/v1/me", me::routes())
         .split_for_parts();
     // The path that some of the supported systems use.
     (routes.nest("/api/webhooks", webhooks().into()), document)

@@ -62,6 +62,10 @@ pub struct Api {
     pub subscriptions: Arc<Subscriptions>,
     /// Tenants' event types.
     pub event_types: Arc<EventTypes>,
+    /// `WEBHOOK_EVENT_TTL`: how long the log is kept.
+    pub retention: time::Duration,
+    /// `WEBHOOK_METRICS`: whether `/metrics/webhooks` is served.
+    pub webhook_metrics: bool,
 }
 
 impl Api {

@@ -9,6 +9,7 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::actor;
 use crate::api::access::auth::Operating;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Name, Parameters};
@@ -42,7 +43,7 @@ struct Confirmation {
     responses((status = 202, description = "The tenant is deleted, and its log will be.", body = Deletion)),
 )]
 async fn delete(
-    _: Operating,
+    operating: Operating,
     State(api): State<Shared>,
     Name(id): Name,
     Parameters(Confirmation { confirm }): Parameters<Confirmation>,
@@ -56,7 +57,7 @@ async fn delete(
     }
     let _turn = api.changes.acquire(&tenant).await?;
     let mut client = api.pool.get().await?;
-    let transaction = client.transaction().await?;
+    let transaction = actor::begin(&mut client, &operating.actor).await?;
     begin(&transaction, &tenant).await?;
     transaction.commit().await?;
     while !forget_webhooks(&client, &tenant).await? {}

@@ -2,25 +2,44 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use shared::ids::Tenant;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::actor::begin;
 use crate::api::access::auth::Operating;
+use crate::api::http::headers::Created;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Name, Page, Parameters};
 use crate::api::state::{Api, Shared};
 use crate::invalid::NotFound;
-use crate::tenants::{COLUMNS, Change, NewTenant, TenantView, insert, update};
+use crate::tenants::{COLUMNS, Change, NewTenant, TenantView, insert, update, usage};
 
 /// `/api/v1/admin/tenants…`
 pub fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(list, create))
         .routes(routes!(show, change))
+}
+
+/// The longest text to look for, in bytes.
+const MAX_Q: usize = 256;
+
+/// Which tenants to list.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct TenantQuery {
+    /// Only tenants whose id or name has this text in it, whatever its case.
+    #[param(max_length = 256, example = "acme")]
+    pub q: Option<String>,
+    /// The most entries of the page.
+    #[param(minimum = 1, maximum = 250, default = 50)]
+    pub limit: Option<i64>,
+    /// `next_cursor` of the previous page.
+    pub cursor: Option<String>,
 }
 
 /// A page of tenants.
@@ -43,46 +62,67 @@ pub struct TenantPage {
     ),
 )]
 pub async fn create(
-    _: Operating,
+    operating: Operating,
     State(api): State<Shared>,
     Body(new): Body<NewTenant>,
-) -> Result<(StatusCode, Json<TenantView>)> {
+) -> Result<Created<TenantView>> {
     let (id, tenant) = new.check(&api.dialects)?;
     check_proxy(&api, &tenant)?;
-    let client = api.pool.get().await?;
-    let shown = insert(&client, &id, &tenant).await?;
+    let mut client = api.pool.get().await?;
+    let transaction = begin(&mut client, &operating.actor).await?;
+    let shown = insert(&transaction, &id, &tenant).await?;
+    transaction.commit().await?;
     drop(client);
     api.feed.refresh().await?;
-    Ok((StatusCode::CREATED, Json(shown)))
+    Ok(Created::new("/api/v1/admin/tenants", id, shown))
 }
 
 /// List tenants
 ///
-/// By id.
+/// By id, each with what it uses.
 #[utoipa::path(
     get, path = "/", operation_id = "list_tenants", tag = "tenants",
     security(("token" = ["operator"])),
-    params(Page),
+    params(TenantQuery),
     responses((status = 200, description = "A page.", body = TenantPage)),
 )]
 pub async fn list(
     _: Operating,
     State(api): State<Shared>,
-    Parameters(page): Parameters<Page>,
+    Parameters(query): Parameters<TenantQuery>,
 ) -> Result<Json<TenantPage>> {
+    let page = Page {
+        limit: query.limit,
+        cursor: query.cursor,
+    };
     let (limit, after) = (page.limit()?, page.after::<Tenant>()?);
+    let q = query.q.filter(|q| !q.is_empty());
+    if q.as_ref()
+        .is_some_and(|q| q.len() > MAX_Q || q.contains('\0'))
+    {
+        let bound = format!("must be at most {MAX_Q} bytes, without NUL");
+        return Err(Problem::field("q", bound));
+    }
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(&format!(
             "-- list_tenants\n\
-             SELECT {COLUMNS} FROM tenants \
-             WHERE id > coalesce($1, '') AND deleted_at IS NULL ORDER BY id LIMIT $2"
+             SELECT {COLUMNS} FROM tenants WHERE id > coalesce($1, '') AND deleted_at IS NULL \
+               AND ($3::text IS NULL OR position(lower($3) IN id) > 0 OR position(lower($3) IN lower(name)) > 0) \
+             ORDER BY id LIMIT $2"
         ))
         .await?;
-    let rows = client.query(&statement, &[&after, &(limit + 1)]).await?;
+    let rows = client
+        .query(&statement, &[&after, &(limit + 1), &q])
+        .await?;
     let (shown, next_cursor) = page.cut::<Tenant>(&rows)?;
+    let mut tenants: Vec<_> = shown.iter().map(TenantView::from_row).collect();
+    let ids: Vec<_> = tenants.iter().map(|tenant| tenant.id.clone()).collect();
+    for (tenant, usage) in tenants.iter_mut().zip(usage(&client, &ids).await?) {
+        tenant.usage = Some(usage);
+    }
     Ok(Json(TenantPage {
-        tenants: shown.iter().map(TenantView::from_row).collect(),
+        tenants,
         next_cursor,
     }))
 }
@@ -106,8 +146,10 @@ pub async fn show(
         ))
         .await?;
     let row = client.query_opt(&statement, &[&known(&id)?]).await?;
-    row.map(|row| Json(TenantView::from_row(&row)))
-        .ok_or_else(|| NotFound::tenant(&id).into())
+    let row = row.ok_or_else(|| NotFound::tenant(&id))?;
+    let mut shown = TenantView::from_row(&row);
+    shown.usage = usage(&client, &[shown.id.clone()]).await?.pop();
+    Ok(Json(shown))
 }
 
 /// Change a tenant
@@ -121,15 +163,17 @@ pub async fn show(
     responses((status = 200, description = "The tenant as it is now.", body = TenantView)),
 )]
 pub async fn change(
-    _: Operating,
+    operating: Operating,
     State(api): State<Shared>,
     Name(id): Name,
     Body(change): Body<Change>,
 ) -> Result<Json<TenantView>> {
     change.check(&api.dialects)?;
     check_proxy(&api, &change)?;
-    let client = api.pool.get().await?;
-    let shown = update(&client, &known(&id)?, &change).await?;
+    let mut client = api.pool.get().await?;
+    let transaction = begin(&mut client, &operating.actor).await?;
+    let shown = update(&transaction, &known(&id)?, &change).await?;
+    transaction.commit().await?;
     drop(client);
     api.feed.refresh().await?;
     Ok(Json(shown))

@@ -16,9 +16,11 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::actor::begin;
 use crate::api::access::auth::Administering;
 use crate::api::access::role::Role;
 use crate::api::access::tokens::create_token;
+use crate::api::http::headers::Created;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Page, Parameters};
 use crate::api::state::{Api, Shared};
@@ -28,7 +30,7 @@ use crate::timestamp::Timestamp;
 pub fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(list, issue))
-        .routes(routes!(revoke))
+        .routes(routes!(show, revoke))
 }
 
 /// A new token.
@@ -130,7 +132,7 @@ pub async fn issue(
     admin: Administering,
     State(api): State<Shared>,
     Body(new): Body<NewToken>,
-) -> Result<(StatusCode, Json<IssuedToken>)> {
+) -> Result<Created<IssuedToken>> {
     let unknown = || Problem::field("tenant", "does not exist");
     let named: Option<Tenant> = new
         .tenant
@@ -138,7 +140,10 @@ pub async fn issue(
         .transpose()
         .map_err(|error| Problem::field("tenant", format!("{error}")))?;
     let tenant = match (admin.tenant, named) {
-        (Some(own), Some(named)) if own != named => return Err(unknown()),
+        // Another tenant's things don't exist, nor does the tenant.
+        (Some(own), Some(named)) if own != named => {
+            return Err(Problem::not_found("the tenant does not exist"));
+        }
         (own, named) => own.or(named),
     };
     if new.expires_at.is_some_and(|at| at.0 <= clock::now()) {
@@ -152,17 +157,25 @@ pub async fn issue(
         return Err(Problem::field("owner", why));
     }
     let expires_at = new.expires_at.map(|at| at.0);
-    let made = create_token(&api.pool, tenant.as_ref(), role, owner.as_ref(), expires_at)
-        .await
-        .map_err(|error| {
-            let sql = error
-                .downcast_ref::<tokio_postgres::Error>()
-                .and_then(tokio_postgres::Error::code);
-            match sql {
-                Some(&SqlState::FOREIGN_KEY_VIOLATION) => unknown(),
-                _ => error.into(),
-            }
-        })?;
+    let tenants = tenant.as_ref();
+    let made = create_token(
+        &api.pool,
+        &admin.actor,
+        tenants,
+        role,
+        owner.as_ref(),
+        expires_at,
+    )
+    .await
+    .map_err(|error| {
+        let sql = error
+            .downcast_ref::<tokio_postgres::Error>()
+            .and_then(tokio_postgres::Error::code);
+        match sql {
+            Some(&SqlState::FOREIGN_KEY_VIOLATION) => unknown(),
+            _ => error.into(),
+        }
+    })?;
     let issued = IssuedToken {
         id: made.id,
         token: made.secret.expose_secret().to_owned(),
@@ -172,7 +185,7 @@ pub async fn issue(
         owner,
         expires_at: new.expires_at,
     };
-    Ok((StatusCode::CREATED, Json(issued)))
+    Ok(Created::new("/api/v1/admin/tokens", issued.id, issued))
 }
 
 /// List tokens
@@ -234,6 +247,32 @@ async fn find_of_tenant(
     Ok(client.query(&statement, &[tenant, &after, &most]).await?)
 }
 
+/// Show a token
+///
+/// Without its text, which nobody has any more.
+#[utoipa::path(
+    get, path = "/{id}", operation_id = "show_token", tag = "tokens",
+    security(("token" = ["admin"])),
+    params(("id" = TokenId, Path)),
+    responses((status = 200, description = "The token.", body = Token)),
+)]
+async fn show(
+    admin: Administering,
+    State(api): State<Shared>,
+    Id(id): Id<TokenId>,
+) -> Result<Json<Token>> {
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(&format!(
+            "-- show_token\n\
+             SELECT {COLUMNS} FROM tokens WHERE id = $1 AND ($2::text IS NULL OR tenant = $2)"
+        ))
+        .await?;
+    let row = client.query_opt(&statement, &[&id, &admin.tenant]).await?;
+    let row = row.ok_or_else(|| Problem::not_found(format!("there is no token {id}")))?;
+    Token::from_row(&row).map(Json)
+}
+
 /// Revoke a token
 ///
 /// It stops working at once.
@@ -248,15 +287,19 @@ pub async fn revoke(
     State(api): State<Shared>,
     Id(id): Id<TokenId>,
 ) -> Result<StatusCode> {
-    let client = api.pool.get().await?;
-    let statement = client
+    let mut client = api.pool.get().await?;
+    let transaction = begin(&mut client, &admin.actor).await?;
+    let statement = transaction
         .prepare_cached(
             "-- revoke_token\n\
              UPDATE tokens SET revoked_at = coalesce(revoked_at, now()) \
              WHERE id = $1 AND ($2::text IS NULL OR tenant = $2)",
         )
         .await?;
-    let revoked = client.execute(&statement, &[&id, &admin.tenant]).await?;
+    let revoked = transaction
+        .execute(&statement, &[&id, &admin.tenant])
+        .await?;
+    transaction.commit().await?;
     if revoked == 0 {
         Err(Problem::not_found(format!("there is no token {id}")))
     } else {

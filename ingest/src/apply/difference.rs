@@ -5,9 +5,10 @@
 
 use serde::Serialize;
 use serde_json::{Value, json};
+use shared::operational::Thresholds;
 
 use crate::event_types::store;
-use crate::tenants::{Change, TenantView};
+use crate::tenants::{Alerts, Change, NewAlerts, TenantView};
 
 /// The most characters of a value that are shown.
 const MAX_SHOWN: usize = 100;
@@ -88,6 +89,7 @@ pub fn tenant(now: Option<&TenantView>, mut wanted: Change) -> (Change, Differen
                 &now_of.max_age_seconds,
                 &mut limits.max_age_seconds,
             );
+            alerts(&mut difference, &now.alerts, &mut wanted.alerts);
             difference.member(
                 "strict_event_types",
                 &now.strict_event_types,
@@ -110,11 +112,38 @@ pub fn tenant(now: Option<&TenantView>, mut wanted: Change) -> (Change, Differen
             );
             said("limits.payload_bytes", json!(limits.payload_bytes));
             said("limits.max_age_seconds", json!(limits.max_age_seconds));
+            let alerts = &wanted.alerts;
+            said("alerts.failure_rate", json!(alerts.failure_rate));
+            said("alerts.min_attempts", json!(alerts.min_attempts));
+            said("alerts.slow_ms", json!(alerts.slow_ms));
+            said(
+                "alerts.down_after_seconds",
+                json!(alerts.down_after_seconds),
+            );
             said("strict_event_types", json!(wanted.strict_event_types));
             said("egress_proxy", json!(wanted.egress_proxy));
         }
     }
     (wanted, difference)
+}
+
+/// Thresholds that aren't set are shown as their defaults.
+fn alerts(difference: &mut Difference, now: &Alerts, wanted: &mut NewAlerts) {
+    let default = Thresholds::default();
+    macro_rules! member {
+        ($member:ident, $default:expr) => {
+            if wanted.$member == Some(None) && now.$member == $default {
+                wanted.$member = None;
+            }
+            let now = Some(now.$member);
+            let name = concat!("alerts.", stringify!($member));
+            difference.member(name, &now, &mut wanted.$member);
+        };
+    }
+    member!(failure_rate, default.failure_rate);
+    member!(min_attempts, default.min_attempts as i32);
+    member!(slow_ms, default.slow.as_millis() as i32);
+    member!(down_after_seconds, default.down_after.as_secs() as i32);
 }
 
 /// Compares an event type; `None`: it is new.

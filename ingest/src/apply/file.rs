@@ -128,7 +128,7 @@ impl Reading<'_> {
             .form::<NewTenant>(&place, Value::Object(members))
             .and_then(|form| {
                 let checked = form.check(self.rules.writing.dialects);
-                self.problems.sift(&place, checked)
+                self.problems.sift_all(&place, checked)
             });
         let event_types = match event_types {
             None | Some(Value::Null) => Vec::new(),
@@ -237,7 +237,7 @@ impl Reading<'_> {
         }
         let form = self.form::<WebhookForm>(&place, Value::Object(members))?;
         let checked = form.check(self.rules.destinations, self.rules.writing.dialects);
-        let form = self.problems.sift(&place, checked)?;
+        let form = self.problems.sift_all(&place, checked)?;
         for (member, is_there) in [
             ("url", form.url.is_some()),
             ("events", form.events.is_some()),

@@ -28,6 +28,7 @@ use clap::Args;
 use deadpool_postgres::{Pool, Transaction};
 use shared::ids::Tenant;
 
+use crate::actor::{Actor, sign};
 use crate::event_types::store;
 use crate::invalid::Unsaved;
 use crate::tenants;
@@ -88,6 +89,7 @@ pub async fn apply(apply: &Apply, pool: &Pool, rules: &Rules<'_>) -> anyhow::Res
     let declared = file::read(sources(&apply.files)?, rules).map_err(Refused)?;
     let mut client = pool.get().await.context("connecting to PostgreSQL")?;
     let transaction = client.transaction().await?;
+    sign(&transaction, &Actor::command("apply")).await?;
     let report = make(&transaction, rules.writing, declared, apply).await?;
     // The report is printed after the transaction, so that a slow terminal holds no locks.
     if apply.dry_run {

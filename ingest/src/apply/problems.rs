@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::place::Place;
-use crate::invalid::{Invalid, Unsaved};
+use crate::invalid::{Invalid, Invalids, Unsaved};
 
 /// How an event type's form begins to say what is wrong with an example; excerpts of the
 /// example follow.
@@ -23,7 +23,7 @@ impl Problems {
     }
 
     /// Notes that a member is invalid, without the values that the reason repeats.
-    pub fn invalid(&mut self, place: &Place, Invalid { field, reason }: &Invalid) {
+    pub fn invalid(&mut self, place: &Place, Invalid { field, reason, .. }: &Invalid) {
         let place = place.at(field);
         // The rest of this reason has excerpts of the example.
         let reason = reason
@@ -57,6 +57,14 @@ impl Problems {
         } else {
             Err(self.0)
         }
+    }
+
+    /// The value if it is `Ok`; otherwise all errors are noted.
+    pub(super) fn sift_all<T>(&mut self, place: &Place, checked: Result<T, Invalids>) -> Option<T> {
+        let noted = checked.map_err(|Invalids(all)| {
+            all.iter().for_each(|invalid| self.invalid(place, invalid));
+        });
+        noted.ok()
     }
 
     /// The value if it is `Ok`; otherwise the error is noted.

@@ -40,6 +40,7 @@ struct Members {
     retry: Option<Retry>,
     rate: Option<Rate>,
     debug_mode: bool,
+    trace_header: bool,
     signing: Signing,
     dialect: Option<String>,
     metadata: Map<String, Value>,
@@ -63,6 +64,7 @@ impl Default for Members {
             retry: None,
             rate: None,
             debug_mode: false,
+            trace_header: true,
             signing: Signing::Hmac,
             dialect: None,
             metadata: Map::new(),
@@ -107,6 +109,7 @@ impl Now {
                 retry: webhook.retry,
                 rate: webhook.rate,
                 debug_mode: webhook.debug_mode,
+                trace_header: webhook.trace_header,
                 dialect: webhook.dialect,
                 client_certificate: webhook.client_certificate,
                 oauth2: webhook.oauth2,
@@ -171,6 +174,11 @@ pub(crate) fn compare(now: Option<&Now>, wanted: CheckedWebhook) -> (CheckedWebh
     difference.member("rate_limit", &limit(members.rate), &mut rate);
     wanted.rate = wanted.rate.filter(|_| rate.is_some());
     difference.member("debug_mode", &members.debug_mode, &mut wanted.debug_mode);
+    difference.member(
+        "trace_header",
+        &members.trace_header,
+        &mut wanted.trace_header,
+    );
     difference.member("signing", &members.signing, &mut wanted.signing);
     difference.member("dialect", &members.dialect, &mut wanted.dialect);
     difference.member("metadata", &members.metadata, &mut wanted.metadata);
@@ -193,6 +201,7 @@ fn whole(wanted: CheckedWebhook) -> CheckedWebhook {
         rate: wanted.rate.or(Some(None)),
         signing: wanted.signing.or(Some(Signing::Hmac)),
         operational: wanted.operational.or(Some(false)),
+        trace_header: wanted.trace_header.or(Some(true)),
         dialect: wanted.dialect.or(Some(None)),
         client_certificate: wanted.client_certificate.or(Some(None)),
         oauth2: wanted.oauth2.or(Some(None)),

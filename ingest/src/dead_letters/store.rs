@@ -65,6 +65,19 @@ pub struct LetterFilter {
     pub tenant: Option<String>,
     /// Taken from this queue.
     pub origin: Option<Origin>,
+    /// One of these.
+    pub ids: Option<Vec<DeadLetterId>>,
+}
+
+/// Why letters are here, and how many for the same reason.
+pub struct OfReason {
+    pub reason: String,
+    pub tenant: Option<String>,
+    pub queue: String,
+    pub count: i64,
+    /// The first and the latest of them.
+    pub first: DeadLetterId,
+    pub last: DeadLetterId,
 }
 
 /// A letter as lists show it.
@@ -124,7 +137,8 @@ pub async fn put_off(pool: &Pool, jobs: &[Job], until: OffsetDateTime) -> anyhow
     let statement = client
         .prepare_cached(
             "-- put_off_given_up\n\
-             UPDATE deliveries d SET due_at = $3, deferred_because = 'parked' \
+             UPDATE deliveries d SET due_at = $3, deferred_because = 'parked', \
+                 waits = add_wait(d.waits, 'parked', d.attempts, $3) \
              FROM unnest($1::uuid[], $2::int2[], $4::timestamptz[], $5::timestamptz[]) \
                  AS v (delivery_id, n, restarted_at, due_at) \
              WHERE d.id = ANY($1) AND d.id = v.delivery_id \
@@ -386,6 +400,37 @@ pub async fn remove_of_event(
     Ok(())
 }
 
+/// How many letters there are for each reason, of each tenant, the most first.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn reasons(
+    client: &Client,
+    tenant: Option<&str>,
+    limit: i64,
+) -> anyhow::Result<Vec<OfReason>> {
+    // PostgreSQL knows no least UUID before version 18; as texts they have the same order.
+    let statement = client
+        .prepare_cached(
+            "-- reasons_of_dead_letters\n\
+             SELECT reason, tenant, queue, count(*) AS letters, \
+                 min(id::text)::uuid AS first, max(id::text)::uuid AS last \
+             FROM dead_letters WHERE $1::text IS NULL OR tenant = $1 \
+             GROUP BY reason, tenant, queue ORDER BY letters DESC, last DESC LIMIT $2",
+        )
+        .await?;
+    let rows = client.query(&statement, &[&tenant, &limit]).await?;
+    let reasons = rows.iter().map(|row| OfReason {
+        reason: row.get("reason"),
+        tenant: row.get("tenant"),
+        queue: row.get("queue"),
+        count: row.get("letters"),
+        first: row.get("first"),
+        last: row.get("last"),
+    });
+    Ok(reasons.collect())
+}
+
 /// A page, newest first. In the worst case it reads the whole table, which is bounded.
 ///
 /// # Errors
@@ -405,6 +450,7 @@ pub async fn list(
              FROM dead_letters \
              WHERE ($1::uuid IS NULL OR id < $1) AND ($2::text IS NULL OR reason = $2) \
                AND ($3::text IS NULL OR tenant = $3) AND ($4::text IS NULL OR queue = $4) \
+               AND ($7::uuid[] IS NULL OR id = ANY($7)) \
              ORDER BY id DESC LIMIT $5",
         )
         .await?;
@@ -419,26 +465,56 @@ pub async fn list(
                 &origin,
                 &limit,
                 &EXCERPT,
+                &filter.ids,
             ],
         )
         .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(StoredLetter {
-                id: row.get("id"),
-                queue: row.get("queue"),
-                reason: row.get("reason"),
-                exchange: row.get("exchange"),
-                routing_key: row.get("routing_key"),
-                tenant: row.get("tenant"),
-                message_id: row.get("message_id"),
-                properties: properties(row)?,
-                size: row.get("size"),
-                excerpt: row.get("excerpt"),
-                whole: whole(row),
-            })
+    rows.iter().map(StoredLetter::from_row).collect()
+}
+
+/// One tenant's own: the events that were published for it and refused. Newest first.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn list_of_tenant(
+    client: &Client,
+    tenant: &Tenant,
+    before: Option<DeadLetterId>,
+    limit: i64,
+) -> anyhow::Result<Vec<StoredLetter>> {
+    let statement = client
+        .prepare_cached(
+            "-- list_tenant_dead_letters\n\
+             SELECT id, queue, reason, exchange, routing_key, tenant, message_id, properties, \
+                    whole_size, whole_sha256, \
+                    length(body) AS size, substring(body FOR $4::int) AS excerpt \
+             FROM dead_letters \
+             WHERE owner = $1 AND tenant = $1 AND id < coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid) \
+             ORDER BY id DESC LIMIT $3",
+        )
+        .await?;
+    let rows = client
+        .query(&statement, &[tenant, &before, &limit, &EXCERPT])
+        .await?;
+    rows.iter().map(StoredLetter::from_row).collect()
+}
+
+impl StoredLetter {
+    fn from_row(row: &Row) -> anyhow::Result<Self> {
+        Ok(Self {
+            id: row.get("id"),
+            queue: row.get("queue"),
+            reason: row.get("reason"),
+            exchange: row.get("exchange"),
+            routing_key: row.get("routing_key"),
+            tenant: row.get("tenant"),
+            message_id: row.get("message_id"),
+            properties: properties(row)?,
+            size: row.get("size"),
+            excerpt: row.get("excerpt"),
+            whole: whole(row),
         })
-        .collect()
+    }
 }
 
 /// One letter with its whole body.
@@ -456,6 +532,23 @@ pub async fn find(client: &Client, id: DeadLetterId) -> anyhow::Result<Option<Le
         .await?;
     let row = client.query_opt(&statement, &[&id]).await?;
     row.as_ref().map(letter).transpose()
+}
+
+/// Letters without their bodies.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn heads(client: &Client, ids: &[DeadLetterId]) -> anyhow::Result<Vec<Letter>> {
+    let statement = client
+        .prepare_cached(
+            "-- heads_of_dead_letters\n\
+             SELECT id, queue, reason, exchange, routing_key, tenant, message_id, properties, \
+                    ''::bytea AS body, whole_size, whole_sha256 \
+             FROM dead_letters WHERE id = ANY($1)",
+        )
+        .await?;
+    let rows = client.query(&statement, &[&ids]).await?;
+    rows.iter().map(letter).collect()
 }
 
 /// The id of the newest letter.
@@ -498,6 +591,7 @@ pub async fn next(
                            AND ($2::text IS NULL OR reason = $2) \
                            AND ($3::text IS NULL OR tenant = $3) \
                            AND ($4::text IS NULL OR queue = $4) \
+                           AND ($8::uuid[] IS NULL OR id = ANY($8)) \
                          ORDER BY id LIMIT $5) next) n \
                  WHERE before < $7)) \
              ORDER BY id",
@@ -515,6 +609,7 @@ pub async fn next(
                 &limit,
                 &last,
                 &bytes,
+                &filter.ids,
             ],
         )
         .await?;
@@ -577,11 +672,12 @@ pub async fn discard(
 ) -> anyhow::Result<i64> {
     const WHICH: &str = "SELECT id FROM dead_letters \
          WHERE ($1::text IS NULL OR reason = $1) AND ($2::text IS NULL OR tenant = $2) \
-           AND ($3::text IS NULL OR queue = $3) \
+           AND ($3::text IS NULL OR queue = $3) AND ($5::uuid[] IS NULL OR id = ANY($5)) \
          ORDER BY id LIMIT $4";
     let origin = filter.origin.map(Origin::as_str);
     let transaction = take_turns(client).await?;
-    let parameters: [&(dyn ToSql + Sync); 4] = [&filter.reason, &filter.tenant, &origin, &limit];
+    let parameters: [&(dyn ToSql + Sync); 5] =
+        [&filter.reason, &filter.tenant, &origin, &limit, &filter.ids];
     let gone = remove(&transaction, "discard", WHICH, &parameters).await?;
     transaction.commit().await?;
     Ok(gone.letters)

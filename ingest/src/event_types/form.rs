@@ -87,7 +87,7 @@ impl CatalogueForm {
             let name = form
                 .name
                 .take()
-                .ok_or_else(|| Invalid::new(format!("{place}name"), "is missing"))?;
+                .ok_or_else(|| Invalid::missing(format!("{place}name")))?;
             let name: EventType = name
                 .parse()
                 .map_err(|error| Invalid::new(format!("{place}name"), error))?;

@@ -23,10 +23,11 @@ use shared::destination::Destinations;
 use shared::ids::{ExternalId, Tenant, WebhookId};
 use shared::webhook::Status;
 
+use crate::actor::{Actor, begin};
 use crate::apply::file::without_value;
 use crate::apply::place::without;
 use crate::apply::webhook::compare;
-use crate::invalid::{Invalid, Unsaved};
+use crate::invalid::{Invalid, Invalids, Unsaved};
 use crate::webhooks::form::{CheckedWebhook, WebhookForm};
 use crate::webhooks::store::{self, Writing};
 pub use report::Report;
@@ -88,7 +89,7 @@ pub async fn import(import: &Import, pool: &Pool, rules: &Rules<'_>) -> anyhow::
     }
     let rows = rows::read(&import.file, import.format)?;
     let mut client = pool.get().await.context("connecting to PostgreSQL")?;
-    let mut transaction = client.transaction().await?;
+    let mut transaction = begin(&mut client, &Actor::command("import")).await?;
     let known = known(&transaction, &import.tenant).await?;
     let mut importing = Importing {
         import,
@@ -166,7 +167,7 @@ impl Importing<'_> {
         entry.left_out = translated.left_out;
         let confidential = confidential(&translated.members);
         match self.check(translated.members) {
-            Err(problem) => entry.refuse(&[problem], &confidential),
+            Err(problems) => entry.refuse(&problems, &confidential),
             Ok((external_id, form)) => {
                 entry.external_id = Some(external_id.clone());
                 match self.known.get(&external_id) {
@@ -182,11 +183,11 @@ impl Importing<'_> {
         Ok(())
     }
 
-    /// The webhook's external id and its checked form.
+    /// The webhook's external id and its checked form; all that is wrong with it.
     fn check(
         &self,
         mut members: Map<String, Value>,
-    ) -> Result<(ExternalId, CheckedWebhook), Invalid> {
+    ) -> Result<(ExternalId, CheckedWebhook), Vec<Invalid>> {
         let dialect = self.import.dialect.as_deref();
         if let Some(dialect) = dialect.or(self.import.from.dialect()) {
             members
@@ -196,26 +197,21 @@ impl Importing<'_> {
         let form: WebhookForm =
             serde_path_to_error::deserialize(Value::Object(members)).map_err(|error| {
                 let path = error.path().to_string();
-                Invalid::new(path, without_value(&error.into_inner().to_string()))
+                vec![Invalid::new(
+                    path,
+                    without_value(&error.into_inner().to_string()),
+                )]
             })?;
-        let mut form = form.check(self.rules.destinations, self.rules.writing.dialects)?;
+        let checked = form.check_new(self.rules.destinations, self.rules.writing.dialects);
+        let mut form = checked.map_err(|Invalids(problems)| problems)?;
         if self.import.inactive {
             form.status = Some(Status::Inactive);
         }
         let external_id = form.external_id.clone().flatten().ok_or_else(|| {
-            Invalid::new(
-                "external_id",
-                "is missing: the webhook's id in the old system; `--map NAME=external_id` says where it is",
-            )
+            let why = "is missing: the webhook's id in the old system; `--map NAME=external_id` \
+                       says where it is";
+            vec![Invalid::new("external_id", why)]
         })?;
-        for (member, is_there) in [
-            ("url", form.url.is_some()),
-            ("events", form.events.is_some()),
-        ] {
-            if !is_there {
-                return Err(Invalid::new(member, "is missing"));
-            }
-        }
         Ok((external_id, form))
     }
 

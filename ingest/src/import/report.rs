@@ -36,7 +36,7 @@ impl Entry {
     }
 
     pub(super) fn refuse(&mut self, problems: &[Invalid], confidential: &[String]) {
-        let lines = problems.iter().map(|Invalid { field, reason }| {
+        let lines = problems.iter().map(|Invalid { field, reason, .. }| {
             let reason = cleaned(reason, confidential);
             match field.as_str() {
                 "" | "." => reason,

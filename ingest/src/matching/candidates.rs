@@ -12,12 +12,14 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::data::Data;
-use super::filter::{Budget, Filter, TooCostly};
+use super::filter::{Budget, Filter, TooCostly, inner};
 
 /// See the module's text. The longest known webhook first.
 #[derive(Clone, Debug)]
 pub struct Candidates<K> {
     pub(super) webhooks: Vec<(K, Option<Arc<Filter>>)>,
+    /// The member that the tenant's dialect wraps data in.
+    pub(super) tenants_member: Option<Arc<str>>,
 }
 
 /// What an event is to its candidates, each list in their order.
@@ -33,6 +35,15 @@ impl<K: Copy> Candidates<K> {
     /// Whether any has a filter, so that data has to be read.
     pub fn have_filters(&self) -> bool {
         self.webhooks.iter().any(|(_, filter)| filter.is_some())
+    }
+
+    /// Filters of webhooks with their tenant's dialect see what is in this member of the data.
+    #[must_use]
+    pub fn within(self, tenants_member: Option<Arc<str>>) -> Self {
+        Self {
+            tenants_member,
+            ..self
+        }
     }
 
     /// Evaluates their filters, with so many steps for all of them.
@@ -63,10 +74,13 @@ impl<K: Copy> Candidates<K> {
     fn answers(&self, data: &Value, steps: u32) -> Vec<Result<bool, TooCostly>> {
         let filters = self.webhooks.iter().map(|(_, filter)| filter.as_deref());
         let filters: Vec<_> = filters.collect();
+        let tenants = self.tenants_member.as_deref();
+        let inner = tenants.and_then(|member| inner(data, member));
         let mut left = steps;
         let mut ask = |filter: &Filter, share: u32| {
             let mut budget = Budget::new(share.min(left));
             left -= budget.left();
+            let data = inner.filter(|_| filter.follows_tenant()).unwrap_or(data);
             let answer = filter.matches(data, &mut budget);
             left += budget.left();
             (answer, left)
@@ -104,13 +118,44 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::matching::filter::MAX_STEPS;
+    use crate::matching::filter::{MAX_STEPS, Within};
 
     fn candidates(filters: &[Value]) -> Candidates<usize> {
         let filters = filters.iter().map(|filter| Filter::parse(filter).unwrap());
         let filters = filters.map(|filter| Some(Arc::new(filter)));
         Candidates {
             webhooks: filters.enumerate().collect(),
+            tenants_member: None,
+        }
+    }
+
+    #[test]
+    fn a_filter_sees_the_inner_object_of_data_that_its_dialect_wraps() {
+        let filter = || Filter::parse(&json!({"total": 7})).unwrap();
+        let of = |within| Some(Arc::new(filter().on(within)));
+        let candidates = Candidates {
+            webhooks: vec![
+                (0, of(Within::AsPublished)),
+                (1, of(Within::Member("object".into()))),
+                (2, of(Within::Tenants)),
+            ],
+            tenants_member: None,
+        };
+        let wrapped = json!({"object": {"total": 7}});
+        for (tenants, data, matched) in [
+            (None, json!({"total": 7}), vec![0, 1, 2]),
+            (None, wrapped.clone(), vec![1]),
+            (Some("object"), wrapped, vec![1, 2]),
+            (
+                Some("object"),
+                json!({"object": {"total": 7}, "n": 1}),
+                vec![],
+            ),
+            (Some("object"), json!({"object": 7}), vec![]),
+        ] {
+            let candidates = candidates.clone().within(tenants.map(Arc::from));
+            let found = candidates.evaluate(&Data::new(&data.to_string()), MAX_STEPS);
+            assert_eq!(found.matched, matched, "{tenants:?} {data}");
         }
     }
 

@@ -47,7 +47,8 @@
 //! **Short forms** (Jossiedb), as top-level keys: `locations` and `categories`
 //! (non-empty lists of strings or numbers) and `minStockThreshold` (a number:
 //! stock at or under it passes). Each looks at the first of its three fields
-//! that is there and not null. With an object of operators such a key is an
+//! that is there and not null, at the top of the data or else one level down
+//! (`{"item": {"location": …}}`). With an object of operators such a key is an
 //! ordinary path.
 
 mod clause;
@@ -62,11 +63,13 @@ mod parse;
 )]
 mod tests;
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use clause::Clause;
 pub use clause::{
-    Budget, FilterError, MAX_CLAUSE_TEXT, MAX_CLAUSES, MAX_DEPTH, MAX_EXCERPT, MAX_PATH,
+    Budget, FilterError, Holding, MAX_CLAUSE_TEXT, MAX_CLAUSES, MAX_DEPTH, MAX_EXCERPT, MAX_PATH,
     MAX_SEGMENTS, MAX_STEPS, MAX_STRING, MAX_VALUES, Refusal, TooCostly,
 };
 
@@ -74,13 +77,52 @@ pub use clause::{
 #[derive(Clone, Debug)]
 pub struct Filter {
     root: Clause,
+    within: Within,
+}
+
+/// What a filter sees of data that its producer wrapped already, as the webhook's dialect
+/// would (`{"object": {…}}`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Within {
+    /// The data as it was published.
+    #[default]
+    AsPublished,
+    /// The object in this member, if the data consists of that member alone.
+    Member(Arc<str>),
+    /// As the tenant's dialect says, which may change without the webhook.
+    Tenants,
+}
+
+/// The object that data consists of, if its only member is this one.
+pub(super) fn inner<'d>(data: &'d Value, member: &str) -> Option<&'d Value> {
+    let members = data.as_object().filter(|members| members.len() == 1)?;
+    members.get(member).filter(|inner| inner.is_object())
 }
 
 impl Filter {
     /// Compiles a filter from its JSON, or says where and why it is none.
     pub fn parse(filter: &Value) -> Result<Self, FilterError> {
         let root = parse::parse(filter)?;
-        Ok(Self { root })
+        let within = Within::default();
+        Ok(Self { root, within })
+    }
+
+    /// The same filter, on what a dialect makes of the data.
+    #[must_use]
+    pub fn on(self, within: Within) -> Self {
+        Self { within, ..self }
+    }
+
+    /// Whether the tenant's dialect says what it sees.
+    pub(super) fn follows_tenant(&self) -> bool {
+        self.within == Within::Tenants
+    }
+
+    fn seen<'d>(&self, data: &'d Value) -> &'d Value {
+        match &self.within {
+            Within::Member(member) => inner(data, member).unwrap_or(data),
+            Within::AsPublished | Within::Tenants => data,
+        }
     }
 
     /// Does the event with this data pass?
@@ -88,15 +130,15 @@ impl Filter {
     /// # Errors
     /// If answering takes more than the budget.
     pub fn matches(&self, data: &Value, budget: &mut Budget) -> Result<bool, TooCostly> {
-        evaluate::matches(&self.root, data, budget)
+        evaluate::matches(&self.root, self.seen(data), budget)
     }
 
-    /// The same answer as [`matches`](Self::matches), with the first clause
-    /// that said no, or that names what the data lacks.
+    /// The same answer as [`matches`](Self::matches), with the clauses that hold, or the
+    /// first clause that said no, or that names what the data lacks.
     ///
     /// # Errors
     /// Says which clause it is, or that the budget was too small.
-    pub fn explain(&self, data: &Value, budget: &mut Budget) -> Result<(), Refusal> {
-        evaluate::explain(&self.root, data, budget)
+    pub fn explain(&self, data: &Value, budget: &mut Budget) -> Result<Vec<Holding>, Refusal> {
+        evaluate::explain(&self.root, self.seen(data), budget)
     }
 }

@@ -21,7 +21,7 @@ use utoipa::ToSchema;
 
 use super::candidates::Candidates;
 use super::data::Data;
-use super::filter::{Budget, Filter, MAX_STEPS, Refusal};
+use super::filter::{Budget, Filter, Holding, MAX_STEPS, Refusal};
 use super::pattern::{self, Key, Pattern};
 
 #[cfg(test)]
@@ -59,11 +59,25 @@ pub struct Entry<K, W> {
 #[serde(tag = "result", rename_all = "snake_case")]
 pub enum Explanation {
     /// It gets a delivery.
-    Matched,
+    Matched {
+        /// The first of its patterns that listens to this type.
+        #[schema(example = "order.*")]
+        pattern: String,
+        /// The clauses of its filter, all of which hold; of `$or` the first that does. Empty:
+        /// it has no filter.
+        clauses: Vec<Holding>,
+    },
     /// None of its patterns listens to this type.
     NotListening,
     /// A clause of its filter said no.
-    Refused(Refusal),
+    Refused {
+        /// The first of its patterns that listens to this type.
+        #[schema(example = "order.*")]
+        pattern: String,
+        /// The clause.
+        #[serde(flatten)]
+        refusal: Refusal,
+    },
     /// It has a filter, and this data cannot be read by one.
     Unreadable {
         /// The parser's words.
@@ -168,6 +182,7 @@ impl<K: Copy + Eq + Hash, W> Index<K, W> {
         let webhooks = entries.map(|entry| (entry.id, entry.filter.clone()));
         Candidates {
             webhooks: webhooks.collect(),
+            tenants_member: None,
         }
     }
 
@@ -191,7 +206,7 @@ impl<K: Copy + Eq + Hash, W> Index<K, W> {
             if !listeners.contains(arrival) {
                 return (entry, Explanation::NotListening);
             }
-            (entry, Entry::explain(entry, data, share))
+            (entry, Entry::explain(entry, event_type, data, share))
         };
         tenant.entries.iter().map(explain).collect()
     }
@@ -209,19 +224,28 @@ impl<K: Copy + Eq + Hash, W> Index<K, W> {
 }
 
 impl<K, W> Entry<K, W> {
-    fn explain(&self, data: &Data<'_>, steps: u32) -> Explanation {
+    fn explain(&self, event_type: &str, data: &Data<'_>, steps: u32) -> Explanation {
+        let pattern = self.listening(event_type);
         let Some(filter) = &self.filter else {
-            return Explanation::Matched;
+            let clauses = Vec::new();
+            return Explanation::Matched { pattern, clauses };
         };
         let mut budget = Budget::new(steps);
         match data.value().map(|data| filter.explain(data, &mut budget)) {
-            Ok(Ok(())) => Explanation::Matched,
-            Ok(Err(refusal)) => Explanation::Refused(refusal),
+            Ok(Ok(clauses)) => Explanation::Matched { pattern, clauses },
+            Ok(Err(refusal)) => Explanation::Refused { pattern, refusal },
             Err(error) => {
                 let why = error.to_string();
                 Explanation::Unreadable { why }
             }
         }
+    }
+
+    /// The first of its patterns that listens to this type.
+    pub(crate) fn listening(&self, event_type: &str) -> String {
+        let listening = |pattern: &&Pattern| pattern.listens_to(event_type);
+        let first = self.patterns.iter().find(listening);
+        first.map_or_else(String::new, Pattern::to_string)
     }
 }
 

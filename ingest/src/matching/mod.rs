@@ -25,6 +25,6 @@ pub mod pattern;
 
 pub use candidates::{Candidates, Found};
 pub use data::Data;
-pub use filter::{Filter, FilterError, Refusal};
+pub use filter::{Filter, FilterError, Holding, Refusal, Within};
 pub use index::{Entry, Explanation, Index};
 pub use pattern::{Pattern, PatternError};

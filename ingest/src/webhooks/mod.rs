@@ -4,5 +4,6 @@
 
 pub mod form;
 pub mod rate_limit;
+mod rules;
 pub mod store;
 pub mod walls;

@@ -12,7 +12,22 @@ use crate::invalid::Invalid;
 /// The highest rate limit, in deliveries a period.
 const MAX_RATE: u32 = 100_000_000;
 
-/// The most attempts in any period of this length. A number means attempts per second.
+/// A rate limit as it may be sent.
+#[derive(ToSchema)]
+#[serde(untagged)]
+// `read` says more of what is wrong than serde could.
+#[allow(dead_code)]
+pub enum RateLimitForm {
+    PerSecond(PerSecond),
+    Limit(RateLimit),
+}
+
+/// The most attempts per second.
+#[derive(ToSchema)]
+#[schema(minimum = 1, maximum = 100_000_000, example = 10)]
+pub struct PerSecond(#[allow(dead_code)] u32);
+
+/// The most attempts in any period of this length.
 #[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RateLimit {

@@ -20,6 +20,7 @@ use crate::assignments::Assignments;
 use crate::invalid::{Conflict, Invalid, NotFound, Unsaved};
 use crate::matching::Pattern;
 use crate::webhooks::form::{CheckedWebhook, Signing, check_metadata};
+use crate::webhooks::rules::check_rules;
 
 type Result<T> = std::result::Result<T, Unsaved>;
 
@@ -72,25 +73,27 @@ pub async fn create(
     writing: Writing<'_>,
     tenant: &Tenant,
     key: Option<&str>,
-    form: CheckedWebhook,
+    mut form: CheckedWebhook,
 ) -> Result<Made> {
-    let url = form.url.ok_or_else(|| Invalid::new("url", "is missing"))?;
+    let url = form.url.take().ok_or_else(|| Invalid::missing("url"))?;
     let events = form
         .events
-        .ok_or_else(|| Invalid::new("events", "is missing"))?;
+        .take()
+        .ok_or_else(|| Invalid::missing("events"))?;
     let operational = form.operational.unwrap_or(false);
     if !operational {
         check_offered(transaction, tenant, &events).await?;
     }
-    let dialect = form.dialect.flatten();
+    let dialect = form.dialect.take().flatten();
     let signs_with_key = form.signing == Some(Signing::Ed25519);
-    if signs_with_key {
-        let dialect = match &dialect {
-            Some(own) => own.clone(),
-            None => tenants_dialect(transaction, tenant).await?,
-        };
-        check_takes_keys(writing.dialects, &dialect)?;
-    }
+    check_rules(
+        transaction,
+        writing.dialects,
+        tenant,
+        dialect.as_deref(),
+        &form,
+    )
+    .await?;
     check_room(transaction, tenant).await?;
     let external_id = form.external_id.flatten();
     check_external_id(transaction, tenant, None, external_id.as_ref()).await?;
@@ -105,10 +108,10 @@ pub async fn create(
             "-- create_webhook\n\
              INSERT INTO webhooks (id, tenant, url, description, patterns, filter, dialect, secret, \
                  signing_key, headers, timeout_ms, retry, rate_limit, rate_period_s, debug_mode, \
-                 metadata, status, key, operational, external_id, owner, \
+                 metadata, status, key, operational, trace_header, external_id, owner, \
                  client_certificate, oauth2, revision) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
-                 $20, $21, $22, $23, 0) \
+                 $20, $21, $22, $23, $24, 0) \
              RETURNING {SIZES}"
         ))
         .await?;
@@ -135,6 +138,7 @@ pub async fn create(
                 &form.status.unwrap_or(Status::Active).as_str(),
                 &key,
                 &operational,
+                &form.trace_header.unwrap_or(true),
                 &external_id,
                 &form.owner.flatten(),
                 &form
@@ -174,13 +178,14 @@ pub async fn update(
         check_offered(transaction, tenant, events).await?;
     }
     let own_dialect = form.dialect.clone().unwrap_or(before.dialect);
-    if form.signing == Some(Signing::Ed25519) {
-        let dialect = match own_dialect {
-            Some(own) => own,
-            None => tenants_dialect(transaction, tenant).await?,
-        };
-        check_takes_keys(writing.dialects, &dialect)?;
-    }
+    check_rules(
+        transaction,
+        writing.dialects,
+        tenant,
+        own_dialect.as_deref(),
+        &form,
+    )
+    .await?;
     let metadata = match form.client_id {
         None => form.metadata,
         Some(client) => {
@@ -200,6 +205,9 @@ pub async fn update(
     changes.set("url", form.url);
     changes.set("patterns", form.events);
     let secret = form.secret.map(|secret| seal_secret(keys, id, &secret));
+    if secret.is_some() {
+        changes.clause("secret_made_at = now()".to_owned());
+    }
     changes.set("secret", secret);
     changes.set("description", form.description);
     let status = changes.parameter(form.status.map(Status::as_str));
@@ -211,6 +219,7 @@ pub async fn update(
     changes.set("headers", headers);
     changes.set("metadata", metadata.map(Value::Object));
     changes.set("debug_mode", form.debug_mode);
+    changes.set("trace_header", form.trace_header);
     changes.set_nullable("filter", form.filters);
     changes.set_nullable("timeout_ms", form.timeout);
     let retry = form.retry.map(|retry| retry.map(|retry| json!(retry)));
@@ -456,25 +465,6 @@ fn useless<'p>(offered: &[&str], patterns: &'p [String]) -> Option<&'p str> {
         .iter()
         .find(|pattern| !useful(pattern))
         .map(String::as_str)
-}
-
-async fn tenants_dialect(transaction: &Transaction<'_>, tenant: &Tenant) -> Result<String> {
-    let statement = transaction
-        .prepare_cached("-- tenants_dialect\nSELECT dialect FROM tenants WHERE id = $1")
-        .await?;
-    Ok(transaction.query_one(&statement, &[tenant]).await?.get(0))
-}
-
-/// Refuses a key in a dialect that can't send its signature.
-fn check_takes_keys(dialects: &Dialects, name: &str) -> Result<()> {
-    match dialects.get(name) {
-        Some(dialect) if dialect.takes_signing_keys() => Ok(()),
-        _ => Err(Invalid::new(
-            "signing",
-            format!("can't be `ed25519` in the dialect `{name}`, which has no place for it"),
-        )
-        .into()),
-    }
 }
 
 fn client_id(client: Value) -> (String, Value) {

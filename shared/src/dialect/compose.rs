@@ -5,16 +5,20 @@
 //! signed parts of it are slices of those bytes.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use axum::http::{HeaderName, HeaderValue, header};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hmac::{Hmac, KeyInit, Mac};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use secrecy::ExposeSecret;
+use serde_json::value::RawValue;
 use sha2::Sha256;
 use time::OffsetDateTime;
 
+use super::api::Additions;
 use super::javascript;
 use super::message::{Message, Wire};
 use super::policy::Policy;
@@ -29,13 +33,21 @@ pub struct Dialect {
     pub(super) definition: String,
     pub(super) policy: Policy,
     pub(super) form: Form,
+    /// See [`Dialect::unwraps`].
+    pub(super) unwrap: Option<String>,
+    pub(super) additions: Additions,
     pub(super) content_type: HeaderValue,
     pub(super) body: Vec<Member>,
     /// The body is the value of its only member, the event's data, without an object around it.
     pub(super) is_bare: bool,
-    pub(super) headers: Vec<(HeaderName, Template<InHeader>)>,
+    pub(super) headers: Headers,
+    /// The prefix of headers that are CloudEvents attributes, percent-encoded.
+    pub(super) spread: Option<String>,
     pub(super) signatures: Vec<Signature>,
 }
+
+/// The headers of a dialect, with the templates of their values.
+pub(super) type Headers = Vec<(HeaderName, Template<InHeader>)>;
 
 /// How JSON is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,15 +153,38 @@ impl Dialect {
         &self.policy
     }
 
+    /// What the API's answers have in addition.
+    #[must_use]
+    pub fn additions(&self) -> &Additions {
+        &self.additions
+    }
+
+    /// The member that deliveries wrap the data in. Data that consists of this member alone
+    /// was wrapped by its producer, and stands for the member's value.
+    #[must_use]
+    pub fn unwraps(&self) -> Option<&str> {
+        self.unwrap.as_deref()
+    }
+
+    /// Whether the dialect sets this header itself. `name` is in lower case.
+    #[must_use]
+    pub fn sets_header(&self, name: &str) -> bool {
+        let spread = self.spread.as_ref();
+        self.headers.iter().any(|(set, _)| set.as_str() == name)
+            || spread.is_some_and(|prefix| name.starts_with(prefix))
+    }
+
     /// Writes and signs a delivery.
     #[must_use]
     pub fn compose(&self, message: &Message<'_>, secrets: &Secrets, now: OffsetDateTime) -> Wire {
+        let data = match &self.unwrap {
+            Some(member) => inner(message.data, member),
+            None => message.data,
+        };
         let data = match self.form {
-            Form::AsPublished => Cow::Borrowed(message.data),
+            Form::AsPublished => Cow::Borrowed(data),
             // `ingest` accepts only JSON data, so this can't fail.
-            Form::JavaScript => {
-                javascript::rewrite(message.data).map_or(Cow::Borrowed(message.data), Cow::Owned)
-            }
+            Form::JavaScript => javascript::rewrite(data).map_or(Cow::Borrowed(data), Cow::Owned),
         };
         let mut composer = Composer {
             dialect: self,
@@ -172,15 +207,62 @@ impl Dialect {
                 InHeader::Of(field) => field.write(message, now),
                 InHeader::Signature(signature) => composer.sign(*signature, &body),
             });
+            let text = match self.attribute_name(name) {
+                Some(attribute) => encoded(match message.attributes {
+                    Some(own) => own.get(attribute).map_or(text, attribute_text),
+                    None => text,
+                }),
+                None => text,
+            };
             // Fields and signatures are visible ASCII, which every header value may
             // contain. The text around them was checked when the file was read.
             let value = HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""));
             headers.push((name.clone(), value));
         }
+        self.add_attributes(message, &mut headers);
         Wire {
             body: body.text.into_bytes(),
             headers,
         }
+    }
+
+    /// The attribute that a header has, if it has one.
+    fn attribute_name<'n>(&self, header: &'n HeaderName) -> Option<&'n str> {
+        header.as_str().strip_prefix(self.spread.as_ref()?.as_str())
+    }
+
+    /// Adds the producer's attributes that no header of the file has.
+    fn add_attributes(&self, message: &Message<'_>, headers: &mut Vec<(HeaderName, HeaderValue)>) {
+        let (Some(prefix), Some(attributes)) = (&self.spread, message.attributes) else {
+            return;
+        };
+        for (attribute, value) in attributes {
+            // The content type says it.
+            if attribute == "datacontenttype" {
+                continue;
+            }
+            let name = HeaderName::try_from(format!("{prefix}{attribute}"));
+            let value = HeaderValue::try_from(encoded(attribute_text(value)));
+            if let (Ok(name), Ok(value)) = (name, value)
+                && !self.headers.iter().any(|(own, _)| *own == name)
+            {
+                headers.push((name, value));
+            }
+        }
+    }
+
+    /// Whether the previous secret signs too until a rotation's overlap ends.
+    #[must_use]
+    pub fn signs_with_previous_secret(&self) -> bool {
+        let mut signatures = self.signatures.iter();
+        signatures.any(|signature| signature.secrets == Signing::All)
+    }
+
+    /// Whether a secret that begins with `whsec_` must go on with base64.
+    #[must_use]
+    pub fn decodes_secrets(&self) -> bool {
+        let mut signatures = self.signatures.iter();
+        signatures.any(|signature| signature.key == Key::Whsec)
     }
 
     /// Whether it can send a signature by an ed25519 key.
@@ -332,7 +414,42 @@ impl Composer<'_> {
     }
 }
 
-fn encode(encoding: &Template<Digest>, signature: &[u8]) -> String {
+/// An attribute as a header has it.
+fn attribute_text(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Percent-encoded, as CloudEvents' binding to HTTP wants it (section 3.1.3.2).
+fn encoded(text: String) -> String {
+    const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+    match utf8_percent_encode(&text, ENCODED).into() {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(encoded) => encoded,
+    }
+}
+
+/// The value of the member that the data consists of, if that is an object; otherwise the data.
+fn inner<'a>(data: &'a str, member: &str) -> &'a str {
+    // Most data begins with another member. Then nothing is parsed.
+    let begin = data.trim_start().strip_prefix('{').map(str::trim_start);
+    let begin = begin.and_then(|text| text.strip_prefix('"'));
+    if !begin.is_some_and(|text| text.starts_with(member)) {
+        return data;
+    }
+    let members: Option<BTreeMap<&str, &RawValue>> = serde_json::from_str(data).ok();
+    match members
+        .as_ref()
+        .map(|members| (members.len(), members.get(member)))
+    {
+        Some((1, Some(value))) if value.get().starts_with('{') => value.get(),
+        _ => data,
+    }
+}
+
+pub(super) fn encode(encoding: &Template<Digest>, signature: &[u8]) -> String {
     encoding.render(|digest| match digest {
         Digest::Hex => hex::encode(signature),
         Digest::Base64 => BASE64.encode(signature),
@@ -340,7 +457,7 @@ fn encode(encoding: &Template<Digest>, signature: &[u8]) -> String {
 }
 
 /// `"name":`, after a comma unless it is the first.
-fn push_name(out: &mut String, name: &str) {
+pub(super) fn push_name(out: &mut String, name: &str) {
     if !out.ends_with('{') {
         out.push(',');
     }
@@ -348,7 +465,7 @@ fn push_name(out: &mut String, name: &str) {
     out.push(':');
 }
 
-fn hmac_sha256(key: &[u8], message: &[u8]) -> [u8; 32] {
+pub(super) fn hmac_sha256(key: &[u8], message: &[u8]) -> [u8; 32] {
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else {
         // HMAC accepts keys of any length (RFC 2104, section 2).
         unreachable!("HMAC refused a key");

@@ -9,9 +9,13 @@
 //! | `description` | text for people |
 //! | `form` | `as-published` (the default) or `javascript` |
 //! | `content_type` | `application/json` by default |
-//! | `timeout`, `max_age` | durations: `500ms`, `10s`, `5m`, `2h`, `7d` |
+//! | `timeout`, `min_timeout`, `max_age` | durations: `500ms`, `10s`, `5m`, `2h`, `7d` |
+//! | `max_age_since` | `accepted_at` (the default) or `occurred_at` |
+//! | `deliveries_per_hour` | the limit of tenants that set none |
+//! | `unwrap` | a member's name: data that consists of this member alone stands for the member's value |
+//! | `api` | what the API's answers have in addition |
 //! | `body` | its members in order: texts, numbers, booleans, tables. `{data}` alone is the event's data. Or the text `{data}`: the body is the event's data. The key `...` with `{attributes}` inserts CloudEvents attributes |
-//! | `headers` | texts |
+//! | `headers` | texts. A key like `ce-...` with `{attributes}` inserts CloudEvents attributes with that prefix |
 //! | `signatures.<name>` | `signs` and `encoding` (texts), `key` (`text` or `whsec`), `secrets` (`current` or `all`), `ed25519` (how a signature by a key pair is written) |
 //! | `retry` | `delays`, or `first`, `factor`, `cap`, `retries`; `jitter` |
 //! | `answers` | lists of statuses: `success`, `stop`, `disable` |
@@ -21,8 +25,9 @@ use std::time::Duration;
 use axum::http::HeaderValue;
 use toml::Table;
 
+use super::api::{self, Additions};
 use super::compose::{Dialect, Form, Member, Value};
-use super::policy::{Answers, Policy, Statuses};
+use super::policy::{Answers, Policy, Since, Statuses};
 use super::section::{Invalid, Result, Section, duration};
 use super::shape::Names;
 use super::signatures::{check_signatures, signatures};
@@ -93,7 +98,20 @@ fn dialect(name: &str, text: &str, mut top: Section) -> Result<Dialect> {
             )
         })?;
     let timeout = top.duration("timeout", Duration::from_secs(1)..=Duration::from_secs(60))?;
+    let min_timeout = top.duration(
+        "min_timeout",
+        Duration::from_secs(1)..=Duration::from_secs(60),
+    )?;
     let max_age = top.duration("max_age", Duration::from_secs(1)..=MAX_AGE)?;
+    let since = top.one_of(
+        "max_age_since",
+        &[
+            ("accepted_at", Since::AcceptedAt),
+            ("occurred_at", Since::OccurredAt),
+        ],
+    )?;
+    let per_hour = top.whole_number("deliveries_per_hour", 1..=u32::MAX)?;
+    let unwrap = top.text("unwrap")?;
     let schedule = schedule(top.section("retry")?)?;
     let answers = answers(top.section("answers")?)?;
 
@@ -106,6 +124,16 @@ fn dialect(name: &str, text: &str, mut top: Section) -> Result<Dialect> {
     };
     let headers = top.section("headers")?;
     let signing = top.section("signatures")?;
+    let additions = if top.table.contains_key("api") {
+        api::additions(top.section("api")?)?
+    } else {
+        Additions::default()
+    };
+    let timeout = timeout.unwrap_or(TIMEOUT);
+    let min_timeout = min_timeout.unwrap_or(Duration::from_secs(1));
+    if timeout < min_timeout {
+        return Err(top.invalid("min_timeout", "must not be longer than `timeout`"));
+    }
     top.finish()?;
     let names = Names {
         signatures: signing.table.keys().cloned().collect(),
@@ -118,14 +146,17 @@ fn dialect(name: &str, text: &str, mut top: Section) -> Result<Dialect> {
             value: Value::Data,
         }],
     };
-    let headers = names.headers(headers)?;
+    let (headers, spread) = names.headers(headers)?;
     let signatures = signatures(signing, &body)?;
     let dialect = Dialect {
         name: name.to_owned(),
         description,
         definition: text.to_owned(),
         policy: Policy {
-            timeout: timeout.unwrap_or(TIMEOUT),
+            timeout,
+            min_timeout,
+            since: since.unwrap_or(Since::AcceptedAt),
+            deliveries_per_hour: per_hour,
             max_age: max_age
                 .unwrap_or(MAX_AGE)
                 .try_into()
@@ -134,10 +165,13 @@ fn dialect(name: &str, text: &str, mut top: Section) -> Result<Dialect> {
             answers,
         },
         form: names.form,
+        unwrap,
+        additions,
         content_type,
         body,
         is_bare,
         headers,
+        spread,
         signatures,
     };
     check_signatures(&dialect).map_err(|(key, reason)| Invalid { file, key, reason })?;

@@ -1,7 +1,7 @@
 //! Dialects: how a delivery looks on the wire, and what each kind of answer means.
 //!
 //! A dialect is a small declarative file. It describes the body, the headers, the
-//! signature and the default policy. Seven are embedded; a folder may hold more. No code
+//! signature and the default policy. Eight are embedded; a folder may hold more. No code
 //! refers to a dialect by name, except [`DEFAULT`].
 //!
 //! | file | does |
@@ -9,10 +9,13 @@
 //! | `file` | reads and checks a dialect's file; what may stand in one |
 //! | `section`, `shape`, `signatures` | its parts: the tree, body and headers, what signs |
 //! | `template` | the texts with placeholders in it |
+//! | `api` | what answers of the API have in addition |
 //! | `policy` | timeouts, ages, retries, what statuses mean |
 //! | `message`, `compose` | a delivery, and how it is written and signed |
+//! | `verify` | signatures as a receiver checks them |
 //! | `javascript` | JSON as JavaScript writes it |
 
+mod api;
 mod compose;
 mod file;
 pub mod javascript;
@@ -22,22 +25,25 @@ mod section;
 mod shape;
 mod signatures;
 mod template;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use api::{Addition, Additions};
 pub use compose::Dialect;
 pub use message::{Message, Wire};
-pub use policy::{Answers, Meaning, Policy};
+pub use policy::{Answers, Meaning, Policy, Since};
 pub use section::Invalid;
+pub use verify::{Keyed, Missing, Place, Received};
 
 /// The dialect of a tenant that didn't choose another one.
 pub const DEFAULT: &str = "standard";
 
 /// The built-in dialects: name and file.
-const EMBEDDED: [(&str, &str); 7] = [
+const EMBEDDED: [(&str, &str); 8] = [
     (
         "auraconnect.toml",
         include_str!("../../dialects/auraconnect.toml"),
@@ -45,6 +51,10 @@ const EMBEDDED: [(&str, &str); 7] = [
     (
         "brainsait.toml",
         include_str!("../../dialects/brainsait.toml"),
+    ),
+    (
+        "cloudevents-binary.toml",
+        include_str!("../../dialects/cloudevents-binary.toml"),
     ),
     (
         "cloudevents.toml",

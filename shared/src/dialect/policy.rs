@@ -10,11 +10,28 @@ use crate::retry::Schedule;
 pub struct Policy {
     /// The timeout of an attempt, unless the webhook or the server sets one.
     pub timeout: Duration,
-    /// The longest time from the event's acceptance to its last attempt.
+    /// The shortest timeout that a webhook may set.
+    pub min_timeout: Duration,
+    /// The longest time to the last attempt, counted from `since`.
     pub max_age: time::Duration,
+    /// From when an event's age counts.
+    pub since: Since,
+    /// The most attempts in any hour of a tenant that sets no limit itself; `None` means no
+    /// limit.
+    pub deliveries_per_hour: Option<u32>,
     /// When failed attempts are retried, unless the webhook or the server sets that.
     pub schedule: Schedule,
     pub answers: Answers,
+}
+
+/// From when an event's age counts. The age of a delivery that was restarted counts from the
+/// restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Since {
+    /// When Posthorn accepted the event.
+    AcceptedAt,
+    /// When the event happened, as its producer says.
+    OccurredAt,
 }
 
 /// The statuses with a special meaning.

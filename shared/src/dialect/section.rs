@@ -57,6 +57,14 @@ impl Section {
             .ok_or_else(|| self.invalid(key, "is missing"))
     }
 
+    pub(super) fn truth(&mut self, key: &str) -> Result<Option<bool>> {
+        match self.table.remove(key) {
+            None => Ok(None),
+            Some(Toml::Boolean(truth)) => Ok(Some(truth)),
+            Some(_) => Err(self.invalid(key, "must be true or false")),
+        }
+    }
+
     pub(super) fn number(&mut self, key: &str) -> Result<Option<f64>> {
         match self.table.remove(key) {
             None => Ok(None),
@@ -64,6 +72,22 @@ impl Section {
             Some(Toml::Float(number)) => Ok(Some(number)),
             Some(_) => Err(self.invalid(key, "must be a number")),
         }
+    }
+
+    pub(super) fn whole_number(
+        &mut self,
+        key: &str,
+        bounds: std::ops::RangeInclusive<u32>,
+    ) -> Result<Option<u32>> {
+        let Some(number) = self.number(key)? else {
+            return Ok(None);
+        };
+        let (least, most) = (*bounds.start(), *bounds.end());
+        if number.fract() != 0.0 || !(f64::from(least)..=f64::from(most)).contains(&number) {
+            let reason = format!("must be a whole number from {least} to {most}");
+            return Err(self.invalid(key, reason));
+        }
+        Ok(Some(number as u32))
     }
 
     pub(super) fn texts(&mut self, key: &str) -> Result<Option<Vec<String>>> {

@@ -3,7 +3,7 @@
 use axum::http::{HeaderName, HeaderValue};
 use toml::{Table, Value as Toml};
 
-use super::compose::{Form, InHeader, Member, Value};
+use super::compose::{Form, Headers, InHeader, Member, Value};
 use super::javascript;
 use super::section::Invalid;
 use super::section::{Result, Section};
@@ -122,16 +122,32 @@ impl Names {
         Ok(Value::Text(fields))
     }
 
-    pub(super) fn headers(
-        &self,
-        section: Section,
-    ) -> Result<Vec<(HeaderName, Template<InHeader>)>> {
-        let Section { file, path, table } = section;
+    /// Parses the headers. Answers also the prefix of headers with CloudEvents attributes, if
+    /// there are such headers.
+    pub(super) fn headers(&self, section: Section) -> Result<(Headers, Option<String>)> {
+        let Section {
+            file,
+            path,
+            mut table,
+        } = section;
         let within = Section {
             file,
             path,
             table: Table::new(),
         };
+        let spread = table.keys().find_map(|key| key.strip_suffix(SPREAD));
+        let spread = spread.map(str::to_owned);
+        if let Some(prefix) = &spread {
+            let key = format!("{prefix}{SPREAD}");
+            let value = table.remove(&key);
+            let plain = |b: u8| b.is_ascii_lowercase() || b == b'-';
+            if prefix.is_empty() || !prefix.bytes().all(plain) {
+                return Err(within.invalid(&key, "needs a prefix of `a-z` and `-`"));
+            }
+            if value.as_ref().and_then(|value| value.as_str()) != Some("{attributes}") {
+                return Err(within.invalid(&key, "must be `{attributes}`"));
+            }
+        }
         let mut headers: Vec<(HeaderName, _)> = Vec::with_capacity(table.len());
         for (name, value) in table {
             let header = HeaderName::try_from(&name)
@@ -166,6 +182,6 @@ impl Names {
             }
             headers.push((header, template));
         }
-        Ok(headers)
+        Ok((headers, spread))
     }
 }

@@ -74,6 +74,14 @@ impl<F> Template<F> {
         })
     }
 
+    /// Its fields, and the literal texts between them.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = Result<&F, &str>> {
+        self.0.iter().map(|piece| match piece {
+            Piece::Field(field) => Ok(field),
+            Piece::Literal(text) => Err(text.as_str()),
+        })
+    }
+
     /// The field, if the text has nothing else.
     pub(super) fn only(&self) -> Option<&F> {
         match self.0.as_slice() {
@@ -148,6 +156,26 @@ impl Field {
             ("tenant", None) => Self::Tenant,
             _ => return None,
         })
+    }
+
+    /// As a dialect's file calls it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::EventId => "event_id",
+            Self::EventType => "event_type",
+            Self::DeliveryId => "delivery_id",
+            Self::WebhookId => "webhook_id",
+            Self::WebhookExternalId => "webhook_external_id",
+            Self::Tenant => "tenant",
+            Self::OccurredAt(Clock::Rfc3339) => "occurred_at",
+            Self::OccurredAt(Clock::Rfc3339Millis) => "occurred_at:rfc3339-millis",
+            Self::OccurredAt(Clock::Unix) => "occurred_at:unix",
+            Self::OccurredAt(Clock::UnixMillis) => "occurred_at:unix-millis",
+            Self::SentAt(Clock::Rfc3339) => "sent_at",
+            Self::SentAt(Clock::Rfc3339Millis) => "sent_at:rfc3339-millis",
+            Self::SentAt(Clock::Unix) => "sent_at:unix",
+            Self::SentAt(Clock::UnixMillis) => "sent_at:unix-millis",
+        }
     }
 
     /// Whether the field is a number in JSON.

@@ -139,7 +139,7 @@ fn an_ed25519_key_signs_beside_the_secret() {
         .filter(|dialect| dialect.takes_signing_keys())
         .map(|dialect| dialect.name().to_owned())
         .collect();
-    assert_eq!(takes, ["cloudevents", "standard"]);
+    assert_eq!(takes, ["cloudevents", "cloudevents-binary", "standard"]);
 }
 
 #[test]
@@ -225,16 +225,73 @@ fn corp_astro_is_known_by_the_deliverys_id() {
     assert_eq!(
         body,
         format!(
-            r#"{{"id":"{delivery}","timestamp":"2026-11-22T10:00:00.5Z","event_type":"order.created","data":{IN_JAVASCRIPT}}}"#
+            r#"{{"id":"{delivery}","timestamp":"2026-11-22T10:01:00.000Z","event_type":"order.created","data":{IN_JAVASCRIPT}}}"#
         )
     );
     let expected = [
         ("x-corp-astro-webhook-id", &*delivery),
         ("x-corp-astro-event", "order.created"),
         ("x-corp-astro-signature", &hex_hmac(&body)),
-        ("x-corp-astro-timestamp", "2026-11-22T10:00:00.5Z"),
+        ("x-corp-astro-timestamp", "2026-11-22T10:01:00.000Z"),
     ];
     assert_eq!(sent, headers(&expected));
+}
+
+#[test]
+fn data_that_a_producer_wrapped_already_is_not_wrapped_again() {
+    for dialect in ["auraconnect", "brainsait"] {
+        let (plain, _) = wire(dialect, r#"{"n":1}"#, None);
+        for wrapped in [r#"{"object":{"n":1}}"#, r#" { "object" : {"n":1} } "#] {
+            assert_eq!(wire(dialect, wrapped, None).0, plain);
+        }
+        // These only look like it.
+        for other in [
+            r#"{"object":1}"#,
+            r#"{"object":{},"n":1}"#,
+            r#"{"objects":{}}"#,
+        ] {
+            let (body, _) = wire(dialect, other, None);
+            assert!(
+                body.contains(&format!(r#""data":{{"object":{other}}}"#)),
+                "{body}"
+            );
+        }
+    }
+    let (body, _) = wire("standard", r#"{"object":{"n":1}}"#, None);
+    assert!(body.ends_with(r#""data":{"object":{"n":1}}}"#), "{body}");
+}
+
+#[test]
+fn a_binary_cloudevent_is_the_data_and_its_attributes_are_headers() {
+    let attributes = json!({
+        "specversion": "1.0", "source": "/shop %1", "subject": "Zoë \"1\"", "level": 3,
+        "datacontenttype": "application/msgpack",
+    });
+    let (body, sent) = wire("cloudevents-binary", DATA, Some(attributes));
+    assert_eq!(body, DATA);
+    let key = BASE64.decode(&SECRET["whsec_".len()..]).unwrap();
+    let mac = BASE64.encode(hmac(&key, &format!("evt-\"1.1795341660.{body}")));
+    let mut expected = vec![
+        ("ce-specversion", "1.0"),
+        ("ce-id", "evt-%221"),
+        ("ce-source", "/shop%20%251"),
+        ("ce-type", "order.created"),
+        ("ce-time", "2026-11-22T10:00:00.5Z"),
+        ("ce-subject", "Zo%C3%AB%20%221%22"),
+        ("ce-level", "3"),
+        ("webhook-id", "evt-\"1"),
+        ("webhook-timestamp", "1795341660"),
+    ];
+    let signature = format!("v1,{mac}");
+    expected.push(("webhook-signature", &signature));
+    assert_eq!(sent, headers(&expected));
+    let dialects = Dialects::embedded();
+    assert!(
+        dialects
+            .get("cloudevents-binary")
+            .unwrap()
+            .sets_header("ce-anything")
+    );
 }
 
 #[test]
@@ -319,6 +376,7 @@ fn attempts_are_made_when_each_system_promises() {
             0.0,
         ),
         ("cloudevents", standard.clone(), 0.1),
+        ("cloudevents-binary", standard.clone(), 0.1),
         ("corp-astro", vec![0, 30, 90, 210, 450], 0.0),
         ("jossiedb", vec![0, 5, 15, 35], 0.0),
         ("rishi", vec![0, 1, 3, 7], 0.0),
@@ -341,7 +399,7 @@ fn answers_mean_what_each_system_promises() {
     use Meaning::{Delivered, Disable, Retry, Stop};
     for (names, meanings) in [
         (
-            ["standard", "cloudevents"].as_slice(),
+            ["standard", "cloudevents", "cloudevents-binary"].as_slice(),
             [Delivered, Delivered, Retry, Retry, Disable, Retry, Retry],
         ),
         (
@@ -376,7 +434,7 @@ fn a_folder_adds_dialects_or_says_what_is_wrong_with_each_file() {
     write("README.md", "not a dialect");
     write(".hidden.toml", "not a dialect");
     let dialects = Dialects::with_folder(&folder).unwrap();
-    assert_eq!(dialects.names().count(), 8);
+    assert_eq!(dialects.names().count(), EMBEDDED.len() + 1);
     assert_eq!(dialects.get("shop").unwrap().definition(), standard);
 
     write("standard.toml", standard);

@@ -458,6 +458,7 @@ fn bytes_of_a_job() -> anyhow::Result<usize> {
         payload: Payload::of(&data(PAYLOAD), None),
         restart: None,
         late: None,
+        trace: None,
     };
     Ok(job.encode().len())
 }

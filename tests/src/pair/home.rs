@@ -59,6 +59,9 @@ pub(super) struct Ports {
     /// RabbitMQ's metrics, if they were asked for.
     #[serde(default)]
     pub(super) metrics: u16,
+    /// RabbitMQ's management API, if it was asked for.
+    #[serde(default)]
+    pub(super) management: u16,
 }
 
 impl Home {
@@ -227,6 +230,7 @@ impl Ports {
             &mut self.distribution,
             &mut self.epmd,
             &mut self.metrics,
+            &mut self.management,
         ] {
             let listener = std::iter::once(*port)
                 .filter(|port| *port != 0)

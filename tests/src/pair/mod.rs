@@ -15,17 +15,21 @@
 //! | `binaries` | where the distributions install the servers |
 //! | `server` | start, kill, pause, measure: the same for both servers |
 //! | `postgres`, `rabbitmq` | what is specific to one server |
+//! | `cluster` | three RabbitMQ nodes, and a balancer |
+//! | `standby` | a replica of PostgreSQL |
 //! | [`disk`] | a small disk that a test can fill |
 //! | `process` | which processes are ours, and signals to them |
 //! | `watchdog` | ends all servers when the owner has ended |
 
 mod binaries;
+mod cluster;
 pub mod disk;
 mod home;
 mod postgres;
 mod process;
 mod rabbitmq;
 mod server;
+mod standby;
 mod user;
 mod watchdog;
 
@@ -40,9 +44,11 @@ use disk::Disk;
 use home::Home;
 use watchdog::Watchdog;
 
+pub use cluster::Cluster;
 pub use postgres::Postgres;
 pub use rabbitmq::RabbitMq;
 pub use server::{Recipe, Server};
+pub use standby::Standby;
 
 /// How often [`Pair::death`] checks the servers.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -59,6 +65,8 @@ pub struct PairConfig {
     pub vhosts: usize,
     /// RabbitMQ serves metrics for Prometheus.
     pub metrics: bool,
+    /// RabbitMQ serves its management API.
+    pub management: bool,
     /// PostgreSQL's `fsync`. If it is off, committed rows survive a crash of
     /// PostgreSQL but not of the machine.
     pub fsync: bool,
@@ -78,6 +86,7 @@ impl PairConfig {
             folder: folder.into(),
             vhosts: 0,
             metrics: false,
+            management: false,
             fsync: true,
             small_disk: false,
             database_url: None,
@@ -131,7 +140,7 @@ impl Pair {
         let rabbitmq = match amqp_url {
             Some(url) => Server::external(url),
             None => {
-                let recipe = RabbitMq::new(&home, config.vhosts, config.metrics)?;
+                let recipe = RabbitMq::new(&home, &config)?;
                 Server::private(recipe, &home, &say)
             }
         };

@@ -21,10 +21,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use url::Url;
 
-use super::Progress;
 use super::binaries;
 use super::home::Home;
 use super::server::{Recipe, Server};
+use super::{PairConfig, Progress};
 
 /// No busy waiting, because the system under test uses the same cores. Erlang's
 /// distribution listens on loopback only: it runs code for everybody who knows the
@@ -42,20 +42,40 @@ pub struct RabbitMq {
     scripts: PathBuf,
     vhosts: usize,
     metrics: bool,
+    management: bool,
     url: Url,
+    /// `None`: the node is alone.
+    member: Option<Member>,
+}
+
+/// What the nodes of a cluster share.
+#[derive(Clone)]
+pub(super) struct Member {
+    pub(super) epmd: u16,
+    pub(super) cookie: String,
+    pub(super) names: Vec<String>,
 }
 
 impl RabbitMq {
-    pub(super) fn new(home: &Arc<Home>, vhosts: usize, metrics: bool) -> anyhow::Result<Self> {
+    pub(super) fn new(home: &Arc<Home>, config: &PairConfig) -> anyhow::Result<Self> {
         let port = home.ports().amqp;
         Ok(Self {
             folder: home.subfolder("rabbitmq")?,
             home: Arc::clone(home),
             scripts: binaries::rabbitmq()?,
-            vhosts,
-            metrics,
+            vhosts: config.vhosts,
+            metrics: config.metrics,
+            management: config.management,
             url: Url::parse(&format!("amqp://posthorn:posthorn@127.0.0.1:{port}/%2f"))?,
+            member: None,
         })
+    }
+
+    /// The same node as one of a cluster.
+    pub(super) fn joining(mut self, member: &Member) -> anyhow::Result<Self> {
+        self.home.write("rabbitmq/.erlang.cookie", &member.cookie)?;
+        self.member = Some(member.clone());
+        Ok(self)
     }
 
     fn settings(&self) -> String {
@@ -86,6 +106,25 @@ impl RabbitMq {
             );
             // How often its own counts are taken together, in milliseconds.
             set("collect_statistics_interval", "1000");
+        }
+        if self.management {
+            set("management.tcp.ip", "127.0.0.1");
+            set(
+                "management.tcp.port",
+                &self.home.ports().management.to_string(),
+            );
+            // So that the API shows a change soon, in milliseconds.
+            set("collect_statistics_interval", "1000");
+        }
+        if let Some(member) = &self.member {
+            set("cluster_formation.peer_discovery_backend", "classic_config");
+            for (number, name) in (1..).zip(&member.names) {
+                set(
+                    &format!("cluster_formation.classic_config.nodes.{number}"),
+                    name,
+                );
+            }
+            set("cluster_partition_handling", "pause_minority");
         }
         settings.push_str(RECOMMENDED);
         settings
@@ -118,6 +157,8 @@ impl RabbitMq {
     /// instead.
     fn script(&self, name: &str, server: Option<&str>) -> Command {
         let ports = self.home.ports();
+        let member = self.member.as_ref();
+        let epmd = member.map_or(ports.epmd, |member| member.epmd);
         let mut command = self.home.command(&self.scripts.join(name), server);
         command
             // The cookie is in HOME.
@@ -125,7 +166,7 @@ impl RabbitMq {
             .current_dir(&self.folder)
             .env("RABBITMQ_NODENAME", &self.home.memory().node)
             .env("RABBITMQ_DIST_PORT", ports.distribution.to_string())
-            .env("ERL_EPMD_PORT", ports.epmd.to_string())
+            .env("ERL_EPMD_PORT", epmd.to_string())
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
             .env("ERL_CRASH_DUMP_SECONDS", "0")
             .env("RABBITMQ_MNESIA_BASE", self.data())
@@ -170,9 +211,11 @@ impl Recipe for RabbitMq {
             .write("rabbitmq/rabbitmq.conf", &self.settings())?;
         self.home
             .write("rabbitmq/definitions.json", &self.definitions())?;
-        let plugins = match self.metrics {
-            true => "[rabbitmq_prometheus].\n",
-            false => "[].\n",
+        let plugins = match (self.metrics, self.management) {
+            (true, true) => "[rabbitmq_prometheus,rabbitmq_management].\n",
+            (true, false) => "[rabbitmq_prometheus].\n",
+            (false, true) => "[rabbitmq_management].\n",
+            (false, false) => "[].\n",
         };
         self.home.write("rabbitmq/enabled_plugins", plugins)?;
         // An interrupted first start leaves an incomplete database.
@@ -213,6 +256,15 @@ impl Server<RabbitMq> {
         Ok(format!("127.0.0.1:{port}"))
     }
 
+    /// The URL of its management API, if [`super::PairConfig::management`] asked for it.
+    ///
+    /// # Errors
+    /// If the server isn't ours.
+    pub fn management_url(&self) -> anyhow::Result<String> {
+        let port = self.recipe()?.home.ports().management;
+        Ok(format!("http://posthorn:posthorn@127.0.0.1:{port}"))
+    }
+
     /// The URL of one vhost: `/`, or `t0` and so on.
     #[must_use]
     pub fn amqp_url(&self, vhost: &str) -> String {
@@ -230,6 +282,29 @@ impl Server<RabbitMq> {
     pub async fn flush_declarations(&self) -> anyhow::Result<()> {
         let flush = "[dets:sync(T) || T <- dets:all()], ok.";
         self.rabbitmqctl(&["eval", flush]).await.map(drop)
+    }
+
+    /// A shell script that runs one of RabbitMQ's commands (`rabbitmqctl`,
+    /// `rabbitmq-diagnostics`) against this node, from anywhere.
+    pub fn command_script(&self, name: &str) -> anyhow::Result<String> {
+        let quoted = |text: &std::ffi::OsStr| {
+            let text = text.to_string_lossy().replace('\'', r"'\''");
+            format!("'{text}'")
+        };
+        let command = self.recipe()?.script(name, None);
+        let mut script = "#!/bin/sh\n".to_owned();
+        for (variable, value) in command.get_envs() {
+            if let Some(value) = value {
+                let variable = variable.to_string_lossy();
+                script.push_str(&format!("export {variable}={}\n", quoted(value)));
+            }
+        }
+        let words: Vec<_> = std::iter::once(command.get_program())
+            .chain(command.get_args())
+            .map(quoted)
+            .collect();
+        script.push_str(&format!("exec {} \"$@\"\n", words.join(" ")));
+        Ok(script)
     }
 
     /// Runs `rabbitmqctl` against this node and returns what it printed. Takes

@@ -20,11 +20,12 @@ use shared::ids::{DeliveryId, Owner, Tenant, WebhookId};
 use subtle::ConstantTimeEq;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::actor::Actor;
 use crate::api::access::jwt::Claims;
 use crate::api::access::role::{Caller, Role};
 use crate::api::access::tokens::{self, hash};
 use crate::api::http::problem::{Problem, Result};
-use crate::api::state::Shared;
+use crate::api::state::{Api, Shared};
 use crate::invalid::NotFound;
 use crate::webhooks::form::CheckedWebhook;
 
@@ -44,6 +45,8 @@ pub struct Acting<const ROLE: u8, const USES_POSTGRES: bool = true, const OWN: b
     pub owner: Option<Owner>,
     /// Counts this request among the tenant's that use PostgreSQL, until it is dropped.
     pub permit: Option<OwnedSemaphorePermit>,
+    /// As the history of changes has the caller.
+    pub actor: Actor,
 }
 
 /// A caller who may read the tenant's resources.
@@ -63,10 +66,27 @@ pub type OwnManaging = Acting<{ Role::Manager as u8 }, true, true>;
 pub struct Administering {
     /// The tenant whose tokens are managed; `None`: all tokens.
     pub tenant: Option<Tenant>,
-    _permit: Option<OwnedSemaphorePermit>,
+    /// As in [`Acting`].
+    pub permit: Option<OwnedSemaphorePermit>,
+    /// As the history of changes has the caller.
+    pub actor: Actor,
 }
 
-pub struct Operating;
+/// The operator.
+pub struct Operating {
+    /// As the history of changes has the caller.
+    pub actor: Actor,
+}
+
+/// A caller with a valid token, whatever it may do.
+pub struct Identified {
+    pub caller: Caller,
+    /// The tenant that the caller acts for: `None` for a global caller that names none.
+    pub tenant: Option<Tenant>,
+    /// The token's SHA-256.
+    pub hash: [u8; 32],
+    _permit: Option<OwnedSemaphorePermit>,
+}
 
 /// The operator, acting for the tenant that `X-Tenant-ID` names.
 pub struct OperatingFor {
@@ -81,6 +101,7 @@ impl<const ROLE: u8, const USES_POSTGRES: bool, const OWN: bool> FromRequestPart
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self> {
         let caller = identify(&parts.headers, api).await?;
         caller.must_be(ROLE)?;
+        let actor = caller.actor.clone();
         let owner = caller.owner.clone();
         if owner.is_some() && !OWN {
             return Err(Problem::forbidden(
@@ -104,6 +125,7 @@ impl<const ROLE: u8, const USES_POSTGRES: bool, const OWN: bool> FromRequestPart
             tenant,
             owner,
             permit,
+            actor,
         })
     }
 }
@@ -213,12 +235,37 @@ impl FromRequestParts<Shared> for Administering {
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self> {
         let caller = identify(&parts.headers, api).await?;
         caller.must_be(Role::Admin as u8)?;
+        let actor = caller.actor.clone();
         let tenant = acting_for(caller, &parts.headers, api).await?;
+        let permit = match &tenant {
+            Some(tenant) => Some(permit(tenant, api).await?),
+            None => None,
+        };
+        Ok(Self {
+            tenant,
+            permit,
+            actor,
+        })
+    }
+}
+
+impl FromRequestParts<Shared> for Identified {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self> {
+        let caller = identify(&parts.headers, api).await?;
+        let hash = bearer(&parts.headers).map(hash).unwrap_or_default();
+        let tenant = acting_for(caller.clone(), &parts.headers, api).await?;
         let _permit = match &tenant {
             Some(tenant) => Some(permit(tenant, api).await?),
             None => None,
         };
-        Ok(Self { tenant, _permit })
+        Ok(Self {
+            caller,
+            tenant,
+            hash,
+            _permit,
+        })
     }
 }
 
@@ -232,7 +279,8 @@ impl FromRequestParts<Shared> for Operating {
                 "this request needs a global admin token",
             ));
         }
-        Ok(Self)
+        let actor = caller.actor;
+        Ok(Self { actor })
     }
 }
 
@@ -265,7 +313,10 @@ async fn acting_for(caller: Caller, headers: &HeaderMap, api: &Shared) -> Result
 }
 
 /// Waits until fewer of the tenant's requests use PostgreSQL.
-async fn permit(tenant: &Tenant, api: &Shared) -> Result<OwnedSemaphorePermit> {
+///
+/// # Errors
+/// 429 if that takes too long.
+pub async fn permit(tenant: &Tenant, api: &Api) -> Result<OwnedSemaphorePermit> {
     tokio::time::timeout(PATIENCE, api.permits.acquire(tenant))
         .await
         .map_err(|_| Problem::too_many_at_once(OF_A_TENANT))
@@ -299,6 +350,7 @@ async fn whose(token: &str, hash: &[u8; 32], api: &Shared) -> Result<Caller> {
                 tenant: None,
                 role: Role::Admin,
                 owner: None,
+                actor: Actor::operator(),
             });
         }
     }
@@ -309,6 +361,7 @@ async fn whose(token: &str, hash: &[u8; 32], api: &Shared) -> Result<Caller> {
                 tenant,
                 role,
                 owner,
+                subject,
             } = jwts
                 .verify(token)
                 .map_err(|reason| Problem::bad_jwt(&reason))?;
@@ -319,6 +372,7 @@ async fn whose(token: &str, hash: &[u8; 32], api: &Shared) -> Result<Caller> {
                 tenant: Some(tenant),
                 role,
                 owner,
+                actor: Actor::jwt(subject.as_deref()),
             })
         }
         _ => tokens::find(hash, &api.tokens).await,
@@ -337,7 +391,10 @@ fn named_tenant(headers: &HeaderMap) -> Result<Option<Tenant>> {
 
 /// Asked of memory. A tenant that isn't there may be a moment old, so nobody is refused
 /// before the catalogue was read again.
-async fn is_tenant(api: &Shared, tenant: &Tenant) -> Result<bool> {
+///
+/// # Errors
+/// If the catalogue can't be read.
+pub async fn is_tenant(api: &Api, tenant: &Tenant) -> Result<bool> {
     let is_known = || api.subscriptions.max_payload(tenant).is_some();
     if !is_known() {
         api.feed.refresh().await?;

@@ -80,6 +80,8 @@ pub struct Claims {
     pub role: Role,
     /// For whose webhooks; `None`: all of the tenant's.
     pub owner: Option<Owner>,
+    /// Whose it is, if it says.
+    pub subject: Option<String>,
 }
 
 /// A key and the one algorithm that it verifies.
@@ -179,10 +181,12 @@ impl Jwts {
         let owner = owner_claim.as_ref().map(|name| owner(claims, name));
         // A tenant's admin is responsible for all of its webhooks.
         let owner = owner.transpose()?.flatten().filter(|_| role != Role::Admin);
+        let subject = claims.get("sub").and_then(Value::as_str);
         Ok(Claims {
             tenant,
             role,
             owner,
+            subject: subject.map(str::to_owned),
         })
     }
 }
@@ -225,6 +229,13 @@ fn in_force(claims: &Map<String, Value>, now: OffsetDateTime) -> Result<(), Stri
         return Err("ImmatureSignature".to_owned());
     }
     Ok(())
+}
+
+/// When a JWT that was verified expires.
+pub fn expires_at(token: &str) -> Option<OffsetDateTime> {
+    let claims = BASE64.decode(token.split('.').nth(1)?).ok()?;
+    let claims: Map<String, Value> = serde_json::from_slice(&claims).ok()?;
+    OffsetDateTime::from_unix_timestamp(claims.get("exp")?.as_f64()? as i64).ok()
 }
 
 /// The claim of this name; else, as in `realm_access.roles`, the one that the

@@ -19,6 +19,7 @@ const MAX_BUCKETS: usize = 10_000;
 const BURST: u32 = 2;
 
 pub struct Rates {
+    per_second: u32,
     /// The time between two requests at the limit.
     interval: Duration,
     burst: Duration,
@@ -41,10 +42,16 @@ impl Rates {
     #[must_use]
     pub fn new(per_second: u32) -> Self {
         Self {
+            per_second,
             interval: Duration::from_secs(1) / per_second.max(1),
             burst: Duration::from_secs(u64::from(BURST)),
             full_at: Mutex::default(),
         }
+    }
+
+    /// The limit, in requests per second.
+    pub fn per_second(&self) -> u32 {
+        self.per_second
     }
 
     /// Whether a token has a bucket: it was accepted, and not long ago.
@@ -64,11 +71,21 @@ impl Rates {
         self.full_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What a bucket has that will be full after this time.
+    fn left(&self, until_full: Duration) -> Left {
+        let room = self.burst.saturating_sub(until_full);
+        Left {
+            limit: self.per_second * BURST,
+            remaining: (room.as_nanos() / self.interval.as_nanos().max(1)) as u32,
+            reset: until_full,
+        }
+    }
+
     /// Charges a client's bucket for one request.
     ///
     /// # Errors
     /// If the bucket is empty: how long until it isn't.
-    pub fn take(&self, client: Client, now: Instant) -> Result<(), Duration> {
+    pub fn take(&self, client: Client, now: Instant) -> Result<Left, Refused> {
         let mut full_at = self.buckets();
         let mut client = client;
         if !full_at.contains_key(&client) && !make_room(&mut full_at, now) {
@@ -77,13 +94,35 @@ impl Rates {
         let at = full_at.entry(client).or_insert(now);
         let full = (*at).max(now) + self.interval;
         match full.duration_since(now).checked_sub(self.burst) {
-            Some(wait) if !wait.is_zero() => Err(wait),
+            Some(wait) if !wait.is_zero() => {
+                let left = self.left(at.duration_since(now));
+                Err(Refused { wait, left })
+            }
             _ => {
                 *at = full;
-                Ok(())
+                Ok(self.left(full.duration_since(now)))
             }
         }
     }
+}
+
+/// What is left in a client's bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Left {
+    /// How many requests a full bucket has.
+    pub limit: u32,
+    /// How many requests may come now.
+    pub remaining: u32,
+    /// How long until the bucket is full.
+    pub reset: Duration,
+}
+
+/// A request came too early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused {
+    /// How long until the next may come.
+    pub wait: Duration,
+    pub left: Left,
 }
 
 /// Forgets full buckets if there are too many. Answers whether there is room for another.
@@ -107,16 +146,23 @@ mod tests {
             std::iter::from_fn(|| rates.take(client, now).ok()).count()
         };
         assert_eq!(granted(Duration::ZERO), 20);
+        let refused = rates.take(client, begun).unwrap_err();
         assert_eq!(
-            rates.take(client, begun),
-            Err(Duration::from_millis(100)),
-            "and when it may again"
+            refused.wait,
+            Duration::from_millis(100),
+            "when it may again"
         );
+        assert_eq!((refused.left.limit, refused.left.remaining), (20, 0));
+        assert_eq!(refused.left.reset, Duration::from_secs(2));
         assert_eq!(granted(Duration::from_millis(99)), 0);
         assert_eq!(granted(Duration::from_millis(100)), 1);
         assert_eq!(granted(Duration::from_secs(1)), 9);
         assert_eq!(granted(Duration::from_secs(100)), 20);
-        assert!(rates.take(Client::Token([2; 32]), begun).is_ok());
+        let other = rates.take(Client::Token([2; 32]), begun).unwrap();
+        assert_eq!(
+            (other.remaining, other.reset),
+            (19, Duration::from_millis(100))
+        );
     }
 
     #[test]

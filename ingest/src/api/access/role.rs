@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use shared::ids::{Owner, Tenant};
 use utoipa::ToSchema;
 
+use crate::actor::Actor;
 use crate::api::http::problem::{Problem, Result};
 
 /// What a token may do: a viewer reads, a manager also changes webhooks and
@@ -53,6 +54,8 @@ pub struct Caller {
     /// The owner whose webhooks it may see and change; `None`: all of its tenant's. Never of an
     /// admin.
     pub owner: Option<Owner>,
+    /// As the history of changes has it.
+    pub actor: Actor,
 }
 
 impl Caller {

@@ -26,6 +26,8 @@ type Hash = [u8; 32];
 pub struct Found {
     /// Its public name.
     pub id: TokenId,
+    /// Its first characters.
+    pub prefix: String,
     /// Whose it is; `None`: a global token.
     pub tenant: Option<Tenant>,
     /// What it may do.
@@ -141,7 +143,7 @@ impl Lookup {
         let statement = client
             .prepare_cached(
                 "-- find_tokens\n\
-                 SELECT hash, id, tenant, role, owner, \
+                 SELECT hash, id, prefix, tenant, role, owner, \
                      last_used_at IS NULL OR last_used_at < now() - interval '1 minute' AS unnoticed \
                  FROM tokens WHERE hash = ANY ($1::bytea[]) AND revoked_at IS NULL \
                      AND (expires_at IS NULL OR expires_at > now())",
@@ -152,6 +154,7 @@ impl Lookup {
         let found = rows.iter().filter_map(|row| {
             let found = Found {
                 id: row.get("id"),
+                prefix: row.get("prefix"),
                 tenant: row.get("tenant"),
                 role: row.get::<_, &str>("role").parse().ok()?,
                 owner: row.get("owner"),

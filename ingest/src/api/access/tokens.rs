@@ -12,6 +12,7 @@ use shared::ids::{Owner, Tenant, TokenId};
 use shared::seal::fill_random;
 use time::OffsetDateTime;
 
+use crate::actor::{Actor, begin};
 use crate::api::access::role::{Caller, Role};
 use crate::api::access::token_lookup::TokenLookup;
 use crate::api::http::problem::{Problem, Result};
@@ -33,6 +34,7 @@ pub async fn find(hash: &[u8; 32], tokens: &TokenLookup) -> Result<Caller> {
         tenant: found.tenant,
         role: found.role,
         owner: found.owner,
+        actor: Actor::token(&found.prefix),
     })
 }
 
@@ -71,6 +73,7 @@ pub struct NewToken {
 /// If PostgreSQL fails or there is no such tenant.
 pub async fn create_token(
     pool: &Pool,
+    actor: &Actor,
     tenant: Option<&Tenant>,
     role: Role,
     owner: Option<&Owner>,
@@ -84,8 +87,9 @@ pub async fn create_token(
         prefix: token[..SHOWN].to_owned(),
         secret: token.into(),
     };
-    let client = pool.get().await?;
-    client
+    let mut client = pool.get().await?;
+    let transaction = begin(&mut client, actor).await?;
+    transaction
         .execute(
             "-- create_token\n\
              INSERT INTO tokens (id, hash, prefix, tenant, role, owner, expires_at) \
@@ -101,5 +105,6 @@ pub async fn create_token(
             ],
         )
         .await?;
+    transaction.commit().await?;
     Ok(made)
 }

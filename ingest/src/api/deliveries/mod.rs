@@ -3,7 +3,10 @@
 //! `/deliveries`, `/events` and `/logs` of a webhook are the same search. Each is
 //! the name that one of the supported systems gives it.
 
+pub mod all_replays;
+pub mod composed;
 pub mod merge;
+pub mod replay_results;
 pub mod replays;
 pub mod retries;
 pub mod search;
@@ -14,13 +17,17 @@ use axum::extract::State;
 use deadpool_postgres::Client;
 use serde::Serialize;
 use shared::ids::{DeliveryId, Tenant, WebhookId};
+use shared::tenant::LARGEST_MAX_PAYLOAD;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::access::auth::OwnReading;
-use crate::api::deliveries::search::{DeliveryQuery, Found, WITH_ITS_EVENT, search};
-use crate::api::deliveries::view::{Attempt, COLUMNS, Delivery, DeliveryDetail, LogEntry};
+use crate::api::deliveries::composed::Composed;
+use crate::api::deliveries::search::{DeliveryQuery, Found, Search, WITH_ITS_EVENT, search};
+use crate::api::deliveries::view::{
+    Attempt, COLUMNS, DATA_IN_LISTS, Delivery, DeliveryDetail, LogEntry, Wait, deliveries,
+};
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Id, Parameters};
 use crate::api::state::{Api, Shared};
@@ -29,6 +36,8 @@ use crate::invalid::NotFound;
 /// How many attempts are shown: more than any schedule makes, but a delivery can
 /// begin again any number of times.
 const SHOWN_ATTEMPTS: i64 = 100;
+/// How many bytes of bodies are composed again for one answer: the largest event fits.
+const COMPOSED_BYTES: usize = 2 * 1024 * 1024;
 
 /// `/api/v1/deliveries…`
 pub fn routes() -> OpenApiRouter<Shared> {
@@ -78,7 +87,8 @@ pub struct LogPage {
 
 /// List deliveries
 ///
-/// Of all the tenant's webhooks that aren't deleted, newest first.
+/// Of all the tenant's webhooks that aren't deleted, newest first; of those that `webhook_id`
+/// names, deleted ones too.
 #[utoipa::path(
     get, path = "/", operation_id = "list_deliveries", tag = "deliveries",
     security(("token" = ["viewer"])),
@@ -95,20 +105,25 @@ pub async fn list(
     let statement = client
         .prepare_cached(
             "-- tenants_webhooks\n\
-             SELECT id FROM webhooks \
-             WHERE tenant = $1 AND status <> 'deleted' AND ($2::text IS NULL OR owner = $2) \
+             SELECT id FROM webhooks WHERE tenant = $1 AND status <> 'deleted' AND $2::uuid[] IS NULL \
+                 AND ($3::text IS NULL OR owner = $3) \
+             UNION ALL SELECT id FROM webhooks WHERE tenant = $1 AND id = ANY($2) \
+                 AND ($3::text IS NULL OR owner = $3) \
              ORDER BY id",
         )
         .await?;
     let webhooks: Vec<WebhookId> = client
-        .query(&statement, &[&acting.tenant, &acting.owner])
+        .query(
+            &statement,
+            &[&acting.tenant, &wanted.webhooks, &acting.owner],
+        )
         .await?
         .iter()
         .map(|row| row.get(0))
         .collect();
     let Found { rows, next } = search(&client, &acting.tenant, &webhooks, &wanted).await?;
     Ok(Json(DeliveryPage {
-        deliveries: rows.iter().map(Delivery::from_row).collect(),
+        deliveries: deliveries(&client, &api.dialects, &rows, DATA_IN_LISTS).await?,
         next_cursor: next,
     }))
 }
@@ -128,9 +143,11 @@ pub async fn list_of_webhook(
     Id(webhook): Id<WebhookId>,
     Parameters(filter): Parameters<DeliveryQuery>,
 ) -> Result<Json<DeliveryPage>> {
-    let (found, _) = search_webhook(&api, &acting.tenant, webhook, filter).await?;
+    let wanted = filter.check()?;
+    let (found, _) = search_webhook(&api, &acting.tenant, webhook, &wanted).await?;
+    let client = api.pool.get().await?;
     Ok(Json(DeliveryPage {
-        deliveries: found.rows.iter().map(Delivery::from_row).collect(),
+        deliveries: deliveries(&client, &api.dialects, &found.rows, DATA_IN_LISTS).await?,
         next_cursor: found.next,
     }))
 }
@@ -150,16 +167,19 @@ pub async fn list_as_events(
     Id(webhook): Id<WebhookId>,
     Parameters(filter): Parameters<DeliveryQuery>,
 ) -> Result<Json<EventPage>> {
-    let (found, _) = search_webhook(&api, &acting.tenant, webhook, filter).await?;
+    let wanted = filter.check()?;
+    let (found, _) = search_webhook(&api, &acting.tenant, webhook, &wanted).await?;
+    let client = api.pool.get().await?;
     Ok(Json(EventPage {
-        events: found.rows.iter().map(Delivery::from_row).collect(),
+        events: deliveries(&client, &api.dialects, &found.rows, DATA_IN_LISTS).await?,
         next_cursor: found.next,
     }))
 }
 
 /// List a webhook's log
 ///
-/// The same as its deliveries, in few words.
+/// The same as its deliveries, in few words: `status` also takes the words that this list
+/// shows, and means what they mean here.
 #[utoipa::path(
     get, path = "/{id}/logs", operation_id = "list_webhook_logs", tag = "deliveries",
     security(("token" = ["viewer"])),
@@ -172,7 +192,8 @@ pub async fn list_as_logs(
     Id(webhook): Id<WebhookId>,
     Parameters(filter): Parameters<DeliveryQuery>,
 ) -> Result<Json<LogPage>> {
-    let (found, debug) = search_webhook(&api, &acting.tenant, webhook, filter).await?;
+    let wanted = filter.check_as_log()?;
+    let (found, debug) = search_webhook(&api, &acting.tenant, webhook, &wanted).await?;
     Ok(Json(LogPage {
         logs: found.rows.iter().map(LogEntry::from_row).collect(),
         debug,
@@ -186,12 +207,17 @@ async fn search_webhook(
     api: &Api,
     tenant: &Tenant,
     webhook: WebhookId,
-    filter: DeliveryQuery,
+    wanted: &Search,
 ) -> Result<(Found, bool)> {
-    let wanted = filter.check()?;
     let client = api.pool.get().await?;
     let debug = check_exists(&client, tenant, webhook).await?;
-    let found = search(&client, tenant, &[webhook], &wanted).await?;
+    // Both are meant: the one in the path, and those in the filter.
+    let is_wanted = wanted
+        .webhooks
+        .as_ref()
+        .is_none_or(|ids| ids.contains(&webhook));
+    let webhooks = if is_wanted { &[webhook][..] } else { &[] };
+    let found = search(&client, tenant, webhooks, wanted).await?;
     Ok((found, debug))
 }
 
@@ -212,7 +238,7 @@ pub async fn check_exists(client: &Client, tenant: &Tenant, webhook: WebhookId) 
 
 /// Show a delivery
 ///
-/// With its attempts, the latest 100.
+/// With its attempts, the latest 100, and what it waited for beside its schedule.
 #[utoipa::path(
     get, path = "/{id}", operation_id = "show_delivery", tag = "deliveries",
     security(("token" = ["viewer"])),
@@ -237,10 +263,61 @@ pub async fn show(
         )
         .await?;
     let attempts = client.query(&statement, &[&id, &SHOWN_ATTEMPTS]).await?;
+    drop(client);
+    let mut attempt_log: Vec<_> = attempts.iter().map(Attempt::from_row).collect();
+    compose_again(&api, &acting.tenant, id, &mut attempt_log).await?;
     Ok(Json(DeliveryDetail {
         delivery,
-        attempt_log: attempts.iter().map(Attempt::from_row).collect(),
+        attempt_log,
+        waits: waits(&api, id).await?,
     }))
+}
+
+/// What a delivery waited for without an attempt: see `add_wait` in shared/migrations.
+async fn waits(api: &Api, delivery: DeliveryId) -> Result<Vec<Wait>> {
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(
+            "-- delivery_waits\n\
+             SELECT w.* FROM deliveries d CROSS JOIN LATERAL jsonb_to_recordset(d.waits) \
+                 AS w (because text, attempts smallint, first_at timestamptz, until timestamptz, \
+                       times integer) \
+             WHERE d.id = $1",
+        )
+        .await?;
+    let rows = client.query(&statement, &[&delivery]).await?;
+    Ok(rows.iter().map(Wait::from_row).collect())
+}
+
+/// Composes the bodies that weren't stored, the latest first. One that isn't as long as the one
+/// that was sent is left out: the webhook's dialect has changed since.
+async fn compose_again(
+    api: &Api,
+    tenant: &Tenant,
+    delivery: DeliveryId,
+    attempts: &mut [Attempt],
+) -> Result<()> {
+    let lacks =
+        |attempt: &Attempt| attempt.request_body.is_none() && attempt.request_bytes.is_some();
+    if !attempts.iter().any(lacks) {
+        return Ok(());
+    }
+    let Some(composed) = Composed::read(api, tenant, delivery).await? else {
+        return Ok(());
+    };
+    let mut left = COMPOSED_BYTES;
+    for attempt in attempts.iter_mut().rev().filter(|attempt| lacks(attempt)) {
+        let body = composed.at(attempt.started_at.0).body;
+        if attempt.request_bytes == i32::try_from(body.len()).ok() {
+            let Some(rest) = left.checked_sub(body.len()) else {
+                break;
+            };
+            left = rest;
+            attempt.request_body = Some(String::from_utf8_lossy(&body).into_owned());
+            attempt.composed = true;
+        }
+    }
+    Ok(())
 }
 
 /// A tenant's delivery.
@@ -248,6 +325,16 @@ pub async fn show(
 /// # Errors
 /// If there is none.
 pub async fn find(api: &Api, tenant: &Tenant, id: DeliveryId) -> Result<Delivery> {
+    find_opt(api, tenant, id)
+        .await?
+        .ok_or_else(|| Problem::not_found(format!("there is no delivery {id}")))
+}
+
+/// A tenant's delivery, if there is one of this id.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn find_opt(api: &Api, tenant: &Tenant, id: DeliveryId) -> Result<Option<Delivery>> {
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(&format!(
@@ -255,8 +342,7 @@ pub async fn find(api: &Api, tenant: &Tenant, id: DeliveryId) -> Result<Delivery
              SELECT {COLUMNS} FROM deliveries d {WITH_ITS_EVENT} WHERE d.id = $1 AND e.tenant = $2"
         ))
         .await?;
-    let row = client.query_opt(&statement, &[&id, tenant]).await?;
-    row.as_ref()
-        .map(Delivery::from_row)
-        .ok_or_else(|| Problem::not_found(format!("there is no delivery {id}")))
+    let rows = client.query(&statement, &[&id, tenant]).await?;
+    let mut found = deliveries(&client, &api.dialects, &rows, LARGEST_MAX_PAYLOAD).await?;
+    Ok(found.pop())
 }

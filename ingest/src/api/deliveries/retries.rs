@@ -1,24 +1,36 @@
-//! Retries one delivery, named by its own id, or by its event and its webhook.
+//! Retries deliveries: one, named by its own id or by its event and its webhook, or many.
+//!
+//! A delivery that is finished begins again. One that waits for its next attempt is made
+//! due now.
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
 use shared::ids::{DeliveryId, EventId, Tenant, WebhookId};
+use shared::job::Job;
+use std::collections::{HashMap, HashSet};
 use time::format_description::well_known::Rfc3339;
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::access::auth::OwnManaging;
-use crate::api::deliveries::find;
+use crate::api::access::auth::{Managing, OwnManaging};
 use crate::api::deliveries::view::Delivery;
+use crate::api::deliveries::{find, find_opt};
 use crate::api::http::problem::{Problem, Result};
-use crate::api::http::request::{Id, Ids};
+use crate::api::http::request::{Body, Id, Ids};
 use crate::api::state::{Api, Shared};
-use crate::restart::{FINISHED, MOST_ATTEMPTS, publish, restart_deliveries};
+use crate::restart::{FINISHED, MOST_ATTEMPTS, publish, restart_deliveries, send_now};
 
-/// `/api/v1/deliveries/{id}/retry`
+/// The most deliveries of a request.
+const MAX_IDS: usize = 1_000;
+
+/// `/api/v1/deliveries/{id}/retry` and `/api/v1/deliveries/retry`
 pub fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::new().routes(routes!(retry))
+    OpenApiRouter::new()
+        .routes(routes!(retry))
+        .routes(routes!(retry_many))
 }
 
 /// `/api/v1/webhooks/{id}/events/{event_id}/retry`
@@ -29,14 +41,15 @@ pub fn of_webhook() -> OpenApiRouter<Shared> {
 /// Retry a delivery
 ///
 /// One that is finished, delivered ones too, begins again: new attempts, the same
-/// event id, the schedule from its start.
+/// event id, the schedule from its start. One that waits for its next attempt is sent now:
+/// that attempt is the next of its schedule.
 #[utoipa::path(
     post, path = "/{id}/retry", operation_id = "retry_delivery", tag = "deliveries",
     security(("token" = ["manager"])),
     params(("id" = DeliveryId, Path)),
     responses(
-        (status = 202, description = "The delivery begins again.", body = Delivery),
-        (status = 409, description = "The delivery isn't finished, or its webhook is switched off."),
+        (status = 202, description = "The delivery begins again, or is due now.", body = Delivery),
+        (status = 409, description = "Its attempt is due already or under way, or its webhook is paused or switched off."),
     ),
 )]
 pub async fn retry(
@@ -50,14 +63,18 @@ pub async fn retry(
 
 /// Retry an event
 ///
-/// Its delivery to this webhook begins again, see there.
+/// Its delivery to this webhook begins again or is sent now, see there. The delivery's own id,
+/// which a webhook's list of events shows as `id`, is taken as well.
 #[utoipa::path(
     post, path = "/{id}/events/{event_id}/retry", operation_id = "retry_event", tag = "deliveries",
     security(("token" = ["manager"])),
-    params(("id" = WebhookId, Path), ("event_id" = EventId, Path)),
+    params(
+        ("id" = WebhookId, Path),
+        ("event_id" = EventId, Path, description = "The event's id, or the delivery's (`whd_…`)."),
+    ),
     responses(
-        (status = 202, description = "The delivery begins again.", body = Delivery),
-        (status = 409, description = "The delivery isn't finished, or the webhook is switched off."),
+        (status = 202, description = "The delivery begins again, or is due now.", body = Delivery),
+        (status = 409, description = "Its attempt is due already or under way, or the webhook is paused or switched off."),
     ),
 )]
 pub async fn retry_event(
@@ -65,6 +82,13 @@ pub async fn retry_event(
     State(api): State<Shared>,
     Ids(webhook, event): Ids<WebhookId, EventId>,
 ) -> Result<(StatusCode, Json<Delivery>)> {
+    // A producer may have given an event such an id, too. Then there is no such delivery.
+    if let Ok(id) = event.as_str().parse::<DeliveryId>()
+        && let Some(delivery) = find_opt(&api, &acting.tenant, id).await?
+        && delivery.webhook_id == webhook
+    {
+        return begin_again(&api, &acting.tenant, &delivery).await;
+    }
     let id = find_delivery(&api, &acting.tenant, webhook, &event)
         .await?
         .ok_or_else(|| {
@@ -75,7 +99,10 @@ pub async fn retry_event(
 }
 
 /// The latest, if the producer has used the id for more than one event.
-async fn find_delivery(
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn find_delivery(
     api: &Api,
     tenant: &Tenant,
     webhook: WebhookId,
@@ -106,7 +133,10 @@ async fn begin_again(
     check_active(api, tenant, delivery.webhook_id).await?;
     let mut client = api.pool.get().await?;
     let transaction = client.transaction().await?;
-    let jobs = restart_deliveries(&transaction, &[delivery.id], &FINISHED).await?;
+    let mut jobs = restart_deliveries(&transaction, &[delivery.id], &FINISHED).await?;
+    if jobs.is_empty() {
+        jobs = send_now(&transaction, &[delivery.id]).await?;
+    }
     transaction.commit().await?;
     drop(client);
     if jobs.is_empty() {
@@ -146,14 +176,172 @@ fn why_not(delivery: &Delivery) -> String {
             delivery.id, delivery.attempts
         );
     }
-    let next = delivery
-        .next_attempt_at
-        .and_then(|at| at.0.format(&Rfc3339).ok())
-        .unwrap_or_else(|| "any moment".to_owned());
-    format!(
-        "delivery {} isn't finished: its next attempt comes at {next}",
-        delivery.id
-    )
+    match delivery.next_attempt_at {
+        Some(at) => format!(
+            "delivery {} was due at {}: its attempt is under way, or comes in a moment",
+            delivery.id,
+            at.0.format(&Rfc3339).unwrap_or_default()
+        ),
+        None => format!(
+            "delivery {} is held, because its webhook is paused: make the webhook active",
+            delivery.id
+        ),
+    }
+}
+
+/// Deliveries to retry.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = DeliveryRetry)]
+#[serde(deny_unknown_fields)]
+pub struct NewRetry {
+    /// Their ids, at most 1,000.
+    #[schema(
+        value_type = Vec<DeliveryId>, min_items = 1, max_items = 1000,
+        example = json!(["whd_01kb4v2p8zf5sttdw3m8e7h2xk"])
+    )]
+    pub ids: Vec<String>,
+}
+
+/// What became of each.
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeliveryRetryResult)]
+pub struct Retried {
+    /// How many begin again or are due now.
+    pub retried: usize,
+    /// How many weren't touched.
+    pub refused: usize,
+    /// In the order of the request.
+    pub results: Vec<RetriedDelivery>,
+}
+
+/// What became of one delivery.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({
+    "id": "whd_01kb4v2p8zf5sttdw3m8e7h2xk", "status": "restarted", "detail": null
+}))]
+pub struct RetriedDelivery {
+    /// As it was sent.
+    pub id: String,
+    pub status: RetryStatus,
+    /// Why it wasn't touched.
+    #[schema(required)]
+    pub detail: Option<String>,
+}
+
+/// What became of a delivery that was to be retried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RetryStatus {
+    /// It was finished, and begins again.
+    Restarted,
+    /// It waited for its next attempt, and is due now.
+    SentNow,
+    /// Nothing was done: `detail` says why.
+    Refused,
+}
+
+/// Retry deliveries
+///
+/// Each as `POST /api/v1/deliveries/{id}/retry` does it. One that is refused stops none of
+/// the others. A delivery that another request has just retried is refused.
+#[utoipa::path(
+    post, path = "/retry", operation_id = "retry_deliveries", tag = "deliveries",
+    security(("token" = ["manager"])),
+    request_body = NewRetry,
+    responses((status = 200, description = "What became of each.", body = Retried)),
+)]
+pub async fn retry_many(
+    acting: Managing,
+    State(api): State<Shared>,
+    Body(new): Body<NewRetry>,
+) -> Result<Json<Retried>> {
+    if new.ids.is_empty() || new.ids.len() > MAX_IDS {
+        let bound = format!("must have 1 to {MAX_IDS} entries");
+        return Err(Problem::field("ids", bound));
+    }
+    let ids: Vec<Option<DeliveryId>> = new.ids.iter().map(|text| text.parse().ok()).collect();
+    let known: Vec<DeliveryId> = ids.iter().copied().flatten().collect();
+    let standing = standing(&api, &acting.tenant, &known).await?;
+    let allowed = standing.iter().filter(|(_, standing)| standing.takes);
+    let mut allowed: Vec<_> = allowed.map(|(id, _)| *id).collect();
+    // In one order, so that two requests don't wait for each other in a circle.
+    allowed.sort_unstable_by_key(|id| id.uuid());
+    let mut client = api.pool.get().await?;
+    let transaction = client.transaction().await?;
+    let restarted = restart_deliveries(&transaction, &allowed, &FINISHED).await?;
+    let hurried = send_now(&transaction, &allowed).await?;
+    transaction.commit().await?;
+    drop(client);
+    let of = |jobs: &[Job]| jobs.iter().map(|job| job.delivery).collect::<HashSet<_>>();
+    let (are_restarted, are_hurried) = (of(&restarted), of(&hurried));
+    // What isn't confirmed is the sweeper's.
+    publish(&api.publisher, &[restarted, hurried].concat()).await;
+    let results = new.ids.into_iter().zip(ids).map(|(text, id)| {
+        let standing = id.and_then(|id| standing.get(&id).map(|standing| (id, standing)));
+        let (status, detail) = match standing {
+            None => {
+                let unknown = format!("there is no delivery {text}");
+                (RetryStatus::Refused, Some(unknown))
+            }
+            Some((id, _)) if are_restarted.contains(&id) => (RetryStatus::Restarted, None),
+            Some((id, _)) if are_hurried.contains(&id) => (RetryStatus::SentNow, None),
+            Some((_, standing)) => (RetryStatus::Refused, Some(standing.why_not.clone())),
+        };
+        RetriedDelivery {
+            id: text,
+            status,
+            detail,
+        }
+    });
+    let results: Vec<_> = results.collect();
+    let refused = |result: &&RetriedDelivery| result.status == RetryStatus::Refused;
+    let refused = results.iter().filter(refused).count();
+    Ok(Json(Retried {
+        retried: results.len() - refused,
+        refused,
+        results,
+    }))
+}
+
+/// Whether a delivery can be retried.
+struct Standing {
+    /// Its webhook takes deliveries.
+    takes: bool,
+    /// Why it can't be, if it can't.
+    why_not: String,
+}
+
+/// Of those deliveries that are the tenant's.
+async fn standing(
+    api: &Api,
+    tenant: &Tenant,
+    deliveries: &[DeliveryId],
+) -> Result<HashMap<DeliveryId, Standing>> {
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(
+            "-- retry_standing\n\
+             SELECT d.id, d.attempts, d.due_at, w.status FROM ( \
+                 SELECT * FROM deliveries WHERE id = ANY($1)) d \
+             JOIN webhooks w ON w.id = d.webhook_id WHERE w.tenant = $2",
+        )
+        .await?;
+    let rows = client.query(&statement, &[&deliveries, tenant]).await?;
+    let standing = rows.iter().map(|row| {
+        let status: &str = row.get("status");
+        let takes = ["active", "paused"].contains(&status);
+        let why_not = if !takes {
+            format!("its webhook is {status}: it takes no deliveries")
+        } else if row.get::<_, i16>("attempts") >= MOST_ATTEMPTS {
+            format!("it has had {MOST_ATTEMPTS} attempts, which is the most")
+        } else if status == "paused" {
+            "it is held, because its webhook is paused".to_owned()
+        } else {
+            "its attempt is under way, or comes in a moment".to_owned()
+        };
+        (row.get("id"), Standing { takes, why_not })
+    });
+    Ok(standing.collect())
 }
 
 /// Refuses unless the webhook takes deliveries: they would be cancelled at once.

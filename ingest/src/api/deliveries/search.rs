@@ -14,19 +14,23 @@ use std::time::Duration;
 use deadpool_postgres::Client;
 use serde::Deserialize;
 use shared::clock;
-use shared::ids::{DeliveryId, EventId, EventType, Tenant, WebhookId, first_uuid_at};
+use shared::ids::{DeliveryId, EventId, Tenant, WebhookId, first_uuid_at};
 use tokio_postgres::Row;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::api::deliveries::merge::{Look, Merge, Seen};
-use crate::api::deliveries::view::COLUMNS;
+use crate::api::deliveries::view::{COLUMNS, PROCESSING};
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::Page;
+use crate::log_filter::{LogFilter, listed, passes};
 use crate::timestamp::Timestamp;
 
 /// The most deliveries that one request looks at.
 const BUDGET: usize = 5_000;
+
+/// The most webhooks that a list can be narrowed to.
+const MAX_WEBHOOKS: usize = 100;
 
 /// How far the clocks of replicas may be apart.
 const CLOCKS: Duration = Duration::from_secs(600);
@@ -42,6 +46,18 @@ pub const STATES: [&str; 6] = [
     "expired",
     "cancelled",
 ];
+/// A word for states, and the states.
+type Word = (&'static str, &'static [&'static str]);
+/// The states of deliveries that aren't finished.
+const OPEN: [&str; 2] = ["queued", "retrying"];
+/// Other words for states.
+const OF_DELIVERIES: [Word; 2] = [("success", &["delivered"]), ("pending", &OPEN)];
+/// The words of the short log.
+const OF_LOGS: [Word; 3] = [
+    ("success", &["delivered"]),
+    ("pending", &OPEN),
+    ("failed", &["failed", "expired", "cancelled"]),
+];
 /// The states that the index `deliveries_in_trouble` contains.
 const IN_TROUBLE: [&str; 4] = ["retrying", "failed", "expired", "cancelled"];
 
@@ -50,20 +66,37 @@ const IN_TROUBLE: [&str; 4] = ["retrying", "failed", "expired", "cancelled"];
 #[into_params(parameter_in = Query)]
 pub struct DeliveryQuery {
     /// `queued`, `retrying`, `delivered` (or `success`), `failed`, `expired`,
-    /// `cancelled`; several with commas between them.
+    /// `cancelled`; several with commas between them. `pending` is `queued` and `retrying`;
+    /// `processing` is those of them whose next attempt is due.
     #[param(
-        pattern = "^(queued|retrying|delivered|success|failed|expired|cancelled)(,(queued|retrying|delivered|success|failed|expired|cancelled))*$"
+        pattern = "^(queued|retrying|delivered|success|failed|expired|cancelled|pending|processing)(,(queued|retrying|delivered|success|failed|expired|cancelled|pending|processing))*$"
     )]
     pub status: Option<String>,
-    #[param(value_type = Option<EventType>)]
+    /// An event type or a pattern such as `order.*`; several with commas between them.
+    #[param(example = "order.*,user.created")]
     pub event_type: Option<String>,
+    /// Only of this webhook; several with commas between them, at most 100.
+    #[param(example = "wh_01kb4v2p8zf5sttdw3m8e7h2xk")]
+    pub webhook_id: Option<String>,
     /// Only of events that were accepted at this time or later.
     pub since: Option<Timestamp>,
     /// Only of events that were accepted before this time.
     pub until: Option<Timestamp>,
-    /// The HTTP status that the last attempt was answered with.
-    #[param(minimum = 100, maximum = 599)]
-    pub response_code: Option<i16>,
+    /// The HTTP status that the last attempt was answered with, a class such as `5xx`, or
+    /// `none`: there was no answer. Several with commas between them.
+    #[param(
+        pattern = "^([1-5]([0-9]{2}|xx)|none)(,([1-5]([0-9]{2}|xx)|none))*$",
+        example = "5xx,none"
+    )]
+    pub response_code: Option<String>,
+    /// The outcome of the last attempt: `success`, `redirect`, `client_error`, `server_error`,
+    /// `timeout`, `dns`, `connect`, `tls`, `broken` or `forbidden`; several with commas
+    /// between them.
+    #[param(
+        pattern = "^(success|redirect|client_error|server_error|timeout|dns|connect|tls|broken|forbidden)(,(success|redirect|client_error|server_error|timeout|dns|connect|tls|broken|forbidden))*$",
+        example = "timeout,tls"
+    )]
+    pub outcome: Option<String>,
     /// Only of this event.
     #[param(value_type = Option<EventId>)]
     pub event_id: Option<String>,
@@ -77,8 +110,11 @@ pub struct DeliveryQuery {
 /// A filter within bounds.
 pub struct Search {
     states: Option<Vec<&'static str>>,
-    event_type: Option<EventType>,
-    response_code: Option<i16>,
+    /// Only deliveries whose next attempt is due.
+    due: bool,
+    filter: LogFilter,
+    /// Only of these webhooks.
+    pub webhooks: Option<Vec<WebhookId>>,
     event: Option<EventId>,
     /// Ids from this one on.
     from: Uuid,
@@ -101,19 +137,36 @@ impl DeliveryQuery {
     /// # Errors
     /// Names the parameter and its bound.
     pub fn check(self) -> Result<Search> {
+        self.check_with(&OF_DELIVERIES)
+    }
+
+    /// The same for the short log, whose `failed` is any end but success.
+    ///
+    /// # Errors
+    /// Names the parameter and its bound.
+    pub fn check_as_log(self) -> Result<Search> {
+        self.check_with(&OF_LOGS)
+    }
+
+    fn check_with(self, words: &[Word]) -> Result<Search> {
+        let (states, due) = match &self.status {
+            None => (None, false),
+            Some(text) => {
+                let (states, due) = states(text, words)?;
+                (Some(states), due)
+            }
+        };
         let parsed =
             |field, error: shared::ids::Malformed| Problem::field(field, error.to_string());
-        let event_type = self.event_type.map(|text| text.parse()).transpose();
         let event = self.event_id.map(|text| text.parse()).transpose();
-        if self
-            .response_code
-            .is_some_and(|code| !(100..=599).contains(&code))
-        {
-            return Err(Problem::field(
-                "response_code",
-                "must be between 100 and 599",
-            ));
-        }
+        let filter = LogFilter::default()
+            .with_types(listed(self.event_type).as_deref())?
+            .with_codes(listed(self.response_code))?
+            .with_outcomes(listed(self.outcome))?;
+        let webhooks = listed(self.webhook_id)
+            .as_deref()
+            .map(webhooks)
+            .transpose()?;
         let page = Page {
             limit: self.limit,
             cursor: self.cursor,
@@ -123,9 +176,10 @@ impl DeliveryQuery {
         // Future days have partitions, too, and planning with them costs more than reading.
         let to_come = first_uuid_at(clock::now() + CLOCKS);
         Ok(Search {
-            states: self.status.as_deref().map(states).transpose()?,
-            event_type: event_type.map_err(|error| parsed("event_type", error))?,
-            response_code: self.response_code,
+            states,
+            due,
+            filter,
+            webhooks,
             event: event.map_err(|error| parsed("event_id", error))?,
             from: self
                 .since
@@ -136,20 +190,50 @@ impl DeliveryQuery {
     }
 }
 
-/// One state, or several with commas between them.
-fn states(text: &str) -> Result<Vec<&'static str>> {
-    let known = |name: &str| match name {
-        // AuraConnect's word.
-        "success" => Some("delivered"),
-        _ => STATES.into_iter().find(|state| *state == name),
-    };
-    let unknown = |name: &str| {
-        let all = STATES.join(", ");
-        Problem::field("status", format!("`{name}` is not one of {all}"))
-    };
-    text.split(',')
-        .map(|name| known(name.trim()).ok_or_else(|| unknown(name)))
-        .collect()
+fn webhooks(texts: &[String]) -> Result<Vec<WebhookId>> {
+    if texts.len() > MAX_WEBHOOKS {
+        let bound = format!("must have at most {MAX_WEBHOOKS} entries");
+        return Err(Problem::field("webhook_id", bound));
+    }
+    let parsed = texts.iter().map(|text| text.trim().parse());
+    parsed
+        .collect::<std::result::Result<_, shared::ids::Malformed>>()
+        .map_err(|error| Problem::field("webhook_id", error.to_string()))
+}
+
+/// One state, or several with commas between them. Answers also whether only deliveries whose
+/// next attempt is due are meant.
+fn states(text: &str, words: &[Word]) -> Result<(Vec<&'static str>, bool)> {
+    let names: Vec<_> = text.split(',').map(str::trim).collect();
+    let mut found = Vec::new();
+    for name in &names {
+        if *name == PROCESSING {
+            found.extend(OPEN);
+            continue;
+        }
+        let own = STATES.iter().find(|state| *state == name);
+        match words.iter().find(|(word, _)| word == name) {
+            Some((_, states)) => found.extend(*states),
+            None => found.push(*own.ok_or_else(|| unknown(name))?),
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    let due = names.contains(&PROCESSING);
+    if due && names.len() > 1 {
+        let alone = "`processing` can't be combined with others";
+        return Err(Problem::field("status", alone));
+    }
+    Ok((found, due))
+}
+
+fn unknown(name: &str) -> Problem {
+    let others = STATES.iter().chain(&["success", "pending", PROCESSING]);
+    let all: Vec<_> = others.copied().collect();
+    Problem::field(
+        "status",
+        format!("`{name}` is not one of {}", all.join(", ")),
+    )
 }
 
 /// Finds a page of these webhooks' deliveries.
@@ -168,6 +252,9 @@ pub async fn search(
     list_deliveries(client, webhooks, search).await
 }
 
+/// Whether a delivery's next attempt is due, in addition to other conditions.
+const IS_DUE: &str = " AND due_at <= now() AND deferred_because IS NULL";
+
 /// Joins the event and the last attempt to deliveries `d`. A subquery with a limit is looked up
 /// row by row, whatever the planner assumes about a fresh partition.
 pub const WITH_ITS_EVENT: &str = "\
@@ -185,9 +272,7 @@ async fn list_deliveries(
         _ => None,
     };
     let wanted = search.limit as usize + 1;
-    let all_are_wanted = (search.states.is_none() || by_index.is_some())
-        && search.event_type.is_none()
-        && search.response_code.is_none();
+    let all_are_wanted = (search.states.is_none() || by_index.is_some()) && search.filter.is_all();
     let first = if all_are_wanted {
         wanted
     } else {
@@ -224,10 +309,11 @@ async fn look_at_deliveries(
     } = look;
     // Rows are compared, and ordered, by all columns of the index that is meant:
     // by the id alone, the primary key looks as good to a planner that can't know
-    // the webhook, and is read to its end for one that has few deliveries. `$9`
+    // the webhook, and is read to its end for one that has few deliveries. `$7`
     // only says which days not to look into. With a lower bound beside it, a
     // planner without statistics takes what lies between for very little.
     // What isn't asked for is planned away: then only the index is read.
+    let due = if search.due { IS_DUE } else { "" };
     let (columns, state, newest_first) = match by_index {
         None => ("webhook_id, id", "", "webhook_id DESC, id DESC"),
         Some(_) => (
@@ -236,6 +322,7 @@ async fn look_at_deliveries(
             "webhook_id DESC, state DESC, id DESC",
         ),
     };
+    let passes = passes(8);
     let statement = client
         .prepare_cached(&format!(
             "-- look_at_deliveries\n\
@@ -245,12 +332,10 @@ async fn look_at_deliveries(
                      (array_agg(id))[count(*)] AS edge, \
                      array_agg(id) FILTER (WHERE passes) AS passing \
                  FROM (SELECT id, coalesce( \
-                         ($6::text[] IS NULL OR state = ANY($6)) \
-                         AND ($7::text IS NULL OR event_type = $7) \
-                         AND ($8::int2 IS NULL OR status_code = $8), false) AS passes \
-                     FROM deliveries \
+                         ($6::text[] IS NULL OR state = ANY($6)) AND {passes}{due}, false) AS passes \
+                     FROM deliveries d \
                      WHERE ({columns}) >= (w.id, {state}$3::uuid) AND ({columns}) < (w.id, {state}w.before) \
-                       AND ($5::text IS NULL OR state = $5) AND id < $9 \
+                       AND ($5::text IS NULL OR state = $5) AND id < $7 \
                      ORDER BY {newest_first} LIMIT $4) d) s \
              ORDER BY w.n"
         ))
@@ -265,9 +350,11 @@ async fn look_at_deliveries(
                 &(*count as i64),
                 &by_index,
                 &by_looking,
-                &search.event_type,
-                &search.response_code,
                 &search.to,
+                &search.filter.exact(),
+                &search.filter.prefixes(),
+                &search.filter.codes,
+                &search.filter.outcomes,
             ],
         )
         .await?;
@@ -298,21 +385,22 @@ async fn deliveries_of_event(
     webhooks: &[WebhookId],
     search: &Search,
 ) -> Result<Found> {
+    let passes = passes(8);
+    let due = if search.due { IS_DUE } else { "" };
     let statement = client
         .prepare_cached(&format!(
             "-- deliveries_of_event\n\
              WITH d AS ( \
                  SELECT s.* FROM events e CROSS JOIN LATERAL ( \
-                     SELECT * FROM deliveries \
+                     SELECT * FROM deliveries d \
                      WHERE id BETWEEN millisecond_floor(e.uid) AND millisecond_ceiling(e.uid) \
                        AND event_uid = e.uid AND id >= $2 AND id < $3 \
                        AND webhook_id = ANY($1) \
                        AND ($4::text[] IS NULL OR state = ANY($4)) \
-                       AND ($5::text IS NULL OR event_type = $5) \
-                       AND ($6::int2 IS NULL OR status_code = $6) \
-                     ORDER BY id DESC LIMIT $7) s \
-                 WHERE e.tenant = $8 AND e.id = $9 \
-                 ORDER BY s.id DESC LIMIT $7 \
+                       AND {passes}{due} \
+                     ORDER BY id DESC LIMIT $5) s \
+                 WHERE e.tenant = $6 AND e.id = $7 \
+                 ORDER BY s.id DESC LIMIT $5 \
              ) \
              SELECT {COLUMNS} FROM d {WITH_ITS_EVENT} ORDER BY d.id DESC"
         ))
@@ -325,11 +413,13 @@ async fn deliveries_of_event(
                 &search.from,
                 &search.to,
                 &search.states,
-                &search.event_type,
-                &search.response_code,
                 &(search.limit + 1),
                 tenant,
                 &search.event,
+                &search.filter.exact(),
+                &search.filter.prefixes(),
+                &search.filter.codes,
+                &search.filter.outcomes,
             ],
         )
         .await?;

@@ -22,9 +22,11 @@ use crate::api::access::auth::Reading;
 use crate::api::events::log::EventView;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Id, Page, Parameters};
+use crate::api::openapi::words::{DeliveryState, WebhookStatus};
 use crate::api::state::{Api, Shared};
 use crate::cpu;
 use crate::matching::{Data, Explanation, Filter, Index, Pattern, Refusal};
+use crate::subscriptions::within;
 use crate::timestamp::Timestamp;
 
 /// `/api/v1/events/{id}`
@@ -71,8 +73,8 @@ pub struct EventDetail {
 pub struct Delivery {
     pub id: DeliveryId,
     pub webhook_id: WebhookId,
-    /// `queued`, `retrying`, `delivered`, `failed`, `expired` or `cancelled`.
-    #[schema(example = "delivered")]
+    /// The state.
+    #[schema(value_type = DeliveryState)]
     pub status: String,
     /// The number of attempts.
     pub attempts: i16,
@@ -108,7 +110,7 @@ impl From<&Row> for Delivery {
 pub struct Matching {
     pub webhook_id: WebhookId,
     /// `active`; `paused`: it gets the event later; `inactive` or `disabled`: it gets nothing.
-    #[schema(example = "active")]
+    #[schema(value_type = WebhookStatus)]
     pub webhook_status: String,
     /// Whether the webhook was changed after the event, so that the answer may have been different.
     pub changed_since: bool,
@@ -119,7 +121,7 @@ pub struct Matching {
 /// Show an event
 ///
 /// With its deliveries. For each webhook of the tenant, as it is now, the answer says
-/// whether it gets the event, and which clause of its filter refuses it.
+/// which of its patterns listens, which clauses of its filter hold, or which one refuses it.
 #[utoipa::path(
     get, path = "/{id}", operation_id = "show_event", tag = "events",
     security(("token" = ["viewer"])),
@@ -155,7 +157,13 @@ pub async fn show(
     let too_costly = too_costly(&row);
     let matching = {
         let _permit = cpu::permit(&acting.tenant).await;
-        block_in_place(|| explain(&acting.tenant, &event, &data, &webhooks, &too_costly))
+        let asked = Asked {
+            tenant: &acting.tenant,
+            event_type: event.r#type.as_str(),
+            data: &data,
+            accepted_at: Some(event.accepted_at),
+        };
+        block_in_place(|| explain(&api, &asked, &webhooks, &too_costly))
     };
     Ok(Json(EventDetail {
         matching,
@@ -189,7 +197,8 @@ pub(super) async fn find_event(api: &Api, tenant: &Tenant, id: &EventId) -> Resu
     let statement = client
         .prepare_cached(
             "-- find_event\n\
-             SELECT uid, tenant, id, type, occurred_at, matched, data, attributes, too_costly, expunged_at \
+             SELECT uid, tenant, id, type, occurred_at, matched, data, attributes, too_costly, expunged_at, \
+                 over_http \
              FROM events \
              WHERE uid = (SELECT uid FROM ( \
                  SELECT uid FROM events WHERE tenant = $1 AND id = $2 OFFSET 0) AS by_id \
@@ -219,7 +228,8 @@ async fn deliveries_of(
     Ok(client.query(&statement, &[&event, &after, &limit]).await?)
 }
 
-async fn webhooks_of(
+/// A page of the tenant's webhooks, as [`explain`] wants them.
+pub(super) async fn webhooks_of(
     api: &Api,
     tenant: &Tenant,
     after: Option<WebhookId>,
@@ -229,7 +239,8 @@ async fn webhooks_of(
     let statement = client
         .prepare_cached(
             "-- webhooks_to_explain\n\
-             SELECT id, patterns, filter, status, updated_at FROM webhooks \
+             SELECT id, patterns, filter, status, updated_at, coalesce(dialect, \
+                 (SELECT t.dialect FROM tenants t WHERE t.id = tenant)) AS dialect FROM webhooks \
              WHERE tenant = $1 AND status <> 'deleted' AND NOT operational AND ($2::uuid IS NULL OR id > $2) \
              ORDER BY id LIMIT $3",
         )
@@ -244,12 +255,20 @@ fn too_costly(event: &Row) -> HashSet<WebhookId> {
     ids.filter_map(|id| id.as_str()?.parse().ok()).collect()
 }
 
+/// The event that webhooks are asked about.
+pub(super) struct Asked<'a> {
+    pub(super) tenant: &'a Tenant,
+    pub(super) event_type: &'a str,
+    pub(super) data: &'a str,
+    /// `None`: it isn't accepted yet.
+    pub(super) accepted_at: Option<Timestamp>,
+}
+
 /// Asks an index of just these webhooks. The one that events are matched against lacks webhooks
 /// that aren't active.
-fn explain(
-    tenant: &Tenant,
-    event: &EventView,
-    data: &str,
+pub(super) fn explain(
+    api: &Api,
+    asked: &Asked<'_>,
     webhooks: &[Row],
     too_costly: &HashSet<WebhookId>,
 ) -> Vec<Matching> {
@@ -261,22 +280,31 @@ fn explain(
         let filter = row
             .get::<_, Option<Value>>("filter")
             .map(|filter| Filter::parse(&filter))
-            .transpose();
+            .transpose()
+            .map(|filter| {
+                let within = within(row.get("dialect"), &api.dialects);
+                filter.map(|filter| filter.on(within))
+            });
         // Both were checked when they were saved. An invalid hand-made row is not shown.
         if let (Ok(patterns), Ok(filter)) = (patterns.collect(), filter) {
-            index.upsert(id, tenant.as_str(), patterns, filter, row);
+            index.upsert(id, asked.tenant.as_str(), patterns, filter, row);
         }
     }
-    let data = Data::new(data);
+    let data = Data::new(asked.data);
     index
-        .explain(tenant.as_str(), event.r#type.as_str(), &data)
+        .explain(asked.tenant.as_str(), asked.event_type, &data)
         .into_iter()
         .map(|(entry, explanation)| Matching {
             webhook_id: entry.id,
             webhook_status: entry.payload.get("status"),
-            changed_since: entry.payload.get::<_, Timestamp>("updated_at") > event.accepted_at,
+            changed_since: asked
+                .accepted_at
+                .is_some_and(|at| entry.payload.get::<_, Timestamp>("updated_at") > at),
             explanation: if too_costly.contains(&entry.id) {
-                Explanation::Refused(Refusal::too_costly())
+                Explanation::Refused {
+                    pattern: entry.listening(asked.event_type),
+                    refusal: Refusal::too_costly(),
+                }
             } else {
                 explanation
             },

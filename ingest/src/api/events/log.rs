@@ -19,6 +19,7 @@ use crate::api::access::auth::Reading;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Page, Parameters};
 use crate::api::state::{Api, Shared};
+use crate::log_filter::{LogFilter, listed};
 use crate::timestamp::Timestamp;
 
 /// The most events of the tenant that a page with `type` looks at.
@@ -33,9 +34,13 @@ pub fn routes() -> OpenApiRouter<Shared> {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Search {
+    /// An event type or a pattern such as `order.*`; several with commas between them.
     #[serde(rename = "type")]
-    #[param(value_type = Option<EventType>)]
+    #[param(example = "order.*")]
     pub event_type: Option<String>,
+    /// `0`: only events that matched no webhook.
+    #[param(minimum = 0, maximum = 0, example = 0)]
+    pub matched: Option<i32>,
     /// Accepted at this time or later.
     #[param(value_type = Option<Timestamp>)]
     pub since: Option<String>,
@@ -75,6 +80,18 @@ pub struct EventView {
     /// When its data was taken away; `null`: it is there.
     #[schema(required)]
     pub expunged_at: Option<Timestamp>,
+    /// How it came; `null`: it was accepted before Posthorn noted that. Over AMQP its routing
+    /// key was `<tenant>.<type>`.
+    #[schema(required)]
+    pub came_by: Option<CameBy>,
+}
+
+/// How an event came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CameBy {
+    Amqp,
+    Http,
 }
 
 impl From<&Row> for EventView {
@@ -86,6 +103,12 @@ impl From<&Row> for EventView {
             accepted_at: Timestamp(time_of(row.get("uid"))),
             matched: row.get("matched"),
             expunged_at: row.get("expunged_at"),
+            came_by: row
+                .get::<_, Option<bool>>("over_http")
+                .map(|over_http| match over_http {
+                    true => CameBy::Http,
+                    false => CameBy::Amqp,
+                }),
         }
     }
 }
@@ -94,6 +117,18 @@ impl From<&Row> for EventView {
 struct Range {
     from: Uuid,
     to: Uuid,
+    /// Only those that matched no webhook.
+    unmatched: bool,
+}
+
+impl Range {
+    /// The condition that leaves one index to choose: see V4 and V15.
+    fn index(&self) -> &'static str {
+        match self.unmatched {
+            true => "matched < 1",
+            false => "matched >= 0",
+        }
+    }
 }
 
 /// Search events
@@ -110,11 +145,16 @@ pub async fn search(
     State(api): State<Shared>,
     Parameters(search): Parameters<Search>,
 ) -> Result<Json<Found>> {
-    let event_type: Option<EventType> = search
-        .event_type
-        .map(|text| text.parse())
-        .transpose()
-        .map_err(|error| Problem::field("type", format!("{error}")))?;
+    let types = LogFilter::default()
+        .with_types(listed(search.event_type).as_deref())
+        .map_err(|invalid| Problem::field("type", invalid.reason))?;
+    if search.matched.is_some_and(|matched| matched != 0) {
+        return Err(Problem::field(
+            "matched",
+            "must be 0: events that matched no webhook",
+        ));
+    }
+    let unmatched = search.matched.is_some();
     let page = Page {
         limit: search.limit,
         cursor: search.cursor,
@@ -126,13 +166,14 @@ pub async fn search(
     let range = Range {
         from: since.unwrap_or(Uuid::nil()),
         to: after.map_or(to, |after| to.min(after.uuid())),
+        unmatched,
     };
 
-    let rows = search_events(&api, &acting.tenant, &range, event_type.as_ref(), limit).await?;
+    let rows = search_events(&api, &acting.tenant, &range, &types, limit).await?;
     let shown = &rows[..rows.len().min(limit as usize)];
     let next_cursor = if rows.len() > shown.len() {
         shown.last().map(|row| row.get("uid"))
-    } else if event_type.is_some() {
+    } else if !types.is_all() {
         last_looked_at(&api, &acting.tenant, &range).await?
     } else {
         None
@@ -160,27 +201,24 @@ async fn search_events(
     api: &Api,
     tenant: &Tenant,
     range: &Range,
-    event_type: Option<&EventType>,
+    types: &LogFilter,
     limit: i64,
 ) -> Result<Vec<Row>> {
     let client = api.pool.get().await?;
+    let index = range.index();
     let statement = client
-        .prepare_cached(
+        .prepare_cached(&format!(
             "-- search_events\n\
-             SELECT uid, id, type, occurred_at, matched, expunged_at FROM ( \
-                 SELECT tenant, uid, id, type, occurred_at, matched, expunged_at FROM events \
+             SELECT uid, id, type, occurred_at, matched, over_http, expunged_at FROM ( \
+                 SELECT tenant, uid, id, type, occurred_at, matched, over_http, expunged_at FROM events \
                  WHERE (tenant, uid) >= ($1, $2) AND (tenant, uid) < ($1, $3) \
-                   AND uid >= $2 AND uid < $3 AND matched >= 0 \
+                   AND uid >= $2 AND uid < $3 AND {index} \
                  ORDER BY tenant DESC, uid DESC LIMIT $4) AS looked_at \
-             WHERE $5::text IS NULL OR type = $5 \
-             ORDER BY tenant DESC, uid DESC LIMIT $6",
-        )
+             WHERE $5::text[] IS NULL OR type = ANY($5) OR type ^@ ANY($6::text[]) \
+             ORDER BY tenant DESC, uid DESC LIMIT $7"
+        ))
         .await?;
-    let looked_at = if event_type.is_some() {
-        LOOKED_AT
-    } else {
-        limit + 1
-    };
+    let looked_at = if types.is_all() { limit + 1 } else { LOOKED_AT };
     Ok(client
         .query(
             &statement,
@@ -189,7 +227,8 @@ async fn search_events(
                 &range.from,
                 &range.to,
                 &looked_at,
-                &event_type,
+                &types.exact(),
+                &types.prefixes(),
                 &(limit + 1),
             ],
         )
@@ -199,14 +238,15 @@ async fn search_events(
 /// The last event that a search with a type looked at, if there may be more after it.
 async fn last_looked_at(api: &Api, tenant: &Tenant, range: &Range) -> Result<Option<EventUid>> {
     let client = api.pool.get().await?;
+    let index = range.index();
     let statement = client
-        .prepare_cached(
+        .prepare_cached(&format!(
             "-- last_looked_at\n\
              SELECT uid FROM events \
              WHERE (tenant, uid) >= ($1, $2) AND (tenant, uid) < ($1, $3) \
-               AND uid >= $2 AND uid < $3 AND matched >= 0 \
-             ORDER BY tenant DESC, uid DESC OFFSET $4 LIMIT 1",
-        )
+               AND uid >= $2 AND uid < $3 AND {index} \
+             ORDER BY tenant DESC, uid DESC OFFSET $4 LIMIT 1"
+        ))
         .await?;
     let row = client
         .query_opt(

@@ -5,19 +5,23 @@
 //! answered with 202 then; whoever sent it is told at once what is wrong with it.
 
 pub mod detail;
+pub mod dry_run;
 pub mod expunge;
+pub mod incoming;
 pub mod log;
+pub mod new_event;
 pub mod rematches;
 
 use axum::Json;
 use axum::extract::{FromRequest, Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use shared::ids::{EventId, EventType, EventUid, Tenant};
 use shared::publish::{Outgoing, Publisher};
-use shared::tenant::LARGEST_MAX_PAYLOAD;
+use shared::trace::{TRACEPARENT, TraceContext};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::yield_now;
@@ -25,21 +29,24 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::access::auth::Publishing;
-use crate::api::http::problem::{Problem, Result};
-use crate::api::http::request::{Body, read_json};
-use crate::api::state::Shared;
-use crate::decode::{Event, Rejected, parse_time};
+use crate::api::access::auth::{Publishing, permit};
+use crate::api::events::dry_run::{EventDryRun, dry_run};
+use crate::api::events::incoming::Incoming;
+use crate::api::events::new_event::MAX_BATCH_BODY;
+pub use crate::api::events::new_event::NewEvent;
+use crate::api::http::code::Code;
+use crate::api::http::json;
+use crate::api::http::problem::{Blame, Problem, Result};
+use crate::api::http::request::{Parameters, read_json};
+use crate::api::state::{Api, Shared};
+use crate::decode::{Event, Rejected};
 use crate::door::Door;
 use crate::http_event::Answer;
-use crate::json_text::{MAX_DEPTH, depth};
 
 /// How long a request waits for the broker's confirms.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most events of a batch.
 const MAX_BATCH: usize = 1_000;
-/// The largest body of a batch, in bytes.
-const MAX_BATCH_BODY: usize = 8 * 1024 * 1024;
 
 /// `/api/v1/events…`, as far as they publish.
 pub fn routes() -> OpenApiRouter<Shared> {
@@ -48,77 +55,9 @@ pub fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(publish_batch))
 }
 
-/// Something that happened.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NewEvent {
-    #[serde(
-        rename = "type",
-        alias = "event",
-        alias = "event_type",
-        alias = "eventType"
-    )]
-    #[schema(value_type = EventType)]
-    pub event_type: String,
-    /// Makes publishing idempotent: an event whose id is known isn't taken again.
-    #[serde(alias = "event_id", alias = "eventId")]
-    #[schema(value_type = Option<EventId>, extensions(("x-also" = json!(["event_id", "eventId"]))))]
-    pub id: Option<String>,
-    /// When it happened; now unless set.
-    #[serde(alias = "occurredAt", alias = "timestamp")]
-    #[schema(format = DateTime, extensions(("x-also" = json!(["occurredAt", "timestamp"]))))]
-    pub occurred_at: Option<String>,
-    /// Any JSON, at most 262,144 bytes unless the tenant has another limit, and 100 levels deep.
-    /// Arrives as it was sent.
-    #[serde(alias = "payload")]
-    #[schema(
-        value_type = serde_json::Value, example = json!({"total": 25.00, "currency": "EUR"}),
-        extensions(("x-also" = json!(["payload"])))
-    )]
-    pub data: Box<RawValue>,
-}
-
-impl NewEvent {
-    /// An event that is one, as far as that can be said without its tenant's catalogue.
-    fn check(self, tenant: &Tenant) -> Result<Event> {
-        let event_type: EventType = self
-            .event_type
-            .parse()
-            .map_err(|error| Problem::field("type", format!("{error}")))?;
-        let id: EventId = match self.id {
-            Some(id) => id
-                .parse()
-                .map_err(|error| Problem::field("id", format!("{error}")))?,
-            None => EventUid::generate().into(),
-        };
-        if self.data.get().len() > LARGEST_MAX_PAYLOAD {
-            return Err(Problem::too_large(format!(
-                "data is {} bytes; at most {LARGEST_MAX_PAYLOAD} are allowed",
-                self.data.get().len()
-            )));
-        }
-        if depth(self.data.get()) > MAX_DEPTH {
-            return Err(Problem::field(
-                "data",
-                format!("is nested more than {MAX_DEPTH} levels deep"),
-            ));
-        }
-        let occurred_at = match self.occurred_at {
-            None => None,
-            Some(text) => Some(
-                parse_time("occurred_at", &text)
-                    .map_err(|_| Problem::field("occurred_at", "must be an RFC 3339 time"))?,
-            ),
-        };
-        Ok(Event {
-            tenant: tenant.clone(),
-            event_type,
-            id: Some(id),
-            occurred_at,
-            data: Box::<str>::from(self.data).into_string(),
-            attributes: None,
-        })
-    }
+/// The trace that a request belongs to.
+fn trace(headers: &HeaderMap) -> Option<TraceContext> {
+    TraceContext::parse(headers.get(TRACEPARENT)?.as_bytes())
 }
 
 /// What an event's catalogue has against it.
@@ -126,7 +65,9 @@ fn refused(reason: Rejected) -> Problem {
     match reason {
         Rejected::TooLarge { size, limit, .. } => {
             Problem::too_large(format!("data is {size} bytes; at most {limit} are allowed"))
+                .of_field("data")
         }
+        Rejected::Conflict { .. } => Problem::conflict(reason.to_string()).of_field("id"),
         Rejected::Unfit(unfit) => Problem::field(unfit.field(), unfit.to_string()),
         other => Problem::field("data", other.to_string()),
     }
@@ -160,28 +101,64 @@ pub struct PublishedEvent {
 /// Publish an event
 ///
 /// Answered when it is durable: written with its deliveries, or confirmed by RabbitMQ.
-/// From then on it isn't lost.
+/// From then on it isn't lost. CloudEvents are taken too, in structured, binary and batch
+/// mode. A batch is answered as by `/batch`. With `dry_run=true` nothing is published: the
+/// answer says whether the event would be taken, and which webhooks would get it.
 #[utoipa::path(
     post, path = "/", operation_id = "publish_event", tag = "events",
     security(("token" = ["manager"])),
+    params(
+        dry_run::Publishing,
+        ("Idempotency-Key" = Option<String>, Header,
+            description = "The id of an event that has none."),
+        ("traceparent" = Option<String>, Header,
+            description = "The trace that the events belong to (W3C Trace Context). One that isn't valid is ignored."),
+    ),
     request_body = NewEvent,
-    responses((status = 202, description = "It is taken.", body = PublishedEvent)),
+    responses(
+        (status = 200, description = "A dry run: nothing was published.", body = EventDryRun),
+        (status = 202, description = "It is taken.", body = PublishedEvent),
+        (status = 409, description = "Another event was accepted with this id. The detail has both hashes."),
+    ),
 )]
 pub async fn publish(
     acting: Publishing,
     State(api): State<Shared>,
-    Body(new): Body<NewEvent>,
-) -> Result<(StatusCode, Json<PublishedEvent>)> {
-    let event = new.check(&acting.tenant)?;
+    Parameters(how): Parameters<dry_run::Publishing>,
+    headers: HeaderMap,
+    incoming: Incoming,
+) -> Result<Response> {
+    let is_dry = how.dry_run == Some(true);
+    let trace = trace(&headers);
+    let new = match incoming {
+        Incoming::One(new) => new,
+        Incoming::Batch(_) if is_dry => {
+            return Err(Problem::field(
+                "dry_run",
+                "takes one event: a batch can't be asked about",
+            ));
+        }
+        Incoming::Batch(events) => {
+            let result = publish_all(&api, &acting.tenant, trace, events).await?;
+            return Ok((StatusCode::ACCEPTED, Json(result)).into_response());
+        }
+    };
+    let mut event = new.check(&acting.tenant)?;
+    if is_dry {
+        let _permit = permit(&acting.tenant, &api).await?;
+        let answer = dry_run(&api, &acting.tenant, &event).await?;
+        return Ok(Json(answer).into_response());
+    }
+    event.trace = trace;
     match publish_one(&api.door, event).await? {
-        (id, event_type, Ok(matched)) => Ok((
-            StatusCode::ACCEPTED,
-            Json(PublishedEvent {
+        (id, event_type, Ok(matched)) => {
+            let published = PublishedEvent {
                 id,
                 r#type: event_type,
                 matched,
-            }),
-        )),
+            };
+            Ok((StatusCode::ACCEPTED, Json(published)).into_response())
+        }
         (id, _, Err(reason)) => Err(Problem::unavailable(format!(
             "{reason}; publish it again with the id `{id}`"
         ))),
@@ -216,7 +193,7 @@ async fn publish_one(
 pub struct NewBatch {
     /// Each is what `POST /api/v1/events` takes. One that isn't is refused by itself.
     // Read one by one, for that.
-    #[schema(value_type = Vec<serde_json::Value>, min_items = 1, max_items = 1000)]
+    #[schema(value_type = Vec<NewEvent>, min_items = 1, max_items = 1000)]
     pub events: Vec<Box<RawValue>>,
 }
 
@@ -255,10 +232,14 @@ pub enum ItemResult {
     },
     /// It is no event, or not what the catalogue says.
     Refused {
+        code: Code,
         /// The member to blame, if one is.
         #[schema(required)]
         field: Option<String>,
+        /// What is wrong, and what would be right.
         detail: String,
+        /// Everything that is wrong with members.
+        errors: Vec<Blame>,
     },
     /// Perhaps taken: publish it again, with this id.
     Unconfirmed { id: EventId, detail: String },
@@ -271,21 +252,39 @@ pub enum ItemResult {
 #[utoipa::path(
     post, path = "/batch", operation_id = "publish_events", tag = "events",
     security(("token" = ["manager"])),
+    params(
+        ("traceparent" = Option<String>, Header,
+            description = "The trace that the events belong to (W3C Trace Context). One that isn't valid is ignored."),
+    ),
     request_body = NewBatch,
     responses((status = 202, description = "What became of each.", body = BatchResult)),
 )]
 pub async fn publish_batch(
     acting: Publishing,
     State(api): State<Shared>,
+    headers: HeaderMap,
     batch: NewBatch,
 ) -> Result<(StatusCode, Json<BatchResult>)> {
-    if batch.events.is_empty() || batch.events.len() > MAX_BATCH {
+    let events = batch.events.iter().map(|event| read_item(event));
+    let trace = trace(&headers);
+    let result = publish_all(&api, &acting.tenant, trace, events.collect()).await?;
+    Ok((StatusCode::ACCEPTED, Json(result)))
+}
+
+async fn publish_all(
+    api: &Api,
+    tenant: &Tenant,
+    trace: Option<TraceContext>,
+    events: Vec<Result<NewEvent>>,
+) -> Result<BatchResult> {
+    if events.is_empty() || events.len() > MAX_BATCH {
         let bound = format!("must have 1 to {MAX_BATCH} entries");
         return Err(Problem::field("events", bound));
     }
-    let mut checked = Vec::with_capacity(batch.events.len());
-    for event in batch.events {
-        checked.push(read_item(&event).and_then(|event| event.check(&acting.tenant)));
+    let mut checked = Vec::with_capacity(events.len());
+    for event in events {
+        let checked_event = event.and_then(|event| event.check(tenant));
+        checked.push(checked_event.map(|event| Event { trace, ..event }));
         // So many take a while, and so do others' requests.
         yield_now().await;
     }
@@ -299,20 +298,18 @@ pub async fn publish_batch(
             "RabbitMQ confirmed none of the events; publish them again, with ids of your own",
         ));
     }
-    let result = BatchResult {
+    Ok(BatchResult {
         accepted,
         refused: results.len() - accepted,
         results,
-    };
-    Ok((StatusCode::ACCEPTED, Json(result)))
+    })
 }
 
 fn read_item(event: &RawValue) -> Result<NewEvent> {
-    // Serde takes a list for a struct, member by member; nobody means that.
     if !event.get().starts_with('{') {
         return Err(Problem::bad_request("an event must be a JSON object"));
     }
-    serde_json::from_str(event.get()).map_err(|error| Problem::bad_request(error.to_string()))
+    json::read(event.get().as_bytes())
 }
 
 async fn item(door: &Arc<Door>, event: Result<Event>) -> ItemResult {
@@ -328,8 +325,14 @@ async fn item(door: &Arc<Door>, event: Result<Event>) -> ItemResult {
         },
         Ok((id, _, Err(detail))) => ItemResult::Unconfirmed { id, detail },
         Err(problem) => {
-            let (field, detail) = problem.into_blame();
-            ItemResult::Refused { field, detail }
+            let (code, detail, errors) = problem.into_blame();
+            let field = errors.first().map(|first| first.field.clone());
+            ItemResult::Refused {
+                code,
+                field,
+                detail,
+                errors,
+            }
         }
     }
 }

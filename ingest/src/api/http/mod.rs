@@ -1,5 +1,9 @@
 //! Requests and answers: what every handler reads and writes in the same way.
 
+pub mod code;
+pub mod headers;
+pub mod json;
 pub mod problem;
+pub mod query;
 pub mod request;
 pub mod request_id;

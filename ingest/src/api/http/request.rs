@@ -14,10 +14,11 @@ use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 use utoipa::IntoParams;
 
+use crate::api::http::json;
 use crate::api::http::problem::Problem;
 
 /// The largest request body, in bytes: an event's data and what is around it.
-const MAX_BODY: usize = LARGEST_MAX_PAYLOAD + 256 * 1024;
+pub const MAX_BODY: usize = LARGEST_MAX_PAYLOAD + 256 * 1024;
 
 /// The most rows in a page.
 pub const MAX_PAGE: i64 = 250;
@@ -53,16 +54,15 @@ pub async fn read_json<T: DeserializeOwned>(request: Request, limit: usize) -> R
         return Err(Problem::media_type());
     }
     let bytes = read_body(request, limit).await?;
-    // Serde takes a list for a struct, member by member; nobody means that.
-    if bytes.trim_ascii_start().first() == Some(&b'[') {
-        return Err(Problem::bad_request("the body must be a JSON object"));
-    }
-    serde_json::from_slice(&bytes).map_err(|error| Problem::bad_request(error.to_string()))
+    json::read(&bytes)
 }
 
-/// Reads on for a while if the body is too large: a client that is still sending
-/// when the connection is closed doesn't see the answer.
-async fn read_body(request: Request, limit: usize) -> Result<Vec<u8>, Problem> {
+/// Reads a body of at most `limit` bytes. Reads on for a while if the body is too large: a
+/// client that is still sending when the connection is closed doesn't see the answer.
+///
+/// # Errors
+/// If the body is larger, or not whole.
+pub async fn read_body(request: Request, limit: usize) -> Result<Vec<u8>, Problem> {
     let mut chunks = request.into_body().into_data_stream();
     let (mut body, mut size) = (Vec::new(), 0);
     while let Some(chunk) = chunks.next().await {
@@ -90,9 +90,8 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalB
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let nothing = request.headers().get(header::CONTENT_TYPE).is_none()
-            && axum::body::HttpBody::size_hint(request.body()).exact() == Some(0);
-        if nothing {
+        // Many clients send a content type with every POST. An empty body is none.
+        if axum::body::HttpBody::size_hint(request.body()).exact() == Some(0) {
             return Ok(Self(T::default()));
         }
         Body::<Option<T>>::from_request(request, state)
@@ -161,7 +160,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let Query(value) = Query::from_request_parts(parts, state)
             .await
-            .map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+            .map_err(|rejection| {
+                // `limit: invalid digit found in string`, after words about the library's work.
+                let text = rejection.body_text();
+                let reason = text.strip_prefix("Failed to deserialize query string: ");
+                Problem::bad_request(format!("query string: {}", reason.unwrap_or(&text)))
+            })?;
         Ok(Self(value))
     }
 }

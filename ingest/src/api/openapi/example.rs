@@ -79,7 +79,6 @@ fn example_of(schema: Schema<'_>, depth: usize) -> Value {
     if !properties.is_empty() {
         let shown = properties
             .into_iter()
-            .filter(|(_, member)| !is_other_name(member.it))
             .map(|(name, member)| (name.clone(), example_of(member, depth - 1)));
         return shown.collect::<Map<_, _>>().into();
     }
@@ -96,11 +95,4 @@ fn example_of(schema: Schema<'_>, depth: usize) -> Value {
         Some("object") => Map::new().into(),
         _ => Value::Null,
     }
-}
-
-/// See [`super::spell_out`].
-fn is_other_name(member: &Value) -> bool {
-    member["description"]
-        .as_str()
-        .is_some_and(|text| text.starts_with("Another name of"))
 }

@@ -7,8 +7,6 @@
 //! Two notations are ours. The role is the only scope of the `token` requirement.
 //! The other names of a member are in its extension `x-also`, or in [`ALSO`].
 
-use std::collections::BTreeMap;
-
 use serde_json::{Map, Value, json};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
@@ -17,7 +15,11 @@ use crate::api::http::problem::Problem;
 use example::example;
 
 mod example;
+mod generators;
+mod headers;
 pub mod page;
+mod sent;
+pub mod words;
 
 /// What the document starts from; the routes add themselves.
 #[derive(OpenApi)]
@@ -35,9 +37,13 @@ pub mod page;
         (name = "event types", description = "A tenant's catalogue of event types. Events of a type with a schema are checked against it."),
         (name = "dialects", description = "The formats of deliveries: headers, body, signature, retries."),
         (name = "dead letters", description = "Messages that were refused or unroutable."),
+        (name = "changes", description = "Who changed what: webhooks, event types, limits, tokens."),
         (name = "tokens", description = "API tokens."),
         (name = "tenants", description = "Tenants and their limits."),
+        (name = "operations", description = "The processes, queues and storage of the whole system."),
+        (name = "sent", description = "What Posthorn sends to endpoints, in each dialect."),
     ),
+    servers((url = "/", description = "The server that serves this document.")),
     components(schemas(Problem)),
     modifiers(&Token),
 )]
@@ -64,12 +70,15 @@ impl Modify for Token {
 
 /// The other names of members that refer to a schema: utoipa leaves their
 /// extensions out.
-const ALSO: [(&str, &str, &[&str]); 5] = [
+const ALSO: [(&str, &str, &[&str]); 8] = [
     ("NewEvent", "type", &["event", "event_type", "eventType"]),
     ("NewToken", "expires_at", &["expiresAt"]),
-    ("WebhookForm", "events", &["event_type", "eventType"]),
-    ("WebhookForm", "rate_limit", &["rateLimit"]),
-    ("WebhookForm", "retry_policy", &["retryPolicy"]),
+    ("NewWebhook", "events", &["event_type", "eventType"]),
+    ("NewWebhook", "rate_limit", &["rateLimit"]),
+    ("NewWebhook", "retry_policy", &["retryPolicy"]),
+    ("WebhookChange", "events", &["event_type", "eventType"]),
+    ("WebhookChange", "rate_limit", &["rateLimit"]),
+    ("WebhookChange", "retry_policy", &["retryPolicy"]),
 ];
 
 /// The ways in which requests are refused: their names, statuses and reasons.
@@ -109,22 +118,22 @@ pub fn finished(document: &utoipa::openapi::OpenApi) -> Value {
     for operation in operations_mut(&mut document) {
         complete(operation);
     }
-    let schemas = document.clone();
-    for operation in operations_mut(&mut document) {
-        if let Some(body) = operation.pointer_mut("/requestBody/content/application~1json") {
-            body["example"] = example(&schemas, &body["schema"]);
-        }
-    }
     let components = &mut document["components"];
     components["responses"] = REFUSALS
         .iter()
         .map(|(name, _, reason)| ((*name).to_owned(), refusal(reason)))
         .collect::<Map<_, _>>()
         .into();
-    if let Some(schemas) = components["schemas"].as_object_mut() {
-        for (name, schema) in schemas {
-            let also = also(name, schema);
-            spell_out(schema, also);
+    for (name, schema) in components["schemas"].as_object_mut().into_iter().flatten() {
+        mention_other_names(name, schema);
+    }
+    headers::declare(&mut document);
+    sent::describe(&mut document);
+    generators::rewrite(&mut document);
+    let schemas = document.clone();
+    for operation in operations_mut(&mut document) {
+        if let Some(body) = operation.pointer_mut("/requestBody/content/application~1json") {
+            body["example"] = example(&schemas, &body["schema"]);
         }
     }
     document
@@ -208,7 +217,10 @@ fn add_tenant_header(operation: &mut Value) {
         "description": "The tenant for which a global token acts.",
         "schema": { "$ref": "#/components/schemas/TenantId" },
     });
-    match operation["parameters"].as_array_mut() {
+    match operation
+        .get_mut("parameters")
+        .and_then(Value::as_array_mut)
+    {
         Some(parameters) => parameters.push(header),
         None => operation["parameters"] = json!([header]),
     }
@@ -222,59 +234,34 @@ fn problem() -> Value {
     json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } })
 }
 
-/// The other names of a schema's members, by member. Takes `x-also` away.
-fn also(schema_name: &str, schema: &mut Value) -> BTreeMap<String, Vec<String>> {
-    let mut found = BTreeMap::new();
+/// Says in a schema's texts by which other names its members are taken. The other names are
+/// no members of the schema: generators would make two members of them, or one name twice.
+fn mention_other_names(schema_name: &str, schema: &mut Value) {
+    let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else {
+        return;
+    };
     for (of, member, names) in ALSO {
-        if of == schema_name {
-            let names = names.iter().map(|name| (*name).to_owned());
-            found.insert(member.to_owned(), names.collect());
+        if of == schema_name
+            && let Some(property) = properties.get_mut(member)
+        {
+            property["x-also"] = json!(names);
         }
     }
-    let properties = schema.get_mut("properties");
-    for (member, property) in properties
-        .and_then(Value::as_object_mut)
-        .into_iter()
-        .flatten()
-    {
-        let also = property
-            .as_object_mut()
-            .and_then(|property| property.remove("x-also"));
-        if let Some(Ok(names)) = also.map(serde_json::from_value) {
-            found.insert(member.clone(), names);
-        }
+    for property in properties.values_mut().filter_map(Value::as_object_mut) {
+        generators::hoist_description(property);
+        let Some(Value::Array(names)) = property.remove("x-also") else {
+            continue;
+        };
+        let names = names.iter().filter_map(Value::as_str);
+        let names: Vec<_> = names.map(|name| format!("`{name}`")).collect();
+        let own = property.get("description").and_then(Value::as_str);
+        let text = format!(
+            "{} Also taken as {}.",
+            own.unwrap_or_default(),
+            names.join(", ")
+        );
+        property.insert("description".to_owned(), text.trim().into());
     }
-    found
-}
-
-/// Adds members under their other names. Of the names of a member that must be
-/// there, one must. (That two names of one member exclude each other goes without
-/// saying: schemathesis gives up on a schema that says it of many.)
-fn spell_out(schema: &mut Value, also: BTreeMap<String, Vec<String>>) {
-    let mut rules = Vec::new();
-    for (name, others) in also {
-        for other in &others {
-            let mut member = schema["properties"][&name].clone();
-            member["description"] = format!("Another name of `{name}`.").into();
-            schema["properties"][other] = member;
-        }
-        if is_required(schema, &name) {
-            let names = std::iter::once(&name).chain(&others);
-            let choices: Vec<_> = names.map(|name| json!({ "required": [name] })).collect();
-            rules.push(json!({ "oneOf": choices }));
-            if let Some(required) = schema["required"].as_array_mut() {
-                required.retain(|required| *required != name);
-            }
-        }
-    }
-    if !rules.is_empty() {
-        schema["allOf"] = rules.into();
-    }
-}
-
-fn is_required(schema: &Value, name: &str) -> bool {
-    let required = schema["required"].as_array();
-    required.is_some_and(|required| required.iter().any(|required| required == name))
 }
 
 #[cfg(test)]
@@ -313,17 +300,20 @@ mod tests {
     }
 
     #[test]
-    fn a_members_other_names_are_documented() {
+    fn a_members_other_names_are_mentioned_and_are_no_members() {
         let document = document();
-        let form = &document["components"]["schemas"]["WebhookForm"];
-        for name in ["target_url", "event_type", "retryPolicy", "rateLimit"] {
-            assert!(form["properties"][name].is_object(), "{name}");
+        let schemas = &document["components"]["schemas"];
+        for (schema, member, other) in [
+            ("NewWebhook", "url", "target_url"),
+            ("NewWebhook", "events", "event_type"),
+            ("WebhookChange", "retry_policy", "retryPolicy"),
+            ("NewEvent", "type", "eventType"),
+        ] {
+            let properties = &schemas[schema]["properties"];
+            let text = properties[member]["description"].as_str().unwrap();
+            assert!(text.contains(&format!("`{other}`")), "{text}");
+            assert!(properties[other].is_null(), "{other}");
         }
-        let event = document["components"]["schemas"]["NewEvent"].to_string();
-        let names = ["type", "event", "event_type", "eventType"];
-        let one_of = json!({ "oneOf": names.map(|name| json!({ "required": [name] })) });
-        assert!(event.contains(&one_of.to_string()), "{event}");
-        assert!(event.contains(r#""required":["data"]"#), "{event}");
         assert!(!document.to_string().contains("x-also"));
     }
 

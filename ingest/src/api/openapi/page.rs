@@ -1,4 +1,5 @@
-//! `/openapi.json`, and `/docs`, a page to read it and to try requests out.
+//! `/openapi.json`, `/docs`, a page to read it and to try requests out, and
+//! `/docs/errors`, the text of `docs/errors.md`.
 //!
 //! The page is Swagger UI, whose files the crate `utoipa-swagger-ui` compiles
 //! in. The page loads nothing from another host: the content security policy
@@ -19,10 +20,15 @@ use axum::routing::get;
 use serde_json::Value;
 use utoipa_swagger_ui::Config;
 
+use crate::api::http::code;
+
 /// Swagger UI writes `style` attributes and shows icons from `data:` URLs.
 const POLICY: &str = "default-src 'none'; script-src 'self'; connect-src 'self'; \
     style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// What each code of a problem means.
+const ERRORS: &str = include_str!("../../../../docs/errors.md");
 
 /// The document's and the page's routes.
 pub fn routes<S: Clone + Send + Sync + 'static>(document: &Value) -> Router<S> {
@@ -44,6 +50,19 @@ pub fn routes<S: Clone + Send + Sync + 'static>(document: &Value) -> Router<S> {
                         (CACHE_CONTROL, "no-cache"),
                     ],
                     json,
+                )
+            }),
+        )
+        // Problems' `type` leads here. A browser shows Markdown only as plain text.
+        .route(
+            code::PAGE,
+            get(async || {
+                (
+                    [
+                        (CONTENT_TYPE, "text/plain; charset=utf-8"),
+                        (CACHE_CONTROL, "no-cache"),
+                    ],
+                    ERRORS,
                 )
             }),
         )

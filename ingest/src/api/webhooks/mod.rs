@@ -9,29 +9,38 @@
 //! Answers carry an ETag. A change that sends it in `If-Match` is refused if the
 //! webhook has changed since.
 
+pub mod backlog;
+pub mod endpoint;
+pub mod endpoint_stats;
 pub mod keys;
+pub mod preview;
+pub mod put_back;
 pub mod rotation;
 pub mod stats;
 pub mod test;
 pub mod tester;
+pub mod type_stats;
 pub mod view;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use shared::ids::WebhookId;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::actor::begin;
 use crate::api::access::auth::{OwnManaging, OwnReading};
+use crate::api::http::headers::Created;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Page, Parameters};
 use crate::api::state::Shared;
 use crate::api::webhooks::view::{COLUMNS, WebhookView, all, find};
-use crate::webhooks::form::WebhookForm;
+use crate::webhooks::form::{NewWebhook, WebhookForm};
 use crate::webhooks::store;
 
 /// `/api/v1/webhooks…`, also `/api/webhooks…`
@@ -50,12 +59,35 @@ pub struct WebhookPage {
     pub next_cursor: Option<String>,
 }
 
+/// The most webhooks of a page that names no limit: a tenant's, unless it has unusually many.
+const ALL: i64 = 1_000;
+
+/// Which webhooks to list.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct WebhookQuery {
+    /// Only webhooks with this `client_id` in their metadata.
+    pub client_id: Option<String>,
+    /// The most entries of the page; by default all of them, at most 1,000.
+    #[param(minimum = 1, maximum = 250)]
+    pub limit: Option<i64>,
+    /// `next_cursor` of the previous page.
+    pub cursor: Option<String>,
+}
+
 /// A webhook with its ETag.
 pub struct Tagged(pub StatusCode, pub WebhookView);
 
 impl IntoResponse for Tagged {
     fn into_response(self) -> Response {
-        (self.0, [(header::ETAG, self.1.etag())], Json(self.1)).into_response()
+        let etag = [(header::ETAG, self.1.etag())];
+        match self.0 {
+            StatusCode::CREATED => {
+                let id = self.1.id;
+                (etag, Created::new("/api/v1/webhooks", id, self.1)).into_response()
+            }
+            status => (status, etag, Json(self.1)).into_response(),
+        }
     }
 }
 
@@ -65,9 +97,12 @@ impl IntoResponse for Tagged {
 #[utoipa::path(
     post, path = "/", operation_id = "create_webhook", tag = "webhooks",
     security(("token" = ["manager"])),
-    request_body = WebhookForm,
+    request_body = NewWebhook,
     responses(
-        (status = 201, description = "The webhook with its secret, which is not shown again.", body = WebhookView),
+        (
+            status = 201, description = "The webhook with its secret, which is not shown again.", body = WebhookView,
+            headers(("ETag" = String)),
+        ),
         (status = 409, description = "The tenant already has as many webhooks as it may."),
     ),
 )]
@@ -76,11 +111,11 @@ pub async fn create(
     State(api): State<Shared>,
     Body(form): Body<WebhookForm>,
 ) -> Result<Tagged> {
-    let mut checked = form.check(&api.destinations, &api.dialects)?;
+    let mut checked = form.check_new(&api.destinations, &api.dialects)?;
     acting.may_write(&mut checked)?;
     let _turn = api.changes.acquire(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
-    let transaction = client.transaction().await?;
+    let transaction = begin(&mut client, &acting.actor).await?;
     let made = store::create(&transaction, api.writing(), &acting.tenant, None, checked).await?;
     transaction.commit().await?;
     drop(client);
@@ -94,36 +129,56 @@ pub async fn create(
 
 /// List webhooks
 ///
-/// Newest first.
+/// Newest first. All of them, unless the request sets a limit.
 #[utoipa::path(
     get, path = "/", operation_id = "list_webhooks", tag = "webhooks",
     security(("token" = ["viewer"])),
-    params(Page),
+    params(WebhookQuery),
     responses((status = 200, description = "A page.", body = WebhookPage)),
 )]
 pub async fn list(
     acting: OwnReading,
     State(api): State<Shared>,
-    Parameters(page): Parameters<Page>,
+    Parameters(query): Parameters<WebhookQuery>,
 ) -> Result<Json<WebhookPage>> {
-    let (limit, after) = (page.limit()?, page.after::<WebhookId>()?);
+    let page = Page {
+        limit: query.limit,
+        cursor: query.cursor,
+    };
+    let limit = page.limit.map_or(Ok(ALL), |_| page.limit())?;
+    if query.client_id.as_ref().is_some_and(|id| id.contains('\0')) {
+        return Err(Problem::field(
+            "client_id",
+            "must not contain the character U+0000",
+        ));
+    }
+    let after = page.after::<WebhookId>()?;
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(&format!(
             "-- list_webhooks\n\
              SELECT {COLUMNS} FROM webhooks w \
              WHERE w.tenant = $1 AND w.status <> 'deleted' AND ($2::uuid IS NULL OR w.id < $2) \
-               AND ($4::text IS NULL OR w.owner = $4) \
+               AND ($4::text IS NULL OR w.metadata ->> 'client_id' = $4) \
+               AND ($5::text IS NULL OR w.owner = $5) \
              ORDER BY w.id DESC LIMIT $3"
         ))
         .await?;
     let rows = client
         .query(
             &statement,
-            &[&acting.tenant, &after, &(limit + 1), &acting.owner],
+            &[
+                &acting.tenant,
+                &after,
+                &(limit + 1),
+                &query.client_id,
+                &acting.owner,
+            ],
         )
         .await?;
-    let (shown, next_cursor) = page.cut::<WebhookId>(&rows)?;
+    let shown = &rows[..rows.len().min(limit as usize)];
+    let last = shown.last().filter(|_| rows.len() > shown.len());
+    let next_cursor = last.map(|row| row.get::<_, WebhookId>("id").to_string());
     let webhooks = all(&api, &client, shown).await?;
     Ok(Json(WebhookPage {
         webhooks,
@@ -136,7 +191,7 @@ pub async fn list(
     get, path = "/{id}", operation_id = "show_webhook", tag = "webhooks",
     security(("token" = ["viewer"])),
     params(("id" = WebhookId, Path)),
-    responses((status = 200, description = "The webhook.", body = WebhookView)),
+    responses((status = 200, description = "The webhook.", body = WebhookView, headers(("ETag" = String)))),
 )]
 pub async fn show(
     acting: OwnReading,
@@ -159,7 +214,8 @@ fn expected_revision(headers: &HeaderMap) -> Result<Option<i64>> {
     let revision = text
         .strip_prefix('"')
         .and_then(|text| text.strip_suffix('"'))
-        .and_then(|text| text.parse().ok());
+        // After the hyphen is what may change without a change to the webhook.
+        .and_then(|text| text.split('-').next()?.parse().ok());
     // An ETag that this webhook never had matches nothing.
     revision.map(Some).ok_or_else(changed_meanwhile)
 }
@@ -173,7 +229,8 @@ fn changed_meanwhile() -> Problem {
 /// Change a webhook
 ///
 /// The same as PATCH: what isn't sent stays. That is how the systems whose
-/// users Posthorn serves document PUT.
+/// users Posthorn serves document PUT. What GET shows can be sent back: members that
+/// equal what is shown change nothing.
 #[utoipa::path(
     put, path = "/{id}", operation_id = "put_webhook", tag = "webhooks",
     security(("token" = ["manager"])),
@@ -183,7 +240,7 @@ fn changed_meanwhile() -> Problem {
     ),
     request_body = WebhookForm,
     responses(
-        (status = 200, description = "The webhook as it is now.", body = WebhookView),
+        (status = 200, description = "The webhook as it is now.", body = WebhookView, headers(("ETag" = String))),
         (status = 412, description = "The webhook has changed since the state that `If-Match` names."),
     ),
 )]
@@ -192,9 +249,9 @@ pub async fn replace(
     api: State<Shared>,
     id: Id<WebhookId>,
     headers: HeaderMap,
-    form: Body<WebhookForm>,
+    body: Body<Map<String, Value>>,
 ) -> Result<Tagged> {
-    update(acting, api, id, headers, form).await
+    update(acting, api, id, headers, body).await
 }
 
 /// Change a webhook
@@ -209,7 +266,7 @@ pub async fn replace(
     ),
     request_body = WebhookForm,
     responses(
-        (status = 200, description = "The webhook as it is now.", body = WebhookView),
+        (status = 200, description = "The webhook as it is now.", body = WebhookView, headers(("ETag" = String))),
         (status = 412, description = "The webhook has changed since the state that `If-Match` names."),
     ),
 )]
@@ -218,14 +275,17 @@ pub async fn update(
     State(api): State<Shared>,
     Id(id): Id<WebhookId>,
     headers: HeaderMap,
-    Body(form): Body<WebhookForm>,
+    Body(body): Body<Map<String, Value>>,
 ) -> Result<Tagged> {
-    let mut checked = form.check(&api.destinations, &api.dialects)?;
-    acting.may_write(&mut checked)?;
     let expected = expected_revision(&headers)?;
     let _turn = api.changes.acquire(&acting.tenant).await?;
+    let shown = find(&api, &acting.tenant, id).await?;
+    let shown = serde_json::to_value(shown).map_err(anyhow::Error::new)?;
+    let form = put_back::changes(body, &shown)?;
+    let mut checked = form.check(&api.destinations, &api.dialects)?;
+    acting.may_write(&mut checked)?;
     let mut client = api.pool.get().await?;
-    let transaction = client.transaction().await?;
+    let transaction = begin(&mut client, &acting.actor).await?;
     let (writing, tenant) = (api.writing(), &acting.tenant);
     if !store::update(&transaction, writing, tenant, id, expected, checked).await? {
         return Err(changed_meanwhile());
@@ -261,7 +321,7 @@ pub async fn delete(
     let expected = expected_revision(&headers)?;
     let _turn = api.changes.acquire(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
-    let transaction = client.transaction().await?;
+    let transaction = begin(&mut client, &acting.actor).await?;
     if !store::delete(&transaction, &acting.tenant, id, expected).await? {
         return Err(changed_meanwhile());
     }

@@ -11,8 +11,8 @@ use axum::extract::State;
 use deadpool_postgres::Client;
 use serde::{Deserialize, Serialize};
 use shared::clock;
-use shared::ids::WebhookId;
-use shared::stats::{OUTCOMES, PERIOD, Subject, Tally};
+use shared::ids::{Tenant, WebhookId};
+use shared::stats::{OUTCOMES, PERIOD, Subject, Tally, WAITS};
 use time::OffsetDateTime;
 use tokio_postgres::Row;
 use utoipa::{IntoParams, ToSchema};
@@ -20,10 +20,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::access::auth::{OwnReading, Reading};
+use crate::api::beside::{Beside, beside};
 use crate::api::deliveries::check_exists;
 use crate::api::http::problem::Result;
 use crate::api::http::request::{Id, Parameters};
-use crate::api::state::Shared;
+use crate::api::state::{Api, Shared};
+use crate::api::webhooks::endpoint_stats::{EndpointFigures, endpoints};
 use crate::timestamp::Timestamp;
 
 /// `/api/v1/stats`
@@ -62,11 +64,11 @@ pub enum Window {
 
 impl Window {
     /// The length of the window, and of each step of its series, in seconds.
-    fn lengths(self) -> (i64, i64) {
+    pub fn lengths(self) -> (i64, i64) {
         const HOUR: i64 = 3600;
         match self {
             Self::Hour => (HOUR, PERIOD),
-            Self::Day => (24 * HOUR, HOUR),
+            Self::Day => (24 * HOUR, HOUR / 2),
             Self::Week => (7 * 24 * HOUR, 6 * HOUR),
             Self::Month => (30 * 24 * HOUR, 24 * HOUR),
         }
@@ -87,6 +89,11 @@ pub struct Stats {
     /// `forbidden`, `redirect`, `client_error`, `server_error`.
     #[schema(example = json!({"timeout": 3, "server_error": 12}))]
     pub failures_by_class: BTreeMap<&'static str, i64>,
+    /// How often deliveries were put off without an attempt, by reason: `endpoint_full`,
+    /// `endpoint_down`, `rate_limited`, `in_flight`, `unknown_webhook`, `unknown_dialect`,
+    /// `paused`.
+    #[schema(example = json!({"endpoint_down": 120, "rate_limited": 3}))]
+    pub deferrals_by_reason: BTreeMap<&'static str, i64>,
     /// When a delivery last succeeded, even if that was before the window.
     #[schema(required)]
     pub last_delivery_at: Option<Timestamp>,
@@ -95,6 +102,14 @@ pub struct Stats {
     pub last_failure_at: Option<Timestamp>,
     /// The window in steps of equal length, for a chart.
     pub series: Vec<Step>,
+    /// The figures of each webhook, if the dialect shows them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(ignore)]
+    pub endpoints: Option<BTreeMap<WebhookId, EndpointFigures>>,
+    /// The members that the dialect's system has in addition.
+    #[serde(flatten)]
+    #[schema(ignore)]
+    pub beside: Beside,
 }
 
 /// A step of the window.
@@ -158,7 +173,11 @@ pub async fn of_one_webhook(
     let client = api.pool.get().await?;
     check_exists(&client, &acting.tenant, webhook).await?;
     let subject = Subject::Webhook(webhook);
-    stats(&client, subject, query.window).await.map(Json)
+    let stats = stats(&client, subject, query.window).await?;
+    let only = Some(webhook);
+    Ok(Json(
+        with_additions(&api, &client, &acting.tenant, only, stats).await?,
+    ))
 }
 
 /// A tenant's statistics
@@ -177,7 +196,29 @@ pub async fn of_tenant(
 ) -> Result<Json<Stats>> {
     let client = api.pool.get().await?;
     let subject = Subject::Tenant(&acting.tenant);
-    stats(&client, subject, query.window).await.map(Json)
+    let stats = stats(&client, subject, query.window).await?;
+    Ok(Json(
+        with_additions(&api, &client, &acting.tenant, None, stats).await?,
+    ))
+}
+
+/// With what the tenant's dialect adds.
+async fn with_additions(
+    api: &Api,
+    client: &Client,
+    tenant: &Tenant,
+    only: Option<WebhookId>,
+    mut stats: Stats,
+) -> Result<Stats> {
+    let dialect = api.subscriptions.dialect(tenant);
+    let Some(dialect) = dialect.and_then(|name| api.dialects.get(&name)) else {
+        return Ok(stats);
+    };
+    if dialect.additions().show_endpoints() {
+        stats.endpoints = Some(endpoints(client, tenant, only, stats.since).await?);
+    }
+    stats.beside = beside(&dialect.additions().stats, &stats, None);
+    Ok(stats)
 }
 
 async fn stats(client: &Client, subject: Subject<'_>, window: Window) -> Result<Stats> {
@@ -195,12 +236,13 @@ async fn stats(client: &Client, subject: Subject<'_>, window: Window) -> Result<
         .map(|at| (at, Tally::default()))
         .collect();
     for row in &rows {
-        let tally = read(row);
+        let tally = Tally::read(row);
         total.add(&tally);
         let at = row.get::<_, OffsetDateTime>("quarter").unix_timestamp();
         steps.entry(floor(at, step)).or_default().add(&tally);
     }
     let failures = OUTCOMES.iter().copied().zip(total.outcomes);
+    let deferrals = WAITS.iter().copied().zip(total.waits);
     Ok(Stats {
         window,
         since: moment(since),
@@ -209,6 +251,7 @@ async fn stats(client: &Client, subject: Subject<'_>, window: Window) -> Result<
         failures_by_class: failures
             .filter(|(class, count)| *class != "success" && *count > 0)
             .collect(),
+        deferrals_by_reason: deferrals.filter(|(_, count)| *count > 0).collect(),
         last_delivery_at,
         last_failure_at,
         series: steps
@@ -218,14 +261,16 @@ async fn stats(client: &Client, subject: Subject<'_>, window: Window) -> Result<
                 figures: Figures::new(tally),
             })
             .collect(),
+        endpoints: None,
+        beside: Beside::new(),
     })
 }
 
-fn floor(at: i64, step: i64) -> i64 {
+pub fn floor(at: i64, step: i64) -> i64 {
     at - at.rem_euclid(step)
 }
 
-fn moment(at: i64) -> Timestamp {
+pub fn moment(at: i64) -> Timestamp {
     // Within thirty days of now.
     Timestamp(OffsetDateTime::from_unix_timestamp(at).unwrap_or(OffsetDateTime::UNIX_EPOCH))
 }
@@ -255,29 +300,6 @@ async fn last_times(
         .await?;
     let row = client.query_one(&statement, &[&subject]).await?;
     Ok((row.get(0), row.get(1)))
-}
-
-fn read(row: &Row) -> Tally {
-    let mut tally = Tally::default();
-    let fill = |ours: &mut [i64], column: &str| {
-        let counts: Vec<i32> = row.get(column);
-        for (ours, count) in ours.iter_mut().zip(counts) {
-            *ours = count.into();
-        }
-    };
-    fill(&mut tally.outcomes, "outcomes");
-    fill(&mut tally.response_times, "response_times");
-    let count = |column: &str| i64::from(row.get::<_, i32>(column));
-    Tally {
-        retries: count("retries"),
-        delivered: count("delivered"),
-        delivered_at_once: count("delivered_at_once"),
-        failed: count("failed"),
-        expired: count("expired"),
-        cancelled: count("cancelled"),
-        response_ms: row.get("response_ms"),
-        ..tally
-    }
 }
 
 impl Figures {
@@ -408,11 +430,11 @@ mod tests {
     }
 
     #[test]
-    fn a_window_has_between_five_and_thirty_one_steps() {
+    fn a_window_has_between_five_and_forty_nine_steps() {
         for window in [Window::Hour, Window::Day, Window::Week, Window::Month] {
             let (length, step) = window.lengths();
             assert_eq!(length % step, 0);
-            assert!((4..=30).contains(&(length / step)), "{window:?}");
+            assert!((4..=48).contains(&(length / step)), "{window:?}");
             assert_eq!(step % PERIOD, 0);
         }
     }

@@ -25,6 +25,7 @@ use utoipa_axum::routes;
 use crate::api::access::auth::OwnManaging;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, OptionalBody};
+use crate::api::openapi::words::AttemptOutcome;
 use crate::api::state::{Api, Shared};
 use crate::api::webhooks::tester::judge;
 use crate::event_types::store::example_of;
@@ -89,9 +90,8 @@ pub struct Tested {
     /// The outcome in words, with advice.
     #[schema(example = "The endpoint took it.")]
     pub verdict: String,
-    /// `success`, `redirect`, `client_error`, `server_error`, `timeout`, `dns`,
-    /// `connect`, `tls`, `broken` or `forbidden`.
-    #[schema(example = "success")]
+    /// How it ended.
+    #[schema(value_type = AttemptOutcome)]
     pub outcome: &'static str,
     #[schema(required, example = 200)]
     pub response_code: Option<u16>,
@@ -213,6 +213,7 @@ async fn send(api: &Api, acting: OwnManaging, id: WebhookId, new: NewTest) -> Re
         purpose: Purpose::Test,
         egress: egress.as_deref(),
         keep: Keep::Everything,
+        trace: None,
     };
     let report = api.tester.send(tenant, attempt).await?;
     Ok(Tested::new(&report, &dialect, &message))

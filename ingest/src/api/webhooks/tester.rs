@@ -113,7 +113,11 @@ pub fn judge(report: &Report, dialect: &Dialect) -> (bool, String) {
         (_, 500..) => "it failed: its own log should say why".to_owned(),
         _ => "that does not count as delivered".to_owned(),
     };
-    (false, format!("The endpoint answered {status}: {said}."))
+    let end = if said.ends_with('?') { "" } else { "." };
+    (
+        false,
+        format!("The endpoint answered {status}: {said}{end}"),
+    )
 }
 
 /// What to make of there being no answer.
@@ -204,6 +208,10 @@ mod tests {
             let (delivered, said) = verdict("standard", result);
             assert_eq!(delivered, success, "{said}");
             assert!(said.contains(words), "{said} lacks {words}");
+        }
+        for status in 100..600 {
+            let (_, said) = verdict("standard", answered(status));
+            assert!(!said.ends_with("?."), "{said}");
         }
         let (_, said) = verdict("rishi", answered(410));
         assert!(!said.contains("disable"), "{said}");

@@ -7,14 +7,19 @@ use deadpool_postgres::Client;
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
+use shared::endpoints::{self, Down};
 use shared::ids::{Tenant, WebhookId};
 use shared::retry::Retry;
 use shared::webhook::{Rate, Sealed, Status, read_retry};
 use tokio_postgres::Row;
 use utoipa::ToSchema;
 
+use crate::api::beside::{Beside, beside};
 use crate::api::http::problem::Result;
+use crate::api::openapi::words::WebhookStatus;
 use crate::api::state::Api;
+use crate::api::webhooks::backlog::{Backlog, backlogs};
 use crate::api::webhooks::stats::{Health, Summary, summaries};
 use crate::invalid::NotFound;
 use crate::timestamp::Timestamp;
@@ -38,7 +43,7 @@ pub struct WebhookView {
     pub active: bool,
     /// `active`; `paused`: deliveries are held; `inactive` (switched off by its owner)
     /// or `disabled` (by Posthorn): there are none.
-    #[schema(example = "active")]
+    #[schema(value_type = WebhookStatus)]
     pub status: &'static str,
     /// Why Posthorn disabled the webhook; `null`: it didn't.
     #[schema(required)]
@@ -49,7 +54,10 @@ pub struct WebhookView {
     /// The secret: whole in the answer that creates it, masked in every other.
     #[schema(example = "whsec_…ab12")]
     pub secret: String,
-    /// Until when the previous secret signs too.
+    /// Since when it has this secret; `null`: from before Posthorn noted it.
+    #[schema(required)]
+    pub secret_made_at: Option<Timestamp>,
+    /// Until when the previous secret signs too; `null` in a dialect with space for one signature.
     #[schema(required)]
     pub previous_secret_until: Option<Timestamp>,
     /// `hmac`: the secret signs. `ed25519`: a key signs too.
@@ -80,6 +88,8 @@ pub struct WebhookView {
     pub rate_limit: Option<RateLimit>,
     /// Whether each attempt's request and answer are stored whole.
     pub debug_mode: bool,
+    /// Whether its deliveries carry the trace of their event, in the header `traceparent`.
+    pub trace_header: bool,
     /// Whether it gets operational events, such as `webhook.disabled`, and no others.
     pub operational: bool,
     /// The dialect of its deliveries; `null`: the tenant's.
@@ -104,6 +114,23 @@ pub struct WebhookView {
     pub updated_at: Timestamp,
     /// The endpoint's state, judged by its latest answers.
     pub health: Health,
+    /// Since when its deliveries wait because the endpoint is down; `null`: it isn't.
+    #[schema(required)]
+    pub down_since: Option<Timestamp>,
+    /// When an endpoint that is down gets the next request; `null`: it isn't down, or one is
+    /// in flight.
+    #[schema(required)]
+    pub next_probe_at: Option<Timestamp>,
+    /// How many deliveries wait for it: for their first attempt, for another one, or for it to be
+    /// active again. Counting stops at 10,000, and at 1,000 where webhooks are listed.
+    #[schema(example = 0)]
+    pub waiting: i64,
+    /// Whether all were counted; `false`: there are more.
+    #[schema(example = true)]
+    pub waiting_counted: bool,
+    /// When the event of the oldest of them was accepted.
+    #[schema(required)]
+    pub oldest_waiting_at: Option<Timestamp>,
     /// The number of events that it didn't get because its filter was too costly to evaluate.
     #[schema(example = 0)]
     pub too_costly_events: i64,
@@ -114,6 +141,13 @@ pub struct WebhookView {
     #[serde(rename = "lastTriggered")]
     #[schema(required)]
     pub last_triggered: Option<Timestamp>,
+    /// The members that the dialect's system has in addition.
+    #[serde(flatten)]
+    #[schema(ignore)]
+    pub beside: Beside,
+    /// Whether a secret that begins with `whsec_` must go on with base64.
+    #[serde(skip)]
+    pub decodes_secrets: bool,
     /// Which state of it this is: its ETag.
     #[serde(skip)]
     pub revision: i64,
@@ -170,15 +204,16 @@ impl OAuthView {
 pub const COLUMNS: &str = "w.id, w.tenant, w.url, w.patterns, w.filter, w.dialect, w.secret, \
     w.previous_secret, w.previous_secret_until, w.signing_key, w.previous_signing_key, w.headers, \
     w.client_certificate, w.oauth2, \
-    w.timeout_ms, w.retry, w.rate_limit, w.rate_period_s, w.debug_mode, w.operational, w.status, \
-    w.description, w.metadata, w.external_id, w.owner, w.key, w.disabled_reason, w.created_at, w.updated_at, w.revision, \
+    w.timeout_ms, w.retry, w.rate_limit, w.rate_period_s, w.debug_mode, w.trace_header, w.operational, w.status, \
+    w.secret_made_at, w.description, w.metadata, w.external_id, w.owner, w.key, w.disabled_reason, w.created_at, w.updated_at, w.revision, \
     coalesce((SELECT c.events FROM costly_filters c WHERE c.webhook_id = w.id), 0) AS too_costly_events, \
-    (SELECT c.last_at FROM costly_filters c WHERE c.webhook_id = w.id) AS last_too_costly_at";
+    (SELECT c.last_at FROM costly_filters c WHERE c.webhook_id = w.id) AS last_too_costly_at, \
+    (SELECT t.dialect FROM tenants t WHERE t.id = w.tenant) AS tenants_dialect";
 
 impl WebhookView {
     /// From its row, and what was counted of it. A row that can't be read whole
     /// is shown as far as it can be.
-    fn new(api: &Api, row: &Row, summary: Summary) -> Self {
+    fn new(api: &Api, row: &Row, summary: Summary, backlog: Backlog, down: Option<&Down>) -> Self {
         let sealed = Sealed::open(row, &api.keys).ok();
         let retry = read_retry(row);
         let readable = sealed.is_some() && retry.is_ok();
@@ -194,7 +229,13 @@ impl WebhookView {
         let status = Status::read(row.get("status"));
         let signs_with_key = row.get::<_, Option<&[u8]>>("signing_key").is_some();
         let created_at = row.get("created_at");
-        Self {
+        let own_dialect: Option<String> = row.get("dialect");
+        let tenants_dialect: &str = row.get("tenants_dialect");
+        let dialect = api
+            .dialects
+            .get(own_dialect.as_deref().unwrap_or(tenants_dialect));
+        let signs_with_previous = dialect.is_none_or(|d| d.signs_with_previous_secret());
+        let mut view = Self {
             id: row.get("id"),
             url: row.get("url"),
             events: row.get("patterns"),
@@ -204,7 +245,10 @@ impl WebhookView {
             disabled_reason: row.get("disabled_reason"),
             readable,
             secret: sealed.as_ref().map_or_else(|| "…".to_owned(), masked),
-            previous_secret_until: row.get("previous_secret_until"),
+            secret_made_at: row.get("secret_made_at"),
+            previous_secret_until: row
+                .get::<_, Option<Timestamp>>("previous_secret_until")
+                .filter(|_| signs_with_previous),
             signing: if signs_with_key {
                 Signing::Ed25519
             } else {
@@ -219,8 +263,9 @@ impl WebhookView {
             retry_policy: retry.unwrap_or_default(),
             rate_limit: Rate::read(row).map(RateLimit::from),
             debug_mode: row.get("debug_mode"),
+            trace_header: row.get("trace_header"),
             operational: row.get("operational"),
-            dialect: row.get("dialect"),
+            dialect: own_dialect,
             metadata: row.get("metadata"),
             external_id: row.get("external_id"),
             owner: row.get("owner"),
@@ -229,17 +274,31 @@ impl WebhookView {
             created_at_too: created_at,
             updated_at: row.get("updated_at"),
             health: summary.health,
+            down_since: down.map(|down| Timestamp(down.since)),
+            next_probe_at: down.and_then(|down| down.next_probe_at).map(Timestamp),
+            waiting: backlog.waiting,
+            waiting_counted: backlog.counted,
+            oldest_waiting_at: backlog.oldest.map(|id| Timestamp(id.accepted_at())),
             too_costly_events: row.get("too_costly_events"),
             last_too_costly_at: row.get("last_too_costly_at"),
             last_triggered: summary.last_triggered,
+            beside: Beside::new(),
+            decodes_secrets: dialect.is_some_and(|dialect| dialect.decodes_secrets()),
             revision: row.get("revision"),
+        };
+        if let Some(dialect) = dialect {
+            view.beside = beside(&dialect.additions().webhook, &view, None);
         }
+        view
     }
 
-    /// Its ETag (RFC 9110, section 8.8.3): changes with every change to it.
+    /// Its ETag (RFC 9110, section 8.8.3): the revision, which changes with every change to it,
+    /// and a hash of all that is shown, because health and times change without one.
     pub fn etag(&self) -> HeaderValue {
-        // Digits between quotes.
-        HeaderValue::from_str(&format!("\"{}\"", self.revision))
+        let shown = serde_json::to_vec(self).unwrap_or_default();
+        let hash = hex::encode(&Sha256::digest(shown)[..8]);
+        // Digits and a hyphen between quotes.
+        HeaderValue::from_str(&format!("\"{}-{hash}\"", self.revision))
             .unwrap_or(HeaderValue::from_static(""))
     }
 }
@@ -272,9 +331,12 @@ pub async fn find(api: &Api, tenant: &Tenant, id: WebhookId) -> Result<WebhookVi
 pub async fn all(api: &Api, client: &Client, rows: &[Row]) -> Result<Vec<WebhookView>> {
     let ids: Vec<WebhookId> = rows.iter().map(|row| row.get("id")).collect();
     let summaries = summaries(client, &ids).await?;
+    let down = endpoints::down(client, &ids).await?;
+    let backlogs = backlogs(client, &ids).await?;
     let shown = rows.iter().zip(ids).map(|(row, id)| {
         let summary = summaries.get(&id).copied().unwrap_or(Summary::UNUSED);
-        WebhookView::new(api, row, summary)
+        let backlog = backlogs.get(&id).copied().unwrap_or_default();
+        WebhookView::new(api, row, summary, backlog, down.get(&id))
     });
     Ok(shown.collect())
 }

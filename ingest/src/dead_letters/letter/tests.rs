@@ -143,6 +143,7 @@ fn a_job_is_rechecked_and_goes_to_the_shard_that_is_its_now() {
         payload: Payload::of("{}", None),
         restart: None,
         late: None,
+        trace: None,
     };
     let unrouted = message("posthorn.jobs", "0.77", &job.encode());
     let letter = Letter::from_message(&unrouted, Origin::Unrouted);

@@ -83,14 +83,30 @@ pub struct FilterError {
     pub reason: String,
 }
 
+/// One clause of a filter that holds, and on what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = HoldingClause)]
+pub struct Holding {
+    /// Where the clause is in the filter, as a JSON Pointer (RFC 6901).
+    #[schema(example = "/total/$gte")]
+    pub at: String,
+    /// What it demands, at most 200 characters.
+    #[schema(example = "total $gte 100")]
+    pub clause: String,
+    /// What the data has there, at most 100 characters of JSON, or `missing`. Where the
+    /// clause looks at several paths: each with its own.
+    #[schema(example = "120")]
+    pub found: String,
+}
+
 /// Which clause of a filter turned an event away, and on what.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Refusal {
     /// Where the clause is in the filter, as a JSON Pointer (RFC 6901).
     pub at: String,
-    /// What it demands, at most [`MAX_CLAUSE_TEXT`] characters: `total $gt 5`.
+    /// What it demands, at most 200 characters: `total $gt 5`.
     pub clause: String,
-    /// What the data has there, at most [`MAX_EXCERPT`] characters of JSON, or
+    /// What the data has there, at most 100 characters of JSON, or
     /// `missing`. Where the clause looks at several paths: each with its own.
     pub found: String,
 }
@@ -139,19 +155,23 @@ pub(super) struct Field {
 
 impl Field {
     pub(super) fn name(&self) -> String {
-        let names: Vec<_> = self.paths.iter().map(|path| path.text.as_str()).collect();
+        let names = self.paths.iter().map(|path| path.text.as_str());
+        let names: Vec<_> = names.filter(|name| !name.is_empty()).collect();
         names.join("|")
     }
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Path {
+    /// Empty for a path that goes without saying.
     pub(super) text: String,
     pub(super) segments: Vec<Segment>,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Segment {
+    /// Stands for every object in an object, whatever the key.
+    pub(super) any: bool,
     pub(super) key: String,
     /// The same as a place in an array, if it can be one.
     pub(super) index: Option<usize>,

@@ -11,8 +11,8 @@ use std::{cmp::Ordering, ops::Not};
 use serde_json::Value;
 
 use super::clause::{
-    Budget, Clause, Field, HASHED_A_STEP, Listed, MAX_EXCERPT, Operand, Origin, Path, Refusal,
-    Relation, Segment, Test, TooCostly,
+    Budget, Clause, Field, HASHED_A_STEP, Holding, Listed, MAX_EXCERPT, Operand, Origin, Path,
+    Refusal, Relation, Segment, Test, TooCostly,
 };
 use super::excerpt::{cut, excerpt_of_all};
 use crate::matching::number;
@@ -21,11 +21,20 @@ pub(super) fn matches(root: &Clause, data: &Value, budget: &mut Budget) -> Resul
     Ok(judge(root, data, budget)? == Truth::Yes)
 }
 
-pub(super) fn explain(root: &Clause, data: &Value, budget: &mut Budget) -> Result<(), Refusal> {
+pub(super) fn explain(
+    root: &Clause,
+    data: &Value,
+    budget: &mut Budget,
+) -> Result<Vec<Holding>, Refusal> {
     // As much again for the words.
     let mut for_words = Budget::new(budget.left());
     match judge(root, data, budget) {
-        Ok(Truth::Yes) => Ok(()),
+        Ok(Truth::Yes) => {
+            let mut holding = Vec::new();
+            // Without steps for all of the words, the first ones are enough.
+            let _ = hold(root, data, &mut for_words, &mut holding);
+            Ok(holding)
+        }
         Ok(Truth::No | Truth::Missing) => {
             let words = refusal(root, data, &mut for_words);
             Err(words.unwrap_or_else(|TooCostly| Refusal::too_costly()))
@@ -137,6 +146,16 @@ fn walk<'d>(
         return Ok(());
     };
     match (value, segment.index) {
+        // Only objects within the object: an array's items are many.
+        (Value::Object(members), _) if segment.any => {
+            for member in members.values() {
+                budget.step()?;
+                if member.is_object() {
+                    walk(rest, member, found, budget)?;
+                }
+            }
+        }
+        _ if segment.any => {}
         (Value::Object(members), _) => {
             if let Some(member) = members.get(&segment.key) {
                 walk(rest, member, found, budget)?;
@@ -262,6 +281,39 @@ impl Relation {
             Self::LessOrEqual => order.is_le(),
         }
     }
+}
+
+/// The clauses that made a filter say yes, in the filter's order.
+fn hold(
+    clause: &Clause,
+    data: &Value,
+    budget: &mut Budget,
+    holding: &mut Vec<Holding>,
+) -> Result<(), TooCostly> {
+    match clause {
+        Clause::All(clauses) => {
+            for clause in clauses {
+                hold(clause, data, budget, holding)?;
+            }
+        }
+        // The first alternative that holds is what decided.
+        Clause::Any(_, clauses) => {
+            for clause in clauses {
+                if judge(clause, data, budget)? == Truth::Yes {
+                    return hold(clause, data, budget, holding);
+                }
+            }
+        }
+        Clause::Not(origin, _) | Clause::Holds(origin, ..) | Clause::Exists(origin, ..) => {
+            let Origin { at, text } = origin.clone();
+            holding.push(Holding {
+                at,
+                clause: text,
+                found: describe(clause, data, budget)?,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Which clause to name for a filter that did not say yes.

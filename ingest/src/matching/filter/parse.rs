@@ -212,10 +212,23 @@ fn short(value: &Value, at: &At) -> bool {
     at.depth == 1 && as_operators(value).is_none()
 }
 
+/// The first of these members that is there, at the top or one level down.
 fn first_of(paths: &[&str], at: &At) -> Parsed<Field> {
-    let paths = paths.iter().map(|path| parse_path(path, at));
-    let paths = paths.collect::<Parsed<_>>()?;
-    Ok(Field { paths })
+    let at_the_top = paths.iter().map(|path| parse_path(path, at));
+    let mut all = at_the_top.collect::<Parsed<Vec<_>>>()?;
+    let one_down = paths.iter().map(|path| Path {
+        text: String::new(),
+        segments: vec![
+            Segment {
+                any: true,
+                key: String::new(),
+                index: None,
+            },
+            parse_segment(path),
+        ],
+    });
+    all.extend(one_down);
+    Ok(Field { paths: all })
 }
 
 /// An object with any key that starts with `$`.
@@ -251,6 +264,7 @@ fn parse_segment(key: &str) -> Segment {
     let digits = key.bytes().all(|byte| byte.is_ascii_digit());
     let canonical = digits && (key == "0" || !key.starts_with('0'));
     Segment {
+        any: false,
         key: key.to_owned(),
         index: canonical.then(|| key.parse().ok()).flatten(),
     }

@@ -16,7 +16,7 @@ fn matches(filter: &Filter, data: &Value) -> bool {
     filter.matches(data, &mut Budget::new(MAX_STEPS)) == Ok(true)
 }
 
-fn explain(filter: &Filter, data: &Value) -> Result<(), Refusal> {
+fn explain(filter: &Filter, data: &Value) -> Result<Vec<Holding>, Refusal> {
     filter.explain(data, &mut Budget::new(MAX_STEPS))
 }
 
@@ -527,6 +527,24 @@ fn locations_and_categories_are_the_first_of_their_fields_that_is_there() {
 }
 
 #[test]
+fn a_short_form_looks_one_level_down_if_there_is_nothing_at_the_top() {
+    only(
+        json!({"locations": ["loc-1"], "minStockThreshold": 5}),
+        [
+            json!({"item": {"location": "loc-1", "quantity": 3}}),
+            json!({"item": {"quantity": 3}, "place": {"location_id": "loc-1"}}),
+            json!({"location": "loc-1", "item": {"quantity": 3, "location": "loc-2"}}),
+        ],
+        [
+            json!({"location": "loc-2", "item": {"quantity": 3, "location": "loc-1"}}),
+            json!({"item": {"location": "loc-1", "quantity": 6}}),
+            json!({"item": {"more": {"location": "loc-1", "quantity": 3}}}),
+            json!({"items": [{"location": "loc-1", "quantity": 3}]}),
+        ],
+    );
+}
+
+#[test]
 fn stock_at_or_under_the_threshold_passes() {
     only(
         json!({"minStockThreshold": 5}),
@@ -653,6 +671,32 @@ fn a_refusal_names_the_clause_and_what_the_data_had_there() {
         let (at, clause, found) = (at.to_owned(), clause.to_owned(), found.to_owned());
         assert_eq!(refusal, Refusal { at, clause, found });
     }
+}
+
+#[test]
+fn what_passes_is_told_by_the_clauses_that_hold_and_of_or_by_the_first_that_does() {
+    let condition = json!({
+        "total": {"$gte": 100, "$lt": 500},
+        "$or": [{"city": "Linz"}, {"city": "Graz"}, {"total": 120}],
+        "state": {"$ne": "draft"},
+    });
+    let data = json!({"total": 120, "city": "Graz", "state": "paid"});
+    let holding = explain(&filter(condition), &data).unwrap();
+    let mut told: Vec<_> = holding
+        .iter()
+        .map(|holding| (holding.at.as_str(), holding.found.as_str()))
+        .collect();
+    told.sort_unstable();
+    assert_eq!(
+        told,
+        [
+            ("/$or/1/city", r#""Graz""#),
+            ("/state/$ne", r#""paid""#),
+            ("/total/$gte", "120"),
+            ("/total/$lt", "120"),
+        ]
+    );
+    assert_eq!(explain(&filter(json!({})), &data), Ok(vec![]));
 }
 
 #[test]

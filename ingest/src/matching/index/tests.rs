@@ -127,7 +127,7 @@ fn data_that_no_filter_can_read_still_goes_to_webhooks_without_one() {
     for unreadable in [&deep, r#"{"n": 1e999}"#, "{", ""] {
         assert_eq!(ids(&index, "acme", "a", unreadable), [1]);
         let explained = index.explain("acme", "a", &Data::new(unreadable));
-        assert_eq!(explained[0].1, Explanation::Matched);
+        assert!(matches!(&explained[0].1, Explanation::Matched { .. }));
         assert!(matches!(&explained[1].1, Explanation::Unreadable { why } if !why.is_empty()));
     }
 }
@@ -162,10 +162,15 @@ fn every_webhook_of_the_tenant_is_explained() {
         .iter()
         .map(|(entry, told)| (entry.id, json!(told)))
         .collect();
-    let refused =
-        json!({"result": "refused", "at": "/total/$gt", "clause": "total $gt 5", "found": "4"});
+    let refused = json!({
+        "result": "refused", "pattern": "order.*",
+        "at": "/total/$gt", "clause": "total $gt 5", "found": "4",
+    });
     let not_listening = json!({"result": "not_listening"});
-    let matched = json!({"result": "matched"});
+    let matched = json!({
+        "result": "matched", "pattern": "*",
+        "clauses": [{"at": "/total/$gt", "clause": "total $gt 1", "found": "4"}],
+    });
     assert_eq!(told, [(1, refused), (2, not_listening), (3, matched)]);
     assert!(index.explain("nobody", "a", &Data::new("{}")).is_empty());
 }
@@ -293,9 +298,11 @@ proptest! {
                 prop_assert_eq!(entry.id, known.id);
                 prop_assert_eq!(entry.payload, known.x);
                 let as_known = match told {
-                    Explanation::Matched => wants(&&known),
+                    Explanation::Matched { pattern, .. } => {
+                        pattern.parse::<Pattern>().unwrap().listens_to(event_type) && wants(&&known)
+                    }
                     Explanation::NotListening => !known.listens(event_type),
-                    Explanation::Refused(_) => known.listens(event_type) && !wants(&&known),
+                    Explanation::Refused { .. } => known.listens(event_type) && !wants(&&known),
                     Explanation::Unreadable { .. } => false,
                 };
                 prop_assert!(as_known, "{:?}", told);

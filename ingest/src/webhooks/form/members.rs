@@ -73,7 +73,9 @@ pub(super) fn url(url: Option<String>, destinations: &Destinations) -> Result<Op
     Ok(url)
 }
 
-pub(super) fn events(events: Option<Vec<String>>) -> Result<Option<Vec<String>>> {
+/// # Errors
+/// Names the pattern that is none.
+pub fn events(events: Option<Vec<String>>) -> Result<Option<Vec<String>>> {
     let Some(patterns) = &events else {
         return Ok(None);
     };
@@ -103,7 +105,9 @@ pub(super) fn description(description: Option<String>) -> Result<Option<String>>
     Ok(description)
 }
 
-pub(super) fn filters(filters: Option<Option<Value>>) -> Result<Option<Option<Value>>> {
+/// # Errors
+/// Says where in the filter, and why it is none.
+pub fn filters(filters: Option<Option<Value>>) -> Result<Option<Option<Value>>> {
     if let Some(Some(filter)) = &filters {
         // The size first, so that parsing costs little. The bound is what a webhook's
         // filter may take of every ingest's memory.
@@ -223,9 +227,12 @@ pub(super) fn owner(owner: Option<Option<String>>) -> Result<Option<Option<Owner
 
 pub(super) fn status(active: Option<bool>, status: Option<StatusForm>) -> Result<Option<Status>> {
     match (active, status) {
+        (Some(active), Some(status)) if active == (status == StatusForm::Active) => {
+            Ok(Some(status.into()))
+        }
         (Some(_), Some(_)) => Err(Invalid::new(
             "status",
-            "`status` and `active` exclude each other: send one of them",
+            "`status` and `active` contradict each other: send one of them",
         )),
         (Some(true), None) => Ok(Some(Status::Active)),
         (Some(false), None) => Ok(Some(Status::Inactive)),

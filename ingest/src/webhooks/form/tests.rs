@@ -4,9 +4,9 @@ use serde_json::json;
 
 use super::*;
 
-fn check(body: Value) -> Result<CheckedWebhook, Invalid> {
+fn check(body: Value) -> Result<CheckedWebhook, Invalids> {
     let form: WebhookForm =
-        serde_json::from_value(body).map_err(|error| Invalid::new("", error))?;
+        serde_json::from_value(body).map_err(|error| Invalids(vec![Invalid::new("", error)]))?;
     form.check(&Destinations::default(), &Dialects::embedded())
 }
 
@@ -109,7 +109,8 @@ fn what_is_wrong_is_named_with_its_bound() {
         ),
         (json!({"events": []}), ["\"events\"", "1 to 100"]),
         (json!({"events": ["a.b", "a*b"]}), ["events[1]", "*"]),
-        (json!({"secret": "short"}), ["secret", "8 to 256"]),
+        (json!({"secret": ""}), ["secret", "1 to 256"]),
+        (json!({"secret": "whsec_…ab12"}), ["secret", "masked"]),
         (
             json!({"filters": {"a": {"$near": 1}}}),
             ["filters", "$near"],

@@ -4,11 +4,12 @@
 //! |---|---|
 //! | `servers/` | the data of RabbitMQ and PostgreSQL, see `harness::pair` |
 //! | `logs/` | the logs of Posthorn's processes, of the last run |
+//! | `rabbitmqctl` | runs `rabbitmqctl` against the RabbitMQ of `make run` |
 //! | `master-key`, `admin-token`, `token`, `webhook-secret` | secrets, readable by their owner only |
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -54,6 +55,14 @@ impl Home {
             Some(secret) => Ok(secret),
             None => self.keep(name, make()),
         }
+    }
+
+    /// Writes a program that the user may run.
+    pub(crate) fn keep_program(&self, name: &str, text: &str) -> anyhow::Result<()> {
+        let path = self.path(name);
+        fs::write(&path, text)
+            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)))
+            .with_context(|| format!("writing {}", path.display()))
     }
 
     /// Stores a secret.

@@ -75,7 +75,7 @@ async fn perform(stage: &mut Stage, once: bool) -> anyhow::Result<()> {
         if once {
             return show::readme(&place, shop).await;
         }
-        show::overview(&place);
+        show::overview(&place).await?;
         std::future::pending().await
     };
     tokio::select! {

@@ -23,6 +23,8 @@ use crate::print::say;
 
 /// How long an event may take to arrive, including its retry.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What is below this path is never taken.
+pub(crate) const DOWN: &str = "/down";
 /// How many arrivals are kept.
 const REMEMBERED: usize = 1000;
 
@@ -147,6 +149,7 @@ async fn take(
     let verified = arrival.verify(&memory.secret);
     let status = match &verified {
         Err(_) => StatusCode::UNAUTHORIZED,
+        Ok(()) if arrival.path.starts_with(DOWN) => StatusCode::SERVICE_UNAVAILABLE,
         Ok(()) if memory.fails_now(arrival.id()) => StatusCode::INTERNAL_SERVER_ERROR,
         Ok(()) => StatusCode::OK,
     };

@@ -13,7 +13,7 @@ use url::Url;
 
 use crate::print::{say, title};
 use crate::readme;
-use crate::shop::Shop;
+use crate::shop::{DOWN, Shop};
 use crate::stage::Place;
 
 const TENANT: &str = "demo";
@@ -39,10 +39,20 @@ const EVENTS: [(&str, &str); 4] = [
     ),
 ];
 
+/// Webhooks beside it, so that the console has something to show: their names, paths and
+/// states. The shop answers everything below `/down` with an error.
+const OTHERS: [(&str, &str, &str); 2] = [
+    ("Warehouse, which is down on purpose", DOWN, "active"),
+    ("CRM, which is paused", "/paused", "paused"),
+];
+
 /// Publishes the events and waits until all have arrived with valid signatures.
 pub(crate) async fn events(place: &Place, shop: &Shop) -> anyhow::Result<()> {
     let token = tenant_token(place).await?;
-    let webhook = webhook(place, &token).await?;
+    let webhook = webhook(place, &token, (WEBHOOK, PATH, "active")).await?;
+    for other in OTHERS {
+        self::webhook(place, &token, other).await?;
+    }
 
     title(&format!(
         "Publishing {} events for tenant `{TENANT}` over AMQP. Webhook {webhook} wants order.* and item-*.\n\
@@ -93,14 +103,18 @@ async fn tenant_token(place: &Place) -> anyhow::Result<String> {
     place.home.keep("token", token)
 }
 
-/// The demonstration's webhook, created or updated.
-async fn webhook(place: &Place, token: &str) -> anyhow::Result<String> {
+/// A webhook of the demonstration, created or updated.
+async fn webhook(
+    place: &Place,
+    token: &str,
+    (name, path, status): (&str, &str, &str),
+) -> anyhow::Result<String> {
     let wanted = json!({
-        "url": format!("http://{}{PATH}", place.shop),
+        "url": format!("http://{}{path}", place.shop),
         "events": ["order.*", "item-*"],
         "secret": place.webhook_secret,
-        "description": WEBHOOK,
-        "active": true,
+        "description": name,
+        "status": status,
     });
     let webhooks = url(place, "/api/v1/webhooks");
     let list = ask(&format!("{webhooks}?limit=250"), token, "GET", None).await?;
@@ -108,7 +122,7 @@ async fn webhook(place: &Place, token: &str) -> anyhow::Result<String> {
         .as_array()
         .into_iter()
         .flatten()
-        .find(|webhook| webhook["description"] == WEBHOOK);
+        .find(|webhook| webhook["description"] == name);
     let saved = match ours.and_then(|webhook| webhook["id"].as_str()) {
         Some(id) => {
             let answer = ask(&format!("{webhooks}/{id}"), token, "PATCH", Some(&wanted)).await?;
@@ -212,12 +226,17 @@ pub(crate) async fn readme(place: &Place, shop: &Shop) -> anyhow::Result<()> {
 }
 
 /// Prints where everything is, with commands to copy.
-pub(crate) fn overview(place: &Place) {
+pub(crate) async fn overview(place: &Place) -> anyhow::Result<()> {
+    let port = place.api.rsplit(':').next().unwrap_or_default();
+    // Browsers keep the console's cookie on `localhost` without HTTPS.
+    let here = format!("http://localhost:{port}");
+    let arguments = ["console-link", "--url", &here, "--minutes", "1440"];
+    let link = command("posthorn-ingest", &arguments, &place.settings).await?;
     let Place {
         api, shop, home, ..
     } = place;
     let [first, second] = &place.dispatchers[..] else {
-        return;
+        return Ok(());
     };
     let token = home.path("token");
     let token = token.display();
@@ -269,7 +288,12 @@ pub(crate) fn overview(place: &Place) {
          \x20 curl -s http://{api}/api/v1/webhooks/ID/deliveries -H \"Authorization: Bearer $(cat {token})\"",
         secret = home.path("webhook-secret").display(),
     ));
+    title(&format!(
+        "The console: this link signs a browser in as the operator, once.\n  {}&next=/console/{TENANT}",
+        link.trim()
+    ));
     title("Arrivals are shown here. Ctrl-C stops everything and keeps the data.");
+    Ok(())
 }
 
 /// RabbitMQ's URL. The password of an external server isn't shown.

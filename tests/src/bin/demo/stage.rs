@@ -82,6 +82,10 @@ impl Stage {
             step("starting servers of our own");
         }
         let pair = self.pair.insert(Pair::start(config).await?);
+        if !pair.rabbitmq().is_external() {
+            let program = pair.rabbitmq().command_script("rabbitmqctl")?;
+            home.keep_program("rabbitmqctl", &program)?;
+        }
 
         let settings = [
             ("DATABASE_URL", pair.postgres().url()),

@@ -106,6 +106,7 @@ fn a_shared_secret_and_each_kind_of_key_are_accepted() {
         tenant: "acme".parse().unwrap(),
         role: Role::Manager,
         owner: None,
+        subject: None,
     };
     assert_eq!(by_secret(settings()).verify(&by_hs256(&good())), Ok(claims));
 

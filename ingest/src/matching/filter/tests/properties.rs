@@ -129,7 +129,13 @@ fn operators(object: &Value, found: &[Value]) -> Answer {
 }
 
 fn short_form(paths: [&str; 3], data: &Value) -> Vec<Value> {
-    let all = paths.map(|path| at(path, data));
+    let top = paths.map(|path| at(path, data)).into_iter();
+    let objects = || data.as_object().into_iter().flat_map(|data| data.values());
+    let objects = || objects().filter(|value| value.is_object());
+    let one_down = paths
+        .iter()
+        .map(|path| objects().flat_map(|object| at(path, object)).collect());
+    let all: Vec<Vec<Value>> = top.chain(one_down).collect();
     let valued = all
         .iter()
         .find(|found| found.iter().any(|v| *v != Value::Null));
@@ -190,6 +196,20 @@ fn object(
     of: impl Strategy<Value = Value>,
 ) -> impl Strategy<Value = Value> {
     vec((select(keys), of), 0..4).prop_map(|members| members.into_iter().collect())
+}
+
+fn shortly_filtered() -> impl Strategy<Value = Value> {
+    let keys = [
+        "location_id",
+        "locationId",
+        "location",
+        "category_id",
+        "category",
+        "quantity",
+        "stock",
+        "current_quantity",
+    ];
+    object(keys.to_vec(), scalar())
 }
 
 fn nested() -> impl Strategy<Value = Value> {
@@ -321,11 +341,11 @@ proptest! {
     #[test]
     fn a_short_form_answers_as_the_naive_evaluator_does(
         condition in short(),
-        data in object(
-            vec!["location_id", "locationId", "location", "category_id", "category", "quantity", "stock", "current_quantity"],
-            scalar(),
-        ),
+        top in shortly_filtered(),
+        one_down in shortly_filtered(),
     ) {
+        let mut data = top;
+        data["item"] = one_down;
         let expected = answer(&condition, &data, true) == Some(true);
         prop_assert_eq!(matches(&filter(condition), &data), expected);
     }

@@ -1,0 +1,110 @@
+//! An event as a client sends it, and what can be said of it without its tenant's catalogue.
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+use shared::ids::{EventId, EventType, EventUid, Tenant};
+use shared::tenant::LARGEST_MAX_PAYLOAD;
+use utoipa::ToSchema;
+
+use crate::api::http::problem::{Problem, Result};
+use crate::decode::{Event, parse_time};
+use crate::json_text::{MAX_DEPTH, depth};
+
+/// The largest body of a batch, in bytes.
+pub const MAX_BATCH_BODY: usize = 8 * 1024 * 1024;
+
+/// Something that happened.
+#[derive(Deserialize, ToSchema)]
+#[schema(example = json!({
+    "id": "order-4711-created", "type": "order.created",
+    "occurred_at": "2026-01-31T10:00:00Z", "data": {"order": 4711, "total": 25.0}
+}))]
+#[serde(deny_unknown_fields)]
+pub struct NewEvent {
+    #[serde(
+        rename = "type",
+        alias = "event",
+        alias = "event_type",
+        alias = "eventType"
+    )]
+    #[schema(value_type = EventType)]
+    pub event_type: String,
+    /// Makes publishing idempotent: an event whose id is known isn't taken again.
+    #[serde(alias = "event_id", alias = "eventId")]
+    #[schema(value_type = Option<EventId>, extensions(("x-also" = json!(["event_id", "eventId"]))))]
+    pub id: Option<String>,
+    /// When it happened; now unless set.
+    #[serde(alias = "occurredAt", alias = "timestamp", alias = "created")]
+    #[schema(
+        format = DateTime,
+        extensions(("x-also" = json!(["occurredAt", "timestamp", "created"])))
+    )]
+    pub occurred_at: Option<String>,
+    /// Taken because producers for BrainSAIT send it. The token says whose event it is.
+    #[serde(alias = "tenantId")]
+    #[schema(value_type = Option<String>)]
+    pub tenant_id: Option<IgnoredAny>,
+    /// Taken because producers for BrainSAIT send it. The dialect says what is delivered.
+    #[serde(alias = "apiVersion")]
+    #[schema(value_type = Option<String>)]
+    pub api_version: Option<IgnoredAny>,
+    /// Any JSON, at most 262,144 bytes unless the tenant has another limit, and 100 levels deep.
+    /// Arrives as it was sent.
+    #[serde(alias = "payload")]
+    #[schema(
+        value_type = serde_json::Value, example = json!({"total": 25.00, "currency": "EUR"}),
+        extensions(("x-also" = json!(["payload"])))
+    )]
+    pub data: Box<RawValue>,
+    /// A CloudEvent's other attributes.
+    #[serde(skip)]
+    pub attributes: Option<serde_json::Value>,
+}
+
+impl NewEvent {
+    /// An event that is one, as far as that can be said without its tenant's catalogue.
+    ///
+    /// # Errors
+    /// Names the member and its bound.
+    pub fn check(self, tenant: &Tenant) -> Result<Event> {
+        let event_type: EventType = self
+            .event_type
+            .parse()
+            .map_err(|error| Problem::field("type", format!("{error}")))?;
+        let id: EventId = match self.id {
+            Some(id) => id
+                .parse()
+                .map_err(|error| Problem::field("id", format!("{error}")))?,
+            None => EventUid::generate().into(),
+        };
+        if self.data.get().len() > LARGEST_MAX_PAYLOAD {
+            let size = self.data.get().len();
+            let bound = format!("data is {size} bytes; at most {LARGEST_MAX_PAYLOAD} are allowed");
+            return Err(Problem::too_large(bound).of_field("data"));
+        }
+        if depth(self.data.get()) > MAX_DEPTH {
+            return Err(Problem::field(
+                "data",
+                format!("is nested more than {MAX_DEPTH} levels deep"),
+            ));
+        }
+        let occurred_at = match self.occurred_at {
+            None => None,
+            Some(text) => Some(
+                parse_time("occurred_at", &text)
+                    .map_err(|_| Problem::field("occurred_at", "must be an RFC 3339 time"))?,
+            ),
+        };
+        Ok(Event {
+            tenant: tenant.clone(),
+            event_type,
+            id: Some(id),
+            occurred_at,
+            data: Box::<str>::from(self.data).into_string(),
+            attributes: self.attributes,
+            over_http: true,
+            trace: None,
+        })
+    }
+}

@@ -1,0 +1,272 @@
+//! Reads a JSON object, and says everything that is wrong with it.
+//!
+//! Serde stops at the first error. So a body that can't be read is read again without the
+//! member to blame, until it can be read or says nothing new. Only refused requests pay for
+//! that, and only while they are small.
+
+use serde::de::DeserializeOwned;
+use serde_json::error::Category;
+use serde_json::{Map, Value, json};
+use serde_path_to_error::{Path, Segment};
+
+use crate::api::http::code::Code;
+use crate::api::http::problem::{Blame, Problem};
+
+/// The most errors that are looked for.
+const MAX_ERRORS: usize = 16;
+/// The largest body that is read again, in bytes.
+const MAX_READ_AGAIN: usize = 64 * 1024;
+
+/// Reads an object of the type.
+///
+/// # Errors
+/// Names each member that is to blame.
+pub fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
+    // Serde takes a list for a struct, member by member; nobody means that.
+    let first = text.trim_ascii_start().first();
+    if first.is_some_and(|first| !b"{n".contains(first)) {
+        return Err(Problem::bad_request("the body must be a JSON object"));
+    }
+    serde_json::from_slice(text).map_err(|error| match error.classify() {
+        Category::Data => refused::<T>(text),
+        _ => Problem::bad_request(format!("the body is not JSON: {error}")),
+    })
+}
+
+/// Why the text, which is JSON, isn't an object of the type.
+fn refused<T: DeserializeOwned>(text: &[u8]) -> Problem {
+    let Err(first) = attempt::<T>(text) else {
+        // The same text was refused a moment ago.
+        return Problem::bad_request("the body can't be read");
+    };
+    let mut errors = vec![first];
+    let body = serde_json::from_slice::<Value>(text).ok();
+    if let Some(mut body) = body.filter(|_| text.len() <= MAX_READ_AGAIN) {
+        let mut last = errors[0].clone();
+        while errors.len() < MAX_ERRORS && mend::<T>(&mut body, &last) {
+            let Err(next) = attempt::<T>(body.to_string().as_bytes()) else {
+                break;
+            };
+            // A member that was taken away may be missing now: that is no error of the client's.
+            if !errors.iter().any(|error| error.place == next.place) {
+                errors.push(next.clone());
+            } else if next.blame.code != Code::MissingMember
+                || last.place == next.place && last.blame.code == next.blame.code
+            {
+                break;
+            }
+            last = next;
+        }
+    }
+    if errors[0].place.is_empty() {
+        return Problem::bad_request("the body must be a JSON object");
+    }
+    Problem::wrong(errors.into_iter().map(|error| error.blame).collect())
+}
+
+/// What is wrong, and where.
+#[derive(Clone)]
+struct Wrong {
+    blame: Blame,
+    place: Vec<Step>,
+}
+
+#[derive(Clone, PartialEq)]
+enum Step {
+    Member(String),
+    Item(usize),
+}
+
+fn attempt<T: DeserializeOwned>(text: &[u8]) -> Result<(), Wrong> {
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let place = steps(error.path());
+            Err(Wrong::new(place, &error.into_inner().to_string()))
+        }
+    }
+}
+
+fn steps(path: &Path) -> Vec<Step> {
+    let step = |segment: &Segment| match segment {
+        Segment::Seq { index } => Some(Step::Item(*index)),
+        Segment::Map { key } => Some(Step::Member(key.clone())),
+        Segment::Enum { .. } | Segment::Unknown => None,
+    };
+    path.iter().filter_map(step).collect()
+}
+
+impl Wrong {
+    /// From serde's words. They end with a position, which a member's name says better.
+    fn new(mut place: Vec<Step>, words: &str) -> Self {
+        let detail = words
+            .rsplit_once(" at line ")
+            .map_or(words, |(detail, _)| detail);
+        let named = || detail.split('`').nth(1).map(str::to_owned);
+        let mut name_at_end = |name: Option<String>| {
+            let name = name.map(Step::Member);
+            place.extend(name.filter(|name| place.last() != Some(name)));
+        };
+        let (code, detail) = if detail.starts_with("unknown field") {
+            let known = detail
+                .rsplit_once("`, expected ")
+                .map_or("none", |(_, known)| known);
+            let known = known.trim_start_matches("one of ");
+            name_at_end(named());
+            (
+                Code::UnknownMember,
+                format!("is not known; there is {known}"),
+            )
+        } else if detail.starts_with("missing field") {
+            name_at_end(named());
+            (Code::MissingMember, "is missing".to_owned())
+        } else if detail.starts_with("duplicate field") {
+            name_at_end(named());
+            let twice = "is there twice, perhaps under two of its names";
+            (Code::DuplicateMember, twice.to_owned())
+        } else {
+            (Code::WrongType, detail.to_owned())
+        };
+        Self {
+            blame: Blame::new(code, written(&place), detail),
+            place,
+        }
+    }
+}
+
+/// `retry_policy.delays[2]`
+fn written(place: &[Step]) -> String {
+    let mut text = String::new();
+    for step in place {
+        match step {
+            Step::Item(at) => text.push_str(&format!("[{at}]")),
+            Step::Member(name) if text.is_empty() => text.push_str(name),
+            Step::Member(name) => text.push_str(&format!(".{name}")),
+        }
+    }
+    text
+}
+
+/// Takes the member to blame away, or puts one where it is missing. Answers whether it could.
+fn mend<T: DeserializeOwned>(body: &mut Value, wrong: &Wrong) -> bool {
+    let (name, way) = match wrong.place.split_last() {
+        Some((Step::Member(name), way)) => (name, way),
+        Some((Step::Item(index), way)) => {
+            let items = at(body, way).and_then(Value::as_array_mut);
+            return items
+                .is_some_and(|items| items.len() > *index && !items.remove(*index).is_null());
+        }
+        None => return false,
+    };
+    if wrong.blame.code != Code::MissingMember {
+        let members = at(body, way).and_then(Value::as_object_mut);
+        return members.is_some_and(|members| members.remove(name).is_some());
+    }
+    let stand_ins = [
+        Value::Null,
+        json!(""),
+        json!(0),
+        json!(false),
+        json!([]),
+        Map::new().into(),
+    ];
+    for stand_in in stand_ins {
+        if let Some(Value::Object(members)) = at(body, way) {
+            members.insert(name.clone(), stand_in);
+        }
+        match attempt::<T>(body.to_string().as_bytes()) {
+            Err(next) if next.place.starts_with(&wrong.place) => {}
+            _ => return true,
+        }
+    }
+    false
+}
+
+fn at<'a>(body: &'a mut Value, way: &[Step]) -> Option<&'a mut Value> {
+    way.iter().try_fold(body, |at, step| match step {
+        Step::Member(name) => at.get_mut(name),
+        Step::Item(index) => at.get_mut(index),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Form {
+        #[serde(alias = "label")]
+        name: String,
+        size: u8,
+        since: crate::timestamp::Timestamp,
+        inner: Option<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[allow(dead_code)]
+    struct Inner {
+        parts: Vec<u8>,
+    }
+
+    fn errors(body: &str) -> Vec<(String, &'static str)> {
+        let problem = read::<Form>(body.as_bytes()).err().unwrap();
+        let errors = problem.errors().iter();
+        errors
+            .map(|it| (it.field.clone(), it.code.as_str()))
+            .collect()
+    }
+
+    fn wrong(field: &str, code: &'static str) -> (String, &'static str) {
+        (field.to_owned(), code)
+    }
+
+    #[test]
+    fn all_members_to_blame_are_named_at_once() {
+        let body = r#"{"name": 1, "bogus": 2, "size": 256, "since": "2026-01-31T10:00:00Z", "inner": {"parts": [1, "x"]}}"#;
+        assert_eq!(
+            errors(body),
+            [
+                wrong("name", "wrong_type"),
+                wrong("bogus", "unknown_member"),
+                // After the first, in the order of the alphabet.
+                wrong("inner.parts[1]", "wrong_type"),
+                wrong("size", "wrong_type"),
+            ]
+        );
+    }
+
+    #[test]
+    fn all_missing_members_are_named_as_far_as_a_stand_in_can_be_found() {
+        assert_eq!(
+            errors("{}"),
+            [
+                wrong("name", "missing_member"),
+                wrong("size", "missing_member"),
+                wrong("since", "missing_member"),
+            ]
+        );
+        assert_eq!(
+            errors(r#"{"inner": {}}"#)[0],
+            wrong("inner.parts", "missing_member")
+        );
+    }
+
+    #[test]
+    fn a_member_under_two_of_its_names_is_there_twice() {
+        let twice = r#"{"name": "a", "label": "b", "size": 1, "since": "2026-01-31T10:00:00Z"}"#;
+        assert_eq!(errors(twice), [wrong("name", "duplicate_member")]);
+    }
+
+    #[test]
+    fn what_is_no_json_object_blames_no_member() {
+        for body in ["", "{", "[]", "[1]", "7", "null"] {
+            let problem = read::<Form>(body.as_bytes()).err().unwrap();
+            assert!(problem.errors().is_empty(), "{body}");
+        }
+    }
+}

@@ -1,0 +1,561 @@
+//! Brings the document into a form that code generators understand.
+//!
+//! What utoipa writes is right, but generators read some of it badly: members in parts
+//! (`allOf`), variants without a name, objects that say nothing of their members. The
+//! functions here write the same in the form that generators for Python, TypeScript, Go
+//! and Java agree on. `make clients-test` runs two of them.
+//!
+//! Input: the document as JSON, complete but for its examples. Output: the same document.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value, json};
+
+/// Places whose values are data, not schemas.
+const DATA: [&str; 5] = ["example", "examples", "default", "enum", "mapping"];
+const SCHEMAS: &str = "#/components/schemas/";
+
+/// Rewrites the whole document.
+pub(super) fn rewrite(document: &mut Value) {
+    optional_bodies(document);
+    one_answer_each(document);
+    if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
+        flatten(schemas);
+        name_variants(schemas);
+        one_name_each(schemas);
+        for schema in schemas.values_mut() {
+            walk(schema, &mut without_default);
+        }
+    }
+    walk(document, &mut plain);
+    share_parameters(document);
+    drop_unused(document);
+}
+
+/// Calls `change` on every object of the document, innermost first.
+fn walk(value: &mut Value, change: &mut impl FnMut(&mut Map<String, Value>)) {
+    match value {
+        Value::Object(members) => {
+            for (name, member) in members.iter_mut() {
+                // `properties` may have a member named `example`: that one is a schema.
+                if !DATA.contains(&name.as_str()) || is_schema(member) {
+                    walk(member, change);
+                }
+            }
+            change(members);
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| walk(item, change)),
+        _ => {}
+    }
+}
+
+fn is_schema(value: &Value) -> bool {
+    value.get("description").is_some_and(Value::is_string)
+        && (value.get("type").is_some()
+            || value.get("$ref").is_some()
+            || value.as_object().is_some_and(|it| it.len() == 1))
+}
+
+/// A body that may be left out is `required: false`, not `null`.
+fn optional_bodies(document: &mut Value) {
+    for operation in super::operations_mut(document) {
+        let Some(body) = operation.get_mut("requestBody") else {
+            continue;
+        };
+        let schema = &mut body["content"]["application/json"]["schema"];
+        let given = alternatives(schema);
+        let is_optional = given.len() == 2 && given[1]["type"] == "null";
+        if is_optional {
+            *schema = given[0].clone();
+        }
+        body["required"] = (!is_optional).into();
+    }
+}
+
+/// An operation that answers different things by status, such as a dry run, has one type for
+/// all of them: some generators know only the first.
+fn one_answer_each(document: &mut Value) {
+    let mut answers = Map::new();
+    for operation in super::operations_mut(document) {
+        let id = camel(operation["operationId"].as_str().unwrap_or_default());
+        let responses = operation["responses"].as_object_mut().into_iter().flatten();
+        let succeeded = responses.filter(|(status, _)| status.starts_with('2'));
+        let schemas = succeeded
+            .filter_map(|(_, response)| response.pointer_mut("/content/application~1json/schema"));
+        let mut schemas: Vec<_> = schemas.collect();
+        let mut ways: Vec<Value> = Vec::new();
+        for schema in &schemas {
+            if !ways.contains(schema) {
+                ways.push((**schema).clone());
+            }
+        }
+        if ways.len() < 2 {
+            continue;
+        }
+        let name = format!("{id}Answer");
+        for schema in &mut schemas {
+            **schema = json!({ "$ref": format!("{SCHEMAS}{name}") });
+        }
+        let description = "What was made, or what a dry run found.";
+        answers.insert(name, json!({ "description": description, "oneOf": ways }));
+    }
+    if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
+        schemas.append(&mut answers);
+    }
+}
+
+fn alternatives(schema: &Value) -> Vec<Value> {
+    schema["oneOf"].as_array().cloned().unwrap_or_default()
+}
+
+/// Writes objects that are put together of parts (`allOf`) as one object each.
+fn flatten(schemas: &mut Map<String, Value>) {
+    let before = schemas.clone();
+    for schema in schemas.values_mut() {
+        if schema.get("allOf").is_some() {
+            *schema = flat(schema, &before);
+        }
+        let variants = schema.get_mut("oneOf").and_then(Value::as_array_mut);
+        for variant in variants.into_iter().flatten() {
+            if variant.get("allOf").is_some() {
+                *variant = flat(variant, &before);
+            }
+        }
+    }
+}
+
+/// One object with the members of all parts. Where a part has variants: one for each.
+fn flat(schema: &Value, schemas: &Map<String, Value>) -> Value {
+    let mut whole = vec![json!({"type": "object", "properties": {}, "required": []})];
+    let mut variants = false;
+    for part in schema["allOf"].as_array().into_iter().flatten() {
+        let named = part["$ref"]
+            .as_str()
+            .and_then(|name| name.strip_prefix(SCHEMAS));
+        let part = flat_part(
+            named.and_then(|name| schemas.get(name)).unwrap_or(part),
+            schemas,
+        );
+        let ways = alternatives(&part);
+        if ways.is_empty() {
+            whole.iter_mut().for_each(|object| merge(object, &part));
+            continue;
+        }
+        variants = true;
+        let combined = whole.iter().flat_map(|object| {
+            ways.iter().map(move |way| {
+                let mut object = object.clone();
+                merge(&mut object, &flat_part(way, schemas));
+                object["description"] = way["description"].clone();
+                object
+            })
+        });
+        let combined: Vec<_> = combined.collect();
+        whole = combined;
+    }
+    let mut flat = if variants {
+        json!({ "oneOf": whole })
+    } else {
+        whole.swap_remove(0)
+    };
+    if schema["description"].is_string() {
+        flat["description"] = schema["description"].clone();
+    }
+    flat
+}
+
+fn flat_part(part: &Value, schemas: &Map<String, Value>) -> Value {
+    match part.get("allOf") {
+        Some(_) => flat(part, schemas),
+        None => part.clone(),
+    }
+}
+
+fn merge(object: &mut Value, part: &Value) {
+    for (name, property) in part["properties"].as_object().into_iter().flatten() {
+        object["properties"][name] = property.clone();
+    }
+    if let (Some(required), Some(more)) = (
+        object["required"].as_array_mut(),
+        part["required"].as_array(),
+    ) {
+        required.extend(more.iter().cloned());
+    }
+}
+
+/// Gives the variants of a tagged union names of their own, and the union a discriminator.
+fn name_variants(schemas: &mut Map<String, Value>) {
+    let mut named = Map::new();
+    for (name, schema) in schemas.iter_mut() {
+        let variants = alternatives(schema);
+        let Some(tag) = tag_of(&variants) else {
+            continue;
+        };
+        let (mut references, mut mapping) = (Vec::new(), Map::new());
+        for variant in variants {
+            let value = variant["properties"][&tag]["enum"][0]
+                .as_str()
+                .unwrap_or_default();
+            let own_name = format!("{name}{}", camel(value));
+            let reference = format!("{SCHEMAS}{own_name}");
+            mapping.insert(value.to_owned(), reference.clone().into());
+            references.push(json!({ "$ref": reference }));
+            named.insert(own_name, variant);
+        }
+        schema["oneOf"] = references.into();
+        schema["discriminator"] = json!({ "propertyName": tag, "mapping": mapping });
+    }
+    schemas.append(&mut named);
+}
+
+/// The member that has one value in each variant, and another one in each.
+fn tag_of(variants: &[Value]) -> Option<String> {
+    let value = |variant: &Value, name: &str| {
+        let values = variant["properties"][name]["enum"].as_array()?;
+        (values.len() == 1).then(|| values[0].to_string())
+    };
+    let names = variants.first()?["properties"].as_object()?.keys();
+    names
+        .filter(|name| {
+            let values: BTreeSet<_> = variants.iter().filter_map(|it| value(it, name)).collect();
+            values.len() == variants.len()
+        })
+        .map(String::to_owned)
+        .next()
+}
+
+/// Leaves out members that differ from another in case alone (`createdAt`): they are one
+/// name in Go and Java. Answers have them all the same.
+fn one_name_each(schemas: &mut Map<String, Value>) {
+    for schema in schemas.values_mut() {
+        let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else {
+            continue;
+        };
+        let twice: Vec<(String, String)> = properties
+            .keys()
+            .filter(|name| !name.contains('_') && name.contains(|c: char| c.is_ascii_uppercase()))
+            .map(|name| (snake(name), name.clone()))
+            .filter(|(snake, _)| properties.contains_key(snake))
+            .collect();
+        let mut left_out = Vec::new();
+        for (name, other) in twice {
+            properties.remove(&other);
+            add_to_description(&mut properties[&name], &format!("Also shown as `{other}`."));
+            left_out.push(other);
+        }
+        if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
+            required.retain(|name| !left_out.iter().any(|other| name == other));
+        }
+    }
+}
+
+/// Adds a sentence to what a schema says of itself.
+pub(super) fn add_to_description(schema: &mut Value, sentence: &str) {
+    let own = schema["description"].as_str().unwrap_or_default();
+    schema["description"] = format!("{own} {sentence}").trim().into();
+}
+
+/// TypeScript's generators take a member with a default for one that is always there.
+fn without_default(schema: &mut Map<String, Value>) {
+    if schema.get("type").is_some_and(|kind| !kind.is_object())
+        && let Some(default) = schema.remove("default")
+    {
+        let own = schema
+            .get("description")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let text = format!("{own} Default: {default}.");
+        schema.insert("description".to_owned(), text.trim().into());
+    }
+}
+
+/// Small rewritings that hold everywhere.
+fn plain(schema: &mut Map<String, Value>) {
+    // A tuple of equal parts is a list of that length: Python's generator knows no tuples.
+    if let Some(Value::Array(parts)) = schema.remove("prefixItems") {
+        schema.insert("minItems".to_owned(), parts.len().into());
+        schema.insert("maxItems".to_owned(), parts.len().into());
+        schema.insert(
+            "items".to_owned(),
+            parts.into_iter().next().unwrap_or_default(),
+        );
+    }
+    // Names of members are strings: there is nothing to say about that.
+    schema.remove("propertyNames");
+    let is_free = |members: &Value| members.as_object().is_some_and(Map::is_empty);
+    if schema.get("additionalProperties").is_some_and(is_free) {
+        schema.insert("additionalProperties".to_owned(), true.into());
+    }
+    // An object of unknown members would become one without any.
+    let kind = schema.get("type");
+    let is_object = kind.is_some_and(|kind| *kind == "object" || kind[0] == "object");
+    let says_nothing = !["properties", "additionalProperties"]
+        .iter()
+        .any(|member| schema.contains_key(*member));
+    if is_object && says_nothing {
+        schema.insert("additionalProperties".to_owned(), true.into());
+    }
+    hoist_description(schema);
+    if let Some(Value::String(text)) = schema.get_mut("description") {
+        *text = unwrapped(text);
+    }
+}
+
+/// `oneOf: [{$ref, description}, null]`: the description belongs to the member.
+pub(super) fn hoist_description(schema: &mut Map<String, Value>) {
+    let Some(Value::Array(ways)) = schema.get_mut("oneOf") else {
+        return;
+    };
+    if ways.len() != 2 || ways[1]["type"] != "null" {
+        return;
+    }
+    let description = ways[0]
+        .as_object_mut()
+        .and_then(|way| way.remove("description"));
+    if let Some(description) = description {
+        schema.entry("description").or_insert(description);
+    }
+}
+
+/// A text without the line breaks of our source files. Paragraphs stay.
+fn unwrapped(text: &str) -> String {
+    let paragraphs = text
+        .split("\n\n")
+        .map(|paragraph| paragraph.replace('\n', " "));
+    paragraphs.collect::<Vec<_>>().join("\n\n")
+}
+
+/// Parameters that several operations have become components.
+fn share_parameters(document: &mut Value) {
+    let mut times = BTreeMap::<String, usize>::new();
+    for operation in super::operations_mut(document) {
+        for parameter in operation["parameters"].as_array().into_iter().flatten() {
+            *times.entry(parameter.to_string()).or_default() += 1;
+        }
+    }
+    let mut shared = Map::new();
+    for operation in super::operations_mut(document) {
+        let parameters = operation.get_mut("parameters");
+        for parameter in parameters
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
+            if times[&parameter.to_string()] > 1 {
+                let name = share(&mut shared, parameter);
+                *parameter = json!({ "$ref": format!("#/components/parameters/{name}") });
+            }
+        }
+    }
+    document["components"]["parameters"] = shared.into();
+}
+
+/// Puts a parameter among the shared ones. Answers the name that it has there.
+fn share(shared: &mut Map<String, Value>, parameter: &Value) -> String {
+    let own = camel(parameter["name"].as_str().unwrap_or_default());
+    let kind = parameter["schema"]["$ref"]
+        .as_str()
+        .and_then(|name| name.strip_prefix(SCHEMAS));
+    let first = match kind {
+        Some(kind) if parameter["in"] == "path" => format!("{kind}InPath"),
+        _ => own.clone(),
+    };
+    let others = (2..).map(|n| format!("{own}{n}"));
+    let mut names = std::iter::once(first).chain(others);
+    // The list of names has no end.
+    let free = names.find(|name| shared.get(name).is_none_or(|other| other == parameter));
+    let name = free.unwrap_or(own);
+    shared.insert(name.clone(), parameter.clone());
+    name
+}
+
+/// Takes schemas away that nothing refers to any more.
+fn drop_unused(document: &mut Value) {
+    loop {
+        let text = document.to_string();
+        let Some(schemas) = document["components"]["schemas"].as_object_mut() else {
+            return;
+        };
+        let before = schemas.len();
+        schemas.retain(|name, _| text.contains(&format!("\"{SCHEMAS}{name}\"")));
+        if schemas.len() == before {
+            return;
+        }
+    }
+}
+
+/// `not_listening` and `X-Tenant-ID` as parts of names: `NotListening`, `XTenantID`.
+pub(super) fn camel(name: &str) -> String {
+    let parts = name.split(|c: char| !c.is_ascii_alphanumeric());
+    let parts = parts.filter_map(|part| {
+        let first = part.chars().next()?.to_ascii_uppercase();
+        Some(format!("{first}{}", &part[1..]))
+    });
+    parts.collect()
+}
+
+/// `createdAt` as `created_at`.
+fn snake(name: &str) -> String {
+    let mut snake = String::new();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() {
+            snake.push('_');
+        }
+        snake.push(c.to_ascii_lowercase());
+    }
+    snake
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::document;
+
+    /// Calls `check` on every object with its place in the document.
+    fn each(at: &str, value: &Value, check: &mut impl FnMut(&str, &Map<String, Value>)) {
+        match value {
+            Value::Object(members) => {
+                check(at, members);
+                for (name, member) in members {
+                    if !DATA.contains(&name.as_str()) || is_schema(member) {
+                        each(&format!("{at}/{name}"), member, check);
+                    }
+                }
+            }
+            Value::Array(items) => {
+                for (n, item) in items.iter().enumerate() {
+                    each(&format!("{at}/{n}"), item, check);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_that_a_generator_stumbles_over() {
+        let document = document();
+        each("", &document, &mut |at, it| {
+            let has = |name: &str| it.contains_key(name);
+            assert!(!has("allOf") && !has("prefixItems"), "{at}: parts");
+            assert!(it.get("items") != Some(&Value::Bool(false)), "{at}: items");
+            let is_object = it
+                .get("type")
+                .is_some_and(|kind| *kind == "object" || kind[0] == "object");
+            let is_said = has("properties") || has("additionalProperties");
+            assert!(!is_object || is_said, "{at}: an object of what?");
+            let pattern = it
+                .get("pattern")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
+            assert!(!pattern.contains("(?"), "{at}: Go has no look-ahead");
+            let text = it
+                .get("description")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
+            assert!(!text.contains("[`") && !text.contains("`]"), "{at}: {text}");
+            assert!(!text.replace("\n\n", "").contains('\n'), "{at}: {text}");
+            if at.starts_with("/components/schemas/") {
+                assert!(!has("default") || !has("type"), "{at}: default");
+            }
+        });
+    }
+
+    #[test]
+    fn no_two_members_are_one_name_in_go() {
+        each("", &document(), &mut |at, it| {
+            let properties = it.get("properties").and_then(Value::as_object);
+            let mut names = BTreeMap::new();
+            for name in properties.into_iter().flat_map(Map::keys) {
+                let folded = name.replace('_', "").to_ascii_lowercase();
+                let other = names.insert(folded, name);
+                assert_eq!(other, None, "{at}: {name}");
+            }
+        });
+    }
+
+    #[test]
+    fn tagged_unions_have_named_variants_and_a_discriminator() {
+        let document = document();
+        let schemas = &document["components"]["schemas"];
+        for (name, tag, variant, members) in [
+            (
+                "EventResult",
+                "status",
+                "EventResultRefused",
+                vec!["status", "field", "detail"],
+            ),
+            (
+                "Matching",
+                "result",
+                "MatchingRefused",
+                vec!["result", "webhook_id", "at", "clause", "found"],
+            ),
+        ] {
+            assert_eq!(
+                schemas[name]["discriminator"]["propertyName"], tag,
+                "{name}"
+            );
+            let required = schemas[variant]["required"].to_string();
+            for member in members {
+                assert!(
+                    schemas[variant]["properties"][member].is_object(),
+                    "{variant}.{member}"
+                );
+                assert!(
+                    required.contains(&format!("\"{member}\"")),
+                    "{variant}.{member}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_request_must_have_is_required() {
+        let document = document();
+        let required = |name: &str| document["components"]["schemas"][name]["required"].clone();
+        assert_eq!(required("NewEvent"), json!(["type", "data"]));
+        assert_eq!(required("NewWebhook"), json!(["url", "events"]));
+        assert_eq!(required("WebhookChange"), Value::Null);
+    }
+
+    #[test]
+    fn bodies_that_may_be_left_out_say_so() {
+        let document = document();
+        let body = |path: &str| document["paths"][path]["post"]["requestBody"].clone();
+        let rotation = body("/api/v1/webhooks/{id}/rotate-secret");
+        assert_eq!(rotation["required"], false);
+        let schema = &rotation["content"]["application/json"]["schema"];
+        assert_eq!(schema["$ref"], "#/components/schemas/Rotation");
+        assert_eq!(body("/api/v1/events")["required"], true);
+    }
+
+    #[test]
+    fn an_operation_has_one_type_of_answer() {
+        let mut document = document();
+        for operation in super::super::operations_mut(&mut document) {
+            let responses = operation["responses"].as_object().unwrap().iter();
+            let succeeded = responses.filter(|(status, _)| status.starts_with('2'));
+            let schemas = succeeded
+                .filter_map(|(_, response)| response.pointer("/content/application~1json/schema"));
+            let schemas: BTreeSet<_> = schemas.map(Value::to_string).collect();
+            assert!(
+                schemas.len() < 2,
+                "{}: {schemas:?}",
+                operation["operationId"]
+            );
+        }
+    }
+
+    #[test]
+    fn repeated_parameters_are_components() {
+        let mut document = document();
+        let mut seen = BTreeSet::new();
+        for operation in super::super::operations_mut(&mut document) {
+            for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                if parameter.get("$ref").is_none() {
+                    assert!(seen.insert(parameter.to_string()), "{parameter}");
+                }
+            }
+        }
+    }
+}

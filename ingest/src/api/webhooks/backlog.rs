@@ -1,0 +1,113 @@
+//! How many deliveries wait for a webhook, and since when.
+//!
+//! An index of all open deliveries would cost each delivery a write. These don't:
+//!
+//! - Another attempt is planned: `deliveries_in_trouble`.
+//! - The first attempt was put off: `deliveries_deferred`.
+//! - The first attempt wasn't put off. Then its job is in a jobs queue, or was taken a moment
+//!   ago. The sweeper's watermark says how far dispatchers have worked the queues off: every job that
+//!   was due before has been taken. So these are due after the watermark, in `deliveries_due`,
+//!   and few unless the queues are long.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use deadpool_postgres::Client;
+use shared::clock;
+use shared::ids::{DeliveryId, WebhookId, first_uuid_at};
+
+use crate::api::http::problem::Result;
+
+/// How far one webhook's are counted, and each of several.
+const COUNTED: [i64; 2] = [10_000, 1_000];
+/// How far those in the queues are counted, of all webhooks of all tenants.
+const IN_QUEUES: i64 = 10_000;
+
+/// What waits for a webhook.
+#[derive(Debug, Clone, Copy)]
+pub struct Backlog {
+    pub waiting: i64,
+    /// `false`: there are more.
+    pub counted: bool,
+    /// The delivery of the oldest event.
+    pub oldest: Option<DeliveryId>,
+}
+
+impl Default for Backlog {
+    fn default() -> Self {
+        Self {
+            waiting: 0,
+            counted: true,
+            oldest: None,
+        }
+    }
+}
+
+/// Of these webhooks.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn backlogs(
+    client: &Client,
+    webhooks: &[WebhookId],
+) -> Result<HashMap<WebhookId, Backlog>> {
+    let bound = COUNTED[usize::from(webhooks.len() > 1)];
+    // Future days have partitions, too.
+    let to_come = first_uuid_at(clock::now() + Duration::from_secs(600));
+    // Rows are compared by all columns of the index that is meant: see
+    // `api::deliveries::search`. An attempt takes a minute at most, and its verdict a moment.
+    let statement = client
+        .prepare_cached(
+            "-- backlogs\n\
+             WITH queued AS MATERIALIZED ( \
+                 SELECT id, webhook_id FROM deliveries \
+                 WHERE state IN ('queued', 'retrying') AND due_at <= now() \
+                   AND due_at >= (SELECT coalesce(watermark, now() - interval '1 hour') FROM sweep) \
+                                 - interval '90 s' \
+                   AND state = 'queued' AND deferred_because IS NULL \
+                 ORDER BY due_at LIMIT $3) \
+             SELECT w.id, r.waiting AS retrying, r.oldest AS retrying_oldest, \
+                 d.waiting AS deferred, d.oldest AS deferred_oldest, \
+                 q.waiting AS queued, q.oldest AS queued_oldest, \
+                 (SELECT count(*) FROM queued) AS all_queued \
+             FROM unnest($1::uuid[]) AS w (id) \
+             CROSS JOIN LATERAL (SELECT count(*) AS waiting, (array_agg(id))[1] AS oldest FROM ( \
+                 SELECT id FROM deliveries \
+                 WHERE (webhook_id, state, id) >= (w.id, 'retrying', '00000000-0000-0000-0000-000000000000') \
+                   AND (webhook_id, state, id) <= (w.id, 'retrying', 'ffffffff-ffff-ffff-ffff-ffffffffffff') \
+                   AND state = 'retrying' AND id < $4 \
+                 ORDER BY webhook_id, state, id LIMIT $2) a) r \
+             CROSS JOIN LATERAL (SELECT count(*) AS waiting, (array_agg(id))[1] AS oldest FROM ( \
+                 SELECT id FROM deliveries \
+                 WHERE (webhook_id, id) >= (w.id, '00000000-0000-0000-0000-000000000000') \
+                   AND (webhook_id, id) <= (w.id, 'ffffffff-ffff-ffff-ffff-ffffffffffff') \
+                   AND state = 'queued' AND deferred_because IS NOT NULL AND id < $4 \
+                 ORDER BY webhook_id, id LIMIT $2) a) d \
+             CROSS JOIN LATERAL (SELECT count(*) AS waiting, (array_agg(id ORDER BY id))[1] AS oldest \
+                 FROM queued WHERE queued.webhook_id = w.id) q",
+        )
+        .await?;
+    let rows = client
+        .query(
+            &statement,
+            &[&webhooks, &(bound + 1), &(IN_QUEUES + 1), &to_come],
+        )
+        .await?;
+    let backlogs = rows.iter().map(|row| {
+        let parts = ["retrying", "deferred", "queued"];
+        let counts = parts.map(|part| row.get::<_, i64>(part));
+        let oldest = parts.map(|part| {
+            let column = format!("{part}_oldest");
+            row.get::<_, Option<DeliveryId>>(column.as_str())
+        });
+        let waiting: i64 = counts.iter().sum();
+        let all_queued: i64 = row.get("all_queued");
+        let backlog = Backlog {
+            waiting: waiting.min(bound),
+            counted: waiting <= bound && all_queued <= IN_QUEUES,
+            oldest: oldest.into_iter().flatten().min_by_key(|id| id.uuid()),
+        };
+        (row.get("id"), backlog)
+    });
+    Ok(backlogs.collect())
+}

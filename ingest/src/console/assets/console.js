@@ -1,0 +1,150 @@
+// What the pages gain with JavaScript. Without it everything can still be read,
+// filtered and sent: links are links, buttons are forms. No framework, no build.
+// HTML comes from the server alone; what is made here is text.
+'use strict';
+const root = document.documentElement;
+const $ = (selector, from = document) => from.querySelector(selector);
+const $$ = (selector, from = document) => [...from.querySelectorAll(selector)];
+root.classList.add('js');
+
+// Say it to screen readers, once.
+const voice = document.createElement('p');
+voice.className = 'sr';
+voice.setAttribute('role', 'status');
+document.body.prepend(voice);
+const say = (text) => { voice.textContent = text; };
+
+// A cookie with `Secure` needs HTTPS or an address of this machine.
+if (!isSecureContext) for (const at of $$('[data-insecure]')) at.hidden = false;
+
+const copy = async (text, at) => {
+  try { await navigator.clipboard.writeText(text); } catch { return say('The browser refused to copy'); }
+  at?.classList.add('ok');
+  say('Copied');
+  setTimeout(() => at?.classList.remove('ok'), 1500);
+};
+
+// Theme: system, light, dark. The server's cookie keeps it; here it shows at once.
+const themes = ['', 'light', 'dark'];
+const changeTheme = (at) => {
+  const next = themes[(themes.indexOf(root.dataset.theme ?? '') + 1) % 3];
+  next ? (root.dataset.theme = next) : delete root.dataset.theme;
+  const sent = new URLSearchParams(new FormData(at.form));
+  sent.set('theme', next);
+  fetch(at.form.action, { method: 'POST', body: sent, redirect: 'manual' });
+  say(`Theme: ${next || 'as the system has it'}`);
+};
+
+document.addEventListener('click', (event) => {
+  const at = event.target.closest('button, a, input');
+  if (!at) return;
+  if (at.matches('[data-theme-toggle]')) { event.preventDefault(); changeTheme(at); }
+  if (at.matches('[data-copy], [data-copy-next]')) {
+    copy(at.dataset.copy ?? at.parentElement.querySelector('pre').textContent, at);
+  }
+  if (at.matches('[data-copy-link]')) copy(location.href, at);
+  if (at.matches('[data-copy-ids]')) copy(picked().map((box) => box.value).join('\n'), at);
+  // A button or link with data-dialog has a page, too; the dialog asks before it is sent.
+  if (at.dataset.dialog) { event.preventDefault(); $('#' + at.dataset.dialog).showModal(); }
+  if (at.matches('[data-close]')) { event.preventDefault(); at.closest('dialog').close(); }
+  if (at.matches('[data-all]')) {
+    for (const box of $$('td.pick input', at.closest('table'))) box.checked = at.checked;
+    count();
+  }
+});
+
+// A button pressed twice sends once. Coming back to the page, it works again.
+document.addEventListener('submit', (event) => {
+  const form = event.target;
+  if (form.method !== 'post' || event.defaultPrevented) return;
+  if ('sent' in form.dataset) return event.preventDefault();
+  form.dataset.sent = '';
+});
+addEventListener('pageshow', () => { for (const form of $$('form[data-sent]')) delete form.dataset.sent; count(); });
+
+document.addEventListener('change', (event) => { if (event.target.closest('td.pick')) count(); });
+const picked = () => $$('td.pick input:checked');
+const count = () => {
+  const many = picked().length;
+  for (const at of $$('[data-count]')) at.textContent = many;
+};
+
+// Keyboard. Letters work unless something is being typed, and can be switched off
+// in the page of keys (WCAG 2.1.4). Keys are on the elements: data-key="g d".
+const hasLetters = root.dataset.keys !== 'off';
+let before = '';
+const rows = () => $$('.list tbody tr').filter((row) => $('a', row));
+const go = (step) => {
+  const all = rows(), now = all.findIndex((row) => 'cursor' in row.dataset);
+  const next = all[Math.max(0, Math.min(all.length - 1, now + step))];
+  if (!next) return;
+  all[now]?.removeAttribute('data-cursor');
+  next.dataset.cursor = '';
+  $('a', next).focus({ preventScroll: true });
+  next.scrollIntoView({ block: 'nearest' });
+};
+const attempt = (step) => {
+  const all = $$('[data-attempt]').map((at) => +at.dataset.attempt).sort((a, b) => a - b);
+  if (!all.length) return;
+  const now = all.indexOf(+(location.hash.slice(2) || all.at(-1)));
+  location.hash = 'a' + all[Math.max(0, Math.min(all.length - 1, now + step))];
+};
+document.addEventListener('keydown', (event) => {
+  const typing = event.target.closest('input:not([type=checkbox], [type=radio]), textarea, select, [contenteditable]');
+  if (event.key === 'Escape' && typing) return typing.blur();
+  if (event.key === 'Enter' && (event.metaKey || event.ctrlKey)) return typing?.form?.requestSubmit();
+  if (typing || event.metaKey || event.ctrlKey || event.altKey || $('dialog[open]') || !hasLetters) return;
+  const row = $('.list tr[data-cursor]');
+  const keys = {
+    j: () => go(1), k: () => go(-1), '[': () => attempt(-1), ']': () => attempt(1), y: () => copy(location.href),
+    x: () => { const box = row && $('td.pick input', row); if (box) { box.checked = !box.checked; count(); } },
+  };
+  const key = CSS.escape(event.key);
+  const marked = before === 'g' ? $(`[data-key="g ${key}"]`) : $(`[data-key="${key}"]`);
+  const was = before;
+  before = event.key;
+  // Of the selected ones, only if there are any.
+  if (marked?.closest('.bulk') && !picked().length) return;
+  if (keys[event.key] && was !== 'g') keys[event.key]();
+  else if (marked) marked.matches('input') ? marked.focus() : marked.click();
+  else return;
+  event.preventDefault();
+});
+
+// On a phone the pages are a strip: show where we are.
+$('.nav [aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'center' });
+
+// Live. One EventSource a page, as data-events says. Each message names a part of
+// the page (data-live) and has its HTML as the server renders it: same templates,
+// same escaping. Lists aren't moved under the reader: they get "4 newer" instead.
+const source = document.body.dataset.events;
+if (source) {
+  const state = $('[data-live-state]');
+  let live, since;
+  const show = (word, on) => { if (state) { state.textContent = word; state.dataset.state = on ? 'on' : 'off'; } };
+  const lost = () => {
+    since ??= new Date();
+    show(`Connecting again; this is from ${since.toISOString().slice(11, 19)}`, false);
+  };
+  const listen = () => {
+    live?.close();
+    live = new EventSource(source);
+    live.addEventListener('open', () => { since = undefined; show('Live', true); });
+    live.addEventListener('error', () => {
+      lost();
+      // The browser gives up after an answer that isn't a stream.
+      if (live.readyState === EventSource.CLOSED) setTimeout(() => { if (!document.hidden) listen(); }, 3000);
+    });
+    live.addEventListener('part', (message) => {
+      const { name, html } = JSON.parse(message.data);
+      const part = $(`[data-live="${CSS.escape(name)}"]`);
+      if (!part || part.contains(document.activeElement)) return;
+      part.replaceChildren(...new DOMParser().parseFromString(html, 'text/html').body.childNodes);
+    });
+  };
+  listen();
+  // Hidden pages cost the server nothing. Parts come whole, so none is missed.
+  document.addEventListener('visibilitychange', () => {
+    if (document.hidden) { live.close(); show('Held', false); } else listen();
+  });
+}

@@ -1,0 +1,260 @@
+//! Around every page: who asks, whether they may send this form, and the headers that keep
+//! a page from doing what it shouldn't.
+//!
+//! Before a handler runs, the request has an id, its session is looked up, its client's rate
+//! limit is charged, and a form is known to come from one of our own pages. So no handler can
+//! forget any of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::to_bytes;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, COOKIE, HOST, ORIGIN, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use shared::excerpt::{MAX_ERROR, excerpt};
+use shared::serve::network;
+use tracing::{Instrument, info, info_span};
+
+use crate::api::access::rate_limit::Client;
+use crate::api::http::problem::Problem;
+use crate::api::http::request_id::{self, REQUEST_ID};
+use crate::console::assets;
+use crate::console::failure::{Failure, Result};
+use crate::console::fields::Fields;
+use crate::console::session::{self, Session};
+use crate::console::shell::{Look, Theme};
+use crate::console::state::Console;
+use crate::console::visit::Visitor;
+
+/// What a page may load, and from where: itself. No exceptions.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+    connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+/// The largest form, in bytes: an event's data, percent-encoded.
+const MAX_FORM: usize = 4 * 1024 * 1024;
+/// The cookies of how pages look. They are no secrets, and scripts don't need them.
+pub const THEME_COOKIE: &str = "posthorn-theme";
+pub const KEYS_COOKIE: &str = "posthorn-keys";
+/// Forms that may be sent without a session: they begin one.
+pub const WITHOUT_SESSION: [&str; 2] = ["/console/_/sign-in", "/console/_/open"];
+
+pub async fn guard(State(console): State<Arc<Console>>, request: Request, next: Next) -> Response {
+    let id = request_id::from_headers(request.headers());
+    let span = info_span!(
+        "request",
+        id = id.to_str().unwrap_or_default(),
+        method = %request.method(),
+        path = excerpt(request.uri().path(), MAX_ERROR),
+    );
+    let answer = async {
+        match admit(&console, request).await {
+            Ok(request) => next.run(request).await,
+            Err(failure) => failure.into_response(),
+        }
+    };
+    let mut answer = request_id::scope(id.clone(), answer.instrument(span)).await;
+    let headers = answer.headers_mut();
+    headers.insert(REQUEST_ID, id);
+    let fixed = [
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (REFERRER_POLICY, "no-referrer"),
+        (
+            HeaderName::from_static("cross-origin-opener-policy"),
+            "same-origin",
+        ),
+    ];
+    for (name, value) in fixed {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    // A download has a narrower one of its own, assets are kept for good.
+    for (name, value) in [
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (CACHE_CONTROL, "no-store"),
+    ] {
+        headers
+            .entry(name)
+            .or_insert(HeaderValue::from_static(value));
+    }
+    answer
+}
+
+async fn admit(console: &Console, request: Request) -> Result<Request> {
+    if request.uri().path().starts_with(assets::PATH) {
+        return Ok(request);
+    }
+    let (mut parts, body) = request.into_parts();
+    let cookie = cookie(&parts.headers, session::COOKIE);
+    let session = match cookie {
+        Some(cookie) => session::find(&console.api, cookie)
+            .await?
+            .filter(|session| !session.is_portal),
+        None => None,
+    };
+    let from = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+    let from = from.map(|ConnectInfo(from)| from.ip());
+    if let Some(rates) = &console.api.rates {
+        let client = match (&session, from) {
+            (Some(session), _) => {
+                rates.know(session.client(), Instant::now());
+                Some(Client::Token(session.client()))
+            }
+            (None, from) => from.map(|ip| Client::Address(network(ip))),
+        };
+        if let Some(client) = client {
+            rates
+                .take(client, Instant::now())
+                .map_err(|refused| Problem::too_many(refused.wait))?;
+        }
+    }
+    if parts.method == Method::POST {
+        let fields = read_form(&parts.headers, body).await?;
+        let path = parts.uri.path();
+        match &session {
+            Some(session) => check_form(session, &fields, path)?,
+            None if WITHOUT_SESSION.contains(&path) => {}
+            None => {
+                return Err(Failure::SignIn {
+                    next: String::new(),
+                });
+            }
+        }
+        // Never what the form says: there may be secrets in it.
+        let who = session.as_ref().map_or("nobody", |session| &session.shown);
+        info!(
+            who,
+            address = from.map(|ip| ip.to_string()),
+            "a form was sent to the console"
+        );
+        parts.extensions.insert(fields);
+    } else if parts.method != Method::GET && parts.method != Method::HEAD {
+        return Err(Problem::method_not_allowed(format!(
+            "the console does not take {}",
+            parts.method
+        ))
+        .into());
+    }
+    if let Some(session) = session {
+        let here = parts.uri.path_and_query().map(ToString::to_string);
+        parts.extensions.insert(Visitor {
+            session: Arc::new(session),
+            look: look(&parts.headers),
+            here: here.unwrap_or_default(),
+        });
+    }
+    Ok(Request::from_parts(parts, axum::body::Body::empty()))
+}
+
+async fn read_form(headers: &HeaderMap, body: axum::body::Body) -> Result<Fields> {
+    if !is_from_here(headers) {
+        return Err(Failure::forbidden(
+            "this form was not sent by one of the console's own pages",
+        ));
+    }
+    let body = to_bytes(body, MAX_FORM)
+        .await
+        .map_err(|_| Problem::too_large(format!("a form may have at most {MAX_FORM} bytes")))?;
+    Ok(Fields::parse(&body))
+}
+
+fn check_form(session: &Session, fields: &Fields, path: &str) -> Result<()> {
+    // Whoever is signed in and signs in anew has a page from before.
+    if session.is_csrf(fields.text("csrf")) || WITHOUT_SESSION.contains(&path) {
+        return Ok(());
+    }
+    Err(Failure::forbidden(
+        "this form is not from this session: open the page again, and send it from there",
+    ))
+}
+
+/// Browsers say where a request comes from, and no page can make them say otherwise.
+fn is_from_here(headers: &HeaderMap) -> bool {
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    match text(HeaderName::from_static("sec-fetch-site")) {
+        Some(site) => site == "same-origin",
+        None => match (text(ORIGIN), text(HOST)) {
+            (Some(origin), Some(host)) => {
+                let origin = origin.split_once("://").map(|(_, host)| host);
+                origin.is_some_and(|origin| origin.eq_ignore_ascii_case(host))
+            }
+            _ => false,
+        },
+    }
+}
+
+/// How this visitor sees pages.
+pub fn look(headers: &HeaderMap) -> Look {
+    Look {
+        theme: Theme::parse(cookie(headers, THEME_COOKIE).unwrap_or_default()),
+        without_keys: cookie(headers, KEYS_COOKIE) == Some("off"),
+    }
+}
+
+/// The value of a cookie.
+pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let all = headers.get_all(COOKIE).iter();
+    let pairs = all
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='));
+    pairs
+        .filter(|(key, _)| *key == name)
+        .map(|(_, value)| value)
+        .next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let pairs = pairs.iter().map(|(name, value)| {
+            let value = HeaderValue::from_str(value).unwrap();
+            (HeaderName::from_static(name), value)
+        });
+        pairs.collect()
+    }
+
+    #[test]
+    fn a_form_of_another_site_is_refused() {
+        for (pairs, ours) in [
+            (&[("sec-fetch-site", "same-origin")][..], true),
+            (&[("sec-fetch-site", "same-site")], false),
+            (&[("sec-fetch-site", "cross-site")], false),
+            (&[("sec-fetch-site", "none")], false),
+            (
+                &[("host", "a.example"), ("origin", "https://a.example")],
+                true,
+            ),
+            (
+                &[("host", "a.example"), ("origin", "https://b.example")],
+                false,
+            ),
+            (&[("host", "a.example"), ("origin", "null")], false),
+            (&[("host", "a.example")], false),
+            (
+                &[
+                    ("host", "a.example"),
+                    ("origin", "https://a.example"),
+                    ("sec-fetch-site", "cross-site"),
+                ],
+                false,
+            ),
+        ] {
+            assert_eq!(is_from_here(&headers(pairs)), ours, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn a_cookie_is_found_among_others() {
+        let sent = headers(&[("cookie", "a=1; __Host-posthorn=x; posthorn-theme=dark")]);
+        assert_eq!(cookie(&sent, session::COOKIE), Some("x"));
+        assert_eq!(look(&sent).theme, Theme::Dark);
+        assert_eq!(cookie(&sent, "b"), None);
+    }
+}

@@ -1,0 +1,321 @@
+//! One delivery: what happened, attempt by attempt, what it waits for, and what comes next.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::{Html, Redirect};
+use maud::{Markup, html};
+use shared::ids::DeliveryId;
+
+use crate::api::access::role::Role;
+use crate::api::deliveries::retries;
+use crate::api::deliveries::view::{Attempt, Delivery, DeliveryDetail};
+use crate::api::http::request::Id;
+use crate::api::webhooks::view::{WebhookView, find};
+use crate::api::{deliveries, http::problem::Problem};
+use crate::console::failure::Result;
+use crate::console::fields::segment;
+use crate::console::frame::{Page, Section, csrf};
+use crate::console::icons::icon;
+use crate::console::moments::{at, bytes, count, exactly, span, took};
+use crate::console::pages::webhooks::name;
+use crate::console::parts::{code, headers, id, note, panel, payload};
+use crate::console::state::Console;
+use crate::console::text::{line, short};
+use crate::console::visit::{ManagerVisit, Visit};
+use crate::console::words;
+
+/// `GET /console/{tenant}/deliveries/{id}`
+pub async fn show(
+    State(console): State<Arc<Console>>,
+    visit: Visit,
+    Id(delivery): Id<DeliveryId>,
+) -> Result<Html<String>> {
+    let acting = visit.acting().await?;
+    let api = State(console.api.clone());
+    let DeliveryDetail {
+        delivery,
+        attempt_log,
+        ..
+    } = deliveries::show(acting, api, Id(delivery)).await?.0;
+    // A deleted webhook is gone, its log stays.
+    let webhook = match find(&console.api, &visit.tenant, delivery.webhook_id).await {
+        Ok(webhook) => Some(webhook),
+        Err(problem) if problem.status() == axum::http::StatusCode::NOT_FOUND => None,
+        Err(problem) => return Err(problem.into()),
+    };
+    let content = html! {
+        (head(&visit, &delivery, webhook.as_ref()))
+        div class="cols" {
+            section {
+                div class="row apart" {
+                    h2 { "What happened" }
+                    span class="small soft num" { (count(delivery.attempts.into(), "attempt")) }
+                }
+                (timeline(&delivery, &attempt_log))
+            }
+            section class="stack near" data-attempts {
+                @if attempt_log.is_empty() {
+                    h2 { "Attempts" }
+                    div class="empty" { h2 { "Not tried yet" } p { (waits(&delivery)) } }
+                } @else {
+                    @for (n, attempt) in attempt_log.iter().enumerate().rev() {
+                        (attempt_shown(&visit, attempt, &attempt_log, webhook.as_ref(), n + 1 == attempt_log.len()))
+                    }
+                }
+            }
+        }
+    };
+    let title = format!(
+        "{} to {}",
+        delivery.event_type,
+        to(&delivery, webhook.as_ref())
+    );
+    Ok(Page::of(&visit, Section::Deliveries, title).show(&content))
+}
+
+fn to(delivery: &Delivery, webhook: Option<&WebhookView>) -> String {
+    match webhook {
+        Some(webhook) => name(webhook),
+        None => short(&delivery.webhook_id.to_string()),
+    }
+}
+
+fn head(visit: &Visit, delivery: &Delivery, webhook: Option<&WebhookView>) -> Markup {
+    let word = words::delivery(&delivery.status, delivery.next_attempt_reason.as_deref());
+    let finished = delivery.finished_at.is_some();
+    let event = visit.path(&format!(
+        "/events/{}",
+        segment(&delivery.event_id.to_string())
+    ));
+    let status = html! { (line(word.word)) @if !finished { ": " (waits_in_short(delivery)) } };
+    html! {
+        div class="head" {
+            div {
+                h1 {
+                    (line(delivery.event_type.as_str())) " to "
+                    @match webhook {
+                        Some(webhook) => a href=(visit.path(&format!("/webhooks/{}", webhook.id))) { (line(name(webhook))) },
+                        None => "a deleted webhook",
+                    }
+                }
+                p class="sub" {
+                    (word.saying(&status))
+                    span { "event " a href=(event) { (line(delivery.event_id.to_string())) } }
+                    (id(&delivery.id.to_string()))
+                }
+            }
+            @if visit.by.may(Role::Manager) && finished {
+                form method="post" action=(visit.path(&format!("/deliveries/{}/retry", delivery.id))) {
+                    (csrf(&visit.by))
+                    button class="btn main-btn" data-key="r" { (icon("retry")) "Retry " kbd aria-hidden="true" { "r" } }
+                }
+            }
+        }
+    }
+}
+
+fn waits_in_short(delivery: &Delivery) -> Markup {
+    html! {
+        @if let Some(reason) = &delivery.next_attempt_reason { (words::reason_in_short(reason)) }
+        @if let Some(next) = delivery.next_attempt_at { ", at " (at(next.0)) }
+    }
+}
+
+fn waits(delivery: &Delivery) -> Markup {
+    html! {
+        @match &delivery.next_attempt_reason {
+            Some(reason) => (words::reason(reason)),
+            None => (words::delivery(&delivery.status, None).sentence),
+        }
+    }
+}
+
+/// One point of the timeline.
+fn point(class: &str, symbol: &str, what: &Markup, when: &Markup, more: &Markup) -> Markup {
+    html! {
+        li class=(class) {
+            span class="dot" { (icon(symbol)) }
+            div class="what" { (what) " " (when) }
+            @if !more.0.is_empty() { p { (more) } }
+        }
+    }
+}
+
+fn timeline(delivery: &Delivery, attempts: &[Attempt]) -> Markup {
+    let nothing = html! {};
+    let accepted = html! { b { "Accepted" } };
+    html! {
+        ol class="line" {
+            (point("", "event", &accepted, &exactly(delivery.queued_at.0), &nothing))
+            @if attempts.first().is_some_and(|attempt| attempt.n > 1) {
+                (point("gap", "clock", &html! { span class="soft" { "Earlier attempts aren't shown" } }, &nothing, &nothing))
+            }
+            @for (at, attempt) in attempts.iter().enumerate() {
+                (attempted(attempt))
+                @if let Some(next) = attempts.get(at + 1) { (waited(attempt, next)) }
+            }
+            (what_comes(delivery))
+        }
+    }
+}
+
+fn attempted(attempt: &Attempt) -> Markup {
+    let tone = if attempt.outcome == "success" {
+        "good"
+    } else {
+        "fail"
+    };
+    let symbol = if attempt.outcome == "success" {
+        "check"
+    } else {
+        "x"
+    };
+    let what = html! {
+        a href={ "#a" (attempt.n) } { b { "Attempt " (attempt.n) } } " "
+        (words::answer(attempt.response_code, attempt.n)) " "
+        span class="soft" { "in " (took(attempt.duration_ms.into())) }
+    };
+    point(
+        tone,
+        symbol,
+        &what,
+        &exactly(attempt.started_at.0),
+        &html! {},
+    )
+}
+
+fn waited(attempt: &Attempt, next: &Attempt) -> Markup {
+    let waited = span(next.started_at.0 - attempt.started_at.0);
+    let what = html! {
+        span { "Waited " (waited) } " "
+        @if let Some(reason) = &attempt.next_attempt_reason { code class="soft" { (line(reason)) } }
+    };
+    point("gap", "clock", &what, &html! {}, &html! {})
+}
+
+fn what_comes(delivery: &Delivery) -> Markup {
+    let word = words::delivery(&delivery.status, delivery.next_attempt_reason.as_deref());
+    let nothing = html! {};
+    if let Some(finished) = delivery.finished_at {
+        let tone = if word.tone == "none" { "" } else { word.tone };
+        return point(
+            tone,
+            word.icon,
+            &html! { b { (line(word.word)) } },
+            &exactly(finished.0),
+            &html! { (word.sentence) },
+        );
+    }
+    let what = html! {
+        b { "Attempt " (delivery.attempts + 1) } " "
+        @if let Some(next) = delivery.next_attempt_at { span class="soft" { "at the earliest " (at(next.0)) } }
+        @if let Some(reason) = &delivery.next_attempt_reason { " " code class="soft" { (line(reason)) } }
+    };
+    point("next gap", "retry", &what, &nothing, &waits(delivery))
+}
+
+fn attempt_shown(
+    visit: &Visit,
+    attempt: &Attempt,
+    all: &[Attempt],
+    webhook: Option<&WebhookView>,
+    open: bool,
+) -> Markup {
+    let verdict = words::outcome(
+        &attempt.outcome,
+        attempt.response_code,
+        attempt.remote_address.as_deref(),
+        attempt.error.as_deref(),
+        webhook
+            .and_then(|webhook| webhook.timeout)
+            .map(|ms| ms as i64),
+    );
+    let symbol = match verdict.tone {
+        "good" => "ok",
+        "slow" => "warn",
+        "none" => "unknown",
+        _ => "fail",
+    };
+    html! {
+        article class="stack near" data-attempt=(attempt.n) data-latest[open] aria-labelledby={ "a" (attempt.n) } {
+            div class="row apart" {
+                h2 id={ "a" (attempt.n) } tabindex="-1" { "Attempt " (attempt.n) }
+                @if all.len() > 1 {
+                    nav class="seg" aria-label="Attempt" {
+                        @for other in all.iter().skip(all.len().saturating_sub(10)) {
+                            a href={ "#a" (other.n) } aria-current=[(other.n == attempt.n).then_some("true")] { (other.n) }
+                        }
+                    }
+                }
+            }
+            (note(verdict.tone, symbol, &line(&verdict.headline), &verdict.advice, &html! {}))
+            dl class="kv" {
+                dt { "Asked" }
+                dd { code { "POST " @if let Some(webhook) = webhook { (line(&webhook.url)) } @else { (line(attempt.request_host.as_deref().unwrap_or_default())) } } }
+                @if let Some(address) = &attempt.remote_address { dt { "Address" } dd class="num" { (line(address)) } }
+                dt { "Took" } dd { (took(attempt.duration_ms.into())) }
+                dt { "When" } dd { (exactly(attempt.started_at.0)) }
+                @if let Some(next) = attempt.next_attempt_at {
+                    dt { "Then" }
+                    dd { "the next at " (at(next.0)) " " @if let Some(reason) = &attempt.next_attempt_reason { code class="soft" { (line(reason)) } } }
+                }
+            }
+            (request(attempt, open))
+            (answer(attempt))
+        }
+        @let _ = visit;
+    }
+}
+
+fn request(attempt: &Attempt, open: bool) -> Markup {
+    let names = attempt
+        .request_headers
+        .as_ref()
+        .and_then(|headers| headers.as_array());
+    let hint = html! {
+        @if let Some(names) = names { (count(names.len() as i64, "header")) }
+        @if let Some(size) = attempt.request_bytes { ", " (bytes(size.into())) }
+    };
+    let content = html! {
+        @if let Some(sent) = &attempt.request_headers { (code(&headers(sent))) }
+        @match &attempt.request_body {
+            Some(body) => (code(&payload(body))),
+            None => p class="small soft" { "Bodies are only kept in debug mode." },
+        }
+    };
+    panel("Request", &hint, open, &content)
+}
+
+fn answer(attempt: &Attempt) -> Markup {
+    let hint = html! {
+        @match attempt.response_code {
+            Some(code) => { (code) @if let Some(body) = &attempt.response_body { ", " (bytes(body.len() as i64)) } },
+            None => "none",
+        }
+    };
+    let content = html! {
+        @if let Some(received) = &attempt.response_headers { (code(&headers(received))) }
+        @match &attempt.response_body {
+            Some(body) if !body.is_empty() => (code(&payload(body))),
+            Some(_) => p class="soft" { "The answer has no body." },
+            None => p class="soft" { "There is no answer." },
+        }
+        @if let Some(error) = &attempt.error { p class="small soft" { (line(error)) } }
+    };
+    panel("Answer", &hint, attempt.response_code.is_some(), &content)
+}
+
+/// `POST /console/{tenant}/deliveries/{id}/retry`
+pub async fn retry(
+    State(console): State<Arc<Console>>,
+    visit: ManagerVisit,
+    Id(delivery): Id<DeliveryId>,
+) -> Result<Redirect> {
+    let acting = visit.acting().await?;
+    let answer = retries::retry(acting, State(console.api.clone()), Id(delivery)).await;
+    let _: (_, _) = answer.map_err(|problem: Problem| problem)?;
+    Ok(Redirect::to(
+        &visit.path(&format!("/deliveries/{delivery}")),
+    ))
+}

@@ -1,0 +1,300 @@
+//! The overview: is all well, and if not, where? Until the first delivery: the first steps.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::extract::{Query, State};
+use axum::response::Html;
+use maud::{Markup, html};
+
+use crate::api::access::role::Role;
+use crate::api::deliveries;
+use crate::api::deliveries::view::Delivery;
+use crate::api::events::log::{self, Search};
+use crate::api::http::request::Parameters;
+use crate::api::webhooks::stats::{self, Stats, StatsQuery};
+use crate::api::webhooks::view::WebhookView;
+use crate::console::failure::Result;
+use crate::console::frame::{Page, Section};
+use crate::console::icons::icon;
+use crate::console::moments::{at, count, number, percent, took};
+use crate::console::pages::deliveries::{Row, list};
+use crate::console::pages::statistics::{self, Asked, ended, windows};
+use crate::console::pages::webhooks::{all, name, urgency};
+use crate::console::parts::{Figure, Head, code, figures, table, td, tr, unreadable};
+use crate::console::query::{Query as Filter, of_deliveries};
+use crate::console::state::Console;
+use crate::console::text::line;
+use crate::console::visit::Visit;
+use crate::console::words;
+
+/// The most webhooks that need attention.
+const ATTENTION: usize = 10;
+/// How many deliveries in trouble are shown.
+const TROUBLE: i64 = 6;
+
+/// `GET /console/{tenant}?window=`
+pub async fn show(
+    State(console): State<Arc<Console>>,
+    visit: Visit,
+    Query(asked): Query<Asked>,
+) -> Result<Html<String>> {
+    let (webhooks, next) = all(&console, &visit, None).await?;
+    let window = asked.window();
+    let stats = {
+        let acting = visit.acting().await?;
+        let query = Parameters(StatsQuery { window });
+        // A part that can't be read leaves the rest of the page alone.
+        stats::of_tenant(acting, State(console.api.clone()), query)
+            .await
+            .ok()
+    };
+    let is_new = stats
+        .as_ref()
+        .is_some_and(|stats| stats.0.last_delivery_at.is_none() && stats.0.totals.attempts == 0);
+    if is_new {
+        return first_steps(&console, &visit, &webhooks).await;
+    }
+    let trouble = latest_trouble(&console, &visit).await;
+    let names: HashMap<_, _> = webhooks
+        .iter()
+        .map(|webhook| (webhook.id, name(webhook)))
+        .collect();
+    let content = html! {
+        div class="head" {
+            div {
+                h1 { (visit.tenant) }
+                p class="sub" {
+                    span { (at(shared::clock::now())) " UTC" }
+                    span { (count(webhooks.len() as i64, "webhook")) @if next.is_some() { " and more" } }
+                }
+            }
+            div class="row" {
+                (windows(&visit.path(""), window))
+                @if visit.by.may(Role::Manager) {
+                    a class="btn main-btn" href=(visit.path("/webhooks/new")) data-key="c" { (icon("plus")) "New webhook" }
+                }
+            }
+        }
+        @match &stats {
+            Some(stats) => {
+                div data-live="figures" { (totals(&visit, &stats.0)) }
+                section { (ended(&stats.0)) }
+            },
+            None => (unreadable("The statistics")),
+        }
+        section {
+            div class="row apart" { h2 { "Needs attention" } a class="small go" href=(visit.path("/webhooks")) { "All webhooks" } }
+            (attention(&visit, &webhooks))
+        }
+        section {
+            div class="row apart" { h2 { "Latest trouble" } a class="small go" href=(visit.path("/deliveries")) { "All deliveries" } }
+            div data-live="trouble" {
+                @match &trouble {
+                    Ok(trouble) if trouble.is_empty() => div class="empty" { h2 { "No trouble" } p { "No delivery was given up or needs another attempt." } },
+                    Ok(trouble) => (trouble_list(&visit, trouble, &names)),
+                    Err(_) => (unreadable("The latest deliveries")),
+                }
+            }
+        }
+    };
+    let title = visit.tenant.to_string();
+    Ok(Page::of(&visit, Section::Overview, title).show(&content))
+}
+
+async fn latest_trouble(console: &Console, visit: &Visit) -> Result<Vec<Delivery>> {
+    let query = Filter::parse("status:retrying,failed,expired", &["status"]);
+    let (mut filter, _) = of_deliveries(&query, None);
+    filter.limit = Some(TROUBLE);
+    let acting = visit.acting().await?;
+    let found = deliveries::list(acting, State(console.api.clone()), Parameters(filter)).await?;
+    Ok(found.0.deliveries)
+}
+
+fn trouble_list(
+    visit: &Visit,
+    trouble: &[Delivery],
+    names: &HashMap<shared::ids::WebhookId, String>,
+) -> Markup {
+    let rows: Vec<_> = trouble
+        .iter()
+        .map(|delivery| Row::new(delivery, Some(names)))
+        .collect();
+    list(None, &visit.path(""), &rows)
+}
+
+/// The figures of the window.
+pub fn totals(visit: &Visit, stats: &Stats) -> Markup {
+    let totals = &stats.totals;
+    let ms = |value: Option<f64>| value.map_or_else(|| "—".to_owned(), |ms| took(ms as i64));
+    let share = |value: Option<f64>| value.map_or_else(|| "—".to_owned(), percent);
+    let ended = totals.successful_deliveries + totals.failed_deliveries;
+    figures(&[
+        Figure {
+            name: "Delivered",
+            value: html! { (number(totals.successful_deliveries)) },
+            tone: "",
+            meaning: html! { "of " (number(ended)) " that ended" },
+        },
+        Figure {
+            name: "Success",
+            value: html! { (share(totals.success_rate)) },
+            tone: statistics::tone(totals.success_rate),
+            meaning: html! { (number(totals.attempts)) " attempts" },
+        },
+        Figure {
+            name: "First try",
+            value: html! { (share(totals.first_try_success_rate)) },
+            tone: "",
+            meaning: html! { (number(totals.retries)) " retries" },
+        },
+        Figure {
+            name: "Response time, p95",
+            value: html! { (ms(totals.p95_response_time_ms)) },
+            tone: "",
+            meaning: html! { "half within " (ms(totals.p50_response_time_ms)) },
+        },
+        Figure {
+            name: "Gave up",
+            value: html! { (number(totals.failed_deliveries)) },
+            tone: if totals.failed_deliveries > 0 {
+                "bad"
+            } else {
+                ""
+            },
+            meaning: html! {
+                @if totals.failed_deliveries > 0 { a href=(visit.path("/deliveries?q=status%3Afailed%2Cexpired")) { "Look at them" } }
+                @else { "nothing" }
+            },
+        },
+    ])
+}
+
+fn attention(visit: &Visit, webhooks: &[WebhookView]) -> Markup {
+    let mut needy: Vec<_> = webhooks
+        .iter()
+        .filter(|webhook| urgency(webhook) < 4)
+        .collect();
+    needy.sort_by_cached_key(|webhook| (urgency(webhook), name(webhook).to_lowercase()));
+    if needy.is_empty() {
+        return html! {
+            div class="empty" { h2 { "Nothing needs attention" } p { "No webhook is failing, disabled or paused." } }
+        };
+    }
+    let heads = [
+        Head::Text("Health"),
+        Head::Text("Webhook and why"),
+        Head::Text("What to do"),
+    ];
+    let rows = html! {
+        @for webhook in needy.iter().take(ATTENTION) {
+            @let word = words::webhook(webhook.status, webhook.health);
+            @let path = visit.path(&format!("/webhooks/{}", webhook.id));
+            (tr(&html! {
+                (td("", &word.strong()))
+                (td("grow full", &html! {
+                    a class="cut" href=(path) { b { (line(name(webhook))) } " " span class="soft" { (line(&webhook.url)) } }
+                    span class="cut soft small" {
+                        (word.sentence)
+                        @if let Some(reason) = &webhook.disabled_reason { " " (line(reason)) }
+                    }
+                }))
+                (td("last", &html! { a class="btn tiny" href=(path) { "Look" } }))
+            }))
+        }
+    };
+    html! {
+        (table("", &heads, &rows))
+        @if needy.len() > ATTENTION { p class="small soft" { (needy.len() - ATTENTION) " more need attention." } }
+    }
+}
+
+/// Shown until the first delivery was made.
+async fn first_steps(
+    console: &Console,
+    visit: &Visit,
+    webhooks: &[WebhookView],
+) -> Result<Html<String>> {
+    let events = {
+        let search = Search {
+            matched: None,
+            event_type: None,
+            since: None,
+            until: None,
+            limit: Some(1),
+            cursor: None,
+        };
+        let acting = visit.acting().await?;
+        log::search(acting, State(console.api.clone()), Parameters(search))
+            .await?
+            .0
+            .events
+    };
+    let first = webhooks.first();
+    let pattern = first.and_then(|webhook| webhook.events.first());
+    let name = pattern.map_or("invoice.paid".to_owned(), |pattern| example_of(pattern));
+    let curl = format!(
+        "curl https://your-posthorn/api/v1/events \\\n  -H \"Authorization: Bearer $TOKEN\" \\\n  -H 'Content-Type: application/json' \\\n  -d '{{\"type\": \"{name}\", \"data\": {{\"invoice\": \"2026-0042\", \"total\": 99.50}}}}'"
+    );
+    let amqp = format!(
+        "exchange       posthorn.events        (topic; persistent, with confirms)\nrouting key    {}.{name}\ncontent_type   application/json\nmessage_id     inv-2026-0042          (your event's id)\nbody           {{\"invoice\": \"2026-0042\", \"total\": 99.50}}",
+        visit.tenant
+    );
+    let content = html! {
+        div class="head" { div { h1 { "Your first webhook" } p class="sub" { "Three steps. This page sees for itself how far you are." } } }
+        ol class="steps form" {
+            li data-done[first.is_some()] {
+                h2 { "Say where deliveries go" }
+                @match first {
+                    Some(webhook) => p class="soft" {
+                        (line(&webhook.url)) " gets "
+                        @for (n, pattern) in webhook.events.iter().take(5).enumerate() { @if n > 0 { ", " } code { (line(pattern)) } }
+                        ". " a href=(visit.path(&format!("/webhooks/{}", webhook.id))) { "Look at it" }
+                    },
+                    None => {
+                        p class="soft" { "A webhook is an address of yours, and which events it gets." }
+                        @if visit.by.may(Role::Manager) {
+                            p class="row section-gap" { a class="btn main-btn" href=(visit.path("/webhooks/new")) data-key="c" { (icon("plus")) "New webhook" } }
+                        }
+                    },
+                }
+            }
+            li data-done[!events.is_empty()] {
+                h2 { "Publish an event" }
+                p class="soft" { "Over HTTP, with a manager's token:" }
+                (code(&line_by_line(&curl)))
+                details class="section-gap" { summary { "Over AMQP" } (code(&line_by_line(&amqp))) }
+            }
+            li {
+                h2 { "See it arrive" }
+                div class="empty" data-live="first" { (arrival(visit, !events.is_empty(), webhooks)) }
+            }
+        }
+    };
+    let title = visit.tenant.to_string();
+    Ok(Page::of(visit, Section::Overview, title).show(&content))
+}
+
+fn arrival(visit: &Visit, is_published: bool, webhooks: &[WebhookView]) -> Markup {
+    html! {
+        @match (is_published, webhooks.is_empty()) {
+            (true, false) => p { "The first event came, and no attempt has ended yet. " a href=(visit.path("/events")) { "See who gets it" } },
+            (true, true) => p { "The first event came, and there is no webhook to get it." },
+            _ => p { span class="live pulse" { "Waiting for the first event" } },
+        }
+        p class="row" { a class="btn" href=(visit.path("")) { "Look again" } }
+    }
+}
+
+fn line_by_line(text: &str) -> Markup {
+    crate::console::text::block(text)
+}
+
+/// A type that the pattern listens to.
+fn example_of(pattern: &str) -> String {
+    match pattern.strip_suffix('*') {
+        Some("") => "invoice.paid".to_owned(),
+        Some(prefix) => format!("{prefix}created"),
+        None => pattern.to_owned(),
+    }
+}

@@ -1,0 +1,199 @@
+//! A webhook's secret: replaced here, shown once, and the one before taken away.
+
+use std::sync::Arc;
+
+use axum::extract::{Query, State};
+use axum::response::{Html, Redirect};
+use maud::{Markup, html};
+use secrecy::ExposeSecret;
+use serde::Deserialize;
+use shared::clock;
+use shared::ids::WebhookId;
+
+use crate::api::http::request::{Id, OptionalBody};
+use crate::api::webhooks::rotation::{self, Rotation};
+use crate::api::webhooks::view::{WebhookView, find};
+use crate::console::failure::Result;
+use crate::console::frame::csrf;
+use crate::console::moments::{at, span};
+use crate::console::pages::webhook::{Tab, page};
+use crate::console::parts::{code, done, note};
+use crate::console::session::{keep_secret, take_secret};
+use crate::console::state::Console;
+use crate::console::text::line;
+use crate::console::visit::{ManagerVisit, Posted};
+
+/// For how long both secrets sign: seconds, and in words.
+const OVERLAPS: [(&str, &str); 4] = [
+    ("86400", "1 day"),
+    ("3600", "1 hour"),
+    ("604800", "7 days"),
+    ("0", "not at all: revoke the old one at once"),
+];
+
+#[derive(Deserialize, Default)]
+pub struct Asked {
+    pub done: Option<String>,
+}
+
+/// `GET /console/{tenant}/webhooks/{id}/secret`
+pub async fn show(
+    State(console): State<Arc<Console>>,
+    visit: ManagerVisit,
+    Id(webhook): Id<WebhookId>,
+    Query(asked): Query<Asked>,
+) -> Result<Html<String>> {
+    let webhook = find(&console.api, &visit.tenant, webhook).await?;
+    let new = take_secret(&console.api, &visit.by.session, &webhook.id.to_string()).await?;
+    let base = visit.path(&format!("/webhooks/{}/secret", webhook.id));
+    let single = signs_once(&console, &visit.tenant, &webhook);
+    let content = html! {
+        @if asked.done.as_deref() == Some("revoked") && new.is_none() {
+            (done("Revoked. Only the current secret signs."))
+        }
+        div class="cols wide" {
+            div class="stack" {
+                @match &new {
+                    Some(secret) => (shown_once(&webhook, secret.expose_secret(), single)),
+                    None => section class="panel" {
+                        header { h2 { "Secret" } }
+                        div class="pad stack" {
+                            p { code { (line(&webhook.secret)) } }
+                            p class="soft" { "Nobody can see it any more: it was shown once when it was made. If it is lost or leaked, make another." }
+                        }
+                    },
+                }
+            }
+            div class="stack" {
+                (signing(&visit, &webhook, &base))
+                (rotate_form(&visit, &base, single))
+            }
+        }
+    };
+    Ok(page(&visit, &webhook, Tab::Secret, &content))
+}
+
+/// Whether the webhook's dialect has room for one signature only.
+fn signs_once(console: &Console, tenant: &shared::ids::Tenant, webhook: &WebhookView) -> bool {
+    let tenants = console.api.subscriptions.dialect(tenant);
+    let name = webhook.dialect.clone().or(tenants).unwrap_or_default();
+    !matches!(name.as_str(), "standard" | "cloudevents")
+}
+
+fn shown_once(webhook: &WebhookView, secret: &str, single: bool) -> Markup {
+    let until = html! {
+        @match webhook.previous_secret_until {
+            Some(until) if !single => { "Put it into the receiver now. Until " (at(until.0)) " every delivery is signed with both." },
+            Some(_) | None if single => "The new one signs at once: a receiver that accepts only the old one refuses deliveries until it has this one.",
+            _ => "Put it into the receiver now. Only this one signs.",
+        }
+    };
+    html! {
+        (note("good", "ok", &html! { "This is the new secret. It is shown once." }, &until, &html! {}))
+        section class="panel" {
+            header { h2 { "Secret" } }
+            div class="pad stack" {
+                (code(&line(secret)))
+                ol class="steps" {
+                    li data-done { b { "Rotate" } p class="soft" { "A new secret was made." @if webhook.previous_secret_until.is_some() { " The old one is still known." } } }
+                    li { b { "Change the receiver" } p class="soft" { "Let it accept the new one, or either." } }
+                    li { b { "Take the old one away" } p class="soft" {
+                        @match webhook.previous_secret_until {
+                            Some(until) => { "It ends by itself at " (at(until.0)) ". Revoke it sooner if it leaked." },
+                            None => "It is revoked already.",
+                        }
+                    } }
+                }
+            }
+        }
+    }
+}
+
+fn signing(visit: &ManagerVisit, webhook: &WebhookView, base: &str) -> Markup {
+    let until = webhook
+        .previous_secret_until
+        .filter(|until| until.0 > clock::now());
+    html! {
+        section class="panel" {
+            header { h2 { "Now signing" } }
+            dl class="kv pad" {
+                dt { "Current" } dd { code { (line(&webhook.secret)) } }
+                dt { "Before" }
+                @match until {
+                    Some(until) => dd { "signs for another " (span(until.0 - clock::now())) },
+                    None => dd class="soft" { "none" },
+                }
+                @if let Some(key) = &webhook.public_key { dt { "Public key" } dd { code class="break" { (line(key)) } } }
+            }
+            @if until.is_some() {
+                form class="pad row" method="post" action={ (base) "/revoke" } {
+                    (csrf(&visit.by))
+                    button class="btn risk" { "Revoke the old one" }
+                }
+            }
+        }
+    }
+}
+
+fn rotate_form(visit: &ManagerVisit, base: &str, single: bool) -> Markup {
+    html! {
+        section class="panel" {
+            header { h2 { "Rotate" } }
+            form class="pad stack" method="post" action={ (base) "/rotate" } {
+                (csrf(&visit.by))
+                @if single {
+                    p class="soft" { "This webhook's dialect has one signature: the new secret signs at once. Let the receiver accept both before." }
+                }
+                div class="field" {
+                    label for="overlap" { "The old one is known for" }
+                    select id="overlap" name="overlap" {
+                        @for (seconds, words) in OVERLAPS { option value=(seconds) { (words) } }
+                    }
+                }
+                button class="btn" { "Rotate the secret" }
+            }
+        }
+    }
+}
+
+/// `POST …/secret/rotate`
+pub async fn rotate(
+    State(console): State<Arc<Console>>,
+    visit: ManagerVisit,
+    Id(webhook): Id<WebhookId>,
+    Posted(fields): Posted,
+) -> Result<Redirect> {
+    let rotation = Rotation {
+        secret: None,
+        overlap: fields.text("overlap").parse().ok(),
+    };
+    let acting = visit.acting().await?;
+    let api = State(console.api.clone());
+    let shown = rotation::rotate(acting, api, Id(webhook), OptionalBody(rotation))
+        .await?
+        .0;
+    keep_secret(
+        &console.api,
+        &visit.by.session,
+        &webhook.to_string(),
+        &shown.secret,
+    )
+    .await?;
+    Ok(Redirect::to(
+        &visit.path(&format!("/webhooks/{webhook}/secret")),
+    ))
+}
+
+/// `POST …/secret/revoke`
+pub async fn revoke(
+    State(console): State<Arc<Console>>,
+    visit: ManagerVisit,
+    Id(webhook): Id<WebhookId>,
+) -> Result<Redirect> {
+    let acting = visit.acting().await?;
+    let _: axum::Json<WebhookView> =
+        rotation::revoke(acting, State(console.api.clone()), Id(webhook)).await?;
+    Ok(Redirect::to(
+        &visit.path(&format!("/webhooks/{webhook}/secret?done=revoked")),
+    ))
+}

@@ -1,0 +1,192 @@
+//! Sends a test to a webhook, and shows what its endpoint said. Nothing is stored.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Html;
+use maud::{Markup, html};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use shared::ids::{EventType, WebhookId};
+
+use crate::api::http::problem::Problem;
+use crate::api::http::request::{Id, OptionalBody};
+use crate::api::webhooks::test::{self as api_test, NewTest, Tested};
+use crate::api::webhooks::view::{WebhookView, find};
+use crate::console::failure::Result;
+use crate::console::frame::csrf;
+use crate::console::moments::took;
+use crate::console::pages::webhook::{Tab, page};
+use crate::console::parts::{code, headers, note, panel, payload};
+use crate::console::state::Console;
+use crate::console::text::line;
+use crate::console::visit::{ManagerVisit, Posted};
+use crate::console::words;
+use crate::event_types::store::example_of;
+
+/// `GET /console/{tenant}/webhooks/{id}/test`
+pub async fn show(
+    State(console): State<Arc<Console>>,
+    visit: ManagerVisit,
+    Id(webhook): Id<WebhookId>,
+) -> Result<Html<String>> {
+    let webhook = find(&console.api, &visit.tenant, webhook).await?;
+    let named: Option<EventType> = webhook.events.iter().find_map(|name| name.parse().ok());
+    let example = match &named {
+        Some(name) => {
+            let client = console.api.pool.get().await?;
+            example_of(&client, &visit.tenant, name).await?
+        }
+        None => None,
+    };
+    let example = example.unwrap_or_else(|| r#"{"test": true}"#.to_owned());
+    let name = named.map_or_else(String::new, |name| name.to_string());
+    let content = both(
+        &visit,
+        &webhook,
+        &name,
+        &pretty(&example),
+        &html! {
+            div class="empty" { h2 { "Nothing sent yet" } p { "The endpoint's answer is shown here." } }
+        },
+    );
+    Ok(page(&visit, &webhook, Tab::Test, &content))
+}
+
+/// `POST …/test`: the answer is the page, and is gone with it.
+pub async fn send(
+    State(console): State<Arc<Console>>,
+    visit: ManagerVisit,
+    Id(webhook): Id<WebhookId>,
+    Posted(fields): Posted,
+) -> Result<Html<String>> {
+    let webhook = find(&console.api, &visit.tenant, webhook).await?;
+    let (name, data) = (fields.text("type").trim(), fields.text("data"));
+    let shown = match sent(&console, &visit, webhook.id, name, data).await {
+        Ok(tested) => answered(&tested),
+        Err(problem) if problem.status().is_client_error() => note(
+            "slow",
+            "warn",
+            &html! { "Not sent." },
+            &line(problem.to_string()),
+            &html! {},
+        ),
+        Err(problem) => return Err(problem.into()),
+    };
+    let content = both(&visit, &webhook, name, data, &shown);
+    Ok(page(&visit, &webhook, Tab::Test, &content))
+}
+
+async fn sent(
+    console: &Console,
+    visit: &ManagerVisit,
+    webhook: WebhookId,
+    name: &str,
+    data: &str,
+) -> std::result::Result<Tested, Problem> {
+    let data = match data.trim() {
+        "" => None,
+        text => Some(
+            RawValue::from_string(text.to_owned())
+                .map_err(|error| Problem::field("data", format!("isn't JSON: {error}")))?,
+        ),
+    };
+    let new = NewTest {
+        event_type: Some(name.to_owned()).filter(|name| !name.is_empty()),
+        data,
+    };
+    let acting = match visit.acting().await {
+        Ok(acting) => acting,
+        Err(_) => return Err(Problem::unavailable("too many requests are under way")),
+    };
+    let api = State(console.api.clone());
+    api_test::test(acting, api, Id(webhook), OptionalBody(new))
+        .await
+        .map(|tested| tested.0)
+}
+
+fn both(
+    visit: &ManagerVisit,
+    webhook: &WebhookView,
+    name: &str,
+    data: &str,
+    beside: &Markup,
+) -> Markup {
+    html! {
+        div class="cols" {
+            section class="panel" {
+                header { h2 { "Send a test" } }
+                form class="pad stack" method="post" action=(visit.path(&format!("/webhooks/{}/test", webhook.id))) {
+                    (csrf(&visit.by))
+                    p class="soft" { "A real, signed request with " code { "X-Posthorn-Test: true" } ". Nothing of it is stored, retried or counted." }
+                    div class="field" {
+                        label for="tt" { "Event type" }
+                        input id="tt" name="type" value=(name) list="types" maxlength="255" spellcheck="false" placeholder="posthorn.test";
+                        datalist id="types" { @for pattern in &webhook.events { option value=(pattern) {} } }
+                    }
+                    div class="field" {
+                        label for="td" { "Data" }
+                        textarea id="td" name="data" rows="9" spellcheck="false" { "\n" (data) }
+                    }
+                    button class="btn main-btn" { "Send" }
+                }
+            }
+            section class="stack" role="status" { (beside) }
+        }
+    }
+}
+
+fn answered(tested: &Tested) -> Markup {
+    let tone = match (tested.success, tested.outcome) {
+        (true, _) => "good",
+        (_, "redirect") => "slow",
+        _ => "fail",
+    };
+    let symbol = if tested.success { "ok" } else { "fail" };
+    let code_ = tested.response_code.map(|code| code as i16);
+    let pairs = |headers: &Option<Vec<(String, String)>>| {
+        headers.as_ref().map(|headers| {
+            Value::Array(
+                headers
+                    .iter()
+                    .map(|(name, value)| serde_json::json!([name, value]))
+                    .collect(),
+            )
+        })
+    };
+    html! {
+        (note(tone, symbol, &line(&tested.verdict), &html! {
+            @if let Some(error) = &tested.error { code { (line(error)) } }
+        }, &html! {}))
+        section class="panel" {
+            header {
+                h2 { "Answer" }
+                span class="row" {
+                    (words::answer(code_, 1))
+                    span class="soft num" {
+                        (took(tested.response_time_ms as i64))
+                        @if let Some(address) = &tested.remote_address { " from " (line(address)) }
+                    }
+                }
+            }
+            div class="pad stack" {
+                @if let Some(received) = pairs(&tested.response_headers) { (code(&headers(&received))) }
+                @match tested.response_body.as_deref() {
+                    Some(body) if !body.is_empty() => (code(&payload(body))),
+                    Some(_) => p class="soft" { "The answer has no body." },
+                    None => p class="soft" { "There is no answer." },
+                }
+            }
+        }
+        (panel("What was sent", &html! { (line(tested.event_id.to_string())) }, false, &html! {
+            @if let Some(sent) = pairs(&tested.request_headers) { (code(&headers(&sent))) }
+            @if let Some(body) = &tested.request_body { (code(&payload(body))) }
+        }))
+    }
+}
+
+/// For a field: an example is stored in one line.
+fn pretty(text: &str) -> String {
+    let value: Option<Value> = serde_json::from_str(text).ok();
+    value.map_or_else(|| text.to_owned(), |value| format!("{value:#}"))
+}

@@ -1,0 +1,260 @@
+//! One webhook: its head and tabs, and its deliveries. The other tabs have files of their own.
+
+use std::sync::Arc;
+
+use axum::extract::{Query, State};
+use axum::response::{Html, Redirect};
+use maud::{Markup, html};
+use shared::ids::WebhookId;
+
+use crate::api::access::role::Role;
+use crate::api::deliveries;
+use crate::api::http::request::{Body, Id, Parameters};
+use crate::api::webhooks;
+use crate::api::webhooks::view::{WebhookView, find};
+use crate::console::failure::Result;
+use crate::console::frame::{Page, Section, csrf};
+use crate::console::icons::icon;
+use crate::console::moments::at;
+use crate::console::pages::deliveries::{
+    Asked, Bulk, Row, list, more, nothing, ready_filters, what_was_done,
+};
+use crate::console::pages::webhooks::name;
+use crate::console::parts::{done, id, note};
+use crate::console::query::{bar, of_deliveries};
+use crate::console::state::Console;
+use crate::console::text::line;
+use crate::console::visit::{ManagerVisit, Posted, Visit};
+use crate::console::words;
+
+/// The pages of a webhook, in the order of their tabs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tab {
+    Deliveries,
+    Statistics,
+    Log,
+    Settings,
+    Secret,
+    Test,
+}
+
+impl Tab {
+    fn parts(self) -> (&'static str, &'static str, Role) {
+        match self {
+            Self::Deliveries => ("", "Deliveries", Role::Viewer),
+            Self::Statistics => ("/statistics", "Statistics", Role::Viewer),
+            Self::Log => ("/log", "Log", Role::Viewer),
+            Self::Settings => ("/settings", "Settings", Role::Viewer),
+            Self::Secret => ("/secret", "Secret", Role::Manager),
+            Self::Test => ("/test", "Test", Role::Manager),
+        }
+    }
+}
+
+/// The tabs that there are.
+const TABS: [Tab; 5] = [
+    Tab::Deliveries,
+    Tab::Statistics,
+    Tab::Settings,
+    Tab::Secret,
+    Tab::Test,
+];
+
+/// `GET /console/{tenant}/webhooks/{id}?q=`
+pub async fn show(
+    State(console): State<Arc<Console>>,
+    visit: Visit,
+    Id(webhook): Id<WebhookId>,
+    Query(asked): Query<Asked>,
+) -> Result<Html<String>> {
+    let webhook = find(&console.api, &visit.tenant, webhook).await?;
+    let query = asked.query();
+    let (filter, mut beneath) = of_deliveries(&query, asked.cursor.clone());
+    let mut found = None;
+    if beneath.is_none() {
+        let acting = visit.acting().await?;
+        let answer = deliveries::list_of_webhook(
+            acting,
+            State(console.api.clone()),
+            Id(webhook.id),
+            Parameters(filter),
+        );
+        match answer.await {
+            Ok(page) => found = Some(page.0),
+            Err(problem) if problem.status().is_client_error() => {
+                beneath = Some(problem.to_string());
+            }
+            Err(problem) => return Err(problem.into()),
+        }
+    }
+    let path = visit.path(&format!("/webhooks/{}", webhook.id));
+    let content = html! {
+        @if let Some(said) = asked.done.as_deref().and_then(said) { (said) }
+        (bar(&path, &query, "Filter deliveries", "status:failed type:order.paid code:503 event:order-4711 since:1h", beneath.as_deref()))
+        (ready_filters(&path, &query))
+        @if let Some(page) = &found {
+            @let rows: Vec<_> = page.deliveries.iter().map(|delivery| Row::new(delivery, None)).collect();
+            @if rows.is_empty() && query.is_empty() && page.next_cursor.is_none() {
+                (unused(&visit, &webhook))
+            } @else {
+                (list(Some(&Bulk { by: &visit.by, query: &query, back: &path, webhook: Some(webhook.id) }), &visit.path(""), &rows))
+                @if rows.is_empty() { (nothing(&path, &query, page.next_cursor.is_some())) }
+                (more(&path, &query, rows.len(), page.next_cursor.map(|id| id.to_string())))
+            }
+        }
+    };
+    Ok(page(&visit, &webhook, Tab::Deliveries, &content))
+}
+
+/// A page of a webhook: its head, what is wrong with it, its tabs, and what the tab shows.
+pub fn page<const ROLE: u8>(
+    visit: &Visit<ROLE>,
+    webhook: &WebhookView,
+    tab: Tab,
+    content: &Markup,
+) -> Html<String> {
+    let (_, words, _) = tab.parts();
+    let name = name(webhook);
+    let base = visit.path(&format!("/webhooks/{}", webhook.id));
+    let body = html! {
+        (head(visit, webhook))
+        (trouble(webhook))
+        (tabs(visit, &base, tab))
+        (content)
+    };
+    match tab {
+        Tab::Deliveries => Page::of(visit, Section::Webhooks, name).show(&body),
+        _ => Page::of(visit, Section::Webhooks, words)
+            .below(base, line(name))
+            .show(&body),
+    }
+}
+
+fn head<const ROLE: u8>(visit: &Visit<ROLE>, webhook: &WebhookView) -> Markup {
+    let base = visit.path(&format!("/webhooks/{}", webhook.id));
+    html! {
+        div class="head" {
+            div {
+                h1 { (line(name(webhook))) }
+                p class="sub" {
+                    (words::webhook(webhook.status, webhook.health).strong())
+                    span class="break" { (line(&webhook.url)) }
+                    (id(&webhook.id.to_string()))
+                }
+            }
+            @if visit.by.may(Role::Manager) {
+                div class="row" {
+                    a class="btn" href={ (base) "/test" } data-key="t" { "Send a test" }
+                    (pause(visit, webhook, &base))
+                }
+            }
+        }
+    }
+}
+
+fn pause<const ROLE: u8>(visit: &Visit<ROLE>, webhook: &WebhookView, base: &str) -> Markup {
+    let (to, words, symbol) = match webhook.status {
+        "active" => ("paused", "Pause", "pause"),
+        "paused" => ("active", "Resume", "send"),
+        _ => ("active", "Make active", "send"),
+    };
+    html! {
+        form method="post" action={ (base) "/status" } {
+            (csrf(&visit.by))
+            button class="btn" name="status" value=(to) data-key="p" { (icon(symbol)) (words) }
+        }
+    }
+}
+
+/// What is wrong with it, since when, what happens now.
+fn trouble(webhook: &WebhookView) -> Markup {
+    let word = words::webhook(webhook.status, webhook.health);
+    match webhook.status {
+        "disabled" => {
+            let reason = webhook
+                .disabled_reason
+                .as_deref()
+                .unwrap_or("no reason is known");
+            note(
+                "fail",
+                "warn",
+                &html! { "Disabled by Posthorn: " (line(reason)) "." },
+                &html! { "It gets nothing, and what waited for it was cancelled. Make it active when its endpoint answers again, and replay what it missed." },
+                &html! {},
+            )
+        }
+        "paused" => note(
+            "slow",
+            "held",
+            &html! { "Paused since " (at(webhook.updated_at.0)) "." },
+            &html! { "Deliveries are held. They are sent when it is active again, unless they get older than seven days." },
+            &html! {},
+        ),
+        "inactive" => note(
+            "none",
+            "cancelled",
+            &html! { "Switched off." },
+            &html! { "It gets nothing: no delivery is made for events that are published now." },
+            &html! {},
+        ),
+        _ if word.tone == "fail" => note(
+            "fail",
+            "warn",
+            &html! { "More than half of its attempts failed of late." },
+            &html! { "Each delivery is tried again as the retry schedule says. Its latest answers are below." },
+            &html! {},
+        ),
+        _ => html! {},
+    }
+}
+
+fn tabs<const ROLE: u8>(visit: &Visit<ROLE>, base: &str, current: Tab) -> Markup {
+    html! {
+        nav class="tabs" aria-label="Sections" {
+            @for tab in TABS {
+                @let (path, words, role) = tab.parts();
+                @if visit.by.may(role) {
+                    a href={ (base) (path) } aria-current=[(tab == current).then_some("page")] { (words) }
+                }
+            }
+        }
+    }
+}
+
+fn unused(visit: &Visit, webhook: &WebhookView) -> Markup {
+    let test = visit.path(&format!("/webhooks/{}/test", webhook.id));
+    crate::console::parts::empty(
+        "Nothing was sent to it yet",
+        &html! {
+            "Its patterns: "
+            @for (n, pattern) in webhook.events.iter().take(10).enumerate() { @if n > 0 { ", " } code { (line(pattern)) } }
+            "."
+        },
+        &html! { @if visit.by.may(Role::Manager) && TABS.contains(&Tab::Test) { a class="btn" href=(test) { "Send a test" } } },
+    )
+}
+
+/// `POST /console/{tenant}/webhooks/{id}/status`: pause, resume, switch on and off.
+pub async fn set_status(
+    State(console): State<Arc<Console>>,
+    visit: ManagerVisit,
+    Id(webhook): Id<WebhookId>,
+    Posted(fields): Posted,
+) -> Result<Redirect> {
+    let form = fields.json(&["status"]);
+    let form = serde_json::from_value(form).map_err(anyhow::Error::new)?;
+    let acting = visit.acting().await?;
+    let api = State(console.api.clone());
+    let answer = webhooks::update(acting, api, Id(webhook), Default::default(), Body(form)).await?;
+    let path = visit.path(&format!("/webhooks/{webhook}?done={}", answer.1.status));
+    Ok(Redirect::to(&path))
+}
+
+fn said(what: &str) -> Option<Markup> {
+    Some(match what {
+        "paused" => done("Paused. Deliveries are held until it is active again."),
+        "active" => done("Active. What was held is sent now, a few at a time."),
+        "inactive" => done("Switched off. What waited for it was cancelled."),
+        other => return what_was_done(other),
+    })
+}

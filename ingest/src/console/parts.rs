@@ -1,0 +1,337 @@
+//! The parts that pages are made of: tables, pagers, notes, empty lists, code, copy buttons.
+//!
+//! A table's roles are set by hand: on a narrow screen its rows become lines, and browsers
+//! that see another `display` forget what a table is.
+
+use maud::{Markup, Render, html};
+use serde_json::Value;
+
+use crate::console::icons::icon;
+use crate::console::text::{block, line, plain, short};
+
+/// A column's head: words, and whether its cells are numbers.
+pub enum Head {
+    Text(&'static str),
+    Number(&'static str),
+    /// Boxes that select rows.
+    Pick,
+}
+
+/// A list of things. `class`: `tight` for one-line rows.
+pub fn table(class: &str, heads: &[Head], rows: &Markup) -> Markup {
+    html! {
+        div class="scroll" {
+            table role="table" class={ "list " (class) } {
+                thead role="rowgroup" { tr role="row" {
+                    @for head in heads {
+                        @match head {
+                            Head::Text(words) => th role="columnheader" { (words) },
+                            Head::Number(words) => th role="columnheader" class="right" { (words) },
+                            Head::Pick => th role="columnheader" class="pick" {
+                                input type="checkbox" class="js-only" data-all aria-label="Select this page";
+                                span class="sr" { "Select" }
+                            },
+                        }
+                    }
+                } }
+                tbody role="rowgroup" { (rows) }
+            }
+        }
+    }
+}
+
+/// A row of cells.
+pub fn tr(cells: &Markup) -> Markup {
+    html! { tr role="row" { (cells) } }
+}
+
+/// A cell. `class`: see `.list` in console.css: `first grow` for the name, `ans`, `hide`, `last`.
+pub fn td(class: &str, content: &impl Render) -> Markup {
+    let class = Some(class).filter(|class| !class.is_empty());
+    html! { td role="cell" class=[class] { (content) } }
+}
+
+/// A number's cell; `label` names it where there are no columns.
+pub fn num(class: &str, label: Option<&str>, content: &impl Render) -> Markup {
+    html! { td role="cell" class={ "right num " (class) } data-l=[label] { (content) } }
+}
+
+/// The box that selects a row.
+pub fn pick(id: &str) -> Markup {
+    let id = plain(id);
+    html! {
+        td role="cell" class="pick" {
+            input type="checkbox" name="id" value=(id) form="bulk" aria-label={ "Select " (id) };
+        }
+    }
+}
+
+/// Nothing, or not tried.
+pub fn dash() -> Markup {
+    html! { span class="soft" { "—" } }
+}
+
+/// How many are shown, and the way to older ones.
+pub fn pager(shown: &Markup, older: Option<&str>) -> Markup {
+    html! {
+        p class="pager" {
+            span { (shown) }
+            @if let Some(older) = older { a class="btn tiny" href=(older) rel="next" { "Older" } }
+        }
+    }
+}
+
+/// What would be here, why it isn't, and what to do about it.
+pub fn empty(what: &str, why: &Markup, actions: &Markup) -> Markup {
+    html! { div class="empty" { h2 { (what) } p { (why) } p class="row" { (actions) } } }
+}
+
+/// One note on top of a page: what is wrong, since when, what happens now, one action.
+pub fn note(tone: &str, symbol: &str, what: &Markup, more: &Markup, action: &Markup) -> Markup {
+    html! {
+        div class={ "note " (tone) } {
+            (icon(symbol))
+            div { b { (what) } @if !more.0.is_empty() { p { (more) } } }
+            @if !action.0.is_empty() { div class="row" { (action) } }
+        }
+    }
+}
+
+/// What was just done, after a form.
+pub fn done(words: &str) -> Markup {
+    html! { div class="note good" role="status" { (icon("ok")) div { b { (words) } } } }
+}
+
+/// A part that couldn't be read: the rest of the page is right.
+pub fn unreadable(what: &str) -> Markup {
+    note(
+        "fail",
+        "warn",
+        &html! { (what) " can't be read just now." },
+        &html! {
+            "The rest of this page is right."
+            @if let Some(id) = crate::api::http::request_id::current() { " Request " code { (line(id)) } "." }
+        },
+        &html! {},
+    )
+}
+
+/// A button that copies this text.
+pub fn copy(text: &str, label: &str) -> Markup {
+    html! {
+        button class="btn quiet tiny js-only" type="button" data-copy=(text) aria-label=(label) { (icon("copy")) }
+    }
+}
+
+/// An id by its end, and a button that copies it whole.
+pub fn id(id: &str) -> Markup {
+    html! { span { code class="soft" title=(plain(id)) { (short(id)) } " " (copy(id, "Copy the id")) } }
+}
+
+/// A block of code or text, with a button that copies it.
+pub fn code(content: &Markup) -> Markup {
+    html! {
+        div class="code" {
+            button class="btn quiet tiny js-only" type="button" data-copy-next aria-label="Copy" { (icon("copy")) }
+            pre tabindex="0" { (content) }
+        }
+    }
+}
+
+/// A payload: JSON in its colours, byte for byte; anything else as text.
+pub fn payload(text: &str) -> Markup {
+    match serde_json::from_str::<&serde_json::value::RawValue>(text) {
+        Ok(_) if text.len() <= crate::console::text::MOST => json(text),
+        _ => block(text),
+    }
+}
+
+/// Pretty, with names, strings and other values told apart. The text stays the producer's:
+/// only white space between its tokens changes.
+fn json(text: &str) -> Markup {
+    let mut out: Vec<Markup> = Vec::new();
+    let mut depth = 0_usize;
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    let newline = |depth: usize| html! { "\n" (" ".repeat(2 * depth.min(40))) };
+    while at < bytes.len() {
+        let rest = &bytes[at + 1..];
+        let next = rest.iter().position(|b| !b.is_ascii_whitespace());
+        match bytes[at] {
+            b'"' => {
+                let mut end = at + 1;
+                while end < bytes.len() && bytes[end] != b'"' {
+                    end += if bytes[end] == b'\\' { 2 } else { 1 };
+                }
+                let end = (end + 1).min(bytes.len());
+                let after = bytes[end..].iter().find(|b| !b.is_ascii_whitespace());
+                let class = if after == Some(&b':') { "k" } else { "s" };
+                out.push(html! { span class=(class) { (line(&text[at..end])) } });
+                at = end;
+                continue;
+            }
+            open @ (b'{' | b'[') => {
+                let closes = next.is_some_and(|n| matches!(rest[n], b'}' | b']'));
+                out.push(html! { (char::from(open)) });
+                if closes {
+                    out.push(html! { (char::from(rest[next.unwrap_or_default()])) });
+                    at += next.unwrap_or_default() + 2;
+                    continue;
+                }
+                depth += 1;
+                out.push(newline(depth));
+            }
+            close @ (b'}' | b']') => {
+                depth = depth.saturating_sub(1);
+                out.push(newline(depth));
+                out.push(html! { (char::from(close)) });
+            }
+            b',' => {
+                out.push(html! { "," });
+                out.push(newline(depth));
+            }
+            b':' => out.push(html! { ": " }),
+            b if b.is_ascii_whitespace() => {}
+            _ => {
+                let rest = &bytes[at..];
+                let end = rest
+                    .iter()
+                    .position(|b| b",]}".contains(b) || b.is_ascii_whitespace());
+                let end = at + end.unwrap_or(rest.len());
+                out.push(html! { span class="v" { (text[at..end]) } });
+                at = end;
+                continue;
+            }
+        }
+        at += 1;
+    }
+    html! { @for part in &out { (part) } }
+}
+
+/// Headers, as pairs of name and value.
+pub fn headers(headers: &Value) -> Markup {
+    let pairs = headers.as_array().map(Vec::as_slice).unwrap_or_default();
+    let text = |pair: &Value, at: usize| pair[at].as_str().unwrap_or_default().to_owned();
+    html! {
+        @for (n, pair) in pairs.iter().enumerate() {
+            @if n > 0 { "\n" }
+            span class="k" { (line(text(pair, 0))) } ": "
+            @match text(pair, 1).as_str() {
+                "…" => span class="soft" { "…  (yours; the value is never shown)" },
+                value => (line(value)),
+            }
+        }
+    }
+}
+
+/// A panel that can be closed.
+pub fn panel(title: &str, hint: &Markup, open: bool, content: &Markup) -> Markup {
+    html! {
+        details class="panel" open[open] {
+            summary { h3 { (title) } span class="soft small" { (hint) } }
+            div class="pad stack" { (content) }
+        }
+    }
+}
+
+/// A field of a form, with its label, a hint, and what is wrong with it.
+pub fn field(
+    id: &str,
+    label: &Markup,
+    hint: Option<&Markup>,
+    error: Option<&str>,
+    input: &dyn Fn(&str, Option<&str>) -> Markup,
+) -> Markup {
+    let described = match (hint.is_some(), error.is_some()) {
+        (_, true) => Some(format!("{id}-error")),
+        (true, false) => Some(format!("{id}-hint")),
+        (false, false) => None,
+    };
+    html! {
+        div class="field" data-error[error.is_some()] {
+            label for=(id) { (label) }
+            (input(id, described.as_deref()))
+            @if let Some(error) = error { p class="error" id={ (id) "-error" } { (line(error)) } }
+            @if let Some(hint) = hint { p class="hint" id={ (id) "-hint" } { (hint) } }
+        }
+    }
+}
+
+/// Ready-made filters or parts: links, one of them the current one.
+pub fn facets(label: &str, links: &[(String, Markup, bool)], beside: &Markup) -> Markup {
+    html! {
+        nav class="facets" aria-label=(label) {
+            @for (path, words, current) in links {
+                a href=(path) aria-current=[current.then_some("true")] { (words) }
+            }
+            @if !beside.0.is_empty() { span { (beside) } }
+        }
+    }
+}
+
+/// A choice between a few, such as time windows.
+pub fn choice(label: &str, links: &[(String, &str, bool)]) -> Markup {
+    html! {
+        nav class="seg" aria-label=(label) {
+            @for (path, words, current) in links {
+                a href=(path) aria-current=[current.then_some("true")] { (words) }
+            }
+        }
+    }
+}
+
+/// A number with its name, and one line of what it means.
+pub struct Figure<'a> {
+    pub name: &'a str,
+    pub value: Markup,
+    /// `ok` or `bad`, or nothing.
+    pub tone: &'a str,
+    pub meaning: Markup,
+}
+
+pub fn figures(figures: &[Figure<'_>]) -> Markup {
+    html! {
+        dl class="figures" {
+            @for figure in figures {
+                div {
+                    dt { (figure.name) }
+                    dd class={ "num " (figure.tone) } { (figure.value) }
+                    dd { (figure.meaning) }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(markup: &Markup) -> String {
+        let mut text = String::new();
+        let mut inside = false;
+        for c in markup.0.chars() {
+            match c {
+                '<' => inside = true,
+                '>' => inside = false,
+                c if !inside => text.push(c),
+                _ => {}
+            }
+        }
+        text.replace("&quot;", "\"")
+            .replace("&lt;", "<")
+            .replace("&gt;", ">")
+            .replace("&amp;", "&")
+    }
+
+    #[test]
+    fn a_payload_keeps_every_digit_and_escape() {
+        let sent = r#"{"a":1.10,"b":[{},[ ],true, null],"c\"}":"x,\u0041<script>"}"#;
+        let shown = text(&payload(sent));
+        let expected = "{\n  \"a\": 1.10,\n  \"b\": [\n    {},\n    [],\n    true,\n    null\n  ],\n  \"c\\\"}\": \"x,\\u0041<script>\"\n}";
+        assert_eq!(shown, expected);
+        assert!(!payload(sent).0.contains("<script>"));
+        assert_eq!(text(&payload("a<b\0")), "a<b␀");
+        assert_eq!(text(&payload("\"{\"")), "\"{\"");
+    }
+}

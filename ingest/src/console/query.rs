@@ -1,0 +1,267 @@
+//! The words of the query bar: `status:failed type:order.paid code:503 since:1h`.
+//!
+//! The server reads them into filters of the API and shows each as a chip that is a link
+//! without it. What it doesn't understand stays in the field, with a sentence beneath.
+
+use maud::{Markup, html};
+use shared::clock;
+use time::macros::format_description;
+use time::{Date, Duration, OffsetDateTime, PrimitiveDateTime, Time};
+
+use crate::api::deliveries::search::{DeliveryQuery, STATES};
+use crate::console::fields::query;
+use crate::console::icons::icon;
+use crate::console::text::{line, plain};
+use crate::timestamp::Timestamp;
+
+/// The longest query.
+pub const MOST: usize = 2048;
+
+/// A filter: its word and its value, as they were typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter {
+    pub word: String,
+    pub value: String,
+}
+
+/// What was typed, in parts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Query {
+    pub filters: Vec<Filter>,
+    /// What isn't a filter.
+    pub rest: String,
+}
+
+impl Query {
+    /// Reads `q`, and `add` behind it: the field adds to what there is.
+    pub fn parse(q: &str, words: &[&str]) -> Self {
+        let mut query = Self::default();
+        let q = &q[..q.floor_char_boundary(MOST)];
+        let mut tokens = q.split_whitespace().peekable();
+        let mut rest = Vec::new();
+        while let Some(token) = tokens.next() {
+            let Some((word, value)) = token.split_once(':') else {
+                rest.push(token);
+                continue;
+            };
+            if !words.contains(&word) || value.is_empty() {
+                rest.push(token);
+                continue;
+            }
+            let mut value = value.to_owned();
+            // `since:2026-11-26 07:29`
+            if matches!(word, "since" | "until")
+                && let Some(clock) = tokens.next_if(|next| is_clock(next))
+            {
+                value = format!("{value} {clock}");
+            }
+            // The last one counts: what is added to a chip of the same word replaces it.
+            query.filters.retain(|filter| filter.word != word);
+            let word = word.to_owned();
+            query.filters.push(Filter { word, value });
+        }
+        query.rest = rest.join(" ");
+        query
+    }
+
+    pub fn get(&self, word: &str) -> Option<&str> {
+        let found = self.filters.iter().find(|filter| filter.word == word);
+        found.map(|filter| filter.value.as_str())
+    }
+
+    /// As it is typed, without one word.
+    pub fn without(&self, word: Option<&str>) -> String {
+        let kept = self
+            .filters
+            .iter()
+            .filter(|filter| Some(filter.word.as_str()) != word);
+        let kept = kept.map(|filter| format!("{}:{}", filter.word, filter.value));
+        let rest = Some(self.rest.clone()).filter(|rest| !rest.is_empty());
+        kept.chain(rest).collect::<Vec<_>>().join(" ")
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.filters.is_empty() && self.rest.is_empty()
+    }
+}
+
+fn is_clock(text: &str) -> bool {
+    Time::parse(text, format_description!("[hour]:[minute]")).is_ok()
+}
+
+/// The field with its chips. `path`: the page; `beneath`: what wasn't understood.
+pub fn bar(
+    path: &str,
+    query_: &Query,
+    label: &str,
+    placeholder: &str,
+    beneath: Option<&str>,
+) -> Markup {
+    let kept = Query {
+        rest: String::new(),
+        ..query_.clone()
+    };
+    html! {
+        form class="query" action=(path) role="search" aria-label=(label) {
+            div class="chips" {
+                (icon("search"))
+                @for filter in &query_.filters {
+                    a class="chip" href={ (path) (query(&[("q", &query_.without(Some(&filter.word)))])) }
+                        aria-label={ "Remove " (filter.word) " " (plain(&filter.value)) } {
+                        b { (filter.word) } " " (line(&filter.value)) " " (icon("x"))
+                    }
+                }
+                @if !kept.is_empty() { input type="hidden" name="q" value=(kept.without(None)); }
+                input name=(if kept.is_empty() { "q" } else { "add" }) value=(query_.rest) aria-label=(label)
+                    placeholder=(placeholder) maxlength=(MOST) autocomplete="off" spellcheck="false"
+                    aria-invalid=[beneath.map(|_| "true")] aria-describedby=[beneath.map(|_| "q-error")];
+            }
+            button class="btn" { "Filter" }
+        }
+        @if let Some(beneath) = beneath { p class="small bad" id="q-error" { (line(beneath)) } }
+    }
+}
+
+/// The words that deliveries are filtered by.
+pub const OF_DELIVERIES: [&str; 8] = [
+    "status", "type", "code", "outcome", "webhook", "event", "since", "until",
+];
+
+/// The API's filter of deliveries. The second is what can't be understood, in a sentence.
+pub fn of_deliveries(query: &Query, cursor: Option<String>) -> (DeliveryQuery, Option<String>) {
+    let now = clock::now();
+    let mut wanted = DeliveryQuery {
+        status: None,
+        event_type: None,
+        since: None,
+        until: None,
+        response_code: None,
+        outcome: None,
+        webhook_id: None,
+        event_id: None,
+        limit: None,
+        cursor,
+    };
+    let mut wrong = None;
+    if !query.rest.is_empty() {
+        wrong = Some(format!(
+            "`{}` isn't a filter. Filters are words like `status:failed`, `type:order.paid`, `code:503`, `event:order-4711`, `since:1h`.",
+            query.rest
+        ));
+    }
+    for Filter { word, value } in &query.filters {
+        match word.as_str() {
+            "status" => {
+                let known = |state: &str| state == "waiting" || STATES.contains(&state);
+                match value.split(',').find(|state| !known(state)) {
+                    None => wanted.status = Some(value.replace("waiting", "queued,retrying")),
+                    Some(unknown) => {
+                        let all = STATES.join(", ");
+                        wrong = Some(format!(
+                            "`status:{unknown}` isn't a state. They are {all}, and waiting."
+                        ));
+                    }
+                }
+            }
+            "type" => wanted.event_type = Some(value.clone()),
+            "event" => wanted.event_id = Some(value.clone()),
+            "code" => wanted.response_code = Some(value.clone()),
+            "outcome" => wanted.outcome = Some(value.clone()),
+            "webhook" => wanted.webhook_id = Some(value.clone()),
+            "since" | "until" => match moment(value, now) {
+                Some(at) if word == "since" => wanted.since = Some(Timestamp(at)),
+                Some(at) => wanted.until = Some(Timestamp(at)),
+                None => {
+                    wrong = Some(format!(
+                        "`{word}:{value}` isn't a time, like `{word}:1h`, `{word}:yesterday` or `{word}:2026-11-26 07:29` (UTC)."
+                    ));
+                }
+            },
+            _ => {}
+        }
+    }
+    (wanted, wrong)
+}
+
+/// `1h`, `30m`, `2d`, `today`, `yesterday`, `2026-11-26`, `2026-11-26 07:29` or RFC 3339.
+pub fn moment(text: &str, now: OffsetDateTime) -> Option<OffsetDateTime> {
+    let day = format_description!("[year]-[month]-[day]");
+    let minute = format_description!("[year]-[month]-[day] [hour]:[minute]");
+    let midnight = |date: Date| PrimitiveDateTime::new(date, Time::MIDNIGHT).assume_utc();
+    match text {
+        "today" => return Some(midnight(now.date())),
+        "yesterday" => return now.date().previous_day().map(midnight),
+        _ => {}
+    }
+    let number = text
+        .get(..text.len().saturating_sub(1))
+        .and_then(|n| n.parse::<u32>().ok());
+    if let Some(number) = number {
+        let unit = match text.chars().next_back() {
+            Some('s') => Some(Duration::SECOND),
+            Some('m') => Some(Duration::MINUTE),
+            Some('h') => Some(Duration::HOUR),
+            Some('d') => Some(Duration::DAY),
+            Some('w') => Some(Duration::WEEK),
+            _ => None,
+        };
+        if let Some(back) = unit.and_then(|unit| unit.checked_mul(number.try_into().ok()?)) {
+            return now.checked_sub(back);
+        }
+    }
+    if let Ok(date) = Date::parse(text, day) {
+        return Some(midnight(date));
+    }
+    if let Ok(at) = PrimitiveDateTime::parse(&text.replace('T', " "), minute) {
+        return Some(at.assume_utc());
+    }
+    OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    #[test]
+    fn what_is_typed_becomes_chips_and_what_is_not_understood_stays() {
+        let query = Query::parse(
+            "status:failed,expired foo since:2026-11-26 07:29 colour:red status:failed",
+            &OF_DELIVERIES,
+        );
+        assert_eq!(query.get("status"), Some("failed"));
+        assert_eq!(query.get("since"), Some("2026-11-26 07:29"));
+        assert_eq!(query.rest, "foo colour:red");
+        assert_eq!(query.without(Some("since")), "status:failed foo colour:red");
+        assert!(
+            of_deliveries(&query, None)
+                .1
+                .is_some_and(|wrong| wrong.contains("foo colour:red"))
+        );
+    }
+
+    #[test]
+    fn times_are_taken_as_people_type_them() {
+        let now = datetime!(2026-11-26 10:42:18 UTC);
+        for (text, expected) in [
+            ("1h", Some(datetime!(2026-11-26 09:42:18 UTC))),
+            ("30m", Some(datetime!(2026-11-26 10:12:18 UTC))),
+            ("today", Some(datetime!(2026-11-26 00:00 UTC))),
+            ("yesterday", Some(datetime!(2026-11-25 00:00 UTC))),
+            ("2026-11-26", Some(datetime!(2026-11-26 00:00 UTC))),
+            ("2026-11-26 07:29", Some(datetime!(2026-11-26 07:29 UTC))),
+            ("2026-11-26T07:29", Some(datetime!(2026-11-26 07:29 UTC))),
+            (
+                "2026-11-26T07:29:00+02:00",
+                Some(datetime!(2026-11-26 05:29 UTC)),
+            ),
+            ("4294967295w", None),
+            ("soon", None),
+            ("", None),
+            ("ä", None),
+        ] {
+            assert_eq!(moment(text, now), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What every page begins and ends with, and pages without the rail: sign-in, errors.
+
+use axum::response::Html;
+use maud::{DOCTYPE, Markup, html};
+
+use crate::console::assets::{MARK, SCRIPT, STYLE};
+use crate::console::icons::{icon, sprite};
+use crate::console::text::plain;
+
+/// How a page looks: by the visitor's cookie, or as the system has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Theme {
+    #[default]
+    System,
+    Light,
+    Dark,
+}
+
+impl Theme {
+    /// Of the cookie's or the form's value.
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "light" => Self::Light,
+            "dark" => Self::Dark,
+            _ => Self::System,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::System => "",
+            Self::Light => "light",
+            Self::Dark => "dark",
+        }
+    }
+
+    /// What the button changes it to.
+    pub fn next(self) -> Self {
+        match self {
+            Self::System => Self::Light,
+            Self::Light => Self::Dark,
+            Self::Dark => Self::System,
+        }
+    }
+}
+
+/// How a page is set up for its visitor.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Look {
+    pub theme: Theme,
+    /// Whether the visitor has switched single-letter keys off.
+    pub without_keys: bool,
+}
+
+/// A whole document. `events`: where its live parts come from.
+pub fn document(look: Look, title: &str, events: Option<&str>, body: &Markup) -> Html<String> {
+    let theme = Some(look.theme.name()).filter(|name| !name.is_empty());
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" data-theme=[theme] data-keys=[look.without_keys.then_some("off")] {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { (plain(title)) " · Posthorn" }
+                link rel="icon" href=(MARK.path) type="image/svg+xml";
+                link rel="stylesheet" href=(STYLE.path);
+                script src=(SCRIPT.path) defer {}
+            }
+            body data-events=[events] {
+                (sprite(&body.0))
+                (body)
+            }
+        }
+    };
+    Html(page.into_string())
+}
+
+/// A page without the rail.
+pub fn alone(look: Look, title: &str, content: &Markup) -> Html<String> {
+    let body = html! {
+        main class="alone" id="main" {
+            a class="brand" href="/console" { (icon("horn")) "Posthorn" }
+            (content)
+        }
+    };
+    document(look, title, None, &body)
+}

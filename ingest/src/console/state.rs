@@ -1,0 +1,87 @@
+//! What the console's handlers share.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::api::state::Shared;
+
+/// Failed sign-ins of an address before it has to wait.
+const FAILURES: u32 = 5;
+/// How long they count.
+const MINUTE: Duration = Duration::from_secs(60);
+/// The most addresses that are remembered.
+const MAX_ADDRESSES: usize = 10_000;
+
+pub struct Console {
+    /// Pages call the API's functions.
+    pub api: Shared,
+    pub sign_ins: SignIns,
+    /// Cancelled when the process is told to stop: live parts end then.
+    pub stop: CancellationToken,
+}
+
+/// Failed sign-ins, by address.
+#[derive(Default)]
+pub struct SignIns(Mutex<HashMap<IpAddr, (Instant, u32)>>);
+
+impl SignIns {
+    /// Whether this address may try.
+    ///
+    /// # Errors
+    /// How long it has to wait.
+    pub fn may_try(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
+        match self.failures().get(&address) {
+            Some((since, count)) if *count >= FAILURES => {
+                match (*since + MINUTE).checked_duration_since(now) {
+                    Some(wait) if !wait.is_zero() => Err(wait),
+                    _ => Ok(()),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts a failure.
+    pub fn failed(&self, address: IpAddr, now: Instant) {
+        let mut failures = self.failures();
+        if failures.len() >= MAX_ADDRESSES {
+            failures.retain(|_, (since, _)| now.duration_since(*since) < MINUTE);
+        }
+        if failures.len() >= MAX_ADDRESSES && !failures.contains_key(&address) {
+            // Whoever has so many addresses isn't held up by this anyway; the API's rate limit is.
+            return;
+        }
+        let (since, count) = failures.entry(address).or_insert((now, 0));
+        if now.duration_since(*since) >= MINUTE {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+    }
+
+    fn failures(&self) -> MutexGuard<'_, HashMap<IpAddr, (Instant, u32)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sixth_try_in_a_minute_has_to_wait() {
+        let (sign_ins, begun) = (SignIns::default(), Instant::now());
+        let (ours, others) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        for n in 0..5 {
+            assert!(sign_ins.may_try(ours, begun).is_ok(), "{n}");
+            sign_ins.failed(ours, begun);
+        }
+        let wait = sign_ins.may_try(ours, begun + Duration::from_secs(20));
+        assert_eq!(wait, Err(Duration::from_secs(40)));
+        assert!(sign_ins.may_try(others, begun).is_ok());
+        assert!(sign_ins.may_try(ours, begun + MINUTE).is_ok());
+    }
+}

@@ -1,0 +1,201 @@
+//! Who looks at a page, and what they may see.
+//!
+//! A handler's first parameter says which role its page needs: [`Visit`] for pages of a
+//! tenant, [`Operation`] for those of all tenants. The tenant comes from the path and is
+//! checked against the session: another tenant's pages are 404. Nothing else decides whose
+//! rows are read, least of all a form.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, RawPathParams};
+use axum::http::request::Parts;
+use shared::ids::Tenant;
+
+use crate::api::access::auth::{Acting, Administering, Operating, is_tenant, permit};
+use crate::api::access::role::Role;
+use crate::api::state::Shared;
+use crate::console::failure::{Failure, Result};
+use crate::console::fields::Fields;
+use crate::console::session::Session;
+use crate::console::shell::Look;
+use crate::console::state::Console;
+use crate::invalid::NotFound;
+
+/// Who is signed in, and how they see pages. `guard` puts it into each request.
+#[derive(Debug, Clone)]
+pub struct Visitor {
+    pub session: Arc<Session>,
+    pub look: Look,
+    /// The path and query of this page.
+    pub here: String,
+}
+
+impl Visitor {
+    /// Whether their role is enough for it: what they may not do isn't shown.
+    pub fn may(&self, role: Role) -> bool {
+        self.session.role >= role
+    }
+}
+
+/// Somebody who may see a tenant's page in a role.
+pub struct Visit<const ROLE: u8 = { Role::Viewer as u8 }> {
+    pub tenant: Tenant,
+    pub by: Visitor,
+    api: Shared,
+}
+
+/// The page changes something.
+pub type ManagerVisit = Visit<{ Role::Manager as u8 }>;
+/// The page is about tokens.
+pub type AdminVisit = Visit<{ Role::Admin as u8 }>;
+
+impl<const ROLE: u8> Visit<ROLE> {
+    /// For the API's handlers that want this role, or a lower one. It counts among the tenant's
+    /// requests that use PostgreSQL until the handler has answered.
+    ///
+    /// # Errors
+    /// 403, or 429 if too many of the tenant's requests are under way.
+    pub async fn acting<const WANTED: u8, const OWN: bool>(
+        &self,
+    ) -> Result<Acting<WANTED, true, OWN>> {
+        must_be(&self.by.session, WANTED)?;
+        Ok(Acting {
+            tenant: self.tenant.clone(),
+            owner: None,
+            permit: Some(permit(&self.tenant, &self.api).await?),
+            actor: self.by.session.actor(),
+        })
+    }
+
+    /// For the API's handlers that publish, and need no connection to PostgreSQL.
+    ///
+    /// # Errors
+    /// 403.
+    pub fn publishing(&self) -> Result<Acting<{ Role::Manager as u8 }, false>> {
+        must_be(&self.by.session, Role::Manager as u8)?;
+        Ok(Acting {
+            tenant: self.tenant.clone(),
+            owner: None,
+            permit: None,
+            actor: self.by.session.actor(),
+        })
+    }
+
+    /// For the API's handlers of tokens: this tenant's.
+    ///
+    /// # Errors
+    /// 403, or 429.
+    pub async fn administering(&self) -> Result<Administering> {
+        must_be(&self.by.session, Role::Admin as u8)?;
+        Ok(Administering {
+            tenant: Some(self.tenant.clone()),
+            permit: Some(permit(&self.tenant, &self.api).await?),
+            actor: self.by.session.actor(),
+        })
+    }
+
+    /// The address of one of the tenant's pages: `visit.path("/webhooks")`.
+    pub fn path(&self, rest: &str) -> String {
+        format!("/console/{}{rest}", self.tenant)
+    }
+}
+
+/// The operator, on a page of all tenants.
+pub struct Operation {
+    pub by: Visitor,
+}
+
+impl Operation {
+    /// For the API's handlers of the operator.
+    pub fn operating(&self) -> Operating {
+        Operating {
+            actor: self.by.session.actor(),
+        }
+    }
+}
+
+/// The fields of a form. `guard` has checked that it came from one of our pages.
+pub struct Posted(pub Fields);
+
+impl<const ROLE: u8> FromRequestParts<Arc<Console>> for Visit<ROLE> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, console: &Arc<Console>) -> Result<Self> {
+        let by = visitor(parts)?;
+        let path = RawPathParams::from_request_parts(parts, console).await;
+        let path = path.map_err(|_| Failure::not_found("there is no such page"))?;
+        let tenant = path.iter().find(|(name, _)| *name == "tenant");
+        let tenant = tenant.map(|(_, value)| value).unwrap_or_default();
+        let tenant: Tenant = tenant
+            .parse()
+            .map_err(|_| Failure::not_found("there is no such page"))?;
+        let is_theirs = match &by.session.tenant {
+            Some(own) => *own == tenant,
+            None => is_tenant(&console.api, &tenant).await?,
+        };
+        if !is_theirs || by.session.is_portal {
+            return Err(NotFound::tenant(&tenant).into());
+        }
+        must_be(&by.session, ROLE)?;
+        Ok(Self {
+            tenant,
+            by,
+            api: console.api.clone(),
+        })
+    }
+}
+
+impl FromRequestParts<Arc<Console>> for Operation {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Console>) -> Result<Self> {
+        let by = visitor(parts)?;
+        if !by.session.is_operator() {
+            return Err(Failure::forbidden(
+                "this page is the operator's: it needs a global admin token",
+            ));
+        }
+        Ok(Self { by })
+    }
+}
+
+impl FromRequestParts<Arc<Console>> for Visitor {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Console>) -> Result<Self> {
+        visitor(parts)
+    }
+}
+
+impl FromRequestParts<Arc<Console>> for Posted {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Console>) -> Result<Self> {
+        Ok(Self(parts.extensions.remove().unwrap_or_default()))
+    }
+}
+
+fn visitor(parts: &Parts) -> Result<Visitor> {
+    let visitor = parts.extensions.get::<Visitor>().cloned();
+    visitor.ok_or_else(|| {
+        let here = parts.uri.path_and_query().map(ToString::to_string);
+        let next = here.filter(|_| parts.method == axum::http::Method::GET);
+        Failure::SignIn {
+            next: next.unwrap_or_default(),
+        }
+    })
+}
+
+fn must_be(session: &Session, role: u8) -> Result<()> {
+    if session.role as u8 >= role {
+        return Ok(());
+    }
+    let wanted = match role {
+        role if role == Role::Manager as u8 => "a manager or an admin",
+        _ => "an admin",
+    };
+    Err(Failure::forbidden(format!(
+        "you are signed in as {}; this page is for {wanted}",
+        session.role.as_str()
+    )))
+}

@@ -1,0 +1,124 @@
+//! A delivery to an endpoint of this process's own: signed, sent, received, compared.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use shared::attempt::{Attempt, Keep, Purpose, Sender};
+use shared::destination::Destinations;
+use shared::dialect::{Dialect, Message};
+use shared::egress::Egress;
+use shared::ids::{DeliveryId, EventUid, WebhookId};
+use shared::secret::{Secret, Secrets};
+use shared::webhook::{Status, Webhook};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use super::report::Finding;
+use crate::settings::Settings;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Whether the certificates of authorities are there: without them no delivery over TLS succeeds.
+pub(super) fn authorities() -> Finding {
+    let what = "certificates of authorities";
+    match rustls_native_certs::load_native_certs().certs.len() {
+        0 => Finding::wrong(
+            what,
+            "this machine has none: no delivery over TLS can succeed",
+            "apt-get install ca-certificates",
+        ),
+        count => Finding::fine(what, count.to_string()),
+    }
+}
+
+pub(super) async fn to_itself(settings: &Settings) -> Finding {
+    let what = "a delivery to itself";
+    match deliver(settings.common.dialects.default()).await {
+        Ok(took) => Finding::fine(what, format!("signed, sent and received in {took:?}")),
+        Err(error) => Finding::wrong(
+            what,
+            format!("{error:#}"),
+            "look at this machine's loopback interface and its firewall: `ip address show lo`",
+        ),
+    }
+}
+
+/// A request that arrived.
+type Arrival = (HeaderMap, Bytes);
+
+async fn deliver(dialect: &Arc<Dialect>) -> anyhow::Result<Duration> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let (arrived, mut arrivals) = mpsc::channel(1);
+    let router = Router::new().fallback(keep).with_state(arrived);
+    let serving = tokio::spawn(async move { axum::serve(listener, router).await });
+
+    // This one destination alone; the settings' own policy has a line of its own.
+    let destinations = Destinations {
+        allow_http: true,
+        allowed: vec![address.ip().into()],
+    };
+    let sender = Sender::new(destinations, Egress::default())?;
+    let (id, uid) = (WebhookId::generate(), EventUid::generate());
+    let webhook = Webhook {
+        id,
+        tenant: "doctor".parse()?,
+        external_id: None,
+        url: format!("http://{address}/"),
+        dialect: None,
+        secrets: Secrets::of(Secret::generate(), None),
+        headers: Vec::new(),
+        client_certificate: None,
+        oauth2: None,
+        timeout: None,
+        retry: None,
+        rate: None,
+        debug_mode: false,
+        trace_header: false,
+        status: Status::Active,
+    };
+    let (event_id, event_type) = (uid.into(), "doctor.examined".parse()?);
+    let message = Message {
+        event_id: &event_id,
+        event_type: &event_type,
+        occurred_at: shared::clock::now(),
+        data: r#"{"healthy": true}"#,
+        attributes: None,
+        tenant: &webhook.tenant,
+        webhook_id: id,
+        external_id: None,
+        delivery_id: DeliveryId::of(uid),
+    };
+    let report = sender
+        .attempt(Attempt {
+            message: &message,
+            webhook: &webhook,
+            dialect,
+            timeout: TIMEOUT,
+            purpose: Purpose::Test,
+            keep: Keep::Excerpt,
+            trace: None,
+            egress: None,
+        })
+        .await;
+    serving.abort();
+    report.result.as_ref().map_err(Clone::clone)?;
+    let (headers, body) = arrivals.try_recv().context("nothing arrived")?;
+    let wire = dialect.compose(&message, &webhook.secrets, report.started_at);
+    ensure!(body == wire.body, "another body arrived than was sent");
+    for (name, value) in &wire.headers {
+        let is_same = headers.get(name) == Some(value);
+        ensure!(is_same, "the header `{name}` arrived changed");
+    }
+    Ok(report.took)
+}
+
+async fn keep(State(arrived): State<mpsc::Sender<Arrival>>, headers: HeaderMap, body: Bytes) {
+    // Nobody sends a second one.
+    let _ = arrived.try_send((headers, body));
+}

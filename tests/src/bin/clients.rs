@@ -1,0 +1,162 @@
+//! `make clients-test`: generates clients from the served description and lets them walk
+//! through the API against the real programs.
+//!
+//! First Redocly's recommended rules check the description. Then `openapi-typescript` and
+//! `openapi-python-client` generate clients into `.posthorn/clients`, and the programs of
+//! `tests/clients/` use them: create, publish, deliver, look, rotate, replay, delete.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::Context;
+use harness::receiver::answering;
+use harness::service::http;
+use harness::world::{TENANT, World};
+use serde_json::json;
+use tokio::process::Command;
+
+/// What a program needs to walk through the API.
+struct Walk {
+    address: String,
+    token: String,
+    /// An endpoint that takes every delivery.
+    url: String,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let posthorn = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.posthorn");
+    let posthorn = posthorn.canonicalize().context("run `make deps` first")?;
+    let folder = posthorn.join("clients");
+    tokio::fs::create_dir_all(&folder).await?;
+    let document = folder.join("openapi.json");
+
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let _dispatcher = world.dispatcher().await;
+    let shop = world.receiver(answering(200)).await;
+    let served = http().get(ingest.url("/openapi.json")).send().await?;
+    tokio::fs::write(&document, served.bytes().await?).await?;
+    let made = json!({"tenant": TENANT, "role": "manager"});
+    let made = world
+        .ask_as_operator(&ingest, "POST", "/api/v1/admin/tokens", Some(made))
+        .await;
+    let walk = Walk {
+        address: ingest.url(""),
+        token: made.body["token"].as_str().context("a token")?.to_owned(),
+        url: shop.url("/"),
+    };
+
+    let walked = async {
+        lint(&posthorn, &document).await?;
+        walk.in_typescript(&posthorn, &folder, &document).await?;
+        walk.in_python(&posthorn, &folder, &document).await
+    };
+    let walked = walked.await;
+    let arrived = shop.arrivals();
+    drop(ingest);
+    world.abandon().await;
+    walked?;
+    // Each walk has one event delivered, and replays it.
+    anyhow::ensure!(arrived.len() == 4, "{} arrivals", arrived.len());
+    Ok(())
+}
+
+async fn lint(posthorn: &Path, document: &Path) -> anyhow::Result<()> {
+    let mut redocly = Command::new(posthorn.join("node_modules/.bin/redocly"));
+    redocly
+        .args(["lint", "--extends=recommended", "--max-problems=20"])
+        .arg(document)
+        // It would ask its maker for a newer version, and count its uses.
+        .env("REDOCLY_TELEMETRY", "off")
+        .env("REDOCLY_SUPPRESS_UPDATE_NOTICE", "true");
+    run("Redocly's recommended rules", &mut redocly).await
+}
+
+impl Walk {
+    async fn in_typescript(
+        &self,
+        posthorn: &Path,
+        folder: &Path,
+        document: &Path,
+    ) -> anyhow::Result<()> {
+        let programs = posthorn.join("node_modules/.bin");
+        let types = folder.join("api.d.ts");
+        let mut generate = Command::new(programs.join("openapi-typescript"));
+        generate.arg(document).arg("-o").arg(&types);
+        run("openapi-typescript", &mut generate).await?;
+
+        tokio::fs::write(folder.join("package.json"), r#"{"type": "module"}"#).await?;
+        let walk = folder.join("walk.ts");
+        tokio::fs::copy(ours("walk.ts"), &walk).await?;
+        let mut compile = Command::new(programs.join("tsc"));
+        compile
+            .args(["--strict", "--noUncheckedIndexedAccess", "--skipLibCheck"])
+            .args([
+                "--target", "es2022", "--module", "nodenext", "--types", "node",
+            ])
+            .arg("walk.ts")
+            .current_dir(folder);
+        run("tsc", &mut compile).await?;
+        let mut node = Command::new("node");
+        node.arg(folder.join("walk.js"));
+        run("the walk in TypeScript", self.given_to(&mut node)).await
+    }
+
+    async fn in_python(
+        &self,
+        posthorn: &Path,
+        folder: &Path,
+        document: &Path,
+    ) -> anyhow::Result<()> {
+        let programs = posthorn.join("venv/bin");
+        let mut generate = Command::new(programs.join("openapi-python-client"));
+        generate
+            .args([
+                "generate",
+                "--overwrite",
+                "--fail-on-warning",
+                "--meta",
+                "none",
+                "--path",
+            ])
+            .arg(document)
+            .arg("--output-path")
+            .arg(folder.join("posthorn_client"))
+            .arg("--config")
+            .arg(ours("python.yaml"));
+        run("openapi-python-client", &mut generate).await?;
+        let mut python = Command::new(programs.join("python"));
+        python.arg(ours("walk.py")).env("PYTHONPATH", folder);
+        run("the walk in Python", self.given_to(&mut python)).await
+    }
+
+    fn given_to<'a>(&self, program: &'a mut Command) -> &'a mut Command {
+        program.args([&self.address, &self.token, &self.url])
+    }
+}
+
+/// A file of `tests/clients/`.
+fn ours(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("clients")
+        .join(name)
+}
+
+/// Runs a program to its end. Its output is shown only if it fails, but for its last line.
+async fn run(what: &str, program: &mut Command) -> anyhow::Result<()> {
+    let output = program
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .with_context(|| format!("{what}: `make deps` installs it"))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    anyhow::ensure!(
+        output.status.success(),
+        "{what} failed:\n{said}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    println!("{what}: {}", said.trim().lines().last().unwrap_or("done"));
+    Ok(())
+}
