@@ -118,12 +118,13 @@ async fn settings(client: &Client, tenant: &Tenant) -> Result<Value> {
         name,
         dialect,
         limits,
+        alerts,
         strict_event_types,
         egress_proxy,
         ..
     } = TenantView::from_row(&row);
     let mut file = json!({
-        "id": id, "name": name, "dialect": dialect, "limits": limits,
+        "id": id, "name": name, "dialect": dialect, "limits": limits, "alerts": alerts,
         "strict_event_types": strict_event_types,
     });
     put_members(&mut file, [("egress_proxy", json!(egress_proxy))]);
@@ -139,7 +140,7 @@ async fn webhooks_after(
         .prepare_cached(&format!(
             "-- webhooks_to_export\n\
              SELECT id, key, url, patterns, description, status, operational, filter, timeout_ms, \
-                 retry, rate_limit, rate_period_s, debug_mode, dialect, metadata, external_id, owner, \
+                 retry, rate_limit, rate_period_s, debug_mode, trace_header, dialect, metadata, external_id, owner, \
                  {} \
              FROM webhooks \
              WHERE tenant = $1 AND status <> 'deleted' AND temporary_until IS NULL \
@@ -212,6 +213,9 @@ fn webhook(api: &Api, row: &Row, variables: &mut Variables) -> Value {
         ("owner", json!(row.get::<_, Option<String>>("owner"))),
     ];
     put_members(&mut shown, members);
+    if !row.get::<_, bool>("trace_header") {
+        shown["trace_header"] = json!(false);
+    }
     shown
 }
 
