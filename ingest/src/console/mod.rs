@@ -17,8 +17,8 @@ use axum::routing::{get, post};
 
 use failure::Failure;
 use pages::{
-    deliveries, delivery, edit, event, events, go, overview, secret, settings, sign_in, statistics,
-    test, webhook, webhooks,
+    deliveries, delivery, edit, event, events, go, log, overview, retry, secret, settings, sign_in,
+    statistics, test, webhook, webhooks,
 };
 use state::Console;
 
@@ -60,6 +60,7 @@ pub fn routes(console: Console) -> Router {
         .route("/webhooks/{id}/edit", get(edit::edit).post(edit::save))
         .route("/webhooks/{id}/status", post(webhook::set_status))
         .route("/webhooks/{id}/statistics", get(statistics::show))
+        .route("/webhooks/{id}/log", get(log::show))
         .route("/webhooks/{id}/settings", get(settings::show))
         .route(
             "/webhooks/{id}/delete",
@@ -70,6 +71,7 @@ pub fn routes(console: Console) -> Router {
         .route("/webhooks/{id}/secret/revoke", post(secret::revoke))
         .route("/webhooks/{id}/test", get(test::show).post(test::send))
         .route("/deliveries", get(deliveries::show))
+        .route("/deliveries/retry", post(retry::retry))
         .route("/deliveries/{id}", get(delivery::show))
         .route("/deliveries/{id}/retry", post(delivery::retry))
         .route("/events", get(events::show))

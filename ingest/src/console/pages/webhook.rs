@@ -52,9 +52,10 @@ impl Tab {
 }
 
 /// The tabs that there are.
-const TABS: [Tab; 5] = [
+const TABS: [Tab; 6] = [
     Tab::Deliveries,
     Tab::Statistics,
+    Tab::Log,
     Tab::Settings,
     Tab::Secret,
     Tab::Test,
