@@ -160,14 +160,20 @@ impl FromStr for Proxy {
                 Some((user, password.into()))
             }
         };
+        let after_login = text.rsplit('@').next().unwrap_or_default();
         let host = url.host_str().filter(|host| !host.is_empty()).ok_or(FORM)?;
         Ok(Self {
             kind,
             host: host.trim_matches(['[', ']']).to_owned(),
             // A URL parser leaves out the default port of http.
-            port: match (kind, url.port_or_known_default()) {
-                (Kind::Http, Some(80)) if !text.contains(":80") => port,
-                (_, stated) => stated.unwrap_or(port),
+            port: match url.port() {
+                Some(stated) => stated,
+                None if kind == Kind::Http
+                    && after_login.trim_end_matches('/').ends_with(":80") =>
+                {
+                    80
+                }
+                None => port,
             },
             login,
         })
@@ -308,6 +314,8 @@ mod tests {
         assert!(!format!("{proxy:?}").contains("p@ss"));
         let proxy: Proxy = "http://proxy.example:80".parse().unwrap();
         assert_eq!(proxy.port, 80);
+        let proxy: Proxy = "http://u:80@proxy.example".parse().unwrap();
+        assert_eq!(proxy.port, 3128);
         let proxy: Proxy = "socks5://[::1]".parse().unwrap();
         assert_eq!((proxy.host.as_str(), proxy.port), ("::1", 1080));
         for bad in [
