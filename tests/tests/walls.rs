@@ -426,7 +426,7 @@ async fn an_endpoint_that_wants_oauth_gets_a_token_that_is_kept_and_fetched_anew
     let shown = world.ask(&ingest, "GET", &path, None).await;
     assert_eq!(shown.body["oauth2"]["client_secret"], "…", "{}", shown.body);
     let detail = world.delivery(&ingest, &delivered[9]["id"]).await;
-    let headers = detail["attempts"].to_string();
+    let headers = detail["attempt_log"].to_string();
     assert!(headers.contains("authorization"), "{detail}");
     let logs = world.logs();
     for secret in ["the-token", "s3cret"] {
