@@ -22,14 +22,14 @@ use crate::console::pages::webhooks::name;
 use crate::console::parts::{code, headers, id, note, panel, payload};
 use crate::console::state::Console;
 use crate::console::text::{block, line, short};
-use crate::console::visit::{ManagerVisit, Visit};
+use crate::console::visit::{At, ManagerVisit, Visit};
 use crate::console::words;
 
 /// `GET /console/{tenant}/deliveries/{id}`
 pub async fn show(
     State(console): State<Arc<Console>>,
     visit: Visit,
-    Id(delivery): Id<DeliveryId>,
+    At(delivery): At<DeliveryId>,
 ) -> Result<Html<String>> {
     let acting = visit.acting().await?;
     let api = State(console.api.clone());
@@ -374,7 +374,7 @@ fn answer(attempt: &Attempt) -> Markup {
 pub async fn retry(
     State(console): State<Arc<Console>>,
     visit: ManagerVisit,
-    Id(delivery): Id<DeliveryId>,
+    At(delivery): At<DeliveryId>,
 ) -> Result<Redirect> {
     let acting = visit.acting().await?;
     let answer = retries::retry(acting, State(console.api.clone()), Id(delivery)).await;

@@ -24,7 +24,7 @@ use crate::console::parts::{done, id, note};
 use crate::console::query::{bar, of_deliveries};
 use crate::console::state::Console;
 use crate::console::text::line;
-use crate::console::visit::{ManagerVisit, Posted, Visit};
+use crate::console::visit::{At, ManagerVisit, Posted, Visit};
 use crate::console::words;
 
 /// The pages of a webhook, in the order of their tabs.
@@ -65,7 +65,7 @@ const TABS: [Tab; 6] = [
 pub async fn show(
     State(console): State<Arc<Console>>,
     visit: Visit,
-    Id(webhook): Id<WebhookId>,
+    At(webhook): At<WebhookId>,
     Query(asked): Query<Asked>,
 ) -> Result<Html<String>> {
     let webhook = find(&console.api, &visit.tenant, webhook).await?;
@@ -239,7 +239,7 @@ fn unused(visit: &Visit, webhook: &WebhookView) -> Markup {
 pub async fn set_status(
     State(console): State<Arc<Console>>,
     visit: ManagerVisit,
-    Id(webhook): Id<WebhookId>,
+    At(webhook): At<WebhookId>,
     Posted(fields): Posted,
 ) -> Result<Redirect> {
     let form = fields.json(&["status"]);
