@@ -467,7 +467,7 @@ pub async fn insert(
                  max_age_s, strict_event_types, alert_failure_rate, alert_min_attempts, \
                  alert_slow_ms, alert_down_after_s, frame_ancestors, egress_proxy, revision) \
              VALUES ($1, coalesce($2, ''), coalesce($3, '{DEFAULT}'), coalesce($4, 100), $5, $6, $7, \
-                 coalesce($8, false), $9, $10, $11, $12, coalesce($13, '{{}}'), $14, 0) \
+                 coalesce($8, false), $9, $10, $11, $12, coalesce($13::text[], '{{}}'), $14, 0) \
              RETURNING {COLUMNS}"
         ))
         .await?;
