@@ -89,7 +89,8 @@ fn head(visit: &Visit, delivery: &Delivery, webhook: Option<&WebhookView>) -> Ma
         "/events/{}",
         segment(&delivery.event_id.to_string())
     ));
-    let status = html! { (line(word.word)) @if !finished { ": " (waits_in_short(delivery)) } };
+    let status =
+        html! { span { (line(word.word)) @if !finished { ": " (waits_in_short(delivery)) } } };
     html! {
         div class="head" {
             div {
