@@ -12,7 +12,7 @@ use time::{Duration, OffsetDateTime};
 
 use crate::api::access::auth::Reading;
 use crate::api::changes::{self, Change, ChangeAction, ChangeQuery};
-use crate::api::http::request::{Id, Parameters};
+use crate::api::http::request::Parameters;
 use crate::api::webhooks::view::find;
 use crate::console::failure::Result;
 use crate::console::fields::query;
@@ -21,7 +21,7 @@ use crate::console::pages::webhook::{Tab, page};
 use crate::console::parts::{empty, pager, unreadable};
 use crate::console::state::Console;
 use crate::console::text::{excerpt, line};
-use crate::console::visit::Visit;
+use crate::console::visit::{At, Visit};
 use crate::console::words;
 
 /// How many deliveries are looked at for a page, and how many lines it has.
@@ -52,7 +52,7 @@ struct Attempted {
 pub async fn show(
     State(console): State<Arc<Console>>,
     visit: Visit,
-    Id(webhook): Id<WebhookId>,
+    At(webhook): At<WebhookId>,
     Query(asked): Query<Asked>,
 ) -> Result<Html<String>> {
     let webhook = find(&console.api, &visit.tenant, webhook).await?;
