@@ -6,10 +6,9 @@
 
 use std::time::{Duration, Instant};
 
-use axum::Json;
 use axum::body::{Body as Stream, Bytes};
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::try_unfold;
 use serde::{Deserialize, Serialize};
@@ -26,6 +25,7 @@ use uuid::Uuid;
 
 use crate::actor::begin;
 use crate::api::access::auth::OwnManaging;
+use crate::api::http::headers::Created;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id};
 use crate::api::state::Shared;
@@ -107,7 +107,7 @@ async fn create(
     acting: OwnManaging,
     State(api): State<Shared>,
     Body(new): Body<NewListener>,
-) -> Result<(StatusCode, Json<Listener>)> {
+) -> Result<Created<Listener>> {
     let mut members = json!({
         "url": NOWHERE, "events": new.events, "status": "paused", "description": "a listener",
     });
@@ -132,7 +132,8 @@ async fn create(
         id: made.id,
         secret: made.secret.expose().to_owned(),
     };
-    Ok((StatusCode::CREATED, Json(listener)))
+    // A listener is a webhook.
+    Ok(Created::new("/api/v1/webhooks", made.id, listener))
 }
 
 /// A line of the stream. A line without a delivery says that the connection is alive.

@@ -42,6 +42,7 @@ pub mod me;
 pub mod middleware;
 pub mod openapi;
 pub mod operations;
+pub mod portal_links;
 pub mod signatures;
 pub mod state;
 pub mod tenant_deletion;
@@ -120,6 +121,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
             "/api/v1/admin/tenants",
             tenants::routes().merge(tenant_deletion::routes()),
         )
+        .nest("/api/v1/admin/portal-links", portal_links::routes())
         .nest("/api/v1/admin", operations::routes())
         .nest("/metrics", webhook_metrics::routes())
         .nest("/api/v1/me", me::routes())

@@ -37,7 +37,7 @@ use crate::console::visit::Visitor;
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
     connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 /// The largest form, in bytes: an event's data, percent-encoded.
-const MAX_FORM: usize = 4 * 1024 * 1024;
+pub(super) const MAX_FORM: usize = 4 * 1024 * 1024;
 /// The largest form of somebody who isn't signed in: a token or a link, and an address.
 const MAX_ANONYMOUS: usize = 16 * 1024;
 /// The cookies of how pages look. They are no secrets, and scripts don't need them.
@@ -148,7 +148,11 @@ async fn admit(console: &Console, request: Request) -> Result<Request> {
 
 /// Before PostgreSQL is asked: the browser of a session that was found not long ago, else the
 /// address. So made-up cookies gain nothing.
-fn charge_browser(console: &Console, cookie: Option<&str>, from: Option<IpAddr>) -> Result<()> {
+pub(super) fn charge_browser(
+    console: &Console,
+    cookie: Option<&str>,
+    from: Option<IpAddr>,
+) -> Result<()> {
     let Some(rates) = &console.api.rates else {
         return Ok(());
     };
@@ -164,7 +168,7 @@ fn charge_browser(console: &Console, cookie: Option<&str>, from: Option<IpAddr>)
 }
 
 /// All sessions of a token have one bucket: signing in again gains nothing, either.
-fn charge_session(console: &Console, session: &Session) -> Result<()> {
+pub(super) fn charge_session(console: &Console, session: &Session) -> Result<()> {
     let Some(rates) = &console.api.rates else {
         return Ok(());
     };
@@ -182,7 +186,11 @@ fn take(rates: &Rates, client: Client) -> Result<()> {
     }
 }
 
-async fn read_form(headers: &HeaderMap, body: axum::body::Body, most: usize) -> Result<Fields> {
+pub(super) async fn read_form(
+    headers: &HeaderMap,
+    body: axum::body::Body,
+    most: usize,
+) -> Result<Fields> {
     if !is_from_here(headers) {
         return Err(Failure::forbidden(
             "this form was not sent by one of the console's own pages",
@@ -195,7 +203,7 @@ async fn read_form(headers: &HeaderMap, body: axum::body::Body, most: usize) -> 
         .ok_or_else(|| Problem::too_large(format!("a form may have at most {MOST} fields")).into())
 }
 
-fn check_form(session: &Session, fields: &Fields, path: &str) -> Result<()> {
+pub(super) fn check_form(session: &Session, fields: &Fields, path: &str) -> Result<()> {
     // Whoever is signed in and signs in anew has a page from before.
     if session.is_csrf(fields.text("csrf")) || WITHOUT_SESSION.contains(&path) {
         return Ok(());
@@ -225,6 +233,7 @@ pub fn look(headers: &HeaderMap) -> Look {
     Look {
         theme: Theme::parse(cookie(headers, THEME_COOKIE).unwrap_or_default()),
         without_keys: cookie(headers, KEYS_COOKIE) == Some("off"),
+        accent: "",
     }
 }
 

@@ -179,7 +179,7 @@ impl<T: FromStr<Err = Malformed> + Send> FromRequestParts<Arc<Console>> for At<T
     async fn from_request_parts(parts: &mut Parts, console: &Arc<Console>) -> Result<Self> {
         let path = RawPathParams::from_request_parts(parts, console).await;
         let path = path.map_err(|_| Failure::not_found("there is no such page"))?;
-        let id = path.iter().find(|(name, _)| *name == "id");
+        let id = path.iter().find(|(name, _)| *name != "tenant");
         let id = id.map(|(_, value)| value).unwrap_or_default();
         id.parse()
             .map(Self)

@@ -10,7 +10,7 @@ use shared::ids::DeliveryId;
 
 use crate::api::access::role::Role;
 use crate::api::deliveries::retries;
-use crate::api::deliveries::view::{Attempt, Delivery, DeliveryDetail};
+use crate::api::deliveries::view::{Attempt, Delivery, DeliveryDetail, Wait};
 use crate::api::http::request::Id;
 use crate::api::webhooks::view::WebhookView;
 use crate::api::{deliveries, http::problem::Problem};
@@ -47,6 +47,7 @@ pub async fn show(
     let DeliveryDetail {
         delivery,
         attempt_log,
+        waits,
         ..
     } = deliveries::show(acting, api, Id(delivery)).await?.0;
     // A deleted webhook is gone, its log stays.
@@ -68,12 +69,12 @@ pub async fn show(
                     h2 { "What happened" }
                     span class="small soft num" { (count(delivery.attempts.into(), "attempt")) }
                 }
-                (timeline(&delivery, &attempt_log))
+                (timeline(&delivery, &attempt_log, &waits))
             }
             section class="stack near" data-attempts {
                 @if attempt_log.is_empty() {
                     h2 { "Attempts" }
-                    div class="empty" { h2 { "Not tried yet" } p { (waits(&delivery)) } }
+                    div class="empty" { h2 { "Not tried yet" } p { (why_it_waits(&delivery)) } }
                 } @else {
                     @for (n, attempt) in attempt_log.iter().enumerate().rev() {
                         (attempt_shown(attempt, &attempt_log, webhook.as_ref(), n == chosen))
@@ -104,7 +105,8 @@ fn head(visit: &Visit, delivery: &Delivery, webhook: Option<&WebhookView>) -> Ma
         "/events/{}",
         segment(&delivery.event_id.to_string())
     ));
-    let status = html! { (line(word.word)) @if !finished { ": " (waits_in_short(delivery)) } };
+    let status =
+        html! { span { (line(word.word)) @if !finished { ": " (waits_in_short(delivery)) } } };
     html! {
         div class="head" {
             div {
@@ -142,7 +144,7 @@ fn waits_in_short(delivery: &Delivery) -> Markup {
     }
 }
 
-fn waits(delivery: &Delivery) -> Markup {
+fn why_it_waits(delivery: &Delivery) -> Markup {
     html! {
         @match &delivery.next_attempt_reason {
             Some(reason) => (words::reason(reason)),
@@ -162,7 +164,7 @@ fn point(class: &str, symbol: &str, what: &Markup, when: &Markup, more: &Markup)
     }
 }
 
-fn timeline(delivery: &Delivery, attempts: &[Attempt]) -> Markup {
+fn timeline(delivery: &Delivery, attempts: &[Attempt], waits: &[Wait]) -> Markup {
     let nothing = html! {};
     let accepted = html! { b { "Accepted" } };
     html! {
@@ -171,11 +173,30 @@ fn timeline(delivery: &Delivery, attempts: &[Attempt]) -> Markup {
             @if attempts.first().is_some_and(|attempt| attempt.n > 1) {
                 (point("gap", "clock", &html! { span class="soft" { "Earlier attempts aren't shown" } }, &nothing, &nothing))
             }
+            (put_off(waits, 0))
             @for (at, attempt) in attempts.iter().enumerate() {
                 (attempted(attempt))
+                (put_off(waits, attempt.n))
                 @if let Some(next) = attempts.get(at + 1) { (waited(attempt, next)) }
             }
             (what_comes(delivery))
+        }
+    }
+}
+
+/// What it waited for after so many attempts, without an attempt of its own.
+fn put_off(waits: &[Wait], after: i16) -> Markup {
+    html! {
+        @for wait in waits.iter().filter(|wait| wait.after_attempt == after) {
+            @let what = html! {
+                span {
+                    "Put off"
+                    @if let Some(until) = wait.until { " " (span((until.0 - wait.first_at.0).abs())) }
+                } " "
+                code class="soft" { (line(&wait.reason)) }
+                @if wait.times > 1 { " " span class="soft" { (wait.times) " times" } }
+            };
+            (point("slow gap", "pause", &what, &exactly(wait.first_at.0), &words::reason(&wait.reason)))
         }
     }
 }
@@ -232,7 +253,13 @@ fn what_comes(delivery: &Delivery) -> Markup {
         @if let Some(next) = delivery.next_attempt_at { span class="soft" { "at the earliest " (at(next.0)) } }
         @if let Some(reason) = &delivery.next_attempt_reason { " " code class="soft" { (line(reason)) } }
     };
-    point("next gap", "retry", &what, &nothing, &waits(delivery))
+    point(
+        "next gap",
+        "retry",
+        &what,
+        &nothing,
+        &why_it_waits(delivery),
+    )
 }
 
 fn attempt_shown(

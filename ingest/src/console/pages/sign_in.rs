@@ -160,9 +160,12 @@ fn is_ours(next: &str, session: &Session) -> bool {
     let of = segments.next().unwrap_or_default();
     let rest: Vec<_> = segments.collect();
     let is_path = next.chars().all(plain) && next.len() <= 2048;
-    let stays = !rest
-        .iter()
-        .any(|segment| matches!(*segment, "" | "." | ".."));
+    // Browsers take these out of a path, percent-encoded ones too.
+    let leaves = |segment: &str| {
+        let segment = segment.to_ascii_lowercase().replace("%2e", ".");
+        matches!(segment.as_str(), "" | "." | "..")
+    };
+    let stays = !rest.iter().any(|segment| leaves(segment));
     let may = match of.parse::<Tenant>() {
         Ok(tenant) => session.tenant.as_ref().is_none_or(|own| *own == tenant),
         Err(_) => {
