@@ -273,6 +273,11 @@ fn structured(
     body.truncate(body.len() - 1);
     let body = format!("{body},\"data\":{}}}", event.data);
     let mut headers = FieldTable::default();
+    headers.insert(HTTP_HEADER.into(), AMQPValue::Boolean(true));
+    if let Some(trace) = &event.trace {
+        let value = AMQPValue::LongString(trace.to_string().into());
+        headers.insert(TRACEPARENT.into(), value);
+    }
     if is_interrupted {
         headers.insert(RETURNED_HEADER.into(), AMQPValue::Boolean(true));
     }

@@ -8,7 +8,7 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
-use axum::extract::{FromRequestParts, RawPathParams};
+use axum::extract::{FromRequestParts, OriginalUri, RawPathParams};
 use axum::http::request::Parts;
 use shared::ids::{Malformed, Tenant, WebhookId};
 use tokio::sync::OwnedSemaphorePermit;
@@ -251,7 +251,10 @@ impl FromRequestParts<Arc<Console>> for Posted {
 fn visitor(parts: &Parts) -> Result<Visitor> {
     let visitor = parts.extensions.get::<Visitor>().cloned();
     visitor.ok_or_else(|| {
-        let here = parts.uri.path_and_query().map(ToString::to_string);
+        // The address as it was asked for: a nested router's has no prefix.
+        let asked = parts.extensions.get::<OriginalUri>();
+        let uri = asked.map_or(&parts.uri, |OriginalUri(uri)| uri);
+        let here = uri.path_and_query().map(ToString::to_string);
         let next = here.filter(|_| parts.method == axum::http::Method::GET);
         Failure::SignIn {
             next: next.unwrap_or_default(),

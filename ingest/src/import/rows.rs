@@ -86,12 +86,12 @@ fn csv_rows(text: &str) -> anyhow::Result<Vec<Row>> {
                 let cells = cells.filter(|(_, cell)| !cell.is_empty());
                 let members = cells.map(|(name, cell)| (name.clone(), cell.into()));
                 Row {
-                    line: record.position().map_or(0, csv::Position::line),
+                    line: line_of(text, record.position()),
                     members: Ok(members.collect()),
                 }
             }
             Err(error) => Row {
-                line: error.position().map_or(0, csv::Position::line),
+                line: line_of(text, error.position()),
                 members: Err(match error.kind() {
                     csv::ErrorKind::UnequalLengths { len, .. } => {
                         format!("has {len} cells; the first line has {}", names.len())
@@ -102,6 +102,18 @@ fn csv_rows(text: &str) -> anyhow::Result<Vec<Row>> {
         });
     }
     Ok(rows)
+}
+
+/// The line on which a record begins. The reader's position is before the empty lines that
+/// it skips.
+fn line_of(text: &str, position: Option<&csv::Position>) -> u64 {
+    let Some(position) = position else { return 0 };
+    let rest = text.as_bytes().get(position.byte() as usize..);
+    let blank = rest
+        .into_iter()
+        .flatten()
+        .take_while(|byte| byte.is_ascii_whitespace());
+    position.line() + blank.filter(|byte| **byte == b'\n').count() as u64
 }
 
 fn json_rows(text: &str) -> Vec<Row> {

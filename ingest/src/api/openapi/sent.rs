@@ -168,8 +168,13 @@ mod tests {
             );
             let reference = body["schema"]["$ref"].as_str().unwrap();
             let schema = document.pointer(&reference[1..]).unwrap();
-            for member in body["example"].as_object().unwrap().keys() {
-                assert!(schema["properties"][member].is_object(), "{name}: {member}");
+            let is_data = schema["description"].as_str();
+            if is_data.is_some_and(|text| text.starts_with("The event's data")) {
+                assert!(schema["properties"].is_null(), "{name}");
+            } else {
+                for member in body["example"].as_object().unwrap().keys() {
+                    assert!(schema["properties"][member].is_object(), "{name}: {member}");
+                }
             }
             let parameters = post["parameters"].as_array().unwrap();
             assert!(

@@ -68,7 +68,7 @@ mod tests {
             let schema = &document["components"]["schemas"][schema]["properties"];
             schema.as_object().unwrap().clone()
         };
-        let form = members("WebhookForm");
+        let form = members("WebhookChange");
         for (name, _) in members("Webhook") {
             let read_only = READ_ONLY.contains(&&*name) || CHANGING.contains(&&*name);
             assert_ne!(form.contains_key(&name), read_only, "{name}");
