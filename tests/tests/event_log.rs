@@ -137,7 +137,7 @@ async fn an_event_is_shown_with_its_deliveries_and_why_others_did_not_get_it() {
             &json!("evt-1"),
             &json!("order.created"),
             &json!(1),
-            &json!("2026-01-31T10:00:00Z")
+            &json!("2026-01-31T10:00:00.000Z")
         )
     );
     assert_eq!(body["data"], json!({"total": 25.0}));

@@ -45,8 +45,14 @@ pub fn changes(mut body: Map<String, Value>, shown: &Value) -> Result<WebhookFor
     let metadata = body.get("metadata");
     // It is put into the metadata, so it isn't the same if those are replaced.
     let metadata_stays = metadata.is_none_or(|value| same("metadata", value));
+    // `active: false` alone switches a paused webhook off, which shows the same value.
+    let status_stays = body
+        .get("status")
+        .is_some_and(|value| same("status", value));
     body.retain(|name, value| {
-        let stays = same(name, value) && (name != "client_id" || metadata_stays);
+        let stays = same(name, value)
+            && (name != "client_id" || metadata_stays)
+            && (name != "active" || status_stays);
         !stays && !CHANGING.contains(&name.as_str())
     });
     if let Some(name) = body.keys().find(|name| READ_ONLY.contains(&name.as_str())) {
