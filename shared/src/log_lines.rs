@@ -146,8 +146,8 @@ impl<W: Write> Write for JsonLine<W> {
     }
 }
 
-#[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail")]
+#[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
 

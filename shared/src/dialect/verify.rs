@@ -369,8 +369,8 @@ impl<F> Template<F> {
     }
 }
 
-#[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail")]
+#[cfg(test)]
 mod tests {
     use time::macros::datetime;
 

@@ -188,8 +188,8 @@ impl Drop for Asking {
     }
 }
 
-#[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail")]
+#[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
     use shared::postgres::{config, pool};

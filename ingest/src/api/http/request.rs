@@ -162,6 +162,15 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> 
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        // PostgreSQL's texts can't hold it.
+        let query = parts.uri.query().unwrap_or_default();
+        let mut pairs = url::form_urlencoded::parse(query.as_bytes());
+        if let Some((name, _)) = pairs.find(|(_, value)| value.contains('\0')) {
+            return Err(Problem::field(
+                name,
+                "must not contain the character U+0000",
+            ));
+        }
         let Query(value) = Query::from_request_parts(parts, state)
             .await
             .map_err(|rejection| {
