@@ -36,11 +36,12 @@ const LARGE_BATCH: u64 = 60;
 /// A search of the log looks at a number of rows that the API bounds (`BUDGET`), and the
 /// survey for the metrics at 20,000 open deliveries (`LOOKED_AT`). Which partitions there
 /// are is looked up in PostgreSQL's catalogue, a few times a minute at most.
-const BOUNDED_OTHERWISE: [&str; 4] = [
+const BOUNDED_OTHERWISE: [&str; 5] = [
     "look_at_deliveries",
     "open_deliveries",
     "outdated_partitions",
     "partitions_ahead",
+    "sizes_of_days",
 ];
 
 /// What auto_explain is to do, for each connection of a service.
