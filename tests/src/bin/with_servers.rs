@@ -14,7 +14,7 @@ use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// One for each test that shares the servers.
-const VHOSTS: usize = 240;
+const VHOSTS: usize = 400;
 /// How long the command may take to end when it is interrupted.
 const GOODBYE: Duration = Duration::from_secs(15);
 
