@@ -23,10 +23,10 @@ PACKAGES="standardwebhooks==1.1.0 schemathesis==4.32.5 pika==1.4.4 kubernetes-va
 # Only with `containers`: runs docker-compose.yml.
 COMPOSE_PACKAGE="podman-compose==1.6.0"
 NODE_MODULES=.posthorn/node_modules
-# @grafana/schema, typescript: hold the dashboards to Grafana's own types.
+# @grafana/schema, typescript: hold the dashboards to Grafana's own types. axe-core: rules for accessible pages.
 # openapi-typescript, openapi-fetch: the same as openapi-python-client. @redocly/cli: rules for such descriptions.
 NODE_PACKAGES="standardwebhooks@1.1.1 amqplib@2.3.1 @grafana/schema@11.6.0 typescript@5.9.3 @types/node@20.19.0 \
-openapi-typescript@7.13.0 openapi-fetch@0.17.0 @redocly/cli@2.77.0"
+openapi-typescript@7.13.0 openapi-fetch@0.17.0 @redocly/cli@2.77.0 axe-core@4.14.1"
 POLICY=/usr/sbin/policy-rc.d
 
 say() { printf 'deps: %s\n' "$*"; }
@@ -174,6 +174,8 @@ if [ "$what" = tests ] && ! has_faketime; then
     need libfaketime "the tests run processes whose clocks are wrong"
 fi
 if [ "$what" = tests ]; then
+    command -v chromium >/dev/null || need chromium "the tests look at the console in a real browser"
+    command -v chromedriver >/dev/null || need chromium-driver "the same"
     command -v promtool >/dev/null || need prometheus "checks the alert rules; the tests run a private one"
     command -v prometheus-postgres-exporter >/dev/null ||
         need prometheus-postgres-exporter "the tests run the dashboards' queries"

@@ -102,7 +102,8 @@ impl Admitter {
             Payload::Inline(content) => content.clone(),
             Payload::Stored => match self.stored_content(job).await {
                 Some(Some(content)) => content,
-                // Retention has dropped the event, and the delivery with it.
+                // Retention has dropped the event, and the delivery with it; or the event was
+                // expunged, and the delivery cancelled.
                 Some(None) => return Admission::Superseded,
                 None => return Admission::Stopping,
             },
@@ -187,7 +188,10 @@ async fn is_deleted(pool: &Pool, webhook: WebhookId) -> anyhow::Result<bool> {
 async fn event_content(pool: &Pool, job: &Job) -> anyhow::Result<Option<Content>> {
     let client = pool.get().await?;
     let statement = client
-        .prepare_cached("-- event_content\nSELECT data, attributes FROM events WHERE uid = $1")
+        .prepare_cached(
+            "-- event_content\n\
+             SELECT data, attributes FROM events WHERE uid = $1 AND expunged_at IS NULL",
+        )
         .await?;
     let row = client.query_opt(&statement, &[&job.event_uid]).await?;
     Ok(row.map(|row| Content {

@@ -132,7 +132,7 @@ impl Deliverer {
         let report = self
             .sender
             .attempt(Attempt {
-                message: &message(job, &content),
+                message: &message(job, &content, webhook),
                 webhook,
                 dialect: &dialect,
                 timeout: endpoint.timeout(&self.defaults, &dialect),
@@ -233,7 +233,7 @@ pub fn deferral_of_copy() -> Verdict {
     }
 }
 
-fn message<'a>(job: &'a Job, content: &'a Content) -> Message<'a> {
+fn message<'a>(job: &'a Job, content: &'a Content, webhook: &'a Webhook) -> Message<'a> {
     Message {
         event_id: &job.event_id,
         event_type: &job.event_type,
@@ -242,6 +242,7 @@ fn message<'a>(job: &'a Job, content: &'a Content) -> Message<'a> {
         attributes: content.attributes.as_ref().and_then(Value::as_object),
         tenant: &job.tenant,
         webhook_id: job.webhook,
+        external_id: webhook.external_id.as_ref(),
         delivery_id: job.delivery,
     }
 }

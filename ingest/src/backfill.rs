@@ -219,7 +219,8 @@ async fn read(client: &impl GenericClient, uids: &[EventUid]) -> anyhow::Result<
     let columns = Accepted::COLUMNS;
     let statement = client
         .prepare_cached(&format!(
-            "-- data_to_backfill\nSELECT {columns} FROM events WHERE uid = ANY($1) ORDER BY uid"
+            "-- data_to_backfill\nSELECT {columns} FROM events \
+             WHERE uid = ANY($1) AND expunged_at IS NULL ORDER BY uid"
         ))
         .await?;
     let rows = client.query(&statement, &[&uids]).await?;

@@ -121,6 +121,21 @@ impl Conflict {
         ))
     }
 
+    /// Another webhook of the tenant has this external id.
+    pub fn external_id(webhook: WebhookId) -> Self {
+        Self::Exists(format!(
+            "the webhook {webhook} has this `external_id` already: it is unique within a tenant"
+        ))
+    }
+
+    /// The tenant has as many listeners as it may.
+    pub fn listeners(has: i64, limit: i64) -> Self {
+        Self::Limit(format!(
+            "this tenant has {has} listeners; at most {limit} are allowed. A listener ends two \
+             minutes after it was last asked"
+        ))
+    }
+
     /// The tenant's catalogue would have more event types than it may.
     pub fn event_types(would_have: i64, limit: i64) -> Self {
         Self::Limit(format!(

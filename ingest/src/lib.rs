@@ -17,15 +17,16 @@
 //! What may be declared, and its rows: [`webhooks`], [`tenants`] and [`event_types`],
 //! with [`form`], [`json_text`], [`assignments`], who changes it ([`actor`]) and the errors
 //! of [`invalid`]. They
-//! know nothing of HTTP. Two things stand on them: [`api`], which also publishes
-//! events, and [`apply`](mod@apply), which reads files.
+//! know nothing of HTTP. Three things stand on them: [`api`], which also publishes
+//! events, and [`apply`](mod@apply) and [`import`](mod@import), which read files.
 //!
 //! Deliveries begin again by [`restart`], many of them by [`replay`], which are named by
 //! [`log_filter`]; deliveries that an event should have had are made by
 //! [`rematch`](mod@rematch), and those that a new webhook would have had by [`backfill`].
-//! [`partitions`] and
+//! [`tenant_deletion`] deletes a tenant with its log. [`partitions`] and
 //! [`deleted_webhooks`] keep the log within its retention. [`audit`](mod@audit),
-//! [`doctor`], [`rekey`](mod@rekey) and [`preview`] are commands for operators. [`run`] starts and
+//! [`doctor`], [`rekey`](mod@rekey) and [`preview`] are commands for operators, [`cli`] those
+//! that use the API; [`listening`] is what one of them listens to. [`run`] starts and
 //! stops everything.
 
 pub mod accept;
@@ -38,6 +39,7 @@ pub mod assignments;
 pub mod audit;
 pub mod backfill;
 pub mod batch;
+pub mod cli;
 pub mod console;
 pub mod cpu;
 pub mod dead_letters;
@@ -48,9 +50,11 @@ pub mod door;
 pub mod event_types;
 pub mod form;
 pub mod http_event;
+pub mod import;
 pub mod intake;
 pub mod invalid;
 pub mod json_text;
+pub mod listening;
 pub mod log_filter;
 pub mod look_ahead;
 pub mod matching;
@@ -66,6 +70,7 @@ pub mod settings;
 pub mod spans;
 pub mod subscriptions;
 pub mod survey;
+pub mod tenant_deletion;
 pub mod tenant_permits;
 pub mod tenants;
 pub mod timestamp;

@@ -10,9 +10,10 @@ use ingest::apply::file::Rules;
 use ingest::apply::{self, Apply};
 use ingest::console::session;
 use ingest::event_types::command;
+use ingest::import::{self, Import};
 use ingest::settings::Settings;
 use ingest::webhooks::store::Writing;
-use ingest::{api, audit, doctor, preview, rekey, run};
+use ingest::{api, audit, cli, doctor, preview, rekey, run};
 use secrecy::ExposeSecret;
 use shared::settings::{environment, process_environment};
 use shared::{health_check, postgres, settings, supervise, telemetry, trace};
@@ -73,6 +74,9 @@ enum Command {
     #[command(subcommand)]
     Catalogue(Catalogue),
     Apply(Apply),
+    Import(Import),
+    #[command(flatten)]
+    OverApi(cli::Command),
 }
 
 #[derive(Subcommand)]
@@ -123,6 +127,9 @@ enum Token {
         /// What the token may do: admin, manager or viewer.
         #[arg(long, default_value = "manager")]
         role: api::access::role::Role,
+        /// The owner whose webhooks the token sees and changes, and no others.
+        #[arg(long, requires = "tenant")]
+        owner: Option<shared::ids::Owner>,
     },
 }
 
@@ -143,6 +150,10 @@ async fn main() -> anyhow::Result<ExitCode> {
     if let Command::Healthy = command {
         let default = SocketAddr::from(([127, 0, 0, 1], 8080));
         println!("{}", health_check::ask(&environment(), default)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Command::OverApi(command) = command {
+        command.run(&process_environment()).await?;
         return Ok(ExitCode::SUCCESS);
     }
     if let Command::Openapi = command {
@@ -196,15 +207,24 @@ async fn main() -> anyhow::Result<ExitCode> {
                 "some webhooks still need an older key: keep it in MASTER_KEY_PREVIOUS"
             );
         }
-        Command::Dialect(_) | Command::Openapi | Command::Healthy => {
+        Command::Dialect(_) | Command::Openapi | Command::Healthy | Command::OverApi(_) => {
             unreachable!("answered above")
         }
-        Command::Token(Token::Create { tenant, role }) => {
+        Command::Token(Token::Create {
+            tenant,
+            role,
+            owner,
+        }) => {
+            anyhow::ensure!(
+                owner.is_none() || role != api::access::role::Role::Admin,
+                "--owner: an admin's token is for all webhooks"
+            );
             let token = api::access::tokens::create_token(
                 &pool(&settings)?,
                 &ingest::actor::Actor::command("token create"),
                 tenant.as_ref(),
                 role,
+                owner.as_ref(),
                 None,
             )
             .await?;
@@ -233,6 +253,21 @@ async fn main() -> anyhow::Result<ExitCode> {
                 "{}",
                 command::import(&pool(&settings)?, &tenant, &source).await?
             );
+        }
+        Command::Import(arguments) => {
+            let common = &settings.common;
+            let rules = import::Rules {
+                destinations: &common.destinations,
+                writing: Writing {
+                    keys: &common.keys,
+                    dialects: &common.dialects,
+                },
+            };
+            let report = import::import(&arguments, &pool(&settings)?, &rules).await?;
+            println!("{report}");
+            if report.refused() > 0 {
+                return Ok(ExitCode::FAILURE);
+            }
         }
         Command::Apply(arguments) => {
             let common = &settings.common;

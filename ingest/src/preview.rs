@@ -5,7 +5,9 @@
 
 use clap::Args;
 use shared::dialect::{Dialects, Message};
-use shared::ids::{DeliveryId, EventId, EventType, EventUid, Tenant, WebhookId, time_of};
+use shared::ids::{
+    DeliveryId, EventId, EventType, EventUid, ExternalId, Tenant, WebhookId, time_of,
+};
 use shared::secret::{Secret, Secrets};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -42,6 +44,9 @@ pub struct Preview {
     /// The webhook's id; generated unless given.
     #[arg(long)]
     webhook: Option<WebhookId>,
+    /// The webhook's external id; none unless given.
+    #[arg(long)]
+    external_id: Option<ExternalId>,
     /// The delivery's id; generated unless given.
     #[arg(long)]
     delivery: Option<DeliveryId>,
@@ -85,6 +90,7 @@ impl Preview {
                 attributes: None,
                 tenant: &self.tenant,
                 webhook_id: self.webhook.unwrap_or_else(WebhookId::generate),
+                external_id: self.external_id.as_ref(),
                 delivery_id: self.delivery.unwrap_or_else(|| DeliveryId::of(uid)),
             },
             &Secrets::of(secret, None),

@@ -100,7 +100,8 @@ pub async fn accepted(pool: &Pool, range: &Range) -> anyhow::Result<Vec<Accepted
             let statement = client
                 .prepare_cached(&format!(
                     "-- events_to_rematch\n\
-                     SELECT {columns} FROM events WHERE uid >= $1 AND uid < $2 \
+                     SELECT {columns} FROM events \
+                     WHERE uid >= $1 AND uid < $2 AND expunged_at IS NULL \
                      ORDER BY uid LIMIT $3"
                 ))
                 .await?;
@@ -115,7 +116,7 @@ pub async fn accepted(pool: &Pool, range: &Range) -> anyhow::Result<Vec<Accepted
                     "-- tenants_events_to_rematch\n\
                      SELECT {columns} FROM events \
                      WHERE (tenant, uid) >= ($1, $2) AND (tenant, uid) < ($1, $3) \
-                       AND uid >= $2 AND uid < $3 AND matched >= 0 \
+                       AND uid >= $2 AND uid < $3 AND matched >= 0 AND expunged_at IS NULL \
                      ORDER BY tenant, uid LIMIT $4"
                 ))
                 .await?;

@@ -46,7 +46,7 @@ use crate::settings::Settings;
 use crate::subscriptions::Subscriptions;
 use crate::tenant_permits::TenantPermits;
 use crate::type_counts::TypeCounts;
-use crate::{console, deleted_webhooks, partitions, replay, survey};
+use crate::{console, deleted_webhooks, listening, partitions, replay, survey, tenant_deletion};
 
 const NAME: &str = "posthorn-ingest";
 /// To PostgreSQL, for the lanes, the feed, dead letters, replays and upkeep.
@@ -135,6 +135,7 @@ pub async fn run(
             pool: postgres::pool(&config, API_CONNECTIONS)?,
             tokens: TokenLookup::new(postgres::pool(&planned_once, TOKEN_CONNECTIONS)?),
             permits: TenantPermits::new(api::access::auth::OF_A_TENANT),
+            streams: TenantPermits::new(api::listeners::STREAMS_OF_A_TENANT),
             changes: ChangeLimiter::default(),
             publisher: publisher.clone(),
             door: door.clone(),
@@ -196,6 +197,8 @@ pub async fn run(
         services.spawn("upkeep", upkeep);
         let replaying = replay::run(pool.clone(), publisher.clone(), work_done.clone());
         services.spawn("replaying", replaying);
+        let deleting = tenant_deletion::run(pool.clone(), work_done.clone());
+        services.spawn("deleting tenants", deleting);
     }
     // Publications end when no publisher is left.
     drop(publisher);
@@ -326,6 +329,9 @@ async fn upkeep(pool: Pool, retention: time::Duration, stop: CancellationToken) 
                 if let Err(error) = replay::delete_outdated(&pool, until).await {
                     warn!(error = format!("{error:#}"), "deleting outdated replays failed; trying again in an hour");
                 }
+                if let Err(error) = tenant_deletion::delete_outdated(&pool).await {
+                    warn!(error = format!("{error:#}"), "deleting the records of finished deletions failed; trying again in an hour");
+                }
                 // After the days of the log and the replays that name them.
                 if let Err(error) = deleted_webhooks::purge(&pool, until).await {
                     warn!(error = format!("{error:#}"), "purging deleted webhooks failed; trying again in an hour");
@@ -344,6 +350,9 @@ async fn upkeep(pool: Pool, retention: time::Duration, stop: CancellationToken) 
                 }
             }
             _ = surveys.tick() => {
+                if let Err(error) = listening::delete_expired(&pool).await {
+                    warn!(error = format!("{error:#}"), "deleting listeners whose lease is over failed; trying again in 15 s");
+                }
                 if let Err(error) = survey::survey(&pool).await {
                     warn!(error = format!("{error:#}"), "counting open deliveries for the metrics failed; trying again with the next survey");
                 }

@@ -100,6 +100,7 @@ fn jwt(reader: &mut Reader<'_>) -> jwt::Settings {
         jwks_file: reader.optional("JWT_JWKS_FILE"),
         tenant_claim: reader.or("JWT_TENANT_CLAIM", "tenant".to_owned()),
         role_claim: reader.or("JWT_ROLE_CLAIM", "role".to_owned()),
+        owner_claim: reader.optional("JWT_OWNER_CLAIM"),
         issuer: reader.optional("JWT_ISSUER"),
         audience: reader.optional("JWT_AUDIENCE"),
     };

@@ -47,10 +47,13 @@ impl Subscriptions {
     /// Applies what has changed.
     pub fn apply(&self, changes: Changes<Subscription>) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        let tenants = changes.tenants.into_iter();
-        state
-            .tenants
-            .extend(tenants.map(|settings| (settings.tenant.clone(), settings)));
+        for settings in changes.tenants {
+            if settings.is_deleted {
+                state.tenants.remove(&settings.tenant);
+            } else {
+                state.tenants.insert(settings.tenant.clone(), settings);
+            }
+        }
         for webhook in changes.gone {
             state.index.remove(webhook);
         }

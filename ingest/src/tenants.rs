@@ -20,6 +20,8 @@ use crate::timestamp::Timestamp;
 
 /// The longest name, in bytes.
 const MAX_NAME: usize = 256;
+/// The most origins that may frame a tenant's portal.
+const MAX_ORIGINS: usize = 10;
 /// The highest limit on webhooks.
 const MAX_WEBHOOKS: i32 = 100_000;
 /// The highest limit on deliveries an hour.
@@ -45,6 +47,9 @@ pub struct TenantView {
     pub alerts: Alerts,
     /// Whether only event types of its catalogue may be published and subscribed to.
     pub strict_event_types: bool,
+    /// Origins whose pages may have its portal in a frame.
+    #[schema(example = json!(["https://app.example.com"]))]
+    pub frame_ancestors: Vec<String>,
     pub created_at: Timestamp,
     /// What it uses; only where tenants are listed or shown.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,7 +118,7 @@ pub struct Alerts {
 
 /// What is read to show a tenant.
 pub const COLUMNS: &str = "id, name, dialect, max_webhooks, deliveries_per_hour, max_payload, \
-                       max_age_s, strict_event_types, created_at, alert_failure_rate, \
+                       max_age_s, strict_event_types, frame_ancestors, created_at, alert_failure_rate, \
                        alert_min_attempts, alert_slow_ms, alert_down_after_s";
 
 impl TenantView {
@@ -139,6 +144,7 @@ impl TenantView {
                 down_after_seconds: alerts.down_after.as_secs() as i32,
             },
             strict_event_types: row.get("strict_event_types"),
+            frame_ancestors: row.get("frame_ancestors"),
             created_at: row.get("created_at"),
             usage: None,
         }
@@ -164,6 +170,9 @@ pub struct NewTenant {
     alerts: NewAlerts,
     /// Whether only event types of its catalogue may be published and subscribed to.
     strict_event_types: Option<bool>,
+    /// Origins whose pages may have its portal in a frame, at most 10; nobody by default.
+    #[schema(max_items = 10, example = json!(["https://app.example.com"]))]
+    frame_ancestors: Option<Vec<String>>,
 }
 
 /// Changes to a tenant. A member that isn't sent stays as it is.
@@ -185,6 +194,9 @@ pub struct Change {
     pub alerts: NewAlerts,
     /// Whether only event types of its catalogue may be published and subscribed to.
     pub strict_event_types: Option<bool>,
+    /// Origins whose pages may have its portal in a frame, at most 10.
+    #[schema(max_items = 10, example = json!(["https://app.example.com"]))]
+    pub frame_ancestors: Option<Vec<String>>,
 }
 
 /// New limits of a tenant. `null` restores a limit's default.
@@ -313,6 +325,7 @@ impl NewTenant {
             limits: self.limits,
             alerts: self.alerts,
             strict_event_types: self.strict_event_types,
+            frame_ancestors: self.frame_ancestors,
         };
         change.gather(dialects, &mut wrong);
         // There is an id unless an error was gathered.
@@ -347,6 +360,31 @@ impl Change {
         }
         self.limits.check(wrong);
         self.alerts.check(wrong);
+        let origins = self.frame_ancestors.as_deref().unwrap_or_default();
+        if origins.len() > MAX_ORIGINS {
+            let bound = format!("must have at most {MAX_ORIGINS} entries");
+            wrong.take::<()>(Err(Invalid::new("frame_ancestors", bound)));
+        }
+        for (at, origin) in origins.iter().enumerate().take(MAX_ORIGINS) {
+            wrong.take(check_origin(at, origin));
+        }
+    }
+}
+
+/// An origin as browsers write it: it becomes a part of a header.
+fn check_origin(at: usize, origin: &str) -> Result<(), Invalid> {
+    let parsed = url::Url::parse(origin).ok();
+    let is_web = |url: &&url::Url| matches!(url.scheme(), "https" | "http");
+    let written = parsed
+        .as_ref()
+        .filter(is_web)
+        .map(|url| url.origin().ascii_serialization());
+    match written {
+        Some(written) if written == origin && !origin.contains(['*', ';', ',']) => Ok(()),
+        _ => Err(Invalid::new(
+            format!("frame_ancestors[{at}]"),
+            "must be an origin, such as https://app.example.com, without a path or a trailing slash",
+        )),
     }
 }
 
@@ -405,9 +443,9 @@ pub async fn insert(
             "-- create_tenant\n\
              INSERT INTO tenants (id, name, dialect, max_webhooks, deliveries_per_hour, max_payload, \
                  max_age_s, strict_event_types, alert_failure_rate, alert_min_attempts, \
-                 alert_slow_ms, alert_down_after_s, revision) \
+                 alert_slow_ms, alert_down_after_s, frame_ancestors, revision) \
              VALUES ($1, coalesce($2, ''), coalesce($3, '{DEFAULT}'), coalesce($4, 100), $5, $6, $7, \
-                 coalesce($8, false), $9, $10, $11, $12, 0) \
+                 coalesce($8, false), $9, $10, $11, $12, coalesce($13, '{{}}'), 0) \
              RETURNING {COLUMNS}"
         ))
         .await?;
@@ -427,6 +465,7 @@ pub async fn insert(
                 &new.alerts.min_attempts.flatten(),
                 &new.alerts.slow_ms.flatten(),
                 &new.alerts.down_after_seconds.flatten(),
+                &new.frame_ancestors,
             ],
         )
         .await
@@ -452,6 +491,7 @@ pub async fn update(
         limits,
         alerts,
         strict_event_types,
+        frame_ancestors,
     } = change;
     let mut changes = Assignments::default();
     let tenant = changes.parameter(id);
@@ -466,10 +506,11 @@ pub async fn update(
     changes.set_nullable("alert_slow_ms", alerts.slow_ms);
     changes.set_nullable("alert_down_after_s", alerts.down_after_seconds);
     changes.set("strict_event_types", *strict_event_types);
+    changes.set("frame_ancestors", frame_ancestors.as_ref());
     let statement = client
         .prepare_cached(&format!(
             "-- change_tenant\n\
-             UPDATE tenants SET {} WHERE id = {tenant} RETURNING {COLUMNS}",
+             UPDATE tenants SET {} WHERE id = {tenant} AND deleted_at IS NULL RETURNING {COLUMNS}",
             changes.clauses()
         ))
         .await?;

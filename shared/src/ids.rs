@@ -389,6 +389,18 @@ name!(
     EventId, check_event_id, "EventId", "^[!-~]{1,255}$", 255, "order-4711-created"
 );
 
+name!(
+    /// What another system called a webhook before it moved here: 1 to 128 visible ASCII
+    /// characters, which a header's value may contain.
+    ExternalId, check_external_id, "ExternalId", "^[!-~]{1,128}$", 128, "webhook_123"
+);
+
+name!(
+    /// The user of a tenant that a webhook belongs to, in the tenant's own words: 1 to 128
+    /// visible ASCII characters.
+    Owner, check_owner, "Owner", "^[!-~]{1,128}$", 128, "user-7"
+);
+
 impl From<EventUid> for EventId {
     fn from(uid: EventUid) -> Self {
         Self(uid.to_string().into())
@@ -401,6 +413,10 @@ pub const MAX_TENANT: usize = 63;
 pub const MAX_EVENT_TYPE: usize = 128;
 /// The longest event id, in bytes.
 pub const MAX_EVENT_ID: usize = 255;
+/// The longest external id, in bytes.
+pub const MAX_EXTERNAL_ID: usize = 128;
+/// The longest owner, in bytes.
+pub const MAX_OWNER: usize = 128;
 
 fn check_tenant(text: &str) -> Result<(), Malformed> {
     let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
@@ -442,6 +458,22 @@ fn check_event_id(text: &str) -> Result<(), Malformed> {
             "event id",
             format!("must be 1 to {MAX_EVENT_ID} visible ASCII characters"),
         ));
+    }
+    Ok(())
+}
+
+fn check_external_id(text: &str) -> Result<(), Malformed> {
+    check_visible("external id", text, MAX_EXTERNAL_ID)
+}
+
+fn check_owner(text: &str) -> Result<(), Malformed> {
+    check_visible("owner", text, MAX_OWNER)
+}
+
+fn check_visible(what: &'static str, text: &str, most: usize) -> Result<(), Malformed> {
+    if text.is_empty() || text.len() > most || !text.bytes().all(|b| b.is_ascii_graphic()) {
+        let bound = format!("must be 1 to {most} visible ASCII characters");
+        return Err(Malformed::new(what, bound));
     }
     Ok(())
 }

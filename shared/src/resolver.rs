@@ -176,6 +176,7 @@ mod tests {
         let webhook = Webhook {
             id: WebhookId::generate(),
             tenant: "acme".parse().unwrap(),
+            external_id: None,
             url: format!("http://rebinding.example:{port}/"),
             dialect: None,
             secrets: Secrets::of(Secret::generate(), None),
@@ -195,6 +196,7 @@ mod tests {
             attributes: None,
             tenant: &webhook.tenant,
             webhook_id: webhook.id,
+            external_id: None,
             delivery_id: DeliveryId::of(uid),
         };
         let attempt = Attempt {

@@ -18,6 +18,8 @@ pub const LARGEST_MESSAGE: usize = LARGEST_MAX_PAYLOAD + 64 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TenantSettings {
     pub tenant: Tenant,
+    /// Whether the tenant was deleted. Its row stays until its log is gone.
+    pub is_deleted: bool,
     /// The dialect of webhooks that name none.
     pub dialect: String,
     /// The most attempts in any hour, over all webhooks; `None` means no limit.
@@ -31,7 +33,8 @@ pub struct TenantSettings {
 
 impl TenantSettings {
     /// The columns that [`TenantSettings::read`] needs.
-    pub const COLUMNS: &'static str = "id, dialect, deliveries_per_hour, max_payload, max_age_s";
+    pub const COLUMNS: &'static str = "id, deleted_at IS NOT NULL AS is_deleted, dialect, \
+        deliveries_per_hour, max_payload, max_age_s";
 
     #[must_use]
     pub fn read(row: &Row) -> Self {
@@ -39,6 +42,7 @@ impl TenantSettings {
         let number = |column: &str| row.get::<_, Option<i32>>(column).map(|n| n as u32);
         Self {
             tenant: row.get("id"),
+            is_deleted: row.get("is_deleted"),
             dialect: row.get("dialect"),
             deliveries_per_hour: number("deliveries_per_hour"),
             max_payload: number("max_payload").map_or(MAX_PAYLOAD, |bytes| bytes as usize),

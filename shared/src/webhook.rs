@@ -11,7 +11,7 @@ use secrecy::SecretString;
 use tokio_postgres::Row;
 
 use crate::dialect::Dialect;
-use crate::ids::{Tenant, WebhookId};
+use crate::ids::{ExternalId, Tenant, WebhookId};
 use crate::retry::Retry;
 use crate::seal::{Keyring, Unopenable};
 use crate::secret::{Previous, Secret, Secrets, SigningKey};
@@ -37,6 +37,8 @@ pub struct Subscription {
 pub struct Webhook {
     pub id: WebhookId,
     pub tenant: Tenant,
+    /// What the webhook was called in the system that it comes from.
+    pub external_id: Option<ExternalId>,
     pub url: String,
     /// `None` means the tenant's dialect.
     pub dialect: Option<String>,
@@ -169,7 +171,7 @@ impl Webhook {
     }
 
     /// The columns that [`Webhook::read`] needs.
-    pub const COLUMNS: &'static str = "id, tenant, url, dialect, secret, previous_secret, \
+    pub const COLUMNS: &'static str = "id, tenant, external_id, url, dialect, secret, previous_secret, \
         previous_secret_until, signing_key, previous_signing_key, headers, timeout_ms, retry, \
         rate_limit, rate_period_s, debug_mode, trace_header, status";
 
@@ -182,6 +184,7 @@ impl Webhook {
         Ok(Self {
             id: row.get("id"),
             tenant: row.get("tenant"),
+            external_id: row.get("external_id"),
             url: row.get("url"),
             dialect: row.get("dialect"),
             secrets,

@@ -35,6 +35,7 @@ from posthorn_client.models import (
     NewWebhookMetadataType0,
     Period,
     Problem,
+    PublishedEvent,
     Replay,
     ReplayStatus,
     Role,
@@ -96,7 +97,8 @@ assert (webhook.rate_limit.limit, webhook.rate_limit.per) == (100, Period.SECOND
 # Publish, deliver, look.
 new = NewEvent(id="python-1", type_="order.created", data={"total": 25})
 event = publish_event.sync(client=client, body=new)
-assert event.id == "python-1", event
+# Not a dry run, which has another type.
+assert isinstance(event, PublishedEvent) and event.id == "python-1", event
 first = delivered(webhook, event.id, 1)
 detail = show_delivery.sync(first.id, client=client)
 assert [(a.n, a.outcome, a.response_code) for a in detail.attempt_log] == [(1, AttemptOutcome.SUCCESS, 200)], detail

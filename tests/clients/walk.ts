@@ -93,6 +93,7 @@ const event = taken(
         body: { id: "typescript-1", type: "order.created", data: { total: 25, items: [] } },
     }),
 );
+check("id" in event, "an event, not a dry run");
 const first = await delivered(webhook, event.id, 1);
 const detail = taken(await api.GET("/api/v1/deliveries/{id}", { params: { path: { id: first.id } } }));
 check(detail.attempt_log[0]?.outcome === "success", `an attempt: ${JSON.stringify(detail.attempt_log)}`);

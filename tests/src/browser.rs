@@ -66,7 +66,7 @@ impl Browser {
             let line = must("its output", lines.next_line().await);
             let line = must("its port", line.ok_or("it ended"));
             let port = line
-                .split("on port ")
+                .split("successfully on port ")
                 .nth(1)
                 .and_then(|rest| rest.trim_end_matches('.').parse().ok());
             if let Some(port) = port {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "console/pages.rs"]
+mod pages;
 #[path = "console/safety.rs"]
 mod safety;
 #[path = "console/sessions.rs"]

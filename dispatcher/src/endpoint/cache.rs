@@ -100,6 +100,10 @@ impl EndpointCache {
     pub fn apply(&self, changes: Changes<Webhook>) {
         let mut cached = self.cached.write().unwrap_or_else(PoisonError::into_inner);
         for tenant in changes.tenants {
+            if tenant.is_deleted {
+                cached.tenants.remove(&tenant.tenant);
+                continue;
+            }
             let tenant = Arc::new(tenant);
             cached.tenants.insert(tenant.tenant.clone(), tenant);
         }

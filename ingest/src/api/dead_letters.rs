@@ -329,6 +329,21 @@ async fn page(api: &Api, which: Which) -> Result<DeadLetterPage> {
     Ok(DeadLetterPage::new(shown, limit))
 }
 
+/// One of them.
+///
+/// # Errors
+/// If there is none of that id.
+pub async fn show_one(api: &Api, id: DeadLetterId) -> Result<DeadLetter> {
+    let filter = LetterFilter {
+        ids: Some(vec![id]),
+        ..LetterFilter::default()
+    };
+    let client = api.pool.get().await?;
+    let found = store::list(&client, &filter, None, 1).await?;
+    let found = found.into_iter().next();
+    found.map(DeadLetter::new).ok_or_else(|| unknown(id))
+}
+
 /// Of which tenant the reasons are listed.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::access::auth::Reading;
+use crate::api::access::auth::OwnReading;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::Name;
 use crate::api::state::Shared;
@@ -60,7 +60,7 @@ pub struct DialectList {
     security(("token" = ["viewer"])),
     responses((status = 200, description = "The whole list.", body = DialectList)),
 )]
-pub async fn list(_: Reading, State(api): State<Shared>) -> Json<DialectList> {
+pub async fn list(_: OwnReading, State(api): State<Shared>) -> Json<DialectList> {
     Json(DialectList {
         dialects: api
             .dialects
@@ -78,7 +78,7 @@ pub async fn list(_: Reading, State(api): State<Shared>) -> Json<DialectList> {
     responses((status = 200, description = "The dialect.", body = DialectView)),
 )]
 pub async fn show(
-    _: Reading,
+    _: OwnReading,
     State(api): State<Shared>,
     Name(name): Name,
 ) -> Result<Json<DialectView>> {

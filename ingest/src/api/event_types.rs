@@ -16,7 +16,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::actor::begin;
-use crate::api::access::auth::{Managing, Reading};
+use crate::api::access::auth::{Managing, OwnReading};
 use crate::api::access::change_limit::ChangePermit;
 use crate::api::http::headers::Created;
 use crate::api::http::problem::{Problem, Result};
@@ -75,7 +75,7 @@ pub struct EventTypePage {
     responses((status = 200, description = "A page.", body = EventTypePage)),
 )]
 pub async fn list(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Parameters(filter): Parameters<EventTypeQuery>,
 ) -> Result<Json<EventTypePage>> {
@@ -111,7 +111,7 @@ pub async fn list(
     responses((status = 200, description = "The event type.", body = EventTypeView)),
 )]
 pub async fn show(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Id(name): Id<EventType>,
 ) -> Result<Json<EventTypeView>> {
@@ -326,7 +326,7 @@ pub struct Catalogues {
     security(("token" = ["viewer"])),
     responses((status = 200, description = "The whole list.", body = Catalogues)),
 )]
-pub async fn list_catalogues(_: Reading) -> Result<Json<Catalogues>> {
+pub async fn list_catalogues(_: OwnReading) -> Result<Json<Catalogues>> {
     let catalogue = |form: CatalogueForm| Catalogue {
         event_types: form.types(),
         name: form.name,
@@ -348,7 +348,7 @@ pub async fn list_catalogues(_: Reading) -> Result<Json<Catalogues>> {
     params(("name" = String, Path, example = "rishi")),
     responses((status = 200, description = "The catalogue.", body = CatalogueForm)),
 )]
-pub async fn show_catalogue(_: Reading, Name(name): Name) -> Result<Json<&'static RawValue>> {
+pub async fn show_catalogue(_: OwnReading, Name(name): Name) -> Result<Json<&'static RawValue>> {
     let collection = collections::collection(&name).ok_or_else(|| {
         let names = collections::names();
         Problem::not_found(format!("there is no catalogue {name}; there is {names}"))

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
-use shared::ids::{Tenant, TokenId};
+use shared::ids::{Owner, Tenant, TokenId};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -30,6 +30,9 @@ struct Me {
     /// Whether the token is global: it may act for any tenant.
     global: bool,
     role: Role,
+    /// The owner whose webhooks alone the token sees and changes. `null`: all of the tenant's.
+    #[schema(required)]
+    owner: Option<Owner>,
     /// The API token. `null` for a JWT, and for the operator's `ADMIN_TOKEN`.
     #[schema(required)]
     token: Option<MyToken>,
@@ -65,6 +68,7 @@ async fn show(asking: Identified, State(api): State<Shared>) -> Result<Json<Me>>
     Ok(Json(Me {
         global: asking.caller.tenant.is_none(),
         role: asking.caller.role,
+        owner: asking.caller.owner,
         token: token(&api, &asking.hash).await?,
         requests_per_second: api.rates.as_ref().map(|rates| rates.per_second()),
         limits: match &asking.tenant {

@@ -21,7 +21,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use deliveries::{all_replays, replays, retries};
-use events::rematches;
+use events::{expunge, rematches};
 use http::problem::Problem;
 use http::query::{self, Queries};
 use state::Shared;
@@ -35,13 +35,17 @@ pub mod deliveries;
 pub mod dialects;
 pub mod event_types;
 pub mod events;
+pub mod export;
 pub mod http;
+pub mod listeners;
 pub mod me;
 pub mod middleware;
 pub mod openapi;
 pub mod operations;
+pub mod portal_links;
 pub mod signatures;
 pub mod state;
+pub mod tenant_deletion;
 pub mod tenants;
 pub mod tokens;
 pub mod webhook_metrics;
@@ -79,7 +83,8 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
     let events = events::routes()
         .merge(events::log::routes())
         .merge(events::detail::routes())
-        .merge(rematches::of_event());
+        .merge(rematches::of_event())
+        .merge(expunge::routes());
     let webhooks = || {
         webhooks::routes()
             .merge(rotation::routes())
@@ -103,6 +108,8 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/api/v1/event-types", event_types::routes())
         .nest("/api/v1/catalogues", event_types::catalogues())
         .nest("/api/v1/dialects", dialects::routes())
+        .nest("/api/v1/export", export::routes())
+        .nest("/api/v1/listeners", listeners::routes())
         .nest("/api/v1/dead-letters", dead_letters::of_tenant())
         .nest("/api/v1/admin/dead-letters", dead_letters::routes())
         .nest("/api/v1/admin/events", rematches::of_all())
@@ -110,7 +117,11 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/api/v1/admin/changes", changes::of_all())
         .nest("/.well-known/webhook-keys", keys::routes())
         .nest("/api/v1/admin/tokens", tokens::routes())
-        .nest("/api/v1/admin/tenants", tenants::routes())
+        .nest(
+            "/api/v1/admin/tenants",
+            tenants::routes().merge(tenant_deletion::routes()),
+        )
+        .nest("/api/v1/admin/portal-links", portal_links::routes())
         .nest("/api/v1/admin", operations::routes())
         .nest("/metrics", webhook_metrics::routes())
         .nest("/api/v1/me", me::routes())

@@ -34,6 +34,8 @@ pub struct Api {
     pub tokens: TokenLookup,
     /// Bounds a tenant's requests that use PostgreSQL.
     pub permits: TenantPermits,
+    /// Bounds a tenant's streams of deliveries.
+    pub streams: TenantPermits,
     /// Bounds changes to webhooks, tenants and event types.
     pub changes: ChangeLimiter,
     /// Publishes to RabbitMQ.

@@ -106,7 +106,7 @@ pub async fn list(
     let statement = client
         .prepare_cached(&format!(
             "-- list_tenants\n\
-             SELECT {COLUMNS} FROM tenants WHERE id > coalesce($1, '') \
+             SELECT {COLUMNS} FROM tenants WHERE id > coalesce($1, '') AND deleted_at IS NULL \
                AND ($3::text IS NULL OR position(lower($3) IN id) > 0 OR position(lower($3) IN lower(name)) > 0) \
              ORDER BY id LIMIT $2"
         ))
@@ -141,7 +141,7 @@ pub async fn show(
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(&format!(
-            "-- show_tenant\nSELECT {COLUMNS} FROM tenants WHERE id = $1"
+            "-- show_tenant\nSELECT {COLUMNS} FROM tenants WHERE id = $1 AND deleted_at IS NULL"
         ))
         .await?;
     let row = client.query_opt(&statement, &[&known(&id)?]).await?;

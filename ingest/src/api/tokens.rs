@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use shared::clock;
-use shared::ids::{Tenant, TokenId};
+use shared::ids::{Owner, Tenant, TokenId};
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use utoipa::ToSchema;
@@ -43,6 +43,9 @@ pub struct NewToken {
     pub tenant: Option<String>,
     /// `manager` by default.
     pub role: Option<Role>,
+    /// The owner whose webhooks the token sees and changes, and no others. Not of an admin.
+    #[schema(value_type = Option<Owner>)]
+    pub owner: Option<String>,
     /// When it expires; never by default.
     #[serde(alias = "expiresAt")]
     pub expires_at: Option<Timestamp>,
@@ -63,6 +66,8 @@ pub struct IssuedToken {
     pub tenant: Option<Tenant>,
     pub role: Role,
     #[schema(required)]
+    pub owner: Option<Owner>,
+    #[schema(required)]
     pub expires_at: Option<Timestamp>,
 }
 
@@ -77,6 +82,9 @@ pub struct Token {
     #[schema(required)]
     pub tenant: Option<Tenant>,
     pub role: Role,
+    /// The owner whose webhooks it sees and changes; `null`: all of its tenant's.
+    #[schema(required)]
+    pub owner: Option<Owner>,
     pub created_at: Timestamp,
     #[schema(required)]
     pub expires_at: Option<Timestamp>,
@@ -95,6 +103,7 @@ impl Token {
             prefix: row.get("prefix"),
             tenant: row.get("tenant"),
             role: role.map_err(|_| anyhow::anyhow!("a token has an unknown role"))?,
+            owner: row.get("owner"),
             created_at: row.get("created_at"),
             expires_at: row.get("expires_at"),
             revoked_at: row.get("revoked_at"),
@@ -141,24 +150,39 @@ pub async fn issue(
         return Err(Problem::field("expires_at", "must be in the future"));
     }
     let role = new.role.unwrap_or(Role::Manager);
+    let owner = new.owner.map(|owner| owner.parse::<Owner>()).transpose();
+    let owner = owner.map_err(|error| Problem::field("owner", error.to_string()))?;
+    if owner.is_some() && (tenant.is_none() || role == Role::Admin) {
+        let why = "is for a tenant's viewers and managers: an admin's token, and a global one, is for all webhooks";
+        return Err(Problem::field("owner", why));
+    }
     let expires_at = new.expires_at.map(|at| at.0);
-    let made = create_token(&api.pool, &admin.actor, tenant.as_ref(), role, expires_at)
-        .await
-        .map_err(|error| {
-            let sql = error
-                .downcast_ref::<tokio_postgres::Error>()
-                .and_then(tokio_postgres::Error::code);
-            match sql {
-                Some(&SqlState::FOREIGN_KEY_VIOLATION) => unknown(),
-                _ => error.into(),
-            }
-        })?;
+    let tenants = tenant.as_ref();
+    let made = create_token(
+        &api.pool,
+        &admin.actor,
+        tenants,
+        role,
+        owner.as_ref(),
+        expires_at,
+    )
+    .await
+    .map_err(|error| {
+        let sql = error
+            .downcast_ref::<tokio_postgres::Error>()
+            .and_then(tokio_postgres::Error::code);
+        match sql {
+            Some(&SqlState::FOREIGN_KEY_VIOLATION) => unknown(),
+            _ => error.into(),
+        }
+    })?;
     let issued = IssuedToken {
         id: made.id,
         token: made.secret.expose_secret().to_owned(),
         prefix: made.prefix,
         tenant,
         role,
+        owner,
         expires_at: new.expires_at,
     };
     Ok(Created::new("/api/v1/admin/tokens", issued.id, issued))
@@ -191,7 +215,8 @@ pub async fn list(
     }))
 }
 
-const COLUMNS: &str = "id, prefix, tenant, role, created_at, expires_at, revoked_at, last_used_at";
+const COLUMNS: &str =
+    "id, prefix, tenant, role, owner, created_at, expires_at, revoked_at, last_used_at";
 
 async fn find_all(api: &Api, after: Option<TokenId>, most: i64) -> Result<Vec<Row>> {
     let client = api.pool.get().await?;

@@ -280,7 +280,7 @@ fn is_variable(name: &str) -> bool {
 
 /// Serde's message without the wrong value. The message has what was found, with the value
 /// between quotes, and after the last comma what was expected.
-fn without_value(error: &str) -> String {
+pub(crate) fn without_value(error: &str) -> String {
     let expected = error.rfind(", expected ").map_or("", |at| &error[at..]);
     let found = ["invalid type: ", "invalid value: "]
         .iter()

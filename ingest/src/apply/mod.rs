@@ -17,7 +17,7 @@ pub mod place;
 pub mod present;
 pub mod problems;
 pub mod report;
-mod webhook;
+pub(crate) mod webhook;
 mod yaml;
 
 use std::fmt;
@@ -263,6 +263,9 @@ impl Making<'_> {
         let (is_new, id) = match now {
             Some(now) if difference.is_empty() => (false, Ok(Some(now.id))),
             Some(now) => {
+                if !now.has_key {
+                    webhooks::set_key(transaction, now.id, &key).await?;
+                }
                 let updated =
                     webhooks::update(transaction, writing, tenant, now.id, None, form).await;
                 (false, updated.map(|_| Some(now.id)))

@@ -212,7 +212,7 @@ impl Place {
 }
 
 /// The text without these, the longest first: one may be in another.
-pub(super) fn without<'t>(text: &str, values: impl IntoIterator<Item = &'t str>) -> String {
+pub(crate) fn without<'t>(text: &str, values: impl IntoIterator<Item = &'t str>) -> String {
     let long_enough = |value: &&str| value.len() >= SHORTEST;
     let mut values: Vec<_> = values.into_iter().filter(long_enough).collect();
     values.sort_by_key(|value| std::cmp::Reverse(value.len()));

@@ -34,7 +34,7 @@ impl Present {
     ) -> anyhow::Result<Self> {
         let ids: Vec<&Tenant> = declared.iter().map(|tenant| &tenant.id).collect();
         let tenants = lock_tenants(transaction, &ids).await?;
-        let webhooks = lock_webhooks(transaction, keys, &ids).await?;
+        let webhooks = lock_webhooks(transaction, keys, &ids, &ids_as_keys(declared)).await?;
         let mut event_types = HashMap::new();
         for id in tenants.keys() {
             let listed = store::list(transaction, id, None, None, MAX_EVENT_TYPES).await?;
@@ -58,7 +58,8 @@ async fn lock_tenants(
         .query(
             &format!(
                 "-- lock_declared_tenants\n\
-                 SELECT {columns} FROM tenants WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE"
+                 SELECT {columns} FROM tenants \
+                 WHERE id = ANY ($1) AND deleted_at IS NULL ORDER BY id FOR NO KEY UPDATE"
             ),
             &[&ids],
         )
@@ -67,37 +68,52 @@ async fn lock_tenants(
     Ok(shown.map(|shown| (shown.id.clone(), shown)).collect())
 }
 
+/// The declared keys that are the id of a webhook: an export has such keys.
+fn ids_as_keys(declared: &[DeclaredTenant]) -> Vec<WebhookId> {
+    let webhooks = declared.iter().flat_map(|tenant| &tenant.webhooks);
+    webhooks
+        .filter_map(|webhook| webhook.key.parse().ok())
+        .collect()
+}
+
+/// Webhooks that have a key, and those without whose id a file declares as a key.
 async fn lock_webhooks(
     transaction: &Transaction<'_>,
     keys: &Keyring,
     tenants: &[&Tenant],
+    ids: &[WebhookId],
 ) -> anyhow::Result<HashMap<Tenant, BTreeMap<String, Now>>> {
     let columns = Webhook::COLUMNS;
     let rows = transaction
         .query(
             &format!(
                 "-- lock_declared_webhooks\n\
-                 SELECT {columns}, patterns, filter, operational, key, description, metadata \
+                 SELECT {columns}, patterns, filter, operational, key, description, metadata, owner \
                  FROM webhooks \
-                 WHERE tenant = ANY ($1) AND key IS NOT NULL AND status <> 'deleted' \
+                 WHERE tenant = ANY ($1) AND (key IS NOT NULL OR id = ANY ($2)) \
+                   AND status <> 'deleted' \
                  ORDER BY id FOR NO KEY UPDATE"
             ),
-            &[&tenants],
+            &[&tenants, &ids],
         )
         .await?;
     let mut webhooks: HashMap<Tenant, BTreeMap<String, Now>> = HashMap::new();
     for row in &rows {
         let webhook = Webhook::read(row, keys)
             .with_context(|| format!("reading webhook {}", row.get::<_, WebhookId>("id")))?;
-        webhooks.entry(webhook.tenant.clone()).or_default().insert(
-            row.get("key"),
-            Now::new(
-                webhook,
-                Subscription::read(row),
-                row.get("description"),
-                row.get("metadata"),
-            ),
+        let key: Option<String> = row.get("key");
+        let has_key = key.is_some();
+        let key = key.unwrap_or_else(|| webhook.id.to_string());
+        let tenant = webhook.tenant.clone();
+        let now = Now::new(
+            webhook,
+            Subscription::read(row),
+            row.get("description"),
+            row.get("metadata"),
+            has_key,
+            row.get("owner"),
         );
+        webhooks.entry(tenant).or_default().insert(key, now);
     }
     Ok(webhooks)
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
-use shared::ids::WebhookId;
+use shared::ids::{ExternalId, Owner, WebhookId};
 use shared::retry::Retry;
 use shared::secret::Secret;
 use shared::webhook::{Rate, Status, Subscription, Webhook};
@@ -19,6 +19,8 @@ use crate::webhooks::rate_limit::RateLimit;
 
 pub struct Now {
     pub id: WebhookId,
+    /// A webhook that was made over the API has none, until a file declares it.
+    pub has_key: bool,
     members: Members,
     secret: Secret,
 }
@@ -40,6 +42,8 @@ struct Members {
     signing: Signing,
     dialect: Option<String>,
     metadata: Map<String, Value>,
+    external_id: Option<ExternalId>,
+    owner: Option<Owner>,
 }
 
 impl Default for Members {
@@ -60,6 +64,8 @@ impl Default for Members {
             signing: Signing::Hmac,
             dialect: None,
             metadata: Map::new(),
+            external_id: None,
+            owner: None,
         }
     }
 }
@@ -71,12 +77,15 @@ impl Now {
         subscription: Subscription,
         description: String,
         metadata: Value,
+        has_key: bool,
+        owner: Option<Owner>,
     ) -> Self {
         let exposed = |(name, value): (String, secrecy::SecretString)| {
             (name, value.expose_secret().to_owned())
         };
         Self {
             id: webhook.id,
+            has_key,
             secret: webhook.secrets.current().clone(),
             members: Members {
                 signing: match webhook.secrets.signing_key() {
@@ -96,6 +105,8 @@ impl Now {
                 debug_mode: webhook.debug_mode,
                 trace_header: webhook.trace_header,
                 dialect: webhook.dialect,
+                external_id: webhook.external_id,
+                owner,
                 metadata: match metadata {
                     Value::Object(metadata) => metadata,
                     // Only a row made by hand has another.
@@ -107,11 +118,14 @@ impl Now {
 }
 
 /// The members that are to be written, and the lines of the report.
-pub(super) fn compare(now: Option<&Now>, wanted: CheckedWebhook) -> (CheckedWebhook, Difference) {
+pub(crate) fn compare(now: Option<&Now>, wanted: CheckedWebhook) -> (CheckedWebhook, Difference) {
     let mut wanted = whole(wanted);
     let mut difference = Difference::new(now.is_none());
     let nothing = Members::default();
     let members = now.map_or(&nothing, |now| &now.members);
+    if let Some(now) = now.filter(|now| !now.has_key) {
+        difference.line("key", "none", &now.id.to_string());
+    }
     difference.member("url", &members.url, &mut wanted.url);
     difference.member("events", &members.events, &mut wanted.events);
     difference.member("description", &members.description, &mut wanted.description);
@@ -138,6 +152,8 @@ pub(super) fn compare(now: Option<&Now>, wanted: CheckedWebhook) -> (CheckedWebh
     difference.member("signing", &members.signing, &mut wanted.signing);
     difference.member("dialect", &members.dialect, &mut wanted.dialect);
     difference.member("metadata", &members.metadata, &mut wanted.metadata);
+    difference.member("external_id", &members.external_id, &mut wanted.external_id);
+    difference.member("owner", &members.owner, &mut wanted.owner);
     (wanted, difference)
 }
 
@@ -157,6 +173,8 @@ fn whole(wanted: CheckedWebhook) -> CheckedWebhook {
         operational: wanted.operational.or(Some(false)),
         trace_header: wanted.trace_header.or(Some(true)),
         dialect: wanted.dialect.or(Some(None)),
+        external_id: wanted.external_id.or(Some(None)),
+        owner: wanted.owner.or(Some(None)),
         metadata: Some(metadata),
         client_id: None,
         ..wanted

@@ -37,6 +37,11 @@ pub static STYLE: LazyLock<Asset> = LazyLock::new(|| {
     let content = include_str!("assets/console.css");
     Asset::new("console.css", "text/css; charset=utf-8", content)
 });
+/// The portal's other colours.
+pub static ACCENTS: LazyLock<Asset> = LazyLock::new(|| {
+    let content = include_str!("assets/accents.css");
+    Asset::new("accents.css", "text/css; charset=utf-8", content)
+});
 pub static SCRIPT: LazyLock<Asset> = LazyLock::new(|| {
     let content = include_str!("assets/console.js");
     Asset::new("console.js", "text/javascript; charset=utf-8", content)
@@ -68,7 +73,7 @@ fn without_comments(source: &str) -> String {
 
 /// `GET /console/_/assets/{name}`
 pub async fn show(Path(name): Path<String>) -> Response {
-    let all = [&*STYLE, &*SCRIPT, &*MARK];
+    let all = [&*STYLE, &*ACCENTS, &*SCRIPT, &*MARK];
     match all.into_iter().find(|asset| asset.name == name) {
         Some(asset) => (
             [

@@ -230,13 +230,13 @@ impl<'a> Page<'a> {
                     form method="post" action="/console/_/theme" data-theme-form {
                         (csrf(self.by))
                         input type="hidden" name="back" value=(self.by.here);
-                        button class="btn quiet tiny" name="theme" value=(self.by.look.theme.next().name()) data-theme-toggle {
+                        button class="btn quiet tiny" name="theme" value=(self.by.look.theme.next().name()) data-theme-toggle aria-label="Theme" {
                             (icon("theme")) span { "Theme" }
                         }
                     }
                     form method="post" action="/console/_/sign-out" {
                         (csrf(self.by))
-                        button class="btn quiet tiny" { (icon("out")) span { "Sign out" } }
+                        button class="btn quiet tiny" aria-label="Sign out" { (icon("out")) span { "Sign out" } }
                     }
                 }
             }

@@ -150,7 +150,7 @@ async fn admit(console: &Console, request: Request) -> Result<Request> {
     Ok(Request::from_parts(parts, axum::body::Body::empty()))
 }
 
-async fn read_form(headers: &HeaderMap, body: axum::body::Body) -> Result<Fields> {
+pub(super) async fn read_form(headers: &HeaderMap, body: axum::body::Body) -> Result<Fields> {
     if !is_from_here(headers) {
         return Err(Failure::forbidden(
             "this form was not sent by one of the console's own pages",
@@ -162,7 +162,7 @@ async fn read_form(headers: &HeaderMap, body: axum::body::Body) -> Result<Fields
     Ok(Fields::parse(&body))
 }
 
-fn check_form(session: &Session, fields: &Fields, path: &str) -> Result<()> {
+pub(super) fn check_form(session: &Session, fields: &Fields, path: &str) -> Result<()> {
     // Whoever is signed in and signs in anew has a page from before.
     if session.is_csrf(fields.text("csrf")) || WITHOUT_SESSION.contains(&path) {
         return Ok(());
@@ -192,6 +192,7 @@ pub fn look(headers: &HeaderMap) -> Look {
     Look {
         theme: Theme::parse(cookie(headers, THEME_COOKIE).unwrap_or_default()),
         without_keys: cookie(headers, KEYS_COOKIE) == Some("off"),
+        accent: "",
     }
 }
 

@@ -17,8 +17,9 @@ use axum::routing::{get, post};
 
 use failure::Failure;
 use pages::{
-    deliveries, delivery, edit, event, events, go, overview, secret, settings, sign_in, statistics,
-    test, webhook, webhooks,
+    dead_letters, deliveries, delivery, edit, event, event_types, events, go, health, log,
+    overview, publish, replays, retry, secret, settings, sign_in, signature, statistics, tenants,
+    test, tokens, webhook, webhooks,
 };
 use state::Console;
 
@@ -32,6 +33,7 @@ pub mod icons;
 pub mod moments;
 pub mod pages;
 pub mod parts;
+pub mod portal;
 pub mod query;
 pub mod session;
 pub mod shell;
@@ -52,14 +54,16 @@ pub fn routes(console: Console) -> Router {
         .route("/keys", get(sign_in::show_keys).post(sign_in::set_keys))
         .route("/choose", get(sign_in::choose))
         .route("/go", get(go::go))
+        .merge(operators())
         .fallback(nowhere);
-    let tenants = Router::new()
+    let of_tenant = Router::new()
         .route("/webhooks", get(webhooks::show))
         .route("/webhooks/new", get(edit::new).post(edit::create))
         .route("/webhooks/{id}", get(webhook::show))
         .route("/webhooks/{id}/edit", get(edit::edit).post(edit::save))
         .route("/webhooks/{id}/status", post(webhook::set_status))
         .route("/webhooks/{id}/statistics", get(statistics::show))
+        .route("/webhooks/{id}/log", get(log::show))
         .route("/webhooks/{id}/settings", get(settings::show))
         .route(
             "/webhooks/{id}/delete",
@@ -70,23 +74,75 @@ pub fn routes(console: Console) -> Router {
         .route("/webhooks/{id}/secret/revoke", post(secret::revoke))
         .route("/webhooks/{id}/test", get(test::show).post(test::send))
         .route("/deliveries", get(deliveries::show))
+        .route("/deliveries/retry", post(retry::retry))
         .route("/deliveries/{id}", get(delivery::show))
         .route("/deliveries/{id}/retry", post(delivery::retry))
         .route("/events", get(events::show))
+        .route("/events/new", get(publish::show).post(publish::send))
         .route("/events/{id}", get(event::show))
+        .merge(beside())
         .fallback(nowhere);
     Router::new()
         .route("/console", get(sign_in::home))
         .route("/console/{tenant}", get(overview::show))
         .nest("/console/_", nobodys)
-        .nest("/console/{tenant}", tenants)
+        .nest("/console/{tenant}", of_tenant)
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             Failure::not_found(format!("{} does not take {method}", uri.path()))
         })
         .layer(from_fn_with_state(console.clone(), guard::guard))
+        .merge(portal::routes(console.clone()))
         .with_state(console)
 }
 
-async fn nowhere(uri: Uri) -> Failure {
-    Failure::not_found(format!("there is no page {}", uri.path()))
+/// Pages of a tenant beside its webhooks, deliveries and events.
+fn beside() -> Router<Arc<Console>> {
+    Router::new()
+        .route(
+            "/event-types",
+            get(event_types::show).post(event_types::save),
+        )
+        .route("/event-types/new", get(event_types::new))
+        .route(
+            "/event-types/import",
+            get(event_types::import_page).post(event_types::import),
+        )
+        .route("/event-types/{name}", get(event_types::show_one))
+        .route("/event-types/{name}/edit", get(event_types::edit))
+        .route("/event-types/{name}/delete", post(event_types::delete))
+        .route("/replays", get(replays::show).post(replays::create))
+        .route("/replays/new", get(replays::new))
+        .route("/replays/{id}", get(replays::show_one))
+        .route("/replays/{id}/cancel", post(replays::cancel))
+        .route("/signature", get(signature::show).post(signature::check))
+        .route("/tokens", get(tokens::show).post(tokens::issue))
+        .route("/tokens/{id}/revoke", post(tokens::revoke))
+}
+
+/// Pages of all tenants.
+fn operators() -> Router<Arc<Console>> {
+    Router::new()
+        .route("/health", get(health::show))
+        .route("/tenants", get(tenants::show).post(tenants::create))
+        .route("/tenants/new", get(tenants::new))
+        .route(
+            "/tenants/{which}",
+            get(tenants::show_one).post(tenants::save),
+        )
+        .route("/tenants/{which}/edit", get(tenants::edit))
+        .route("/tenants/{which}/tokens", post(tenants::issue))
+        .route(
+            "/tenants/{which}/tokens/{token}/revoke",
+            post(tenants::revoke),
+        )
+        .route("/tenants/{which}/portal", post(tenants::portal_link))
+        .route("/tenants/{which}/portal/end", post(tenants::end_portal))
+        .route("/dead-letters", get(dead_letters::show))
+        .route("/dead-letters/act", post(dead_letters::act))
+        .route("/dead-letters/{id}", get(dead_letters::show_one))
+        .route("/dead-letters/{id}/replay", post(dead_letters::replay))
+}
+
+async fn nowhere() -> Failure {
+    Failure::not_found("there is no such page")
 }

@@ -23,7 +23,9 @@ use crate::api::access::jwt;
 use crate::api::access::role::Role;
 use crate::api::access::tokens;
 use crate::api::http::problem::Result;
+use crate::api::portal_links::ACCENTS;
 use crate::api::state::Api;
+use crate::console::shell::Theme;
 
 /// The cookie. The prefix makes browsers insist on `Secure`, `Path=/` and no domain.
 pub const COOKIE: &str = "__Host-posthorn";
@@ -47,6 +49,9 @@ pub struct Session {
     /// How pages and logs name it.
     pub shown: String,
     pub ends_at: OffsetDateTime,
+    /// How the portal looks: as its link says.
+    pub theme: Theme,
+    pub accent: &'static str,
     id: Id,
 }
 
@@ -128,6 +133,8 @@ struct Begins {
     webhooks: Option<Vec<WebhookId>>,
     shown: String,
     ends_at: OffsetDateTime,
+    theme: Option<String>,
+    accent: Option<String>,
 }
 
 /// A session that has begun, and its cookie's value.
@@ -164,12 +171,22 @@ async fn checked(api: &Api, token: &str) -> Result<Option<Begins>> {
             // Of a token that somebody chose, not even the beginning is shown.
             shown: "ADMIN_TOKEN".to_owned(),
             ends_at,
+            theme: None,
+            accent: None,
         }));
     }
     if let (Some(jwts), true) = (&api.jwts, token.contains('.')) {
         let Ok(claims) = jwts.verify(token) else {
             return Ok(None);
         };
+        // Pages show all of a tenant: nobody gets more by a session than by the JWT itself.
+        if claims.owner.is_some() {
+            return Ok(None);
+        }
+        // Pages show all webhooks of a tenant.
+        if claims.owner.is_some() {
+            return Ok(None);
+        }
         if api.subscriptions.max_payload(&claims.tenant).is_none() {
             api.feed.refresh().await?;
             if api.subscriptions.max_payload(&claims.tenant).is_none() {
@@ -185,9 +202,13 @@ async fn checked(api: &Api, token: &str) -> Result<Option<Begins>> {
             webhooks: None,
             shown: "a JWT".to_owned(),
             ends_at: jwt::expires_at(token).map_or(ends_at, |at| at.min(ends_at)),
+            theme: None,
+            accent: None,
         }));
     }
     let found = api.tokens.find(&hash).await?;
+    // Pages show all webhooks of a tenant.
+    let found = found.filter(|found| found.owner.is_none());
     Ok(found.map(|found| Begins {
         kind: "token",
         token: Some(found.id),
@@ -197,6 +218,8 @@ async fn checked(api: &Api, token: &str) -> Result<Option<Begins>> {
         webhooks: None,
         shown: shown(token),
         ends_at,
+        theme: None,
+        accent: None,
     }))
 }
 
@@ -217,8 +240,8 @@ async fn insert(api: &Api, begins: Begins) -> Result<Begun> {
     let statement = client
         .prepare_cached(
             "-- begin_session\n\
-             INSERT INTO sessions (hash, kind, token_id, operator_mark, tenant, role, webhooks, shown, ends_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+             INSERT INTO sessions (hash, kind, token_id, operator_mark, tenant, role, webhooks, shown, ends_at, theme, accent) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         )
         .await?;
     let (hash, mark) = (id.hash(), mark.as_ref().map(<[u8; 32]>::as_slice));
@@ -235,6 +258,8 @@ async fn insert(api: &Api, begins: Begins) -> Result<Begun> {
                 &begins.webhooks,
                 &begins.shown,
                 &begins.ends_at,
+                &begins.theme,
+                &begins.accent,
             ],
         )
         .await?;
@@ -247,6 +272,8 @@ async fn insert(api: &Api, begins: Begins) -> Result<Begun> {
             is_portal: begins.kind == "portal",
             shown: begins.shown,
             ends_at: begins.ends_at,
+            theme: Theme::parse(begins.theme.as_deref().unwrap_or_default()),
+            accent: accent(begins.accent.as_deref()),
             id,
         },
     })
@@ -272,7 +299,7 @@ pub async fn find(api: &Api, cookie: &str) -> Result<Option<Session>> {
     let statement = client
         .prepare_cached(
             "-- find_session\n\
-             SELECT s.kind, s.operator_mark, s.webhooks, s.shown, s.ends_at, \
+             SELECT s.kind, s.operator_mark, s.webhooks, s.shown, s.ends_at, s.theme, s.accent, \
                  CASE WHEN t.id IS NULL THEN s.tenant ELSE t.tenant END AS tenant, \
                  coalesce(t.role, s.role) AS role, \
                  s.seen_at < now() - interval '1 minute' AS unnoticed \
@@ -309,6 +336,8 @@ pub async fn find(api: &Api, cookie: &str) -> Result<Option<Session>> {
         is_portal: row.get::<_, &str>("kind") == "portal",
         shown: row.get("shown"),
         ends_at: row.get("ends_at"),
+        theme: Theme::parse(row.get::<_, Option<&str>>("theme").unwrap_or_default()),
+        accent: accent(row.get("accent")),
         id,
     }))
 }
@@ -454,8 +483,59 @@ pub async fn open_link(api: &Api, link: &str) -> Result<Option<Begun>> {
         webhooks: None,
         shown: "a link".to_owned(),
         ends_at: clock::now() + Duration::seconds(row.get::<_, i32>("session_s").into()),
+        theme: None,
+        accent: None,
     };
     insert(api, begins).await.map(Some)
+}
+
+/// Opens a link to the portal, once. `None`: there is none, or not any more.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn open_portal_link(api: &Api, link: &str) -> Result<Option<Begun>> {
+    let Some(id) = Id::parse(link) else {
+        return Ok(None);
+    };
+    let row = {
+        let client = api.pool.get().await?;
+        let statement = client
+            .prepare_cached(
+                "-- open_portal_link\n\
+                 UPDATE links SET opened_at = now() \
+                 WHERE hash = $1 AND kind = 'portal' AND opened_at IS NULL AND ends_at > now() \
+                 RETURNING id::text, tenant, role, webhooks, session_s, theme, accent",
+            )
+            .await?;
+        client
+            .query_opt(&statement, &[&id.hash().as_slice()])
+            .await?
+    };
+    let Some(row) = row else {
+        return Ok(None);
+    };
+    // The link's public name: what was done with it is found by it.
+    let name: String = row.get("id");
+    let ends_at = clock::now() + Duration::seconds(row.get::<_, i32>("session_s").into());
+    let begins = Begins {
+        kind: "portal",
+        token: None,
+        operator: false,
+        tenant: row.get("tenant"),
+        role: row.get::<_, &str>("role").parse().unwrap_or(Role::Viewer),
+        webhooks: row.get("webhooks"),
+        shown: format!("portal link {name}"),
+        ends_at,
+        theme: row.get("theme"),
+        accent: row.get("accent"),
+    };
+    insert(api, begins).await.map(Some)
+}
+
+/// One of those that there are: it becomes an attribute.
+fn accent(text: Option<&str>) -> &'static str {
+    let known = ACCENTS.into_iter().find(|known| Some(*known) == text);
+    known.unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -471,6 +551,8 @@ mod tests {
             is_portal: false,
             shown: String::new(),
             ends_at: OffsetDateTime::UNIX_EPOCH,
+            theme: Theme::System,
+            accent: "",
             id: Id([byte; 32]),
         };
         let (ours, other) = (session(1), session(2));

@@ -3,7 +3,7 @@
 use axum::response::Html;
 use maud::{DOCTYPE, Markup, html};
 
-use crate::console::assets::{MARK, SCRIPT, STYLE};
+use crate::console::assets::{ACCENTS, MARK, SCRIPT, STYLE};
 use crate::console::icons::{icon, sprite};
 use crate::console::text::plain;
 
@@ -50,20 +50,24 @@ pub struct Look {
     pub theme: Theme,
     /// Whether the visitor has switched single-letter keys off.
     pub without_keys: bool,
+    /// The portal's colour, of `portal_links::ACCENTS`.
+    pub accent: &'static str,
 }
 
 /// A whole document. `events`: where its live parts come from.
 pub fn document(look: Look, title: &str, events: Option<&str>, body: &Markup) -> Html<String> {
     let theme = Some(look.theme.name()).filter(|name| !name.is_empty());
+    let accent = Some(look.accent).filter(|accent| !accent.is_empty());
     let page = html! {
         (DOCTYPE)
-        html lang="en" data-theme=[theme] data-keys=[look.without_keys.then_some("off")] {
+        html lang="en" data-theme=[theme] data-accent=[accent] data-keys=[look.without_keys.then_some("off")] {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 title { (plain(title)) " · Posthorn" }
                 link rel="icon" href=(MARK.path) type="image/svg+xml";
                 link rel="stylesheet" href=(STYLE.path);
+                @if accent.is_some() { link rel="stylesheet" href=(ACCENTS.path); }
                 script src=(SCRIPT.path) defer {}
             }
             body data-events=[events] {

@@ -5,11 +5,12 @@
 //! checked against the session: another tenant's pages are 404. Nothing else decides whose
 //! rows are read, least of all a form.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::request::Parts;
-use shared::ids::Tenant;
+use shared::ids::{Malformed, Tenant};
 
 use crate::api::access::auth::{Acting, Administering, Operating, is_tenant, permit};
 use crate::api::access::role::Role;
@@ -55,10 +56,13 @@ impl<const ROLE: u8> Visit<ROLE> {
     ///
     /// # Errors
     /// 403, or 429 if too many of the tenant's requests are under way.
-    pub async fn acting<const WANTED: u8>(&self) -> Result<Acting<WANTED>> {
+    pub async fn acting<const WANTED: u8, const OWN: bool>(
+        &self,
+    ) -> Result<Acting<WANTED, true, OWN>> {
         must_be(&self.by.session, WANTED)?;
         Ok(Acting {
             tenant: self.tenant.clone(),
+            owner: None,
             permit: Some(permit(&self.tenant, &self.api).await?),
             actor: self.by.session.actor(),
         })
@@ -72,6 +76,7 @@ impl<const ROLE: u8> Visit<ROLE> {
         must_be(&self.by.session, Role::Manager as u8)?;
         Ok(Acting {
             tenant: self.tenant.clone(),
+            owner: None,
             permit: None,
             actor: self.by.session.actor(),
         })
@@ -107,6 +112,24 @@ impl Operation {
         Operating {
             actor: self.by.session.actor(),
         }
+    }
+}
+
+/// The id in the address. (The API's `Id` is for addresses with one parameter; ours have the
+/// tenant, too.) One that isn't an id at all is as unknown as any other.
+pub struct At<T>(pub T);
+
+impl<T: FromStr<Err = Malformed> + Send> FromRequestParts<Arc<Console>> for At<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, console: &Arc<Console>) -> Result<Self> {
+        let path = RawPathParams::from_request_parts(parts, console).await;
+        let path = path.map_err(|_| Failure::not_found("there is no such page"))?;
+        let id = path.iter().find(|(name, _)| *name != "tenant");
+        let id = id.map(|(_, value)| value).unwrap_or_default();
+        id.parse()
+            .map(Self)
+            .map_err(|error: Malformed| Failure::not_found(error.to_string()))
     }
 }
 

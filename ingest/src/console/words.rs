@@ -64,6 +64,7 @@ pub fn delivery<'a>(status: &'a str, reason: Option<&str>) -> Word<'a> {
             "Held",
             "Its webhook is paused. It is sent when the webhook is active again, unless it gets too old.",
         ),
+        ("processing", _) => word("none", "send", "In flight", "An attempt is being made."),
         ("queued", _) => word(
             "none",
             "queued",

@@ -12,7 +12,7 @@
 use anyhow::Context;
 use deadpool_postgres::{Client, Pool, Transaction};
 use lapin::BasicProperties;
-use shared::ids::{DeadLetterId, Tenant, first_uuid_at};
+use shared::ids::{DeadLetterId, EventId, Tenant, first_uuid_at};
 use shared::job::Job;
 use shared::publish::Whole;
 use time::OffsetDateTime;
@@ -219,12 +219,16 @@ pub async fn keep(pool: &Pool, letters: &[Letter], room: Room) -> anyhow::Result
 /// Begins a transaction that adds or deletes letters. There is one at a time.
 async fn take_turns(client: &mut Client) -> anyhow::Result<Transaction<'_>> {
     let transaction = client.transaction().await?;
+    lock_use(&transaction).await?;
+    Ok(transaction)
+}
+
+async fn lock_use(transaction: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
     transaction
         .batch_execute(
             "-- take_turns_with_dead_letters\nLOCK TABLE dead_letter_use IN EXCLUSIVE MODE",
         )
-        .await?;
-    Ok(transaction)
+        .await
 }
 
 /// Inserts letters. Answers each owner that got some, and its bytes now.
@@ -244,7 +248,7 @@ async fn insert(
                         $12::int4[], $13::text[]) \
                  AS v (id, queue, reason, exchange, routing_key, tenant, message_id, properties, \
                        body, whole_size, whole_sha256, bytes, owner) \
-                 LEFT JOIN tenants t ON t.id = v.owner \
+                 LEFT JOIN tenants t ON t.id = v.owner AND t.deleted_at IS NULL \
             ON CONFLICT (id) DO NOTHING RETURNING owner, bytes) \
         INSERT INTO dead_letter_use AS u (owner, letters, bytes) \
         SELECT owner, count(*), sum(bytes) FROM kept GROUP BY owner \
@@ -363,6 +367,37 @@ async fn remove(
         letters: row.get(0),
         bytes: row.get(1),
     })
+}
+
+/// Deletes some of a tenant's letters. Answers how many.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn remove_of_tenant(
+    transaction: &Transaction<'_>,
+    tenant: &Tenant,
+    most: i64,
+) -> anyhow::Result<i64> {
+    lock_use(transaction).await?;
+    let which = "SELECT id FROM dead_letters WHERE owner = $1 ORDER BY id LIMIT $2";
+    let removed = remove(transaction, "purge", which, &[tenant, &most]).await?;
+    Ok(removed.letters)
+}
+
+/// Deletes the letters of one event of a tenant. It reads the tenant's letters, whose size is
+/// bounded.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn remove_of_event(
+    transaction: &Transaction<'_>,
+    tenant: &Tenant,
+    event: &EventId,
+) -> anyhow::Result<()> {
+    lock_use(transaction).await?;
+    let which = "SELECT id FROM dead_letters WHERE owner = $1 AND message_id = $2";
+    remove(transaction, "expunge", which, &[tenant, event]).await?;
+    Ok(())
 }
 
 /// How many letters there are for each reason, of each tenant, the most first.

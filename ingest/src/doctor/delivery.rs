@@ -66,6 +66,7 @@ async fn deliver(dialect: &Arc<Dialect>) -> anyhow::Result<Duration> {
     let webhook = Webhook {
         id,
         tenant: "doctor".parse()?,
+        external_id: None,
         url: format!("http://{address}/"),
         dialect: None,
         secrets: Secrets::of(Secret::generate(), None),
@@ -86,6 +87,7 @@ async fn deliver(dialect: &Arc<Dialect>) -> anyhow::Result<Duration> {
         attributes: None,
         tenant: &webhook.tenant,
         webhook_id: id,
+        external_id: None,
         delivery_id: DeliveryId::of(uid),
     };
     let report = sender

@@ -84,7 +84,7 @@ impl Report {
     /// Whether nothing is wrong. What is unknown doesn't count.
     pub fn is_healthy(&self) -> bool {
         let mut findings = self.0.iter();
-        !findings.any(|finding| matches!(finding.is, Is::Wrong { .. }))
+        findings.all(|finding| !finding.is_wrong())
     }
 }
 

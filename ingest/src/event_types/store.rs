@@ -138,7 +138,7 @@ async fn touch(
     tenant: &Tenant,
 ) -> Result<bool, tokio_postgres::Error> {
     let statement = transaction
-        .prepare_cached("-- touch_tenant\nUPDATE tenants SET revision = revision WHERE id = $1")
+        .prepare_cached("-- touch_tenant\nUPDATE tenants SET revision = revision WHERE id = $1 AND deleted_at IS NULL")
         .await?;
     Ok(transaction.execute(&statement, &[tenant]).await? == 1)
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use shared::destination::Destinations;
 use shared::dialect::Dialects;
+use shared::ids::{ExternalId, Owner};
 use shared::retry::Retry;
 use shared::secret::Secret;
 use shared::webhook::{Rate, Status};
@@ -102,6 +103,25 @@ pub struct WebhookForm {
     /// Any JSON object of at most 4,096 bytes. Posthorn stores it and doesn't use it.
     #[schema(value_type = Option<Object>)]
     metadata: Option<Map<String, Value>>,
+    /// What the webhook was called in the system that it comes from: 1 to 128 visible ASCII
+    /// characters, unique within the tenant. Deliveries show it where that system's did.
+    #[serde(default, alias = "externalId", deserialize_with = "present")]
+    #[schema(
+        value_type = Option<String>, min_length = 1, max_length = 128, example = "webhook_123",
+        extensions(("x-also" = json!(["externalId"])))
+    )]
+    external_id: Option<Option<String>>,
+    /// The user of the tenant that the webhook belongs to, in the tenant's own words: 1 to 128
+    /// visible ASCII characters. Tokens and JWTs of an owner see and change the owner's webhooks
+    /// alone. `null`: it belongs to the tenant.
+    #[serde(
+        default,
+        alias = "ownerId",
+        alias = "owner_id",
+        deserialize_with = "present"
+    )]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 128, example = "user-7")]
+    owner: Option<Option<String>>,
     /// Stored in `metadata`. It doesn't choose the tenant: a webhook belongs to the token's.
     #[serde(alias = "clientId")]
     #[schema(value_type = String, required = false)]
@@ -145,6 +165,10 @@ pub struct CheckedWebhook {
     pub metadata: Option<Map<String, Value>>,
     /// To be put into `metadata`, whatever else is there.
     pub client_id: Option<Value>,
+    /// `Some(None)`: none any more.
+    pub external_id: Option<Option<ExternalId>>,
+    /// `Some(None)`: it belongs to its tenant alone.
+    pub owner: Option<Option<Owner>>,
 }
 
 impl CheckedWebhook {
@@ -206,6 +230,8 @@ impl WebhookForm {
         let timeout = wrong.take(members::timeout(self.timeout));
         let dialect = wrong.take(members::dialect(self.dialect, dialects));
         let (metadata, client_id) = wrong.take(members::metadata(self.metadata, self.client_id));
+        let external_id = wrong.take(members::external_id(self.external_id));
+        let owner = wrong.take(members::owner(self.owner));
         let status = wrong.take(members::status(self.active, self.status));
         let retry = wrong.take(members::retry(self.retries, self.retry_policy));
         let rate = wrong.take(members::rate(self.rate_limit));
@@ -227,6 +253,8 @@ impl WebhookForm {
             dialect,
             metadata,
             client_id,
+            external_id,
+            owner,
         })
     }
 }

@@ -8,7 +8,7 @@ use deadpool_postgres::Transaction;
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 use shared::dialect::Dialects;
-use shared::ids::{Tenant, WebhookId};
+use shared::ids::{ExternalId, Tenant, WebhookId};
 use shared::seal::Keyring;
 use shared::secret::{Secret, SigningKey};
 use shared::webhook::{Rate, Status, seal_context};
@@ -33,6 +33,14 @@ const SIZES: &str = "octet_length(url) AS url, octet_length(description) AS desc
     coalesce(octet_length(headers), 0) AS headers, \
     coalesce(octet_length(retry::text), 0) AS retry_policy, \
     octet_length(metadata::text) AS metadata";
+
+/// What deleting a webhook sets. Of its row stays what the log needs.
+pub const FORGOTTEN: &str = "status = 'deleted', disabled_reason = NULL, secret = '', \
+    previous_secret = NULL, previous_secret_until = NULL, signing_key = NULL, \
+    previous_signing_key = NULL, headers = NULL, url = '', description = '', patterns = '{}', \
+    filter = NULL, dialect = NULL, retry = NULL, rate_limit = NULL, rate_period_s = NULL, \
+    metadata = '{}', key = NULL, external_id = NULL, owner = NULL, temporary_until = NULL, \
+    updated_at = now()";
 
 /// What rows are written with.
 #[derive(Clone, Copy)]
@@ -82,6 +90,8 @@ pub async fn create(
     )
     .await?;
     check_room(transaction, tenant).await?;
+    let external_id = form.external_id.flatten();
+    check_external_id(transaction, tenant, None, external_id.as_ref()).await?;
     let secret = form.secret.unwrap_or_else(Secret::generate);
     let id = WebhookId::generate();
     let rate = RateColumns::new(form.rate.flatten());
@@ -93,9 +103,9 @@ pub async fn create(
             "-- create_webhook\n\
              INSERT INTO webhooks (id, tenant, url, description, patterns, filter, dialect, secret, \
                  signing_key, headers, timeout_ms, retry, rate_limit, rate_period_s, debug_mode, \
-                 metadata, status, key, operational, trace_header, revision) \
+                 metadata, status, key, operational, trace_header, external_id, owner, revision) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
-                 $20, 0) \
+                 $20, $21, $22, 0) \
              RETURNING {SIZES}"
         ))
         .await?;
@@ -123,6 +133,8 @@ pub async fn create(
                 &key,
                 &operational,
                 &form.trace_header.unwrap_or(true),
+                &external_id,
+                &form.owner.flatten(),
             ],
         )
         .await?;
@@ -169,6 +181,8 @@ pub async fn update(
             Some(metadata)
         }
     };
+    let external_id = form.external_id.as_ref().and_then(Option::as_ref);
+    check_external_id(transaction, tenant, Some(id), external_id).await?;
     let keys = writing.keys;
     let mut changes = Assignments::default();
     let webhook = changes.parameter(id);
@@ -213,6 +227,8 @@ pub async fn update(
         "previous_signing_key = CASE WHEN NOT {without_key} THEN previous_signing_key END"
     ));
     changes.set("operational", form.operational);
+    changes.set_nullable("external_id", form.external_id);
+    changes.set_nullable("owner", form.owner);
     let statement = transaction
         .prepare_cached(&format!(
             "-- update_webhook\n\
@@ -232,6 +248,22 @@ pub async fn update(
     Ok(changed.is_some())
 }
 
+/// Gives a webhook that was made over the API its name in a file.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn set_key(
+    transaction: &Transaction<'_>,
+    id: WebhookId,
+    key: &str,
+) -> std::result::Result<(), tokio_postgres::Error> {
+    let statement = transaction
+        .prepare_cached("-- set_webhook_key\nUPDATE webhooks SET key = $2 WHERE id = $1")
+        .await?;
+    transaction.execute(&statement, &[&id, &key]).await?;
+    Ok(())
+}
+
 /// Deletes a webhook, if it still has the `expected` revision. Its log stays, and of its row
 /// what the log needs. Answers whether it was deleted.
 ///
@@ -245,16 +277,12 @@ pub async fn delete(
 ) -> Result<bool> {
     lock_webhook(transaction, tenant, id).await?;
     let statement = transaction
-        .prepare_cached(
+        .prepare_cached(&format!(
             "-- delete_webhook\n\
-             UPDATE webhooks SET status = 'deleted', disabled_reason = NULL, secret = '', \
-                 previous_secret = NULL, previous_secret_until = NULL, signing_key = NULL, \
-                 previous_signing_key = NULL, headers = NULL, url = '', description = '', \
-                 patterns = '{}', filter = NULL, dialect = NULL, retry = NULL, rate_limit = NULL, \
-                 rate_period_s = NULL, metadata = '{}', key = NULL, updated_at = now() \
+             UPDATE webhooks SET {FORGOTTEN} \
              WHERE id = $1 AND tenant = $2 AND status <> 'deleted' \
-               AND ($3::int8 IS NULL OR revision = $3)",
-        )
+               AND ($3::int8 IS NULL OR revision = $3)"
+        ))
         .await?;
     let deleted = transaction
         .execute(&statement, &[&id, tenant, &expected])
@@ -320,10 +348,12 @@ async fn lock_webhook(
 async fn check_room(transaction: &Transaction<'_>, tenant: &Tenant) -> Result<()> {
     let statement = transaction
         .prepare_cached(
-            "-- lock_tenant\nSELECT max_webhooks FROM tenants WHERE id = $1 FOR NO KEY UPDATE",
+            "-- lock_tenant\n\
+             SELECT max_webhooks FROM tenants WHERE id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE",
         )
         .await?;
-    let limit: i32 = transaction.query_one(&statement, &[tenant]).await?.get(0);
+    let found = transaction.query_opt(&statement, &[tenant]).await?;
+    let limit: i32 = found.ok_or_else(|| NotFound::tenant(tenant))?.get(0);
     let statement = transaction
         .prepare_cached(
             "-- count_webhooks\nSELECT count(*) FROM webhooks WHERE tenant = $1 AND status <> 'deleted'",
@@ -334,6 +364,38 @@ async fn check_room(transaction: &Transaction<'_>, tenant: &Tenant) -> Result<()
         return Err(Conflict::webhooks(has, limit).into());
     }
     Ok(())
+}
+
+/// Refuses an external id that another webhook of the tenant has. Whoever changes the id of a
+/// webhook holds the tenant's row, so that two requests at a time don't both take one id.
+async fn check_external_id(
+    transaction: &Transaction<'_>,
+    tenant: &Tenant,
+    own: Option<WebhookId>,
+    external_id: Option<&ExternalId>,
+) -> Result<()> {
+    let Some(external_id) = external_id else {
+        return Ok(());
+    };
+    let statement = transaction
+        .prepare_cached("-- lock_external_ids\nSELECT FROM tenants WHERE id = $1 FOR NO KEY UPDATE")
+        .await?;
+    transaction.query(&statement, &[tenant]).await?;
+    let statement = transaction
+        .prepare_cached(
+            "-- webhook_with_external_id\n\
+             SELECT id FROM webhooks \
+             WHERE tenant = $1 AND external_id = $2 AND status <> 'deleted' \
+               AND id IS DISTINCT FROM $3",
+        )
+        .await?;
+    match transaction
+        .query_opt(&statement, &[tenant, external_id, &own])
+        .await?
+    {
+        None => Ok(()),
+        Some(other) => Err(Conflict::external_id(other.get(0)).into()),
+    }
 }
 
 /// Refuses patterns that no type of a strict tenant's catalogue can match.

@@ -4,7 +4,7 @@ use axum::http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
-use crate::ids::{DeliveryId, EventId, EventType, Tenant, WebhookId};
+use crate::ids::{DeliveryId, EventId, EventType, ExternalId, Tenant, WebhookId};
 
 /// What is delivered.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +23,8 @@ pub struct Message<'a> {
     pub tenant: &'a Tenant,
     /// Where it goes.
     pub webhook_id: WebhookId,
+    /// What the webhook was called in the system that it comes from.
+    pub external_id: Option<&'a ExternalId>,
     /// The same in every attempt.
     pub delivery_id: DeliveryId,
 }

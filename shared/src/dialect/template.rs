@@ -110,6 +110,8 @@ pub(super) enum Field {
     EventType,
     DeliveryId,
     WebhookId,
+    /// The webhook's external id; its own if it has none.
+    WebhookExternalId,
     Tenant,
     OccurredAt(Clock),
     SentAt(Clock),
@@ -130,7 +132,7 @@ pub(super) enum Clock {
 
 impl Field {
     /// The names of all fields, for error messages.
-    pub(super) const NAMES: &str = "event_id, event_type, delivery_id, webhook_id, tenant, \
+    pub(super) const NAMES: &str = "event_id, event_type, delivery_id, webhook_id, webhook_external_id, tenant, \
         occurred_at and sent_at (also with `:rfc3339`, `:rfc3339-millis`, `:unix`, `:unix-millis`)";
 
     /// The field with this name, if there is one.
@@ -150,6 +152,7 @@ impl Field {
             ("event_type", None) => Self::EventType,
             ("delivery_id", None) => Self::DeliveryId,
             ("webhook_id", None) => Self::WebhookId,
+            ("webhook_external_id", None) => Self::WebhookExternalId,
             ("tenant", None) => Self::Tenant,
             _ => return None,
         })
@@ -162,6 +165,7 @@ impl Field {
             Self::EventType => "event_type",
             Self::DeliveryId => "delivery_id",
             Self::WebhookId => "webhook_id",
+            Self::WebhookExternalId => "webhook_external_id",
             Self::Tenant => "tenant",
             Self::OccurredAt(Clock::Rfc3339) => "occurred_at",
             Self::OccurredAt(Clock::Rfc3339Millis) => "occurred_at:rfc3339-millis",
@@ -190,6 +194,10 @@ impl Field {
             Self::EventType => message.event_type.as_str().to_owned(),
             Self::DeliveryId => message.delivery_id.to_string(),
             Self::WebhookId => message.webhook_id.to_string(),
+            Self::WebhookExternalId => match message.external_id {
+                Some(external) => external.as_str().to_owned(),
+                None => message.webhook_id.to_string(),
+            },
             Self::Tenant => message.tenant.as_str().to_owned(),
             Self::OccurredAt(clock) => clock.write(message.occurred_at),
             Self::SentAt(clock) => clock.write(now),

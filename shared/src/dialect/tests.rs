@@ -35,6 +35,7 @@ fn wire(
         attributes: attributes.as_ref(),
         tenant: &"acme".parse().unwrap(),
         webhook_id: WebhookId::from_uuid(uuid),
+        external_id: None,
         delivery_id: DeliveryId::from_uuid(uuid),
     };
     let secrets = Secrets::of(Secret::parse(SECRET).unwrap(), None);
@@ -110,6 +111,7 @@ fn an_ed25519_key_signs_beside_the_secret() {
         attributes: None,
         tenant: &"acme".parse().unwrap(),
         webhook_id: WebhookId::from_uuid(uuid),
+        external_id: None,
         delivery_id: DeliveryId::from_uuid(uuid),
     };
     let secrets = Secrets::of(Secret::parse(SECRET).unwrap(), Some(key.clone()));

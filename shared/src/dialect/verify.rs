@@ -372,6 +372,7 @@ mod tests {
                 attributes: None,
                 tenant: &"acme".parse().unwrap(),
                 webhook_id: WebhookId::generate(),
+                external_id: None,
                 delivery_id: DeliveryId::generate(),
             };
             let wire = dialect.compose(&message, &Secrets::of(secret.clone(), None), at);

@@ -260,6 +260,7 @@ fn write(dialect: &Dialect, data: &str) -> Vec<u8> {
         attributes: None,
         tenant: &tenant,
         webhook_id: WebhookId::generate(),
+        external_id: None,
         delivery_id: DeliveryId::of(uid),
     };
     let secrets = Secrets::of(secret, None);
@@ -359,6 +360,7 @@ fn jwts(jwks_file: Option<&str>) -> Option<Jwts> {
         jwks_file: jwks_file.map(Into::into),
         tenant_claim: "org.tenant".to_owned(),
         role_claim: "role".to_owned(),
+        owner_claim: None,
         issuer: None,
         audience: None,
     };

@@ -14,7 +14,7 @@ async fn hostile_text_is_shown_as_text() {
     let receiver = shop.world.receiver(harness::receiver::answering(200)).await;
     let more = json!({"description": hostile.replace('\0', ""), "events": ["invoice.*"], "filters": {"name": hostile.replace('\0', "")}});
     let webhook = shop.world.webhook(&shop.ingest, &receiver, more).await;
-    let id = "<script>document.title='gone'</script>\u{202e}/..?#";
+    let id = "<script>document.title='gone'</script>/..?#";
     shop.world
         .publish("order.paid", id, &json!({"name": hostile}))
         .await;

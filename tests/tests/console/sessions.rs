@@ -1,7 +1,7 @@
 //! Who may come in, how long they stay, and what they may do.
 
 use harness::service::http;
-use harness::world::{ADMIN_TOKEN, TENANT};
+use harness::world::{ADMIN_TOKEN, TENANT, World};
 use serde_json::json;
 
 use crate::shop::Shop;
@@ -163,4 +163,38 @@ async fn a_viewer_sees_no_button_they_may_not_press_and_nobody_sees_another_tena
         .unwrap();
     assert_eq!(pressed.status(), 403);
     shop.close().await;
+}
+
+#[tokio::test]
+async fn a_jwt_begins_a_session_unless_it_is_for_the_webhooks_of_one_owner() {
+    let secret = "a-secret-of-the-tests-with-32-bytes";
+    let world = World::with(&[("JWT_SECRET", secret), ("JWT_OWNER_CLAIM", "sub")]).await;
+    let ingest = world.ingest().await;
+    for (claims, status) in [
+        (
+            json!({"tenant": TENANT, "role": "manager", "exp": 4_000_000_000_u64}),
+            303,
+        ),
+        (
+            json!({"tenant": TENANT, "role": "manager", "exp": 4_000_000_000_u64, "sub": "ada"}),
+            401,
+        ),
+        (json!({"tenant": TENANT, "role": "manager", "exp": 1}), 401),
+        (
+            json!({"tenant": "nobody", "role": "manager", "exp": 4_000_000_000_u64}),
+            401,
+        ),
+    ] {
+        let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
+        let token = jsonwebtoken::encode(&Default::default(), &claims, &key).unwrap();
+        let answer = http()
+            .post(ingest.url("/console/_/sign-in"))
+            .header("sec-fetch-site", "same-origin")
+            .body(format!("token={token}"))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), status, "{claims}");
+    }
+    world.finish().await;
 }

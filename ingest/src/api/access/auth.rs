@@ -11,12 +11,12 @@
 
 use std::time::{Duration, Instant};
 
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use secrecy::ExposeSecret;
-use shared::ids::Tenant;
+use shared::ids::{DeliveryId, Owner, Tenant, WebhookId};
 use subtle::ConstantTimeEq;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -27,6 +27,7 @@ use crate::api::access::tokens::{self, hash};
 use crate::api::http::problem::{Problem, Result};
 use crate::api::state::{Api, Shared};
 use crate::invalid::NotFound;
+use crate::webhooks::form::CheckedWebhook;
 
 /// The most requests of a tenant that use PostgreSQL at a time: less than half of the
 /// API's connections.
@@ -37,8 +38,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub const TENANT_HEADER: &str = "x-tenant-id";
 
 /// A caller who may act for a tenant in a role.
-pub struct Acting<const ROLE: u8, const USES_POSTGRES: bool = true> {
+pub struct Acting<const ROLE: u8, const USES_POSTGRES: bool = true, const OWN: bool = false> {
     pub tenant: Tenant,
+    /// The owner whose webhooks alone the caller may see and change; `None`: all of the
+    /// tenant's. Always `None` unless `OWN`.
+    pub owner: Option<Owner>,
     /// Counts this request among the tenant's that use PostgreSQL, until it is dropped.
     pub permit: Option<OwnedSemaphorePermit>,
     /// As the history of changes has the caller.
@@ -51,6 +55,12 @@ pub type Reading = Acting<{ Role::Viewer as u8 }>;
 pub type Managing = Acting<{ Role::Manager as u8 }>;
 /// A caller who may publish the tenant's events, which needs no connection to PostgreSQL.
 pub type Publishing = Acting<{ Role::Manager as u8 }, false>;
+
+/// As [`Reading`], but a caller with an owner is let in, too. If the path has the id of a
+/// webhook or a delivery, that is the owner's.
+pub type OwnReading = Acting<{ Role::Viewer as u8 }, true, true>;
+/// As [`Managing`], but a caller with an owner is let in, too, as in [`OwnReading`].
+pub type OwnManaging = Acting<{ Role::Manager as u8 }, true, true>;
 
 /// A caller who manages tokens.
 pub struct Administering {
@@ -83,8 +93,8 @@ pub struct OperatingFor {
     pub tenant: Tenant,
 }
 
-impl<const ROLE: u8, const USES_POSTGRES: bool> FromRequestParts<Shared>
-    for Acting<ROLE, USES_POSTGRES>
+impl<const ROLE: u8, const USES_POSTGRES: bool, const OWN: bool> FromRequestParts<Shared>
+    for Acting<ROLE, USES_POSTGRES, OWN>
 {
     type Rejection = Problem;
 
@@ -92,6 +102,12 @@ impl<const ROLE: u8, const USES_POSTGRES: bool> FromRequestParts<Shared>
         let caller = identify(&parts.headers, api).await?;
         caller.must_be(ROLE)?;
         let actor = caller.actor.clone();
+        let owner = caller.owner.clone();
+        if owner.is_some() && !OWN {
+            return Err(Problem::forbidden(
+                "this token is for the webhooks of one owner, and this request is about more than those",
+            ));
+        }
         let Some(tenant) = acting_for(caller, &parts.headers, api).await? else {
             return Err(Problem::field(
                 "X-Tenant-ID",
@@ -102,11 +118,114 @@ impl<const ROLE: u8, const USES_POSTGRES: bool> FromRequestParts<Shared>
             true => Some(permit(&tenant, api).await?),
             false => None,
         };
+        if let Some(owner) = &owner {
+            check_path(parts, api, &tenant, owner).await?;
+        }
         Ok(Self {
             tenant,
+            owner,
             permit,
             actor,
         })
+    }
+}
+
+/// Refuses a path with the id of a webhook that isn't the owner's, or of a delivery to one, as
+/// one that doesn't exist. Any other id in a path is for the handler to judge.
+async fn check_path(parts: &mut Parts, api: &Shared, tenant: &Tenant, owner: &Owner) -> Result<()> {
+    let path = RawPathParams::from_request_parts(parts, api).await;
+    let path = path.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    for (_, id) in path.iter() {
+        check_id(id, api, tenant, owner).await?;
+    }
+    Ok(())
+}
+
+async fn check_id(id: &str, api: &Shared, tenant: &Tenant, owner: &Owner) -> Result<()> {
+    if let Ok(webhook) = id.parse::<WebhookId>() {
+        let client = api.pool.get().await?;
+        if !owns_webhook(&client, tenant, owner, webhook).await? {
+            return Err(NotFound::webhook(webhook).into());
+        }
+    } else if let Ok(delivery) = id.parse::<DeliveryId>() {
+        let client = api.pool.get().await?;
+        let statement = client
+            .prepare_cached(
+                "-- owns_delivery\n\
+                 SELECT 1 FROM webhooks WHERE tenant = $1 AND owner = $2 AND id = ( \
+                     SELECT webhook_id FROM deliveries WHERE id = $3)",
+            )
+            .await?;
+        let owned = client
+            .query_opt(&statement, &[tenant, owner, &delivery])
+            .await?;
+        if owned.is_none() {
+            return Err(Problem::not_found(format!(
+                "there is no delivery {delivery}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+async fn owns_webhook(
+    client: &deadpool_postgres::Client,
+    tenant: &Tenant,
+    owner: &Owner,
+    webhook: WebhookId,
+) -> Result<bool> {
+    let statement = client
+        .prepare_cached(
+            "-- owns_webhook\n\
+             SELECT 1 FROM webhooks WHERE id = $1 AND tenant = $2 AND owner = $3",
+        )
+        .await?;
+    let owned = client
+        .query_opt(&statement, &[&webhook, tenant, owner])
+        .await?;
+    Ok(owned.is_some())
+}
+
+impl<const ROLE: u8, const USES_POSTGRES: bool, const OWN: bool> Acting<ROLE, USES_POSTGRES, OWN> {
+    /// Refuses a webhook that isn't the caller's owner's, as one that doesn't exist. Ids in the
+    /// path are checked already.
+    ///
+    /// # Errors
+    /// 404.
+    pub async fn must_own(&self, api: &Shared, webhook: WebhookId) -> Result<()> {
+        let Some(owner) = &self.owner else {
+            return Ok(());
+        };
+        let client = api.pool.get().await?;
+        match owns_webhook(&client, &self.tenant, owner, webhook).await? {
+            true => Ok(()),
+            false => Err(NotFound::webhook(webhook).into()),
+        }
+    }
+
+    /// What a caller with an owner may write into a webhook: its own owner, and nothing that
+    /// shows others' webhooks. A new webhook gets the caller's owner.
+    ///
+    /// # Errors
+    /// Names the member.
+    pub fn may_write(&self, form: &mut CheckedWebhook) -> Result<()> {
+        let Some(owner) = &self.owner else {
+            return Ok(());
+        };
+        if form
+            .owner
+            .as_ref()
+            .is_some_and(|other| other.as_ref() != Some(owner))
+        {
+            let why = "must be the token's own owner";
+            return Err(Problem::field("owner", why));
+        }
+        if form.operational == Some(true) {
+            let why = "must not be true: operational events are about all webhooks of the tenant";
+            return Err(Problem::field("operational", why));
+        }
+        form.owner = Some(Some(owner.clone()));
+        Ok(())
     }
 }
 
@@ -230,6 +349,7 @@ async fn whose(token: &str, hash: &[u8; 32], api: &Shared) -> Result<Caller> {
             return Ok(Caller {
                 tenant: None,
                 role: Role::Admin,
+                owner: None,
                 actor: Actor::operator(),
             });
         }
@@ -240,6 +360,7 @@ async fn whose(token: &str, hash: &[u8; 32], api: &Shared) -> Result<Caller> {
             let Claims {
                 tenant,
                 role,
+                owner,
                 subject,
             } = jwts
                 .verify(token)
@@ -250,6 +371,7 @@ async fn whose(token: &str, hash: &[u8; 32], api: &Shared) -> Result<Caller> {
             Ok(Caller {
                 tenant: Some(tenant),
                 role,
+                owner,
                 actor: Actor::jwt(subject.as_deref()),
             })
         }

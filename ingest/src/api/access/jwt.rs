@@ -24,7 +24,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use shared::clock;
-use shared::ids::Tenant;
+use shared::ids::{MAX_OWNER, Owner, Tenant};
 use time::OffsetDateTime;
 use tracing::{error, info, warn};
 
@@ -56,6 +56,8 @@ pub struct Settings {
     pub tenant_claim: String,
     /// `JWT_ROLE_CLAIM`: where the role is.
     pub role_claim: String,
+    /// `JWT_OWNER_CLAIM`: where the owner is; `None`: JWTs have none.
+    pub owner_claim: Option<String>,
     /// `JWT_ISSUER`: what `iss` must be.
     pub issuer: Option<String>,
     /// `JWT_AUDIENCE`: what `aud` must be or have.
@@ -76,6 +78,8 @@ pub struct Claims {
     pub tenant: Tenant,
     /// In which role.
     pub role: Role,
+    /// For whose webhooks; `None`: all of the tenant's.
+    pub owner: Option<Owner>,
     /// Whose it is, if it says.
     pub subject: Option<String>,
 }
@@ -164,6 +168,7 @@ impl Jwts {
         let Settings {
             tenant_claim,
             role_claim,
+            owner_claim,
             ..
         } = &self.settings;
         let tenant = claim(claims, tenant_claim)
@@ -173,13 +178,31 @@ impl Jwts {
         let role = claim(claims, role_claim)
             .and_then(highest_role)
             .ok_or_else(|| format!("its claim `{role_claim}` is not admin, manager or viewer"))?;
+        let owner = owner_claim.as_ref().map(|name| owner(claims, name));
+        // A tenant's admin is responsible for all of its webhooks.
+        let owner = owner.transpose()?.flatten().filter(|_| role != Role::Admin);
         let subject = claims.get("sub").and_then(Value::as_str);
         Ok(Claims {
             tenant,
             role,
+            owner,
             subject: subject.map(str::to_owned),
         })
     }
+}
+
+/// The owner in a claim: a text, or a number such as a user's id.
+fn owner(claims: &Map<String, Value>, name: &str) -> Result<Option<Owner>, String> {
+    let text = match claim(claims, name) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Number(number)) => number.to_string(),
+        Some(_) => String::new(),
+    };
+    let owner = text.parse().map(Some);
+    owner.map_err(|_| {
+        format!("its claim `{name}` is not an owner: 1 to {MAX_OWNER} visible ASCII characters")
+    })
 }
 
 /// Whether a token's header names extensions that must be understood. We have

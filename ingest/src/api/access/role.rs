@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use shared::ids::Tenant;
+use shared::ids::{Owner, Tenant};
 use utoipa::ToSchema;
 
 use crate::actor::Actor;
@@ -51,6 +51,9 @@ pub struct Caller {
     pub tenant: Option<Tenant>,
     /// What it may do.
     pub role: Role,
+    /// The owner whose webhooks it may see and change; `None`: all of its tenant's. Never of an
+    /// admin.
+    pub owner: Option<Owner>,
     /// As the history of changes has it.
     pub actor: Actor,
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use deadpool_postgres::Pool;
-use shared::ids::{Tenant, TokenId};
+use shared::ids::{Owner, Tenant, TokenId};
 use tokio::sync::oneshot;
 
 use crate::api::access::role::Role;
@@ -32,6 +32,8 @@ pub struct Found {
     pub tenant: Option<Tenant>,
     /// What it may do.
     pub role: Role,
+    /// The owner of the webhooks that it may see and change; `None`: all.
+    pub owner: Option<Owner>,
     /// Its last use that is on record is a minute ago.
     pub is_unnoticed: bool,
 }
@@ -141,7 +143,7 @@ impl Lookup {
         let statement = client
             .prepare_cached(
                 "-- find_tokens\n\
-                 SELECT hash, id, prefix, tenant, role, \
+                 SELECT hash, id, prefix, tenant, role, owner, \
                      last_used_at IS NULL OR last_used_at < now() - interval '1 minute' AS unnoticed \
                  FROM tokens WHERE hash = ANY ($1::bytea[]) AND revoked_at IS NULL \
                      AND (expires_at IS NULL OR expires_at > now())",
@@ -155,6 +157,7 @@ impl Lookup {
                 prefix: row.get("prefix"),
                 tenant: row.get("tenant"),
                 role: row.get::<_, &str>("role").parse().ok()?,
+                owner: row.get("owner"),
                 is_unnoticed: row.get("unnoticed"),
             };
             Some((row.get::<_, &[u8]>("hash").try_into().ok()?, found))

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use deadpool_postgres::Pool;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
-use shared::ids::{Tenant, TokenId};
+use shared::ids::{Owner, Tenant, TokenId};
 use shared::seal::fill_random;
 use time::OffsetDateTime;
 
@@ -33,6 +33,7 @@ pub async fn find(hash: &[u8; 32], tokens: &TokenLookup) -> Result<Caller> {
     Ok(Caller {
         tenant: found.tenant,
         role: found.role,
+        owner: found.owner,
         actor: Actor::token(&found.prefix),
     })
 }
@@ -65,7 +66,8 @@ pub struct NewToken {
     pub prefix: String,
 }
 
-/// Makes a token; `tenant` `None` makes a global one.
+/// Makes a token; `tenant` `None` makes a global one. A token with an owner has a tenant, and isn't
+/// an admin's.
 ///
 /// # Errors
 /// If PostgreSQL fails or there is no such tenant.
@@ -74,6 +76,7 @@ pub async fn create_token(
     actor: &Actor,
     tenant: Option<&Tenant>,
     role: Role,
+    owner: Option<&Owner>,
     expires_at: Option<OffsetDateTime>,
 ) -> anyhow::Result<NewToken> {
     let mut bytes = [0; 32];
@@ -89,13 +92,15 @@ pub async fn create_token(
     transaction
         .execute(
             "-- create_token\n\
-             INSERT INTO tokens (id, hash, prefix, tenant, role, expires_at) VALUES ($1, $2, $3, $4, $5, $6)",
+             INSERT INTO tokens (id, hash, prefix, tenant, role, owner, expires_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
             &[
                 &made.id,
                 &hash(made.secret.expose_secret()).as_slice(),
                 &made.prefix,
                 &tenant,
                 &role.as_str(),
+                &owner,
                 &expires_at,
             ],
         )

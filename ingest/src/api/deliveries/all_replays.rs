@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use shared::ids::{ReplayId, WebhookId, first_uuid_at, time_of};
+use shared::ids::{ReplayId, Tenant, WebhookId, first_uuid_at, time_of};
 use std::collections::BTreeMap;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -17,8 +16,8 @@ use utoipa_axum::routes;
 
 use crate::api::access::auth::{Managing, Reading};
 use crate::api::deliveries::replays::{
-    Checked, DryRun, MatchingType, NewReplay, Replay, between, count_matching, find, insert_replay,
-    pace, stop,
+    Begun, Checked, DryRun, MatchingType, NewReplay, Replay, between, count_matching, find, pace,
+    started, stop,
 };
 use crate::api::deliveries::retries::check_active;
 use crate::api::http::problem::{Problem, Result};
@@ -141,6 +140,14 @@ pub async fn create_all(
     State(api): State<Shared>,
     Body(new): Body<NewReplay>,
 ) -> Result<Response> {
+    Ok(begin_all(&api, &acting.tenant, new).await?.into_response())
+}
+
+/// Starts a replay of all webhooks' deliveries, or counts them.
+///
+/// # Errors
+/// If the request is out of its bounds.
+pub async fn begin_all(api: &Api, tenant: &Tenant, new: NewReplay) -> Result<Begun> {
     let dry_run = new.dry_run;
     let wanted = new.check()?;
     let webhooks = {
@@ -152,16 +159,11 @@ pub async fn create_all(
                  WHERE tenant = $1 AND status <> 'deleted' AND status IN ('active', 'paused') ORDER BY id",
             )
             .await?;
-        let rows = client.query(&statement, &[&acting.tenant]).await?;
+        let rows = client.query(&statement, &[tenant]).await?;
         rows.iter().map(|row| row.get(0)).collect::<Vec<_>>()
     };
-    let counted = count_matching(&api, &webhooks, &wanted).await?;
-    if dry_run {
-        return Ok(Json(counted).into_response());
-    }
-    let id = insert_replay(&api, &acting.tenant, None, &wanted, &counted).await?;
-    let replay = find(&api, &acting.tenant, None, id).await?;
-    Ok((StatusCode::ACCEPTED, Json(replay)).into_response())
+    let counted = count_matching(api, &webhooks, &wanted).await?;
+    started(api, tenant, None, &wanted, counted, dry_run).await
 }
 
 /// Show a replay
@@ -244,7 +246,21 @@ pub async fn backfill(
     Id(webhook): Id<WebhookId>,
     Body(new): Body<NewBackfill>,
 ) -> Result<Response> {
-    check_active(&api, &acting.tenant, webhook).await?;
+    let begun = begin_backfill(&api, &acting.tenant, webhook, new).await?;
+    Ok(begun.into_response())
+}
+
+/// Starts a backfill of a webhook, or counts its events.
+///
+/// # Errors
+/// If the request is out of its bounds, or the webhook takes no deliveries.
+pub async fn begin_backfill(
+    api: &Api,
+    tenant: &Tenant,
+    webhook: WebhookId,
+    new: NewBackfill,
+) -> Result<Begun> {
+    check_active(api, tenant, webhook).await?;
     let (since, until) = between(new.since, new.until)?;
     let wanted = Checked {
         since,
@@ -255,21 +271,15 @@ pub async fn backfill(
         pace: pace(new.rate, new.ramp)?,
     };
     let client = api.pool.get().await?;
-    let would_match = Wanted::read(&client, &acting.tenant, webhook)
-        .await?
-        .ok_or_else(|| {
-            Problem::conflict(format!(
-                "webhook {webhook} gets operational events alone: there is nothing to backfill"
-            ))
-        })?;
+    let would_match = Wanted::read(&client, tenant, webhook).await?;
     drop(client);
-    let counted = count_missing(&api, &would_match, &wanted).await?;
-    if new.dry_run {
-        return Ok(Json(counted).into_response());
-    }
-    let id = insert_replay(&api, &acting.tenant, Some(webhook), &wanted, &counted).await?;
-    let replay = find(&api, &acting.tenant, Some(webhook), id).await?;
-    Ok((StatusCode::ACCEPTED, Json(replay)).into_response())
+    let would_match = would_match.ok_or_else(|| {
+        Problem::conflict(format!(
+            "webhook {webhook} gets operational events alone: there is nothing to backfill"
+        ))
+    })?;
+    let counted = count_missing(api, &would_match, &wanted).await?;
+    started(api, tenant, Some(webhook), &wanted, counted, new.dry_run).await
 }
 
 /// Counts the events that the webhook lacks.

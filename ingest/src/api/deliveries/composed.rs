@@ -42,7 +42,7 @@ impl Composed {
                  SELECT d.webhook_id, e.id, e.type, e.occurred_at, e.data, e.attributes \
                  FROM deliveries d \
                  CROSS JOIN LATERAL (SELECT * FROM events WHERE uid = d.event_uid LIMIT 1) e \
-                 WHERE d.id = $1 AND e.tenant = $2",
+                 WHERE d.id = $1 AND e.tenant = $2 AND e.expunged_at IS NULL",
             )
             .await?;
         let Some(event) = client.query_opt(&statement, &[&delivery, tenant]).await? else {
@@ -81,6 +81,7 @@ impl Composed {
             attributes: self.attributes.as_ref(),
             tenant: &self.tenant,
             webhook_id: self.webhook_id,
+            external_id: self.webhook.external_id.as_ref(),
             delivery_id: self.delivery,
         };
         self.dialect

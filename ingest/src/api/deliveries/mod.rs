@@ -22,7 +22,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::access::auth::Reading;
+use crate::api::access::auth::OwnReading;
 use crate::api::deliveries::composed::Composed;
 use crate::api::deliveries::search::{DeliveryQuery, Found, Search, WITH_ITS_EVENT, search};
 use crate::api::deliveries::view::{
@@ -96,7 +96,7 @@ pub struct LogPage {
     responses((status = 200, description = "A page.", body = DeliveryPage)),
 )]
 pub async fn list(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Parameters(filter): Parameters<DeliveryQuery>,
 ) -> Result<Json<DeliveryPage>> {
@@ -106,12 +106,17 @@ pub async fn list(
         .prepare_cached(
             "-- tenants_webhooks\n\
              SELECT id FROM webhooks WHERE tenant = $1 AND status <> 'deleted' AND $2::uuid[] IS NULL \
+                 AND ($3::text IS NULL OR owner = $3) \
              UNION ALL SELECT id FROM webhooks WHERE tenant = $1 AND id = ANY($2) \
+                 AND ($3::text IS NULL OR owner = $3) \
              ORDER BY id",
         )
         .await?;
     let webhooks: Vec<WebhookId> = client
-        .query(&statement, &[&acting.tenant, &wanted.webhooks])
+        .query(
+            &statement,
+            &[&acting.tenant, &wanted.webhooks, &acting.owner],
+        )
         .await?
         .iter()
         .map(|row| row.get(0))
@@ -133,7 +138,7 @@ pub async fn list(
     responses((status = 200, description = "A page.", body = DeliveryPage)),
 )]
 pub async fn list_of_webhook(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
     Parameters(filter): Parameters<DeliveryQuery>,
@@ -157,7 +162,7 @@ pub async fn list_of_webhook(
     responses((status = 200, description = "A page.", body = EventPage)),
 )]
 pub async fn list_as_events(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
     Parameters(filter): Parameters<DeliveryQuery>,
@@ -182,7 +187,7 @@ pub async fn list_as_events(
     responses((status = 200, description = "A page.", body = LogPage)),
 )]
 pub async fn list_as_logs(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
     Parameters(filter): Parameters<DeliveryQuery>,
@@ -241,7 +246,7 @@ pub async fn check_exists(client: &Client, tenant: &Tenant, webhook: WebhookId) 
     responses((status = 200, description = "The delivery.", body = DeliveryDetail)),
 )]
 pub async fn show(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Id(id): Id<DeliveryId>,
 ) -> Result<Json<DeliveryDetail>> {

@@ -19,7 +19,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::api::access::auth::{Managing, Reading};
+use crate::api::access::auth::{OwnManaging, OwnReading};
 use crate::api::deliveries::check_exists;
 use crate::api::deliveries::replay_results::{ReplayResults, results};
 use crate::api::deliveries::retries::check_active;
@@ -288,21 +288,64 @@ impl NewReplay {
     ),
 )]
 pub async fn create(
-    acting: Managing,
+    acting: OwnManaging,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
     Body(new): Body<NewReplay>,
 ) -> Result<Response> {
-    let dry_run = new.dry_run;
-    check_active(&api, &acting.tenant, webhook).await?;
-    let wanted = new.check()?;
-    let counted = count_matching(&api, &[webhook], &wanted).await?;
-    if dry_run {
-        return Ok(Json(counted).into_response());
+    Ok(begin(&api, &acting.tenant, webhook, new)
+        .await?
+        .into_response())
+}
+
+/// What came of a request for a replay.
+pub enum Begun {
+    /// It was a dry run.
+    Counted(DryRun),
+    Started(Box<Replay>),
+}
+
+impl IntoResponse for Begun {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Counted(counted) => Json(counted).into_response(),
+            Self::Started(replay) => (StatusCode::ACCEPTED, Json(*replay)).into_response(),
+        }
     }
-    let id = insert_replay(&api, &acting.tenant, Some(webhook), &wanted, &counted).await?;
-    let replay = find(&api, &acting.tenant, Some(webhook), id).await?;
-    Ok((StatusCode::ACCEPTED, Json(replay)).into_response())
+}
+
+/// Starts a replay of a webhook's deliveries, or counts them.
+///
+/// # Errors
+/// If the request is out of its bounds, or the webhook takes no deliveries.
+pub async fn begin(
+    api: &Api,
+    tenant: &Tenant,
+    webhook: WebhookId,
+    new: NewReplay,
+) -> Result<Begun> {
+    let dry_run = new.dry_run;
+    check_active(api, tenant, webhook).await?;
+    let wanted = new.check()?;
+    let counted = count_matching(api, &[webhook], &wanted).await?;
+    started(api, tenant, Some(webhook), &wanted, counted, dry_run).await
+}
+
+/// Writes the replay's row, unless that is a dry run.
+pub(super) async fn started(
+    api: &Api,
+    tenant: &Tenant,
+    webhook: Option<WebhookId>,
+    wanted: &Checked,
+    counted: DryRun,
+    dry_run: bool,
+) -> Result<Begun> {
+    if dry_run {
+        return Ok(Begun::Counted(counted));
+    }
+    let id = insert_replay(api, tenant, webhook, wanted, &counted).await?;
+    let replay = find(api, tenant, webhook, id).await?;
+    Ok(Begun::Started(Box::new(replay)))
 }
 
 /// Counts the deliveries, of each type.
@@ -427,7 +470,7 @@ pub(super) async fn insert_replay(
     responses((status = 200, description = "Newest first.", body = Replays)),
 )]
 pub async fn list(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
 ) -> Result<Json<Replays>> {
@@ -457,7 +500,7 @@ pub async fn list(
     responses((status = 200, description = "The replay.", body = Replay)),
 )]
 pub async fn show(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Ids(webhook, id): Ids<WebhookId, ReplayId>,
 ) -> Result<Json<Replay>> {
@@ -476,7 +519,7 @@ pub async fn show(
     responses((status = 200, description = "The replay as it is now.", body = Replay)),
 )]
 pub async fn cancel(
-    acting: Managing,
+    acting: OwnManaging,
     State(api): State<Shared>,
     Ids(webhook, id): Ids<WebhookId, ReplayId>,
 ) -> Result<Json<Replay>> {

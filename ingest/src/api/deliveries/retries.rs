@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::access::auth::Managing;
+use crate::api::access::auth::{Managing, OwnManaging};
 use crate::api::deliveries::view::Delivery;
 use crate::api::deliveries::{find, find_opt};
 use crate::api::http::problem::{Problem, Result};
@@ -53,7 +53,7 @@ pub fn of_webhook() -> OpenApiRouter<Shared> {
     ),
 )]
 pub async fn retry(
-    acting: Managing,
+    acting: OwnManaging,
     State(api): State<Shared>,
     Id(id): Id<DeliveryId>,
 ) -> Result<(StatusCode, Json<Delivery>)> {
@@ -78,7 +78,7 @@ pub async fn retry(
     ),
 )]
 pub async fn retry_event(
-    acting: Managing,
+    acting: OwnManaging,
     State(api): State<Shared>,
     Ids(webhook, event): Ids<WebhookId, EventId>,
 ) -> Result<(StatusCode, Json<Delivery>)> {
@@ -140,11 +140,33 @@ async fn begin_again(
     transaction.commit().await?;
     drop(client);
     if jobs.is_empty() {
+        if is_expunged(api, tenant, delivery).await? {
+            let gone = format!(
+                "the event of delivery {} was expunged: there is nothing to send",
+                delivery.id
+            );
+            return Err(Problem::conflict(gone));
+        }
         return Err(Problem::conflict(why_not(delivery)));
     }
     publish(&api.publisher, &jobs).await;
     let delivery = find(api, tenant, delivery.id).await?;
     Ok((StatusCode::ACCEPTED, Json(delivery)))
+}
+
+async fn is_expunged(api: &Api, tenant: &Tenant, delivery: &Delivery) -> Result<bool> {
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(
+            "-- is_expunged\n\
+             SELECT 1 FROM events WHERE tenant = $1 AND expunged_at IS NOT NULL AND uid = ( \
+                 SELECT event_uid FROM deliveries WHERE id = $2)",
+        )
+        .await?;
+    let row = client
+        .query_opt(&statement, &[tenant, &delivery.id])
+        .await?;
+    Ok(row.is_some())
 }
 
 fn why_not(delivery: &Delivery) -> String {

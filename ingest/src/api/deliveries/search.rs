@@ -163,7 +163,10 @@ impl DeliveryQuery {
             .with_types(listed(self.event_type).as_deref())?
             .with_codes(listed(self.response_code))?
             .with_outcomes(listed(self.outcome))?;
-        let webhooks = listed(self.webhook_id).as_deref().map(webhooks).transpose()?;
+        let webhooks = listed(self.webhook_id)
+            .as_deref()
+            .map(webhooks)
+            .transpose()?;
         let page = Page {
             limit: self.limit,
             cursor: self.cursor,

@@ -197,7 +197,9 @@ pub(super) async fn find_event(api: &Api, tenant: &Tenant, id: &EventId) -> Resu
     let statement = client
         .prepare_cached(
             "-- find_event\n\
-             SELECT uid, tenant, id, type, occurred_at, matched, data, attributes, too_costly, over_http FROM events \
+             SELECT uid, tenant, id, type, occurred_at, matched, data, attributes, too_costly, expunged_at, \
+                 over_http \
+             FROM events \
              WHERE uid = (SELECT uid FROM ( \
                  SELECT uid FROM events WHERE tenant = $1 AND id = $2 OFFSET 0) AS by_id \
                  ORDER BY uid DESC LIMIT 1)",

@@ -77,6 +77,9 @@ pub struct EventView {
     pub accepted_at: Timestamp,
     /// The number of webhooks that it matched, and of deliveries that were made.
     pub matched: i32,
+    /// When its data was taken away; `null`: it is there.
+    #[schema(required)]
+    pub expunged_at: Option<Timestamp>,
     /// How it came; `null`: it was accepted before Posthorn noted that. Over AMQP its routing
     /// key was `<tenant>.<type>`.
     #[schema(required)]
@@ -99,6 +102,7 @@ impl From<&Row> for EventView {
             occurred_at: row.get("occurred_at"),
             accepted_at: Timestamp(time_of(row.get("uid"))),
             matched: row.get("matched"),
+            expunged_at: row.get("expunged_at"),
             came_by: row
                 .get::<_, Option<bool>>("over_http")
                 .map(|over_http| match over_http {
@@ -205,8 +209,8 @@ async fn search_events(
     let statement = client
         .prepare_cached(&format!(
             "-- search_events\n\
-             SELECT uid, id, type, occurred_at, matched, over_http FROM ( \
-                 SELECT tenant, uid, id, type, occurred_at, matched, over_http FROM events \
+             SELECT uid, id, type, occurred_at, matched, over_http, expunged_at FROM ( \
+                 SELECT tenant, uid, id, type, occurred_at, matched, over_http, expunged_at FROM events \
                  WHERE (tenant, uid) >= ($1, $2) AND (tenant, uid) < ($1, $3) \
                    AND uid >= $2 AND uid < $3 AND {index} \
                  ORDER BY tenant DESC, uid DESC LIMIT $4) AS looked_at \

@@ -6,6 +6,7 @@
 
 pub mod detail;
 pub mod dry_run;
+pub mod expunge;
 pub mod incoming;
 pub mod log;
 pub mod new_event;
@@ -162,6 +163,29 @@ pub async fn publish(
             "{reason}; publish it again with the id `{id}`"
         ))),
     }
+}
+
+/// Publishes an event, and answers its id when it is durable.
+///
+/// # Errors
+/// If it isn't taken, or nobody knows whether it is.
+pub async fn publish_now(api: &Api, tenant: &Tenant, new: NewEvent) -> Result<EventId> {
+    let event = new.check(tenant)?;
+    match publish_one(&api.door, event).await? {
+        (id, _, Ok(_)) => Ok(id),
+        (id, _, Err(reason)) => Err(Problem::unavailable(format!(
+            "{reason}; publish it again with the id `{id}`"
+        ))),
+    }
+}
+
+/// What publishing an event would do.
+///
+/// # Errors
+/// If it isn't one.
+pub async fn would_happen(api: &Api, tenant: &Tenant, new: NewEvent) -> Result<EventDryRun> {
+    let event = new.check(tenant)?;
+    dry_run(api, tenant, &event).await
 }
 
 /// Its id and type, and to how many webhooks it goes, or why it isn't known to be taken.

@@ -63,6 +63,20 @@ pub struct NewEvent {
 }
 
 impl NewEvent {
+    /// One that somebody entered.
+    #[must_use]
+    pub fn by_hand(event_type: String, id: Option<String>, data: Box<RawValue>) -> Self {
+        Self {
+            event_type,
+            id,
+            occurred_at: None,
+            tenant_id: None,
+            api_version: None,
+            data,
+            attributes: None,
+        }
+    }
+
     /// An event that is one, as far as that can be said without its tenant's catalogue.
     ///
     /// # Errors

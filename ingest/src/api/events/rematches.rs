@@ -62,6 +62,7 @@ pub struct MadeDelivery {
     ),
     responses(
         (status = 202, description = "What was missing is on its way.", body = RematchedEvent),
+        (status = 409, description = "The event's data was expunged."),
         (status = 422, description = "`X-Tenant-ID` is missing or no tenant's id."),
     ),
 )]
@@ -73,6 +74,11 @@ pub async fn rematch_event(
     let row = find_event(&api, &acting.tenant, &id)
         .await?
         .ok_or_else(|| Problem::not_found(format!("there is no event {id}")))?;
+    if row.get::<_, Option<Timestamp>>("expunged_at").is_some() {
+        let gone =
+            format!("the data of event {id} was expunged: there is nothing to match or to send");
+        return Err(Problem::conflict(gone));
+    }
     let event = Accepted::read(&row);
     api.feed.refresh().await?;
     let made = rematch(&api.pool, &api.subscriptions, &[event], false).await?;

@@ -40,7 +40,7 @@ codes! {
     MalformedRequest: "malformed_request",
     /// 400: a member or parameter has another type.
     WrongType: "wrong_type",
-    /// 400: nothing has a member or parameter of this name.
+    /// 400, 422: there is no member or parameter of this name.
     UnknownMember: "unknown_member",
     /// 400, 422: a member that is needed isn't there.
     MissingMember: "missing_member",

@@ -20,6 +20,11 @@ impl<T> Created<T> {
         let location = format!("{collection}/{id}");
         Self { location, body }
     }
+
+    /// The new thing.
+    pub fn into_body(self) -> T {
+        self.body
+    }
 }
 
 impl<T: Serialize> IntoResponse for Created<T> {

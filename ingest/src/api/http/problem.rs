@@ -152,6 +152,12 @@ impl Problem {
         Self::all_of(StatusCode::UNPROCESSABLE_ENTITY, vec![error])
     }
 
+    /// 422: the operation has no such query parameter.
+    pub fn unknown_parameter(name: &str, detail: &str) -> Self {
+        let error = Blame::new(Code::UnknownMember, name, detail);
+        Self::all_of(StatusCode::UNPROCESSABLE_ENTITY, vec![error])
+    }
+
     /// 401: no valid token.
     pub fn unauthorized() -> Self {
         Self::new(

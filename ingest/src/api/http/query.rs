@@ -67,12 +67,12 @@ fn unknown(name: &str, known: &[String]) -> Problem {
         .iter()
         .min_by_key(|known| strsim::damerau_levenshtein(name, known));
     let Some(nearest) = nearest else {
-        return Problem::field(name, "this operation takes no query parameters");
+        return Problem::unknown_parameter(name, "this operation takes no query parameters");
     };
     let others = known.join("`, `");
-    Problem::field(
+    Problem::unknown_parameter(
         name,
-        format!(
+        &format!(
             "is not a parameter of this operation; did you mean `{nearest}`? It takes `{others}`"
         ),
     )

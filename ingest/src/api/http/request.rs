@@ -1,6 +1,6 @@
 //! Reads requests: JSON bodies, ids in paths, query strings, pages.
 
-use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, RawPathParams, Request};
 use axum::http::header;
 use axum::http::request::Parts;
 use futures_util::StreamExt;
@@ -14,8 +14,9 @@ use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 use utoipa::IntoParams;
 
+use crate::api::http::code::Code;
 use crate::api::http::json;
-use crate::api::http::problem::Problem;
+use crate::api::http::problem::{Blame, Problem};
 
 /// The largest request body, in bytes: an event's data and what is around it.
 pub const MAX_BODY: usize = LARGEST_MAX_PAYLOAD + 256 * 1024;
@@ -121,10 +122,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        Path::from_request_parts(parts, state)
+        let parameters = RawPathParams::from_request_parts(parts, state)
             .await
-            .map(|Path(text)| Self(text))
-            .map_err(|rejection| Problem::not_found(rejection.body_text()))
+            .map_err(|rejection| Problem::not_found(rejection.body_text()))?;
+        // The last one: pages of the console have the tenant before it.
+        let last = parameters.iter().last();
+        let (_, text) = last.ok_or_else(|| Problem::not_found("there is no name in the path"))?;
+        Ok(Self(text.to_owned()))
     }
 }
 
@@ -164,7 +168,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> 
                 // `limit: invalid digit found in string`, after words about the library's work.
                 let text = rejection.body_text();
                 let reason = text.strip_prefix("Failed to deserialize query string: ");
-                Problem::bad_request(format!("query string: {}", reason.unwrap_or(&text)))
+                match reason.and_then(|reason| reason.split_once(": ")) {
+                    Some((name, reason)) => {
+                        Problem::wrong(vec![Blame::new(Code::WrongType, name, reason)])
+                    }
+                    None => Problem::bad_request(format!("query string: {text}")),
+                }
             })?;
         Ok(Self(value))
     }

@@ -81,6 +81,9 @@ const ALSO: [(&str, &str, &[&str]); 8] = [
     ("WebhookChange", "retry_policy", &["retryPolicy"]),
 ];
 
+/// Real answers, by operation and status: `tests/tests/described.rs` records and compares them.
+const ANSWERS: &str = include_str!("examples.json");
+
 /// The ways in which requests are refused: their names, statuses and reasons.
 const REFUSALS: [(&str, &str, &str); 9] = [
     ("Unreadable", "400", "The request is malformed."),
@@ -131,9 +134,19 @@ pub fn finished(document: &utoipa::openapi::OpenApi) -> Value {
     sent::describe(&mut document);
     generators::rewrite(&mut document);
     let schemas = document.clone();
+    // A test reads the file.
+    let answers: Value = serde_json::from_str(ANSWERS).unwrap_or_default();
     for operation in operations_mut(&mut document) {
         if let Some(body) = operation.pointer_mut("/requestBody/content/application~1json") {
             body["example"] = example(&schemas, &body["schema"]);
+        }
+        let id = operation["operationId"].as_str().unwrap_or_default();
+        let answers = answers[id].clone();
+        for (status, answer) in answers.as_object().into_iter().flatten() {
+            let place = format!("/responses/{status}/content/application~1json");
+            if let Some(content) = operation.pointer_mut(&place) {
+                content["example"] = answer.clone();
+            }
         }
     }
     document

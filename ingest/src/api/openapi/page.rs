@@ -13,11 +13,13 @@ use axum::body::Bytes;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use utoipa_swagger_ui::Config;
 
 use crate::api::http::code;
@@ -33,6 +35,7 @@ const ERRORS: &str = include_str!("../../../../docs/errors.md");
 /// The document's and the page's routes.
 pub fn routes<S: Clone + Send + Sync + 'static>(document: &Value) -> Router<S> {
     let json = Bytes::from(document.to_string());
+    let etag = format!("\"{}\"", hex::encode(&Sha256::digest(&json)[..8]));
     let config = Config::from("/openapi.json")
         .validator_url("none")
         .deep_linking(true)
@@ -46,8 +49,9 @@ pub fn routes<S: Clone + Send + Sync + 'static>(document: &Value) -> Router<S> {
             get(async move || {
                 (
                     [
-                        (CONTENT_TYPE, "application/json"),
-                        (CACHE_CONTROL, "no-cache"),
+                        (CONTENT_TYPE, "application/json".to_owned()),
+                        (CACHE_CONTROL, "no-cache".to_owned()),
+                        (ETAG, etag),
                     ],
                     json,
                 )

@@ -52,6 +52,7 @@ fn sample(dialect: &Dialect) -> (Vec<(String, String)>, Value) {
         attributes: None,
         tenant: &tenant,
         webhook_id: WebhookId::from_uuid(uuid),
+        external_id: None,
         delivery_id: DeliveryId::from_uuid(uuid),
     };
     let wire = dialect.compose(&message, &secrets, SENT_AT);

@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::access::auth::{Managing, Reading};
+use crate::api::access::auth::{OwnManaging, OwnReading};
 use crate::api::deliveries::check_exists;
 use crate::api::deliveries::retries::check_active;
 use crate::api::http::problem::Result;
@@ -102,7 +102,7 @@ pub struct EndpointReplica {
     responses((status = 200, description = "The endpoint's state.", body = EndpointHealth)),
 )]
 pub async fn show_health(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
 ) -> Result<Json<EndpointHealth>> {
@@ -191,7 +191,7 @@ pub struct Probe {
     ),
 )]
 pub async fn probe(
-    acting: Managing,
+    acting: OwnManaging,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
 ) -> Result<(StatusCode, Json<Probe>)> {

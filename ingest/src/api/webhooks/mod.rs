@@ -34,7 +34,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::actor::begin;
-use crate::api::access::auth::{Managing, Reading};
+use crate::api::access::auth::{OwnManaging, OwnReading};
 use crate::api::http::headers::Created;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Page, Parameters};
@@ -107,11 +107,12 @@ impl IntoResponse for Tagged {
     ),
 )]
 pub async fn create(
-    acting: Managing,
+    acting: OwnManaging,
     State(api): State<Shared>,
     Body(form): Body<WebhookForm>,
 ) -> Result<Tagged> {
-    let checked = form.check_new(&api.destinations, &api.dialects)?;
+    let mut checked = form.check_new(&api.destinations, &api.dialects)?;
+    acting.may_write(&mut checked)?;
     let _turn = api.changes.acquire(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
     let transaction = begin(&mut client, &acting.actor).await?;
@@ -136,7 +137,7 @@ pub async fn create(
     responses((status = 200, description = "A page.", body = WebhookPage)),
 )]
 pub async fn list(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Parameters(query): Parameters<WebhookQuery>,
 ) -> Result<Json<WebhookPage>> {
@@ -159,13 +160,20 @@ pub async fn list(
              SELECT {COLUMNS} FROM webhooks w \
              WHERE w.tenant = $1 AND w.status <> 'deleted' AND ($2::uuid IS NULL OR w.id < $2) \
                AND ($4::text IS NULL OR w.metadata ->> 'client_id' = $4) \
+               AND ($5::text IS NULL OR w.owner = $5) \
              ORDER BY w.id DESC LIMIT $3"
         ))
         .await?;
     let rows = client
         .query(
             &statement,
-            &[&acting.tenant, &after, &(limit + 1), &query.client_id],
+            &[
+                &acting.tenant,
+                &after,
+                &(limit + 1),
+                &query.client_id,
+                &acting.owner,
+            ],
         )
         .await?;
     let shown = &rows[..rows.len().min(limit as usize)];
@@ -186,7 +194,7 @@ pub async fn list(
     responses((status = 200, description = "The webhook.", body = WebhookView, headers(("ETag" = String)))),
 )]
 pub async fn show(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Id(id): Id<WebhookId>,
 ) -> Result<Tagged> {
@@ -237,7 +245,7 @@ fn changed_meanwhile() -> Problem {
     ),
 )]
 pub async fn replace(
-    acting: Managing,
+    acting: OwnManaging,
     api: State<Shared>,
     id: Id<WebhookId>,
     headers: HeaderMap,
@@ -263,7 +271,7 @@ pub async fn replace(
     ),
 )]
 pub async fn update(
-    acting: Managing,
+    acting: OwnManaging,
     State(api): State<Shared>,
     Id(id): Id<WebhookId>,
     headers: HeaderMap,
@@ -274,7 +282,8 @@ pub async fn update(
     let shown = find(&api, &acting.tenant, id).await?;
     let shown = serde_json::to_value(shown).map_err(anyhow::Error::new)?;
     let form = put_back::changes(body, &shown)?;
-    let checked = form.check(&api.destinations, &api.dialects)?;
+    let mut checked = form.check(&api.destinations, &api.dialects)?;
+    acting.may_write(&mut checked)?;
     let mut client = api.pool.get().await?;
     let transaction = begin(&mut client, &acting.actor).await?;
     let (writing, tenant) = (api.writing(), &acting.tenant);
@@ -304,7 +313,7 @@ pub async fn update(
     ),
 )]
 pub async fn delete(
-    acting: Managing,
+    acting: OwnManaging,
     State(api): State<Shared>,
     Id(id): Id<WebhookId>,
     headers: HeaderMap,

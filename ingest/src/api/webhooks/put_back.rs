@@ -11,8 +11,9 @@ use crate::api::http::problem::{Problem, Result};
 use crate::webhooks::form::WebhookForm;
 
 /// Members that are shown and can't be set.
-const READ_ONLY: [&str; 8] = [
+const READ_ONLY: [&str; 9] = [
     "id",
+    "secret_made_at",
     "disabled_reason",
     "readable",
     "previous_secret_until",
@@ -22,9 +23,14 @@ const READ_ONLY: [&str; 8] = [
     "createdAt",
 ];
 /// Those that change by themselves, so that a client can't know their value.
-const CHANGING: [&str; 5] = [
+const CHANGING: [&str; 10] = [
     "updated_at",
     "health",
+    "down_since",
+    "next_probe_at",
+    "waiting",
+    "waiting_counted",
+    "oldest_waiting_at",
     "too_costly_events",
     "last_too_costly_at",
     "lastTriggered",

@@ -15,7 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::actor::begin;
-use crate::api::access::auth::Managing;
+use crate::api::access::auth::OwnManaging;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Id, OptionalBody};
 use crate::api::state::Shared;
@@ -68,7 +68,7 @@ pub struct Rotation {
     )),
 )]
 pub async fn rotate(
-    acting: Managing,
+    acting: OwnManaging,
     State(api): State<Shared>,
     Id(id): Id<WebhookId>,
     OptionalBody(rotation): OptionalBody<Rotation>,
@@ -145,7 +145,7 @@ pub async fn rotate(
     responses((status = 200, description = "The webhook as it is now.", body = WebhookView)),
 )]
 pub async fn revoke(
-    acting: Managing,
+    acting: OwnManaging,
     State(api): State<Shared>,
     Id(id): Id<WebhookId>,
 ) -> Result<Json<WebhookView>> {

@@ -19,7 +19,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::access::auth::Reading;
+use crate::api::access::auth::{OwnReading, Reading};
 use crate::api::beside::{Beside, beside};
 use crate::api::deliveries::check_exists;
 use crate::api::http::problem::Result;
@@ -165,7 +165,7 @@ pub struct Figures {
     responses((status = 200, description = "The statistics.", body = Stats)),
 )]
 pub async fn of_one_webhook(
-    acting: Reading,
+    acting: OwnReading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
     Parameters(query): Parameters<StatsQuery>,

@@ -22,7 +22,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::access::auth::Managing;
+use crate::api::access::auth::OwnManaging;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, OptionalBody};
 use crate::api::openapi::words::AttemptOutcome;
@@ -129,7 +129,7 @@ pub struct Tested {
     responses((status = 200, description = "The endpoint's answer.", body = Tested)),
 )]
 pub async fn test(
-    acting: Managing,
+    acting: OwnManaging,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
     OptionalBody(new): OptionalBody<NewTest>,
@@ -150,7 +150,7 @@ pub async fn test(
     ),
 )]
 pub async fn test_by_id(
-    acting: Managing,
+    acting: OwnManaging,
     State(api): State<Shared>,
     Body(new): Body<NewTestById>,
 ) -> Result<Json<Tested>> {
@@ -158,6 +158,7 @@ pub async fn test_by_id(
         .webhook_id
         .parse()
         .map_err(|error: shared::ids::Malformed| Problem::not_found(error.to_string()))?;
+    acting.must_own(&api, webhook).await?;
     let new = NewTest {
         event_type: new.event_type,
         data: new.data,
@@ -165,14 +166,14 @@ pub async fn test_by_id(
     send(&api, acting, webhook, new).await.map(Json)
 }
 
-async fn send(api: &Api, acting: Managing, id: WebhookId, new: NewTest) -> Result<Tested> {
-    let Managing {
+async fn send(api: &Api, acting: OwnManaging, id: WebhookId, new: NewTest) -> Result<Tested> {
+    let OwnManaging {
         tenant,
         permit: postgres,
         ..
     } = acting;
     let tenant = &tenant;
-    let (webhook, patterns, dialect) = find(api, tenant, id).await?;
+    let (webhook, patterns, dialect) = find_with_dialect(api, tenant, id).await?;
     let event_type = match new.event_type {
         Some(text) => text.parse().map_err(|error: shared::ids::Malformed| {
             Problem::field("event_type", error.to_string())
@@ -200,6 +201,7 @@ async fn send(api: &Api, acting: Managing, id: WebhookId, new: NewTest) -> Resul
         attributes: None,
         tenant,
         webhook_id: id,
+        external_id: webhook.external_id.as_ref(),
         delivery_id: DeliveryId::generate(),
     };
     let attempt = Attempt {
@@ -216,7 +218,10 @@ async fn send(api: &Api, acting: Managing, id: WebhookId, new: NewTest) -> Resul
 }
 
 /// The webhook, its patterns, and its dialect or its tenant's.
-async fn find(
+///
+/// # Errors
+/// If there is no such webhook, its secrets can't be opened, or its dialect isn't known.
+pub async fn find_with_dialect(
     api: &Api,
     tenant: &Tenant,
     id: WebhookId,

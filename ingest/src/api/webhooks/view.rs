@@ -92,6 +92,12 @@ pub struct WebhookView {
     /// Any JSON object. Posthorn stores it and doesn't use it.
     #[schema(value_type = Object)]
     pub metadata: Value,
+    /// What the webhook was called in the system that it comes from; `null`: it comes from none.
+    #[schema(required, example = "webhook_123")]
+    pub external_id: Option<String>,
+    /// The user of the tenant that it belongs to; `null`: it belongs to the tenant.
+    #[schema(required, example = "user-7")]
+    pub owner: Option<String>,
     /// The `key` in the file of `posthorn-ingest apply` that declares it; `null`: no file does.
     #[schema(required, example = "billing")]
     pub key: Option<String>,
@@ -145,7 +151,7 @@ pub struct WebhookView {
 pub const COLUMNS: &str = "w.id, w.tenant, w.url, w.patterns, w.filter, w.dialect, w.secret, \
     w.previous_secret, w.previous_secret_until, w.signing_key, w.previous_signing_key, w.headers, \
     w.timeout_ms, w.retry, w.rate_limit, w.rate_period_s, w.debug_mode, w.trace_header, w.operational, w.status, \
-    w.secret_made_at, w.description, w.metadata, w.key, w.disabled_reason, w.created_at, w.updated_at, w.revision, \
+    w.secret_made_at, w.description, w.metadata, w.external_id, w.owner, w.key, w.disabled_reason, w.created_at, w.updated_at, w.revision, \
     coalesce((SELECT c.events FROM costly_filters c WHERE c.webhook_id = w.id), 0) AS too_costly_events, \
     (SELECT c.last_at FROM costly_filters c WHERE c.webhook_id = w.id) AS last_too_costly_at, \
     (SELECT t.dialect FROM tenants t WHERE t.id = w.tenant) AS tenants_dialect";
@@ -205,6 +211,8 @@ impl WebhookView {
             operational: row.get("operational"),
             dialect: own_dialect,
             metadata: row.get("metadata"),
+            external_id: row.get("external_id"),
+            owner: row.get("owner"),
             key: row.get("key"),
             created_at,
             created_at_too: created_at,

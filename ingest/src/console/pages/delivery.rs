@@ -21,15 +21,15 @@ use crate::console::moments::{at, bytes, count, exactly, span, took};
 use crate::console::pages::webhooks::name;
 use crate::console::parts::{code, headers, id, note, panel, payload};
 use crate::console::state::Console;
-use crate::console::text::{line, short};
-use crate::console::visit::{ManagerVisit, Visit};
+use crate::console::text::{block, line, short};
+use crate::console::visit::{At, ManagerVisit, Visit};
 use crate::console::words;
 
 /// `GET /console/{tenant}/deliveries/{id}`
 pub async fn show(
     State(console): State<Arc<Console>>,
     visit: Visit,
-    Id(delivery): Id<DeliveryId>,
+    At(delivery): At<DeliveryId>,
 ) -> Result<Html<String>> {
     let acting = visit.acting().await?;
     let api = State(console.api.clone());
@@ -60,7 +60,7 @@ pub async fn show(
                     div class="empty" { h2 { "Not tried yet" } p { (waits(&delivery)) } }
                 } @else {
                     @for (n, attempt) in attempt_log.iter().enumerate().rev() {
-                        (attempt_shown(&visit, attempt, &attempt_log, webhook.as_ref(), n + 1 == attempt_log.len()))
+                        (attempt_shown(attempt, &attempt_log, webhook.as_ref(), n + 1 == attempt_log.len()))
                     }
                 }
             }
@@ -105,10 +105,14 @@ fn head(visit: &Visit, delivery: &Delivery, webhook: Option<&WebhookView>) -> Ma
                     (id(&delivery.id.to_string()))
                 }
             }
-            @if visit.by.may(Role::Manager) && finished {
+            @if visit.by.may(Role::Manager) {
                 form method="post" action=(visit.path(&format!("/deliveries/{}/retry", delivery.id))) {
                     (csrf(&visit.by))
-                    button class="btn main-btn" data-key="r" { (icon("retry")) "Retry " kbd aria-hidden="true" { "r" } }
+                    button class="btn main-btn" data-key="r" {
+                        (icon("retry"))
+                        @if finished { "Retry " } @else { "Send now " }
+                        kbd aria-hidden="true" { "r" }
+                    }
                 }
             }
         }
@@ -216,7 +220,6 @@ fn what_comes(delivery: &Delivery) -> Markup {
 }
 
 fn attempt_shown(
-    visit: &Visit,
     attempt: &Attempt,
     all: &[Attempt],
     webhook: Option<&WebhookView>,
@@ -263,8 +266,8 @@ fn attempt_shown(
             }
             (request(attempt, open))
             (answer(attempt))
+            (curl(attempt, webhook))
         }
-        @let _ = visit;
     }
 }
 
@@ -283,8 +286,69 @@ fn request(attempt: &Attempt, open: bool) -> Markup {
             Some(body) => (code(&payload(body))),
             None => p class="small soft" { "Bodies are only kept in debug mode." },
         }
+        @if attempt.composed {
+            p class="small soft" { "Composed again from the event: bodies are only kept in debug mode." }
+        }
     };
     panel("Request", &hint, open, &content)
+}
+
+/// The longest command that is shown, in bytes.
+const MAX_COMMAND: usize = 16 * 1024;
+
+/// The same request as a command. The values of the webhook's own headers aren't known to
+/// pages: a variable of the shell stands for each.
+fn as_curl(attempt: &Attempt, url: &str) -> Option<String> {
+    let body = attempt.request_body.as_deref()?;
+    let sent = attempt.request_headers.as_ref()?.as_array()?;
+    let mut command = format!("curl -i {}", quoted(url));
+    for pair in sent {
+        let (name, value) = (pair[0].as_str()?, pair[1].as_str()?);
+        if matches!(
+            name.to_ascii_lowercase().as_str(),
+            "host" | "content-length"
+        ) {
+            continue;
+        }
+        let header = match value {
+            "…" => {
+                let variable: String = name
+                    .chars()
+                    .map(|c| {
+                        if c.is_ascii_alphanumeric() {
+                            c.to_ascii_uppercase()
+                        } else {
+                            '_'
+                        }
+                    })
+                    .collect();
+                format!("{}\"${variable}\"", quoted(&format!("{name}: ")))
+            }
+            value => quoted(&format!("{name}: {value}")),
+        };
+        command.push_str(&format!(" \\\n  -H {header}"));
+    }
+    command.push_str(&format!(" \\\n  --data-binary {}", quoted(body)));
+    Some(command).filter(|command| command.len() <= MAX_COMMAND)
+}
+
+/// For a shell: nothing within single quotes means anything but the quote itself.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+fn curl(attempt: &Attempt, webhook: Option<&WebhookView>) -> Markup {
+    let command = webhook.and_then(|webhook| as_curl(attempt, &webhook.url));
+    html! {
+        @if let Some(command) = command {
+            (panel("As curl", &html! { "without your own headers' values" }, false, &html! {
+                div class="code" {
+                    button class="btn quiet tiny js-only" type="button" data-copy=(command) data-key="u" aria-label="Copy as curl" { (icon("copy")) }
+                    pre tabindex="0" { (block(&command)) }
+                }
+            }))
+        }
+    }
 }
 
 fn answer(attempt: &Attempt) -> Markup {
@@ -310,7 +374,7 @@ fn answer(attempt: &Attempt) -> Markup {
 pub async fn retry(
     State(console): State<Arc<Console>>,
     visit: ManagerVisit,
-    Id(delivery): Id<DeliveryId>,
+    At(delivery): At<DeliveryId>,
 ) -> Result<Redirect> {
     let acting = visit.acting().await?;
     let answer = retries::retry(acting, State(console.api.clone()), Id(delivery)).await;
@@ -318,4 +382,18 @@ pub async fn retry(
     Ok(Redirect::to(
         &visit.path(&format!("/deliveries/{delivery}")),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_gets_out_of_a_quoted_value() {
+        assert_eq!(
+            quoted("a'; rm -rf $HOME `x` \\"),
+            r"'a'\''; rm -rf $HOME `x` \'"
+        );
+        assert_eq!(quoted(""), "''");
+    }
 }

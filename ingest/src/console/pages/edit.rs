@@ -16,16 +16,20 @@ use shared::ids::WebhookId;
 use crate::api::http::problem::{Blame, Problem};
 use crate::api::http::request::{Body, Id};
 use crate::api::webhooks;
+use crate::api::webhooks::preview::{self, NewPreview, Preview, PreviewedEvent};
 use crate::api::webhooks::view::{WebhookView, find};
 use crate::console::failure::{Failure, Result};
 use crate::console::fields::Fields;
 use crate::console::frame::{Page, Section, csrf};
+use crate::console::moments::{at, number};
 use crate::console::pages::webhooks::name;
 use crate::console::parts::note;
 use crate::console::session::keep_secret;
 use crate::console::state::Console;
 use crate::console::text::{excerpt, line};
-use crate::console::visit::{ManagerVisit, Posted};
+use crate::console::visit::{At, ManagerVisit, Posted};
+use crate::console::words::Word;
+use crate::matching::Explanation;
 use crate::webhooks::form::WebhookForm;
 
 /// What is in the fields of the form.
@@ -228,7 +232,7 @@ pub async fn new(State(console): State<Arc<Console>>, visit: ManagerVisit) -> Ht
         per: "second".to_owned(),
         ..Values::default()
     };
-    new_page(&console, &visit, &values, &Blames::default())
+    new_page(&console, &visit, &values, &Blames::default(), &unasked())
 }
 
 fn new_page(
@@ -236,19 +240,24 @@ fn new_page(
     visit: &ManagerVisit,
     values: &Values,
     blames: &Blames,
+    beside: &Markup,
 ) -> Html<String> {
     let path = visit.path("/webhooks");
     let content = html! {
         div class="head" { div { h1 { "New webhook" } p class="sub" { "Where deliveries go, and which events." } } }
         (summary(blames))
-        form class="form" method="post" action={ (path) "/new" } {
-            (csrf(&visit.by))
-            (fields(console, visit, values, blames, false))
-            div class="row" {
-                button class="btn main-btn" { "Create" }
-                button class="btn" name="then" value="test" { "Create and test" }
-                a class="btn quiet" href=(path) { "Cancel" }
+        div class="cols wide" {
+            form class="form" method="post" action={ (path) "/new" } {
+                (csrf(&visit.by))
+                (fields(console, visit, values, blames, false))
+                div class="row" {
+                    button class="btn main-btn" { "Create" }
+                    button class="btn" name="then" value="test" { "Create and test" }
+                    button class="btn quiet" name="preview" value="1" formnovalidate { "Preview" }
+                    a class="btn quiet" href=(path) { "Cancel" }
+                }
             }
+            (beside)
         }
     };
     Page::of(visit, Section::Webhooks, "New webhook").show(&content)
@@ -261,12 +270,24 @@ pub async fn create(
     Posted(sent): Posted,
 ) -> Result<Response> {
     let values = Values::of_form(&sent);
+    if sent.has("preview") {
+        let (beside, blames) = previewed(&console, &visit, &values).await?;
+        return Ok(new_page(&console, &visit, &values, &blames, &beside).into_response());
+    }
     let made = match values.body(None).and_then(form) {
         Ok(form) => {
             let acting = visit.acting().await?;
             webhooks::create(acting, State(console.api.clone()), Body(form)).await
         }
-        Err(blames) => return Ok(refused(new_page(&console, &visit, &values, &blames))),
+        Err(blames) => {
+            return Ok(refused(new_page(
+                &console,
+                &visit,
+                &values,
+                &blames,
+                &unasked(),
+            )));
+        }
     };
     match made {
         Ok(made) => {
@@ -290,6 +311,7 @@ pub async fn create(
             &visit,
             &values,
             &Blames::of(problem),
+            &unasked(),
         ))),
         Err(problem) => Err(problem.into()),
     }
@@ -308,7 +330,7 @@ fn form(body: Map<String, Value>) -> std::result::Result<WebhookForm, Blames> {
 pub async fn edit(
     State(console): State<Arc<Console>>,
     visit: ManagerVisit,
-    Id(webhook): Id<WebhookId>,
+    At(webhook): At<WebhookId>,
 ) -> Result<Html<String>> {
     let webhook = find(&console.api, &visit.tenant, webhook).await?;
     let values = Values::of_webhook(&webhook);
@@ -318,7 +340,7 @@ pub async fn edit(
         &webhook,
         &values,
         &Blames::default(),
-        &html! {},
+        (&html! {}, &unasked()),
     ))
 }
 
@@ -328,7 +350,7 @@ fn edit_page(
     webhook: &WebhookView,
     values: &Values,
     blames: &Blames,
-    above: &Markup,
+    (above, beside): (&Markup, &Markup),
 ) -> Html<String> {
     let path = visit.path(&format!("/webhooks/{}", webhook.id));
     let etag = webhook.etag().to_str().unwrap_or_default().to_owned();
@@ -340,14 +362,18 @@ fn edit_page(
                 &html! { "Change it there: the next apply undoes what is changed here." }, &html! {}))
         }
         (summary(blames))
-        form class="form" method="post" action={ (path) "/edit" } {
-            (csrf(&visit.by))
-            input type="hidden" name="etag" value=(etag);
-            (fields(console, visit, values, blames, true))
-            div class="row" {
-                button class="btn main-btn" { "Save" }
-                a class="btn quiet" href={ (path) "/settings" } { "Cancel" }
+        div class="cols wide" {
+            form class="form" method="post" action={ (path) "/edit" } {
+                (csrf(&visit.by))
+                input type="hidden" name="etag" value=(etag);
+                (fields(console, visit, values, blames, true))
+                div class="row" {
+                    button class="btn main-btn" { "Save" }
+                    button class="btn quiet" name="preview" value="1" formnovalidate { "Preview" }
+                    a class="btn quiet" href={ (path) "/settings" } { "Cancel" }
+                }
             }
+            (beside)
         }
     };
     Page::of(visit, Section::Webhooks, "Edit")
@@ -359,12 +385,17 @@ fn edit_page(
 pub async fn save(
     State(console): State<Arc<Console>>,
     visit: ManagerVisit,
-    Id(id): Id<WebhookId>,
+    At(id): At<WebhookId>,
     Posted(sent): Posted,
 ) -> Result<Response> {
     let webhook = find(&console.api, &visit.tenant, id).await?;
     let (values, now) = (Values::of_form(&sent), Values::of_webhook(&webhook));
     let etag = sent.text("etag");
+    if sent.has("preview") {
+        let (beside, blames) = previewed(&console, &visit, &values).await?;
+        let beside = (&html! {}, &beside);
+        return Ok(edit_page(&console, &visit, &webhook, &values, &blames, beside).into_response());
+    }
     if webhook.etag().to_str().ok() != Some(etag) {
         let above = changed_meanwhile(&now, &values);
         return Ok((
@@ -375,7 +406,7 @@ pub async fn save(
                 &webhook,
                 &values,
                 &Blames::default(),
-                &above,
+                (&above, &unasked()),
             ),
         )
             .into_response());
@@ -389,7 +420,7 @@ pub async fn save(
                 &webhook,
                 &values,
                 &blames,
-                &html! {},
+                (&html! {}, &unasked()),
             )));
         }
     };
@@ -414,10 +445,131 @@ pub async fn save(
                 &webhook,
                 &values,
                 &blames,
-                &html! {},
+                (&html! {}, &unasked()),
             )))
         }
         Err(problem) => Err(problem.into()),
+    }
+}
+
+/// What the patterns and the filter would have got, without anything stored.
+async fn previewed(
+    console: &Console,
+    visit: &ManagerVisit,
+    values: &Values,
+) -> Result<(Markup, Blames)> {
+    let body = match values.body(None) {
+        Ok(body) => body,
+        Err(blames) => return Ok((unasked(), blames)),
+    };
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let events = body["events"]
+        .as_array()
+        .map(|events| events.iter().map(text).collect());
+    let wanted = NewPreview {
+        events,
+        filters: body
+            .get("filters")
+            .filter(|filter| !filter.is_null())
+            .cloned(),
+    };
+    let acting = visit.acting().await?;
+    match preview::preview(acting, State(console.api.clone()), Body(wanted)).await {
+        Ok(preview) => Ok((beside(&preview.0), Blames::default())),
+        Err(problem) if problem.status().is_client_error() => Ok((unasked(), Blames::of(problem))),
+        Err(problem) => Err(problem.into()),
+    }
+}
+
+fn unasked() -> Markup {
+    html! {
+        aside class="panel stick" aria-labelledby="pv" {
+            header { h2 id="pv" { "Preview" } }
+            div class="pad" { p class="soft" { "“Preview” asks the latest 1,000 events which of them this webhook would get. Nothing is sent or stored." } }
+        }
+    }
+}
+
+fn beside(preview: &Preview) -> Markup {
+    html! {
+        aside class="panel stick" aria-labelledby="pv" role="status" {
+            header { h2 id="pv" { "Would get " (number(preview.matched as i64)) " of " (number(preview.looked_at as i64)) } }
+            div class="pad" {
+                p class="soft" {
+                    @match preview.since {
+                        Some(since) => { "The latest events, back to " (at(since.0)) "." @if !preview.all { " There are older ones." } },
+                        None => "There is no event yet.",
+                    }
+                    " " (number(preview.listening as i64)) " have a type that its patterns listen to."
+                }
+            }
+            div class="scroll" {
+                table class="tight list" {
+                    thead class="sr" { tr { th { "Matches" } th { "Event and why" } } }
+                    tbody { @for event in preview.events.iter().take(12) { (previewed_event(event)) } }
+                }
+            }
+            @if !preview.by_clause.is_empty() {
+                div class="pad small soft" {
+                    "Turned away by "
+                    @for (n, clause) in preview.by_clause.iter().take(5).enumerate() {
+                        @if n > 0 { "; " }
+                        code { (line(&clause.clause)) } ": " (number(clause.refused as i64))
+                    }
+                    "."
+                }
+            }
+        }
+    }
+}
+
+fn previewed_event(event: &PreviewedEvent) -> Markup {
+    let (word, why) = match &event.explanation {
+        Explanation::Matched { pattern, .. } => (
+            Word {
+                tone: "good",
+                icon: "ok",
+                word: "Yes",
+                sentence: "",
+            },
+            html! { "Pattern " code { (line(pattern)) } },
+        ),
+        Explanation::Refused { refusal, .. } => (
+            Word {
+                tone: "none",
+                icon: "x",
+                word: "No",
+                sentence: "",
+            },
+            html! { code { (line(&refusal.clause)) } ", found " mark { (excerpt(&refusal.found, 80)) } },
+        ),
+        Explanation::Unreadable { why } => (
+            Word {
+                tone: "slow",
+                icon: "warn",
+                word: "No",
+                sentence: "",
+            },
+            html! { "Can't be read by a filter: " (excerpt(why, 80)) },
+        ),
+        Explanation::NotListening => (
+            Word {
+                tone: "none",
+                icon: "x",
+                word: "No",
+                sentence: "",
+            },
+            html! { "No pattern listens to it" },
+        ),
+    };
+    html! {
+        tr {
+            td { (word.show()) }
+            td class="grow" {
+                span class="cut" { code { (line(event.r#type.as_str())) } " " span class="soft" { (line(event.id.to_string())) } }
+                span class="cut small" { (why) }
+            }
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use crate::console::pages::webhooks::{all, name};
 use crate::console::parts::{Head, code, copy, payload, table, td, tr};
 use crate::console::state::Console;
 use crate::console::text::{block, excerpt, line, plain, short};
-use crate::console::visit::Visit;
+use crate::console::visit::{At, Visit};
 use crate::console::words::{self, Word};
 use crate::matching::Explanation;
 
@@ -38,7 +38,7 @@ pub struct Asked {
 pub async fn show(
     State(console): State<Arc<Console>>,
     visit: Visit,
-    Id(event): Id<EventId>,
+    At(event): At<EventId>,
     Query(asked): Query<Asked>,
 ) -> Result<Html<String>> {
     let pages = Pages {

@@ -83,6 +83,7 @@ async fn is_event(console: &Console, actor: Actor, tenant: &Tenant, q: &str) -> 
     };
     let acting = Acting {
         tenant: tenant.clone(),
+        owner: None,
         permit: Some(permit(tenant, &console.api).await?),
         actor,
     };

@@ -21,7 +21,7 @@ use crate::console::parts::{code, done, note};
 use crate::console::session::{keep_secret, take_secret};
 use crate::console::state::Console;
 use crate::console::text::line;
-use crate::console::visit::{ManagerVisit, Posted};
+use crate::console::visit::{At, ManagerVisit, Posted};
 
 /// For how long both secrets sign: seconds, and in words.
 const OVERLAPS: [(&str, &str); 4] = [
@@ -40,7 +40,7 @@ pub struct Asked {
 pub async fn show(
     State(console): State<Arc<Console>>,
     visit: ManagerVisit,
-    Id(webhook): Id<WebhookId>,
+    At(webhook): At<WebhookId>,
     Query(asked): Query<Asked>,
 ) -> Result<Html<String>> {
     let webhook = find(&console.api, &visit.tenant, webhook).await?;
@@ -160,7 +160,7 @@ fn rotate_form(visit: &ManagerVisit, base: &str, single: bool) -> Markup {
 pub async fn rotate(
     State(console): State<Arc<Console>>,
     visit: ManagerVisit,
-    Id(webhook): Id<WebhookId>,
+    At(webhook): At<WebhookId>,
     Posted(fields): Posted,
 ) -> Result<Redirect> {
     let rotation = Rotation {
@@ -188,7 +188,7 @@ pub async fn rotate(
 pub async fn revoke(
     State(console): State<Arc<Console>>,
     visit: ManagerVisit,
-    Id(webhook): Id<WebhookId>,
+    At(webhook): At<WebhookId>,
 ) -> Result<Redirect> {
     let acting = visit.acting().await?;
     let _: axum::Json<WebhookView> =

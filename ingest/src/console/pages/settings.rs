@@ -22,14 +22,14 @@ use crate::console::pages::webhooks::name;
 use crate::console::parts::done;
 use crate::console::state::Console;
 use crate::console::text::{block, line};
-use crate::console::visit::{ManagerVisit, Posted, Visit};
+use crate::console::visit::{At, ManagerVisit, Posted, Visit};
 use crate::webhooks::form::Signing;
 
 /// `GET /console/{tenant}/webhooks/{id}/settings`
 pub async fn show(
     State(console): State<Arc<Console>>,
     visit: Visit,
-    Id(webhook): Id<WebhookId>,
+    At(webhook): At<WebhookId>,
     Query(asked): Query<Asked>,
 ) -> Result<Html<String>> {
     let webhook = find(&console.api, &visit.tenant, webhook).await?;
@@ -231,7 +231,7 @@ fn delete_form<const ROLE: u8>(
 pub async fn ask_delete(
     State(console): State<Arc<Console>>,
     visit: ManagerVisit,
-    Id(webhook): Id<WebhookId>,
+    At(webhook): At<WebhookId>,
 ) -> Result<Html<String>> {
     let webhook = find(&console.api, &visit.tenant, webhook).await?;
     let content = delete_form(&visit, &webhook, None, false);
@@ -242,7 +242,7 @@ pub async fn ask_delete(
 pub async fn delete(
     State(console): State<Arc<Console>>,
     visit: ManagerVisit,
-    Id(id): Id<WebhookId>,
+    At(id): At<WebhookId>,
     Posted(fields): Posted,
 ) -> Result<std::result::Result<Redirect, Html<String>>> {
     let webhook = find(&console.api, &visit.tenant, id).await?;

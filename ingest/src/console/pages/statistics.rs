@@ -18,7 +18,7 @@ use crate::console::moments::{ago, at, number, percent, took};
 use crate::console::pages::webhook::{Tab, page};
 use crate::console::parts::{Figure, choice, figures};
 use crate::console::state::Console;
-use crate::console::visit::Visit;
+use crate::console::visit::{At, Visit};
 
 #[derive(Deserialize, Default)]
 pub struct Asked {
@@ -42,7 +42,7 @@ impl Asked {
 pub async fn show(
     State(console): State<Arc<Console>>,
     visit: Visit,
-    Id(webhook): Id<WebhookId>,
+    At(webhook): At<WebhookId>,
     Query(asked): Query<Asked>,
 ) -> Result<Html<String>> {
     let webhook = find(&console.api, &visit.tenant, webhook).await?;

@@ -20,7 +20,7 @@ use crate::console::pages::webhook::{Tab, page};
 use crate::console::parts::{code, headers, note, panel, payload};
 use crate::console::state::Console;
 use crate::console::text::line;
-use crate::console::visit::{ManagerVisit, Posted};
+use crate::console::visit::{At, ManagerVisit, Posted};
 use crate::console::words;
 use crate::event_types::store::example_of;
 
@@ -28,7 +28,7 @@ use crate::event_types::store::example_of;
 pub async fn show(
     State(console): State<Arc<Console>>,
     visit: ManagerVisit,
-    Id(webhook): Id<WebhookId>,
+    At(webhook): At<WebhookId>,
 ) -> Result<Html<String>> {
     let webhook = find(&console.api, &visit.tenant, webhook).await?;
     let named: Option<EventType> = webhook.events.iter().find_map(|name| name.parse().ok());
@@ -57,7 +57,7 @@ pub async fn show(
 pub async fn send(
     State(console): State<Arc<Console>>,
     visit: ManagerVisit,
-    Id(webhook): Id<WebhookId>,
+    At(webhook): At<WebhookId>,
     Posted(fields): Posted,
 ) -> Result<Html<String>> {
     let webhook = find(&console.api, &visit.tenant, webhook).await?;

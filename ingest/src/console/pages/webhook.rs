@@ -24,7 +24,7 @@ use crate::console::parts::{done, id, note};
 use crate::console::query::{bar, of_deliveries};
 use crate::console::state::Console;
 use crate::console::text::line;
-use crate::console::visit::{ManagerVisit, Posted, Visit};
+use crate::console::visit::{At, ManagerVisit, Posted, Visit};
 use crate::console::words;
 
 /// The pages of a webhook, in the order of their tabs.
@@ -52,9 +52,10 @@ impl Tab {
 }
 
 /// The tabs that there are.
-const TABS: [Tab; 5] = [
+const TABS: [Tab; 6] = [
     Tab::Deliveries,
     Tab::Statistics,
+    Tab::Log,
     Tab::Settings,
     Tab::Secret,
     Tab::Test,
@@ -64,7 +65,7 @@ const TABS: [Tab; 5] = [
 pub async fn show(
     State(console): State<Arc<Console>>,
     visit: Visit,
-    Id(webhook): Id<WebhookId>,
+    At(webhook): At<WebhookId>,
     Query(asked): Query<Asked>,
 ) -> Result<Html<String>> {
     let webhook = find(&console.api, &visit.tenant, webhook).await?;
@@ -238,7 +239,7 @@ fn unused(visit: &Visit, webhook: &WebhookView) -> Markup {
 pub async fn set_status(
     State(console): State<Arc<Console>>,
     visit: ManagerVisit,
-    Id(webhook): Id<WebhookId>,
+    At(webhook): At<WebhookId>,
     Posted(fields): Posted,
 ) -> Result<Redirect> {
     let form = fields.json(&["status"]);

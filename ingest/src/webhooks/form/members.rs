@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use shared::destination::Destinations;
 use shared::dialect::Dialects;
 use shared::headers::is_reserved;
+use shared::ids::{ExternalId, MAX_EXTERNAL_ID, MAX_OWNER, Owner};
 use shared::retry::Retry;
 use shared::secret::Secret;
 use shared::webhook::{Rate, Status};
@@ -201,6 +202,27 @@ pub fn check_metadata(metadata: &Map<String, Value>) -> Result<()> {
         return Err(Invalid::new("metadata", bound));
     }
     check_storable("metadata", &metadata)
+}
+
+pub(super) fn external_id(id: Option<Option<String>>) -> Result<Option<Option<ExternalId>>> {
+    let parse = |text: String| {
+        let parsed = text.parse::<ExternalId>();
+        parsed.map_err(|_| {
+            let bound = format!("must be 1 to {MAX_EXTERNAL_ID} visible ASCII characters");
+            Invalid::new("external_id", bound)
+        })
+    };
+    id.map(|id| id.map(parse).transpose()).transpose()
+}
+
+pub(super) fn owner(owner: Option<Option<String>>) -> Result<Option<Option<Owner>>> {
+    let parse = |text: String| {
+        text.parse::<Owner>().map_err(|_| {
+            let bound = format!("must be 1 to {MAX_OWNER} visible ASCII characters");
+            Invalid::new("owner", bound)
+        })
+    };
+    owner.map(|owner| owner.map(parse).transpose()).transpose()
 }
 
 pub(super) fn status(active: Option<bool>, status: Option<StatusForm>) -> Result<Option<Status>> {

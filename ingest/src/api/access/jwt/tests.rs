@@ -41,6 +41,7 @@ fn settings() -> Settings {
         jwks_file: None,
         tenant_claim: "tenant".to_owned(),
         role_claim: "role".to_owned(),
+        owner_claim: None,
         issuer: None,
         audience: None,
     }
@@ -104,6 +105,7 @@ fn a_shared_secret_and_each_kind_of_key_are_accepted() {
     let claims = Claims {
         tenant: "acme".parse().unwrap(),
         role: Role::Manager,
+        owner: None,
         subject: None,
     };
     assert_eq!(by_secret(settings()).verify(&by_hs256(&good())), Ok(claims));
@@ -356,4 +358,37 @@ fn a_key_file_without_a_usable_key_is_refused_at_start() {
     assert!(start(secret).contains("no key"));
     let short = r#"{"keys": [{"kty": "RSA", "e": "AQAB", "n": "c2hvcnQ"}]}"#;
     assert!(start(short).contains("no key"));
+}
+
+#[test]
+fn an_owner_is_in_the_claim_that_the_operator_names() {
+    let jwts = by_secret(Settings {
+        owner_claim: Some("sub".to_owned()),
+        ..settings()
+    });
+    let owner = |claims: Value| {
+        let mut all = good();
+        all.as_object_mut()
+            .unwrap()
+            .extend(claims.as_object().unwrap().clone());
+        jwts.verify(&by_hs256(&all)).map(|claims| claims.owner)
+    };
+    let ada = "ada".parse().ok();
+    assert_eq!(owner(json!({"sub": "ada"})), Ok(ada));
+    assert_eq!(owner(json!({"sub": 7})), Ok("7".parse().ok()));
+    assert_eq!(owner(json!({})), Ok(None));
+    assert_eq!(owner(json!({"sub": "ada", "role": "admin"})), Ok(None));
+    for bad in [
+        json!(""),
+        json!("a b"),
+        json!(["ada"]),
+        json!("x".repeat(129)),
+    ] {
+        assert!(owner(json!({"sub": bad})).unwrap_err().contains("`sub`"));
+    }
+    // Without the setting the claim means nothing.
+    let mut claims = good();
+    claims["sub"] = json!("ada");
+    let all = by_secret(settings()).verify(&by_hs256(&claims)).unwrap();
+    assert_eq!(all.owner, None);
 }

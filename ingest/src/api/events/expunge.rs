@@ -1,0 +1,123 @@
+//! Takes an event's data away, for instance because a person asks for it.
+//!
+//! The event's row, its deliveries and their verdicts stay. The data goes, and so does what
+//! attempts kept of requests and answers. Deliveries that are still open are cancelled: there
+//! is nothing to send any more. A job may be on its way to a dispatcher with a copy of the
+//! data, so a first attempt can still be made for some seconds.
+
+use axum::Json;
+use axum::extract::State;
+use deadpool_postgres::Transaction;
+use serde::Serialize;
+use shared::ids::{EventId, EventUid, Tenant};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::api::access::auth::Managing;
+use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request::Id;
+use crate::api::state::Shared;
+use crate::dead_letters::store::remove_of_event;
+use crate::timestamp::Timestamp;
+
+/// `POST /api/v1/events/{id}/expunge`
+pub fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(expunge))
+}
+
+/// An event whose data was taken away.
+#[derive(Serialize, ToSchema)]
+struct Expunged {
+    id: EventId,
+    /// When its data was taken away first.
+    expunged_at: Timestamp,
+    /// The number of open deliveries that were cancelled now.
+    cancelled: u64,
+}
+
+/// Expunge an event
+///
+/// Its data is deleted, and what the log kept of requests and answers with it. The event stays
+/// with its deliveries and their verdicts, and can't be sent again. Open deliveries are cancelled.
+#[utoipa::path(
+    post, path = "/{id}/expunge", operation_id = "expunge_event", tag = "events",
+    security(("token" = ["manager"])),
+    params(("id" = EventId, Path)),
+    responses((status = 200, description = "The data is gone, now or since before.", body = Expunged)),
+)]
+async fn expunge(
+    acting: Managing,
+    State(api): State<Shared>,
+    Id(id): Id<EventId>,
+) -> Result<Json<Expunged>> {
+    let mut client = api.pool.get().await?;
+    let transaction = client.transaction().await?;
+    let Some((uids, expunged_at)) = clear_data(&transaction, &acting.tenant, &id).await? else {
+        return Err(Problem::not_found(format!("there is no event {id}")));
+    };
+    let cancelled = cancel(&transaction, &uids).await?;
+    clear_attempts(&transaction, &uids).await?;
+    remove_of_event(&transaction, &acting.tenant, &id).await?;
+    transaction.commit().await?;
+    Ok(Json(Expunged {
+        id,
+        expunged_at,
+        cancelled,
+    }))
+}
+
+/// The events of this id, of which there may be one a day; `None` if there is none.
+async fn clear_data(
+    transaction: &Transaction<'_>,
+    tenant: &Tenant,
+    id: &EventId,
+) -> Result<Option<(Vec<EventUid>, Timestamp)>> {
+    // `OFFSET 0`: see `find_event`.
+    let statement = transaction
+        .prepare_cached(
+            "-- expunge_events\n\
+             UPDATE events SET data = 'null', attributes = NULL, \
+                 expunged_at = coalesce(expunged_at, now()) \
+             WHERE uid = ANY (ARRAY( \
+                 SELECT uid FROM events WHERE tenant = $1 AND id = $2 OFFSET 0)) \
+             RETURNING uid, expunged_at",
+        )
+        .await?;
+    let rows = transaction.query(&statement, &[tenant, id]).await?;
+    let first = rows.iter().map(|row| row.get(1)).min();
+    Ok(first.map(|at| (rows.iter().map(|row| row.get(0)).collect(), at)))
+}
+
+async fn cancel(transaction: &Transaction<'_>, events: &[EventUid]) -> Result<u64> {
+    let statement = transaction
+        .prepare_cached(
+            "-- cancel_expunged\n\
+             UPDATE deliveries SET state = 'cancelled', due_at = NULL, finished_at = now(), \
+                 deferred_because = NULL, error = 'the event was expunged' \
+             WHERE state IN ('queued', 'retrying') AND id = ANY (ARRAY( \
+                 SELECT d.id FROM unnest($1::uuid[]) AS e (uid) CROSS JOIN LATERAL ( \
+                     SELECT id FROM deliveries \
+                     WHERE id BETWEEN millisecond_floor(e.uid) AND millisecond_ceiling(e.uid) \
+                       AND event_uid = e.uid) d))",
+        )
+        .await?;
+    Ok(transaction.execute(&statement, &[&events]).await?)
+}
+
+/// In debug mode attempts keep the request; an answer may repeat what it was sent.
+async fn clear_attempts(transaction: &Transaction<'_>, events: &[EventUid]) -> Result<()> {
+    let statement = transaction
+        .prepare_cached(
+            "-- expunge_attempts\n\
+             UPDATE attempts SET request_body = NULL, response_body = NULL \
+             WHERE delivery_id = ANY (ARRAY( \
+                 SELECT d.id FROM unnest($1::uuid[]) AS e (uid) CROSS JOIN LATERAL ( \
+                     SELECT id FROM deliveries \
+                     WHERE id BETWEEN millisecond_floor(e.uid) AND millisecond_ceiling(e.uid) \
+                       AND event_uid = e.uid) d))",
+        )
+        .await?;
+    transaction.execute(&statement, &[&events]).await?;
+    Ok(())
+}

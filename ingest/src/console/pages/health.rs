@@ -1,0 +1,205 @@
+//! The operator's view of the whole system: one sentence on top, then processes, queues, storage.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Html;
+use maud::{Markup, html};
+use shared::clock;
+
+use crate::api::operations::{self, Process, Queue, System};
+use crate::console::failure::Result;
+use crate::console::frame::{Page, Section};
+use crate::console::icons::icon;
+use crate::console::moments::{ago, at, bytes, count};
+use crate::console::parts::{Figure, Head, dash, empty, figures, note, num, panel, table, td, tr};
+use crate::console::state::Console;
+use crate::console::text::{line, short};
+use crate::console::visit::Operation;
+
+/// A lag of so many seconds is said.
+const LATE: f64 = 30.0;
+/// The sweeper goes round each few seconds: longer ago than this it stands still.
+const STANDS: time::Duration = time::Duration::minutes(5);
+
+/// `GET /console/_/health`
+pub async fn show(
+    State(console): State<Arc<Console>>,
+    operation: Operation,
+) -> Result<Html<String>> {
+    let api = || State(console.api.clone());
+    let system = operations::show_system(operation.operating(), api())
+        .await?
+        .0;
+    let processes = operations::list_processes(operation.operating(), api()).await?;
+    let queues = operations::list_queues(operation.operating(), api()).await?;
+    let (processes, queues) = (processes.0.processes, queues.0.queues);
+    let wrong = what_is_wrong(&system, &processes);
+    let content = html! {
+        div class="head" { div { h1 { "System health" } p class="sub" { span { "Version " (system.version) } } } }
+        @match wrong.is_empty() {
+            true => (note("good", "ok", &html! { "Everything runs." }, &html! {}, &html! {})),
+            false => (note("fail", "warn", &html! { (wrong[0]) }, &html! { (wrong[1..].join(" ")) }, &html! {})),
+        }
+        (figures(&the_figures(&system)))
+        section { h2 { "Processes" } (the_processes(&processes)) }
+        section { h2 { "Queues" } (the_queues(&queues)) }
+        (storage(&system))
+    };
+    Ok(Page::of_all(&operation, Section::Health, "System health").show(&content))
+}
+
+/// What is wrong, the worst first.
+fn what_is_wrong(system: &System, processes: &[Process]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let alive = |kind: &str| {
+        let mut running = processes.iter();
+        running.any(|process| process.alive && process.kind.contains(kind))
+    };
+    if !processes.is_empty() && !alive("dispatcher") {
+        wrong.push("No dispatcher runs: nothing is delivered.".to_owned());
+    }
+    if system.sweep.unaccounted > 0 {
+        let many = count(system.sweep.unaccounted, "delivery");
+        wrong.push(format!(
+            "{many} can't be accounted for: nothing will finish them."
+        ));
+    }
+    if system.lag_seconds > LATE {
+        wrong.push(format!(
+            "The oldest delivery that could go now has waited for {:.0} s.",
+            system.lag_seconds
+        ));
+    }
+    let swept = system.sweep.swept_at.map(|swept| clock::now() - swept.0);
+    if swept.is_some_and(|since| since > STANDS) {
+        wrong.push("The sweeper hasn't gone round for more than five minutes.".to_owned());
+    }
+    wrong
+}
+
+fn the_figures(system: &System) -> Vec<Figure<'static>> {
+    vec![
+        Figure {
+            name: "Events",
+            value: html! { (format!("{:.1}", system.events_per_second)) " /s" },
+            tone: "",
+            meaning: html! { "accepted" },
+        },
+        Figure {
+            name: "Attempts",
+            value: html! { (format!("{:.1}", system.attempts_per_second)) " /s" },
+            tone: "",
+            meaning: html! { (system.in_flight) " in flight" },
+        },
+        Figure {
+            name: "Lag",
+            value: html! { (format!("{:.1}", system.lag_seconds)) " s" },
+            tone: if system.lag_seconds > LATE {
+                "bad"
+            } else {
+                "ok"
+            },
+            meaning: html! { "of the oldest that could go now" },
+        },
+        Figure {
+            name: "Oldest waiting",
+            value: html! { @match system.sweep.oldest_due_at { Some(due) => (ago(due.0)), None => (dash()) } },
+            tone: "",
+            meaning: html! { "its endpoint may be down" },
+        },
+        Figure {
+            name: "Swept",
+            value: html! { @match system.sweep.swept_at { Some(swept) => { (ago(swept.0)) " ago" }, None => (dash()) } },
+            tone: "",
+            meaning: html! { (system.sweep.requeued) " put back in all" },
+        },
+    ]
+}
+
+fn the_processes(processes: &[Process]) -> Markup {
+    if processes.is_empty() {
+        return empty(
+            "None has told yet",
+            &html! { "Processes tell of themselves each few seconds." },
+            &html! {},
+        );
+    }
+    let heads = [
+        Head::Text("State"),
+        Head::Text("Process"),
+        Head::Text("Version"),
+        Head::Number("In flight"),
+        Head::Number("Memory"),
+        Head::Number("A second"),
+        Head::Number("Started"),
+    ];
+    let rows = html! {
+        @for process in processes {
+            (tr(&html! {
+                (td("", &html! {
+                    @if process.alive { span class="st good" { (icon("ok")) "Runs" } }
+                    @else { span class="st fail" { (icon("fail")) "Silent" } }
+                }))
+                (td("grow first", &html! {
+                    b { (line(&process.kind)) } " "
+                    span class="small soft" { (line(&process.host)) " " code { (short(&process.id.to_string())) } }
+                }))
+                (td("", &html! { (line(&process.version)) }))
+                (num("", Some("in flight"), &html! {
+                    @match (process.in_flight, process.concurrency) {
+                        (Some(now), Some(most)) => { (now) " of " (most) },
+                        (Some(now), None) => (now),
+                        _ => (dash()),
+                    }
+                }))
+                (num("hide", None, &html! { @match process.memory_bytes { Some(memory) => (bytes(memory)), None => (dash()) } }))
+                (num("hide", None, &html! { (format!("{:.1}", process.events_per_second + process.attempts_per_second)) }))
+                (num("last", None, &at(process.started_at.0)))
+            }))
+        }
+    };
+    table("tight", &heads, &rows)
+}
+
+fn the_queues(queues: &[Queue]) -> Markup {
+    if queues.is_empty() {
+        return empty(
+            "None is known yet",
+            &html! { "Depths are asked for each ten seconds." },
+            &html! {},
+        );
+    }
+    let heads = [
+        Head::Text("Queue"),
+        Head::Number("Messages"),
+        Head::Number("Consumers"),
+        Head::Number("Told"),
+    ];
+    let rows = html! {
+        @for queue in queues {
+            (tr(&html! {
+                (td("grow first", &html! { code { (line(&queue.name)) } }))
+                (num("", Some("messages"), &queue.messages))
+                (num("", Some("consumers"), &queue.consumers))
+                (num("last", None, &html! { (ago(queue.told_at.0)) " ago" }))
+            }))
+        }
+    };
+    table("tight", &heads, &rows)
+}
+
+fn storage(system: &System) -> Markup {
+    let storage = &system.storage;
+    let hint = html! { (bytes(storage.bytes)) " now, about " (bytes(storage.forecast_bytes)) " after " (count(storage.retention_days, "day")) };
+    panel(
+        "Storage",
+        &hint,
+        true,
+        &html! {
+            dl class="kv" { @for day in storage.days.iter().rev().take(14) {
+                dt { (line(&day.day)) } dd class="num" { (bytes(day.bytes)) }
+            } }
+        },
+    )
+}

@@ -1,0 +1,244 @@
+//! Publishes one event by hand: says first whether it would be taken, and who would get it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::extract::{Query, State};
+use axum::response::{Html, Redirect};
+use maud::{Markup, html};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use shared::ids::{EventId, EventType, WebhookId};
+
+use crate::api::event_types;
+use crate::api::events::detail::{self, Pages};
+use crate::api::events::dry_run::EventDryRun;
+use crate::api::events::{NewEvent, publish_now, would_happen};
+use crate::api::http::request::{Id, Parameters};
+use crate::console::failure::{Failure, Result};
+use crate::console::fields::segment;
+use crate::console::frame::{Page, Section, csrf};
+use crate::console::icons::icon;
+use crate::console::pages::webhooks::names;
+use crate::console::parts::{code, field, note, panel};
+use crate::console::state::Console;
+use crate::console::text::{line, plain, short};
+use crate::console::visit::{ManagerVisit, Posted};
+use crate::matching::Explanation;
+
+#[derive(Deserialize, Default)]
+pub struct Asked {
+    /// An event to begin with.
+    #[serde(default)]
+    like: String,
+    /// A type whose example to begin with.
+    #[serde(default, rename = "type")]
+    event_type: String,
+}
+
+#[derive(Default)]
+struct Form {
+    event_type: String,
+    id: String,
+    data: String,
+}
+
+impl Form {
+    fn event(&self) -> std::result::Result<NewEvent, String> {
+        let data = RawValue::from_string(self.data.clone());
+        let data = data.map_err(|error| format!("The data isn't JSON: {error}."))?;
+        let id = Some(self.id.trim().to_owned()).filter(|id| !id.is_empty());
+        Ok(NewEvent::by_hand(
+            self.event_type.trim().to_owned(),
+            id,
+            data,
+        ))
+    }
+}
+
+/// `GET /console/{tenant}/events/new?like=&type=`
+pub async fn show(
+    State(console): State<Arc<Console>>,
+    visit: ManagerVisit,
+    Query(asked): Query<Asked>,
+) -> Result<Html<String>> {
+    let mut form = Form {
+        event_type: asked.event_type,
+        id: String::new(),
+        data: "{\n}".to_owned(),
+    };
+    let api = State(console.api.clone());
+    if let Ok(id) = asked.like.parse::<EventId>() {
+        let pages = Pages {
+            limit: Some(1),
+            deliveries_cursor: None,
+            matching_cursor: None,
+        };
+        let acting = visit.acting().await?;
+        let like = detail::show(acting, api, Id(id), Parameters(pages))
+            .await?
+            .0;
+        form.event_type = like.event.r#type.to_string();
+        form.data = like.data.get().to_owned();
+    } else if let Ok(name) = form.event_type.parse::<EventType>() {
+        let acting = visit.acting().await?;
+        let shown = event_types::show(acting, api, Id(name)).await;
+        if let Some(example) = shown.ok().and_then(|shown| shown.0.example) {
+            form.data = example.get().to_owned();
+        }
+    }
+    page(&console, &visit, &form, None).await
+}
+
+/// `POST /console/{tenant}/events/new`: asks, or publishes.
+pub async fn send(
+    State(console): State<Arc<Console>>,
+    visit: ManagerVisit,
+    Posted(fields): Posted,
+) -> Result<std::result::Result<Redirect, Html<String>>> {
+    let form = Form {
+        event_type: fields.text("type").to_owned(),
+        id: fields.text("id").to_owned(),
+        data: fields.text("data").replace("\r\n", "\n"),
+    };
+    if !fields.has("go") {
+        return Ok(Err(page(&console, &visit, &form, None).await?));
+    }
+    let wrong = match form.event() {
+        Err(wrong) => wrong,
+        Ok(event) => {
+            // 403 for whoever may not publish.
+            let publishing = visit.publishing()?;
+            match publish_now(&console.api, &publishing.tenant, event).await {
+                Ok(id) => {
+                    let path = format!("/events/{}", segment(&id.to_string()));
+                    return Ok(Ok(Redirect::to(&visit.path(&path))));
+                }
+                Err(problem) if problem.status().is_client_error() => problem.to_string(),
+                Err(problem) => return Err(problem.into()),
+            }
+        }
+    };
+    Ok(Err(page(&console, &visit, &form, Some(wrong)).await?))
+}
+
+async fn page(
+    console: &Console,
+    visit: &ManagerVisit,
+    form: &Form,
+    wrong: Option<String>,
+) -> Result<Html<String>> {
+    let names = names(console, visit).await?;
+    let (asked, wrong) = match (wrong, form.event_type.trim().is_empty()) {
+        (Some(wrong), _) => (None, Some(wrong)),
+        (None, true) => (None, None),
+        (None, false) => match form.event() {
+            Err(wrong) => (None, Some(wrong)),
+            Ok(event) => {
+                let _acting = visit.acting::<1, false>().await?;
+                match would_happen(&console.api, &visit.tenant, event).await {
+                    Ok(asked) => (Some(asked), None),
+                    Err(problem) if problem.status().is_client_error() => {
+                        (None, Some(problem.to_string()))
+                    }
+                    Err(problem) => return Err(Failure::Problem(problem)),
+                }
+            }
+        },
+    };
+    let error = wrong.or_else(|| {
+        let asked = asked.as_ref()?;
+        let detail = asked.detail.as_ref()?;
+        Some(match &asked.field {
+            Some(field) => format!("{field}: {detail}"),
+            None => detail.clone(),
+        })
+    });
+    let content = html! {
+        div class="head" { div {
+            h1 { "Publish an event" }
+            p class="sub" { span { "A real event of " (visit.tenant) ": whoever matches gets it. To ask one endpoint alone, use its test." } }
+        } }
+        div class="cols wide" {
+            form class="form" method="post" action=(visit.path("/events/new")) {
+                (csrf(&visit.by))
+                div class="pair" {
+                    (field("pt", &html! { "Event type" }, None, None, &|id, _| html! {
+                        input id=(id) name="type" value=(plain(&form.event_type)) required maxlength="128" spellcheck="false" autocomplete="off";
+                    }))
+                    (field("pi", &html! { "Id " span class="soft" { "made unless given" } }, None, None, &|id, _| html! {
+                        input id=(id) name="id" value=(plain(&form.id)) maxlength="255" spellcheck="false" autocomplete="off";
+                    }))
+                }
+                (field("pd", &html! { "Data" }, None, error.as_deref(), &|id, described| html! {
+                    textarea id=(id) name="data" rows="14" spellcheck="false" aria-describedby=[described] aria-invalid=[described.map(|_| "true")] { "\n" (form.data) }
+                }))
+                div class="row" {
+                    button class="btn main-btn" name="go" value="1" data-key="mod+Enter" { "Publish" }
+                    button class="btn quiet" { "Who would get it?" }
+                }
+            }
+            aside class="stack" {
+                @if let Some(asked) = &asked { (would_get_it(asked, &names)) }
+                (from_code(visit, form))
+            }
+        }
+    };
+    Ok(Page::of(visit, Section::Events, "Publish").show(&content))
+}
+
+fn would_get_it(asked: &EventDryRun, names: &HashMap<WebhookId, String>) -> Markup {
+    html! {
+        @if !asked.accepted {
+            (note("fail", "fail", &html! { "It would be refused." }, &html! {
+                @if let Some(detail) = &asked.detail { (line(detail)) }
+            }, &html! {}))
+        }
+        section class="panel" {
+            header { h2 { "Would get it" } span class="soft small" { (asked.matched) @if !asked.all { " of the first 1,000" } } }
+            @if asked.matching.is_empty() { p class="pad soft" { "There is no webhook." } }
+            @else { div class="scroll" { table class="tight" { tbody {
+                @for one in asked.matching.iter().take(50) { tr {
+                    @let (tone, symbol, word) = match &one.explanation {
+                        Explanation::Matched { .. } => ("good", "ok", "Matched"),
+                        Explanation::Refused { .. } => ("none", "x", "Filtered out"),
+                        Explanation::NotListening => ("none", "queued", "Not listening"),
+                        Explanation::Unreadable { .. } => ("slow", "warn", "Unreadable"),
+                    };
+                    td { span class={ "st " (tone) } { (icon(symbol)) (word) } }
+                    td { b { @match names.get(&one.webhook_id) {
+                        Some(name) => (line(name)),
+                        None => code { (short(&one.webhook_id.to_string())) },
+                    } } }
+                    td class="small" {
+                        @match &one.explanation {
+                            Explanation::Refused { refusal, .. } => code { (line(&refusal.clause)) },
+                            _ if one.webhook_status != "active" => span class="wait" { (line(&one.webhook_status)) },
+                            _ => "",
+                        }
+                    }
+                } }
+            } } } }
+        }
+    }
+}
+
+fn from_code(visit: &ManagerVisit, form: &Form) -> Markup {
+    let name = match form.event_type.trim() {
+        "" => "order.paid",
+        name => name,
+    };
+    let curl = html! {
+        "curl $API/api/v1/events \\\n  -H \"Authorization: Bearer $TOKEN\" \\\n  -H 'Content-Type: application/json' \\\n  -d '{\"type\": \""
+        (line(name)) "\", \"data\": {…}}'"
+    };
+    let amqp = html! {
+        "exchange     posthorn.events\nrouting key  " (visit.tenant) "." (line(name)) "\nmessage_id   the event's id"
+    };
+    panel(
+        "From your code",
+        &html! {},
+        true,
+        &html! { (code(&curl)) (code(&amqp)) },
+    )
+}

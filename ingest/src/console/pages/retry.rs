@@ -1,0 +1,139 @@
+//! Retries many deliveries: those that somebody selected, or all that match a filter.
+//!
+//! All that match are counted before anything is done, and asked about on a page.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::{Html, IntoResponse, Redirect, Response};
+use maud::html;
+use shared::ids::DeliveryId;
+
+use crate::api::deliveries;
+use crate::api::deliveries::retries::{NewRetry, retry_many};
+use crate::api::http::problem::Problem;
+use crate::api::http::request::{Body, Parameters};
+use crate::console::failure::Result;
+use crate::console::fields::{Fields, query};
+use crate::console::frame::{Page, Section, csrf};
+use crate::console::icons::icon;
+use crate::console::moments::count;
+use crate::console::query::{OF_DELIVERIES, Query, of_deliveries};
+use crate::console::state::Console;
+use crate::console::text::line;
+use crate::console::visit::{ManagerVisit, Posted};
+
+/// The most that one form retries, as many as the API takes. A replay has no such bound.
+const MOST: usize = 1_000;
+/// How many deliveries are read at a time.
+const AT_ONCE: i64 = 250;
+
+/// `POST /console/{tenant}/deliveries/retry`
+pub async fn retry(
+    State(console): State<Arc<Console>>,
+    visit: ManagerVisit,
+    Posted(fields): Posted,
+) -> Result<Response> {
+    let ids: Vec<String> = match fields.has("all") {
+        true => {
+            let (ids, more) = matching(&console, &visit, &fields).await?;
+            if !fields.has("sure") {
+                return Ok(ask(&visit, &fields, ids.len(), more).into_response());
+            }
+            ids
+        }
+        false => fields.all("id").map(str::to_owned).collect(),
+    };
+    let back = back(&visit, &fields);
+    if ids.is_empty() {
+        return Ok(Redirect::to(&back).into_response());
+    }
+    let acting = visit.acting().await?;
+    let api = State(console.api.clone());
+    let done = retry_many(acting, api, Body(NewRetry { ids })).await?.0;
+    let sign = if back.contains('?') { '&' } else { '?' };
+    let done = format!("{back}{sign}done=retried-{}-{}", done.retried, done.refused);
+    Ok(Redirect::to(&done).into_response())
+}
+
+/// The page of the list, made anew: nothing else is an address to go back to.
+fn back(visit: &ManagerVisit, fields: &Fields) -> String {
+    let q = Query::parse(fields.text("q"), &OF_DELIVERIES).without(None);
+    let path = match fields.filled("webhook") {
+        Some(webhook) if webhook.parse::<shared::ids::WebhookId>().is_ok() => {
+            visit.path(&format!("/webhooks/{webhook}"))
+        }
+        _ => visit.path("/deliveries"),
+    };
+    format!("{path}{}", query(&[("q", &q)]))
+}
+
+/// The ids of the deliveries that match, up to the most, and whether there are more.
+async fn matching(
+    console: &Console,
+    visit: &ManagerVisit,
+    fields: &Fields,
+) -> Result<(Vec<String>, bool)> {
+    let wanted = Query::parse(fields.text("q"), &OF_DELIVERIES);
+    let mut ids = Vec::new();
+    let mut cursor: Option<DeliveryId> = None;
+    loop {
+        let (mut filter, wrong) = of_deliveries(&wanted, cursor.map(|cursor| cursor.to_string()));
+        if let Some(wrong) = wrong {
+            return Err(Problem::field("q", wrong).into());
+        }
+        filter.limit = Some(AT_ONCE);
+        if let Some(webhook) = fields.filled("webhook") {
+            filter.webhook_id = Some(webhook.to_owned());
+        }
+        let acting = visit.acting().await?;
+        let page = deliveries::list(acting, State(console.api.clone()), Parameters(filter))
+            .await?
+            .0;
+        ids.extend(
+            page.deliveries
+                .iter()
+                .map(|delivery| delivery.id.to_string()),
+        );
+        cursor = page.next_cursor;
+        if ids.len() >= MOST || cursor.is_none() {
+            break;
+        }
+    }
+    let more = ids.len() > MOST || cursor.is_some();
+    ids.truncate(MOST);
+    Ok((ids, more))
+}
+
+/// Says how many before anything is done.
+fn ask(visit: &ManagerVisit, fields: &Fields, many: usize, more: bool) -> Html<String> {
+    let q = Query::parse(fields.text("q"), &OF_DELIVERIES).without(None);
+    let back = back(visit, fields);
+    let number = count(many as i64, "delivery");
+    let content = html! {
+        div class="head" { div { h1 { "Retry " (number) "?" } } }
+        div class="stack form" {
+            p {
+                @if q.is_empty() { "All deliveries" } @else { "Deliveries that match " code { (line(&q)) } }
+                ": " (number)
+                @if more { ", and more. This many at a time, the newest first" }
+                "."
+            }
+            p class="soft" {
+                "Finished ones begin again, delivered ones too: their receivers get them once more, with the same "
+                code { "webhook-id" } ". Those that wait are sent now."
+            }
+            @if more { p class="soft" { "For all of a webhook's, at a rate: a replay." } }
+            form class="row" method="post" action=(visit.path("/deliveries/retry")) {
+                (csrf(&visit.by))
+                input type="hidden" name="all" value="1";
+                input type="hidden" name="sure" value="1";
+                input type="hidden" name="q" value=(q);
+                input type="hidden" name="webhook" value=(fields.text("webhook"));
+                a class="btn" href=(back) { "Leave them" }
+                @if many > 0 { button class="btn main-btn" { (icon("retry")) "Retry " (number) } }
+            }
+        }
+    };
+    Page::of(visit, Section::Deliveries, "Retry").show(&content)
+}

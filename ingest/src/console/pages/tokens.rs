@@ -1,0 +1,177 @@
+//! API tokens of a tenant: issue one, see it once, revoke one.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::response::{Html, Redirect};
+use maud::{Markup, html};
+use secrecy::ExposeSecret;
+use serde::Deserialize;
+use shared::ids::TokenId;
+use time::macros::format_description;
+use time::{Date, Time};
+
+use crate::api::access::auth::Administering;
+use crate::api::access::role::Role;
+use crate::api::http::problem::Problem;
+use crate::api::http::request::{Body, Id, MAX_PAGE, Page as ApiPage, Parameters};
+use crate::api::state::Shared;
+use crate::api::tokens::{self, NewToken, Token};
+use crate::console::failure::Result;
+use crate::console::fields::Fields;
+use crate::console::frame::{Page, Section, csrf};
+use crate::console::moments::at;
+use crate::console::parts::{code, empty, note};
+use crate::console::session;
+use crate::console::state::Console;
+use crate::console::text::line;
+use crate::console::visit::{AdminVisit, Posted, Visitor};
+use crate::timestamp::Timestamp;
+
+/// `GET /console/{tenant}/tokens`
+pub async fn show(State(console): State<Arc<Console>>, visit: AdminVisit) -> Result<Html<String>> {
+    let all = all(&console.api, visit.administering().await?).await?;
+    let new = session::take_secret(&console.api, &visit.by.session, "token").await?;
+    let path = visit.path("/tokens");
+    let content = html! {
+        div class="head" { div {
+            h1 { "Tokens" }
+            p class="sub" { "They speak for " (visit.tenant) " and nobody else" }
+        } }
+        @if let Some(new) = &new { (shown_once(new.expose_secret())) }
+        (list(&visit.by, &path, &all))
+        (issue_form(&visit.by, &path))
+    };
+    Ok(Page::of(&visit, Section::Tokens, "Tokens").show(&content))
+}
+
+/// A token that was just made.
+pub fn shown_once(token: &str) -> Markup {
+    html! {
+        (note("good", "ok", &html! { "This is the new token. It is shown once." },
+            &html! { "Copy it now: a reload doesn't show it." }, &html! {}))
+        div class="section-gap" { (code(&html! { (line(token)) })) }
+    }
+}
+
+/// The latest tokens of whoever administers.
+///
+/// # Errors
+/// If the API refuses.
+pub async fn all(api: &Shared, administering: Administering) -> Result<Vec<Token>> {
+    let page = ApiPage {
+        limit: Some(MAX_PAGE),
+        cursor: None,
+    };
+    let page = tokens::list(administering, State(api.clone()), Parameters(page)).await?;
+    Ok(page.0.tokens)
+}
+
+/// The tokens, each with what can be done with it.
+pub fn list(by: &Visitor, path: &str, all: &[Token]) -> Markup {
+    if all.is_empty() {
+        return empty(
+            "No token yet",
+            &html! { "Programs need one to use the API." },
+            &html! {},
+        );
+    }
+    let now = shared::clock::now();
+    html! {
+        section class="panel" {
+            header { h2 { "All of them" } }
+            div class="scroll" { table class="tight" {
+                thead { tr { th { "Token" } th { "Role" } th { "Last used" } th { "Ends" } th { span class="sr" { "Revoke" } } } }
+                tbody { @for token in all { tr {
+                    td { code { (line(&token.prefix)) "…" } }
+                    td { (token.role.as_str()) }
+                    td class="soft" { @match token.last_used_at { Some(used) => (at(used.0)), None => "never" } }
+                    td class="soft" { @match token.expires_at { Some(ends) => (at(ends.0)), None => "never" } }
+                    td class="right" {
+                        @if token.revoked_at.is_some() { span class="tag" { "revoked" } }
+                        @else if token.expires_at.is_some_and(|ends| ends.0 <= now) { span class="tag" { "expired" } }
+                        @else {
+                            form method="post" action={ (path) "/" (token.id) "/revoke" } {
+                                (csrf(by))
+                                button class="btn tiny risk" { "Revoke" }
+                            }
+                        }
+                    }
+                } } }
+            } }
+        }
+    }
+}
+
+/// The form that issues a token.
+pub fn issue_form(by: &Visitor, path: &str) -> Markup {
+    html! {
+        section class="panel" {
+            header { h2 { "Issue another" } }
+            form class="pad row" method="post" action=(path) {
+                (csrf(by))
+                label class="row" { "Role " select name="role" {
+                    option value="viewer" { "viewer: reads" }
+                    option value="manager" selected { "manager: also changes webhooks and publishes" }
+                    option value="admin" { "admin: also manages tokens" }
+                } }
+                label class="row" { "until " input type="date" name="until"; }
+                button class="btn main-btn" { "Issue" }
+            }
+        }
+    }
+}
+
+/// Issues what the form asks for. Answers the token, which is not shown again.
+///
+/// # Errors
+/// If the API refuses.
+pub async fn issued(api: &Shared, administering: Administering, fields: &Fields) -> Result<String> {
+    let role: Role = fields
+        .text("role")
+        .parse()
+        .map_err(|error: String| Problem::field("role", error))?;
+    let day = format_description!("[year]-[month]-[day]");
+    let until = fields.filled("until").map(|text| Date::parse(text, day));
+    let until = until
+        .transpose()
+        .map_err(|_| Problem::field("until", "must be a day, like 2027-01-31"))?;
+    let new = NewToken {
+        tenant: None,
+        role: Some(role),
+        owner: None,
+        // Until the end of that day.
+        expires_at: until
+            .and_then(Date::next_day)
+            .map(|day| Timestamp(day.with_time(Time::MIDNIGHT).assume_utc())),
+    };
+    let issued = tokens::issue(administering, State(api.clone()), Body(new)).await?;
+    Ok(issued.into_body().token)
+}
+
+/// `POST /console/{tenant}/tokens`
+pub async fn issue(
+    State(console): State<Arc<Console>>,
+    visit: AdminVisit,
+    Posted(fields): Posted,
+) -> Result<Redirect> {
+    let token = issued(&console.api, visit.administering().await?, &fields).await?;
+    session::keep_secret(&console.api, &visit.by.session, "token", &token).await?;
+    Ok(Redirect::to(&visit.path("/tokens")))
+}
+
+#[derive(Deserialize)]
+pub struct Which {
+    pub id: TokenId,
+}
+
+/// `POST /console/{tenant}/tokens/{id}/revoke`
+pub async fn revoke(
+    State(console): State<Arc<Console>>,
+    visit: AdminVisit,
+    Path(which): Path<Which>,
+) -> Result<Redirect> {
+    let administering = visit.administering().await?;
+    tokens::revoke(administering, State(console.api.clone()), Id(which.id)).await?;
+    Ok(Redirect::to(&visit.path("/tokens")))
+}

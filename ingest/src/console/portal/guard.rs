@@ -1,0 +1,157 @@
+//! Around every page of the portal: its session, its forms, and who may have it in a frame.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderValue, Method};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use shared::excerpt::{MAX_ERROR, excerpt};
+use shared::ids::Tenant;
+use shared::serve::network;
+use tracing::{Instrument, info, info_span};
+
+use crate::api::access::rate_limit::Client;
+use crate::api::http::problem::Problem;
+use crate::api::http::request_id::{self, REQUEST_ID};
+use crate::console::failure::Failure;
+use crate::console::guard::{check_form, cookie, read_form};
+use crate::console::portal::shell::{Ended, Result};
+use crate::console::session::{self, Session};
+use crate::console::shell::Look;
+use crate::console::state::Console;
+use crate::console::visit::Visitor;
+
+/// Another one than the console's, so that neither opens the other's pages.
+pub const COOKIE: &str = "__Host-posthorn-portal";
+
+pub async fn guard(State(console): State<Arc<Console>>, request: Request, next: Next) -> Response {
+    let id = request_id::from_headers(request.headers());
+    let span = info_span!(
+        "request",
+        id = id.to_str().unwrap_or_default(),
+        method = %request.method(),
+        path = excerpt(request.uri().path(), MAX_ERROR),
+    );
+    let mut ancestors = "'none'".to_owned();
+    let answer = async {
+        match admit(&console, request, &mut ancestors).await {
+            Ok(request) => next.run(request).await,
+            Err(ended) => ended.into_response(),
+        }
+    };
+    let mut answer = request_id::scope(id.clone(), answer.instrument(span)).await;
+    let policy = format!(
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+         connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors {ancestors}"
+    );
+    let headers = answer.headers_mut();
+    headers.insert(REQUEST_ID, id);
+    for (name, value) in [
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (REFERRER_POLICY, "no-referrer"),
+        (CACHE_CONTROL, "no-store"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    // Origins were checked when they were saved: visible ASCII without `;` and `,`.
+    let policy = HeaderValue::from_str(&policy);
+    let none = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+    headers.insert(CONTENT_SECURITY_POLICY, policy.unwrap_or(none));
+    answer
+}
+
+async fn admit(console: &Console, request: Request, ancestors: &mut String) -> Result<Request> {
+    let (mut parts, body) = request.into_parts();
+    let session = match cookie(&parts.headers, COOKIE) {
+        Some(cookie) => session::find(&console.api, cookie)
+            .await?
+            .filter(|session| session.is_portal),
+        None => None,
+    };
+    let from = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+    let from = from.map(|ConnectInfo(from)| from.ip());
+    if let Some(rates) = &console.api.rates {
+        let client = match (&session, from) {
+            (Some(session), _) => {
+                rates.know(session.client(), Instant::now());
+                Some(Client::Token(session.client()))
+            }
+            (None, from) => from.map(|ip| Client::Address(network(ip))),
+        };
+        if let Some(client) = client {
+            rates
+                .take(client, Instant::now())
+                .map_err(|refused| Problem::too_many(refused.wait))?;
+        }
+    }
+    if let Some(tenant) = session.as_ref().and_then(|session| session.tenant.as_ref()) {
+        *ancestors = ancestors_of(console, tenant).await?;
+    }
+    let mut body = Some(body);
+    match parts.method {
+        Method::GET | Method::HEAD => {}
+        Method::POST => {
+            let session = session.as_ref().ok_or(Ended::Over)?;
+            let body = body.take().unwrap_or_default();
+            let path = parts.uri.path().to_owned();
+            let fields = read_form(&parts.headers, body).await.map_err(problem)?;
+            check_form(session, &fields, &path).map_err(problem)?;
+            // Never what the form says: there may be secrets in it.
+            info!(
+                who = session.shown,
+                address = from.map(|ip| ip.to_string()),
+                "a form was sent to the portal"
+            );
+            parts.extensions.insert(fields);
+        }
+        _ => {
+            let detail = format!("the portal does not take {}", parts.method);
+            return Err(Problem::method_not_allowed(detail).into());
+        }
+    }
+    if let Some(session) = session {
+        let here = parts.uri.path_and_query().map(ToString::to_string);
+        parts.extensions.insert(Visitor {
+            look: look(&session),
+            session: Arc::new(session),
+            here: here.unwrap_or_default(),
+        });
+    }
+    Ok(Request::from_parts(parts, body.unwrap_or_default()))
+}
+
+fn problem(failure: Failure) -> Ended {
+    match failure {
+        Failure::Problem(problem) => problem.into(),
+        Failure::SignIn { .. } | Failure::Elsewhere(_) => Ended::Over,
+    }
+}
+
+/// As the link says.
+fn look(session: &Session) -> Look {
+    Look {
+        theme: session.theme,
+        accent: session.accent,
+        ..Look::default()
+    }
+}
+
+/// The origins that may have the tenant's portal in a frame: exactly these.
+async fn ancestors_of(console: &Console, tenant: &Tenant) -> Result<String> {
+    let client = console.api.pool.get().await?;
+    let statement = client
+        .prepare_cached("-- frame_ancestors\nSELECT frame_ancestors FROM tenants WHERE id = $1")
+        .await?;
+    let row = client.query_opt(&statement, &[tenant]).await?;
+    let origins: Vec<String> = row.map(|row| row.get(0)).unwrap_or_default();
+    Ok(match origins.is_empty() {
+        true => "'none'".to_owned(),
+        false => origins.join(" "),
+    })
+}

@@ -1,0 +1,44 @@
+//! The portal: a page of a tenant's webhooks for that tenant's customers, alone or in a frame.
+//!
+//! A link ([`portal_links`](crate::api::portal_links)) begins a session of its own, with a cookie
+//! of its own, that opens nothing under `/console`. [`guard`] says which pages may have it in a
+//! frame. What it shows comes from the API's functions, of the webhooks that the link covers
+//! alone ([`scope`]). It names no tenant, no address of ours and no other webhook.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::Uri;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+
+use crate::console::state::Console;
+
+pub mod delivery;
+pub mod guard;
+pub mod open;
+pub mod scope;
+pub mod shell;
+pub mod webhook;
+pub mod webhooks;
+
+/// `/portal…`
+pub fn routes(console: Arc<Console>) -> Router<Arc<Console>> {
+    Router::new()
+        .route("/portal", get(webhooks::show))
+        .route("/portal/open", get(open::open))
+        .route("/portal/webhooks/{id}", get(webhook::show))
+        .route("/portal/webhooks/{id}/settings", get(webhook::settings))
+        .route("/portal/webhooks/{id}/status", post(webhook::set_status))
+        .route("/portal/webhooks/{id}/test", post(webhook::test))
+        .route("/portal/webhooks/{id}/rotate", post(webhook::rotate))
+        .route("/portal/deliveries/retry", post(delivery::retry_many))
+        .route("/portal/deliveries/{id}", get(delivery::show))
+        .route("/portal/deliveries/{id}/retry", post(delivery::retry))
+        .route("/portal/{*rest}", get(nowhere))
+        .layer(from_fn_with_state(console, guard::guard))
+}
+
+async fn nowhere(_: Uri) -> shell::Ended {
+    shell::Ended::Nothing
+}

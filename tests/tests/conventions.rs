@@ -1,0 +1,317 @@
+//! What docs/api.md and docs/errors.md say of all operations: problems with codes and all
+//! errors at once, ETags, `Location`, limits in headers, who is asking, and a tenant's own
+//! rejected events.
+
+#![allow(clippy::unwrap_used)]
+
+use harness::producer::Publication;
+use harness::receiver::answering;
+use harness::service::{Service, http};
+use harness::world::{ADMIN_TOKEN, TENANT, World, eventually};
+use reqwest::Response;
+use serde_json::{Value, json};
+
+async fn get(ingest: &Service, path: &str, header: (&str, &str)) -> Response {
+    http()
+        .get(ingest.url(path))
+        .bearer_auth(ADMIN_TOKEN)
+        .header("x-tenant-id", TENANT)
+        .header(header.0, header.1)
+        .send()
+        .await
+        .unwrap()
+}
+
+fn header(answer: &Response, name: &str) -> String {
+    let value = answer.headers().get(name);
+    let value = value.unwrap_or_else(|| panic!("no {name}: {:?}", answer.headers()));
+    value.to_str().unwrap().to_owned()
+}
+
+fn errors(body: &Value) -> Vec<String> {
+    let errors = body["errors"].as_array().into_iter().flatten();
+    errors
+        .map(|error| format!("{} {}", error["field"], error["code"]).replace('"', ""))
+        .collect()
+}
+
+#[tokio::test]
+async fn everything_that_is_wrong_is_named_at_once_with_a_code_that_the_docs_explain() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let (webhooks, tenants) = ("/api/v1/webhooks", "/api/v1/admin/tenants");
+    for (path, body, status, expected) in [
+        (
+            webhooks,
+            json!({"url": 7, "evnts": ["*"], "timeout": "long"}),
+            400,
+            vec![
+                "evnts unknown_member",
+                "timeout wrong_type",
+                "url wrong_type",
+            ],
+        ),
+        (
+            webhooks,
+            json!({"timeout": 1, "rate_limit": 0}),
+            422,
+            vec![
+                "url missing_member",
+                "events missing_member",
+                "timeout invalid_value",
+                "rate_limit invalid_value",
+            ],
+        ),
+        (
+            tenants,
+            json!({"id": "No!", "dialect": "none", "limits": {"webhooks": -1, "payload_bytes": 0}}),
+            422,
+            vec![
+                "id invalid_value",
+                "dialect invalid_value",
+                "limits.webhooks invalid_value",
+                "limits.payload_bytes invalid_value",
+            ],
+        ),
+        (
+            "/api/v1/events",
+            json!({}),
+            400,
+            vec!["type missing_member", "data missing_member"],
+        ),
+    ] {
+        let refused = http()
+            .post(ingest.url(path))
+            .bearer_auth(ADMIN_TOKEN)
+            .header("x-tenant-id", TENANT)
+            .header("content-type", "application/json")
+            .body(body.to_string());
+        let refused = refused.send().await.unwrap();
+        assert_eq!(refused.status(), status, "{path}");
+        let problem: Value = serde_json::from_str(&refused.text().await.unwrap()).unwrap();
+        let mut found = errors(&problem);
+        if status == 400 {
+            // The first error is the first of the body, the others come by name.
+            found.sort();
+            let mut expected = expected.clone();
+            expected.sort_unstable();
+            assert_eq!(found, expected, "{problem}");
+        } else {
+            assert_eq!(found, expected, "{problem}");
+        }
+        for member in ["field", "code", "detail"] {
+            assert_eq!(problem[member], problem["errors"][0][member], "{member}");
+        }
+        let uri = problem["type"].as_str().unwrap().to_owned();
+        let (page, code) = uri.split_once('#').unwrap();
+        assert_eq!(problem["code"], code);
+        let page = http().get(ingest.url(page)).send().await.unwrap();
+        let text = page.text().await.unwrap();
+        assert!(text.contains(&format!("\n### {code}\n")), "{code}");
+    }
+    for (path, field, code) in [
+        ("/api/v1/webhooks?limit=many", "limit", "wrong_type"),
+        ("/api/v1/webhooks?limit=1000", "limit", "invalid_value"),
+        ("/api/v1/webhooks?limt=5", "limt", "unknown_member"),
+    ] {
+        let refused = get(&ingest, path, ("accept", "*/*"))
+            .await
+            .text()
+            .await
+            .unwrap();
+        let problem: Value = serde_json::from_str(&refused).unwrap();
+        assert_eq!(errors(&problem), [format!("{field} {code}")], "{problem}");
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_client_that_has_a_webhooks_state_gets_304_until_anything_that_is_shown_changes() {
+    let world = World::start().await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let shop = world.receiver(answering(200)).await;
+    let webhook = world.webhook(&ingest, &shop, json!({})).await;
+    let path = format!("/api/v1/webhooks/{}", webhook.id);
+    let show = async |known: &str| get(&ingest, &path, ("if-none-match", known)).await;
+
+    let first = header(&show("\"none\"").await, "etag");
+    let again = show(&first).await;
+    assert_eq!(
+        (again.status().as_u16(), header(&again, "etag")),
+        (304, first.clone())
+    );
+    assert_eq!(again.text().await.unwrap(), "");
+
+    // A delivery changes what is shown, but not the webhook: a change is still made.
+    world.publish("order.created", "evt-1", &json!({})).await;
+    shop.receives(1).await;
+    world.settles().await;
+    let shown = show(&first).await;
+    assert_eq!(shown.status(), 200, "last_triggered is another");
+    assert_ne!(header(&shown, "etag"), first);
+    let changed = http()
+        .patch(ingest.url(&path))
+        .bearer_auth(ADMIN_TOKEN)
+        .header("x-tenant-id", TENANT)
+        .header("content-type", "application/json")
+        .header("if-match", &first)
+        .body(r#"{"description": "new"}"#);
+    assert_eq!(changed.send().await.unwrap().status(), 200);
+
+    let document = get(&ingest, "/openapi.json", ("accept", "*/*")).await;
+    let known = header(&document, "etag");
+    let again = get(&ingest, "/openapi.json", ("if-none-match", &known)).await;
+    assert_eq!(again.status(), 304);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn what_was_created_is_where_location_says() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    for (method, path, body) in [
+        (
+            "POST",
+            "/api/v1/webhooks",
+            json!({"url": "https://example.com/", "events": ["*"]}),
+        ),
+        ("POST", "/api/v1/admin/tenants", json!({"id": "globex"})),
+        ("POST", "/api/v1/admin/tokens", json!({"role": "viewer"})),
+        ("PUT", "/api/v1/event-types/order.created", json!({})),
+    ] {
+        let made = http()
+            .request(method.parse().unwrap(), ingest.url(path))
+            .bearer_auth(ADMIN_TOKEN)
+            .header("x-tenant-id", TENANT)
+            .header("content-type", "application/json")
+            .body(body.to_string());
+        let made = made.send().await.unwrap();
+        assert_eq!(made.status(), 201, "{path}");
+        let location = header(&made, "location");
+        let found = get(&ingest, &location, ("accept", "*/*")).await;
+        assert_eq!(found.status(), 200, "{location}");
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn every_answer_says_how_many_requests_are_left() {
+    let world = World::with(&[("API_RATE_LIMIT", "1")]).await;
+    let ingest = world.ingest().await;
+    let ask = async || get(&ingest, "/api/v1/me", ("accept", "*/*")).await;
+    let first = ask().await;
+    assert_eq!(first.status(), 200);
+    assert_eq!(
+        header(&first, "ratelimit-limit"),
+        "2",
+        "a burst of twice the rate"
+    );
+    let refused = async {
+        loop {
+            let answer = ask().await;
+            if answer.status() == 429 {
+                return answer;
+            }
+        }
+    };
+    let refused = refused.await;
+    assert_eq!(header(&refused, "ratelimit-remaining"), "0");
+    let reset: u64 = header(&refused, "ratelimit-reset").parse().unwrap();
+    assert!(
+        (1..=2).contains(&reset),
+        "two requests come back in two seconds: {reset}"
+    );
+    header(&refused, "retry-after");
+    let nobody = http().get(ingest.url("/api/v1/me")).send().await.unwrap();
+    header(&nobody, "x-request-id");
+    // This client's address may be over its limit as well: both answers are right.
+    if nobody.status() == 401 {
+        assert_eq!(header(&nobody, "www-authenticate"), "Bearer");
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_token_can_ask_whose_it_is() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let me = world.ask(&ingest, "GET", "/api/v1/me", None).await.body;
+    assert_eq!(
+        (&me["tenant"], &me["role"]),
+        (&json!(TENANT), &json!("manager"))
+    );
+    assert_eq!(me["global"], false);
+    assert!(
+        me["token"]["id"].as_str().unwrap().starts_with("tok_"),
+        "{me}"
+    );
+    assert_eq!(me["limits"]["payload_bytes"], 262_144, "{me}");
+    assert_eq!(me["requests_per_second"], 200);
+    let operator = world
+        .ask_as_operator(&ingest, "GET", "/api/v1/me", None)
+        .await;
+    let me = operator.body;
+    assert_eq!(
+        (&me["tenant"], &me["role"]),
+        (&Value::Null, &json!("admin"))
+    );
+    assert_eq!(
+        (&me["global"], &me["token"], &me["limits"]),
+        (&json!(true), &Value::Null, &Value::Null)
+    );
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_tenant_sees_its_own_rejected_events_and_nobody_elses() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let other = Some(json!({"id": "globex"}));
+    let made = world
+        .ask_as_operator(&ingest, "POST", "/api/v1/admin/tenants", other)
+        .await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    let producer = world.producer().await;
+    for tenant in [TENANT, TENANT, "globex", "nobody"] {
+        let no_json =
+            Publication::json(tenant, "order.created", &format!("of-{tenant}"), "no JSON");
+        // Confirmed: RabbitMQ has it.
+        producer.publish(&no_json).await.unwrap();
+    }
+    let parked = async || world.count("dead_letters").await == 4;
+    eventually("all four are parked", parked).await;
+
+    let list = async |path: &str| world.ask(&ingest, "GET", path, None).await;
+    let all = list("/api/v1/dead-letters").await.body;
+    let letters = all["dead_letters"].as_array().unwrap();
+    assert_eq!(letters.len(), 2, "{all}");
+    for letter in letters {
+        assert_eq!(letter["message_id"], format!("of-{TENANT}"));
+        assert!(
+            letter["reason"].as_str().unwrap().contains("JSON"),
+            "{letter}"
+        );
+    }
+    let page = list("/api/v1/dead-letters?limit=1").await.body;
+    let cursor = page["next_cursor"].as_str().unwrap();
+    let next = list(&format!("/api/v1/dead-letters?limit=1&cursor={cursor}"))
+        .await
+        .body;
+    assert_eq!(next["dead_letters"][0]["id"], letters[1]["id"]);
+    assert_eq!(next["next_cursor"], Value::Null);
+
+    // Read only.
+    let id = letters[0]["id"].as_str().unwrap();
+    for (method, path) in [
+        ("DELETE", format!("/api/v1/dead-letters/{id}")),
+        ("POST", format!("/api/v1/admin/dead-letters/{id}/replay")),
+    ] {
+        let refused = world.ask(&ingest, method, &path, None).await;
+        assert!(
+            [403, 404].contains(&refused.status),
+            "{method} {path}: {}",
+            refused.status
+        );
+    }
+    world.finish().await;
+}

@@ -1,0 +1,270 @@
+//! Taking things away: a tenant with its log, one event's data; and taking a configuration along.
+
+#![allow(clippy::unwrap_used)]
+
+use harness::receiver::{Reply, answering};
+use harness::world::{TENANT, World, eventually};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+#[tokio::test]
+async fn a_deleted_tenant_is_gone_at_once_and_its_log_soon_after() {
+    let world = World::start().await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let receiver = world.receiver(answering(200)).await;
+    let kept = world.webhook(&ingest, &receiver, json!({})).await;
+    let tenants = "/api/v1/admin/tenants";
+    let globex = json!({"id": "globex"});
+    let made = world
+        .ask_as_operator(&ingest, "POST", tenants, Some(globex.clone()))
+        .await;
+    assert_eq!(made.status, 201);
+    let token = world
+        .command(&["token", "create", "--tenant", "globex"])
+        .await;
+    // One endpoint accepts, the other one will be asked again in five seconds.
+    let failing = world.receiver(Arc::new(|_, _| Reply::status(503))).await;
+    for receiver in [&receiver, &failing] {
+        let body = json!({"url": receiver.url("/globex"), "events": ["*"], "debug_mode": true});
+        let made = world
+            .ask_as(&token, &ingest, "POST", "/api/v1/webhooks", Some(body))
+            .await;
+        assert_eq!(made.status, 201, "{}", made.body);
+    }
+    for n in 0..20 {
+        let event =
+            json!({"type": "order.created", "id": format!("evt-{n}"), "data": {"name": "Ada"}});
+        let published = world
+            .ask_as(&token, &ingest, "POST", "/api/v1/events", Some(event))
+            .await;
+        assert!(published.status < 300, "{}", published.body);
+    }
+    world.publish("order.created", "acme-1", &json!({})).await;
+    receiver.receives(21).await;
+    failing.receives(1).await;
+
+    let path = "/api/v1/admin/tenants/globex";
+    for unconfirmed in [path.to_owned(), format!("{path}?confirm=acme")] {
+        let refused = world
+            .ask_as_operator(&ingest, "DELETE", &unconfirmed, None)
+            .await;
+        assert_eq!(
+            (refused.status, &refused.body["field"]),
+            (422, &json!("confirm"))
+        );
+    }
+    let confirmed = format!("{path}?confirm=globex");
+    // The tenant itself may not.
+    let refused = world
+        .ask_as(&token, &ingest, "DELETE", &confirmed, None)
+        .await;
+    assert_eq!(refused.status, 403);
+    let deleted = world
+        .ask_as_operator(&ingest, "DELETE", &confirmed, None)
+        .await;
+    assert_eq!(deleted.status, 202, "{}", deleted.body);
+    let sent = failing.arrivals().len();
+
+    // With the answer: no token, no secret, no URL, no event.
+    let asked = world
+        .ask_as(&token, &ingest, "GET", "/api/v1/webhooks", None)
+        .await;
+    assert_eq!(asked.status, 401);
+    let left = "webhooks WHERE tenant = 'globex' AND (secret <> '' OR url <> '')";
+    assert_eq!(world.count(left).await, 0);
+    let shown = world.ask_as_operator(&ingest, "GET", path, None).await;
+    assert_eq!(shown.status, 404);
+    let producer = world.producer().await;
+    let late = harness::producer::Publication::json("globex", "order.created", "late", "{}");
+    producer.publish(&late).await.unwrap();
+
+    // Soon after: no row of it, and the other tenant's are there.
+    let progress = format!("{path}/deletion");
+    eventually("the deletion is finished", async || {
+        let shown = world.ask_as_operator(&ingest, "GET", &progress, None).await;
+        shown.body["state"] == "finished"
+    })
+    .await;
+    let shown = world.ask_as_operator(&ingest, "GET", &progress, None).await;
+    assert_eq!(shown.body["events_deleted"], 20, "{}", shown.body);
+    assert_eq!(shown.body["deliveries_deleted"], 40);
+    assert_eq!(shown.body["events_left"], 0);
+    for nothing in [
+        "events WHERE tenant = 'globex'",
+        "webhooks WHERE tenant = 'globex'",
+        "tenants WHERE id = 'globex'",
+        "attempts WHERE convert_from(request_body, 'UTF8') LIKE '%Ada%'",
+        "stats WHERE subject = 'tenant/globex'",
+    ] {
+        assert_eq!(world.count(nothing).await, 0, "{nothing}");
+    }
+    assert_eq!(world.deliveries(&ingest, &kept).await.len(), 1);
+
+    // The id is free again, and nobody's old token is valid.
+    let again = world
+        .ask_as_operator(&ingest, "POST", tenants, Some(globex))
+        .await;
+    assert_eq!(again.status, 201, "{}", again.body);
+    let asked = world
+        .ask_as(&token, &ingest, "GET", "/api/v1/webhooks", None)
+        .await;
+    assert_eq!(asked.status, 401);
+    // Nothing was sent of it after its deletion, but what was under way.
+    assert!(failing.arrivals().len() <= sent + 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_expunged_events_data_is_gone_and_its_deliveries_keep_their_verdicts() {
+    let world = World::start().await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let receiver = world.receiver(answering(200)).await;
+    let failing = world.receiver(answering(503)).await;
+    let debug = json!({"debug_mode": true});
+    let delivered = world.webhook(&ingest, &receiver, debug.clone()).await;
+    let retrying = world.webhook(&ingest, &failing, debug).await;
+    world
+        .publish("user.created", "ada", &json!({"name": "Ada Lovelace"}))
+        .await;
+    world
+        .publish("user.created", "bob", &json!({"name": "Bob"}))
+        .await;
+    let recorded = "attempts WHERE request_body IS NOT NULL";
+    eventually("four attempts are recorded", async || {
+        world.count(recorded).await == 4
+    })
+    .await;
+
+    let path = "/api/v1/events/ada/expunge";
+    let expunged = world.ask(&ingest, "POST", path, None).await;
+    assert_eq!(
+        (expunged.status, &expunged.body["cancelled"]),
+        (200, &json!(1)),
+        "{}",
+        expunged.body
+    );
+    for gone in [
+        "events WHERE data LIKE '%Lovelace%'",
+        "attempts WHERE convert_from(request_body, 'UTF8') LIKE '%Lovelace%'",
+    ] {
+        assert_eq!(world.count(gone).await, 0, "{gone}");
+    }
+    let shown = world.ask(&ingest, "GET", "/api/v1/events/ada", None).await;
+    assert_eq!(shown.body["data"], Value::Null);
+    assert_eq!(shown.body["expunged_at"], expunged.body["expunged_at"]);
+    let status = async |webhook, event: &str| {
+        let deliveries = world.deliveries(&ingest, webhook).await;
+        let delivery = deliveries
+            .into_iter()
+            .find(|it| it["event_id"] == event)
+            .unwrap();
+        (delivery["id"].clone(), delivery["status"].clone())
+    };
+    let (verdict, state) = status(&delivered, "ada").await;
+    assert_eq!(state, "delivered");
+    assert_eq!(status(&retrying, "ada").await.1, "cancelled");
+    assert_eq!(status(&retrying, "bob").await.1, "retrying");
+    // There is nothing to send again.
+    let retry = format!("/api/v1/deliveries/{}/retry", verdict.as_str().unwrap());
+    let refused = world.ask(&ingest, "POST", &retry, None).await;
+    assert_eq!(refused.status, 409, "{}", refused.body);
+    assert!(
+        refused.body["detail"]
+            .as_str()
+            .unwrap()
+            .contains("expunged")
+    );
+    // Again, it stays as it is.
+    let again = world.ask(&ingest, "POST", path, None).await;
+    assert_eq!(again.body["expunged_at"], expunged.body["expunged_at"]);
+    assert_eq!(again.body["cancelled"], 0);
+    let unknown = world
+        .ask(&ingest, "POST", "/api/v1/events/eve/expunge", None)
+        .await;
+    assert_eq!(unknown.status, 404);
+    let off = format!("/api/v1/webhooks/{}", retrying.id);
+    world.ask(&ingest, "DELETE", &off, None).await;
+    world.finish().await;
+}
+
+/// The variables that an export names, each with a value.
+fn variables(export: &Value) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let text = export.to_string();
+    for part in text.split("{\"env\":\"").skip(1) {
+        let name = part.split('"').next().unwrap().to_owned();
+        let value = format!("a-value-that-only-{}-has", name.to_lowercase());
+        found.push((name, value));
+    }
+    found
+}
+
+#[tokio::test]
+async fn an_export_is_a_file_that_apply_takes_here_and_elsewhere() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let receiver = world.receiver(answering(200)).await;
+    let more = json!({
+        "filters": {"total": {"$gte": 10}}, "headers": {"X-Api-Key": "hunter2-hunter2"}, "timeout": 5000,
+        "retry_policy": {"max_retries": 2}, "rate_limit": {"limit": 5, "per": "minute"},
+        "dialect": "auraconnect", "external_id": "old-1", "metadata": {"a": 1}, "status": "paused",
+        "secret": "the-secret-that-nobody-exports",
+    });
+    let rich = world.webhook(&ingest, &receiver, more).await;
+    world.webhook(&ingest, &receiver, json!({})).await;
+    let event_type = json!({"description": "d", "schema": {"type": "object"}});
+    let put = "/api/v1/event-types/order.created";
+    world.ask(&ingest, "PUT", put, Some(event_type)).await;
+
+    let export = world.ask(&ingest, "GET", "/api/v1/export", None).await;
+    assert_eq!(export.status, 200, "{}", export.body);
+    let text = export.body.to_string();
+    assert!(
+        !text.contains("hunter2") && !text.contains("nobody-exports"),
+        "{text}"
+    );
+    let variables = variables(&export.body);
+    assert_eq!(variables.len(), 3);
+    let environment: Vec<_> = variables
+        .iter()
+        .map(|(n, v)| (n.as_str(), v.as_str()))
+        .collect();
+
+    // Here: it takes the webhooks over, and is the whole truth afterwards.
+    world.file("export.json", &text);
+    let apply = "posthorn-ingest apply -f export.json";
+    let first = world.shell(apply, &environment).await;
+    assert!(first.printed.contains("0 created, 2 changed"), "{first:?}");
+    let again = world.shell(&format!("{apply} --prune"), &environment).await;
+    assert!(
+        again
+            .printed
+            .ends_with("0 created, 0 changed, 0 deleted, 4 unchanged"),
+        "{again:?}"
+    );
+    let path = format!("/api/v1/webhooks/{}", rich.id);
+    let shown = world.ask(&ingest, "GET", &path, None).await;
+    assert_eq!(shown.body["key"], json!(rich.id));
+
+    // Elsewhere: another tenant becomes the same.
+    let mut elsewhere = export.body.clone();
+    elsewhere["tenants"][0]["id"] = json!("globex");
+    world.file("elsewhere.json", &elsewhere.to_string());
+    let line = "posthorn-ingest apply -f elsewhere.json";
+    let moved = world.shell(line, &environment).await;
+    assert_eq!(moved.status, 0, "{moved:?}");
+    let token = world
+        .command(&["token", "create", "--tenant", "globex", "--role", "viewer"])
+        .await;
+    let theirs = world
+        .ask_as(&token, &ingest, "GET", "/api/v1/export", None)
+        .await;
+    assert_eq!(theirs.body, elsewhere);
+    assert_eq!(
+        world
+            .count(&format!("webhooks WHERE tenant = '{TENANT}'"))
+            .await,
+        2
+    );
+    world.finish().await;
+}
