@@ -137,6 +137,7 @@ impl Deliverer {
                 dialect: &dialect,
                 timeout: endpoint.timeout(&self.defaults, &dialect),
                 purpose: Purpose::Delivery,
+                egress: endpoint.tenant.egress_proxy.as_deref(),
                 keep: if webhook.debug_mode {
                     Keep::Everything
                 } else {

@@ -168,7 +168,10 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         },
         endpoints,
         in_flight: InFlight::default(),
-        sender: Sender::new(settings.common.destinations.clone())?,
+        sender: Sender::new(
+            settings.common.destinations.clone(),
+            settings.common.egress.clone(),
+        )?,
         defaults: settings.defaults.clone(),
         loss_criteria: criteria,
         settler,

@@ -22,6 +22,10 @@ Settings (environment variables, or a file .env in the working directory):
   ALLOW_HTTP                    accept webhooks with http: URLs; for development [default: false]
   ALLOWED_NETWORKS              private networks that deliveries may go to, such as
                                 10.0.0.0/8,127.0.0.0/8
+  EGRESS_PROXY                  proxy that deliveries leave through: http://user:password@proxy:3128
+                                (HTTP CONNECT) or socks5://proxy:1080
+  EGRESS_PROXIES                proxies that tenants can name:
+                                eu=http://proxy-eu:3128,us=socks5://proxy-us:1080
   DIALECTS_DIR                  folder with your own dialects
   LOG_FORMAT                    pretty or json [default: pretty]
   HTTP_IDLE_TIMEOUT             how long an HTTP connection may wait for its next request, in

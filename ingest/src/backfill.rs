@@ -41,6 +41,8 @@ pub struct Bounds {
     /// Bytes of data.
     pub bytes: usize,
     pub time: Duration,
+    /// Whether they are only counted: their data is forgotten as soon as it was looked at.
+    pub without_data: bool,
 }
 
 /// What was found.
@@ -134,8 +136,11 @@ impl Wanted {
                     let wanted = events.into_iter().filter(|event| self.wants(event));
                     wanted.collect()
                 });
-                for event in self.lacking(client, wanted).await? {
+                for mut event in self.lacking(client, wanted).await? {
                     found.next = Some(after(event.uid));
+                    if bounds.without_data {
+                        event.data = String::new();
+                    }
                     found.missing.push(event);
                     if found.missing.len() >= bounds.missing {
                         return Ok(found);

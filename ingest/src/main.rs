@@ -70,6 +70,9 @@ enum Command {
     Token(Token),
     /// Print a link that signs a browser in to the console, once.
     ConsoleLink(ConsoleLink),
+    /// End sessions of the console.
+    #[command(subcommand)]
+    Console(ConsoleCommand),
     /// List the built-in catalogues of event types, and import one.
     #[command(subcommand)]
     Catalogue(Catalogue),
@@ -99,6 +102,16 @@ enum Dialect {
     List,
     /// Print the request that would deliver an event: headers and body.
     Preview(preview::Preview),
+}
+
+#[derive(Subcommand)]
+enum ConsoleCommand {
+    /// Sign everybody out, and take away links that weren't opened yet.
+    EndSessions {
+        /// The tenant whose sessions end; without it all, the operator's too.
+        #[arg(long)]
+        tenant: Option<shared::ids::Tenant>,
+    },
 }
 
 #[derive(clap::Args)]
@@ -244,6 +257,10 @@ async fn main() -> anyhow::Result<ExitCode> {
             let base = url.unwrap_or_else(here);
             let base = base.trim_end_matches('/');
             println!("{base}/console/_/open?link={}", link.expose_secret());
+        }
+        Command::Console(ConsoleCommand::EndSessions { tenant }) => {
+            let ended = session::end_all(&pool(&settings)?, tenant.as_ref()).await?;
+            println!("{ended} sessions ended");
         }
         Command::Catalogue(Catalogue::List) => {
             print!("{}", command::list()?);

@@ -160,7 +160,8 @@ async fn sealed_webhooks(pool: &Pool, after: Option<WebhookId>) -> anyhow::Resul
     let statement = client
         .prepare_cached(
             "-- sealed_webhooks\n\
-             SELECT id, secret, previous_secret, signing_key, previous_signing_key, headers \
+             SELECT id, secret, previous_secret, signing_key, previous_signing_key, headers, \
+                 client_certificate, oauth2 \
              FROM webhooks WHERE id > coalesce($1, '00000000-0000-0000-0000-000000000000'::uuid) \
              ORDER BY id LIMIT $2",
         )
@@ -236,7 +237,8 @@ async fn lock_sealed(
     let statement = transaction
         .prepare_cached(
             "-- lock_sealed\n\
-             SELECT id, secret, previous_secret, signing_key, previous_signing_key, headers \
+             SELECT id, secret, previous_secret, signing_key, previous_signing_key, headers, \
+                 client_certificate, oauth2 \
              FROM webhooks WHERE id = ANY($1) FOR NO KEY UPDATE SKIP LOCKED",
         )
         .await?;
@@ -252,7 +254,8 @@ async fn reseal_webhook(
         .prepare_cached(
             "-- reseal_webhook\n\
              UPDATE webhooks SET secret = $2, previous_secret = $3, signing_key = $4, \
-                 previous_signing_key = $5, headers = $6 WHERE id = $1",
+                 previous_signing_key = $5, headers = $6, client_certificate = $7, oauth2 = $8 \
+             WHERE id = $1",
         )
         .await?;
     let [
@@ -261,6 +264,8 @@ async fn reseal_webhook(
         signing_key,
         previous_signing_key,
         headers,
+        client_certificate,
+        oauth2,
     ] = columns.as_slice()
     else {
         unreachable!("as many as `SEALED` has");
@@ -275,6 +280,8 @@ async fn reseal_webhook(
                 signing_key,
                 previous_signing_key,
                 headers,
+                client_certificate,
+                oauth2,
             ],
         )
         .await?;

@@ -56,6 +56,7 @@ const STEP: Bounds = Bounds {
     events: 5_000,
     bytes: 16 * 1024 * 1024,
     time: Duration::from_millis(500),
+    without_data: false,
 };
 
 /// Takes steps until it is told to stop.

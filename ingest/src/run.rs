@@ -130,7 +130,10 @@ pub async fn run(
     if has_api {
         let jwts = Jwts::new(settings.jwt.clone())?;
         let rates = (settings.api_rate_limit > 0).then(|| Rates::new(settings.api_rate_limit));
-        let sender = Sender::new(settings.common.destinations.clone())?;
+        let sender = Sender::new(
+            settings.common.destinations.clone(),
+            settings.common.egress.clone(),
+        )?;
         let state = api::state::Api {
             pool: postgres::pool(&config, API_CONNECTIONS)?,
             tokens: TokenLookup::new(postgres::pool(&planned_once, TOKEN_CONNECTIONS)?),
@@ -142,6 +145,7 @@ pub async fn run(
             tester: Tester::new(sender, settings.defaults.timeout),
             keys: settings.common.keys.clone(),
             destinations: settings.common.destinations.clone(),
+            egress: settings.common.egress.clone(),
             dialects: settings.common.dialects.clone(),
             admin_token: settings.admin_token.clone(),
             rates,

@@ -115,6 +115,13 @@ impl Subscriptions {
             .map(|settings| settings.dialect.clone())
     }
 
+    /// The name of the proxy that a tenant's deliveries leave through, if it has its own.
+    pub fn egress(&self, tenant: &Tenant) -> Option<String> {
+        let state = self.state();
+        let settings = state.tenants.get(tenant);
+        settings.and_then(|settings| settings.egress_proxy.clone())
+    }
+
     /// The webhooks that want an event. Their filters are evaluated without the index's lock,
     /// and off the async workers if that may take long.
     pub async fn matching(

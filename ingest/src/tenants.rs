@@ -6,6 +6,7 @@
 use deadpool_postgres::GenericClient;
 use serde::{Deserialize, Serialize};
 use shared::dialect::{DEFAULT, Dialects};
+use shared::egress::is_name;
 use shared::ids::Tenant;
 use shared::operational::Thresholds;
 use shared::tenant::{LARGEST_MAX_PAYLOAD, MAX_PAYLOAD};
@@ -50,6 +51,10 @@ pub struct TenantView {
     /// Origins whose pages may have its portal in a frame.
     #[schema(example = json!(["https://app.example.com"]))]
     pub frame_ancestors: Vec<String>,
+    /// The name of the proxy that its deliveries leave through; `null`: that of all tenants, if
+    /// there is one.
+    #[schema(required, example = "eu")]
+    pub egress_proxy: Option<String>,
     pub created_at: Timestamp,
     /// What it uses; only where tenants are listed or shown.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -118,7 +123,7 @@ pub struct Alerts {
 
 /// What is read to show a tenant.
 pub const COLUMNS: &str = "id, name, dialect, max_webhooks, deliveries_per_hour, max_payload, \
-                       max_age_s, strict_event_types, frame_ancestors, created_at, alert_failure_rate, \
+                       max_age_s, strict_event_types, frame_ancestors, egress_proxy, created_at, alert_failure_rate, \
                        alert_min_attempts, alert_slow_ms, alert_down_after_s";
 
 impl TenantView {
@@ -145,6 +150,7 @@ impl TenantView {
             },
             strict_event_types: row.get("strict_event_types"),
             frame_ancestors: row.get("frame_ancestors"),
+            egress_proxy: row.get("egress_proxy"),
             created_at: row.get("created_at"),
             usage: None,
         }
@@ -173,6 +179,11 @@ pub struct NewTenant {
     /// Origins whose pages may have its portal in a frame, at most 10; nobody by default.
     #[schema(max_items = 10, example = json!(["https://app.example.com"]))]
     frame_ancestors: Option<Vec<String>>,
+    /// The name of a proxy in `EGRESS_PROXIES`; by default deliveries leave through `EGRESS_PROXY`,
+    /// or directly.
+    #[serde(default, alias = "egressProxy", deserialize_with = "present")]
+    #[schema(value_type = Option<String>, max_length = 63, example = "eu")]
+    egress_proxy: Option<Option<String>>,
 }
 
 /// Changes to a tenant. A member that isn't sent stays as it is.
@@ -197,6 +208,10 @@ pub struct Change {
     /// Origins whose pages may have its portal in a frame, at most 10.
     #[schema(max_items = 10, example = json!(["https://app.example.com"]))]
     pub frame_ancestors: Option<Vec<String>>,
+    /// The name of a proxy in `EGRESS_PROXIES`; `null`: `EGRESS_PROXY`, if it is set.
+    #[serde(default, alias = "egressProxy", deserialize_with = "present")]
+    #[schema(value_type = Option<String>, max_length = 63, example = "eu")]
+    pub egress_proxy: Option<Option<String>>,
 }
 
 /// New limits of a tenant. `null` restores a limit's default.
@@ -326,6 +341,7 @@ impl NewTenant {
             alerts: self.alerts,
             strict_event_types: self.strict_event_types,
             frame_ancestors: self.frame_ancestors,
+            egress_proxy: self.egress_proxy,
         };
         change.gather(dialects, &mut wrong);
         // There is an id unless an error was gathered.
@@ -357,6 +373,12 @@ impl Change {
         }
         if let Some(dialect) = &self.dialect {
             wrong.take(check_dialect(dialect, dialects));
+        }
+        let unfit = |name: &String| !is_name(name);
+        let proxy = self.egress_proxy.as_ref().and_then(Option::as_ref);
+        if proxy.is_some_and(unfit) {
+            let bound = "must be 1 to 63 of `a-z`, `0-9`, `_` and `-`";
+            wrong.take::<()>(Err(Invalid::new("egress_proxy", bound)));
         }
         self.limits.check(wrong);
         self.alerts.check(wrong);
@@ -443,9 +465,9 @@ pub async fn insert(
             "-- create_tenant\n\
              INSERT INTO tenants (id, name, dialect, max_webhooks, deliveries_per_hour, max_payload, \
                  max_age_s, strict_event_types, alert_failure_rate, alert_min_attempts, \
-                 alert_slow_ms, alert_down_after_s, frame_ancestors, revision) \
+                 alert_slow_ms, alert_down_after_s, frame_ancestors, egress_proxy, revision) \
              VALUES ($1, coalesce($2, ''), coalesce($3, '{DEFAULT}'), coalesce($4, 100), $5, $6, $7, \
-                 coalesce($8, false), $9, $10, $11, $12, coalesce($13, '{{}}'), 0) \
+                 coalesce($8, false), $9, $10, $11, $12, coalesce($13::text[], '{{}}'), $14, 0) \
              RETURNING {COLUMNS}"
         ))
         .await?;
@@ -466,6 +488,7 @@ pub async fn insert(
                 &new.alerts.slow_ms.flatten(),
                 &new.alerts.down_after_seconds.flatten(),
                 &new.frame_ancestors,
+                &new.egress_proxy.clone().flatten(),
             ],
         )
         .await
@@ -492,6 +515,7 @@ pub async fn update(
         alerts,
         strict_event_types,
         frame_ancestors,
+        egress_proxy,
     } = change;
     let mut changes = Assignments::default();
     let tenant = changes.parameter(id);
@@ -507,6 +531,7 @@ pub async fn update(
     changes.set_nullable("alert_down_after_s", alerts.down_after_seconds);
     changes.set("strict_event_types", *strict_event_types);
     changes.set("frame_ancestors", frame_ancestors.as_ref());
+    changes.set_nullable("egress_proxy", egress_proxy.as_ref().map(Option::as_ref));
     let statement = client
         .prepare_cached(&format!(
             "-- change_tenant\n\

@@ -18,15 +18,22 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::http::{HeaderName, HeaderValue, header};
+use futures_util::FutureExt;
 use reqwest::{Client, RequestBuilder, Response, redirect};
 use secrecy::ExposeSecret;
 use time::OffsetDateTime;
+use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
+use crate::client_certificate::ClientCertificate;
 use crate::clock;
+use crate::connection::{Connector, USER_AGENT};
 use crate::destination::{Destinations, Forbidden};
 use crate::dialect::{Dialect, Message, Wire};
-use crate::excerpt::{MAX_ERROR, excerpt};
+use crate::egress::Egress;
+pub use crate::failure::Failure;
+use crate::failure::bounded;
+use crate::oauth::{self, ClientCredentials, Token, Tokens};
 use crate::resolver::{CheckedResolver, Unresolved};
 use crate::trace::{TRACEPARENT, TraceContext};
 use crate::webhook::Webhook;
@@ -56,6 +63,8 @@ pub struct Attempt<'a> {
     pub timeout: Duration,
     pub purpose: Purpose,
     pub keep: Keep,
+    /// The proxy that the tenant names; `None`: the one of all tenants, if there is one.
+    pub egress: Option<&'a str>,
     /// What is above the endpoint's own spans. Sent unless the webhook switches that off, or
     /// has a header `traceparent` of its own.
     pub trace: Option<TraceContext>,
@@ -125,28 +134,6 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// Why there was no answer.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// The destination isn't allowed.
-    #[error("forbidden destination: {0}")]
-    Forbidden(String),
-    /// The name could not be resolved.
-    #[error("DNS: {0}")]
-    Dns(String),
-    /// No TCP connection could be opened.
-    #[error("connect: {0}")]
-    Connect(String),
-    /// No TLS connection with a trusted certificate.
-    #[error("TLS: {0}")]
-    Tls(String),
-    #[error("timed out")]
-    Timeout,
-    /// The connection was opened, but then broke off, or the answer wasn't HTTP.
-    #[error("broken exchange: {0}")]
-    Broken(String),
-}
-
 impl Report {
     /// The class of the outcome, as in metrics and in the table of attempts.
     #[must_use]
@@ -170,66 +157,79 @@ impl Report {
     }
 }
 
-/// The one HTTP client. All attempts share its connections.
+/// Sends attempts. Those that need neither a proxy nor a client certificate share connections.
 pub struct Sender {
+    route: Arc<Route>,
+    tokens: Tokens,
+}
+
+/// How requests reach their endpoints.
+struct Route {
     client: Client,
+    connector: Connector,
     destinations: Arc<Destinations>,
+    egress: Egress,
+}
+
+/// An answer whose body is still to be read.
+struct Opened {
+    response: Response,
+    remote: Option<SocketAddr>,
+    /// A connection of its own. The body can be read only while it is held.
+    _connection: Option<AbortOnDropHandle<()>>,
 }
 
 impl Sender {
-    /// A client that connects only to allowed destinations, follows no redirect and
-    /// uses no proxy.
+    /// A client that connects only to allowed destinations, follows no redirect, and
+    /// uses no proxy but the operator's for deliveries.
     ///
     /// # Errors
     /// If the system's certificates can't be read.
-    pub fn new(destinations: Destinations) -> reqwest::Result<Self> {
+    pub fn new(destinations: Destinations, egress: Egress) -> reqwest::Result<Self> {
         let destinations = Arc::new(destinations);
         let resolver = CheckedResolver::new(destinations.clone());
-        Self::resolving(destinations, resolver)
+        Self::resolving(destinations, resolver, egress)
     }
 
     pub(crate) fn resolving(
         destinations: Arc<Destinations>,
         resolver: CheckedResolver,
+        egress: Egress,
     ) -> reqwest::Result<Self> {
         // This fails only if a provider is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        let resolver = Arc::new(resolver);
         let client = Client::builder()
-            .user_agent(concat!("Posthorn/", env!("CARGO_PKG_VERSION")))
+            .user_agent(USER_AGENT)
             .redirect(redirect::Policy::none())
             .no_proxy()
             .http1_only()
             .tcp_nodelay(true)
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .dns_resolver(resolver)
+            .dns_resolver(resolver.clone())
             .build()?;
-        Ok(Self {
+        let route = Route {
             client,
+            connector: Connector::new(destinations.clone(), resolver, CONNECT_TIMEOUT),
             destinations,
+            egress,
+        };
+        Ok(Self {
+            route: Arc::new(route),
+            tokens: Tokens::default(),
         })
     }
 
     pub async fn attempt(&self, attempt: Attempt<'_>) -> Report {
         let started_at = clock::now();
         let clock = Instant::now();
-        let Attempt {
-            message,
-            webhook,
-            dialect,
-            ..
-        } = attempt;
-        let (request, remote, result) = match self.destinations.check(&webhook.url) {
+        let (request, remote, result) = match self.route.destinations.check(&attempt.webhook.url) {
             Err(forbidden) => {
                 let forbidden = Failure::Forbidden(forbidden.to_string());
                 (None, None, Err(forbidden))
             }
-            Ok(url) => {
-                let wire = dialect.compose(message, &webhook.secrets, started_at);
-                let (request, sent) = self.request(url, wire, attempt);
-                let (remote, result) = exchange(request, attempt, started_at).await;
-                (Some(sent), remote, result)
-            }
+            Ok(url) => self.attempt_at(url, attempt, started_at).await,
         };
         Report {
             request,
@@ -240,7 +240,63 @@ impl Sender {
         }
     }
 
-    fn request(&self, url: Url, wire: Wire, attempt: Attempt<'_>) -> (RequestBuilder, Sent) {
+    /// Sends the request to its URL, which was checked.
+    async fn attempt_at(
+        &self,
+        url: Url,
+        attempt: Attempt<'_>,
+        started_at: OffsetDateTime,
+    ) -> (Option<Sent>, Option<SocketAddr>, Result<Answer, Failure>) {
+        let clock = Instant::now();
+        let token = match self.token(attempt).await {
+            Ok(token) => token,
+            Err(failure) => return (None, None, Err(failure)),
+        };
+        let Attempt {
+            message,
+            webhook,
+            dialect,
+            ..
+        } = attempt;
+        let wire = dialect.compose(message, &webhook.secrets, started_at);
+        let (request, sent) = self.request(url.clone(), wire, attempt, token.as_ref());
+        let left = Attempt {
+            timeout: attempt.timeout.saturating_sub(clock.elapsed()),
+            ..attempt
+        };
+        let (remote, result) = self.route.exchange(&url, request, left, started_at).await;
+        if let (Some(token), Ok(answer)) = (&token, &result)
+            && answer.status == 401
+        {
+            self.tokens.forget(webhook.id, token);
+        }
+        (Some(sent), remote, result)
+    }
+
+    /// The bearer token for the endpoint, if it wants one.
+    async fn token(&self, attempt: Attempt<'_>) -> Result<Option<Token>, Failure> {
+        let Some(credentials) = &attempt.webhook.oauth2 else {
+            return Ok(None);
+        };
+        let fetch = || {
+            let (route, credentials) = (self.route.clone(), credentials.clone());
+            let egress = attempt.egress.map(str::to_owned);
+            async move { route.fetch_token(&credentials, egress.as_deref()).await }.boxed()
+        };
+        let token = self.tokens.get(attempt.webhook.id, credentials, fetch);
+        match tokio::time::timeout(attempt.timeout, token).await {
+            Ok(token) => token.map(Some),
+            Err(_) => Err(Failure::Timeout),
+        }
+    }
+
+    fn request(
+        &self,
+        url: Url,
+        wire: Wire,
+        attempt: Attempt<'_>,
+        token: Option<&Token>,
+    ) -> (RequestBuilder, Sent) {
         let webhook = attempt.webhook;
         let body = Bytes::from(wire.body);
         let mut sent = Sent {
@@ -249,7 +305,12 @@ impl Sender {
             bytes: body.len(),
             body: (attempt.keep == Keep::Everything).then(|| body.clone()),
         };
-        let mut request = self.client.post(url).body(body);
+        let mut request = self.route.client.post(url).body(body);
+        if let Some(token) = token {
+            let shown = (header::AUTHORIZATION.to_string(), MASKED.to_owned());
+            sent.headers.push(shown);
+            request = request.bearer_auth(token.text.expose_secret());
+        }
         for (name, value) in &webhook.headers {
             // These headers were checked when the webhook was saved. But its dialect
             // may have changed since, and a header that receivers verify must not be
@@ -258,6 +319,7 @@ impl Sender {
                 HeaderName::try_from(name.as_str()),
                 HeaderValue::from_str(value.expose_secret()),
             ) && !wire.headers.iter().any(|(own, _)| *own == name)
+                && !(token.is_some() && name == header::AUTHORIZATION)
             {
                 sent.headers.push((name.to_string(), MASKED.to_owned()));
                 request = request.header(name, value);
@@ -291,22 +353,94 @@ fn host(url: &Url) -> String {
         .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-async fn exchange(
-    request: RequestBuilder,
-    attempt: Attempt<'_>,
-    now: OffsetDateTime,
-) -> (Option<SocketAddr>, Result<Answer, Failure>) {
-    let clock = Instant::now();
-    match in_time(request.send(), attempt.timeout).await {
-        Some(Ok(response)) => {
-            let remote = response.remote_addr();
-            let patience = attempt.timeout.saturating_sub(clock.elapsed());
-            let patience = patience.min(BODY_PATIENCE);
-            let answer = read_answer(response, attempt.keep.of_answer(), patience, now);
-            (remote, Ok(answer.await))
+impl Route {
+    async fn exchange(
+        &self,
+        url: &Url,
+        request: RequestBuilder,
+        attempt: Attempt<'_>,
+        now: OffsetDateTime,
+    ) -> (Option<SocketAddr>, Result<Answer, Failure>) {
+        let clock = Instant::now();
+        let identity = attempt.webhook.client_certificate.as_ref();
+        let sending = self.send(url, request, attempt.egress, identity);
+        match in_time(sending, attempt.timeout).await {
+            Some(Ok(Opened {
+                response,
+                remote,
+                _connection,
+            })) => {
+                let patience = attempt.timeout.saturating_sub(clock.elapsed());
+                let patience = patience.min(BODY_PATIENCE);
+                let answer = read_answer(response, attempt.keep.of_answer(), patience, now);
+                (remote, Ok(answer.await))
+            }
+            Some(Err(failure)) => (None, Err(failure)),
+            None => (None, Err(Failure::Timeout)),
         }
-        Some(Err(error)) => (None, Err(classify(&error))),
-        None => (None, Err(Failure::Timeout)),
+    }
+
+    /// Sends a request by the way that the tenant's requests take.
+    async fn send(
+        &self,
+        url: &Url,
+        request: RequestBuilder,
+        egress: Option<&str>,
+        identity: Option<&ClientCertificate>,
+    ) -> Result<Opened, Failure> {
+        let proxy = self.egress.route(egress).map_err(Failure::Connect)?;
+        if proxy.is_none() && identity.is_none() {
+            let response = request.send().await.map_err(|error| classify(&error))?;
+            return Ok(Opened {
+                remote: response.remote_addr(),
+                response,
+                _connection: None,
+            });
+        }
+        let request = request.build().map_err(|error| classify(&error))?;
+        let sending = Box::pin(self.connector.send(url, request, proxy, identity));
+        let answered = sending.await?;
+        Ok(Opened {
+            response: answered.response,
+            remote: Some(answered.remote),
+            _connection: Some(answered.connection),
+        })
+    }
+
+    /// Asks a token endpoint, which is held to the rules for destinations.
+    async fn fetch_token(
+        &self,
+        credentials: &ClientCredentials,
+        egress: Option<&str>,
+    ) -> Result<Token, Failure> {
+        let url = self.destinations.check(&credentials.token_url);
+        let url = url.map_err(|forbidden| {
+            Failure::Forbidden(bounded(&format!("the token endpoint {forbidden}")))
+        })?;
+        let (user, password) = credentials.login();
+        let request = self
+            .client
+            .post(url.clone())
+            .basic_auth(user, Some(password))
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(header::ACCEPT, "application/json")
+            .body(credentials.form());
+        let mut opened = self.send(&url, request, egress, None).await?;
+        let status = opened.response.status().as_u16();
+        let mut body = Vec::new();
+        while let Some(chunk) = opened
+            .response
+            .chunk()
+            .await
+            .map_err(|error| classify(&error))?
+        {
+            if body.len() + chunk.len() > oauth::MAX_ANSWER {
+                let why = "OAuth 2 token: the token endpoint's answer is too large";
+                return Err(Failure::Broken(why.to_owned()));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        oauth::read(status, &body, Instant::now())
     }
 }
 
@@ -379,12 +513,8 @@ pub fn parse_retry_after(value: &str, now: OffsetDateTime) -> Option<Duration> {
     Some(wait.try_into().unwrap_or(Duration::ZERO))
 }
 
-/// Finds out what went wrong from the chain of causes. The error's text has at most
-/// [`MAX_ERROR`] bytes, whatever an endpoint or its certificate contains.
+/// Finds out what went wrong from the chain of causes.
 fn classify(error: &reqwest::Error) -> Failure {
-    // The longest prefix that `Failure` puts before a cause.
-    const CLASS: usize = "forbidden destination: ".len();
-    let bounded = |text: &str| excerpt(text, MAX_ERROR - CLASS);
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     let mut last = String::new();
     while let Some(error) = cause {

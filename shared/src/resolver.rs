@@ -88,6 +88,20 @@ impl From<tokio::task::JoinError> for Unresolved {
     }
 }
 
+/// Why a name leads nowhere.
+pub(crate) enum NotFound {
+    Forbidden(Forbidden),
+    Unresolved(Unresolved),
+}
+
+impl CheckedResolver {
+    /// The allowed addresses of a name, with any port.
+    pub(crate) async fn addresses(&self, name: &str) -> Result<Vec<SocketAddr>, NotFound> {
+        let found = self.find(name).await.map_err(NotFound::Unresolved)?;
+        allowed(&self.destinations, found).map_err(NotFound::Forbidden)
+    }
+}
+
 impl Resolve for CheckedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let destinations = self.destinations.clone();
@@ -131,6 +145,7 @@ mod tests {
     use super::*;
     use crate::attempt::{Attempt, Failure, Keep, Purpose, Report, Sender};
     use crate::dialect::{Dialects, Message};
+    use crate::egress::Egress;
     use crate::ids::{DeliveryId, EventUid, WebhookId};
     use crate::secret::{Secret, Secrets};
     use crate::webhook::{Status, Webhook};
@@ -181,6 +196,8 @@ mod tests {
             dialect: None,
             secrets: Secrets::of(Secret::generate(), None),
             headers: Vec::new(),
+            client_certificate: None,
+            oauth2: None,
             timeout: None,
             retry: None,
             rate: None,
@@ -206,6 +223,7 @@ mod tests {
             timeout,
             purpose: Purpose::Delivery,
             keep: Keep::Excerpt,
+            egress: None,
             trace: None,
         };
         sender.attempt(attempt).await
@@ -240,7 +258,7 @@ mod tests {
             &[],
         ]);
         let resolver = CheckedResolver::by(destinations.clone(), lookup);
-        let sender = Sender::resolving(destinations, resolver).unwrap();
+        let sender = Sender::resolving(destinations, resolver, Egress::default()).unwrap();
 
         for (questions, expected) in [(1, true), (2, false), (3, true)] {
             let report = attempt(&sender, port).await;
@@ -281,7 +299,7 @@ mod tests {
             }
         });
         let resolver = CheckedResolver::by(destinations.clone(), lookup);
-        let sender = Sender::resolving(destinations, resolver).unwrap();
+        let sender = Sender::resolving(destinations, resolver, Egress::default()).unwrap();
         for _ in 0..5 {
             let report = attempt_for(&sender, 1, Duration::from_millis(20)).await;
             assert!(matches!(report.result, Err(Failure::Timeout)), "{report:?}");

@@ -16,6 +16,7 @@ use url::Url;
 
 use crate::destination::Destinations;
 use crate::dialect::Dialects;
+use crate::egress::Egress;
 use crate::postgres;
 use crate::retry::{MAX_ATTEMPTS, Retry};
 use crate::seal::Keyring;
@@ -129,6 +130,8 @@ pub struct Common {
     pub shards: u16,
     /// `ALLOW_HTTP`, `ALLOWED_NETWORKS`: for development.
     pub destinations: Destinations,
+    /// `EGRESS_PROXY`, `EGRESS_PROXIES`: the proxies that deliveries leave through.
+    pub egress: Egress,
     /// `DIALECTS_DIR`: a folder with dialects in addition to the built-in ones.
     pub dialects: Dialects,
     /// `LOG_FORMAT`: `pretty` or `json`.
@@ -153,12 +156,25 @@ impl Common {
                 allow_http: reader.or("ALLOW_HTTP", false),
                 allowed: networks(reader),
             },
+            egress: egress(reader),
             dialects: read_dialects(reader),
             log_format: reader.or("LOG_FORMAT", LogFormat::Pretty),
             http: http_bounds(reader),
             tracing: read_tracing(reader),
         }
     }
+}
+
+fn egress(reader: &mut Reader<'_>) -> Egress {
+    let default = reader.optional_secret("EGRESS_PROXY");
+    let named = reader.optional_secret("EGRESS_PROXIES").unwrap_or_default();
+    let default = default.as_ref().map(|text| text.expose_secret());
+    Egress::parse(default, named.expose_secret()).unwrap_or_else(|problems| {
+        for problem in problems {
+            reader.problem(problem);
+        }
+        Egress::default()
+    })
 }
 
 fn http_bounds(reader: &mut Reader<'_>) -> serve::Bounds {

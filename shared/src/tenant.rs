@@ -22,6 +22,8 @@ pub struct TenantSettings {
     pub is_deleted: bool,
     /// The dialect of webhooks that name none.
     pub dialect: String,
+    /// The name of the proxy that deliveries leave through; `None`: that of all tenants.
+    pub egress_proxy: Option<String>,
     /// The most attempts in any hour, over all webhooks; `None` means no limit.
     pub deliveries_per_hour: Option<u32>,
     /// The largest data of an event, in bytes.
@@ -33,7 +35,7 @@ pub struct TenantSettings {
 
 impl TenantSettings {
     /// The columns that [`TenantSettings::read`] needs.
-    pub const COLUMNS: &'static str = "id, deleted_at IS NOT NULL AS is_deleted, dialect, \
+    pub const COLUMNS: &'static str = "id, deleted_at IS NOT NULL AS is_deleted, dialect, egress_proxy, \
         deliveries_per_hour, max_payload, max_age_s";
 
     #[must_use]
@@ -44,6 +46,7 @@ impl TenantSettings {
             tenant: row.get("id"),
             is_deleted: row.get("is_deleted"),
             dialect: row.get("dialect"),
+            egress_proxy: row.get("egress_proxy"),
             deliveries_per_hour: number("deliveries_per_hour"),
             max_payload: number("max_payload").map_or(MAX_PAYLOAD, |bytes| bytes as usize),
             max_age: number("max_age_s").map(|s| Duration::from_secs(u64::from(s))),

@@ -10,8 +10,10 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tokio_postgres::Row;
 
+use crate::client_certificate::ClientCertificate;
 use crate::dialect::Dialect;
 use crate::ids::{ExternalId, Tenant, WebhookId};
+use crate::oauth::ClientCredentials;
 use crate::retry::Retry;
 use crate::seal::{Keyring, Unopenable};
 use crate::secret::{Previous, Secret, Secrets, SigningKey};
@@ -46,6 +48,10 @@ pub struct Webhook {
     pub secrets: Secrets,
     /// Custom headers, sent with every delivery.
     pub headers: Vec<(String, SecretString)>,
+    /// What the endpoint is shown in the TLS handshake, if it asks (mTLS).
+    pub client_certificate: Option<ClientCertificate>,
+    /// What bearer tokens for the endpoint are asked for with.
+    pub oauth2: Option<ClientCredentials>,
     /// The timeout of an attempt; `None` means the server's or the dialect's
     /// default.
     pub timeout: Option<Duration>,
@@ -67,6 +73,8 @@ pub struct Sealed {
     pub secrets: Secrets,
     /// Custom headers, sent with every delivery.
     pub headers: Vec<(String, SecretString)>,
+    pub client_certificate: Option<ClientCertificate>,
+    pub oauth2: Option<ClientCredentials>,
 }
 
 /// A rate limit: at most this many attempts in any period of this length.
@@ -138,12 +146,14 @@ pub enum Unreadable {
 /// The sealed columns, each with the name that its value is bound to. A rotation
 /// copies the current value to the previous one unchanged, so both are bound to the
 /// same name.
-pub const SEALED: [(&str, &str); 5] = [
+pub const SEALED: [(&str, &str); 7] = [
     ("secret", "secret"),
     ("previous_secret", "secret"),
     ("signing_key", "signing key"),
     ("previous_signing_key", "signing key"),
     ("headers", "headers"),
+    ("client_certificate", "client certificate"),
+    ("oauth2", "oauth2"),
 ];
 
 /// The context that a sealed column is bound to (see [`crate::seal`]).
@@ -172,15 +182,20 @@ impl Webhook {
 
     /// The columns that [`Webhook::read`] needs.
     pub const COLUMNS: &'static str = "id, tenant, external_id, url, dialect, secret, previous_secret, \
-        previous_secret_until, signing_key, previous_signing_key, headers, timeout_ms, retry, \
-        rate_limit, rate_period_s, debug_mode, trace_header, status";
+        previous_secret_until, signing_key, previous_signing_key, headers, client_certificate, \
+        oauth2, timeout_ms, retry, rate_limit, rate_period_s, debug_mode, trace_header, status";
 
     /// Reads a row and opens its sealed columns.
     ///
     /// # Errors
     /// If a sealed column can't be opened or has the wrong form.
     pub fn read(row: &Row, keys: &Keyring) -> Result<Self, Unreadable> {
-        let Sealed { secrets, headers } = Sealed::open(row, keys)?;
+        let Sealed {
+            secrets,
+            headers,
+            client_certificate,
+            oauth2,
+        } = Sealed::open(row, keys)?;
         Ok(Self {
             id: row.get("id"),
             tenant: row.get("tenant"),
@@ -189,6 +204,8 @@ impl Webhook {
             dialect: row.get("dialect"),
             secrets,
             headers,
+            client_certificate,
+            oauth2,
             timeout: row
                 .get::<_, Option<i32>>("timeout_ms")
                 .map(|ms| Duration::from_millis(ms as u64)),
@@ -246,7 +263,7 @@ pub fn read_retry(row: &Row) -> Result<Option<Retry>, Unreadable> {
 impl Sealed {
     /// The columns that [`Sealed::open`] needs, besides `id`.
     pub const COLUMNS: &'static str = "secret, previous_secret, previous_secret_until, \
-        signing_key, previous_signing_key, headers";
+        signing_key, previous_signing_key, headers, client_certificate, oauth2";
 
     /// Opens the sealed columns of a row.
     ///
@@ -292,7 +309,21 @@ impl Sealed {
                     .map_err(|_| Unreadable::Field("headers"))?
             }
         };
+        let optional = |column: &'static str, name: &'static str| {
+            let sealed = row.get::<_, Option<&[u8]>>(column);
+            sealed.map(|sealed| open(name, sealed)).transpose()
+        };
+        let client_certificate = optional("client_certificate", "client certificate")?
+            .map(|text| {
+                ClientCertificate::stored(&text).ok_or(Unreadable::Field("client certificate"))
+            })
+            .transpose()?;
+        let oauth2 = optional("oauth2", "oauth2")?
+            .map(|text| serde_json::from_str(&text).map_err(|_| Unreadable::Field("oauth2")))
+            .transpose()?;
         Ok(Self {
+            client_certificate,
+            oauth2,
             secrets: Secrets {
                 current: secret(row.get("secret"))?,
                 signing_key: signing_key("signing_key")?,

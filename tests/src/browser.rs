@@ -288,8 +288,10 @@ impl Tab {
         let mut found = Vec::new();
         for entry in self.log("browser").await {
             let text = entry["message"].as_str().unwrap_or_default();
+            let is_advice =
+                !["SEVERE", "WARNING"].contains(&entry["level"].as_str().unwrap_or_default());
             // A page that is refused on purpose is no complaint of the browser's.
-            if !text.contains("Failed to load resource") {
+            if !is_advice && !text.contains("Failed to load resource") {
                 found.push(text.to_owned());
             }
         }
@@ -302,10 +304,7 @@ impl Tab {
                 let url = message["params"]["request"]["url"]
                     .as_str()
                     .unwrap_or_default();
-                if !url.starts_with(&ours)
-                    && !url.starts_with("data:")
-                    && !url.starts_with("about:")
-                {
+                if url.starts_with("http") && !url.starts_with(&ours) {
                     found.push(format!("asked for {url}"));
                 }
             }

@@ -68,6 +68,7 @@ pub struct Reply {
     status: u16,
     headers: Vec<(&'static str, String)>,
     after: Duration,
+    body: String,
 }
 
 impl Reply {
@@ -78,6 +79,7 @@ impl Reply {
             status,
             headers: Vec::new(),
             after: Duration::ZERO,
+            body: "noted\n".to_owned(),
         }
     }
 
@@ -85,6 +87,13 @@ impl Reply {
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
+        self
+    }
+
+    /// Sets the body.
+    #[must_use]
+    pub fn saying(mut self, body: impl Into<String>) -> Self {
+        self.body = body.into();
         self
     }
 
@@ -221,7 +230,7 @@ async fn remember(
     };
     tokio::time::sleep(reply.after).await;
     let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = (status, "noted\n").into_response();
+    let mut response = (status, reply.body).into_response();
     for (name, value) in reply.headers {
         if let Ok(value) = value.parse() {
             response.headers_mut().insert(name, value);

@@ -90,10 +90,12 @@ async fn leaders_fail(rounds: usize, hangs: bool) {
             confirm.as_secs_f64(),
             arrival.as_secs_f64()
         );
-        match hangs {
-            true => node.resume().unwrap(),
-            false => node.start_again().await.unwrap(),
+        // A node that has hung is rebooted: not all of its replicas come back by themselves
+        // (RabbitMQ 3.10).
+        if hangs {
+            node.kill().await.unwrap();
         }
+        node.start_again().await.unwrap();
         for queue in [EVENTS, JOBS] {
             cluster.is_whole(queue).await.unwrap();
         }

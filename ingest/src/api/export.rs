@@ -118,13 +118,17 @@ async fn settings(client: &Client, tenant: &Tenant) -> Result<Value> {
         name,
         dialect,
         limits,
+        alerts,
         strict_event_types,
+        egress_proxy,
         ..
     } = TenantView::from_row(&row);
-    Ok(json!({
-        "id": id, "name": name, "dialect": dialect, "limits": limits,
+    let mut file = json!({
+        "id": id, "name": name, "dialect": dialect, "limits": limits, "alerts": alerts,
         "strict_event_types": strict_event_types,
-    }))
+    });
+    put_members(&mut file, [("egress_proxy", json!(egress_proxy))]);
+    Ok(file)
 }
 
 async fn webhooks_after(
@@ -136,7 +140,7 @@ async fn webhooks_after(
         .prepare_cached(&format!(
             "-- webhooks_to_export\n\
              SELECT id, key, url, patterns, description, status, operational, filter, timeout_ms, \
-                 retry, rate_limit, rate_period_s, debug_mode, dialect, metadata, external_id, owner, \
+                 retry, rate_limit, rate_period_s, debug_mode, trace_header, dialect, metadata, external_id, owner, \
                  {} \
              FROM webhooks \
              WHERE tenant = $1 AND status <> 'deleted' AND temporary_until IS NULL \
@@ -162,6 +166,20 @@ fn webhook(api: &Api, row: &Row, variables: &mut Variables) -> Value {
     };
     let headers: BTreeMap<String, Value> = headers.iter().map(from_environment).collect();
     let secret = json!({"env": variables.name(&format!("{key}_SECRET"))});
+    let certificate = sealed
+        .as_ref()
+        .and_then(|sealed| sealed.client_certificate.as_ref());
+    let certificate = certificate.map_or(Value::Null, |certificate| {
+        let variable = variables.name(&format!("{key}_CLIENT_KEY"));
+        json!({"certificate": certificate.certificate(), "private_key": {"env": variable}})
+    });
+    let oauth2 = sealed.as_ref().and_then(|sealed| sealed.oauth2.as_ref());
+    let oauth2 = oauth2.map_or(Value::Null, |credentials| {
+        let variable = variables.name(&format!("{key}_CLIENT_SECRET"));
+        let mut shown = json!(credentials);
+        shown["client_secret"] = json!({"env": variable});
+        shown
+    });
     let status = match Status::read(row.get("status")) {
         Status::Active => None,
         Status::Paused => Some("paused"),
@@ -179,6 +197,8 @@ fn webhook(api: &Api, row: &Row, variables: &mut Variables) -> Value {
         ("filters", json!(row.get::<_, Option<Value>>("filter"))),
         ("secret", secret),
         ("headers", json!(headers)),
+        ("client_certificate", certificate),
+        ("oauth2", oauth2),
         ("timeout", json!(row.get::<_, Option<i32>>("timeout_ms"))),
         ("retry_policy", json!(read_retry(row).unwrap_or_default())),
         ("rate_limit", json!(Rate::read(row).map(RateLimit::from))),
@@ -193,6 +213,9 @@ fn webhook(api: &Api, row: &Row, variables: &mut Variables) -> Value {
         ("owner", json!(row.get::<_, Option<String>>("owner"))),
     ];
     put_members(&mut shown, members);
+    if !row.get::<_, bool>("trace_header") {
+        shown["trace_header"] = json!(false);
+    }
     shown
 }
 

@@ -16,9 +16,12 @@ use shared::clock;
 use shared::dialect::{Dialect, Keyed, Place, Received};
 use shared::ids::{DeliveryId, EventId, Tenant, WebhookId};
 use shared::secret::Secret;
+use shared::webhook::Webhook;
 use std::sync::Arc;
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
+use tokio::task::block_in_place;
+use tokio_postgres::Row;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -28,6 +31,7 @@ use crate::api::deliveries::composed::{Composed, webhook_of};
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::Body;
 use crate::api::state::{Api, Shared};
+use crate::cpu;
 use crate::invalid::NotFound;
 
 /// The largest body and headers together, in bytes.
@@ -215,16 +219,18 @@ pub async fn checked(api: &Api, tenant: &Tenant, new: NewCheck) -> Result<Checke
         body: &new.body,
     };
     let known = known(api, tenant, &new, &received).await?;
+    let others = other_webhooks(api, tenant, known.webhook).await?;
+    let _permit = cpu::permit(tenant).await;
     let mut checking = Checking {
         api,
-        tenant,
+        others,
         new: &new,
         received,
         known,
         steps: Vec::new(),
         difference: None,
     };
-    let (finding, detail) = checking.run().await?;
+    let (finding, detail) = block_in_place(|| checking.run());
     Ok(Checked {
         verifies: finding != Finding::TimeOff
             && checking
@@ -381,9 +387,25 @@ async fn attempt_at(
     Ok(row.map(|row| row.get(0)))
 }
 
+/// A tenant's latest webhooks, but this one.
+async fn other_webhooks(api: &Api, tenant: &Tenant, but: Option<WebhookId>) -> Result<Vec<Row>> {
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(&format!(
+            "-- secrets_to_check\n\
+             SELECT {} FROM webhooks \
+             WHERE tenant = $1 AND status <> 'deleted' AND id IS DISTINCT FROM $2 \
+             ORDER BY id DESC LIMIT $3",
+            Webhook::COLUMNS
+        ))
+        .await?;
+    Ok(client.query(&statement, &[tenant, &but, &OTHERS]).await?)
+}
+
 struct Checking<'a> {
     api: &'a Api,
-    tenant: &'a Tenant,
+    /// The tenant's latest webhooks, but this one.
+    others: Vec<Row>,
     new: &'a NewCheck,
     received: Received<'a>,
     known: Known,
@@ -400,7 +422,7 @@ impl Checking<'_> {
         });
     }
 
-    async fn run(&mut self) -> Result<(Finding, String)> {
+    fn run(&mut self) -> (Finding, String) {
         let dialect = self.known.dialect.clone();
         let needed = dialect.needed_headers();
         let is_there = |name: &&axum::http::HeaderName| self.received.header(name).is_some();
@@ -413,10 +435,10 @@ impl Checking<'_> {
             let hint = others.map_or_else(String::new, |name| {
                 format!(" The headers are those of the dialect `{name}`.")
             });
-            return Ok((
+            return (
                 Finding::HeaderMissing,
                 format!("The header `{first}` is missing, and nothing verifies without it.{hint}"),
-            ));
+            );
         }
         let names: Vec<_> = needed.iter().map(ToString::to_string).collect();
         if names.is_empty() {
@@ -427,7 +449,7 @@ impl Checking<'_> {
         let places = dialect.signature_places();
         // Every place that is signed by itself must verify; the first one tells.
         let Some(place) = places.first() else {
-            return Ok((Finding::Unknown, "The dialect signs nothing.".to_owned()));
+            return (Finding::Unknown, "The dialect signs nothing.".to_owned());
         };
         let came = dialect
             .received_signatures(place, &self.received)
@@ -437,20 +459,19 @@ impl Checking<'_> {
         if formed.is_empty() {
             let detail = format!("`{place}` must be `{}`, of 32 bytes.", place.encoding);
             self.step("form", false, detail.clone());
-            return Ok((
+            return (
                 Finding::WrongForm,
                 format!(
                     "The signature isn't one of the dialect `{}`: {detail}",
                     dialect.name()
                 ),
-            ));
+            );
         }
         self.step("form", true, format!("`{}`, of 32 bytes.", place.encoding));
         let time = self.time(&dialect);
         self.secret_form();
         let same_body = self.body();
         self.signature(&dialect, place, &formed, time, same_body)
-            .await
     }
 
     /// Whether the time in the headers is right; `None`: there is none.
@@ -550,21 +571,21 @@ impl Checking<'_> {
         Some(false)
     }
 
-    async fn signature(
+    fn signature(
         &mut self,
         dialect: &Dialect,
         place: &Place,
         came: &[String],
         time: Option<bool>,
         same_body: Option<bool>,
-    ) -> Result<(Finding, String)> {
+    ) -> (Finding, String) {
         let covers = format!("HMAC-SHA256 of `{}`", place.covers);
         let Some(secret) = self.known.secret.clone() else {
             self.step("signature", None, format!("{covers}: there is no secret."));
-            return Ok((
+            return (
                 Finding::Unknown,
                 "Without a secret nothing more can be said.".to_owned(),
-            ));
+            );
         };
         let makes = |received: &Received<'_>, secret: &Secret, keyed| {
             dialect.expected(place, received, secret, keyed).ok()
@@ -575,7 +596,7 @@ impl Checking<'_> {
         let received = self.received;
         if is_it(&received, &secret, Keyed::Rightly) {
             self.step("signature", true, format!("{covers} is what came."));
-            return Ok(self.verified(dialect, place, &secret, time));
+            return self.verified(dialect, place, &secret, time);
         }
         let expected = makes(&received, &secret, Keyed::Rightly).unwrap_or_default();
         self.step(
@@ -596,10 +617,10 @@ impl Checking<'_> {
                 }
                 false => "it was changed on its way, or isn't whole.",
             };
-            return Ok((
+            return (
                 Finding::BodyChanged,
                 format!("The body isn't the one that was signed: {how}"),
-            ));
+            );
         }
         for variant in variants(received.body) {
             let variant = Received {
@@ -607,12 +628,12 @@ impl Checking<'_> {
                 ..received
             };
             if is_it(&variant, &secret, Keyed::Rightly) {
-                return Ok((
+                return (
                     Finding::BodyChanged,
                     "The body isn't the one that was signed: white space or a line's end was added or \
                      taken away. Verify the raw bytes."
                         .to_owned(),
-                ));
+                );
             }
         }
         // Which secret did sign?
@@ -623,47 +644,49 @@ impl Checking<'_> {
                 secret.is_some_and(|secret| is_it(&body, secret, Keyed::Rightly))
             };
             if by(&current) {
-                return self.instead_of(&secret, previous.as_ref()).await;
+                return self.instead_of(&secret, previous.as_ref());
             }
             if by(&previous) {
-                return Ok((
+                return (
                     Finding::PreviousSecret,
                     "It was signed with the secret before the rotation. Let the receiver accept both, \
                      or send the delivery again."
                         .to_owned(),
-                ));
+                );
             }
         }
         if time == Some(false) {
-            return Ok((
+            return (
                 Finding::TimeOff,
                 "The time in the headers isn't the one that was signed. Use the header of the same \
                  request, as it came."
                     .to_owned(),
-            ));
+            );
         }
         if same_body == Some(false) {
-            return Ok((
+            return (
                 Finding::BodyChanged,
                 "The body isn't the one that was sent, and the secret isn't the one that signed it."
                     .to_owned(),
-            ));
+            );
         }
-        let others = self.other_webhooks_secrets().await?;
-        if let Some((other, _)) = others
-            .iter()
-            .find(|(_, secret)| is_it(&body, secret, Keyed::Rightly))
-        {
-            return Ok((
+        // Rendered once: there may be a hundred secrets.
+        let signed = dialect.signed(place, &body).unwrap_or_default();
+        let signs = |secret: &Secret| {
+            came.contains(&dialect.signature_of(place, &signed, secret, Keyed::Rightly))
+        };
+        let others = self.other_webhooks_secrets();
+        if let Some((other, _)) = others.iter().find(|(_, secret)| signs(secret)) {
+            return (
                 Finding::OtherWebhooksSecret,
                 format!("It was signed with the secret of another webhook, {other}."),
-            ));
+            );
         }
-        Ok((
+        (
             Finding::WrongSecret,
             "The secret isn't the one that signed this body, or the body isn't the one that was signed."
                 .to_owned(),
-        ))
+        )
     }
 
     /// It verifies. Is the time right, and does the receiver's code compute the same?
@@ -720,26 +743,22 @@ impl Checking<'_> {
     }
 
     /// The webhook's secret signed it, and the receiver has another one: which?
-    async fn instead_of(
-        &self,
-        secret: &Secret,
-        previous: Option<&Secret>,
-    ) -> Result<(Finding, String)> {
+    fn instead_of(&self, secret: &Secret, previous: Option<&Secret>) -> (Finding, String) {
         if previous.is_some_and(|previous| previous.expose() == secret.expose()) {
-            return Ok((
+            return (
                 Finding::PreviousSecret,
                 "The receiver has the secret before the rotation. It needs the new one.".to_owned(),
-            ));
+            );
         }
-        let others = self.other_webhooks_secrets().await?;
+        let others = self.other_webhooks_secrets();
         if let Some((other, _)) = others
             .iter()
             .find(|(_, other)| other.expose() == secret.expose())
         {
-            return Ok((
+            return (
                 Finding::OtherWebhooksSecret,
                 format!("The receiver has the secret of another webhook, {other}."),
-            ));
+            );
         }
         let current = self
             .known
@@ -750,38 +769,23 @@ impl Checking<'_> {
             current.expose().strip_prefix("whsec_") == Some(secret.expose())
         });
         if is_undecoded {
-            return Ok((
+            return (
                 Finding::SecretNotDecoded,
                 "The receiver's secret lacks `whsec_`: with it the rest is decoded.".to_owned(),
-            ));
+            );
         }
-        Ok((
+        (
             Finding::WrongSecret,
             "The receiver's secret isn't the webhook's.".to_owned(),
-        ))
+        )
     }
 
-    /// Of the tenant's latest webhooks, but this one.
-    async fn other_webhooks_secrets(&self) -> Result<Vec<(WebhookId, Secret)>> {
-        let client = self.api.pool.get().await?;
-        let statement = client
-            .prepare_cached(&format!(
-                "-- secrets_to_check\n\
-                 SELECT {} FROM webhooks \
-                 WHERE tenant = $1 AND status <> 'deleted' AND id IS DISTINCT FROM $2 \
-                 ORDER BY id DESC LIMIT $3",
-                shared::webhook::Webhook::COLUMNS
-            ))
-            .await?;
-        let rows = client
-            .query(&statement, &[self.tenant, &self.known.webhook, &OTHERS])
-            .await?;
-        let webhooks = rows
-            .iter()
-            .filter_map(|row| shared::webhook::Webhook::read(row, &self.api.keys).ok());
-        Ok(webhooks
+    fn other_webhooks_secrets(&self) -> Vec<(WebhookId, Secret)> {
+        let rows = self.others.iter();
+        let webhooks = rows.filter_map(|row| Webhook::read(row, &self.api.keys).ok());
+        webhooks
             .map(|webhook| (webhook.id, webhook.secrets.current().clone()))
-            .collect())
+            .collect()
     }
 
     fn is_same_json(&self) -> bool {

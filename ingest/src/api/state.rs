@@ -10,6 +10,7 @@ use secrecy::SecretString;
 use shared::catalogue::Feed;
 use shared::destination::Destinations;
 use shared::dialect::Dialects;
+use shared::egress::Egress;
 use shared::publish::Publisher;
 use shared::seal::Keyring;
 use shared::webhook::Subscription;
@@ -47,6 +48,8 @@ pub struct Api {
     pub keys: Keyring,
     /// The operator's rules on where deliveries may go.
     pub destinations: Destinations,
+    /// The proxies that tenants can name.
+    pub egress: Egress,
     /// All dialects, built-in and from `DIALECTS_DIR`.
     pub dialects: Dialects,
     pub admin_token: Option<SecretString>,

@@ -13,7 +13,7 @@ use crate::api::access::auth::Operating;
 use crate::api::http::headers::Created;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Name, Page, Parameters};
-use crate::api::state::Shared;
+use crate::api::state::{Api, Shared};
 use crate::invalid::NotFound;
 use crate::tenants::{COLUMNS, Change, NewTenant, TenantView, insert, update, usage};
 
@@ -67,6 +67,7 @@ pub async fn create(
     Body(new): Body<NewTenant>,
 ) -> Result<Created<TenantView>> {
     let (id, tenant) = new.check(&api.dialects)?;
+    check_proxy(&api, &tenant)?;
     let mut client = api.pool.get().await?;
     let transaction = begin(&mut client, &operating.actor).await?;
     let shown = insert(&transaction, &id, &tenant).await?;
@@ -168,6 +169,7 @@ pub async fn change(
     Body(change): Body<Change>,
 ) -> Result<Json<TenantView>> {
     change.check(&api.dialects)?;
+    check_proxy(&api, &change)?;
     let mut client = api.pool.get().await?;
     let transaction = begin(&mut client, &operating.actor).await?;
     let shown = update(&transaction, &known(&id)?, &change).await?;
@@ -180,4 +182,15 @@ pub async fn change(
 /// A text that can't be a tenant's id is answered like an id that no tenant has.
 fn known(id: &str) -> Result<Tenant> {
     id.parse().map_err(|_| NotFound::tenant(id).into())
+}
+
+/// Refuses a proxy that this process doesn't know: deliveries would fail.
+fn check_proxy(api: &Api, change: &Change) -> Result<()> {
+    match &change.egress_proxy {
+        Some(Some(name)) if !api.egress.has(name) => Err(Problem::field(
+            "egress_proxy",
+            format!("`{name}` is not in EGRESS_PROXIES"),
+        )),
+        _ => Ok(()),
+    }
 }

@@ -95,6 +95,7 @@ pub fn tenant(now: Option<&TenantView>, mut wanted: Change) -> (Change, Differen
                 &now.strict_event_types,
                 &mut wanted.strict_event_types,
             );
+            difference.member("egress_proxy", &now.egress_proxy, &mut wanted.egress_proxy);
         }
         None => {
             let mut said = |name: &str, value: Value| {
@@ -120,6 +121,7 @@ pub fn tenant(now: Option<&TenantView>, mut wanted: Change) -> (Change, Differen
                 json!(alerts.down_after_seconds),
             );
             said("strict_event_types", json!(wanted.strict_event_types));
+            said("egress_proxy", json!(wanted.egress_proxy));
         }
     }
     (wanted, difference)

@@ -216,6 +216,25 @@ impl Reading<'_> {
                 }
             }
         }
+        for (member, part) in [
+            ("client_certificate", "private_key"),
+            ("oauth2", "client_secret"),
+        ] {
+            let Some(secret) = members
+                .get_mut(member)
+                .and_then(|value| value.get_mut(part))
+            else {
+                continue;
+            };
+            let place = place.at(member).at(part);
+            if secret.is_object() {
+                self.fill_in(&place, secret);
+            } else {
+                let rule = format!("must be `{{env: {PREFIX}…}}`: files are no place for secrets");
+                self.problems.note(&place, rule);
+                members.remove(member);
+            }
+        }
         let form = self.form::<WebhookForm>(&place, Value::Object(members))?;
         let checked = form.check(self.rules.destinations, self.rules.writing.dialects);
         let form = self.problems.sift_all(&place, checked)?;

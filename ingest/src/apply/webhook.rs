@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
+use shared::client_certificate::ClientCertificate;
 use shared::ids::{ExternalId, Owner, WebhookId};
+use shared::oauth::ClientCredentials;
 use shared::retry::Retry;
 use shared::secret::Secret;
 use shared::webhook::{Rate, Status, Subscription, Webhook};
@@ -42,6 +44,8 @@ struct Members {
     signing: Signing,
     dialect: Option<String>,
     metadata: Map<String, Value>,
+    client_certificate: Option<ClientCertificate>,
+    oauth2: Option<ClientCredentials>,
     external_id: Option<ExternalId>,
     owner: Option<Owner>,
 }
@@ -64,6 +68,8 @@ impl Default for Members {
             signing: Signing::Hmac,
             dialect: None,
             metadata: Map::new(),
+            client_certificate: None,
+            oauth2: None,
             external_id: None,
             owner: None,
         }
@@ -105,6 +111,8 @@ impl Now {
                 debug_mode: webhook.debug_mode,
                 trace_header: webhook.trace_header,
                 dialect: webhook.dialect,
+                client_certificate: webhook.client_certificate,
+                oauth2: webhook.oauth2,
                 external_id: webhook.external_id,
                 owner,
                 metadata: match metadata {
@@ -137,6 +145,28 @@ pub(crate) fn compare(now: Option<&Now>, wanted: CheckedWebhook) -> (CheckedWebh
     difference.member("filters", &members.filters, &mut wanted.filters);
     secret(&mut difference, now.map(|now| &now.secret), &mut wanted);
     headers(&mut difference, &members.headers, &mut wanted);
+    let shown = |certificate: &Option<ClientCertificate>| {
+        let certificate = certificate.as_ref();
+        certificate.map_or("none".to_owned(), ClientCertificate::fingerprint)
+    };
+    sealed(
+        &mut difference,
+        "client_certificate",
+        &members.client_certificate,
+        &mut wanted.client_certificate,
+        shown,
+    );
+    let shown = |credentials: &Option<ClientCredentials>| match credentials {
+        Some(credentials) => format!("{} at {}", credentials.client_id, credentials.token_url),
+        None => "none".to_owned(),
+    };
+    sealed(
+        &mut difference,
+        "oauth2",
+        &members.oauth2,
+        &mut wanted.oauth2,
+        shown,
+    );
     difference.member("timeout", &members.timeout, &mut wanted.timeout);
     difference.member("retry_policy", &members.retry, &mut wanted.retry);
     let limit = |rate: Option<Rate>| json!(rate.map(RateLimit::from));
@@ -173,6 +203,8 @@ fn whole(wanted: CheckedWebhook) -> CheckedWebhook {
         operational: wanted.operational.or(Some(false)),
         trace_header: wanted.trace_header.or(Some(true)),
         dialect: wanted.dialect.or(Some(None)),
+        client_certificate: wanted.client_certificate.or(Some(None)),
+        oauth2: wanted.oauth2.or(Some(None)),
         external_id: wanted.external_id.or(Some(None)),
         owner: wanted.owner.or(Some(None)),
         metadata: Some(metadata),
@@ -188,6 +220,20 @@ fn secret(difference: &mut Difference, now: Option<&Secret>, wanted: &mut Checke
         (_, Some(to)) => difference.line("secret", &masked, &to.masked()),
         (None, None) => difference.line("secret", "", "generated"),
         (Some(_), None) => {}
+    }
+}
+
+/// Compares a member that has a secret in it. `shown` leaves the secret out.
+fn sealed<T: PartialEq>(
+    difference: &mut Difference,
+    name: &str,
+    now: &T,
+    wanted: &mut Option<T>,
+    shown: impl Fn(&T) -> String,
+) {
+    match wanted {
+        Some(to) if to != now => difference.line(name, &shown(now), &shown(to)),
+        _ => *wanted = None,
     }
 }
 

@@ -5,14 +5,19 @@ use std::collections::HashMap;
 use serde_json::Value;
 use url::form_urlencoded;
 
+/// The most fields of a form: a page of a list has a thousand boxes at most.
+pub const MOST: usize = 2_000;
+
 /// Names and values, in their order; a name may be there more than once.
 #[derive(Debug, Clone, Default)]
 pub struct Fields(Vec<(String, String)>);
 
 impl Fields {
-    /// Reads a body of `application/x-www-form-urlencoded`.
-    pub fn parse(body: &[u8]) -> Self {
-        Self(form_urlencoded::parse(body).into_owned().collect())
+    /// Reads a body of `application/x-www-form-urlencoded`. `None`: it has too many fields,
+    /// each of which takes many times its bytes.
+    pub fn parse(body: &[u8]) -> Option<Self> {
+        let separators = body.iter().filter(|byte| **byte == b'&').count();
+        (separators < MOST).then(|| Self(form_urlencoded::parse(body).into_owned().collect()))
     }
 
     /// The first value of this name.
@@ -97,6 +102,13 @@ mod tests {
             (segment("."), segment("..")),
             ("%2E".into(), "%2E%2E".into())
         );
+    }
+
+    #[test]
+    fn a_form_of_very_many_fields_is_refused() {
+        assert!(Fields::parse(&b"a&".repeat(MOST)).is_none());
+        let most = Fields::parse(&b"a&".repeat(MOST)[..2 * MOST - 1]);
+        assert_eq!(most.map(|fields| fields.all("a").count()), Some(MOST));
     }
 
     #[test]

@@ -270,7 +270,7 @@ impl<'a> Page<'a> {
                         li { a href={ (base) (entry.path) } { (entry.name) } }
                     }
                     @for (path, words) in &self.crumbs { li { a href=(path) { (words) } } }
-                    li { (line(&self.title)) }
+                    @if self.section != Section::Overview { li { (line(&self.title)) } }
                 }
             }
         }

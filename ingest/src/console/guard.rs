@@ -5,7 +5,7 @@
 //! limit is charged, and a form is known to come from one of our own pages. So no handler can
 //! forget any of it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,12 +22,12 @@ use shared::excerpt::{MAX_ERROR, excerpt};
 use shared::serve::network;
 use tracing::{Instrument, info, info_span};
 
-use crate::api::access::rate_limit::Client;
+use crate::api::access::rate_limit::{Client, Rates};
 use crate::api::http::problem::Problem;
 use crate::api::http::request_id::{self, REQUEST_ID};
 use crate::console::assets;
 use crate::console::failure::{Failure, Result};
-use crate::console::fields::Fields;
+use crate::console::fields::{Fields, MOST};
 use crate::console::session::{self, Session};
 use crate::console::shell::{Look, Theme};
 use crate::console::state::Console;
@@ -37,7 +37,9 @@ use crate::console::visit::Visitor;
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
     connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 /// The largest form, in bytes: an event's data, percent-encoded.
-const MAX_FORM: usize = 4 * 1024 * 1024;
+pub(super) const MAX_FORM: usize = 4 * 1024 * 1024;
+/// The largest form of somebody who isn't signed in: a token or a link, and an address.
+const MAX_ANONYMOUS: usize = 16 * 1024;
 /// The cookies of how pages look. They are no secrets, and scripts don't need them.
 pub const THEME_COOKIE: &str = "posthorn-theme";
 pub const KEYS_COOKIE: &str = "posthorn-keys";
@@ -89,40 +91,34 @@ async fn admit(console: &Console, request: Request) -> Result<Request> {
         return Ok(request);
     }
     let (mut parts, body) = request.into_parts();
+    let from = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+    let from = from.map(|ConnectInfo(from)| from.ip());
     let cookie = cookie(&parts.headers, session::COOKIE);
+    charge_browser(console, cookie, from)?;
     let session = match cookie {
         Some(cookie) => session::find(&console.api, cookie)
             .await?
             .filter(|session| !session.is_portal),
         None => None,
     };
-    let from = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-    let from = from.map(|ConnectInfo(from)| from.ip());
-    if let Some(rates) = &console.api.rates {
-        let client = match (&session, from) {
-            (Some(session), _) => {
-                rates.know(session.client(), Instant::now());
-                Some(Client::Token(session.client()))
-            }
-            (None, from) => from.map(|ip| Client::Address(network(ip))),
-        };
-        if let Some(client) = client {
-            rates
-                .take(client, Instant::now())
-                .map_err(|refused| Problem::too_many(refused.wait))?;
-        }
+    if let Some(session) = &session {
+        charge_session(console, session)?;
     }
     if parts.method == Method::POST {
-        let fields = read_form(&parts.headers, body).await?;
         let path = parts.uri.path();
-        match &session {
-            Some(session) => check_form(session, &fields, path)?,
-            None if WITHOUT_SESSION.contains(&path) => {}
+        // Before anything is read: whoever isn't signed in sends little, and to few pages.
+        let most = match &session {
+            Some(_) => MAX_FORM,
+            None if WITHOUT_SESSION.contains(&path) => MAX_ANONYMOUS,
             None => {
                 return Err(Failure::SignIn {
                     next: String::new(),
                 });
             }
+        };
+        let fields = read_form(&parts.headers, body, most).await?;
+        if let Some(session) = &session {
+            check_form(session, &fields, path)?;
         }
         // Never what the form says: there may be secrets in it.
         let who = session.as_ref().map_or("nobody", |session| &session.shown);
@@ -150,16 +146,61 @@ async fn admit(console: &Console, request: Request) -> Result<Request> {
     Ok(Request::from_parts(parts, axum::body::Body::empty()))
 }
 
-pub(super) async fn read_form(headers: &HeaderMap, body: axum::body::Body) -> Result<Fields> {
+/// Before PostgreSQL is asked: the browser of a session that was found not long ago, else the
+/// address. So made-up cookies gain nothing.
+pub(super) fn charge_browser(
+    console: &Console,
+    cookie: Option<&str>,
+    from: Option<IpAddr>,
+) -> Result<()> {
+    let Some(rates) = &console.api.rates else {
+        return Ok(());
+    };
+    let known = cookie
+        .and_then(session::cookie_hash)
+        .filter(|hash| rates.knows(*hash));
+    let client = match (known, from) {
+        (Some(hash), _) => Client::Token(hash),
+        (None, Some(ip)) => Client::Address(network(ip)),
+        (None, None) => return Ok(()),
+    };
+    take(rates, client)
+}
+
+/// All sessions of a token have one bucket: signing in again gains nothing, either.
+pub(super) fn charge_session(console: &Console, session: &Session) -> Result<()> {
+    let Some(rates) = &console.api.rates else {
+        return Ok(());
+    };
+    rates.know(session.cookie_hash(), Instant::now());
+    match session.shared_bucket() {
+        Some(shared) => take(rates, Client::Token(shared)),
+        None => Ok(()),
+    }
+}
+
+fn take(rates: &Rates, client: Client) -> Result<()> {
+    match rates.take(client, Instant::now()) {
+        Ok(_) => Ok(()),
+        Err(refused) => Err(Problem::too_many(refused.wait).into()),
+    }
+}
+
+pub(super) async fn read_form(
+    headers: &HeaderMap,
+    body: axum::body::Body,
+    most: usize,
+) -> Result<Fields> {
     if !is_from_here(headers) {
         return Err(Failure::forbidden(
             "this form was not sent by one of the console's own pages",
         ));
     }
-    let body = to_bytes(body, MAX_FORM)
+    let body = to_bytes(body, most)
         .await
-        .map_err(|_| Problem::too_large(format!("a form may have at most {MAX_FORM} bytes")))?;
-    Ok(Fields::parse(&body))
+        .map_err(|_| Problem::too_large(format!("this form may have at most {most} bytes")))?;
+    Fields::parse(&body)
+        .ok_or_else(|| Problem::too_large(format!("a form may have at most {MOST} fields")).into())
 }
 
 pub(super) fn check_form(session: &Session, fields: &Fields, path: &str) -> Result<()> {

@@ -62,6 +62,7 @@ pub fn routes(console: Console) -> Router {
         .route("/webhooks/{id}", get(webhook::show))
         .route("/webhooks/{id}/edit", get(edit::edit).post(edit::save))
         .route("/webhooks/{id}/status", post(webhook::set_status))
+        .route("/webhooks/{id}/probe", post(webhook::ask_now))
         .route("/webhooks/{id}/statistics", get(statistics::show))
         .route("/webhooks/{id}/log", get(log::show))
         .route("/webhooks/{id}/settings", get(settings::show))

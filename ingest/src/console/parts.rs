@@ -138,10 +138,15 @@ pub fn code(content: &Markup) -> Markup {
     }
 }
 
-/// A payload: JSON in its colours, byte for byte; anything else as text.
+/// The longest JSON in colours, in bytes: each token takes many times its length.
+pub const COLOURED: usize = 16 * 1024;
+/// The most levels of JSON that are set in.
+const LEVELS: usize = 8;
+
+/// A payload: JSON in its colours if it isn't long, byte for byte; anything else as text.
 pub fn payload(text: &str) -> Markup {
     match serde_json::from_str::<&serde_json::value::RawValue>(text) {
-        Ok(_) if text.len() <= crate::console::text::MOST => json(text),
+        Ok(_) if text.len() <= COLOURED => json(text),
         _ => block(text),
     }
 }
@@ -153,7 +158,7 @@ fn json(text: &str) -> Markup {
     let mut depth = 0_usize;
     let bytes = text.as_bytes();
     let mut at = 0;
-    let newline = |depth: usize| html! { "\n" (" ".repeat(2 * depth.min(40))) };
+    let newline = |depth: usize| html! { "\n" (" ".repeat(2 * depth.min(LEVELS))) };
     while at < bytes.len() {
         let rest = &bytes[at + 1..];
         let next = rest.iter().position(|b| !b.is_ascii_whitespace());
@@ -333,5 +338,25 @@ mod tests {
         assert!(!payload(sent).0.contains("<script>"));
         assert_eq!(text(&payload("a<b\0")), "a<b␀");
         assert_eq!(text(&payload("\"{\"")), "\"{\"");
+    }
+
+    #[test]
+    fn a_page_is_at_most_forty_times_as_large_as_the_payload_on_it() {
+        let deep = |levels: usize| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
+        let flat = |many: usize| format!("[{}1]", "1,".repeat(many));
+        let quotes = |many: usize| format!("[{}0]", r#""\"","#.repeat(many));
+        // serde_json reads 128 levels at most.
+        for sent in [
+            deep(120),
+            flat(8_000),
+            quotes(3_000),
+            quotes(9_000),
+            flat(9_000),
+        ] {
+            let (sent, shown) = (sent.len(), payload(&sent).0.len());
+            assert!(shown <= 40 * sent, "{sent} {shown}");
+        }
+        let plain = payload(&flat(9_000)).0;
+        assert!(!plain.contains("<span"), "long ones have no colours");
     }
 }

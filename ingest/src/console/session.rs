@@ -13,7 +13,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use shared::clock;
-use shared::ids::{Tenant, WebhookId};
+use shared::excerpt::excerpt;
+use shared::ids::{Tenant, TokenId, WebhookId};
 use shared::seal::fill_random;
 use subtle::ConstantTimeEq;
 use time::{Duration, OffsetDateTime};
@@ -35,6 +36,10 @@ pub const LASTS: Duration = Duration::hours(12);
 const SEALED: Duration = Duration::minutes(10);
 /// How much of a token pages and logs show.
 const SHOWN: usize = 8;
+/// How much of a JWT's subject they show.
+const SHOWN_SUBJECT: usize = 64;
+/// The most sessions of a token: the oldest make way.
+const MOST: i64 = 20;
 
 /// Who a request comes from.
 #[derive(Debug, Clone)]
@@ -49,10 +54,34 @@ pub struct Session {
     /// How pages and logs name it.
     pub shown: String,
     pub ends_at: OffsetDateTime,
+    /// See [`Session::shared_bucket`].
+    shared_bucket: Option<[u8; 32]>,
     /// How the portal looks: as its link says.
     pub theme: Theme,
     pub accent: &'static str,
     id: Id,
+}
+
+/// How the rate limit knows a browser before its session is looked up.
+pub fn cookie_hash(cookie: &str) -> Option<[u8; 32]> {
+    Id::parse(cookie).map(|id| id.hash())
+}
+
+/// The rate limit's bucket of what began a session. A link begins only one.
+fn bucket_of(
+    kind: &str,
+    token: Option<TokenId>,
+    tenant: Option<&Tenant>,
+    shown: &str,
+) -> Option<[u8; 32]> {
+    let whose = match (kind, token) {
+        ("token", Some(token)) => token.to_string(),
+        // By its tenant and its subject.
+        ("jwt", _) => format!("{} {shown}", tenant.map_or("", Tenant::as_str)),
+        ("operator", _) => String::new(),
+        _ => return None,
+    };
+    Some(Sha256::digest(format!("console {kind} {whose}")).into())
 }
 
 /// The cookie's 32 bytes.
@@ -117,16 +146,21 @@ impl Session {
         self.csrf().as_bytes().ct_eq(sent.as_bytes()).into()
     }
 
-    /// By which the API's rate limit knows it.
-    pub fn client(&self) -> [u8; 32] {
+    /// How the rate limit knows its browser.
+    pub fn cookie_hash(&self) -> [u8; 32] {
         self.id.hash()
+    }
+
+    /// How the rate limit knows all sessions of its token or JWT's subject.
+    pub fn shared_bucket(&self) -> Option<[u8; 32]> {
+        self.shared_bucket
     }
 }
 
 /// What begins a session, checked.
 struct Begins {
     kind: &'static str,
-    token: Option<shared::ids::TokenId>,
+    token: Option<TokenId>,
     operator: bool,
     tenant: Option<Tenant>,
     role: Role,
@@ -200,7 +234,10 @@ async fn checked(api: &Api, token: &str) -> Result<Option<Begins>> {
             tenant: Some(claims.tenant),
             role: claims.role,
             webhooks: None,
-            shown: "a JWT".to_owned(),
+            shown: claims.subject.map_or_else(
+                || "a JWT".to_owned(),
+                |subject| format!("a JWT of {}", excerpt(&subject, SHOWN_SUBJECT)),
+            ),
             ends_at: jwt::expires_at(token).map_or(ends_at, |at| at.min(ends_at)),
             theme: None,
             accent: None,
@@ -263,9 +300,19 @@ async fn insert(api: &Api, begins: Begins) -> Result<Begun> {
             ],
         )
         .await?;
+    if begins.token.is_some() {
+        let statement = "-- end_oldest_sessions\n\
+             DELETE FROM sessions WHERE hash IN ( \
+                 SELECT hash FROM sessions WHERE token_id = $1 \
+                 ORDER BY created_at DESC, hash OFFSET $2)";
+        let statement = client.prepare_cached(statement).await?;
+        client.execute(&statement, &[&begins.token, &MOST]).await?;
+    }
+    let tenant = begins.tenant.as_ref();
     Ok(Begun {
         cookie: BASE64.encode(id.0).into(),
         session: Session {
+            shared_bucket: bucket_of(begins.kind, begins.token, tenant, &begins.shown),
             tenant: begins.tenant,
             role: begins.role,
             webhooks: begins.webhooks,
@@ -299,7 +346,7 @@ pub async fn find(api: &Api, cookie: &str) -> Result<Option<Session>> {
     let statement = client
         .prepare_cached(
             "-- find_session\n\
-             SELECT s.kind, s.operator_mark, s.webhooks, s.shown, s.ends_at, s.theme, s.accent, \
+             SELECT s.kind, s.token_id, s.operator_mark, s.webhooks, s.shown, s.ends_at, s.theme, s.accent, \
                  CASE WHEN t.id IS NULL THEN s.tenant ELSE t.tenant END AS tenant, \
                  coalesce(t.role, s.role) AS role, \
                  s.seen_at < now() - interval '1 minute' AS unnoticed \
@@ -328,13 +375,16 @@ pub async fn find(api: &Api, cookie: &str) -> Result<Option<Session>> {
             .await?;
         client.execute(&statement, &[&hash.as_slice()]).await?;
     }
+    let (kind, tenant): (&str, Option<Tenant>) = (row.get("kind"), row.get("tenant"));
+    let shown: String = row.get("shown");
     Ok(Some(Session {
-        tenant: row.get("tenant"),
+        shared_bucket: bucket_of(kind, row.get("token_id"), tenant.as_ref(), &shown),
+        tenant,
         // The least of them, if a row were to have another.
         role: row.get::<_, &str>("role").parse().unwrap_or(Role::Viewer),
         webhooks: row.get("webhooks"),
-        is_portal: row.get::<_, &str>("kind") == "portal",
-        shown: row.get("shown"),
+        is_portal: kind == "portal",
+        shown,
         ends_at: row.get("ends_at"),
         theme: Theme::parse(row.get::<_, Option<&str>>("theme").unwrap_or_default()),
         accent: accent(row.get("accent")),
@@ -356,6 +406,34 @@ pub async fn end(api: &Api, session: &Session) -> Result<()> {
         )
         .await?;
     Ok(())
+}
+
+/// Ends all sessions of a tenant, or of everybody, and takes the links away that weren't opened
+/// yet. Answers how many sessions there were.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn end_all(
+    pool: &deadpool_postgres::Pool,
+    tenant: Option<&Tenant>,
+) -> anyhow::Result<u64> {
+    let mut client = pool.get().await?;
+    let transaction = client.transaction().await?;
+    transaction
+        .execute(
+            "-- end_links\nDELETE FROM links \
+             WHERE opened_at IS NULL AND ($1::text IS NULL OR tenant = $1)",
+            &[&tenant],
+        )
+        .await?;
+    let ended = transaction
+        .execute(
+            "-- end_all_sessions\nDELETE FROM sessions WHERE $1::text IS NULL OR tenant = $1",
+            &[&tenant],
+        )
+        .await?;
+    transaction.commit().await?;
+    Ok(ended)
 }
 
 /// Keeps a secret that was just made, for the page that shows it once.
@@ -551,6 +629,7 @@ mod tests {
             is_portal: false,
             shown: String::new(),
             ends_at: OffsetDateTime::UNIX_EPOCH,
+            shared_bucket: None,
             theme: Theme::System,
             accent: "",
             id: Id([byte; 32]),

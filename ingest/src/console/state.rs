@@ -29,37 +29,36 @@ pub struct Console {
 pub struct SignIns(Mutex<HashMap<IpAddr, (Instant, u32)>>);
 
 impl SignIns {
-    /// Whether this address may try.
+    /// Counts a try as a failure until [`succeeded`](Self::succeeded) takes it back, so that
+    /// tries at the same time are as many as tries one after another.
     ///
     /// # Errors
-    /// How long it has to wait.
-    pub fn may_try(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
-        match self.failures().get(&address) {
-            Some((since, count)) if *count >= FAILURES => {
-                match (*since + MINUTE).checked_duration_since(now) {
-                    Some(wait) if !wait.is_zero() => Err(wait),
-                    _ => Ok(()),
-                }
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Counts a failure.
-    pub fn failed(&self, address: IpAddr, now: Instant) {
+    /// How long this address has to wait.
+    pub fn begin(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
         let mut failures = self.failures();
         if failures.len() >= MAX_ADDRESSES {
             failures.retain(|_, (since, _)| now.duration_since(*since) < MINUTE);
         }
         if failures.len() >= MAX_ADDRESSES && !failures.contains_key(&address) {
             // Whoever has so many addresses isn't held up by this anyway; the API's rate limit is.
-            return;
+            return Ok(());
         }
         let (since, count) = failures.entry(address).or_insert((now, 0));
         if now.duration_since(*since) >= MINUTE {
             (*since, *count) = (now, 0);
         }
+        if *count >= FAILURES {
+            return Err(MINUTE.saturating_sub(now.duration_since(*since)));
+        }
         *count += 1;
+        Ok(())
+    }
+
+    /// The try was none to count.
+    pub fn succeeded(&self, address: IpAddr) {
+        if let Some((_, count)) = self.failures().get_mut(&address) {
+            *count = count.saturating_sub(1);
+        }
     }
 
     fn failures(&self) -> MutexGuard<'_, HashMap<IpAddr, (Instant, u32)>> {
@@ -76,12 +75,14 @@ mod tests {
         let (sign_ins, begun) = (SignIns::default(), Instant::now());
         let (ours, others) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
         for n in 0..5 {
-            assert!(sign_ins.may_try(ours, begun).is_ok(), "{n}");
-            sign_ins.failed(ours, begun);
+            assert!(sign_ins.begin(ours, begun).is_ok(), "{n}");
+            // What was right doesn't count.
+            assert!(sign_ins.begin(others, begun).is_ok(), "{n}");
+            sign_ins.succeeded(others);
         }
-        let wait = sign_ins.may_try(ours, begun + Duration::from_secs(20));
+        let wait = sign_ins.begin(ours, begun + Duration::from_secs(20));
         assert_eq!(wait, Err(Duration::from_secs(40)));
-        assert!(sign_ins.may_try(others, begun).is_ok());
-        assert!(sign_ins.may_try(ours, begun + MINUTE).is_ok());
+        assert!(sign_ins.begin(others, begun).is_ok());
+        assert!(sign_ins.begin(ours, begun + MINUTE).is_ok());
     }
 }

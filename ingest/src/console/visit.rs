@@ -10,11 +10,14 @@ use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::request::Parts;
-use shared::ids::{Malformed, Tenant};
+use shared::ids::{Malformed, Tenant, WebhookId};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::api::access::auth::{Acting, Administering, Operating, is_tenant, permit};
 use crate::api::access::role::Role;
+use crate::api::http::problem;
 use crate::api::state::Shared;
+use crate::api::webhooks::view::{WebhookView, find};
 use crate::console::failure::{Failure, Result};
 use crate::console::fields::Fields;
 use crate::console::session::Session;
@@ -68,6 +71,27 @@ impl<const ROLE: u8> Visit<ROLE> {
         })
     }
 
+    /// Counts the whole page among the tenant's requests that use PostgreSQL: for pages that
+    /// have much in memory until they are written.
+    ///
+    /// # Errors
+    /// 429.
+    pub async fn hold(&self) -> Result<Held<'_, ROLE>> {
+        let _permit = permit(&self.tenant, &self.api).await?;
+        Ok(Held {
+            visit: self,
+            _permit,
+        })
+    }
+
+    /// A webhook of the tenant, for pages that read nothing else meanwhile.
+    ///
+    /// # Errors
+    /// 404, or 429.
+    pub async fn webhook(&self, id: WebhookId) -> Result<WebhookView> {
+        Ok(self.hold().await?.webhook(id).await?)
+    }
+
     /// For the API's handlers that publish, and need no connection to PostgreSQL.
     ///
     /// # Errors
@@ -98,6 +122,36 @@ impl<const ROLE: u8> Visit<ROLE> {
     /// The address of one of the tenant's pages: `visit.path("/webhooks")`.
     pub fn path(&self, rest: &str) -> String {
         format!("/console/{}{rest}", self.tenant)
+    }
+}
+
+/// A page that counts among the tenant's requests until this is dropped.
+pub struct Held<'a, const ROLE: u8> {
+    visit: &'a Visit<ROLE>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl<const ROLE: u8> Held<'_, ROLE> {
+    /// As [`Visit::acting`], without counting twice.
+    ///
+    /// # Errors
+    /// 403.
+    pub fn acting<const WANTED: u8, const OWN: bool>(&self) -> Result<Acting<WANTED, true, OWN>> {
+        must_be(&self.visit.by.session, WANTED)?;
+        Ok(Acting {
+            tenant: self.visit.tenant.clone(),
+            owner: None,
+            permit: None,
+            actor: self.visit.by.session.actor(),
+        })
+    }
+
+    /// A webhook of the tenant.
+    ///
+    /// # Errors
+    /// 404.
+    pub async fn webhook(&self, id: WebhookId) -> problem::Result<WebhookView> {
+        find(&self.visit.api, &self.visit.tenant, id).await
     }
 }
 

@@ -11,6 +11,7 @@ use axum::http::HeaderMap;
 use shared::attempt::{Attempt, Keep, Purpose, Sender};
 use shared::destination::Destinations;
 use shared::dialect::{Dialect, Message};
+use shared::egress::Egress;
 use shared::ids::{DeliveryId, EventUid, WebhookId};
 use shared::secret::{Secret, Secrets};
 use shared::webhook::{Status, Webhook};
@@ -58,10 +59,11 @@ async fn deliver(dialect: &Arc<Dialect>) -> anyhow::Result<Duration> {
     let serving = tokio::spawn(async move { axum::serve(listener, router).await });
 
     // This one destination alone; the settings' own policy has a line of its own.
-    let sender = Sender::new(Destinations {
+    let destinations = Destinations {
         allow_http: true,
         allowed: vec![address.ip().into()],
-    })?;
+    };
+    let sender = Sender::new(destinations, Egress::default())?;
     let (id, uid) = (WebhookId::generate(), EventUid::generate());
     let webhook = Webhook {
         id,
@@ -71,6 +73,8 @@ async fn deliver(dialect: &Arc<Dialect>) -> anyhow::Result<Duration> {
         dialect: None,
         secrets: Secrets::of(Secret::generate(), None),
         headers: Vec::new(),
+        client_certificate: None,
+        oauth2: None,
         timeout: None,
         retry: None,
         rate: None,
@@ -99,6 +103,7 @@ async fn deliver(dialect: &Arc<Dialect>) -> anyhow::Result<Duration> {
             purpose: Purpose::Test,
             keep: Keep::Excerpt,
             trace: None,
+            egress: None,
         })
         .await;
     serving.abort();

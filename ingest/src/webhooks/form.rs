@@ -9,9 +9,11 @@ mod members;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use shared::client_certificate::ClientCertificate;
 use shared::destination::Destinations;
 use shared::dialect::Dialects;
 use shared::ids::{ExternalId, Owner};
+use shared::oauth::ClientCredentials;
 use shared::retry::Retry;
 use shared::secret::Secret;
 use shared::webhook::{Rate, Status};
@@ -21,6 +23,7 @@ use utoipa::openapi::schema::{Schema, Type as JsonType};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::rate_limit::RateLimitForm;
+use super::walls::{self, CertificateForm, OAuthForm};
 use crate::form::{OneOrMany, one_or_many, present};
 use crate::invalid::{Gathered, Invalid, Invalids};
 use members::StatusForm;
@@ -103,6 +106,14 @@ pub struct WebhookForm {
     /// Any JSON object of at most 4,096 bytes. Posthorn stores it and doesn't use it.
     #[schema(value_type = Option<Object>)]
     metadata: Option<Map<String, Value>>,
+    /// A client certificate for the TLS handshake (mTLS); `null`: none.
+    #[serde(default, alias = "clientCertificate", deserialize_with = "present")]
+    #[schema(value_type = Option<CertificateForm>)]
+    client_certificate: Option<Option<CertificateForm>>,
+    /// OAuth 2 client credentials, for an endpoint that wants a bearer token; `null`: none.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<OAuthForm>)]
+    oauth2: Option<Option<OAuthForm>>,
     /// What the webhook was called in the system that it comes from: 1 to 128 visible ASCII
     /// characters, unique within the tenant. Deliveries show it where that system's did.
     #[serde(default, alias = "externalId", deserialize_with = "present")]
@@ -166,6 +177,10 @@ pub struct CheckedWebhook {
     /// To be put into `metadata`, whatever else is there.
     pub client_id: Option<Value>,
     /// `Some(None)`: none any more.
+    pub client_certificate: Option<Option<ClientCertificate>>,
+    /// `Some(None)`: none any more.
+    pub oauth2: Option<Option<ClientCredentials>>,
+    /// `Some(None)`: none any more.
     pub external_id: Option<Option<ExternalId>>,
     /// `Some(None)`: it belongs to its tenant alone.
     pub owner: Option<Option<Owner>>,
@@ -182,6 +197,8 @@ impl CheckedWebhook {
             || self.retry.is_some()
             || self.metadata.is_some()
             || self.client_id.is_some()
+            || self.client_certificate.is_some()
+            || self.oauth2.is_some()
     }
 }
 
@@ -230,6 +247,8 @@ impl WebhookForm {
         let timeout = wrong.take(members::timeout(self.timeout));
         let dialect = wrong.take(members::dialect(self.dialect, dialects));
         let (metadata, client_id) = wrong.take(members::metadata(self.metadata, self.client_id));
+        let client_certificate = wrong.take(walls::certificate(self.client_certificate));
+        let oauth2 = wrong.take(walls::oauth2(self.oauth2, destinations));
         let external_id = wrong.take(members::external_id(self.external_id));
         let owner = wrong.take(members::owner(self.owner));
         let status = wrong.take(members::status(self.active, self.status));
@@ -253,6 +272,8 @@ impl WebhookForm {
             dialect,
             metadata,
             client_id,
+            client_certificate,
+            oauth2,
             external_id,
             owner,
         })

@@ -6,3 +6,4 @@ pub mod form;
 pub mod rate_limit;
 mod rules;
 pub mod store;
+pub mod walls;

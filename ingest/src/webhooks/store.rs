@@ -7,8 +7,10 @@
 use deadpool_postgres::Transaction;
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
+use shared::client_certificate::ClientCertificate;
 use shared::dialect::Dialects;
 use shared::ids::{ExternalId, Tenant, WebhookId};
+use shared::oauth::ClientCredentials;
 use shared::seal::Keyring;
 use shared::secret::{Secret, SigningKey};
 use shared::webhook::{Rate, Status, seal_context};
@@ -32,6 +34,8 @@ const SIZES: &str = "octet_length(url) AS url, octet_length(description) AS desc
     coalesce(octet_length(filter::text), 0) AS filters, \
     coalesce(octet_length(headers), 0) AS headers, \
     coalesce(octet_length(retry::text), 0) AS retry_policy, \
+    coalesce(octet_length(client_certificate), 0) AS client_certificate, \
+    coalesce(octet_length(oauth2), 0) AS oauth2, \
     octet_length(metadata::text) AS metadata";
 
 /// What deleting a webhook sets. Of its row stays what the log needs.
@@ -40,6 +44,7 @@ pub const FORGOTTEN: &str = "status = 'deleted', disabled_reason = NULL, secret 
     previous_signing_key = NULL, headers = NULL, url = '', description = '', patterns = '{}', \
     filter = NULL, dialect = NULL, retry = NULL, rate_limit = NULL, rate_period_s = NULL, \
     metadata = '{}', key = NULL, external_id = NULL, owner = NULL, temporary_until = NULL, \
+    client_certificate = NULL, oauth2 = NULL, \
     updated_at = now()";
 
 /// What rows are written with.
@@ -103,9 +108,10 @@ pub async fn create(
             "-- create_webhook\n\
              INSERT INTO webhooks (id, tenant, url, description, patterns, filter, dialect, secret, \
                  signing_key, headers, timeout_ms, retry, rate_limit, rate_period_s, debug_mode, \
-                 metadata, status, key, operational, trace_header, external_id, owner, revision) \
+                 metadata, status, key, operational, trace_header, external_id, owner, \
+                 client_certificate, oauth2, revision) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
-                 $20, $21, $22, 0) \
+                 $20, $21, $22, $23, $24, 0) \
              RETURNING {SIZES}"
         ))
         .await?;
@@ -135,6 +141,14 @@ pub async fn create(
                 &form.trace_header.unwrap_or(true),
                 &external_id,
                 &form.owner.flatten(),
+                &form
+                    .client_certificate
+                    .flatten()
+                    .map(|certificate| seal_certificate(keys, id, &certificate)),
+                &form
+                    .oauth2
+                    .flatten()
+                    .map(|credentials| seal_oauth2(keys, id, &credentials)),
             ],
         )
         .await?;
@@ -229,6 +243,12 @@ pub async fn update(
     changes.set("operational", form.operational);
     changes.set_nullable("external_id", form.external_id);
     changes.set_nullable("owner", form.owner);
+    let certificate = form.client_certificate;
+    let certificate = certificate.map(|it| it.map(|it| seal_certificate(keys, id, &it)));
+    changes.set_nullable("client_certificate", certificate);
+    let oauth2 = form.oauth2;
+    let oauth2 = oauth2.map(|it| it.map(|it| seal_oauth2(keys, id, &it)));
+    changes.set_nullable("oauth2", oauth2);
     let statement = transaction
         .prepare_cached(&format!(
             "-- update_webhook\n\
@@ -476,6 +496,17 @@ pub fn seal_secret(keys: &Keyring, id: WebhookId, secret: &Secret) -> Vec<u8> {
 pub fn seal_key(keys: &Keyring, id: WebhookId, key: &SigningKey) -> Vec<u8> {
     let context = seal_context(id, "signing key");
     keys.seal(&context, key.expose().expose_secret().as_bytes())
+}
+
+fn seal_certificate(keys: &Keyring, id: WebhookId, certificate: &ClientCertificate) -> Vec<u8> {
+    let context = seal_context(id, "client certificate");
+    let stored = certificate.to_stored();
+    keys.seal(&context, stored.expose_secret().as_bytes())
+}
+
+fn seal_oauth2(keys: &Keyring, id: WebhookId, credentials: &ClientCredentials) -> Vec<u8> {
+    let context = seal_context(id, "oauth2");
+    keys.seal(&context, json!(credentials).to_string().as_bytes())
 }
 
 fn seal_headers(keys: &Keyring, id: WebhookId, headers: &[(String, String)]) -> Vec<u8> {

@@ -215,6 +215,15 @@ impl Dialect {
         secret: &Secret,
         keyed: Keyed,
     ) -> Result<String, Missing> {
+        let signed = self.signed(place, received)?;
+        Ok(self.signature_of(place, &signed, secret, keyed))
+    }
+
+    /// What a signature covers, of what was received.
+    ///
+    /// # Errors
+    /// Names what isn't there.
+    pub fn signed(&self, place: &Place, received: &Received<'_>) -> Result<String, Missing> {
         let signature = &self.signatures[place.index];
         let mut missing = None;
         let signed = signature.signs.render(|part| {
@@ -227,6 +236,18 @@ impl Dialect {
         if let Some(missing) = missing {
             return Err(missing);
         }
+        Ok(signed)
+    }
+
+    /// The signature of [`signed`](Self::signed).
+    pub fn signature_of(
+        &self,
+        place: &Place,
+        signed: &str,
+        secret: &Secret,
+        keyed: Keyed,
+    ) -> String {
+        let signature = &self.signatures[place.index];
         let as_text = match keyed {
             Keyed::Rightly => signature.key == Key::Text,
             Keyed::AsText => true,
@@ -236,7 +257,7 @@ impl Dialect {
             true => hmac_sha256(secret.expose().as_bytes(), signed.as_bytes()),
             false => hmac_sha256(secret.key().expose_secret(), signed.as_bytes()),
         };
-        Ok(encode(&signature.encoding, &mac))
+        encode(&signature.encoding, &mac)
     }
 
     fn received_part(&self, part: &Signed, received: &Received<'_>) -> Result<String, String> {

@@ -9,10 +9,7 @@ async fn without_javascript_one_finds_a_failed_delivery_reads_why_and_retries_it
     let shop = Shop::open().await;
     let (_, token) = shop.token("manager").await;
     let tab = shop.browser.tab_without_javascript(&shop.base()).await;
-    assert_eq!(
-        tab.sign_in(&token).await,
-        format!("/console/{TENANT}/webhooks")
-    );
+    assert_eq!(tab.sign_in(&token).await, format!("/console/{TENANT}"));
 
     tab.goto(&format!("/console/{TENANT}/deliveries")).await;
     tab.fill(".query input[name=q]", "status:failed").await;

@@ -56,6 +56,13 @@ pub fn hash(token: &str) -> [u8; 32] {
     Sha256::digest(token).into()
 }
 
+/// Whether a text has a token's form, so that trying out many of them finds none: 256 bits.
+pub fn is_unguessable(token: &str) -> bool {
+    let secret = token.strip_prefix(PREFIX);
+    let bytes = secret.and_then(|secret| BASE64.decode(secret).ok());
+    bytes.is_some_and(|bytes| bytes.len() == 32)
+}
+
 /// A token that was just made.
 pub struct NewToken {
     /// Its public name.

@@ -33,6 +33,7 @@ const COUNTED: Bounds = Bounds {
     events: 100_000,
     bytes: 64 * 1024 * 1024,
     time: Duration::from_secs(2),
+    without_data: true,
 };
 
 /// `/api/v1/replays…`

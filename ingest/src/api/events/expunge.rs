@@ -10,6 +10,7 @@ use axum::extract::State;
 use deadpool_postgres::Transaction;
 use serde::Serialize;
 use shared::ids::{EventId, EventUid, Tenant};
+use tracing::info;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -60,6 +61,7 @@ async fn expunge(
     clear_attempts(&transaction, &uids).await?;
     remove_of_event(&transaction, &acting.tenant, &id).await?;
     transaction.commit().await?;
+    info!(tenant = %acting.tenant, event = %id, actor = acting.actor.as_str(), cancelled, "an event was expunged");
     Ok(Json(Expunged {
         id,
         expunged_at,
@@ -105,12 +107,14 @@ async fn cancel(transaction: &Transaction<'_>, events: &[EventUid]) -> Result<u6
     Ok(transaction.execute(&statement, &[&events]).await?)
 }
 
-/// In debug mode attempts keep the request; an answer may repeat what it was sent.
+/// In debug mode attempts keep the request. An answer, its headers and an error may repeat what
+/// was sent.
 async fn clear_attempts(transaction: &Transaction<'_>, events: &[EventUid]) -> Result<()> {
     let statement = transaction
         .prepare_cached(
             "-- expunge_attempts\n\
-             UPDATE attempts SET request_body = NULL, response_body = NULL \
+             UPDATE attempts SET request_headers = NULL, request_body = NULL, \
+                 response_headers = NULL, response_body = NULL, error = NULL \
              WHERE delivery_id = ANY (ARRAY( \
                  SELECT d.id FROM unnest($1::uuid[]) AS e (uid) CROSS JOIN LATERAL ( \
                      SELECT id FROM deliveries \

@@ -69,7 +69,6 @@ pub struct EndpointHealth {
 pub struct EndpointReplica {
     /// The dispatcher, as in the list of processes.
     pub process_id: ProcessId,
-    pub host: String,
     /// The circuit breaker: `closed` (requests are sent), `open` (none is sent before
     /// `next_probe_at`) or `probing` (one is in flight, and decides).
     #[schema(example = "open")]
@@ -140,7 +139,7 @@ async fn replicas(client: &Client, webhook: WebhookId) -> Result<Vec<EndpointRep
     let statement = client
         .prepare_cached(
             "-- endpoint_replicas\n\
-             SELECT e.process_id, p.host, e.circuit, e.open_since, e.failed_at, e.next_probe_at, \
+             SELECT e.process_id, e.circuit, e.open_since, e.failed_at, e.next_probe_at, \
                  e.permits, e.in_flight, e.told_at \
              FROM endpoints e JOIN processes p ON p.id = e.process_id \
              WHERE e.webhook_id = $1 AND p.told_at > now() - make_interval(secs => $2) \
@@ -153,7 +152,6 @@ async fn replicas(client: &Client, webhook: WebhookId) -> Result<Vec<EndpointRep
         .await?;
     let read = |row: &Row| EndpointReplica {
         process_id: row.get("process_id"),
-        host: row.get("host"),
         circuit: row.get("circuit"),
         open_since: row.get("open_since"),
         last_failed_at: row.get("failed_at"),

@@ -133,6 +133,7 @@ pub async fn preview(
     let mut asked = Asked::new(&patterns, filters.as_ref())?;
     let client = api.pool.get().await?;
     let latest = latest_events(&client, &acting.tenant).await?;
+    drop(client);
     let all = (latest.len() as i64) < LOOKED_AT;
     let listening = |event: &Latest| asked.listens_to(&event.event_type);
     let to_read: Vec<_> = latest.iter().filter(|event| listening(event)).collect();
@@ -149,7 +150,11 @@ pub async fn preview(
             }
             affordable.push(*event);
         }
-        let data = data_of(&client, &affordable).await?;
+        // Others need the connection while this waits for a processor.
+        let data = {
+            let client = api.pool.get().await?;
+            data_of(&client, &affordable).await?
+        };
         let _permit = cpu::permit(&acting.tenant).await;
         for event in part {
             let data = data.iter().find(|(uid, _)| *uid == event.uid);

@@ -204,12 +204,14 @@ async fn send(api: &Api, acting: OwnManaging, id: WebhookId, new: NewTest) -> Re
         external_id: webhook.external_id.as_ref(),
         delivery_id: DeliveryId::generate(),
     };
+    let egress = api.subscriptions.egress(tenant);
     let attempt = Attempt {
         message: &message,
         webhook: &webhook,
         dialect: &dialect,
         timeout: webhook.timeout_in(&dialect, api.tester.default_timeout),
         purpose: Purpose::Test,
+        egress: egress.as_deref(),
         keep: Keep::Everything,
         trace: None,
     };

@@ -68,6 +68,12 @@ pub struct WebhookView {
     /// Headers that are sent with every delivery; their values are not shown.
     #[schema(example = json!({"X-Api-Key": "…"}))]
     pub headers: BTreeMap<String, &'static str>,
+    /// The client certificate for the TLS handshake; `null`: none.
+    #[schema(required)]
+    pub client_certificate: Option<CertificateView>,
+    /// What bearer tokens are asked for with; `null`: none.
+    #[schema(required)]
+    pub oauth2: Option<OAuthView>,
     /// A filter on events' data; `null`: none.
     #[schema(required, value_type = Option<Object>, example = json!({"total": {"$gte": 10}}))]
     pub filters: Option<Value>,
@@ -147,9 +153,57 @@ pub struct WebhookView {
     pub revision: i64,
 }
 
+/// A client certificate, without its key.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ClientCertificate)]
+pub struct CertificateView {
+    /// The SHA-256 of the certificate, in hex.
+    #[schema(example = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")]
+    pub sha256: String,
+}
+
+impl CertificateView {
+    fn new(sealed: &Sealed) -> Option<Self> {
+        let certificate = sealed.client_certificate.as_ref()?;
+        Some(Self {
+            sha256: certificate.fingerprint(),
+        })
+    }
+}
+
+/// OAuth 2 client credentials, the secret masked.
+#[derive(Serialize, ToSchema)]
+#[schema(as = OAuth2)]
+pub struct OAuthView {
+    #[schema(example = "https://login.example.com/oauth2/token")]
+    pub token_url: String,
+    #[schema(example = "posthorn")]
+    pub client_id: String,
+    #[schema(example = "…")]
+    pub client_secret: &'static str,
+    #[schema(required, example = "events.write")]
+    pub scope: Option<String>,
+    #[schema(required)]
+    pub audience: Option<String>,
+}
+
+impl OAuthView {
+    fn new(sealed: &Sealed) -> Option<Self> {
+        let credentials = sealed.oauth2.as_ref()?;
+        Some(Self {
+            token_url: credentials.token_url.clone(),
+            client_id: credentials.client_id.clone(),
+            client_secret: "…",
+            scope: credentials.scope.clone(),
+            audience: credentials.audience.clone(),
+        })
+    }
+}
+
 /// What is read to show a webhook; with `w` for its table.
 pub const COLUMNS: &str = "w.id, w.tenant, w.url, w.patterns, w.filter, w.dialect, w.secret, \
     w.previous_secret, w.previous_secret_until, w.signing_key, w.previous_signing_key, w.headers, \
+    w.client_certificate, w.oauth2, \
     w.timeout_ms, w.retry, w.rate_limit, w.rate_period_s, w.debug_mode, w.trace_header, w.operational, w.status, \
     w.secret_made_at, w.description, w.metadata, w.external_id, w.owner, w.key, w.disabled_reason, w.created_at, w.updated_at, w.revision, \
     coalesce((SELECT c.events FROM costly_filters c WHERE c.webhook_id = w.id), 0) AS too_costly_events, \
@@ -202,6 +256,8 @@ impl WebhookView {
             },
             public_key: key.map(|key| key.public_key()),
             headers,
+            client_certificate: sealed.as_ref().and_then(CertificateView::new),
+            oauth2: sealed.as_ref().and_then(OAuthView::new),
             filters: row.get("filter"),
             timeout: row.get::<_, Option<i32>>("timeout_ms").map(|ms| ms as u64),
             retry_policy: retry.unwrap_or_default(),

@@ -86,8 +86,9 @@ const go = (step) => {
 const attempt = (step) => {
   const all = $$('[data-attempt]').map((at) => +at.dataset.attempt).sort((a, b) => a - b);
   if (!all.length) return;
-  const now = all.indexOf(+(location.hash.slice(2) || all.at(-1)));
-  location.hash = 'a' + all[Math.max(0, Math.min(all.length - 1, now + step))];
+  const now = all.indexOf(+(location.hash.slice(2) || $('[data-chosen]').dataset.attempt));
+  const next = all[Math.max(0, Math.min(all.length - 1, now + step))];
+  location.href = `?attempt=${next}#a${next}`;
 };
 document.addEventListener('keydown', (event) => {
   const typing = event.target.closest('input:not([type=checkbox], [type=radio]), textarea, select, [contenteditable]');

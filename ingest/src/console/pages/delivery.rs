@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::response::{Html, Redirect};
 use maud::{Markup, html};
+use serde::Deserialize;
 use shared::ids::DeliveryId;
 
 use crate::api::access::role::Role;
 use crate::api::deliveries::retries;
-use crate::api::deliveries::view::{Attempt, Delivery, DeliveryDetail};
+use crate::api::deliveries::view::{Attempt, Delivery, DeliveryDetail, Wait};
 use crate::api::http::request::Id;
-use crate::api::webhooks::view::{WebhookView, find};
+use crate::api::webhooks::view::WebhookView;
 use crate::api::{deliveries, http::problem::Problem};
 use crate::console::failure::Result;
 use crate::console::fields::segment;
@@ -25,25 +26,41 @@ use crate::console::text::{block, line, short};
 use crate::console::visit::{At, ManagerVisit, Visit};
 use crate::console::words;
 
-/// `GET /console/{tenant}/deliveries/{id}`
+#[derive(Deserialize)]
+pub struct Asked {
+    /// The attempt whose request and answer are shown; the latest one without it.
+    #[serde(default)]
+    attempt: String,
+}
+
+/// `GET /console/{tenant}/deliveries/{id}?attempt=`
 pub async fn show(
     State(console): State<Arc<Console>>,
     visit: Visit,
     At(delivery): At<DeliveryId>,
+    Query(asked): Query<Asked>,
 ) -> Result<Html<String>> {
-    let acting = visit.acting().await?;
+    // Until the page is written: it has the bodies of up to a hundred attempts.
+    let held = visit.hold().await?;
+    let acting = held.acting()?;
     let api = State(console.api.clone());
     let DeliveryDetail {
         delivery,
         attempt_log,
+        waits,
         ..
     } = deliveries::show(acting, api, Id(delivery)).await?.0;
     // A deleted webhook is gone, its log stays.
-    let webhook = match find(&console.api, &visit.tenant, delivery.webhook_id).await {
+    let webhook = match held.webhook(delivery.webhook_id).await {
         Ok(webhook) => Some(webhook),
         Err(problem) if problem.status() == axum::http::StatusCode::NOT_FOUND => None,
         Err(problem) => return Err(problem.into()),
     };
+    let is_chosen = |attempt: &Attempt| asked.attempt == attempt.n.to_string();
+    let chosen = attempt_log
+        .iter()
+        .position(is_chosen)
+        .unwrap_or(attempt_log.len().saturating_sub(1));
     let content = html! {
         (head(&visit, &delivery, webhook.as_ref()))
         div class="cols" {
@@ -52,15 +69,15 @@ pub async fn show(
                     h2 { "What happened" }
                     span class="small soft num" { (count(delivery.attempts.into(), "attempt")) }
                 }
-                (timeline(&delivery, &attempt_log))
+                (timeline(&delivery, &attempt_log, &waits))
             }
             section class="stack near" data-attempts {
                 @if attempt_log.is_empty() {
                     h2 { "Attempts" }
-                    div class="empty" { h2 { "Not tried yet" } p { (waits(&delivery)) } }
+                    div class="empty" { h2 { "Not tried yet" } p { (why_it_waits(&delivery)) } }
                 } @else {
                     @for (n, attempt) in attempt_log.iter().enumerate().rev() {
-                        (attempt_shown(attempt, &attempt_log, webhook.as_ref(), n + 1 == attempt_log.len()))
+                        (attempt_shown(attempt, &attempt_log, webhook.as_ref(), n == chosen))
                     }
                 }
             }
@@ -88,7 +105,8 @@ fn head(visit: &Visit, delivery: &Delivery, webhook: Option<&WebhookView>) -> Ma
         "/events/{}",
         segment(&delivery.event_id.to_string())
     ));
-    let status = html! { (line(word.word)) @if !finished { ": " (waits_in_short(delivery)) } };
+    let status =
+        html! { span { (line(word.word)) @if !finished { ": " (waits_in_short(delivery)) } } };
     html! {
         div class="head" {
             div {
@@ -126,7 +144,7 @@ fn waits_in_short(delivery: &Delivery) -> Markup {
     }
 }
 
-fn waits(delivery: &Delivery) -> Markup {
+fn why_it_waits(delivery: &Delivery) -> Markup {
     html! {
         @match &delivery.next_attempt_reason {
             Some(reason) => (words::reason(reason)),
@@ -146,7 +164,7 @@ fn point(class: &str, symbol: &str, what: &Markup, when: &Markup, more: &Markup)
     }
 }
 
-fn timeline(delivery: &Delivery, attempts: &[Attempt]) -> Markup {
+fn timeline(delivery: &Delivery, attempts: &[Attempt], waits: &[Wait]) -> Markup {
     let nothing = html! {};
     let accepted = html! { b { "Accepted" } };
     html! {
@@ -155,11 +173,30 @@ fn timeline(delivery: &Delivery, attempts: &[Attempt]) -> Markup {
             @if attempts.first().is_some_and(|attempt| attempt.n > 1) {
                 (point("gap", "clock", &html! { span class="soft" { "Earlier attempts aren't shown" } }, &nothing, &nothing))
             }
+            (put_off(waits, 0))
             @for (at, attempt) in attempts.iter().enumerate() {
                 (attempted(attempt))
+                (put_off(waits, attempt.n))
                 @if let Some(next) = attempts.get(at + 1) { (waited(attempt, next)) }
             }
             (what_comes(delivery))
+        }
+    }
+}
+
+/// What it waited for after so many attempts, without an attempt of its own.
+fn put_off(waits: &[Wait], after: i16) -> Markup {
+    html! {
+        @for wait in waits.iter().filter(|wait| wait.after_attempt == after) {
+            @let what = html! {
+                span {
+                    "Put off"
+                    @if let Some(until) = wait.until { " " (span((until.0 - wait.first_at.0).abs())) }
+                } " "
+                code class="soft" { (line(&wait.reason)) }
+                @if wait.times > 1 { " " span class="soft" { (wait.times) " times" } }
+            };
+            (point("slow gap", "pause", &what, &exactly(wait.first_at.0), &words::reason(&wait.reason)))
         }
     }
 }
@@ -176,7 +213,7 @@ fn attempted(attempt: &Attempt) -> Markup {
         "x"
     };
     let what = html! {
-        a href={ "#a" (attempt.n) } { b { "Attempt " (attempt.n) } } " "
+        a href={ "?attempt=" (attempt.n) "#a" (attempt.n) } { b { "Attempt " (attempt.n) } } " "
         (words::answer(attempt.response_code, attempt.n)) " "
         span class="soft" { "in " (took(attempt.duration_ms.into())) }
     };
@@ -216,14 +253,20 @@ fn what_comes(delivery: &Delivery) -> Markup {
         @if let Some(next) = delivery.next_attempt_at { span class="soft" { "at the earliest " (at(next.0)) } }
         @if let Some(reason) = &delivery.next_attempt_reason { " " code class="soft" { (line(reason)) } }
     };
-    point("next gap", "retry", &what, &nothing, &waits(delivery))
+    point(
+        "next gap",
+        "retry",
+        &what,
+        &nothing,
+        &why_it_waits(delivery),
+    )
 }
 
 fn attempt_shown(
     attempt: &Attempt,
     all: &[Attempt],
     webhook: Option<&WebhookView>,
-    open: bool,
+    chosen: bool,
 ) -> Markup {
     let verdict = words::outcome(
         &attempt.outcome,
@@ -241,13 +284,13 @@ fn attempt_shown(
         _ => "fail",
     };
     html! {
-        article class="stack near" data-attempt=(attempt.n) data-latest[open] aria-labelledby={ "a" (attempt.n) } {
+        article class="stack near" data-attempt=(attempt.n) data-chosen[chosen] aria-labelledby={ "a" (attempt.n) } {
             div class="row apart" {
                 h2 id={ "a" (attempt.n) } tabindex="-1" { "Attempt " (attempt.n) }
                 @if all.len() > 1 {
                     nav class="seg" aria-label="Attempt" {
                         @for other in all.iter().skip(all.len().saturating_sub(10)) {
-                            a href={ "#a" (other.n) } aria-current=[(other.n == attempt.n).then_some("true")] { (other.n) }
+                            a href={ "?attempt=" (other.n) "#a" (other.n) } aria-current=[(other.n == attempt.n).then_some("true")] { (other.n) }
                         }
                     }
                 }
@@ -264,14 +307,19 @@ fn attempt_shown(
                     dd { "the next at " (at(next.0)) " " @if let Some(reason) = &attempt.next_attempt_reason { code class="soft" { (line(reason)) } } }
                 }
             }
-            (request(attempt, open))
-            (answer(attempt))
-            (curl(attempt, webhook))
+            // Of one attempt only: bodies are large, and there may be a hundred attempts.
+            @if chosen {
+                (request(attempt))
+                (answer(attempt))
+                (curl(attempt, webhook))
+            } @else {
+                p { a href={ "?attempt=" (attempt.n) "#a" (attempt.n) } { "Its request and its answer" } }
+            }
         }
     }
 }
 
-fn request(attempt: &Attempt, open: bool) -> Markup {
+fn request(attempt: &Attempt) -> Markup {
     let names = attempt
         .request_headers
         .as_ref()
@@ -290,7 +338,7 @@ fn request(attempt: &Attempt, open: bool) -> Markup {
             p class="small soft" { "Composed again from the event: bodies are only kept in debug mode." }
         }
     };
-    panel("Request", &hint, open, &content)
+    panel("Request", &hint, true, &content)
 }
 
 /// The longest command that is shown, in bytes.
@@ -328,7 +376,8 @@ fn as_curl(attempt: &Attempt, url: &str) -> Option<String> {
         };
         command.push_str(&format!(" \\\n  -H {header}"));
     }
-    command.push_str(&format!(" \\\n  --data-binary {}", quoted(body)));
+    // With `--data-binary` a body that begins with `@` would name a file.
+    command.push_str(&format!(" \\\n  --data-raw {}", quoted(body)));
     Some(command).filter(|command| command.len() <= MAX_COMMAND)
 }
 

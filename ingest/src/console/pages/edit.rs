@@ -17,7 +17,7 @@ use crate::api::http::problem::{Blame, Problem};
 use crate::api::http::request::{Body, Id};
 use crate::api::webhooks;
 use crate::api::webhooks::preview::{self, NewPreview, Preview, PreviewedEvent};
-use crate::api::webhooks::view::{WebhookView, find};
+use crate::api::webhooks::view::WebhookView;
 use crate::console::failure::{Failure, Result};
 use crate::console::fields::Fields;
 use crate::console::frame::{Page, Section, csrf};
@@ -332,7 +332,7 @@ pub async fn edit(
     visit: ManagerVisit,
     At(webhook): At<WebhookId>,
 ) -> Result<Html<String>> {
-    let webhook = find(&console.api, &visit.tenant, webhook).await?;
+    let webhook = visit.webhook(webhook).await?;
     let values = Values::of_webhook(&webhook);
     Ok(edit_page(
         &console,
@@ -388,7 +388,7 @@ pub async fn save(
     At(id): At<WebhookId>,
     Posted(sent): Posted,
 ) -> Result<Response> {
-    let webhook = find(&console.api, &visit.tenant, id).await?;
+    let webhook = visit.webhook(id).await?;
     let (values, now) = (Values::of_form(&sent), Values::of_webhook(&webhook));
     let etag = sent.text("etag");
     if sent.has("preview") {

@@ -18,7 +18,7 @@ use crate::console::frame::{Page, Section};
 use crate::console::icons::icon;
 use crate::console::moments::{bytes, exactly};
 use crate::console::pages::webhooks::{all, name};
-use crate::console::parts::{Head, code, copy, payload, table, td, tr};
+use crate::console::parts::{COLOURED, Head, code, copy, payload, table, td, tr};
 use crate::console::state::Console;
 use crate::console::text::{block, excerpt, line, plain, short};
 use crate::console::visit::{At, Visit};
@@ -218,7 +218,10 @@ fn data(shown: &EventDetail) -> Markup {
         section class="panel" {
             header {
                 h2 { "Data" }
-                span class="soft small" { (bytes(text.len() as i64)) ", as it was published " (copy(text, "Copy the data")) }
+                span class="soft small" { (bytes(text.len() as i64)) ", as it was published "
+                    // A long one is beneath as it is, with a button of its own.
+                    @if text.len() <= COLOURED { (copy(text, "Copy the data")) }
+                }
             }
             div class="pad" { (code(&payload(text))) }
         }

@@ -13,7 +13,6 @@ use time::{Duration, OffsetDateTime};
 use crate::api::access::auth::Reading;
 use crate::api::changes::{self, Change, ChangeAction, ChangeQuery};
 use crate::api::http::request::Parameters;
-use crate::api::webhooks::view::find;
 use crate::console::failure::Result;
 use crate::console::fields::query;
 use crate::console::moments::{exactly, took};
@@ -55,7 +54,7 @@ pub async fn show(
     At(webhook): At<WebhookId>,
     Query(asked): Query<Asked>,
 ) -> Result<Html<String>> {
-    let webhook = find(&console.api, &visit.tenant, webhook).await?;
+    let webhook = visit.webhook(webhook).await?;
     let before: Option<DeliveryId> = asked
         .cursor
         .as_deref()
@@ -173,7 +172,11 @@ fn lines(visit: &Visit, attempts: &[Attempted], changes: &[Change]) -> Markup {
 }
 
 fn attempt_line(visit: &Visit, attempt: &Attempted) -> Markup {
-    let path = visit.path(&format!("/deliveries/{}#a{}", attempt.delivery, attempt.n));
+    let path = visit.path(&format!(
+        "/deliveries/{}?attempt={n}#a{n}",
+        attempt.delivery,
+        n = attempt.n
+    ));
     let answer = attempt.answer.as_deref().map(String::from_utf8_lossy);
     html! {
         li {

@@ -21,7 +21,7 @@ use crate::console::moments::{at, count, number, percent, took};
 use crate::console::pages::deliveries::{Row, list};
 use crate::console::pages::statistics::{self, Asked, ended, windows};
 use crate::console::pages::webhooks::{all, name, urgency};
-use crate::console::parts::{Figure, Head, code, figures, table, td, tr, unreadable};
+use crate::console::parts::{Figure, Head, code, figures, num, table, td, tr, unreadable};
 use crate::console::query::{Query as Filter, of_deliveries};
 use crate::console::state::Console;
 use crate::console::text::line;
@@ -184,6 +184,7 @@ fn attention(visit: &Visit, webhooks: &[WebhookView]) -> Markup {
     let heads = [
         Head::Text("Health"),
         Head::Text("Webhook and why"),
+        Head::Number("Waiting"),
         Head::Text("What to do"),
     ];
     let rows = html! {
@@ -195,10 +196,11 @@ fn attention(visit: &Visit, webhooks: &[WebhookView]) -> Markup {
                 (td("grow full", &html! {
                     a class="cut" href=(path) { b { (line(name(webhook))) } " " span class="soft" { (line(&webhook.url)) } }
                     span class="cut soft small" {
-                        (word.sentence)
+                        @match webhook.down_since { Some(since) => { "Down since " (at(since.0)) ": it is asked with one request at a time." }, None => (word.sentence) }
                         @if let Some(reason) = &webhook.disabled_reason { " " (line(reason)) }
                     }
                 }))
+                (num("hide", None, &html! { b { (number(webhook.waiting)) @if !webhook.waiting_counted { "+" } } " " small { "waiting" } }))
                 (td("last", &html! { a class="btn tiny" href=(path) { "Look" } }))
             }))
         }

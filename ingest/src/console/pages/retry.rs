@@ -3,6 +3,7 @@
 //! All that match are counted before anything is done, and asked about on a page.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::response::{Html, IntoResponse, Redirect, Response};
@@ -27,6 +28,9 @@ use crate::console::visit::{ManagerVisit, Posted};
 const MOST: usize = 1_000;
 /// How many deliveries are read at a time.
 const AT_ONCE: i64 = 250;
+/// How often they are read, and for how long, before it is said that these aren't all.
+const ROUNDS: u32 = 20;
+const AT_MOST: Duration = Duration::from_secs(2);
 
 /// `POST /console/{tenant}/deliveries/retry`
 pub async fn retry(
@@ -77,7 +81,8 @@ async fn matching(
     let wanted = Query::parse(fields.text("q"), &OF_DELIVERIES);
     let mut ids = Vec::new();
     let mut cursor: Option<DeliveryId> = None;
-    loop {
+    let begun = Instant::now();
+    for _ in 0..ROUNDS {
         let (mut filter, wrong) = of_deliveries(&wanted, cursor.map(|cursor| cursor.to_string()));
         if let Some(wrong) = wrong {
             return Err(Problem::field("q", wrong).into());
@@ -96,7 +101,7 @@ async fn matching(
                 .map(|delivery| delivery.id.to_string()),
         );
         cursor = page.next_cursor;
-        if ids.len() >= MOST || cursor.is_none() {
+        if ids.len() >= MOST || cursor.is_none() || begun.elapsed() >= AT_MOST {
             break;
         }
     }
@@ -116,7 +121,8 @@ fn ask(visit: &ManagerVisit, fields: &Fields, many: usize, more: bool) -> Html<S
             p {
                 @if q.is_empty() { "All deliveries" } @else { "Deliveries that match " code { (line(&q)) } }
                 ": " (number)
-                @if more { ", and more. This many at a time, the newest first" }
+                @if more && many < MOST { ". They were looked for for 2 s, from the newest on, and there may be more" }
+                @else if more { ", and more. This many at a time, the newest first" }
                 "."
             }
             p class="soft" {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
+use axum::http::{HeaderMap, Method};
 use axum::response::{Html, Redirect};
 use maud::{Markup, html};
 use secrecy::ExposeSecret;
@@ -12,7 +13,7 @@ use shared::ids::WebhookId;
 
 use crate::api::http::request::{Id, OptionalBody};
 use crate::api::webhooks::rotation::{self, Rotation};
-use crate::api::webhooks::view::{WebhookView, find};
+use crate::api::webhooks::view::WebhookView;
 use crate::console::failure::Result;
 use crate::console::frame::csrf;
 use crate::console::moments::{at, span};
@@ -42,9 +43,14 @@ pub async fn show(
     visit: ManagerVisit,
     At(webhook): At<WebhookId>,
     Query(asked): Query<Asked>,
+    method: Method,
+    headers: HeaderMap,
 ) -> Result<Html<String>> {
-    let webhook = find(&console.api, &visit.tenant, webhook).await?;
-    let new = take_secret(&console.api, &visit.by.session, &webhook.id.to_string()).await?;
+    let webhook = visit.webhook(webhook).await?;
+    let new = match is_looked_at(&method, &headers) {
+        true => take_secret(&console.api, &visit.by.session, &webhook.id.to_string()).await?,
+        false => None,
+    };
     let base = visit.path(&format!("/webhooks/{}/secret", webhook.id));
     let single = signs_once(&console, &visit.tenant, &webhook);
     let content = html! {
@@ -71,6 +77,13 @@ pub async fn show(
         }
     };
     Ok(page(&visit, &webhook, Tab::Secret, &content))
+}
+
+/// Whether somebody comes from one of our pages and sees the answer. A link elsewhere, or a
+/// program that asks for headers alone, doesn't use up what is shown once.
+fn is_looked_at(method: &Method, headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site");
+    *method == Method::GET && site.is_none_or(|site| site == "same-origin")
 }
 
 /// Whether the webhook's dialect has room for one signature only.

@@ -12,7 +12,7 @@ use crate::api::access::role::Role;
 use crate::api::http::problem::Problem;
 use crate::api::http::request::Id;
 use crate::api::webhooks;
-use crate::api::webhooks::view::{WebhookView, find};
+use crate::api::webhooks::view::WebhookView;
 use crate::console::failure::Result;
 use crate::console::frame::csrf;
 use crate::console::moments::{at, took};
@@ -32,7 +32,7 @@ pub async fn show(
     At(webhook): At<WebhookId>,
     Query(asked): Query<Asked>,
 ) -> Result<Html<String>> {
-    let webhook = find(&console.api, &visit.tenant, webhook).await?;
+    let webhook = visit.webhook(webhook).await?;
     let tenants = console
         .api
         .subscriptions
@@ -228,12 +228,8 @@ fn delete_form<const ROLE: u8>(
 }
 
 /// `GET …/delete`
-pub async fn ask_delete(
-    State(console): State<Arc<Console>>,
-    visit: ManagerVisit,
-    At(webhook): At<WebhookId>,
-) -> Result<Html<String>> {
-    let webhook = find(&console.api, &visit.tenant, webhook).await?;
+pub async fn ask_delete(visit: ManagerVisit, At(webhook): At<WebhookId>) -> Result<Html<String>> {
+    let webhook = visit.webhook(webhook).await?;
     let content = delete_form(&visit, &webhook, None, false);
     Ok(page(&visit, &webhook, Tab::Settings, &content))
 }
@@ -245,7 +241,7 @@ pub async fn delete(
     At(id): At<WebhookId>,
     Posted(fields): Posted,
 ) -> Result<std::result::Result<Redirect, Html<String>>> {
-    let webhook = find(&console.api, &visit.tenant, id).await?;
+    let webhook = visit.webhook(id).await?;
     if fields.text("name").trim() != name(&webhook).trim() {
         let content = delete_form(&visit, &webhook, Some("That isn't its name."), false);
         return Ok(Err(page(&visit, &webhook, Tab::Settings, &content)));

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::Extension;
 use axum::extract::{ConnectInfo, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
@@ -13,6 +14,7 @@ use serde::Deserialize;
 use shared::ids::Tenant;
 use shared::serve::network;
 
+use crate::api::access::tokens::is_unguessable;
 use crate::console::failure::Result;
 use crate::console::fields::query;
 use crate::console::frame::{Page, csrf, keys};
@@ -78,23 +80,40 @@ fn form(headers: &HeaderMap, next: &str, error: Option<&str>) -> Html<String> {
 pub async fn sign_in(
     State(console): State<Shared>,
     ConnectInfo(from): ConnectInfo<SocketAddr>,
+    before: Option<Extension<Visitor>>,
     headers: HeaderMap,
     Posted(fields): Posted,
 ) -> Result<Response> {
-    let next = fields.text("next");
-    let (address, now) = (network(from.ip()), Instant::now());
-    if let Err(wait) = console.sign_ins.may_try(address, now) {
+    let (next, token) = (fields.text("next"), fields.text("token").trim());
+    let address = network(from.ip());
+    let blocked = console.sign_ins.begin(address, Instant::now()).err();
+    // Nobody guesses a token, and a whole office may have one address.
+    if let Some(wait) = blocked.filter(|_| !is_unguessable(token)) {
         return Ok(too_often(&headers, next, wait));
     }
-    let token = fields.text("token").trim();
-    match session::begin(&console.api, token).await? {
-        Some(begun) => Ok(begin(&begun, next)),
-        None => {
-            console.sign_ins.failed(address, now);
+    let begun = session::begin(&console.api, token).await;
+    if blocked.is_none() && !matches!(begun, Ok(None)) {
+        console.sign_ins.succeeded(address);
+    }
+    match (begun?, blocked) {
+        (Some(begun), _) => {
+            end_before(&console, before).await?;
+            Ok(begin(&begun, next))
+        }
+        (None, Some(wait)) => Ok(too_often(&headers, next, wait)),
+        (None, None) => {
             let page = form(&headers, next, Some(NOT_VALID));
             Ok((StatusCode::UNAUTHORIZED, page).into_response())
         }
     }
+}
+
+/// The session that this browser had: nobody could end it any more.
+async fn end_before(console: &Console, before: Option<Extension<Visitor>>) -> Result<()> {
+    if let Some(Extension(before)) = before {
+        session::end(&console.api, &before.session).await?;
+    }
+    Ok(())
 }
 
 fn too_often(headers: &HeaderMap, next: &str, wait: Duration) -> Response {
@@ -141,9 +160,12 @@ fn is_ours(next: &str, session: &Session) -> bool {
     let of = segments.next().unwrap_or_default();
     let rest: Vec<_> = segments.collect();
     let is_path = next.chars().all(plain) && next.len() <= 2048;
-    let stays = !rest
-        .iter()
-        .any(|segment| matches!(*segment, "" | "." | ".."));
+    // Browsers take these out of a path, percent-encoded ones too.
+    let leaves = |segment: &str| {
+        let segment = segment.to_ascii_lowercase().replace("%2e", ".");
+        matches!(segment.as_str(), "" | "." | "..")
+    };
+    let stays = !rest.iter().any(|segment| leaves(segment));
     let may = match of.parse::<Tenant>() {
         Ok(tenant) => session.tenant.as_ref().is_none_or(|own| *own == tenant),
         Err(_) => {
@@ -207,11 +229,15 @@ fn link_form(headers: &HeaderMap, link: &str, next: &str, error: Option<&str>) -
 /// `POST /console/_/open`
 pub async fn open(
     State(console): State<Shared>,
+    before: Option<Extension<Visitor>>,
     headers: HeaderMap,
     Posted(fields): Posted,
 ) -> Result<Response> {
     match session::open_link(&console.api, fields.text("link")).await? {
-        Some(begun) => Ok(begin(&begun, fields.text("next"))),
+        Some(begun) => {
+            end_before(&console, before).await?;
+            Ok(begin(&begun, fields.text("next")))
+        }
         None => {
             let words = "This link was used already, or it is too old. Ask for a new one.";
             let page = link_form(&headers, "", "", Some(words));

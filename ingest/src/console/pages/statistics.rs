@@ -11,7 +11,6 @@ use time::OffsetDateTime;
 
 use crate::api::http::request::{Id, Parameters};
 use crate::api::webhooks::stats::{self, Stats, StatsQuery, Window};
-use crate::api::webhooks::view::find;
 use crate::console::chart::{Chart, Series};
 use crate::console::failure::Result;
 use crate::console::moments::{ago, at, number, percent, took};
@@ -45,7 +44,7 @@ pub async fn show(
     At(webhook): At<WebhookId>,
     Query(asked): Query<Asked>,
 ) -> Result<Html<String>> {
-    let webhook = find(&console.api, &visit.tenant, webhook).await?;
+    let webhook = visit.webhook(webhook).await?;
     let window = asked.window();
     let query = Parameters(StatsQuery { window });
     let acting = visit.acting().await?;

@@ -12,7 +12,7 @@ use shared::ids::{EventType, WebhookId};
 use crate::api::http::problem::Problem;
 use crate::api::http::request::{Id, OptionalBody};
 use crate::api::webhooks::test::{self as api_test, NewTest, Tested};
-use crate::api::webhooks::view::{WebhookView, find};
+use crate::api::webhooks::view::WebhookView;
 use crate::console::failure::Result;
 use crate::console::frame::csrf;
 use crate::console::moments::took;
@@ -30,10 +30,11 @@ pub async fn show(
     visit: ManagerVisit,
     At(webhook): At<WebhookId>,
 ) -> Result<Html<String>> {
-    let webhook = find(&console.api, &visit.tenant, webhook).await?;
+    let webhook = visit.webhook(webhook).await?;
     let named: Option<EventType> = webhook.events.iter().find_map(|name| name.parse().ok());
     let example = match &named {
         Some(name) => {
+            let _held = visit.hold().await?;
             let client = console.api.pool.get().await?;
             example_of(&client, &visit.tenant, name).await?
         }
@@ -60,7 +61,7 @@ pub async fn send(
     At(webhook): At<WebhookId>,
     Posted(fields): Posted,
 ) -> Result<Html<String>> {
-    let webhook = find(&console.api, &visit.tenant, webhook).await?;
+    let webhook = visit.webhook(webhook).await?;
     let (name, data) = (fields.text("type").trim(), fields.text("data"));
     let shown = match sent(&console, &visit, webhook.id, name, data).await {
         Ok(tested) => answered(&tested),

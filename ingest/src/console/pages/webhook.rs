@@ -10,12 +10,12 @@ use shared::ids::WebhookId;
 use crate::api::access::role::Role;
 use crate::api::deliveries;
 use crate::api::http::request::{Body, Id, Parameters};
-use crate::api::webhooks;
-use crate::api::webhooks::view::{WebhookView, find};
+use crate::api::webhooks::view::WebhookView;
+use crate::api::webhooks::{self, endpoint};
 use crate::console::failure::Result;
 use crate::console::frame::{Page, Section, csrf};
 use crate::console::icons::icon;
-use crate::console::moments::at;
+use crate::console::moments::{ago, at, number};
 use crate::console::pages::deliveries::{
     Asked, Bulk, Row, list, more, nothing, ready_filters, what_was_done,
 };
@@ -68,7 +68,7 @@ pub async fn show(
     At(webhook): At<WebhookId>,
     Query(asked): Query<Asked>,
 ) -> Result<Html<String>> {
-    let webhook = find(&console.api, &visit.tenant, webhook).await?;
+    let webhook = visit.webhook(webhook).await?;
     let query = asked.query();
     let (filter, mut beneath) = of_deliveries(&query, asked.cursor.clone());
     let mut found = None;
@@ -119,7 +119,7 @@ pub fn page<const ROLE: u8>(
     let base = visit.path(&format!("/webhooks/{}", webhook.id));
     let body = html! {
         (head(visit, webhook))
-        (trouble(webhook))
+        (trouble(visit, webhook))
         (tabs(visit, &base, tab))
         (content)
     };
@@ -168,7 +168,7 @@ fn pause<const ROLE: u8>(visit: &Visit<ROLE>, webhook: &WebhookView, base: &str)
 }
 
 /// What is wrong with it, since when, what happens now.
-fn trouble(webhook: &WebhookView) -> Markup {
+fn trouble<const ROLE: u8>(visit: &Visit<ROLE>, webhook: &WebhookView) -> Markup {
     let word = words::webhook(webhook.status, webhook.health);
     match webhook.status {
         "disabled" => {
@@ -198,6 +198,7 @@ fn trouble(webhook: &WebhookView) -> Markup {
             &html! { "It gets nothing: no delivery is made for events that are published now." },
             &html! {},
         ),
+        _ if webhook.down_since.is_some() => down(visit, webhook),
         _ if word.tone == "fail" => note(
             "fail",
             "warn",
@@ -207,6 +208,52 @@ fn trouble(webhook: &WebhookView) -> Markup {
         ),
         _ => html! {},
     }
+}
+
+/// Its circuit breaker is open.
+fn down<const ROLE: u8>(visit: &Visit<ROLE>, webhook: &WebhookView) -> Markup {
+    let since = webhook.down_since.unwrap_or(webhook.updated_at);
+    let what = html! {
+        "Down since " (at(since.0)) ". "
+        span class="soft" {
+            "Ten requests in a row failed, so it is asked with one at a time."
+            @if let Some(next) = webhook.next_probe_at { " The next is at " (at(next.0)) "." }
+        }
+    };
+    let more = html! {
+        @if webhook.waiting > 0 {
+            (waiting(webhook)) " wait"
+            @if let Some(oldest) = webhook.oldest_waiting_at { ", the oldest for " (ago(oldest.0)) }
+            ". They are sent once it answers, a few at first."
+        }
+    };
+    let action = html! {
+        @if visit.by.may(Role::Manager) {
+            form method="post" action=(visit.path(&format!("/webhooks/{}/probe", webhook.id))) {
+                (csrf(&visit.by))
+                button class="btn tiny" { "Ask now" }
+            }
+        }
+    };
+    note("fail", "warn", &what, &more, &action)
+}
+
+/// How many deliveries wait for it: counted to a bound, which is said.
+pub fn waiting(webhook: &WebhookView) -> Markup {
+    html! { (number(webhook.waiting)) @if !webhook.waiting_counted { "+" } @if webhook.waiting == 1 { " delivery" } @else { " deliveries" } }
+}
+
+/// `POST …/probe`: the endpoint is asked now, not when its circuit breaker would.
+pub async fn ask_now(
+    State(console): State<Arc<Console>>,
+    visit: ManagerVisit,
+    At(webhook): At<WebhookId>,
+) -> Result<Redirect> {
+    let acting = visit.acting().await?;
+    let _: (_, _) = endpoint::probe(acting, State(console.api.clone()), Id(webhook)).await?;
+    Ok(Redirect::to(
+        &visit.path(&format!("/webhooks/{webhook}?done=asked")),
+    ))
 }
 
 fn tabs<const ROLE: u8>(visit: &Visit<ROLE>, base: &str, current: Tab) -> Markup {
@@ -255,6 +302,7 @@ fn said(what: &str) -> Option<Markup> {
     Some(match what {
         "paused" => done("Paused. Deliveries are held until it is active again."),
         "active" => done("Active. What was held is sent now, a few at a time."),
+        "asked" => done("It is asked within a few seconds."),
         "inactive" => done("Switched off. What waited for it was cancelled."),
         other => return what_was_done(other),
     })

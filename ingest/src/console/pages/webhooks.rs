@@ -18,7 +18,7 @@ use crate::console::failure::Result;
 use crate::console::fields::query;
 use crate::console::frame::{Page, Section};
 use crate::console::icons::icon;
-use crate::console::moments::{ago, count};
+use crate::console::moments::{ago, count, number};
 use crate::console::parts::{Head, dash, empty, facets, num, pager, table, td, tr};
 use crate::console::state::Console;
 use crate::console::text::{excerpt, line};
@@ -167,6 +167,7 @@ fn list(visit: &Visit, webhooks: &[WebhookView]) -> Markup {
         Head::Text("Health"),
         Head::Text("Webhook"),
         Head::Text("Listens to"),
+        Head::Number("Waiting"),
         Head::Number("Last call"),
     ];
     let rows = html! { @for webhook in webhooks { (row(visit, webhook)) } };
@@ -189,11 +190,22 @@ fn row(visit: &Visit, webhook: &WebhookView) -> Markup {
         (td("", &health))
         (td("grow first", &named))
         (td("hide", &patterns(webhook)))
+        (num("", Some("waiting"), &waiting(webhook)))
         (num("last", None, &match webhook.last_triggered {
             Some(at) => html! { span class="soft" { (ago(at.0)) } },
             None => html! { span class="soft" { "never" } },
         }))
     })
+}
+
+/// How many wait, and the oldest for how long.
+fn waiting(webhook: &WebhookView) -> Markup {
+    html! {
+        @if webhook.waiting == 0 { span class="soft" { "0" } } @else {
+            span class=[(webhook.down_since.is_some()).then_some("bad")] { (number(webhook.waiting)) @if !webhook.waiting_counted { "+" } }
+            @if let Some(oldest) = webhook.oldest_waiting_at { br; small { (ago(oldest.0)) } }
+        }
+    }
 }
 
 /// The first two patterns, and how many more.

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::{
@@ -13,14 +12,14 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use shared::excerpt::{MAX_ERROR, excerpt};
 use shared::ids::Tenant;
-use shared::serve::network;
 use tracing::{Instrument, info, info_span};
 
-use crate::api::access::rate_limit::Client;
 use crate::api::http::problem::Problem;
 use crate::api::http::request_id::{self, REQUEST_ID};
 use crate::console::failure::Failure;
-use crate::console::guard::{check_form, cookie, read_form};
+use crate::console::guard::{
+    MAX_FORM, charge_browser, charge_session, check_form, cookie, read_form,
+};
 use crate::console::portal::shell::{Ended, Result};
 use crate::console::session::{self, Session};
 use crate::console::shell::Look;
@@ -68,27 +67,18 @@ pub async fn guard(State(console): State<Arc<Console>>, request: Request, next: 
 
 async fn admit(console: &Console, request: Request, ancestors: &mut String) -> Result<Request> {
     let (mut parts, body) = request.into_parts();
-    let session = match cookie(&parts.headers, COOKIE) {
+    let from = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+    let from = from.map(|ConnectInfo(from)| from.ip());
+    let cookie = cookie(&parts.headers, COOKIE);
+    charge_browser(console, cookie, from).map_err(problem)?;
+    let session = match cookie {
         Some(cookie) => session::find(&console.api, cookie)
             .await?
             .filter(|session| session.is_portal),
         None => None,
     };
-    let from = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-    let from = from.map(|ConnectInfo(from)| from.ip());
-    if let Some(rates) = &console.api.rates {
-        let client = match (&session, from) {
-            (Some(session), _) => {
-                rates.know(session.client(), Instant::now());
-                Some(Client::Token(session.client()))
-            }
-            (None, from) => from.map(|ip| Client::Address(network(ip))),
-        };
-        if let Some(client) = client {
-            rates
-                .take(client, Instant::now())
-                .map_err(|refused| Problem::too_many(refused.wait))?;
-        }
+    if let Some(session) = &session {
+        charge_session(console, session).map_err(problem)?;
     }
     if let Some(tenant) = session.as_ref().and_then(|session| session.tenant.as_ref()) {
         *ancestors = ancestors_of(console, tenant).await?;
@@ -100,7 +90,9 @@ async fn admit(console: &Console, request: Request, ancestors: &mut String) -> R
             let session = session.as_ref().ok_or(Ended::Over)?;
             let body = body.take().unwrap_or_default();
             let path = parts.uri.path().to_owned();
-            let fields = read_form(&parts.headers, body).await.map_err(problem)?;
+            let fields = read_form(&parts.headers, body, MAX_FORM)
+                .await
+                .map_err(problem)?;
             check_form(session, &fields, &path).map_err(problem)?;
             // Never what the form says: there may be secrets in it.
             info!(
