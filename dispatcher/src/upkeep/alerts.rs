@@ -32,7 +32,7 @@ use super::exhausted;
 use super::trouble::{Seen, Told, Watched, assess};
 
 /// Any number that no other lock of ours has: "alerts" in ASCII.
-const LOCK: i64 = 0x61_6c65_7274_73;
+const LOCK: i64 = 0x616c_6572_7473;
 
 /// Looks for webhooks in trouble.
 pub struct AlertWatch {

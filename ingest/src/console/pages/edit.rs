@@ -377,7 +377,7 @@ fn edit_page(
         }
     };
     Page::of(visit, Section::Webhooks, "Edit")
-        .below(path.clone(), line(name(webhook)))
+        .below(path, line(name(webhook)))
         .show(&content)
 }
 
