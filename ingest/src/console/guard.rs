@@ -31,7 +31,7 @@ use crate::console::fields::{Fields, MOST};
 use crate::console::session::{self, Session};
 use crate::console::shell::{Look, Theme};
 use crate::console::state::Console;
-use crate::console::visit::Visitor;
+use crate::console::visit::{Visitor, Wanted};
 
 /// What a page may load, and from where: itself. No exceptions.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
@@ -135,13 +135,19 @@ async fn admit(console: &Console, request: Request) -> Result<Request> {
         ))
         .into());
     }
-    if let Some(session) = session {
-        let here = parts.uri.path_and_query().map(ToString::to_string);
-        parts.extensions.insert(Visitor {
-            session: Arc::new(session),
-            look: look(&parts.headers),
-            here: here.unwrap_or_default(),
-        });
+    let here = parts.uri.path_and_query().map(ToString::to_string);
+    let here = here.unwrap_or_default();
+    match session {
+        Some(session) => {
+            parts.extensions.insert(Visitor {
+                session: Arc::new(session),
+                look: look(&parts.headers),
+                here,
+            });
+        }
+        None => {
+            parts.extensions.insert(Wanted(here));
+        }
     }
     Ok(Request::from_parts(parts, axum::body::Body::empty()))
 }

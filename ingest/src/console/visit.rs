@@ -8,7 +8,7 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
-use axum::extract::{FromRequestParts, OriginalUri, RawPathParams};
+use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::request::Parts;
 use shared::ids::{Malformed, Tenant, WebhookId};
 use tokio::sync::OwnedSemaphorePermit;
@@ -24,6 +24,11 @@ use crate::console::session::Session;
 use crate::console::shell::Look;
 use crate::console::state::Console;
 use crate::invalid::NotFound;
+
+/// The address that somebody asked for who isn't signed in. A nested router's own has no
+/// prefix.
+#[derive(Clone)]
+pub(super) struct Wanted(pub String);
 
 /// Who is signed in, and how they see pages. `guard` puts it into each request.
 #[derive(Debug, Clone)]
@@ -251,13 +256,10 @@ impl FromRequestParts<Arc<Console>> for Posted {
 fn visitor(parts: &Parts) -> Result<Visitor> {
     let visitor = parts.extensions.get::<Visitor>().cloned();
     visitor.ok_or_else(|| {
-        // The address as it was asked for: a nested router's has no prefix.
-        let asked = parts.extensions.get::<OriginalUri>();
-        let uri = asked.map_or(&parts.uri, |OriginalUri(uri)| uri);
-        let here = uri.path_and_query().map(ToString::to_string);
-        let next = here.filter(|_| parts.method == axum::http::Method::GET);
+        let wanted = parts.extensions.get::<Wanted>();
+        let wanted = wanted.filter(|_| parts.method == axum::http::Method::GET);
         Failure::SignIn {
-            next: next.unwrap_or_default(),
+            next: wanted.map(|Wanted(here)| here.clone()).unwrap_or_default(),
         }
     })
 }
