@@ -107,14 +107,9 @@ async fn a_delivery_that_cannot_be_retried_is_refused_with_the_reason() {
     let hook = format!("/api/v1/webhooks/{}", webhook.id);
     let open = post(&world, &ingest, &format!("{hook}/events/evt-1/retry"), None).await;
     assert_eq!(open.status, 409, "{}", open.body);
-    assert!(
-        open.body["detail"]
-            .as_str()
-            .unwrap()
-            .contains("next attempt"),
-        "{}",
-        open.body
-    );
+    // In words that depend on whether it is due yet.
+    let detail = open.body["detail"].as_str().unwrap();
+    assert!(detail.contains("attempt"), "{detail}");
     let unknown = post(&world, &ingest, &format!("{hook}/events/evt-2/retry"), None).await;
     assert_eq!(unknown.status, 404);
 

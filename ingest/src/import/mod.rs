@@ -25,7 +25,6 @@ use shared::webhook::Status;
 
 use crate::actor::{Actor, begin};
 use crate::apply::file::without_value;
-use crate::apply::place::without;
 use crate::apply::webhook::compare;
 use crate::invalid::{Invalid, Invalids, Unsaved};
 use crate::webhooks::form::{CheckedWebhook, WebhookForm};
@@ -266,9 +265,4 @@ fn confidential(members: &Map<String, Value>) -> Vec<String> {
         .chain(values.filter_map(Value::as_str))
         .map(str::to_owned)
         .collect()
-}
-
-/// The reason without confidential values.
-fn cleaned(reason: &str, confidential: &[String]) -> String {
-    without(reason, confidential.iter().map(String::as_str))
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use shared::ids::{ExternalId, WebhookId};
 
-use super::cleaned;
+use crate::apply::place::without;
 use crate::invalid::Invalid;
 
 /// What a row became.
@@ -131,4 +131,9 @@ impl fmt::Display for Report {
             )
         }
     }
+}
+
+/// The reason without confidential values.
+fn cleaned(reason: &str, confidential: &[String]) -> String {
+    without(reason, confidential.iter().map(String::as_str))
 }

@@ -5,6 +5,8 @@
 //! `openapi-python-client` generate clients into `.posthorn/clients`, and the programs of
 //! `tests/clients/` use them: create, publish, deliver, look, rotate, replay, delete.
 
+#![allow(clippy::print_stdout)] // What it did is its purpose.
+
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 

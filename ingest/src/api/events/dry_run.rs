@@ -10,7 +10,7 @@ use tokio::task::block_in_place;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::api::events::detail::{Asked, Matching, explain, webhooks_of};
-use crate::api::events::refused;
+use crate::api::events::new_event::refused;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::state::Api;
 use crate::cpu;

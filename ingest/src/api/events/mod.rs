@@ -32,14 +32,14 @@ use utoipa_axum::routes;
 use crate::api::access::auth::{Publishing, permit};
 use crate::api::events::dry_run::{EventDryRun, dry_run};
 use crate::api::events::incoming::Incoming;
-use crate::api::events::new_event::MAX_BATCH_BODY;
 pub use crate::api::events::new_event::NewEvent;
+use crate::api::events::new_event::{MAX_BATCH_BODY, refused};
 use crate::api::http::code::Code;
 use crate::api::http::json;
 use crate::api::http::problem::{Blame, Problem, Result};
 use crate::api::http::request::{Parameters, read_json};
 use crate::api::state::{Api, Shared};
-use crate::decode::{Event, Rejected};
+use crate::decode::Event;
 use crate::door::Door;
 use crate::http_event::Answer;
 
@@ -58,19 +58,6 @@ pub fn routes() -> OpenApiRouter<Shared> {
 /// The trace that a request belongs to.
 fn trace(headers: &HeaderMap) -> Option<TraceContext> {
     TraceContext::parse(headers.get(TRACEPARENT)?.as_bytes())
-}
-
-/// What an event's catalogue has against it.
-fn refused(reason: Rejected) -> Problem {
-    match reason {
-        Rejected::TooLarge { size, limit, .. } => {
-            Problem::too_large(format!("data is {size} bytes; at most {limit} are allowed"))
-                .of_field("data")
-        }
-        Rejected::Conflict { .. } => Problem::conflict(reason.to_string()).of_field("id"),
-        Rejected::Unfit(unfit) => Problem::field(unfit.field(), unfit.to_string()),
-        other => Problem::field("data", other.to_string()),
-    }
 }
 
 /// Publishes and waits for the confirm; says why there is none.

@@ -8,7 +8,7 @@ use shared::tenant::LARGEST_MAX_PAYLOAD;
 use utoipa::ToSchema;
 
 use crate::api::http::problem::{Problem, Result};
-use crate::decode::{Event, parse_time};
+use crate::decode::{Event, Rejected, parse_time};
 use crate::json_text::{MAX_DEPTH, depth};
 
 /// The largest body of a batch, in bytes.
@@ -120,5 +120,18 @@ impl NewEvent {
             over_http: true,
             trace: None,
         })
+    }
+}
+
+/// What an event's catalogue has against it.
+pub(super) fn refused(reason: Rejected) -> Problem {
+    match reason {
+        Rejected::TooLarge { size, limit, .. } => {
+            Problem::too_large(format!("data is {size} bytes; at most {limit} are allowed"))
+                .of_field("data")
+        }
+        Rejected::Conflict { .. } => Problem::conflict(reason.to_string()).of_field("id"),
+        Rejected::Unfit(unfit) => Problem::field(unfit.field(), unfit.to_string()),
+        other => Problem::field("data", other.to_string()),
     }
 }

@@ -58,7 +58,7 @@ fn is_schema(value: &Value) -> bool {
 
 /// A body that may be left out is `required: false`, not `null`.
 fn optional_bodies(document: &mut Value) {
-    for operation in super::operations_mut(document) {
+    for operation in super::operations::operations_mut(document) {
         let Some(body) = operation.get_mut("requestBody") else {
             continue;
         };
@@ -76,7 +76,7 @@ fn optional_bodies(document: &mut Value) {
 /// all of them: some generators know only the first.
 fn one_answer_each(document: &mut Value) {
     let mut answers = Map::new();
-    for operation in super::operations_mut(document) {
+    for operation in super::operations::operations_mut(document) {
         let id = camel(operation["operationId"].as_str().unwrap_or_default());
         let responses = operation["responses"].as_object_mut().into_iter().flatten();
         let succeeded = responses.filter(|(status, _)| status.starts_with('2'));
@@ -328,13 +328,13 @@ fn unwrapped(text: &str) -> String {
 /// Parameters that several operations have become components.
 fn share_parameters(document: &mut Value) {
     let mut times = BTreeMap::<String, usize>::new();
-    for operation in super::operations_mut(document) {
+    for operation in super::operations::operations_mut(document) {
         for parameter in operation["parameters"].as_array().into_iter().flatten() {
             *times.entry(parameter.to_string()).or_default() += 1;
         }
     }
     let mut shared = Map::new();
-    for operation in super::operations_mut(document) {
+    for operation in super::operations::operations_mut(document) {
         let parameters = operation.get_mut("parameters");
         for parameter in parameters
             .and_then(Value::as_array_mut)
@@ -532,7 +532,7 @@ mod tests {
     #[test]
     fn an_operation_has_one_type_of_answer() {
         let mut document = document();
-        for operation in super::super::operations_mut(&mut document) {
+        for operation in super::super::operations::operations_mut(&mut document) {
             let responses = operation["responses"].as_object().unwrap().iter();
             let succeeded = responses.filter(|(status, _)| status.starts_with('2'));
             let schemas = succeeded
@@ -550,7 +550,7 @@ mod tests {
     fn repeated_parameters_are_components() {
         let mut document = document();
         let mut seen = BTreeSet::new();
-        for operation in super::super::operations_mut(&mut document) {
+        for operation in super::super::operations::operations_mut(&mut document) {
             for parameter in operation["parameters"].as_array().into_iter().flatten() {
                 if parameter.get("$ref").is_none() {
                     assert!(seen.insert(parameter.to_string()), "{parameter}");

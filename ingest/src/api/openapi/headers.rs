@@ -78,7 +78,7 @@ pub(super) fn declare(document: &mut Value) {
     });
     document["components"]["headers"] = components.collect::<Map<_, _>>().into();
     let shared = document["components"]["responses"].as_object_mut();
-    let statuses = super::REFUSALS.map(|(name, status, _)| (name, status));
+    let statuses = super::operations::REFUSALS.map(|(name, status, _)| (name, status));
     for (name, response) in shared.into_iter().flatten() {
         let status = statuses.iter().find(|(of, _)| of == name);
         add(response, status.map_or("", |(_, status)| status));

@@ -12,11 +12,13 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use crate::api::http::problem::Problem;
+use crate::api::openapi::operations::{REFUSALS, operations_mut};
 use example::example;
 
 mod example;
 mod generators;
 mod headers;
+mod operations;
 pub mod page;
 mod sent;
 pub mod words;
@@ -84,35 +86,6 @@ const ALSO: [(&str, &str, &[&str]); 8] = [
 /// Real answers, by operation and status: `tests/tests/described.rs` records and compares them.
 const ANSWERS: &str = include_str!("examples.json");
 
-/// The ways in which requests are refused: their names, statuses and reasons.
-const REFUSALS: [(&str, &str, &str); 9] = [
-    ("Unreadable", "400", "The request is malformed."),
-    ("Unknown", "401", "No valid token was sent."),
-    ("Forbidden", "403", "The token's role is not enough."),
-    (
-        "Missing",
-        "404",
-        "It does not exist, or belongs to another tenant.",
-    ),
-    ("TooLarge", "413", "The body is too large."),
-    ("NotJson", "415", "The body is not `application/json`."),
-    (
-        "OutOfBounds",
-        "422",
-        "A member, parameter or header is not within its bounds.",
-    ),
-    (
-        "TooMany",
-        "429",
-        "Too many requests; `Retry-After` says when to try again.",
-    ),
-    (
-        "Unavailable",
-        "503",
-        "PostgreSQL or RabbitMQ can't be reached; try again.",
-    ),
-];
-
 /// The document as it is served.
 #[must_use]
 pub fn finished(document: &utoipa::openapi::OpenApi) -> Value {
@@ -150,14 +123,6 @@ pub fn finished(document: &utoipa::openapi::OpenApi) -> Value {
         }
     }
     document
-}
-
-fn operations_mut(document: &mut Value) -> impl Iterator<Item = &mut Value> {
-    let paths = document["paths"].as_object_mut().into_iter();
-    let items = paths.flat_map(|paths| paths.values_mut());
-    items
-        .filter_map(Value::as_object_mut)
-        .flat_map(|item| item.values_mut())
 }
 
 /// The role that an operation needs; none if anybody may.

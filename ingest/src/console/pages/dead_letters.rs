@@ -231,7 +231,7 @@ pub async fn show_one(
         (panel("Headers", &html! {}, !letter.headers.is_empty(), &code(&block(&serde_json::to_string_pretty(&headers).unwrap_or_default()))))
         (panel("Body", &html! { (bytes(letter.size.into())) ", the first 1,024 bytes" }, true, &code(&block(&letter.body_excerpt))))
     };
-    Ok(Page::of_all(&operation, Section::DeadLetters, title.clone()).show(&content))
+    Ok(Page::of_all(&operation, Section::DeadLetters, title).show(&content))
 }
 
 /// `POST /console/_/dead-letters/{id}/replay`

@@ -220,7 +220,7 @@ pub async fn show_one(
             }
         }
     };
-    Ok(Page::of(&visit, Section::EventTypes, title.clone()).show(&content))
+    Ok(Page::of(&visit, Section::EventTypes, title).show(&content))
 }
 
 fn who_listens(visit: &Visit, listening: &[(&WebhookView, &str)]) -> Markup {
@@ -476,7 +476,7 @@ fn form_page(visit: &ManagerVisit, form: &Form, is_new: bool, wrong: Option<&str
         }
         @if !is_new { (delete_form(&visit.by, &format!("{path}/{}", segment(&form.name)))) }
     };
-    Page::of(visit, Section::EventTypes, title.clone()).show(&content)
+    Page::of(visit, Section::EventTypes, title).show(&content)
 }
 
 fn delete_form(by: &Visitor, path: &str) -> Markup {

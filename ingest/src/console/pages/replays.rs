@@ -121,7 +121,7 @@ pub async fn show_one(
         div class="head" { div { h1 { (title) } p class="sub" { code { (id) } } } }
         (panel(&visit, &replay, &names))
     };
-    Ok(Page::of(&visit, Section::Replays, title.clone()).show(&content))
+    Ok(Page::of(&visit, Section::Replays, title).show(&content))
 }
 
 /// `POST /console/{tenant}/replays/{id}/cancel`

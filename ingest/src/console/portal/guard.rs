@@ -20,7 +20,7 @@ use crate::console::failure::Failure;
 use crate::console::guard::{
     MAX_FORM, charge_browser, charge_session, check_form, cookie, read_form,
 };
-use crate::console::portal::shell::{Ended, Result};
+use crate::console::portal::ended::{Ended, Result};
 use crate::console::session::{self, Session};
 use crate::console::shell::Look;
 use crate::console::state::Console;

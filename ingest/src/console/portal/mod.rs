@@ -15,6 +15,7 @@ use axum::routing::{get, post};
 use crate::console::state::Console;
 
 pub mod delivery;
+pub mod ended;
 pub mod guard;
 pub mod open;
 pub mod scope;
@@ -39,6 +40,6 @@ pub fn routes(console: Arc<Console>) -> Router<Arc<Console>> {
         .layer(from_fn_with_state(console, guard::guard))
 }
 
-async fn nowhere(_: Uri) -> shell::Ended {
-    shell::Ended::Nothing
+async fn nowhere(_: Uri) -> ended::Ended {
+    ended::Ended::Nothing
 }

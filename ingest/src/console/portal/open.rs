@@ -12,8 +12,8 @@ use secrecy::ExposeSecret;
 use serde::Deserialize;
 
 use crate::console::guard::cookie;
+use crate::console::portal::ended::{Ended, Result};
 use crate::console::portal::guard::COOKIE;
-use crate::console::portal::shell::{Ended, Result};
 use crate::console::session;
 use crate::console::state::Console;
 use shared::clock;

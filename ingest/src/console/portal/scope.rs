@@ -16,7 +16,7 @@ use crate::api::http::problem::Problem;
 use crate::api::http::request::{Id, MAX_PAGE, Parameters};
 use crate::api::webhooks::view::WebhookView;
 use crate::api::webhooks::{self, WebhookQuery};
-use crate::console::portal::shell::{Ended, Result};
+use crate::console::portal::ended::{Ended, Result};
 use crate::console::state::Console;
 use crate::console::visit::Visitor;
 

@@ -1,71 +1,13 @@
-//! A page of the portal, and what there is instead when there is none.
+//! A page of the portal.
 
-use axum::http::StatusCode;
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::Html;
 use maud::{Markup, html};
 use shared::clock;
 
-use crate::api::http::problem::Problem;
 use crate::console::moments::span;
 use crate::console::portal::scope::Customer;
-use crate::console::shell::{Look, document};
+use crate::console::shell::document;
 use crate::console::text::line;
-
-pub type Result<T> = std::result::Result<T, Ended>;
-
-/// Why there is no page.
-#[derive(Debug)]
-pub enum Ended {
-    /// No session, or not any more.
-    Over,
-    /// It doesn't exist, or the link doesn't cover it.
-    Nothing,
-    Problem(Problem),
-}
-
-impl<E: Into<Problem>> From<E> for Ended {
-    fn from(error: E) -> Self {
-        let problem = error.into();
-        match problem.status() {
-            StatusCode::NOT_FOUND => Self::Nothing,
-            _ => Self::Problem(problem),
-        }
-    }
-}
-
-impl IntoResponse for Ended {
-    fn into_response(self) -> Response {
-        let (status, what, why) = match &self {
-            Self::Over => (
-                StatusCode::UNAUTHORIZED,
-                "This page has ended.",
-                "Open it again from where you came.".to_owned(),
-            ),
-            Self::Nothing => (
-                StatusCode::NOT_FOUND,
-                "There is nothing here.",
-                "It may be older than this log is kept, or it isn't yours.".to_owned(),
-            ),
-            // Of what is away, no more is said than that.
-            Self::Problem(problem) if problem.status().is_server_error() => (
-                problem.status(),
-                "This can't be shown just now.",
-                "Nothing is lost. Try again in a moment.".to_owned(),
-            ),
-            Self::Problem(problem) => (
-                problem.status(),
-                "That isn't possible now.",
-                problem.to_string(),
-            ),
-        };
-        let content = html! {
-            main class="portal" id="main" {
-                section { h1 { (what) } p class="soft" { (line(why)) } }
-            }
-        };
-        (status, document(Look::default(), what, None, &content)).into_response()
-    }
-}
 
 /// A page with this content. `above`: pages above it.
 pub fn page(

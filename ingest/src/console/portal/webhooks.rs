@@ -9,8 +9,9 @@ use crate::console::icons::icon;
 use crate::console::moments::count;
 use crate::console::pages::webhooks::name;
 use crate::console::parts::{Head, empty, num, table, td, tr};
+use crate::console::portal::ended::Result;
 use crate::console::portal::scope::Customer;
-use crate::console::portal::shell::{Result, page};
+use crate::console::portal::shell::page;
 use crate::console::text::{excerpt, line};
 
 /// `GET /portal`

@@ -1,0 +1,65 @@
+//! What there is instead of a page of the portal.
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use maud::html;
+
+use crate::api::http::problem::Problem;
+use crate::console::shell::{Look, document};
+use crate::console::text::line;
+
+pub type Result<T> = std::result::Result<T, Ended>;
+
+/// Why there is no page.
+#[derive(Debug)]
+pub enum Ended {
+    /// No session, or not any more.
+    Over,
+    /// It doesn't exist, or the link doesn't cover it.
+    Nothing,
+    Problem(Problem),
+}
+
+impl<E: Into<Problem>> From<E> for Ended {
+    fn from(error: E) -> Self {
+        let problem = error.into();
+        match problem.status() {
+            StatusCode::NOT_FOUND => Self::Nothing,
+            _ => Self::Problem(problem),
+        }
+    }
+}
+
+impl IntoResponse for Ended {
+    fn into_response(self) -> Response {
+        let (status, what, why) = match &self {
+            Self::Over => (
+                StatusCode::UNAUTHORIZED,
+                "This page has ended.",
+                "Open it again from where you came.".to_owned(),
+            ),
+            Self::Nothing => (
+                StatusCode::NOT_FOUND,
+                "There is nothing here.",
+                "It may be older than this log is kept, or it isn't yours.".to_owned(),
+            ),
+            // Of what is away, no more is said than that.
+            Self::Problem(problem) if problem.status().is_server_error() => (
+                problem.status(),
+                "This can't be shown just now.",
+                "Nothing is lost. Try again in a moment.".to_owned(),
+            ),
+            Self::Problem(problem) => (
+                problem.status(),
+                "That isn't possible now.",
+                problem.to_string(),
+            ),
+        };
+        let content = html! {
+            main class="portal" id="main" {
+                section { h1 { (what) } p class="soft" { (line(why)) } }
+            }
+        };
+        (status, document(Look::default(), what, None, &content)).into_response()
+    }
+}
