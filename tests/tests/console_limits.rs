@@ -1,6 +1,8 @@
 //! What the console takes from whom: how large a form is, how often, how long a session lasts.
 //! Asked over HTTP, as a program would that doesn't behave like a browser.
 
+#![allow(clippy::unwrap_used)]
+
 use futures_util::future::join_all;
 use harness::service::{Service, http};
 use harness::world::{ADMIN_TOKEN, TENANT, World};
