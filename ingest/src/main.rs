@@ -97,6 +97,7 @@ enum Catalogue {
 }
 
 #[derive(Subcommand)]
+#[allow(clippy::large_enum_variant)] // There is one in the process.
 enum Dialect {
     /// List the dialects, including those in `DIALECTS_DIR`, and fail if one is invalid.
     List,

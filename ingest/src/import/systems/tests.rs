@@ -7,8 +7,8 @@ fn of(system: System, row: &Value) -> Result<Translated, Vec<Invalid>> {
     translate(system, &names, row.as_object().unwrap().clone())
 }
 
-fn members(system: System, row: Value) -> Value {
-    Value::Object(of(system, &row).unwrap().members)
+fn members(system: System, row: &Value) -> Value {
+    Value::Object(of(system, row).unwrap().members)
 }
 
 #[test]
@@ -18,7 +18,7 @@ fn cells_of_csv_become_what_their_members_need() {
         "timeout": "30000", "headers": "{\"X-A\":\"b\"}", "created_at": "2024-01-01", "description": "true",
     });
     assert_eq!(
-        members(System::Posthorn, row),
+        members(System::Posthorn, &row),
         json!({
             "external_id": "7", "target_url": "https://a.example/", "events": ["order.*", "item.created"],
             "active": false, "timeout": 30000, "headers": {"X-A": "b"}, "description": "true",
@@ -34,7 +34,7 @@ fn a_svix_endpoint_without_types_gets_all_events_as_before() {
         "createdAt": "x", "updatedAt": "x", "key": "whsec_c2VjcmV0",
     });
     assert_eq!(
-        members(System::Svix, row),
+        members(System::Svix, &row),
         json!({
             "external_id": "ep_1", "url": "https://a.example/", "description": "d", "active": false,
             "events": ["*"], "rateLimit": 5, "metadata": {"a": "b", "uid": "shop"}, "secret": "whsec_c2VjcmV0",
@@ -62,7 +62,7 @@ fn a_convoy_subscription_brings_its_endpoints_members() {
         },
     });
     assert_eq!(
-        members(System::Convoy, row),
+        members(System::Convoy, &row),
         json!({
             "external_id": "sub_1", "description": "billing", "status": "active", "events": ["invoice.paid"],
             "url": "https://a.example/", "timeout": 10000, "secret": "current", "headers": {"X-K": "v"},
@@ -82,7 +82,7 @@ fn a_hook0_subscription_posts_to_its_target() {
         "target": {"type": "http", "method": "POST", "url": "https://a.example/", "headers": {"X": "y"}},
     });
     assert_eq!(
-        members(System::Hook0, row),
+        members(System::Hook0, &row),
         json!({
             "external_id": "s-1", "active": true, "events": ["a.b.c"], "secret": "6b8a3e2c-0000",
             "url": "https://a.example/", "headers": {"X": "y"},
