@@ -338,7 +338,8 @@ async fn run(command: &mut Command, settings: &[(String, String)]) -> anyhow::Re
 /// The path of a binary of this workspace: beside this one, or beside its folder. A name with
 /// a slash is a path already.
 pub fn binary_path(binary: &str) -> anyhow::Result<PathBuf> {
-    if binary.contains('/') {
+    // A path of a program, such as one of the last release.
+    if binary.contains('/') && Path::new(binary).is_file() {
         return Ok(binary.into());
     }
     let own = std::env::current_exe()?;

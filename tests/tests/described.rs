@@ -262,6 +262,8 @@ async fn every_json_answer_has_an_example_of_its_shape_and_every_declared_header
     let issued = json!({"tenant": TENANT, "role": "viewer", "expires_at": "2099-01-01T00:00:00Z"});
     let token = text(&walk.visit("issue_token", &[], "", issued).await["id"]);
     walk.visit("list_tokens", &[], "", nothing()).await;
+    let link = json!({"tenant": TENANT});
+    walk.visit("create_portal_link", &[], "", link).await;
     walk.visit("show_token", &[&token], "", nothing()).await;
     walk.visit("revoke_token", &[&token], "", nothing()).await;
     walk.visit("show_me", &[], "", nothing()).await;

@@ -257,8 +257,15 @@ impl NewReplay {
                 format!("`{unknown}` is not one of {all}"),
             ));
         }
+        for (n, pattern) in self.event_types.iter().flatten().enumerate() {
+            let pattern = std::slice::from_ref(pattern);
+            LogFilter::default()
+                .with_types(Some(pattern))
+                .map_err(|invalid| Problem::field(format!("event_types[{n}]"), invalid.reason))?;
+        }
         let filter = LogFilter::default()
-            .with_types(self.event_types.as_deref())?
+            .with_types(self.event_types.as_deref())
+            .map_err(|invalid| Problem::field("event_types", invalid.reason))?
             .with_codes(self.response_code)?
             .with_outcomes(self.outcome)?;
         Ok(Checked {

@@ -187,7 +187,7 @@ fn panel<const ROLE: u8>(
     html! {
         section class="panel" data-live="replay" {
             header {
-                span class={ "st " (word.tone) } { (icon(word.icon)) h2 { (whose(replay, names)) } }
+                span class={ "st " (word.tone) } { (icon(word.icon)) h2 { (whose(replay, names)) } strong { (word.word) } }
                 span class="soft" { (what(replay)) }
                 span class="row" {
                     a class="btn tiny" href=(path) { "Look at it" }
