@@ -5,9 +5,7 @@
 //! one tenant, the webhooks that it names, the role that it says. The table has the SHA-256 of
 //! the link's 32 random bytes.
 
-use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde::{Deserialize, Serialize};
@@ -23,6 +21,7 @@ use uuid::Uuid;
 
 use crate::api::access::auth::Operating;
 use crate::api::access::role::Role;
+use crate::api::http::headers::Created;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::Body;
 use crate::api::state::{Api, Shared};
@@ -100,7 +99,7 @@ pub async fn create(
     _: Operating,
     State(api): State<Shared>,
     Body(new): Body<NewPortalLink>,
-) -> Result<(StatusCode, Json<PortalLink>)> {
+) -> Result<Created<PortalLink>> {
     let tenant: Tenant = new
         .tenant
         .parse()
@@ -148,13 +147,17 @@ pub async fn create(
             ],
         )
         .await?;
+    let link = BASE64.encode(link);
     let made = PortalLink {
-        path: format!("/portal/open?link={}", BASE64.encode(link)),
+        path: format!("{OPEN}?link={link}"),
         open_until: Timestamp(open_until),
         expires_in: session,
     };
-    Ok((StatusCode::CREATED, Json(made)))
+    Ok(Created::at(made.path.clone(), made))
 }
+
+/// Where a link leads.
+const OPEN: &str = "/portal/open";
 
 /// Accents, each with enough contrast in both themes.
 pub const ACCENTS: [&str; 6] = ["petrol", "blue", "violet", "green", "brown", "gray"];

@@ -21,6 +21,11 @@ impl<T> Created<T> {
         Self { location, body }
     }
 
+    /// `location` is the new thing's own path.
+    pub fn at(location: String, body: T) -> Self {
+        Self { location, body }
+    }
+
     /// The new thing.
     pub fn into_body(self) -> T {
         self.body

@@ -348,8 +348,14 @@ pub async fn portal_link(
         accent: None,
     };
     let api = State(console.api.clone());
-    let (_, made) = portal_links::create(operation.operating(), api, Body(new)).await?;
-    session::keep_secret(&console.api, &operation.by.session, "portal", &made.0.path).await?;
+    let made = portal_links::create(operation.operating(), api, Body(new)).await?;
+    session::keep_secret(
+        &console.api,
+        &operation.by.session,
+        "portal",
+        &made.into_body().path,
+    )
+    .await?;
     Ok(Redirect::to(&format!("{PATH}/{tenant}")))
 }
 
