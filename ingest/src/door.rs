@@ -216,11 +216,18 @@ fn message(event: &Event, is_interrupted: bool) -> Result<Outgoing, time::error:
     if let Some(Value::Object(attributes)) = &event.attributes {
         return structured(event, attributes, is_interrupted);
     }
-    let mut headers = FieldTable::default();
+    let mut headers = headers(event, is_interrupted);
     if let Some(occurred_at) = event.occurred_at {
         let text = occurred_at.format(&Rfc3339)?;
         headers.insert("occurred_at".into(), AMQPValue::LongString(text.into()));
     }
+    let body = event.data.as_bytes().to_vec();
+    Ok(outgoing(event, "application/json", headers, body))
+}
+
+/// The headers of each event that came over HTTP.
+fn headers(event: &Event, is_interrupted: bool) -> FieldTable {
+    let mut headers = FieldTable::default();
     headers.insert(HTTP_HEADER.into(), AMQPValue::Boolean(true));
     if let Some(trace) = &event.trace {
         let value = AMQPValue::LongString(trace.to_string().into());
@@ -229,8 +236,7 @@ fn message(event: &Event, is_interrupted: bool) -> Result<Outgoing, time::error:
     if is_interrupted {
         headers.insert(RETURNED_HEADER.into(), AMQPValue::Boolean(true));
     }
-    let body = event.data.as_bytes().to_vec();
-    Ok(outgoing(event, "application/json", headers, body))
+    headers
 }
 
 fn outgoing(
@@ -272,15 +278,7 @@ fn structured(
     // There are members, so the data is one more.
     body.truncate(body.len() - 1);
     let body = format!("{body},\"data\":{}}}", event.data);
-    let mut headers = FieldTable::default();
-    headers.insert(HTTP_HEADER.into(), AMQPValue::Boolean(true));
-    if let Some(trace) = &event.trace {
-        let value = AMQPValue::LongString(trace.to_string().into());
-        headers.insert(TRACEPARENT.into(), value);
-    }
-    if is_interrupted {
-        headers.insert(RETURNED_HEADER.into(), AMQPValue::Boolean(true));
-    }
+    let headers = headers(event, is_interrupted);
     let content_type = "application/cloudevents+json";
     Ok(outgoing(event, content_type, headers, body.into_bytes()))
 }
