@@ -527,29 +527,32 @@ pub async fn create_link(
     Ok(BASE64.encode(id.0).into())
 }
 
+/// Marks a link of this kind as opened. `None`: there is none, or not any more.
+async fn use_up(api: &Api, link: &str, kind: &str) -> Result<Option<tokio_postgres::Row>> {
+    let Some(id) = Id::parse(link) else {
+        return Ok(None);
+    };
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(
+            "-- open_link\n\
+             UPDATE links SET opened_at = now() \
+             WHERE hash = $1 AND kind = $2 AND opened_at IS NULL AND ends_at > now() \
+             RETURNING id::text, tenant, role, webhooks, session_s, theme, accent",
+        )
+        .await?;
+    let row = client
+        .query_opt(&statement, &[&id.hash().as_slice(), &kind])
+        .await?;
+    Ok(row)
+}
+
 /// Opens a link for the console, once. `None`: there is none, or not any more.
 ///
 /// # Errors
 /// If PostgreSQL fails.
 pub async fn open_link(api: &Api, link: &str) -> Result<Option<Begun>> {
-    let Some(id) = Id::parse(link) else {
-        return Ok(None);
-    };
-    let row = {
-        let client = api.pool.get().await?;
-        let statement = client
-            .prepare_cached(
-                "-- open_link\n\
-                 UPDATE links SET opened_at = now() \
-                 WHERE hash = $1 AND kind = 'link' AND opened_at IS NULL AND ends_at > now() \
-                 RETURNING tenant, role, session_s",
-            )
-            .await?;
-        client
-            .query_opt(&statement, &[&id.hash().as_slice()])
-            .await?
-    };
-    let Some(row) = row else {
+    let Some(row) = use_up(api, link, "link").await? else {
         return Ok(None);
     };
     let begins = Begins {
@@ -572,24 +575,7 @@ pub async fn open_link(api: &Api, link: &str) -> Result<Option<Begun>> {
 /// # Errors
 /// If PostgreSQL fails.
 pub async fn open_portal_link(api: &Api, link: &str) -> Result<Option<Begun>> {
-    let Some(id) = Id::parse(link) else {
-        return Ok(None);
-    };
-    let row = {
-        let client = api.pool.get().await?;
-        let statement = client
-            .prepare_cached(
-                "-- open_portal_link\n\
-                 UPDATE links SET opened_at = now() \
-                 WHERE hash = $1 AND kind = 'portal' AND opened_at IS NULL AND ends_at > now() \
-                 RETURNING id::text, tenant, role, webhooks, session_s, theme, accent",
-            )
-            .await?;
-        client
-            .query_opt(&statement, &[&id.hash().as_slice()])
-            .await?
-    };
-    let Some(row) = row else {
+    let Some(row) = use_up(api, link, "portal").await? else {
         return Ok(None);
     };
     // The link's public name: what was done with it is found by it.
