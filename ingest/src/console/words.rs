@@ -95,15 +95,20 @@ pub fn delivery<'a>(status: &'a str, reason: Option<&str>) -> Word<'a> {
             "Cancelled",
             "Not sent: its webhook was switched off, disabled or deleted.",
         ),
-        (unknown, _) => Word {
-            word: unknown,
-            ..word(
-                "none",
-                "unknown",
-                "",
-                "This version of the console doesn't know this word.",
-            )
-        },
+        (unknown, _) => unknown_word(unknown),
+    }
+}
+
+/// A word that a newer version wrote.
+fn unknown_word(unknown: &str) -> Word<'_> {
+    Word {
+        word: unknown,
+        ..word(
+            "none",
+            "unknown",
+            "",
+            "This version of the console doesn't know this word.",
+        )
     }
 }
 
@@ -297,15 +302,7 @@ pub fn webhook(status: &str, health: Health) -> Word<'_> {
             "Disabled",
             "By Posthorn; it gets nothing.",
         ),
-        (unknown, _) => Word {
-            word: unknown,
-            ..word(
-                "none",
-                "unknown",
-                "",
-                "This version of the console doesn't know this word.",
-            )
-        },
+        (unknown, _) => unknown_word(unknown),
     }
 }
 
