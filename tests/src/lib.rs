@@ -27,4 +27,5 @@ pub mod proxy;
 pub mod raw;
 pub mod receiver;
 pub mod service;
+pub mod shared_servers;
 pub mod world;

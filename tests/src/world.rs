@@ -14,12 +14,13 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio_postgres::NoTls;
 
-use crate::pair::{Pair, PairConfig};
+use crate::pair::{Management, Pair, PairConfig};
 use crate::producer::{Producer, Publication};
 use crate::receiver::{Receiver, Script};
 pub use crate::service::Answer;
 pub use crate::service::Ran;
 use crate::service::{Service, ask, command, free_address, shell, tail};
+use crate::shared_servers::{Share, SharedServers};
 
 /// The tenant of every test.
 pub const TENANT: &str = "acme";
@@ -28,50 +29,12 @@ pub const ADMIN_TOKEN: &str = "the-operators-token-of-the-tests";
 /// How long to wait for a condition.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The servers that `make test` has started and named in the environment.
-struct Shared {
-    database_url: String,
-    amqp_url: String,
-    /// The folder with one file for each virtual host that is in use.
-    leases: PathBuf,
-    vhosts: usize,
-}
-
-impl Shared {
-    fn of_environment() -> Option<Self> {
-        let variable = |name: &str| std::env::var(name).ok();
-        Some(Self {
-            database_url: variable("POSTHORN_TEST_DATABASE_URL")?,
-            amqp_url: variable("POSTHORN_TEST_AMQP_URL")?,
-            leases: variable("POSTHORN_TEST_LEASES")?.into(),
-            vhosts: variable("POSTHORN_TEST_VHOSTS")?.parse().ok()?,
-        })
-    }
-
-    /// Takes a virtual host that no other test uses or will use.
-    fn lease(&self) -> anyhow::Result<String> {
-        for n in 0..self.vhosts {
-            let lease = self.leases.join(n.to_string());
-            if std::fs::File::options()
-                .write(true)
-                .create_new(true)
-                .open(lease)
-                .is_ok()
-            {
-                return Ok(format!("{}/t{n}", self.amqp_url.trim_end_matches("/%2f")));
-            }
-        }
-        anyhow::bail!(
-            "all {} virtual hosts are taken: raise VHOSTS in tests/src/bin/with_servers.rs",
-            self.vhosts
-        )
-    }
-}
-
 /// See the module's text.
 pub struct World {
     /// Kept until the end. `None` if the servers are shared.
     pub pair: Option<Pair>,
+    /// The test's part of shared servers, if it has no pair.
+    share: Option<Share>,
     database_url: String,
     amqp_url: String,
     folder: PathBuf,
@@ -89,11 +52,7 @@ impl World {
 
     /// As [`World::start`], with additional settings.
     pub async fn with(settings: &[(&str, &str)]) -> Self {
-        let world = match Shared::of_environment() {
-            Some(shared) => Self::on_shared(&shared).await,
-            None => Self::on_own(|_| ()).await,
-        };
-        world.and_settings(settings).await
+        Self::anywhere().await.and_settings(settings).await
     }
 
     /// On servers of its own, which the test may kill.
@@ -122,7 +81,7 @@ impl World {
     /// If anything can't be started.
     pub async fn with_management(fsync: bool, settings: &[(&str, &str)]) -> Self {
         let world = Self::on_own(|config| {
-            config.management = true;
+            config.management = Management::Statistics;
             config.fsync = fsync;
         })
         .await;
@@ -138,17 +97,15 @@ impl World {
         world.and_settings(settings).await
     }
 
-    async fn on_shared(shared: &Shared) -> Self {
-        let name = format!("test_{}", unique());
-        let admin = sql(&shared.database_url).await;
-        must(
-            "a database",
-            admin
-                .batch_execute(&format!("CREATE DATABASE {name}"))
-                .await,
-        );
-        let database_url = replace_database(&shared.database_url, &name);
-        Self::new(None, database_url, must("a virtual host", shared.lease()))
+    async fn anywhere() -> Self {
+        let Some(servers) = SharedServers::of_environment() else {
+            return Self::on_own(|_| ()).await;
+        };
+        let share = must("a share of the servers", servers.share().await);
+        let (database_url, amqp_url) = (share.database_url(), share.amqp_url());
+        let mut world = Self::new(None, database_url, amqp_url);
+        world.share = Some(share);
+        world
     }
 
     async fn on_own(configure: impl FnOnce(&mut PairConfig)) -> Self {
@@ -180,6 +137,7 @@ impl World {
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .to_vec(),
             pair,
+            share: None,
             database_url,
             amqp_url,
             folder,
@@ -191,11 +149,7 @@ impl World {
 
     /// With the schema that this version's ingest makes.
     pub async fn with_schema_of(ingest: &str, settings: &[(&str, &str)]) -> Self {
-        let world = match Shared::of_environment() {
-            Some(shared) => Self::on_shared(&shared).await,
-            None => Self::on_own(|_| ()).await,
-        };
-        world.prepared_by(ingest, settings).await
+        Self::anywhere().await.prepared_by(ingest, settings).await
     }
 
     async fn and_settings(self, settings: &[(&str, &str)]) -> Self {
@@ -488,6 +442,9 @@ impl World {
         if let Some(pair) = self.pair.take() {
             must("stopping the servers", pair.discard().await);
         }
+        if let Some(share) = self.share.take() {
+            must("giving back the share", share.give_back().await);
+        }
         // Leftovers are in the temporary folder.
         let _ = std::fs::remove_dir_all(&self.folder);
     }
@@ -554,19 +511,13 @@ pub fn must<T, E: Into<anyhow::Error>>(what: &str, result: Result<T, E>) -> T {
 }
 
 /// A connection to PostgreSQL, with its background task.
-async fn sql(url: &str) -> tokio_postgres::Client {
+pub(crate) async fn sql(url: &str) -> tokio_postgres::Client {
     let (client, connection) = must(
         "connecting to PostgreSQL",
         tokio_postgres::connect(url, NoTls).await,
     );
     tokio::spawn(connection);
     client
-}
-
-fn replace_database(url: &str, database: &str) -> String {
-    let mut url = must("the database's URL", url::Url::parse(url));
-    url.set_path(database);
-    url.to_string()
 }
 
 /// A name that no other test has.

@@ -1,20 +1,18 @@
 //! Runs a command with a private RabbitMQ and PostgreSQL that all its tests share.
 //!
 //! `with_servers cargo nextest run …` starts the pair of servers, names it in the
-//! environment (see `harness::world`), runs the command, and stops the pair.
+//! environment (see `harness::shared_servers`), runs the command, and stops the pair.
 
-use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::Context;
-use harness::pair::{Pair, PairConfig};
+use harness::pair::{Management, Pair, PairConfig};
+use harness::shared_servers::{AMQP_URL, DATABASE_URL, MANAGEMENT_URL};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// One for each test that shares the servers.
-const VHOSTS: usize = 400;
 /// How long the command may take to end when it is interrupted.
 const GOODBYE: Duration = Duration::from_secs(15);
 
@@ -26,20 +24,17 @@ async fn main() -> anyhow::Result<ExitCode> {
         .context("usage: with_servers COMMAND [ARGUMENT …]")?;
 
     let folder = std::env::temp_dir().join(format!("posthorn-test-servers-{}", std::process::id()));
-    let leases = folder.with_extension("leases");
-    std::fs::create_dir_all(&leases)?;
     let mut config = PairConfig::new(folder);
-    config.vhosts = VHOSTS;
+    config.management = Management::Objects;
     // Tests that kill a server have their own, with fsync on.
     config.fsync = false;
     let pair = Pair::start(config).await?;
 
     let mut command = Command::new(program)
         .args(arguments)
-        .env("POSTHORN_TEST_DATABASE_URL", pair.postgres().url())
-        .env("POSTHORN_TEST_AMQP_URL", pair.rabbitmq().url())
-        .env("POSTHORN_TEST_LEASES", &leases)
-        .env("POSTHORN_TEST_VHOSTS", VHOSTS.to_string())
+        .env(DATABASE_URL, pair.postgres().url())
+        .env(AMQP_URL, pair.rabbitmq().url())
+        .env(MANAGEMENT_URL, pair.rabbitmq().management_url()?)
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .spawn()?;
@@ -64,15 +59,8 @@ async fn main() -> anyhow::Result<ExitCode> {
     }
     drop(command);
     pair.discard().await?;
-    remove(leases);
     let code = status
         .and_then(|status| status.code())
         .and_then(|code| u8::try_from(code).ok());
     Ok(ExitCode::from(code.unwrap_or(1)))
-}
-
-fn remove(folder: PathBuf) {
-    // The folder is in the temporary folder. Anything that can't be removed now is
-    // removed with that.
-    let _ = std::fs::remove_dir_all(folder);
 }

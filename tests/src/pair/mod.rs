@@ -56,6 +56,17 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Gets a message for each step that takes a while.
 pub type Progress = Arc<dyn Fn(&str) + Send + Sync>;
 
+/// What RabbitMQ's management API is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Management {
+    /// RabbitMQ doesn't serve it.
+    Off,
+    /// To create and delete virtual hosts. It counts nothing, so it costs next to nothing.
+    Objects,
+    /// To read its statistics of queues and connections too.
+    Statistics,
+}
+
 #[derive(Clone)]
 pub struct PairConfig {
     /// The folder with the data. It is kept between runs and created if it doesn't
@@ -65,8 +76,7 @@ pub struct PairConfig {
     pub vhosts: usize,
     /// RabbitMQ serves metrics for Prometheus.
     pub metrics: bool,
-    /// RabbitMQ serves its management API.
-    pub management: bool,
+    pub management: Management,
     /// PostgreSQL's `fsync`. If it is off, committed rows survive a crash of
     /// PostgreSQL but not of the machine.
     pub fsync: bool,
@@ -86,7 +96,7 @@ impl PairConfig {
             folder: folder.into(),
             vhosts: 0,
             metrics: false,
-            management: false,
+            management: Management::Off,
             fsync: true,
             small_disk: false,
             database_url: None,

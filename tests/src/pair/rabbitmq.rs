@@ -24,7 +24,7 @@ use url::Url;
 use super::binaries;
 use super::home::Home;
 use super::server::{Recipe, Server};
-use super::{PairConfig, Progress};
+use super::{Management, PairConfig, Progress};
 
 /// No busy waiting, because the system under test uses the same cores. Erlang's
 /// distribution listens on loopback only: it runs code for everybody who knows the
@@ -42,7 +42,7 @@ pub struct RabbitMq {
     scripts: PathBuf,
     vhosts: usize,
     metrics: bool,
-    management: bool,
+    management: Management,
     url: Url,
     /// `None`: the node is alone.
     member: Option<Member>,
@@ -107,14 +107,18 @@ impl RabbitMq {
             // How often its own counts are taken together, in milliseconds.
             set("collect_statistics_interval", "1000");
         }
-        if self.management {
+        if self.management != Management::Off {
             set("management.tcp.ip", "127.0.0.1");
             set(
                 "management.tcp.port",
                 &self.home.ports().management.to_string(),
             );
+        }
+        match self.management {
+            Management::Off => {}
+            Management::Objects => set("management_agent.disable_metrics_collector", "true"),
             // So that the API shows a change soon, in milliseconds.
-            set("collect_statistics_interval", "1000");
+            Management::Statistics => set("collect_statistics_interval", "1000"),
         }
         if let Some(member) = &self.member {
             set("cluster_formation.peer_discovery_backend", "classic_config");
@@ -211,7 +215,8 @@ impl Recipe for RabbitMq {
             .write("rabbitmq/rabbitmq.conf", &self.settings())?;
         self.home
             .write("rabbitmq/definitions.json", &self.definitions())?;
-        let plugins = match (self.metrics, self.management) {
+        let is_managed = self.management != Management::Off;
+        let plugins = match (self.metrics, is_managed) {
             (true, true) => "[rabbitmq_prometheus,rabbitmq_management].\n",
             (true, false) => "[rabbitmq_prometheus].\n",
             (false, true) => "[rabbitmq_management].\n",
