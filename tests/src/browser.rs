@@ -34,6 +34,10 @@ const FLAGS: [&str; 10] = [
     "--hide-scrollbars",
 ];
 
+/// How often chromedriver is started until it has a port. It takes a free port of IPv4, and
+/// ends if the same port of IPv6 is in use, as it may be beside other tests.
+const STARTS: usize = 5;
+
 /// A running chromedriver.
 pub struct Browser {
     port: u16,
@@ -54,27 +58,16 @@ impl Browser {
     pub async fn start() -> Self {
         let folder = std::env::temp_dir().join(format!("posthorn-browser-{}", fastrand::u64(..)));
         must("a folder", std::fs::create_dir_all(&folder));
-        let mut command = Command::new("chromedriver");
-        command
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null());
-        let mut driver = must("chromedriver", command.kill_on_drop(true).spawn());
-        let output = must("its output", driver.stdout.take().ok_or("none"));
-        let mut lines = BufReader::new(output).lines();
-        let port = loop {
-            let line = must("its output", lines.next_line().await);
-            let line = must("its port", line.ok_or("it ended"));
-            let port = line
-                .split("successfully on port ")
-                .nth(1)
-                .and_then(|rest| rest.trim_end_matches('.').parse().ok());
-            if let Some(port) = port {
-                break port;
+        let mut trouble = String::new();
+        let (driver, port) = 'started: {
+            for _ in 0..STARTS {
+                match start_driver().await {
+                    Ok(started) => break 'started started,
+                    Err(error) => trouble = error,
+                }
             }
+            panic!("chromedriver does not start: {trouble}");
         };
-        // It stops when nobody reads what it says.
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         Self {
             port,
             folder,
@@ -341,6 +334,34 @@ impl WebDriverCompatibleCommand for Extension {
     fn method_and_body(&self, _: &Url) -> (Method, Option<String>) {
         (Method::POST, Some(self.1.to_string()))
     }
+}
+
+/// Starts chromedriver and reads its port. The error is what it printed.
+async fn start_driver() -> Result<(Child, u16), String> {
+    let mut driver = Command::new("chromedriver")
+        .arg("--port=0")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    let output = driver.stdout.take().ok_or("it has no output")?;
+    let mut lines = BufReader::new(output).lines();
+    let mut printed = String::new();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let port = line
+            .split("successfully on port ")
+            .nth(1)
+            .and_then(|rest| rest.trim_end_matches('.').parse().ok());
+        if let Some(port) = port {
+            // It stops when nobody reads what it says.
+            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+            return Ok((driver, port));
+        }
+        printed += &line;
+        printed.push('\n');
+    }
+    Err(printed)
 }
 
 fn must<T, E: std::fmt::Display>(what: &str, result: Result<T, E>) -> T {
