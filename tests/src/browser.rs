@@ -147,8 +147,20 @@ impl Tab {
 
     /// What one reads on the page.
     pub async fn text(&self) -> String {
-        let body = must("a body", self.client.find(Locator::Css("body")).await);
-        must("its text", body.text().await)
+        // Another page may come between finding its body and reading it.
+        let mut read = self.body().await;
+        for _ in 0..20 {
+            if read.is_ok() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            read = self.body().await;
+        }
+        must("the text", read)
+    }
+
+    async fn body(&self) -> Result<String, fantoccini::error::CmdError> {
+        self.client.find(Locator::Css("body")).await?.text().await
     }
 
     /// How many elements there are.
