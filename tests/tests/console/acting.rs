@@ -64,7 +64,7 @@ async fn a_replay_shows_its_count_before_its_progress_during_and_can_be_cancelle
     ))
     .await;
     tab.says("30 would begin again").await;
-    tab.press("[name=rate][value='2']").await;
+    tab.press("label:has([name=rate][value='2'])").await;
     tab.press("[name=ramp]").await;
     tab.press_text("Replay 30 deliveries").await;
     tab.says("Running").await;

@@ -91,7 +91,7 @@ async fn make_ugly(shop: &Shop) -> String {
             Reply::status(404).saying(answer.clone())
         }))
         .await;
-    let long_type = format!("order.{}", "verylongname".repeat(8));
+    let long_type = format!("shipment.{}", "verylongname".repeat(8));
     let more = json!({
         "description": format!("שלום {}", "WarehouseWithoutSpaces".repeat(30)), "retries": 0, "debug_mode": true,
         "events": [long_type], "headers": {"X-Api-Key": "hunter2"},
