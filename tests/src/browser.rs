@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::http::Method;
+use fantoccini::error::CmdError;
 use fantoccini::wd::WebDriverCompatibleCommand;
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -159,7 +160,7 @@ impl Tab {
         must("the text", read)
     }
 
-    async fn body(&self) -> Result<String, fantoccini::error::CmdError> {
+    async fn body(&self) -> Result<String, CmdError> {
         self.client.find(Locator::Css("body")).await?.text().await
     }
 
@@ -280,11 +281,21 @@ impl Tab {
     /// A command of Chromium's own protocol.
     pub async fn chrome(&self, command: &str, parameters: Value) -> Value {
         let body = json!({"cmd": command, "params": parameters});
-        let issued = self
-            .client
-            .issue_cmd(Extension("goog/cdp/execute", body))
-            .await;
+        // The driver may close a connection that waits just when it is used again.
+        let mut issued = self.issue("goog/cdp/execute", &body).await;
+        for _ in 0..3 {
+            if issued.is_ok() {
+                break;
+            }
+            issued = self.issue("goog/cdp/execute", &body).await;
+        }
         must(command, issued)
+    }
+
+    async fn issue(&self, endpoint: &'static str, body: &Value) -> Result<Value, CmdError> {
+        self.client
+            .issue_cmd(Extension(endpoint, body.clone()))
+            .await
     }
 
     /// What the browser complained about, and every request to another host, since the last

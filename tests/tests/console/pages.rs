@@ -120,8 +120,8 @@ async fn make_ugly(shop: &Shop) -> String {
     let first = world.deliveries(&shop.ingest, &webhook).await;
     let first = first.last().unwrap()["id"].as_str().unwrap().to_owned();
     // As many attempts as a delivery has after some replays, and a reason from a newer version.
-    let copies = "INSERT INTO attempts SELECT (jsonb_populate_record(a, jsonb_build_object('n', n))).* \
-        FROM attempts a CROSS JOIN generate_series(2, 41) n WHERE a.delivery_id = $1 AND a.n = 1";
+    let copies = "INSERT INTO attempts SELECT (jsonb_populate_record(a, jsonb_build_object('n', again))).* \
+        FROM attempts a CROSS JOIN generate_series(2, 41) again WHERE a.delivery_id = $1 AND a.n = 1";
     let id: shared::ids::DeliveryId = first.parse().unwrap();
     let sql = world.sql().await;
     sql.execute(copies, &[&id]).await.unwrap();

@@ -239,7 +239,7 @@ fn steps(stats: &Stats) -> Vec<OffsetDateTime> {
 fn each(window: Window) -> &'static str {
     match window {
         Window::Hour => "each quarter of an hour",
-        Window::Day => "each hour",
+        Window::Day => "each half hour",
         Window::Week => "each six hours",
         Window::Month => "each day",
     }
