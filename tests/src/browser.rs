@@ -269,7 +269,16 @@ impl Tab {
 
     /// A picture of the whole page, as PNG.
     pub async fn picture(&self) -> Vec<u8> {
-        let wanted = json!({"format": "png", "captureBeyondViewport": true});
+        self.captured(true).await
+    }
+
+    /// A picture of what fits the screen, as PNG.
+    pub async fn picture_of_screen(&self) -> Vec<u8> {
+        self.captured(false).await
+    }
+
+    async fn captured(&self, whole: bool) -> Vec<u8> {
+        let wanted = json!({"format": "png", "captureBeyondViewport": whole});
         let answer = self.chrome("Page.captureScreenshot", wanted).await;
         let encoded = answer["data"].as_str().unwrap_or_default();
         must(

@@ -6,6 +6,8 @@
 mod acting;
 #[path = "console/forms.rs"]
 mod forms;
+#[path = "console/gallery.rs"]
+mod gallery;
 #[path = "console/live.rs"]
 mod live;
 #[path = "console/pages.rs"]
