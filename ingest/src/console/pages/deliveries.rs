@@ -205,7 +205,7 @@ fn line_of(row: &Row<'_>, base: &str, may_retry: bool) -> Markup {
     let name = row
         .names
         .map(|names| match names.get(&delivery.webhook_id) {
-            Some(name) => excerpt(name, 60),
+            Some(name) => excerpt(name, 32),
             None => html! { code { (short(&delivery.webhook_id.to_string())) } },
         });
     let took = match delivery.response_time_ms {

@@ -15,7 +15,7 @@ use crate::api::changes::{self, Change, ChangeAction, ChangeQuery};
 use crate::api::http::request::Parameters;
 use crate::console::failure::Result;
 use crate::console::fields::query;
-use crate::console::moments::{exactly, took};
+use crate::console::moments::{count, exactly, took};
 use crate::console::pages::webhook::{self, Tab, page};
 use crate::console::parts::{empty, pager, unreadable};
 use crate::console::state::Console;
@@ -87,7 +87,7 @@ pub async fn show(
             }
         }
         (pager(
-            &html! { (attempts.len()) " attempts shown" },
+            &html! { (count(attempts.len() as i64, "attempt")) " shown" },
             next.map(|next| format!("{path}{}", query(&[("cursor", &next.to_string())]))).as_deref(),
         ))
     };

@@ -144,11 +144,11 @@ fn body<const ROLE: u8>(
     let base = visit.path(&format!("/webhooks/{}", webhook.id));
     html! {
         (head(visit, webhook))
-        div data-live="trouble" { (trouble(visit.by.may(Role::Manager), webhook)) }
         @if visit.by.may(Role::Manager) {
             // Of the button in the note, which all visitors share.
             form id="probe" method="post" action={ (base) "/probe" } hidden { (csrf(&visit.by)) }
         }
+        div data-live="trouble" { (trouble(visit.by.may(Role::Manager), webhook)) }
         (tabs(visit, &base, tab))
         (content)
     }
