@@ -41,8 +41,8 @@ async fn a_tenant_has_five_checks_a_second_and_takes_none_of_anothers() {
         )
     };
     let path = "/api/v1/signatures/check";
-    // Ten at once, then five a second: thirty would have to take four seconds.
-    let all = (0..30).map(|_| world.ask(&ingest, "POST", path, asked()));
+    // Ten at once, then five a second: two hundred would have to take 38 seconds.
+    let all = (0..200).map(|_| world.ask(&ingest, "POST", path, asked()));
     let all = futures_util::future::join_all(all).await;
     let taken = all.iter().filter(|answer| answer.status == 200).count();
     let refused = all.iter().find(|answer| answer.status == 429).unwrap();

@@ -216,7 +216,10 @@ async fn pausing_resuming_switching_off_and_deleting_do_what_they_say_to_what_wa
     shop.world.settles().await;
     assert_eq!(receiver.arrivals().len(), 2);
     let cancelled = "deliveries WHERE state = 'cancelled'";
-    assert_eq!(shop.world.count(cancelled).await, 2);
+    eventually("both are cancelled", async || {
+        shop.world.count(cancelled).await == 2
+    })
+    .await;
     shop.close().await;
 }
 

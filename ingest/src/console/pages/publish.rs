@@ -197,7 +197,7 @@ fn would_get_it(asked: &EventDryRun, names: &HashMap<WebhookId, String>) -> Mark
         section class="panel" {
             header { h2 { "Would get it" } span class="soft small" { (asked.matched) @if !asked.all { " of the first 1,000" } } }
             @if asked.matching.is_empty() { p class="pad soft" { "There is no webhook." } }
-            @else { div class="scroll" { table class="tight" { tbody {
+            @else { div class="scroll" tabindex="0" { table class="tight" { tbody {
                 @for one in asked.matching.iter().take(50) { tr {
                     @let (tone, symbol, word) = match &one.explanation {
                         Explanation::Matched { .. } => ("good", "ok", "Matched"),

@@ -24,6 +24,9 @@ use crate::console::text::line;
 use crate::console::visit::Posted;
 use crate::console::words;
 
+/// How many attempts are shown, the latest ones.
+const SHOWN_ATTEMPTS: usize = 20;
+
 /// `GET /portal/deliveries/{id}`
 pub async fn show(customer: Customer, Id(id): Id<DeliveryId>) -> Result<Html<String>> {
     let shown = customer.delivery(id).await?;
@@ -45,7 +48,7 @@ pub async fn show(customer: Customer, Id(id): Id<DeliveryId>) -> Result<Html<Str
         p { (word.sentence) " " (next(delivery)) }
         section class="stack near" {
             h2 { (count(delivery.attempts.into(), "attempt")) }
-            @for (n, attempt) in shown.attempt_log.iter().enumerate().rev() {
+            @for (n, attempt) in shown.attempt_log.iter().enumerate().rev().take(SHOWN_ATTEMPTS) {
                 (attempted(attempt, n + 1 == shown.attempt_log.len()))
             }
         }
@@ -86,12 +89,15 @@ fn attempted(attempt: &Attempt, open: bool) -> Markup {
         open,
         &html! {
             @if let Some(error) = &attempt.error { p class="bad" { (line(error)) } }
+            // Of the latest one only: bodies are large.
+            @if !open { p class="soft small" { "What was sent and answered is shown of the latest attempt." } } @else {
             h3 { "Sent" @if attempt.composed { " " span class="soft small" { "(composed again)" } } }
             @if let Some(all) = &attempt.request_headers { (code(&headers(all))) }
             @if let Some(body) = &attempt.request_body { (code(&payload(body))) }
             h3 { "Answered" }
             @if let Some(all) = &attempt.response_headers { (code(&headers(all))) }
             @if let Some(body) = &attempt.response_body { (code(&payload(body))) }
+            }
         },
     )
 }
