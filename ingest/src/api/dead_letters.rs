@@ -33,6 +33,7 @@ use crate::api::state::{Api, Shared};
 use crate::dead_letters::letter::{Letter, Origin, Repair};
 use crate::dead_letters::store::{self, LetterFilter};
 use crate::decode::header_value;
+use crate::invalid::{Gathered, Invalid, Invalids};
 use crate::timestamp::Timestamp;
 
 /// The most messages that one request replays or discards.
@@ -97,26 +98,26 @@ pub struct Selection {
 }
 
 impl Selection {
-    fn filter(self) -> Result<LetterFilter> {
-        let origin = match self.queue.as_deref() {
-            None => None,
-            Some("parking") => Some(Origin::Parking),
-            Some("unrouted") => Some(Origin::Unrouted),
-            Some(_) => return Err(Problem::field("queue", "must be `parking` or `unrouted`")),
-        };
+    fn filter(self) -> std::result::Result<LetterFilter, Invalids> {
+        let mut wrong = Gathered::default();
+        let origin = wrong.take(match self.queue.as_deref() {
+            None => Ok(None),
+            Some("parking") => Ok(Some(Origin::Parking)),
+            Some("unrouted") => Ok(Some(Origin::Unrouted)),
+            Some(_) => Err(Invalid::new("queue", "must be `parking` or `unrouted`")),
+        });
         for (field, text) in [("reason", &self.reason), ("tenant", &self.tenant)] {
             if text.as_ref().is_some_and(|text| text.contains('\0')) {
-                return Err(Problem::field(
-                    field,
-                    "must not contain the character U+0000",
-                ));
+                let bound = "must not contain the character U+0000";
+                wrong.add(Invalid::new(field, bound));
             }
         }
-        Ok(LetterFilter {
+        let ids = wrong.take(self.ids.as_deref().map(ids).transpose());
+        wrong.finish(LetterFilter {
             reason: self.reason,
             tenant: self.tenant,
             origin,
-            ids: self.ids.as_deref().map(ids).transpose()?,
+            ids,
         })
     }
 
@@ -129,19 +130,19 @@ impl Selection {
                 "one of `reason`, `tenant`, `queue` and `ids` must be there",
             ));
         }
-        self.filter()
+        Ok(self.filter()?)
     }
 }
 
-fn ids(texts: &[String]) -> Result<Vec<DeadLetterId>> {
+fn ids(texts: &[String]) -> std::result::Result<Vec<DeadLetterId>, Invalid> {
     if texts.is_empty() || texts.len() as i64 > AT_MOST {
         let bound = format!("must have 1 to {AT_MOST} entries");
-        return Err(Problem::field("ids", bound));
+        return Err(Invalid::new("ids", bound));
     }
     let parsed = texts.iter().map(|text| text.trim().parse());
     parsed
         .collect::<std::result::Result<_, shared::ids::Malformed>>()
-        .map_err(|error| Problem::field("ids", error.to_string()))
+        .map_err(|error| Invalid::new("ids", error))
 }
 
 /// A dead letter: a message that was refused or unroutable.
@@ -316,14 +317,16 @@ async fn page(api: &Api, which: Which) -> Result<DeadLetterPage> {
         limit: which.limit,
         cursor: which.cursor,
     };
-    let (limit, before) = (page.limit()?, page.after::<DeadLetterId>()?);
-    let filter = Selection {
+    let selection = Selection {
         reason: which.reason,
         tenant: which.tenant,
         queue: which.queue,
         ids: None,
-    }
-    .filter()?;
+    };
+    let mut wrong = Gathered::default();
+    let (limit, before) = wrong.take(page.read::<DeadLetterId>());
+    let filter = wrong.take(selection.filter());
+    let filter = wrong.finish(filter)?;
     let client = api.pool.get().await?;
     let shown = store::list(&client, &filter, before, limit + 1).await?;
     Ok(DeadLetterPage::new(shown, limit))
@@ -432,7 +435,7 @@ async fn list_of_tenant(
     State(api): State<Shared>,
     Parameters(page): Parameters<Page>,
 ) -> Result<Json<DeadLetterPage>> {
-    let (limit, before) = (page.limit()?, page.after::<DeadLetterId>()?);
+    let (limit, before) = page.read::<DeadLetterId>()?;
     let client = api.pool.get().await?;
     let shown = store::list_of_tenant(&client, &acting.tenant, before, limit + 1).await?;
     Ok(Json(DeadLetterPage::new(shown, limit)))
