@@ -234,7 +234,7 @@ impl Letter {
     ///
     /// An event without an id gets the letter's, so that a second replay is recognised as a
     /// duplicate. A job becomes due now. Its due time is its ticket, so its row must have the
-    /// same one before the job is published (see `store::take_tickets`).
+    /// same one before the job is published (see `tickets::take_tickets`).
     ///
     /// # Errors
     /// If it can't be replayed: only an excerpt was kept, the message is unreadable (see
