@@ -1,3 +1,4 @@
+use super::rows::share;
 use super::*;
 
 fn id(n: u128) -> DeliveryId {

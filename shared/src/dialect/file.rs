@@ -26,7 +26,7 @@ use axum::http::HeaderValue;
 use toml::Table;
 
 use super::api::{self, Additions};
-use super::compose::{Dialect, Form, Member, Value};
+use super::definition::{Dialect, Form, Member, Value};
 use super::policy::{Answers, Policy, Since, Statuses};
 use super::section::{Invalid, Result, Section, duration};
 use super::shape::Names;

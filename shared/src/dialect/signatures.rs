@@ -3,7 +3,7 @@
 use axum::http::HeaderValue;
 use toml::Value as Toml;
 
-use super::compose::{Dialect, Digest, InHeader, Key, Member, Signature, Signed, Signing};
+use super::definition::{Dialect, Digest, InHeader, Key, Member, Signature, Signed, Signing};
 use super::section::{Invalid, Result, Section};
 use super::shape::SPREAD;
 use super::template::{Field, Template};

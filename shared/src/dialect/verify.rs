@@ -15,7 +15,8 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::compose::{Dialect, Digest, InHeader, Key, Signed, encode, hmac_sha256, push_name};
+use super::compose::{encode, hmac_sha256, push_name};
+use super::definition::{Dialect, Digest, InHeader, Key, Signed};
 use super::template::{Clock, Field, Template};
 use crate::secret::Secret;
 

@@ -18,7 +18,7 @@ use ingest::event_types::form::CatalogueForm;
 use ingest::json_text::{self, MAX_DEPTH};
 use ingest::matching::filter::{Budget, Filter};
 use ingest::matching::pattern::Pattern;
-use ingest::tenants::{Change, NewTenant};
+use ingest::tenants::form::{Change, NewTenant};
 use ingest::webhooks::form::WebhookForm;
 use ingest::webhooks::store::Writing;
 use lapin::BasicProperties;
