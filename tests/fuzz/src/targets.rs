@@ -261,9 +261,9 @@ fn write(dialect: &Dialect, data: &str) -> Vec<u8> {
         tenant: &tenant,
         webhook_id: WebhookId::generate(),
         external_id: None,
-        delivery_id: DeliveryId::of(uid),
+        delivery_id: DeliveryId::for_event(uid),
     };
-    let secrets = Secrets::of(secret, None);
+    let secrets = Secrets::new(secret, None);
     dialect
         .compose(&message, &secrets, OffsetDateTime::UNIX_EPOCH)
         .body
