@@ -90,7 +90,7 @@ impl Matched {
             attempt: 1,
             due_at: delivery.accepted_at(),
             recheck: false,
-            payload: Payload::of(&self.event.data, self.event.attributes.as_ref()),
+            payload: Payload::from_data(&self.event.data, self.event.attributes.as_ref()),
             restart: None,
             late: None,
             trace: None,

@@ -229,7 +229,7 @@ async fn matched(writer: &Writer, event: Arc<Event>, uid: EventUid) -> Matched {
         .matching(&event.tenant, event.event_type.as_str(), &event.data)
         .await;
     let deliveries = found.matched.into_iter();
-    let deliveries = deliveries.map(|webhook| (DeliveryId::of(uid), webhook));
+    let deliveries = deliveries.map(|webhook| (DeliveryId::for_event(uid), webhook));
     Matched {
         uid,
         id: decode::id_for(&event, uid),

@@ -243,7 +243,7 @@ pub async fn make_deliveries(
         .query(
             &statement,
             &[
-                column!(event, _ => DeliveryId::of(event.uid)),
+                column!(event, _ => DeliveryId::for_event(event.uid)),
                 column!(event, _ => event.uid),
                 column!(_event, webhook => *webhook),
                 column!(event, _ => event.event_type.as_str()),

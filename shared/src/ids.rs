@@ -206,7 +206,7 @@ impl DeadLetterId {
 impl DeliveryId {
     /// A new id with the same millisecond as its event. See the module's text.
     #[must_use]
-    pub fn of(event: EventUid) -> Self {
+    pub fn for_event(event: EventUid) -> Self {
         Self(with_millisecond(event.0, Uuid::new_v4()))
     }
 

@@ -108,7 +108,7 @@ pub struct Content {
 impl Payload {
     /// Puts the content into the job if it is small enough.
     #[must_use]
-    pub fn of(data: &str, attributes: Option<&Value>) -> Self {
+    pub fn from_data(data: &str, attributes: Option<&Value>) -> Self {
         let size = data.len() + attributes.map_or(0, |attributes| attributes.to_string().len());
         if size <= MAX_INLINE {
             Self::Inline(Content {
@@ -179,7 +179,7 @@ impl Job {
             attempt: count("attempts") + 1,
             due_at,
             recheck: true,
-            payload: Payload::of(row.get("data"), attributes.as_ref()),
+            payload: Payload::from_data(row.get("data"), attributes.as_ref()),
             restart: row
                 .get::<_, Option<OffsetDateTime>>("restarted_at")
                 .map(|at| Restart {

@@ -3,6 +3,7 @@
 //! keep failing are disabled, and their owners are told of trouble.
 
 pub mod alerts;
+mod alone;
 pub mod announce;
 pub mod backlog;
 pub mod disable;

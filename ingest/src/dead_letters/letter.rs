@@ -126,7 +126,7 @@ impl Letter {
         let parked_by_us = origin == Origin::Parking && last_death(&headers).is_none();
         let whole = cut.or_else(|| parked_by_us.then(|| cut_before(&headers)).flatten());
         // The guard took it out just now, or whoever dead-lettered the message noted it.
-        let taken_out = Unreadable::of(message);
+        let taken_out = Unreadable::from_message(message);
         let reason = taken_out.as_ref().map_or(reason, ToString::to_string);
         let unreadable = taken_out.or_else(|| {
             parked_by_us

@@ -14,6 +14,10 @@ use super::letter::{Letter, Origin};
 /// How much of a body is shown, in bytes.
 const EXCERPT: i32 = 1024;
 
+/// A letter without its body.
+const COLUMNS: &str = "id, queue, reason, exchange, routing_key, tenant, message_id, properties, \
+                       whole_size, whole_sha256";
+
 /// Selects dead letters: all conditions that are set must hold.
 #[derive(Debug, Default)]
 pub struct LetterFilter {
@@ -123,17 +127,15 @@ pub async fn list(
     limit: i64,
 ) -> anyhow::Result<Vec<StoredLetter>> {
     let statement = client
-        .prepare_cached(
+        .prepare_cached(&format!(
             "-- list_dead_letters\n\
-             SELECT id, queue, reason, exchange, routing_key, tenant, message_id, properties, \
-                    whole_size, whole_sha256, \
-                    length(body) AS size, substring(body FOR $6::int) AS excerpt \
+             SELECT {COLUMNS}, length(body) AS size, substring(body FOR $6::int) AS excerpt \
              FROM dead_letters \
              WHERE ($1::uuid IS NULL OR id < $1) AND ($2::text IS NULL OR reason = $2) \
                AND ($3::text IS NULL OR tenant = $3) AND ($4::text IS NULL OR queue = $4) \
                AND ($7::uuid[] IS NULL OR id = ANY($7)) \
-             ORDER BY id DESC LIMIT $5",
-        )
+             ORDER BY id DESC LIMIT $5"
+        ))
         .await?;
     let origin = filter.origin.map(Origin::as_str);
     let rows = client
@@ -165,13 +167,11 @@ pub async fn list_of_tenant(
 ) -> anyhow::Result<Vec<StoredLetter>> {
     let statement = client
         .prepare_cached(
-            "-- list_tenant_dead_letters\n\
-             SELECT id, queue, reason, exchange, routing_key, tenant, message_id, properties, \
-                    whole_size, whole_sha256, \
-                    length(body) AS size, substring(body FOR $4::int) AS excerpt \
+            &format!("-- list_tenant_dead_letters\n\
+             SELECT {COLUMNS}, length(body) AS size, substring(body FOR $4::int) AS excerpt \
              FROM dead_letters \
              WHERE owner = $1 AND tenant = $1 AND id < coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid) \
-             ORDER BY id DESC LIMIT $3",
+             ORDER BY id DESC LIMIT $3"),
         )
         .await?;
     let rows = client
@@ -186,12 +186,10 @@ pub async fn list_of_tenant(
 /// If PostgreSQL fails.
 pub async fn find(client: &Client, id: DeadLetterId) -> anyhow::Result<Option<Letter>> {
     let statement = client
-        .prepare_cached(
+        .prepare_cached(&format!(
             "-- find_dead_letter\n\
-             SELECT id, queue, reason, exchange, routing_key, tenant, message_id, properties, body, \
-                    whole_size, whole_sha256 \
-             FROM dead_letters WHERE id = $1",
-        )
+             SELECT {COLUMNS}, body FROM dead_letters WHERE id = $1"
+        ))
         .await?;
     let row = client.query_opt(&statement, &[&id]).await?;
     row.as_ref().map(letter).transpose()
@@ -203,12 +201,10 @@ pub async fn find(client: &Client, id: DeadLetterId) -> anyhow::Result<Option<Le
 /// If PostgreSQL fails.
 pub async fn heads(client: &Client, ids: &[DeadLetterId]) -> anyhow::Result<Vec<Letter>> {
     let statement = client
-        .prepare_cached(
+        .prepare_cached(&format!(
             "-- heads_of_dead_letters\n\
-             SELECT id, queue, reason, exchange, routing_key, tenant, message_id, properties, \
-                    ''::bytea AS body, whole_size, whole_sha256 \
-             FROM dead_letters WHERE id = ANY($1)",
-        )
+             SELECT {COLUMNS}, ''::bytea AS body FROM dead_letters WHERE id = ANY($1)"
+        ))
         .await?;
     let rows = client.query(&statement, &[&ids]).await?;
     rows.iter().map(letter).collect()
@@ -242,11 +238,9 @@ pub async fn next(
     bytes: i64,
 ) -> anyhow::Result<Vec<Letter>> {
     let statement = client
-        .prepare_cached(
+        .prepare_cached(&format!(
             "-- next_dead_letters\n\
-             SELECT id, queue, reason, exchange, routing_key, tenant, message_id, properties, body, \
-                    whole_size, whole_sha256 \
-             FROM dead_letters WHERE id = ANY (ARRAY( \
+             SELECT {COLUMNS}, body FROM dead_letters WHERE id = ANY (ARRAY( \
                  SELECT id FROM ( \
                      SELECT id, sum(bytes) OVER (ORDER BY id) - bytes AS before FROM ( \
                          SELECT id, bytes FROM dead_letters \
@@ -257,8 +251,8 @@ pub async fn next(
                            AND ($8::uuid[] IS NULL OR id = ANY($8)) \
                          ORDER BY id LIMIT $5) next) n \
                  WHERE before < $7)) \
-             ORDER BY id",
-        )
+             ORDER BY id"
+        ))
         .await?;
     let origin = filter.origin.map(Origin::as_str);
     let rows = client

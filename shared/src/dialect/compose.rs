@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use sha2::Sha256;
 use time::OffsetDateTime;
 
-use super::definition::{Dialect, Digest, Form, InHeader, Key, Signed, Signing, Value};
+use super::definition::{Dialect, Digest, Form, InHeader, KeyForm, Signed, Signing, Value};
 use super::javascript;
 use super::message::{Message, Wire};
 use super::template::Template;
@@ -201,8 +201,8 @@ impl Composer<'_> {
         });
         let one = |secret: &Secret| {
             let mac = match signature.key {
-                Key::Text => hmac_sha256(secret.expose().as_bytes(), signed.as_bytes()),
-                Key::Whsec => hmac_sha256(secret.key().expose_secret(), signed.as_bytes()),
+                KeyForm::Text => hmac_sha256(secret.expose().as_bytes(), signed.as_bytes()),
+                KeyForm::Whsec => hmac_sha256(secret.key().expose_secret(), signed.as_bytes()),
             };
             encode(&signature.encoding, &mac)
         };

@@ -84,7 +84,7 @@ impl Dialect {
     #[must_use]
     pub fn decodes_secrets(&self) -> bool {
         let mut signatures = self.signatures.iter();
-        signatures.any(|signature| signature.key == Key::Whsec)
+        signatures.any(|signature| signature.key == KeyForm::Whsec)
     }
 
     /// Whether it can send a signature by an ed25519 key.
@@ -153,7 +153,7 @@ pub(super) struct Signature {
     pub(super) encoding: Template<Digest>,
     /// How signatures by ed25519 keys are written. `None`: the dialect has none.
     pub(super) ed25519: Option<Template<Digest>>,
-    pub(super) key: Key,
+    pub(super) key: KeyForm,
     pub(super) secrets: Signing,
 }
 
@@ -174,7 +174,7 @@ pub(super) enum Digest {
 
 /// How a secret becomes an HMAC key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Key {
+pub(super) enum KeyForm {
     /// The secret's characters.
     Text,
     /// The part after `whsec_`, decoded. If the secret doesn't start with that, its

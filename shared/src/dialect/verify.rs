@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::compose::{encode, hmac_sha256, push_name};
-use super::definition::{Dialect, Digest, InHeader, Key, Signed};
+use super::definition::{Dialect, Digest, InHeader, KeyForm, Signed};
 use super::template::{Clock, Field, Template};
 use crate::secret::Secret;
 
@@ -250,7 +250,7 @@ impl Dialect {
     ) -> String {
         let signature = &self.signatures[place.index];
         let as_text = match keyed {
-            Keyed::Rightly => signature.key == Key::Text,
+            Keyed::Rightly => signature.key == KeyForm::Text,
             Keyed::AsText => true,
             Keyed::Decoded => false,
         };

@@ -19,7 +19,7 @@ fn an_id_survives_its_text_and_refuses_another_kind() {
 fn a_delivery_shares_its_events_millisecond() {
     let at = datetime!(2026-11-22 10:00:00.123 UTC);
     let event = EventUid::at(at);
-    let delivery = DeliveryId::of(event);
+    let delivery = DeliveryId::for_event(event);
     assert_eq!(delivery.accepted_at(), at);
     assert_eq!(delivery.uuid().get_version_num(), 7);
     let (first, last) = same_millisecond(event.uuid());

@@ -6,7 +6,7 @@ use super::*;
 fn job() -> Job {
     let event_uid = EventUid::at(datetime!(2026-11-22 10:00 UTC));
     Job {
-        delivery: DeliveryId::of(event_uid),
+        delivery: DeliveryId::for_event(event_uid),
         webhook: WebhookId::generate(),
         tenant: "acme".parse().unwrap(),
         event_uid,
@@ -16,7 +16,7 @@ fn job() -> Job {
         attempt: 3,
         due_at: datetime!(2026-11-22 10:05 UTC),
         recheck: true,
-        payload: Payload::of(
+        payload: Payload::from_data(
             r#"{"price":25.00}"#,
             Some(&serde_json::json!({"source": "/shop", "tier": 3})),
         ),
@@ -40,7 +40,7 @@ fn an_events_first_tries_are_written_like_any_job() {
     let mut job = job();
     let tries = FirstTries::like(&job);
     for _ in 0..3 {
-        job.delivery = DeliveryId::of(job.event_uid);
+        job.delivery = DeliveryId::for_event(job.event_uid);
         job.webhook = WebhookId::generate();
         assert_eq!(tries.encode(job.delivery, job.webhook), job.encode());
     }
@@ -128,11 +128,11 @@ fn a_job_of_another_version_is_refused_by_number() {
 #[test]
 fn a_large_payload_stays_in_postgres() {
     assert_eq!(
-        Payload::of(&"x".repeat(MAX_INLINE + 1), None),
+        Payload::from_data(&"x".repeat(MAX_INLINE + 1), None),
         Payload::Stored
     );
     let attributes = serde_json::json!({"subject": "x".repeat(MAX_INLINE)});
-    assert_eq!(Payload::of("{}", Some(&attributes)), Payload::Stored);
+    assert_eq!(Payload::from_data("{}", Some(&attributes)), Payload::Stored);
 }
 
 proptest! {

@@ -169,7 +169,7 @@ impl Outgoing {
         }
         // The guard that wrote this header bounded it. No other bound applies,
         // because it is all that is known about such a message.
-        if let Some(unreadable) = Unreadable::of(message) {
+        if let Some(unreadable) = Unreadable::from_message(message) {
             headers.insert(UNREADABLE_HEADER.into(), unreadable.to_value());
         }
         let routing_key = message.routing_key.as_str();

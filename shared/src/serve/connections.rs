@@ -60,7 +60,7 @@ impl Bounds {
     }
 
     /// The time limit of a state. Handlers have their own limits.
-    pub(super) fn of(&self, doing: Doing) -> Option<Duration> {
+    pub(super) fn limit_of(&self, doing: Doing) -> Option<Duration> {
         match doing {
             Doing::Idle => Some(self.idle),
             Doing::Head => Some(self.head),
@@ -219,7 +219,7 @@ impl Connections {
         self.open.retain(|_, connection| {
             let (doing, since) = *connection.state();
             let overdue = bounds
-                .of(doing)
+                .limit_of(doing)
                 .is_some_and(|bound| since.elapsed() > bound);
             if overdue {
                 count_cut(doing.as_str());

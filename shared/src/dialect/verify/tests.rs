@@ -22,7 +22,7 @@ fn what_every_dialect_sends_is_verified_from_headers_and_body_alone() {
             external_id: None,
             delivery_id: DeliveryId::generate(),
         };
-        let wire = dialect.compose(&message, &Secrets::of(secret.clone(), None), at);
+        let wire = dialect.compose(&message, &Secrets::new(secret.clone(), None), at);
         let headers = wire.headers.iter();
         let headers: Vec<_> = headers
             .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
