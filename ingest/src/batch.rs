@@ -20,10 +20,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use deadpool_postgres::Pool;
-use shared::catalogue::Feed;
 use shared::ids::{DeliveryId, EventUid};
 use shared::job::Job;
 use shared::publish::{Outgoing, RETURNED_HEADER};
+use shared::revisions::Feed;
 use shared::supervise::{Backoff, LAST_TRY, until_done};
 use shared::trace;
 use shared::webhook::Subscription;

@@ -26,9 +26,9 @@ use std::time::Duration;
 
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Map, Value};
-use shared::catalogue::Feed;
 use shared::ids::Tenant;
 use shared::publish::{HTTP_HEADER, Outgoing, Publisher, RETURNED_HEADER, persistent};
+use shared::revisions::Feed;
 use shared::supervise::Backoff;
 use shared::telemetry::metrics;
 use shared::topology;
