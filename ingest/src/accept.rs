@@ -109,12 +109,12 @@ impl Matched {
 pub enum Accepted {
     /// The uids of those that weren't known.
     New(HashSet<EventUid>),
-    /// Nothing was written: the catalogue has changed since the batch was matched.
+    /// Nothing was written: webhooks or event types have changed since the batch was matched.
     Outdated,
 }
 
-/// Writes a batch whose uids are all of the moment `now`; only if the catalogue still has
-/// the revision `only_if`.
+/// Writes a batch whose uids are all of the moment `now`; only if `only_if` still is
+/// PostgreSQL's latest revision.
 ///
 /// `again`: an earlier try of this very batch failed. It may have committed all
 /// the same, when only the answer was lost. Then its events are known by now, by

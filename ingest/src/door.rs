@@ -66,7 +66,7 @@ pub struct Door {
     pub ahead: Arc<LookAhead>,
     /// To `posthorn.events`.
     pub publisher: Publisher,
-    /// Reads the catalogue again before an event is refused.
+    /// Refreshes the cache before an event is refused.
     pub feed: Arc<Feed<Subscription>>,
     /// Says what a tenant's events may be.
     pub subscriptions: Arc<Subscriptions>,
@@ -139,7 +139,9 @@ impl Door {
         // What may be written isn't refused any more.
         if !is_sent && self.check(event).await.is_err() {
             if let Err(error) = self.feed.refresh().await {
-                return Answer::Unconfirmed(format!("the catalogue cannot be read: {error:#}"));
+                return Answer::Unconfirmed(format!(
+                    "the webhooks and event types in memory cannot be refreshed: {error:#}"
+                ));
             }
             if let Err(rejected) = self.check(event).await {
                 return Answer::Refused(rejected);

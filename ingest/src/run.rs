@@ -280,10 +280,14 @@ pub async fn run(
 }
 
 async fn wait_for_schema(pool: &Pool, stop: &CancellationToken) -> Option<()> {
-    until_done(stop, "not started yet", || async {
-        postgres::check_schema(pool).await?;
-        postgres::measure_clock(pool).await
-    })
+    until_done(
+        stop,
+        "not started yet: PostgreSQL or its schema is not ready",
+        || async {
+            postgres::check_schema(pool).await?;
+            postgres::measure_clock(pool).await
+        },
+    )
     .await
 }
 

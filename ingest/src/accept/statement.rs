@@ -49,8 +49,8 @@ pub(super) fn of_any_day(day: Date) -> String {
 // in a comparison is a lookup for each event. `due_at` is what the job says too:
 // the millisecond in the delivery's id.
 //
-// Its snapshot is taken when it begins. So if the catalogue has the expected revision in
-// it, the batch was matched with everything that was committed before.
+// Its snapshot is taken when it begins. So if it has the expected
+// revision, the batch was matched with everything that was committed before.
 fn statement(events: &str, deliveries: &str, detached: &str, known: &str) -> String {
     format!(
         "-- accept_events
