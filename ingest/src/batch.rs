@@ -18,6 +18,8 @@
 //! known are treated like events that RabbitMQ delivers again: late copies of their jobs are
 //! published.
 
+mod begun;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,7 +27,7 @@ use anyhow::Context;
 use deadpool_postgres::Pool;
 use shared::ids::{DeliveryId, EventUid};
 use shared::job::Job;
-use shared::publish::{Outgoing, RETURNED_HEADER};
+use shared::publish::Outgoing;
 use shared::revisions::Feed;
 use shared::supervise::{Backoff, LAST_TRY, until_done};
 use shared::trace;
@@ -34,17 +36,19 @@ use time::OffsetDateTime;
 use tokio::task::yield_now;
 use tokio_postgres::error::Severity;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::accept::conflicts::conflicts;
 use crate::accept::{self, Accepted, Matched};
 use crate::decode::{self, Event, Rejected};
 use crate::event_types::EventTypes;
-use crate::look_ahead::{BATCH_JOBS, Came, Finished, LookAhead, Taken};
+use crate::look_ahead::{BATCH_JOBS, Came, LookAhead, Taken};
 use crate::metrics::metrics;
 use crate::spans::{self, EventSpans};
 use crate::subscriptions::Subscriptions;
 use crate::type_counts::TypeCounts;
+pub use begun::Begun;
+use begun::log;
 
 /// Writes batches of events.
 #[derive(Clone)]
@@ -72,17 +76,6 @@ pub struct Writer {
 const MATCHING: Duration = Duration::from_millis(50);
 /// For how long others that share the session may have to wait for a lane.
 const UNINTERRUPTED: Duration = Duration::from_millis(1);
-
-/// An event of a batch, and what is to be made of it.
-pub struct Begun {
-    taken: Taken,
-    is: Result<Matched, Rejected>,
-    /// It was written, and nobody else makes its jobs.
-    is_new: bool,
-    effort: Duration,
-    /// `None`: its trace isn't recorded.
-    spans: Option<Box<EventSpans>>,
-}
 
 /// A batch whose events are written.
 pub struct Written {
@@ -464,81 +457,6 @@ async fn refuse_conflicts(
     Ok(())
 }
 
-impl Begun {
-    /// It is written with so many deliveries, or was known.
-    fn committed(&self, matched: Option<usize>) {
-        if let Came::Http(http) = &self.taken.came {
-            http.committed(matched);
-        }
-    }
-
-    fn jobs(&self) -> usize {
-        self.is.as_ref().map_or(0, |event| event.deliveries.len())
-    }
-
-    /// It would perhaps be accepted with a fresher cache.
-    fn is_refused_by_the_cache(&self) -> bool {
-        matches!(
-            self.is,
-            Err(Rejected::UnknownTenant(_) | Rejected::TooLarge { .. } | Rejected::Unfit(_))
-        )
-    }
-
-    /// What is refused isn't sent: it is checked again if it is given up.
-    fn set_sent(&mut self, is_sent: bool) {
-        if let Came::Http(http) = &mut self.taken.came {
-            http.set_sent(is_sent && self.is.is_ok());
-        }
-    }
-
-    /// Whether its event may have been accepted without its jobs being published. One
-    /// that RabbitMQ had given up on comes as a new message. A producer can say so too:
-    /// that costs late copies which find their deliveries settled. A client that asks
-    /// again over HTTP may do so because its first request had no answer.
-    fn may_be_interrupted(&self) -> bool {
-        let Came::Amqp(from) = &self.taken.came else {
-            return true;
-        };
-        let headers = from.delivery.properties.headers();
-        let returned = headers
-            .as_ref()
-            .is_some_and(|headers| headers.contains_key(RETURNED_HEADER));
-        from.delivery.redelivered || returned
-    }
-
-    /// What goes to the parking queue, if it isn't an event.
-    fn park(&self) -> Option<Outgoing> {
-        let (Err(reason), Came::Amqp(from)) = (&self.is, &self.taken.came) else {
-            return None;
-        };
-        metrics()
-            .rejected
-            .with_label_values(&[reason.label()])
-            .inc();
-        let message = &from.delivery;
-        let routing_key = message.routing_key.as_str();
-        let id = message.properties.message_id();
-        let event = id.as_ref().map(ToString::to_string);
-        warn!(routing_key, event, %reason, "event parked");
-        Some(Outgoing::dead(message, &reason.to_string()))
-    }
-
-    /// All that follows from it is safe: whoever published it over HTTP is told.
-    pub fn finish(self) -> Finished {
-        let finished = self.taken.finished(self.jobs(), self.effort);
-        if let Some(spans) = self.spans {
-            spans.end(self.is_new);
-        }
-        if let Came::Http(http) = self.taken.came {
-            match self.is {
-                Ok(_) => http.is_safe(),
-                Err(reason) => http.refuse(reason),
-            }
-        }
-        finished
-    }
-}
-
 /// Whether it is certain that a failed try wrote nothing: PostgreSQL rolled it back, or
 /// there was no connection to try it on.
 fn wrote_nothing(error: &anyhow::Error) -> bool {
@@ -561,20 +479,4 @@ fn unstorable(error: &anyhow::Error) -> Option<String> {
         .code()
         .starts_with("22")
         .then(|| error.message().to_owned())
-}
-
-/// The one line of an event.
-fn log(event: &Matched, is_new: bool, spans: Option<&EventSpans>) {
-    let trace = spans.map_or(event.event.trace, |spans| Some(spans.context()));
-    info!(
-        tenant = %event.event.tenant,
-        event = %event.id,
-        event_type = %event.event.event_type,
-        bytes = event.event.data.len(),
-        matched = event.deliveries.len(),
-        too_costly = Some(event.too_costly.len()).filter(|filters| *filters > 0),
-        duplicate = (!is_new).then_some(true),
-        trace_id = trace.map(|trace| tracing::field::display(trace.trace_id())),
-        "accepted"
-    );
 }
