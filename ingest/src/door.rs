@@ -1,24 +1,25 @@
-//! The way of an event that comes over HTTP.
+//! Accepts events over HTTP: through this process's own lanes, or else through RabbitMQ.
 //!
-//! It goes straight to the lanes of `intake`, where it takes its turn among the events
-//! that come over AMQP, and is answered when it and its jobs are safe. So it spares a trip
-//! through RabbitMQ. Where that way isn't open, it is published to `posthorn.events` and
-//! answered after the broker's confirm. It isn't open if this process has no lanes or no
-//! session to RabbitMQ, if RabbitMQ blocks publishers, if PostgreSQL is away, if the
-//! process stops, and if much of the tenant's waits already ([`EVENTS`], [`BYTES`]): from
-//! there on a burst is in RabbitMQ, where there is room.
+//! An event goes straight to the lanes of `intake`, where it takes its turn among the events
+//! that come over AMQP. The request is answered when the event and its jobs are safe. This
+//! saves a trip through RabbitMQ. Otherwise the event is published to `posthorn.events`, and
+//! the request is answered after the broker's confirm. That happens
+//!
+//! - if this process has no lanes or no session to RabbitMQ, or RabbitMQ blocks publishers;
+//! - if PostgreSQL is away, or this process stops;
+//! - if too much of the tenant's waits already ([`EVENTS`], [`BYTES`]): RabbitMQ has room for
+//!   the rest of a burst.
 //!
 //! What keeps the promises:
 //!
-//! - The intake owns an event, and a request only its answer: whoever goes away cancels
-//!   nothing. An [`HttpEvent`](crate::http_event::HttpEvent) that is dropped without an
-//!   answer, because its lane's session ended or PostgreSQL failed, is published by a task
-//!   of the door's.
-//! - An event that may have been written when that happens is marked as one that was
-//!   interrupted. So a lane that finds it known sees to its jobs, as to those of an event
-//!   that RabbitMQ delivers again. It is published until it is confirmed: after its commit
-//!   there is no way back.
-//! - Nothing is refused from memory before the catalogue was read again.
+//! - The intake owns the event, and the request owns only its answer. So a client that goes
+//!   away cancels nothing. An [`HttpEvent`](crate::http_event::HttpEvent) may be dropped
+//!   without an answer, because its lane's session ended or PostgreSQL failed. Then a task of
+//!   the door publishes it.
+//! - If that event may have been written already, it is published with the mark of an
+//!   interrupted event, and until it is confirmed. A lane that finds it known publishes late
+//!   copies of its jobs, as for an event that RabbitMQ delivers again.
+//! - No event is refused before the cache of webhooks and event types was refreshed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

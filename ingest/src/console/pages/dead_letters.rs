@@ -1,4 +1,5 @@
-//! Dead letters, for the operator: by reason first, since that is how they are mended.
+//! Dead letters, for the operator: grouped by reason, because all letters of one reason are fixed
+//! together.
 
 use std::sync::Arc;
 
