@@ -19,6 +19,15 @@ use tracing::warn;
 use crate::telemetry::metrics;
 use crate::{clock, postgres_tls};
 
+/// One column of many rows, as an array that a statement takes as a parameter:
+/// `column!(rows, row => row.id)`.
+#[macro_export]
+macro_rules! column {
+    ($rows:expr, $row:pat => $value:expr) => {
+        &$rows.iter().map(|$row| $value).collect::<Vec<_>>()
+    };
+}
+
 mod embedded {
     refinery::embed_migrations!("migrations");
 }

@@ -2,6 +2,7 @@
 //! COMMIT was lost.
 
 use deadpool_postgres::Transaction;
+use shared::column;
 use shared::ids::DeliveryId;
 use time::OffsetDateTime;
 
@@ -20,24 +21,19 @@ pub(super) async fn verdicts_that_stand(
         .filter(|settlement| settlement.mark.is_some())
         .map(Expected::after)
         .collect();
-    macro_rules! column {
-        ($field:ident) => {
-            &rows.iter().map(|row| row.$field).collect::<Vec<_>>()
-        };
-    }
     let statement = transaction.prepare_cached(VERDICTS_THAT_STAND).await?;
     let stands = transaction
         .query(
             &statement,
             &[
-                column!(delivery),
-                column!(n),
-                column!(charged),
-                column!(state),
-                column!(due_at),
-                column!(deferred_because),
-                column!(started_at),
-                column!(restarted_at),
+                column!(rows, row => row.delivery),
+                column!(rows, row => row.n),
+                column!(rows, row => row.charged),
+                column!(rows, row => row.state),
+                column!(rows, row => row.due_at),
+                column!(rows, row => row.deferred_because),
+                column!(rows, row => row.started_at),
+                column!(rows, row => row.restarted_at),
             ],
         )
         .await?;

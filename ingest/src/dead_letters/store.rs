@@ -11,6 +11,7 @@
 
 use anyhow::Context;
 use deadpool_postgres::{Client, Pool, Transaction};
+use shared::column;
 use shared::ids::{DeadLetterId, EventId, Tenant, first_uuid_at};
 use time::OffsetDateTime;
 use tokio_postgres::types::ToSql;
@@ -141,29 +142,24 @@ async fn insert(
         .map(|(letter, properties)| letter.weight(properties))
         .collect();
     let whole = |letter: &Letter| letter.whole.clone();
-    macro_rules! column {
-        ($letter:ident => $value:expr) => {
-            &letters.iter().map(|$letter| $value).collect::<Vec<_>>()
-        };
-    }
     let statement = transaction.prepare_cached(INSERT).await?;
     let rows = transaction
         .query(
             &statement,
             &[
-                column!(l => l.id),
-                column!(l => l.origin.as_str()),
-                column!(l => l.reason.as_str()),
-                column!(l => l.exchange.as_str()),
-                column!(l => l.routing_key.as_str()),
-                column!(l => l.tenant.as_ref()),
-                column!(l => l.message_id.as_ref()),
+                column!(letters, l => l.id),
+                column!(letters, l => l.origin.as_str()),
+                column!(letters, l => l.reason.as_str()),
+                column!(letters, l => l.exchange.as_str()),
+                column!(letters, l => l.routing_key.as_str()),
+                column!(letters, l => l.tenant.as_ref()),
+                column!(letters, l => l.message_id.as_ref()),
                 &properties,
-                column!(l => l.body.as_slice()),
-                column!(l => whole(l).map(|whole| i32::try_from(whole.size).unwrap_or(i32::MAX))),
-                column!(l => whole(l).map(|whole| whole.sha256.to_vec())),
+                column!(letters, l => l.body.as_slice()),
+                column!(letters, l => whole(l).map(|whole| i32::try_from(whole.size).unwrap_or(i32::MAX))),
+                column!(letters, l => whole(l).map(|whole| whole.sha256.to_vec())),
                 &bytes,
-                column!(l => l.owner()),
+                column!(letters, l => l.owner()),
             ],
         )
         .await?;

@@ -7,7 +7,7 @@ use tokio_postgres::error::SqlState;
 
 use super::form::Change;
 use super::view::{COLUMNS, TenantView, Usage};
-use crate::assignments::Assignments;
+use crate::assignments::{Assignments, Insertion};
 use crate::invalid::{Conflict, NotFound, Unsaved};
 
 /// What these tenants use, in their order.
@@ -60,37 +60,36 @@ pub async fn insert(
     id: &Tenant,
     new: &Change,
 ) -> Result<TenantView, Unsaved> {
+    let mut tenant = Insertion::default();
+    tenant.set("id", id);
+    tenant.set_or("name", new.name.as_ref(), "''");
+    tenant.set_or("dialect", new.dialect.as_ref(), &format!("'{DEFAULT}'"));
+    let limits = &new.limits;
+    tenant.set_or("max_webhooks", limits.webhooks, "100");
+    tenant.set("deliveries_per_hour", limits.deliveries_per_hour.flatten());
+    tenant.set("max_payload", limits.payload_bytes.flatten());
+    tenant.set("max_age_s", limits.max_age_seconds.flatten());
+    tenant.set_or("strict_event_types", new.strict_event_types, "false");
+    let alerts = &new.alerts;
+    tenant.set("alert_failure_rate", alerts.failure_rate.flatten());
+    tenant.set("alert_min_attempts", alerts.min_attempts.flatten());
+    tenant.set("alert_slow_ms", alerts.slow_ms.flatten());
+    tenant.set("alert_down_after_s", alerts.down_after_seconds.flatten());
+    let origins = new.frame_ancestors.as_ref();
+    tenant.set_or("frame_ancestors", origins, "'{}'::text[]");
+    tenant.set(
+        "egress_proxy",
+        new.egress_proxy.as_ref().and_then(Option::as_ref),
+    );
+    tenant.set("revision", 0_i64);
     let statement = client
         .prepare_cached(&format!(
-            "-- create_tenant\n\
-             INSERT INTO tenants (id, name, dialect, max_webhooks, deliveries_per_hour, max_payload, \
-                 max_age_s, strict_event_types, alert_failure_rate, alert_min_attempts, \
-                 alert_slow_ms, alert_down_after_s, frame_ancestors, egress_proxy, revision) \
-             VALUES ($1, coalesce($2, ''), coalesce($3, '{DEFAULT}'), coalesce($4, 100), $5, $6, $7, \
-                 coalesce($8, false), $9, $10, $11, $12, coalesce($13::text[], '{{}}'), $14, 0) \
-             RETURNING {COLUMNS}"
+            "-- create_tenant\nINSERT INTO tenants {} RETURNING {COLUMNS}",
+            tenant.row()
         ))
         .await?;
     let row = client
-        .query_one(
-            &statement,
-            &[
-                id,
-                &new.name,
-                &new.dialect,
-                &new.limits.webhooks,
-                &new.limits.deliveries_per_hour.flatten(),
-                &new.limits.payload_bytes.flatten(),
-                &new.limits.max_age_seconds.flatten(),
-                &new.strict_event_types,
-                &new.alerts.failure_rate.flatten(),
-                &new.alerts.min_attempts.flatten(),
-                &new.alerts.slow_ms.flatten(),
-                &new.alerts.down_after_seconds.flatten(),
-                &new.frame_ancestors,
-                &new.egress_proxy.clone().flatten(),
-            ],
-        )
+        .query_one(&statement, &tenant.values())
         .await
         .map_err(|error| match error.code() {
             Some(&SqlState::UNIQUE_VIOLATION) => Unsaved::from(Conflict::tenant_exists(id)),

@@ -12,7 +12,7 @@ use shared::seal::Keyring;
 use shared::secret::{Secret, SigningKey};
 use shared::webhook::{Rate, Status};
 
-use crate::assignments::Assignments;
+use crate::assignments::{Assignments, Insertion};
 use crate::invalid::{Invalid, NotFound, Unsaved};
 use crate::webhooks::bounds::{SIZES, check_external_id, check_offered, check_room, check_sizes};
 use crate::webhooks::form::{CheckedWebhook, Signing, check_metadata};
@@ -82,59 +82,48 @@ pub async fn create(
     check_external_id(transaction, tenant, None, external_id.as_ref()).await?;
     let secret = form.secret.unwrap_or_else(Secret::generate);
     let id = WebhookId::generate();
-    let rate = RateColumns::new(form.rate.flatten());
     let mut metadata = form.metadata.unwrap_or_default();
     metadata.extend(form.client_id.map(client_id));
     let keys = writing.keys;
+    let mut row = Insertion::default();
+    row.set("id", id);
+    row.set("tenant", tenant);
+    row.set("url", url);
+    row.set("description", form.description.unwrap_or_default());
+    row.set("patterns", events);
+    row.set("filter", form.filters.flatten());
+    row.set("dialect", dialect);
+    row.set("secret", seal_secret(keys, id, &secret));
+    let signing_key = signs_with_key.then(|| seal_key(keys, id, &SigningKey::generate()));
+    row.set("signing_key", signing_key);
+    let headers = form.headers.map(|headers| seal_headers(keys, id, &headers));
+    row.set("headers", headers);
+    row.set("timeout_ms", form.timeout.flatten());
+    row.set("retry", form.retry.flatten().map(|retry| json!(retry)));
+    let rate = RateColumns::new(form.rate.flatten());
+    row.set("rate_limit", rate.limit);
+    row.set("rate_period_s", rate.period_s);
+    row.set("debug_mode", form.debug_mode.unwrap_or(false));
+    row.set("metadata", Value::Object(metadata));
+    row.set("status", form.status.unwrap_or(Status::Active).as_str());
+    row.set("key", key);
+    row.set("operational", operational);
+    row.set("trace_header", form.trace_header.unwrap_or(true));
+    row.set("external_id", external_id);
+    row.set("owner", form.owner.flatten());
+    let certificate = form.client_certificate.flatten();
+    let certificate = certificate.map(|it| seal_certificate(keys, id, &it));
+    row.set("client_certificate", certificate);
+    let oauth2 = form.oauth2.flatten();
+    row.set("oauth2", oauth2.map(|it| seal_oauth2(keys, id, &it)));
+    row.set("revision", 0_i64);
     let statement = transaction
         .prepare_cached(&format!(
-            "-- create_webhook\n\
-             INSERT INTO webhooks (id, tenant, url, description, patterns, filter, dialect, secret, \
-                 signing_key, headers, timeout_ms, retry, rate_limit, rate_period_s, debug_mode, \
-                 metadata, status, key, operational, trace_header, external_id, owner, \
-                 client_certificate, oauth2, revision) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
-                 $20, $21, $22, $23, $24, 0) \
-             RETURNING {SIZES}"
+            "-- create_webhook\nINSERT INTO webhooks {} RETURNING {SIZES}",
+            row.row()
         ))
         .await?;
-    let sizes = transaction
-        .query_one(
-            &statement,
-            &[
-                &id,
-                tenant,
-                &url,
-                &form.description.unwrap_or_default(),
-                &events,
-                &form.filters.flatten(),
-                &dialect,
-                &seal_secret(keys, id, &secret),
-                &signs_with_key.then(|| seal_key(keys, id, &SigningKey::generate())),
-                &form.headers.map(|headers| seal_headers(keys, id, &headers)),
-                &form.timeout.flatten(),
-                &form.retry.flatten().map(|retry| json!(retry)),
-                &rate.limit,
-                &rate.period_s,
-                &form.debug_mode.unwrap_or(false),
-                &Value::Object(metadata),
-                &form.status.unwrap_or(Status::Active).as_str(),
-                &key,
-                &operational,
-                &form.trace_header.unwrap_or(true),
-                &external_id,
-                &form.owner.flatten(),
-                &form
-                    .client_certificate
-                    .flatten()
-                    .map(|certificate| seal_certificate(keys, id, &certificate)),
-                &form
-                    .oauth2
-                    .flatten()
-                    .map(|credentials| seal_oauth2(keys, id, &credentials)),
-            ],
-        )
-        .await?;
+    let sizes = transaction.query_one(&statement, &row.values()).await?;
     check_sizes(&sizes)?;
     Ok(Made { id, secret })
 }
