@@ -146,7 +146,7 @@ mod tests {
     use crate::attempt::{Attempt, Failure, Keep, Purpose, Report, Sender};
     use crate::dialect::{Dialects, Message};
     use crate::egress::Egress;
-    use crate::ids::{DeliveryId, EventUid, WebhookId};
+    use crate::ids::{DeliveryId, EventUid};
     use crate::webhook::Webhook;
 
     fn at(address: &str) -> SocketAddr {

@@ -25,7 +25,7 @@ const ANSWER: Duration = Duration::from_secs(60);
 
 /// A connection that has spent this long on a body or an answer is slow, and may be
 /// replaced by a new one.
-const SLOW: Duration = Duration::from_secs(5);
+pub(super) const SLOW: Duration = Duration::from_secs(5);
 
 /// The limits for clients of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,7 +157,7 @@ impl Connection {
 /// The open connections.
 pub(super) struct Connections {
     bounds: Bounds,
-    open: HashMap<u64, Arc<Connection>>,
+    pub(super) open: HashMap<u64, Arc<Connection>>,
     next: u64,
 }
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use axum::body::Bytes;
 
+use super::connections::SLOW;
 use super::*;
 
 const SHORT: Duration = Duration::from_millis(300);
