@@ -19,7 +19,7 @@ use shared::processes::{self, Process};
 use shared::publish::Publisher;
 use shared::revisions::{Changes, Feed};
 use shared::serve::serve;
-use shared::supervise::{Readiness, Supervisor, until_done};
+use shared::supervise::{Readiness, Supervisor};
 use shared::webhook::Subscription;
 use shared::{health, postgres, queues};
 use tokio::net::TcpListener;
@@ -99,7 +99,7 @@ pub async fn run(
         .await
         .with_context(|| format!("HTTP_ADDR: listening on {}", settings.http_addr))?;
 
-    if wait_for_schema(&pool, &stop).await.is_none() {
+    if postgres::wait_until_ready(&pool, &stop).await.is_none() {
         return Ok(());
     }
     let subscriptions = Arc::new(Subscriptions::new(settings.common.dialects.clone()));
@@ -277,18 +277,6 @@ pub async fn run(
     services.stop().await;
     info!("stopped");
     Ok(())
-}
-
-async fn wait_for_schema(pool: &Pool, stop: &CancellationToken) -> Option<()> {
-    until_done(
-        stop,
-        "not started yet: PostgreSQL or its schema is not ready",
-        || async {
-            postgres::check_schema(pool).await?;
-            postgres::measure_clock(pool).await
-        },
-    )
-    .await
 }
 
 /// Runs the keeper of dead letters on a session.

@@ -349,7 +349,9 @@ async fn a_day_that_is_missing_or_detached_takes_no_event_out_of_the_log() {
     sql.batch_execute(&detach).await.unwrap();
     world.publish("order.created", "evt-3", &json!({})).await;
     eventually("ingest has tried to write it", async || {
-        world.logs().contains("writing events")
+        world
+            .logs()
+            .contains("a batch of events could not be written")
     })
     .await;
     let attach = format!("ALTER TABLE deliveries ATTACH PARTITION {today} {bounds}");

@@ -4,6 +4,7 @@
 //! `due_at` when its job becomes a dead letter, and again when the dead letter is replayed.
 
 use deadpool_postgres::{Client, Pool};
+use shared::column;
 use shared::job::Job;
 use time::OffsetDateTime;
 
@@ -29,15 +30,17 @@ pub async fn put_off(pool: &Pool, jobs: &[Job], until: OffsetDateTime) -> anyhow
                AND d.state NOT IN ('delivered', 'failed', 'expired', 'cancelled')",
         )
         .await?;
-    let ids: Vec<_> = jobs.iter().map(|job| job.delivery).collect();
-    let attempts: Vec<_> = jobs.iter().map(|job| job.attempt as i16).collect();
-    let restarts: Vec<_> = jobs
-        .iter()
-        .map(|job| job.restart.map(|restart| restart.at))
-        .collect();
-    let due_at: Vec<_> = jobs.iter().map(|job| job.due_at).collect();
     client
-        .execute(&statement, &[&ids, &attempts, &until, &restarts, &due_at])
+        .execute(
+            &statement,
+            &[
+                column!(jobs, job => job.delivery),
+                column!(jobs, job => job.attempt as i16),
+                &until,
+                column!(jobs, job => restarted_at(job)),
+                column!(jobs, job => job.due_at),
+            ],
+        )
         .await?;
     Ok(())
 }
@@ -66,14 +69,20 @@ pub async fn take_tickets(
                AND d.due_at IS NOT NULL",
         )
         .await?;
-    let ids: Vec<_> = jobs.iter().map(|job| job.delivery).collect();
-    let attempts: Vec<_> = jobs.iter().map(|job| job.attempt as i16).collect();
-    let restarts: Vec<_> = jobs
-        .iter()
-        .map(|job| job.restart.map(|restart| restart.at))
-        .collect();
     client
-        .execute(&statement, &[&ids, &attempts, &now, &restarts])
+        .execute(
+            &statement,
+            &[
+                column!(jobs, job => job.delivery),
+                column!(jobs, job => job.attempt as i16),
+                &now,
+                column!(jobs, job => restarted_at(job)),
+            ],
+        )
         .await?;
     Ok(())
+}
+
+fn restarted_at(job: &Job) -> Option<OffsetDateTime> {
+    job.restart.map(|restart| restart.at)
 }
