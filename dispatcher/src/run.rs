@@ -10,7 +10,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::Context;
-use deadpool_postgres::Pool;
 use futures_util::future::try_join_all;
 use lapin::options::BasicCancelOptions;
 use shared::amqp::{Broker, Session, keep_session};
