@@ -220,17 +220,17 @@ async fn unbind_the_old_way(channel: &Channel) -> lapin::Result<()> {
 /// # Errors
 /// If the connection fails.
 pub async fn set_aside(channel: &Channel, tenant: &Tenant, overflow: &str) -> lapin::Result<()> {
-    // With the old binding the tenant's events would come twice.
-    unbind_the_old_way(channel).await?;
-    channel
-        .queue_bind(
-            overflow.into(),
-            INTAKE.into(),
-            format!("{tenant}.#").into(),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        )
-        .await
+    let bind = channel.queue_bind(
+        overflow.into(),
+        INTAKE.into(),
+        format!("{tenant}.#").into(),
+        QueueBindOptions::default(),
+        FieldTable::default(),
+    );
+    // With the old binding the tenant's events would come twice. Both requests are sent at
+    // once, and the broker serves a channel's requests in their order.
+    let ((), ()) = tokio::try_join!(unbind_the_old_way(channel), bind)?;
+    Ok(())
 }
 
 /// The opposite of [`set_aside`]. Events in the overflow queue stay there.

@@ -34,6 +34,21 @@ const FLAGS: [&str; 10] = [
     "--hide-scrollbars",
 ];
 
+/// Starts a program that ends with this test, and with it all processes that it started: the
+/// kernel ends all processes of a PID namespace with its first. Chromium goes on when
+/// chromedriver is killed, so tests that failed would leave browsers behind.
+const CONTAINED: [&str; 9] = [
+    "--pdeathsig",
+    "KILL",
+    "unshare",
+    "--map-root-user",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+    "--",
+];
+
 /// How often chromedriver is started until it has a port. It takes a free port of IPv4, and
 /// ends if the same port of IPv6 is in use, as it may be beside other tests.
 const STARTS: usize = 5;
@@ -338,8 +353,9 @@ impl WebDriverCompatibleCommand for Extension {
 
 /// Starts chromedriver and reads its port. The error is what it printed.
 async fn start_driver() -> Result<(Child, u16), String> {
-    let mut driver = Command::new("chromedriver")
-        .arg("--port=0")
+    let mut driver = Command::new("setpriv")
+        .args(CONTAINED)
+        .args(["chromedriver", "--port=0"])
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
         .kill_on_drop(true)
