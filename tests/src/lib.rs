@@ -14,11 +14,13 @@
 //! | [`mod@bench`] | the benchmarks |
 //! | [`monitoring`] | a Prometheus that watches a world |
 //! | [`collector`] | an OpenTelemetry collector that keeps the spans of a test |
+//! | [`clock`] | makes processes' clocks wrong |
 //! | [`chaos`] | injects faults under load and checks that nothing was lost |
 
 pub mod bench;
 pub mod browser;
 pub mod chaos;
+pub mod clock;
 pub mod collector;
 pub mod documents;
 pub mod history;

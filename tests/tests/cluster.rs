@@ -55,6 +55,18 @@ async fn goes_on(since: Instant, load: &Load, receiver: &Receiver) -> (Duration,
     times.unwrap()
 }
 
+/// How long a hung node keeps confirms and deliveries waiting, with the settings that Posthorn
+/// and `deploy/rabbitmq.conf` have:
+///
+/// - 20 s: a connection to it ends when two heartbeats of 10 s were missed. The other nodes count
+///   it as down after at most 1.25 times `net_ticktime` of 15 s, which is less.
+/// - 5 s: the longest pause of the backoff between two attempts to connect.
+/// - 2 s for each connection: the balancer asks the hung node first, and gives it up.
+///
+/// The queues' new leaders are elected meanwhile. A machine with other work takes longer for all
+/// that it does: 10 s.
+const HUNG: Duration = Duration::from_secs(20 + 5 + 2 * 2 + 10);
+
 /// Publishes all the time while the leaders of the queues fail in turn, `rounds` times.
 async fn leaders_fail(rounds: usize, hangs: bool) {
     let cluster = Cluster::start(&folder()).await.unwrap();
@@ -93,6 +105,7 @@ async fn leaders_fail(rounds: usize, hangs: bool) {
         // A node that has hung is rebooted: not all of its replicas come back by themselves
         // (RabbitMQ 3.10).
         if hangs {
+            assert!(confirm.max(arrival) < HUNG, "{confirm:?}, {arrival:?}");
             node.kill().await.unwrap();
         }
         node.start_again().await.unwrap();

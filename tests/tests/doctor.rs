@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use harness::clock;
 use harness::receiver::answering;
 use harness::service::Ran;
 use harness::world::{World, eventually};
@@ -358,6 +359,21 @@ async fn settings_and_the_machine_are_looked_at_too() {
     let none = [("SSL_CERT_FILE", "/dev/null"), ("SSL_CERT_DIR", "/nowhere")];
     let ran = doctor(&world, &none).await;
     assert_finds(&ran, "certificates of authorities", "ca-certificates");
+
+    // A clock with which no process is ready.
+    let late = clock::off_by("-40s");
+    let late = late.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let ran = doctor(&world, &late).await;
+    assert_finds(&ran, "PostgreSQL's minus this machine's is ", "timedatectl");
+
+    // A machine whose loopback interface is down.
+    let alone = world
+        .shell(
+            "unshare --net --map-root-user posthorn-ingest doctor",
+            &PRODUCTION,
+        )
+        .await;
+    assert_finds(&alone, "a delivery to itself", "ip address show lo");
     world.finish().await;
 }
 

@@ -60,6 +60,20 @@ async fn an_external_id_is_unique_within_its_tenant_and_can_be_taken_away() {
         .await;
     assert_eq!(taken.status, 409, "{}", taken.body);
     assert!(taken.body.to_string().contains(&first.id));
+    // A program that knows the old id alone finds the webhook by it.
+    for (old, found) in [
+        ("webhook_123", json!([first.id])),
+        ("webhook_12", json!([])),
+    ] {
+        let path = format!("/api/v1/webhooks?external_id={old}");
+        let listed = world.ask(&ingest, "GET", &path, None).await;
+        let listed = listed.body["webhooks"].as_array().unwrap().iter();
+        assert_eq!(listed.map(|it| it["id"].clone()).collect::<Value>(), found);
+    }
+    let no_id = "/api/v1/webhooks?external_id=a%20b&limit=0";
+    let refused = world.ask(&ingest, "GET", no_id, None).await;
+    assert_eq!(refused.status, 422, "{}", refused.body);
+    assert_eq!(refused.body["errors"][1]["field"], "external_id");
     // Its own id is no conflict.
     let own = world
         .ask(&ingest, "PATCH", &path(&first), Some(same.clone()))

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use harness::clock;
 use harness::proxy::Proxy;
 use harness::receiver::{Arrival, Receiver, Reply, answering, unix_now};
 use harness::service::{Service, http};
@@ -294,23 +295,8 @@ async fn an_old_days_deliveries_are_dropped_before_its_attempts() {
     world.finish().await;
 }
 
-/// Settings that make a process's wall clock wrong by this much. Its monotonic clock
-/// is right.
-fn clock_off_by(offset: &str) -> [(&'static str, String); 3] {
-    let folders = std::fs::read_dir("/usr/lib").unwrap();
-    let library = folders
-        .filter_map(|folder| Some(folder.ok()?.path().join("faketime/libfaketimeMT.so.1")))
-        .find(|library| library.is_file())
-        .expect("libfaketime is not installed: run deploy/deps.sh tests");
-    [
-        ("LD_PRELOAD", library.display().to_string()),
-        ("FAKETIME", offset.to_owned()),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-    ]
-}
-
 async fn started(world: &World, binary: &str, offset: &str) -> Service {
-    let settings = clock_off_by(offset);
+    let settings = clock::off_by(offset);
     let settings = settings
         .each_ref()
         .map(|(name, value)| (*name, value.as_str()));

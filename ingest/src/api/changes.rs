@@ -167,7 +167,7 @@ pub async fn find(
         limit: query.limit,
         cursor: query.cursor,
     };
-    let (limit, before) = (page.limit()?, page.after::<i64>()?);
+    let (limit, before) = page.read::<i64>()?;
     let object = query.object.map(|object| stored(&object));
     let client = api.pool.get().await?;
     let rows = match object {

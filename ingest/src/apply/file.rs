@@ -134,7 +134,7 @@ impl Reading<'_> {
             None | Some(Value::Null) => Vec::new(),
             Some(types) => self
                 .form::<CatalogueForm>(&place, json!({ "event_types": types }))
-                .and_then(|form| self.problems.sift(&place, form.check()))
+                .and_then(|form| self.problems.sift_all(&place, form.check()))
                 .unwrap_or_default(),
         };
         let lists_webhooks = webhooks.as_ref().is_some_and(Value::is_array);

@@ -22,6 +22,7 @@ use crate::api::http::request::{Id, Page, Parameters};
 use crate::api::state::{Api, Shared};
 use crate::dead_letters::query::{self, LetterFilter};
 use crate::dead_letters::store;
+use crate::invalid::Gathered;
 use crate::timestamp::Timestamp;
 
 /// The most reasons that are listed.
@@ -82,14 +83,16 @@ async fn page(api: &Api, which: Which) -> Result<DeadLetterPage> {
         limit: which.limit,
         cursor: which.cursor,
     };
-    let (limit, before) = (page.limit()?, page.after::<DeadLetterId>()?);
-    let filter = Selection {
+    let selection = Selection {
         reason: which.reason,
         tenant: which.tenant,
         queue: which.queue,
         ids: None,
-    }
-    .filter()?;
+    };
+    let mut wrong = Gathered::default();
+    let (limit, before) = wrong.take(page.read::<DeadLetterId>());
+    let filter = wrong.take(selection.filter());
+    let filter = wrong.finish(filter)?;
     let client = api.pool.get().await?;
     let shown = query::list(&client, &filter, before, limit + 1).await?;
     Ok(DeadLetterPage::new(shown, limit))
@@ -198,7 +201,7 @@ async fn list_of_tenant(
     State(api): State<Shared>,
     Parameters(page): Parameters<Page>,
 ) -> Result<Json<DeadLetterPage>> {
-    let (limit, before) = (page.limit()?, page.after::<DeadLetterId>()?);
+    let (limit, before) = page.read::<DeadLetterId>()?;
     let client = api.pool.get().await?;
     let shown = query::list_of_tenant(&client, &acting.tenant, before, limit + 1).await?;
     Ok(Json(DeadLetterPage::new(shown, limit)))

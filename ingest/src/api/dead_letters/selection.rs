@@ -8,6 +8,7 @@ use crate::api::http::problem::{Problem, Result};
 use crate::api::openapi::words::DeadLetterQueue;
 use crate::dead_letters::letter::Origin;
 use crate::dead_letters::query::LetterFilter;
+use crate::invalid::{Gathered, Invalid, Invalids};
 
 /// The most messages that one request replays or discards.
 pub(super) const AT_MOST: i64 = 1_000;
@@ -32,26 +33,26 @@ pub struct Selection {
 }
 
 impl Selection {
-    pub(super) fn filter(self) -> Result<LetterFilter> {
-        let origin = match self.queue.as_deref() {
-            None => None,
-            Some("parking") => Some(Origin::Parking),
-            Some("unrouted") => Some(Origin::Unrouted),
-            Some(_) => return Err(Problem::field("queue", "must be `parking` or `unrouted`")),
-        };
+    pub(super) fn filter(self) -> std::result::Result<LetterFilter, Invalids> {
+        let mut wrong = Gathered::default();
+        let origin = wrong.take(match self.queue.as_deref() {
+            None => Ok(None),
+            Some("parking") => Ok(Some(Origin::Parking)),
+            Some("unrouted") => Ok(Some(Origin::Unrouted)),
+            Some(_) => Err(Invalid::new("queue", "must be `parking` or `unrouted`")),
+        });
         for (field, text) in [("reason", &self.reason), ("tenant", &self.tenant)] {
             if text.as_ref().is_some_and(|text| text.contains('\0')) {
-                return Err(Problem::field(
-                    field,
-                    "must not contain the character U+0000",
-                ));
+                let bound = "must not contain the character U+0000";
+                wrong.add(Invalid::new(field, bound));
             }
         }
-        Ok(LetterFilter {
+        let ids = wrong.take(self.ids.as_deref().map(ids).transpose());
+        wrong.finish(LetterFilter {
             reason: self.reason,
             tenant: self.tenant,
             origin,
-            ids: self.ids.as_deref().map(ids).transpose()?,
+            ids,
         })
     }
 
@@ -64,17 +65,17 @@ impl Selection {
                 "one of `reason`, `tenant`, `queue` and `ids` must be there",
             ));
         }
-        self.filter()
+        Ok(self.filter()?)
     }
 }
 
-fn ids(texts: &[String]) -> Result<Vec<DeadLetterId>> {
+fn ids(texts: &[String]) -> std::result::Result<Vec<DeadLetterId>, Invalid> {
     if texts.is_empty() || texts.len() as i64 > AT_MOST {
         let bound = format!("must have 1 to {AT_MOST} entries");
-        return Err(Problem::field("ids", bound));
+        return Err(Invalid::new("ids", bound));
     }
     let parsed = texts.iter().map(|text| text.trim().parse());
     parsed
         .collect::<std::result::Result<_, shared::ids::Malformed>>()
-        .map_err(|error| Problem::field("ids", error.to_string()))
+        .map_err(|error| Invalid::new("ids", error))
 }

@@ -3,7 +3,7 @@
 //! What utoipa writes is right, but generators read some of it badly: members in parts
 //! (`allOf`), variants without a name, objects that say nothing of their members. The
 //! functions here write the same in the form that generators for Python, TypeScript, Go
-//! and Java agree on. `make clients-test` runs two of them.
+//! and Java agree on. `make clients-test` runs them.
 //!
 //! Input: the document as JSON, complete but for its examples. Output: the same document.
 
@@ -30,6 +30,7 @@ pub(super) fn rewrite(document: &mut Value) {
     walk(document, &mut plain);
     share_parameters(document);
     drop_unused(document);
+    name_inputs(document);
 }
 
 /// Calls `change` on every object of the document, innermost first.
@@ -295,9 +296,24 @@ fn plain(schema: &mut Map<String, Value>) {
     if is_object && says_nothing {
         schema.insert("additionalProperties".to_owned(), true.into());
     }
+    without_commas(schema);
     hoist_description(schema);
     if let Some(Value::String(text)) = schema.get_mut("description") {
         *text = unwrapped(text);
+    }
+}
+
+/// `^[a-z]{1,63}$` is `^[a-z]+$` where the schema has a `maxLength`: Go's generator writes patterns
+/// into tags, and a comma ends them there.
+fn without_commas(schema: &mut Map<String, Value>) {
+    let Some(most) = schema.get("maxLength").and_then(Value::as_u64) else {
+        return;
+    };
+    if let Some(Value::String(pattern)) = schema.get_mut("pattern") {
+        let rest = most.saturating_sub(1);
+        *pattern = pattern
+            .replace(&format!("{{1,{most}}}"), "+")
+            .replace(&format!("{{0,{rest}}}"), "*");
     }
 }
 
@@ -381,6 +397,51 @@ fn drop_unused(document: &mut Value) {
         if schemas.len() == before {
             return;
         }
+    }
+}
+
+/// What is sent to make something is called `WebhookInput`, not `NewWebhook`: in Go `NewWebhook`
+/// is the function that makes a `Webhook`.
+fn name_inputs(document: &mut Value) {
+    let Some(schemas) = document["components"]["schemas"].as_object_mut() else {
+        return;
+    };
+    let inputs: Vec<(String, String)> = schemas
+        .keys()
+        .filter_map(|name| Some((name.clone(), input_name(name)?)))
+        .collect();
+    for (name, input) in &inputs {
+        if let Some(schema) = schemas.remove(name) {
+            schemas.insert(input.clone(), schema);
+        }
+    }
+    // References are strings, those of a discriminator's mapping too.
+    refer(document, &|reference| {
+        let name = reference.strip_prefix(SCHEMAS)?;
+        Some(format!("{SCHEMAS}{}", input_name(name)?))
+    });
+}
+
+/// `WebhookInput` for `NewWebhook`.
+fn input_name(name: &str) -> Option<String> {
+    let rest = name.strip_prefix("New")?;
+    let is_word = rest.starts_with(|c: char| c.is_ascii_uppercase());
+    is_word.then(|| format!("{rest}Input"))
+}
+
+/// Replaces strings of the document.
+fn refer(value: &mut Value, replaced: &impl Fn(&str) -> Option<String>) {
+    match value {
+        Value::String(text) => {
+            if let Some(other) = replaced(text) {
+                *text = other;
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| refer(item, replaced)),
+        Value::Object(members) => members
+            .values_mut()
+            .for_each(|member| refer(member, replaced)),
+        _ => {}
     }
 }
 

@@ -62,6 +62,7 @@ pub async fn all<const ROLE: u8>(
         limit: Some(MAX_PAGE),
         cursor,
         client_id: None,
+        external_id: None,
     };
     let acting = visit.acting().await?;
     let answer = webhooks::list(acting, State(console.api.clone()), Parameters(page)).await?;

@@ -81,6 +81,7 @@ impl Customer {
         for _ in 0..4 {
             let page = WebhookQuery {
                 client_id: None,
+                external_id: None,
                 limit: Some(MAX_PAGE),
                 cursor,
             };
