@@ -103,6 +103,16 @@ impl Database {
         self
     }
 
+    /// For statements that somebody waits for: none takes longer.
+    #[must_use]
+    pub fn giving_up_after(mut self, time: Duration) -> Self {
+        let options = self.config.get_options().unwrap_or_default();
+        // The last of two values counts.
+        let options = format!("{options} -c statement_timeout={}ms", time.as_millis());
+        self.config.options(options);
+        self
+    }
+
     /// Whether anybody on the way to the server may read what is sent.
     #[must_use]
     pub fn may_be_plain(&self) -> bool {

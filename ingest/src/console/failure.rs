@@ -29,6 +29,14 @@ impl Failure {
         Self::Problem(Problem::not_found(detail))
     }
 
+    /// What it is answered with.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Problem(problem) => problem.status(),
+            Self::SignIn { .. } | Self::Elsewhere(_) => StatusCode::SEE_OTHER,
+        }
+    }
+
     pub fn forbidden(detail: impl Into<String>) -> Self {
         Self::Problem(Problem::forbidden(detail))
     }

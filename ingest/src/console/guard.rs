@@ -43,6 +43,8 @@ const MAX_ANONYMOUS: usize = 16 * 1024;
 /// The cookies of how pages look. They are no secrets, and scripts don't need them.
 pub const THEME_COOKIE: &str = "posthorn-theme";
 pub const KEYS_COOKIE: &str = "posthorn-keys";
+/// How the addresses of live parts end. No id has a slash.
+pub const LIVE: &str = "/live";
 /// Forms that may be sent without a session: they begin one.
 pub const WITHOUT_SESSION: [&str; 2] = ["/console/_/sign-in", "/console/_/open"];
 
@@ -96,9 +98,14 @@ async fn admit(console: &Console, request: Request) -> Result<Request> {
     let cookie = cookie(&parts.headers, session::COOKIE);
     charge_browser(console, cookie, from)?;
     let session = match cookie {
-        Some(cookie) => session::find(&console.api, cookie)
-            .await?
-            .filter(|session| !session.is_portal),
+        Some(cookie) => {
+            // A page that somebody left open asks for its live parts again and again.
+            let found = match parts.uri.path().ends_with(LIVE) {
+                true => session::find_unused(&console.api, cookie).await?,
+                false => session::find(&console.api, cookie).await?,
+            };
+            found.filter(|session| !session.is_portal)
+        }
         None => None,
     };
     if let Some(session) = &session {

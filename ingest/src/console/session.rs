@@ -217,10 +217,6 @@ async fn checked(api: &Api, token: &str) -> Result<Option<Begins>> {
         if claims.owner.is_some() {
             return Ok(None);
         }
-        // Pages show all webhooks of a tenant.
-        if claims.owner.is_some() {
-            return Ok(None);
-        }
         if api.subscriptions.max_payload(&claims.tenant).is_none() {
             api.feed.refresh().await?;
             if api.subscriptions.max_payload(&claims.tenant).is_none() {
@@ -332,14 +328,38 @@ fn operator_mark(id: &Id, admin: &SecretString) -> [u8; 32] {
     id.mac("operator", admin.expose_secret().as_bytes())
 }
 
-/// The session of this cookie, if it goes on.
+/// The session of this cookie, if it goes on. It has been used.
 ///
 /// # Errors
 /// If PostgreSQL fails.
 pub async fn find(api: &Api, cookie: &str) -> Result<Option<Session>> {
-    let Some(id) = Id::parse(cookie) else {
-        return Ok(None);
-    };
+    match Id::parse(cookie) {
+        Some(id) => look_up(api, id, true).await,
+        None => Ok(None),
+    }
+}
+
+/// The same for what browsers do by themselves: that doesn't count as use.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn find_unused(api: &Api, cookie: &str) -> Result<Option<Session>> {
+    match Id::parse(cookie) {
+        Some(id) => look_up(api, id, false).await,
+        None => Ok(None),
+    }
+}
+
+/// Whether a session goes on, while something of it is open.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn goes_on(api: &Api, session: &Session) -> Result<bool> {
+    let found = look_up(api, session.id.clone(), false).await?;
+    Ok(found.is_some_and(|found| found.role == session.role && found.tenant == session.tenant))
+}
+
+async fn look_up(api: &Api, id: Id, is_use: bool) -> Result<Option<Session>> {
     let hash = id.hash();
     // Here, because requests wait neither for others' pages nor for the API's.
     let client = api.tokens.pool().get().await?;
@@ -367,7 +387,7 @@ pub async fn find(api: &Api, cookie: &str) -> Result<Option<Session>> {
             return Ok(None);
         }
     }
-    if row.get("unnoticed") {
+    if is_use && row.get("unnoticed") {
         let statement = client
             .prepare_cached(
                 "-- notice_session\nUPDATE sessions SET seen_at = now() WHERE hash = $1",

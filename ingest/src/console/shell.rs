@@ -71,7 +71,8 @@ pub fn document(look: Look, title: &str, events: Option<&str>, body: &Markup) ->
                 script src=(SCRIPT.path) defer {}
             }
             body data-events=[events] {
-                (sprite(&body.0))
+                // A live part may come to need any of them.
+                (sprite(&body.0, events.is_some()))
                 (body)
             }
         }

@@ -45,7 +45,7 @@ pub async fn show(
     operation: Operation,
     Query(asked): Query<Asked>,
 ) -> Result<Html<String>> {
-    let api = || State(console.api.clone());
+    let api = || State(console.reads.clone());
     let whose = WhoseReasons { tenant: None };
     let reasons = dead_letters::list_reasons(operation.operating(), api(), Parameters(whose));
     let reasons = reasons.await?.0.reasons;

@@ -243,7 +243,10 @@ pub async fn delete(
     Posted(fields): Posted,
 ) -> Result<std::result::Result<Redirect, Html<String>>> {
     let webhook = visit.webhook(id).await?;
-    if fields.text("name").trim() != name(&webhook).trim() {
+    let name = name(&webhook);
+    // A long name ends with an ellipsis, which nobody types.
+    let (typed, whole) = (fields.text("name").trim(), name.trim());
+    if typed.is_empty() || typed.trim_end_matches('…') != whole.trim_end_matches('…') {
         let content = delete_form(&visit, &webhook, Some("That isn't its name."), false);
         return Ok(Err(page(&visit, &webhook, Tab::Settings, &content)));
     }

@@ -49,7 +49,7 @@ pub async fn show(
         limit: None,
         cursor: asked.cursor.clone(),
     };
-    let api = State(console.api.clone());
+    let api = State(console.reads.clone());
     let page = tenants::list(operation.operating(), api, Parameters(wanted))
         .await?
         .0;
