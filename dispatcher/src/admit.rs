@@ -13,11 +13,11 @@
 use std::sync::Arc;
 
 use deadpool_postgres::Pool;
-use shared::catalogue::Feed;
 use shared::clock;
 use shared::dialect::Dialect;
 use shared::ids::WebhookId;
 use shared::job::{Content, Job, Payload};
+use shared::revisions::Feed;
 use shared::supervise::until_done;
 use shared::webhook::{Status, Webhook};
 use time::Duration;

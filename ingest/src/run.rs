@@ -14,12 +14,12 @@ use anyhow::Context;
 use deadpool_postgres::Pool;
 use shared::amqp::{Broker, Session, keep_session};
 use shared::attempt::Sender;
-use shared::catalogue::{Changes, Feed};
 use shared::clock;
 use shared::processes::{self, Process};
 use shared::publish::Publisher;
+use shared::revisions::{Changes, Feed};
 use shared::serve::serve;
-use shared::supervise::{Readiness, Supervisor, until_done};
+use shared::supervise::{Readiness, Supervisor};
 use shared::webhook::Subscription;
 use shared::{health, postgres, queues};
 use tokio::net::TcpListener;
@@ -28,13 +28,13 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::api;
-use crate::api::access::change_limit::ChangeLimiter;
 use crate::api::access::jwt::Jwts;
 use crate::api::access::rate_limit::Rates;
 use crate::api::access::token_lookup::TokenLookup;
 use crate::api::webhooks::tester::Tester;
 use crate::batch::Writer;
 use crate::console::state::{Console, SignIns};
+use crate::console::watch::Watching;
 use crate::dead_letters::letter::Origin;
 use crate::dead_letters::{self, Keeper};
 use crate::door::{Door, Room};
@@ -55,6 +55,10 @@ const WORK_CONNECTIONS: usize = 8;
 const API_CONNECTIONS: usize = 8;
 /// To PostgreSQL, for looking tokens up.
 const TOKEN_CONNECTIONS: usize = 2;
+/// To PostgreSQL, for what the console's pages list and count.
+const CONSOLE_CONNECTIONS: usize = 4;
+/// How long each of these statements may take: its part of the page says so then.
+const CONSOLE_STATEMENT: Duration = Duration::from_millis(500);
 /// How often partitions are made and dropped.
 const MAINTENANCE: Duration = Duration::from_secs(3600);
 /// How often the sweeper's findings and dead letters are read for the metrics.
@@ -99,7 +103,7 @@ pub async fn run(
         .await
         .with_context(|| format!("HTTP_ADDR: listening on {}", settings.http_addr))?;
 
-    if wait_for_schema(&pool, &stop).await.is_none() {
+    if postgres::wait_until_ready(&pool, &stop).await.is_none() {
         return Ok(());
     }
     let subscriptions = Arc::new(Subscriptions::new(settings.common.dialects.clone()));
@@ -129,27 +133,32 @@ pub async fn run(
     let mut routes = health::routes(ready.clone());
     if has_api {
         let jwts = Jwts::new(settings.jwt.clone())?;
-        let rates = (settings.api_rate_limit > 0).then(|| Rates::new(settings.api_rate_limit));
+        let rates =
+            (settings.api_rate_limit > 0).then(|| Arc::new(Rates::new(settings.api_rate_limit)));
         let sender = Sender::new(
             settings.common.destinations.clone(),
             settings.common.egress.clone(),
         )?;
         let state = api::state::Api {
             pool: postgres::pool(&config, API_CONNECTIONS)?,
-            tokens: TokenLookup::new(postgres::pool(&planned_once, TOKEN_CONNECTIONS)?),
-            permits: TenantPermits::new(api::access::auth::OF_A_TENANT),
-            streams: TenantPermits::new(api::listeners::STREAMS_OF_A_TENANT),
-            changes: ChangeLimiter::default(),
+            tokens: Arc::new(TokenLookup::new(postgres::pool(
+                &planned_once,
+                TOKEN_CONNECTIONS,
+            )?)),
+            permits: Arc::new(TenantPermits::new(api::access::auth::OF_A_TENANT)),
+            streams: Arc::new(TenantPermits::new(api::listeners::STREAMS_OF_A_TENANT)),
+            changes: Arc::default(),
+            checks: Arc::new(Rates::new(api::signatures::CHECKS_PER_SECOND)),
             publisher: publisher.clone(),
             door: door.clone(),
-            tester: Tester::new(sender, settings.defaults.timeout),
+            tester: Arc::new(Tester::new(sender, settings.defaults.timeout)),
             keys: settings.common.keys.clone(),
             destinations: settings.common.destinations.clone(),
             egress: settings.common.egress.clone(),
             dialects: settings.common.dialects.clone(),
             admin_token: settings.admin_token.clone(),
             rates,
-            jwts,
+            jwts: jwts.map(Arc::new),
             feed: feed.clone(),
             subscriptions: subscriptions.clone(),
             event_types: event_types.clone(),
@@ -158,9 +167,16 @@ pub async fn run(
         };
         let api = Arc::new(state);
         if settings.console {
+            let hasty = config.clone().giving_up_after(CONSOLE_STATEMENT);
+            let reads = api::state::Api {
+                pool: postgres::pool(&hasty, CONSOLE_CONNECTIONS)?,
+                ..(*api).clone()
+            };
             routes = routes.merge(console::routes(Console {
                 api: api.clone(),
+                reads: Arc::new(reads),
                 sign_ins: SignIns::default(),
+                watching: Watching::default(),
                 stop: stop.clone(),
             }));
         }
@@ -277,14 +293,6 @@ pub async fn run(
     services.stop().await;
     info!("stopped");
     Ok(())
-}
-
-async fn wait_for_schema(pool: &Pool, stop: &CancellationToken) -> Option<()> {
-    until_done(stop, "not started yet", || async {
-        postgres::check_schema(pool).await?;
-        postgres::measure_clock(pool).await
-    })
-    .await
 }
 
 /// Runs the keeper of dead letters on a session.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::http::Method;
+use fantoccini::error::CmdError;
 use fantoccini::wd::WebDriverCompatibleCommand;
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -32,6 +33,21 @@ const FLAGS: [&str; 10] = [
     "--disable-sync",
     "--disable-dev-shm-usage",
     "--hide-scrollbars",
+];
+
+/// Starts a program that ends with this test, and with it all processes that it started: the
+/// kernel ends all processes of a PID namespace with its first. Chromium goes on when
+/// chromedriver is killed, so tests that failed would leave browsers behind.
+const CONTAINED: [&str; 9] = [
+    "--pdeathsig",
+    "KILL",
+    "unshare",
+    "--map-root-user",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+    "--",
 ];
 
 /// How often chromedriver is started until it has a port. It takes a free port of IPv4, and
@@ -147,8 +163,20 @@ impl Tab {
 
     /// What one reads on the page.
     pub async fn text(&self) -> String {
-        let body = must("a body", self.client.find(Locator::Css("body")).await);
-        must("its text", body.text().await)
+        // Another page may come between finding its body and reading it.
+        let mut read = self.body().await;
+        for _ in 0..20 {
+            if read.is_ok() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            read = self.body().await;
+        }
+        must("the text", read)
+    }
+
+    async fn body(&self) -> Result<String, CmdError> {
+        self.client.find(Locator::Css("body")).await?.text().await
     }
 
     /// How many elements there are.
@@ -256,7 +284,16 @@ impl Tab {
 
     /// A picture of the whole page, as PNG.
     pub async fn picture(&self) -> Vec<u8> {
-        let wanted = json!({"format": "png", "captureBeyondViewport": true});
+        self.captured(true).await
+    }
+
+    /// A picture of what fits the screen, as PNG.
+    pub async fn picture_of_screen(&self) -> Vec<u8> {
+        self.captured(false).await
+    }
+
+    async fn captured(&self, whole: bool) -> Vec<u8> {
+        let wanted = json!({"format": "png", "captureBeyondViewport": whole});
         let answer = self.chrome("Page.captureScreenshot", wanted).await;
         let encoded = answer["data"].as_str().unwrap_or_default();
         must(
@@ -268,11 +305,21 @@ impl Tab {
     /// A command of Chromium's own protocol.
     pub async fn chrome(&self, command: &str, parameters: Value) -> Value {
         let body = json!({"cmd": command, "params": parameters});
-        let issued = self
-            .client
-            .issue_cmd(Extension("goog/cdp/execute", body))
-            .await;
+        // The driver may close a connection that waits just when it is used again.
+        let mut issued = self.issue("goog/cdp/execute", &body).await;
+        for _ in 0..3 {
+            if issued.is_ok() {
+                break;
+            }
+            issued = self.issue("goog/cdp/execute", &body).await;
+        }
         must(command, issued)
+    }
+
+    async fn issue(&self, endpoint: &'static str, body: &Value) -> Result<Value, CmdError> {
+        self.client
+            .issue_cmd(Extension(endpoint, body.clone()))
+            .await
     }
 
     /// What the browser complained about, and every request to another host, since the last
@@ -338,8 +385,9 @@ impl WebDriverCompatibleCommand for Extension {
 
 /// Starts chromedriver and reads its port. The error is what it printed.
 async fn start_driver() -> Result<(Child, u16), String> {
-    let mut driver = Command::new("chromedriver")
-        .arg("--port=0")
+    let mut driver = Command::new("setpriv")
+        .args(CONTAINED)
+        .args(["chromedriver", "--port=0"])
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
         .kill_on_drop(true)

@@ -7,6 +7,8 @@
 //! | [`receiver`] | a webhook endpoint that records its requests |
 //! | [`load`] | publishes all the time, through any fault |
 //! | [`producer`] | publishes events over AMQP; [`mod@raw`] writes its own AMQP frames |
+//! | [`setups`] | what many tests begin with; [`documents`] reads the documentation's examples |
+//! | [`script`] | runs a script in another language on a test's cases |
 //! | [`world`] | one test's own database, virtual host and processes |
 //! | [`proxy`] | a TCP proxy that cuts, stalls and slows connections |
 //! | [`mod@bench`] | the benchmarks |
@@ -20,6 +22,7 @@ pub mod browser;
 pub mod chaos;
 pub mod clock;
 pub mod collector;
+pub mod documents;
 pub mod history;
 pub mod load;
 pub mod monitoring;
@@ -28,6 +31,8 @@ pub mod producer;
 pub mod proxy;
 pub mod raw;
 pub mod receiver;
+pub mod script;
 pub mod service;
+pub mod setups;
 pub mod shared_servers;
 pub mod world;

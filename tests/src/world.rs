@@ -181,6 +181,13 @@ impl World {
         self.service("posthorn-ingest", &[]).await
     }
 
+    /// A running ingest that serves at this address: one that begins again where it was.
+    pub async fn ingest_at(&self, address: &str) -> Service {
+        let mut service = self.start_at("posthorn-ingest", &[], &[], address);
+        must("becoming ready", service.ready().await);
+        service
+    }
+
     /// A running dispatcher.
     pub async fn dispatcher(&self) -> Service {
         self.service("posthorn-dispatcher", &[]).await
@@ -208,6 +215,17 @@ impl World {
         arguments: &[&str],
         settings: &[(&str, &str)],
     ) -> Service {
+        let address = must("a port", free_address());
+        self.start_at(binary, arguments, settings, &address)
+    }
+
+    fn start_at(
+        &self,
+        binary: &str,
+        arguments: &[&str],
+        settings: &[(&str, &str)],
+        address: &str,
+    ) -> Service {
         let n = self.services.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}-{n}", binary.replace('/', "-"));
         let log = self.folder.join(format!("{name}.log"));
@@ -217,10 +235,9 @@ impl World {
                 .iter()
                 .map(|(n, v)| ((*n).to_owned(), (*v).to_owned())),
         );
-        let address = must("a port", free_address());
         must(
             "starting",
-            Service::start_with(&name, (binary, arguments), &address, &all, &log),
+            Service::start_with(&name, (binary, arguments), address, &all, &log),
         )
     }
 

@@ -138,24 +138,33 @@ async fn the_leader_of_the_queues_hangs_and_nothing_is_lost() {
     leaders_fail(2, true).await;
 }
 
-/// A world whose PostgreSQL has a standby, and whose processes know both.
-async fn with_standby(synchronous: bool) -> (World, Standby) {
+/// A world whose PostgreSQL has a standby, and the URL of both.
+async fn with_standby(synchronous: bool) -> (World, Standby, String) {
     let world = World::with_own_servers(&[("SWEEP_GRACE", "5"), ("SWEEP_INTERVAL", "1")]).await;
     let pair = world.pair.as_ref().unwrap();
     let standby = Standby::start(pair, &folder(), synchronous).await.unwrap();
-    (world, standby)
+    let both = standby.both(world.database_url());
+    (world, standby, both)
+}
+
+/// The end of a test with a standby: the new primary has every delivery of its events.
+async fn is_complete(world: World, standby: Standby, settings: &[(&str, &str)]) {
+    let audit = world
+        .shell("posthorn-ingest audit --grace 0", settings)
+        .await;
+    assert_eq!(audit.status, 0, "{audit:?}");
+    world.abandon().await;
+    standby.discard().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes: make cluster-test"]
 async fn a_synchronous_standby_is_promoted_under_load_and_nothing_is_lost() {
-    let (world, standby) = with_standby(true).await;
-    let both = standby.both(world.database_url());
+    let (world, standby, both) = with_standby(true).await;
     let settings = [("DATABASE_URL", both.as_str())];
     let ingest = world.service("posthorn-ingest", &settings).await;
     let _dispatcher = world.service("posthorn-dispatcher", &settings).await;
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
     let load = Load::start(world.amqp_url(), "evt");
     shop.receives(100).await;
 
@@ -197,24 +206,17 @@ async fn a_synchronous_standby_is_promoted_under_load_and_nothing_is_lost() {
         "{events} of {}",
         confirmed.len()
     );
-    let audit = world
-        .shell("posthorn-ingest audit --grace 0", &settings)
-        .await;
-    assert_eq!(audit.status, 0, "{audit:?}");
-    world.abandon().await;
-    standby.discard().await.unwrap();
+    is_complete(world, standby, &settings).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes: make cluster-test"]
 async fn an_asynchronous_standby_may_lack_the_last_events_and_goes_on_with_the_rest() {
-    let (world, standby) = with_standby(false).await;
-    let both = standby.both(world.database_url());
+    let (world, standby, both) = with_standby(false).await;
     let settings = [("DATABASE_URL", both.as_str())];
     let ingest = world.service("posthorn-ingest", &settings).await;
     let dispatcher = world.service("posthorn-dispatcher", &settings).await;
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
     world.publish("order.created", "kept", &json!({})).await;
     shop.receives(1).await;
     world.settles().await;
@@ -257,10 +259,5 @@ async fn an_asynchronous_standby_may_lack_the_last_events_and_goes_on_with_the_r
     world.publish("order.created", "new", &json!({})).await;
     let arrivals = shop.receives(4).await;
     assert_eq!(arrivals[3].id(), "new");
-    let audit = world
-        .shell("posthorn-ingest audit --grace 0", &settings)
-        .await;
-    assert_eq!(audit.status, 0, "{audit:?}");
-    world.abandon().await;
-    standby.discard().await.unwrap();
+    is_complete(world, standby, &settings).await;
 }

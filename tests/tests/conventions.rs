@@ -360,11 +360,7 @@ async fn a_token_can_ask_whose_it_is() {
 async fn a_tenant_sees_its_own_rejected_events_and_nobody_elses() {
     let world = World::start().await;
     let ingest = world.ingest().await;
-    let other = Some(json!({"id": "globex"}));
-    let made = world
-        .ask_as_operator(&ingest, "POST", "/api/v1/admin/tenants", other)
-        .await;
-    assert_eq!(made.status, 201, "{}", made.body);
+    world.tenant(&ingest, "globex").await;
     let producer = world.producer().await;
     for tenant in [TENANT, TENANT, "globex", "nobody"] {
         let no_json =

@@ -10,7 +10,6 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
-use serde_json::json;
 
 const OLD_KEY: &str = "dGVzdHMgaGF2ZSBhIG1hc3RlciBrZXkgdG9vISEhISE=";
 const NEW_KEY: &str = "YW5vdGhlciBtYXN0ZXIga2V5IG9mIHRoZSB0ZXN0cyE=";
@@ -177,8 +176,7 @@ async fn what_is_wrong_with_postgresql_is_found() {
     assert_finds(&ran, "stranger doesn't own attempts", "OWNER TO stranger");
 
     // A webhook's secret is sealed with the key that was the current one.
-    let endpoint = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &endpoint, json!({})).await;
+    let _endpoint = world.subscribed(&ingest, answering(200)).await;
     let rotated = [("MASTER_KEY", NEW_KEY), ("MASTER_KEY_PREVIOUS", OLD_KEY)];
     let ran = doctor(&world, &rotated).await;
     assert_finds(

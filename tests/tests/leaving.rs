@@ -15,13 +15,7 @@ async fn a_deleted_tenant_is_gone_at_once_and_its_log_soon_after() {
     let kept = world.webhook(&ingest, &receiver, json!({})).await;
     let tenants = "/api/v1/admin/tenants";
     let globex = json!({"id": "globex"});
-    let made = world
-        .ask_as_operator(&ingest, "POST", tenants, Some(globex.clone()))
-        .await;
-    assert_eq!(made.status, 201);
-    let token = world
-        .command(&["token", "create", "--tenant", "globex"])
-        .await;
+    let token = world.another_tenant(&ingest, "globex").await;
     // One endpoint accepts, the other one will be asked again in five seconds.
     let failing = world.receiver(Arc::new(|_, _| Reply::status(503))).await;
     for receiver in [&receiver, &failing] {

@@ -4,33 +4,13 @@
 
 use std::process::{Command, Stdio};
 
+use harness::documents::{fenced, without_ids};
 use harness::receiver::answering;
 use harness::service::Service;
 use harness::world::{TENANT, World, eventually};
 use serde_json::{Value, json};
 
 const DOCUMENT: &str = include_str!("../../docs/moving.md");
-
-/// The contents of the fenced blocks in this language.
-fn fenced<'d>(document: &'d str, language: &str) -> Vec<&'d str> {
-    let opening = format!("```{language}\n");
-    let parts = document.split(opening.as_str()).skip(1);
-    parts
-        .map(|part| part.split("```").next().unwrap())
-        .collect()
-}
-
-/// The output without ids, which differ in each run.
-fn stable(text: &str) -> String {
-    let words = text.trim().lines().map(|line| {
-        let words = line.split(' ').map(|word| match word.starts_with("wh_") {
-            true => "wh_…",
-            false => word.trim_end_matches(','),
-        });
-        words.collect::<Vec<_>>().join(" ")
-    });
-    words.collect::<Vec<_>>().join("\n")
-}
 
 async fn webhooks(world: &World, ingest: &Service) -> Vec<Value> {
     let listed = world.ask(ingest, "GET", "/api/v1/webhooks", None).await;
@@ -170,7 +150,11 @@ async fn the_commands_of_the_moving_guide_print_what_it_shows() {
             let output = format!("{}{}", said.printed, said.said);
             assert!(!output.contains("billing-secret"), "{output}");
             ran.push_str(&format!("$ {line}\n{output}\n"));
-            assert_eq!(stable(&output), stable(expected), "all of it:\n{ran}");
+            assert_eq!(
+                without_ids(&output),
+                without_ids(expected),
+                "all of it:\n{ran}"
+            );
         }
     }
     assert_eq!(world.count("webhooks WHERE status = 'inactive'").await, 2);

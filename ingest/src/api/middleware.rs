@@ -45,7 +45,7 @@ pub async fn handle(State(api): State<Shared>, request: Request, next: Next) -> 
     let (asked, known) = (request.method().clone(), if_none_match(request.headers()));
     let answer = async {
         let begun = Instant::now();
-        let (left, charged) = charge(api.rates.as_ref(), &request);
+        let (left, charged) = charge(api.rates.as_deref(), &request);
         let mut answer = match charged.and_then(|()| check(&request)) {
             Ok(()) => next.run(request).await,
             Err(problem) => problem.into_response(),

@@ -12,12 +12,14 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use shared::clock;
 use shared::dialect::{Dialect, Keyed, Place, Received};
 use shared::ids::{DeliveryId, EventId, Tenant, WebhookId};
 use shared::secret::Secret;
 use shared::webhook::Webhook;
 use std::sync::Arc;
+use std::time::Instant;
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 use tokio::task::block_in_place;
@@ -27,6 +29,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::access::auth::Managing;
+use crate::api::access::rate_limit::Client;
 use crate::api::deliveries::composed::{Composed, webhook_of};
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::Body;
@@ -36,6 +39,8 @@ use crate::invalid::NotFound;
 
 /// The largest body and headers together, in bytes.
 const MAX_BYTES: usize = 256 * 1024;
+/// How many checks of a tenant there may be in a second; twice as many at once.
+pub const CHECKS_PER_SECOND: u32 = 5;
 /// How far a receiver lets the time be off.
 const TOLERANCE: Duration = Duration::minutes(5);
 /// How many other webhooks' secrets are tried.
@@ -218,6 +223,14 @@ pub async fn checked(api: &Api, tenant: &Tenant, new: NewCheck) -> Result<Checke
         headers: &headers,
         body: &new.body,
     };
+    let bucket = Client::Token(Sha256::digest(tenant.as_str()).into());
+    if let Err(refused) = api.checks.take(bucket, Instant::now()) {
+        return Err(Problem::too_many_of(
+            "signature checks",
+            CHECKS_PER_SECOND,
+            refused.wait,
+        ));
+    }
     let known = known(api, tenant, &new, &received).await?;
     let others = other_webhooks(api, tenant, known.webhook).await?;
     let _permit = cpu::permit(tenant).await;

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use deadpool_postgres::Pool;
 use secrecy::SecretString;
-use shared::catalogue::Feed;
 use shared::destination::Destinations;
 use shared::dialect::Dialects;
 use shared::egress::Egress;
 use shared::publish::Publisher;
+use shared::revisions::Feed;
 use shared::seal::Keyring;
 use shared::webhook::Subscription;
 
@@ -27,24 +27,27 @@ use crate::tenant_permits::TenantPermits;
 use crate::webhooks::store::Writing;
 
 /// What handlers share.
+#[derive(Clone)]
 pub struct Api {
     /// Connections to PostgreSQL for the API alone, so that requests don't delay events.
     pub pool: Pool,
     /// Looks tokens up on connections of its own, so that tokens are verified while
     /// requests wait for the others.
-    pub tokens: TokenLookup,
+    pub tokens: Arc<TokenLookup>,
     /// Bounds a tenant's requests that use PostgreSQL.
-    pub permits: TenantPermits,
+    pub permits: Arc<TenantPermits>,
     /// Bounds a tenant's streams of deliveries.
-    pub streams: TenantPermits,
+    pub streams: Arc<TenantPermits>,
     /// Bounds changes to webhooks, tenants and event types.
-    pub changes: ChangeLimiter,
+    pub changes: Arc<ChangeLimiter>,
+    /// Bounds a tenant's checks of signatures, which take CPU time.
+    pub checks: Arc<Rates>,
     /// Publishes to RabbitMQ.
     pub publisher: Publisher,
     /// Takes events.
     pub door: Arc<Door>,
     /// Sends test deliveries.
-    pub tester: Tester,
+    pub tester: Arc<Tester>,
     pub keys: Keyring,
     /// The operator's rules on where deliveries may go.
     pub destinations: Destinations,
@@ -54,9 +57,9 @@ pub struct Api {
     pub dialects: Dialects,
     pub admin_token: Option<SecretString>,
     /// Rate limits of clients; `None`: no limit.
-    pub rates: Option<Rates>,
+    pub rates: Option<Arc<Rates>>,
     /// Verifies JWTs, if any are accepted.
-    pub jwts: Option<Jwts>,
+    pub jwts: Option<Arc<Jwts>>,
     /// Loads what has changed into the index.
     pub feed: Arc<Feed<Subscription>>,
     pub subscriptions: Arc<Subscriptions>,

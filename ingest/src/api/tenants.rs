@@ -15,7 +15,9 @@ use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Name, Page, Parameters};
 use crate::api::state::{Api, Shared};
 use crate::invalid::{Gathered, Invalid, NotFound};
-use crate::tenants::{COLUMNS, Change, NewTenant, TenantView, insert, update, usage};
+use crate::tenants::form::{Change, NewTenant};
+use crate::tenants::store::{insert, update, usage};
+use crate::tenants::view::{COLUMNS, TenantView};
 
 /// `/api/v1/admin/tenants…`
 pub fn routes() -> OpenApiRouter<Shared> {

@@ -16,7 +16,7 @@ use super::place::{File, Place};
 use super::problems::Problems;
 use super::yaml::documents;
 use crate::event_types::form::CatalogueForm;
-use crate::tenants::NewTenant;
+use crate::tenants::form::NewTenant;
 use crate::webhooks::form::WebhookForm;
 use crate::webhooks::store::Writing;
 

@@ -1,9 +1,9 @@
-//! Charts: SVG without text, stretched to its box; labels are HTML beside it, so they keep
-//! their size on a phone. Colours come by class, because a page's policy allows no styles.
+//! Charts as SVG, stretched to the width of the page.
 //!
-//! Ours and not a plotting library's: those write text and colours into the picture, which
-//! can follow neither the theme nor the width. Each chart also says its shape in a sentence,
-//! and has its numbers in a table.
+//! Labels are HTML beside the SVG, so that they keep their size on a phone. Colours come from CSS
+//! classes, because the content security policy forbids inline styles. A plotting library isn't
+//! used: it would write labels and colours into the picture, which then could follow neither the
+//! theme nor the width. Each chart has a sentence that describes it, and a table with its numbers.
 
 use std::fmt::Write;
 
@@ -231,26 +231,27 @@ pub fn spark(pairs: &[(i64, i64)]) -> Markup {
         return html! { small { "nothing" } };
     }
     let height = |value: i64| value as f64 / top as f64 * 19.0;
-    let mut shapes = String::new();
+    // One path for each colour: a list has fifty of these.
+    let (mut good_bars, mut bad_bars) = (String::new(), String::new());
     for (n, (good, bad)) in pairs.iter().enumerate() {
         let x = n * 4;
         let (good, bad) = (
             height(*good),
             if *bad > 0 { height(*bad).max(1.0) } else { 0.0 },
         );
-        for (class, height, y) in [("f1", good, 20.0 - good), ("f2", bad, 20.0 - good - bad)] {
+        for (bars, height, y) in [
+            (&mut good_bars, good, 20.0 - good),
+            (&mut bad_bars, bad, 20.0 - good - bad),
+        ] {
             if height > 0.0 {
-                let _ = write!(
-                    shapes,
-                    r#"<rect class="{class}" x="{x}" y="{:.1}" width="3" height="{height:.1}"/>"#,
-                    y.max(0.0)
-                );
+                let _ = write!(bars, "M{x} {:.1}h3v{height:.1}h-3z", y.max(0.0));
             }
         }
     }
     html! {
         svg class="spark" viewBox={ "0 0 " (pairs.len() * 4) " 20" } preserveAspectRatio="none" aria-hidden="true" {
-            (PreEscaped(shapes))
+            path class="f1" d=(good_bars) {}
+            @if !bad_bars.is_empty() { path class="f2" d=(bad_bars) {} }
         }
     }
 }

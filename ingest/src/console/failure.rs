@@ -1,4 +1,4 @@
-//! What went wrong, as a page: what it is, why it may be, what to do, the request's id.
+//! Error pages: what went wrong, the likely reason, what to do, and the request's id.
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
@@ -27,6 +27,14 @@ pub enum Failure {
 impl Failure {
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::Problem(Problem::not_found(detail))
+    }
+
+    /// What it is answered with.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Problem(problem) => problem.status(),
+            Self::SignIn { .. } | Self::Elsewhere(_) => StatusCode::SEE_OTHER,
+        }
     }
 
     pub fn forbidden(detail: impl Into<String>) -> Self {

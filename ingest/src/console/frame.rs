@@ -9,6 +9,8 @@ use maud::{Markup, html};
 use shared::ids::Tenant;
 
 use crate::api::access::role::Role;
+use crate::console::fields::query;
+use crate::console::guard::LIVE;
 use crate::console::icons::{icon, labelled};
 use crate::console::shell::document;
 use crate::console::text::line;
@@ -156,10 +158,18 @@ impl<'a> Page<'a> {
         self
     }
 
-    /// Its live parts come from this address.
+    /// Its live parts: see [`live`](crate::console::live). `more`: which ones.
     #[must_use]
-    pub fn live(mut self, events: impl Into<String>) -> Self {
-        self.events = Some(events.into());
+    pub fn live(mut self, part: &str, more: &[(&str, &str)]) -> Self {
+        let base = match self.tenant {
+            Some(tenant) => format!("/console/{tenant}"),
+            None => "/console/_".to_owned(),
+        };
+        let asked: Vec<_> = [("part", part)]
+            .into_iter()
+            .chain(more.iter().copied())
+            .collect();
+        self.events = Some(format!("{base}{LIVE}{}", query(&asked)));
         self
     }
 

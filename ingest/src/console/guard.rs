@@ -1,9 +1,9 @@
-//! Around every page: who asks, whether they may send this form, and the headers that keep
-//! a page from doing what it shouldn't.
+//! Middleware around every page: session, rate limit, protection against forged forms, and
+//! security headers.
 //!
-//! Before a handler runs, the request has an id, its session is looked up, its client's rate
-//! limit is charged, and a form is known to come from one of our own pages. So no handler can
-//! forget any of it.
+//! Before a handler runs, four things have happened. The request has an id, its session was
+//! looked up, its client's rate limit was charged, and a form was found to come from one of the
+//! console's own pages. So no handler can forget one of them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -43,6 +43,8 @@ const MAX_ANONYMOUS: usize = 16 * 1024;
 /// The cookies of how pages look. They are no secrets, and scripts don't need them.
 pub const THEME_COOKIE: &str = "posthorn-theme";
 pub const KEYS_COOKIE: &str = "posthorn-keys";
+/// How the addresses of live parts end. No id has a slash.
+pub const LIVE: &str = "/live";
 /// Forms that may be sent without a session: they begin one.
 pub const WITHOUT_SESSION: [&str; 2] = ["/console/_/sign-in", "/console/_/open"];
 
@@ -96,9 +98,14 @@ async fn admit(console: &Console, request: Request) -> Result<Request> {
     let cookie = cookie(&parts.headers, session::COOKIE);
     charge_browser(console, cookie, from)?;
     let session = match cookie {
-        Some(cookie) => session::find(&console.api, cookie)
-            .await?
-            .filter(|session| !session.is_portal),
+        Some(cookie) => {
+            // A page that somebody left open asks for its live parts again and again.
+            let found = match parts.uri.path().ends_with(LIVE) {
+                true => session::find_unused(&console.api, cookie).await?,
+                false => session::find(&console.api, cookie).await?,
+            };
+            found.filter(|session| !session.is_portal)
+        }
         None => None,
     };
     if let Some(session) = &session {

@@ -116,9 +116,9 @@ pub fn labelled(name: &str, label: &str) -> Markup {
     html! { svg class="i" role="img" aria-label=(label) { use href={ "#i-" (name) } {} } }
 }
 
-/// The drawings of the icons that a page uses.
-pub fn sprite(page: &str) -> Markup {
-    let used = |name: &&(&str, &str)| page.contains(&format!("\"#i-{}\"", name.0));
+/// The drawings of the icons that a page uses; `all`: that it may come to use.
+pub fn sprite(page: &str, all: bool) -> Markup {
+    let used = |name: &&(&str, &str)| all || page.contains(&format!("\"#i-{}\"", name.0));
     html! {
         svg width="0" height="0" hidden { defs {
             @if page.contains("\"#i-horn\"") {

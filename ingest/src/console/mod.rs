@@ -16,6 +16,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 
 use failure::Failure;
+use guard::LIVE;
 use pages::{
     dead_letters, deliveries, delivery, edit, event, event_types, events, go, health, log,
     overview, publish, replays, retry, secret, settings, sign_in, signature, statistics, tenants,
@@ -25,11 +26,13 @@ use state::Console;
 
 pub mod assets;
 pub mod chart;
+pub mod clauses;
 pub mod failure;
 pub mod fields;
 pub mod frame;
 pub mod guard;
 pub mod icons;
+pub mod live;
 pub mod moments;
 pub mod pages;
 pub mod parts;
@@ -40,6 +43,7 @@ pub mod shell;
 pub mod state;
 pub mod text;
 pub mod visit;
+pub mod watch;
 pub mod words;
 
 /// All pages. Addresses of no tenant are below `/console/_`: no tenant's id begins so.
@@ -57,6 +61,7 @@ pub fn routes(console: Console) -> Router {
         .merge(operators())
         .fallback(nowhere);
     let of_tenant = Router::new()
+        .route(LIVE, get(live::of_tenant))
         .route("/webhooks", get(webhooks::show))
         .route("/webhooks/new", get(edit::new).post(edit::create))
         .route("/webhooks/{id}", get(webhook::show))
@@ -77,6 +82,7 @@ pub fn routes(console: Console) -> Router {
         .route("/deliveries", get(deliveries::show))
         .route("/deliveries/retry", post(retry::retry))
         .route("/deliveries/{id}", get(delivery::show))
+        .route("/deliveries/{id}/raw", get(delivery::raw))
         .route("/deliveries/{id}/retry", post(delivery::retry))
         .route("/events", get(events::show))
         .route("/events/new", get(publish::show).post(publish::send))
@@ -123,6 +129,7 @@ fn beside() -> Router<Arc<Console>> {
 /// Pages of all tenants.
 fn operators() -> Router<Arc<Console>> {
     Router::new()
+        .route(LIVE, get(live::of_all))
         .route("/health", get(health::show))
         .route("/tenants", get(tenants::show).post(tenants::create))
         .route("/tenants/new", get(tenants::new))

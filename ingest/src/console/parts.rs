@@ -1,13 +1,15 @@
-//! The parts that pages are made of: tables, pagers, notes, empty lists, code, copy buttons.
+//! HTML that many pages use: tables, pagination, notes, empty lists, code, copy buttons.
 //!
-//! A table's roles are set by hand: on a narrow screen its rows become lines, and browsers
-//! that see another `display` forget what a table is.
+//! Tables carry explicit ARIA roles. On a narrow screen a table's rows are displayed as blocks,
+//! and browsers drop the implicit roles of a table with another `display`.
 
+use axum::http::header::{CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
 use maud::{Markup, Render, html};
 use serde_json::Value;
 
 use crate::console::icons::icon;
-use crate::console::text::{block, line, plain, short};
+use crate::console::text::{MOST, block, excerpt, line, plain, short, within};
 
 /// A column's head: words, and whether its cells are numbers.
 pub enum Head {
@@ -138,17 +140,17 @@ pub fn code(content: &Markup) -> Markup {
     }
 }
 
-/// The longest JSON in colours, in bytes: each token takes many times its length.
-pub const COLOURED: usize = 16 * 1024;
+/// The longest JSON in colours, in bytes of HTML: each token takes many times its length.
+pub const COLOURED: usize = 12 * 1024;
 /// The most levels of JSON that are set in.
 const LEVELS: usize = 8;
 
 /// A payload: JSON in its colours if it isn't long, byte for byte; anything else as text.
 pub fn payload(text: &str) -> Markup {
-    match serde_json::from_str::<&serde_json::value::RawValue>(text) {
-        Ok(_) if text.len() <= COLOURED => json(text),
-        _ => block(text),
-    }
+    let is_json = |text| serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok();
+    let coloured = (text.len() <= COLOURED && is_json(text)).then(|| json(text));
+    let coloured = coloured.filter(|coloured| coloured.0.len() <= COLOURED);
+    coloured.unwrap_or_else(|| block(text))
 }
 
 /// Pretty, with names, strings and other values told apart. The text stays the producer's:
@@ -213,20 +215,41 @@ fn json(text: &str) -> Markup {
     html! { @for part in &out { (part) } }
 }
 
-/// Headers, as pairs of name and value.
+/// How many headers are shown.
+const HEADERS: usize = 50;
+
+/// Headers, as pairs of name and value. A long value is cut: it is whole in the API.
 pub fn headers(headers: &Value) -> Markup {
     let pairs = headers.as_array().map(Vec::as_slice).unwrap_or_default();
     let text = |pair: &Value, at: usize| pair[at].as_str().unwrap_or_default().to_owned();
     html! {
-        @for (n, pair) in pairs.iter().enumerate() {
+        @for (n, pair) in pairs.iter().take(HEADERS).enumerate() {
             @if n > 0 { "\n" }
             span class="k" { (line(text(pair, 0))) } ": "
             @match text(pair, 1).as_str() {
                 "…" => span class="soft" { "…  (yours; the value is never shown)" },
-                value => (line(value)),
+                value => (excerpt(value, 400)),
             }
         }
+        @if pairs.len() > HEADERS { "\n" span class="soft" { "… " (pairs.len() - HEADERS) " more" } }
     }
+}
+
+/// A value as a file: whole, as text, and nothing that a browser would run.
+pub fn raw(name: &str, text: String) -> Response {
+    // The name is ours: an id and a number.
+    let file = format!("attachment; filename=\"{name}.txt\"");
+    let headers = [
+        (CONTENT_TYPE, "text/plain; charset=utf-8".to_owned()),
+        (CONTENT_DISPOSITION, file),
+        (CONTENT_SECURITY_POLICY, "sandbox".to_owned()),
+    ];
+    (headers, text).into_response()
+}
+
+/// The way to a value that is longer than what a page shows of one.
+pub fn whole(text: &str, path: &str) -> Markup {
+    html! { @if within(text, MOST) < text.len() { p class="small" { a href=(path) { "All of it, as text" } } } }
 }
 
 /// A panel that can be closed.
@@ -341,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_at_most_forty_times_as_large_as_the_payload_on_it() {
+    fn a_payload_takes_a_bounded_part_of_a_page() {
         let deep = |levels: usize| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
         let flat = |many: usize| format!("[{}1]", "1,".repeat(many));
         let quotes = |many: usize| format!("[{}0]", r#""\"","#.repeat(many));
@@ -352,9 +375,10 @@ mod tests {
             quotes(3_000),
             quotes(9_000),
             flat(9_000),
+            "\"&<".repeat(9_000),
         ] {
             let (sent, shown) = (sent.len(), payload(&sent).0.len());
-            assert!(shown <= 40 * sent, "{sent} {shown}");
+            assert!(shown <= COLOURED, "{sent} {shown}");
         }
         let plain = payload(&flat(9_000)).0;
         assert!(!plain.contains("<span"), "long ones have no colours");

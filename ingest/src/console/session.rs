@@ -1,11 +1,11 @@
-//! Sessions: what a browser gets for a token, and who it is at each request.
+//! Sessions: a browser's sign-in, and whom each of its requests acts for.
 //!
-//! A token, a JWT, `ADMIN_TOKEN` or a link begins a session. The browser gets 32 random
-//! bytes in a cookie, the table has their SHA-256. Nothing is remembered in memory: each
-//! request looks its session up together with its token, so a revoked token ends its
-//! sessions at once, on all replicas.
+//! A token, a JWT, `ADMIN_TOKEN` or a link begins a session. The browser gets 32 random bytes in
+//! a cookie; the table has their SHA-256. Sessions aren't cached: each request looks up its
+//! session together with the session's token. So a revoked token ends its sessions at once, on
+//! all replicas.
 //!
-//! A session ends 12 hours after it began, and when it wasn't used for two hours.
+//! A session ends 12 hours after it began, or after two hours without a request.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
@@ -217,10 +217,6 @@ async fn checked(api: &Api, token: &str) -> Result<Option<Begins>> {
         if claims.owner.is_some() {
             return Ok(None);
         }
-        // Pages show all webhooks of a tenant.
-        if claims.owner.is_some() {
-            return Ok(None);
-        }
         if api.subscriptions.max_payload(&claims.tenant).is_none() {
             api.feed.refresh().await?;
             if api.subscriptions.max_payload(&claims.tenant).is_none() {
@@ -332,14 +328,38 @@ fn operator_mark(id: &Id, admin: &SecretString) -> [u8; 32] {
     id.mac("operator", admin.expose_secret().as_bytes())
 }
 
-/// The session of this cookie, if it goes on.
+/// The session of this cookie, if it goes on. It has been used.
 ///
 /// # Errors
 /// If PostgreSQL fails.
 pub async fn find(api: &Api, cookie: &str) -> Result<Option<Session>> {
-    let Some(id) = Id::parse(cookie) else {
-        return Ok(None);
-    };
+    match Id::parse(cookie) {
+        Some(id) => look_up(api, id, true).await,
+        None => Ok(None),
+    }
+}
+
+/// The same for what browsers do by themselves: that doesn't count as use.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn find_unused(api: &Api, cookie: &str) -> Result<Option<Session>> {
+    match Id::parse(cookie) {
+        Some(id) => look_up(api, id, false).await,
+        None => Ok(None),
+    }
+}
+
+/// Whether a session goes on, while something of it is open.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn goes_on(api: &Api, session: &Session) -> Result<bool> {
+    let found = look_up(api, session.id.clone(), false).await?;
+    Ok(found.is_some_and(|found| found.role == session.role && found.tenant == session.tenant))
+}
+
+async fn look_up(api: &Api, id: Id, is_use: bool) -> Result<Option<Session>> {
     let hash = id.hash();
     // Here, because requests wait neither for others' pages nor for the API's.
     let client = api.tokens.pool().get().await?;
@@ -367,7 +387,7 @@ pub async fn find(api: &Api, cookie: &str) -> Result<Option<Session>> {
             return Ok(None);
         }
     }
-    if row.get("unnoticed") {
+    if is_use && row.get("unnoticed") {
         let statement = client
             .prepare_cached(
                 "-- notice_session\nUPDATE sessions SET seen_at = now() WHERE hash = $1",

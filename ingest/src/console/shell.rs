@@ -1,4 +1,4 @@
-//! What every page begins and ends with, and pages without the rail: sign-in, errors.
+//! The HTML around every page's content, and the pages without navigation: sign-in and errors.
 
 use axum::response::Html;
 use maud::{DOCTYPE, Markup, html};
@@ -71,7 +71,8 @@ pub fn document(look: Look, title: &str, events: Option<&str>, body: &Markup) ->
                 script src=(SCRIPT.path) defer {}
             }
             body data-events=[events] {
-                (sprite(&body.0))
+                // A live part may come to need any of them.
+                (sprite(&body.0, events.is_some()))
                 (body)
             }
         }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::state::Shared;
+use crate::console::watch::Watching;
 
 /// Failed sign-ins of an address before it has to wait.
 const FAILURES: u32 = 5;
@@ -19,7 +20,11 @@ const MAX_ADDRESSES: usize = 10_000;
 pub struct Console {
     /// Pages call the API's functions.
     pub api: Shared,
+    /// The same for what pages list and count: no statement takes longer than half a second.
+    pub reads: Shared,
     pub sign_ins: SignIns,
+    /// Who watches live parts.
+    pub watching: Watching,
     /// Cancelled when the process is told to stop: live parts end then.
     pub stop: CancellationToken,
 }

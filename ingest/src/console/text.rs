@@ -1,16 +1,16 @@
-//! Text that others wrote, as text: payloads, headers, answers, names, ids, URLs.
+//! Shows text that others wrote: payloads, headers, answers, names, ids, URLs.
 //!
-//! Templates escape HTML by themselves. What they leave is what a browser would make
-//! invisible or use to turn lines around: control and bidi characters. Here they become
-//! visible, and each value stands in a `<bdi>`, so that a right-to-left value doesn't
-//! reorder the words beside it.
+//! Templates escape HTML, but not control and bidi characters. A browser would make these
+//! invisible, or use them to reverse the order of text. This file makes them visible. It also
+//! puts each value into a `<bdi>` element, so that a right-to-left value doesn't reorder the
+//! words beside it.
 
 use std::fmt::Write;
 
 use maud::{Markup, html};
 
-/// The most of a value that a page shows, in bytes.
-pub const MOST: usize = 64 * 1024;
+/// The most of a value that a page shows, in bytes of HTML: a quote takes six.
+pub const MOST: usize = 10 * 1024;
 
 /// A value within a line: line breaks are visible characters, too.
 pub fn line(value: impl AsRef<str>) -> Markup {
@@ -19,7 +19,7 @@ pub fn line(value: impl AsRef<str>) -> Markup {
 
 /// A value in a block of its own: line breaks and tabs are kept. Says so if it is cut.
 pub fn block(value: &str) -> Markup {
-    let shown = &value[..value.floor_char_boundary(MOST)];
+    let shown = &value[..within(value, MOST)];
     html! {
         bdi { (visible(shown, true)) }
         @if shown.len() < value.len() {
@@ -27,6 +27,23 @@ pub fn block(value: &str) -> Markup {
             span class="soft" { "… " (value.len() - shown.len()) " more bytes are not shown" }
         }
     }
+}
+
+/// How many bytes of the beginning take at most so many bytes of HTML.
+pub fn within(value: &str, most: usize) -> usize {
+    let mut taken = 0;
+    let over = value.char_indices().find(|(_, c)| {
+        taken += match c {
+            '"' => 6,
+            '&' => 5,
+            '<' | '>' => 4,
+            // A control or bidi character is shown as up to six others.
+            c if c.is_control() => 6,
+            c => c.len_utf8(),
+        };
+        taken > most
+    });
+    over.map_or(value.len(), |(at, _)| at)
 }
 
 /// A value for an attribute or the title.

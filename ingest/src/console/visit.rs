@@ -13,6 +13,7 @@ use axum::http::request::Parts;
 use shared::ids::{Malformed, Tenant, WebhookId};
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::actor::Actor;
 use crate::api::access::auth::{Acting, Administering, Operating, is_tenant, permit};
 use crate::api::access::role::Role;
 use crate::api::http::problem;
@@ -127,6 +128,47 @@ impl<const ROLE: u8> Visit<ROLE> {
     /// The address of one of the tenant's pages: `visit.path("/webhooks")`.
     pub fn path(&self, rest: &str) -> String {
         format!("/console/{}{rest}", self.tenant)
+    }
+}
+
+/// Whoever may read a tenant's resources: a visitor, or the poll of a live part.
+pub trait Reads: Sync {
+    /// For the API's handlers that read. See [`Visit::acting`].
+    ///
+    /// # Errors
+    /// 429.
+    fn reading<const OWN: bool>(
+        &self,
+    ) -> impl Future<Output = Result<Acting<{ Role::Viewer as u8 }, true, OWN>>> + Send;
+}
+
+impl<const ROLE: u8> Reads for Visit<ROLE> {
+    async fn reading<const OWN: bool>(&self) -> Result<Acting<{ Role::Viewer as u8 }, true, OWN>> {
+        self.acting().await
+    }
+}
+
+/// Reads a tenant's live parts, for all who watch them.
+pub struct Poll {
+    pub tenant: Tenant,
+    pub api: Shared,
+}
+
+impl Poll {
+    /// As [`Visit::path`].
+    pub fn path(&self, rest: &str) -> String {
+        format!("/console/{}{rest}", self.tenant)
+    }
+}
+
+impl Reads for Poll {
+    async fn reading<const OWN: bool>(&self) -> Result<Acting<{ Role::Viewer as u8 }, true, OWN>> {
+        Ok(Acting {
+            tenant: self.tenant.clone(),
+            owner: None,
+            permit: Some(permit(&self.tenant, &self.api).await?),
+            actor: Actor::other("the console"),
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is looked at in PostgreSQL.
+//! The doctor's checks of PostgreSQL.
 
 use std::collections::HashMap;
 use std::time::Duration;

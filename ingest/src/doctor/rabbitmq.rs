@@ -1,5 +1,5 @@
-//! What is looked at in RabbitMQ: over AMQP what every process needs, and over the management
-//! API what AMQP doesn't tell.
+//! The doctor's checks of RabbitMQ: over AMQP where that is enough, otherwise over the management
+//! API.
 
 use serde_json::Value;
 use shared::amqp::Broker;

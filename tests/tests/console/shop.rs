@@ -11,7 +11,7 @@ pub(crate) struct Shop {
     pub(crate) ingest: Service,
     _dispatcher: Service,
     pub(crate) browser: Browser,
-    pub(crate) _good: Webhook,
+    pub(crate) good: Webhook,
     pub(crate) bad: Webhook,
     _receivers: [Receiver; 2],
 }
@@ -43,7 +43,7 @@ impl Shop {
             ingest,
             _dispatcher: dispatcher,
             browser,
-            _good: good,
+            good,
             bad,
             _receivers: [takes, fails],
         }

@@ -2,7 +2,7 @@
 //!
 //! As in [`replays`](super::replays), these handlers only write and read the replay's row.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
@@ -29,7 +29,9 @@ use crate::invalid::{Gathered, Invalid};
 use crate::log_filter::LogFilter;
 use crate::timestamp::Timestamp;
 
-/// The most that a backfill's dry run looks at.
+/// How long a backfill's dry run keeps a connection to PostgreSQL.
+const ONE_LOOK: Duration = Duration::from_millis(100);
+/// The most that it looks at.
 const COUNTED: Bounds = Bounds {
     missing: 10_000,
     events: 100_000,
@@ -295,11 +297,26 @@ pub async fn begin_backfill(
 
 /// Counts the events that the webhook lacks.
 async fn count_missing(api: &Api, would_match: &Wanted, wanted: &Checked) -> Result<DryRun> {
-    let client = api.pool.get().await?;
     let (from, to) = (first_uuid_at(wanted.since), first_uuid_at(wanted.until));
-    let found = would_match.missing(&client, from, to, COUNTED).await?;
+    let begun = Instant::now();
+    let (mut missing, mut next) = (Vec::new(), Some(from));
+    while let Some(from) = next {
+        if missing.len() >= COUNTED.missing || begun.elapsed() >= COUNTED.time {
+            break;
+        }
+        let bounds = Bounds {
+            missing: COUNTED.missing - missing.len(),
+            time: ONE_LOOK,
+            ..COUNTED
+        };
+        // Between two looks others have the connection.
+        let client = api.pool.get().await?;
+        let found = would_match.missing(&client, from, to, bounds).await?;
+        missing.extend(found.missing);
+        next = found.next;
+    }
     let mut types: BTreeMap<&str, i64> = BTreeMap::new();
-    for event in &found.missing {
+    for event in &missing {
         *types.entry(event.event_type.as_str()).or_default() += 1;
     }
     let by_type = types
@@ -311,11 +328,11 @@ async fn count_missing(api: &Api, would_match: &Wanted, wanted: &Checked) -> Res
     let mut by_type: Vec<_> = by_type.collect();
     by_type.sort_by_key(|of| std::cmp::Reverse(of.matching));
     by_type.truncate(100);
-    let oldest = found.missing.first();
+    let oldest = missing.first();
     Ok(DryRun {
         dry_run: true,
-        matching: found.missing.len() as i64,
-        counted: found.next.is_none(),
+        matching: missing.len() as i64,
+        counted: next.is_none(),
         oldest: oldest.map(|event| Timestamp(time_of(event.uid.uuid()))),
         by_type,
     })

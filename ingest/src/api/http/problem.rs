@@ -263,6 +263,18 @@ impl Problem {
         }
     }
 
+    /// 429: a tenant does more of something than it may in a second.
+    pub fn too_many_of(what: &str, most: u32, wait: Duration) -> Self {
+        Self {
+            retry_after: Some(wait.as_secs() + 1),
+            ..Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                Code::RateLimited,
+                format!("a tenant may have {most} {what} a second"),
+            )
+        }
+    }
+
     /// 429: this many changes of a tenant wait for their turn already.
     pub fn too_many_changes(most: usize) -> Self {
         Self {

@@ -23,7 +23,7 @@ pub struct Queries(HashMap<(String, String), Vec<String>>);
 impl Queries {
     /// Reads them from the OpenAPI document.
     #[must_use]
-    pub fn of(document: &Value) -> Self {
+    pub fn from_document(document: &Value) -> Self {
         let mut operations = HashMap::new();
         let paths = document["paths"].as_object().into_iter().flatten();
         for (path, methods) in paths {
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn an_unknown_parameter_is_refused_with_the_nearest_known_one() {
-        let queries = Queries::of(&document());
+        let queries = Queries::from_document(&document());
         let check = |path: &str, query: &str| queries.check("GET", path, query);
         for (path, query) in [
             ("/api/v1/webhooks", "limit=5&cursor=x"),

@@ -21,7 +21,7 @@ use crate::api::http::request::{Id, OptionalBody};
 use crate::api::state::Shared;
 use crate::api::webhooks::view::{WebhookView, find};
 use crate::invalid::{Gathered, Invalid, NotFound};
-use crate::webhooks::store::{seal_key, seal_secret};
+use crate::webhooks::sealed::{seal_key, seal_secret};
 
 /// How long both secrets sign unless the request says, in seconds.
 const OVERLAP: u32 = 86_400;

@@ -46,6 +46,14 @@ document.addEventListener('click', (event) => {
   if (at.matches('[data-copy-ids]')) copy(picked().map((box) => box.value).join('\n'), at);
   // A button or link with data-dialog has a page, too; the dialog asks before it is sent.
   if (at.dataset.dialog) { event.preventDefault(); $('#' + at.dataset.dialog).showModal(); }
+  // One more empty row. Without JavaScript the server adds it.
+  if (at.matches('[data-add-row]')) {
+    event.preventDefault();
+    const row = [...$$('[data-row]', at.closest('fieldset'))].pop(), made = row.cloneNode(true);
+    for (const field of $$('input', made)) field.value = '';
+    row.after(made);
+    $('input', made).focus();
+  }
   if (at.matches('[data-close]')) { event.preventDefault(); at.closest('dialog').close(); }
   if (at.matches('[data-all]')) {
     for (const box of $$('td.pick input', at.closest('table'))) box.checked = at.checked;
@@ -120,32 +128,125 @@ $('.nav [aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'center' })
 // same escaping. Lists aren't moved under the reader: they get "4 newer" instead.
 const source = document.body.dataset.events;
 if (source) {
-  const state = $('[data-live-state]');
-  let live, since;
-  const show = (word, on) => { if (state) { state.textContent = word; state.dataset.state = on ? 'on' : 'off'; } };
+  const state = $('[data-live-state]'), tail = $('[data-live=tail]'), held = $('[data-held]');
+  const later = new Map();
+  let live, since, told, wait, isHeld = false, isOver = false;
+  const show = (word, on) => { state.textContent = word; state.dataset.state = on ? 'on' : 'off'; };
+  const parse = (html) => new DOMParser().parseFromString(html, 'text/html').body;
+  const put = (name, html) => {
+    const part = $(`[data-live="${CSS.escape(name)}"]`);
+    if (!part) return;
+    const made = parse(html);
+    if (part === tail && isHeld) {
+      const shown = new Set($$('li', tail).map((line) => line.textContent));
+      const more = $$('li', made).filter((line) => !shown.has(line.textContent)).length;
+      later.set(name, html);
+      held.textContent = `Held: ${more} lines not shown.`;
+      return;
+    }
+    // A part that has the focus waits until it is left.
+    if (part.contains(document.activeElement)) return later.set(name, html);
+    later.delete(name);
+    if (name === 'newer') part.hidden = !html;
+    if (part.innerHTML !== made.innerHTML) part.replaceChildren(...made.childNodes);
+  };
+  const catchUp = () => { for (const [name, html] of [...later]) put(name, html); };
+  document.addEventListener('focusout', () => setTimeout(catchUp));
   const lost = () => {
     since ??= new Date();
-    show(`Connecting again; this is from ${since.toISOString().slice(11, 19)}`, false);
+    // Streams end after a while, and the next one begins within a second.
+    told ??= setTimeout(() => show(`Connecting again; this is from ${since.toISOString().slice(11, 19)}`, false), 2500);
   };
   const listen = () => {
     live?.close();
     live = new EventSource(source);
-    live.addEventListener('open', () => { since = undefined; show('Live', true); });
+    live.addEventListener('open', () => {
+      clearTimeout(told);
+      since = told = wait = undefined;
+      show('Live', true);
+    });
     live.addEventListener('error', () => {
       lost();
-      // The browser gives up after an answer that isn't a stream.
-      if (live.readyState === EventSource.CLOSED) setTimeout(() => { if (!document.hidden) listen(); }, 3000);
+      // The browser gives up after an answer that isn't a stream: too many of them, or none.
+      if (live.readyState !== EventSource.CLOSED) return;
+      wait = Math.min(2 * (wait ?? 1500), 30000);
+      setTimeout(() => { if (!document.hidden && !isOver) listen(); }, wait);
     });
-    live.addEventListener('part', (message) => {
-      const { name, html } = JSON.parse(message.data);
-      const part = $(`[data-live="${CSS.escape(name)}"]`);
-      if (!part || part.contains(document.activeElement)) return;
-      part.replaceChildren(...new DOMParser().parseFromString(html, 'text/html').body.childNodes);
-    });
+    live.addEventListener('part', (message) => { const { name, html } = JSON.parse(message.data); put(name, html); });
+    live.addEventListener('over', () => { isOver = true; live.close(); show('Nothing more comes', false); });
   };
-  listen();
+  if (document.hidden) show('Held', false); else listen();
   // Hidden pages cost the server nothing. Parts come whole, so none is missed.
   document.addEventListener('visibilitychange', () => {
-    if (document.hidden) { live.close(); show('Held', false); } else listen();
+    if (isOver) return;
+    if (document.hidden) { live?.close(); show('Held', false); } else listen();
   });
+  if (tail) document.addEventListener('keydown', (event) => {
+    if (event.key !== ' ' || event.target.closest('input, textarea, select, button, summary')) return;
+    event.preventDefault();
+    isHeld = !isHeld;
+    held.textContent = isHeld ? 'Held.' : '';
+    if (!isHeld) catchUp();
+  });
+}
+
+// The preview follows what is typed. It is the form's own button, pressed by itself.
+const preview = $('[data-preview]');
+if (preview) {
+  const form = $('form:has([name=preview])');
+  let timer, asked;
+  const ask = async () => {
+    asked?.abort();
+    asked = new AbortController();
+    const body = new URLSearchParams(new FormData(form));
+    body.set('preview', '1');
+    try {
+      const answer = await fetch(form.action, { method: 'POST', body, signal: asked.signal });
+      const page = new DOMParser().parseFromString(await answer.text(), 'text/html');
+      const made = $('[data-preview=shown]', page);
+      if (made) $('[data-preview]').replaceWith(made);
+    } catch { /* A newer one was asked for, or the next key asks again. */ }
+  };
+  form.addEventListener('input', () => { clearTimeout(timer); timer = setTimeout(ask, 300); });
+}
+
+// Patterns as chips. The field with all of them is what is sent.
+const patterns = $('input[data-chips]');
+if (patterns) {
+  const box = document.createElement('div'), field = patterns.cloneNode();
+  box.className = 'chips';
+  patterns.type = 'hidden';
+  patterns.removeAttribute('id');
+  for (const name of ['name', 'data-chips']) field.removeAttribute(name);
+  const all = () => patterns.value.split(/[\s,]+/).filter(Boolean);
+  const set = (list) => {
+    patterns.value = [...new Set(list)].join(', ');
+    patterns.dispatchEvent(new Event('input', { bubbles: true }));
+    draw();
+  };
+  const draw = () => box.replaceChildren(...all().map((pattern) => {
+    const chip = document.createElement('span'), name = document.createElement('code'), remove = document.createElement('button');
+    chip.className = 'chip';
+    name.textContent = pattern;
+    remove.type = 'button';
+    remove.textContent = '×';
+    remove.setAttribute('aria-label', `Remove ${pattern}`);
+    remove.addEventListener('click', () => { set(all().filter((other) => other !== pattern)); field.focus(); });
+    chip.append(name, remove);
+    return chip;
+  }), field);
+  const take = () => {
+    const typed = field.value;
+    field.value = '';
+    if (typed.trim()) { set([...all(), typed]); field.focus(); }
+  };
+  patterns.after(box);
+  field.value = '';
+  draw();
+  field.addEventListener('keydown', (event) => {
+    if (event.key === 'Enter' && field.value.trim() || event.key === ',') { event.preventDefault(); take(); }
+    if (event.key === 'Backspace' && !field.value) { set(all().slice(0, -1)); field.focus(); }
+  });
+  field.addEventListener('change', take);
+  patterns.form.addEventListener('submit', take);
 }

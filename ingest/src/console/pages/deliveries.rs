@@ -12,18 +12,21 @@ use shared::ids::WebhookId;
 use crate::api::access::role::Role;
 use crate::api::deliveries;
 use crate::api::deliveries::view::Delivery;
-use crate::api::http::request::Parameters;
-use crate::console::failure::Result;
+use crate::api::http::request::{Id, Parameters};
+use crate::console::failure::{Failure, Result};
 use crate::console::fields::query;
 use crate::console::frame::{Page, Section, csrf};
 use crate::console::icons::icon;
 use crate::console::moments::{at, count, took};
 use crate::console::pages::webhooks::names;
-use crate::console::parts::{Head, dash, empty, facets, num, pager, pick, table, td, tr};
+use crate::console::parts::{
+    Head, dash, empty, facets, num, pager, pick, table, td, tr, unreadable,
+};
 use crate::console::query::{OF_DELIVERIES, Query, bar, of_deliveries};
 use crate::console::state::Console;
-use crate::console::text::{excerpt, line, short};
-use crate::console::visit::{Visit, Visitor};
+use crate::console::text::{excerpt, short};
+use crate::console::visit::{Poll, Reads, Visit, Visitor};
+use crate::console::watch::Snapshot;
 use crate::console::words;
 
 #[derive(Deserialize, Default)]
@@ -53,12 +56,13 @@ pub async fn show(
     let query_ = asked.query();
     let names = names(&console, &visit).await?;
     let (filter, mut beneath) = of_deliveries(&query_, asked.cursor.clone());
+    let mut is_read = true;
     let found = match beneath {
         Some(_) => None,
         None => {
             let acting = visit.acting().await?;
             let found =
-                deliveries::list(acting, State(console.api.clone()), Parameters(filter)).await;
+                deliveries::list(acting, State(console.reads.clone()), Parameters(filter)).await;
             match found {
                 Ok(found) => Some(found.0),
                 // A value that the API refuses: its sentence says what would be right.
@@ -66,7 +70,10 @@ pub async fn show(
                     beneath = Some(problem.to_string());
                     None
                 }
-                Err(problem) => return Err(problem.into()),
+                Err(_) => {
+                    is_read = false;
+                    None
+                }
             }
         }
     };
@@ -81,6 +88,8 @@ pub async fn show(
         @if let Some(done) = asked.done.as_deref().and_then(what_was_done) { (done) }
         (bar(&path, &query_, "Filter deliveries", "status:failed type:order.paid code:503 event:order-4711 since:1h", beneath.as_deref()))
         (ready_filters(&path, &query_))
+        (newer_place(&path, &query_, asked.cursor.is_none()))
+        @if !is_read { (unreadable("The list")) }
         @if let Some(page) = &found {
             @let rows: Vec<_> = page.deliveries.iter().map(|delivery| Row::new(delivery, Some(&names))).collect();
             (list(Some(&Bulk { by: &visit.by, query: &query_, back: &path, webhook: None }), &visit.path(""), &rows))
@@ -88,7 +97,53 @@ pub async fn show(
             (more(&path, &query_, rows.len(), page.next_cursor.map(|id| id.to_string())))
         }
     };
-    Ok(Page::of(&visit, Section::Deliveries, "Deliveries").show(&content))
+    let mut page = Page::of(&visit, Section::Deliveries, "Deliveries");
+    if let (Some(found), None) = (&found, &asked.cursor) {
+        let newest = found.deliveries.first().map(|one| one.id.to_string());
+        let (q, newest) = (query_.without(None), newest.unwrap_or_default());
+        page = page.live("deliveries", &[("q", &q), ("after", &newest)]);
+    }
+    Ok(page.show(&content))
+}
+
+/// A filter as all its viewers share it: in one spelling, and no longer than a query may be.
+pub fn normal(q: &str) -> String {
+    Query::parse(q, &OF_DELIVERIES).without(None)
+}
+
+/// The newest deliveries of a list, for pages to say how many are newer than theirs.
+pub async fn live(
+    console: &Console,
+    poll: &Poll,
+    of: Option<WebhookId>,
+    q: &str,
+) -> Result<Snapshot> {
+    let (filter, wrong) = of_deliveries(&Query::parse(q, &OF_DELIVERIES), None);
+    if wrong.is_some() {
+        return Err(Failure::not_found("there is no such list"));
+    }
+    let api = State(console.reads.clone());
+    let acting = poll.reading().await?;
+    let found = match of {
+        Some(id) => deliveries::list_of_webhook(acting, api, Id(id), Parameters(filter)).await?,
+        None => deliveries::list(acting, api, Parameters(filter)).await?,
+    };
+    let ids = found.0.deliveries.iter().map(|delivery| delivery.id);
+    Ok(Snapshot {
+        latest: Some((ids.collect(), found.0.next_cursor.is_some())),
+        ..Snapshot::default()
+    })
+}
+
+/// Where a list says that there are newer deliveries: rows that somebody reads aren't moved.
+pub fn newer_place(path: &str, query_: &Query, is_first: bool) -> Markup {
+    let here = format!("{path}{}", query(&[("q", &query_.without(None))]));
+    html! { @if is_first { a href=(here) data-live="newer" class="newer" hidden {} } }
+}
+
+/// How many there are.
+pub fn newer(many: usize, and_more: bool) -> Markup {
+    html! { @if many > 0 { (many) @if and_more { "+" } @if many == 1 { " newer delivery" } @else { " newer deliveries" } } }
 }
 
 /// One line of a list.
@@ -150,7 +205,7 @@ fn line_of(row: &Row<'_>, base: &str, may_retry: bool) -> Markup {
     let name = row
         .names
         .map(|names| match names.get(&delivery.webhook_id) {
-            Some(name) => line(name),
+            Some(name) => excerpt(name, 32),
             None => html! { code { (short(&delivery.webhook_id.to_string())) } },
         });
     let took = match delivery.response_time_ms {
@@ -160,7 +215,7 @@ fn line_of(row: &Row<'_>, base: &str, may_retry: bool) -> Markup {
     tr(&html! {
         @if may_retry { (pick(&delivery.id.to_string())) }
         (td("", &word.show()))
-        (td("", &html! { a href=(path) { code { (line(delivery.event_type.as_str())) } } }))
+        (td("", &html! { a href=(path) { code { (excerpt(delivery.event_type.as_str(), 80)) } } }))
         @if let Some(name) = &name { (td("", name)) }
         (td("ans", &words::answer(delivery.response_code, delivery.attempts)))
         (td("grow", &html! { span class="cut soft" { (why(delivery)) } }))
@@ -185,7 +240,7 @@ fn why(delivery: &Delivery) -> Markup {
         },
         ("failed", _) => html! {
             "Gave up after " (count(delivery.attempts.into(), "attempt"))
-            @if let Some(error) = error { ". " (excerpt(error, 160)) }
+            @if let Some(error) = error { ". " (excerpt(error, 120)) }
         },
         ("expired", _) => html! {
             @if delivery.attempts == 0 { "Too old before it was ever tried" }

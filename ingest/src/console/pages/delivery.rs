@@ -3,27 +3,29 @@
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
-use axum::response::{Html, Redirect};
+use axum::response::{Html, Redirect, Response};
 use maud::{Markup, html};
 use serde::Deserialize;
 use shared::ids::DeliveryId;
 
+use crate::api::access::auth::Reading;
 use crate::api::access::role::Role;
 use crate::api::deliveries::retries;
 use crate::api::deliveries::view::{Attempt, Delivery, DeliveryDetail, Wait};
 use crate::api::http::request::Id;
 use crate::api::webhooks::view::WebhookView;
 use crate::api::{deliveries, http::problem::Problem};
-use crate::console::failure::Result;
+use crate::console::failure::{Failure, Result};
 use crate::console::fields::segment;
 use crate::console::frame::{Page, Section, csrf};
 use crate::console::icons::icon;
 use crate::console::moments::{at, bytes, count, exactly, span, took};
 use crate::console::pages::webhooks::name;
-use crate::console::parts::{code, headers, id, note, panel, payload};
+use crate::console::parts::{code, headers, id, note, panel, payload, raw as raw_file, whole};
 use crate::console::state::Console;
-use crate::console::text::{block, line, short};
-use crate::console::visit::{At, ManagerVisit, Visit};
+use crate::console::text::{block, line, short, within};
+use crate::console::visit::{At, ManagerVisit, Poll, Reads, Visit};
+use crate::console::watch::Snapshot;
 use crate::console::words;
 
 #[derive(Deserialize)]
@@ -43,7 +45,7 @@ pub async fn show(
     // Until the page is written: it has the bodies of up to a hundred attempts.
     let held = visit.hold().await?;
     let acting = held.acting()?;
-    let api = State(console.api.clone());
+    let api = State(console.reads.clone());
     let DeliveryDetail {
         delivery,
         attempt_log,
@@ -67,9 +69,9 @@ pub async fn show(
             section {
                 div class="row apart" {
                     h2 { "What happened" }
-                    span class="small soft num" { (count(delivery.attempts.into(), "attempt")) }
+                    span class="small soft num" data-live="attempts" { (count(delivery.attempts.into(), "attempt")) }
                 }
-                (timeline(&delivery, &attempt_log, &waits))
+                div data-live="timeline" { (timeline(&delivery, &attempt_log, &waits)) }
             }
             section class="stack near" data-attempts {
                 @if attempt_log.is_empty() {
@@ -77,7 +79,9 @@ pub async fn show(
                     div class="empty" { h2 { "Not tried yet" } p { (why_it_waits(&delivery)) } }
                 } @else {
                     @for (n, attempt) in attempt_log.iter().enumerate().rev() {
-                        (attempt_shown(attempt, &attempt_log, webhook.as_ref(), n == chosen))
+                        @if n == chosen || n + SHOWN_ATTEMPTS >= attempt_log.len() {
+                            (attempt_shown(attempt, &attempt_log, webhook.as_ref(), (n == chosen, delivery.id)))
+                        }
                     }
                 }
             }
@@ -88,7 +92,56 @@ pub async fn show(
         delivery.event_type,
         to(&delivery, webhook.as_ref())
     );
-    Ok(Page::of(&visit, Section::Deliveries, title).show(&content))
+    let page = Page::of(&visit, Section::Deliveries, title);
+    Ok(match delivery.finished_at {
+        Some(_) => page.show(&content),
+        None => page
+            .live("delivery", &[("id", &delivery.id.to_string())])
+            .show(&content),
+    })
+}
+
+/// The live parts: its state and its timeline. Attempts have bodies, so they are read only if the
+/// delivery's row has changed.
+pub async fn live(
+    console: &Console,
+    poll: &Poll,
+    id: DeliveryId,
+    before: Option<&Snapshot>,
+) -> Result<Snapshot> {
+    let row = {
+        let _permit: Reading = poll.reading().await?;
+        deliveries::find(&poll.api, &poll.tenant, id).await?
+    };
+    let mark = format!(
+        "{} {} {:?} {:?}",
+        row.status, row.attempts, row.next_attempt_reason, row.next_attempt_at
+    );
+    if let Some(before) = before.filter(|before| before.mark == mark) {
+        return Ok(before.clone());
+    }
+    let acting = poll.reading().await?;
+    let api = State(console.reads.clone());
+    let DeliveryDetail {
+        delivery,
+        attempt_log,
+        waits,
+        ..
+    } = deliveries::show(acting, api, Id(id)).await?.0;
+    let attempts = html! { (count(delivery.attempts.into(), "attempt")) };
+    Ok(Snapshot {
+        parts: vec![
+            ("state".to_owned(), state(&delivery).into_string()),
+            ("attempts".to_owned(), attempts.into_string()),
+            (
+                "timeline".to_owned(),
+                timeline(&delivery, &attempt_log, &waits).into_string(),
+            ),
+        ],
+        mark,
+        is_over: delivery.finished_at.is_some(),
+        ..Snapshot::default()
+    })
 }
 
 fn to(delivery: &Delivery, webhook: Option<&WebhookView>) -> String {
@@ -99,14 +152,11 @@ fn to(delivery: &Delivery, webhook: Option<&WebhookView>) -> String {
 }
 
 fn head(visit: &Visit, delivery: &Delivery, webhook: Option<&WebhookView>) -> Markup {
-    let word = words::delivery(&delivery.status, delivery.next_attempt_reason.as_deref());
     let finished = delivery.finished_at.is_some();
     let event = visit.path(&format!(
         "/events/{}",
         segment(&delivery.event_id.to_string())
     ));
-    let status =
-        html! { span { (line(word.word)) @if !finished { ": " (waits_in_short(delivery)) } } };
     html! {
         div class="head" {
             div {
@@ -118,7 +168,7 @@ fn head(visit: &Visit, delivery: &Delivery, webhook: Option<&WebhookView>) -> Ma
                     }
                 }
                 p class="sub" {
-                    (word.saying(&status))
+                    span data-live="state" { (state(delivery)) }
                     span { "event " a href=(event) { (line(delivery.event_id.to_string())) } }
                     (id(&delivery.id.to_string()))
                 }
@@ -135,6 +185,14 @@ fn head(visit: &Visit, delivery: &Delivery, webhook: Option<&WebhookView>) -> Ma
             }
         }
     }
+}
+
+fn state(delivery: &Delivery) -> Markup {
+    let word = words::delivery(&delivery.status, delivery.next_attempt_reason.as_deref());
+    let finished = delivery.finished_at.is_some();
+    word.saying(
+        &html! { span { (line(word.word)) @if !finished { ": " (waits_in_short(delivery)) } } },
+    )
 }
 
 fn waits_in_short(delivery: &Delivery) -> Markup {
@@ -165,6 +223,8 @@ fn point(class: &str, symbol: &str, what: &Markup, when: &Markup, more: &Markup)
 }
 
 fn timeline(delivery: &Delivery, attempts: &[Attempt], waits: &[Wait]) -> Markup {
+    let attempts = &attempts[attempts.len().saturating_sub(SHOWN_ATTEMPTS)..];
+    let waits = &waits[waits.len().saturating_sub(SHOWN_ATTEMPTS)..];
     let nothing = html! {};
     let accepted = html! { b { "Accepted" } };
     html! {
@@ -266,7 +326,7 @@ fn attempt_shown(
     attempt: &Attempt,
     all: &[Attempt],
     webhook: Option<&WebhookView>,
-    chosen: bool,
+    (chosen, shown_id): (bool, DeliveryId),
 ) -> Markup {
     let verdict = words::outcome(
         &attempt.outcome,
@@ -309,8 +369,9 @@ fn attempt_shown(
             }
             // Of one attempt only: bodies are large, and there may be a hundred attempts.
             @if chosen {
-                (request(attempt))
-                (answer(attempt))
+                @let base = format!("{}/raw?attempt={}", shown_id, attempt.n);
+                (request(attempt, &base))
+                (answer(attempt, &base))
                 (curl(attempt, webhook))
             } @else {
                 p { a href={ "?attempt=" (attempt.n) "#a" (attempt.n) } { "Its request and its answer" } }
@@ -319,7 +380,7 @@ fn attempt_shown(
     }
 }
 
-fn request(attempt: &Attempt) -> Markup {
+fn request(attempt: &Attempt, raw: &str) -> Markup {
     let names = attempt
         .request_headers
         .as_ref()
@@ -331,7 +392,7 @@ fn request(attempt: &Attempt) -> Markup {
     let content = html! {
         @if let Some(sent) = &attempt.request_headers { (code(&headers(sent))) }
         @match &attempt.request_body {
-            Some(body) => (code(&payload(body))),
+            Some(body) => { (code(&payload(body))) (whole(body, &format!("{raw}&of=request"))) },
             None => p class="small soft" { "Bodies are only kept in debug mode." },
         }
         @if attempt.composed {
@@ -341,8 +402,37 @@ fn request(attempt: &Attempt) -> Markup {
     panel("Request", &hint, true, &content)
 }
 
-/// The longest command that is shown, in bytes.
-const MAX_COMMAND: usize = 16 * 1024;
+#[derive(Deserialize)]
+pub struct Raw {
+    attempt: i16,
+    of: String,
+}
+
+/// `GET /console/{tenant}/deliveries/{id}/raw?attempt=&of=request`: a body, whole, as a file.
+pub async fn raw(
+    State(console): State<Arc<Console>>,
+    visit: Visit,
+    At(id): At<DeliveryId>,
+    Query(asked): Query<Raw>,
+) -> Result<Response> {
+    let held = visit.hold().await?;
+    let api = State(console.reads.clone());
+    let shown = deliveries::show(held.acting()?, api, Id(id)).await?.0;
+    let mut attempts = shown.attempt_log.into_iter();
+    let attempt = attempts.find(|attempt| attempt.n == asked.attempt);
+    let body = attempt.and_then(|attempt| match asked.of.as_str() {
+        "request" => attempt.request_body,
+        "answer" => attempt.response_body,
+        _ => None,
+    });
+    let body = body.ok_or_else(|| Failure::not_found("there is no such body"))?;
+    Ok(raw_file(&format!("{id}-{}", asked.attempt), body))
+}
+
+/// The longest command that can be copied, and how much of one is shown, in bytes of HTML.
+const MAX_COMMAND: usize = 8 * 1024;
+/// How many attempts, the latest ones, the timeline and the page have.
+const SHOWN_ATTEMPTS: usize = 20;
 
 /// The same request as a command. The values of the webhook's own headers aren't known to
 /// pages: a variable of the shell stands for each.
@@ -378,7 +468,7 @@ fn as_curl(attempt: &Attempt, url: &str) -> Option<String> {
     }
     // With `--data-binary` a body that begins with `@` would name a file.
     command.push_str(&format!(" \\\n  --data-raw {}", quoted(body)));
-    Some(command).filter(|command| command.len() <= MAX_COMMAND)
+    Some(command).filter(|command| within(command, MAX_COMMAND) == command.len())
 }
 
 /// For a shell: nothing within single quotes means anything but the quote itself.
@@ -400,7 +490,7 @@ fn curl(attempt: &Attempt, webhook: Option<&WebhookView>) -> Markup {
     }
 }
 
-fn answer(attempt: &Attempt) -> Markup {
+fn answer(attempt: &Attempt, raw: &str) -> Markup {
     let hint = html! {
         @match attempt.response_code {
             Some(code) => { (code) @if let Some(body) = &attempt.response_body { ", " (bytes(body.len() as i64)) } },
@@ -410,7 +500,7 @@ fn answer(attempt: &Attempt) -> Markup {
     let content = html! {
         @if let Some(received) = &attempt.response_headers { (code(&headers(received))) }
         @match &attempt.response_body {
-            Some(body) if !body.is_empty() => (code(&payload(body))),
+            Some(body) if !body.is_empty() => { (code(&payload(body))) (whole(body, &format!("{raw}&of=answer"))) },
             Some(_) => p class="soft" { "The answer has no body." },
             None => p class="soft" { "There is no answer." },
         }

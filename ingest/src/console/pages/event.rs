@@ -47,7 +47,7 @@ pub async fn show(
         matching_cursor: asked.matching,
     };
     let acting = visit.acting().await?;
-    let api = State(console.api.clone());
+    let api = State(console.reads.clone());
     let shown = detail::show(acting, api, Id(event), Parameters(pages))
         .await?
         .0;

@@ -1,6 +1,7 @@
 //! A tenant's catalogue of event types, and one type: its schema as a table, its example, who
 //! listens.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
@@ -13,19 +14,21 @@ use shared::ids::EventType;
 
 use crate::api::access::role::Role;
 use crate::api::event_types::{self, EventTypeQuery, ImportForm};
-use crate::api::http::request::{Body, Id, MAX_PAGE, Parameters};
+use crate::api::http::request::{Body, Id, Parameters};
+use crate::api::webhooks::stats::{StatsQuery, Window};
+use crate::api::webhooks::type_stats;
 use crate::api::webhooks::view::WebhookView;
 use crate::console::failure::Result;
 use crate::console::fields::{query, segment};
 use crate::console::frame::{Page, Section, csrf};
 use crate::console::icons::icon;
-use crate::console::moments::count;
+use crate::console::moments::{count, number};
 use crate::console::pages::webhooks::{all, name};
 use crate::console::parts::{
-    Head, choice, code, empty, facets, field, note, num, pager, payload, table, td, tr,
+    Head, choice, code, dash, empty, facets, field, note, num, pager, payload, table, td, tr,
 };
 use crate::console::state::Console;
-use crate::console::text::{line, plain};
+use crate::console::text::{excerpt, line, plain};
 use crate::console::visit::{At, ManagerVisit, Posted, Visit, Visitor};
 use crate::event_types::collections::COLLECTIONS;
 use crate::event_types::form::EventTypeForm;
@@ -35,6 +38,8 @@ use crate::matching::Pattern;
 /// How deep a schema's table goes, and how many members it shows.
 const DEPTH: usize = 4;
 const MEMBERS: usize = 100;
+/// How many types a page lists, within its budget.
+const SHOWN: i64 = 80;
 
 #[derive(Deserialize, Default)]
 pub struct Asked {
@@ -53,13 +58,14 @@ pub async fn show(
 ) -> Result<Html<String>> {
     let wanted = EventTypeQuery {
         archived: (asked.only == "archived").then_some(true),
-        limit: Some(MAX_PAGE),
+        limit: Some(SHOWN),
         cursor: asked.cursor.clone(),
     };
     let acting = visit.acting().await?;
-    let page = event_types::list(acting, State(console.api.clone()), Parameters(wanted)).await?;
+    let page = event_types::list(acting, State(console.reads.clone()), Parameters(wanted)).await?;
     let page = page.0;
     let (webhooks, _) = all(&console, &visit, None).await?;
+    let seen = seen(&console, &visit).await;
     let q = asked.q.trim().to_lowercase();
     let fits = |one: &&EventTypeView| {
         let has = |text: &str| text.to_lowercase().contains(&q);
@@ -102,7 +108,8 @@ pub async fn show(
             }
             (facets("Ready filters", &ready, &html! {}))
             @if shown.is_empty() { (empty("Nothing matches", &html! { "No type of this page passes these filters." }, &html! { a class="btn" href=(path) { "All types" } })) }
-            @else { (list(&path, &shown, &webhooks)) }
+            @else { (list(&path, &shown, &webhooks, &seen)) }
+            @if let (Some(seen), None, None) = (&seen, &page.next_cursor, &asked.cursor) { (not_described(&path, seen, &page.event_types, may)) }
             @if let Some(cursor) = &page.next_cursor {
                 (pager(&html! { (shown.len()) " shown" }, Some(&format!("{path}{}", query(&[("only", &asked.only), ("cursor", cursor.as_str())])))))
             }
@@ -111,11 +118,63 @@ pub async fn show(
     Ok(Page::of(&visit, Section::EventTypes, "Event types").show(&content))
 }
 
-fn list(path: &str, shown: &[&EventTypeView], webhooks: &[WebhookView]) -> Markup {
+/// How many events of each type there were in the last day. Without them the page is right.
+async fn seen(console: &Console, visit: &Visit) -> Option<HashMap<String, i64>> {
+    let acting = visit.acting().await.ok()?;
+    let query = Parameters(StatsQuery {
+        window: Window::Day,
+    });
+    let stats = type_stats::of_event_types(acting, State(console.reads.clone()), query).await;
+    let counts = stats.ok()?.0.event_types.into_iter();
+    Some(counts.map(|one| (one.event_type, one.events)).collect())
+}
+
+/// Types that came and aren't described, most events first.
+fn not_described(
+    path: &str,
+    seen: &HashMap<String, i64>,
+    known: &[EventTypeView],
+    may: bool,
+) -> Markup {
+    let is_known = |name: &str| known.iter().any(|one| one.name.as_str() == name);
+    let mut others: Vec<_> = seen.iter().filter(|(name, _)| !is_known(name)).collect();
+    others.sort_by_key(|(name, events)| (std::cmp::Reverse(**events), (*name).clone()));
+    if others.is_empty() {
+        return html! {};
+    }
+    let rows = html! {
+        @for (name, events) in others.iter().take(20) {
+            (tr(&html! {
+                (td("grow first", &html! { code { (excerpt(name, 80)) } }))
+                (num("", Some("events"), &number(**events)))
+                (td("last", &html! { @if may { a class="btn tiny" href={ (path) "/new" (query(&[("name", name)])) } { "Describe it" } } }))
+            }))
+        }
+    };
+    html! {
+        section {
+            h2 { "Seen in the last 24 hours, and not described" }
+            (table("tight", &[Head::Text("Name"), Head::Number("Events, 24 h"), Head::Text("")], &rows))
+            @if others.len() > 20 { p class="small soft" { (others.len() - 20) " more." } }
+        }
+    }
+}
+
+fn list(
+    path: &str,
+    shown: &[&EventTypeView],
+    webhooks: &[WebhookView],
+    seen: &Option<HashMap<String, i64>>,
+) -> Markup {
+    let events = |one: &EventTypeView| {
+        let seen = seen.as_ref()?;
+        Some(seen.get(one.name.as_str()).copied().unwrap_or(0))
+    };
     let heads = [
         Head::Text("Name"),
         Head::Text("What it means"),
         Head::Text("Schema"),
+        Head::Number("Events, 24 h"),
         Head::Number("Webhooks"),
     ];
     let rows = html! {
@@ -125,8 +184,9 @@ fn list(path: &str, shown: &[&EventTypeView], webhooks: &[WebhookView]) -> Marku
                     a href={ (path) "/" (segment(one.name.as_str())) } { code { (line(one.name.as_str())) } }
                     @if one.archived { " " span class="tag" { "archived" } }
                 }))
-                (td("grow full", &html! { span class="cut" { (line(&one.description)) } }))
+                (td("grow full", &html! { span class="cut" { (excerpt(&one.description, 160)) } }))
                 (td("", &has_schema(one)))
+                (num("", Some("events"), &html! { @match events(one) { Some(events) => (number(events)), None => (dash()) } }))
                 (num("last", Some("webhooks"), &listeners(one.name.as_str(), webhooks).len()))
             }))
         }

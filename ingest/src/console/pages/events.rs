@@ -13,7 +13,7 @@ use crate::console::failure::Result;
 use crate::console::fields::{query, segment};
 use crate::console::frame::{Page, Section};
 use crate::console::moments::{at, count};
-use crate::console::parts::{Head, empty, facets, num, pager, table, td, tr};
+use crate::console::parts::{Head, empty, facets, num, pager, table, td, tr, unreadable};
 use crate::console::query::{Query, bar, moment};
 use crate::console::state::Console;
 use crate::console::text::line;
@@ -39,15 +39,15 @@ pub async fn show(
 ) -> Result<Html<String>> {
     let wanted = Query::parse(&format!("{} {}", asked.q, asked.add), &WORDS);
     let (search, mut beneath) = search(&wanted, asked.cursor);
-    let mut found = None;
+    let (mut found, mut is_read) = (None, true);
     if beneath.is_none() {
         let acting = visit.acting().await?;
-        match log::search(acting, State(console.api.clone()), Parameters(search)).await {
+        match log::search(acting, State(console.reads.clone()), Parameters(search)).await {
             Ok(page) => found = Some(page.0),
             Err(problem) if problem.status().is_client_error() => {
                 beneath = Some(problem.to_string());
             }
-            Err(problem) => return Err(problem.into()),
+            Err(_) => is_read = false,
         }
     }
     let path = visit.path("/events");
@@ -57,6 +57,7 @@ pub async fn show(
         }
         (bar(&path, &wanted, "Filter events", "type:order.* since:1h until:2026-11-26", beneath.as_deref()))
         (ready_filters(&path, &wanted))
+        @if !is_read { (unreadable("The list")) }
         @if let Some(page) = &found {
             @if page.events.is_empty() { (nothing(&path, &wanted)) } @else { (list(&visit, &page.events)) }
             (pager(

@@ -7,6 +7,8 @@ use axum::response::Html;
 use maud::{Markup, html};
 use shared::clock;
 
+use crate::actor::Actor;
+use crate::api::access::auth::Operating;
 use crate::api::operations::{self, Process, Queue, System};
 use crate::console::failure::Result;
 use crate::console::frame::{Page, Section};
@@ -16,6 +18,7 @@ use crate::console::parts::{Figure, Head, dash, empty, figures, note, num, panel
 use crate::console::state::Console;
 use crate::console::text::{line, short};
 use crate::console::visit::Operation;
+use crate::console::watch::Snapshot;
 
 /// A lag of so many seconds is said.
 const LATE: f64 = 30.0;
@@ -27,26 +30,78 @@ pub async fn show(
     State(console): State<Arc<Console>>,
     operation: Operation,
 ) -> Result<Html<String>> {
-    let api = || State(console.api.clone());
-    let system = operations::show_system(operation.operating(), api())
-        .await?
-        .0;
-    let processes = operations::list_processes(operation.operating(), api()).await?;
-    let queues = operations::list_queues(operation.operating(), api()).await?;
-    let (processes, queues) = (processes.0.processes, queues.0.queues);
-    let wrong = what_is_wrong(&system, &processes);
+    let now = Now::read(&console, || operation.operating()).await?;
     let content = html! {
-        div class="head" { div { h1 { "System health" } p class="sub" { span { "Version " (system.version) } } } }
-        @match wrong.is_empty() {
-            true => (note("good", "ok", &html! { "Everything runs." }, &html! {}, &html! {})),
-            false => (note("fail", "warn", &html! { (wrong[0]) }, &html! { (wrong[1..].join(" ")) }, &html! {})),
-        }
-        (figures(&the_figures(&system)))
-        section { h2 { "Processes" } (the_processes(&processes)) }
-        section { h2 { "Queues" } (the_queues(&queues)) }
-        (storage(&system))
+        div class="head" { div { h1 { "System health" } p class="sub" { span { "Version " (now.system.version) } } } }
+        div data-live="trouble" { (now.trouble()) }
+        div data-live="figures" { (figures(&the_figures(&now.system))) }
+        section { h2 { "Processes" } div data-live="processes" { (the_processes(&now.processes)) } }
+        section { h2 { "Queues" } div data-live="queues" { (the_queues(&now.queues)) } }
+        (storage(&now.system))
     };
-    Ok(Page::of_all(&operation, Section::Health, "System health").show(&content))
+    Ok(Page::of_all(&operation, Section::Health, "System health")
+        .live("health", &[])
+        .show(&content))
+}
+
+/// The live parts: all but how much is stored.
+pub async fn live(console: &Console) -> Result<Snapshot> {
+    let poll = || Operating {
+        actor: Actor::other("the console"),
+    };
+    let now = Now::read(console, poll).await?;
+    let parts = [
+        ("trouble", now.trouble()),
+        ("figures", figures(&the_figures(&now.system))),
+        ("processes", the_processes(&now.processes)),
+        ("queues", the_queues(&now.queues)),
+    ];
+    let parts = parts.map(|(name, html)| (name.to_owned(), html.into_string()));
+    Ok(Snapshot {
+        parts: parts.into(),
+        ..Snapshot::default()
+    })
+}
+
+/// The system at one moment.
+struct Now {
+    system: System,
+    processes: Vec<Process>,
+    queues: Vec<Queue>,
+}
+
+impl Now {
+    async fn read(console: &Console, by: impl Fn() -> Operating) -> Result<Self> {
+        let api = || State(console.reads.clone());
+        let system = operations::show_system(by(), api()).await?;
+        let processes = operations::list_processes(by(), api()).await?;
+        let queues = operations::list_queues(by(), api()).await?;
+        Ok(Self {
+            system: system.0,
+            processes: processes.0.processes,
+            queues: queues.0.queues,
+        })
+    }
+
+    fn trouble(&self) -> Markup {
+        let wrong = what_is_wrong(&self.system, &self.processes);
+        match wrong.split_first() {
+            None => note(
+                "good",
+                "ok",
+                &html! { "Everything runs." },
+                &html! {},
+                &html! {},
+            ),
+            Some((first, more)) => note(
+                "fail",
+                "warn",
+                &html! { (first) },
+                &html! { (more.join(" ")) },
+                &html! {},
+            ),
+        }
+    }
 }
 
 /// What is wrong, the worst first.

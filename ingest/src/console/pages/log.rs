@@ -1,4 +1,4 @@
-//! A webhook's log: its attempts as they came, newest first, and changes of it between them.
+//! A webhook's log: its attempts, newest first, with the changes of the webhook between them.
 
 use std::sync::Arc;
 
@@ -15,17 +15,18 @@ use crate::api::changes::{self, Change, ChangeAction, ChangeQuery};
 use crate::api::http::request::Parameters;
 use crate::console::failure::Result;
 use crate::console::fields::query;
-use crate::console::moments::{exactly, took};
-use crate::console::pages::webhook::{Tab, page};
+use crate::console::moments::{count, exactly, took};
+use crate::console::pages::webhook::{self, Tab, page};
 use crate::console::parts::{empty, pager, unreadable};
 use crate::console::state::Console;
 use crate::console::text::{excerpt, line};
-use crate::console::visit::{At, Visit};
+use crate::console::visit::{At, Poll, Reads, Visit};
+use crate::console::watch::Snapshot;
 use crate::console::words;
 
 /// How many deliveries are looked at for a page, and how many lines it has.
 const DELIVERIES: i64 = 200;
-const LINES: usize = 200;
+const LINES: usize = 90;
 /// How far the clocks of replicas may be apart.
 const CLOCKS: Duration = Duration::seconds(600);
 
@@ -59,10 +60,8 @@ pub async fn show(
         .cursor
         .as_deref()
         .and_then(|cursor| cursor.parse().ok());
-    let (attempts, next) = {
-        let _permit: Reading = visit.acting().await?;
-        attempts(&console, webhook.id, before).await?
-    };
+    let is_live = before.is_none();
+    let (attempts, next) = attempts(&console, &visit, webhook.id, before).await?;
     let changes = match before {
         None => changed(&console, &visit, webhook.id).await,
         Some(_) => Ok(Vec::new()),
@@ -70,7 +69,10 @@ pub async fn show(
     let path = visit.path(&format!("/webhooks/{}/log", webhook.id));
     let content = html! {
         div class="row apart" {
-            span class="small soft" { "Attempts of the latest deliveries, newest on top. Reload for newer ones." }
+            span class="small soft" {
+                "Attempts of the latest deliveries, newest on top."
+                @if is_live { span class="js-only" { " " kbd { "Space" } " holds the log. " b data-held {} } }
+            }
         }
         @if changes.is_err() { (unreadable("The history of changes")) }
         @if attempts.is_empty() && changes.as_ref().is_ok_and(Vec::is_empty) {
@@ -78,25 +80,42 @@ pub async fn show(
         } @else {
             section class="panel" {
                 div class="pad" {
-                    ol class="tail" aria-label="Log" { (lines(&visit, &attempts, changes.as_deref().unwrap_or_default())) }
+                    ol class="tail" aria-label="Log" data-live=[is_live.then_some("tail")] {
+                        (lines(&visit.path(""), &attempts, changes.as_deref().unwrap_or_default()))
+                    }
                 }
             }
         }
         (pager(
-            &html! { (attempts.len()) " attempts shown" },
+            &html! { (count(attempts.len() as i64, "attempt")) " shown" },
             next.map(|next| format!("{path}{}", query(&[("cursor", &next.to_string())]))).as_deref(),
         ))
     };
     Ok(page(&visit, &webhook, Tab::Log, &content))
 }
 
+/// The live parts: those of the webhook's head, and the latest lines.
+pub async fn live(console: &Console, poll: &Poll, id: WebhookId) -> Result<Snapshot> {
+    let mut snapshot = webhook::live(poll, id).await?;
+    let (attempts, _) = attempts(console, poll, id, None).await?;
+    let changes = changed(console, poll, id).await?;
+    let tail = lines(&poll.path(""), &attempts, &changes).into_string();
+    if let Some(parts) = &mut snapshot.for_managers {
+        parts.push(("tail".to_owned(), tail.clone()));
+    }
+    snapshot.parts.push(("tail".to_owned(), tail));
+    Ok(snapshot)
+}
+
 /// Of the latest deliveries of the webhook, and after which delivery there is more.
 async fn attempts(
     console: &Console,
+    reader: &impl Reads,
     webhook: WebhookId,
     before: Option<DeliveryId>,
 ) -> Result<(Vec<Attempted>, Option<DeliveryId>)> {
-    let client = console.api.pool.get().await?;
+    let _permit: Reading = reader.reading().await?;
+    let client = console.reads.pool.get().await?;
     // As in `api::deliveries::search`: rows are compared by all columns of the index that is meant,
     // and future days aren't planned for.
     let statement = client
@@ -144,23 +163,28 @@ async fn attempts(
     Ok((attempts, next))
 }
 
-async fn changed(console: &Console, visit: &Visit, webhook: WebhookId) -> Result<Vec<Change>> {
+/// The latest changes of a webhook, newest first.
+pub async fn changed(
+    console: &Console,
+    reader: &impl Reads,
+    webhook: WebhookId,
+) -> Result<Vec<Change>> {
     let wanted = ChangeQuery {
         object: Some(webhook.to_string()),
         limit: Some(50),
         cursor: None,
     };
-    let acting = visit.acting().await?;
-    let page = changes::list(acting, State(console.api.clone()), Parameters(wanted)).await?;
+    let acting = reader.reading().await?;
+    let page = changes::list(acting, State(console.reads.clone()), Parameters(wanted)).await?;
     Ok(page.0.changes)
 }
 
-fn lines(visit: &Visit, attempts: &[Attempted], changes: &[Change]) -> Markup {
+fn lines(base: &str, attempts: &[Attempted], changes: &[Change]) -> Markup {
     let mut all: Vec<(OffsetDateTime, Markup)> = Vec::new();
     all.extend(
         attempts
             .iter()
-            .map(|attempt| (attempt.at, attempt_line(visit, attempt))),
+            .map(|attempt| (attempt.at, attempt_line(base, attempt))),
     );
     let oldest = attempts.last().map(|attempt| attempt.at);
     let within = changes.iter().filter(|change| {
@@ -171,23 +195,23 @@ fn lines(visit: &Visit, attempts: &[Attempted], changes: &[Change]) -> Markup {
     html! { @for (_, line) in &all { (line) } }
 }
 
-fn attempt_line(visit: &Visit, attempt: &Attempted) -> Markup {
-    let path = visit.path(&format!(
-        "/deliveries/{}?attempt={n}#a{n}",
+fn attempt_line(base: &str, attempt: &Attempted) -> Markup {
+    let path = format!(
+        "{base}/deliveries/{}?attempt={n}#a{n}",
         attempt.delivery,
         n = attempt.n
-    ));
+    );
     let answer = attempt.answer.as_deref().map(String::from_utf8_lossy);
     html! {
         li {
             span class="soft" { (exactly(attempt.at)) }
             span { (words::answer(attempt.code, attempt.n)) }
             span class="soft" { (took(attempt.took_ms.into())) }
-            a href=(path) { (line(&attempt.event_type)) }
+            a href=(path) { (excerpt(&attempt.event_type, 60)) }
             span class="soft cut" {
                 @match (&attempt.error, &answer) {
-                    (Some(error), _) => (excerpt(error, 200)),
-                    (None, Some(answer)) => (excerpt(answer.trim(), 200)),
+                    (Some(error), _) => (excerpt(error, 120)),
+                    (None, Some(answer)) => (excerpt(answer.trim(), 120)),
                     (None, None) => (line(&attempt.outcome)),
                 }
             }

@@ -1,4 +1,5 @@
-//! The overview: is all well, and if not, where? Until the first delivery: the first steps.
+//! The overview: whether everything works, and what doesn't. Before a tenant's first delivery it
+//! shows the first steps instead.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,18 +21,20 @@ use crate::console::icons::icon;
 use crate::console::moments::{at, count, number, percent, took};
 use crate::console::pages::deliveries::{Row, list};
 use crate::console::pages::statistics::{self, Asked, ended, windows};
-use crate::console::pages::webhooks::{all, name, urgency};
+use crate::console::pages::webhooks::{all, name, names, urgency};
 use crate::console::parts::{Figure, Head, code, figures, num, table, td, tr, unreadable};
 use crate::console::query::{Query as Filter, of_deliveries};
 use crate::console::state::Console;
 use crate::console::text::line;
-use crate::console::visit::Visit;
+use crate::console::visit::{Poll, Reads, Visit};
+use crate::console::watch::Snapshot;
 use crate::console::words;
 
 /// The most webhooks that need attention.
 const ATTENTION: usize = 10;
 /// How many deliveries in trouble are shown.
 const TROUBLE: i64 = 6;
+const TROUBLE_PART: &str = "trouble";
 
 /// `GET /console/{tenant}?window=`
 pub async fn show(
@@ -45,7 +48,7 @@ pub async fn show(
         let acting = visit.acting().await?;
         let query = Parameters(StatsQuery { window });
         // A part that can't be read leaves the rest of the page alone.
-        stats::of_tenant(acting, State(console.api.clone()), query)
+        stats::of_tenant(acting, State(console.reads.clone()), query)
             .await
             .ok()
     };
@@ -78,7 +81,7 @@ pub async fn show(
         }
         @match &stats {
             Some(stats) => {
-                div data-live="figures" { (totals(&visit, &stats.0)) }
+                div data-live="figures" { (totals(&visit.path(""), &stats.0)) }
                 section { (ended(&stats.0)) }
             },
             None => (unreadable("The statistics")),
@@ -89,42 +92,90 @@ pub async fn show(
         }
         section {
             div class="row apart" { h2 { "Latest trouble" } a class="small go" href=(visit.path("/deliveries")) { "All deliveries" } }
-            div data-live="trouble" {
+            div data-live=(TROUBLE_PART) {
                 @match &trouble {
-                    Ok(trouble) if trouble.is_empty() => div class="empty" { h2 { "No trouble" } p { "No delivery was given up or needs another attempt." } },
-                    Ok(trouble) => (trouble_list(&visit, trouble, &names)),
+                    Ok(trouble) => (trouble_list(&visit.path(""), trouble, &names)),
                     Err(_) => (unreadable("The latest deliveries")),
                 }
             }
         }
     };
     let title = visit.tenant.to_string();
-    Ok(Page::of(&visit, Section::Overview, title).show(&content))
+    Ok(Page::of(&visit, Section::Overview, title)
+        .live("overview", &[("window", asked.name())])
+        .show(&content))
 }
 
-async fn latest_trouble(console: &Console, visit: &Visit) -> Result<Vec<Delivery>> {
+/// The live parts: the figures, and the latest trouble. The names of webhooks are read only if
+/// there is other trouble than before.
+pub async fn live(
+    console: &Console,
+    poll: &Poll,
+    window: &str,
+    before: Option<&Snapshot>,
+) -> Result<Snapshot> {
+    let window = Asked::new(window).window();
+    let query = Parameters(StatsQuery { window });
+    let acting = poll.reading().await?;
+    let stats = stats::of_tenant(acting, State(console.reads.clone()), query).await?;
+    let figures = totals(&poll.path(""), &stats.0).into_string();
+    let trouble = latest_trouble(console, poll).await?;
+    let marks = trouble.iter().map(|one| {
+        format!(
+            " {} {} {} {:?}",
+            one.id, one.status, one.attempts, one.next_attempt_at
+        )
+    });
+    // Not empty: that is the mark of no look at all.
+    let mark = format!("trouble{}", marks.collect::<String>());
+    let known = before
+        .filter(|before| before.mark == mark)
+        .and_then(|before| before.parts.iter().find(|(name, _)| name == TROUBLE_PART));
+    let trouble = match known {
+        Some((_, html)) => html.clone(),
+        None => {
+            let names = names(console, poll).await?;
+            trouble_list(&poll.path(""), &trouble, &names).into_string()
+        }
+    };
+    Ok(Snapshot {
+        parts: vec![
+            ("figures".to_owned(), figures),
+            (TROUBLE_PART.to_owned(), trouble),
+        ],
+        mark,
+        ..Snapshot::default()
+    })
+}
+
+async fn latest_trouble(console: &Console, reader: &impl Reads) -> Result<Vec<Delivery>> {
     let query = Filter::parse("status:retrying,failed,expired", &["status"]);
     let (mut filter, _) = of_deliveries(&query, None);
     filter.limit = Some(TROUBLE);
-    let acting = visit.acting().await?;
-    let found = deliveries::list(acting, State(console.api.clone()), Parameters(filter)).await?;
+    let acting = reader.reading().await?;
+    let found = deliveries::list(acting, State(console.reads.clone()), Parameters(filter)).await?;
     Ok(found.0.deliveries)
 }
 
 fn trouble_list(
-    visit: &Visit,
+    base: &str,
     trouble: &[Delivery],
     names: &HashMap<shared::ids::WebhookId, String>,
 ) -> Markup {
+    if trouble.is_empty() {
+        return html! {
+            div class="empty" { h2 { "No trouble" } p { "No delivery was given up or needs another attempt." } }
+        };
+    }
     let rows: Vec<_> = trouble
         .iter()
         .map(|delivery| Row::new(delivery, Some(names)))
         .collect();
-    list(None, &visit.path(""), &rows)
+    list(None, base, &rows)
 }
 
 /// The figures of the window.
-pub fn totals(visit: &Visit, stats: &Stats) -> Markup {
+pub fn totals(base: &str, stats: &Stats) -> Markup {
     let totals = &stats.totals;
     let ms = |value: Option<f64>| value.map_or_else(|| "—".to_owned(), |ms| took(ms as i64));
     let share = |value: Option<f64>| value.map_or_else(|| "—".to_owned(), percent);
@@ -163,7 +214,7 @@ pub fn totals(visit: &Visit, stats: &Stats) -> Markup {
                 ""
             },
             meaning: html! {
-                @if totals.failed_deliveries > 0 { a href=(visit.path("/deliveries?q=status%3Afailed%2Cexpired")) { "Look at them" } }
+                @if totals.failed_deliveries > 0 { a href={ (base) "/deliveries?q=status%3Afailed%2Cexpired" } { "Look at them" } }
                 @else { "nothing" }
             },
         },
@@ -217,21 +268,7 @@ async fn first_steps(
     visit: &Visit,
     webhooks: &[WebhookView],
 ) -> Result<Html<String>> {
-    let events = {
-        let search = Search {
-            matched: None,
-            event_type: None,
-            since: None,
-            until: None,
-            limit: Some(1),
-            cursor: None,
-        };
-        let acting = visit.acting().await?;
-        log::search(acting, State(console.api.clone()), Parameters(search))
-            .await?
-            .0
-            .events
-    };
+    let is_published = is_published(console, visit).await?;
     let first = webhooks.first();
     let pattern = first.and_then(|webhook| webhook.events.first());
     let name = pattern.map_or("invoice.paid".to_owned(), |pattern| example_of(pattern));
@@ -261,7 +298,7 @@ async fn first_steps(
                     },
                 }
             }
-            li data-done[!events.is_empty()] {
+            li data-done[is_published] {
                 h2 { "Publish an event" }
                 p class="soft" { "Over HTTP, with a manager's token:" }
                 (code(&line_by_line(&curl)))
@@ -269,22 +306,62 @@ async fn first_steps(
             }
             li {
                 h2 { "See it arrive" }
-                div class="empty" data-live="first" { (arrival(visit, !events.is_empty(), webhooks)) }
+                div class="empty" data-live="first" { (arrival(&visit.path(""), is_published, !webhooks.is_empty())) }
             }
         }
     };
     let title = visit.tenant.to_string();
-    Ok(Page::of(visit, Section::Overview, title).show(&content))
+    Ok(Page::of(visit, Section::Overview, title)
+        .live("first-steps", &[])
+        .show(&content))
 }
 
-fn arrival(visit: &Visit, is_published: bool, webhooks: &[WebhookView]) -> Markup {
+async fn is_published(console: &Console, reader: &impl Reads) -> Result<bool> {
+    let search = Search {
+        matched: None,
+        event_type: None,
+        since: None,
+        until: None,
+        limit: Some(1),
+        cursor: None,
+    };
+    let acting = reader.reading().await?;
+    let found = log::search(acting, State(console.reads.clone()), Parameters(search)).await?;
+    Ok(!found.0.events.is_empty())
+}
+
+/// The live part of the first steps: the third one.
+pub async fn live_first_steps(console: &Console, poll: &Poll) -> Result<Snapshot> {
+    let window = Asked::default().window();
+    let query = Parameters(StatsQuery { window });
+    let acting = poll.reading().await?;
+    let stats = stats::of_tenant(acting, State(console.reads.clone()), query).await?;
+    let is_over = stats.0.totals.attempts > 0 || stats.0.last_delivery_at.is_some();
+    let part = if is_over {
+        html! {
+            p { b { "The first attempt was made." } }
+            p class="row" { a class="btn main-btn" href=(poll.path("")) { "See the overview" } }
+        }
+    } else {
+        let (webhooks, _) = all(console, poll, None).await?;
+        let is_published = is_published(console, poll).await?;
+        arrival(&poll.path(""), is_published, !webhooks.is_empty())
+    };
+    Ok(Snapshot {
+        parts: vec![("first".to_owned(), part.into_string())],
+        is_over,
+        ..Snapshot::default()
+    })
+}
+
+fn arrival(base: &str, is_published: bool, has_webhook: bool) -> Markup {
     html! {
-        @match (is_published, webhooks.is_empty()) {
-            (true, false) => p { "The first event came, and no attempt has ended yet. " a href=(visit.path("/events")) { "See who gets it" } },
-            (true, true) => p { "The first event came, and there is no webhook to get it." },
+        @match (is_published, has_webhook) {
+            (true, true) => p { "The first event came, and no attempt has ended yet. " a href={ (base) "/events" } { "See who gets it" } },
+            (true, false) => p { "The first event came, and there is no webhook to get it." },
             _ => p { span class="live pulse" { "Waiting for the first event" } },
         }
-        p class="row" { a class="btn" href=(visit.path("")) { "Look again" } }
+        p class="row" { a class="btn" href=(base) { "Look again" } }
     }
 }
 

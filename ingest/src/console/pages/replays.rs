@@ -1,4 +1,5 @@
-//! Replays: those of a tenant, one with what became of it, and a new one that says how many first.
+//! Replays: the list of a tenant's replays, one replay with its results, and the form for a new
+//! one, which shows the number of deliveries before it starts.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,7 +29,8 @@ use crate::console::parts::{Figure, Head, empty, field, figures, note, num, page
 use crate::console::query::moment;
 use crate::console::state::Console;
 use crate::console::text::{line, plain, short};
-use crate::console::visit::{At, ManagerVisit, Posted, Visit, Visitor};
+use crate::console::visit::{At, ManagerVisit, Poll, Posted, Reads, Visit, Visitor};
+use crate::console::watch::Snapshot;
 use crate::console::words::Word;
 use crate::timestamp::Timestamp;
 
@@ -59,7 +61,7 @@ pub async fn show(
         limit: None,
         cursor: asked.cursor,
     };
-    let api = State(console.api.clone());
+    let api = State(console.reads.clone());
     let page = all_replays::list_all(visit.acting().await?, api, Parameters(list)).await?;
     let page = page.0;
     let is_running = |replay: &&Replay| replay.status == "running";
@@ -95,16 +97,42 @@ pub async fn show(
                 Some(&format!("{path}{}", query(&[("cursor", cursor)])))))
         }
     };
-    Ok(Page::of(&visit, Section::Replays, "Replays").show(&content))
+    let page = Page::of(&visit, Section::Replays, "Replays");
+    Ok(with_live(page, running.iter()).show(&content))
 }
 
-async fn find<const ROLE: u8>(
-    console: &Console,
-    visit: &Visit<ROLE>,
-    id: ReplayId,
-) -> Result<Replay> {
-    let acting = visit.acting().await?;
-    let shown = all_replays::show_any(acting, State(console.api.clone()), Id(id)).await?;
+/// The page with the progress of those that run.
+fn with_live<'a, 'b>(page: Page<'a>, shown: impl Iterator<Item = &'b Replay>) -> Page<'a> {
+    let running = shown.filter(|replay| replay.status == "running");
+    let ids: Vec<_> = running.map(|replay| replay.id.to_string()).collect();
+    match ids.is_empty() {
+        true => page,
+        false => page.live("replays", &[("id", &ids.join(","))]),
+    }
+}
+
+/// The live parts: each one's state and progress.
+pub async fn live(console: &Console, poll: &Poll, ids: &[ReplayId]) -> Result<Snapshot> {
+    let mut snapshot = Snapshot {
+        is_over: true,
+        ..Snapshot::default()
+    };
+    for id in ids {
+        let replay = find(console, poll, *id).await?;
+        snapshot.is_over &= replay.status != "running";
+        let parts = [
+            ("state", state(&replay).show()),
+            ("progress", how_far(&replay)),
+        ];
+        let parts = parts.map(|(part, html)| (format!("{part}-{id}"), html.into_string()));
+        snapshot.parts.extend(parts);
+    }
+    Ok(snapshot)
+}
+
+async fn find(console: &Console, reader: &impl Reads, id: ReplayId) -> Result<Replay> {
+    let acting = reader.reading().await?;
+    let shown = all_replays::show_any(acting, State(console.reads.clone()), Id(id)).await?;
     Ok(shown.0)
 }
 
@@ -121,7 +149,8 @@ pub async fn show_one(
         div class="head" { div { h1 { (title) } p class="sub" { code { (id) } } } }
         (panel(&visit, &replay, &names))
     };
-    Ok(Page::of(&visit, Section::Replays, title).show(&content))
+    let page = Page::of(&visit, Section::Replays, title);
+    Ok(with_live(page, std::iter::once(&replay)).show(&content))
 }
 
 /// `POST /console/{tenant}/replays/{id}/cancel`
@@ -177,17 +206,13 @@ fn panel<const ROLE: u8>(
     replay: &Replay,
     names: &HashMap<WebhookId, String>,
 ) -> Markup {
-    let word = state(replay);
     let running = replay.status == "running";
-    let share = match replay.matching {
-        0 => 100,
-        all => (100 * replay.replayed / all).min(100),
-    };
     let path = visit.path(&format!("/replays/{}", replay.id));
     html! {
-        section class="panel" data-live="replay" {
+        section class="panel" {
             header {
-                span class={ "st " (word.tone) } { (icon(word.icon)) h2 { (whose(replay, names)) } strong { (word.word) } }
+                h2 { (whose(replay, names)) }
+                span data-live={ "state-" (replay.id) } { (state(replay).show()) }
                 span class="soft" { (what(replay)) }
                 span class="row" {
                     a class="btn tiny" href=(path) { "Look at it" }
@@ -199,12 +224,20 @@ fn panel<const ROLE: u8>(
                     }
                 }
             }
-            div class="pad stack near" {
-                progress class="bar" value=(replay.replayed) max=(replay.matching.max(1)) { (share) " %" }
-                (figures(&progress(replay, share)))
-                @if let Some(because) = &replay.cancelled_because { p class="soft" { "Ended because: " (line(because)) "." } }
-            }
+            div class="pad stack near" data-live={ "progress-" (replay.id) } { (how_far(replay)) }
         }
+    }
+}
+
+fn how_far(replay: &Replay) -> Markup {
+    let share = match replay.matching {
+        0 => 100,
+        all => (100 * replay.replayed / all).min(100),
+    };
+    html! {
+        progress class="bar" value=(replay.replayed) max=(replay.matching.max(1)) { (share) " %" }
+        (figures(&progress(replay, share)))
+        @if let Some(because) = &replay.cancelled_because { p class="soft" { "Ended because: " (line(because)) "." } }
     }
 }
 

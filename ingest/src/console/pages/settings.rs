@@ -1,4 +1,5 @@
-//! A webhook's settings: every value, and whose it is; and the ways to stop it.
+//! A webhook's settings: each value, and where it comes from (the webhook, its tenant or the
+//! dialect). Also pauses, disables and deletes the webhook.
 
 use std::sync::Arc;
 
@@ -242,7 +243,10 @@ pub async fn delete(
     Posted(fields): Posted,
 ) -> Result<std::result::Result<Redirect, Html<String>>> {
     let webhook = visit.webhook(id).await?;
-    if fields.text("name").trim() != name(&webhook).trim() {
+    let name = name(&webhook);
+    // A long name ends with an ellipsis, which nobody types.
+    let (typed, whole) = (fields.text("name").trim(), name.trim());
+    if typed.is_empty() || typed.trim_end_matches('…') != whole.trim_end_matches('…') {
         let content = delete_form(&visit, &webhook, Some("That isn't its name."), false);
         return Ok(Err(page(&visit, &webhook, Tab::Settings, &content)));
     }

@@ -1,4 +1,4 @@
-//! A webhook's statistics: how much of it works, how long it takes, what goes wrong.
+//! A webhook's statistics: success rate, response times, and errors by kind.
 
 use std::sync::Arc;
 
@@ -27,6 +27,22 @@ pub struct Asked {
 }
 
 impl Asked {
+    pub fn new(window: &str) -> Self {
+        Self {
+            window: window.to_owned(),
+        }
+    }
+
+    /// The name of the window that is meant.
+    pub fn name(&self) -> &'static str {
+        match self.window() {
+            Window::Hour => "1h",
+            Window::Day => "24h",
+            Window::Week => "7d",
+            Window::Month => "30d",
+        }
+    }
+
     pub fn window(&self) -> Window {
         match self.window.as_str() {
             "1h" => Window::Hour,
@@ -48,7 +64,7 @@ pub async fn show(
     let window = asked.window();
     let query = Parameters(StatsQuery { window });
     let acting = visit.acting().await?;
-    let api = State(console.api.clone());
+    let api = State(console.reads.clone());
     let stats = stats::of_one_webhook(acting, api, Id(webhook.id), query)
         .await?
         .0;
@@ -223,7 +239,7 @@ fn steps(stats: &Stats) -> Vec<OffsetDateTime> {
 fn each(window: Window) -> &'static str {
     match window {
         Window::Hour => "each quarter of an hour",
-        Window::Day => "each hour",
+        Window::Day => "each half hour",
         Window::Week => "each six hours",
         Window::Month => "each day",
     }

@@ -27,7 +27,7 @@ use crate::console::session;
 use crate::console::state::Console;
 use crate::console::text::{line, plain};
 use crate::console::visit::{Operation, Posted, Visitor};
-use crate::tenants::TenantView;
+use crate::tenants::view::TenantView;
 
 const PATH: &str = "/console/_/tenants";
 
@@ -49,7 +49,7 @@ pub async fn show(
         limit: None,
         cursor: asked.cursor.clone(),
     };
-    let api = State(console.api.clone());
+    let api = State(console.reads.clone());
     let page = tenants::list(operation.operating(), api, Parameters(wanted))
         .await?
         .0;

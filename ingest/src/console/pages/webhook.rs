@@ -7,24 +7,26 @@ use axum::response::{Html, Redirect};
 use maud::{Markup, html};
 use shared::ids::WebhookId;
 
+use crate::api::access::auth::Reading;
 use crate::api::access::role::Role;
 use crate::api::deliveries;
 use crate::api::http::request::{Body, Id, Parameters};
-use crate::api::webhooks::view::WebhookView;
+use crate::api::webhooks::view::{self, WebhookView};
 use crate::api::webhooks::{self, endpoint};
 use crate::console::failure::Result;
 use crate::console::frame::{Page, Section, csrf};
 use crate::console::icons::icon;
 use crate::console::moments::{ago, at, number};
 use crate::console::pages::deliveries::{
-    Asked, Bulk, Row, list, more, nothing, ready_filters, what_was_done,
+    Asked, Bulk, Row, list, more, newer_place, nothing, ready_filters, what_was_done,
 };
 use crate::console::pages::webhooks::name;
-use crate::console::parts::{done, id, note};
+use crate::console::parts::{done, id, note, unreadable};
 use crate::console::query::{bar, of_deliveries};
 use crate::console::state::Console;
 use crate::console::text::line;
-use crate::console::visit::{At, ManagerVisit, Posted, Visit};
+use crate::console::visit::{At, ManagerVisit, Poll, Posted, Reads, Visit};
+use crate::console::watch::Snapshot;
 use crate::console::words;
 
 /// The pages of a webhook, in the order of their tabs.
@@ -71,12 +73,12 @@ pub async fn show(
     let webhook = visit.webhook(webhook).await?;
     let query = asked.query();
     let (filter, mut beneath) = of_deliveries(&query, asked.cursor.clone());
-    let mut found = None;
+    let (mut found, mut is_read) = (None, true);
     if beneath.is_none() {
         let acting = visit.acting().await?;
         let answer = deliveries::list_of_webhook(
             acting,
-            State(console.api.clone()),
+            State(console.reads.clone()),
             Id(webhook.id),
             Parameters(filter),
         );
@@ -85,7 +87,7 @@ pub async fn show(
             Err(problem) if problem.status().is_client_error() => {
                 beneath = Some(problem.to_string());
             }
-            Err(problem) => return Err(problem.into()),
+            Err(_) => is_read = false,
         }
     }
     let path = visit.path(&format!("/webhooks/{}", webhook.id));
@@ -93,6 +95,8 @@ pub async fn show(
         @if let Some(said) = asked.done.as_deref().and_then(said) { (said) }
         (bar(&path, &query, "Filter deliveries", "status:failed type:order.paid code:503 event:order-4711 since:1h", beneath.as_deref()))
         (ready_filters(&path, &query))
+        (newer_place(&path, &query, asked.cursor.is_none()))
+        @if !is_read { (unreadable("The list")) }
         @if let Some(page) = &found {
             @let rows: Vec<_> = page.deliveries.iter().map(|delivery| Row::new(delivery, None)).collect();
             @if rows.is_empty() && query.is_empty() && page.next_cursor.is_none() {
@@ -104,7 +108,14 @@ pub async fn show(
             }
         }
     };
-    Ok(page(&visit, &webhook, Tab::Deliveries, &content))
+    let mut page = Page::of(&visit, Section::Webhooks, name(&webhook));
+    if let (Some(found), None) = (&found, &asked.cursor) {
+        let newest = found.deliveries.first().map(|one| one.id.to_string());
+        let (id, q) = (webhook.id.to_string(), query.without(None));
+        let newest = newest.unwrap_or_default();
+        page = page.live("deliveries", &[("id", &id), ("q", &q), ("after", &newest)]);
+    }
+    Ok(page.show(&body(&visit, &webhook, Tab::Deliveries, &content)))
 }
 
 /// A page of a webhook: its head, what is wrong with it, its tabs, and what the tab shows.
@@ -115,20 +126,61 @@ pub fn page<const ROLE: u8>(
     content: &Markup,
 ) -> Html<String> {
     let (_, words, _) = tab.parts();
-    let name = name(webhook);
     let base = visit.path(&format!("/webhooks/{}", webhook.id));
-    let body = html! {
+    let id = webhook.id.to_string();
+    let part = if tab == Tab::Log { "log" } else { "webhook" };
+    Page::of(visit, Section::Webhooks, words)
+        .below(base, line(name(webhook)))
+        .live(part, &[("id", &id)])
+        .show(&body(visit, webhook, tab, content))
+}
+
+fn body<const ROLE: u8>(
+    visit: &Visit<ROLE>,
+    webhook: &WebhookView,
+    tab: Tab,
+    content: &Markup,
+) -> Markup {
+    let base = visit.path(&format!("/webhooks/{}", webhook.id));
+    html! {
         (head(visit, webhook))
-        (trouble(visit, webhook))
+        @if visit.by.may(Role::Manager) {
+            // Of the button in the note, which all visitors share.
+            form id="probe" method="post" action={ (base) "/probe" } hidden { (csrf(&visit.by)) }
+        }
+        div data-live="trouble" { (trouble(visit.by.may(Role::Manager), webhook)) }
         (tabs(visit, &base, tab))
         (content)
-    };
-    match tab {
-        Tab::Deliveries => Page::of(visit, Section::Webhooks, name).show(&body),
-        _ => Page::of(visit, Section::Webhooks, words)
-            .below(base, line(name))
-            .show(&body),
     }
+}
+
+/// The live parts of its head: how it does, and what is wrong with it.
+pub async fn live(poll: &Poll, id: WebhookId) -> Result<Snapshot> {
+    let _permit: Reading = poll.reading().await?;
+    let webhook = view::find(&poll.api, &poll.tenant, id).await?;
+    Ok(head_parts(&webhook))
+}
+
+/// The same of a webhook that was read.
+pub fn head_parts(webhook: &WebhookView) -> Snapshot {
+    let of = |may_change| {
+        vec![
+            ("state".to_owned(), state(webhook).into_string()),
+            (
+                "trouble".to_owned(),
+                trouble(may_change, webhook).into_string(),
+            ),
+        ]
+    };
+    Snapshot {
+        parts: of(false),
+        for_managers: Some(of(true)),
+        ..Snapshot::default()
+    }
+}
+
+fn state(webhook: &WebhookView) -> Markup {
+    words::webhook(webhook.status, webhook.health).strong()
 }
 
 fn head<const ROLE: u8>(visit: &Visit<ROLE>, webhook: &WebhookView) -> Markup {
@@ -138,7 +190,7 @@ fn head<const ROLE: u8>(visit: &Visit<ROLE>, webhook: &WebhookView) -> Markup {
             div {
                 h1 { (line(name(webhook))) }
                 p class="sub" {
-                    (words::webhook(webhook.status, webhook.health).strong())
+                    span data-live="state" { (state(webhook)) }
                     span class="break" { (line(&webhook.url)) }
                     (id(&webhook.id.to_string()))
                 }
@@ -168,7 +220,7 @@ fn pause<const ROLE: u8>(visit: &Visit<ROLE>, webhook: &WebhookView, base: &str)
 }
 
 /// What is wrong with it, since when, what happens now.
-fn trouble<const ROLE: u8>(visit: &Visit<ROLE>, webhook: &WebhookView) -> Markup {
+fn trouble(may_change: bool, webhook: &WebhookView) -> Markup {
     let word = words::webhook(webhook.status, webhook.health);
     match webhook.status {
         "disabled" => {
@@ -198,7 +250,7 @@ fn trouble<const ROLE: u8>(visit: &Visit<ROLE>, webhook: &WebhookView) -> Markup
             &html! { "It gets nothing: no delivery is made for events that are published now." },
             &html! {},
         ),
-        _ if webhook.down_since.is_some() => down(visit, webhook),
+        _ if webhook.down_since.is_some() => down(may_change, webhook),
         _ if word.tone == "fail" => note(
             "fail",
             "warn",
@@ -211,7 +263,7 @@ fn trouble<const ROLE: u8>(visit: &Visit<ROLE>, webhook: &WebhookView) -> Markup
 }
 
 /// Its circuit breaker is open.
-fn down<const ROLE: u8>(visit: &Visit<ROLE>, webhook: &WebhookView) -> Markup {
+fn down(may_change: bool, webhook: &WebhookView) -> Markup {
     let since = webhook.down_since.unwrap_or(webhook.updated_at);
     let what = html! {
         "Down since " (at(since.0)) ". "
@@ -228,12 +280,7 @@ fn down<const ROLE: u8>(visit: &Visit<ROLE>, webhook: &WebhookView) -> Markup {
         }
     };
     let action = html! {
-        @if visit.by.may(Role::Manager) {
-            form method="post" action=(visit.path(&format!("/webhooks/{}/probe", webhook.id))) {
-                (csrf(&visit.by))
-                button class="btn tiny" { "Ask now" }
-            }
-        }
+        @if may_change { button class="btn tiny" form="probe" { "Ask now" } }
     };
     note("fail", "warn", &what, &more, &action)
 }

@@ -7,22 +7,27 @@ use axum::extract::{Query, State};
 use axum::response::Html;
 use maud::{Markup, html};
 use serde::Deserialize;
+use shared::clock;
 use shared::ids::{EventType, WebhookId};
+use time::Duration;
 
+use crate::api::access::auth::Reading;
 use crate::api::access::role::Role;
 use crate::api::http::request::{MAX_PAGE, Parameters};
 use crate::api::webhooks::stats::Health;
 use crate::api::webhooks::view::WebhookView;
 use crate::api::webhooks::{self, WebhookQuery};
+use crate::console::chart::spark;
 use crate::console::failure::Result;
 use crate::console::fields::query;
 use crate::console::frame::{Page, Section};
 use crate::console::icons::icon;
-use crate::console::moments::{ago, count, number};
-use crate::console::parts::{Head, dash, empty, facets, num, pager, table, td, tr};
+use crate::console::moments::{ago, count, number, percent};
+use crate::console::parts::{Head, dash, empty, facets, num, table, td, tr};
 use crate::console::state::Console;
 use crate::console::text::{excerpt, line};
-use crate::console::visit::Visit;
+use crate::console::visit::{Poll, Reads, Visit};
+use crate::console::watch::Snapshot;
 use crate::console::words;
 use crate::matching::Pattern;
 
@@ -33,7 +38,19 @@ pub struct Filter {
     #[serde(default)]
     health: String,
     cursor: Option<String>,
+    /// How many of the sorted ones are above this page.
+    #[serde(default)]
+    from: usize,
 }
+
+/// How many are shown: a page stays within its budget.
+const SHOWN: usize = 50;
+/// The steps of the small charts: twelve of two hours.
+const STEPS: usize = 12;
+const STEP: Duration = Duration::hours(2);
+
+/// The longest name, in bytes.
+const LONGEST_NAME: usize = 80;
 
 /// What a webhook is called: the first line of its description, or its URL's host.
 pub fn name(webhook: &WebhookView) -> String {
@@ -44,7 +61,12 @@ pub fn name(webhook: &WebhookView) -> String {
 pub fn name_of(description: &str, url: &str) -> String {
     let first = description.lines().next().unwrap_or_default().trim();
     if !first.is_empty() {
-        return first.to_owned();
+        // Names stand in every row of a list.
+        let cut = first.floor_char_boundary(LONGEST_NAME);
+        return match cut < first.len() {
+            true => format!("{}…", &first[..cut]),
+            false => first.to_owned(),
+        };
     }
     let host = url::Url::parse(url).ok();
     let host = host.as_ref().and_then(|url| url.host_str());
@@ -53,9 +75,9 @@ pub fn name_of(description: &str, url: &str) -> String {
 
 /// The tenant's webhooks, at most as many as a page of the API has: a tenant has a hundred
 /// unless the operator allows more.
-pub async fn all<const ROLE: u8>(
+pub async fn all(
     console: &Console,
-    visit: &Visit<ROLE>,
+    reader: &impl Reads,
     cursor: Option<String>,
 ) -> Result<(Vec<WebhookView>, Option<String>)> {
     let page = WebhookQuery {
@@ -64,17 +86,14 @@ pub async fn all<const ROLE: u8>(
         client_id: None,
         external_id: None,
     };
-    let acting = visit.acting().await?;
-    let answer = webhooks::list(acting, State(console.api.clone()), Parameters(page)).await?;
+    let acting = reader.reading().await?;
+    let answer = webhooks::list(acting, State(console.reads.clone()), Parameters(page)).await?;
     Ok((answer.0.webhooks, answer.0.next_cursor))
 }
 
 /// Names by id, for lists of deliveries.
-pub async fn names<const ROLE: u8>(
-    console: &Console,
-    visit: &Visit<ROLE>,
-) -> Result<HashMap<WebhookId, String>> {
-    let (webhooks, _) = all(console, visit, None).await?;
+pub async fn names(console: &Console, reader: &impl Reads) -> Result<HashMap<WebhookId, String>> {
+    let (webhooks, _) = all(console, reader, None).await?;
     Ok(webhooks
         .iter()
         .map(|webhook| (webhook.id, name(webhook)))
@@ -112,7 +131,30 @@ pub async fn show(
         fits && (filter.health.is_empty() || health_key(webhook) == filter.health)
     });
 
+    let matching = webhooks.len();
+    let shown: Vec<_> = webhooks.into_iter().skip(filter.from).take(SHOWN).collect();
+    // Beside the names it matters little: without it the list is there all the same.
+    let charts = charts(&console, &visit, &shown).await.unwrap_or_default();
     let path = visit.path("/webhooks");
+    let next = match filter.from + shown.len() < matching {
+        true => Some((filter.cursor.clone(), filter.from + shown.len())),
+        false => next.map(|next| (Some(next), 0)),
+    };
+    let further = next.map(|(cursor, from)| {
+        let from = if from == 0 {
+            String::new()
+        } else {
+            from.to_string()
+        };
+        let cursor = cursor.unwrap_or_default();
+        let kept = [
+            ("q", asks),
+            ("health", &filter.health),
+            ("cursor", &cursor),
+            ("from", &from),
+        ];
+        format!("{path}{}", query(&kept))
+    });
     let can_create = visit.by.may(Role::Manager);
     let content = html! {
         div class="head" {
@@ -121,7 +163,7 @@ pub async fn show(
                 p class="sub" {
                     span { @if whole { (count(total as i64, "webhook")) } @else { (total) " of a longer list" } }
                     @if let Some(name) = event_type.as_ref().filter(|_| total > 0) {
-                        span { (count(webhooks.len() as i64, "webhook")) " would be asked about " code { (line(name.as_str())) } }
+                         span { (count(matching as i64, "webhook")) " would be asked about " code { (line(name.as_str())) } }
                     }
                 }
             }
@@ -145,58 +187,140 @@ pub async fn show(
                 button class="btn" { "Filter" }
             }
             (health_facets(&path, &filter, total, &counts))
-            @if webhooks.is_empty() {
+            @if shown.is_empty() {
                 (empty(
                     "Nothing matches",
                     &html! { "No webhook has this in its name, URL or patterns." },
                     &html! { a class="btn" href=(path) { "All webhooks" } },
                 ))
             } @else {
-                (list(&visit, &webhooks))
-                (pager(
-                    &html! { (count(webhooks.len() as i64, "webhook")) },
-                    next.as_deref().map(|next| format!("{path}{}", query(&[("cursor", next)]))).as_deref(),
-                ))
+                (list(&visit, &shown, &charts))
+                p class="pager" {
+                    span {
+                        @if shown.len() == matching && whole { (count(matching as i64, "webhook")) }
+                        @else { (filter.from + 1) " to " (filter.from + shown.len()) @if whole { " of " (matching) } }
+                    }
+                    @if let Some(further) = &further { a class="btn tiny" href=(further) rel="next" { "More" } }
+                }
             }
         }
     };
-    Ok(Page::of(&visit, Section::Webhooks, "Webhooks").show(&content))
+    let page = Page::of(&visit, Section::Webhooks, "Webhooks");
+    // Of the first page alone: that is what a poll reads.
+    Ok(match total > 0 && filter.cursor.is_none() {
+        true => page.live("webhooks", &[]).show(&content),
+        false => page.show(&content),
+    })
 }
 
-fn list(visit: &Visit, webhooks: &[WebhookView]) -> Markup {
+/// The live parts: how each webhook does, and what waits for it.
+pub async fn live(console: &Console, poll: &Poll) -> Result<Snapshot> {
+    let (webhooks, _) = all(console, poll, None).await?;
+    let parts = webhooks.iter().flat_map(|webhook| {
+        [
+            (
+                format!("health-{}", webhook.id),
+                health(webhook).into_string(),
+            ),
+            (
+                format!("waiting-{}", webhook.id),
+                waiting(webhook).into_string(),
+            ),
+        ]
+    });
+    Ok(Snapshot {
+        parts: parts.collect(),
+        ..Snapshot::default()
+    })
+}
+
+fn health(webhook: &WebhookView) -> Markup {
+    let word = words::webhook(webhook.status, webhook.health);
+    match word.tone {
+        "fail" => word.strong(),
+        _ => word.show(),
+    }
+}
+
+/// What was delivered and given up in each step of the last day.
+type Charts = HashMap<WebhookId, Vec<(i64, i64)>>;
+
+async fn charts(console: &Console, visit: &Visit, webhooks: &[WebhookView]) -> Result<Charts> {
+    let _permit: Reading = visit.acting().await?;
+    let client = console.reads.pool.get().await?;
+    let statement = client
+        .prepare_cached(
+            "-- charts_of_webhooks\n\
+             SELECT w.id, least(floor(extract(epoch FROM s.quarter - $3)::float8 / $4)::int4, $5) AS step, \
+                 sum(s.delivered)::int8 AS delivered, sum(s.failed + s.expired)::int8 AS failed \
+             FROM unnest($1::uuid[], $2::text[]) AS w (id, subject) \
+             JOIN stats s ON s.subject = w.subject AND s.quarter >= $3 \
+             GROUP BY 1, 2",
+        )
+        .await?;
+    let ids: Vec<_> = webhooks.iter().map(|webhook| webhook.id).collect();
+    let subjects: Vec<_> = ids.iter().map(|id| format!("webhook/{id}")).collect();
+    let since = clock::now() - STEP * STEPS as i32;
+    let (step, last) = (STEP.as_seconds_f64(), STEPS as i32 - 1);
+    let rows = client
+        .query(&statement, &[&ids, &subjects, &since, &step, &last])
+        .await?;
+    let mut charts = Charts::new();
+    for row in &rows {
+        let steps = charts
+            .entry(row.get("id"))
+            .or_insert_with(|| vec![(0, 0); STEPS]);
+        if let Some(step) = steps.get_mut(row.get::<_, i32>("step").max(0) as usize) {
+            *step = (row.get("delivered"), row.get("failed"));
+        }
+    }
+    Ok(charts)
+}
+
+fn list(visit: &Visit, webhooks: &[WebhookView], charts: &Charts) -> Markup {
     let heads = [
         Head::Text("Health"),
         Head::Text("Webhook"),
         Head::Text("Listens to"),
+        Head::Text("Ended, 24 h"),
+        Head::Number("Success"),
         Head::Number("Waiting"),
         Head::Number("Last call"),
     ];
-    let rows = html! { @for webhook in webhooks { (row(visit, webhook)) } };
+    let chart = |webhook: &WebhookView| charts.get(&webhook.id).map(Vec::as_slice);
+    let rows = html! { @for webhook in webhooks { (row(visit, webhook, chart(webhook).unwrap_or_default())) } };
     table("", &heads, &rows)
 }
 
-fn row(visit: &Visit, webhook: &WebhookView) -> Markup {
-    let word = words::webhook(webhook.status, webhook.health);
+fn row(visit: &Visit, webhook: &WebhookView, chart: &[(i64, i64)]) -> Markup {
     let path = visit.path(&format!("/webhooks/{}", webhook.id));
-    let health = if word.tone == "fail" {
-        word.strong()
-    } else {
-        word.show()
-    };
     let named = html! {
         a class="cut" href=(path) { b { (line(name(webhook))) } }
-        span class="cut small" { (line(&webhook.url)) }
+        span class="cut small" { (excerpt(&webhook.url, 120)) }
     };
+    let (good, bad) = chart
+        .iter()
+        .fold((0, 0), |sum, step| (sum.0 + step.0, sum.1 + step.1));
+    let success = (good + bad > 0).then(|| good as f64 / (good + bad) as f64);
     tr(&html! {
-        (td("", &health))
+        (td("", &html! { span data-live={ "health-" (webhook.id) } { (health(webhook)) } }))
         (td("grow first", &named))
         (td("hide", &patterns(webhook)))
-        (num("", Some("waiting"), &waiting(webhook)))
+        (td("hide", &spark(chart)))
+        (num("", Some("success"), &html! { @match success {
+            Some(share) => span class=(statistics_tone(share)) { (percent(share)) },
+            None => (dash()),
+        } }))
+        (num("", Some("waiting"), &html! { span data-live={ "waiting-" (webhook.id) } { (waiting(webhook)) } }))
         (num("last", None, &match webhook.last_triggered {
             Some(at) => html! { span class="soft" { (ago(at.0)) } },
             None => html! { span class="soft" { "never" } },
         }))
     })
+}
+
+fn statistics_tone(share: f64) -> &'static str {
+    if share < 0.5 { "bad" } else { "" }
 }
 
 /// How many wait, and the oldest for how long.
