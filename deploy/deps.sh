@@ -174,6 +174,8 @@ if [ "$what" = tests ] && ! has_faketime; then
     need libfaketime "the tests run processes whose clocks are wrong"
 fi
 if [ "$what" = tests ]; then
+    command -v go >/dev/null || need golang-go "the tests run the examples in Go"
+    command -v javac >/dev/null || need default-jdk-headless "the same, in Java"
     command -v chromium >/dev/null || need chromium "the tests look at the console in a real browser"
     command -v chromedriver >/dev/null || need chromium-driver "the same"
     command -v promtool >/dev/null || need prometheus "checks the alert rules; the tests run a private one"

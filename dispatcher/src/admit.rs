@@ -5,18 +5,19 @@
 //! delivery too old? Is the endpoint up, and has it a free permit? Is the rate limit used
 //! up? The rate limit comes last, because a job that has passed it counts as sent.
 //!
-//! A first attempt is decided from memory alone, with three exceptions: its payload is too
-//! large for the job, its webhook has a rate limit, or another copy of the job may exist.
-//! Every other job is looked up in PostgreSQL.
+//! A first attempt is decided from memory alone, with four exceptions: its payload is too
+//! large for the job, its webhook has a rate limit, another copy of the job may exist, or an
+//! event of its tenant was expunged after the job was made. Every other job is looked up in
+//! PostgreSQL.
 
 use std::sync::Arc;
 
 use deadpool_postgres::Pool;
-use shared::catalogue::Feed;
 use shared::clock;
 use shared::dialect::Dialect;
 use shared::ids::WebhookId;
 use shared::job::{Content, Job, Payload};
+use shared::revisions::Feed;
 use shared::supervise::until_done;
 use shared::webhook::{Status, Webhook};
 use time::Duration;
@@ -31,6 +32,9 @@ use crate::ticket::Tickets;
 
 /// How long a job is deferred whose webhook or dialect this replica does not know.
 const UNKNOWN_DEFERRAL: Duration = Duration::seconds(30);
+/// The processes' times differ by less ([`clock`]). A job that was made this much later than an
+/// expunge may have been made before it.
+const CLOCKS: Duration = Duration::seconds(1);
 
 /// Admits jobs.
 pub struct Admitter {
@@ -68,12 +72,9 @@ pub struct Admitted {
 impl Admitter {
     /// Decides about one job. It may wait a second for a permit.
     pub async fn admit(&self, job: &Job) -> Admission {
-        if job.recheck || job.attempt > 1 {
-            match self.tickets.is_current(job).await {
-                Some(true) => {}
-                Some(false) => return Admission::Superseded,
-                None => return Admission::Stopping,
-            }
+        let is_first = !job.recheck && job.attempt == 1;
+        if !is_first && let Some(why_not) = self.look_up(job).await {
+            return why_not;
         }
         let deferred = |until, because| Admission::Decided(Verdict::Deferred { until, because });
         let unknown = |because| deferred(clock::now() + UNKNOWN_DEFERRAL, because);
@@ -82,6 +83,14 @@ impl Admitter {
             Found::Deleted => return Admission::Decided(Verdict::Cancelled),
             Found::Unknown => return unknown(Deferral::UnknownWebhook),
         };
+        // The job has a copy of the event's data, and only the row says that it was expunged.
+        let expunged_at = endpoint.tenant.expunged_at;
+        if is_first
+            && expunged_at.is_some_and(|at| job.delivery.accepted_at() <= at + CLOCKS)
+            && let Some(why_not) = self.look_up(job).await
+        {
+            return why_not;
+        }
         match endpoint.webhook.status {
             Status::Active => {}
             Status::Paused => return Admission::Decided(Verdict::Held),
@@ -124,6 +133,15 @@ impl Admitter {
             }),
             Some(Grant::NotBefore(until)) => deferred(until, Deferral::RateLimited),
             None => Admission::Stopping,
+        }
+    }
+
+    /// Looks the job's delivery up. `None` if it still waits for this job.
+    async fn look_up(&self, job: &Job) -> Option<Admission> {
+        match self.tickets.is_current(job).await {
+            Some(true) => None,
+            Some(false) => Some(Admission::Superseded),
+            None => Some(Admission::Stopping),
         }
     }
 

@@ -109,7 +109,7 @@ impl Intake {
 }
 
 fn read_job(message: &Delivery) -> Result<Job, String> {
-    if let Some(unreadable) = Unreadable::of(message) {
+    if let Some(unreadable) = Unreadable::from_message(message) {
         // Its bytes aren't looked at: sessions may have ended at this message.
         return Err(unreadable.to_string());
     }

@@ -13,10 +13,12 @@
 //!   by this batch, so what follows from its verdict is still to be done. The same holds for
 //!   the operational events of webhooks that it disabled.
 
+mod stand;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use axum::http::StatusCode;
-use deadpool_postgres::{Client, Pool, Transaction};
+use deadpool_postgres::{Client, Pool};
 use shared::ids::{DeliveryId, EventUid, WebhookId};
 use shared::job::Job;
 use shared::supervise::until_done;
@@ -33,7 +35,8 @@ use crate::settle::stats::{ADD_STATS, Sums};
 use crate::settlement::Settlement;
 use crate::upkeep::announce::written_before;
 use crate::upkeep::disable::{Cause, announce_disabled, disable};
-use crate::upkeep::paused::{PAUSED, note_paused};
+use crate::upkeep::paused::note_paused;
+use stand::verdicts_that_stand;
 
 /// How long a delivery waits whose verdict was set aside. Ingest has the same time for every
 /// job that becomes a dead letter.
@@ -397,91 +400,3 @@ impl Refusal {
         })
     }
 }
-
-/// A delivery's row as it is after its verdict.
-struct Expected {
-    delivery: DeliveryId,
-    n: i16,
-    charged: bool,
-    /// `None`: as before.
-    state: Option<&'static str>,
-    due_at: Option<OffsetDateTime>,
-    deferred_because: Option<&'static str>,
-    started_at: Option<OffsetDateTime>,
-    restarted_at: Option<OffsetDateTime>,
-}
-
-impl Expected {
-    fn after(settlement: &Settlement) -> Self {
-        let verdict = &settlement.verdict;
-        let (state, due_at, deferred_because) = match verdict {
-            Verdict::RetryAt { at, .. } => (Some(verdict.as_str()), Some(*at), None),
-            Verdict::Deferred { until, because } => (None, Some(*until), Some(because.as_str())),
-            Verdict::Held => (None, None, Some(PAUSED)),
-            Verdict::Delivered | Verdict::Failed(_) | Verdict::Expired(_) | Verdict::Cancelled => {
-                (Some(verdict.as_str()), None, None)
-            }
-        };
-        let charged = state.is_some() && settlement.report.is_some();
-        Self {
-            delivery: settlement.job.delivery,
-            n: settlement.job.attempt as i16,
-            charged,
-            state,
-            due_at,
-            deferred_because,
-            started_at: settlement.report.as_ref().map(|report| report.started_at),
-            restarted_at: settlement.job.restart.map(|restart| restart.at),
-        }
-    }
-}
-
-/// The deliveries whose rows are as this batch would leave them, with the same attempt and
-/// the same times to the microsecond. No other process can have written them.
-async fn verdicts_that_stand(
-    transaction: &Transaction<'_>,
-    batch: &[Settlement],
-) -> anyhow::Result<Vec<DeliveryId>> {
-    let rows: Vec<_> = batch
-        .iter()
-        .filter(|settlement| settlement.mark.is_some())
-        .map(Expected::after)
-        .collect();
-    macro_rules! column {
-        ($field:ident) => {
-            &rows.iter().map(|row| row.$field).collect::<Vec<_>>()
-        };
-    }
-    let statement = transaction.prepare_cached(VERDICTS_THAT_STAND).await?;
-    let stands = transaction
-        .query(
-            &statement,
-            &[
-                column!(delivery),
-                column!(n),
-                column!(charged),
-                column!(state),
-                column!(due_at),
-                column!(deferred_because),
-                column!(started_at),
-                column!(restarted_at),
-            ],
-        )
-        .await?;
-    Ok(stands.iter().map(|row| row.get(0)).collect())
-}
-
-const VERDICTS_THAT_STAND: &str = "-- verdicts_that_stand
-SELECT d.id
-FROM unnest($1::uuid[], $2::int2[], $3::bool[], $4::text[], $5::timestamptz[], $6::text[],
-            $7::timestamptz[], $8::timestamptz[])
-AS v (delivery_id, n, charged, state, due_at, deferred_because, started_at, restarted_at)
-JOIN deliveries d ON d.id = v.delivery_id AND d.id = ANY($1)
-WHERE d.attempts = CASE WHEN v.charged THEN v.n ELSE v.n - 1 END
-  AND d.restarted_at IS NOT DISTINCT FROM v.restarted_at
-  AND d.due_at IS NOT DISTINCT FROM v.due_at
-  AND d.deferred_because IS NOT DISTINCT FROM v.deferred_because
-  AND CASE WHEN v.state IS NULL THEN d.state IN ('queued', 'retrying') ELSE d.state = v.state END
-  AND (NOT v.charged OR EXISTS (
-      SELECT FROM attempts a
-      WHERE a.delivery_id = v.delivery_id AND a.n = v.n AND a.started_at = v.started_at))";

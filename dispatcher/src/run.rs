@@ -10,17 +10,16 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::Context;
-use deadpool_postgres::Pool;
 use futures_util::future::try_join_all;
 use lapin::options::BasicCancelOptions;
 use shared::amqp::{Broker, Session, keep_session};
 use shared::attempt::Sender;
-use shared::catalogue::Feed;
 use shared::processes::{self, Process};
 use shared::publish::{Publications, Publisher};
+use shared::revisions::Feed;
 use shared::serve::serve;
 use shared::stats::OUTCOMES;
-use shared::supervise::{Readiness, Supervisor, until_done};
+use shared::supervise::{Readiness, Supervisor};
 use shared::topology::jobs_queue;
 use shared::{health, partitions, postgres, queues};
 use tokio::net::TcpListener;
@@ -84,7 +83,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     );
     services.spawn("serving HTTP", http);
 
-    if wait_for_schema(&pool, &stop).await.is_none() {
+    if postgres::wait_until_ready(&pool, &stop).await.is_none() {
         return Ok(());
     }
 
@@ -256,18 +255,6 @@ fn work_done(concurrency: u16) -> processes::Work {
         events: 0,
         attempts: OUTCOMES.iter().map(attempts).sum(),
     }
-}
-
-async fn wait_for_schema(pool: &Pool, stop: &CancellationToken) -> Option<()> {
-    until_done(
-        stop,
-        "not started yet: PostgreSQL or its schema is not ready",
-        || async {
-            postgres::check_schema(pool).await?;
-            postgres::measure_clock(pool).await
-        },
-    )
-    .await
 }
 
 /// What runs on each RabbitMQ session in turn.

@@ -57,7 +57,7 @@ impl Tickets {
                  SELECT 1 FROM deliveries{day} \
                  WHERE id = $1 AND attempts = $2 - 1 AND restarted_at IS NOT DISTINCT FROM $3 \
                    AND due_at = $4 AND state IN ('queued', 'retrying')",
-                    Day::of(job.delivery.uuid()),
+                    Day::from_id(job.delivery.uuid()),
                     &[&job.delivery, &attempt, &restarted_at, &job.due_at],
                 )
                 .await?;
@@ -145,7 +145,7 @@ async fn find(client: &Client, job: &Job) -> anyhow::Result<Option<Found>> {
          WHERE id = $1 AND attempts BETWEEN $2 - 1 AND $2 \
            AND restarted_at IS NOT DISTINCT FROM $3 \
            AND due_at IS NOT NULL AND state IN ('queued', 'retrying')",
-        Day::of(job.delivery.uuid()),
+        Day::from_id(job.delivery.uuid()),
         &[&job.delivery, &attempt, &restarted_at],
     )
     .await?;
@@ -167,7 +167,7 @@ async fn take(client: &Client, job: &Job) -> anyhow::Result<Option<OffsetDateTim
          WHERE id = $1 AND attempts = $2 - 1 AND restarted_at IS NOT DISTINCT FROM $3 \
            AND due_at = $4 AND state IN ('queued', 'retrying') \
          RETURNING due_at",
-        Day::of(job.delivery.uuid()),
+        Day::from_id(job.delivery.uuid()),
         &[&job.delivery, &attempt, &restarted_at, &job.due_at],
     )
     .await?;
@@ -187,7 +187,7 @@ mod tests {
     fn job(attempt: u16, due_at: OffsetDateTime) -> Job {
         let event_uid = EventUid::at(NOW);
         Job {
-            delivery: DeliveryId::of(event_uid),
+            delivery: DeliveryId::for_event(event_uid),
             webhook: WebhookId::generate(),
             tenant: "acme".parse().unwrap(),
             event_uid,

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use deadpool_postgres::{Client, GenericClient, Pool, Transaction};
 use serde_json::Value;
 use shared::clock;
+use shared::column;
 use shared::ids::{DeliveryId, EventId, EventUid, Tenant, WebhookId, first_uuid_at, time_of};
 use shared::job::{FirstTries, Job, Late, Payload};
 use shared::publish::Outgoing;
@@ -90,7 +91,7 @@ impl Matched {
             attempt: 1,
             due_at: delivery.accepted_at(),
             recheck: false,
-            payload: Payload::of(&self.event.data, self.event.attributes.as_ref()),
+            payload: Payload::from_data(&self.event.data, self.event.attributes.as_ref()),
             restart: None,
             late: None,
             trace: None,
@@ -109,12 +110,12 @@ impl Matched {
 pub enum Accepted {
     /// The uids of those that weren't known.
     New(HashSet<EventUid>),
-    /// Nothing was written: the catalogue has changed since the batch was matched.
+    /// Nothing was written: webhooks or event types have changed since the batch was matched.
     Outdated,
 }
 
-/// Writes a batch whose uids are all of the moment `now`; only if the catalogue still has
-/// the revision `only_if`.
+/// Writes a batch whose uids are all of the moment `now`; only if `only_if` still is
+/// PostgreSQL's latest revision.
 ///
 /// `again`: an earlier try of this very batch failed. It may have committed all
 /// the same, when only the answer was lost. Then its events are known by now, by
@@ -216,11 +217,6 @@ async fn accept_events(
     // In one order, so that two batches with the same events don't wait in a circle.
     let mut batch = batch.to_vec();
     batch.sort_by_key(|event| (event.event.tenant.as_str(), event.id.as_str()));
-    macro_rules! column {
-        ($event:ident => $value:expr) => {
-            &batch.iter().map(|$event| $value).collect::<Vec<_>>()
-        };
-    }
     macro_rules! of_deliveries {
         ($event:ident, $delivery:ident, $webhook:ident => $value:expr) => {
             &batch
@@ -235,22 +231,22 @@ async fn accept_events(
     // To the millisecond, as it is in the deliveries' ids and their jobs.
     let due_at = now.truncate_to_millisecond();
     let parameters: [&(dyn ToSql + Sync); 16] = [
-        column!(e => e.uid),
-        column!(e => e.event.tenant.as_str()),
-        column!(e => e.id.as_str()),
-        column!(e => e.event.event_type.as_str()),
-        column!(e => e.occurred_at()),
-        column!(e => e.event.data.as_str()),
-        column!(e => e.event.attributes.as_ref()),
-        column!(e => e.deliveries.len() as i32),
-        column!(e => too_costly(e)),
+        column!(batch, e => e.uid),
+        column!(batch, e => e.event.tenant.as_str()),
+        column!(batch, e => e.id.as_str()),
+        column!(batch, e => e.event.event_type.as_str()),
+        column!(batch, e => e.occurred_at()),
+        column!(batch, e => e.event.data.as_str()),
+        column!(batch, e => e.event.attributes.as_ref()),
+        column!(batch, e => e.deliveries.len() as i32),
+        column!(batch, e => too_costly(e)),
         of_deliveries!(event, delivery, _webhook => *delivery),
         of_deliveries!(event, _delivery, _webhook => event.uid),
         of_deliveries!(event, _delivery, webhook => *webhook),
         of_deliveries!(event, _delivery, _webhook => event.event.event_type.as_str()),
         &due_at,
         &only_if,
-        column!(e => e.event.over_http),
+        column!(batch, e => e.event.over_http),
     ];
     let mut rows = client.query(statement, &parameters).await?;
     if rows

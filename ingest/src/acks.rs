@@ -1,13 +1,13 @@
-//! Which delivery tags of one channel may be acked, and how.
+//! Decides which delivery tags of a channel are acked, and whether singly or with `multiple`. Pure.
 //!
-//! Tenants take turns, so messages are finished in another order than they came
-//! in. One ack for all up to a tag is cheapest; it is possible where nothing
-//! older is unfinished. What is finished behind a message that still waits for
-//! its turn is acked by itself, because that turn may be long in coming. What is
-//! finished behind a message that another lane works on waits for that lane: it
-//! will be done in a moment, and one ack does for both.
+//! Tenants take turns, so messages are finished in another order than they came in. One ack for
+//! all messages up to a tag is cheapest, but every older message must be finished. Suppose that an
+//! older message isn't:
 //!
-//! Pure.
+//! - It still waits for its tenant's turn. That may take long, so the finished message is acked
+//!   by itself.
+//! - A lane works on it. It will be finished in a moment, so the finished message waits, and one
+//!   ack covers both.
 
 use std::collections::VecDeque;
 

@@ -1,8 +1,8 @@
-//! Who changes something: what the history of changes has of each.
+//! Who makes a change, for the history of changes.
 //!
-//! Triggers write the history (V15), so that nothing that changes a row can forget it. They
-//! take the actor from a setting of the transaction. A transaction without one is
-//! Posthorn's own, such as that which disables a webhook.
+//! Triggers write the history (V15), so that no code path can forget it. They read the actor from
+//! a setting of the transaction. A transaction without that setting is Posthorn's own, for
+//! example when it disables a webhook.
 
 use deadpool_postgres::{Client, Transaction};
 use shared::excerpt::excerpt;

@@ -1,9 +1,9 @@
-//! Backfills: a webhook gets the events that it would have matched before it existed.
+//! Backfills: gives a webhook the events that it would have matched before it existed.
 //!
-//! `replay` takes its steps, at a rate, and the API counts in a dry run what there is. Events
-//! are asked with the webhook's patterns and filter as they are now. An event of which the
-//! webhook has a delivery already is left alone, so backfilling twice sends nothing twice.
-//! Operational events go to operational webhooks alone, so they are left alone, too.
+//! `replay` takes a backfill's steps at a rate. The API's dry run counts the events first. Events
+//! are matched with the webhook's present patterns and filter. An event that the webhook already
+//! has a delivery of is skipped, so a second backfill sends nothing twice. Operational events are
+//! skipped, too, because only operational webhooks get them.
 
 use std::time::{Duration, Instant};
 

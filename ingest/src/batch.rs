@@ -1,29 +1,34 @@
-//! A batch in a lane: read, matched, and written with what follows from it.
+//! Writes one batch of events: decodes and matches them, and inserts them with their
+//! deliveries.
 //!
-//! Events come in from `intake` in the order of their turns. What is to be published goes
-//! back: jobs, and what is parked. Nothing is acked or answered here.
+//! `intake` passes the events in the order of their turns. It gets back the messages to
+//! publish: jobs, and events that are parked. Nothing is acked or answered here.
 //!
-//! A batch is matched with what is in memory, without asking whether that is fresh. It is
-//! written only if the catalogue's revision is still the one that was known then; that is a
-//! condition of the statement. If it isn't, the catalogue is read, the batch is matched anew
-//! and written without the condition, so that a tenant that changes its webhooks all the
-//! time can't hold it up for ever. What is known by then was committed after every event of
-//! the batch was published. Nothing is refused from memory before it was read again.
+//! A batch is matched with the webhooks and event types in memory (the cache), without asking
+//! whether they are fresh. The statement that writes the batch has a condition: the cache's
+//! revision must still be PostgreSQL's. If it isn't, the cache is refreshed, and the batch is
+//! matched anew and written without the condition. So a tenant that changes its webhooks all
+//! the time can't hold a batch up for ever. The refreshed cache has every change that was
+//! committed before the events of the batch were published. No event is refused before the
+//! cache was refreshed.
 //!
-//! When a try of writing fails, it may have been committed all the same. As long as the
-//! batch isn't matched anew, its events are recognised by their uids, and it goes on. If it
-//! has to be, nobody can say which deliveries were written: then events that are known are
-//! seen to as those that RabbitMQ delivers again.
+//! A try of writing that fails may have been committed all the same. As long as the batch
+//! isn't matched anew, its events are recognised by their uids, and the batch goes on. After
+//! it was matched anew, nobody can say which deliveries were written. Then events that are
+//! known are treated like events that RabbitMQ delivers again: late copies of their jobs are
+//! published.
+
+mod begun;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use deadpool_postgres::Pool;
-use shared::catalogue::Feed;
 use shared::ids::{DeliveryId, EventUid};
 use shared::job::Job;
-use shared::publish::{Outgoing, RETURNED_HEADER};
+use shared::publish::Outgoing;
+use shared::revisions::Feed;
 use shared::supervise::{Backoff, LAST_TRY, until_done};
 use shared::trace;
 use shared::webhook::Subscription;
@@ -31,17 +36,19 @@ use time::OffsetDateTime;
 use tokio::task::yield_now;
 use tokio_postgres::error::Severity;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::accept::conflicts::conflicts;
 use crate::accept::{self, Accepted, Matched};
 use crate::decode::{self, Event, Rejected};
 use crate::event_types::EventTypes;
-use crate::look_ahead::{BATCH_JOBS, Came, Finished, LookAhead, Taken};
+use crate::look_ahead::{BATCH_JOBS, Came, LookAhead, Taken};
 use crate::metrics::metrics;
 use crate::spans::{self, EventSpans};
 use crate::subscriptions::Subscriptions;
 use crate::type_counts::TypeCounts;
+pub use begun::Begun;
+use begun::log;
 
 /// Writes batches of events.
 #[derive(Clone)]
@@ -69,17 +76,6 @@ pub struct Writer {
 const MATCHING: Duration = Duration::from_millis(50);
 /// For how long others that share the session may have to wait for a lane.
 const UNINTERRUPTED: Duration = Duration::from_millis(1);
-
-/// An event of a batch, and what is to be made of it.
-pub struct Begun {
-    taken: Taken,
-    is: Result<Matched, Rejected>,
-    /// It was written, and nobody else makes its jobs.
-    is_new: bool,
-    effort: Duration,
-    /// `None`: its trace isn't recorded.
-    spans: Option<Box<EventSpans>>,
-}
 
 /// A batch whose events are written.
 pub struct Written {
@@ -109,14 +105,14 @@ impl Written {
     }
 }
 
-/// Sees a batch through until its events are written. `None`: told to stop before.
+/// Writes a batch, however long that takes. `None`: told to stop before it was written.
 pub async fn write(writer: &Writer, events: Vec<Taken>) -> Option<Written> {
     let now = shared::clock::now();
     let revision = writer.feed.revision();
     let (mut begun, left) = begin(writer, events, now).await;
     let mut only_if = revision;
-    if revision.is_none() || begun.iter().any(Begun::is_refused_by_the_catalogue) {
-        read_catalogue(writer, &mut begun).await?;
+    if revision.is_none() || begun.iter().any(Begun::is_refused_by_the_cache) {
+        refresh_cache(writer, &mut begun).await?;
         if writer.feed.revision() != revision {
             begin_anew(writer, &mut begun, now).await;
         }
@@ -197,7 +193,7 @@ async fn begin(
     (all, batch.collect())
 }
 
-/// The same again, with another catalogue.
+/// Matches the same events again, with a fresher cache.
 async fn begin_anew(writer: &Writer, begun: &mut [Begun], now: OffsetDateTime) {
     for one in begun {
         let uid = match &one.is {
@@ -229,7 +225,7 @@ async fn matched(writer: &Writer, event: Arc<Event>, uid: EventUid) -> Matched {
         .matching(&event.tenant, event.event_type.as_str(), &event.data)
         .await;
     let deliveries = found.matched.into_iter();
-    let deliveries = deliveries.map(|webhook| (DeliveryId::of(uid), webhook));
+    let deliveries = deliveries.map(|webhook| (DeliveryId::for_event(uid), webhook));
     Matched {
         uid,
         id: decode::id_for(&event, uid),
@@ -239,22 +235,30 @@ async fn matched(writer: &Writer, event: Arc<Event>, uid: EventUid) -> Matched {
     }
 }
 
-/// Reads the catalogue, however long that takes. While it can't be read, what came over
-/// HTTP doesn't wait for it. `None`: told to stop.
-async fn read_catalogue(writer: &Writer, begun: &mut Vec<Begun>) -> Option<()> {
+/// Refreshes the cache, however long that takes. While PostgreSQL can't be read, events that
+/// came over HTTP don't wait for it. `None`: told to stop.
+async fn refresh_cache(writer: &Writer, begun: &mut Vec<Begun>) -> Option<()> {
     if let Err(error) = writer.feed.refresh().await {
         let error = format!("{error:#}");
-        warn!(error, "reading the catalogue; trying again");
+        warn!(
+            error,
+            "the webhooks and event types in memory could not be refreshed; a batch of events waits, trying again"
+        );
         writer.ahead.postgres_is_away(true);
         give_up_http(begun);
         let stop = &writer.stop;
-        until_done(stop, "reading the catalogue", || writer.feed.refresh()).await?;
+        until_done(
+            stop,
+            "the webhooks and event types in memory could not be refreshed",
+            || writer.feed.refresh(),
+        )
+        .await?;
         writer.ahead.postgres_is_away(false);
     }
     Some(())
 }
 
-/// The door publishes them.
+/// Gives up the events that came over HTTP: the door publishes them instead.
 fn give_up_http(begun: &mut Vec<Begun>) {
     begun.retain(|one| matches!(one.taken.came, Came::Amqp(_)));
 }
@@ -305,7 +309,7 @@ async fn write_part(
                 for one in part.iter_mut() {
                     one.set_sent(before != Before::Nothing);
                 }
-                read_catalogue(writer, part).await?;
+                refresh_cache(writer, part).await?;
                 only_if = None;
                 match before {
                     Before::Nothing => begin_anew(writer, part, now).await,
@@ -336,7 +340,11 @@ async fn write_part(
         }
         let pause = backoff.next();
         let error = format!("{error:#}");
-        warn!(error, ?pause, "writing events; trying again");
+        warn!(
+            error,
+            ?pause,
+            "a batch of events could not be written; trying again"
+        );
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = writer.stop.cancelled() => return None,
@@ -359,7 +367,7 @@ async fn time_is_up(writer: &Writer) {
     tokio::time::sleep(LAST_TRY).await;
 }
 
-/// Writes what is new; answers late copies, or nothing if the catalogue has changed.
+/// Writes what is new; answers late copies, or nothing if the cache is older than PostgreSQL.
 async fn try_part(
     writer: &Writer,
     part: &mut [Begun],
@@ -413,10 +421,12 @@ async fn try_part(
     if interrupted.is_empty() {
         return Ok(Some(Vec::new()));
     }
-    // Its failure is none of the writing.
-    let untried = until_done(&writer.stop, "looking for untried jobs", || {
-        accept::untried_jobs(&writer.pool, now, &interrupted)
-    });
+    // If this fails, the batch is written all the same.
+    let untried = until_done(
+        &writer.stop,
+        "untried jobs of known events could not be looked up",
+        || accept::untried_jobs(&writer.pool, now, &interrupted),
+    );
     Ok(Some(untried.await.context("told to stop")?))
 }
 
@@ -431,10 +441,12 @@ async fn refuse_conflicts(
     if known.is_empty() {
         return Ok(());
     }
-    // Its failure is none of the writing.
-    let refused = until_done(&writer.stop, "comparing events with known ones", || {
-        conflicts(&writer.pool, now, &known)
-    });
+    // If this fails, the batch is written all the same.
+    let refused = until_done(
+        &writer.stop,
+        "events could not be compared with known ones",
+        || conflicts(&writer.pool, now, &known),
+    );
     let mut refused = refused.await.context("told to stop")?;
     for one in part.iter_mut() {
         let uid = one.is.as_ref().ok().map(|event| event.uid);
@@ -443,81 +455,6 @@ async fn refuse_conflicts(
         }
     }
     Ok(())
-}
-
-impl Begun {
-    /// It is written with so many deliveries, or was known.
-    fn committed(&self, matched: Option<usize>) {
-        if let Came::Http(http) = &self.taken.came {
-            http.committed(matched);
-        }
-    }
-
-    fn jobs(&self) -> usize {
-        self.is.as_ref().map_or(0, |event| event.deliveries.len())
-    }
-
-    /// It would perhaps be taken with a fresher catalogue.
-    fn is_refused_by_the_catalogue(&self) -> bool {
-        matches!(
-            self.is,
-            Err(Rejected::UnknownTenant(_) | Rejected::TooLarge { .. } | Rejected::Unfit(_))
-        )
-    }
-
-    /// What is refused isn't sent: it is checked again if it is given up.
-    fn set_sent(&mut self, is_sent: bool) {
-        if let Came::Http(http) = &mut self.taken.came {
-            http.set_sent(is_sent && self.is.is_ok());
-        }
-    }
-
-    /// Whether its event may have been accepted without its jobs being published. One
-    /// that RabbitMQ had given up on comes as a new message. A producer can say so too:
-    /// that costs late copies which find their deliveries settled. A client that asks
-    /// again over HTTP may do so because its first request had no answer.
-    fn may_be_interrupted(&self) -> bool {
-        let Came::Amqp(from) = &self.taken.came else {
-            return true;
-        };
-        let headers = from.delivery.properties.headers();
-        let returned = headers
-            .as_ref()
-            .is_some_and(|headers| headers.contains_key(RETURNED_HEADER));
-        from.delivery.redelivered || returned
-    }
-
-    /// What goes to the parking queue, if it isn't an event.
-    fn park(&self) -> Option<Outgoing> {
-        let (Err(reason), Came::Amqp(from)) = (&self.is, &self.taken.came) else {
-            return None;
-        };
-        metrics()
-            .rejected
-            .with_label_values(&[reason.label()])
-            .inc();
-        let message = &from.delivery;
-        let routing_key = message.routing_key.as_str();
-        let id = message.properties.message_id();
-        let event = id.as_ref().map(ToString::to_string);
-        warn!(routing_key, event, %reason, "event parked");
-        Some(Outgoing::dead(message, &reason.to_string()))
-    }
-
-    /// All that follows from it is safe: whoever published it over HTTP is told.
-    pub fn finish(self) -> Finished {
-        let finished = self.taken.finished(self.jobs(), self.effort);
-        if let Some(spans) = self.spans {
-            spans.end(self.is_new);
-        }
-        if let Came::Http(http) = self.taken.came {
-            match self.is {
-                Ok(_) => http.is_safe(),
-                Err(reason) => http.refuse(reason),
-            }
-        }
-        finished
-    }
 }
 
 /// Whether it is certain that a failed try wrote nothing: PostgreSQL rolled it back, or
@@ -542,20 +479,4 @@ fn unstorable(error: &anyhow::Error) -> Option<String> {
         .code()
         .starts_with("22")
         .then(|| error.message().to_owned())
-}
-
-/// The one line of an event.
-fn log(event: &Matched, is_new: bool, spans: Option<&EventSpans>) {
-    let trace = spans.map_or(event.event.trace, |spans| Some(spans.context()));
-    info!(
-        tenant = %event.event.tenant,
-        event = %event.id,
-        event_type = %event.event.event_type,
-        bytes = event.event.data.len(),
-        matched = event.deliveries.len(),
-        too_costly = Some(event.too_costly.len()).filter(|filters| *filters > 0),
-        duplicate = (!is_new).then_some(true),
-        trace_id = trace.map(|trace| tracing::field::display(trace.trace_id())),
-        "accepted"
-    );
 }

@@ -145,7 +145,7 @@ impl Rejected {
 /// # Errors
 /// Says what is wrong with it.
 pub fn decode(message: &Delivery) -> Result<Event, Rejected> {
-    if let Some(unreadable) = Unreadable::of(message) {
+    if let Some(unreadable) = Unreadable::from_message(message) {
         return Err(Rejected::Unreadable(unreadable));
     }
     if message.exchange.as_str() != topology::EVENTS {

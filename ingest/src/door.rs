@@ -1,24 +1,25 @@
-//! The way of an event that comes over HTTP.
+//! Accepts events over HTTP: through this process's own lanes, or else through RabbitMQ.
 //!
-//! It goes straight to the lanes of `intake`, where it takes its turn among the events
-//! that come over AMQP, and is answered when it and its jobs are safe. So it spares a trip
-//! through RabbitMQ. Where that way isn't open, it is published to `posthorn.events` and
-//! answered after the broker's confirm. It isn't open if this process has no lanes or no
-//! session to RabbitMQ, if RabbitMQ blocks publishers, if PostgreSQL is away, if the
-//! process stops, and if much of the tenant's waits already ([`EVENTS`], [`BYTES`]): from
-//! there on a burst is in RabbitMQ, where there is room.
+//! An event goes straight to the lanes of `intake`, where it takes its turn among the events
+//! that come over AMQP. The request is answered when the event and its jobs are safe. This
+//! saves a trip through RabbitMQ. Otherwise the event is published to `posthorn.events`, and
+//! the request is answered after the broker's confirm. That happens
+//!
+//! - if this process has no lanes or no session to RabbitMQ, or RabbitMQ blocks publishers;
+//! - if PostgreSQL is away, or this process stops;
+//! - if too much of the tenant's waits already ([`EVENTS`], [`BYTES`]): RabbitMQ has room for
+//!   the rest of a burst.
 //!
 //! What keeps the promises:
 //!
-//! - The intake owns an event, and a request only its answer: whoever goes away cancels
-//!   nothing. An [`HttpEvent`](crate::http_event::HttpEvent) that is dropped without an
-//!   answer, because its lane's session ended or PostgreSQL failed, is published by a task
-//!   of the door's.
-//! - An event that may have been written when that happens is marked as one that was
-//!   interrupted. So a lane that finds it known sees to its jobs, as to those of an event
-//!   that RabbitMQ delivers again. It is published until it is confirmed: after its commit
-//!   there is no way back.
-//! - Nothing is refused from memory before the catalogue was read again.
+//! - The intake owns the event, and the request owns only its answer. So a client that goes
+//!   away cancels nothing. An [`HttpEvent`](crate::http_event::HttpEvent) may be dropped
+//!   without an answer, because its lane's session ended or PostgreSQL failed. Then a task of
+//!   the door publishes it.
+//! - If that event may have been written already, it is published with the mark of an
+//!   interrupted event, and until it is confirmed. A lane that finds it known publishes late
+//!   copies of its jobs, as for an event that RabbitMQ delivers again.
+//! - No event is refused before the cache of webhooks and event types was refreshed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,9 +27,9 @@ use std::time::Duration;
 
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Map, Value};
-use shared::catalogue::Feed;
 use shared::ids::Tenant;
 use shared::publish::{HTTP_HEADER, Outgoing, Publisher, RETURNED_HEADER, persistent};
+use shared::revisions::Feed;
 use shared::supervise::Backoff;
 use shared::telemetry::metrics;
 use shared::topology;
@@ -66,7 +67,7 @@ pub struct Door {
     pub ahead: Arc<LookAhead>,
     /// To `posthorn.events`.
     pub publisher: Publisher,
-    /// Reads the catalogue again before an event is refused.
+    /// Refreshes the cache before an event is refused.
     pub feed: Arc<Feed<Subscription>>,
     /// Says what a tenant's events may be.
     pub subscriptions: Arc<Subscriptions>,
@@ -139,7 +140,9 @@ impl Door {
         // What may be written isn't refused any more.
         if !is_sent && self.check(event).await.is_err() {
             if let Err(error) = self.feed.refresh().await {
-                return Answer::Unconfirmed(format!("the catalogue cannot be read: {error:#}"));
+                return Answer::Unconfirmed(format!(
+                    "the webhooks and event types in memory cannot be refreshed: {error:#}"
+                ));
             }
             if let Err(rejected) = self.check(event).await {
                 return Answer::Refused(rejected);

@@ -48,6 +48,12 @@ impl Invalid {
 #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
 pub struct Invalids(pub Vec<Invalid>);
 
+impl From<Invalid> for Invalids {
+    fn from(invalid: Invalid) -> Self {
+        Self(vec![invalid])
+    }
+}
+
 /// Gathers what is wrong with a form, so that a client sees all of it at once.
 #[derive(Debug, Default)]
 pub struct Gathered(Vec<Invalid>);
@@ -55,11 +61,26 @@ pub struct Gathered(Vec<Invalid>);
 impl Gathered {
     /// The value, or its type's default after an error. Nobody sees that one: [`Self::finish`]
     /// answers with the error.
-    pub fn take<T: Default>(&mut self, checked: Result<T, Invalid>) -> T {
+    pub fn take<T: Default>(&mut self, checked: Result<T, impl Into<Invalids>>) -> T {
+        self.take_or(T::default(), checked)
+    }
+
+    /// The value, or another one after an error, for types without a default.
+    pub fn take_or<T>(&mut self, other: T, checked: Result<T, impl Into<Invalids>>) -> T {
         checked.unwrap_or_else(|invalid| {
-            self.0.push(invalid);
-            T::default()
+            self.0.extend(invalid.into().0);
+            other
         })
+    }
+
+    /// The value, or `None` after an error: for [`Self::finish_with`].
+    pub fn keep<T>(&mut self, checked: Result<T, impl Into<Invalids>>) -> Option<T> {
+        self.take(checked.map(Some))
+    }
+
+    /// One more thing that is wrong.
+    pub fn add(&mut self, invalid: Invalid) {
+        self.0.push(invalid);
     }
 
     /// What was checked, unless something is wrong.
@@ -67,10 +88,17 @@ impl Gathered {
     /// # Errors
     /// With everything that is wrong.
     pub fn finish<T>(self, checked: T) -> Result<T, Invalids> {
-        if self.0.is_empty() {
-            Ok(checked)
-        } else {
-            Err(Invalids(self.0))
+        self.finish_with(Some(checked))
+    }
+
+    /// What was made of values that were [kept](Self::keep). Something is wrong if it is `None`.
+    ///
+    /// # Errors
+    /// With everything that is wrong.
+    pub fn finish_with<T>(self, checked: Option<T>) -> Result<T, Invalids> {
+        match checked {
+            Some(checked) if self.0.is_empty() => Ok(checked),
+            _ => Err(Invalids(self.0)),
         }
     }
 }

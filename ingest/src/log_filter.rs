@@ -3,10 +3,10 @@
 //! Lists and replays filter in the same way. The conditions are SQL on a delivery `d`;
 //! an outcome is looked up in the attempt's row.
 
-use crate::invalid::Invalid;
-use crate::matching::Pattern;
+use crate::invalid::{Gathered, Invalid, Invalids};
+use crate::matching::{Pattern, PatternError};
 
-type Result<T> = std::result::Result<T, Invalid>;
+type Result<T> = std::result::Result<T, Invalids>;
 
 /// The most event types or patterns.
 const MAX_TYPES: usize = 100;
@@ -43,21 +43,87 @@ struct Types {
     prefixes: Vec<String>,
 }
 
+/// Where a list of entries comes from, for saying which of them is wrong.
+#[derive(Debug, Clone, Copy)]
+pub enum Source {
+    /// A member of a body: `event_types[2]`.
+    Member(&'static str),
+    /// A query parameter, which has commas between its entries: `event_type`.
+    Parameter(&'static str),
+}
+
+impl Source {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Member(name) | Self::Parameter(name) => name,
+        }
+    }
+
+    fn entry(self, at: usize) -> String {
+        match self {
+            Self::Member(name) => format!("{name}[{at}]"),
+            Self::Parameter(name) => name.to_owned(),
+        }
+    }
+
+    /// Checks every entry, without the spaces around it.
+    fn check<T>(
+        self,
+        texts: &[String],
+        most: usize,
+        check: impl Fn(&str) -> std::result::Result<T, String>,
+    ) -> Result<Vec<T>> {
+        if !(1..=most).contains(&texts.len()) {
+            let bound = format!("must have 1 to {most} entries");
+            return Err(Invalid::new(self.name(), bound).into());
+        }
+        let mut wrong = Gathered::default();
+        let mut checked = Vec::with_capacity(texts.len());
+        for (at, text) in texts.iter().enumerate() {
+            match check(text.trim()) {
+                Ok(entry) => checked.push(entry),
+                Err(reason) => wrong.add(Invalid::new(self.entry(at), reason)),
+            }
+        }
+        wrong.finish(checked)
+    }
+}
+
 impl LogFilter {
+    /// Patterns of event types, codes and outcomes, each with where it comes from.
+    ///
+    /// # Errors
+    /// Names every entry that is wrong.
+    pub fn read(
+        (from_types, types): (Source, Option<&[String]>),
+        (from_codes, codes): (Source, Option<&[String]>),
+        (from_outcomes, outcomes): (Source, Option<&[String]>),
+    ) -> Result<Self> {
+        let mut wrong = Gathered::default();
+        let of_types = wrong.take(Self::default().with_types(from_types, types));
+        let of_codes = wrong.take(Self::default().with_codes(from_codes, codes));
+        let of_outcomes = wrong.take(Self::default().with_outcomes(from_outcomes, outcomes));
+        wrong.finish(Self {
+            types: of_types.types,
+            codes: of_codes.codes,
+            outcomes: of_outcomes.outcomes,
+        })
+    }
+
     /// Patterns of event types.
     ///
     /// # Errors
-    /// Names the first that is none.
-    pub fn with_types(mut self, patterns: Option<&[String]>) -> Result<Self> {
+    /// Names every one that is none.
+    pub fn with_types(mut self, from: Source, patterns: Option<&[String]>) -> Result<Self> {
         let Some(patterns) = patterns else {
             return Ok(self);
         };
-        bounded("event_type", patterns.len(), MAX_TYPES)?;
+        let parse = |text: &str| {
+            text.parse()
+                .map_err(|error: PatternError| format!("`{text}`: {error}"))
+        };
         let mut types = Types::default();
-        for text in patterns {
-            let pattern: Pattern = text.trim().parse().map_err(|error| {
-                Invalid::new("event_type", format!("`{}`: {error}", text.trim()))
-            })?;
+        for pattern in from.check::<Pattern>(patterns, MAX_TYPES, parse)? {
             match pattern.as_str().strip_suffix('*') {
                 Some(prefix) => types.prefixes.push(prefix.to_owned()),
                 None => types.exact.push(pattern.as_str().to_owned()),
@@ -70,13 +136,11 @@ impl LogFilter {
     /// Codes and classes of codes.
     ///
     /// # Errors
-    /// Names the first that is none.
-    pub fn with_codes(mut self, codes: Option<Vec<String>>) -> Result<Self> {
+    /// Names every one that is none.
+    pub fn with_codes(mut self, from: Source, codes: Option<&[String]>) -> Result<Self> {
         let Some(codes) = codes else {
             return Ok(self);
         };
-        bounded("response_code", codes.len(), MAX_CODES)?;
-        let codes: Vec<_> = codes.iter().map(|code| code.trim().to_owned()).collect();
         let is_code = |code: &str| {
             let class = |digit: char| ('1'..='5').contains(&digit);
             code == "none"
@@ -84,40 +148,29 @@ impl LogFilter {
                     && code.starts_with(class)
                     && (code.ends_with("xx") || code.bytes().all(|byte| byte.is_ascii_digit()))
         };
-        if let Some(unknown) = codes.iter().find(|code| !is_code(code)) {
-            return Err(Invalid::new(
-                "response_code",
-                format!(
-                    "`{unknown}` is not a status from 100 to 599, a class such as `5xx`, or `none`"
-                ),
-            ));
-        }
-        self.codes = Some(codes);
+        let check = |code: &str| match is_code(code) {
+            true => Ok(code.to_owned()),
+            false => Err(format!(
+                "`{code}` is not a status from 100 to 599, a class such as `5xx`, or `none`"
+            )),
+        };
+        self.codes = Some(from.check(codes, MAX_CODES, check)?);
         Ok(self)
     }
 
     /// Outcomes.
     ///
     /// # Errors
-    /// Names the first that is none.
-    pub fn with_outcomes(mut self, outcomes: Option<Vec<String>>) -> Result<Self> {
+    /// Names every one that is none.
+    pub fn with_outcomes(mut self, from: Source, outcomes: Option<&[String]>) -> Result<Self> {
         let Some(outcomes) = outcomes else {
             return Ok(self);
         };
-        bounded("outcome", outcomes.len(), MAX_CODES)?;
-        let outcomes: Vec<_> = outcomes
-            .iter()
-            .map(|outcome| outcome.trim().to_owned())
-            .collect();
-        let unknown = |outcome: &&String| !OUTCOMES.contains(&outcome.as_str());
-        if let Some(unknown) = outcomes.iter().find(unknown) {
-            let all = OUTCOMES.join(", ");
-            return Err(Invalid::new(
-                "outcome",
-                format!("`{unknown}` is not one of {all}"),
-            ));
-        }
-        self.outcomes = Some(outcomes);
+        let check = |outcome: &str| match OUTCOMES.contains(&outcome) {
+            true => Ok(outcome.to_owned()),
+            false => Err(format!("`{outcome}` is not one of {}", OUTCOMES.join(", "))),
+        };
+        self.outcomes = Some(from.check(outcomes, MAX_CODES, check)?);
         Ok(self)
     }
 
@@ -133,7 +186,8 @@ impl LogFilter {
             outcomes,
         };
         let unfiltered = filter.clone();
-        filter.with_types(types).unwrap_or(unfiltered)
+        let from = Source::Member("event_types");
+        filter.with_types(from, types).unwrap_or(unfiltered)
     }
 
     /// Whether all deliveries are meant.
@@ -155,16 +209,6 @@ impl LogFilter {
 /// A text with commas in it.
 pub fn listed(text: Option<String>) -> Option<Vec<String>> {
     text.map(|text| text.split(',').map(str::to_owned).collect())
-}
-
-fn bounded(field: &'static str, count: usize, most: usize) -> Result<()> {
-    match (1..=most).contains(&count) {
-        true => Ok(()),
-        false => Err(Invalid::new(
-            field,
-            format!("must have 1 to {most} entries"),
-        )),
-    }
 }
 
 /// Whether a delivery `d` passes; the parameters are, from the one with this number on:
@@ -189,6 +233,8 @@ pub fn passes(first: usize) -> String {
 mod tests {
     use super::*;
 
+    const FROM: Source = Source::Member("event_types");
+
     fn texts(texts: &[&str]) -> Vec<String> {
         texts.iter().map(|text| (*text).to_owned()).collect()
     }
@@ -206,7 +252,7 @@ mod tests {
             ("4x4", false),
             ("", false),
         ] {
-            let filter = LogFilter::default().with_codes(Some(texts(&[code])));
+            let filter = LogFilter::default().with_codes(FROM, Some(&texts(&[code])));
             assert_eq!(filter.is_ok(), is_one, "{code}");
         }
     }
@@ -214,10 +260,29 @@ mod tests {
     #[test]
     fn types_are_exact_or_prefixes() {
         let patterns = texts(&["order.*", "user.created"]);
-        let filter = LogFilter::default().with_types(Some(&patterns)).unwrap();
+        let filter = LogFilter::default()
+            .with_types(FROM, Some(&patterns))
+            .unwrap();
         assert_eq!(filter.exact(), Some(&texts(&["user.created"])[..]));
         assert_eq!(filter.prefixes(), Some(&texts(&["order."])[..]));
-        let refused = LogFilter::default().with_types(Some(&texts(&["ord*"])));
-        assert!(refused.is_err());
+    }
+
+    #[test]
+    fn every_wrong_entry_is_named() {
+        let patterns = texts(&["ord*", "order.*", "a..b"]);
+        let fields = |from| {
+            let refused = LogFilter::default().with_types(from, Some(&patterns));
+            let Invalids(all) = refused.unwrap_err();
+            all.into_iter()
+                .map(|invalid| invalid.field)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(fields(FROM), ["event_types[0]", "event_types[2]"]);
+        assert_eq!(
+            fields(Source::Parameter("event_type")),
+            ["event_type", "event_type"]
+        );
+        let none = LogFilter::default().with_outcomes(Source::Member("outcome"), Some(&[]));
+        assert_eq!(none.unwrap_err().0[0].field, "outcome");
     }
 }

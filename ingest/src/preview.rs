@@ -91,9 +91,9 @@ impl Preview {
                 tenant: &self.tenant,
                 webhook_id: self.webhook.unwrap_or_else(WebhookId::generate),
                 external_id: self.external_id.as_ref(),
-                delivery_id: self.delivery.unwrap_or_else(|| DeliveryId::of(uid)),
+                delivery_id: self.delivery.unwrap_or_else(|| DeliveryId::for_event(uid)),
             },
-            &Secrets::of(secret, None),
+            &Secrets::new(secret, None),
             self.sent_at.unwrap_or(now),
         );
         let mut text = String::new();

@@ -11,6 +11,7 @@
 
 use deadpool_postgres::{GenericClient, Pool, Transaction};
 use shared::clock;
+use shared::column;
 use shared::ids::{DeliveryId, EventId, EventType, EventUid, Tenant, WebhookId, time_of};
 use shared::job::Job;
 use shared::operational::is_operational;
@@ -231,22 +232,14 @@ pub async fn make_deliveries(
 ) -> anyhow::Result<Vec<Job>> {
     let statement = transaction.prepare_cached(MAKE_DELIVERIES).await?;
     let now = clock::now();
-    macro_rules! column {
-        ($event:ident, $webhook:pat => $value:expr) => {
-            &missing
-                .iter()
-                .map(|($event, $webhook)| $value)
-                .collect::<Vec<_>>()
-        };
-    }
     let rows = transaction
         .query(
             &statement,
             &[
-                column!(event, _ => DeliveryId::of(event.uid)),
-                column!(event, _ => event.uid),
-                column!(_event, webhook => *webhook),
-                column!(event, _ => event.event_type.as_str()),
+                column!(missing, (event, _) => DeliveryId::for_event(event.uid)),
+                column!(missing, (event, _) => event.uid),
+                column!(missing, (_event, webhook) => *webhook),
+                column!(missing, (event, _) => event.event_type.as_str()),
                 &now,
                 &Job::ENOUGH_DATA,
             ],

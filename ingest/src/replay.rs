@@ -19,32 +19,31 @@
 //! next one comes sooner. While RabbitMQ is away, or refuses jobs, no step is
 //! taken, because reopened deliveries would only wait for the sweeper.
 
+mod rows;
+
 use std::time::Duration;
 
 use deadpool_postgres::{Pool, Transaction};
-use shared::ids::{DeliveryId, ReplayId, Tenant, WebhookId, first_uuid_at};
+use shared::ids::{DeliveryId, WebhookId, first_uuid_at};
 use shared::job::Job;
 use shared::publish::Publisher;
 use shared::supervise::Backoff;
-use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::backfill::{Bounds, Wanted};
-use crate::log_filter::{LogFilter, passes};
 use crate::restart::{publish, restart_deliveries};
+pub use rows::delete_outdated;
+use rows::{
+    Due, LOOKED_AT, Stepped, advance_replay, cancel_replay, claim_replay, is_overloaded,
+    next_webhook, replay_candidates,
+};
 
 /// How often due steps are looked for.
 const TICK: Duration = Duration::from_millis(250);
 /// The pause after jobs weren't confirmed: the first, and the longest that doubling leads to.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
-/// How many replays are deleted at a time when they are outdated.
-const OUTDATED_AT_ONCE: i64 = 1_000;
-/// The most deliveries that a step looks at.
-const LOOKED_AT: i64 = 5_000;
-/// The most deliveries that all replays of a tenant reopen per second.
-const TENANTS_RATE: f64 = 1_000.0;
 /// The rate with which a ramp begins, and the least that overload leaves.
 const RAMP_BEGINS: f64 = 2.0;
 const RAMP_LEAST: f64 = 1.0;
@@ -106,67 +105,6 @@ async fn steps(pool: &Pool, publisher: &Publisher, stop: &CancellationToken) -> 
     true
 }
 
-/// Deletes replays that ended before `until`, some at a time.
-///
-/// # Errors
-/// If PostgreSQL fails.
-pub async fn delete_outdated(pool: &Pool, until: OffsetDateTime) -> anyhow::Result<()> {
-    let client = pool.get().await?;
-    let statement = client
-        .prepare_cached(
-            "-- delete_outdated_replays\n\
-             DELETE FROM replays WHERE id = ANY (ARRAY( \
-                 SELECT id FROM replays WHERE state <> 'running' AND finished_at < $1 \
-                 ORDER BY finished_at LIMIT $2))",
-        )
-        .await?;
-    while client
-        .execute(&statement, &[&until, &OUTDATED_AT_ONCE])
-        .await?
-        == OUTDATED_AT_ONCE as u64
-    {}
-    Ok(())
-}
-
-/// A replay that is due, as its row says.
-struct Due {
-    id: ReplayId,
-    tenant: Tenant,
-    /// `None`: all of the tenant's.
-    webhook: Option<WebhookId>,
-    is_backfill: bool,
-    at_webhook: Option<WebhookId>,
-    position: Uuid,
-    since: OffsetDateTime,
-    until: OffsetDateTime,
-    states: Vec<String>,
-    filter: LogFilter,
-    rate: i32,
-    ramp: bool,
-    rate_now: Option<f32>,
-    /// Failures of deliveries that began again later count.
-    slowed_at: OffsetDateTime,
-    /// How many replays of the tenant are running, this one included.
-    running: i64,
-    takes_deliveries: bool,
-}
-
-impl Due {
-    /// Deliveries a second: its own rate, or its share of the tenant's.
-    fn rate(&self) -> f64 {
-        share(self.rate, self.running)
-    }
-
-    /// Where a webhook's deliveries, or a tenant's events, begin.
-    fn first(&self) -> Uuid {
-        first_uuid_at(self.since)
-    }
-}
-
-fn share(rate: i32, running: i64) -> f64 {
-    f64::from(rate).min(TENANTS_RATE / running.max(1) as f64)
-}
-
 /// The rate of a step, after the step before it had this rate.
 fn ramped(before: Option<f32>, most: f64, overloaded: bool) -> f64 {
     let rate = match before {
@@ -175,17 +113,6 @@ fn ramped(before: Option<f32>, most: f64, overloaded: bool) -> f64 {
         Some(before) => f64::from(before) * RAMP_GROWS,
     };
     rate.min(most)
-}
-
-/// What a step has done.
-#[derive(Default)]
-struct Stepped {
-    jobs: Vec<Job>,
-    /// How many deliveries it has reopened or made: what the pause is for.
-    paced: usize,
-    /// `None`: that was all.
-    position: Option<Uuid>,
-    at_webhook: Option<WebhookId>,
 }
 
 /// Takes the most overdue step; answers its jobs. `None` if none is due.
@@ -313,235 +240,5 @@ fn take(seen: &[(DeliveryId, bool)], rate: usize) -> Taken {
     }
 }
 
-async fn claim_replay(transaction: &Transaction<'_>) -> anyhow::Result<Option<Due>> {
-    let statement = transaction
-        .prepare_cached(
-            "-- claim_replay\n\
-             SELECT r.*, coalesce(r.slowed_at, r.created_at) AS slow_since, \
-                 (SELECT count(*) FROM replays o WHERE o.state = 'running' AND o.tenant = r.tenant) AS running, \
-                 coalesce(w.status IN ('active', 'paused'), true) AS takes_deliveries \
-             FROM replays r LEFT JOIN webhooks w ON w.id = r.webhook_id \
-             WHERE r.state = 'running' AND r.next_step_at <= now() \
-             ORDER BY r.next_step_at LIMIT 1 FOR UPDATE OF r SKIP LOCKED",
-        )
-        .await?;
-    let row = transaction.query_opt(&statement, &[]).await?;
-    Ok(row.map(|row| Due {
-        id: row.get("id"),
-        tenant: row.get("tenant"),
-        webhook: row.get("webhook_id"),
-        is_backfill: row.get::<_, &str>("kind") == "backfill",
-        at_webhook: row.get("at_webhook"),
-        position: row.get("position"),
-        since: row.get("since"),
-        until: row.get("until"),
-        states: row.get("states"),
-        filter: LogFilter::stored(
-            row.get::<_, Option<Vec<String>>>("event_types").as_deref(),
-            row.get("codes"),
-            row.get("outcomes"),
-        ),
-        rate: row.get("rate"),
-        ramp: row.get("ramp"),
-        rate_now: row.get("rate_now"),
-        slowed_at: row.get("slow_since"),
-        running: row.get("running"),
-        takes_deliveries: row.get("takes_deliveries"),
-    }))
-}
-
-/// The webhook that a replay of all webhooks looks at next.
-async fn next_webhook(
-    transaction: &Transaction<'_>,
-    due: &Due,
-) -> anyhow::Result<Option<WebhookId>> {
-    let statement = transaction
-        .prepare_cached(
-            "-- next_webhook_to_replay\n\
-             SELECT id FROM webhooks \
-             WHERE tenant = $1 AND status <> 'deleted' AND status IN ('active', 'paused') \
-               AND ($2::uuid IS NULL OR id >= $2) \
-             ORDER BY id LIMIT 1",
-        )
-        .await?;
-    let row = transaction
-        .query_opt(&statement, &[&due.tenant, &due.at_webhook])
-        .await?;
-    Ok(row.map(|row| row.get(0)))
-}
-
-/// Whether a delivery that began again of late was answered 429, 5xx, or not at all.
-async fn is_overloaded(
-    transaction: &Transaction<'_>,
-    due: &Due,
-    webhook: WebhookId,
-) -> anyhow::Result<bool> {
-    let statement = transaction
-        .prepare_cached(
-            "-- replay_is_overloaded\n\
-             SELECT EXISTS (SELECT FROM deliveries d \
-                 WHERE d.webhook_id = $1 AND d.restarted_at > greatest($2, now() - interval '30 s') \
-                   AND d.id >= $3 AND d.id < $4 AND d.attempts > d.attempts_before \
-                   AND d.state <> 'delivered' AND coalesce(d.status_code, 599) NOT BETWEEN 200 AND 428 \
-                   AND coalesce(d.status_code, 599) NOT BETWEEN 430 AND 499)",
-        )
-        .await?;
-    let row = transaction
-        .query_one(
-            &statement,
-            &[
-                &webhook,
-                &due.slowed_at,
-                &first_uuid_at(due.since),
-                &first_uuid_at(due.until),
-            ],
-        )
-        .await?;
-    Ok(row.get(0))
-}
-
-/// The oldest deliveries that weren't looked at yet, each with whether it is wanted.
-async fn replay_candidates(
-    transaction: &Transaction<'_>,
-    due: &Due,
-    webhook: WebhookId,
-    position: Uuid,
-) -> anyhow::Result<Vec<(DeliveryId, bool)>> {
-    let passes = passes(6);
-    let statement = transaction
-        .prepare_cached(&format!(
-            "-- replay_candidates\n\
-             SELECT d.id, coalesce(d.state = ANY($4) AND {passes}, false) \
-             FROM deliveries d \
-             WHERE d.webhook_id = $1 AND d.id >= $2 AND d.id < $3 ORDER BY d.id LIMIT $5"
-        ))
-        .await?;
-    let rows = transaction
-        .query(
-            &statement,
-            &[
-                &webhook,
-                &position,
-                &first_uuid_at(due.until),
-                &due.states,
-                &LOOKED_AT,
-                &due.filter.exact(),
-                &due.filter.prefixes(),
-                &due.filter.codes,
-                &due.filter.outcomes,
-            ],
-        )
-        .await?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
-}
-
-/// Stores how far the replay is; without a position it is finished.
-async fn advance_replay(
-    transaction: &Transaction<'_>,
-    id: ReplayId,
-    stepped: &Stepped,
-    rate: f64,
-    overloaded: bool,
-    pause: f64,
-) -> anyhow::Result<()> {
-    let statement = transaction
-        .prepare_cached(
-            "-- advance_replay\n\
-             UPDATE replays SET replayed = replayed + $3, position = coalesce($2, position), \
-                 next_step_at = now() + make_interval(secs => $4), \
-                 at_webhook = $5, rate_now = $6, \
-                 slowed_at = CASE WHEN $7 THEN now() ELSE slowed_at END, \
-                 state = CASE WHEN $2::uuid IS NULL THEN 'finished' ELSE state END, \
-                 finished_at = CASE WHEN $2::uuid IS NULL THEN clock_timestamp() END \
-             WHERE id = $1",
-        )
-        .await?;
-    transaction
-        .execute(
-            &statement,
-            &[
-                &id,
-                &stepped.position,
-                &(stepped.jobs.len() as i64),
-                &pause,
-                &stepped.at_webhook,
-                &(rate as f32),
-                &overloaded,
-            ],
-        )
-        .await?;
-    Ok(())
-}
-
-async fn cancel_replay(transaction: &Transaction<'_>, id: ReplayId) -> anyhow::Result<()> {
-    let statement = transaction
-        .prepare_cached(
-            "-- cancel_replay\n\
-             UPDATE replays SET state = 'cancelled', finished_at = now(), \
-                 cancelled_because = 'the webhook was switched off' \
-             WHERE id = $1",
-        )
-        .await?;
-    transaction.execute(&statement, &[&id]).await?;
-    Ok(())
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn id(n: u128) -> DeliveryId {
-        DeliveryId::from_uuid(Uuid::from_u128(n))
-    }
-
-    #[test]
-    fn a_step_takes_what_is_wanted_up_to_the_rate_and_goes_on_after_it() {
-        let seen = [(id(1), true), (id(2), false), (id(3), true), (id(4), true)];
-        let taken = take(&seen, 2);
-        assert_eq!(taken.deliveries, [id(1), id(3)]);
-        assert_eq!(taken.position, Some(Uuid::from_u128(4)));
-    }
-
-    #[test]
-    fn a_tenants_replays_share_the_rate_that_one_may_have() {
-        assert_eq!(share(1_000, 1), 1_000.0);
-        assert_eq!(share(1_000, 50), 20.0);
-        assert_eq!(share(10, 50), 10.0);
-        // More than one a second each would be too many.
-        assert_eq!(share(10, 4_000), 0.25);
-    }
-
-    #[test]
-    fn a_ramp_begins_slowly_grows_to_the_rate_and_halves_under_overload() {
-        let mut rate = ramped(None, 100.0, false);
-        assert_eq!(rate, 2.0);
-        let mut steps = 0;
-        while rate < 100.0 {
-            rate = ramped(Some(rate as f32), 100.0, false);
-            steps += 1;
-        }
-        // Each of about a second: 2 * 1.25^18 > 100.
-        assert_eq!(steps, 18);
-        assert_eq!(ramped(Some(100.0), 100.0, true), 50.0);
-        assert_eq!(ramped(Some(1.0), 100.0, true), 1.0);
-        // A share can be less than what a ramp begins with.
-        assert_eq!(ramped(None, 0.25, false), 0.25);
-    }
-
-    #[test]
-    fn a_step_that_sees_the_end_is_the_last() {
-        let seen = [(id(1), true), (id(2), false)];
-        assert_eq!(take(&seen, 2).position, None);
-        assert_eq!(take(&[], 2).position, None);
-        // Another may follow the last one taken.
-        assert_eq!(take(&seen, 1).position, Some(Uuid::from_u128(2)));
-    }
-
-    #[test]
-    fn a_step_that_finds_little_goes_on_where_it_stopped_looking() {
-        let seen: Vec<_> = (0..LOOKED_AT as u128).map(|n| (id(n), false)).collect();
-        let taken = take(&seen, 2);
-        assert_eq!(taken.position, Some(Uuid::from_u128(LOOKED_AT as u128)));
-        assert!(taken.deliveries.is_empty());
-    }
-}
+mod tests;

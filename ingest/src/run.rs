@@ -14,12 +14,12 @@ use anyhow::Context;
 use deadpool_postgres::Pool;
 use shared::amqp::{Broker, Session, keep_session};
 use shared::attempt::Sender;
-use shared::catalogue::{Changes, Feed};
 use shared::clock;
 use shared::processes::{self, Process};
 use shared::publish::Publisher;
+use shared::revisions::{Changes, Feed};
 use shared::serve::serve;
-use shared::supervise::{Readiness, Supervisor, until_done};
+use shared::supervise::{Readiness, Supervisor};
 use shared::webhook::Subscription;
 use shared::{health, postgres, queues};
 use tokio::net::TcpListener;
@@ -103,7 +103,7 @@ pub async fn run(
         .await
         .with_context(|| format!("HTTP_ADDR: listening on {}", settings.http_addr))?;
 
-    if wait_for_schema(&pool, &stop).await.is_none() {
+    if postgres::wait_until_ready(&pool, &stop).await.is_none() {
         return Ok(());
     }
     let subscriptions = Arc::new(Subscriptions::new(settings.common.dialects.clone()));
@@ -293,14 +293,6 @@ pub async fn run(
     services.stop().await;
     info!("stopped");
     Ok(())
-}
-
-async fn wait_for_schema(pool: &Pool, stop: &CancellationToken) -> Option<()> {
-    until_done(stop, "not started yet", || async {
-        postgres::check_schema(pool).await?;
-        postgres::measure_clock(pool).await
-    })
-    .await
 }
 
 /// Runs the keeper of dead letters on a session.

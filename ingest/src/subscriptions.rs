@@ -7,9 +7,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use shared::catalogue::Changes;
 use shared::dialect::Dialects;
 use shared::ids::{Tenant, WebhookId};
+use shared::revisions::Changes;
 use shared::tenant::TenantSettings;
 use shared::webhook::Subscription;
 use tracing::error;

@@ -198,17 +198,8 @@ impl Session {
     /// # Errors
     /// If the connection is gone or the queue doesn't exist.
     pub async fn is_drained(&self, queue: &str) -> lapin::Result<bool> {
-        let channel = self.publish.create_channel().await?;
-        let options = QueueDeclareOptions {
-            passive: true,
-            ..QueueDeclareOptions::default()
-        };
-        let found = channel
-            .queue_declare(queue.into(), options, FieldTable::default())
-            .await?;
-        let is_drained = found.message_count() == 0 && found.consumer_count() > 0;
-        channel.close(200, "".into()).await?;
-        Ok(is_drained)
+        let found = self.look_at(queue).await?;
+        Ok(found.message_count() == 0 && found.consumer_count() > 0)
     }
 
     /// The number of messages in a queue, not counting unacked ones.
@@ -216,6 +207,11 @@ impl Session {
     /// # Errors
     /// If the connection is gone or the queue doesn't exist.
     pub async fn waiting(&self, queue: &str) -> lapin::Result<u32> {
+        Ok(self.look_at(queue).await?.message_count())
+    }
+
+    /// A queue as RabbitMQ reports it, without making it.
+    async fn look_at(&self, queue: &str) -> lapin::Result<lapin::Queue> {
         let channel = self.publish.create_channel().await?;
         let options = QueueDeclareOptions {
             passive: true,
@@ -225,7 +221,7 @@ impl Session {
             .queue_declare(queue.into(), options, FieldTable::default())
             .await?;
         channel.close(200, "".into()).await?;
-        Ok(found.message_count())
+        Ok(found)
     }
 
     /// The lengths of these queues. The broker answers one after the other.

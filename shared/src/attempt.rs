@@ -4,14 +4,14 @@
 //! deliveries. Both get a [`Report`]. This file uses no database and no broker.
 //!
 //! Everything is bounded. The webhook's timeout bounds the whole attempt. hyper
-//! (100 headers, 408 KiB) and [`KEPT_HEADERS`] bound the head of the answer. [`Keep`]
-//! and [`BODY_PATIENCE`] bound its body. Nothing is decompressed. An endpoint that has
+//! (100 headers, 408 KiB) and [`report::KEPT_HEADERS`] bound the head of the answer. [`Keep`]
+//! and [`route::BODY_PATIENCE`] bound its body. Nothing is decompressed. An endpoint that has
 //! sent its status has answered, even if reading the body fails afterwards.
-//!
-//! A report may be stored and shown. So it leaves out the values of the webhook's
-//! custom headers: many of them are credentials.
 
-use std::error::Error;
+mod answer;
+mod report;
+mod route;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,164 +19,35 @@ use std::time::{Duration, Instant};
 use axum::body::Bytes;
 use axum::http::{HeaderName, HeaderValue, header};
 use futures_util::FutureExt;
-use reqwest::{Client, RequestBuilder, Response, redirect};
+use reqwest::{Client, RequestBuilder, redirect};
 use secrecy::ExposeSecret;
 use time::OffsetDateTime;
-use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
-use crate::client_certificate::ClientCertificate;
 use crate::clock;
 use crate::connection::{Connector, USER_AGENT};
-use crate::destination::{Destinations, Forbidden};
-use crate::dialect::{Dialect, Message, Wire};
+use crate::destination::Destinations;
+use crate::dialect::Wire;
 use crate::egress::Egress;
 pub use crate::failure::Failure;
-use crate::failure::bounded;
-use crate::oauth::{self, ClientCredentials, Token, Tokens};
-use crate::resolver::{CheckedResolver, Unresolved};
-use crate::trace::{TRACEPARENT, TraceContext};
-use crate::webhook::Webhook;
+use crate::oauth::{Token, Tokens};
+use crate::resolver::CheckedResolver;
+use crate::trace::TRACEPARENT;
+pub use answer::parse_retry_after;
+pub use report::{Answer, Attempt, Keep, Purpose, Report, Sent, TEST_HEADER};
+use route::Route;
 
-/// Marks test deliveries, for receivers that want to recognise them.
-pub const TEST_HEADER: HeaderName = HeaderName::from_static("x-posthorn-test");
 /// Replaces the value of a webhook's custom header.
 const MASKED: &str = "…";
-/// The time limit for reading the body of an answer.
-const BODY_PATIENCE: Duration = Duration::from_secs(5);
-/// How much longer an answer that has already arrived may be read after a timeout:
-/// at least the first duration, and as much as the timer was late, up to the second.
-const CATCHING_UP: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
 /// The time limit of the TCP and TLS handshakes, within the attempt's timeout.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How many bytes of an answer's headers are kept.
-const KEPT_HEADERS: usize = 16 * 1024;
 /// Idle connections that are kept open per endpoint.
 const IDLE_CONNECTIONS: usize = 64;
-
-/// One request to make.
-#[derive(Clone, Copy)]
-pub struct Attempt<'a> {
-    pub message: &'a Message<'a>,
-    pub webhook: &'a Webhook,
-    pub dialect: &'a Dialect,
-    pub timeout: Duration,
-    pub purpose: Purpose,
-    pub keep: Keep,
-    /// The proxy that the tenant names; `None`: the one of all tenants, if there is one.
-    pub egress: Option<&'a str>,
-    /// What is above the endpoint's own spans. Sent unless the webhook switches that off, or
-    /// has a header `traceparent` of its own.
-    pub trace: Option<TraceContext>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    Delivery,
-    /// A test of the endpoint, marked with [`TEST_HEADER`].
-    Test,
-}
-
-/// How much of the request's and the answer's body a report keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
-    /// 16 KiB of the answer.
-    Excerpt,
-    /// The whole request body (the size of an event's data is bounded, see ingest's
-    /// `decode`), and 64 KiB of the answer.
-    Everything,
-}
-
-impl Keep {
-    /// How many bytes of an answer's body are read and kept.
-    #[must_use]
-    pub const fn of_answer(self) -> usize {
-        match self {
-            Self::Excerpt => 16 * 1024,
-            Self::Everything => 64 * 1024,
-        }
-    }
-}
-
-/// An attempt and its result.
-#[derive(Debug)]
-pub struct Report {
-    /// The request. `None` if the URL wasn't an allowed destination.
-    pub request: Option<Sent>,
-    pub started_at: OffsetDateTime,
-    pub took: Duration,
-    /// The address of the endpoint that answered.
-    pub remote: Option<SocketAddr>,
-    pub result: Result<Answer, Failure>,
-}
-
-/// A request as it may be shown: without credentials.
-#[derive(Debug, Clone)]
-pub struct Sent {
-    /// The URL's host and port. Its path may hold a credential.
-    pub host: String,
-    /// The headers; the values of the webhook's custom headers are masked.
-    pub headers: Vec<(String, String)>,
-    /// The size of the body.
-    pub bytes: usize,
-    /// The body, with [`Keep::Everything`].
-    pub body: Option<Bytes>,
-}
-
-#[derive(Debug, Clone, Default)]
-pub struct Answer {
-    pub status: u16,
-    /// The `Retry-After` of the answer.
-    pub retry_after: Option<Duration>,
-    /// The first headers, up to [`KEPT_HEADERS`].
-    pub headers: Vec<(String, String)>,
-    /// The beginning of the body.
-    pub body: Vec<u8>,
-}
-
-impl Report {
-    /// The class of the outcome, as in metrics and in the table of attempts.
-    #[must_use]
-    pub fn outcome(&self) -> &'static str {
-        match &self.result {
-            Ok(answer) => match answer.status {
-                200..=299 => "success",
-                300..=399 => "redirect",
-                400..=499 => "client_error",
-                _ => "server_error",
-            },
-            Err(failure) => match failure {
-                Failure::Forbidden(_) => "forbidden",
-                Failure::Dns(_) => "dns",
-                Failure::Connect(_) => "connect",
-                Failure::Tls(_) => "tls",
-                Failure::Timeout => "timeout",
-                Failure::Broken(_) => "broken",
-            },
-        }
-    }
-}
 
 /// Sends attempts. Those that need neither a proxy nor a client certificate share connections.
 pub struct Sender {
     route: Arc<Route>,
     tokens: Tokens,
-}
-
-/// How requests reach their endpoints.
-struct Route {
-    client: Client,
-    connector: Connector,
-    destinations: Arc<Destinations>,
-    egress: Egress,
-}
-
-/// An answer whose body is still to be read.
-struct Opened {
-    response: Response,
-    remote: Option<SocketAddr>,
-    /// A connection of its own. The body can be read only while it is held.
-    _connection: Option<AbortOnDropHandle<()>>,
 }
 
 impl Sender {
@@ -351,246 +222,4 @@ fn host(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port_or_known_default()
         .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
-}
-
-impl Route {
-    async fn exchange(
-        &self,
-        url: &Url,
-        request: RequestBuilder,
-        attempt: Attempt<'_>,
-        now: OffsetDateTime,
-    ) -> (Option<SocketAddr>, Result<Answer, Failure>) {
-        let clock = Instant::now();
-        let identity = attempt.webhook.client_certificate.as_ref();
-        let sending = self.send(url, request, attempt.egress, identity);
-        match in_time(sending, attempt.timeout).await {
-            Some(Ok(Opened {
-                response,
-                remote,
-                _connection,
-            })) => {
-                let patience = attempt.timeout.saturating_sub(clock.elapsed());
-                let patience = patience.min(BODY_PATIENCE);
-                let answer = read_answer(response, attempt.keep.of_answer(), patience, now);
-                (remote, Ok(answer.await))
-            }
-            Some(Err(failure)) => (None, Err(failure)),
-            None => (None, Err(Failure::Timeout)),
-        }
-    }
-
-    /// Sends a request by the way that the tenant's requests take.
-    async fn send(
-        &self,
-        url: &Url,
-        request: RequestBuilder,
-        egress: Option<&str>,
-        identity: Option<&ClientCertificate>,
-    ) -> Result<Opened, Failure> {
-        let proxy = self.egress.route(egress).map_err(Failure::Connect)?;
-        if proxy.is_none() && identity.is_none() {
-            let response = request.send().await.map_err(|error| classify(&error))?;
-            return Ok(Opened {
-                remote: response.remote_addr(),
-                response,
-                _connection: None,
-            });
-        }
-        let request = request.build().map_err(|error| classify(&error))?;
-        let sending = Box::pin(self.connector.send(url, request, proxy, identity));
-        let answered = sending.await?;
-        Ok(Opened {
-            response: answered.response,
-            remote: Some(answered.remote),
-            _connection: Some(answered.connection),
-        })
-    }
-
-    /// Asks a token endpoint, which is held to the rules for destinations.
-    async fn fetch_token(
-        &self,
-        credentials: &ClientCredentials,
-        egress: Option<&str>,
-    ) -> Result<Token, Failure> {
-        let url = self.destinations.check(&credentials.token_url);
-        let url = url.map_err(|forbidden| {
-            Failure::Forbidden(bounded(&format!("the token endpoint {forbidden}")))
-        })?;
-        let (user, password) = credentials.login();
-        let request = self
-            .client
-            .post(url.clone())
-            .basic_auth(user, Some(password))
-            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .header(header::ACCEPT, "application/json")
-            .body(credentials.form());
-        let mut opened = self.send(&url, request, egress, None).await?;
-        let status = opened.response.status().as_u16();
-        let mut body = Vec::new();
-        while let Some(chunk) = opened
-            .response
-            .chunk()
-            .await
-            .map_err(|error| classify(&error))?
-        {
-            if body.len() + chunk.len() > oauth::MAX_ANSWER {
-                let why = "OAuth 2 token: the token endpoint's answer is too large";
-                return Err(Failure::Broken(why.to_owned()));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        oauth::read(status, &body, Instant::now())
-    }
-}
-
-/// The result of `sending` if it is ready within the timeout. If the process was
-/// frozen meanwhile (it was stopped, or its machine was), the timer fires before an
-/// answer is read that arrived in time. The endpoint would then be charged for our
-/// own fault.
-async fn in_time<T>(sending: impl Future<Output = T>, timeout: Duration) -> Option<T> {
-    let clock = Instant::now();
-    let mut sending = std::pin::pin!(sending);
-    if let Ok(sent) = tokio::time::timeout(timeout, &mut sending).await {
-        return Some(sent);
-    }
-    let [least, most] = CATCHING_UP;
-    let late = clock.elapsed().saturating_sub(timeout);
-    let sent = tokio::time::timeout(late.clamp(least, most), sending).await;
-    sent.ok()
-}
-
-/// Reads the status, the headers, and as much of the body as is kept.
-async fn read_answer(
-    mut response: Response,
-    keep: usize,
-    patience: Duration,
-    now: OffsetDateTime,
-) -> Answer {
-    let retry_after = response
-        .headers()
-        .get(header::RETRY_AFTER)
-        .and_then(|value| parse_retry_after(value.to_str().ok()?, now));
-    let mut room = KEPT_HEADERS;
-    let headers = response.headers().iter().map_while(|(name, value)| {
-        room = room.checked_sub(name.as_str().len() + value.len())?;
-        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-        Some((name.to_string(), value))
-    });
-    let headers = headers.collect();
-    let mut answer = Answer {
-        status: response.status().as_u16(),
-        retry_after,
-        headers,
-        body: Vec::new(),
-    };
-    let body = async {
-        while let Ok(Some(chunk)) = response.chunk().await {
-            let room = keep - answer.body.len();
-            answer
-                .body
-                .extend_from_slice(&chunk[..chunk.len().min(room)]);
-            if chunk.len() > room {
-                break;
-            }
-        }
-    };
-    // The part of the body that arrived until then is kept. The rest is dropped with
-    // the connection.
-    let _ = tokio::time::timeout(patience, body).await;
-    answer
-}
-
-/// Reads a `Retry-After` header (RFC 9110, section 10.2.3): seconds, or a date.
-pub fn parse_retry_after(value: &str, now: OffsetDateTime) -> Option<Duration> {
-    let value = value.trim();
-    if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
-        // A number with more digits than fit into a u64 is longer than any cap.
-        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
-    }
-    let date = httpdate::parse_http_date(value).ok()?;
-    let wait = OffsetDateTime::from(date) - now;
-    Some(wait.try_into().unwrap_or(Duration::ZERO))
-}
-
-/// Finds out what went wrong from the chain of causes.
-fn classify(error: &reqwest::Error) -> Failure {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
-    let mut last = String::new();
-    while let Some(error) = cause {
-        if let Some(forbidden) = error.downcast_ref::<Forbidden>() {
-            return Failure::Forbidden(bounded(&forbidden.to_string()));
-        }
-        if let Some(unresolved) = error.downcast_ref::<Unresolved>() {
-            return Failure::Dns(bounded(&unresolved.0));
-        }
-        if let Some(tls) = find_tls(error) {
-            return Failure::Tls(bounded(&tls.to_string()));
-        }
-        last = error.to_string();
-        cause = error.source();
-    }
-    if error.is_timeout() {
-        Failure::Timeout
-    } else if error.is_connect() {
-        Failure::Connect(bounded(&last))
-    } else {
-        Failure::Broken(bounded(&last))
-    }
-}
-
-/// A TLS error is wrapped in one or more I/O errors, and their `source` skips what
-/// they wrap.
-fn find_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
-    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-        return Some(tls);
-    }
-    find_tls(error.downcast_ref::<std::io::Error>()?.get_ref()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use time::macros::datetime;
-
-    use super::*;
-
-    const NOW: OffsetDateTime = datetime!(2026-11-22 10:00 UTC);
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let seconds = |n| Some(Duration::from_secs(n));
-        assert_eq!(parse_retry_after("3", NOW), seconds(3));
-        assert_eq!(parse_retry_after(" 120 ", NOW), seconds(120));
-        assert_eq!(
-            parse_retry_after("Sun, 22 Nov 2026 10:01:00 GMT", NOW),
-            seconds(60)
-        );
-        assert_eq!(
-            parse_retry_after("Sun, 22 Nov 2026 09:00:00 GMT", NOW),
-            seconds(0)
-        );
-        assert_eq!(
-            parse_retry_after("99999999999999999999999", NOW),
-            seconds(u64::MAX)
-        );
-        for bad in ["", "-1", "soon", "1.5"] {
-            assert_eq!(parse_retry_after(bad, NOW), None, "{bad}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn retry_after_never_panics(value in ".{0,64}", seconds in any::<u128>()) {
-            let _ = parse_retry_after(&value, NOW);
-            let said = parse_retry_after(&seconds.to_string(), NOW);
-            prop_assert_eq!(said, Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX))));
-        }
-
-        #[test]
-        fn no_date_panics(year in 0u32..20_000, day in 0u8..40, hour in 0u8..30) {
-            let date = format!("Sun, {day:02} Nov {year:04} {hour:02}:00:00 GMT");
-            let _ = parse_retry_after(&date, NOW);
-        }
-    }
 }

@@ -8,7 +8,7 @@
 //! with `Instant` instead.
 //!
 //! A process measures PostgreSQL's clock at its start, with every listening connection,
-//! and every ten seconds on such a connection ([`crate::catalogue::Feed::listen`]). A
+//! and every ten seconds on such a connection ([`crate::revisions::Feed::listen`]). A
 //! sample is the time that PostgreSQL answered, and counts as the time in the middle of
 //! the round trip. Of the last few samples the one with the shortest round trip is used.
 //! Between samples this machine's monotonic clock counts on, so a jump of its wall clock

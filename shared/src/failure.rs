@@ -1,6 +1,10 @@
 //! Why an attempt got no answer.
 
+use std::error::Error;
+
+use crate::destination::Forbidden;
 use crate::excerpt::{MAX_ERROR, excerpt};
+use crate::resolver::Unresolved;
 
 /// Why there was no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,4 +34,39 @@ pub(crate) fn bounded(text: &str) -> String {
     // The longest prefix that `Failure` puts before a cause.
     const CLASS: usize = "forbidden destination: ".len();
     excerpt(text, MAX_ERROR - CLASS)
+}
+
+/// Finds out what went wrong from the chain of causes.
+pub(crate) fn classify(error: &reqwest::Error) -> Failure {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    let mut last = String::new();
+    while let Some(error) = cause {
+        if let Some(forbidden) = error.downcast_ref::<Forbidden>() {
+            return Failure::Forbidden(bounded(&forbidden.to_string()));
+        }
+        if let Some(unresolved) = error.downcast_ref::<Unresolved>() {
+            return Failure::Dns(bounded(&unresolved.0));
+        }
+        if let Some(tls) = find_tls(error) {
+            return Failure::Tls(bounded(&tls.to_string()));
+        }
+        last = error.to_string();
+        cause = error.source();
+    }
+    if error.is_timeout() {
+        Failure::Timeout
+    } else if error.is_connect() {
+        Failure::Connect(bounded(&last))
+    } else {
+        Failure::Broken(bounded(&last))
+    }
+}
+
+/// A TLS error is wrapped in one or more I/O errors, and their `source` skips what
+/// they wrap.
+fn find_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+        return Some(tls);
+    }
+    find_tls(error.downcast_ref::<std::io::Error>()?.get_ref()?)
 }

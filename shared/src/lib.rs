@@ -8,7 +8,6 @@
 
 pub mod amqp;
 pub mod attempt;
-pub mod catalogue;
 pub mod client_certificate;
 pub mod clock;
 mod connection;
@@ -36,6 +35,7 @@ pub mod receipts;
 pub mod recent;
 mod resolver;
 pub mod retry;
+pub mod revisions;
 pub mod seal;
 pub mod secret;
 pub mod serve;

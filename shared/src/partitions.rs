@@ -34,7 +34,7 @@ pub struct Day(Date);
 impl Day {
     /// The day in whose partition a UUIDv7 lies.
     #[must_use]
-    pub fn of(id: Uuid) -> Option<Self> {
+    pub fn from_id(id: Uuid) -> Option<Self> {
         let milliseconds = (id.as_u128() >> 80) as i64;
         let at = OffsetDateTime::from_unix_timestamp(milliseconds / 1000).ok()?;
         Some(Self::at(at))
@@ -174,13 +174,13 @@ mod tests {
     #[test]
     fn an_ids_day_is_that_of_its_partition() {
         let midnight = datetime!(2026-11-29 0:00 UTC);
-        let named = |at| Day::of(EventUid::at(at).uuid()).map(|day| day.to_string());
+        let named = |at| Day::from_id(EventUid::at(at).uuid()).map(|day| day.to_string());
         assert_eq!(named(midnight).as_deref(), Some("_20261129"));
         let before = midnight - time::Duration::MILLISECOND;
         assert_eq!(named(before).as_deref(), Some("_20261128"));
         // What isn't an id of ours has no day, or one that nothing is stored for.
-        assert_eq!(Day::of(Uuid::max()), None);
-        let _ = Day::of(Uuid::nil());
+        assert_eq!(Day::from_id(Uuid::max()), None);
+        let _ = Day::from_id(Uuid::nil());
     }
 
     #[test]

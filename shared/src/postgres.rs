@@ -14,10 +14,21 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::supervise::until_done;
 use crate::telemetry::metrics;
 use crate::{clock, postgres_tls};
+
+/// One column of many rows, as an array that a statement takes as a parameter:
+/// `column!(rows, row => row.id)`.
+#[macro_export]
+macro_rules! column {
+    ($rows:expr, $row:pat => $value:expr) => {
+        &$rows.iter().map(|$row| $value).collect::<Vec<_>>()
+    };
+}
 
 mod embedded {
     refinery::embed_migrations!("migrations");
@@ -191,6 +202,17 @@ pub async fn migrate(pool: &Pool) -> anyhow::Result<usize> {
 pub async fn measure_clock(pool: &Pool) -> anyhow::Result<()> {
     let client = pool.get().await.context("connecting to PostgreSQL")?;
     clock::measure_first(&client).await
+}
+
+/// Waits until PostgreSQL has a schema that this process can work with, and measures its
+/// clock. `None`: told to stop.
+pub async fn wait_until_ready(pool: &Pool, stop: &CancellationToken) -> Option<()> {
+    let problem = "not started yet: PostgreSQL or its schema is not ready";
+    until_done(stop, problem, || async {
+        check_schema(pool).await?;
+        measure_clock(pool).await
+    })
+    .await
 }
 
 /// Checks that the schema is the one that this binary was built for.

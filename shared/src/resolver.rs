@@ -146,9 +146,8 @@ mod tests {
     use crate::attempt::{Attempt, Failure, Keep, Purpose, Report, Sender};
     use crate::dialect::{Dialects, Message};
     use crate::egress::Egress;
-    use crate::ids::{DeliveryId, EventUid, WebhookId};
-    use crate::secret::{Secret, Secrets};
-    use crate::webhook::{Status, Webhook};
+    use crate::ids::{DeliveryId, EventUid};
+    use crate::webhook::Webhook;
 
     fn at(address: &str) -> SocketAddr {
         SocketAddr::new(address.parse().unwrap(), 0)
@@ -188,23 +187,8 @@ mod tests {
     async fn attempt_for(sender: &Sender, port: u16, timeout: Duration) -> Report {
         let dialects = Dialects::embedded();
         let uid = EventUid::generate();
-        let webhook = Webhook {
-            id: WebhookId::generate(),
-            tenant: "acme".parse().unwrap(),
-            external_id: None,
-            url: format!("http://rebinding.example:{port}/"),
-            dialect: None,
-            secrets: Secrets::of(Secret::generate(), None),
-            headers: Vec::new(),
-            client_certificate: None,
-            oauth2: None,
-            timeout: None,
-            retry: None,
-            rate: None,
-            debug_mode: false,
-            trace_header: true,
-            status: Status::Active,
-        };
+        let url = format!("http://rebinding.example:{port}/");
+        let webhook = Webhook::plain("acme".parse().unwrap(), url);
         let message = Message {
             event_id: &uid.into(),
             event_type: &"order.created".parse().unwrap(),
@@ -214,7 +198,7 @@ mod tests {
             tenant: &webhook.tenant,
             webhook_id: webhook.id,
             external_id: None,
-            delivery_id: DeliveryId::of(uid),
+            delivery_id: DeliveryId::for_event(uid),
         };
         let attempt = Attempt {
             message: &message,

@@ -23,7 +23,7 @@ const KEY: usize = 32;
 #[derive(Clone)]
 pub struct Keyring {
     /// The first key seals; all keys open.
-    keys: Vec<Key>,
+    keys: Vec<MasterKey>,
 }
 
 /// Identifies the key of a sealed value: the beginning of the key's SHA-256.
@@ -47,7 +47,7 @@ impl std::fmt::Display for KeyId {
 }
 
 #[derive(Clone)]
-struct Key {
+struct MasterKey {
     id: KeyId,
     cipher: XChaCha20Poly1305,
 }
@@ -77,7 +77,7 @@ impl Keyring {
     pub fn from_base64<'a>(keys: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
         let keys = keys
             .into_iter()
-            .map(Key::from_base64)
+            .map(MasterKey::from_base64)
             .collect::<Result<Vec<_>, _>>()?;
         if keys.is_empty() {
             return Err("no key was given".to_owned());
@@ -162,7 +162,7 @@ impl std::fmt::Debug for Keyring {
     }
 }
 
-impl Key {
+impl MasterKey {
     fn from_base64(text: &str) -> Result<Self, String> {
         let mut bytes = BASE64
             .decode(text.trim())

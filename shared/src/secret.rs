@@ -148,7 +148,7 @@ impl SigningKey {
     pub fn generate() -> Self {
         let mut seed = [0; SEED];
         fill_random(&mut seed);
-        match Self::of(&seed) {
+        match Self::from_seed(&seed) {
             Ok(key) => key,
             // Any 32 bytes are a private key.
             Err(BadSigningKey) => unreachable!("a seed of 32 bytes was refused"),
@@ -163,7 +163,7 @@ impl SigningKey {
         let encoded = text.strip_prefix(PRIVATE_PREFIX).ok_or(BadSigningKey)?;
         let bytes = BASE64.decode(encoded).map_err(|_| BadSigningKey)?;
         let (seed, public) = bytes.split_at_checked(SEED).ok_or(BadSigningKey)?;
-        let key = Self::of(seed)?;
+        let key = Self::from_seed(seed)?;
         if public.is_empty() || public == key.pair.public_key().as_ref() {
             Ok(key)
         } else {
@@ -171,7 +171,7 @@ impl SigningKey {
         }
     }
 
-    fn of(seed: &[u8]) -> Result<Self, BadSigningKey> {
+    fn from_seed(seed: &[u8]) -> Result<Self, BadSigningKey> {
         let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| BadSigningKey)?;
         Ok(Self {
             seed: seed.to_vec().into(),
@@ -236,7 +236,7 @@ pub struct Previous {
 impl Secrets {
     /// A secret, with or without a key pair.
     #[must_use]
-    pub fn of(current: Secret, signing_key: Option<SigningKey>) -> Self {
+    pub fn new(current: Secret, signing_key: Option<SigningKey>) -> Self {
         Self {
             current,
             signing_key,
@@ -291,7 +291,7 @@ mod tests {
         let secret = Secret::generate();
         let printed = format!(
             "{secret:?} {:?} {}",
-            Secrets::of(secret.clone(), Some(SigningKey::generate())),
+            Secrets::new(secret.clone(), Some(SigningKey::generate())),
             secret.masked()
         );
         assert!(!printed.contains(&secret.expose()[6..40]), "{printed}");

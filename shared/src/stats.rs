@@ -263,7 +263,7 @@ fn bounds(bucket: usize) -> (f64, f64) {
 mod tests {
     use super::*;
 
-    fn of(waits: impl IntoIterator<Item = u64>) -> Tally {
+    fn tally(waits: impl IntoIterator<Item = u64>) -> Tally {
         let mut tally = Tally::default();
         for ms in waits {
             tally.attempt("success", false, Some(Duration::from_millis(ms)));
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn a_percentile_is_close_to_the_real_one() {
-        let tally = of(1..=1000);
+        let tally = tally(1..=1000);
         for (share, real) in [(0.5, 500.0), (0.95, 950.0), (0.99, 990.0)] {
             let read = tally.percentile(share).unwrap();
             assert!((read / real - 1.0).abs() < 0.1, "{share}: {read}");
@@ -284,9 +284,9 @@ mod tests {
 
     #[test]
     fn tallies_add_up() {
-        let mut sum = of(1..=500);
-        sum.add(&of(501..=1000));
-        assert_eq!(sum, of(1..=1000));
+        let mut sum = tally(1..=500);
+        sum.add(&tally(501..=1000));
+        assert_eq!(sum, tally(1..=1000));
     }
 
     #[test]

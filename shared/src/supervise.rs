@@ -192,10 +192,10 @@ impl Supervisor {
 pub const LAST_TRY: Duration = Duration::from_secs(5);
 
 /// Repeats `attempt` until it succeeds (`Some`) or `stop` is cancelled (`None`).
-/// `doing` describes the work in the log line of a failure.
+/// `problem` begins the log line of a failure: what could not be done, and for what.
 pub async fn until_done<T, F>(
     stop: &CancellationToken,
-    doing: &str,
+    problem: &str,
     mut attempt: impl FnMut() -> F,
 ) -> Option<T>
 where
@@ -217,7 +217,7 @@ where
         };
         let pause = backoff.next();
         let error = format!("{error:#}");
-        tracing::warn!(error, ?pause, "{doing}; trying again");
+        tracing::warn!(error, ?pause, "{problem}; trying again");
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => return None,

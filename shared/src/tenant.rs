@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use time::OffsetDateTime;
 use tokio_postgres::Row;
 
 use crate::ids::Tenant;
@@ -31,12 +32,14 @@ pub struct TenantSettings {
     /// The longest time from an event's acceptance to its last attempt; `None` means
     /// the dialect's.
     pub max_age: Option<Duration>,
+    /// When an event was last expunged that a delivery waited to send for the first time.
+    pub expunged_at: Option<OffsetDateTime>,
 }
 
 impl TenantSettings {
     /// The columns that [`TenantSettings::read`] needs.
     pub const COLUMNS: &'static str = "id, deleted_at IS NOT NULL AS is_deleted, dialect, egress_proxy, \
-        deliveries_per_hour, max_payload, max_age_s";
+        deliveries_per_hour, max_payload, max_age_s, expunged_at";
 
     #[must_use]
     pub fn read(row: &Row) -> Self {
@@ -50,6 +53,7 @@ impl TenantSettings {
             deliveries_per_hour: number("deliveries_per_hour"),
             max_payload: number("max_payload").map_or(MAX_PAYLOAD, |bytes| bytes as usize),
             max_age: number("max_age_s").map(|s| Duration::from_secs(u64::from(s))),
+            expunged_at: row.get("expunged_at"),
         }
     }
 }

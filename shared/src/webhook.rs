@@ -172,6 +172,28 @@ impl Unreadable {
 }
 
 impl Webhook {
+    /// A webhook with a new secret and nothing else of its own.
+    #[must_use]
+    pub fn plain(tenant: Tenant, url: String) -> Self {
+        Self {
+            id: WebhookId::generate(),
+            tenant,
+            external_id: None,
+            url,
+            dialect: None,
+            secrets: Secrets::new(Secret::generate(), None),
+            headers: Vec::new(),
+            client_certificate: None,
+            oauth2: None,
+            timeout: None,
+            retry: None,
+            rate: None,
+            debug_mode: false,
+            trace_header: true,
+            status: Status::Active,
+        }
+    }
+
     /// The timeout of an attempt: the webhook's, otherwise the server's, otherwise
     /// the dialect's.
     #[must_use]

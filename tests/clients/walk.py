@@ -23,22 +23,22 @@ from posthorn_client.api.webhooks import create_webhook, delete_webhook, rotate_
 from posthorn_client.models import (
     AttemptOutcome,
     DeliveryState,
+    EventBatchInput,
+    EventInput,
     EventResultAccepted,
     EventResultRefused,
     FinishedState,
     MatchingMatched,
-    NewEvent,
-    NewEventBatch,
-    NewReplay,
-    NewWebhook,
-    NewWebhookFiltersType0,
-    NewWebhookMetadataType0,
     Period,
     Problem,
     PublishedEvent,
     Replay,
+    ReplayInput,
     ReplayStatus,
     Role,
+    WebhookInput,
+    WebhookInputFiltersType0,
+    WebhookInputMetadataType0,
 )
 
 address, token, url = sys.argv[1:]
@@ -69,7 +69,7 @@ assert me.role == Role.MANAGER and me.tenant, me
 assert me.limits.webhooks > 0, me
 
 # Everything that is wrong, at once.
-refused = create_webhook.sync(client=client, body=NewWebhook(url="nonsense", events=[], timeout=1))
+refused = create_webhook.sync(client=client, body=WebhookInput(url="nonsense", events=[], timeout=1))
 assert isinstance(refused, Problem), refused
 assert [(e.field, e.code) for e in refused.errors] == [
     ("url", "invalid_value"),
@@ -80,11 +80,11 @@ assert [(e.field, e.code) for e in refused.errors] == [
 # Create: free objects, alternatives and closed lists are typed.
 created = create_webhook.sync_detailed(
     client=client,
-    body=NewWebhook(
+    body=WebhookInput(
         url=url,
         events="order.*",
-        filters=NewWebhookFiltersType0.from_dict({"total": {"$gte": 10}}),
-        metadata=NewWebhookMetadataType0.from_dict({"shop": 7}),
+        filters=WebhookInputFiltersType0.from_dict({"total": {"$gte": 10}}),
+        metadata=WebhookInputMetadataType0.from_dict({"shop": 7}),
         rate_limit=100,
     ),
 )
@@ -95,7 +95,7 @@ assert webhook.filters["total"] == {"$gte": 10} and webhook.metadata["shop"] == 
 assert (webhook.rate_limit.limit, webhook.rate_limit.per) == (100, Period.SECOND), webhook
 
 # Publish, deliver, look.
-new = NewEvent(id="python-1", type_="order.created", data={"total": 25})
+new = EventInput(id="python-1", type_="order.created", data={"total": 25})
 event = publish_event.sync(client=client, body=new)
 # Not a dry run, which has another type.
 assert isinstance(event, PublishedEvent) and event.id == "python-1", event
@@ -104,10 +104,10 @@ detail = show_delivery.sync(first.id, client=client)
 assert [(a.n, a.outcome, a.response_code) for a in detail.attempt_log] == [(1, AttemptOutcome.SUCCESS, 200)], detail
 
 # Tagged unions have a class for each variant.
-batch = NewEventBatch(
+batch = EventBatchInput(
     events=[
-        NewEvent(type_="order.created", data={"total": 1}),
-        NewEvent(type_="order", id="ä", data=0),
+        EventInput(type_="order.created", data={"total": 1}),
+        EventInput(type_="order", id="ä", data=0),
     ]
 )
 taken, wrong = publish_events.sync(client=client, body=batch).results
@@ -122,7 +122,7 @@ assert rotated.secret.startswith("whsec_") and rotated.secret != webhook.secret
 replay = replay_deliveries.sync(
     webhook.id,
     client=client,
-    body=NewReplay(since=first.queued_at, status=[FinishedState.DELIVERED], event_types="order.created"),
+    body=ReplayInput(since=first.queued_at, status=[FinishedState.DELIVERED], event_types="order.created"),
 )
 assert isinstance(replay, Replay), replay
 

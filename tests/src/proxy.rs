@@ -13,11 +13,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinHandle;
+use url::Url;
 
 /// How many bytes are read at a time.
 const CHUNK: usize = 64 * 1024;
@@ -112,6 +114,20 @@ fn find(text: &[u8], word: &[u8]) -> Option<usize> {
 }
 
 impl Proxy {
+    /// Starts a proxy in front of the server that a URL names. Also returns the URL that leads
+    /// to the proxy.
+    ///
+    /// # Errors
+    /// If the URL has no port, or the proxy can't listen.
+    pub async fn before(url: &str) -> anyhow::Result<(Self, String)> {
+        let mut url = Url::parse(url)?;
+        let port = url.port().context("the URL has no port")?;
+        let proxy = Self::to(&format!("127.0.0.1:{port}")).await?;
+        let is_set = url.set_port(Some(proxy.address().port())).is_ok();
+        anyhow::ensure!(is_set, "{url} can't have a port");
+        Ok((proxy, url.into()))
+    }
+
     /// Starts a proxy in front of this `host:port`.
     pub async fn to(target: &str) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;

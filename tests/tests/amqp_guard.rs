@@ -348,7 +348,7 @@ async fn take(session: &Session, told: &mut BTreeMap<String, bool>) -> anyhow::R
     while let Some(message) = events.next().await {
         let message = message?;
         let body = String::from_utf8(message.data.clone())?;
-        let set_aside = Unreadable::of(&message).is_some();
+        let set_aside = Unreadable::from_message(&message).is_some();
         anyhow::ensure!(body != POISON || set_aside, "nobody foresaw this");
         message.acker.ack(BasicAckOptions::default()).await?;
         // An ack may be lost with its session. Then the message comes again.

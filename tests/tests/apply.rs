@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use harness::documents::{fenced, without_ids};
 use harness::receiver::answering;
 use harness::service::Service;
 use harness::world::{TENANT, World};
@@ -18,26 +19,6 @@ const VARIABLES: [(&str, &str); 3] = [
     ("ALLOW_HTTP", "false"),
 ];
 
-/// The contents of the fenced blocks in this language.
-fn fenced<'d>(document: &'d str, language: &str) -> Vec<&'d str> {
-    let opening = format!("```{language}\n");
-    let parts = document.split(opening.as_str()).skip(1);
-    parts
-        .map(|part| part.split("```").next().unwrap())
-        .collect()
-}
-
-/// The output without the parts that differ in each run.
-fn stable(text: &str) -> String {
-    let words = text.trim().lines().map(|line| {
-        let (before, after) = line.split_once("(wh_").unwrap_or((line, ""));
-        let rest = after.split_once(')').map_or("", |(_, rest)| rest);
-        let id = if after.is_empty() { "" } else { "(wh_…)" };
-        format!("{before}{id}{rest}")
-    });
-    words.collect::<Vec<_>>().join("\n")
-}
-
 #[tokio::test]
 async fn the_commands_in_the_documentation_print_what_it_shows() {
     let world = World::start().await;
@@ -53,7 +34,11 @@ async fn the_commands_in_the_documentation_print_what_it_shows() {
             let said = world.shell(line, &VARIABLES).await;
             let output = format!("{}{}", said.printed, said.said);
             ran.push_str(&format!("$ {line}\n{output}\n"));
-            assert_eq!(stable(&output), stable(expected), "all of it:\n{ran}");
+            assert_eq!(
+                without_ids(&output),
+                without_ids(expected),
+                "all of it:\n{ran}"
+            );
         }
     }
     assert_eq!(world.count("webhooks WHERE status <> 'deleted'").await, 2);

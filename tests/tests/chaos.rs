@@ -18,7 +18,6 @@ use harness::world::{TENANT, World, eventually};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use url::Url;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_killed_frozen_cut_off_or_wiped_under_load_nothing_is_lost() {
@@ -96,20 +95,15 @@ async fn a_dispatcher_without_rabbitmq_starts_no_attempt_of_jobs_that_others_hav
     let latency = Duration::from_millis(300);
     let world = World::start().await;
     let ingest = world.ingest().await;
-    let shop = world.receiver(answering_after(latency)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
-    let broker = Url::parse(world.amqp_url()).unwrap();
-    let target = format!("127.0.0.1:{}", broker.port().unwrap());
-    let link = Proxy::to(&target).await.unwrap();
-    let mut by_proxy = broker.clone();
-    by_proxy.set_port(Some(link.address().port())).unwrap();
+    let shop = world.subscribed(&ingest, answering_after(latency)).await;
+    let (link, by_proxy) = Proxy::before(world.amqp_url()).await.unwrap();
     let settings = [("AMQP_URL", by_proxy.as_str()), ("CONCURRENCY", "256")];
     let _cut_off = world.service("posthorn-dispatcher", &settings).await;
     let _other = world.service("posthorn-dispatcher", &settings[1..]).await;
 
     let event = |n| Publication::json(TENANT, "order.created", &format!("evt-{n}"), "{}");
     let events: Vec<_> = (0..1500).map(event).collect();
-    world.producer().await.publish_all(&events).await.unwrap();
+    world.publish_all(&events).await;
     shop.receives(400).await;
     // The dispatcher holds many more jobs than it may send at a time. Others get
     // them at once.

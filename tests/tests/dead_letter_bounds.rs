@@ -7,27 +7,13 @@
 use harness::producer::Publication;
 use harness::receiver::answering;
 use harness::service::Service;
-use harness::world::{Answer, TENANT, World, eventually};
+use harness::world::{TENANT, World, eventually};
 use lapin::options::{BasicGetOptions, BasicNackOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
 use serde_json::{Value, json};
 
-const PATH: &str = "/api/v1/admin/dead-letters";
 const MIB: usize = 1024 * 1024;
-
-async fn ask(world: &World, ingest: &Service, method: &str, path: &str, body: Value) -> Answer {
-    let body = (!body.is_null()).then_some(body);
-    let path = format!("{PATH}{path}");
-    world.ask_as_operator(ingest, method, &path, body).await
-}
-
-async fn holds(world: &World, messages: i64) {
-    eventually(&format!("{messages} messages are parked"), async || {
-        world.count("dead_letters").await == messages
-    })
-    .await;
-}
 
 async fn counted(ingest: &Service, metric: &str) -> i64 {
     ingest.metric(metric).await.unwrap_or_default() as i64
@@ -51,9 +37,12 @@ async fn a_body_too_large_for_any_event_is_kept_as_an_excerpt_with_its_size_and_
     let body = "0123456789abcdef".repeat(120_000);
     let huge = Publication::json(TENANT, "order.created", "evt-1", &body);
     world.producer().await.publish(&huge).await.unwrap();
-    holds(&world, 1).await;
+    world.has_dead_letters(1).await;
 
-    let listed = ask(&world, &ingest, "GET", "", Value::Null).await.body;
+    let listed = world
+        .ask_dead_letters(&ingest, "GET", "", Value::Null)
+        .await
+        .body;
     let letter = &listed["dead_letters"][0];
     assert_eq!(letter["size"], 1_920_000, "{letter}");
     assert_eq!(letter["truncated"], true, "{letter}");
@@ -69,17 +58,22 @@ async fn a_body_too_large_for_any_event_is_kept_as_an_excerpt_with_its_size_and_
 
     // An excerpt can't be replayed, because it isn't the original message.
     let path = format!("/{}/replay", letter["id"].as_str().unwrap());
-    let refused = ask(&world, &ingest, "POST", &path, Value::Null).await;
+    let refused = world
+        .ask_dead_letters(&ingest, "POST", &path, Value::Null)
+        .await;
     assert_eq!(refused.status, 409, "{}", refused.body);
     let detail = refused.body["detail"].as_str().unwrap();
     assert!(detail.contains("65536 of its 1920000 bytes"), "{detail}");
     let all = json!({"tenant": TENANT});
-    let replayed = ask(&world, &ingest, "POST", "/replay", all).await.body;
+    let replayed = world
+        .ask_dead_letters(&ingest, "POST", "/replay", all)
+        .await
+        .body;
     assert_eq!(
         replayed,
         json!({"replayed": 0, "skipped": 1, "more": false})
     );
-    holds(&world, 1).await;
+    world.has_dead_letters(1).await;
     world.finish().await;
 }
 
@@ -99,7 +93,7 @@ async fn large_dead_letters_are_taken_a_few_at_a_time_and_kept_small() {
     for _ in 0..LETTERS {
         producer.publish_to("posthorn.dead", &huge).await.unwrap();
     }
-    holds(&world, LETTERS as i64).await;
+    world.has_dead_letters(LETTERS as i64).await;
     // Four are taken at a time, and each is in memory twice while its frames are put together.
     // All of them would be 128 MiB.
     let grown = peak_memory(&ingest) - before;
@@ -208,8 +202,7 @@ async fn fails_fifty_times(world: &World, channel: &Channel) {
 async fn an_event_that_rabbitmq_gave_up_on_is_tried_once_more() {
     let world = World::start().await;
     let ingest = world.ingest().await;
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
     ingest.kill().await.unwrap();
     let connection = world.connection().await;
     let channel = connection.create_channel().await.unwrap();
@@ -244,14 +237,19 @@ async fn an_event_that_rabbitmq_gave_up_on_twice_stays_a_dead_letter_until_it_is
     fails_fifty_times(&world, &channel).await;
 
     let ingest = world.ingest().await;
-    holds(&world, 1).await;
-    let listed = ask(&world, &ingest, "GET", "", Value::Null).await.body;
+    world.has_dead_letters(1).await;
+    let listed = world
+        .ask_dead_letters(&ingest, "GET", "", Value::Null)
+        .await
+        .body;
     let letter = &listed["dead_letters"][0];
     assert_eq!(letter["reason"], "whoever took it failed every time");
     assert_eq!(letter["headers"], json!({}), "as it was published");
     assert_eq!(world.count("events").await, 0);
     let path = format!("/{}/replay", letter["id"].as_str().unwrap());
-    let replayed = ask(&world, &ingest, "POST", &path, Value::Null).await;
+    let replayed = world
+        .ask_dead_letters(&ingest, "POST", &path, Value::Null)
+        .await;
     assert_eq!(replayed.body["replayed"], 1, "{}", replayed.body);
     world.accepts(1).await;
     world.finish().await;
@@ -275,7 +273,7 @@ async fn no_message_of_a_producer_can_forge_a_log_line() {
         let mut nobodys = event.clone();
         nobodys.routing_key = format!("{forged}.order.created");
         producer.publish(&nobodys).await.unwrap();
-        holds(&world, 2 * (n as i64 + 1)).await;
+        world.has_dead_letters(2 * (n as i64 + 1)).await;
         ingest.stop().await.unwrap();
     }
     let logs = world.logs();

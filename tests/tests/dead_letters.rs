@@ -4,26 +4,13 @@
 
 use harness::producer::Publication;
 use harness::receiver::answering;
-use harness::service::Service;
-use harness::world::{Answer, TENANT, World, eventually};
+use harness::setups::counts;
+use harness::world::{TENANT, World, eventually};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 
 const PATH: &str = "/api/v1/admin/dead-letters";
-
-async fn ask(world: &World, ingest: &Service, method: &str, path: &str, body: Value) -> Answer {
-    let body = (!body.is_null()).then_some(body);
-    let path = format!("{PATH}{path}");
-    world.ask_as_operator(ingest, method, &path, body).await
-}
-
-async fn holds(world: &World, messages: i64) {
-    eventually(&format!("{messages} messages are parked"), async || {
-        world.count("dead_letters").await == messages
-    })
-    .await;
-}
 
 #[tokio::test]
 async fn a_refused_event_is_delivered_unchanged_after_a_fix() {
@@ -39,9 +26,11 @@ async fn a_refused_event_is_delivered_unchanged_after_a_fix() {
         .publish(&early.clone().with(properties))
         .await
         .unwrap();
-    holds(&world, 1).await;
+    world.has_dead_letters(1).await;
 
-    let listed = ask(&world, &ingest, "GET", "", Value::Null).await;
+    let listed = world
+        .ask_dead_letters(&ingest, "GET", "", Value::Null)
+        .await;
     assert_eq!(listed.status, 200, "{}", listed.body);
     let letter = &listed.body["dead_letters"][0];
     for (member, value) in [
@@ -58,23 +47,26 @@ async fn a_refused_event_is_delivered_unchanged_after_a_fix() {
     ] {
         assert_eq!(letter[member], value, "{member} in {letter}");
     }
-    eventually("the metric says so", async || {
-        ingest.metric("posthorn_dead_letters").await.unwrap() as i64 == 1
-    })
-    .await;
+    counts(&ingest, "posthorn_dead_letters", 1.0).await;
 
     // Without a fix it comes back under a new id.
     let replay = format!("/{}/replay", letter["id"].as_str().unwrap());
-    let replayed = ask(&world, &ingest, "POST", &replay, Value::Null).await;
+    let replayed = world
+        .ask_dead_letters(&ingest, "POST", &replay, Value::Null)
+        .await;
     assert_eq!(replayed.body["replayed"], 1, "{}", replayed.body);
     eventually("it is back", async || {
-        let listed = ask(&world, &ingest, "GET", "", Value::Null).await.body;
+        let listed = world
+            .ask_dead_letters(&ingest, "GET", "", Value::Null)
+            .await
+            .body;
         listed["dead_letters"][0]["id"].is_string()
             && listed["dead_letters"][0]["id"] != letter["id"]
     })
     .await;
     assert_eq!(
-        ask(&world, &ingest, "POST", &replay, Value::Null)
+        world
+            .ask_dead_letters(&ingest, "POST", &replay, Value::Null)
             .await
             .status,
         404
@@ -85,13 +77,15 @@ async fn a_refused_event_is_delivered_unchanged_after_a_fix() {
         .ask_as_operator(&ingest, "POST", "/api/v1/admin/tenants", Some(fix))
         .await;
     let reason = json!({"reason": "tenant `later` does not exist"});
-    let replayed = ask(&world, &ingest, "POST", "/replay", reason).await;
+    let replayed = world
+        .ask_dead_letters(&ingest, "POST", "/replay", reason)
+        .await;
     assert_eq!(
         replayed.body,
         json!({"replayed": 1, "skipped": 0, "more": false})
     );
     world.accepts(1).await;
-    holds(&world, 0).await;
+    world.has_dead_letters(0).await;
     let event = "SELECT id, data, occurred_at::text FROM events";
     let row = world.sql().await.query_one(event, &[]).await.unwrap();
     assert_eq!((row.get(0), row.get(1)), ("evt-1", r#"{"price":25.00}"#));
@@ -109,15 +103,17 @@ async fn a_dead_letter_that_comes_back_during_a_replay_is_not_replayed_again() {
         .collect();
     let producer = world.producer().await;
     producer.publish_all(&events).await.unwrap();
-    holds(&world, LETTERS).await;
+    world.has_dead_letters(LETTERS).await;
     for _ in 0..3 {
         let nobodys = json!({"tenant": "nobody"});
-        let replayed = ask(&world, &ingest, "POST", "/replay", nobodys).await;
+        let replayed = world
+            .ask_dead_letters(&ingest, "POST", "/replay", nobodys)
+            .await;
         assert_eq!(
             replayed.body,
             json!({"replayed": LETTERS, "skipped": 0, "more": false})
         );
-        holds(&world, LETTERS).await;
+        world.has_dead_letters(LETTERS).await;
     }
     world.finish().await;
 }
@@ -132,7 +128,7 @@ async fn an_event_without_an_id_that_is_replayed_twice_is_known_the_second_time(
         .with_content_type("application/json".into());
     let producer = world.producer().await;
     producer.publish(&nameless.with(properties)).await.unwrap();
-    holds(&world, 1).await;
+    world.has_dead_letters(1).await;
     let fix = json!({"id": "later"});
     world
         .ask_as_operator(&ingest, "POST", "/api/v1/admin/tenants", Some(fix))
@@ -143,7 +139,9 @@ async fn an_event_without_an_id_that_is_replayed_twice_is_known_the_second_time(
         .await
         .unwrap();
     let later = || json!({"tenant": "later"});
-    let replayed = ask(&world, &ingest, "POST", "/replay", later()).await;
+    let replayed = world
+        .ask_dead_letters(&ingest, "POST", "/replay", later())
+        .await;
     assert_eq!(replayed.body["replayed"], 1, "{}", replayed.body);
     world.accepts(1).await;
     sql.batch_execute(
@@ -152,16 +150,11 @@ async fn an_event_without_an_id_that_is_replayed_twice_is_known_the_second_time(
     )
     .await
     .unwrap();
-    let replayed = ask(&world, &ingest, "POST", "/replay", later()).await;
+    let replayed = world
+        .ask_dead_letters(&ingest, "POST", "/replay", later())
+        .await;
     assert_eq!(replayed.body["replayed"], 1, "{}", replayed.body);
-    eventually("it is known", async || {
-        ingest
-            .metric("posthorn_events_deduplicated_total")
-            .await
-            .unwrap() as i64
-            == 1
-    })
-    .await;
+    counts(&ingest, "posthorn_events_deduplicated_total", 1.0).await;
     assert_eq!(world.count("events WHERE id LIKE 'dl\\_%'").await, 1);
     world.finish().await;
 }
@@ -174,7 +167,7 @@ async fn dead_letters_are_chosen_by_reason_tenant_and_queue_page_by_page() {
     for n in 0..5 {
         let nobody = Publication::json("nobody", "a.b", &format!("evt-{n}"), "{}");
         producer.publish(&nobody).await.unwrap();
-        holds(&world, n + 1).await;
+        world.has_dead_letters(n + 1).await;
     }
     let of_type = BasicProperties::default().with_content_type("text/csv".into());
     let csv = Publication::json(TENANT, "a.b", "x", "a;b").with(of_type);
@@ -188,13 +181,16 @@ async fn dead_letters_are_chosen_by_reason_tenant_and_queue_page_by_page() {
         .publish_to("posthorn.jobs", &unrouted)
         .await
         .unwrap();
-    holds(&world, 7).await;
+    world.has_dead_letters(7).await;
 
     let mut seen = Vec::new();
     let mut cursor = String::new();
     loop {
         let path = format!("?tenant=nobody&limit=2{cursor}");
-        let page = ask(&world, &ingest, "GET", &path, Value::Null).await.body;
+        let page = world
+            .ask_dead_letters(&ingest, "GET", &path, Value::Null)
+            .await
+            .body;
         let letters = page["dead_letters"].as_array().unwrap().clone();
         seen.extend(
             letters
@@ -207,7 +203,8 @@ async fn dead_letters_are_chosen_by_reason_tenant_and_queue_page_by_page() {
         }
     }
     assert_eq!(seen, ["evt-4", "evt-3", "evt-2", "evt-1", "evt-0"]);
-    let found = ask(&world, &ingest, "GET", "?queue=unrouted", Value::Null)
+    let found = world
+        .ask_dead_letters(&ingest, "GET", "?queue=unrouted", Value::Null)
         .await
         .body;
     assert_eq!(
@@ -216,26 +213,37 @@ async fn dead_letters_are_chosen_by_reason_tenant_and_queue_page_by_page() {
     );
     assert_eq!(found["dead_letters"][0]["exchange"], "posthorn.jobs");
 
-    let everything = ask(&world, &ingest, "DELETE", "", Value::Null).await;
+    let everything = world
+        .ask_dead_letters(&ingest, "DELETE", "", Value::Null)
+        .await;
     assert_eq!(
         (everything.status, &everything.body["field"]),
         (422, &json!("reason"))
     );
-    let bad = ask(&world, &ingest, "GET", "?queue=x", Value::Null).await;
+    let bad = world
+        .ask_dead_letters(&ingest, "GET", "?queue=x", Value::Null)
+        .await;
     assert_eq!((bad.status, &bad.body["field"]), (422, &json!("queue")));
-    let gone = ask(&world, &ingest, "DELETE", "?tenant=nobody", Value::Null).await;
+    let gone = world
+        .ask_dead_letters(&ingest, "DELETE", "?tenant=nobody", Value::Null)
+        .await;
     assert_eq!(gone.body, json!({"discarded": 5, "more": false}));
-    let found = ask(&world, &ingest, "GET", "", Value::Null).await.body;
+    let found = world
+        .ask_dead_letters(&ingest, "GET", "", Value::Null)
+        .await
+        .body;
     for letter in found["dead_letters"].as_array().unwrap() {
         let path = format!("/{}", letter["id"].as_str().unwrap());
         assert_eq!(
-            ask(&world, &ingest, "DELETE", &path, Value::Null)
+            world
+                .ask_dead_letters(&ingest, "DELETE", &path, Value::Null)
                 .await
                 .status,
             204
         );
         assert_eq!(
-            ask(&world, &ingest, "DELETE", &path, Value::Null)
+            world
+                .ask_dead_letters(&ingest, "DELETE", &path, Value::Null)
                 .await
                 .status,
             404
@@ -269,22 +277,22 @@ async fn a_dead_letter_that_did_not_come_through_an_exchange_is_not_replayed() {
     let mut around = Publication::json(TENANT, "order.created", "evt-1", "{}");
     around.routing_key = "posthorn.ingest.v1".to_owned();
     producer.publish_to("", &around).await.unwrap();
-    holds(&world, 1).await;
-    let listed = ask(&world, &ingest, "GET", "", Value::Null).await.body;
+    world.has_dead_letters(1).await;
+    let listed = world
+        .ask_dead_letters(&ingest, "GET", "", Value::Null)
+        .await
+        .body;
     let path = format!(
         "/{}/replay",
         listed["dead_letters"][0]["id"].as_str().unwrap()
     );
-    let refused = ask(&world, &ingest, "POST", &path, Value::Null).await;
+    let refused = world
+        .ask_dead_letters(&ingest, "POST", &path, Value::Null)
+        .await;
     assert_eq!(refused.status, 409, "{}", refused.body);
-    let skipped = ask(
-        &world,
-        &ingest,
-        "POST",
-        "/replay",
-        json!({"queue": "parking"}),
-    )
-    .await;
+    let skipped = world
+        .ask_dead_letters(&ingest, "POST", "/replay", json!({"queue": "parking"}))
+        .await;
     assert_eq!(
         skipped.body,
         json!({"replayed": 0, "skipped": 1, "more": false})
@@ -297,8 +305,7 @@ async fn a_dead_letter_that_did_not_come_through_an_exchange_is_not_replayed() {
 async fn an_unreadable_job_is_parked_again_when_it_is_replayed() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
     let nonsense = Publication {
         routing_key: "0.0".to_owned(),
         properties: BasicProperties::default(),
@@ -310,17 +317,12 @@ async fn an_unreadable_job_is_parked_again_when_it_is_replayed() {
         .publish_to("posthorn.jobs", &nonsense)
         .await
         .unwrap();
-    holds(&world, 1).await;
-    let replayed = ask(
-        &world,
-        &ingest,
-        "POST",
-        "/replay",
-        json!({"queue": "parking"}),
-    )
-    .await;
+    world.has_dead_letters(1).await;
+    let replayed = world
+        .ask_dead_letters(&ingest, "POST", "/replay", json!({"queue": "parking"}))
+        .await;
     assert_eq!(replayed.body["replayed"], 1, "{}", replayed.body);
-    holds(&world, 1).await;
+    world.has_dead_letters(1).await;
     world.publish("order.created", "evt-1", &json!({})).await;
     shop.receives(1).await;
     world.finish().await;

@@ -419,15 +419,7 @@ async fn another_tenants_log_is_not_found() {
         .as_str()
         .unwrap()
         .to_owned();
-    let tenant = world
-        .ask_as_operator(
-            &ingest,
-            "POST",
-            "/api/v1/admin/tenants",
-            Some(json!({"id": "other"})),
-        )
-        .await;
-    assert_eq!(tenant.status, 201, "{}", tenant.body);
+    world.tenant(&ingest, "other").await;
     let token = json!({"tenant": "other", "role": "admin"});
     let token = world
         .ask_as_operator(&ingest, "POST", "/api/v1/admin/tokens", Some(token))

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use harness::clock;
 use harness::receiver::answering;
 use harness::service::Ran;
 use harness::world::{World, eventually};
@@ -9,7 +10,6 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
-use serde_json::json;
 
 const OLD_KEY: &str = "dGVzdHMgaGF2ZSBhIG1hc3RlciBrZXkgdG9vISEhISE=";
 const NEW_KEY: &str = "YW5vdGhlciBtYXN0ZXIga2V5IG9mIHRoZSB0ZXN0cyE=";
@@ -176,8 +176,7 @@ async fn what_is_wrong_with_postgresql_is_found() {
     assert_finds(&ran, "stranger doesn't own attempts", "OWNER TO stranger");
 
     // A webhook's secret is sealed with the key that was the current one.
-    let endpoint = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &endpoint, json!({})).await;
+    let _endpoint = world.subscribed(&ingest, answering(200)).await;
     let rotated = [("MASTER_KEY", NEW_KEY), ("MASTER_KEY_PREVIOUS", OLD_KEY)];
     let ran = doctor(&world, &rotated).await;
     assert_finds(
@@ -360,6 +359,21 @@ async fn settings_and_the_machine_are_looked_at_too() {
     let none = [("SSL_CERT_FILE", "/dev/null"), ("SSL_CERT_DIR", "/nowhere")];
     let ran = doctor(&world, &none).await;
     assert_finds(&ran, "certificates of authorities", "ca-certificates");
+
+    // A clock with which no process is ready.
+    let late = clock::off_by("-40s");
+    let late = late.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let ran = doctor(&world, &late).await;
+    assert_finds(&ran, "PostgreSQL's minus this machine's is ", "timedatectl");
+
+    // A machine whose loopback interface is down.
+    let alone = world
+        .shell(
+            "unshare --net --map-root-user posthorn-ingest doctor",
+            &PRODUCTION,
+        )
+        .await;
+    assert_finds(&alone, "a delivery to itself", "ip address show lo");
     world.finish().await;
 }
 

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use harness::proxy::{End, Proxy, Way};
+use harness::proxy::{End, Way};
 use harness::receiver::answering;
 use harness::service::{Answer, Service, http};
 use harness::world::{ADMIN_TOKEN, TENANT, World, eventually};
@@ -19,15 +19,6 @@ const SOON: [(&str, &str); 2] = [("WEBHOOK_TIMEOUT", "1000"), ("SWEEP_GRACE", "4
 
 fn event(id: &str) -> Value {
     json!({"type": "order.created", "id": id, "data": {"text": id}})
-}
-
-/// A way to a server that can be held up, and the URL that leads there.
-async fn link(url: &str) -> (Proxy, String) {
-    let mut url = Url::parse(url).unwrap();
-    let target = format!("127.0.0.1:{}", url.port().unwrap());
-    let link = Proxy::to(&target).await.unwrap();
-    url.set_port(Some(link.address().port())).unwrap();
-    (link, url.into())
 }
 
 /// Publishes in the name of the operator: that needs no token from PostgreSQL.
@@ -115,12 +106,11 @@ async fn an_event_over_http_is_answered_with_how_many_webhooks_get_it() {
 #[tokio::test]
 async fn while_postgresql_stands_still_events_over_http_go_to_rabbitmq() {
     let world = World::with(&SOON).await;
-    let (link, url) = link(world.database_url()).await;
-    let settings = [("DATABASE_URL", url.as_str())];
-    let ingest = world.service("posthorn-ingest", &settings).await;
+    let (ingest, link) = world
+        .ingest_through_proxy("DATABASE_URL", world.database_url())
+        .await;
     let dispatcher = world.dispatcher().await;
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
 
     link.set(Way::Stalled, Way::Stalled);
     // The first finds out, the second needn't.
@@ -149,12 +139,11 @@ async fn while_postgresql_stands_still_events_over_http_go_to_rabbitmq() {
 #[tokio::test]
 async fn an_event_over_http_whose_commit_was_not_answered_is_delivered_once_and_at_once() {
     let world = World::start().await;
-    let (proxy, url) = link(world.database_url()).await;
-    let settings = [("DATABASE_URL", url.as_str())];
-    let ingest = world.service("posthorn-ingest", &settings).await;
+    let (ingest, proxy) = world
+        .ingest_through_proxy("DATABASE_URL", world.database_url())
+        .await;
     let dispatcher = world.dispatcher().await;
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
 
     // What follows an event's data in the message that has the statement's parameters.
     proxy.lose_answer("the-unanswered-one", "order.created");
@@ -175,12 +164,11 @@ async fn an_event_over_http_whose_commit_was_not_answered_is_delivered_once_and_
 #[tokio::test]
 async fn an_event_over_http_that_loses_rabbitmq_after_its_commit_is_delivered_once() {
     let world = World::with(&SOON).await;
-    let (link, url) = link(world.amqp_url()).await;
-    let settings = [("AMQP_URL", url.as_str())];
-    let ingest = world.service("posthorn-ingest", &settings).await;
+    let (ingest, link) = world
+        .ingest_through_proxy("AMQP_URL", world.amqp_url())
+        .await;
     let dispatcher = world.dispatcher().await;
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
 
     // Nothing of what it says arrives at RabbitMQ.
     link.set(Way::Stalled, Way::Clear);
@@ -206,8 +194,7 @@ async fn an_event_over_http_that_loses_rabbitmq_after_its_commit_is_delivered_on
 async fn a_client_that_goes_away_takes_back_no_event() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
 
     let held_up = hold_up(&world).await;
     let url = Url::parse(&ingest.url(EVENTS)).unwrap();
@@ -234,8 +221,7 @@ async fn a_client_that_goes_away_takes_back_no_event() {
 async fn what_is_asked_over_http_when_ingest_is_told_to_stop_is_answered_and_not_lost() {
     let world = World::with(&SOON).await;
     let (ingest, dispatcher) = (world.ingest().await, world.dispatcher().await);
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
 
     let held_up = hold_up(&world).await;
     let (url, body) = (ingest.url(EVENTS), event("evt-1").to_string());
@@ -310,8 +296,7 @@ async fn nothing_is_matched_or_refused_by_an_older_catalogue_than_its_publisher_
 async fn a_tenant_that_changes_all_the_time_holds_up_no_event() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
     let sql = world.sql().await;
     let changing = tokio::spawn(async move {
         for n in 0.. {
@@ -336,8 +321,7 @@ async fn a_tenant_that_changes_all_the_time_holds_up_no_event() {
 async fn a_day_that_is_missing_or_detached_takes_no_event_out_of_the_log() {
     let world = World::with(&SOON).await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
     world.publish("order.created", "evt-1", &json!({})).await;
     shop.receives(1).await;
 
@@ -365,7 +349,9 @@ async fn a_day_that_is_missing_or_detached_takes_no_event_out_of_the_log() {
     sql.batch_execute(&detach).await.unwrap();
     world.publish("order.created", "evt-3", &json!({})).await;
     eventually("ingest has tried to write it", async || {
-        world.logs().contains("writing events")
+        world
+            .logs()
+            .contains("a batch of events could not be written")
     })
     .await;
     let attach = format!("ALTER TABLE deliveries ATTACH PARTITION {today} {bounds}");

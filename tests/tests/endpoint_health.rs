@@ -41,8 +41,7 @@ async fn a_paused_webhook_holds_its_deliveries_and_gets_them_when_it_is_active_a
     let shop = world.receiver(answering_as_told(&status)).await;
     let policy = json!({"retry_policy": {"delays": [1000, 1000]}});
     let webhook = world.webhook(&ingest, &shop, policy).await;
-    let other = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &other, json!({})).await;
+    let other = world.subscribed(&ingest, answering(200)).await;
 
     // One delivery is between two attempts when the webhook is paused.
     world.publish("order.created", "evt-0", &json!({})).await;

@@ -21,8 +21,7 @@ fn names<'a>(list: &'a Value, member: &str) -> Vec<&'a str> {
 async fn a_batch_answers_with_the_result_of_each_event() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
     let batch = json!({"events": [
         {"type": "order.created", "id": "evt-1", "data": {"n": 1}},
         {"type": "a..b", "data": {}},

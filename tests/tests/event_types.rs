@@ -140,8 +140,7 @@ async fn events_that_fail_their_schema_are_refused_at_once_or_parked_with_the_re
     let world = World::start().await;
     let (ingest, other) = (world.ingest().await, world.ingest().await);
     let _dispatcher = world.dispatcher().await;
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
     let schema = json!({"properties": {"total": {"type": "number"}}, "required": ["total"]});
     let body = json!({ "schema": schema });
     ask(

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use harness::producer::Publication;
 use harness::receiver::answering;
+use harness::setups::counts;
 use harness::world::{TENANT, World, eventually};
 use ingest::accept::{Accepted, Matched, accept};
 use ingest::decode::Event;
@@ -49,8 +50,7 @@ async fn parked(world: &World) -> Parked {
 async fn the_same_event_published_twice_is_delivered_once() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
 
     // Twice in one batch, and again long after it was delivered.
     let event = Publication::json(TENANT, "order.created", "evt-1", "{}");
@@ -61,28 +61,13 @@ async fn the_same_event_published_twice_is_delivered_once() {
         .unwrap();
     shop.receives(1).await;
     producer.publish(&event).await.unwrap();
-    eventually("both duplicates are seen", async || {
-        ingest
-            .metric("posthorn_events_deduplicated_total")
-            .await
-            .unwrap() as i64
-            == 2
-    })
-    .await;
+    counts(&ingest, "posthorn_events_deduplicated_total", 2.0).await;
     shop.receives_no_more_than(1, Duration::from_millis(500))
         .await;
     assert_eq!(world.count("deliveries").await, 1);
 
     // Another tenant's event of the same id is another event.
-    let made = world
-        .ask_as_operator(
-            &ingest,
-            "POST",
-            "/api/v1/admin/tenants",
-            Some(json!({"id": "other"})),
-        )
-        .await;
-    assert_eq!(made.status, 201, "{}", made.body);
+    world.tenant(&ingest, "other").await;
     producer
         .publish(&Publication::json("other", "order.created", "evt-1", "{}"))
         .await
@@ -104,14 +89,7 @@ async fn an_event_from_yesterday_is_recognised_as_a_duplicate_today() {
         .await
         .unwrap();
     world.publish("order.created", "evt-1", &json!({})).await;
-    eventually("the duplicate is seen", async || {
-        ingest
-            .metric("posthorn_events_deduplicated_total")
-            .await
-            .unwrap() as i64
-            == 1
-    })
-    .await;
+    counts(&ingest, "posthorn_events_deduplicated_total", 1.0).await;
     assert_eq!(world.count("events").await, 1);
     world.finish().await;
 }
@@ -120,8 +98,7 @@ async fn an_event_from_yesterday_is_recognised_as_a_duplicate_today() {
 async fn a_message_that_is_not_an_event_is_parked_with_the_reason_and_events_are_delivered() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
     let producer = world.producer().await;
 
     let good = |id: &str| Publication::json(TENANT, "order.created", id, "{}");
@@ -199,8 +176,7 @@ async fn a_message_that_is_not_an_event_is_parked_with_the_reason_and_events_are
 async fn every_format_arrives_as_the_same_delivery() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
     let producer = world.producer().await;
     let data = json!({"total": 12, "name": "Zoë"});
     let of_type = |kind: &str| BasicProperties::default().with_content_type(kind.into());

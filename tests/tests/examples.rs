@@ -35,6 +35,7 @@ fn example(path: &str) -> Option<Command> {
             Command::new("node")
         }
         Some("java") => Command::new("java"),
+        Some("go") => Command::new("go"),
         _ => panic!("{path} is in no language that this test knows"),
     };
     let program = command.as_std().get_program().to_owned();
@@ -43,18 +44,18 @@ fn example(path: &str) -> Option<Command> {
         .output()
         .is_ok();
     if !runs || !needs.iter().all(|path| path.exists()) {
-        // `make deps` installs packages for Python and JavaScript. Java may be
-        // missing.
-        let is_installed_by_us = !path.ends_with("java");
+        // `make deps` installs what the examples need.
         assert!(
-            !is_installed_by_us || std::env::var_os("CI").is_none(),
+            std::env::var_os("CI").is_none(),
             "`make deps` has not installed what examples/{path} needs"
         );
         eprintln!("SKIPPED: this machine lacks what examples/{path} needs");
         return None;
     }
+    if path.ends_with("go") {
+        command = compiled(&file, &installed.join("examples"));
     // An ES module looks for packages in its own folder and in the folders above.
-    if path.ends_with("mjs") {
+    } else if path.ends_with("mjs") {
         let copy = installed.join("examples");
         std::fs::create_dir_all(&copy).unwrap();
         let copied = copy.join(format!("{}-{}", std::process::id(), path.replace('/', "-")));
@@ -65,6 +66,28 @@ fn example(path: &str) -> Option<Command> {
     }
     command.stdin(Stdio::null()).kill_on_drop(true);
     Some(command)
+}
+
+/// A Go program that needs the standard library alone.
+fn compiled(file: &Path, folder: &Path) -> Command {
+    let name = file.parent().unwrap().file_name().unwrap();
+    let name = format!("{}-{}", std::process::id(), name.display());
+    std::fs::create_dir_all(folder).unwrap();
+    let program = folder.join(name);
+    let built = std::process::Command::new("go")
+        .arg("build")
+        .arg("-o")
+        .arg(&program)
+        .arg(file)
+        // No module is looked for.
+        .env("GO111MODULE", "off")
+        .env("GOFLAGS", "")
+        .env("GOCACHE", folder.join("go-cache"))
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&built.stderr);
+    assert!(built.status.success(), "{}: {errors}", file.display());
+    Command::new(program)
 }
 
 struct Stage {
@@ -131,6 +154,7 @@ async fn every_producers_event_arrives_once_under_the_id_that_it_printed() {
         "javascript/publish_amqp.mjs",
         "javascript/publish_http.mjs",
         "java/PublishHttp.java",
+        "go/publish_http/main.go",
     ];
     let producers = others.into_iter().filter_map(example).chain([rust]);
     let mut ids = Vec::new();
@@ -221,7 +245,10 @@ async fn every_receiver_accepts_what_its_dialect_signs_and_refuses_a_forgery() {
     let pairs = in_all
         .into_iter()
         .flat_map(|path| dialects.map(|dialect| (path, dialect)))
-        .chain([("java/Receive.java", "standard")]);
+        .chain([
+            ("java/Receive.java", "standard"),
+            ("go/receive/main.go", "standard"),
+        ]);
     for (path, dialect) in pairs {
         let Some(receiver) = example(path) else {
             continue;

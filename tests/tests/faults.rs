@@ -117,17 +117,11 @@ async fn jobs_of_a_killed_dispatcher_are_delivered_by_another() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let shop = world
-        .receiver(answering_after(Duration::from_millis(200)))
+        .subscribed(&ingest, answering_after(Duration::from_millis(200)))
         .await;
-    world.webhook(&ingest, &shop, json!({})).await;
     let (doomed, _other) = (world.dispatcher().await, world.dispatcher().await);
 
-    world
-        .producer()
-        .await
-        .publish_all(&events(0..600))
-        .await
-        .unwrap();
+    world.publish_all(&events(0..600)).await;
     shop.receives(150).await;
     doomed.kill().await.unwrap();
     let killed = Instant::now();
@@ -162,17 +156,11 @@ async fn a_dispatcher_that_is_told_to_stop_finishes_what_it_holds() {
     let world = World::start().await;
     let ingest = world.ingest().await;
     let shop = world
-        .receiver(answering_after(Duration::from_millis(300)))
+        .subscribed(&ingest, answering_after(Duration::from_millis(300)))
         .await;
-    world.webhook(&ingest, &shop, json!({})).await;
     let (leaving, _other) = (world.dispatcher().await, world.dispatcher().await);
 
-    world
-        .producer()
-        .await
-        .publish_all(&events(0..500))
-        .await
-        .unwrap();
+    world.publish_all(&events(0..500)).await;
     shop.receives(100).await;
     leaving.stop().await.unwrap();
     shop.receives(500).await;
@@ -190,8 +178,7 @@ async fn an_ingest_that_dies_between_commit_and_publish_loses_nothing() {
     // Jobs that it had not published come a timeout and 15 s later.
     let world = World::with(&[("WEBHOOK_TIMEOUT", "1000")]).await;
     let ingest = world.ingest().await;
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
     let _dispatcher = world.dispatcher().await;
 
     // Without the jobs exchange no job can be published, but the commit still
@@ -202,12 +189,7 @@ async fn an_ingest_that_dies_between_commit_and_publish_loses_nothing() {
         .exchange_delete("posthorn.jobs".into(), ExchangeDeleteOptions::default())
         .await
         .unwrap();
-    world
-        .producer()
-        .await
-        .publish_all(&events(0..50))
-        .await
-        .unwrap();
+    world.publish_all(&events(0..50)).await;
     eventually("some are committed", async || {
         world.count("deliveries").await > 0
     })
@@ -290,8 +272,7 @@ async fn a_crash_of_rabbitmq_under_load_loses_nothing() {
 async fn a_crash_of_postgresql_under_load_loses_nothing() {
     let world = World::with_own_servers(&[]).await;
     let ingest = world.ingest().await;
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
     let dispatcher = world.dispatcher().await;
     let postgres = world.pair.as_ref().unwrap().postgres();
 
@@ -332,16 +313,10 @@ async fn jobs_that_the_broker_lost_are_put_back_by_the_sweeper() {
     ];
     let world = World::with(&sweeping).await;
     let ingest = world.ingest().await;
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
     // There is no dispatcher yet: the jobs wait in their queue, and are lost with
     // it.
-    world
-        .producer()
-        .await
-        .publish_all(&events(0..300))
-        .await
-        .unwrap();
+    world.publish_all(&events(0..300)).await;
     world.accepts(300).await;
     let connection = world.connection().await;
     let channel = connection.create_channel().await.unwrap();
@@ -388,8 +363,7 @@ async fn an_attempt_that_waits_for_postgresql_does_not_count_as_lost() {
     let world = World::with_own_servers(&sweeping).await;
     let ingest = world.ingest().await;
     let latency = Duration::from_millis(300);
-    let shop = world.receiver(answering_after(latency)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering_after(latency)).await;
     // Two dispatchers: one could send again what the other is about to record.
     let _dispatchers = (world.dispatcher().await, world.dispatcher().await);
     let producer = world.producer().await;
@@ -422,15 +396,9 @@ async fn a_backlog_does_not_count_as_lost() {
     let world = World::with(&sweeping).await;
     let ingest = world.ingest().await;
     let shop = world
-        .receiver(answering_after(Duration::from_millis(50)))
+        .subscribed(&ingest, answering_after(Duration::from_millis(50)))
         .await;
-    world.webhook(&ingest, &shop, json!({})).await;
-    world
-        .producer()
-        .await
-        .publish_all(&events(0..800))
-        .await
-        .unwrap();
+    world.publish_all(&events(0..800)).await;
     world.accepts(800).await;
     // Four at a time: the backlog takes more than twice the grace period.
     let dispatcher = world.dispatcher().await;
@@ -454,8 +422,7 @@ async fn a_backlog_does_not_count_as_lost() {
 async fn an_unreadable_job_is_parked_and_other_jobs_are_delivered() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
     let producer = world.producer().await;
     let nonsense = Publication {
         routing_key: "0.0".to_owned(),
@@ -488,18 +455,12 @@ async fn a_queue_deleted_under_its_consumers_is_made_again_and_its_jobs_with_it(
     let world = World::with(&sweeping).await;
     let ingest = world.ingest().await;
     let shop = world
-        .receiver(answering_after(Duration::from_millis(100)))
+        .subscribed(&ingest, answering_after(Duration::from_millis(100)))
         .await;
-    world.webhook(&ingest, &shop, json!({})).await;
     let dispatcher = world
         .service("posthorn-dispatcher", &[("CONCURRENCY", "8")])
         .await;
-    world
-        .producer()
-        .await
-        .publish_all(&events(0..200))
-        .await
-        .unwrap();
+    world.publish_all(&events(0..200)).await;
     shop.receives(20).await;
 
     // The broker cancels the consumers of a queue that is deleted.
@@ -549,15 +510,9 @@ async fn while_rabbitmq_blocks_publishers_its_jobs_are_still_delivered() {
     let world = World::with_own_servers(&[]).await;
     let ingest = world.ingest().await;
     let shop = world
-        .receiver(answering_after(Duration::from_millis(50)))
+        .subscribed(&ingest, answering_after(Duration::from_millis(50)))
         .await;
-    world.webhook(&ingest, &shop, json!({})).await;
-    world
-        .producer()
-        .await
-        .publish_all(&events(0..300))
-        .await
-        .unwrap();
+    world.publish_all(&events(0..300)).await;
     world.accepts(300).await;
     let dispatcher = world
         .service("posthorn-dispatcher", &[("CONCURRENCY", "16")])

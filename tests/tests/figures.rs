@@ -82,8 +82,7 @@ async fn a_webhook_says_how_many_of_its_deliveries_wait_and_since_when() {
 async fn a_delivery_that_is_delivered_at_once_writes_nothing_to_the_indexes_of_the_console() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
     for n in 0..20 {
         world
             .publish("order.paid", &format!("evt-{n}"), &json!({}))

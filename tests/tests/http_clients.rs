@@ -504,8 +504,7 @@ async fn a_postgresql_without_a_trusted_certificate_gets_no_connection() {
             .service("posthorn-dispatcher", &[("DATABASE_URL", &url)])
             .await,
     );
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
     world.publish("order.created", "evt-1", &json!({})).await;
     shop.receives(1).await;
     let ours = "pg_stat_ssl s JOIN pg_stat_activity a USING (pid) \
@@ -537,12 +536,7 @@ async fn many_reads_of_one_tenant_keep_no_other_tenant_and_no_event_out() {
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;
     let webhook = world.webhook(&ingest, &shop, json!({})).await;
-    let globex = Some(json!({"id": "globex"}));
-    let path = "/api/v1/admin/tenants";
-    let made = world.ask_as_operator(&ingest, "POST", path, globex).await;
-    assert_eq!(made.status, 201, "{}", made.body);
-    let create = ["token", "create", "--tenant", "globex"];
-    let globex = world.command(&create).await.trim().to_owned();
+    let globex = world.another_tenant(&ingest, "globex").await;
 
     let mut sql = world.sql().await;
     let lock = sql.transaction().await.unwrap();

@@ -18,21 +18,10 @@ use harness::world::{TENANT, World, eventually};
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use serde_json::json;
 use time::OffsetDateTime;
-use url::Url;
 
 /// More than one webhook, so that not every copy happens to reach the dispatcher
 /// that has the original.
 const WEBHOOKS: usize = 12;
-
-/// A proxy to RabbitMQ that can delay data.
-async fn link(world: &World) -> (Proxy, String) {
-    let mut url = Url::parse(world.amqp_url()).unwrap();
-    let link = Proxy::to(&format!("127.0.0.1:{}", url.port().unwrap()))
-        .await
-        .unwrap();
-    url.set_port(Some(link.address().port())).unwrap();
-    (link, url.into())
-}
 
 /// Kills a process, together with the data that the proxy holds back.
 async fn kill(service: Service, link: &Proxy) {
@@ -87,7 +76,7 @@ async fn stale_jobs(dispatchers: &[Service]) -> i64 {
 #[tokio::test]
 async fn jobs_that_a_dying_ingest_had_published_are_sent_once() {
     let world = World::with(&[("WEBHOOK_TIMEOUT", "8000"), ("SWEEP_GRACE", "2")]).await;
-    let (link, amqp_url) = link(&world).await;
+    let (link, amqp_url) = Proxy::before(world.amqp_url()).await.unwrap();
     let doomed = world
         .service("posthorn-ingest", &[("AMQP_URL", &amqp_url)])
         .await;
@@ -118,7 +107,7 @@ async fn jobs_that_a_dying_ingest_had_published_are_sent_once() {
 async fn jobs_that_a_dying_ingest_had_not_published_are_late_by_one_attempt() {
     let (timeout, grace) = (Duration::from_secs(2), Duration::from_secs(10));
     let world = World::with(&[("WEBHOOK_TIMEOUT", "2000"), ("SWEEP_GRACE", "10")]).await;
-    let (link, amqp_url) = link(&world).await;
+    let (link, amqp_url) = Proxy::before(world.amqp_url()).await.unwrap();
     let doomed = world
         .service("posthorn-ingest", &[("AMQP_URL", &amqp_url)])
         .await;
@@ -161,7 +150,7 @@ async fn dies_with_a_retry(
     queued: i64,
 ) -> (Duration, Duration, Vec<Arrival>) {
     let ingest = world.ingest().await;
-    let (link, amqp_url) = link(world).await;
+    let (link, amqp_url) = Proxy::before(world.amqp_url()).await.unwrap();
     let doomed = world
         .service("posthorn-dispatcher", &[("AMQP_URL", &amqp_url)])
         .await;

@@ -244,8 +244,7 @@ async fn a_delivery_shows_each_run_of_waits_once_however_often_it_was_put_off() 
 async fn the_operator_sees_processes_queues_and_the_system() {
     let world = World::with(&BRISK).await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
     for n in 0..20 {
         let id = format!("evt-{n}");
         world.publish("order.created", &id, &json!({})).await;

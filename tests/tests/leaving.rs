@@ -15,13 +15,7 @@ async fn a_deleted_tenant_is_gone_at_once_and_its_log_soon_after() {
     let kept = world.webhook(&ingest, &receiver, json!({})).await;
     let tenants = "/api/v1/admin/tenants";
     let globex = json!({"id": "globex"});
-    let made = world
-        .ask_as_operator(&ingest, "POST", tenants, Some(globex.clone()))
-        .await;
-    assert_eq!(made.status, 201);
-    let token = world
-        .command(&["token", "create", "--tenant", "globex"])
-        .await;
+    let token = world.another_tenant(&ingest, "globex").await;
     // One endpoint accepts, the other one will be asked again in five seconds.
     let failing = world.receiver(Arc::new(|_, _| Reply::status(503))).await;
     for receiver in [&receiver, &failing] {
@@ -187,6 +181,55 @@ async fn an_expunged_events_data_is_gone_and_its_deliveries_keep_their_verdicts(
     assert_eq!(unknown.status, 404);
     let off = format!("/api/v1/webhooks/{}", retrying.id);
     world.ask(&ingest, "DELETE", &off, None).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_first_attempt_whose_job_was_queued_before_its_event_was_expunged_is_not_made() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let receiver = world.receiver(answering(200)).await;
+    let webhook = world.webhook(&ingest, &receiver, json!({})).await;
+    // Without a dispatcher the jobs stay in RabbitMQ, each with its event's data.
+    for id in ["ada", "bob"] {
+        world
+            .publish("user.created", id, &json!({"name": "Ada"}))
+            .await;
+    }
+    let queued = "deliveries WHERE state = 'queued'";
+    eventually("both are accepted", async || world.count(queued).await == 2).await;
+    let expunge = "/api/v1/events/ada/expunge";
+    let expunged = world.ask(&ingest, "POST", expunge, None).await;
+    assert_eq!(expunged.body["cancelled"], 1, "{}", expunged.body);
+    world.publish("user.created", "eve", &json!({})).await;
+
+    let dispatcher = world.dispatcher().await;
+    let arrivals = receiver.receives(2).await;
+    // The job of the expunged event was taken, too: nothing of it is left to come.
+    eventually("its job was dropped", async || {
+        let dropped = dispatcher.metric("posthorn_jobs_stale_total").await;
+        dropped.unwrap_or_default() as i64 == 1
+    })
+    .await;
+    world.settles().await;
+    let mut ids: Vec<_> = arrivals.iter().map(|arrival| arrival.id()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, ["bob", "eve"]);
+    assert_eq!(receiver.arrivals().len(), 2);
+    let states = world.deliveries(&ingest, &webhook).await;
+    let states = states.iter().map(|it| (&it["event_id"], &it["status"]));
+    assert!(
+        states
+            .into_iter()
+            .any(|it| it == (&json!("ada"), &json!("cancelled")))
+    );
+    // The history says who had the data taken away.
+    let changes = world.ask(&ingest, "GET", "/api/v1/changes", None).await;
+    assert!(
+        changes.body.to_string().contains("expunged_at"),
+        "{}",
+        changes.body
+    );
     world.finish().await;
 }
 

@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use harness::receiver::answering;
+use harness::setups::counts;
 use harness::world::{TENANT, World, eventually};
 use serde_json::json;
 
@@ -130,8 +131,7 @@ async fn a_payload_over_the_tenants_limit_is_parked_or_refused() {
     let world = World::start().await;
     limit(&world, "max_payload", 100).await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
 
     let large = json!({"text": "x".repeat(100)});
     let event = json!({"type": "order.created", "data": large});
@@ -147,10 +147,7 @@ async fn a_payload_over_the_tenants_limit_is_parked_or_refused() {
         .await;
     assert_eq!(shop.receives(1).await[0].id(), "evt-small");
     let parked = "posthorn_events_rejected_total{reason=\"too_large\"}";
-    eventually("the large one is parked", async || {
-        ingest.metric(parked).await.unwrap_or_default() == 1.0
-    })
-    .await;
+    counts(&ingest, parked, 1.0).await;
     world.finish().await;
 }
 

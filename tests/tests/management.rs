@@ -4,7 +4,8 @@
 
 use harness::receiver::answering;
 use harness::service::{Service, http};
-use harness::world::{Answer, TENANT, World, eventually};
+use harness::setups::counts;
+use harness::world::{Answer, TENANT, World};
 use serde_json::{Value, json};
 
 async fn token(
@@ -214,30 +215,16 @@ async fn the_log_is_paged_and_filtered() {
         .await
         .body;
     assert_eq!(failed["deliveries"], json!([]));
-    says(
-        &world
-            .ask(&ingest, "GET", &format!("{path}?status=lost"), None)
-            .await,
-        422,
-        Some("status"),
-        "queued",
-    );
-    says(
-        &world
-            .ask(&ingest, "GET", &format!("{path}?limit=0"), None)
-            .await,
-        422,
-        Some("limit"),
-        "1 and 250",
-    );
-    says(
-        &world
-            .ask(&ingest, "GET", &format!("{path}?cursor=x"), None)
-            .await,
-        422,
-        Some("cursor"),
-        "cursor",
-    );
+    for (query, field, words) in [
+        ("status=lost", "status", "queued"),
+        ("limit=0", "limit", "1 and 250"),
+        ("cursor=x", "cursor", "cursor"),
+    ] {
+        let refused = world
+            .ask(&ingest, "GET", &format!("{path}?{query}"), None)
+            .await;
+        says(&refused, 422, Some(field), words);
+    }
     world.finish().await;
 }
 
@@ -248,15 +235,7 @@ async fn a_token_permits_only_what_its_role_and_tenant_allow() {
     let shop = world.receiver(answering(200)).await;
     let webhook = world.webhook(&ingest, &shop, json!({})).await;
     let path = format!("/api/v1/webhooks/{}", webhook.id);
-    let made = world
-        .ask_as_operator(
-            &ingest,
-            "POST",
-            "/api/v1/admin/tenants",
-            Some(json!({"id": "other"})),
-        )
-        .await;
-    assert_eq!(made.status, 201, "{}", made.body);
+    world.tenant(&ingest, "other").await;
     let again = world
         .ask_as_operator(
             &ingest,
@@ -534,8 +513,7 @@ async fn no_secret_is_printed_or_stored_in_the_clear() {
 async fn health_and_metrics_show_the_state_of_a_process() {
     let world = World::start().await;
     let (ingest, dispatcher) = (world.ingest().await, world.dispatcher().await);
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
     world.publish("order.created", "evt-1", &json!({})).await;
     world.publish("order.created", "evt-1", &json!({})).await;
     shop.receives(1).await;
@@ -555,14 +533,7 @@ async fn health_and_metrics_show_the_state_of_a_process() {
             0
         );
     }
-    eventually("both are counted", async || {
-        ingest
-            .metric("posthorn_events_received_total")
-            .await
-            .unwrap() as i64
-            == 2
-    })
-    .await;
+    counts(&ingest, "posthorn_events_received_total", 2.0).await;
     for (service, name, value) in [
         (&ingest, "posthorn_deliveries_enqueued_total", 1),
         (&ingest, "posthorn_subscriptions", 1),

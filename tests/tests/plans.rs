@@ -89,6 +89,51 @@ async fn no_statement_reads_more_than_it_needs_with_statistics_of_another_time()
     world.finish().await;
 }
 
+#[tokio::test]
+async fn a_clients_webhooks_and_one_by_its_old_id_are_found_without_reading_the_others() {
+    let world = World::start().await;
+    let sql = world.sql().await;
+    let many = format!(
+        "SET session_replication_role = replica;
+         INSERT INTO webhooks (id, tenant, url, patterns, secret, revision, metadata, external_id)
+         SELECT gen_random_uuid(), '{TENANT}', 'https://example.com/', '{{never}}', '', 0,
+             jsonb_build_object('client_id', 'client-' || n % 500), 'old-' || n
+         FROM generate_series(1, 5000) n;
+         RESET session_replication_role; ANALYZE webhooks"
+    );
+    sql.batch_execute(&many).await.unwrap();
+    let url = explained(world.database_url());
+    let settings = [
+        ("DATABASE_URL", url.as_str()),
+        ("LOG_FORMAT", "json"),
+        ("RUST_LOG", "info,lapin=off"),
+    ];
+    let ingest = world.service("posthorn-ingest", &settings).await;
+    for (query, found) in [("client_id=client-7", 10), ("external_id=old-7", 1)] {
+        let path = format!("/api/v1/webhooks?{query}");
+        let listed = world.ask(&ingest, "GET", &path, None).await;
+        assert_eq!(
+            listed.body["webhooks"].as_array().unwrap().len(),
+            found,
+            "{query}"
+        );
+    }
+    let plans = plans(&world.logs());
+    let listed: Vec<_> = plans
+        .iter()
+        .filter(|plan| plan.name == "list_webhooks")
+        .collect();
+    assert_eq!(listed.len(), 2);
+    for plan in listed {
+        assert!(
+            plan.rows <= ROWS_PER_ROW * plan.asked,
+            "{} rows of 5,000",
+            plan.rows
+        );
+    }
+    world.finish().await;
+}
+
 /// Has both services do all that they do often, and looks at how it was done.
 async fn works_within_bounds(world: &World) {
     let url = explained(world.database_url());

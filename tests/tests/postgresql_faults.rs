@@ -7,21 +7,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use harness::clock;
 use harness::proxy::Proxy;
 use harness::receiver::{Arrival, Receiver, Reply, answering, unix_now};
 use harness::service::{Service, http};
 use harness::world::{World, eventually};
 use serde_json::{Value, json};
-use url::Url;
-
-/// The database behind a proxy, and its URL through that proxy.
-async fn database_by_proxy(world: &World) -> (Proxy, String) {
-    let mut url = Url::parse(world.database_url()).unwrap();
-    let target = format!("127.0.0.1:{}", url.port().unwrap());
-    let proxy = Proxy::to(&target).await.unwrap();
-    url.set_port(Some(proxy.address().port())).unwrap();
-    (proxy, url.to_string())
-}
 
 /// The sweeper would be 75 s late. If it made no job, nothing waited for it.
 async fn no_job_was_put_back(dispatcher: &Service) {
@@ -37,12 +28,11 @@ fn pauses(arrivals: &[Arrival]) -> Vec<Duration> {
 #[tokio::test]
 async fn an_event_whose_commit_was_not_answered_is_delivered_without_the_sweeper() {
     let world = World::start().await;
-    let (proxy, url) = database_by_proxy(&world).await;
+    let (proxy, url) = Proxy::before(world.database_url()).await.unwrap();
     let ingest = [("DATABASE_URL", url.as_str())];
     let ingest = world.service("posthorn-ingest", &ingest).await;
     let dispatcher = world.dispatcher().await;
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
 
     // What follows an event's data in the message that has the statement's parameters.
     proxy.lose_answer("the-unanswered-one", "order.created");
@@ -63,7 +53,7 @@ async fn an_event_whose_commit_was_not_answered_is_delivered_without_the_sweeper
 #[tokio::test]
 async fn a_retry_whose_commit_was_not_answered_comes_when_it_is_due() {
     let world = World::start().await;
-    let (proxy, url) = database_by_proxy(&world).await;
+    let (proxy, url) = Proxy::before(world.database_url()).await.unwrap();
     let ingest = world.ingest().await;
     let dispatcher = [("DATABASE_URL", url.as_str())];
     let dispatcher = world.service("posthorn-dispatcher", &dispatcher).await;
@@ -99,7 +89,7 @@ async fn a_retry_whose_commit_was_not_answered_comes_when_it_is_due() {
 #[tokio::test]
 async fn a_deferral_whose_commit_was_not_answered_ends_when_it_is_due() {
     let world = World::start().await;
-    let (proxy, url) = database_by_proxy(&world).await;
+    let (proxy, url) = Proxy::before(world.database_url()).await.unwrap();
     let ingest = world.ingest().await;
     let dispatcher = [("DATABASE_URL", url.as_str())];
     let dispatcher = world.service("posthorn-dispatcher", &dispatcher).await;
@@ -125,7 +115,7 @@ async fn a_deferral_whose_commit_was_not_answered_ends_when_it_is_due() {
 async fn the_owner_is_told_at_once_of_a_webhook_that_was_disabled_though_the_commit_was_not_answered()
  {
     let world = World::start().await;
-    let (proxy, url) = database_by_proxy(&world).await;
+    let (proxy, url) = Proxy::before(world.database_url()).await.unwrap();
     let ingest = world.ingest().await;
     let dispatcher = [("DATABASE_URL", url.as_str())];
     let dispatcher = world.service("posthorn-dispatcher", &dispatcher).await;
@@ -171,8 +161,7 @@ async fn a_verdict_that_postgresql_refuses_does_not_delay_others() {
         "verdict" => Reply::status(299),
         _ => Reply::status(200),
     };
-    let shop = world.receiver(Arc::new(script)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, Arc::new(script)).await;
 
     for n in 0..20 {
         let id = format!("evt-{n}");
@@ -238,8 +227,7 @@ async fn a_missing_partition_is_created_by_the_dispatcher_that_needs_it() {
     let world = World::start().await;
     let database = world.sql().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
     let drop_today = "DO $$ BEGIN EXECUTE 'DROP TABLE attempts_' \
                       || to_char((now() at time zone 'UTC')::date, 'YYYYMMDD'); END $$";
     database.batch_execute(drop_today).await.unwrap();
@@ -307,23 +295,8 @@ async fn an_old_days_deliveries_are_dropped_before_its_attempts() {
     world.finish().await;
 }
 
-/// Settings that make a process's wall clock wrong by this much. Its monotonic clock
-/// is right.
-fn clock_off_by(offset: &str) -> [(&'static str, String); 3] {
-    let folders = std::fs::read_dir("/usr/lib").unwrap();
-    let library = folders
-        .filter_map(|folder| Some(folder.ok()?.path().join("faketime/libfaketimeMT.so.1")))
-        .find(|library| library.is_file())
-        .expect("libfaketime is not installed: run deploy/deps.sh tests");
-    [
-        ("LD_PRELOAD", library.display().to_string()),
-        ("FAKETIME", offset.to_owned()),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-    ]
-}
-
 async fn started(world: &World, binary: &str, offset: &str) -> Service {
-    let settings = clock_off_by(offset);
+    let settings = clock::off_by(offset);
     let settings = settings
         .each_ref()
         .map(|(name, value)| (*name, value.as_str()));
@@ -366,8 +339,7 @@ async fn events_arrive_at_once_though_the_clock_of_ingest_is_ahead() {
         .unwrap();
     assert!((-41.0..-39.0).contains(&offset), "{offset}");
 
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
     let took = time_to_receive(&world, &shop, 10).await;
     assert!(took < SOON, "{took:?}");
     // Ids use PostgreSQL's time too: no id is in the future.
@@ -448,8 +420,7 @@ async fn a_clock_that_is_slightly_wrong_is_logged_and_does_no_harm() {
         .await
         .unwrap();
     assert!((2.9..3.5).contains(&offset), "{offset}");
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
     assert!(time_to_receive(&world, &shop, 10).await < SOON);
     world.finish().await;
 }

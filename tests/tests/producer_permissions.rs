@@ -32,8 +32,7 @@ async fn a_producers_user_can_publish_its_tenants_events_and_do_nothing_else() {
     let url = world
         .amqp_url()
         .replace("posthorn:posthorn@", "acme-producer:the-password@");
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
 
     let own = |id: &str| Publication::json(TENANT, "order.created", id, "{}");
     let producer = Producer::connect(&url).await.unwrap();

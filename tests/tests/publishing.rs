@@ -117,8 +117,7 @@ async fn cloudevents_are_taken_in_every_mode_and_delivered_in_both() {
 async fn an_idempotency_key_makes_a_repeated_request_harmless() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
     let headers = [
         JSON,
         (
@@ -145,8 +144,7 @@ async fn an_idempotency_key_makes_a_repeated_request_harmless() {
 async fn the_same_id_with_other_data_is_refused_with_both_hashes_over_http_and_parked_over_amqp() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
-    let shop = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &shop, json!({})).await;
+    let shop = world.subscribed(&ingest, answering(200)).await;
     let first = r#"{"total":25.00,"n":[1,2]}"#;
     let event = |kind: &str, data: &str| format!(r#"{{"type":"{kind}","id":"e-1","data":{data}}}"#);
     let (status, taken) = publish(&ingest, &[JSON], &event("order.created", first)).await;

@@ -119,8 +119,7 @@ async fn while_rabbitmq_is_away_a_replay_waits() {
 async fn old_finished_replays_are_deleted_and_running_ones_are_kept() {
     let world = World::with(&[("WEBHOOK_EVENT_TTL", "864000")]).await;
     let ingest = world.ingest().await;
-    let receiver = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &receiver, json!({})).await;
+    let _receiver = world.subscribed(&ingest, answering(200)).await;
     let sql = world.sql().await;
     sql.batch_execute(&format!(
         "INSERT INTO replays (id, tenant, webhook_id, since, until, states, rate, state, matching, \

@@ -63,8 +63,7 @@ async fn deliveries_flow_while_an_old_day_waits_for_its_last_reader() {
                  AND datname = current_database()";
     eventually("dropping waits", async || world.count(waits).await == 1).await;
 
-    let receiver = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &receiver, json!({})).await;
+    let receiver = world.subscribed(&ingest, answering(200)).await;
     for n in 0..50 {
         let id = format!("evt-{n}");
         world.publish("order.created", &id, &json!({})).await;

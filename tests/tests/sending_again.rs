@@ -65,17 +65,7 @@ async fn many_deliveries_are_retried_by_one_request_and_each_has_its_answer() {
     );
 
     // Another tenant's are unknown.
-    world
-        .ask_as_operator(
-            &ingest,
-            "POST",
-            "/api/v1/admin/tenants",
-            Some(json!({"id": "globex"})),
-        )
-        .await;
-    let token = world
-        .command(&["token", "create", "--tenant", "globex"])
-        .await;
+    let token = world.another_tenant(&ingest, "globex").await;
     let others = world
         .ask_as(&token, &ingest, "POST", path, Some(body))
         .await;

@@ -233,17 +233,7 @@ async fn a_viewer_and_another_tenant_check_nothing_of_ours() {
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(200)).await;
     let webhook = world.webhook(&ingest, &shop, json!({})).await;
-    world
-        .ask_as_operator(
-            &ingest,
-            "POST",
-            "/api/v1/admin/tenants",
-            Some(json!({"id": "globex"})),
-        )
-        .await;
-    let other = world
-        .command(&["token", "create", "--tenant", "globex"])
-        .await;
+    let other = world.another_tenant(&ingest, "globex").await;
     let path = "/api/v1/signatures/check";
     let asked = json!({"webhook_id": webhook.id});
     let answer = world

@@ -176,7 +176,11 @@ impl Machine {
                 .execute(
                     "INSERT INTO deliveries (id, event_uid, webhook_id, event_type, state, due_at) \
                      VALUES ($1, $2, $3, 'order.created', 'queued', now() - interval '1 hour')",
-                    &[&DeliveryId::of(uid), &uid, &self.webhooks[n % WEBHOOKS]],
+                    &[
+                        &DeliveryId::for_event(uid),
+                        &uid,
+                        &self.webhooks[n % WEBHOOKS],
+                    ],
                 )
                 .await
                 .unwrap();

@@ -128,8 +128,7 @@ async fn one_trace_leads_from_the_producer_through_a_retry_to_the_endpoint() {
 async fn an_event_over_http_keeps_its_trace_too_and_so_does_a_batch() {
     let collector = Collector::start().await.unwrap();
     let (world, [ingest, _dispatcher]) = traced(&collector, &[]).await;
-    let endpoint = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &endpoint, json!({})).await;
+    let endpoint = world.subscribed(&ingest, answering(200)).await;
     let token = world.token();
     let post = async |path: &str, body: Value| {
         let request = http().post(ingest.url(path)).bearer_auth(token);
@@ -213,8 +212,7 @@ async fn traces_that_begin_at_posthorn_are_recorded_as_the_sampler_says() {
     let collector = Collector::start().await.unwrap();
     let always = [("OTEL_TRACES_SAMPLER", "parentbased_always_on")];
     let (world, [ingest, dispatcher]) = traced(&collector, &always).await;
-    let endpoint = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &endpoint, json!({})).await;
+    let endpoint = world.subscribed(&ingest, answering(200)).await;
     world.publish("order.created", "evt-1", &json!({})).await;
     // Its producer doesn't record it, so nobody does.
     publish(&world, "evt-2", &traceparent(false)).await;
@@ -246,12 +244,11 @@ async fn a_collector_that_is_away_delays_nothing() {
     ];
     let world = World::with(&always).await;
     let (ingest, dispatcher) = (world.ingest().await, world.dispatcher().await);
-    let endpoint = world.receiver(answering(200)).await;
-    world.webhook(&ingest, &endpoint, json!({})).await;
+    let endpoint = world.subscribed(&ingest, answering(200)).await;
     let events = (0..200)
         .map(|n| Publication::json(TENANT, "order.created", &format!("evt-{n}"), r#"{"n": 1}"#));
     let events: Vec<_> = events.collect();
-    world.producer().await.publish_all(&events).await.unwrap();
+    world.publish_all(&events).await;
     endpoint.receives(200).await;
     world.settles().await;
     // `stop` fails if a process doesn't end by itself.

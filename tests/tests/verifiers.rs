@@ -5,13 +5,12 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::process::{Command, Stdio};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use harness::producer::Publication;
 use harness::receiver::{Arrival, answering};
+use harness::script::{headers, judged_by};
 use harness::world::{TENANT, World};
 use serde_json::{Value, json};
 
@@ -71,33 +70,12 @@ fn judged(language: &str, code: &str, cases: &Value) -> Option<Vec<bool>> {
         "js" => ("node", "-e", IN_NODE),
         _ => ("python3", "-c", IN_PYTHON),
     };
-    let child = Command::new(program)
-        .args([option, &format!("{code}\n{more}")])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn();
-    let mut child = match child {
-        Ok(child) => child,
-        Err(error) => {
-            assert!(std::env::var_os("CI").is_none(), "{program}: {error}");
-            eprintln!("SKIPPED: no `{program}` ({error})");
-            return None;
-        }
-    };
-    let mut input = child.stdin.take().unwrap();
-    input.write_all(cases.to_string().as_bytes()).unwrap();
-    drop(input);
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{program} failed");
-    Some(serde_json::from_slice(&output.stdout).unwrap())
+    let script = format!("{code}\n{more}");
+    judged_by(program, &[option, &script], cases)
 }
 
 fn case(secret: &str, arrival: &Arrival, body: &[u8]) -> Value {
-    let headers = arrival.headers.iter();
-    let headers: serde_json::Map<_, _> = headers
-        .map(|(name, value)| (name.to_string(), value.to_str().unwrap().into()))
-        .collect();
-    json!({"secret": secret, "headers": headers, "body": BASE64.encode(body)})
+    json!({"secret": secret, "headers": headers(arrival), "body": BASE64.encode(body)})
 }
 
 #[tokio::test]

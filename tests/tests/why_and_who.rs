@@ -280,17 +280,7 @@ async fn the_history_says_who_changed_what_and_holds_no_secret() {
         );
     }
     // Another tenant sees none of it.
-    world
-        .ask_as_operator(
-            &ingest,
-            "POST",
-            "/api/v1/admin/tenants",
-            Some(json!({"id": "globex"})),
-        )
-        .await;
-    let token = world
-        .command(&["token", "create", "--tenant", "globex"])
-        .await;
+    let token = world.another_tenant(&ingest, "globex").await;
     let others = world.ask_as(&token, &ingest, "GET", &history, None).await;
     assert_eq!(others.body["changes"], json!([]));
     world.finish().await;

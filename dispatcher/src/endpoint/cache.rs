@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use shared::catalogue::Changes;
 use shared::dialect::{Dialect, Dialects};
 use shared::ids::{Tenant, WebhookId};
 use shared::retry::Schedule;
+use shared::revisions::Changes;
 use shared::settings::Defaults;
 use shared::tenant::TenantSettings;
 use shared::webhook::{Rate, Webhook};

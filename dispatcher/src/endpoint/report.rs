@@ -43,14 +43,14 @@ pub struct EndpointReporter {
 }
 
 /// What was written last, and when.
-type Told = HashMap<WebhookId, (Trouble, Instant)>;
+type Reported = HashMap<WebhookId, (Trouble, Instant)>;
 
 impl EndpointReporter {
     /// Tells until `stop`. If PostgreSQL fails, the next look tells again.
     pub async fn run(self) {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut told = Told::new();
+        let mut reported = Reported::new();
         let mut probed = HashMap::new();
         loop {
             tokio::select! {
@@ -58,7 +58,7 @@ impl EndpointReporter {
                 () = self.stop.cancelled() => return,
             }
             let troubles = self.endpoints.in_trouble(clock::now());
-            if troubles.is_empty() && told.is_empty() {
+            if troubles.is_empty() && reported.is_empty() {
                 continue;
             }
             let done = async {
@@ -66,7 +66,7 @@ impl EndpointReporter {
                 if troubles.iter().any(|(_, trouble)| trouble.outage.is_some()) {
                     self.end_waits(&client, &mut probed).await?;
                 }
-                self.tell(&client, &troubles, &mut told).await
+                self.tell(&client, &troubles, &mut reported).await
             };
             if let Err(error) = done.await {
                 let error = format!("{error:#}");
@@ -83,10 +83,11 @@ impl EndpointReporter {
         &self,
         client: &Client,
         troubles: &[(WebhookId, Trouble)],
-        told: &mut Told,
+        reported: &mut Reported,
     ) -> anyhow::Result<()> {
         let is_news = |webhook: &WebhookId, trouble: &Trouble| {
-            told.get(webhook)
+            reported
+                .get(webhook)
                 .is_none_or(|(last, at)| last.outage != trouble.outage || at.elapsed() >= REPEAT)
         };
         let news = troubles
@@ -96,13 +97,13 @@ impl EndpointReporter {
         if !news.is_empty() {
             write(client, self.process, &news).await?;
             let now = Instant::now();
-            told.extend(
+            reported.extend(
                 news.iter()
                     .map(|(webhook, trouble)| (*webhook, (*trouble, now))),
             );
         }
         let is_over = |webhook: &WebhookId| !troubles.iter().any(|(other, _)| other == webhook);
-        let over: Vec<_> = told
+        let over: Vec<_> = reported
             .iter()
             .filter(|(webhook, _)| is_over(webhook))
             .collect();
@@ -122,7 +123,7 @@ impl EndpointReporter {
         if !ended.is_empty() {
             write(client, self.process, &ended).await?;
             let now = Instant::now();
-            told.extend(
+            reported.extend(
                 ended
                     .iter()
                     .map(|(webhook, trouble)| (*webhook, (*trouble, now))),
@@ -130,7 +131,7 @@ impl EndpointReporter {
         }
         if !forgotten.is_empty() {
             delete(client, self.process, &forgotten).await?;
-            told.retain(|webhook, _| !forgotten.contains(webhook));
+            reported.retain(|webhook, _| !forgotten.contains(webhook));
         }
         Ok(())
     }

@@ -43,7 +43,7 @@ pub(crate) fn by_day<'a>(
     rows.sort_unstable_by_key(|row| row.delivery_id);
     let mut days = ByDay::new();
     for row in rows {
-        let day = Day::of(row.delivery_id.uuid()).filter(|day| day.is_recent(now));
+        let day = Day::from_id(row.delivery_id.uuid()).filter(|day| day.is_recent(now));
         days.entry(day).or_default().push(row);
     }
     days

@@ -27,9 +27,10 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::alone::is_alone;
 use super::announce::{Announcement, announce, written_before};
 use super::exhausted;
-use super::trouble::{Seen, Told, Watched, assess};
+use super::trouble::{Announced, Seen, Watched, assess};
 
 /// Any number that no other lock of ours has: "alerts" in ASCII.
 const LOCK: i64 = 0x616c_6572_7473;
@@ -66,24 +67,18 @@ impl AlertWatch {
     async fn check(&self, unsure: &mut Vec<EventUid>) -> anyhow::Result<()> {
         let mut client = self.pool.get().await.context("connecting to PostgreSQL")?;
         let transaction = client.transaction().await?;
-        let locked = transaction
-            .query_one(
-                "-- alerts_lock\nSELECT pg_try_advisory_xact_lock($1)",
-                &[&LOCK],
-            )
-            .await?;
-        if !locked.get::<_, bool>(0) {
+        if !is_alone(&transaction, LOCK).await? {
             return Ok(());
         }
         let mut jobs = written_before(&transaction, unsure).await?;
         let now = clock::now().truncate_to_millisecond();
-        let mut told = told(&transaction).await?;
-        let mut seen = seen(&transaction, &told, now).await?;
+        let mut announced = announced(&transaction).await?;
+        let mut seen = seen(&transaction, &announced, now).await?;
         let watched = watched(&transaction, &seen).await?;
         let mut announcements = Vec::new();
         let mut changed = Vec::new();
         for webhook in &watched {
-            let (Some(seen), was) = (seen.get(&webhook.id), told.remove(&webhook.id)) else {
+            let (Some(seen), was) = (seen.get(&webhook.id), announced.remove(&webhook.id)) else {
                 continue;
             };
             let was = was.unwrap_or_default();
@@ -94,7 +89,7 @@ impl AlertWatch {
             }
         }
         // Webhooks that are gone or switched off: their owners know.
-        changed.extend(told.keys().map(|gone| (*gone, Told::default())));
+        changed.extend(announced.keys().map(|gone| (*gone, Announced::default())));
         write(&transaction, &changed).await?;
         seen.retain(|_, seen| seen.recent.last_failed_at.is_some());
         announcements.extend(exhausted::given_up(&transaction, &watched, &seen, now).await?);
@@ -118,22 +113,22 @@ impl AlertWatch {
 }
 
 /// What owners were told.
-async fn told(transaction: &Transaction<'_>) -> anyhow::Result<HashMap<WebhookId, Told>> {
+async fn announced(transaction: &Transaction<'_>) -> anyhow::Result<HashMap<WebhookId, Announced>> {
     let statement = transaction
         .prepare_cached(
             "-- webhook_alerts\nSELECT webhook_id, kind, since, failed_at FROM webhook_alerts",
         )
         .await?;
-    let mut all: HashMap<WebhookId, Told> = HashMap::new();
+    let mut all: HashMap<WebhookId, Announced> = HashMap::new();
     for row in transaction.query(&statement, &[]).await? {
-        let told = all.entry(row.get("webhook_id")).or_default();
+        let announced = all.entry(row.get("webhook_id")).or_default();
         let since: OffsetDateTime = row.get("since");
         match row.get("kind") {
-            "failing" => told.failing = Some(since),
-            "slow" => told.slow = Some(since),
+            "failing" => announced.failing = Some(since),
+            "slow" => announced.slow = Some(since),
             _ => {
                 let failed_at: Option<OffsetDateTime> = row.get("failed_at");
-                told.down = Some((since, failed_at.unwrap_or(since)));
+                announced.down = Some((since, failed_at.unwrap_or(since)));
             }
         }
     }
@@ -143,7 +138,7 @@ async fn told(transaction: &Transaction<'_>) -> anyhow::Result<HashMap<WebhookId
 /// All webhooks that there is something to say about.
 async fn seen(
     transaction: &Transaction<'_>,
-    told: &HashMap<WebhookId, Told>,
+    announced: &HashMap<WebhookId, Announced>,
     now: OffsetDateTime,
 ) -> anyhow::Result<HashMap<WebhookId, Seen>> {
     let mut seen: HashMap<WebhookId, Seen> = HashMap::new();
@@ -168,7 +163,7 @@ async fn seen(
     for (webhook, down) in endpoints::down(transaction, &in_trouble).await? {
         seen.entry(webhook).or_default().down = Some(down);
     }
-    for webhook in told.keys() {
+    for webhook in announced.keys() {
         seen.entry(*webhook).or_default();
     }
     Ok(seen)
@@ -203,8 +198,8 @@ async fn watched(
 fn changes(
     webhook: &Watched,
     seen: &Seen,
-    was: Told,
-    is: Told,
+    was: Announced,
+    is: Announced,
     now: OffsetDateTime,
 ) -> anyhow::Result<Vec<Announcement>> {
     let Watched { id, thresholds, .. } = webhook;
@@ -267,7 +262,10 @@ fn changes(
 }
 
 /// Writes what owners are told from now on.
-async fn write(transaction: &Transaction<'_>, changed: &[(WebhookId, Told)]) -> anyhow::Result<()> {
+async fn write(
+    transaction: &Transaction<'_>,
+    changed: &[(WebhookId, Announced)],
+) -> anyhow::Result<()> {
     if changed.is_empty() {
         return Ok(());
     }
@@ -277,13 +275,14 @@ async fn write(transaction: &Transaction<'_>, changed: &[(WebhookId, Told)]) -> 
     let ids: Vec<_> = changed.iter().map(|(webhook, _)| webhook).collect();
     transaction.execute(&forget, &[&ids]).await?;
     let (mut webhooks, mut kinds, mut since, mut failed) = (vec![], vec![], vec![], vec![]);
-    for (webhook, told) in changed {
-        for (kind, at) in told.troubles() {
+    for (webhook, announced) in changed {
+        for (kind, at) in announced.troubles() {
             webhooks.push(webhook);
             kinds.push(kind);
             since.push(at);
             failed.push(
-                told.down
+                announced
+                    .down
                     .filter(|_| kind == "down")
                     .map(|(_, failed_at)| failed_at),
             );

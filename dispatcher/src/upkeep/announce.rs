@@ -45,7 +45,7 @@ pub async fn announce(
         let at = one.uid.accepted_at();
         let webhooks = operational_webhooks(transaction, one).await?;
         let first = webhooks.iter().map(|webhook| Job {
-            delivery: DeliveryId::of(one.uid),
+            delivery: DeliveryId::for_event(one.uid),
             webhook: *webhook,
             tenant: one.tenant.clone(),
             event_uid: one.uid,
@@ -55,7 +55,7 @@ pub async fn announce(
             attempt: 1,
             due_at: at,
             recheck: false,
-            payload: Payload::of(&one.data, None),
+            payload: Payload::from_data(&one.data, None),
             restart: None,
             late: None,
             trace: None,

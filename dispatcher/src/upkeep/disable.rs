@@ -6,6 +6,7 @@
 use deadpool_postgres::Transaction;
 use serde::Serialize;
 use serde_json::json;
+use shared::column;
 use shared::ids::{EventUid, Tenant, WebhookId};
 use shared::job::Job;
 use shared::operational::DISABLED;
@@ -68,20 +69,15 @@ pub async fn disable(
              RETURNING w.id, w.tenant, cause.reason, cause.failing_since, cause.uid",
         )
         .await?;
-    macro_rules! column {
-        ($field:ident) => {
-            &causes.iter().map(|cause| &cause.$field).collect::<Vec<_>>()
-        };
-    }
     let rows = transaction
         .query(
             &statement,
             &[
-                column!(webhook),
-                column!(url),
-                column!(reason),
-                column!(failing_since),
-                column!(uid),
+                column!(causes, cause => &cause.webhook),
+                column!(causes, cause => &cause.url),
+                column!(causes, cause => &cause.reason),
+                column!(causes, cause => &cause.failing_since),
+                column!(causes, cause => &cause.uid),
             ],
         )
         .await?;

@@ -1,8 +1,8 @@
-//! Which deliveries were given up since their owners were last told: `delivery.exhausted`.
+//! Tells owners that deliveries were given up: `delivery.exhausted`.
 //!
-//! They are counted in the statistics, per quarter of an hour. The table `exhausted_told` has
-//! how many were counted when the owner was last told. An owner is told at most once a minute
-//! of each webhook, with the number and the way to replay them.
+//! The statistics count these deliveries per quarter of an hour. The table `exhausted_told` has
+//! the count that the owner was last told. An owner gets at most one such event a minute for each
+//! webhook. It says how many deliveries were given up since the last one, and how to replay them.
 
 use std::collections::HashMap;
 

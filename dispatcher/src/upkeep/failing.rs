@@ -21,6 +21,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::alone::is_alone;
 use super::announce::written_before;
 use super::disable::{Cause, Disabled, announce_disabled, disable};
 use crate::metrics::metrics;
@@ -71,13 +72,7 @@ impl FailureWatch {
     async fn check(&self, after: Duration, unsure: &mut Vec<EventUid>) -> anyhow::Result<()> {
         let mut client = self.pool.get().await.context("connecting to PostgreSQL")?;
         let transaction = client.transaction().await?;
-        let locked = transaction
-            .query_one(
-                "-- failing_lock\nSELECT pg_try_advisory_xact_lock($1)",
-                &[&LOCK],
-            )
-            .await?;
-        if !locked.get::<_, bool>(0) {
+        if !is_alone(&transaction, LOCK).await? {
             return Ok(());
         }
         let now = clock::now();

@@ -1,8 +1,10 @@
-//! What runs beside the pipeline, for all replicas together: lost jobs are put back on
-//! their queue, deliveries of webhooks that were paused are released, and webhooks that
-//! keep failing are disabled, and their owners are told of trouble.
+//! Work beside the pipeline that is done once for all replicas.
+//!
+//! It puts lost jobs back on their queue, releases deliveries of webhooks that are no longer
+//! paused, disables webhooks that keep failing, and tells owners about webhooks in trouble.
 
 pub mod alerts;
+mod alone;
 pub mod announce;
 pub mod backlog;
 pub mod disable;

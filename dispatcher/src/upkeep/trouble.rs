@@ -18,7 +18,7 @@ const BETTER: f64 = 0.5;
 
 /// What an owner was told, and when it began.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Told {
+pub struct Announced {
     pub failing: Option<OffsetDateTime>,
     pub slow: Option<OffsetDateTime>,
     /// When it began, and when a request failed last.
@@ -35,7 +35,12 @@ pub struct Seen {
 }
 
 /// What is true now.
-pub fn assess(seen: &Seen, told: Told, thresholds: &Thresholds, now: OffsetDateTime) -> Told {
+pub fn assess(
+    seen: &Seen,
+    announced: Announced,
+    thresholds: &Thresholds,
+    now: OffsetDateTime,
+) -> Announced {
     let Seen {
         recent,
         down,
@@ -43,19 +48,19 @@ pub fn assess(seen: &Seen, told: Told, thresholds: &Thresholds, now: OffsetDateT
     } = seen;
     let least = f64::from(thresholds.min_attempts);
     let rate = recent.failed() / recent.attempts();
-    let failing = match told.failing {
+    let failing = match announced.failing {
         None if recent.attempts() >= least && rate > thresholds.failure_rate => Some(now),
         // A webhook without attempts is as it was.
         Some(_) if rate <= thresholds.failure_rate * BETTER => None,
-        told => told,
+        announced => announced,
     };
     let limit = thresholds.slow.as_secs_f64() * 1000.0;
-    let slow = match (told.slow, recent.p95_ms()) {
+    let slow = match (announced.slow, recent.p95_ms()) {
         (None, Some(p95)) if recent.timed() >= least && p95 > limit => Some(now),
         (Some(_), Some(p95)) if p95 <= limit * BETTER => None,
-        (told, _) => told,
+        (announced, _) => announced,
     };
-    let down = match (told.down, down) {
+    let down = match (announced.down, down) {
         (None, Some(down)) if now - down.since >= thresholds.down_after => {
             Some((down.since, down.failed_at))
         }
@@ -66,16 +71,16 @@ pub fn assess(seen: &Seen, told: Told, thresholds: &Thresholds, now: OffsetDateT
         {
             None
         }
-        (told, _) => told,
+        (announced, _) => announced,
     };
-    Told {
+    Announced {
         failing,
         slow,
         down,
     }
 }
 
-impl Told {
+impl Announced {
     pub fn is_well(self) -> bool {
         self.failing.is_none() && self.slow.is_none() && self.down.is_none()
     }
@@ -128,11 +133,11 @@ mod tests {
 
     fn is_failing(was: bool, succeeded: usize, failed: usize) -> bool {
         let seen = attempts(succeeded, failed, Duration::from_millis(5));
-        let told = Told {
+        let announced = Announced {
             failing: was.then_some(BEFORE),
-            ..Told::default()
+            ..Announced::default()
         };
-        let is = assess(&seen, told, &Thresholds::default(), NOW);
+        let is = assess(&seen, announced, &Thresholds::default(), NOW);
         assert!(is.slow.is_none() && is.down.is_none());
         is.failing.is_some()
     }
@@ -176,11 +181,11 @@ mod tests {
     fn slow_is_a_p95_beyond_five_seconds() {
         let is_slow = |was: bool, count, seconds| {
             let seen = attempts(count, 0, Duration::from_secs(seconds));
-            let told = Told {
+            let announced = Announced {
                 slow: was.then_some(BEFORE),
-                ..Told::default()
+                ..Announced::default()
             };
-            assess(&seen, told, &Thresholds::default(), NOW)
+            assess(&seen, announced, &Thresholds::default(), NOW)
                 .slow
                 .is_some()
         };
@@ -203,25 +208,25 @@ mod tests {
             down,
             ..Seen::default()
         };
-        let nothing = Told::default();
+        let nothing = Announced::default();
         assert_eq!(
             assess(&seen(down_for(59)), nothing, &thresholds, NOW),
             nothing
         );
-        let told = assess(&seen(down_for(60)), nothing, &thresholds, NOW);
-        assert!(told.down.is_some());
+        let announced = assess(&seen(down_for(60)), nothing, &thresholds, NOW);
+        assert!(announced.down.is_some());
         // All dispatchers were restarted: nobody calls it down.
-        assert_eq!(assess(&seen(None), told, &thresholds, NOW), told);
+        assert_eq!(assess(&seen(None), announced, &thresholds, NOW), announced);
         // It goes down again: that is the same outage.
-        let again = assess(&seen(down_for(0)), told, &thresholds, NOW);
-        let since = told.down.map(|(since, _)| since);
+        let again = assess(&seen(down_for(0)), announced, &thresholds, NOW);
+        let since = announced.down.map(|(since, _)| since);
         assert_eq!(again.down, since.map(|since| (since, NOW)));
         let mut alive = seen(None);
         alive.closed_at = Some(NOW);
-        assert_eq!(assess(&alive, told, &thresholds, NOW), nothing);
+        assert_eq!(assess(&alive, announced, &thresholds, NOW), nothing);
         alive.closed_at = Some(BEFORE);
-        assert_eq!(assess(&alive, told, &thresholds, NOW), told);
+        assert_eq!(assess(&alive, announced, &thresholds, NOW), announced);
         alive.recent.last_delivered_at = Some(NOW);
-        assert_eq!(assess(&alive, told, &thresholds, NOW), nothing);
+        assert_eq!(assess(&alive, announced, &thresholds, NOW), nothing);
     }
 }

@@ -1,10 +1,11 @@
 //! The statement that writes events and their deliveries.
 //!
-//! It names the day's partitions, and the day before's, so that one generic plan is right
-//! for an empty partition and for a huge one (each table in it has one index that fits),
-//! nothing is planned when it is executed, and its cost doesn't depend on how many days
-//! there are. [`of_any_day`] is for a day that isn't there, and for the end of a day: it goes through the partitioned
-//! tables, is slower, and fails if no partition takes its rows.
+//! It names the partitions of the day and of the day before. So its cost doesn't depend on the
+//! number of days, nothing is planned when it is executed, and one generic plan fits an empty
+//! partition as well as a huge one: each table in it has one suitable index.
+//!
+//! [`of_any_day`] goes through the partitioned tables instead. It is for the end of a day, and for
+//! a day without partitions. It is slower, and fails if no partition takes its rows.
 
 use shared::ids::first_uuid_at;
 use shared::partitions::Day;
@@ -49,8 +50,8 @@ pub(super) fn of_any_day(day: Date) -> String {
 // in a comparison is a lookup for each event. `due_at` is what the job says too:
 // the millisecond in the delivery's id.
 //
-// Its snapshot is taken when it begins. So if the catalogue has the expected revision in
-// it, the batch was matched with everything that was committed before.
+// Its snapshot is taken when it begins. So if it has the expected
+// revision, the batch was matched with everything that was committed before.
 fn statement(events: &str, deliveries: &str, detached: &str, known: &str) -> String {
     format!(
         "-- accept_events

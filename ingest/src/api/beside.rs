@@ -1,7 +1,7 @@
-//! Members that an answer has beside ours, because clients of a dialect's system read them.
+//! Adds members to an answer for clients of the system whose dialect a tenant uses.
 //!
-//! The dialect's file names them ([`Additions`](shared::dialect::Additions)). A member of
-//! ours with the same name stays as it is.
+//! The dialect's file names these members ([`Additions`](shared::dialect::Additions)). A member
+//! that the answer already has is not replaced.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,8 @@
-//! The history of changes: who changed what, and how it was before.
+//! The history of changes: who changed what, with the values before and after.
 //!
-//! Triggers write it (V15), in the transaction of the change. It holds no secret: of sealed
-//! members it says that they changed. The latest 200 changes of an object are kept, for
-//! as long as the log; of what is deleted, that alone.
+//! Triggers write it (V15) in the transaction of the change. It has no secrets: of a sealed member
+//! it says only that the member changed. It keeps an object's latest 200 changes for as long as
+//! the log is kept. Of a deleted object only the deletion is kept.
 
 use std::str::FromStr;
 
@@ -167,7 +167,7 @@ pub async fn find(
         limit: query.limit,
         cursor: query.cursor,
     };
-    let (limit, before) = (page.limit()?, page.after::<i64>()?);
+    let (limit, before) = page.read::<i64>()?;
     let object = query.object.map(|object| stored(&object));
     let client = api.pool.get().await?;
     let rows = match object {

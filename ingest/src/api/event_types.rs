@@ -83,7 +83,7 @@ pub async fn list(
         limit: filter.limit,
         cursor: filter.cursor,
     };
-    let (limit, after) = (page.limit()?, page.after::<EventType>()?);
+    let (limit, after) = page.read::<EventType>()?;
     let client = api.pool.get().await?;
     let mut event_types = store::list(
         &client,

@@ -24,7 +24,7 @@ use crate::api::http::problem::{Problem, Result};
 use crate::api::state::{Api, Shared};
 use crate::event_types::store::{self, MAX_EVENT_TYPES};
 use crate::invalid::NotFound;
-use crate::tenants::{self, TenantView};
+use crate::tenants::view::{COLUMNS, TenantView};
 use crate::webhooks::rate_limit::RateLimit;
 
 /// The largest export, in bytes: the most that `apply` takes.
@@ -105,7 +105,7 @@ async fn export(acting: Reading, State(api): State<Shared>) -> Result<Json<Expor
 }
 
 async fn settings(client: &Client, tenant: &Tenant) -> Result<Value> {
-    let columns = tenants::COLUMNS;
+    let columns = COLUMNS;
     let statement = client
         .prepare_cached(&format!(
             "-- tenant_to_export\nSELECT {columns} FROM tenants WHERE id = $1 AND deleted_at IS NULL"

@@ -12,7 +12,7 @@ use crate::api::access::auth::Identified;
 use crate::api::access::role::Role;
 use crate::api::http::problem::Result;
 use crate::api::state::{Api, Shared};
-use crate::tenants::{COLUMNS, Limits, TenantView};
+use crate::tenants::view::{COLUMNS, Limits, TenantView};
 use crate::timestamp::Timestamp;
 
 /// `/api/v1/me`

@@ -55,7 +55,7 @@ pub mod webhooks;
 pub fn routes(api: Shared, cors_origins: &[HeaderValue]) -> Router {
     let (routes, document) = described();
     let document = openapi::finished(&document);
-    let queries = Arc::new(Queries::of(&document));
+    let queries = Arc::new(Queries::from_document(&document));
     let routes = routes
         .merge(openapi::page::routes(&document))
         .fallback(async |method: Method, uri: Uri| {

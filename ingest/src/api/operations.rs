@@ -158,6 +158,7 @@ pub async fn list_queues(_: Operating, State(api): State<Shared>) -> Result<Json
 
 /// The state of the system.
 #[derive(Serialize, ToSchema)]
+#[schema(as = SystemState)]
 pub struct System {
     /// Of the process that answers.
     #[schema(example = "0.9.0")]

@@ -22,10 +22,10 @@ use uuid::Uuid;
 use crate::api::access::auth::Operating;
 use crate::api::access::role::Role;
 use crate::api::http::headers::Created;
-use crate::api::http::problem::{Problem, Result};
+use crate::api::http::problem::Result;
 use crate::api::http::request::Body;
 use crate::api::state::{Api, Shared};
-use crate::invalid::NotFound;
+use crate::invalid::{Gathered, Invalid, NotFound};
 use crate::timestamp::Timestamp;
 
 /// How long a link can be opened.
@@ -100,22 +100,22 @@ pub async fn create(
     State(api): State<Shared>,
     Body(new): Body<NewPortalLink>,
 ) -> Result<Created<PortalLink>> {
-    let tenant: Tenant = new
-        .tenant
-        .parse()
-        .map_err(|error| Problem::field("tenant", format!("{error}")))?;
+    let mut wrong = Gathered::default();
+    let tenant = new.tenant.parse::<Tenant>();
+    let tenant = wrong.keep(tenant.map_err(|error| Invalid::new("tenant", error)));
     let role = new.role.unwrap_or(Role::Viewer);
     if role == Role::Admin {
-        return Err(Problem::field("role", "must be `viewer` or `manager`"));
+        wrong.add(Invalid::new("role", "must be `viewer` or `manager`"));
     }
     let session = new.expires_in.unwrap_or(SESSION);
     if !(60..=MAX_SESSION).contains(&session) {
         let bound = format!("must be between 60 and {MAX_SESSION} (seconds)");
-        return Err(Problem::field("expires_in", bound));
+        wrong.add(Invalid::new("expires_in", bound));
     }
-    one_of("theme", new.theme.as_deref(), &["light", "dark"])?;
-    one_of("accent", new.accent.as_deref(), &ACCENTS)?;
-    let webhooks = new.webhooks.map(|ids| parsed(&ids)).transpose()?;
+    wrong.take(one_of("theme", new.theme.as_deref(), &["light", "dark"]));
+    wrong.take(one_of("accent", new.accent.as_deref(), &ACCENTS));
+    let webhooks = wrong.take(new.webhooks.map(|ids| parsed(&ids)).transpose());
+    let tenant = wrong.finish_with(tenant)?;
     check_theirs(&api, &tenant, webhooks.as_deref().unwrap_or_default()).await?;
 
     let mut link = [0; 32];
@@ -162,25 +162,29 @@ const OPEN: &str = "/portal/open";
 /// Accents, each with enough contrast in both themes.
 pub const ACCENTS: [&str; 6] = ["petrol", "blue", "violet", "green", "brown", "gray"];
 
-fn one_of(field: &'static str, text: Option<&str>, known: &[&str]) -> Result<()> {
+fn one_of(
+    field: &'static str,
+    text: Option<&str>,
+    known: &[&str],
+) -> std::result::Result<(), Invalid> {
     match text {
         Some(text) if !known.contains(&text) => {
             let all = known.join(", ");
-            Err(Problem::field(field, format!("must be one of {all}")))
+            Err(Invalid::new(field, format!("must be one of {all}")))
         }
         _ => Ok(()),
     }
 }
 
-fn parsed(ids: &[String]) -> Result<Vec<WebhookId>> {
+fn parsed(ids: &[String]) -> std::result::Result<Vec<WebhookId>, Invalid> {
     if ids.is_empty() || ids.len() > MAX_WEBHOOKS {
         let bound = format!("must have 1 to {MAX_WEBHOOKS} entries");
-        return Err(Problem::field("webhooks", bound));
+        return Err(Invalid::new("webhooks", bound));
     }
     ids.iter()
         .map(|id| id.parse())
         .collect::<std::result::Result<_, shared::ids::Malformed>>()
-        .map_err(|error| Problem::field("webhooks", error.to_string()))
+        .map_err(|error| Invalid::new("webhooks", error))
 }
 
 async fn check_theirs(api: &Api, tenant: &Tenant, webhooks: &[WebhookId]) -> Result<()> {

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use deadpool_postgres::Pool;
 use secrecy::SecretString;
-use shared::catalogue::Feed;
 use shared::destination::Destinations;
 use shared::dialect::Dialects;
 use shared::egress::Egress;
 use shared::publish::Publisher;
+use shared::revisions::Feed;
 use shared::seal::Keyring;
 use shared::webhook::Subscription;
 

@@ -14,8 +14,10 @@ use crate::api::http::headers::Created;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Name, Page, Parameters};
 use crate::api::state::{Api, Shared};
-use crate::invalid::NotFound;
-use crate::tenants::{COLUMNS, Change, NewTenant, TenantView, insert, update, usage};
+use crate::invalid::{Gathered, Invalid, NotFound};
+use crate::tenants::form::{Change, NewTenant};
+use crate::tenants::store::{insert, update, usage};
+use crate::tenants::view::{COLUMNS, TenantView};
 
 /// `/api/v1/admin/tenants…`
 pub fn routes() -> OpenApiRouter<Shared> {
@@ -95,14 +97,16 @@ pub async fn list(
         limit: query.limit,
         cursor: query.cursor,
     };
-    let (limit, after) = (page.limit()?, page.after::<Tenant>()?);
+    let mut wrong = Gathered::default();
+    let (limit, after) = wrong.take(page.read::<Tenant>());
     let q = query.q.filter(|q| !q.is_empty());
     if q.as_ref()
         .is_some_and(|q| q.len() > MAX_Q || q.contains('\0'))
     {
         let bound = format!("must be at most {MAX_Q} bytes, without NUL");
-        return Err(Problem::field("q", bound));
+        wrong.add(Invalid::new("q", bound));
     }
+    wrong.finish(())?;
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(&format!(

@@ -24,6 +24,7 @@ use crate::api::http::headers::Created;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Page, Parameters};
 use crate::api::state::{Api, Shared};
+use crate::invalid::{Gathered, Invalid};
 use crate::timestamp::Timestamp;
 
 /// `/api/v1/admin/tokens…`
@@ -134,11 +135,10 @@ pub async fn issue(
     Body(new): Body<NewToken>,
 ) -> Result<Created<IssuedToken>> {
     let unknown = || Problem::field("tenant", "does not exist");
-    let named: Option<Tenant> = new
-        .tenant
-        .map(|tenant| tenant.parse())
-        .transpose()
-        .map_err(|error| Problem::field("tenant", format!("{error}")))?;
+    let mut wrong = Gathered::default();
+    let named = new.tenant.map(|tenant| tenant.parse::<Tenant>());
+    let named = named.transpose();
+    let named = wrong.take(named.map_err(|error| Invalid::new("tenant", error)));
     let tenant = match (admin.tenant, named) {
         // Another tenant's things don't exist, nor does the tenant.
         (Some(own), Some(named)) if own != named => {
@@ -147,15 +147,16 @@ pub async fn issue(
         (own, named) => own.or(named),
     };
     if new.expires_at.is_some_and(|at| at.0 <= clock::now()) {
-        return Err(Problem::field("expires_at", "must be in the future"));
+        wrong.add(Invalid::new("expires_at", "must be in the future"));
     }
     let role = new.role.unwrap_or(Role::Manager);
     let owner = new.owner.map(|owner| owner.parse::<Owner>()).transpose();
-    let owner = owner.map_err(|error| Problem::field("owner", error.to_string()))?;
+    let owner = wrong.take(owner.map_err(|error| Invalid::new("owner", error)));
     if owner.is_some() && (tenant.is_none() || role == Role::Admin) {
         let why = "is for a tenant's viewers and managers: an admin's token, and a global one, is for all webhooks";
-        return Err(Problem::field("owner", why));
+        wrong.add(Invalid::new("owner", why));
     }
+    wrong.finish(())?;
     let expires_at = new.expires_at.map(|at| at.0);
     let tenants = tenant.as_ref();
     let made = create_token(
@@ -202,7 +203,7 @@ pub async fn list(
     State(api): State<Shared>,
     Parameters(page): Parameters<Page>,
 ) -> Result<Json<TokenPage>> {
-    let (limit, after) = (page.limit()?, page.after::<TokenId>()?);
+    let (limit, after) = page.read::<TokenId>()?;
     let rows = match &admin.tenant {
         Some(tenant) => find_of_tenant(&api, tenant, after, limit + 1).await?,
         None => find_all(&api, after, limit + 1).await?,

@@ -4,7 +4,7 @@ use shared::ids::Tenant;
 
 use super::place::Place;
 use crate::event_types::store::Entry;
-use crate::tenants::Change;
+use crate::tenants::form::Change;
 use crate::webhooks::form::CheckedWebhook;
 
 /// A tenant as a file declares it.

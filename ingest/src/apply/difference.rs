@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use shared::operational::Thresholds;
 
 use crate::event_types::store;
-use crate::tenants::{Alerts, Change, NewAlerts, TenantView};
+use crate::tenants::form::{Change, NewAlerts};
+use crate::tenants::view::{Alerts, TenantView};
 
 /// The most characters of a value that are shown.
 const MAX_SHOWN: usize = 100;

@@ -16,7 +16,7 @@ use super::place::{File, Place};
 use super::problems::Problems;
 use super::yaml::documents;
 use crate::event_types::form::CatalogueForm;
-use crate::tenants::NewTenant;
+use crate::tenants::form::NewTenant;
 use crate::webhooks::form::WebhookForm;
 use crate::webhooks::store::Writing;
 
@@ -134,7 +134,7 @@ impl Reading<'_> {
             None | Some(Value::Null) => Vec::new(),
             Some(types) => self
                 .form::<CatalogueForm>(&place, json!({ "event_types": types }))
-                .and_then(|form| self.problems.sift(&place, form.check()))
+                .and_then(|form| self.problems.sift_all(&place, form.check()))
                 .unwrap_or_default(),
         };
         let lists_webhooks = webhooks.as_ref().is_some_and(Value::is_array);

@@ -31,7 +31,7 @@ use shared::ids::Tenant;
 use crate::actor::{Actor, sign};
 use crate::event_types::store;
 use crate::invalid::Unsaved;
-use crate::tenants;
+use crate::tenants::store as tenants;
 use crate::webhooks::store::{self as webhooks, Writing};
 use declared::{DeclaredTenant, DeclaredWebhook};
 use difference::Difference;

@@ -11,11 +11,11 @@ use shared::webhook::{Subscription, Webhook};
 use super::declared::DeclaredTenant;
 use super::webhook::Now;
 use crate::event_types::store::{self, MAX_EVENT_TYPES};
-use crate::tenants;
+use crate::tenants::view::{COLUMNS, TenantView};
 
 pub struct Present {
     /// The declared tenants that exist.
-    pub tenants: HashMap<Tenant, tenants::TenantView>,
+    pub tenants: HashMap<Tenant, TenantView>,
     /// All event types of each.
     pub event_types: HashMap<Tenant, HashMap<EventType, store::EventTypeView>>,
     /// The webhooks of each that have a key, by that key.
@@ -52,8 +52,8 @@ impl Present {
 async fn lock_tenants(
     transaction: &Transaction<'_>,
     ids: &[&Tenant],
-) -> anyhow::Result<HashMap<Tenant, tenants::TenantView>> {
-    let columns = tenants::COLUMNS;
+) -> anyhow::Result<HashMap<Tenant, TenantView>> {
+    let columns = COLUMNS;
     let rows = transaction
         .query(
             &format!(
@@ -64,7 +64,7 @@ async fn lock_tenants(
             &[&ids],
         )
         .await?;
-    let shown = rows.iter().map(tenants::TenantView::from_row);
+    let shown = rows.iter().map(TenantView::from_row);
     Ok(shown.map(|shown| (shown.id.clone(), shown)).collect())
 }
 

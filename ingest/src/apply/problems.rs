@@ -66,11 +66,4 @@ impl Problems {
         });
         noted.ok()
     }
-
-    /// The value if it is `Ok`; otherwise the error is noted.
-    pub(super) fn sift<T>(&mut self, place: &Place, checked: Result<T, Invalid>) -> Option<T> {
-        checked
-            .map_err(|invalid| self.invalid(place, &invalid))
-            .ok()
-    }
 }

@@ -1,9 +1,9 @@
-//! Charts: SVG without text, stretched to its box; labels are HTML beside it, so they keep
-//! their size on a phone. Colours come by class, because a page's policy allows no styles.
+//! Charts as SVG, stretched to the width of the page.
 //!
-//! Ours and not a plotting library's: those write text and colours into the picture, which
-//! can follow neither the theme nor the width. Each chart also says its shape in a sentence,
-//! and has its numbers in a table.
+//! Labels are HTML beside the SVG, so that they keep their size on a phone. Colours come from CSS
+//! classes, because the content security policy forbids inline styles. A plotting library isn't
+//! used: it would write labels and colours into the picture, which then could follow neither the
+//! theme nor the width. Each chart has a sentence that describes it, and a table with its numbers.
 
 use std::fmt::Write;
 

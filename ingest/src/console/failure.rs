@@ -1,4 +1,4 @@
-//! What went wrong, as a page: what it is, why it may be, what to do, the request's id.
+//! Error pages: what went wrong, the likely reason, what to do, and the request's id.
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};

@@ -1,9 +1,9 @@
-//! Around every page: who asks, whether they may send this form, and the headers that keep
-//! a page from doing what it shouldn't.
+//! Middleware around every page: session, rate limit, protection against forged forms, and
+//! security headers.
 //!
-//! Before a handler runs, the request has an id, its session is looked up, its client's rate
-//! limit is charged, and a form is known to come from one of our own pages. So no handler can
-//! forget any of it.
+//! Before a handler runs, four things have happened. The request has an id, its session was
+//! looked up, its client's rate limit was charged, and a form was found to come from one of the
+//! console's own pages. So no handler can forget one of them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

@@ -1,7 +1,7 @@
-//! The parts that pages are made of: tables, pagers, notes, empty lists, code, copy buttons.
+//! HTML that many pages use: tables, pagination, notes, empty lists, code, copy buttons.
 //!
-//! A table's roles are set by hand: on a narrow screen its rows become lines, and browsers
-//! that see another `display` forget what a table is.
+//! Tables carry explicit ARIA roles. On a narrow screen a table's rows are displayed as blocks,
+//! and browsers drop the implicit roles of a table with another `display`.
 
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};

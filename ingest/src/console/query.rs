@@ -1,7 +1,8 @@
-//! The words of the query bar: `status:failed type:order.paid code:503 since:1h`.
+//! The language of the search field: `status:failed type:order.paid code:503 since:1h`.
 //!
-//! The server reads them into filters of the API and shows each as a chip that is a link
-//! without it. What it doesn't understand stays in the field, with a sentence beneath.
+//! The server turns each word into a filter of the API, and shows it as a chip. A chip is a link
+//! to the same list without that filter. A word that isn't understood stays in the field, with
+//! an error below it.
 
 use maud::{Markup, html};
 use shared::clock;

@@ -1,11 +1,11 @@
-//! Sessions: what a browser gets for a token, and who it is at each request.
+//! Sessions: a browser's sign-in, and whom each of its requests acts for.
 //!
-//! A token, a JWT, `ADMIN_TOKEN` or a link begins a session. The browser gets 32 random
-//! bytes in a cookie, the table has their SHA-256. Nothing is remembered in memory: each
-//! request looks its session up together with its token, so a revoked token ends its
-//! sessions at once, on all replicas.
+//! A token, a JWT, `ADMIN_TOKEN` or a link begins a session. The browser gets 32 random bytes in
+//! a cookie; the table has their SHA-256. Sessions aren't cached: each request looks up its
+//! session together with the session's token. So a revoked token ends its sessions at once, on
+//! all replicas.
 //!
-//! A session ends 12 hours after it began, and when it wasn't used for two hours.
+//! A session ends 12 hours after it began, or after two hours without a request.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;

@@ -1,4 +1,4 @@
-//! What every page begins and ends with, and pages without the rail: sign-in, errors.
+//! The HTML around every page's content, and the pages without navigation: sign-in and errors.
 
 use axum::response::Html;
 use maud::{DOCTYPE, Markup, html};

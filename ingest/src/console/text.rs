@@ -1,9 +1,9 @@
-//! Text that others wrote, as text: payloads, headers, answers, names, ids, URLs.
+//! Shows text that others wrote: payloads, headers, answers, names, ids, URLs.
 //!
-//! Templates escape HTML by themselves. What they leave is what a browser would make
-//! invisible or use to turn lines around: control and bidi characters. Here they become
-//! visible, and each value stands in a `<bdi>`, so that a right-to-left value doesn't
-//! reorder the words beside it.
+//! Templates escape HTML, but not control and bidi characters. A browser would make these
+//! invisible, or use them to reverse the order of text. This file makes them visible. It also
+//! puts each value into a `<bdi>` element, so that a right-to-left value doesn't reorder the
+//! words beside it.
 
 use std::fmt::Write;
 

@@ -1,6 +1,7 @@
-//! Words for people: what a state, a reason or an outcome is called, and what it means.
+//! The console's words for states, reasons and outcomes, and what they mean.
 //!
-//! An unknown word, of a newer process, is shown as it is. So nothing here fails.
+//! A newer process may write a word that isn't known here. It is shown as it is, so no function
+//! here fails.
 
 use maud::{Markup, html};
 

@@ -126,7 +126,7 @@ impl Letter {
         let parked_by_us = origin == Origin::Parking && last_death(&headers).is_none();
         let whole = cut.or_else(|| parked_by_us.then(|| cut_before(&headers)).flatten());
         // The guard took it out just now, or whoever dead-lettered the message noted it.
-        let taken_out = Unreadable::of(message);
+        let taken_out = Unreadable::from_message(message);
         let reason = taken_out.as_ref().map_or(reason, ToString::to_string);
         let unreadable = taken_out.or_else(|| {
             parked_by_us
@@ -234,7 +234,7 @@ impl Letter {
     ///
     /// An event without an id gets the letter's, so that a second replay is recognised as a
     /// duplicate. A job becomes due now. Its due time is its ticket, so its row must have the
-    /// same one before the job is published (see `store::take_tickets`).
+    /// same one before the job is published (see `tickets::take_tickets`).
     ///
     /// # Errors
     /// If it can't be replayed: only an excerpt was kept, the message is unreadable (see

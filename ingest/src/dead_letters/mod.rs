@@ -12,10 +12,12 @@
 //! An event that RabbitMQ gave up on for the first time is not kept, but published
 //! once more.
 //!
-//! [`store`] has the rows, [`letter`] makes messages of them again.
+//! [`store`] writes the rows, [`query`] reads them, [`letter`] makes messages of them again.
 
 pub mod letter;
+pub mod query;
 pub mod store;
+pub mod tickets;
 
 use anyhow::Context;
 use deadpool_postgres::Pool;
@@ -89,10 +91,14 @@ impl Keeper {
         }
         let given_up: Vec<Job> = letters.iter().filter_map(Letter::job_given_up).collect();
         let until = clock::now() + NEXT_CHANCE;
-        let dropped = until_done(&self.stop, "writing dead letters", async || {
-            store::put_off(&self.pool, &given_up, until).await?;
-            store::keep(&self.pool, letters, self.room).await
-        })
+        let dropped = until_done(
+            &self.stop,
+            "dead letters could not be written",
+            async || {
+                tickets::put_off(&self.pool, &given_up, until).await?;
+                store::keep(&self.pool, letters, self.room).await
+            },
+        )
         .await?;
         for Dropped { owner, letters } in dropped {
             metrics().dead_letters_dropped.inc_by(letters as u64);

@@ -12,9 +12,8 @@ use shared::attempt::{Attempt, Keep, Purpose, Sender};
 use shared::destination::Destinations;
 use shared::dialect::{Dialect, Message};
 use shared::egress::Egress;
-use shared::ids::{DeliveryId, EventUid, WebhookId};
-use shared::secret::{Secret, Secrets};
-use shared::webhook::{Status, Webhook};
+use shared::ids::{DeliveryId, EventUid};
+use shared::webhook::Webhook;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -64,24 +63,11 @@ async fn deliver(dialect: &Arc<Dialect>) -> anyhow::Result<Duration> {
         allowed: vec![address.ip().into()],
     };
     let sender = Sender::new(destinations, Egress::default())?;
-    let (id, uid) = (WebhookId::generate(), EventUid::generate());
     let webhook = Webhook {
-        id,
-        tenant: "doctor".parse()?,
-        external_id: None,
-        url: format!("http://{address}/"),
-        dialect: None,
-        secrets: Secrets::of(Secret::generate(), None),
-        headers: Vec::new(),
-        client_certificate: None,
-        oauth2: None,
-        timeout: None,
-        retry: None,
-        rate: None,
-        debug_mode: false,
         trace_header: false,
-        status: Status::Active,
+        ..Webhook::plain("doctor".parse()?, format!("http://{address}/"))
     };
+    let uid = EventUid::generate();
     let (event_id, event_type) = (uid.into(), "doctor.examined".parse()?);
     let message = Message {
         event_id: &event_id,
@@ -90,9 +76,9 @@ async fn deliver(dialect: &Arc<Dialect>) -> anyhow::Result<Duration> {
         data: r#"{"healthy": true}"#,
         attributes: None,
         tenant: &webhook.tenant,
-        webhook_id: id,
+        webhook_id: webhook.id,
         external_id: None,
-        delivery_id: DeliveryId::of(uid),
+        delivery_id: DeliveryId::for_event(uid),
     };
     let report = sender
         .attempt(Attempt {

@@ -1,4 +1,4 @@
-//! RabbitMQ's management API, as far as the doctor asks it.
+//! Reads RabbitMQ's management API for the doctor.
 
 use std::time::Duration;
 

@@ -1,10 +1,10 @@
-//! `posthorn-ingest doctor`: looks for what makes an installation lose messages, stand still or
-//! be open to strangers.
+//! `posthorn-ingest doctor`: checks an installation for faults that lose messages, stop delivery
+//! or let strangers in.
 //!
-//! Each line is `ok`, `WRONG` with a command that fixes it, or `unknown` with what would have to
-//! be known. It changes nothing but what every process does when it starts: RabbitMQ's queues
-//! are declared. The checks are independent of each other: a server that is away leaves the
-//! other's to be seen.
+//! Each line of its output is `ok`, `WRONG` with a command that fixes it, or `unknown` with what
+//! is missing to find out. It changes nothing, except that it declares RabbitMQ's queues, as
+//! every process does when it starts. The checks are independent: if one server is away, the
+//! other one is checked all the same.
 
 mod delivery;
 mod management;

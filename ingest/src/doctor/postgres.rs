@@ -1,4 +1,4 @@
-//! What is looked at in PostgreSQL.
+//! The doctor's checks of PostgreSQL.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -86,14 +86,7 @@ pub(super) async fn examine(settings: &Settings, found: &mut Vec<Finding>) {
 
 async fn server(client: &Client, found: &mut Vec<Finding>) -> anyhow::Result<()> {
     let number: String = client.query_one("SHOW server_version", &[]).await?.get(0);
-    found.push(match version(&number) {
-        Some(is) if is >= OLDEST => Finding::fine("PostgreSQL's version", number),
-        _ => Finding::wrong(
-            "PostgreSQL's version",
-            format!("{number} is older than {}", OLDEST.0),
-            "upgrade PostgreSQL: `pg_upgrade`, or dump and restore",
-        ),
-    });
+    found.push(of_version(&number));
     let rows = client
         .query("SELECT name, setting FROM pg_settings", &[])
         .await?;
@@ -136,6 +129,18 @@ async fn server(client: &Client, found: &mut Vec<Finding>) -> anyhow::Result<()>
         ),
     });
     Ok(())
+}
+
+fn of_version(number: &str) -> Finding {
+    let what = "PostgreSQL's version";
+    match version(number) {
+        Some(is) if is >= OLDEST => Finding::fine(what, number),
+        _ => Finding::wrong(
+            what,
+            format!("`{number}` is older than {}", OLDEST.0),
+            "upgrade PostgreSQL: `pg_upgrade`, or dump and restore",
+        ),
+    }
 }
 
 fn of_schema(schema: &Schema) -> Finding {
@@ -254,4 +259,21 @@ async fn keys(pool: &Pool, settings: &Settings, found: &mut Vec<Finding>) -> any
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_server_that_the_tests_do_not_run_on_is_too_old() {
+        for (number, is_wrong) in [
+            ("14.19", true),
+            ("9.6.24", true),
+            ("devel", true),
+            ("15.0", false),
+            ("17.5 (Debian 17.5-1)", false),
+        ] {
+            let finding = super::of_version(number);
+            assert_eq!(finding.is_wrong(), is_wrong, "{finding}");
+        }
+    }
 }

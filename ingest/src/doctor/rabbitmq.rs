@@ -1,5 +1,5 @@
-//! What is looked at in RabbitMQ: over AMQP what every process needs, and over the management
-//! API what AMQP doesn't tell.
+//! The doctor's checks of RabbitMQ: over AMQP where that is enough, otherwise over the management
+//! API.
 
 use serde_json::Value;
 use shared::amqp::Broker;
@@ -320,4 +320,88 @@ fn list(value: &Value) -> &[Value] {
 
 fn text<'a>(value: &'a Value, member: &str) -> &'a str {
     value[member].as_str().unwrap_or_default()
+}
+
+/// Of states that take a cluster to bring about. `tests/tests/doctor.rs` brings about the others.
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn texts(found: &[Finding]) -> Vec<String> {
+        found.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_server_that_the_tests_do_not_run_on_is_too_old() {
+        for (number, is_wrong) in [
+            ("3.9.29", true),
+            ("", true),
+            ("3.10.8", false),
+            ("4.0.5", false),
+        ] {
+            let finding = of_version(number);
+            assert_eq!(finding.is_wrong(), is_wrong, "{finding}");
+        }
+    }
+
+    #[test]
+    fn each_node_that_is_down_or_cut_off_or_full_is_named() {
+        let healthy =
+            json!({"name": "rabbit@a", "running": true, "mem_alarm": false, "partitions": []});
+        let found = of_nodes(std::slice::from_ref(&healthy));
+        assert_eq!(
+            texts(&found),
+            ["ok       RabbitMQ's nodes: 1 running, without alarms"]
+        );
+        let nodes = [
+            healthy,
+            json!({"name": "rabbit@b", "running": false}),
+            json!({"name": "rabbit@c", "running": true, "disk_free_alarm": true, "partitions": ["rabbit@a"]}),
+        ];
+        let found = of_nodes(&nodes);
+        assert!(found.iter().all(Finding::is_wrong));
+        let found = texts(&found);
+        assert_eq!(found.len(), 3, "{found:?}");
+        for (finding, (problem, fix)) in found.iter().zip([
+            ("rabbit@b doesn't run", "start rabbit@b"),
+            ("rabbit@c has a disk alarm", "free disk space"),
+            ("rabbit@c sees a network partition", "restart rabbit@c"),
+        ]) {
+            assert!(
+                finding.contains(problem) && finding.contains(fix),
+                "{finding}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_queue_that_a_node_takes_along_is_named() {
+        let queue = |members: usize, online: usize| {
+            let nodes: Vec<_> = (0..members).map(|n| format!("rabbit@{n}")).collect();
+            json!({"name": topology::PARKING_QUEUE, "members": nodes, "online": &nodes[..online]})
+        };
+        for (nodes, members, online, problem) in [
+            (1, 1, 1, None),
+            (3, 3, 3, None),
+            // A majority of two survives no node, but a cluster of two has no better.
+            (2, 2, 2, None),
+            (3, 3, 2, Some("2 of 3 replicas of")),
+            (3, 1, 1, Some("1 of 3 replicas: it is lost with a node")),
+        ] {
+            let queue = queue(members, online);
+            let found = replicas(nodes, &[(&queue, false)]);
+            assert_eq!(found.len(), 1);
+            assert_eq!(found[0].is_wrong(), problem.is_some(), "{}", found[0]);
+            let found = found[0].to_string();
+            assert!(
+                found.contains(problem.unwrap_or("RabbitMQ's replicas")),
+                "{found}"
+            );
+        }
+        // Classic queues have no replicas.
+        let classic = json!({"name": topology::PARKING_QUEUE});
+        assert!(!replicas(3, &[(&classic, false)])[0].is_wrong());
+    }
 }

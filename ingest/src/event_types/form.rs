@@ -12,10 +12,10 @@ use utoipa::ToSchema;
 
 use crate::event_types::schema::{Flaw, Schema};
 use crate::event_types::store::{Entry, MAX_EVENT_TYPES};
-use crate::invalid::Invalid;
+use crate::invalid::{Gathered, Invalid, Invalids};
 use crate::json_text::{MAX_DEPTH, depth};
 
-type Result<T> = std::result::Result<T, Invalid>;
+type Result<T> = std::result::Result<T, Invalids>;
 
 /// The longest description, in bytes.
 const MAX_DESCRIPTION: usize = 1024;
@@ -74,30 +74,34 @@ impl CatalogueForm {
     /// Checks every type.
     ///
     /// # Errors
-    /// Names the member and its bound.
+    /// Names each member that is wrong, and its bound.
     pub fn check(self) -> Result<Vec<Entry>> {
         if self.event_types.len() as i64 > MAX_EVENT_TYPES {
             let bound = format!("must have at most {MAX_EVENT_TYPES} entries");
-            return Err(Invalid::new("event_types", bound));
+            return Err(Invalid::new("event_types", bound).into());
         }
+        let mut wrong = Gathered::default();
         let mut names = HashSet::new();
         let mut entries = Vec::with_capacity(self.event_types.len());
         for (at, mut form) in self.event_types.into_iter().enumerate() {
             let place = format!("event_types[{at}].");
-            let name = form
-                .name
-                .take()
-                .ok_or_else(|| Invalid::missing(format!("{place}name")))?;
-            let name: EventType = name
-                .parse()
-                .map_err(|error| Invalid::new(format!("{place}name"), error))?;
-            if !names.insert(name.clone()) {
-                let twice = format!("`{name}` is there twice");
-                return Err(Invalid::new(format!("{place}name"), twice));
-            }
-            entries.push(form.entry(name, &place)?);
+            let of_name = |reason| Invalid::new(format!("{place}name"), reason);
+            let name = match form.name.take().map(|name| name.parse::<EventType>()) {
+                None => Err(Invalid::missing(format!("{place}name"))),
+                Some(Err(error)) => Err(of_name(error.to_string())),
+                Some(Ok(name)) if names.contains(&name) => {
+                    Err(of_name(format!("`{name}` is there twice")))
+                }
+                Some(Ok(name)) => {
+                    names.insert(name.clone());
+                    Ok(name)
+                }
+            };
+            let name = wrong.keep(name);
+            let entry = form.entry(name, &place, &mut wrong);
+            entries.extend(entry);
         }
-        Ok(entries)
+        wrong.finish(entries)
     }
 }
 
@@ -105,62 +109,64 @@ impl EventTypeForm {
     /// Checks every member of the type by this name.
     ///
     /// # Errors
-    /// Names the member and its bound.
+    /// Names each member that is wrong, and its bound.
     pub fn check(self, name: EventType) -> Result<Entry> {
+        let mut wrong = Gathered::default();
         if self.name.as_ref().is_some_and(|own| own != name.as_str()) {
             let other = format!("is not the `{name}` of the path: a type is not renamed");
-            return Err(Invalid::new("name", other));
+            wrong.add(Invalid::new("name", other));
         }
-        self.entry(name, "")
+        let entry = self.entry(Some(name), "", &mut wrong);
+        wrong.finish_with(entry)
     }
 
-    fn entry(self, name: EventType, place: &str) -> Result<Entry> {
-        let wrong = |field: &str, reason: String| Invalid::new(format!("{place}{field}"), reason);
-        if name.as_str() == RESERVED {
-            return Err(wrong("name", format!("`{RESERVED}` is reserved")));
+    /// Notes what is wrong. Nothing comes of a type without a name.
+    fn entry(self, name: Option<EventType>, place: &str, wrong: &mut Gathered) -> Option<Entry> {
+        let invalid = |field: &str, reason: String| Invalid::new(format!("{place}{field}"), reason);
+        if name.as_ref().is_some_and(|name| name.as_str() == RESERVED) {
+            wrong.add(invalid("name", format!("`{RESERVED}` is reserved")));
         }
         if self.description.len() > MAX_DESCRIPTION || self.description.contains('\0') {
             let bound = format!("must be at most {MAX_DESCRIPTION} bytes, without NUL");
-            return Err(wrong("description", bound));
+            wrong.add(invalid("description", bound));
         }
         let given = |json: Option<Box<RawValue>>| {
             json.map(|json| json.get().to_owned())
                 .filter(|text| text != "null")
         };
         let (example, schema) = (given(self.example), given(self.schema));
-        if example
-            .as_ref()
-            .is_some_and(|text| text.len() > MAX_EXAMPLE)
-        {
-            let bound = format!("must be at most {MAX_EXAMPLE} bytes of JSON");
-            return Err(wrong("example", bound));
+        let of_example = check_example(example.as_deref());
+        let is_fit = of_example.is_ok();
+        wrong.take(of_example.map_err(|bound| invalid("example", bound)));
+        let read = schema.as_deref().map(Schema::read).transpose();
+        let read = wrong.take(read.map_err(|error| invalid("schema", error.to_string())));
+        if let (Some(schema), Some(example), true) = (read, &example, is_fit) {
+            let checked = schema.check(example).map_err(|flaw| match flaw {
+                Flaw::Violation(violation) => format!("is not what the schema says: {violation}"),
+                Flaw::TooCostly => flaw.to_string(),
+            });
+            wrong.take(checked.map_err(|words| invalid("example", words)));
         }
-        if example.as_ref().is_some_and(|text| depth(text) > MAX_DEPTH) {
-            let bound = format!("must be nested at most {MAX_DEPTH} levels deep");
-            return Err(wrong("example", bound));
-        }
-        if let Some(text) = &schema {
-            let schema = Schema::read(text).map_err(|error| wrong("schema", error.to_string()))?;
-            if let Some(example) = &example {
-                schema.check(example).map_err(|flaw| {
-                    let words = match flaw {
-                        Flaw::Violation(violation) => {
-                            format!("is not what the schema says: {violation}")
-                        }
-                        Flaw::TooCostly => flaw.to_string(),
-                    };
-                    wrong("example", words)
-                })?;
-            }
-        }
-        Ok(Entry {
-            name,
+        Some(Entry {
+            name: name?,
             description: self.description,
             example,
             schema,
             archived: self.archived,
         })
     }
+}
+
+/// An example's bounds.
+fn check_example(example: Option<&str>) -> std::result::Result<(), String> {
+    let text = example.unwrap_or_default();
+    if text.len() > MAX_EXAMPLE {
+        return Err(format!("must be at most {MAX_EXAMPLE} bytes of JSON"));
+    }
+    if depth(text) > MAX_DEPTH {
+        return Err(format!("must be nested at most {MAX_DEPTH} levels deep"));
+    }
+    Ok(())
 }
 
 #[allow(clippy::unwrap_used, reason = "a test may fail")]
@@ -174,7 +180,7 @@ mod tests {
     fn check(types: &Value) -> Result<Vec<Entry>> {
         let text = json!({ "event_types": types }).to_string();
         serde_json::from_str::<CatalogueForm>(&text)
-            .map_err(|error| Invalid::new("", error))?
+            .map_err(|error| Invalids::from(Invalid::new("", error)))?
             .check()
     }
 

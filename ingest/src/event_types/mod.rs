@@ -21,8 +21,8 @@ pub mod store;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use shared::catalogue::TenantEventTypes;
 use shared::ids::{EventType, Tenant};
+use shared::revisions::TenantEventTypes;
 
 use kept::Kept;
 use schema::{Flaw, MAX_STEPS, Violation};
@@ -195,7 +195,7 @@ impl EventTypes {
 #[allow(clippy::unwrap_used, reason = "a test may fail")]
 #[cfg(test)]
 mod tests {
-    use shared::catalogue::EventTypeRow;
+    use shared::revisions::EventTypeRow;
 
     use super::*;
 

@@ -1,11 +1,9 @@
-//! The webhooks that listen to an event's type, and which of them its data
-//! passes the filter of.
+//! The webhooks that listen to an event's type, and which of their filters the event passes.
 //!
-//! Taken out of the [`Index`](super::Index), so that filters are evaluated
-//! without its lock. All of an event's filters have one budget of steps, shared
-//! so that a costly filter takes nothing from cheap ones: half of the budget is
-//! divided equally, whichever filter comes first. What is left over is for the
-//! filters that need more than their share.
+//! They are copied out of the [`Index`](super::Index), so that filters are evaluated without its
+//! lock. All filters of an event share one budget of steps. Half of it is divided equally among
+//! them, so that a costly filter takes nothing from cheap ones. The rest goes to filters that need
+//! more than their share.
 
 use std::sync::Arc;
 

@@ -22,7 +22,7 @@ use utoipa::ToSchema;
 use super::candidates::Candidates;
 use super::data::Data;
 use super::filter::{Budget, Filter, Holding, MAX_STEPS, Refusal};
-use super::pattern::{self, Key, Pattern};
+use super::pattern::{self, IndexKey, Pattern};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail")]
@@ -273,9 +273,9 @@ impl<K, W> Tenant<K, W> {
     fn insert(&mut self, arrival: Arrival, entry: Entry<K, W>) {
         for pattern in &entry.patterns {
             match pattern.key() {
-                Key::Exact(exact) => listen(&mut self.exact, exact, arrival),
-                Key::Prefix(prefix) => listen(&mut self.prefix, prefix, arrival),
-                Key::All => {
+                IndexKey::Exact(exact) => listen(&mut self.exact, exact, arrival),
+                IndexKey::Prefix(prefix) => listen(&mut self.prefix, prefix, arrival),
+                IndexKey::All => {
                     self.all.insert(arrival);
                 }
             }
@@ -289,9 +289,9 @@ impl<K, W> Tenant<K, W> {
         };
         for pattern in &entry.patterns {
             match pattern.key() {
-                Key::Exact(exact) => unlisten(&mut self.exact, exact, arrival),
-                Key::Prefix(prefix) => unlisten(&mut self.prefix, prefix, arrival),
-                Key::All => {
+                IndexKey::Exact(exact) => unlisten(&mut self.exact, exact, arrival),
+                IndexKey::Prefix(prefix) => unlisten(&mut self.prefix, prefix, arrival),
+                IndexKey::All => {
                     self.all.remove(&arrival);
                 }
             }

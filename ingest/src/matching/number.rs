@@ -25,21 +25,21 @@ pub(super) fn compare(a: &Number, b: &Number) -> Option<Ordering> {
 
 /// What numbers of the same worth have in common, to be hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Key {
+pub(super) enum NumberKey {
     Integer(i128),
     /// The bits of a double that is no integer within 128 bits.
     Double(u64),
 }
 
 /// Equal for two numbers exactly if [`compare`] says that they are.
-pub(super) fn key(number: &Number) -> Option<Key> {
+pub(super) fn key(number: &Number) -> Option<NumberKey> {
     Some(match worth(number)? {
-        Worth::Integer(integer) => Key::Integer(integer),
+        Worth::Integer(integer) => NumberKey::Integer(integer),
         // As below; in range and without a fraction, so exact.
         Worth::Double(double) if double.fract() == 0.0 && (-BEYOND..BEYOND).contains(&double) => {
-            Key::Integer(double as i128)
+            NumberKey::Integer(double as i128)
         }
-        Worth::Double(double) => Key::Double(double.to_bits()),
+        Worth::Double(double) => NumberKey::Double(double.to_bits()),
     })
 }
 

@@ -34,7 +34,7 @@ enum Shape {
 }
 
 /// How the index has to keep a pattern.
-pub(super) enum Key<'a> {
+pub(super) enum IndexKey<'a> {
     Exact(&'a str),
     /// With its separator: `order.` for `order.*`.
     Prefix(&'a str),
@@ -50,19 +50,19 @@ impl Pattern {
     /// Does a webhook with this pattern listen to events of this type?
     pub fn listens_to(&self, event_type: &str) -> bool {
         match self.key() {
-            Key::Exact(exact) => event_type == exact,
-            Key::Prefix(prefix) => {
+            IndexKey::Exact(exact) => event_type == exact,
+            IndexKey::Prefix(prefix) => {
                 event_type.len() > prefix.len() && event_type.starts_with(prefix)
             }
-            Key::All => true,
+            IndexKey::All => true,
         }
     }
 
-    pub(super) fn key(&self) -> Key<'_> {
+    pub(super) fn key(&self) -> IndexKey<'_> {
         match self.shape {
-            Shape::Exact => Key::Exact(&self.text),
-            Shape::Prefix => Key::Prefix(self.text.trim_end_matches('*')),
-            Shape::All => Key::All,
+            Shape::Exact => IndexKey::Exact(&self.text),
+            Shape::Prefix => IndexKey::Prefix(self.text.trim_end_matches('*')),
+            Shape::All => IndexKey::All,
         }
     }
 }

@@ -5,38 +5,21 @@
 //! type that it has just created counts.
 
 use deadpool_postgres::Transaction;
-use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
-use shared::client_certificate::ClientCertificate;
 use shared::dialect::Dialects;
-use shared::ids::{ExternalId, Tenant, WebhookId};
-use shared::oauth::ClientCredentials;
+use shared::ids::{Tenant, WebhookId};
 use shared::seal::Keyring;
 use shared::secret::{Secret, SigningKey};
-use shared::webhook::{Rate, Status, seal_context};
-use tokio_postgres::Row;
+use shared::webhook::{Rate, Status};
 
-use crate::assignments::Assignments;
-use crate::invalid::{Conflict, Invalid, NotFound, Unsaved};
-use crate::matching::Pattern;
+use crate::assignments::{Assignments, Insertion};
+use crate::invalid::{Invalid, NotFound, Unsaved};
+use crate::webhooks::bounds::{SIZES, check_external_id, check_offered, check_room, check_sizes};
 use crate::webhooks::form::{CheckedWebhook, Signing, check_metadata};
 use crate::webhooks::rules::check_rules;
+use crate::webhooks::sealed::{seal_certificate, seal_headers, seal_key, seal_oauth2, seal_secret};
 
 type Result<T> = std::result::Result<T, Unsaved>;
-
-/// The most bytes of a webhook's whole definition, as it is stored.
-const MAX_DEFINITION: i32 = 64 * 1024;
-
-/// The sizes of the members that a definition consists of, under the API's names. The
-/// statements that write a definition return them.
-const SIZES: &str = "octet_length(url) AS url, octet_length(description) AS description, \
-    octet_length(array_to_string(patterns, ' ')) AS events, \
-    coalesce(octet_length(filter::text), 0) AS filters, \
-    coalesce(octet_length(headers), 0) AS headers, \
-    coalesce(octet_length(retry::text), 0) AS retry_policy, \
-    coalesce(octet_length(client_certificate), 0) AS client_certificate, \
-    coalesce(octet_length(oauth2), 0) AS oauth2, \
-    octet_length(metadata::text) AS metadata";
 
 /// What deleting a webhook sets. Of its row stays what the log needs.
 pub const FORGOTTEN: &str = "status = 'deleted', disabled_reason = NULL, secret = '', \
@@ -99,59 +82,48 @@ pub async fn create(
     check_external_id(transaction, tenant, None, external_id.as_ref()).await?;
     let secret = form.secret.unwrap_or_else(Secret::generate);
     let id = WebhookId::generate();
-    let rate = RateColumns::new(form.rate.flatten());
     let mut metadata = form.metadata.unwrap_or_default();
     metadata.extend(form.client_id.map(client_id));
     let keys = writing.keys;
+    let mut row = Insertion::default();
+    row.set("id", id);
+    row.set("tenant", tenant);
+    row.set("url", url);
+    row.set("description", form.description.unwrap_or_default());
+    row.set("patterns", events);
+    row.set("filter", form.filters.flatten());
+    row.set("dialect", dialect);
+    row.set("secret", seal_secret(keys, id, &secret));
+    let signing_key = signs_with_key.then(|| seal_key(keys, id, &SigningKey::generate()));
+    row.set("signing_key", signing_key);
+    let headers = form.headers.map(|headers| seal_headers(keys, id, &headers));
+    row.set("headers", headers);
+    row.set("timeout_ms", form.timeout.flatten());
+    row.set("retry", form.retry.flatten().map(|retry| json!(retry)));
+    let rate = RateColumns::new(form.rate.flatten());
+    row.set("rate_limit", rate.limit);
+    row.set("rate_period_s", rate.period_s);
+    row.set("debug_mode", form.debug_mode.unwrap_or(false));
+    row.set("metadata", Value::Object(metadata));
+    row.set("status", form.status.unwrap_or(Status::Active).as_str());
+    row.set("key", key);
+    row.set("operational", operational);
+    row.set("trace_header", form.trace_header.unwrap_or(true));
+    row.set("external_id", external_id);
+    row.set("owner", form.owner.flatten());
+    let certificate = form.client_certificate.flatten();
+    let certificate = certificate.map(|it| seal_certificate(keys, id, &it));
+    row.set("client_certificate", certificate);
+    let oauth2 = form.oauth2.flatten();
+    row.set("oauth2", oauth2.map(|it| seal_oauth2(keys, id, &it)));
+    row.set("revision", 0_i64);
     let statement = transaction
         .prepare_cached(&format!(
-            "-- create_webhook\n\
-             INSERT INTO webhooks (id, tenant, url, description, patterns, filter, dialect, secret, \
-                 signing_key, headers, timeout_ms, retry, rate_limit, rate_period_s, debug_mode, \
-                 metadata, status, key, operational, trace_header, external_id, owner, \
-                 client_certificate, oauth2, revision) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
-                 $20, $21, $22, $23, $24, 0) \
-             RETURNING {SIZES}"
+            "-- create_webhook\nINSERT INTO webhooks {} RETURNING {SIZES}",
+            row.row()
         ))
         .await?;
-    let sizes = transaction
-        .query_one(
-            &statement,
-            &[
-                &id,
-                tenant,
-                &url,
-                &form.description.unwrap_or_default(),
-                &events,
-                &form.filters.flatten(),
-                &dialect,
-                &seal_secret(keys, id, &secret),
-                &signs_with_key.then(|| seal_key(keys, id, &SigningKey::generate())),
-                &form.headers.map(|headers| seal_headers(keys, id, &headers)),
-                &form.timeout.flatten(),
-                &form.retry.flatten().map(|retry| json!(retry)),
-                &rate.limit,
-                &rate.period_s,
-                &form.debug_mode.unwrap_or(false),
-                &Value::Object(metadata),
-                &form.status.unwrap_or(Status::Active).as_str(),
-                &key,
-                &operational,
-                &form.trace_header.unwrap_or(true),
-                &external_id,
-                &form.owner.flatten(),
-                &form
-                    .client_certificate
-                    .flatten()
-                    .map(|certificate| seal_certificate(keys, id, &certificate)),
-                &form
-                    .oauth2
-                    .flatten()
-                    .map(|credentials| seal_oauth2(keys, id, &credentials)),
-            ],
-        )
-        .await?;
+    let sizes = transaction.query_one(&statement, &row.values()).await?;
     check_sizes(&sizes)?;
     Ok(Made { id, secret })
 }
@@ -310,25 +282,6 @@ pub async fn delete(
     Ok(deleted > 0)
 }
 
-/// Refuses a definition that is too large, and names its largest member.
-fn check_sizes(row: &Row) -> Result<()> {
-    let columns = row.columns().iter().enumerate();
-    let sizes: Vec<(&str, i32)> = columns.map(|(at, of)| (of.name(), row.get(at))).collect();
-    let bytes: i32 = sizes.iter().map(|(_, bytes)| bytes).sum();
-    let largest = sizes.iter().max_by_key(|(_, bytes)| bytes);
-    match largest {
-        Some((member, most)) if bytes > MAX_DEFINITION => Err(Invalid::new(
-            *member,
-            format!(
-                "is {most} bytes of the webhook's {bytes}; all of a webhook's definition may be \
-                 at most {MAX_DEFINITION} bytes"
-            ),
-        )
-        .into()),
-        _ => Ok(()),
-    }
-}
-
 /// The members of the stored webhook that a change depends on.
 struct Before {
     operational: bool,
@@ -363,110 +316,6 @@ async fn lock_webhook(
     })
 }
 
-/// Refuses if the tenant has as many webhooks as it may. Locks the tenant's row, so that two
-/// requests at a time don't both create the last one.
-async fn check_room(transaction: &Transaction<'_>, tenant: &Tenant) -> Result<()> {
-    let statement = transaction
-        .prepare_cached(
-            "-- lock_tenant\n\
-             SELECT max_webhooks FROM tenants WHERE id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE",
-        )
-        .await?;
-    let found = transaction.query_opt(&statement, &[tenant]).await?;
-    let limit: i32 = found.ok_or_else(|| NotFound::tenant(tenant))?.get(0);
-    let statement = transaction
-        .prepare_cached(
-            "-- count_webhooks\nSELECT count(*) FROM webhooks WHERE tenant = $1 AND status <> 'deleted'",
-        )
-        .await?;
-    let has: i64 = transaction.query_one(&statement, &[tenant]).await?.get(0);
-    if has >= i64::from(limit) {
-        return Err(Conflict::webhooks(has, limit).into());
-    }
-    Ok(())
-}
-
-/// Refuses an external id that another webhook of the tenant has. Whoever changes the id of a
-/// webhook holds the tenant's row, so that two requests at a time don't both take one id.
-async fn check_external_id(
-    transaction: &Transaction<'_>,
-    tenant: &Tenant,
-    own: Option<WebhookId>,
-    external_id: Option<&ExternalId>,
-) -> Result<()> {
-    let Some(external_id) = external_id else {
-        return Ok(());
-    };
-    let statement = transaction
-        .prepare_cached("-- lock_external_ids\nSELECT FROM tenants WHERE id = $1 FOR NO KEY UPDATE")
-        .await?;
-    transaction.query(&statement, &[tenant]).await?;
-    let statement = transaction
-        .prepare_cached(
-            "-- webhook_with_external_id\n\
-             SELECT id FROM webhooks \
-             WHERE tenant = $1 AND external_id = $2 AND status <> 'deleted' \
-               AND id IS DISTINCT FROM $3",
-        )
-        .await?;
-    match transaction
-        .query_opt(&statement, &[tenant, external_id, &own])
-        .await?
-    {
-        None => Ok(()),
-        Some(other) => Err(Conflict::external_id(other.get(0)).into()),
-    }
-}
-
-/// Refuses patterns that no type of a strict tenant's catalogue can match.
-async fn check_offered(
-    transaction: &Transaction<'_>,
-    tenant: &Tenant,
-    patterns: &[String],
-) -> Result<()> {
-    let statement = transaction
-        .prepare_cached(
-            "-- offered_event_types\n\
-             SELECT e.name FROM tenants t \
-             LEFT JOIN event_types e ON e.tenant = t.id AND NOT e.archived \
-             WHERE t.id = $1 AND t.strict_event_types",
-        )
-        .await?;
-    let offered = transaction.query(&statement, &[tenant]).await?;
-    if offered.is_empty() {
-        // A strict tenant has a row even without types, so this one isn't strict.
-        return Ok(());
-    }
-    let offered: Vec<_> = offered
-        .iter()
-        .filter_map(|row| row.get::<_, Option<&str>>(0))
-        .collect();
-    match useless(&offered, patterns) {
-        None => Ok(()),
-        Some(pattern) => Err(Invalid::new(
-            "events",
-            format!(
-                "`{pattern}` matches no event type of the catalogue, and `{tenant}` takes no other"
-            ),
-        )
-        .into()),
-    }
-}
-
-/// The first of these patterns that matches none of these types.
-fn useless<'p>(offered: &[&str], patterns: &'p [String]) -> Option<&'p str> {
-    let useful = |pattern: &&String| {
-        // Invalid patterns were refused before.
-        pattern
-            .parse::<Pattern>()
-            .is_ok_and(|pattern| offered.iter().any(|name| pattern.listens_to(name)))
-    };
-    patterns
-        .iter()
-        .find(|pattern| !useful(pattern))
-        .map(String::as_str)
-}
-
 fn client_id(client: Value) -> (String, Value) {
     ("client_id".to_owned(), client)
 }
@@ -482,58 +331,6 @@ impl RateColumns {
         Self {
             limit: rate.map(|rate| rate.limit as i32),
             period_s: rate.map(|rate| rate.period.as_secs() as i32),
-        }
-    }
-}
-
-/// A sealed secret, for its column.
-pub fn seal_secret(keys: &Keyring, id: WebhookId, secret: &Secret) -> Vec<u8> {
-    let context = seal_context(id, "secret");
-    keys.seal(&context, secret.expose().as_bytes())
-}
-
-/// A sealed signing key, for its column.
-pub fn seal_key(keys: &Keyring, id: WebhookId, key: &SigningKey) -> Vec<u8> {
-    let context = seal_context(id, "signing key");
-    keys.seal(&context, key.expose().expose_secret().as_bytes())
-}
-
-fn seal_certificate(keys: &Keyring, id: WebhookId, certificate: &ClientCertificate) -> Vec<u8> {
-    let context = seal_context(id, "client certificate");
-    let stored = certificate.to_stored();
-    keys.seal(&context, stored.expose_secret().as_bytes())
-}
-
-fn seal_oauth2(keys: &Keyring, id: WebhookId, credentials: &ClientCredentials) -> Vec<u8> {
-    let context = seal_context(id, "oauth2");
-    keys.seal(&context, json!(credentials).to_string().as_bytes())
-}
-
-fn seal_headers(keys: &Keyring, id: WebhookId, headers: &[(String, String)]) -> Vec<u8> {
-    let context = seal_context(id, "headers");
-    keys.seal(&context, json!(headers).to_string().as_bytes())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_strict_tenants_patterns_are_of_types_that_are_offered() {
-        for (pattern, wanted) in [
-            ("item.*", true),
-            ("item.x", true),
-            ("*", true),
-            ("order.*", false),
-            ("nothing", false),
-        ] {
-            let patterns = [pattern.to_owned()];
-            assert_eq!(
-                useless(&["item.x"], &patterns).is_none(),
-                wanted,
-                "{pattern}"
-            );
-            assert!(useless(&[], &patterns).is_some());
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The [`guard`](super::guard) replaces such a message's properties by a header that
 //! it writes itself. A consumer looks for that header before anything else
-//! ([`Unreadable::of`]). When the message is parked, the header stays with it, under
+//! ([`Unreadable::from_message`]). When the message is parked, the header stays with it, under
 //! [`UNREADABLE_HEADER`].
 
 use std::sync::OnceLock;
@@ -66,7 +66,7 @@ impl Unreadable {
     /// The header that this process's guard wrote in place of the message's
     /// properties.
     #[must_use]
-    pub fn of(message: &Delivery) -> Option<Self> {
+    pub fn from_message(message: &Delivery) -> Option<Self> {
         let headers = message.properties.headers().as_ref()?;
         let mut found = Self::read(headers.inner().get(marker())?)?;
         if found.routing_key.is_empty() {

@@ -17,6 +17,7 @@
 
 mod api;
 mod compose;
+mod definition;
 mod file;
 pub mod javascript;
 mod message;
@@ -33,7 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use api::{Addition, Additions};
-pub use compose::Dialect;
+pub use definition::Dialect;
 pub use message::{Message, Wire};
 pub use policy::{Answers, Meaning, Policy, Since};
 pub use section::Invalid;

@@ -3,7 +3,7 @@
 use axum::http::{HeaderName, HeaderValue};
 use toml::{Table, Value as Toml};
 
-use super::compose::{Form, Headers, InHeader, Member, Value};
+use super::definition::{Form, Headers, InHeader, Member, Value};
 use super::javascript;
 use super::section::Invalid;
 use super::section::{Result, Section};

@@ -3,7 +3,7 @@
 use axum::http::HeaderValue;
 use toml::Value as Toml;
 
-use super::compose::{Dialect, Digest, InHeader, Key, Member, Signature, Signed, Signing};
+use super::definition::{Dialect, Digest, InHeader, KeyForm, Member, Signature, Signed, Signing};
 use super::section::{Invalid, Result, Section};
 use super::shape::SPREAD;
 use super::template::{Field, Template};
@@ -35,7 +35,7 @@ pub(super) fn signatures(section: Section, body: &[Member]) -> Result<Vec<Signat
             .map(|text| digest(&text))
             .transpose()
             .map_err(|reason| section.invalid("ed25519", reason))?;
-        let key = section.one_of("key", &[("text", Key::Text), ("whsec", Key::Whsec)])?;
+        let key = section.one_of("key", &[("text", KeyForm::Text), ("whsec", KeyForm::Whsec)])?;
         let secrets = section.one_of(
             "secrets",
             &[("current", Signing::Current), ("all", Signing::All)],
@@ -50,7 +50,7 @@ pub(super) fn signatures(section: Section, body: &[Member]) -> Result<Vec<Signat
             signs,
             encoding,
             ed25519,
-            key: key.unwrap_or(Key::Text),
+            key: key.unwrap_or(KeyForm::Text),
             secrets: secrets.unwrap_or(Signing::Current),
         });
     }

@@ -38,7 +38,7 @@ fn wire(
         external_id: None,
         delivery_id: DeliveryId::from_uuid(uuid),
     };
-    let secrets = Secrets::of(Secret::parse(SECRET).unwrap(), None);
+    let secrets = Secrets::new(Secret::parse(SECRET).unwrap(), None);
     let dialects = Dialects::embedded();
     let wire = dialects
         .get(dialect)
@@ -114,7 +114,7 @@ fn an_ed25519_key_signs_beside_the_secret() {
         external_id: None,
         delivery_id: DeliveryId::from_uuid(uuid),
     };
-    let secrets = Secrets::of(Secret::parse(SECRET).unwrap(), Some(key.clone()));
+    let secrets = Secrets::new(Secret::parse(SECRET).unwrap(), Some(key.clone()));
     for dialect in Dialects::embedded().iter() {
         let wire = dialect.compose(&message, &secrets, SENT_AT);
         let headers = wire.headers.iter();

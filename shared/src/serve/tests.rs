@@ -3,6 +3,12 @@
 use axum::routing::{get, post};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use std::net::IpAddr;
+use std::time::Instant;
+
+use axum::body::Bytes;
+
+use super::connections::SLOW;
 use super::*;
 
 const SHORT: Duration = Duration::from_millis(300);

@@ -18,7 +18,7 @@ use ingest::event_types::form::CatalogueForm;
 use ingest::json_text::{self, MAX_DEPTH};
 use ingest::matching::filter::{Budget, Filter};
 use ingest::matching::pattern::Pattern;
-use ingest::tenants::{Change, NewTenant};
+use ingest::tenants::form::{Change, NewTenant};
 use ingest::webhooks::form::WebhookForm;
 use ingest::webhooks::store::Writing;
 use lapin::BasicProperties;
@@ -261,9 +261,9 @@ fn write(dialect: &Dialect, data: &str) -> Vec<u8> {
         tenant: &tenant,
         webhook_id: WebhookId::generate(),
         external_id: None,
-        delivery_id: DeliveryId::of(uid),
+        delivery_id: DeliveryId::for_event(uid),
     };
-    let secrets = Secrets::of(secret, None);
+    let secrets = Secrets::new(secret, None);
     dialect
         .compose(&message, &secrets, OffsetDateTime::UNIX_EPOCH)
         .body

@@ -90,7 +90,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
+    fn from_values(values: impl Iterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
         Some(Self {
@@ -110,7 +110,7 @@ fn median(sorted: &[f64]) -> Option<f64> {
 impl Report {
     /// The report of all rounds.
     #[must_use]
-    pub fn of(machine: Machine, rounds: Vec<Measured>) -> Self {
+    pub fn new(machine: Machine, rounds: Vec<Measured>) -> Self {
         let mut names: Vec<&str> = Vec::new();
         let mut peak_mib = ByProcess::new();
         for round in &rounds {
@@ -325,13 +325,18 @@ fn summarise(name: &str, rounds: &[&Measured]) -> Summary {
     Summary {
         what: name.to_owned(),
         rounds: rounds.len(),
-        events_per_s: Spread::of(rounds.iter().filter_map(|round| round.events_per_s)),
-        deliveries_per_s: Spread::of(rounds.iter().filter_map(|round| round.deliveries_per_s)),
+        events_per_s: Spread::from_values(rounds.iter().filter_map(|round| round.events_per_s)),
+        deliveries_per_s: Spread::from_values(
+            rounds.iter().filter_map(|round| round.deliveries_per_s),
+        ),
         latency_ms: latencies.get(latencies.len() / 2).copied(),
         cpu_seconds_per_1000: per_1000
             .into_iter()
             .filter_map(|(process, values)| {
-                Some((process.to_owned(), Spread::of(values.into_iter())?.median))
+                Some((
+                    process.to_owned(),
+                    Spread::from_values(values.into_iter())?.median,
+                ))
             })
             .collect(),
     }
@@ -354,8 +359,8 @@ mod tests {
 
     #[test]
     fn the_median_of_an_even_number_lies_between_the_two_in_the_middle() {
-        let spread = Spread::of([4.0, 1.0, 3.0, 2.0].into_iter()).unwrap();
+        let spread = Spread::from_values([4.0, 1.0, 3.0, 2.0].into_iter()).unwrap();
         assert_eq!((spread.least, spread.median, spread.most), (1.0, 2.5, 4.0));
-        assert!(Spread::of(std::iter::empty()).is_none());
+        assert!(Spread::from_values(std::iter::empty()).is_none());
     }
 }

@@ -445,7 +445,7 @@ fn bytes_of_a_job() -> anyhow::Result<usize> {
     let now = OffsetDateTime::now_utc();
     let event_uid = EventUid::at(now);
     let job = Job {
-        delivery: DeliveryId::of(event_uid),
+        delivery: DeliveryId::for_event(event_uid),
         webhook: WebhookId::generate(),
         tenant: "acme".parse()?,
         event_uid,
@@ -455,7 +455,7 @@ fn bytes_of_a_job() -> anyhow::Result<usize> {
         attempt: 1,
         due_at: now,
         recheck: false,
-        payload: Payload::of(&data(PAYLOAD), None),
+        payload: Payload::from_data(&data(PAYLOAD), None),
         restart: None,
         late: None,
         trace: None,

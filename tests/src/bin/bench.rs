@@ -229,7 +229,7 @@ async fn bench(arguments: Arguments) -> anyhow::Result<()> {
     // What is left is in the temporary folder.
     let _ = std::fs::remove_dir_all(&logs);
 
-    let report = Report::of(machine, measured);
+    let report = Report::new(machine, measured);
     println!("{}", report.table(&Baseline::read(&arguments.baseline)));
     std::fs::write(&arguments.out, serde_json::to_vec_pretty(&report)?)
         .with_context(|| format!("writing {}", arguments.out.display()))?;

@@ -73,7 +73,7 @@ pub async fn judge(
 ) -> anyhow::Result<Judged> {
     let mut complaints = Complaints::default();
     for pair in field.ledger.owed() {
-        complaints.about("confirmed and never taken", of(field, pair));
+        complaints.about("confirmed and never taken", field_of(field, pair));
     }
     for wrong in field.ledger.wrong() {
         complaints.about("arrived and wrong", wrong);
@@ -90,7 +90,7 @@ pub async fn judge(
             let pair = (*event, webhook);
             let rows = recorded.get(&pair).map_or(&[][..], Vec::as_slice);
             let [row] = rows else {
-                let what = format!("{} has {} rows", of(field, pair), rows.len());
+                let what = format!("{} has {} rows", field_of(field, pair), rows.len());
                 complaints.about("an event is one delivery per webhook", what);
                 continue;
             };
@@ -98,7 +98,7 @@ pub async fn judge(
                 let (state, attempts) = (&row.state, row.attempts);
                 format!(
                     "{} is {state}, {attempts} attempts, {:?}",
-                    of(field, pair),
+                    field_of(field, pair),
                     row.numbers
                 )
             };
@@ -183,7 +183,7 @@ pub async fn judge(
                 after.map_or(format!("-{before:.2?}"), |after| format!("+{after:.2?}"))
             };
             let times: Vec<_> = all.iter().map(at).collect();
-            format!("{} arrived at {}", of(field, *pair), times.join(", "))
+            format!("{} arrived at {}", field_of(field, *pair), times.join(", "))
         };
         if !fault.may_duplicate() {
             complaints.about("twice, though no dispatcher lost its work", said());
@@ -224,7 +224,7 @@ pub async fn judge(
     Ok(judged)
 }
 
-fn of(field: &Field, (event, webhook): Pair) -> String {
+fn field_of(field: &Field, (event, webhook): Pair) -> String {
     let subscriber = &field.ledger.subscribers()[webhook];
     format!(
         "{event} to {webhook} ({}, {:?})",

@@ -3,7 +3,8 @@
 //! Each node is a server like the pair's, with its own folder, so it can be killed and started
 //! again alone. What they share is the cookie and the port mapper (`epmd`), which is a process
 //! of its own: a killed node must not take the others' names away. Clients connect to the
-//! balancer, which leads each connection to a node that answers.
+//! balancer, which leads each connection to a node that speaks AMQP: one that hangs accepts
+//! connections all the same, because its kernel does.
 
 use std::path::Path;
 use std::process::Child;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
@@ -24,7 +25,9 @@ use super::{PairConfig, Progress};
 
 const NODES: usize = 3;
 /// How long a node may take to answer the balancer.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// What a client of AMQP 0-9-1 says first. A node answers with its first frame.
+const PROTOCOL_HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
 
 /// A running cluster. Dropping this kills it.
 pub struct Cluster {
@@ -192,7 +195,7 @@ impl Drop for Cluster {
     }
 }
 
-/// Leads connections to the first node that accepts one; each connection begins its search
+/// Leads connections to the first node that answers; each connection begins its search
 /// elsewhere.
 async fn balance(listener: TcpListener, ports: Vec<u16>) {
     while let Ok((mut client, _)) = listener.accept().await {
@@ -200,8 +203,11 @@ async fn balance(listener: TcpListener, ports: Vec<u16>) {
         fastrand::shuffle(&mut ports);
         tokio::spawn(async move {
             for port in ports {
-                let connecting = TcpStream::connect(("127.0.0.1", port));
-                if let Ok(Ok(mut node)) = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+                let probing = tokio::time::timeout(PROBE_TIMEOUT, probe(port));
+                let Ok(Ok(())) = probing.await else {
+                    continue;
+                };
+                if let Ok(mut node) = TcpStream::connect(("127.0.0.1", port)).await {
                     // Either end may break off.
                     let _ = copy_bidirectional(&mut client, &mut node).await;
                     return;
@@ -209,4 +215,11 @@ async fn balance(listener: TcpListener, ports: Vec<u16>) {
             }
         });
     }
+}
+
+/// Whether a node speaks AMQP.
+async fn probe(port: u16) -> std::io::Result<()> {
+    let mut node = TcpStream::connect(("127.0.0.1", port)).await?;
+    node.write_all(PROTOCOL_HEADER).await?;
+    node.read_u8().await.map(|_| ())
 }

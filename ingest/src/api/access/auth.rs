@@ -389,11 +389,11 @@ fn named_tenant(headers: &HeaderMap) -> Result<Option<Tenant>> {
         .map_err(|error| Problem::field("X-Tenant-ID", format!("{error}")))
 }
 
-/// Asked of memory. A tenant that isn't there may be a moment old, so nobody is refused
-/// before the catalogue was read again.
+/// Looks a tenant up in memory. One that isn't there may be a moment old, so nobody is refused
+/// before the cache was refreshed.
 ///
 /// # Errors
-/// If the catalogue can't be read.
+/// If PostgreSQL can't be read.
 pub async fn is_tenant(api: &Api, tenant: &Tenant) -> Result<bool> {
     let is_known = || api.subscriptions.max_payload(tenant).is_some();
     if !is_known() {

@@ -10,20 +10,22 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use shared::ids::{ReplayId, Tenant, WebhookId, first_uuid_at, time_of};
 use std::collections::BTreeMap;
+use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::access::auth::{Managing, Reading};
 use crate::api::deliveries::replays::{
-    Begun, Checked, DryRun, MatchingType, NewReplay, Replay, between, count_matching, find, pace,
-    started, stop,
+    Begun, Checked, DryRun, MatchingType, NewReplay, Pace, Replay, between, count_matching, find,
+    rate, started, stop,
 };
 use crate::api::deliveries::retries::check_active;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Page, Parameters};
 use crate::api::state::{Api, Shared};
 use crate::backfill::{Bounds, Wanted};
+use crate::invalid::{Gathered, Invalid};
 use crate::log_filter::LogFilter;
 use crate::timestamp::Timestamp;
 
@@ -89,10 +91,11 @@ pub async fn list_all(
     State(api): State<Shared>,
     Parameters(query): Parameters<ReplayQuery>,
 ) -> Result<Json<ReplayPage>> {
+    let mut wrong = Gathered::default();
     let known = ["running", "finished", "cancelled"];
     if let Some(status) = query.status.as_deref().filter(|s| !known.contains(s)) {
         let all = known.join(", ");
-        return Err(Problem::field(
+        wrong.add(Invalid::new(
             "status",
             format!("`{status}` is not one of {all}"),
         ));
@@ -101,7 +104,8 @@ pub async fn list_all(
         limit: query.limit,
         cursor: query.cursor,
     };
-    let (limit, before) = (page.limit()?, page.after::<ReplayId>()?);
+    let bounds = wrong.take(page.read::<ReplayId>());
+    let (limit, before) = wrong.finish(bounds)?;
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(
@@ -264,15 +268,21 @@ pub async fn begin_backfill(
     new: NewBackfill,
 ) -> Result<Begun> {
     check_active(api, tenant, webhook).await?;
-    let (since, until) = between(new.since, new.until)?;
-    let wanted = Checked {
+    let mut wrong = Gathered::default();
+    let never = (OffsetDateTime::UNIX_EPOCH, OffsetDateTime::UNIX_EPOCH);
+    let (since, until) = wrong.take_or(never, between(new.since, new.until));
+    let rate = wrong.take(rate(new.rate));
+    let wanted = wrong.finish(Checked {
         since,
         until,
         states: Vec::new(),
         event_types: None,
         filter: LogFilter::default(),
-        pace: pace(new.rate, new.ramp)?,
-    };
+        pace: Pace {
+            rate,
+            ramp: new.ramp,
+        },
+    })?;
     let client = api.pool.get().await?;
     let would_match = Wanted::read(&client, tenant, webhook).await?;
     drop(client);

@@ -28,7 +28,8 @@ use crate::api::http::request::{Body, Id, Ids};
 use crate::api::openapi::words::{FinishedState, FinishedStates, ReplayStatus};
 use crate::api::state::{Api, Shared};
 use crate::form::{OneOrMany, one_or_many};
-use crate::log_filter::{LogFilter, passes};
+use crate::invalid::{Gathered, Invalid, Invalids};
+use crate::log_filter::{LogFilter, Source, passes};
 use crate::restart::FINISHED;
 use crate::timestamp::Timestamp;
 
@@ -222,61 +223,85 @@ fn one_or_more_codes<'de, D: serde::Deserializer<'de>>(
 }
 
 /// A rate within its bounds.
-pub(super) fn pace(rate: Option<i32>, ramp: bool) -> Result<Pace> {
+pub(super) fn rate(rate: Option<i32>) -> std::result::Result<i32, Invalid> {
     let rate = rate.unwrap_or(RATE);
-    if !(1..=MAX_RATE).contains(&rate) {
-        let bound = format!("must be between 1 and {MAX_RATE} a second");
-        return Err(Problem::field("rate", bound));
+    match (1..=MAX_RATE).contains(&rate) {
+        true => Ok(rate),
+        false => {
+            let bound = format!("must be between 1 and {MAX_RATE} a second");
+            Err(Invalid::new("rate", bound))
+        }
     }
-    Ok(Pace { rate, ramp })
 }
 
 /// A time within which events were accepted.
 pub(super) fn between(
     Timestamp(since): Timestamp,
     until: Option<Timestamp>,
-) -> Result<(OffsetDateTime, OffsetDateTime)> {
+) -> std::result::Result<(OffsetDateTime, OffsetDateTime), Invalid> {
     let until = until.map_or_else(clock::now, |Timestamp(at)| at);
     match since < until {
         true => Ok((since, until)),
-        false => Err(Problem::field("since", "must be before `until`")),
+        false => Err(Invalid::new("since", "must be before `until`")),
     }
 }
 
 impl NewReplay {
-    pub(super) fn check(self) -> Result<Checked> {
-        let (since, until) = between(self.since, self.until)?;
+    /// Checks every member.
+    ///
+    /// # Errors
+    /// Names each that is out of its bounds.
+    pub(super) fn check(self) -> std::result::Result<Checked, Invalids> {
+        let mut wrong = Gathered::default();
+        let never = (OffsetDateTime::UNIX_EPOCH, OffsetDateTime::UNIX_EPOCH);
+        let (since, until) = wrong.take_or(never, between(self.since, self.until));
         let states = self.status.unwrap_or_else(|| vec!["failed".to_owned()]);
-        if states.is_empty() || states.len() > FINISHED.len() {
-            return Err(Problem::field("status", "must have 1 to 4 entries"));
-        }
-        if let Some(unknown) = states.iter().find(|s| !FINISHED.contains(&s.as_str())) {
-            let all = FINISHED.join(", ");
-            return Err(Problem::field(
-                "status",
-                format!("`{unknown}` is not one of {all}"),
-            ));
-        }
-        for (n, pattern) in self.event_types.iter().flatten().enumerate() {
-            let pattern = std::slice::from_ref(pattern);
-            LogFilter::default()
-                .with_types(Some(pattern))
-                .map_err(|invalid| Problem::field(format!("event_types[{n}]"), invalid.reason))?;
-        }
-        let filter = LogFilter::default()
-            .with_types(self.event_types.as_deref())
-            .map_err(|invalid| Problem::field("event_types", invalid.reason))?
-            .with_codes(self.response_code)?
-            .with_outcomes(self.outcome)?;
-        Ok(Checked {
+        wrong.take(finished(&states));
+        let filter = wrong.take(filter(
+            self.event_types.as_deref(),
+            self.response_code.as_deref(),
+            self.outcome.as_deref(),
+        ));
+        let rate = wrong.take(rate(self.rate));
+        wrong.finish(Checked {
             since,
             until,
             states,
             event_types: self.event_types,
             filter,
-            pace: pace(self.rate, self.ramp)?,
+            pace: Pace {
+                rate,
+                ramp: self.ramp,
+            },
         })
     }
+}
+
+/// Refuses states that aren't final.
+fn finished(states: &[String]) -> std::result::Result<(), Invalid> {
+    if states.is_empty() || states.len() > FINISHED.len() {
+        return Err(Invalid::new("status", "must have 1 to 4 entries"));
+    }
+    let unknown = states.iter().find(|s| !FINISHED.contains(&s.as_str()));
+    match unknown {
+        None => Ok(()),
+        Some(unknown) => Err(Invalid::new(
+            "status",
+            format!("`{unknown}` is not one of {}", FINISHED.join(", ")),
+        )),
+    }
+}
+
+fn filter(
+    types: Option<&[String]>,
+    codes: Option<&[String]>,
+    outcomes: Option<&[String]>,
+) -> std::result::Result<LogFilter, Invalids> {
+    LogFilter::read(
+        (Source::Member("event_types"), types),
+        (Source::Member("response_code"), codes),
+        (Source::Member("outcome"), outcomes),
+    )
 }
 
 /// Replay deliveries

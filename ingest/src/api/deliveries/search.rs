@@ -14,16 +14,17 @@ use std::time::Duration;
 use deadpool_postgres::Client;
 use serde::Deserialize;
 use shared::clock;
-use shared::ids::{DeliveryId, EventId, Tenant, WebhookId, first_uuid_at};
+use shared::ids::{DeliveryId, EventId, Malformed, Tenant, WebhookId, first_uuid_at};
 use tokio_postgres::Row;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::api::deliveries::merge::{Look, Merge, Seen};
 use crate::api::deliveries::view::{COLUMNS, PROCESSING};
-use crate::api::http::problem::{Problem, Result};
+use crate::api::http::problem::Result;
 use crate::api::http::request::Page;
-use crate::log_filter::{LogFilter, listed, passes};
+use crate::invalid::{Gathered, Invalid, Invalids};
+use crate::log_filter::{LogFilter, Source, listed, passes};
 use crate::timestamp::Timestamp;
 
 /// The most deliveries that one request looks at.
@@ -135,75 +136,83 @@ impl DeliveryQuery {
     /// Checks every parameter.
     ///
     /// # Errors
-    /// Names the parameter and its bound.
-    pub fn check(self) -> Result<Search> {
+    /// Names each that is wrong, and its bound.
+    pub fn check(self) -> std::result::Result<Search, Invalids> {
         self.check_with(&OF_DELIVERIES)
     }
 
     /// The same for the short log, whose `failed` is any end but success.
     ///
     /// # Errors
-    /// Names the parameter and its bound.
-    pub fn check_as_log(self) -> Result<Search> {
+    /// Names each that is wrong, and its bound.
+    pub fn check_as_log(self) -> std::result::Result<Search, Invalids> {
         self.check_with(&OF_LOGS)
     }
 
-    fn check_with(self, words: &[Word]) -> Result<Search> {
-        let (states, due) = match &self.status {
-            None => (None, false),
-            Some(text) => {
-                let (states, due) = states(text, words)?;
-                (Some(states), due)
-            }
-        };
-        let parsed =
-            |field, error: shared::ids::Malformed| Problem::field(field, error.to_string());
+    fn check_with(self, words: &[Word]) -> std::result::Result<Search, Invalids> {
+        let mut wrong = Gathered::default();
+        let states = self.status.map(|text| states(&text, words)).transpose();
+        let (states, due) = wrong.take(states).unzip();
+        let filter = wrong.take(LogFilter::read(
+            (
+                Source::Parameter("event_type"),
+                listed(self.event_type).as_deref(),
+            ),
+            (
+                Source::Parameter("response_code"),
+                listed(self.response_code).as_deref(),
+            ),
+            (
+                Source::Parameter("outcome"),
+                listed(self.outcome).as_deref(),
+            ),
+        ));
+        let webhooks = listed(self.webhook_id).as_deref().map(webhooks);
+        let webhooks = wrong.take(webhooks.transpose());
         let event = self.event_id.map(|text| text.parse()).transpose();
-        let filter = LogFilter::default()
-            .with_types(listed(self.event_type).as_deref())?
-            .with_codes(listed(self.response_code))?
-            .with_outcomes(listed(self.outcome))?;
-        let webhooks = listed(self.webhook_id)
-            .as_deref()
-            .map(webhooks)
-            .transpose()?;
+        let event = wrong.take(event.map_err(|error: Malformed| Invalid::new("event_id", error)));
         let page = Page {
             limit: self.limit,
             cursor: self.cursor,
         };
+        let (limit, before) = wrong.take(page.read::<DeliveryId>());
         let until = self.until.map(|Timestamp(at)| first_uuid_at(at));
-        let before = page.after::<DeliveryId>()?.map(DeliveryId::uuid);
+        let before = before.map(DeliveryId::uuid);
         // Future days have partitions, too, and planning with them costs more than reading.
         let to_come = first_uuid_at(clock::now() + CLOCKS);
-        Ok(Search {
+        wrong.finish(Search {
             states,
-            due,
+            due: due.unwrap_or_default(),
             filter,
             webhooks,
-            event: event.map_err(|error| parsed("event_id", error))?,
+            event,
             from: self
                 .since
                 .map_or(Uuid::nil(), |Timestamp(at)| first_uuid_at(at)),
             to: until.into_iter().chain(before).fold(to_come, Uuid::min),
-            limit: page.limit()?,
+            limit,
         })
     }
 }
 
-fn webhooks(texts: &[String]) -> Result<Vec<WebhookId>> {
+fn webhooks(texts: &[String]) -> std::result::Result<Vec<WebhookId>, Invalids> {
     if texts.len() > MAX_WEBHOOKS {
         let bound = format!("must have at most {MAX_WEBHOOKS} entries");
-        return Err(Problem::field("webhook_id", bound));
+        return Err(Invalid::new("webhook_id", bound).into());
     }
-    let parsed = texts.iter().map(|text| text.trim().parse());
-    parsed
-        .collect::<std::result::Result<_, shared::ids::Malformed>>()
-        .map_err(|error| Problem::field("webhook_id", error.to_string()))
+    let mut wrong = Gathered::default();
+    let mut webhooks = Vec::with_capacity(texts.len());
+    for text in texts {
+        let parsed = text.trim().parse::<WebhookId>();
+        let parsed = parsed.map_err(|error: Malformed| Invalid::new("webhook_id", error));
+        webhooks.extend(wrong.take(parsed.map(Some)));
+    }
+    wrong.finish(webhooks)
 }
 
 /// One state, or several with commas between them. Answers also whether only deliveries whose
 /// next attempt is due are meant.
-fn states(text: &str, words: &[Word]) -> Result<(Vec<&'static str>, bool)> {
+fn states(text: &str, words: &[Word]) -> std::result::Result<(Vec<&'static str>, bool), Invalid> {
     let names: Vec<_> = text.split(',').map(str::trim).collect();
     let mut found = Vec::new();
     for name in &names {
@@ -222,15 +231,15 @@ fn states(text: &str, words: &[Word]) -> Result<(Vec<&'static str>, bool)> {
     let due = names.contains(&PROCESSING);
     if due && names.len() > 1 {
         let alone = "`processing` can't be combined with others";
-        return Err(Problem::field("status", alone));
+        return Err(Invalid::new("status", alone));
     }
     Ok((found, due))
 }
 
-fn unknown(name: &str) -> Problem {
+fn unknown(name: &str) -> Invalid {
     let others = STATES.iter().chain(&["success", "pending", PROCESSING]);
     let all: Vec<_> = others.copied().collect();
-    Problem::field(
+    Invalid::new(
         "status",
         format!("`{name}` is not one of {}", all.join(", ")),
     )

@@ -2,8 +2,9 @@
 //!
 //! The event's row, its deliveries and their verdicts stay. The data goes, and so does what
 //! attempts kept of requests and answers. Deliveries that are still open are cancelled: there
-//! is nothing to send any more. A job may be on its way to a dispatcher with a copy of the
-//! data, so a first attempt can still be made for some seconds.
+//! is nothing to send any more. The job of a first attempt has a copy of the data and is sent
+//! without a look at its row. So the tenant's row gets the time of the expunge. Dispatchers
+//! hear of that by the catalogue's feed, and look older jobs up.
 
 use axum::Json;
 use axum::extract::State;
@@ -15,6 +16,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::actor::begin;
 use crate::api::access::auth::Managing;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::Id;
@@ -34,7 +36,7 @@ struct Expunged {
     /// When its data was taken away first.
     expunged_at: Timestamp,
     /// The number of open deliveries that were cancelled now.
-    cancelled: u64,
+    cancelled: usize,
 }
 
 /// Expunge an event
@@ -53,13 +55,16 @@ async fn expunge(
     Id(id): Id<EventId>,
 ) -> Result<Json<Expunged>> {
     let mut client = api.pool.get().await?;
-    let transaction = client.transaction().await?;
+    let transaction = begin(&mut client, &acting.actor).await?;
     let Some((uids, expunged_at)) = clear_data(&transaction, &acting.tenant, &id).await? else {
         return Err(Problem::not_found(format!("there is no event {id}")));
     };
-    let cancelled = cancel(&transaction, &uids).await?;
+    let (cancelled, any_first) = cancel(&transaction, &uids).await?;
     clear_attempts(&transaction, &uids).await?;
     remove_of_event(&transaction, &acting.tenant, &id).await?;
+    if any_first {
+        note_time(&transaction, &acting.tenant).await?;
+    }
     transaction.commit().await?;
     info!(tenant = %acting.tenant, event = %id, actor = acting.actor.as_str(), cancelled, "an event was expunged");
     Ok(Json(Expunged {
@@ -91,7 +96,8 @@ async fn clear_data(
     Ok(first.map(|at| (rows.iter().map(|row| row.get(0)).collect(), at)))
 }
 
-async fn cancel(transaction: &Transaction<'_>, events: &[EventUid]) -> Result<u64> {
+/// How many open deliveries were cancelled, and whether one of them waited for its first attempt.
+async fn cancel(transaction: &Transaction<'_>, events: &[EventUid]) -> Result<(usize, bool)> {
     let statement = transaction
         .prepare_cached(
             "-- cancel_expunged\n\
@@ -101,10 +107,24 @@ async fn cancel(transaction: &Transaction<'_>, events: &[EventUid]) -> Result<u6
                  SELECT d.id FROM unnest($1::uuid[]) AS e (uid) CROSS JOIN LATERAL ( \
                      SELECT id FROM deliveries \
                      WHERE id BETWEEN millisecond_floor(e.uid) AND millisecond_ceiling(e.uid) \
-                       AND event_uid = e.uid) d))",
+                       AND event_uid = e.uid) d)) \
+             RETURNING attempts = 0",
         )
         .await?;
-    Ok(transaction.execute(&statement, &[&events]).await?)
+    let rows = transaction.query(&statement, &[&events]).await?;
+    Ok((rows.len(), rows.iter().any(|row| row.get(0))))
+}
+
+/// Makes dispatchers look up the jobs that were made until now.
+async fn note_time(transaction: &Transaction<'_>, tenant: &Tenant) -> Result<()> {
+    let statement = transaction
+        .prepare_cached(
+            "-- note_expunge\n\
+             UPDATE tenants SET expunged_at = clock_timestamp() WHERE id = $1",
+        )
+        .await?;
+    transaction.execute(&statement, &[tenant]).await?;
+    Ok(())
 }
 
 /// In debug mode attempts keep the request. An answer, its headers and an error may repeat what

@@ -16,10 +16,11 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::api::access::auth::Reading;
-use crate::api::http::problem::{Problem, Result};
+use crate::api::http::problem::Result;
 use crate::api::http::request::{Page, Parameters};
 use crate::api::state::{Api, Shared};
-use crate::log_filter::{LogFilter, listed};
+use crate::invalid::{Gathered, Invalid, Invalids};
+use crate::log_filter::{LogFilter, Source, listed};
 use crate::timestamp::Timestamp;
 
 /// The most events of the tenant that a page with `type` looks at.
@@ -145,30 +146,7 @@ pub async fn search(
     State(api): State<Shared>,
     Parameters(search): Parameters<Search>,
 ) -> Result<Json<Found>> {
-    let types = LogFilter::default()
-        .with_types(listed(search.event_type).as_deref())
-        .map_err(|invalid| Problem::field("type", invalid.reason))?;
-    if search.matched.is_some_and(|matched| matched != 0) {
-        return Err(Problem::field(
-            "matched",
-            "must be 0: events that matched no webhook",
-        ));
-    }
-    let unmatched = search.matched.is_some();
-    let page = Page {
-        limit: search.limit,
-        cursor: search.cursor,
-    };
-    let (limit, after) = (page.limit()?, page.after::<EventUid>()?);
-    let since = moment("since", search.since.as_deref())?;
-    let until = moment("until", search.until.as_deref())?;
-    let to = until.unwrap_or(Uuid::max());
-    let range = Range {
-        from: since.unwrap_or(Uuid::nil()),
-        to: after.map_or(to, |after| to.min(after.uuid())),
-        unmatched,
-    };
-
+    let (types, range, limit) = search.check()?;
     let rows = search_events(&api, &acting.tenant, &range, &types, limit).await?;
     let shown = &rows[..rows.len().min(limit as usize)];
     let next_cursor = if rows.len() > shown.len() {
@@ -184,13 +162,41 @@ pub async fn search(
     }))
 }
 
-fn moment(field: &'static str, text: Option<&str>) -> Result<Option<Uuid>> {
+impl Search {
+    /// Checks every parameter: the types, the events to look at, and how many to show.
+    fn check(self) -> std::result::Result<(LogFilter, Range, i64), Invalids> {
+        let mut wrong = Gathered::default();
+        let types = listed(self.event_type);
+        let from = Source::Parameter("type");
+        let types = wrong.take(LogFilter::default().with_types(from, types.as_deref()));
+        if self.matched.is_some_and(|matched| matched != 0) {
+            let bound = "must be 0: events that matched no webhook";
+            wrong.add(Invalid::new("matched", bound));
+        }
+        let page = Page {
+            limit: self.limit,
+            cursor: self.cursor,
+        };
+        let (limit, after) = wrong.take(page.read::<EventUid>());
+        let since = wrong.take(moment("since", self.since.as_deref()));
+        let until = wrong.take(moment("until", self.until.as_deref()));
+        let to = until.unwrap_or(Uuid::max());
+        let range = Range {
+            from: since.unwrap_or(Uuid::nil()),
+            to: after.map_or(to, |after| to.min(after.uuid())),
+            unmatched: self.matched.is_some(),
+        };
+        wrong.finish((types, range, limit))
+    }
+}
+
+fn moment(field: &'static str, text: Option<&str>) -> std::result::Result<Option<Uuid>, Invalid> {
     let Some(text) = text else {
         return Ok(None);
     };
     OffsetDateTime::parse(text, &Rfc3339)
         .map(|at| Some(first_uuid_at(at)))
-        .map_err(|_| Problem::field(field, "must be an RFC 3339 time"))
+        .map_err(|_| Invalid::new(field, "must be an RFC 3339 time"))
 }
 
 /// One row more than the limit, if there are as many.

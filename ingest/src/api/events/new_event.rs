@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use crate::api::http::problem::{Problem, Result};
 use crate::decode::{Event, Rejected, parse_time};
+use crate::invalid::{Gathered, Invalid};
 use crate::json_text::{MAX_DEPTH, depth};
 
 /// The largest body of a batch, in bytes.
@@ -80,46 +81,37 @@ impl NewEvent {
     /// An event that is one, as far as that can be said without its tenant's catalogue.
     ///
     /// # Errors
-    /// Names the member and its bound.
+    /// Names each member that is wrong, and its bound.
     pub fn check(self, tenant: &Tenant) -> Result<Event> {
-        let event_type: EventType = self
-            .event_type
-            .parse()
-            .map_err(|error| Problem::field("type", format!("{error}")))?;
-        let id: EventId = match self.id {
-            Some(id) => id
-                .parse()
-                .map_err(|error| Problem::field("id", format!("{error}")))?,
-            None => EventUid::generate().into(),
-        };
+        let mut wrong = Gathered::default();
+        let event_type = self.event_type.parse::<EventType>();
+        let event_type = wrong.keep(event_type.map_err(|error| Invalid::new("type", error)));
+        let id = self.id.map(|id| id.parse::<EventId>()).transpose();
+        let id = wrong.take(id.map_err(|error| Invalid::new("id", error)));
         if self.data.get().len() > LARGEST_MAX_PAYLOAD {
             let size = self.data.get().len();
             let bound = format!("data is {size} bytes; at most {LARGEST_MAX_PAYLOAD} are allowed");
             return Err(Problem::too_large(bound).of_field("data"));
         }
         if depth(self.data.get()) > MAX_DEPTH {
-            return Err(Problem::field(
-                "data",
-                format!("is nested more than {MAX_DEPTH} levels deep"),
-            ));
+            let bound = format!("is nested more than {MAX_DEPTH} levels deep");
+            wrong.add(Invalid::new("data", bound));
         }
-        let occurred_at = match self.occurred_at {
-            None => None,
-            Some(text) => Some(
-                parse_time("occurred_at", &text)
-                    .map_err(|_| Problem::field("occurred_at", "must be an RFC 3339 time"))?,
-            ),
-        };
-        Ok(Event {
+        let occurred_at = self.occurred_at.as_deref();
+        let occurred_at = occurred_at.map(|text| parse_time("occurred_at", text));
+        let no_time = |_| Invalid::new("occurred_at", "must be an RFC 3339 time");
+        let occurred_at = wrong.take(occurred_at.transpose().map_err(no_time));
+        let event = event_type.map(|event_type| Event {
             tenant: tenant.clone(),
             event_type,
-            id: Some(id),
+            id: Some(id.unwrap_or_else(|| EventUid::generate().into())),
             occurred_at,
             data: Box::<str>::from(self.data).into_string(),
             attributes: self.attributes,
             over_http: true,
             trace: None,
-        })
+        });
+        Ok(wrong.finish_with(event)?)
     }
 }
 

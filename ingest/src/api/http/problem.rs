@@ -26,6 +26,9 @@ const MAX_FIELD: usize = 256;
 /// The longest text about one field, in bytes.
 const MAX_DETAIL: usize = 512;
 
+/// The most errors of one answer: a catalogue may have thousands.
+const MAX_ERRORS: usize = 100;
+
 /// `application/problem+json` with `title`, `status`, `code`, `detail` and, where one is
 /// to blame, the `field`.
 #[derive(Debug)]
@@ -128,11 +131,12 @@ impl Problem {
     }
 
     /// The first error is the problem's own.
-    fn all_of(status: StatusCode, errors: Vec<Blame>) -> Self {
+    fn all_of(status: StatusCode, mut errors: Vec<Blame>) -> Self {
         let first = errors.first();
         let code = first.map_or(Code::MalformedRequest, |first| first.code);
         let detail = first.map_or("", |first| &first.detail);
         let problem = Self::new(status, code, detail);
+        errors.truncate(MAX_ERRORS);
         Self { errors, ..problem }
     }
 
@@ -152,10 +156,9 @@ impl Problem {
         Self::all_of(StatusCode::UNPROCESSABLE_ENTITY, vec![error])
     }
 
-    /// 422: the operation has no such query parameter.
-    pub fn unknown_parameter(name: &str, detail: &str) -> Self {
-        let error = Blame::new(Code::UnknownMember, name, detail);
-        Self::all_of(StatusCode::UNPROCESSABLE_ENTITY, vec![error])
+    /// 422: the operation has no such query parameters. There is at least one.
+    pub fn unknown_parameters(errors: Vec<Blame>) -> Self {
+        Self::all_of(StatusCode::UNPROCESSABLE_ENTITY, errors)
     }
 
     /// 401: no valid token.

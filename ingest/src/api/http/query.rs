@@ -11,7 +11,11 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
-use crate::api::http::problem::{Problem, Result};
+use crate::api::http::code::Code;
+use crate::api::http::problem::{Blame, Problem, Result};
+
+/// The most unknown parameters that are named.
+const MAX_ERRORS: usize = 16;
 
 /// Each operation's parameters, by method and path.
 pub struct Queries(HashMap<(String, String), Vec<String>>);
@@ -19,7 +23,7 @@ pub struct Queries(HashMap<(String, String), Vec<String>>);
 impl Queries {
     /// Reads them from the OpenAPI document.
     #[must_use]
-    pub fn of(document: &Value) -> Self {
+    pub fn from_document(document: &Value) -> Self {
         let mut operations = HashMap::new();
         let paths = document["paths"].as_object().into_iter().flatten();
         for (path, methods) in paths {
@@ -52,27 +56,33 @@ impl Queries {
         let Some(known) = self.0.get(&key) else {
             return Ok(());
         };
-        for (name, _) in url::form_urlencoded::parse(query.as_bytes()) {
-            if !known.iter().any(|known| *known == name) {
-                return Err(unknown(&name, known));
-            }
+        let names = url::form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name);
+        let unknown: Vec<_> = names
+            .filter(|name| !known.iter().any(|known| known == name))
+            .take(MAX_ERRORS)
+            .map(|name| blame(&name, known))
+            .collect();
+        match unknown.is_empty() {
+            true => Ok(()),
+            false => Err(Problem::unknown_parameters(unknown)),
         }
-        Ok(())
     }
 }
 
 /// Names the parameter, and the known one that it may be meant for.
-fn unknown(name: &str, known: &[String]) -> Problem {
+fn blame(name: &str, known: &[String]) -> Blame {
     let nearest = known
         .iter()
         .min_by_key(|known| strsim::damerau_levenshtein(name, known));
     let Some(nearest) = nearest else {
-        return Problem::unknown_parameter(name, "this operation takes no query parameters");
+        let none = "this operation takes no query parameters";
+        return Blame::new(Code::UnknownMember, name, none);
     };
     let others = known.join("`, `");
-    Problem::unknown_parameter(
+    Blame::new(
+        Code::UnknownMember,
         name,
-        &format!(
+        format!(
             "is not a parameter of this operation; did you mean `{nearest}`? It takes `{others}`"
         ),
     )
@@ -100,7 +110,7 @@ mod tests {
 
     #[test]
     fn an_unknown_parameter_is_refused_with_the_nearest_known_one() {
-        let queries = Queries::of(&document());
+        let queries = Queries::from_document(&document());
         let check = |path: &str, query: &str| queries.check("GET", path, query);
         for (path, query) in [
             ("/api/v1/webhooks", "limit=5&cursor=x"),

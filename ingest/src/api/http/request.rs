@@ -1,6 +1,7 @@
 //! Reads requests: JSON bodies, ids in paths, query strings, pages.
 
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, RawPathParams, Request};
+use axum::http::Uri;
 use axum::http::header;
 use axum::http::request::Parts;
 use futures_util::StreamExt;
@@ -17,6 +18,7 @@ use utoipa::IntoParams;
 use crate::api::http::code::Code;
 use crate::api::http::json;
 use crate::api::http::problem::{Blame, Problem};
+use crate::invalid::{Gathered, Invalid, Invalids};
 
 /// The largest request body, in bytes: an event's data and what is around it.
 pub const MAX_BODY: usize = LARGEST_MAX_PAYLOAD + 256 * 1024;
@@ -161,31 +163,56 @@ pub struct Parameters<T>(pub T);
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         // PostgreSQL's texts can't hold it.
         let query = parts.uri.query().unwrap_or_default();
-        let mut pairs = url::form_urlencoded::parse(query.as_bytes());
-        if let Some((name, _)) = pairs.find(|(_, value)| value.contains('\0')) {
-            return Err(Problem::field(
-                name,
-                "must not contain the character U+0000",
-            ));
+        let pairs = url::form_urlencoded::parse(query.as_bytes());
+        let mut wrong = Gathered::default();
+        for (name, _) in pairs.filter(|(_, value)| value.contains('\0')) {
+            wrong.add(Invalid::new(name, "must not contain the character U+0000"));
         }
-        let Query(value) = Query::from_request_parts(parts, state)
-            .await
-            .map_err(|rejection| {
-                // `limit: invalid digit found in string`, after words about the library's work.
-                let text = rejection.body_text();
-                let reason = text.strip_prefix("Failed to deserialize query string: ");
-                match reason.and_then(|reason| reason.split_once(": ")) {
-                    Some((name, reason)) => {
-                        Problem::wrong(vec![Blame::new(Code::WrongType, name, reason)])
-                    }
-                    None => Problem::bad_request(format!("query string: {text}")),
-                }
-            })?;
-        Ok(Self(value))
+        wrong.finish(())?;
+        read_query(&parts.uri).map(Self)
     }
+}
+
+/// Reads the query string. The library stops at the first error. So a query that can't be read
+/// is read again without the parameter to blame, until it can be.
+fn read_query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
+    let mut errors: Vec<Blame> = Vec::new();
+    let mut left = uri.clone();
+    loop {
+        let rejection = match Query::<T>::try_from_uri(&left) {
+            Ok(Query(value)) if errors.is_empty() => return Ok(value),
+            Ok(_) => return Err(Problem::wrong(errors)),
+            Err(rejection) => rejection,
+        };
+        // `limit: invalid digit found in string`, after words about the library's work.
+        let text = rejection.body_text();
+        let reason = text.strip_prefix("Failed to deserialize query string: ");
+        let named = reason.and_then(|reason| reason.split_once(": "));
+        let known = |name: &str| errors.iter().any(|error| error.field == name);
+        match named.filter(|(name, _)| !known(name)) {
+            Some((name, reason)) => {
+                errors.push(Blame::new(Code::WrongType, name, reason));
+                left = without(&left, name);
+            }
+            // What is missing now may have been taken away.
+            None if !errors.is_empty() => return Err(Problem::wrong(errors)),
+            None => return Err(Problem::bad_request(format!("query string: {text}"))),
+        }
+    }
+}
+
+/// The same address without this parameter.
+fn without(uri: &Uri, parameter: &str) -> Uri {
+    let pairs = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+    let kept = pairs.filter(|(name, _)| name != parameter);
+    let query = url::form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(kept)
+        .finish();
+    let text = format!("{}?{query}", uri.path());
+    text.parse().unwrap_or_default()
 }
 
 /// `?limit=&cursor=`, newest first. A cursor is the last id of the page before.
@@ -204,14 +231,25 @@ impl Page {
     ///
     /// # Errors
     /// If it's out of bounds.
-    pub fn limit(&self) -> Result<i64, Problem> {
+    pub fn limit(&self) -> Result<i64, Invalid> {
         match self.limit.unwrap_or(PAGE) {
             limit @ 1..=MAX_PAGE => Ok(limit),
-            _ => Err(Problem::field(
+            _ => Err(Invalid::new(
                 "limit",
                 format!("must be between 1 and {MAX_PAGE}"),
             )),
         }
+    }
+
+    /// How many rows, and the id after which the page starts.
+    ///
+    /// # Errors
+    /// Names both, if both are wrong.
+    pub fn read<T: FromStr>(&self) -> Result<(i64, Option<T>), Invalids> {
+        let mut wrong = Gathered::default();
+        let limit = wrong.take(self.limit());
+        let after = wrong.take(self.after());
+        wrong.finish((limit, after))
     }
 
     /// The rows to show of those that were found, one more than the limit, and
@@ -233,10 +271,10 @@ impl Page {
     ///
     /// # Errors
     /// If it isn't a cursor.
-    pub fn after<T: FromStr>(&self) -> Result<Option<T>, Problem> {
+    pub fn after<T: FromStr>(&self) -> Result<Option<T>, Invalid> {
         let parse = |text: &String| {
             text.parse()
-                .map_err(|_| Problem::field("cursor", "is not a cursor"))
+                .map_err(|_| Invalid::new("cursor", "is not a cursor"))
         };
         self.cursor.as_ref().map(parse).transpose()
     }

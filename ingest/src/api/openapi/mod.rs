@@ -282,10 +282,10 @@ mod tests {
         let document = document();
         let schemas = &document["components"]["schemas"];
         for (schema, member, other) in [
-            ("NewWebhook", "url", "target_url"),
-            ("NewWebhook", "events", "event_type"),
+            ("WebhookInput", "url", "target_url"),
+            ("WebhookInput", "events", "event_type"),
             ("WebhookChange", "retry_policy", "retryPolicy"),
-            ("NewEvent", "type", "eventType"),
+            ("EventInput", "type", "eventType"),
         ] {
             let properties = &schemas[schema]["properties"];
             let text = properties[member]["description"].as_str().unwrap();

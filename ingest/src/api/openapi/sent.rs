@@ -35,7 +35,7 @@ pub(super) fn describe(document: &mut Value) {
 /// The headers and the body of a delivery.
 fn sample(dialect: &Dialect) -> (Vec<(String, String)>, Value) {
     let uuid = Uuid::from_u128(0x019c_135f_1a7b_7000_8000_0000_0000_0001);
-    let secrets = Secret::parse(SECRET).map(|secret| Secrets::of(secret, None));
+    let secrets = Secret::parse(SECRET).map(|secret| Secrets::new(secret, None));
     let names = (
         "order-4711-created".parse(),
         "order.created".parse(),

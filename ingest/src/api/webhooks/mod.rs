@@ -28,7 +28,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use shared::ids::WebhookId;
+use shared::ids::{ExternalId, WebhookId};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -40,6 +40,7 @@ use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Page, Parameters};
 use crate::api::state::Shared;
 use crate::api::webhooks::view::{COLUMNS, WebhookView, all, find};
+use crate::invalid::{Gathered, Invalid};
 use crate::webhooks::form::{NewWebhook, WebhookForm};
 use crate::webhooks::store;
 
@@ -68,6 +69,9 @@ const ALL: i64 = 1_000;
 pub struct WebhookQuery {
     /// Only webhooks with this `client_id` in their metadata.
     pub client_id: Option<String>,
+    /// Only the webhook that had this id in the system that it comes from.
+    #[param(pattern = "^[!-~]{1,128}$", example = "webhook_123")]
+    pub external_id: Option<String>,
     /// The most entries of the page; by default all of them, at most 1,000.
     #[param(minimum = 1, maximum = 250)]
     pub limit: Option<i64>,
@@ -145,21 +149,29 @@ pub async fn list(
         limit: query.limit,
         cursor: query.cursor,
     };
-    let limit = page.limit.map_or(Ok(ALL), |_| page.limit())?;
-    if query.client_id.as_ref().is_some_and(|id| id.contains('\0')) {
-        return Err(Problem::field(
-            "client_id",
-            "must not contain the character U+0000",
-        ));
-    }
-    let after = page.after::<WebhookId>()?;
+    let mut wrong = Gathered::default();
+    let (limit, after) = wrong.take(page.read::<WebhookId>());
+    let limit = page.limit.map_or(ALL, |_| limit);
+    let external_id = query.external_id.map(|id| id.parse::<ExternalId>());
+    let external_id = external_id.transpose();
+    let external_id = wrong.take(external_id.map_err(|error| Invalid::new("external_id", error)));
+    wrong.finish(())?;
+    // A condition that is there only when it is asked for leaves its index to choose.
+    let by_client = match query.client_id {
+        Some(_) => "w.metadata ? 'client_id' AND w.metadata ->> 'client_id' = $4",
+        None => "$4::text IS NULL",
+    };
+    let by_external_id = match external_id {
+        Some(_) => "w.external_id = $6",
+        None => "$6::text IS NULL",
+    };
     let client = api.pool.get().await?;
     let statement = client
         .prepare_cached(&format!(
             "-- list_webhooks\n\
              SELECT {COLUMNS} FROM webhooks w \
              WHERE w.tenant = $1 AND w.status <> 'deleted' AND ($2::uuid IS NULL OR w.id < $2) \
-               AND ($4::text IS NULL OR w.metadata ->> 'client_id' = $4) \
+               AND {by_client} AND {by_external_id} \
                AND ($5::text IS NULL OR w.owner = $5) \
              ORDER BY w.id DESC LIMIT $3"
         ))
@@ -173,6 +185,7 @@ pub async fn list(
                 &(limit + 1),
                 &query.client_id,
                 &acting.owner,
+                &external_id,
             ],
         )
         .await?;

@@ -1,8 +1,8 @@
-//! A webhook can be sent back as it was read: many clients read it, change a member and
-//! send all of it.
+//! Accepts a webhook as the API has shown it: many clients read a webhook, change a member and send
+//! all of it back.
 //!
-//! A member that equals what is shown now changes nothing, whatever it is: a masked secret,
-//! a member that can't be set, the name that a dialect adds. What is left is the change.
+//! A member that equals what is shown now is dropped from the change. That includes members that
+//! can't be set: a masked secret, or a name that the dialect adds.
 
 use serde_json::{Map, Value};
 

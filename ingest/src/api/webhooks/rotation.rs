@@ -16,12 +16,12 @@ use utoipa_axum::routes;
 
 use crate::actor::begin;
 use crate::api::access::auth::OwnManaging;
-use crate::api::http::problem::{Problem, Result};
+use crate::api::http::problem::Result;
 use crate::api::http::request::{Id, OptionalBody};
 use crate::api::state::Shared;
 use crate::api::webhooks::view::{WebhookView, find};
-use crate::invalid::NotFound;
-use crate::webhooks::store::{seal_key, seal_secret};
+use crate::invalid::{Gathered, Invalid, NotFound};
+use crate::webhooks::sealed::{seal_key, seal_secret};
 
 /// How long both secrets sign unless the request says, in seconds.
 const OVERLAP: u32 = 86_400;
@@ -75,24 +75,22 @@ pub async fn rotate(
 ) -> Result<Json<WebhookView>> {
     // First, so that what is wrong with a request tells nothing of another's webhook.
     let webhook = find(&api, &acting.tenant, id).await?;
+    let mut wrong = Gathered::default();
     let overlap = rotation.overlap.unwrap_or(OVERLAP);
     if overlap > MAX_OVERLAP {
-        return Err(Problem::field(
-            "overlap",
-            format!("must be at most {MAX_OVERLAP} (seconds)"),
-        ));
+        let bound = format!("must be at most {MAX_OVERLAP} (seconds)");
+        wrong.add(Invalid::new("overlap", bound));
     }
-    let secret = match rotation.secret {
-        Some(text) => {
-            let refused = |error: BadSecret| Problem::field("secret", error.to_string());
-            let secret = Secret::parse(&text).map_err(refused)?;
-            if webhook.decodes_secrets {
-                secret.check_base64().map_err(refused)?;
-            }
-            secret
+    let given = rotation.secret.map(|text| {
+        let secret = Secret::parse(&text)?;
+        if webhook.decodes_secrets {
+            secret.check_base64()?;
         }
-        None => Secret::generate(),
-    };
+        Ok(secret)
+    });
+    let given = given.transpose();
+    let given = wrong.take(given.map_err(|error: BadSecret| Invalid::new("secret", error)));
+    let secret = wrong.finish(given)?.unwrap_or_else(Secret::generate);
     let until = clock::now() + Duration::seconds(i64::from(overlap));
     let until = (overlap > 0).then_some(until);
     let _turn = api.changes.acquire(&acting.tenant).await?;

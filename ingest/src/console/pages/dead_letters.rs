@@ -1,4 +1,5 @@
-//! Dead letters, for the operator: by reason first, since that is how they are mended.
+//! Dead letters, for the operator: grouped by reason, because all letters of one reason are fixed
+//! together.
 
 use std::sync::Arc;
 
@@ -8,9 +9,10 @@ use maud::{Markup, html};
 use serde::Deserialize;
 use shared::ids::DeadLetterId;
 
-use crate::api::dead_letters::{
-    self, DeadLetter, DeadLetterReason, Discardable, Selection, Which, WhoseReasons,
-};
+use crate::api::dead_letters::replay::{replay as replay_one, replay_many};
+use crate::api::dead_letters::selection::Selection;
+use crate::api::dead_letters::view::DeadLetter;
+use crate::api::dead_letters::{self, DeadLetterReason, Discardable, Which, WhoseReasons};
 use crate::api::http::request::{Id, OptionalBody, Parameters};
 use crate::console::failure::{Failure, Result};
 use crate::console::fields::{Fields, query};
@@ -241,7 +243,7 @@ pub async fn replay(
     Id(id): Id<DeadLetterId>,
 ) -> Result<Redirect> {
     let api = State(console.api.clone());
-    let answer = dead_letters::replay(
+    let answer = replay_one(
         operation.operating(),
         api,
         Id(id),
@@ -268,7 +270,7 @@ pub async fn act(
                 ids: filled("id").map(|id| vec![id]),
             };
             let body = crate::api::http::request::Body(selection);
-            let answer = dead_letters::replay_many(operation.operating(), api(), body).await?;
+            let answer = replay_many(operation.operating(), api(), body).await?;
             format!("replayed-{}", answer.0.replayed)
         }
         "discard" => {

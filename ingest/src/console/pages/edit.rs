@@ -1,8 +1,9 @@
-//! Makes a webhook, or changes one.
+//! Creates a webhook, or changes one.
 //!
-//! A form becomes what a client of the API would send. What is wrong is said beside its
-//! field, and everything at once. A change carries the state that it was made from: if
-//! somebody else changed the webhook meanwhile, both are shown and nothing is overwritten.
+//! The form is turned into the request that a client of the API would send. All errors are shown
+//! at once, each beside its field. A change carries the webhook's revision from when the form was
+//! shown. If somebody else has changed the webhook since, both versions are shown and nothing is
+//! overwritten.
 
 use std::sync::Arc;
 

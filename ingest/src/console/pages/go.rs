@@ -1,4 +1,4 @@
-//! The field to jump: an id's prefix says what it is the id of.
+//! The field "Jump to": finds the page of an id. The id's prefix tells its kind.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! A webhook's log: its attempts as they came, newest first, and changes of it between them.
+//! A webhook's log: its attempts, newest first, with the changes of the webhook between them.
 
 use std::sync::Arc;
 

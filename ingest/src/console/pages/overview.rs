@@ -1,4 +1,5 @@
-//! The overview: is all well, and if not, where? Until the first delivery: the first steps.
+//! The overview: whether everything works, and what doesn't. Before a tenant's first delivery it
+//! shows the first steps instead.
 
 use std::collections::HashMap;
 use std::sync::Arc;

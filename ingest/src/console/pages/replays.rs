@@ -1,4 +1,5 @@
-//! Replays: those of a tenant, one with what became of it, and a new one that says how many first.
+//! Replays: the list of a tenant's replays, one replay with its results, and the form for a new
+//! one, which shows the number of deliveries before it starts.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
-//! Retries many deliveries: those that somebody selected, or all that match a filter.
+//! Retries many deliveries: the selected ones, or all that match a filter.
 //!
-//! All that match are counted before anything is done, and asked about on a page.
+//! Retrying all that match first shows their number and asks for a confirmation.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

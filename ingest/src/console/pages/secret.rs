@@ -1,4 +1,4 @@
-//! A webhook's secret: replaced here, shown once, and the one before taken away.
+//! A webhook's secret: replace it, show the new one once, and revoke the previous one.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! A webhook's settings: every value, and whose it is; and the ways to stop it.
+//! A webhook's settings: each value, and where it comes from (the webhook, its tenant or the
+//! dialect). Also pauses, disables and deletes the webhook.
 
 use std::sync::Arc;
 

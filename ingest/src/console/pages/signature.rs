@@ -1,7 +1,7 @@
-//! Why doesn't a signature verify? What the receiver got is checked step by step.
+//! Checks a signature that a receiver can't verify, and shows which step fails.
 //!
-//! The answer is written into the page that the form sends for: nothing is stored, and the secret
-//! isn't repeated.
+//! The answer is the page that the form is sent to. Nothing is stored, and the secret isn't shown
+//! again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! A webhook's statistics: how much of it works, how long it takes, what goes wrong.
+//! A webhook's statistics: success rate, response times, and errors by kind.
 
 use std::sync::Arc;
 

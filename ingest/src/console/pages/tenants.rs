@@ -27,7 +27,7 @@ use crate::console::session;
 use crate::console::state::Console;
 use crate::console::text::{line, plain};
 use crate::console::visit::{Operation, Posted, Visitor};
-use crate::tenants::TenantView;
+use crate::tenants::view::TenantView;
 
 const PATH: &str = "/console/_/tenants";
 

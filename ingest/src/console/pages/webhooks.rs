@@ -84,6 +84,7 @@ pub async fn all(
         limit: Some(MAX_PAGE),
         cursor,
         client_id: None,
+        external_id: None,
     };
     let acting = reader.reading().await?;
     let answer = webhooks::list(acting, State(console.reads.clone()), Parameters(page)).await?;

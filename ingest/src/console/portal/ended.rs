@@ -1,4 +1,4 @@
-//! What there is instead of a page of the portal.
+//! The page that is shown when a session of the portal has ended or its link doesn't work.
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};

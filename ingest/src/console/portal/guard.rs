@@ -1,4 +1,5 @@
-//! Around every page of the portal: its session, its forms, and who may have it in a frame.
+//! Middleware around every page of the portal: its session, protection against forged forms, and
+//! which sites may show it in a frame.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

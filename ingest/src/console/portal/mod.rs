@@ -1,9 +1,10 @@
-//! The portal: a page of a tenant's webhooks for that tenant's customers, alone or in a frame.
+//! The portal: pages with a tenant's webhooks for that tenant's customers, by themselves or in a
+//! frame.
 //!
-//! A link ([`portal_links`](crate::api::portal_links)) begins a session of its own, with a cookie
-//! of its own, that opens nothing under `/console`. [`guard`] says which pages may have it in a
-//! frame. What it shows comes from the API's functions, of the webhooks that the link covers
-//! alone ([`scope`]). It names no tenant, no address of ours and no other webhook.
+//! A link ([`portal_links`](crate::api::portal_links)) begins a session with a cookie of its own.
+//! This session opens no page under `/console`. [`guard`] decides which sites may show the portal
+//! in a frame. The pages call the API's functions, and only for the webhooks that the link names
+//! ([`scope`]). They show no tenant's name, no address of Posthorn's and no other webhook.
 
 use std::sync::Arc;
 

@@ -1,7 +1,8 @@
-//! `GET /portal/open?link=`: begins the session that a link is for.
+//! `GET /portal/open?link=`: uses up a link and begins its session.
 //!
-//! In a frame nobody would press a button first, so the link is used up by opening it. The answer
-//! leads to the portal without the link in the address. Logs have the path alone.
+//! A link is used up by a GET request, without a button to press, because the portal usually
+//! stands in a frame. The answer redirects to an address without the link. Logs have only the
+//! path, so no log has a link in it.
 
 use std::sync::Arc;
 

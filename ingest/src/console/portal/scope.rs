@@ -1,7 +1,7 @@
-//! Which webhooks a session of the portal covers, and what may be done with them.
+//! Which webhooks a session of the portal may see, and what it may do with them.
 //!
-//! Tenant, webhooks and role come from the session alone. What isn't covered is answered like
-//! what doesn't exist.
+//! The tenant, the webhooks and the role come from the session alone. A webhook outside of the
+//! session's is answered with 404, like one that doesn't exist.
 
 use axum::extract::{FromRequestParts, State};
 use axum::http::request::Parts;
@@ -81,6 +81,7 @@ impl Customer {
         for _ in 0..4 {
             let page = WebhookQuery {
                 client_id: None,
+                external_id: None,
                 limit: Some(MAX_PAGE),
                 cursor,
             };

@@ -130,7 +130,7 @@ fn a_job_is_rechecked_and_goes_to_the_shard_that_is_its_now() {
     let now = OffsetDateTime::now_utc();
     let uid = EventUid::generate();
     let job = Job {
-        delivery: DeliveryId::of(uid),
+        delivery: DeliveryId::for_event(uid),
         webhook: WebhookId::generate(),
         tenant: "acme".parse().unwrap(),
         event_uid: uid,
@@ -140,7 +140,7 @@ fn a_job_is_rechecked_and_goes_to_the_shard_that_is_its_now() {
         attempt: 1,
         due_at: now,
         recheck: false,
-        payload: Payload::of("{}", None),
+        payload: Payload::from_data("{}", None),
         restart: None,
         late: None,
         trace: None,

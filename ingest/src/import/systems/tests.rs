@@ -2,13 +2,13 @@ use serde_json::json;
 
 use super::*;
 
-fn of(system: System, row: &Value) -> Result<Translated, Vec<Invalid>> {
+fn translated(system: System, row: &Value) -> Result<Translated, Vec<Invalid>> {
     let names = Names::new(&[], &[]).unwrap();
     translate(system, &names, row.as_object().unwrap().clone())
 }
 
 fn members(system: System, row: &Value) -> Value {
-    Value::Object(of(system, row).unwrap().members)
+    Value::Object(translated(system, row).unwrap().members)
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn a_svix_endpoint_without_types_gets_all_events_as_before() {
             "events": ["*"], "rateLimit": 5, "metadata": {"a": "b", "uid": "shop"}, "secret": "whsec_c2VjcmV0",
         })
     );
-    let refused = of(System::Svix, &json!({"id": "ep_1", "channels": ["eu"]})).unwrap_err();
+    let refused = translated(System::Svix, &json!({"id": "ep_1", "channels": ["eu"]})).unwrap_err();
     assert!(
         refused[0].reason.contains("--ignore channels"),
         "{refused:?}"
@@ -71,7 +71,10 @@ fn a_convoy_subscription_brings_its_endpoints_members() {
     );
     let row =
         json!({"uid": "1", "filter_config": {"event_types": ["a"], "filter": {"body": {"a": 1}}}});
-    assert_eq!(of(System::Convoy, &row).unwrap_err()[0].field, "filter");
+    assert_eq!(
+        translated(System::Convoy, &row).unwrap_err()[0].field,
+        "filter"
+    );
 }
 
 #[test]
@@ -89,7 +92,7 @@ fn a_hook0_subscription_posts_to_its_target() {
         })
     );
     let row = json!({"target": {"method": "PUT"}, "labels": {"all": "yes"}});
-    assert_eq!(of(System::Hook0, &row).unwrap_err().len(), 2);
+    assert_eq!(translated(System::Hook0, &row).unwrap_err().len(), 2);
 }
 
 #[test]
@@ -102,7 +105,7 @@ fn names_can_be_mapped_and_ignored_and_a_masked_secret_is_refused() {
     assert!(Names::new(&["hook".to_owned()], &[]).is_err());
     let masked = json!({"id": "webhook_1", "secret": "webhook_secret_***"});
     assert_eq!(
-        of(System::Auraconnect, &masked).unwrap_err()[0].field,
+        translated(System::Auraconnect, &masked).unwrap_err()[0].field,
         "secret"
     );
 }

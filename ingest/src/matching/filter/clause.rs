@@ -7,7 +7,7 @@ use serde_json::{Number, Value};
 use thiserror::Error;
 use utoipa::ToSchema;
 
-use crate::matching::number::Key;
+use crate::matching::number::NumberKey;
 
 /// How deep a filter may nest: filters, objects of operators, and the objects
 /// and arrays of literals each count one; the filter itself is the first.
@@ -184,7 +184,7 @@ pub(super) struct Listed {
     pub(super) texts: HashSet<String>,
     /// Of those, in bytes: what has another length needn't be hashed.
     pub(super) lengths: HashSet<usize>,
-    pub(super) numbers: HashSet<Key>,
+    pub(super) numbers: HashSet<NumberKey>,
     /// Compared one by one.
     pub(super) others: Vec<Value>,
 }

@@ -413,5 +413,5 @@ fn a_routing_key_that_is_not_utf_8_is_kept_for_its_own_message_only() {
         lapin::message::Delivery::mock(1, "e".into(), "acme.??order".into(), false, Vec::new());
     delivery.properties = marked.properties.clone();
     // A header with another name is the producer's.
-    assert_eq!(crate::amqp::Unreadable::of(&delivery), None);
+    assert_eq!(crate::amqp::Unreadable::from_message(&delivery), None);
 }

@@ -73,11 +73,11 @@ pub trait Cached: Sized + Send {
     /// Whether the feed loads event types: matching needs them, delivering doesn't.
     const WITH_EVENT_TYPES: bool;
 
-    /// The columns that [`Cached::of`] needs. `id` and `status` are among them.
+    /// The columns that [`Cached::from_row`] needs. `id` and `status` are among them.
     fn columns() -> String;
 
     /// Reads a row: the usable part, and the part that can't be read.
-    fn of(row: &Row, keys: &Keyring) -> (Option<Self>, Option<Unreadable>);
+    fn from_row(row: &Row, keys: &Keyring) -> (Option<Self>, Option<Unreadable>);
 }
 
 impl Cached for Webhook {
@@ -88,7 +88,7 @@ impl Cached for Webhook {
     }
 
     /// Without its secret nothing can be sent, so its deliveries wait.
-    fn of(row: &Row, keys: &Keyring) -> (Option<Self>, Option<Unreadable>) {
+    fn from_row(row: &Row, keys: &Keyring) -> (Option<Self>, Option<Unreadable>) {
         match Self::read(row, keys) {
             Ok(webhook) => (Some(webhook), None),
             Err(unreadable) => (None, Some(unreadable)),
@@ -105,7 +105,7 @@ impl Cached for Subscription {
 
     /// Matching needs no secret. The secret is opened all the same, to find out
     /// early that dispatchers with the same keys can't deliver.
-    fn of(row: &Row, keys: &Keyring) -> (Option<Self>, Option<Unreadable>) {
+    fn from_row(row: &Row, keys: &Keyring) -> (Option<Self>, Option<Unreadable>) {
         (Some(Self::read(row)), Sealed::open(row, keys).err())
     }
 }
@@ -282,7 +282,7 @@ impl<W: Cached> Feed<W> {
             changes.gone.push(webhook);
             return;
         }
-        let (usable, unreadable) = W::of(row, &self.keys);
+        let (usable, unreadable) = W::from_row(row, &self.keys);
         match usable {
             Some(usable) => changes.webhooks.push(usable),
             None => changes.gone.push(webhook),

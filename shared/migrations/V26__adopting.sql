@@ -1,0 +1,10 @@
+-- Webhooks by their client, as Corp Astro's clients list them, and expunged events whose jobs
+-- are in RabbitMQ still.
+
+CREATE INDEX webhooks_by_client ON webhooks (tenant, (metadata ->> 'client_id'), id)
+    WHERE metadata ? 'client_id' AND status <> 'deleted';
+
+ALTER TABLE tenants
+    -- When an event was last expunged whose delivery waited for its first attempt. Jobs of
+    -- first attempts that were made before are looked up before they are sent.
+    ADD COLUMN expunged_at  timestamptz;

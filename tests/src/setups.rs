@@ -1,0 +1,82 @@
+//! Set-ups that many tests begin with.
+
+use serde_json::{Value, json};
+
+use crate::producer::Publication;
+use crate::proxy::Proxy;
+use crate::receiver::{Receiver, Script};
+use crate::service::{Answer, Service};
+use crate::world::{World, eventually, must};
+
+/// The API's dead letters.
+pub const DEAD_LETTERS: &str = "/api/v1/admin/dead-letters";
+
+impl World {
+    /// A receiver whose webhook gets every event of the tenant.
+    pub async fn subscribed(&self, ingest: &Service, answers: Script) -> Receiver {
+        let receiver = self.receiver(answers).await;
+        self.webhook(ingest, &receiver, json!({})).await;
+        receiver
+    }
+
+    /// Publishes events and waits for their confirms.
+    pub async fn publish_all(&self, events: &[Publication]) {
+        let published = self.producer().await.publish_all(events).await;
+        must("publishing", published);
+    }
+
+    /// Makes a tenant beside the world's own.
+    pub async fn tenant(&self, ingest: &Service, id: &str) {
+        let tenant = Some(json!({"id": id}));
+        let made = self
+            .ask_as_operator(ingest, "POST", "/api/v1/admin/tenants", tenant)
+            .await;
+        assert_eq!(made.status, 201, "{}", made.body);
+    }
+
+    /// Makes a tenant beside the world's own. Returns a token of its manager.
+    pub async fn another_tenant(&self, ingest: &Service, id: &str) -> String {
+        self.tenant(ingest, id).await;
+        let create = ["token", "create", "--tenant", id];
+        self.command(&create).await.trim().to_owned()
+    }
+
+    /// Waits until there are exactly so many dead letters.
+    pub async fn has_dead_letters(&self, letters: i64) {
+        eventually(&format!("{letters} messages are parked"), async || {
+            self.count("dead_letters").await == letters
+        })
+        .await;
+    }
+
+    /// The operator's request to the API's dead letters. `path` is what comes after
+    /// [`DEAD_LETTERS`]; a body of `null` isn't sent.
+    pub async fn ask_dead_letters(
+        &self,
+        ingest: &Service,
+        method: &str,
+        path: &str,
+        body: Value,
+    ) -> Answer {
+        let body = (!body.is_null()).then_some(body);
+        let path = format!("{DEAD_LETTERS}{path}");
+        self.ask_as_operator(ingest, method, &path, body).await
+    }
+
+    /// An ingest that reaches one of its servers through a proxy. `variable` is the setting
+    /// with the server's URL.
+    pub async fn ingest_through_proxy(&self, variable: &str, url: &str) -> (Service, Proxy) {
+        let (proxy, url) = must("a proxy", Proxy::before(url).await);
+        let settings = [(variable, url.as_str())];
+        (self.service("posthorn-ingest", &settings).await, proxy)
+    }
+}
+
+/// Waits until a metric of a process has this value.
+pub async fn counts(service: &Service, metric: &str, value: f64) {
+    eventually(&format!("{metric} is {value}"), async || {
+        // A metric with labels is there from its first count on.
+        service.metric(metric).await.unwrap_or_default() == value
+    })
+    .await;
+}
