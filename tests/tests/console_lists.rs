@@ -48,7 +48,7 @@ async fn how_long_lists_take_with_much_in_the_log() {
          CREATE TEMP TABLE own AS SELECT id, row_number() OVER (ORDER BY id) - 1 AS n FROM webhooks
              WHERE tenant = '{TENANT}' AND status = 'active';
          UPDATE deliveries d SET webhook_id = own.id FROM own WHERE own.n = abs(hashtext(d.id::text)) % {WEBHOOKS};
-         INSERT INTO tenants (id) SELECT 'tenant' || n FROM generate_series(1, {TENANTS}) n;
+         INSERT INTO tenants (id, revision) SELECT 'tenant' || n, 0 FROM generate_series(1, {TENANTS}) n;
          INSERT INTO webhooks (id, tenant, url, patterns, secret, revision, status)
              SELECT gen_random_uuid(), 'tenant' || (n % {TENANTS} + 1), 'https://example.com/', '{{*}}', '', 0, 'inactive'
              FROM generate_series(1, 10 * {TENANTS}) n;
