@@ -10,7 +10,7 @@ use std::fmt::Write;
 use maud::{Markup, html};
 
 /// The most of a value that a page shows, in bytes of HTML: a quote takes six.
-pub const MOST: usize = 10 * 1024;
+pub const MOST: usize = 8 * 1024;
 
 /// A value within a line: line breaks are visible characters, too.
 pub fn line(value: impl AsRef<str>) -> Markup {

@@ -432,7 +432,7 @@ pub async fn raw(
 /// The longest command that can be copied, and how much of one is shown, in bytes of HTML.
 const MAX_COMMAND: usize = 8 * 1024;
 /// How many attempts, the latest ones, the timeline and the page have.
-const SHOWN_ATTEMPTS: usize = 20;
+const SHOWN_ATTEMPTS: usize = 12;
 
 /// The same request as a command. The values of the webhook's own headers aren't known to
 /// pages: a variable of the shell stands for each.
