@@ -150,7 +150,8 @@ async fn postgresql_or_rabbitmq_away_is_said_and_what_works_without_goes_on() {
     .await;
     // The browser says that a page was answered with 503: that was on purpose.
     assert_eq!(tab.complaints().await, Vec::<String>::new());
-    world.finish().await;
+    // What was sent may have been accepted, and no dispatcher runs.
+    world.abandon().await;
 }
 
 #[tokio::test]
