@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
-use harness::receiver::{Arrival, answering};
+use harness::receiver::answering;
+use harness::script::headers;
 use harness::service::Service;
 use harness::world::World;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 const DIALECTS: [&str; 7] = [
     "standard",
@@ -205,5 +206,27 @@ async fn a_viewer_and_another_tenant_check_nothing_of_ours() {
     let large = json!({"body": "x".repeat(300_000)});
     let answer = world.ask(&ingest, "POST", path, Some(large)).await;
     assert_eq!(answer.status, 413, "{}", answer.body);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_tenant_that_checks_without_end_is_told_to_wait() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let shop = world.receiver(answering(200)).await;
+    let webhook = world.webhook(&ingest, &shop, json!({})).await;
+    let asked = json!({"webhook_id": webhook.id});
+    let begun = std::time::Instant::now();
+    let path = "/api/v1/signatures/check";
+    // Ten may come at once, and five more each second. So some of sixty are refused, unless
+    // they take ten seconds.
+    let checks = (0..60).map(|_| world.ask(&ingest, "POST", path, Some(asked.clone())));
+    let answers = futures_util::future::join_all(checks).await;
+    let allowed = 10 + 5 * (begun.elapsed().as_secs() as usize + 1);
+    let accepted = answers.iter().filter(|answer| answer.status == 200).count();
+    assert!(accepted <= allowed, "{accepted} of at most {allowed}");
+    let refused = answers.iter().find(|answer| answer.status == 429).unwrap();
+    let detail = refused.body["detail"].as_str().unwrap();
+    assert!(detail.contains("signature checks"), "{}", refused.body);
     world.finish().await;
 }
