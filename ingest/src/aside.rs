@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use deadpool_postgres::{Client, Pool, Transaction};
+use futures_util::future::try_join_all;
 use lapin::Channel;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
@@ -164,16 +165,17 @@ impl Keeper<'_> {
         if tenants.is_empty() {
             return Ok(());
         }
-        let mut waiting = Vec::new();
-        for queue in OVERFLOW_QUEUES {
-            let (messages, _) = look_at(&self.channel, queue).await?;
-            waiting.push(i64::from(messages));
-        }
+        // Few round trips: until the binding is made, other tenants' events wait behind these
+        // tenants'.
+        let looks = OVERFLOW_QUEUES.map(|queue| look_at(&self.channel, queue));
+        let found = try_join_all(looks).await?;
+        let waiting: Vec<_> = found.into_iter().map(|(n, _)| i64::from(n)).collect();
         for tenant in tenants {
             let mut client = self.pool.get().await?;
+            let choose = client.prepare_cached(SET_ASIDE).await?;
             // A statement of its own, so that the row is committed before the queue is bound.
             let chosen = client
-                .query_opt(SET_ASIDE, &[&tenant.as_str(), &MOST, &waiting])
+                .query_opt(&choose, &[&tenant.as_str(), &MOST, &waiting])
                 .await?;
             if chosen.is_none() {
                 continue;
@@ -182,7 +184,7 @@ impl Keeper<'_> {
             lock(&transaction).await?;
             // Under the lock, look again: another replica may have released the tenant.
             let chosen = transaction
-                .query_opt(SET_ASIDE, &[&tenant.as_str(), &MOST, &waiting])
+                .query_opt(&choose, &[&tenant.as_str(), &MOST, &waiting])
                 .await?;
             let Some(queue) = chosen.as_ref().and_then(overflow_queue) else {
                 continue;
@@ -315,13 +317,9 @@ fn overflow_queue(row: &tokio_postgres::Row) -> Option<&'static str> {
 /// One replica at a time changes bindings.
 async fn lock(transaction: &Transaction<'_>) -> anyhow::Result<()> {
     transaction
-        .batch_execute("SET LOCAL lock_timeout = '5s'")
-        .await?;
-    transaction
-        .execute(
-            "-- set_aside_lock\nSELECT pg_advisory_xact_lock($1)",
-            &[&LOCK],
-        )
+        .batch_execute(&format!(
+            "-- set_aside_lock\nSET LOCAL lock_timeout = '5s'; SELECT pg_advisory_xact_lock({LOCK})"
+        ))
         .await?;
     Ok(())
 }

@@ -73,7 +73,7 @@ pub struct Writer {
 }
 
 /// A batch whose matching takes longer ends with the event that exceeds it.
-const MATCHING: Duration = Duration::from_millis(50);
+const MATCHING: Duration = Duration::from_millis(10);
 /// For how long others that share the session may have to wait for a lane.
 const UNINTERRUPTED: Duration = Duration::from_millis(1);
 

@@ -25,7 +25,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::stream::{self, SelectAll, Stream, StreamExt};
+use futures_util::stream::{self, FuturesUnordered, SelectAll, Stream, StreamExt};
 use lapin::Channel;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions};
@@ -43,12 +43,19 @@ use crate::http_event::{HttpEvent, Waiting};
 use crate::turns::{Class, Turns};
 
 /// The most events of the main queue that are held unacked.
-pub const EVENTS: usize = 4096;
+pub const EVENTS: usize = 16_384;
 /// The most bytes of them, headers included. What is on its way when it is reached comes on top.
 const BYTES: usize = 32 << 20;
-/// What consumers of the main queue may hold, in the order they are added. Each
-/// doubles what there is, so that growing takes few round trips.
-const REACHES: [u16; 7] = [64, 64, 128, 256, 512, 1024, 2048];
+/// What the first consumer of the main queue may hold. It is there at rest, when nobody knows
+/// yet how large the messages are.
+const REACH: u16 = 64;
+/// A consumer that is added may hold this many times what there is. So growing takes three
+/// steps: until it is over, others' events wait in the queue behind one tenant's many.
+const GROWTH: usize = 7;
+/// Less isn't worth a consumer.
+const LEAST_GROWTH: usize = 64;
+/// The most consumers of the main queue, if its messages are large and each adds little.
+const CONSUMERS: usize = 8;
 /// What the consumer of each overflow queue may hold, and another that is added where
 /// the first is full and the messages aren't large: so four queues of large messages
 /// come to 64 of them.
@@ -60,10 +67,12 @@ const CALM: Duration = Duration::from_secs(1);
 pub const BATCH: usize = 256;
 /// The most bytes in a batch, unless its first event is larger.
 const BATCH_BYTES: usize = 8 << 20;
-/// The part of a batch that restrained tenants get at least, if they get any.
-const RESTRAINED_PART: usize = BATCH / 4;
+/// So many batches of free tenants are worked on before restrained tenants get one.
+const FREE_IN_A_ROW: u8 = 3;
+/// For so long after a free tenant's event, a lane is kept for free tenants.
+const KEPT: Duration = Duration::from_secs(1);
 /// The most jobs of one batch; the event that exceeds it is the last.
-pub const BATCH_JOBS: usize = 512;
+pub const BATCH_JOBS: usize = 128;
 /// The most jobs that restrained tenants' events in one batch are expected to make. A
 /// lane that works on a batch can't take another tenant's event meanwhile.
 const RESTRAINED_JOBS: f64 = 128.0;
@@ -123,6 +132,10 @@ struct State {
     http: Http,
     /// Places in `turns` whose events were published instead.
     withdrawn: usize,
+    /// When a free tenant's event was last put into a batch.
+    free_at: Option<Instant>,
+    /// Batches of free tenants since the last one of restrained tenants.
+    free_in_a_row: u8,
 }
 
 /// Whether events are taken over HTTP.
@@ -162,6 +175,8 @@ struct Gate {
     room: i64,
     /// Of batches that are worked on: not in the queues yet.
     under_way: i64,
+    /// Batches of restrained tenants that are worked on.
+    batches: usize,
 }
 
 impl Gate {
@@ -231,8 +246,14 @@ pub struct Taken {
 pub struct Batch {
     /// In the order of their turns; never empty.
     pub events: Vec<Taken>,
-    /// Jobs that the gate counts on.
-    reserved: i64,
+    reserved: Reserved,
+}
+
+/// What the gate counts on until a lane is through with a batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Reserved {
+    jobs: i64,
+    class: Class,
 }
 
 /// An event that a lane is through with, as far as acking and charging goes.
@@ -298,7 +319,7 @@ impl LookAhead {
             let queue = queue.unwrap_or(INGEST_QUEUE);
             incoming.push(self.consume(session, queue, 1, false).await?);
         } else {
-            let first = self.consume(session, INGEST_QUEUE, REACHES[0], false);
+            let first = self.consume(session, INGEST_QUEUE, REACH, false);
             incoming.push(first.await?);
             for queue in OVERFLOW_QUEUES {
                 let first = self.consume(session, queue, OVERFLOW_REACHES[0], false);
@@ -306,11 +327,17 @@ impl LookAhead {
             }
         }
         let mut incoming = incoming.ready_chunks(BATCH);
+        // A consumer of the main queue that is being added, while events are taken in.
+        let mut growing = FuturesUnordered::new();
         let mut needed = Instant::now();
         let mut look = tokio::time::interval(CALM);
         loop {
             let messages = tokio::select! {
                 messages = incoming.next() => messages,
+                Some(added) = growing.next() => {
+                    incoming.get_mut().push(added?);
+                    Some(Vec::new())
+                }
                 _ = look.tick() => {
                     let mut state = self.state();
                     state.of_late.retain(|_, of_late| of_late.now() > 0.0);
@@ -342,8 +369,9 @@ impl LookAhead {
             match wish {
                 Wish::Grow(reach) => {
                     needed = Instant::now();
-                    let added = self.consume(session, INGEST_QUEUE, reach, true).await?;
-                    incoming.get_mut().push(added);
+                    if growing.is_empty() {
+                        growing.push(self.consume(session, INGEST_QUEUE, reach, true));
+                    }
                 }
                 Wish::Keep => needed = Instant::now(),
                 Wish::Rest if needed.elapsed() < CALM => {}
@@ -541,7 +569,7 @@ impl LookAhead {
     /// If a channel fails.
     pub async fn through(
         &self,
-        reserved: i64,
+        reserved: Reserved,
         finished: Vec<Finished>,
         left: Vec<Taken>,
     ) -> anyhow::Result<()> {
@@ -551,7 +579,10 @@ impl LookAhead {
         let mut acks = Vec::new();
         {
             let mut state = self.state();
-            state.gate.under_way -= reserved;
+            state.gate.under_way -= reserved.jobs;
+            if reserved.class == Class::Restrained {
+                state.gate.batches = state.gate.batches.saturating_sub(1);
+            }
             for event in finished {
                 state.turns.charge(&event.tenant, event.cost);
                 if let Some((source, tag)) = event.ack {
@@ -667,31 +698,50 @@ impl State {
         if self.bytes > BYTES {
             return Wish::Shrink;
         }
-        let live = |source: &&Source| !source.is_overflow && !source.is_cancelled;
-        let live = self.sources.iter().filter(live);
-        let (count, reach) = live.fold((0, 0), |(count, reach), source| {
-            (count + 1, reach + source.reach)
-        });
+        let (_, reach) = self.consumers();
         if self.events * 4 < reach * 3 {
             return match self.events > reach / 8 {
                 true => Wish::Keep,
                 false => Wish::Rest,
             };
         }
-        let Some(next) = REACHES.get(count) else {
-            return Wish::Keep;
-        };
-        let as_large_as_these = self.bytes / self.events.max(1) * usize::from(*next);
-        match self.bytes + as_large_as_these <= BYTES && self.events < EVENTS {
-            true => Wish::Grow(*next),
-            false => Wish::Keep,
+        match self.growth() {
+            0 => Wish::Keep,
+            more => Wish::Grow(more),
         }
+    }
+
+    /// How many consumers the main queue has, and how many events they may hold.
+    fn consumers(&self) -> (usize, usize) {
+        let live = |source: &&Source| !source.is_overflow && !source.is_cancelled;
+        let live = self.sources.iter().filter(live);
+        live.fold((0, 0), |(count, reach), source| {
+            (count + 1, reach + source.reach)
+        })
+    }
+
+    /// How many more events of the main queue could be held, by one more consumer, if they
+    /// are as large as those that are held.
+    fn growth(&self) -> u16 {
+        let (count, reach) = self.consumers();
+        let average = self.bytes / self.unacked().max(1);
+        let room = BYTES.saturating_sub(self.bytes) / average.max(1);
+        let more = (reach * GROWTH).min(EVENTS.saturating_sub(reach)).min(room);
+        match more < LEAST_GROWTH || count >= CONSUMERS {
+            true => 0,
+            false => u16::try_from(more).unwrap_or(u16::MAX),
+        }
+    }
+
+    /// Messages of all queues that are held.
+    fn unacked(&self) -> usize {
+        self.sources.iter().map(|source| source.tags.len()).sum()
     }
 
     /// An overflow queue of which more could be held.
     fn full_overflow_queue(&self) -> Option<&'static str> {
-        let unacked: usize = self.sources.iter().map(|source| source.tags.len()).sum();
-        let as_large_as_these = self.bytes / unacked.max(1) * usize::from(OVERFLOW_REACHES[1]);
+        let average = self.bytes / self.unacked().max(1);
+        let as_large_as_these = average * usize::from(OVERFLOW_REACHES[1]);
         if self.bytes + as_large_as_these > BYTES {
             return None;
         }
@@ -741,37 +791,69 @@ impl State {
     /// Restrained tenants' events are in nearly all places: they get turns
     /// whatever dispatchers do, or nobody else's would be found.
     fn is_full(&self) -> bool {
-        self.events * 4 >= EVENTS * 3 || self.bytes * 4 >= BYTES * 3
+        let (_, reach) = self.consumers();
+        let holds_most = self.events > 0 && self.events * 4 >= reach * 3;
+        self.bytes * 4 >= BYTES * 3 || holds_most && self.growth() == 0
     }
 
+    /// A batch has events of free tenants or of restrained ones, never of both: whatever is
+    /// in a batch waits for all of it.
     fn next_batch(&mut self) -> Option<Batch> {
-        let restrained =
-            (self.gate.room > 0 || self.is_full()) && self.turns.has(Class::Restrained);
-        let part = if restrained { RESTRAINED_PART } else { 0 };
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        self.fill(&mut batch, &mut bytes, Class::Free, BATCH - part);
-        // The lane ends the batch at `BATCH_JOBS`, if events make more than is expected.
-        let mut reserved = 0.0;
-        while restrained && reserved < RESTRAINED_JOBS {
-            let before = batch.len();
-            self.fill(
-                &mut batch,
-                &mut bytes,
-                Class::Restrained,
-                BATCH.min(before + 1),
-            );
-            let Some(taken) = batch.get(before) else {
-                break;
-            };
-            reserved += self.expected(&taken.tenant);
+        loop {
+            let batch = self.batch_of(self.next_class()?);
+            // Events over HTTP may have been withdrawn.
+            if !batch.events.is_empty() {
+                self.gate.batches += usize::from(batch.reserved.class == Class::Restrained);
+                return Some(batch);
+            }
         }
-        let reserved = reserved.ceil().min(BATCH_JOBS as f64) as i64;
-        self.fill(&mut batch, &mut bytes, Class::Free, BATCH);
-        self.gate.room -= reserved;
-        self.gate.under_way += reserved;
-        let events = batch;
-        (!events.is_empty()).then_some(Batch { events, reserved })
+    }
+
+    fn batch_of(&mut self, class: Class) -> Batch {
+        let mut events = Vec::new();
+        let mut bytes = 0;
+        let mut jobs = 0.0;
+        match class {
+            Class::Free => {
+                self.fill(&mut events, &mut bytes, class, BATCH);
+                self.free_at = Some(Instant::now());
+                self.free_in_a_row = self.free_in_a_row.saturating_add(1);
+            }
+            // The lane ends the batch at `BATCH_JOBS`, if events make more than is expected.
+            Class::Restrained => {
+                while jobs < RESTRAINED_JOBS {
+                    let before = events.len();
+                    self.fill(&mut events, &mut bytes, class, BATCH.min(before + 1));
+                    let Some(taken) = events.get(before) else {
+                        break;
+                    };
+                    jobs += self.expected(&taken.tenant);
+                }
+                self.free_in_a_row = 0;
+            }
+        }
+        let jobs = jobs.ceil().min(BATCH_JOBS as f64) as i64;
+        self.gate.room -= jobs;
+        self.gate.under_way += jobs;
+        let reserved = Reserved { jobs, class };
+        Batch { events, reserved }
+    }
+
+    /// Whose turn it is. While free tenants have events, a lane is kept for them, and
+    /// restrained tenants get every fourth batch at least.
+    fn next_class(&self) -> Option<Class> {
+        let is_free = self.turns.has(Class::Free);
+        let is_kept = self.free_at.is_some_and(|at| at.elapsed() < KEPT);
+        let may_pass = self.gate.room > 0 || self.is_full();
+        let is_restrained = self.turns.has(Class::Restrained)
+            && may_pass
+            && (self.gate.batches == 0 || !is_free && !is_kept);
+        match (is_free, is_restrained) {
+            (true, true) if self.free_in_a_row >= FREE_IN_A_ROW => Some(Class::Restrained),
+            (true, _) => Some(Class::Free),
+            (false, true) => Some(Class::Restrained),
+            (false, false) => None,
+        }
     }
 
     fn fill(&mut self, batch: &mut Vec<Taken>, bytes: &mut usize, class: Class, most: usize) {
@@ -824,7 +906,7 @@ impl State {
 impl Batch {
     /// Its events, and what to tell [`LookAhead::through`].
     #[must_use]
-    pub fn open(self) -> (Vec<Taken>, i64) {
+    pub fn open(self) -> (Vec<Taken>, Reserved) {
         (self.events, self.reserved)
     }
 }
@@ -834,8 +916,14 @@ fn cost(bytes: usize) -> u64 {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)] // A test may fail.
 mod tests {
+    use tokio::sync::oneshot;
+
     use super::*;
+    use crate::decode::Event;
+    use crate::http_event::{Answer, Owner};
+    use crate::turns::PILED_UP;
 
     #[test]
     fn a_batch_reserves_the_jobs_that_its_events_are_expected_to_make() {
@@ -851,5 +939,80 @@ mod tests {
         // One that is known for nothing takes no memory.
         state.remember("other".parse().ok(), 0);
         assert_eq!(state.of_late.len(), 1);
+    }
+
+    /// Takes nothing back.
+    struct Nobody;
+
+    impl Owner for Nobody {
+        fn left(&self, _: &Tenant, _: usize) {}
+
+        fn given_up(self: Arc<Self>, _: Arc<Event>, _: bool, _: oneshot::Sender<Answer>) {}
+    }
+
+    fn push(state: &mut State, tenant: &str, events: u64) {
+        let tenant: Tenant = tenant.parse().unwrap();
+        for _ in 0..events {
+            let event = Event {
+                tenant: tenant.clone(),
+                event_type: "order.created".parse().unwrap(),
+                id: None,
+                occurred_at: None,
+                data: "{}".to_owned(),
+                attributes: None,
+                over_http: true,
+                trace: None,
+            };
+            let (waiting, _, _) = Waiting::new(Arc::new(event), Arc::new(Nobody), 0);
+            let held = Held {
+                message: Waits::Http(waiting),
+                bytes: 0,
+            };
+            let owner = Some(tenant.clone());
+            state.turns.push(&owner, held, 1, Class::Free);
+        }
+    }
+
+    /// Of whom a batch's events are, each tenant once.
+    fn whose(batch: Option<Batch>) -> Vec<String> {
+        let events = batch.into_iter().flat_map(|batch| batch.events);
+        let mut tenants: Vec<_> = events
+            .map(|event| event.tenant.unwrap().to_string())
+            .collect();
+        tenants.dedup();
+        tenants
+    }
+
+    #[test]
+    fn while_other_tenants_have_events_a_lane_is_kept_for_them() {
+        let mut state = State::default();
+        state.gate.room = i64::MAX / 2;
+        push(&mut state, "loud", 4 * PILED_UP);
+        push(&mut state, "quiet", 1);
+        assert_eq!(whose(state.next_batch()), ["quiet"]);
+        assert_eq!(whose(state.next_batch()), ["loud"]);
+        assert!(state.next_batch().is_none(), "the other lane is kept");
+        push(&mut state, "quiet", 1);
+        assert_eq!(whose(state.next_batch()), ["quiet"]);
+        state.free_at = None;
+        assert_eq!(whose(state.next_batch()), ["loud"]);
+    }
+
+    #[test]
+    fn a_tenant_with_many_events_gets_every_fourth_batch_beside_others() {
+        let mut state = State::default();
+        state.gate.room = i64::MAX / 2;
+        push(&mut state, "loud", 4 * PILED_UP);
+        let turns: Vec<_> = (0..8)
+            .flat_map(|_| {
+                push(&mut state, "quiet", 1);
+                let turn = whose(state.next_batch());
+                // The lane is through with it at once.
+                state.gate.batches = 0;
+                turn
+            })
+            .collect();
+        let [q, l] = ["quiet", "loud"];
+        assert_eq!(turns, [q, q, q, l, q, q, q, l]);
     }
 }

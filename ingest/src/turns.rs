@@ -18,7 +18,7 @@ use std::time::Duration;
 pub const PILED_UP: u64 = 256;
 /// A tenant with events waiting in one process that cost this much is set aside: two
 /// batches' worth of small events.
-pub const CROWDING: u64 = 512;
+pub const CROWDING: u64 = 256;
 /// A tenant that is set aside is released if for this long none of its events came out
 /// of its overflow queue, and some of others' did.
 pub const STUCK: Duration = Duration::from_secs(5);

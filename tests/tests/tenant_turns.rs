@@ -25,8 +25,8 @@ const PART: i64 = 2_000;
 const AFTER: i64 = 6_000;
 /// The most jobs that are made while the dispatcher takes none: it has been given
 /// 512, 256 wait for it, and each lane of two ingests has begun a batch of at most
-/// 512.
-const JOBS_AT_MOST: i64 = 512 + 256 + 2 * 2 * 512;
+/// 128.
+const JOBS_AT_MOST: i64 = 512 + 256 + 2 * 2 * 128;
 /// Two ingests hold 128 events each of an overflow queue.
 const HELD: i64 = 2 * 128;
 
