@@ -5,7 +5,7 @@
 //!
 //! Everything is bounded. The webhook's timeout bounds the whole attempt. hyper
 //! (100 headers, 408 KiB) and [`report::KEPT_HEADERS`] bound the head of the answer. [`Keep`]
-//! and [`route::BODY_PATIENCE`] bound its body. Nothing is decompressed. An endpoint that has
+//! and `route::BODY_PATIENCE` bound its body. Nothing is decompressed. An endpoint that has
 //! sent its status has answered, even if reading the body fails afterwards.
 
 mod answer;

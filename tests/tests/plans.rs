@@ -20,8 +20,9 @@ use serde_json::{Value, json};
 
 /// Events published at once, so that there are large batches.
 const EVENTS: i64 = 400;
-/// Webhooks that each event matches.
-const WEBHOOKS: i64 = 3;
+/// Webhooks that each event matches. A batch of ingest's makes 128 jobs at most, so it has 64
+/// events.
+const WEBHOOKS: i64 = 2;
 /// Days with partitions before today's and yesterday's.
 const DAYS: u32 = 30;
 /// Deliveries a day of history.

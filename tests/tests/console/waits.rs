@@ -190,6 +190,12 @@ async fn pausing_resuming_switching_off_and_deleting_do_what_they_say_to_what_wa
     let set = async |status: &str| {
         tab.goto(&format!("{page}/settings")).await;
         tab.press(&format!(".panel button[value={status}]")).await;
+        // The form is on its way when the button has been pressed.
+        let now = format!("webhooks WHERE description = 'Till' AND status = '{status}'");
+        eventually("the form is through", async || {
+            shop.world.count(&now).await == 1
+        })
+        .await;
     };
     set("paused").await;
     publish("till-2").await;
