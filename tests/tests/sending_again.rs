@@ -101,7 +101,9 @@ async fn a_delivery_that_waits_is_sent_now_and_once() {
     let path = format!("/api/v1/deliveries/{id}/retry");
     let now = world.ask(&ingest, "POST", &path, None).await;
     assert_eq!(now.status, 202, "{}", now.body);
-    assert_eq!(now.body["attempts"], 1);
+    // The answer shows the delivery afterwards: it may have been sent by then.
+    let attempts = now.body["attempts"].as_i64().unwrap();
+    assert!([1, 2].contains(&attempts), "{attempts}");
     let arrivals = shop.receives(2).await;
     // Without the request it would have been four seconds.
     let waited = arrivals[1].at - arrivals[0].at;

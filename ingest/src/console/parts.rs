@@ -381,6 +381,9 @@ mod tests {
             assert!(shown <= COLOURED, "{sent} {shown}");
         }
         let plain = payload(&flat(9_000)).0;
-        assert!(!plain.contains("<span class=\"v\""), "long ones have no colours");
+        assert!(
+            !plain.contains("<span class=\"v\""),
+            "long ones have no colours"
+        );
     }
 }
