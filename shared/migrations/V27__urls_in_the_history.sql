@@ -1,7 +1,8 @@
 -- A webhook's URL can hold a token in its path or query. The history says that the URL changed
--- and names its host, and keeps no more of it.
+-- and names its host, and keeps no more of it. (V15 stored what was long as the beginning of its
+-- JSON, with the quotation mark.)
 CREATE FUNCTION host_of_url(url jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
-    SELECT to_jsonb(regexp_replace(url #>> '{}', '^([a-z]+://[^/?#]*).+$', '\1/…'))
+    SELECT to_jsonb(regexp_replace(url #>> '{}', '^"?([a-z]+://[^/?#]*).+$', '\1/…'))
 $$;
 
 CREATE OR REPLACE FUNCTION note_change() RETURNS trigger LANGUAGE plpgsql AS $$

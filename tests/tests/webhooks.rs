@@ -176,3 +176,24 @@ async fn a_webhooks_health_shows_its_endpoints_recent_answers() {
     }
     world.finish().await;
 }
+
+#[tokio::test]
+async fn a_client_id_as_long_as_metadata_may_be_is_taken_and_found() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let shop = world.receiver(answering(200)).await;
+    // An index takes 2,704 bytes, and this doesn't compress.
+    let client: String = (0..3_000).map(|_| fastrand::alphanumeric()).collect();
+    let other = format!("{}-", &client[..2_999]);
+    for client in [&client, &other] {
+        let webhook = world.webhook(&ingest, &shop, json!({"client_id": client}));
+        webhook.await;
+    }
+    let path = format!("/api/v1/webhooks?client_id={client}");
+    let found = world.ask(&ingest, "GET", &path, None).await;
+    assert_eq!(found.status, 200, "{}", found.body);
+    let webhooks = found.body["webhooks"].as_array().unwrap();
+    assert_eq!(webhooks.len(), 1);
+    assert_eq!(webhooks[0]["metadata"]["client_id"], json!(client));
+    world.finish().await;
+}

@@ -158,7 +158,11 @@ pub async fn list(
     wrong.finish(())?;
     // A condition that is there only when it is asked for leaves its index to choose.
     let by_client = match query.client_id {
-        Some(_) => "w.metadata ? 'client_id' AND w.metadata ->> 'client_id' = $4",
+        // The index has its first 200 characters.
+        Some(_) => {
+            "w.metadata ? 'client_id' AND w.metadata ->> 'client_id' = $4 \
+             AND left(w.metadata ->> 'client_id', 200) = left($4, 200)"
+        }
         None => "$4::text IS NULL",
     };
     let by_external_id = match external_id {
