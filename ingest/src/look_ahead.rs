@@ -21,6 +21,7 @@
 mod memory;
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -49,13 +50,13 @@ const BYTES: usize = 32 << 20;
 /// What the first consumer of the main queue may hold. It is there at rest, when nobody knows
 /// yet how large the messages are.
 const REACH: u16 = 64;
-/// A consumer that is added may hold this many times what there is. So growing takes three
+/// A consumer that is added may hold this many times what there is. So growing takes few
 /// steps: until it is over, others' events wait in the queue behind one tenant's many.
 const GROWTH: usize = 7;
-/// Less isn't worth a consumer.
-const LEAST_GROWTH: usize = 64;
-/// The most consumers of the main queue, if its messages are large and each adds little.
-const CONSUMERS: usize = 8;
+/// Less isn't worth a consumer, and more could be of far larger messages than those before.
+const GROWTHS: RangeInclusive<usize> = 64..=2048;
+/// The most consumers of the main queue.
+const CONSUMERS: usize = 10;
 /// What the consumer of each overflow queue may hold, and another that is added where
 /// the first is full and the messages aren't large: so four queues of large messages
 /// come to 64 of them.
@@ -727,7 +728,8 @@ impl State {
         let average = self.bytes / self.unacked().max(1);
         let room = BYTES.saturating_sub(self.bytes) / average.max(1);
         let more = (reach * GROWTH).min(EVENTS.saturating_sub(reach)).min(room);
-        match more < LEAST_GROWTH || count >= CONSUMERS {
+        let more = more.min(*GROWTHS.end());
+        match more < *GROWTHS.start() || count >= CONSUMERS {
             true => 0,
             false => u16::try_from(more).unwrap_or(u16::MAX),
         }

@@ -16,8 +16,8 @@ use std::time::Duration;
 /// A tenant with several events waiting in one process that cost this much is
 /// restrained: as many small ones as one batch takes.
 pub const PILED_UP: u64 = 256;
-/// A tenant with events waiting in one process that cost this much is set aside: two
-/// batches' worth of small events.
+/// A tenant with events waiting in one process that cost this much is set aside: as many
+/// small ones as one batch takes.
 pub const CROWDING: u64 = 256;
 /// A tenant that is set aside is released if for this long none of its events came out
 /// of its overflow queue, and some of others' did.
