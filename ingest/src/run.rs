@@ -58,7 +58,7 @@ const TOKEN_CONNECTIONS: usize = 2;
 /// To PostgreSQL, for what the console's pages list and count.
 const CONSOLE_CONNECTIONS: usize = 4;
 /// How long each of these statements may take: its part of the page says so then.
-const CONSOLE_STATEMENT: Duration = Duration::from_millis(500);
+const CONSOLE_STATEMENT: Duration = Duration::from_secs(2);
 /// How often partitions are made and dropped.
 const MAINTENANCE: Duration = Duration::from_secs(3600);
 /// How often the sweeper's findings and dead letters are read for the metrics.

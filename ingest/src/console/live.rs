@@ -35,7 +35,7 @@ use crate::console::pages::{
 use crate::console::session::{self, Session};
 use crate::console::state::Console;
 use crate::console::visit::{Operation, Poll, Visit, Visitor};
-use crate::console::watch::{OF_A_SESSION, Of, Snapshot, Subject, Unread, Watcher};
+use crate::console::watch::{OF_A_SESSION, Of, PATIENCE, Snapshot, Subject, Unread, Watcher};
 
 /// How long a stream lasts: less than `serve` lets an answer take.
 const STREAM: Duration = Duration::from_secs(45);
@@ -245,8 +245,14 @@ impl Viewer {
         }
         self.looked_up = Instant::now();
         let (api, session) = (self.console.api.clone(), self.session.clone());
-        let goes_on = async move { session::goes_on(&api, &session).await };
-        goes_on.boxed().await.unwrap_or(false)
+        let goes_on = async move { session::goes_on(&api, &session).await }.boxed();
+        let stop = self.console.stop.clone();
+        tokio::select! {
+            goes_on = tokio::time::timeout(PATIENCE, goes_on) => {
+                goes_on.is_ok_and(|goes_on| goes_on.unwrap_or(false))
+            }
+            () = stop.cancelled() => false,
+        }
     }
 }
 

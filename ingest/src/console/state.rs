@@ -20,7 +20,7 @@ const MAX_ADDRESSES: usize = 10_000;
 pub struct Console {
     /// Pages call the API's functions.
     pub api: Shared,
-    /// The same for what pages list and count: no statement takes longer than half a second.
+    /// The same for what pages list and count: no statement takes longer than two seconds.
     pub reads: Shared,
     pub sign_ins: SignIns,
     /// Who watches live parts.

@@ -24,7 +24,7 @@ const OF_A_TENANT: usize = 40;
 /// The most viewers of this process. There are never more subjects than viewers.
 const IN_ALL: usize = 200;
 /// How long reading a snapshot may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a page shows of what changes. `None` as the tenant: all tenants.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -158,9 +158,12 @@ impl Watched {
     }
 }
 
+/// What is watched, with the number of its viewers.
+type Subjects = HashMap<Subject, (Arc<Watched>, usize)>;
+
 /// All that is watched in this process.
 pub struct Watching {
-    subjects: Arc<Mutex<HashMap<Subject, Arc<Watched>>>>,
+    subjects: Arc<Mutex<Subjects>>,
     sessions: Arc<Mutex<HashMap<[u8; 32], usize>>>,
     tenants: TenantPermits,
     all: Arc<Semaphore>,
@@ -194,10 +197,12 @@ impl Watching {
             *count += 1;
         }
         let mut subjects = lock(&self.subjects);
-        let watched = subjects
+        let (watched, viewers) = subjects
             .entry(subject)
-            .or_insert_with_key(|subject| Arc::new(Watched::new(subject.clone())))
-            .clone();
+            .or_insert_with_key(|subject| (Arc::new(Watched::new(subject.clone())), 0));
+        *viewers += 1;
+        let watched = watched.clone();
+        drop(subjects);
         Some(Watcher {
             watched,
             session,
@@ -212,7 +217,7 @@ impl Watching {
 pub struct Watcher {
     pub watched: Arc<Watched>,
     session: [u8; 32],
-    subjects: Arc<Mutex<HashMap<Subject, Arc<Watched>>>>,
+    subjects: Arc<Mutex<Subjects>>,
     sessions: Arc<Mutex<HashMap<[u8; 32], usize>>>,
     _places: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
 }
@@ -228,9 +233,11 @@ impl Drop for Watcher {
         }
         drop(sessions);
         let mut subjects = lock(&self.subjects);
-        // One is the table's, one is ours.
-        if Arc::strong_count(&self.watched) == 2 {
-            subjects.remove(&self.watched.subject);
+        if let Some((_, viewers)) = subjects.get_mut(&self.watched.subject) {
+            *viewers -= 1;
+            if *viewers == 0 {
+                subjects.remove(&self.watched.subject);
+            }
         }
     }
 }
