@@ -206,6 +206,14 @@ async fn pausing_resuming_switching_off_and_deleting_do_what_they_say_to_what_wa
     tab.press(".panel button[value=inactive]").await;
     tab.says("What waited for it was cancelled.").await;
     tab.says("Cancelled").await;
+    // A dispatcher cancels it, in a moment.
+    eventually("it is cancelled", async || {
+        shop.world
+            .count("deliveries WHERE state = 'cancelled'")
+            .await
+            == 1
+    })
+    .await;
     set("active").await;
     publish("till-3").await;
     receiver.receives(2).await;
