@@ -21,7 +21,6 @@
 mod memory;
 
 use std::collections::HashMap;
-use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -53,8 +52,10 @@ const REACH: u16 = 64;
 /// A consumer that is added may hold this many times what there is. So growing takes few
 /// steps: until it is over, others' events wait in the queue behind one tenant's many.
 const GROWTH: usize = 7;
-/// Less isn't worth a consumer, and more could be of far larger messages than those before.
-const GROWTHS: RangeInclusive<usize> = 64..=2048;
+/// What it may hold at least: less isn't worth a consumer.
+const LEAST_GROWTH: usize = 64;
+/// What it may hold at most: the messages could be far larger than those before.
+const MOST_GROWTH: u16 = 2048;
 /// The most consumers of the main queue.
 const CONSUMERS: usize = 10;
 /// What the consumer of each overflow queue may hold, and another that is added where
@@ -185,6 +186,21 @@ impl Gate {
     /// made longer.
     fn looked(&mut self, jobs: Option<i64>) {
         self.room = jobs.map_or(i64::MAX / 2, |jobs| SHORT - jobs - self.under_way);
+    }
+
+    /// A lane begins with a batch.
+    fn reserve(&mut self, reserved: Reserved) {
+        self.room -= reserved.jobs;
+        self.under_way += reserved.jobs;
+        self.batches += usize::from(reserved.class == Class::Restrained);
+    }
+
+    /// A lane is through with it.
+    fn is_through(&mut self, reserved: Reserved) {
+        self.under_way -= reserved.jobs;
+        if reserved.class == Class::Restrained {
+            self.batches = self.batches.saturating_sub(1);
+        }
     }
 }
 
@@ -580,10 +596,7 @@ impl LookAhead {
         let mut acks = Vec::new();
         {
             let mut state = self.state();
-            state.gate.under_way -= reserved.jobs;
-            if reserved.class == Class::Restrained {
-                state.gate.batches = state.gate.batches.saturating_sub(1);
-            }
+            state.gate.is_through(reserved);
             for event in finished {
                 state.turns.charge(&event.tenant, event.cost);
                 if let Some((source, tag)) = event.ack {
@@ -725,25 +738,23 @@ impl State {
     /// are as large as those that are held.
     fn growth(&self) -> u16 {
         let (count, reach) = self.consumers();
-        let average = self.bytes / self.unacked().max(1);
-        let room = BYTES.saturating_sub(self.bytes) / average.max(1);
+        let room = BYTES.saturating_sub(self.bytes) / self.average().max(1);
         let more = (reach * GROWTH).min(EVENTS.saturating_sub(reach)).min(room);
-        let more = more.min(*GROWTHS.end());
-        match more < *GROWTHS.start() || count >= CONSUMERS {
+        match more < LEAST_GROWTH || count >= CONSUMERS {
             true => 0,
-            false => u16::try_from(more).unwrap_or(u16::MAX),
+            false => u16::try_from(more).unwrap_or(u16::MAX).min(MOST_GROWTH),
         }
     }
 
-    /// Messages of all queues that are held.
-    fn unacked(&self) -> usize {
-        self.sources.iter().map(|source| source.tags.len()).sum()
+    /// The bytes of a message that is held, on average over all queues.
+    fn average(&self) -> usize {
+        let unacked: usize = self.sources.iter().map(|source| source.tags.len()).sum();
+        self.bytes / unacked.max(1)
     }
 
     /// An overflow queue of which more could be held.
     fn full_overflow_queue(&self) -> Option<&'static str> {
-        let average = self.bytes / self.unacked().max(1);
-        let as_large_as_these = average * usize::from(OVERFLOW_REACHES[1]);
+        let as_large_as_these = self.average() * usize::from(OVERFLOW_REACHES[1]);
         if self.bytes + as_large_as_these > BYTES {
             return None;
         }
@@ -805,7 +816,7 @@ impl State {
             let batch = self.batch_of(self.next_class()?);
             // Events over HTTP may have been withdrawn.
             if !batch.events.is_empty() {
-                self.gate.batches += usize::from(batch.reserved.class == Class::Restrained);
+                self.gate.reserve(batch.reserved);
                 return Some(batch);
             }
         }
@@ -835,8 +846,6 @@ impl State {
             }
         }
         let jobs = jobs.ceil().min(BATCH_JOBS as f64) as i64;
-        self.gate.room -= jobs;
-        self.gate.under_way += jobs;
         let reserved = Reserved { jobs, class };
         Batch { events, reserved }
     }
