@@ -6,7 +6,7 @@
 
 use anyhow::ensure;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use url::Url;
 
 use crate::service::http;
@@ -49,7 +49,7 @@ impl SharedServers {
             .batch_execute(&format!("CREATE DATABASE {name}"))
             .await?;
         let vhost = format!("api/vhosts/{name}");
-        self.manage(Method::PUT, &vhost).await?;
+        self.manage(Method::PUT, &vhost, &json!({})).await?;
         let share = Share {
             servers: self,
             name,
@@ -58,12 +58,11 @@ impl SharedServers {
         Ok(share)
     }
 
-    async fn manage(&self, method: Method, path: &str) -> anyhow::Result<()> {
-        let all = json!({"configure": ".*", "write": ".*", "read": ".*"});
+    async fn manage(&self, method: Method, path: &str, body: &Value) -> anyhow::Result<()> {
         let answer = http()
             .request(method, self.management_url.join(path)?)
             .header("content-type", "application/json")
-            .body(all.to_string())
+            .body(body.to_string())
             .send()
             .await?;
         let status = answer.status();
@@ -104,7 +103,8 @@ impl Share {
     async fn permit(&self) -> anyhow::Result<()> {
         let user = self.servers.amqp_url.username();
         let permission = format!("api/permissions/{}/{user}", self.name);
-        self.servers.manage(Method::PUT, &permission).await
+        let all = json!({"configure": ".*", "write": ".*", "read": ".*"});
+        self.servers.manage(Method::PUT, &permission, &all).await
     }
 
     /// Deletes both, with everything in them.
@@ -113,7 +113,8 @@ impl Share {
     /// If a server refuses or can't be reached.
     pub async fn give_back(self) -> anyhow::Result<()> {
         let vhost = format!("api/vhosts/{}", self.name);
-        self.servers.manage(Method::DELETE, &vhost).await?;
+        let servers = &self.servers;
+        servers.manage(Method::DELETE, &vhost, &json!({})).await?;
         let admin = sql(self.servers.database_url.as_str()).await;
         let delete = format!("DROP DATABASE {} WITH (FORCE)", self.name);
         admin.batch_execute(&delete).await?;
