@@ -6,7 +6,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::receiver::Arrival;
 
@@ -41,10 +41,9 @@ pub fn judged_by<V: DeserializeOwned>(
 
 /// An arrival's headers as an object.
 #[must_use]
-pub fn headers(arrival: &Arrival) -> Value {
+pub fn headers(arrival: &Arrival) -> Map<String, Value> {
     let headers = arrival.headers.iter();
-    let headers: serde_json::Map<_, _> = headers
+    headers
         .map(|(name, value)| (name.to_string(), value.to_str().unwrap().into()))
-        .collect();
-    headers.into()
+        .collect()
 }

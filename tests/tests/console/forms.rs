@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use harness::receiver::{Arrival, answering};
+use harness::receiver::answering;
+use harness::script::headers;
 use harness::world::{TENANT, eventually};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::shop::Shop;
 
@@ -137,13 +138,6 @@ async fn of_two_people_who_edit_a_webhook_the_second_is_shown_the_difference() {
     })
     .await;
     shop.close().await;
-}
-
-fn headers(arrival: &Arrival) -> Map<String, Value> {
-    let headers = arrival.headers.iter();
-    headers
-        .map(|(name, value)| (name.to_string(), json!(value.to_str().unwrap_or_default())))
-        .collect()
 }
 
 #[tokio::test]

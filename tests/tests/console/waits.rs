@@ -170,6 +170,13 @@ async fn pausing_resuming_switching_off_and_deleting_do_what_they_say_to_what_wa
         })
         .await;
     };
+    let cancelled = async |many: i64| {
+        eventually("it is cancelled", async || {
+            let cancelled = "deliveries WHERE state = 'cancelled'";
+            shop.world.count(cancelled).await == many
+        })
+        .await;
+    };
     tab.goto(&format!("{page}/settings")).await;
     tab.says("Deliveries are held and sent later.").await;
     tab.press("main button[value=paused]").await;
@@ -207,13 +214,7 @@ async fn pausing_resuming_switching_off_and_deleting_do_what_they_say_to_what_wa
     tab.says("What waited for it was cancelled.").await;
     tab.says("Cancelled").await;
     // A dispatcher cancels it, in a moment.
-    eventually("it is cancelled", async || {
-        shop.world
-            .count("deliveries WHERE state = 'cancelled'")
-            .await
-            == 1
-    })
-    .await;
+    cancelled(1).await;
     set("active").await;
     publish("till-3").await;
     receiver.receives(2).await;
@@ -230,11 +231,7 @@ async fn pausing_resuming_switching_off_and_deleting_do_what_they_say_to_what_wa
     tab.says("Warehouse").await;
     shop.world.settles().await;
     assert_eq!(receiver.arrivals().len(), 2);
-    let cancelled = "deliveries WHERE state = 'cancelled'";
-    eventually("both are cancelled", async || {
-        shop.world.count(cancelled).await == 2
-    })
-    .await;
+    cancelled(2).await;
     shop.close().await;
 }
 
