@@ -1,0 +1,84 @@
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::decode::Event;
+use crate::http_event::{Answer, Owner};
+use crate::turns::PILED_UP;
+
+/// Takes nothing back.
+struct Nobody;
+
+impl Owner for Nobody {
+    fn left(&self, _: &Tenant, _: usize) {}
+
+    fn given_up(self: Arc<Self>, _: Arc<Event>, _: bool, _: oneshot::Sender<Answer>) {}
+}
+
+fn push(batches: &mut Batches, tenant: &str, events: u64) {
+    let tenant: Tenant = tenant.parse().unwrap();
+    for _ in 0..events {
+        let event = Event {
+            tenant: tenant.clone(),
+            event_type: "order.created".parse().unwrap(),
+            id: None,
+            occurred_at: None,
+            data: "{}".to_owned(),
+            attributes: None,
+            over_http: true,
+            trace: None,
+        };
+        let (waiting, _, _) = Waiting::new(Arc::new(event), Arc::new(Nobody), 0);
+        let held = Held {
+            message: Waits::Http(waiting),
+            bytes: 0,
+        };
+        let owner = Some(tenant.clone());
+        batches.turns.push(&owner, held, 1, Class::Free);
+    }
+}
+
+/// Of whom a batch's events are, each tenant once.
+fn whose(batch: Option<Batch>) -> Vec<String> {
+    let events = batch.into_iter().flat_map(|batch| batch.events);
+    let mut tenants: Vec<_> = events
+        .map(|event| event.tenant.unwrap().to_string())
+        .collect();
+    tenants.dedup();
+    tenants
+}
+
+#[test]
+fn while_other_tenants_have_events_a_lane_is_kept_for_them() {
+    let (mut batches, mut sources) = <(Batches, Sources)>::default();
+    batches.gate.room = i64::MAX / 2;
+    push(&mut batches, "loud", 4 * PILED_UP);
+    push(&mut batches, "quiet", 1);
+    assert_eq!(whose(batches.next(&mut sources)), ["quiet"]);
+    assert_eq!(whose(batches.next(&mut sources)), ["loud"]);
+    assert!(
+        batches.next(&mut sources).is_none(),
+        "the other lane is kept"
+    );
+    push(&mut batches, "quiet", 1);
+    assert_eq!(whose(batches.next(&mut sources)), ["quiet"]);
+    batches.free_at = None;
+    assert_eq!(whose(batches.next(&mut sources)), ["loud"]);
+}
+
+#[test]
+fn a_tenant_with_many_events_gets_every_fourth_batch_beside_others() {
+    let (mut batches, mut sources) = <(Batches, Sources)>::default();
+    batches.gate.room = i64::MAX / 2;
+    push(&mut batches, "loud", 4 * PILED_UP);
+    let turns: Vec<_> = (0..8)
+        .flat_map(|_| {
+            push(&mut batches, "quiet", 1);
+            let turn = whose(batches.next(&mut sources));
+            // The lane is through with it at once.
+            batches.gate.batches = 0;
+            turn
+        })
+        .collect();
+    let [q, l] = ["quiet", "loud"];
+    assert_eq!(turns, [q, q, q, l, q, q, q, l]);
+}
