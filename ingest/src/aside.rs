@@ -1,7 +1,7 @@
 //! Sets tenants with many waiting events aside, so that their backlog delays nobody else.
 //!
-//! A tenant with [`CROWDING`](crate::turns::CROWDING) events waiting is *set aside*: its new events go to
-//! one of four overflow queues instead of the queue that all tenants share. No
+//! A tenant whose events have piled up ([`PILED_UP`](crate::turns::PILED_UP)) is *set aside*: its
+//! new events go to one of four overflow queues instead of the queue that all tenants share. No
 //! message is published again, and none can be lost, because an event takes exactly
 //! one of the two ways (`shared::topology`).
 //!

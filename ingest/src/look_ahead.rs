@@ -246,7 +246,7 @@ impl LookAhead {
         }
         if let Some(tenant) = tenant
             && overflow.is_none()
-            && waiting >= crate::turns::CROWDING
+            && waiting >= crate::turns::PILED_UP
             && !state.crowding.contains(&tenant)
         {
             state.crowding.push(tenant);

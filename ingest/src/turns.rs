@@ -13,12 +13,10 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::Hash;
 use std::time::Duration;
 
-/// A tenant with several events waiting in one process that cost this much is
-/// restrained: as many small ones as one batch takes.
+/// A tenant's events have piled up if several wait in one process that cost this much: as many
+/// small ones as one batch takes. It is restrained then. If they came out of the queue that all
+/// tenants share, it is also set aside: more of them would come in front of others' events.
 pub const PILED_UP: u64 = 256;
-/// A tenant with events waiting in one process that cost this much is set aside: as many
-/// small ones as one batch takes.
-pub const CROWDING: u64 = 256;
 /// A tenant that is set aside is released if for this long none of its events came out
 /// of its overflow queue, and some of others' did.
 pub const STUCK: Duration = Duration::from_secs(5);
