@@ -70,8 +70,9 @@ pub struct Admitted {
 }
 
 impl Admitter {
-    /// Decides about one job. It may wait a second for a permit.
-    pub async fn admit(&self, job: &Job) -> Admission {
+    /// Decides about one job. It may wait a second for a permit. A late copy that may be sent
+    /// becomes the delivery's job, with a new ticket.
+    pub async fn admit(&self, job: &mut Job) -> Admission {
         let is_first = !job.recheck && job.attempt == 1;
         if !is_first && let Some(why_not) = self.look_up(job).await {
             return why_not;
@@ -137,8 +138,8 @@ impl Admitter {
     }
 
     /// Looks the job's delivery up. `None` if it still waits for this job.
-    async fn look_up(&self, job: &Job) -> Option<Admission> {
-        match self.tickets.is_current(job).await {
+    async fn look_up(&self, job: &mut Job) -> Option<Admission> {
+        match self.tickets.claim(job).await {
             Some(true) => None,
             Some(false) => Some(Admission::Superseded),
             None => Some(Admission::Stopping),

@@ -81,7 +81,7 @@ impl Deliverer {
             self.settle(job, decided, receipt, None, spans).await;
             return;
         };
-        let admission = self.admitter.admit(&job).await;
+        let admission = self.admitter.admit(&mut job).await;
         if let Some(spans) = &mut spans {
             spans.end_stage("admit");
         }

@@ -17,6 +17,11 @@
 //! - If it is due, another one may be on its way to the endpoint. So this one is a late copy:
 //!   it keeps the ticket, waits for [`LATE`], and is sent only if the row still has the same
 //!   ticket then.
+//!
+//! A late copy that is about to be sent takes its delivery over ([`Tickets::claim`]): the time
+//! until which the copy waited becomes the ticket. Its old ticket is older by the whole wait, or
+//! by a whole outage. With the old ticket in the row, the sweeper would count the job as lost
+//! during the request, and a second copy would be sent beside the first one.
 
 use deadpool_postgres::{Client, Pool};
 use shared::clock;
@@ -42,8 +47,24 @@ pub struct Tickets {
 }
 
 impl Tickets {
-    /// Whether the delivery still waits for this very job. `None`: stopping.
-    pub async fn is_current(&self, job: &Job) -> Option<bool> {
+    /// Whether the job may be sent: its delivery still waits for this very job. A late copy
+    /// gets a new ticket by that, and isn't a copy any more. `None`: stopping.
+    ///
+    /// The new ticket follows from the message alone. So the copy can be claimed again if
+    /// RabbitMQ delivers its message again, but no other copy of the job can be.
+    pub async fn claim(&self, job: &mut Job) -> Option<bool> {
+        if job.late.is_none() {
+            return self.is_current(job).await;
+        }
+        let is_claimed = self.take_over(job).await?;
+        if is_claimed {
+            job.due_at = job.when();
+            job.late = None;
+        }
+        Some(is_claimed)
+    }
+
+    async fn is_current(&self, job: &Job) -> Option<bool> {
         until_done(
             &self.grace_over,
             "the ticket of a delivery could not be read",
@@ -59,6 +80,37 @@ impl Tickets {
                    AND due_at = $4 AND state IN ('queued', 'retrying')",
                     Day::from_id(job.delivery.uuid()),
                     &[&job.delivery, &attempt, &restarted_at, &job.due_at],
+                )
+                .await?;
+                Ok(found.is_some())
+            },
+        )
+        .await
+    }
+
+    async fn take_over(&self, copy: &Job) -> Option<bool> {
+        until_done(
+            &self.grace_over,
+            "the ticket of a delivery could not be written",
+            || async {
+                let client = self.pool.get().await?;
+                let attempt = i32::from(copy.attempt);
+                let restarted_at = copy.restart.map(|restart| restart.at);
+                let found = partitions::query_opt(
+                    &client,
+                    "-- claim_delivery\n\
+                 UPDATE deliveries{day} SET due_at = $5 \
+                 WHERE id = $1 AND attempts = $2 - 1 AND restarted_at IS NOT DISTINCT FROM $3 \
+                   AND due_at IN ($4, $5) AND state IN ('queued', 'retrying') \
+                 RETURNING 1",
+                    Day::from_id(copy.delivery.uuid()),
+                    &[
+                        &copy.delivery,
+                        &attempt,
+                        &restarted_at,
+                        &copy.due_at,
+                        &copy.when(),
+                    ],
                 )
                 .await?;
                 Ok(found.is_some())

@@ -134,6 +134,57 @@ async fn jobs_that_a_dying_ingest_had_not_published_are_late_by_one_attempt() {
     world.finish().await;
 }
 
+#[tokio::test]
+async fn a_late_copy_that_is_being_sent_does_not_count_as_lost() {
+    let (grace, timeout, interval) = (2, 8, 3);
+    let world = World::with(&[
+        ("WEBHOOK_TIMEOUT", "8000"),
+        ("SWEEP_GRACE", "2"),
+        ("SWEEP_INTERVAL", "3"),
+    ])
+    .await;
+    let (link, amqp_url) = Proxy::before(world.amqp_url()).await.unwrap();
+    let doomed = world
+        .service("posthorn-ingest", &[("AMQP_URL", &amqp_url)])
+        .await;
+    // The copies are sent a timeout and the grace, 10 s, after they were taken. So long after
+    // its first reading of the watermark the sweeper counts jobs as lost that were due a grace
+    // before. Its first passes after that follow within 12 s, when the requests are under way.
+    let under_way = Duration::from_secs(interval + 2);
+    assert!(under_way < Duration::from_secs(timeout));
+    let shop = world.receiver(answering_after(under_way)).await;
+    subscribe(&world, &doomed, &shop, WEBHOOKS).await;
+    let _heir = commit_with(&world, &link, [Way::Stalled, Way::Clear]).await;
+    kill(doomed, &link).await;
+
+    // No dispatcher runs for longer than the grace.
+    let overdue = format!(
+        "deliveries WHERE due_at < now() - interval '{} s'",
+        grace + 1
+    );
+    eventually("the deliveries are overdue", async || {
+        world.count(&overdue).await == WEBHOOKS as i64
+    })
+    .await;
+    let channel = world.connection().await.create_channel().await.unwrap();
+    eventually("a late copy of each job is in the queue", async || {
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let queue = channel.queue_declare("posthorn.jobs.v1.0".into(), options, Default::default());
+        queue.await.unwrap().message_count() as usize == WEBHOOKS
+    })
+    .await;
+    let _dispatchers = [world.dispatcher().await, world.dispatcher().await];
+
+    shop.receives(WEBHOOKS).await;
+    world.settles().await;
+    assert_eq!(shop.arrivals().len(), WEBHOOKS, "something arrived twice");
+    assert_eq!(world.count("attempts").await, WEBHOOKS as i64);
+    world.finish().await;
+}
+
 /// Refuses the first request, after a delay in which the test can prepare.
 fn refusing_once() -> Script {
     std::sync::Arc::new(|n, _| match n {

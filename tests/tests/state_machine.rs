@@ -66,6 +66,46 @@ async fn no_history_of_a_delivery_breaks_its_states_or_leaves_it_open() {
     world.finish().await;
 }
 
+#[tokio::test]
+async fn a_late_copy_that_is_sent_is_the_only_job_of_its_delivery() {
+    let world = World::start().await;
+    let mut machine = Machine::new(&world, 1).await;
+    // The sweeper has published a job of each delivery. An outage follows that is longer
+    // than the sweeper's grace. After it, two late copies of a job wait until different times.
+    machine.time_passes().await;
+    let mut original = machine.bag[0].clone();
+    original.due_at = machine.rows[&original.delivery].due_at.unwrap();
+    let copy = |ago: u64| Job {
+        late: Some(Late::Until(shared::clock::now() - Duration::from_secs(ago))),
+        ..original.clone()
+    };
+    let (mut sent, mut other) = (copy(2), copy(1));
+    // RabbitMQ may deliver the message again while the copy is being sent.
+    let mut message = Job::decode(&sent.encode()).unwrap();
+    let tickets = machine.tickets.clone();
+
+    assert!(tickets.claim(&mut sent).await.unwrap());
+    assert!(!tickets.claim(&mut other).await.unwrap());
+    assert!(!tickets.claim(&mut original).await.unwrap());
+    assert!(tickets.claim(&mut message).await.unwrap());
+    assert_eq!(sent, message);
+    machine.bag.clear();
+    machine.sweep().await;
+    let swept: BTreeSet<_> = machine.bag.iter().map(|job| job.delivery).collect();
+    assert_eq!(swept.len(), DELIVERIES - 1, "{}", machine.history());
+    assert!(!swept.contains(&sent.delivery), "{}", machine.history());
+    // What follows if its dispatcher dies and RabbitMQ loses the message as well.
+    machine.time_passes().await;
+    machine.sweep().await;
+    let swept = machine
+        .bag
+        .iter()
+        .filter(|job| job.delivery == sent.delivery);
+    assert_eq!(swept.count(), 1, "{}", machine.history());
+    machine.close().await;
+    world.finish().await;
+}
+
 /// The contents of a row.
 #[derive(Debug, Clone, PartialEq)]
 struct Row {
@@ -301,9 +341,9 @@ impl Machine {
         } else {
             // Its connection is lost. The broker still has the jobs, and the next
             // dispatcher makes sure that the follow-up job of each exists.
-            for job in jobs {
+            for mut job in jobs {
                 let tickets = &self.tickets;
-                if tickets.is_current(&job).await.unwrap() {
+                if tickets.claim(&mut job).await.unwrap() {
                     self.bag.push(Job {
                         recheck: true,
                         ..job
