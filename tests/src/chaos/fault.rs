@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use super::field::{Field, Link, REPLICAS, Victim};
+use super::field::{Field, Link, REPLICAS, SWEEP_GRACE, Victim};
 use super::publisher::Publisher;
 use crate::proxy::{End, Way};
 use crate::world::eventually;
@@ -14,6 +14,11 @@ use crate::world::eventually;
 const ENDS: u32 = 3;
 /// The pause between two of those.
 const BETWEEN_ENDS: Duration = Duration::from_millis(700);
+
+/// An outage of everything that jobs need. It is longer than the sweeper's grace. So when it
+/// is over, the late copies of jobs are due at about the time at which the sweeper counts
+/// these jobs as lost.
+const LONG_OUTAGE: Duration = Duration::from_secs(SWEEP_GRACE + 1);
 
 /// A fault that is injected in one round.
 #[derive(Debug, Clone, PartialEq)]
@@ -118,6 +123,10 @@ pub fn deck(rng: &mut fastrand::Rng, small_disk: bool) -> Vec<Fault> {
     deck.push(Fault::Deploy);
     deck.push(Fault::FullDisk(some(rng, 4_000, 9_000)));
     rng.shuffle(&mut deck);
+    deck.insert(
+        rng.usize(..=deck.len()),
+        Fault::Kill(vec![RabbitMq, PostgreSql], LONG_OUTAGE),
+    );
     // Filtered afterwards, so that a seed gives the same other faults without a
     // small disk.
     deck.retain(|fault| small_disk || !matches!(fault, Fault::FullDisk(_)));

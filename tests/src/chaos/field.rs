@@ -25,6 +25,9 @@ pub const REPLICAS: usize = 2;
 const HEARTBEAT: u32 = 2;
 /// The timeout of an attempt, in milliseconds.
 const TIMEOUT: u32 = 5_000;
+/// `SWEEP_GRACE`, in seconds. A lost job is put back within half a minute, not within minutes.
+/// A dispatcher that is cut off or frozen for less than this keeps its jobs.
+pub const SWEEP_GRACE: u64 = 15;
 /// The retry schedule of every webhook. It outlasts every fault.
 const RETRIES: [u32; 40] = [1_000; 40];
 /// The retry schedule of dead endpoints: no second attempt during the test.
@@ -103,12 +106,10 @@ impl Field {
     /// Starts everything. The behaviour of the endpoints follows from the seed.
     /// `small_disk`: see [`World::with_small_disk`].
     pub async fn set(seed: u64, small_disk: bool) -> anyhow::Result<Self> {
-        let timeout = TIMEOUT.to_string();
+        let (timeout, grace) = (TIMEOUT.to_string(), SWEEP_GRACE.to_string());
         let settings = [
             ("WEBHOOK_TIMEOUT", timeout.as_str()),
-            // A lost job is put back within half a minute, not within minutes. But
-            // no outage here is so long that a job in progress would count as lost.
-            ("SWEEP_GRACE", "15"),
+            ("SWEEP_GRACE", &grace),
             ("SWEEP_INTERVAL", "1"),
             ("RUST_LOG", "info,lapin=off"),
         ];
