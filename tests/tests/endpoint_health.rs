@@ -4,8 +4,8 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use harness::receiver::{Reply, Script, answering};
@@ -107,6 +107,47 @@ async fn deliveries_held_by_a_paused_webhook_are_cancelled_when_it_is_switched_o
     .await;
     shop.receives_no_more_than(0, Duration::from_millis(500))
         .await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn after_a_hang_no_delivery_waits_for_much_longer_than_the_endpoint_hung() {
+    let world = World::start().await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    // Requests that arrive before this time are answered then.
+    let hangs_until = Arc::new(Mutex::new(Instant::now()));
+    let script: Script = Arc::new({
+        let hangs_until = hangs_until.clone();
+        move |_, _| {
+            let left = hangs_until
+                .lock()
+                .unwrap()
+                .saturating_duration_since(Instant::now());
+            Reply::status(200).after(left)
+        }
+    });
+    let shop = world.subscribed(&ingest, script).await;
+    world.publish("order.created", "evt-0", &json!({})).await;
+    shop.receives(1).await;
+
+    let (hang, events) = (Duration::from_secs(5), 100);
+    let until = Instant::now() + hang;
+    *hangs_until.lock().unwrap() = until;
+    for n in 1..=events {
+        let id = format!("evt-{n}");
+        world.publish("order.created", &id, &json!({})).await;
+        tokio::time::sleep(hang / (events + 10)).await;
+    }
+    let arrivals = shop.receives(1 + events as usize).await;
+    let last = arrivals.iter().map(|arrival| arrival.at).max().unwrap();
+    // A job that is refused when the endpoint has hung for t comes back when it has hung for
+    // 2 t, and 5 ms for each job that was refused before. The last pass through a delay queue
+    // may take a second, and a job that finds no permit then waits for another second.
+    let late = last.saturating_duration_since(until);
+    let most = hang + events * Duration::from_millis(5) + Duration::from_secs(2);
+    assert!(late < most, "{late:?}");
+    world.settles().await;
+    assert_eq!(world.count("attempts").await, 1 + i64::from(events));
     world.finish().await;
 }
 

@@ -13,7 +13,8 @@
 //! A job without a permit waits for one, if the endpoint's recent speed promises one within
 //! [`MAX_WAIT`]. Otherwise it is refused, and with it comes the time to which it should be
 //! deferred. Refused jobs get times one after the other, at the endpoint's own speed, so
-//! that a backlog doesn't come back every second.
+//! that a backlog doesn't come back every second. If the endpoint hangs, they wait for as long
+//! again as it has hung.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -35,7 +36,7 @@ const MAX_LIMIT: f64 = 64.0;
 const MAX_WAIT: Duration = Duration::from_secs(1);
 /// The longest deferral of a refused job.
 const MAX_DEFERRAL: Duration = Duration::from_secs(900);
-/// The shortest time between two deferred jobs of an endpoint that is down.
+/// The shortest time between two deferred jobs of an endpoint that hangs or is down.
 const MIN_SPACING: Duration = Duration::from_millis(5);
 /// For how long an endpoint counts as full after a job was refused.
 const FULL_FOR: Duration = Duration::from_secs(10);
@@ -407,11 +408,23 @@ impl State {
 
     /// The time to which a refused job is deferred: after those that were deferred before
     /// it, at the endpoint's own speed, and not before `at`.
+    ///
+    /// A hang says nothing of an endpoint's speed, and nobody knows how long it will last. So
+    /// the job waits for as long again as the hang has lasted. The next time it waits twice as
+    /// long. When the hang is over, no job waits for longer than the hang lasted.
     fn defer(&mut self, now: OffsetDateTime, at: OffsetDateTime) -> OffsetDateTime {
         let ahead = (self.horizon - now).try_into().unwrap_or_default();
-        let duration = self.expected_duration(now);
+        let hangs = self.hangs(now);
+        let (at, duration) = if hangs {
+            (
+                at.max(now + self.time_without_progress(now)),
+                self.mean_duration,
+            )
+        } else {
+            (at, self.expected_duration(now))
+        };
         let mut step = duration.div_f64(self.limit_after(ahead, now));
-        if !self.circuit.is_closed() {
+        if hangs || !self.circuit.is_closed() {
             step = step.max(MIN_SPACING);
         }
         let next = (self.horizon + step).max(at);

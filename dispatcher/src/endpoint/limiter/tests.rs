@@ -274,19 +274,38 @@ async fn no_job_is_deferred_by_more_than_a_quarter_of_an_hour() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_hangs_slows_its_jobs_down_before_its_first_timeout() {
+async fn a_job_of_an_endpoint_that_hangs_waits_for_as_long_again_as_it_has_hung() {
     let limiter = limiter();
     let permits = acquire_all(&limiter).await;
-    set_duration(&limiter, Duration::from_millis(10));
-    // Two requests have taken ten seconds so far: one every five seconds.
-    let now = clock::now() + Duration::from_secs(10);
-    limiter.state().horizon = now;
-    let spread = seconds_between_first_and_last(&deferrals(&limiter, 11, now).await);
-    assert!((48..=51).contains(&spread), "{spread}");
+    set_duration(&limiter, Duration::from_millis(2));
+    let begun = limiter.state().progress_at;
+    for hung in [4, 8] {
+        // A thousand jobs, 5 ms apart.
+        let now = begun + Duration::from_secs(hung);
+        limiter.state().horizon = now;
+        let deferrals = deferrals(&limiter, 1_000, now).await;
+        assert_eq!(deferrals[0].whole_seconds(), hung as i64);
+        let spread = seconds_between_first_and_last(&deferrals);
+        assert!((4..=5).contains(&spread), "{spread}");
+    }
 
     // When it is back, new jobs don't wait behind those.
+    let now = begun + Duration::from_secs(10);
     for permit in permits {
         permit.release(false, Duration::from_millis(10), now);
     }
     assert!(limiter.state().horizon <= now);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_takes_as_long_as_usual_does_not_count_as_hanging() {
+    let limiter = limiter();
+    let _permits = acquire_all(&limiter).await;
+    set_duration(&limiter, Duration::from_secs(10));
+    // Two requests in 10 s: one every five seconds.
+    let now = limiter.state().progress_at + Duration::from_secs(10);
+    limiter.state().horizon = now;
+    limiter.state().has_struggled = true;
+    let spread = seconds_between_first_and_last(&deferrals(&limiter, 11, now).await);
+    assert!((48..=51).contains(&spread), "{spread}");
 }
