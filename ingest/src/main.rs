@@ -253,7 +253,8 @@ async fn main() -> anyhow::Result<ExitCode> {
             } = wanted;
             let minutes = time::Duration::minutes(minutes);
             let link =
-                session::create_link(&pool(&settings)?, tenant.as_ref(), role, minutes).await?;
+                session::links::create_link(&pool(&settings)?, tenant.as_ref(), role, minutes)
+                    .await?;
             let here = || format!("http://localhost:{}", settings.http_addr.port());
             let base = url.unwrap_or_else(here);
             let base = base.trim_end_matches('/');

@@ -25,7 +25,7 @@ use crate::console::moments::ago;
 use crate::console::pages::log::changed;
 use crate::console::pages::webhooks::name;
 use crate::console::parts::note;
-use crate::console::session::keep_secret;
+use crate::console::session::shown_once::keep_secret;
 use crate::console::state::Console;
 use crate::console::text::{excerpt, line};
 use crate::console::visit::{At, ManagerVisit, Posted};

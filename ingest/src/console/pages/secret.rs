@@ -19,7 +19,7 @@ use crate::console::frame::csrf;
 use crate::console::moments::{at, span};
 use crate::console::pages::webhook::{Tab, page};
 use crate::console::parts::{code, done, note};
-use crate::console::session::{keep_secret, take_secret};
+use crate::console::session::shown_once::{keep_secret, take_secret};
 use crate::console::state::Console;
 use crate::console::text::line;
 use crate::console::visit::{At, ManagerVisit, Posted};

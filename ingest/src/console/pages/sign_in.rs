@@ -19,7 +19,8 @@ use crate::console::failure::Result;
 use crate::console::fields::query;
 use crate::console::frame::{Page, csrf, keys};
 use crate::console::guard::{KEYS_COOKIE, THEME_COOKIE, look};
-use crate::console::session::{self, Begun, COOKIE, LASTS, Session};
+use crate::console::session::begin::{self, Begun};
+use crate::console::session::{self, COOKIE, LASTS, Session, links};
 use crate::console::shell::{Theme, alone};
 use crate::console::state::Console;
 use crate::console::text::line;
@@ -91,7 +92,7 @@ pub async fn sign_in(
     if let Some(wait) = blocked.filter(|_| !is_unguessable(token)) {
         return Ok(too_often(&headers, next, wait));
     }
-    let begun = session::begin(&console.api, token).await;
+    let begun = begin::begin(&console.api, token).await;
     if blocked.is_none() && !matches!(begun, Ok(None)) {
         console.sign_ins.succeeded(address);
     }
@@ -233,7 +234,7 @@ pub async fn open(
     headers: HeaderMap,
     Posted(fields): Posted,
 ) -> Result<Response> {
-    match session::open_link(&console.api, fields.text("link")).await? {
+    match links::open_link(&console.api, fields.text("link")).await? {
         Some(begun) => {
             end_before(&console, before).await?;
             Ok(begin(&begun, fields.text("next")))

@@ -23,7 +23,7 @@ use crate::console::icons::icon;
 use crate::console::moments::{at, bytes, count, percent, span};
 use crate::console::pages::tokens::{all, issue_form, issued, list as token_list, shown_once};
 use crate::console::parts::{Head, code, dash, empty, field, note, num, pager, table, td, tr};
-use crate::console::session;
+use crate::console::session::shown_once::{keep_secret, take_secret};
 use crate::console::state::Console;
 use crate::console::text::{line, plain};
 use crate::console::visit::{Operation, Posted, Visitor};
@@ -188,9 +188,9 @@ pub async fn show_one(
     let own = administering(&console, &operation, &tenant.id).await?;
     let tokens = all(&console.api, own).await?;
     let session = &operation.by.session;
-    let new_token = session::take_secret(&console.api, session, "token").await?;
+    let new_token = take_secret(&console.api, session, "token").await?;
     let new_link = match new_token {
-        None => session::take_secret(&console.api, session, "portal").await?,
+        None => take_secret(&console.api, session, "portal").await?,
         Some(_) => None,
     };
     let open = portal_links::open_sessions(&console.api, &tenant.id).await?;
@@ -311,7 +311,7 @@ pub async fn issue(
     let tenant = parsed(&which.which)?;
     let own = administering(&console, &operation, &tenant).await?;
     let token = issued(&console.api, own, &fields).await?;
-    session::keep_secret(&console.api, &operation.by.session, "token", &token).await?;
+    keep_secret(&console.api, &operation.by.session, "token", &token).await?;
     Ok(Redirect::to(&format!("{PATH}/{tenant}")))
 }
 
@@ -349,7 +349,7 @@ pub async fn portal_link(
     };
     let api = State(console.api.clone());
     let made = portal_links::create(operation.operating(), api, Body(new)).await?;
-    session::keep_secret(
+    keep_secret(
         &console.api,
         &operation.by.session,
         "portal",

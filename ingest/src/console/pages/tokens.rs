@@ -22,7 +22,7 @@ use crate::console::fields::Fields;
 use crate::console::frame::{Page, Section, csrf};
 use crate::console::moments::at;
 use crate::console::parts::{code, empty, note};
-use crate::console::session;
+use crate::console::session::shown_once::{keep_secret, take_secret};
 use crate::console::state::Console;
 use crate::console::text::line;
 use crate::console::visit::{AdminVisit, Posted, Visitor};
@@ -31,7 +31,7 @@ use crate::timestamp::Timestamp;
 /// `GET /console/{tenant}/tokens`
 pub async fn show(State(console): State<Arc<Console>>, visit: AdminVisit) -> Result<Html<String>> {
     let all = all(&console.api, visit.administering().await?).await?;
-    let new = session::take_secret(&console.api, &visit.by.session, "token").await?;
+    let new = take_secret(&console.api, &visit.by.session, "token").await?;
     let path = visit.path("/tokens");
     let content = html! {
         div class="head" { div {
@@ -156,7 +156,7 @@ pub async fn issue(
     Posted(fields): Posted,
 ) -> Result<Redirect> {
     let token = issued(&console.api, visit.administering().await?, &fields).await?;
-    session::keep_secret(&console.api, &visit.by.session, "token", &token).await?;
+    keep_secret(&console.api, &visit.by.session, "token", &token).await?;
     Ok(Redirect::to(&visit.path("/tokens")))
 }
 

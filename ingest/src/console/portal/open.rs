@@ -15,7 +15,7 @@ use serde::Deserialize;
 use crate::console::guard::cookie;
 use crate::console::portal::ended::{Ended, Result};
 use crate::console::portal::guard::COOKIE;
-use crate::console::session;
+use crate::console::session::{self, links};
 use crate::console::state::Console;
 use shared::clock;
 
@@ -31,7 +31,7 @@ pub async fn open(
     Query(asked): Query<Asked>,
 ) -> Result<Response> {
     let mut response = Redirect::to("/portal").into_response();
-    let Some(begun) = session::open_portal_link(&console.api, &asked.link).await? else {
+    let Some(begun) = links::open_portal_link(&console.api, &asked.link).await? else {
         // A page around us that is loaded again asks with the same link.
         let known = match cookie(&headers, COOKIE) {
             Some(cookie) => session::find(&console.api, cookie).await?,

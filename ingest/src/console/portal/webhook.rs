@@ -26,7 +26,7 @@ use crate::console::portal::scope::Customer;
 use crate::console::portal::shell::page;
 use crate::console::portal::webhooks::health;
 use crate::console::query::of_deliveries;
-use crate::console::session;
+use crate::console::session::shown_once::{keep_secret, take_secret};
 use crate::console::state::Console;
 use crate::console::text::line;
 use crate::console::visit::Posted;
@@ -159,7 +159,7 @@ pub async fn settings(
 ) -> Result<Html<String>> {
     let webhook = customer.webhook(id).await?;
     let about = format!("secret of {id}");
-    let new = session::take_secret(&console.api, &customer.by.session, &about).await?;
+    let new = take_secret(&console.api, &customer.by.session, &about).await?;
     let path = path(&webhook);
     let content = html! {
         (head(&customer, &webhook))
@@ -200,7 +200,7 @@ pub async fn rotate(
     let api = State(console.api.clone());
     let answer = rotation::rotate(acting, api, Id(id), OptionalBody(Default::default())).await?;
     let about = format!("secret of {id}");
-    session::keep_secret(&console.api, &customer.by.session, &about, &answer.0.secret).await?;
+    keep_secret(&console.api, &customer.by.session, &about, &answer.0.secret).await?;
     Ok(Redirect::to(&format!("{}/settings", path(&webhook))))
 }
 
