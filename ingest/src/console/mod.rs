@@ -107,18 +107,21 @@ fn beside() -> Router<Arc<Console>> {
     Router::new()
         .route(
             "/event-types",
-            get(event_types::show).post(event_types::save),
+            get(event_types::show).post(event_types::form::save),
         )
-        .route("/event-types/new", get(event_types::new))
+        .route("/event-types/new", get(event_types::form::new))
         .route(
             "/event-types/import",
-            get(event_types::import_page).post(event_types::import),
+            get(event_types::form::import_page).post(event_types::form::import),
         )
         .route("/event-types/{name}", get(event_types::show_one))
-        .route("/event-types/{name}/edit", get(event_types::edit))
-        .route("/event-types/{name}/delete", post(event_types::delete))
-        .route("/replays", get(replays::show).post(replays::create))
-        .route("/replays/new", get(replays::new))
+        .route("/event-types/{name}/edit", get(event_types::form::edit))
+        .route(
+            "/event-types/{name}/delete",
+            post(event_types::form::delete),
+        )
+        .route("/replays", get(replays::show).post(replays::new::create))
+        .route("/replays/new", get(replays::new::show))
         .route("/replays/{id}", get(replays::show_one))
         .route("/replays/{id}/cancel", post(replays::cancel))
         .route("/signature", get(signature::show).post(signature::check))
@@ -131,20 +134,23 @@ fn operators() -> Router<Arc<Console>> {
     Router::new()
         .route(LIVE, get(live::of_all))
         .route("/health", get(health::show))
-        .route("/tenants", get(tenants::show).post(tenants::create))
-        .route("/tenants/new", get(tenants::new))
+        .route("/tenants", get(tenants::show).post(tenants::form::create))
+        .route("/tenants/new", get(tenants::form::new))
         .route(
             "/tenants/{which}",
-            get(tenants::show_one).post(tenants::save),
+            get(tenants::one::show).post(tenants::form::save),
         )
-        .route("/tenants/{which}/edit", get(tenants::edit))
-        .route("/tenants/{which}/tokens", post(tenants::issue))
+        .route("/tenants/{which}/edit", get(tenants::form::edit))
+        .route("/tenants/{which}/tokens", post(tenants::one::issue))
         .route(
             "/tenants/{which}/tokens/{token}/revoke",
-            post(tenants::revoke),
+            post(tenants::one::revoke),
         )
-        .route("/tenants/{which}/portal", post(tenants::portal_link))
-        .route("/tenants/{which}/portal/end", post(tenants::end_portal))
+        .route("/tenants/{which}/portal", post(tenants::one::portal_link))
+        .route(
+            "/tenants/{which}/portal/end",
+            post(tenants::one::end_portal),
+        )
         .route("/dead-letters", get(dead_letters::show))
         .route("/dead-letters/act", post(dead_letters::act))
         .route("/dead-letters/{id}", get(dead_letters::show_one))
