@@ -82,7 +82,7 @@ pub fn routes(console: Console) -> Router {
         .route("/deliveries", get(deliveries::show))
         .route("/deliveries/retry", post(retry::retry))
         .route("/deliveries/{id}", get(delivery::show))
-        .route("/deliveries/{id}/raw", get(delivery::raw))
+        .route("/deliveries/{id}/raw", get(delivery::attempt::raw))
         .route("/deliveries/{id}/retry", post(delivery::retry))
         .route("/events", get(events::show))
         .route("/events/new", get(publish::show).post(publish::send))
