@@ -64,7 +64,7 @@ pub(super) fn fields(
         .subscriptions
         .dialect(&visit.tenant)
         .unwrap_or_default();
-    let (asked, sealed) = (
+    let (of_requests, sealed) = (
         [
             "dialect",
             "timeout",
@@ -76,11 +76,11 @@ pub(super) fn fields(
     );
     let has = |names: &[&str]| names.iter().any(|name| blames.get(name).is_some());
     html! {
-        (text("url", "URL", &values.url, "HTTPS, at a public address. Credentials belong into a header.", blames.get("url"), "2048"))
-        (text("description", "Description", &values.description, "For people. Its first line is the webhook's name.", blames.get("description"), "1024"))
+        (entry(("url", "URL"), &values.url, Size::Line("2048"), "HTTPS, at a public address. Credentials belong into a header.", blames.get("url")))
+        (entry(("description", "Description"), &values.description, Size::Line("1024"), "For people. Its first line is the webhook's name.", blames.get("description")))
         (patterns(&values.events, blames.get("events"), known))
         (filter(values, blames.get("filters")))
-        details class="panel" open[is_edit || has(&asked)] {
+        details class="panel" open[is_edit || has(&of_requests)] {
             summary { h2 { "How it is asked" } span class="soft small" { "dialect, time to answer, retries, rate" } }
             div class="pad stack" {
                 div class="pair" {
@@ -94,11 +94,11 @@ pub(super) fn fields(
                         }
                         @if let Some(error) = blames.get("dialect") { p class="error" { (line(error)) } }
                     }
-                    (text("timeout", "Time to answer", &values.timeout, "Seconds, 1 to 60. Empty: the dialect's.", blames.get("timeout"), "10"))
+                    (entry(("timeout", "Time to answer"), &values.timeout, Size::Line("10"), "Seconds, 1 to 60. Empty: the dialect's.", blames.get("timeout")))
                 }
-                (text("retries", "Retries", &values.retries, "After the first attempt, 0 to 49. Empty: the dialect's schedule.", blames.get("retries").or(blames.get("retry_policy")), "3"))
+                (entry(("retries", "Retries"), &values.retries, Size::Line("3"), "After the first attempt, 0 to 49. Empty: the dialect's schedule.", blames.get("retries").or(blames.get("retry_policy"))))
                 div class="pair" {
-                    (text("rate", "At most", &values.rate, "Requests. Empty: as many as there are.", blames.get("rate_limit"), "9"))
+                    (entry(("rate", "At most"), &values.rate, Size::Line("9"), "Requests. Empty: as many as there are.", blames.get("rate_limit")))
                     div class="field" {
                         label for="per" { "in each" }
                         select id="per" name="per" {
@@ -119,9 +119,9 @@ pub(super) fn fields(
                 span class="soft small" { @if is_edit { "they stay as they are unless given" } @else { "a secret is made unless given" } }
             }
             div class="pad stack" {
-                (area("headers", "Headers", "", "A line each, like X-Api-Key: value. Values are kept sealed and never shown.", blames.get("headers"), "3"))
+                (entry(("headers", "Headers"), "", Size::Rows("3"), "A line each, like X-Api-Key: value. Values are kept sealed and never shown.", blames.get("headers")))
                 @if !is_edit {
-                    (text("secret", "Secret", "", "Only if the receiver has one already.", blames.get("secret"), "256"))
+                    (entry(("secret", "Secret"), "", Size::Line("256"), "Only if the receiver has one already.", blames.get("secret")))
                 }
             }
         }
@@ -165,39 +165,49 @@ fn filter(values: &Values, error: Option<&str>) -> Markup {
                 Some(clauses) => {
                     (clauses::rows(clauses, values.empty_rows))
                     input type="hidden" name="filters_shown" value=(values.filters);
-                    details open[error.is_some()] { summary class="small soft" { "As JSON" } (area("filters", "Filter as JSON", &values.filters, hint, error, "4")) }
+                    details open[error.is_some()] { summary class="small soft" { "As JSON" } (entry(("filters", "Filter as JSON"), &values.filters, Size::Rows("4"), hint, error)) }
                 },
-                None => (area("filters", "Filter as JSON", &values.filters, hint, error, "6")),
+                None => (entry(("filters", "Filter as JSON"), &values.filters, Size::Rows("6"), hint, error)),
             }
         }
     }
 }
 
-fn text(id: &str, label: &str, value: &str, hint: &str, error: Option<&str>, most: &str) -> Markup {
-    crate::console::parts::field(
-        id,
-        &html! { (label) },
-        Some(&html! { (hint) }),
-        error,
-        &|id, described| {
-            html! {
-                input id=(id) name=(id) value=(value) maxlength=(most) spellcheck="false" autocomplete="off"
-                    aria-describedby=[described] aria-invalid=[error.map(|_| "true")];
-            }
-        },
-    )
+/// How much may be entered.
+#[derive(Clone, Copy)]
+enum Size {
+    /// A line of so many characters.
+    Line(&'static str),
+    /// A text, in a field of so many rows.
+    Rows(&'static str),
 }
 
-fn area(id: &str, label: &str, value: &str, hint: &str, error: Option<&str>, rows: &str) -> Markup {
+fn entry(
+    (id, label): (&str, &str),
+    value: &str,
+    size: Size,
+    hint: &str,
+    error: Option<&str>,
+) -> Markup {
+    let hint = html! { (hint) };
+    let invalid = error.map(|_| "true");
     crate::console::parts::field(
         id,
         &html! { (label) },
-        Some(&html! { (hint) }),
+        Some(&hint),
         error,
         &|id, described| {
             html! {
-                textarea id=(id) name=(id) rows=(rows) spellcheck="false" autocomplete="off"
-                    aria-describedby=[described] aria-invalid=[error.map(|_| "true")] { "\n" (value) }
+                @match size {
+                    Size::Line(most) => {
+                        input id=(id) name=(id) value=(value) maxlength=(most) spellcheck="false" autocomplete="off"
+                            aria-describedby=[described] aria-invalid=[invalid];
+                    },
+                    Size::Rows(rows) => {
+                        textarea id=(id) name=(id) rows=(rows) spellcheck="false"
+                            aria-describedby=[described] aria-invalid=[invalid] { "\n" (value) }
+                    },
+                }
             }
         },
     )
