@@ -45,8 +45,8 @@ pub struct Bounds {
     pub without_data: bool,
 }
 
-/// What was found.
-pub struct Found {
+/// Events of which a webhook lacks a delivery.
+pub struct MissedEvents {
     /// Events of which the webhook lacks a delivery.
     pub missing: Vec<Accepted>,
     /// Where to go on; `None`: that was all.
@@ -117,9 +117,9 @@ impl Wanted {
         from: Uuid,
         to: Uuid,
         bounds: Bounds,
-    ) -> anyhow::Result<Found> {
+    ) -> anyhow::Result<MissedEvents> {
         let begun = Instant::now();
-        let mut found = Found {
+        let mut found = MissedEvents {
             missing: Vec::new(),
             next: Some(from),
         };

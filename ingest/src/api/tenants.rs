@@ -15,7 +15,7 @@ use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Name, Page, Parameters};
 use crate::api::state::{Api, Shared};
 use crate::invalid::{Gathered, Invalid, NotFound};
-use crate::tenants::form::{Change, NewTenant};
+use crate::tenants::form::{NewTenant, TenantChange};
 use crate::tenants::store::{insert, update, usage};
 use crate::tenants::view::{COLUMNS, TenantView};
 
@@ -163,14 +163,14 @@ pub async fn show(
     patch, path = "/{id}", operation_id = "change_tenant", tag = "tenants",
     security(("token" = ["operator"])),
     params(("id" = Tenant, Path)),
-    request_body = Change,
+    request_body = TenantChange,
     responses((status = 200, description = "The tenant as it is now.", body = TenantView)),
 )]
 pub async fn change(
     operating: Operating,
     State(api): State<Shared>,
     Name(id): Name,
-    Body(change): Body<Change>,
+    Body(change): Body<TenantChange>,
 ) -> Result<Json<TenantView>> {
     change.check(&api.dialects)?;
     check_proxy(&api, &change)?;
@@ -189,7 +189,7 @@ fn known(id: &str) -> Result<Tenant> {
 }
 
 /// Refuses a proxy that this process doesn't know: deliveries would fail.
-fn check_proxy(api: &Api, change: &Change) -> Result<()> {
+fn check_proxy(api: &Api, change: &TenantChange) -> Result<()> {
     match &change.egress_proxy {
         Some(Some(name)) if !api.egress.has(name) => Err(Problem::field(
             "egress_proxy",

@@ -31,7 +31,7 @@ pub fn routes() -> OpenApiRouter<Shared> {
 }
 
 /// What is shown of a webhook.
-struct Shown {
+struct WebhookGauges {
     webhook: WebhookId,
     recent: Recent,
     down: Option<Down>,
@@ -65,7 +65,7 @@ async fn webhook_metrics(_: Operating, State(api): State<Shared>) -> Result<Resp
     Ok(([(header::CONTENT_TYPE, TEXT)], text(&shown, &tenants)).into_response())
 }
 
-async fn most_interesting(client: &Client) -> Result<Vec<Shown>> {
+async fn most_interesting(client: &Client) -> Result<Vec<WebhookGauges>> {
     let mut recent = recent(client, shared::clock::now()).await?;
     let statement = client
         .prepare_cached(
@@ -88,7 +88,7 @@ async fn most_interesting(client: &Client) -> Result<Vec<Shown>> {
         }
     }
     let down = endpoints::down(client, &open).await?;
-    let shown = recent.into_iter().map(|(webhook, recent)| Shown {
+    let shown = recent.into_iter().map(|(webhook, recent)| WebhookGauges {
         down: down.get(&webhook).copied(),
         is_alerted: alerted.contains(&webhook),
         webhook,
@@ -96,7 +96,7 @@ async fn most_interesting(client: &Client) -> Result<Vec<Shown>> {
     });
     let mut shown: Vec<_> = shown.collect();
     shown.sort_by(|a, b| {
-        let trouble = |it: &Shown| it.down.is_some() || it.is_alerted;
+        let trouble = |it: &WebhookGauges| it.down.is_some() || it.is_alerted;
         let busier = b.recent.attempts().total_cmp(&a.recent.attempts());
         trouble(b)
             .cmp(&trouble(a))
@@ -108,7 +108,7 @@ async fn most_interesting(client: &Client) -> Result<Vec<Shown>> {
 }
 
 /// Whose webhooks they are. Deleted ones have none.
-async fn tenants(client: &Client, shown: &[Shown]) -> Result<HashMap<WebhookId, Tenant>> {
+async fn tenants(client: &Client, shown: &[WebhookGauges]) -> Result<HashMap<WebhookId, Tenant>> {
     let statement = client
         .prepare_cached(
             "-- tenants_of_webhooks\n\
@@ -120,8 +120,8 @@ async fn tenants(client: &Client, shown: &[Shown]) -> Result<HashMap<WebhookId, 
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-fn text(shown: &[Shown], tenants: &HashMap<WebhookId, Tenant>) -> String {
-    type Value = fn(&Shown) -> Option<f64>;
+fn text(shown: &[WebhookGauges], tenants: &HashMap<WebhookId, Tenant>) -> String {
+    type Value = fn(&WebhookGauges) -> Option<f64>;
     let metrics: [(&str, &str, Value); 4] = [
         (
             "posthorn_webhook_attempts",

@@ -4,7 +4,7 @@ use shared::ids::Tenant;
 
 use super::place::Place;
 use crate::event_types::store::Entry;
-use crate::tenants::form::Change;
+use crate::tenants::form::TenantChange;
 use crate::webhooks::form::CheckedWebhook;
 
 /// A tenant as a file declares it.
@@ -13,7 +13,7 @@ pub struct DeclaredTenant {
     pub place: Place,
     pub id: Tenant,
     /// Settings that the file doesn't mention stay as they are.
-    pub settings: Change,
+    pub settings: TenantChange,
     /// Each type is declared whole.
     pub event_types: Vec<Entry>,
     /// Each webhook is declared whole.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use shared::operational::Thresholds;
 
 use crate::event_types::store;
-use crate::tenants::form::{Change, NewAlerts};
+use crate::tenants::form::{NewAlerts, TenantChange};
 use crate::tenants::view::{Alerts, TenantView};
 
 /// The most characters of a value that are shown.
@@ -59,7 +59,7 @@ impl Difference {
 }
 
 /// Compares a tenant; `None`: it is new.
-pub fn tenant(now: Option<&TenantView>, mut wanted: Change) -> (Change, Difference) {
+pub fn tenant(now: Option<&TenantView>, mut wanted: TenantChange) -> (TenantChange, Difference) {
     let mut difference = Difference::new(now.is_none());
     let limits = &mut wanted.limits;
     match now {

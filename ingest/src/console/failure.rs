@@ -7,7 +7,7 @@ use maud::html;
 use crate::api::http::problem::Problem;
 use crate::api::http::request_id;
 use crate::console::fields::query;
-use crate::console::shell::{Look, alone};
+use crate::console::shell::{Appearance, alone};
 use crate::console::text::line;
 
 pub type Result<T> = std::result::Result<T, Failure>;
@@ -81,7 +81,7 @@ fn page(problem: &Problem) -> Response {
             @if let Some(id) = request_id::current() { " · request " code { (line(id)) } }
         }
     };
-    let mut response = (status, alone(Look::default(), what, &content)).into_response();
+    let mut response = (status, alone(Appearance::default(), what, &content)).into_response();
     if let Some(seconds) = problem.retry_after() {
         response
             .headers_mut()

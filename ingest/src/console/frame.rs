@@ -165,11 +165,11 @@ impl<'a> Page<'a> {
             Some(tenant) => format!("/console/{tenant}"),
             None => "/console/_".to_owned(),
         };
-        let asked: Vec<_> = [("part", part)]
+        let parameters: Vec<_> = [("part", part)]
             .into_iter()
             .chain(more.iter().copied())
             .collect();
-        self.events = Some(format!("{base}{LIVE}{}", query(&asked)));
+        self.events = Some(format!("{base}{LIVE}{}", query(&parameters)));
         self
     }
 
@@ -190,7 +190,12 @@ impl<'a> Page<'a> {
             }
             (keys_dialog())
         };
-        document(self.by.look, &self.title, self.events.as_deref(), &body)
+        document(
+            self.by.appearance,
+            &self.title,
+            self.events.as_deref(),
+            &body,
+        )
     }
 
     fn home(&self) -> String {
@@ -240,7 +245,7 @@ impl<'a> Page<'a> {
                     form method="post" action="/console/_/theme" data-theme-form {
                         (csrf(self.by))
                         input type="hidden" name="back" value=(self.by.here);
-                        button class="btn quiet tiny" name="theme" value=(self.by.look.theme.next().name()) data-theme-toggle aria-label="Theme" {
+                        button class="btn quiet tiny" name="theme" value=(self.by.appearance.theme.next().name()) data-theme-toggle aria-label="Theme" {
                             (icon("theme")) span { "Theme" }
                         }
                     }

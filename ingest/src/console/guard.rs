@@ -29,9 +29,9 @@ use crate::console::assets;
 use crate::console::failure::{Failure, Result};
 use crate::console::fields::{Fields, MOST};
 use crate::console::session::{self, Session};
-use crate::console::shell::{Look, Theme};
+use crate::console::shell::{Appearance, Theme};
 use crate::console::state::Console;
-use crate::console::visit::{Visitor, Wanted};
+use crate::console::visit::{Visitor, WantedPage};
 
 /// What a page may load, and from where: itself. No exceptions.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
@@ -148,12 +148,12 @@ async fn admit(console: &Console, request: Request) -> Result<Request> {
         Some(session) => {
             parts.extensions.insert(Visitor {
                 session: Arc::new(session),
-                look: look(&parts.headers),
+                appearance: appearance(&parts.headers),
                 here,
             });
         }
         None => {
-            parts.extensions.insert(Wanted(here));
+            parts.extensions.insert(WantedPage(here));
         }
     }
     Ok(Request::from_parts(parts, axum::body::Body::empty()))
@@ -242,8 +242,8 @@ fn is_from_here(headers: &HeaderMap) -> bool {
 }
 
 /// How this visitor sees pages.
-pub fn look(headers: &HeaderMap) -> Look {
-    Look {
+pub fn appearance(headers: &HeaderMap) -> Appearance {
+    Appearance {
         theme: Theme::parse(cookie(headers, THEME_COOKIE).unwrap_or_default()),
         without_keys: cookie(headers, KEYS_COOKIE) == Some("off"),
         accent: "",
@@ -309,7 +309,7 @@ mod tests {
     fn a_cookie_is_found_among_others() {
         let sent = headers(&[("cookie", "a=1; __Host-posthorn=x; posthorn-theme=dark")]);
         assert_eq!(cookie(&sent, session::COOKIE), Some("x"));
-        assert_eq!(look(&sent).theme, Theme::Dark);
+        assert_eq!(appearance(&sent).theme, Theme::Dark);
         assert_eq!(cookie(&sent, "b"), None);
     }
 }

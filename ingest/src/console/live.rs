@@ -35,7 +35,7 @@ use crate::console::pages::{
 use crate::console::session::{self, Session};
 use crate::console::state::Console;
 use crate::console::visit::{Operation, Poll, Visit, Visitor};
-use crate::console::watch::{OF_A_SESSION, Of, PATIENCE, Snapshot, Subject, Unread, Watcher};
+use crate::console::watch::{LivePart, OF_A_SESSION, PATIENCE, Snapshot, Subject, Unread, Watcher};
 
 /// How long a stream lasts: less than `serve` lets an answer take.
 const STREAM: Duration = Duration::from_secs(45);
@@ -49,7 +49,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 const REPLAYS: usize = 5;
 
 #[derive(Deserialize)]
-pub struct Asked {
+pub struct Params {
     part: String,
     /// Of the webhook, the delivery, or the replays.
     #[serde(default)]
@@ -64,24 +64,24 @@ pub struct Asked {
     window: String,
 }
 
-impl Asked {
-    fn of(&self) -> Option<Of> {
+impl Params {
+    fn live_part(&self) -> Option<LivePart> {
         Some(match self.part.as_str() {
             // Whoever means the same window shares it, however they say it.
-            "overview" => Of::Overview(statistics::Asked::new(&self.window).name()),
-            "first-steps" => Of::FirstSteps,
-            "webhooks" => Of::Webhooks,
-            "webhook" => Of::Webhook(self.id.parse().ok()?),
-            "log" => Of::Log(self.id.parse().ok()?),
-            "delivery" => Of::Delivery(self.id.parse().ok()?),
+            "overview" => LivePart::Overview(statistics::WindowParams::new(&self.window).name()),
+            "first-steps" => LivePart::FirstSteps,
+            "webhooks" => LivePart::Webhooks,
+            "webhook" => LivePart::Webhook(self.id.parse().ok()?),
+            "log" => LivePart::Log(self.id.parse().ok()?),
+            "delivery" => LivePart::Delivery(self.id.parse().ok()?),
             "deliveries" => {
                 let webhook = Some(self.id.as_str()).filter(|id| !id.is_empty());
                 let webhook = webhook.map(str::parse).transpose().ok()?;
-                Of::Deliveries(webhook, deliveries::normal(&self.q))
+                LivePart::Deliveries(webhook, deliveries::normal(&self.q))
             }
             "replays" => {
                 let ids = self.id.split(',').take(REPLAYS).map(str::parse);
-                Of::Replays(ids.collect::<std::result::Result<_, _>>().ok()?)
+                LivePart::Replays(ids.collect::<std::result::Result<_, _>>().ok()?)
             }
             _ => return None,
         })
@@ -92,22 +92,22 @@ impl Asked {
 pub async fn of_tenant(
     State(console): State<Arc<Console>>,
     visit: Visit,
-    Query(asked): Query<Asked>,
+    Query(params): Query<Params>,
 ) -> Result<Response> {
-    let of = asked.of().ok_or_else(nothing)?;
-    begin(console, Some(visit.tenant), visit.by, of, &asked).await
+    let part = params.live_part().ok_or_else(nothing)?;
+    begin(console, Some(visit.tenant), visit.by, part, &params).await
 }
 
 /// `GET /console/_/live?part=health`
 pub async fn of_all(
     State(console): State<Arc<Console>>,
     operation: Operation,
-    Query(asked): Query<Asked>,
+    Query(params): Query<Params>,
 ) -> Result<Response> {
-    if asked.part != "health" {
+    if params.part != "health" {
         return Err(nothing());
     }
-    begin(console, None, operation.by, Of::Health, &asked).await
+    begin(console, None, operation.by, LivePart::Health, &params).await
 }
 
 fn unread(Unread(status): Unread) -> Failure {
@@ -125,10 +125,10 @@ async fn begin(
     console: Arc<Console>,
     tenant: Option<Tenant>,
     by: Visitor,
-    of: Of,
-    asked: &Asked,
+    part: LivePart,
+    params: &Params,
 ) -> Result<Response> {
-    let subject = Subject { tenant, of };
+    let subject = Subject { tenant, part };
     let watcher = console.watching.begin(by.session.cookie_hash(), subject);
     let watcher = watcher.ok_or_else(|| Problem::too_many_at_once(OF_A_SESSION))?;
     let now = Instant::now();
@@ -137,7 +137,7 @@ async fn begin(
         watcher,
         may_change: by.may(Role::Manager),
         session: by.session,
-        after: asked.after.parse().ok(),
+        after: params.after.parse().ok(),
         until: now + STREAM,
         looked_up: now,
         sent: HashMap::new(),
@@ -276,16 +276,16 @@ async fn read(console: &Console, subject: &Subject, before: Option<&Snapshot>) -
         tenant: tenant.clone(),
         api: console.reads.clone(),
     };
-    match &subject.of {
-        Of::Overview(window) => overview::live(console, &poll, window, before).await,
-        Of::FirstSteps => overview::live_first_steps(console, &poll).await,
-        Of::Webhooks => webhooks::live(console, &poll).await,
-        Of::Webhook(id) => webhook::live(&poll, *id).await,
-        Of::Log(id) => log::live(console, &poll, *id).await,
-        Of::Deliveries(of, q) => {
-            let list = deliveries::live(console, &poll, *of, q).await?;
+    match &subject.part {
+        LivePart::Overview(window) => overview::live(console, &poll, window, before).await,
+        LivePart::FirstSteps => overview::live_first_steps(console, &poll).await,
+        LivePart::Webhooks => webhooks::live(console, &poll).await,
+        LivePart::Webhook(id) => webhook::live(&poll, *id).await,
+        LivePart::Log(id) => log::live(console, &poll, *id).await,
+        LivePart::Deliveries(webhook, q) => {
+            let list = deliveries::live(console, &poll, *webhook, q).await?;
             // On the page of a webhook, its head, too.
-            Ok(match of {
+            Ok(match webhook {
                 Some(id) => Snapshot {
                     latest: list.latest,
                     ..webhook::live(&poll, *id).await?
@@ -293,8 +293,8 @@ async fn read(console: &Console, subject: &Subject, before: Option<&Snapshot>) -
                 None => list,
             })
         }
-        Of::Delivery(id) => delivery::live(console, &poll, *id, before).await,
-        Of::Replays(ids) => replays::live(console, &poll, ids).await,
-        Of::Health => Ok(Snapshot::default()),
+        LivePart::Delivery(id) => delivery::live(console, &poll, *id, before).await,
+        LivePart::Replays(ids) => replays::live(console, &poll, ids).await,
+        LivePart::Health => Ok(Snapshot::default()),
     }
 }

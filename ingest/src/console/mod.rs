@@ -137,20 +137,17 @@ fn operators() -> Router<Arc<Console>> {
         .route("/tenants", get(tenants::show).post(tenants::form::create))
         .route("/tenants/new", get(tenants::form::new))
         .route(
-            "/tenants/{which}",
+            "/tenants/{id}",
             get(tenants::one::show).post(tenants::form::save),
         )
-        .route("/tenants/{which}/edit", get(tenants::form::edit))
-        .route("/tenants/{which}/tokens", post(tenants::one::issue))
+        .route("/tenants/{id}/edit", get(tenants::form::edit))
+        .route("/tenants/{id}/tokens", post(tenants::one::issue))
         .route(
-            "/tenants/{which}/tokens/{token}/revoke",
+            "/tenants/{id}/tokens/{token}/revoke",
             post(tenants::one::revoke),
         )
-        .route("/tenants/{which}/portal", post(tenants::one::portal_link))
-        .route(
-            "/tenants/{which}/portal/end",
-            post(tenants::one::end_portal),
-        )
+        .route("/tenants/{id}/portal", post(tenants::one::portal_link))
+        .route("/tenants/{id}/portal/end", post(tenants::one::end_portal))
         .route("/dead-letters", get(dead_letters::show))
         .route("/dead-letters/act", post(dead_letters::act))
         .route("/dead-letters/{id}", get(dead_letters::show_one))

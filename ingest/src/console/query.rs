@@ -18,9 +18,9 @@ use crate::timestamp::Timestamp;
 /// The longest query.
 pub const MOST: usize = 2048;
 
-/// A filter: its word and its value, as they were typed.
+/// A word that filters, and its value, as they were typed: `status:failed`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Filter {
+pub struct Term {
     pub word: String,
     pub value: String,
 }
@@ -28,8 +28,8 @@ pub struct Filter {
 /// What was typed, in parts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Query {
-    pub filters: Vec<Filter>,
-    /// What isn't a filter.
+    pub terms: Vec<Term>,
+    /// What is no such word.
     pub rest: String,
 }
 
@@ -57,32 +57,32 @@ impl Query {
                 value = format!("{value} {clock}");
             }
             // The last one counts: what is added to a chip of the same word replaces it.
-            query.filters.retain(|filter| filter.word != word);
+            query.terms.retain(|term| term.word != word);
             let word = word.to_owned();
-            query.filters.push(Filter { word, value });
+            query.terms.push(Term { word, value });
         }
         query.rest = rest.join(" ");
         query
     }
 
     pub fn get(&self, word: &str) -> Option<&str> {
-        let found = self.filters.iter().find(|filter| filter.word == word);
-        found.map(|filter| filter.value.as_str())
+        let found = self.terms.iter().find(|term| term.word == word);
+        found.map(|term| term.value.as_str())
     }
 
     /// As it is typed, without one word.
     pub fn without(&self, word: Option<&str>) -> String {
         let kept = self
-            .filters
+            .terms
             .iter()
-            .filter(|filter| Some(filter.word.as_str()) != word);
-        let kept = kept.map(|filter| format!("{}:{}", filter.word, filter.value));
+            .filter(|term| Some(term.word.as_str()) != word);
+        let kept = kept.map(|term| format!("{}:{}", term.word, term.value));
         let rest = Some(self.rest.clone()).filter(|rest| !rest.is_empty());
         kept.chain(rest).collect::<Vec<_>>().join(" ")
     }
 
     pub fn is_empty(&self) -> bool {
-        self.filters.is_empty() && self.rest.is_empty()
+        self.terms.is_empty() && self.rest.is_empty()
     }
 }
 
@@ -106,10 +106,10 @@ pub fn bar(
         form class="query" action=(path) role="search" aria-label=(label) {
             div class="chips" {
                 (icon("search"))
-                @for filter in &query_.filters {
-                    a class="chip" href={ (path) (query(&[("q", &query_.without(Some(&filter.word)))])) }
-                        aria-label={ "Remove " (filter.word) " " (plain(&filter.value)) } {
-                        b { (filter.word) } " " (line(&filter.value)) " " (icon("x"))
+                @for term in &query_.terms {
+                    a class="chip" href={ (path) (query(&[("q", &query_.without(Some(&term.word)))])) }
+                        aria-label={ "Remove " (term.word) " " (plain(&term.value)) } {
+                        b { (term.word) } " " (line(&term.value)) " " (icon("x"))
                     }
                 }
                 @if !kept.is_empty() { input type="hidden" name="q" value=(kept.without(None)); }
@@ -150,7 +150,7 @@ pub fn of_deliveries(query: &Query, cursor: Option<String>) -> (DeliveryQuery, O
             query.rest
         ));
     }
-    for Filter { word, value } in &query.filters {
+    for Term { word, value } in &query.terms {
         match word.as_str() {
             "status" => {
                 let known = |state: &str| state == "waiting" || STATES.contains(&state);

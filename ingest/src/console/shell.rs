@@ -46,7 +46,7 @@ impl Theme {
 
 /// How a page is set up for its visitor.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Look {
+pub struct Appearance {
     pub theme: Theme,
     /// Whether the visitor has switched single-letter keys off.
     pub without_keys: bool,
@@ -55,12 +55,17 @@ pub struct Look {
 }
 
 /// A whole document. `events`: where its live parts come from.
-pub fn document(look: Look, title: &str, events: Option<&str>, body: &Markup) -> Html<String> {
-    let theme = Some(look.theme.name()).filter(|name| !name.is_empty());
-    let accent = Some(look.accent).filter(|accent| !accent.is_empty());
+pub fn document(
+    appearance: Appearance,
+    title: &str,
+    events: Option<&str>,
+    body: &Markup,
+) -> Html<String> {
+    let theme = Some(appearance.theme.name()).filter(|name| !name.is_empty());
+    let accent = Some(appearance.accent).filter(|accent| !accent.is_empty());
     let page = html! {
         (DOCTYPE)
-        html lang="en" data-theme=[theme] data-accent=[accent] data-keys=[look.without_keys.then_some("off")] {
+        html lang="en" data-theme=[theme] data-accent=[accent] data-keys=[appearance.without_keys.then_some("off")] {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
@@ -81,12 +86,12 @@ pub fn document(look: Look, title: &str, events: Option<&str>, body: &Markup) ->
 }
 
 /// A page without the rail.
-pub fn alone(look: Look, title: &str, content: &Markup) -> Html<String> {
+pub fn alone(appearance: Appearance, title: &str, content: &Markup) -> Html<String> {
     let body = html! {
         main class="alone" id="main" {
             a class="brand" href="/console" { (icon("horn")) "Posthorn" }
             (content)
         }
     };
-    document(look, title, None, &body)
+    document(appearance, title, None, &body)
 }

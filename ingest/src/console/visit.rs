@@ -22,20 +22,20 @@ use crate::api::webhooks::view::{WebhookView, find};
 use crate::console::failure::{Failure, Result};
 use crate::console::fields::Fields;
 use crate::console::session::Session;
-use crate::console::shell::Look;
+use crate::console::shell::Appearance;
 use crate::console::state::Console;
 use crate::invalid::NotFound;
 
 /// The address that somebody asked for who isn't signed in. A nested router's own has no
 /// prefix.
 #[derive(Clone)]
-pub(super) struct Wanted(pub String);
+pub(super) struct WantedPage(pub String);
 
 /// Who is signed in, and how they see pages. `guard` puts it into each request.
 #[derive(Debug, Clone)]
 pub struct Visitor {
     pub session: Arc<Session>,
-    pub look: Look,
+    pub appearance: Appearance,
     /// The path and query of this page.
     pub here: String,
 }
@@ -82,9 +82,9 @@ impl<const ROLE: u8> Visit<ROLE> {
     ///
     /// # Errors
     /// 429.
-    pub async fn hold(&self) -> Result<Held<'_, ROLE>> {
+    pub async fn hold(&self) -> Result<HeldVisit<'_, ROLE>> {
         let _permit = permit(&self.tenant, &self.api).await?;
-        Ok(Held {
+        Ok(HeldVisit {
             visit: self,
             _permit,
         })
@@ -173,12 +173,12 @@ impl Reads for Poll {
 }
 
 /// A page that counts among the tenant's requests until this is dropped.
-pub struct Held<'a, const ROLE: u8> {
+pub struct HeldVisit<'a, const ROLE: u8> {
     visit: &'a Visit<ROLE>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl<const ROLE: u8> Held<'_, ROLE> {
+impl<const ROLE: u8> HeldVisit<'_, ROLE> {
     /// As [`Visit::acting`], without counting twice.
     ///
     /// # Errors
@@ -298,10 +298,12 @@ impl FromRequestParts<Arc<Console>> for Posted {
 fn visitor(parts: &Parts) -> Result<Visitor> {
     let visitor = parts.extensions.get::<Visitor>().cloned();
     visitor.ok_or_else(|| {
-        let wanted = parts.extensions.get::<Wanted>();
+        let wanted = parts.extensions.get::<WantedPage>();
         let wanted = wanted.filter(|_| parts.method == axum::http::Method::GET);
         Failure::SignIn {
-            next: wanted.map(|Wanted(here)| here.clone()).unwrap_or_default(),
+            next: wanted
+                .map(|WantedPage(here)| here.clone())
+                .unwrap_or_default(),
         }
     })
 }

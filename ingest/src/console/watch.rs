@@ -30,11 +30,11 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Subject {
     pub tenant: Option<Tenant>,
-    pub of: Of,
+    pub part: LivePart,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Of {
+pub enum LivePart {
     /// With its window.
     Overview(&'static str),
     FirstSteps,
@@ -48,7 +48,7 @@ pub enum Of {
     Health,
 }
 
-impl Of {
+impl LivePart {
     /// How often it is read at most.
     pub fn interval(&self) -> Duration {
         Duration::from_secs(match self {
@@ -153,7 +153,7 @@ impl Watched {
     fn wait(&self) -> Duration {
         let read_at = *lock(&self.read_at);
         read_at.map_or(Duration::ZERO, |at| {
-            self.subject.of.interval().saturating_sub(at.elapsed())
+            self.subject.part.interval().saturating_sub(at.elapsed())
         })
     }
 }
@@ -262,7 +262,7 @@ mod tests {
     fn subject(tenant: &str) -> Subject {
         Subject {
             tenant: tenant.parse().ok(),
-            of: Of::FirstSteps,
+            part: LivePart::FirstSteps,
         }
     }
 

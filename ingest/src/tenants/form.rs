@@ -54,7 +54,7 @@ pub struct NewTenant {
 #[derive(Deserialize, ToSchema)]
 #[schema(as = TenantChange)]
 #[serde(deny_unknown_fields)]
-pub struct Change {
+pub struct TenantChange {
     /// A text for people.
     #[schema(max_length = 256, example = "Acme Ltd")]
     pub name: Option<String>,
@@ -194,11 +194,11 @@ impl NewTenant {
     ///
     /// # Errors
     /// Names each invalid member and its bound.
-    pub fn check(self, dialects: &Dialects) -> Result<(Tenant, Change), Invalids> {
+    pub fn check(self, dialects: &Dialects) -> Result<(Tenant, TenantChange), Invalids> {
         let mut wrong = Gathered::default();
         let id = self.id.parse::<Tenant>();
         let id = wrong.take(id.map(Some).map_err(|error| Invalid::new("id", error)));
-        let change = Change {
+        let change = TenantChange {
             name: self.name,
             dialect: self.dialect,
             limits: self.limits,
@@ -216,7 +216,7 @@ impl NewTenant {
     }
 }
 
-impl Change {
+impl TenantChange {
     /// Checks every member.
     ///
     /// # Errors

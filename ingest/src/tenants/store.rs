@@ -5,7 +5,7 @@ use shared::dialect::DEFAULT;
 use shared::ids::Tenant;
 use tokio_postgres::error::SqlState;
 
-use super::form::Change;
+use super::form::TenantChange;
 use super::view::{COLUMNS, TenantView, Usage};
 use crate::assignments::{Assignments, Insertion};
 use crate::invalid::{Conflict, NotFound, Unsaved};
@@ -58,7 +58,7 @@ pub async fn usage(
 pub async fn insert(
     client: &impl GenericClient,
     id: &Tenant,
-    new: &Change,
+    new: &TenantChange,
 ) -> Result<TenantView, Unsaved> {
     let mut tenant = Insertion::default();
     tenant.set("id", id);
@@ -105,9 +105,9 @@ pub async fn insert(
 pub async fn update(
     client: &impl GenericClient,
     id: &Tenant,
-    change: &Change,
+    change: &TenantChange,
 ) -> Result<TenantView, Unsaved> {
-    let Change {
+    let TenantChange {
         name,
         dialect,
         limits,

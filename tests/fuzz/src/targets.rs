@@ -18,7 +18,7 @@ use ingest::event_types::form::CatalogueForm;
 use ingest::json_text::{self, MAX_DEPTH};
 use ingest::matching::filter::{Budget, Filter};
 use ingest::matching::pattern::Pattern;
-use ingest::tenants::form::{Change, NewTenant};
+use ingest::tenants::form::{NewTenant, TenantChange};
 use ingest::webhooks::form::WebhookForm;
 use ingest::webhooks::store::Writing;
 use lapin::BasicProperties;
@@ -211,7 +211,7 @@ fn forms(data: &[u8]) {
     }
     let _ = serde_json::from_slice::<CatalogueForm>(data);
     let _ = serde_json::from_slice::<NewTenant>(data);
-    let _ = serde_json::from_slice::<Change>(data);
+    let _ = serde_json::from_slice::<TenantChange>(data);
 }
 
 fn apply(data: &[u8]) {

@@ -23,7 +23,7 @@ type Hash = [u8; 32];
 
 /// A token that is valid.
 #[derive(Debug, Clone)]
-pub struct Found {
+pub struct ValidToken {
     /// Its public name.
     pub id: TokenId,
     /// Its first characters.
@@ -58,7 +58,7 @@ struct State {
 
 /// What somebody gets who waited.
 enum Answer {
-    Is(Option<Found>),
+    Is(Option<ValidToken>),
     Failed(Arc<anyhow::Error>),
     /// It is on them to ask.
     Ask(Asking),
@@ -88,7 +88,7 @@ impl TokenLookup {
     ///
     /// # Errors
     /// If PostgreSQL fails.
-    pub async fn find(&self, hash: &Hash) -> anyhow::Result<Option<Found>> {
+    pub async fn find(&self, hash: &Hash) -> anyhow::Result<Option<ValidToken>> {
         let asking = match self.begin_or_wait(hash) {
             Ok(asking) => asking,
             Err(answer) => match answer.await.context("nobody asked for the token")? {
@@ -116,7 +116,7 @@ impl TokenLookup {
 
 impl Lookup {
     /// Asks for it and for those that wait.
-    async fn ask(&self, hash: &Hash) -> anyhow::Result<Option<Found>> {
+    async fn ask(&self, hash: &Hash) -> anyhow::Result<Option<ValidToken>> {
         let waiting: Vec<_> = {
             let waiting = &mut self.state().waiting;
             let count = waiting.len().min(AT_ONCE);
@@ -138,7 +138,7 @@ impl Lookup {
         }
     }
 
-    async fn query(&self, hashes: &[Hash]) -> anyhow::Result<HashMap<Hash, Found>> {
+    async fn query(&self, hashes: &[Hash]) -> anyhow::Result<HashMap<Hash, ValidToken>> {
         let client = self.pool.get().await?;
         let statement = client
             .prepare_cached(
@@ -152,7 +152,7 @@ impl Lookup {
         let wanted: Vec<&[u8]> = hashes.iter().map(<[u8; 32]>::as_slice).collect();
         let rows = client.query(&statement, &[&wanted]).await?;
         let found = rows.iter().filter_map(|row| {
-            let found = Found {
+            let found = ValidToken {
                 id: row.get("id"),
                 prefix: row.get("prefix"),
                 tenant: row.get("tenant"),

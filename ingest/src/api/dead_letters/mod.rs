@@ -46,7 +46,7 @@ pub fn of_tenant() -> OpenApiRouter<Shared> {
 /// Which dead letters are meant.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct Which {
+pub struct DeadLetterQuery {
     /// Only messages that were refused for exactly this reason.
     pub reason: Option<String>,
     /// Only messages that were meant for this tenant.
@@ -67,18 +67,18 @@ pub struct Which {
 #[utoipa::path(
     get, path = "/", operation_id = "list_dead_letters", tag = "dead letters",
     security(("token" = ["operator"])),
-    params(Which),
+    params(DeadLetterQuery),
     responses((status = 200, description = "A page.", body = DeadLetterPage)),
 )]
 pub async fn list(
     _: Operating,
     State(api): State<Shared>,
-    Parameters(which): Parameters<Which>,
+    Parameters(which): Parameters<DeadLetterQuery>,
 ) -> Result<Json<DeadLetterPage>> {
     page(&api, which).await.map(Json)
 }
 
-async fn page(api: &Api, which: Which) -> Result<DeadLetterPage> {
+async fn page(api: &Api, which: DeadLetterQuery) -> Result<DeadLetterPage> {
     let page = Page {
         limit: which.limit,
         cursor: which.cursor,

@@ -17,8 +17,8 @@ use utoipa_axum::routes;
 
 use crate::api::access::auth::{Managing, Reading};
 use crate::api::deliveries::replays::{
-    Begun, Checked, DryRun, MatchingType, NewReplay, Pace, Replay, between, count_matching, find,
-    rate, started, stop,
+    Checked, DryRun, MatchingType, NewReplay, Pace, Replay, ReplayAnswer, between, count_matching,
+    find, rate, started, stop,
 };
 use crate::api::deliveries::retries::check_active;
 use crate::api::http::problem::{Problem, Result};
@@ -154,7 +154,7 @@ pub async fn create_all(
 ///
 /// # Errors
 /// If the request is out of its bounds.
-pub async fn begin_all(api: &Api, tenant: &Tenant, new: NewReplay) -> Result<Begun> {
+pub async fn begin_all(api: &Api, tenant: &Tenant, new: NewReplay) -> Result<ReplayAnswer> {
     let dry_run = new.dry_run;
     let wanted = new.check()?;
     let webhooks = {
@@ -266,7 +266,7 @@ pub async fn begin_backfill(
     tenant: &Tenant,
     webhook: WebhookId,
     new: NewBackfill,
-) -> Result<Begun> {
+) -> Result<ReplayAnswer> {
     check_active(api, tenant, webhook).await?;
     let mut wrong = Gathered::default();
     let never = (OffsetDateTime::UNIX_EPOCH, OffsetDateTime::UNIX_EPOCH);

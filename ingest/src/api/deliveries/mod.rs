@@ -24,7 +24,7 @@ use utoipa_axum::routes;
 
 use crate::api::access::auth::OwnReading;
 use crate::api::deliveries::composed::Composed;
-use crate::api::deliveries::search::{DeliveryQuery, Found, Search, WITH_ITS_EVENT, search};
+use crate::api::deliveries::search::{DeliveryQuery, DeliveryRows, Search, WITH_ITS_EVENT, search};
 use crate::api::deliveries::view::{
     Attempt, COLUMNS, DATA_IN_LISTS, Delivery, DeliveryDetail, LogEntry, Wait, deliveries,
 };
@@ -121,7 +121,7 @@ pub async fn list(
         .iter()
         .map(|row| row.get(0))
         .collect();
-    let Found { rows, next } = search(&client, &acting.tenant, &webhooks, &wanted).await?;
+    let DeliveryRows { rows, next } = search(&client, &acting.tenant, &webhooks, &wanted).await?;
     Ok(Json(DeliveryPage {
         deliveries: deliveries(&client, &api.dialects, &rows, DATA_IN_LISTS).await?,
         next_cursor: next,
@@ -208,7 +208,7 @@ async fn search_webhook(
     tenant: &Tenant,
     webhook: WebhookId,
     wanted: &Search,
-) -> Result<(Found, bool)> {
+) -> Result<(DeliveryRows, bool)> {
     let client = api.pool.get().await?;
     let debug = check_exists(&client, tenant, webhook).await?;
     // Both are meant: the one in the path, and those in the filter.

@@ -73,13 +73,13 @@ pub async fn create(
 }
 
 /// What came of a request for a replay.
-pub enum Begun {
+pub enum ReplayAnswer {
     /// It was a dry run.
     Counted(DryRun),
     Started(Box<Replay>),
 }
 
-impl IntoResponse for Begun {
+impl IntoResponse for ReplayAnswer {
     fn into_response(self) -> Response {
         match self {
             Self::Counted(counted) => Json(counted).into_response(),
@@ -97,7 +97,7 @@ pub async fn begin(
     tenant: &Tenant,
     webhook: WebhookId,
     new: NewReplay,
-) -> Result<Begun> {
+) -> Result<ReplayAnswer> {
     let dry_run = new.dry_run;
     check_active(api, tenant, webhook).await?;
     let wanted = new.check()?;
@@ -113,13 +113,13 @@ pub(super) async fn started(
     wanted: &Checked,
     counted: DryRun,
     dry_run: bool,
-) -> Result<Begun> {
+) -> Result<ReplayAnswer> {
     if dry_run {
-        return Ok(Begun::Counted(counted));
+        return Ok(ReplayAnswer::Counted(counted));
     }
     let id = rows::insert(api, tenant, webhook, wanted, &counted).await?;
     let replay = find(api, tenant, webhook, id).await?;
-    Ok(Begun::Started(Box::new(replay)))
+    Ok(ReplayAnswer::Started(Box::new(replay)))
 }
 
 /// List replays

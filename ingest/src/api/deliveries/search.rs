@@ -125,7 +125,7 @@ pub struct Search {
 }
 
 /// A page of deliveries.
-pub struct Found {
+pub struct DeliveryRows {
     /// Columns of [`COLUMNS`].
     pub rows: Vec<Row>,
     /// Where the next page begins, if there may be one.
@@ -254,7 +254,7 @@ pub async fn search(
     tenant: &Tenant,
     webhooks: &[WebhookId],
     search: &Search,
-) -> Result<Found> {
+) -> Result<DeliveryRows> {
     if search.event.is_some() {
         return deliveries_of_event(client, tenant, webhooks, search).await;
     }
@@ -275,7 +275,7 @@ async fn list_deliveries(
     client: &Client,
     webhooks: &[WebhookId],
     search: &Search,
-) -> Result<Found> {
+) -> Result<DeliveryRows> {
     let by_index = match search.states.as_deref() {
         Some([state]) if IN_TROUBLE.contains(state) => Some(*state),
         _ => None,
@@ -296,7 +296,7 @@ async fn list_deliveries(
     let has_more = ids.len() > search.limit as usize;
     ids.truncate(search.limit as usize);
     let last = ids.last().copied().filter(|_| has_more);
-    Ok(Found {
+    Ok(DeliveryRows {
         rows: read_deliveries(client, &ids).await?,
         next: last.or(edge).map(DeliveryId::from_uuid),
     })
@@ -393,7 +393,7 @@ async fn deliveries_of_event(
     tenant: &Tenant,
     webhooks: &[WebhookId],
     search: &Search,
-) -> Result<Found> {
+) -> Result<DeliveryRows> {
     let passes = passes(8);
     let due = if search.due { IS_DUE } else { "" };
     let statement = client
@@ -433,7 +433,7 @@ async fn deliveries_of_event(
         )
         .await?;
     let next = cut(&mut rows, search.limit);
-    Ok(Found { rows, next })
+    Ok(DeliveryRows { rows, next })
 }
 
 /// Drops rows over the limit. Answers the last id that is left, if any was dropped.

@@ -58,7 +58,7 @@ pub struct Search {
 /// A page of events.
 #[derive(Serialize, ToSchema)]
 #[schema(as = EventPage)]
-pub struct Found {
+pub struct EventPage {
     pub events: Vec<EventView>,
     /// The cursor of the next page; `null` on the last page. With `type`, a page may have fewer
     /// events than its limit, or none, and still a cursor, because it looks at a bounded number
@@ -139,13 +139,13 @@ impl Range {
     get, path = "/", operation_id = "search_events", tag = "events",
     security(("token" = ["viewer"])),
     params(Search),
-    responses((status = 200, description = "A page.", body = Found)),
+    responses((status = 200, description = "A page.", body = EventPage)),
 )]
 pub async fn search(
     acting: Reading,
     State(api): State<Shared>,
     Parameters(search): Parameters<Search>,
-) -> Result<Json<Found>> {
+) -> Result<Json<EventPage>> {
     let (types, range, limit) = search.check()?;
     let rows = search_events(&api, &acting.tenant, &range, &types, limit).await?;
     let shown = &rows[..rows.len().min(limit as usize)];
@@ -156,7 +156,7 @@ pub async fn search(
     } else {
         None
     };
-    Ok(Json(Found {
+    Ok(Json(EventPage {
         events: shown.iter().map(EventView::from).collect(),
         next_cursor,
     }))

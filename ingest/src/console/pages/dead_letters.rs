@@ -12,7 +12,9 @@ use shared::ids::DeadLetterId;
 use crate::api::dead_letters::replay::{replay as replay_one, replay_many};
 use crate::api::dead_letters::selection::Selection;
 use crate::api::dead_letters::view::DeadLetter;
-use crate::api::dead_letters::{self, DeadLetterReason, Discardable, Which, WhoseReasons};
+use crate::api::dead_letters::{
+    self, DeadLetterQuery, DeadLetterReason, Discardable, WhoseReasons,
+};
 use crate::api::http::request::{Id, OptionalBody, Parameters};
 use crate::console::failure::{Failure, Result};
 use crate::console::fields::{Fields, query};
@@ -26,7 +28,7 @@ use crate::console::visit::{Operation, Posted, Visitor};
 const PATH: &str = "/console/_/dead-letters";
 
 #[derive(Deserialize, Default)]
-pub struct Asked {
+pub struct Params {
     #[serde(default)]
     reason: String,
     #[serde(default)]
@@ -43,19 +45,19 @@ pub struct Asked {
 pub async fn show(
     State(console): State<Arc<Console>>,
     operation: Operation,
-    Query(asked): Query<Asked>,
+    Query(params): Query<Params>,
 ) -> Result<Html<String>> {
     let api = || State(console.reads.clone());
     let whose = WhoseReasons { tenant: None };
     let reasons = dead_letters::list_reasons(operation.operating(), api(), Parameters(whose));
     let reasons = reasons.await?.0.reasons;
     let filled = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-    let which = Which {
-        reason: filled(&asked.reason),
-        tenant: filled(&asked.tenant),
-        queue: filled(&asked.queue),
+    let which = DeadLetterQuery {
+        reason: filled(&params.reason),
+        tenant: filled(&params.tenant),
+        queue: filled(&params.queue),
         limit: None,
-        cursor: asked.cursor.clone(),
+        cursor: params.cursor.clone(),
     };
     let page = dead_letters::list(operation.operating(), api(), Parameters(which))
         .await?
@@ -64,9 +66,9 @@ pub async fn show(
     let older = page.next_cursor.map(|cursor| {
         let cursor = cursor.to_string();
         let pairs = [
-            ("reason", asked.reason.as_str()),
-            ("tenant", &asked.tenant),
-            ("queue", &asked.queue),
+            ("reason", params.reason.as_str()),
+            ("tenant", &params.tenant),
+            ("queue", &params.queue),
             ("cursor", &cursor),
         ];
         format!("{PATH}{}", query(&pairs))
@@ -76,14 +78,14 @@ pub async fn show(
             h1 { "Dead letters" }
             p class="sub" { span { (count(all, "message")) " that couldn't be processed" } }
         } }
-        @if let Some(said) = what_was_done(&asked.done) { (said) }
+        @if let Some(said) = what_was_done(&params.done) { (said) }
         @if reasons.is_empty() {
             (empty("None", &html! { "What can't be processed would be here." }, &html! {}))
         } @else {
             section { h2 { "By reason" } (by_reason(&operation.by, &reasons)) }
             section {
                 h2 { "Messages" }
-                (filter(&asked))
+                (filter(&params))
                 @if page.dead_letters.is_empty() { (empty("Nothing matches", &html! { "No message passes this filter." }, &html! { a class="btn" href=(PATH) { "All messages" } })) }
                 @else { (messages(&page.dead_letters)) }
                 (pager(&html! { (page.dead_letters.len()) " of " (all) }, older.as_deref()))
@@ -138,20 +140,20 @@ fn by_reason(by: &Visitor, reasons: &[DeadLetterReason]) -> Markup {
     table("tight", &heads, &rows)
 }
 
-fn filter(asked: &Asked) -> Markup {
+fn filter(params: &Params) -> Markup {
     let without = |name: &str| {
         let pairs = [
-            ("reason", asked.reason.as_str()),
-            ("tenant", &asked.tenant),
-            ("queue", &asked.queue),
+            ("reason", params.reason.as_str()),
+            ("tenant", &params.tenant),
+            ("queue", &params.queue),
         ];
         let kept: Vec<_> = pairs.into_iter().filter(|(key, _)| *key != name).collect();
         format!("{PATH}{}", query(&kept))
     };
     let chips = [
-        ("reason", &asked.reason),
-        ("tenant", &asked.tenant),
-        ("queue", &asked.queue),
+        ("reason", &params.reason),
+        ("tenant", &params.tenant),
+        ("queue", &params.queue),
     ];
     html! {
         @if chips.iter().any(|(_, value)| !value.is_empty()) {

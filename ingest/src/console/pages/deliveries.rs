@@ -30,7 +30,7 @@ use crate::console::watch::Snapshot;
 use crate::console::words;
 
 #[derive(Deserialize, Default)]
-pub struct Asked {
+pub struct Params {
     #[serde(default)]
     pub q: String,
     /// What was typed behind the chips.
@@ -41,7 +41,7 @@ pub struct Asked {
     pub done: Option<String>,
 }
 
-impl Asked {
+impl Params {
     pub fn query(&self) -> Query {
         Query::parse(&format!("{} {}", self.q, self.add), &OF_DELIVERIES)
     }
@@ -51,11 +51,11 @@ impl Asked {
 pub async fn show(
     State(console): State<Arc<Console>>,
     visit: Visit,
-    QueryString(asked): QueryString<Asked>,
+    QueryString(params): QueryString<Params>,
 ) -> Result<Html<String>> {
-    let query_ = asked.query();
+    let query_ = params.query();
     let names = names(&console, &visit).await?;
-    let (filter, mut beneath) = of_deliveries(&query_, asked.cursor.clone());
+    let (filter, mut beneath) = of_deliveries(&query_, params.cursor.clone());
     let mut is_read = true;
     let found = match beneath {
         Some(_) => None,
@@ -85,10 +85,10 @@ pub async fn show(
                 p class="sub" { "Of all webhooks of " (visit.tenant) ", newest event first" }
             }
         }
-        @if let Some(done) = asked.done.as_deref().and_then(what_was_done) { (done) }
+        @if let Some(done) = params.done.as_deref().and_then(what_was_done) { (done) }
         (bar(&path, &query_, "Filter deliveries", "status:failed type:order.paid code:503 event:order-4711 since:1h", beneath.as_deref()))
         (ready_filters(&path, &query_))
-        (newer_place(&path, &query_, asked.cursor.is_none()))
+        (newer_place(&path, &query_, params.cursor.is_none()))
         @if !is_read { (unreadable("The list")) }
         @if let Some(page) = &found {
             @let rows: Vec<_> = page.deliveries.iter().map(|delivery| Row::new(delivery, Some(&names))).collect();
@@ -98,7 +98,7 @@ pub async fn show(
         }
     };
     let mut page = Page::of(&visit, Section::Deliveries, "Deliveries");
-    if let (Some(found), None) = (&found, &asked.cursor) {
+    if let (Some(found), None) = (&found, &params.cursor) {
         let newest = found.deliveries.first().map(|one| one.id.to_string());
         let (q, newest) = (query_.without(None), newest.unwrap_or_default());
         page = page.live("deliveries", &[("q", &q), ("after", &newest)]);
@@ -315,7 +315,7 @@ pub fn nothing(path: &str, query_: &Query, there_is_more: bool) -> Markup {
             &html! {},
         );
     }
-    let last = query_.filters.last().map(|filter| filter.word.clone());
+    let last = query_.terms.last().map(|term| term.word.clone());
     let without = format!(
         "{path}{}",
         query(&[("q", &query_.without(last.as_deref()))])
@@ -324,7 +324,7 @@ pub fn nothing(path: &str, query_: &Query, there_is_more: bool) -> Markup {
         "Nothing matches",
         &html! { "No delivery that is still kept passes all of these filters." },
         &html! {
-            @if query_.filters.len() > 1 { a class="btn" href=(without) { "Drop the last filter" } }
+            @if query_.terms.len() > 1 { a class="btn" href=(without) { "Drop the last filter" } }
             (all)
         },
     )

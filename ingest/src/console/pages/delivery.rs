@@ -36,7 +36,7 @@ use crate::console::words;
 const SHOWN_ATTEMPTS: usize = 12;
 
 #[derive(Deserialize)]
-pub struct Asked {
+pub struct Params {
     /// The attempt whose request and answer are shown; the latest one without it.
     #[serde(default)]
     attempt: String,
@@ -47,7 +47,7 @@ pub async fn show(
     State(console): State<Arc<Console>>,
     visit: Visit,
     At(delivery): At<DeliveryId>,
-    Query(asked): Query<Asked>,
+    Query(params): Query<Params>,
 ) -> Result<Html<String>> {
     // Until the page is written: it has the bodies of up to a hundred attempts.
     let held = visit.hold().await?;
@@ -65,7 +65,7 @@ pub async fn show(
         Err(problem) if problem.status() == axum::http::StatusCode::NOT_FOUND => None,
         Err(problem) => return Err(problem.into()),
     };
-    let is_chosen = |attempt: &Attempt| asked.attempt == attempt.n.to_string();
+    let is_chosen = |attempt: &Attempt| params.attempt == attempt.n.to_string();
     let chosen = attempt_log
         .iter()
         .position(is_chosen)

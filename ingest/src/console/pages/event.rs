@@ -29,7 +29,7 @@ use crate::matching::Explanation;
 const ROWS: i64 = 100;
 
 #[derive(Deserialize, Default)]
-pub struct Asked {
+pub struct Params {
     deliveries: Option<String>,
     matching: Option<String>,
 }
@@ -39,12 +39,12 @@ pub async fn show(
     State(console): State<Arc<Console>>,
     visit: Visit,
     At(event): At<EventId>,
-    Query(asked): Query<Asked>,
+    Query(params): Query<Params>,
 ) -> Result<Html<String>> {
     let pages = Pages {
         limit: Some(ROWS),
-        deliveries_cursor: asked.deliveries,
-        matching_cursor: asked.matching,
+        deliveries_cursor: params.deliveries,
+        matching_cursor: params.matching,
     };
     let acting = visit.acting().await?;
     let api = State(console.reads.clone());

@@ -40,7 +40,7 @@ use crate::matching::Pattern;
 const SHOWN: i64 = 80;
 
 #[derive(Deserialize, Default)]
-pub struct Asked {
+pub struct Params {
     #[serde(default)]
     q: String,
     #[serde(default)]
@@ -52,38 +52,38 @@ pub struct Asked {
 pub async fn show(
     State(console): State<Arc<Console>>,
     visit: Visit,
-    Query(asked): Query<Asked>,
+    Query(params): Query<Params>,
 ) -> Result<Html<String>> {
     let wanted = EventTypeQuery {
-        archived: (asked.only == "archived").then_some(true),
+        archived: (params.only == "archived").then_some(true),
         limit: Some(SHOWN),
-        cursor: asked.cursor.clone(),
+        cursor: params.cursor.clone(),
     };
     let acting = visit.acting().await?;
     let page = event_types::list(acting, State(console.reads.clone()), Parameters(wanted)).await?;
     let page = page.0;
     let (webhooks, _) = all(&console, &visit, None).await?;
     let seen = seen(&console, &visit).await;
-    let q = asked.q.trim().to_lowercase();
+    let q = params.q.trim().to_lowercase();
     let fits = |one: &&EventTypeView| {
         let has = |text: &str| text.to_lowercase().contains(&q);
         (q.is_empty() || has(one.name.as_str()) || has(&one.description))
-            && (asked.only != "bare" || one.schema.is_none())
+            && (params.only != "bare" || one.schema.is_none())
     };
     let shown: Vec<_> = page.event_types.iter().filter(fits).collect();
     let path = visit.path("/event-types");
-    let to = |only: &str| format!("{path}{}", query(&[("q", asked.q.trim()), ("only", only)]));
+    let to = |only: &str| format!("{path}{}", query(&[("q", params.q.trim()), ("only", only)]));
     let ready = [
-        (to(""), html! { "All" }, asked.only.is_empty()),
+        (to(""), html! { "All" }, params.only.is_empty()),
         (
             to("bare"),
             html! { "Without a schema" },
-            asked.only == "bare",
+            params.only == "bare",
         ),
         (
             to("archived"),
             html! { "Archived" },
-            asked.only == "archived",
+            params.only == "archived",
         ),
     ];
     let may = visit.by.may(Role::Manager);
@@ -95,21 +95,21 @@ pub async fn show(
                 a class="btn main-btn" href={ (path) "/new" } data-key="c" { (icon("plus")) "Describe one" }
             } }
         }
-        @if page.event_types.is_empty() && asked.only.is_empty() {
+        @if page.event_types.is_empty() && params.only.is_empty() {
             (empty("None described", &html! { "Types that are described are offered to those who make webhooks, and events are checked against their schemas. Import a catalogue, or describe one." },
                 &html! { @if may { a class="btn main-btn" href={ (path) "/new" } { "Describe one" } } }))
         } @else {
             form class="query" action=(path) role="search" aria-label="Event types" {
                 div class="chips" { (icon("search"))
-                    input name="q" value=(plain(&asked.q)) aria-label="Filter types" placeholder="Part of a name or description" maxlength="256" autocomplete="off" spellcheck="false"; }
+                    input name="q" value=(plain(&params.q)) aria-label="Filter types" placeholder="Part of a name or description" maxlength="256" autocomplete="off" spellcheck="false"; }
                 button class="btn" { "Filter" }
             }
             (facets("Ready filters", &ready, &html! {}))
             @if shown.is_empty() { (empty("Nothing matches", &html! { "No type of this page passes these filters." }, &html! { a class="btn" href=(path) { "All types" } })) }
             @else { (list(&path, &shown, &webhooks, &seen)) }
-            @if let (Some(seen), None, None) = (&seen, &page.next_cursor, &asked.cursor) { (not_described(&path, seen, &page.event_types, may)) }
+            @if let (Some(seen), None, None) = (&seen, &page.next_cursor, &params.cursor) { (not_described(&path, seen, &page.event_types, may)) }
             @if let Some(cursor) = &page.next_cursor {
-                (pager(&html! { (shown.len()) " shown" }, Some(&format!("{path}{}", query(&[("only", &asked.only), ("cursor", cursor.as_str())])))))
+                (pager(&html! { (shown.len()) " shown" }, Some(&format!("{path}{}", query(&[("only", &params.only), ("cursor", cursor.as_str())])))))
             }
         }
     };

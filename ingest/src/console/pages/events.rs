@@ -23,7 +23,7 @@ use crate::console::visit::Visit;
 const WORDS: [&str; 4] = ["type", "matched", "since", "until"];
 
 #[derive(Deserialize, Default)]
-pub struct Asked {
+pub struct Params {
     #[serde(default)]
     q: String,
     #[serde(default)]
@@ -35,10 +35,10 @@ pub struct Asked {
 pub async fn show(
     State(console): State<Arc<Console>>,
     visit: Visit,
-    QueryString(asked): QueryString<Asked>,
+    QueryString(params): QueryString<Params>,
 ) -> Result<Html<String>> {
-    let wanted = Query::parse(&format!("{} {}", asked.q, asked.add), &WORDS);
-    let (search, mut beneath) = search(&wanted, asked.cursor);
+    let wanted = Query::parse(&format!("{} {}", params.q, params.add), &WORDS);
+    let (search, mut beneath) = search(&wanted, params.cursor);
     let (mut found, mut is_read) = (None, true);
     if beneath.is_none() {
         let acting = visit.acting().await?;

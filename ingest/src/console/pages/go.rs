@@ -18,7 +18,7 @@ use crate::console::state::Console;
 use crate::console::visit::Visitor;
 
 #[derive(Deserialize)]
-pub struct Asked {
+pub struct Params {
     #[serde(default)]
     q: String,
     #[serde(default)]
@@ -29,10 +29,10 @@ pub struct Asked {
 pub async fn go(
     State(console): State<Arc<Console>>,
     visitor: Visitor,
-    Query(asked): Query<Asked>,
+    Query(params): Query<Params>,
 ) -> Result<Redirect> {
-    let q = asked.q.trim();
-    let tenant = match (&visitor.session.tenant, asked.tenant.parse::<Tenant>()) {
+    let q = params.q.trim();
+    let tenant = match (&visitor.session.tenant, params.tenant.parse::<Tenant>()) {
         (Some(own), _) => own.clone(),
         (None, Ok(named)) if is_tenant(&console.api, &named).await? => named,
         // An operator's jump from a page of all tenants: only to a tenant.

@@ -31,7 +31,7 @@ const LINES: usize = 90;
 const CLOCKS: Duration = Duration::seconds(600);
 
 #[derive(Deserialize, Default)]
-pub struct Asked {
+pub struct Params {
     cursor: Option<String>,
 }
 
@@ -53,10 +53,10 @@ pub async fn show(
     State(console): State<Arc<Console>>,
     visit: Visit,
     At(webhook): At<WebhookId>,
-    Query(asked): Query<Asked>,
+    Query(params): Query<Params>,
 ) -> Result<Html<String>> {
     let webhook = visit.webhook(webhook).await?;
-    let before: Option<DeliveryId> = asked
+    let before: Option<DeliveryId> = params
         .cursor
         .as_deref()
         .and_then(|cursor| cursor.parse().ok());

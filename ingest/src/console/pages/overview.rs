@@ -20,7 +20,7 @@ use crate::console::frame::{Page, Section};
 use crate::console::icons::icon;
 use crate::console::moments::{at, count, number, percent, took};
 use crate::console::pages::deliveries::{Row, list};
-use crate::console::pages::statistics::{self, Asked, ended, windows};
+use crate::console::pages::statistics::{self, WindowParams, ended, windows};
 use crate::console::pages::webhooks::{all, name, names, urgency};
 use crate::console::parts::{Figure, Head, code, figures, num, table, td, tr, unreadable};
 use crate::console::query::{Query as Filter, of_deliveries};
@@ -40,10 +40,10 @@ const TROUBLE_PART: &str = "trouble";
 pub async fn show(
     State(console): State<Arc<Console>>,
     visit: Visit,
-    Query(asked): Query<Asked>,
+    Query(params): Query<WindowParams>,
 ) -> Result<Html<String>> {
     let (webhooks, next) = all(&console, &visit, None).await?;
-    let window = asked.window();
+    let window = params.window();
     let stats = {
         let acting = visit.acting().await?;
         let query = Parameters(StatsQuery { window });
@@ -102,7 +102,7 @@ pub async fn show(
     };
     let title = visit.tenant.to_string();
     Ok(Page::of(&visit, Section::Overview, title)
-        .live("overview", &[("window", asked.name())])
+        .live("overview", &[("window", params.name())])
         .show(&content))
 }
 
@@ -114,7 +114,7 @@ pub async fn live(
     window: &str,
     before: Option<&Snapshot>,
 ) -> Result<Snapshot> {
-    let window = Asked::new(window).window();
+    let window = WindowParams::new(window).window();
     let query = Parameters(StatsQuery { window });
     let acting = poll.reading().await?;
     let stats = stats::of_tenant(acting, State(console.reads.clone()), query).await?;
@@ -332,7 +332,7 @@ async fn is_published(console: &Console, reader: &impl Reads) -> Result<bool> {
 
 /// The live part of the first steps: the third one.
 pub async fn live_first_steps(console: &Console, poll: &Poll) -> Result<Snapshot> {
-    let window = Asked::default().window();
+    let window = WindowParams::default().window();
     let query = Parameters(StatsQuery { window });
     let acting = poll.reading().await?;
     let stats = stats::of_tenant(acting, State(console.reads.clone()), query).await?;

@@ -27,7 +27,7 @@ use crate::console::visit::{ManagerVisit, Posted};
 use crate::matching::Explanation;
 
 #[derive(Deserialize, Default)]
-pub struct Asked {
+pub struct Params {
     /// An event to begin with.
     #[serde(default)]
     like: String,
@@ -60,15 +60,15 @@ impl Form {
 pub async fn show(
     State(console): State<Arc<Console>>,
     visit: ManagerVisit,
-    Query(asked): Query<Asked>,
+    Query(params): Query<Params>,
 ) -> Result<Html<String>> {
     let mut form = Form {
-        event_type: asked.event_type,
+        event_type: params.event_type,
         id: String::new(),
         data: "{\n}".to_owned(),
     };
     let api = State(console.api.clone());
-    if let Ok(id) = asked.like.parse::<EventId>() {
+    if let Ok(id) = params.like.parse::<EventId>() {
         let pages = Pages {
             limit: Some(1),
             deliveries_cursor: None,
@@ -129,7 +129,7 @@ async fn page(
     wrong: Option<String>,
 ) -> Result<Html<String>> {
     let names = names(console, visit).await?;
-    let (asked, wrong) = match (wrong, form.event_type.trim().is_empty()) {
+    let (dry_run, wrong) = match (wrong, form.event_type.trim().is_empty()) {
         (Some(wrong), _) => (None, Some(wrong)),
         (None, true) => (None, None),
         (None, false) => match form.event() {
@@ -137,7 +137,7 @@ async fn page(
             Ok(event) => {
                 let _acting = visit.acting::<1, false>().await?;
                 match would_happen(&console.api, &visit.tenant, event).await {
-                    Ok(asked) => (Some(asked), None),
+                    Ok(dry_run) => (Some(dry_run), None),
                     Err(problem) if problem.status().is_client_error() => {
                         (None, Some(problem.to_string()))
                     }
@@ -147,9 +147,9 @@ async fn page(
         },
     };
     let error = wrong.or_else(|| {
-        let asked = asked.as_ref()?;
-        let detail = asked.detail.as_ref()?;
-        Some(match &asked.field {
+        let dry_run = dry_run.as_ref()?;
+        let detail = dry_run.detail.as_ref()?;
+        Some(match &dry_run.field {
             Some(field) => format!("{field}: {detail}"),
             None => detail.clone(),
         })
@@ -179,7 +179,7 @@ async fn page(
                 }
             }
             aside class="stack" {
-                @if let Some(asked) = &asked { (would_get_it(asked, &names)) }
+                @if let Some(dry_run) = &dry_run { (would_get_it(dry_run, &names)) }
                 (from_code(visit, form))
             }
         }
@@ -187,18 +187,18 @@ async fn page(
     Ok(Page::of(visit, Section::Events, "Publish").show(&content))
 }
 
-fn would_get_it(asked: &EventDryRun, names: &HashMap<WebhookId, String>) -> Markup {
+fn would_get_it(dry_run: &EventDryRun, names: &HashMap<WebhookId, String>) -> Markup {
     html! {
-        @if !asked.accepted {
+        @if !dry_run.accepted {
             (note("fail", "fail", &html! { "It would be refused." }, &html! {
-                @if let Some(detail) = &asked.detail { (line(detail)) }
+                @if let Some(detail) = &dry_run.detail { (line(detail)) }
             }, &html! {}))
         }
         section class="panel" {
-            header { h2 { "Would get it" } span class="soft small" { (asked.matched) @if !asked.all { " of the first 1,000" } } }
-            @if asked.matching.is_empty() { p class="pad soft" { "There is no webhook." } }
+            header { h2 { "Would get it" } span class="soft small" { (dry_run.matched) @if !dry_run.all { " of the first 1,000" } } }
+            @if dry_run.matching.is_empty() { p class="pad soft" { "There is no webhook." } }
             @else { div class="scroll" tabindex="0" { table class="tight" { tbody {
-                @for one in asked.matching.iter().take(50) { tr {
+                @for one in dry_run.matching.iter().take(50) { tr {
                     @let (tone, symbol, word) = match &one.explanation {
                         Explanation::Matched { .. } => ("good", "ok", "Matched"),
                         Explanation::Refused { .. } => ("none", "x", "Filtered out"),

@@ -31,7 +31,7 @@ use crate::console::watch::Snapshot;
 use crate::console::words::Word;
 
 #[derive(Deserialize, Default)]
-pub struct Asked {
+pub struct Params {
     cursor: Option<String>,
 }
 
@@ -39,13 +39,13 @@ pub struct Asked {
 pub async fn show(
     State(console): State<Arc<Console>>,
     visit: Visit,
-    Query(asked): Query<Asked>,
+    Query(params): Query<Params>,
 ) -> Result<Html<String>> {
     let names = names(&console, &visit).await?;
     let list = ReplayQuery {
         status: None,
         limit: None,
-        cursor: asked.cursor,
+        cursor: params.cursor,
     };
     let api = State(console.reads.clone());
     let page = all_replays::list_all(visit.acting().await?, api, Parameters(list)).await?;

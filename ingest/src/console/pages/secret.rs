@@ -33,7 +33,7 @@ const OVERLAPS: [(&str, &str); 4] = [
 ];
 
 #[derive(Deserialize, Default)]
-pub struct Asked {
+pub struct Params {
     pub done: Option<String>,
 }
 
@@ -42,7 +42,7 @@ pub async fn show(
     State(console): State<Arc<Console>>,
     visit: ManagerVisit,
     At(webhook): At<WebhookId>,
-    Query(asked): Query<Asked>,
+    Query(params): Query<Params>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Html<String>> {
@@ -54,7 +54,7 @@ pub async fn show(
     let base = visit.path(&format!("/webhooks/{}/secret", webhook.id));
     let single = signs_once(&console, &visit.tenant, &webhook);
     let content = html! {
-        @if asked.done.as_deref() == Some("revoked") && new.is_none() {
+        @if params.done.as_deref() == Some("revoked") && new.is_none() {
             (done("Revoked. Only the current secret signs."))
         }
         div class="cols wide" {

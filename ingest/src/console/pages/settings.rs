@@ -17,7 +17,7 @@ use crate::api::webhooks::view::WebhookView;
 use crate::console::failure::Result;
 use crate::console::frame::csrf;
 use crate::console::moments::{at, took};
-use crate::console::pages::secret::Asked;
+use crate::console::pages::secret::Params;
 use crate::console::pages::webhook::{Tab, page};
 use crate::console::pages::webhooks::name;
 use crate::console::parts::done;
@@ -31,7 +31,7 @@ pub async fn show(
     State(console): State<Arc<Console>>,
     visit: Visit,
     At(webhook): At<WebhookId>,
-    Query(asked): Query<Asked>,
+    Query(params): Query<Params>,
 ) -> Result<Html<String>> {
     let webhook = visit.webhook(webhook).await?;
     let tenants = console
@@ -40,7 +40,7 @@ pub async fn show(
         .dialect(&visit.tenant)
         .unwrap_or_default();
     let content = html! {
-        @if asked.done.as_deref() == Some("saved") { (done("Saved. What is sent from now on goes by it.")) }
+        @if params.done.as_deref() == Some("saved") { (done("Saved. What is sent from now on goes by it.")) }
         div class="cols wide" {
             div class="stack" {
                 (what(&visit, &webhook, &tenants))

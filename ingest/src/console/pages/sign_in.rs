@@ -18,8 +18,8 @@ use crate::api::access::tokens::is_unguessable;
 use crate::console::failure::Result;
 use crate::console::fields::query;
 use crate::console::frame::{Page, csrf, keys};
-use crate::console::guard::{KEYS_COOKIE, THEME_COOKIE, look};
-use crate::console::session::begin::{self, Begun};
+use crate::console::guard::{KEYS_COOKIE, THEME_COOKIE, appearance};
+use crate::console::session::begin::{self, NewSession};
 use crate::console::session::{self, COOKIE, LASTS, Session, links};
 use crate::console::shell::{Theme, alone};
 use crate::console::state::Console;
@@ -74,7 +74,7 @@ fn form(headers: &HeaderMap, next: &str, error: Option<&str>) -> Html<String> {
             ". Customers come by a link from the product they use."
         }
     };
-    alone(look(headers), "Sign in", &content)
+    alone(appearance(headers), "Sign in", &content)
 }
 
 /// `POST /console/_/sign-in`
@@ -126,7 +126,7 @@ fn too_often(headers: &HeaderMap, next: &str, wait: Duration) -> Response {
 }
 
 /// A new session always has a new cookie, whatever the browser had before.
-fn begin(begun: &Begun, next: &str) -> Response {
+fn begin(begun: &NewSession, next: &str) -> Response {
     let to = destination(next, &begun.session);
     let cookie = format!(
         "{COOKIE}={}; Path=/; Max-Age={}; HttpOnly; Secure; SameSite=Lax",
@@ -224,7 +224,7 @@ fn link_form(headers: &HeaderMap, link: &str, next: &str, error: Option<&str>) -
         }
         @if error.is_some() { p class="row" { a class="btn" href="/console/_/sign-in" { "Sign in with a token" } } }
     };
-    alone(look(headers), "Sign in by link", &content)
+    alone(appearance(headers), "Sign in by link", &content)
 }
 
 /// `POST /console/_/open`
@@ -268,7 +268,7 @@ fn kept(name: &str, value: &str) -> String {
 
 /// `GET /console/_/keys`
 pub async fn show_keys(visitor: Visitor) -> Html<String> {
-    let off = visitor.look.without_keys;
+    let off = visitor.appearance.without_keys;
     let content = html! {
         div class="head" { div { h1 { "Keys" } p class="sub" { "They work unless something is being typed." } } }
         (keys())

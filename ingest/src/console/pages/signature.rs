@@ -25,7 +25,7 @@ use crate::console::visit::{ManagerVisit, Posted};
 
 /// What the form shows.
 #[derive(Default)]
-struct Shown {
+struct FormValues {
     dialect: String,
     headers: String,
     body: String,
@@ -34,7 +34,7 @@ struct Shown {
 }
 
 #[derive(Deserialize, Default)]
-pub struct Asked {
+pub struct Params {
     #[serde(default)]
     delivery: String,
     attempt: Option<i16>,
@@ -44,14 +44,14 @@ pub struct Asked {
 pub async fn show(
     State(console): State<Arc<Console>>,
     visit: ManagerVisit,
-    Query(asked): Query<Asked>,
+    Query(params): Query<Params>,
 ) -> Result<Html<String>> {
-    let mut shown = Shown::default();
-    if let Ok(id) = asked.delivery.parse::<DeliveryId>() {
+    let mut shown = FormValues::default();
+    if let Ok(id) = params.delivery.parse::<DeliveryId>() {
         let acting = visit.acting().await?;
         let found = deliveries::show(acting, State(console.api.clone()), Id(id)).await?;
         let attempts = found.0.attempt_log.iter();
-        let wanted = |n: i16| asked.attempt.is_none_or(|attempt| attempt == n);
+        let wanted = |n: i16| params.attempt.is_none_or(|attempt| attempt == n);
         if let Some(attempt) = attempts.rev().find(|attempt| wanted(attempt.n)) {
             let headers = attempt
                 .request_headers
@@ -79,7 +79,7 @@ pub async fn check(
     visit: ManagerVisit,
     Posted(fields): Posted,
 ) -> Result<Html<String>> {
-    let shown = Shown {
+    let shown = FormValues {
         dialect: fields.text("dialect").to_owned(),
         headers: fields.text("headers").to_owned(),
         body: fields.text("body").to_owned(),
@@ -87,7 +87,7 @@ pub async fn check(
         delivery: fields.text("delivery").trim().to_owned(),
     };
     let given = |name: &str| fields.filled(name).map(str::to_owned);
-    let asked = NewCheck {
+    let check = NewCheck {
         dialect: given("dialect"),
         headers: headers(&shown.headers),
         // Browsers send a text's lines with CR and LF; what was pasted had neither, mostly.
@@ -101,7 +101,7 @@ pub async fn check(
     let _permit = visit
         .acting::<{ crate::api::access::role::Role::Manager as u8 }, false>()
         .await?;
-    let found = match checked(&console.api, &visit.tenant, asked).await {
+    let found = match checked(&console.api, &visit.tenant, check).await {
         Ok(found) => found_out(&found),
         Err(problem) if problem.status().is_client_error() => note(
             "slow",
@@ -125,7 +125,7 @@ fn headers(text: &str) -> BTreeMap<String, String> {
 fn page(
     console: &Console,
     visit: &ManagerVisit,
-    shown: &Shown,
+    shown: &FormValues,
     found: Option<&Markup>,
 ) -> Html<String> {
     let dialects: Vec<&str> = console.api.dialects.names().collect();

@@ -20,13 +20,13 @@ use crate::console::state::Console;
 use crate::console::visit::{At, Visit};
 
 #[derive(Deserialize, Default)]
-pub struct Asked {
+pub struct WindowParams {
     /// An unknown window is the day.
     #[serde(default)]
     window: String,
 }
 
-impl Asked {
+impl WindowParams {
     pub fn new(window: &str) -> Self {
         Self {
             window: window.to_owned(),
@@ -58,10 +58,10 @@ pub async fn show(
     State(console): State<Arc<Console>>,
     visit: Visit,
     At(webhook): At<WebhookId>,
-    Query(asked): Query<Asked>,
+    Query(params): Query<WindowParams>,
 ) -> Result<Html<String>> {
     let webhook = visit.webhook(webhook).await?;
-    let window = asked.window();
+    let window = params.window();
     let query = Parameters(StatsQuery { window });
     let acting = visit.acting().await?;
     let api = State(console.reads.clone());

@@ -25,14 +25,8 @@ use crate::tenants::view::TenantView;
 
 const PATH: &str = "/console/_/tenants";
 
-/// The tenant in an address.
-#[derive(Deserialize)]
-pub struct Which {
-    pub which: String,
-}
-
 #[derive(Deserialize, Default)]
-pub struct Asked {
+pub struct Params {
     #[serde(default)]
     q: String,
     cursor: Option<String>,
@@ -42,12 +36,12 @@ pub struct Asked {
 pub async fn show(
     State(console): State<Arc<Console>>,
     operation: Operation,
-    Query(asked): Query<Asked>,
+    Query(params): Query<Params>,
 ) -> Result<Html<String>> {
     let wanted = TenantQuery {
-        q: Some(asked.q.trim().to_owned()).filter(|q| !q.is_empty()),
+        q: Some(params.q.trim().to_owned()).filter(|q| !q.is_empty()),
         limit: None,
-        cursor: asked.cursor.clone(),
+        cursor: params.cursor.clone(),
     };
     let api = State(console.reads.clone());
     let page = tenants::list(operation.operating(), api, Parameters(wanted))
@@ -60,15 +54,15 @@ pub async fn show(
         }
         form class="query" action=(PATH) role="search" aria-label="Tenants" {
             div class="chips" { (icon("search"))
-                input name="q" value=(plain(&asked.q)) aria-label="Filter tenants" placeholder="Part of an id or a name" maxlength="256" autocomplete="off" spellcheck="false"; }
+                input name="q" value=(plain(&params.q)) aria-label="Filter tenants" placeholder="Part of an id or a name" maxlength="256" autocomplete="off" spellcheck="false"; }
             button class="btn" { "Filter" }
         }
         @if page.tenants.is_empty() {
-            @if asked.q.trim().is_empty() { (empty("No tenant yet", &html! { "A tenant owns events and webhooks." }, &html! {})) }
+            @if params.q.trim().is_empty() { (empty("No tenant yet", &html! { "A tenant owns events and webhooks." }, &html! {})) }
             @else { (empty("Nothing matches", &html! { "No tenant has that in its id or name." }, &html! { a class="btn" href=(PATH) { "All tenants" } })) }
         } @else { (table_of(&page.tenants)) }
         (pager(&html! { (count(page.tenants.len() as i64, "tenant")) " shown" },
-            page.next_cursor.map(|cursor| format!("{PATH}{}", query(&[("q", asked.q.trim()), ("cursor", &cursor)]))).as_deref()))
+            page.next_cursor.map(|cursor| format!("{PATH}{}", query(&[("q", params.q.trim()), ("cursor", &cursor)]))).as_deref()))
     };
     Ok(Page::of_all(&operation, Section::Tenants, "Tenants").show(&content))
 }

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{Html, Redirect};
 use maud::{Markup, html};
 use secrecy::ExposeSecret;
-use serde::Deserialize;
 use shared::ids::TokenId;
 use time::macros::format_description;
 use time::{Date, Time};
@@ -25,7 +24,7 @@ use crate::console::parts::{code, empty, note};
 use crate::console::session::shown_once::{keep_secret, take_secret};
 use crate::console::state::Console;
 use crate::console::text::line;
-use crate::console::visit::{AdminVisit, Posted, Visitor};
+use crate::console::visit::{AdminVisit, At, Posted, Visitor};
 use crate::timestamp::Timestamp;
 
 /// `GET /console/{tenant}/tokens`
@@ -160,18 +159,13 @@ pub async fn issue(
     Ok(Redirect::to(&visit.path("/tokens")))
 }
 
-#[derive(Deserialize)]
-pub struct Which {
-    pub id: TokenId,
-}
-
 /// `POST /console/{tenant}/tokens/{id}/revoke`
 pub async fn revoke(
     State(console): State<Arc<Console>>,
     visit: AdminVisit,
-    Path(which): Path<Which>,
+    At(id): At<TokenId>,
 ) -> Result<Redirect> {
     let administering = visit.administering().await?;
-    tokens::revoke(administering, State(console.api.clone()), Id(which.id)).await?;
+    tokens::revoke(administering, State(console.api.clone()), Id(id)).await?;
     Ok(Redirect::to(&visit.path("/tokens")))
 }

@@ -18,7 +18,7 @@ use crate::console::frame::{Page, Section, csrf};
 use crate::console::icons::icon;
 use crate::console::moments::{ago, at, number};
 use crate::console::pages::deliveries::{
-    Asked, Bulk, Row, list, more, newer_place, nothing, ready_filters, what_was_done,
+    Bulk, Params, Row, list, more, newer_place, nothing, ready_filters, what_was_done,
 };
 use crate::console::pages::webhooks::name;
 use crate::console::parts::{done, id, note, unreadable};
@@ -68,11 +68,11 @@ pub async fn show(
     State(console): State<Arc<Console>>,
     visit: Visit,
     At(webhook): At<WebhookId>,
-    Query(asked): Query<Asked>,
+    Query(params): Query<Params>,
 ) -> Result<Html<String>> {
     let webhook = visit.webhook(webhook).await?;
-    let query = asked.query();
-    let (filter, mut beneath) = of_deliveries(&query, asked.cursor.clone());
+    let query = params.query();
+    let (filter, mut beneath) = of_deliveries(&query, params.cursor.clone());
     let (mut found, mut is_read) = (None, true);
     if beneath.is_none() {
         let acting = visit.acting().await?;
@@ -92,10 +92,10 @@ pub async fn show(
     }
     let path = visit.path(&format!("/webhooks/{}", webhook.id));
     let content = html! {
-        @if let Some(said) = asked.done.as_deref().and_then(said) { (said) }
+        @if let Some(said) = params.done.as_deref().and_then(said) { (said) }
         (bar(&path, &query, "Filter deliveries", "status:failed type:order.paid code:503 event:order-4711 since:1h", beneath.as_deref()))
         (ready_filters(&path, &query))
-        (newer_place(&path, &query, asked.cursor.is_none()))
+        (newer_place(&path, &query, params.cursor.is_none()))
         @if !is_read { (unreadable("The list")) }
         @if let Some(page) = &found {
             @let rows: Vec<_> = page.deliveries.iter().map(|delivery| Row::new(delivery, None)).collect();
@@ -109,7 +109,7 @@ pub async fn show(
         }
     };
     let mut page = Page::of(&visit, Section::Webhooks, name(&webhook));
-    if let (Some(found), None) = (&found, &asked.cursor) {
+    if let (Some(found), None) = (&found, &params.cursor) {
         let newest = found.deliveries.first().map(|one| one.id.to_string());
         let (id, q) = (webhook.id.to_string(), query.without(None));
         let newest = newest.unwrap_or_default();

@@ -32,7 +32,7 @@ use crate::console::words;
 use crate::matching::Pattern;
 
 #[derive(Deserialize, Default)]
-pub struct Filter {
+pub struct Params {
     #[serde(default)]
     q: String,
     #[serde(default)]
@@ -104,10 +104,10 @@ pub async fn names(console: &Console, reader: &impl Reads) -> Result<HashMap<Web
 pub async fn show(
     State(console): State<Arc<Console>>,
     visit: Visit,
-    Query(filter): Query<Filter>,
+    Query(params): Query<Params>,
 ) -> Result<Html<String>> {
-    let (mut webhooks, next) = all(&console, &visit, filter.cursor.clone()).await?;
-    let whole = next.is_none() && filter.cursor.is_none();
+    let (mut webhooks, next) = all(&console, &visit, params.cursor.clone()).await?;
+    let whole = next.is_none() && params.cursor.is_none();
     webhooks.sort_by_cached_key(|webhook| (urgency(webhook), name(webhook).to_lowercase()));
     let of = |health: &str| {
         webhooks
@@ -121,23 +121,23 @@ pub async fn show(
     let counts: Vec<_> = kinds.iter().map(|kind| (*kind, of(kind))).collect();
     let total = webhooks.len();
 
-    let asks = filter.q.trim();
+    let asks = params.q.trim();
     let event_type: Option<EventType> = asks.parse().ok().filter(|_| asks.contains('.'));
     webhooks.retain(|webhook| {
         let listens = event_type
             .as_ref()
             .is_some_and(|name| listens_to(webhook, name));
         let fits = asks.is_empty() || listens || contains(webhook, asks);
-        fits && (filter.health.is_empty() || health_key(webhook) == filter.health)
+        fits && (params.health.is_empty() || health_key(webhook) == params.health)
     });
 
     let matching = webhooks.len();
-    let shown: Vec<_> = webhooks.into_iter().skip(filter.from).take(SHOWN).collect();
+    let shown: Vec<_> = webhooks.into_iter().skip(params.from).take(SHOWN).collect();
     // Beside the names it matters little: without it the list is there all the same.
     let charts = charts(&console, &visit, &shown).await.unwrap_or_default();
     let path = visit.path("/webhooks");
-    let next = match filter.from + shown.len() < matching {
-        true => Some((filter.cursor.clone(), filter.from + shown.len())),
+    let next = match params.from + shown.len() < matching {
+        true => Some((params.cursor.clone(), params.from + shown.len())),
         false => next.map(|next| (Some(next), 0)),
     };
     let further = next.map(|(cursor, from)| {
@@ -149,7 +149,7 @@ pub async fn show(
         let cursor = cursor.unwrap_or_default();
         let kept = [
             ("q", asks),
-            ("health", &filter.health),
+            ("health", &params.health),
             ("cursor", &cursor),
             ("from", &from),
         ];
@@ -181,12 +181,12 @@ pub async fn show(
             form class="query" action=(path) role="search" aria-label="Webhooks" {
                 div class="chips" {
                     (icon("search"))
-                    input name="q" value=(filter.q) aria-label="Filter webhooks" maxlength="2048" autocomplete="off" spellcheck="false"
+                    input name="q" value=(params.q) aria-label="Filter webhooks" maxlength="2048" autocomplete="off" spellcheck="false"
                         placeholder="Part of a name, URL or pattern, or an event type to see who gets it";
                 }
                 button class="btn" { "Filter" }
             }
-            (health_facets(&path, &filter, total, &counts))
+            (health_facets(&path, &params, total, &counts))
             @if shown.is_empty() {
                 (empty(
                     "Nothing matches",
@@ -198,7 +198,7 @@ pub async fn show(
                 p class="pager" {
                     span {
                         @if shown.len() == matching && whole { (count(matching as i64, "webhook")) }
-                        @else { (filter.from + 1) " to " (filter.from + shown.len()) @if whole { " of " (matching) } }
+                        @else { (params.from + 1) " to " (params.from + shown.len()) @if whole { " of " (matching) } }
                     }
                     @if let Some(further) = &further { a class="btn tiny" href=(further) rel="next" { "More" } }
                 }
@@ -207,7 +207,7 @@ pub async fn show(
     };
     let page = Page::of(&visit, Section::Webhooks, "Webhooks");
     // Of the first page alone: that is what a poll reads.
-    Ok(match total > 0 && filter.cursor.is_none() {
+    Ok(match total > 0 && params.cursor.is_none() {
         true => page.live("webhooks", &[]).show(&content),
         false => page.show(&content),
     })
@@ -348,9 +348,9 @@ fn patterns(webhook: &WebhookView) -> Markup {
     }
 }
 
-fn health_facets(path: &str, filter: &Filter, total: usize, counts: &[(&str, usize)]) -> Markup {
-    let link = |health: &str| format!("{path}{}", query(&[("q", &filter.q), ("health", health)]));
-    let mut links = vec![(link(""), html! { "All " (total) }, filter.health.is_empty())];
+fn health_facets(path: &str, params: &Params, total: usize, counts: &[(&str, usize)]) -> Markup {
+    let link = |health: &str| format!("{path}{}", query(&[("q", &params.q), ("health", health)]));
+    let mut links = vec![(link(""), html! { "All " (total) }, params.health.is_empty())];
     for (kind, count) in counts.iter().filter(|(_, count)| *count > 0) {
         let words = match *kind {
             "failing" => "Failing",
@@ -364,7 +364,7 @@ fn health_facets(path: &str, filter: &Filter, total: usize, counts: &[(&str, usi
         links.push((
             link(kind),
             html! { (words) " " (count) },
-            filter.health == *kind,
+            params.health == *kind,
         ));
     }
     facets(

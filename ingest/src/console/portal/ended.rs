@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use maud::html;
 
 use crate::api::http::problem::Problem;
-use crate::console::shell::{Look, document};
+use crate::console::shell::{Appearance, document};
 use crate::console::text::line;
 
 pub type Result<T> = std::result::Result<T, Ended>;
@@ -60,6 +60,10 @@ impl IntoResponse for Ended {
                 section { h1 { (what) } p class="soft" { (line(why)) } }
             }
         };
-        (status, document(Look::default(), what, None, &content)).into_response()
+        (
+            status,
+            document(Appearance::default(), what, None, &content),
+        )
+            .into_response()
     }
 }

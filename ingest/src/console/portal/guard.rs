@@ -23,7 +23,7 @@ use crate::console::guard::{
 };
 use crate::console::portal::ended::{Ended, Result};
 use crate::console::session::{self, Session};
-use crate::console::shell::Look;
+use crate::console::shell::Appearance;
 use crate::console::state::Console;
 use crate::console::visit::Visitor;
 
@@ -111,7 +111,7 @@ async fn admit(console: &Console, request: Request, ancestors: &mut String) -> R
     if let Some(session) = session {
         let here = parts.uri.path_and_query().map(ToString::to_string);
         parts.extensions.insert(Visitor {
-            look: look(&session),
+            appearance: appearance(&session),
             session: Arc::new(session),
             here: here.unwrap_or_default(),
         });
@@ -127,11 +127,11 @@ fn problem(failure: Failure) -> Ended {
 }
 
 /// As the link says.
-fn look(session: &Session) -> Look {
-    Look {
+fn appearance(session: &Session) -> Appearance {
+    Appearance {
         theme: session.theme,
         accent: session.accent,
-        ..Look::default()
+        ..Appearance::default()
     }
 }
 

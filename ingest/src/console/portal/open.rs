@@ -20,7 +20,7 @@ use crate::console::state::Console;
 use shared::clock;
 
 #[derive(Deserialize, Default)]
-pub struct Asked {
+pub struct Params {
     #[serde(default)]
     link: String,
 }
@@ -28,10 +28,10 @@ pub struct Asked {
 pub async fn open(
     State(console): State<Arc<Console>>,
     headers: HeaderMap,
-    Query(asked): Query<Asked>,
+    Query(params): Query<Params>,
 ) -> Result<Response> {
     let mut response = Redirect::to("/portal").into_response();
-    let Some(begun) = links::open_portal_link(&console.api, &asked.link).await? else {
+    let Some(begun) = links::open_portal_link(&console.api, &params.link).await? else {
         // A page around us that is loaded again asks with the same link.
         let known = match cookie(&headers, COOKIE) {
             Some(cookie) => session::find(&console.api, cookie).await?,

@@ -31,5 +31,5 @@ pub fn page(
             p class="pager" { span { "This page is yours for another " (span(left)) "." } }
         }
     };
-    document(customer.by.look, title, None, &body)
+    document(customer.by.appearance, title, None, &body)
 }

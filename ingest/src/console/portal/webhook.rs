@@ -18,7 +18,7 @@ use crate::api::webhooks::{self, rotation, test as tests};
 use crate::console::frame::csrf;
 use crate::console::icons::icon;
 use crate::console::moments::{ago, at};
-use crate::console::pages::deliveries::{Asked, Bulk, Row, list, more, nothing, ready_filters};
+use crate::console::pages::deliveries::{Bulk, Params, Row, list, more, nothing, ready_filters};
 use crate::console::pages::webhooks::name;
 use crate::console::parts::{code, headers, note, payload};
 use crate::console::portal::ended::{Ended, Result};
@@ -45,11 +45,11 @@ pub async fn show(
     State(console): State<Arc<Console>>,
     customer: Customer,
     Id(id): Id<WebhookId>,
-    Query(asked): Query<Asked>,
+    Query(params): Query<Params>,
 ) -> Result<Html<String>> {
     let webhook = customer.webhook(id).await?;
-    let wanted = asked.query();
-    let (filter, wrong) = of_deliveries(&wanted, asked.cursor.clone());
+    let wanted = params.query();
+    let (filter, wrong) = of_deliveries(&wanted, params.cursor.clone());
     let found = match wrong {
         Some(_) => None,
         None => {

@@ -38,7 +38,7 @@ pub(super) struct Begins {
 }
 
 /// A session that has begun, and its cookie's value.
-pub struct Begun {
+pub struct NewSession {
     pub session: Session,
     pub cookie: SecretString,
 }
@@ -47,7 +47,7 @@ pub struct Begun {
 ///
 /// # Errors
 /// If PostgreSQL fails.
-pub async fn begin(api: &Api, token: &str) -> Result<Option<Begun>> {
+pub async fn begin(api: &Api, token: &str) -> Result<Option<NewSession>> {
     match checked(api, token).await? {
         Some(begins) => insert(api, begins).await.map(Some),
         None => Ok(None),
@@ -123,7 +123,7 @@ async fn checked(api: &Api, token: &str) -> Result<Option<Begins>> {
 }
 
 /// Writes the session's row.
-pub(super) async fn insert(api: &Api, begins: Begins) -> Result<Begun> {
+pub(super) async fn insert(api: &Api, begins: Begins) -> Result<NewSession> {
     let id = Id::generate();
     let mark = match &api.admin_token {
         Some(admin) if begins.operator => Some(operator_mark(&id, admin)),
@@ -172,7 +172,7 @@ pub(super) async fn insert(api: &Api, begins: Begins) -> Result<Begun> {
         client.execute(&statement, &[&begins.token, &MOST]).await?;
     }
     let tenant = begins.tenant.as_ref();
-    Ok(Begun {
+    Ok(NewSession {
         cookie: id.text(),
         session: Session {
             shared_bucket: bucket_of(begins.kind, begins.token, tenant, &begins.shown),

@@ -6,7 +6,7 @@ use shared::ids::Tenant;
 use time::Duration;
 
 use super::LASTS;
-use super::begin::{Begins, Begun, insert};
+use super::begin::{Begins, NewSession, insert};
 use super::id::Id;
 use crate::api::access::role::Role;
 use crate::api::http::problem::Result;
@@ -72,7 +72,7 @@ async fn use_up(api: &Api, link: &str, kind: &str) -> Result<Option<tokio_postgr
 ///
 /// # Errors
 /// If PostgreSQL fails.
-pub async fn open_link(api: &Api, link: &str) -> Result<Option<Begun>> {
+pub async fn open_link(api: &Api, link: &str) -> Result<Option<NewSession>> {
     let Some(row) = use_up(api, link, "link").await? else {
         return Ok(None);
     };
@@ -95,7 +95,7 @@ pub async fn open_link(api: &Api, link: &str) -> Result<Option<Begun>> {
 ///
 /// # Errors
 /// If PostgreSQL fails.
-pub async fn open_portal_link(api: &Api, link: &str) -> Result<Option<Begun>> {
+pub async fn open_portal_link(api: &Api, link: &str) -> Result<Option<NewSession>> {
     let Some(row) = use_up(api, link, "portal").await? else {
         return Ok(None);
     };

@@ -116,20 +116,20 @@ pub async fn raw(
     State(console): State<Arc<Console>>,
     visit: Visit,
     At(id): At<DeliveryId>,
-    Query(asked): Query<Raw>,
+    Query(params): Query<Raw>,
 ) -> Result<Response> {
     let held = visit.hold().await?;
     let api = State(console.reads.clone());
     let shown = deliveries::show(held.acting()?, api, Id(id)).await?.0;
     let mut attempts = shown.attempt_log.into_iter();
-    let attempt = attempts.find(|attempt| attempt.n == asked.attempt);
-    let body = attempt.and_then(|attempt| match asked.of.as_str() {
+    let attempt = attempts.find(|attempt| attempt.n == params.attempt);
+    let body = attempt.and_then(|attempt| match params.of.as_str() {
         "request" => attempt.request_body,
         "answer" => attempt.response_body,
         _ => None,
     });
     let body = body.ok_or_else(|| Failure::not_found("there is no such body"))?;
-    Ok(raw_file(&format!("{id}-{}", asked.attempt), body))
+    Ok(raw_file(&format!("{id}-{}", params.attempt), body))
 }
 
 /// The same request as a command. The values of the webhook's own headers aren't known to

@@ -33,9 +33,9 @@ struct Form {
 }
 
 /// `GET /console/{tenant}/event-types/new`
-pub async fn new(visit: ManagerVisit, Query(asked): Query<Named>) -> Html<String> {
+pub async fn new(visit: ManagerVisit, Query(params): Query<Named>) -> Html<String> {
     let form = Form {
-        name: asked.name,
+        name: params.name,
         ..Form::default()
     };
     form_page(&visit, &form, true, None)

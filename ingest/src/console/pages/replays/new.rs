@@ -12,7 +12,7 @@ use time::Duration;
 
 use crate::api::access::role::Role;
 use crate::api::deliveries::all_replays::{self, NewBackfill};
-use crate::api::deliveries::replays::{self, Begun, DryRun, NewReplay};
+use crate::api::deliveries::replays::{self, DryRun, NewReplay, ReplayAnswer};
 use crate::api::http::problem::Problem;
 use crate::api::webhooks::stats::Health;
 use crate::api::webhooks::view::WebhookView;
@@ -127,7 +127,12 @@ impl Form {
     }
 
     /// Counts, or starts.
-    async fn send(&self, console: &Console, visit: &ManagerVisit, dry_run: bool) -> Result<Begun> {
+    async fn send(
+        &self,
+        console: &Console,
+        visit: &ManagerVisit,
+        dry_run: bool,
+    ) -> Result<ReplayAnswer> {
         // It counts among the tenant's requests until the answer is there.
         let acting = visit.acting::<{ Role::Manager as u8 }, false>().await?;
         let (api, tenant) = (&*console.api, &acting.tenant);
@@ -204,19 +209,19 @@ pub async fn create(
         return Ok(Err(page(&console, &visit, &form).await?));
     }
     Ok(match form.send(&console, &visit, false).await? {
-        Begun::Started(replay) => Ok(Redirect::to(
+        ReplayAnswer::Started(replay) => Ok(Redirect::to(
             &visit.path(&format!("/replays/{}", replay.id)),
         )),
         // It wasn't a dry run.
-        Begun::Counted(_) => Ok(Redirect::to(&visit.path("/replays"))),
+        ReplayAnswer::Counted(_) => Ok(Redirect::to(&visit.path("/replays"))),
     })
 }
 
 async fn page(console: &Console, visit: &ManagerVisit, form: &Form) -> Result<Html<String>> {
     let (webhooks, _) = all(console, visit, None).await?;
     let counted = match form.send(console, visit, true).await {
-        Ok(Begun::Counted(counted)) => Ok(Some(counted)),
-        Ok(Begun::Started(_)) => Ok(None),
+        Ok(ReplayAnswer::Counted(counted)) => Ok(Some(counted)),
+        Ok(ReplayAnswer::Started(_)) => Ok(None),
         // What was typed is wrong: its sentence says what would be right.
         Err(Failure::Problem(problem)) if problem.status().is_client_error() => {
             Err(problem.to_string())

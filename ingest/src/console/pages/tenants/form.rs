@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{Html, Redirect};
 use maud::html;
 use serde_json::{Map, Value, json};
+use shared::ids::Tenant;
 
-use super::{PATH, Which};
+use super::PATH;
 use crate::api::http::problem::Problem;
 use crate::api::http::request::{Body, Name};
 use crate::api::tenants;
@@ -17,7 +18,7 @@ use crate::console::frame::{Page, Section, csrf};
 use crate::console::parts::{field, note};
 use crate::console::state::Console;
 use crate::console::text::line;
-use crate::console::visit::{Operation, Posted};
+use crate::console::visit::{At, Operation, Posted};
 use crate::tenants::view::TenantView;
 
 /// `GET /console/_/tenants/new`
@@ -50,14 +51,14 @@ pub async fn create(
     })
 }
 
-/// `GET /console/_/tenants/{which}/edit`
+/// `GET /console/_/tenants/{id}/edit`
 pub async fn edit(
     State(console): State<Arc<Console>>,
     operation: Operation,
-    Path(which): Path<Which>,
+    At(id): At<Tenant>,
 ) -> Result<Html<String>> {
     let api = State(console.api.clone());
-    let tenant = tenants::show(operation.operating(), api, Name(which.which))
+    let tenant = tenants::show(operation.operating(), api, Name(id.to_string()))
         .await?
         .0;
     Ok(form_page(
@@ -68,18 +69,18 @@ pub async fn edit(
     ))
 }
 
-/// `POST /console/_/tenants/{which}`
+/// `POST /console/_/tenants/{id}`
 pub async fn save(
     State(console): State<Arc<Console>>,
     operation: Operation,
-    Path(which): Path<Which>,
+    At(id): At<Tenant>,
     Posted(fields): Posted,
 ) -> Result<std::result::Result<Redirect, Html<String>>> {
     let api = || State(console.api.clone());
     let change = serde_json::from_value(Value::Object(change(&fields)));
     let changed = match change {
         Ok(change) => {
-            let name = Name(which.which.clone());
+            let name = Name(id.to_string());
             tenants::change(operation.operating(), api(), name, Body(change)).await
         }
         Err(error) => Err(Problem::bad_request(error.to_string())),
@@ -87,7 +88,7 @@ pub async fn save(
     Ok(match changed {
         Ok(changed) => Ok(Redirect::to(&format!("{PATH}/{}", changed.0.id))),
         Err(problem) if problem.status().is_client_error() => {
-            let tenant = tenants::show(operation.operating(), api(), Name(which.which))
+            let tenant = tenants::show(operation.operating(), api(), Name(id.to_string()))
                 .await?
                 .0;
             let wrong = problem.to_string();

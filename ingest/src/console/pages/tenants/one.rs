@@ -7,9 +7,9 @@ use axum::response::{Html, Redirect};
 use maud::{Markup, html};
 use secrecy::ExposeSecret;
 use serde::Deserialize;
-use shared::ids::{Tenant, TokenId};
+use shared::ids::{Malformed, Tenant, TokenId};
 
-use super::{PATH, Which, health, name};
+use super::{PATH, health, name};
 use crate::api::access::auth::{Administering, permit};
 use crate::api::http::request::{Body, Id, Name};
 use crate::api::portal_links::{self, NewPortalLink};
@@ -24,24 +24,26 @@ use crate::console::parts::{code, note};
 use crate::console::session::shown_once::{keep_secret, take_secret};
 use crate::console::state::Console;
 use crate::console::text::line;
-use crate::console::visit::{Operation, Posted, Visitor};
+use crate::console::visit::{At, Operation, Posted, Visitor};
 use crate::tenants::view::TenantView;
 
+/// A tenant and its token, in an address.
 #[derive(Deserialize)]
-pub struct WhichToken {
-    pub which: String,
+pub struct TokenOfTenant {
+    pub id: String,
     pub token: TokenId,
 }
 
-/// `GET /console/_/tenants/{which}`
+/// `GET /console/_/tenants/{id}`
 pub async fn show(
     State(console): State<Arc<Console>>,
     operation: Operation,
-    Path(which): Path<Which>,
+    At(tenant): At<Tenant>,
 ) -> Result<Html<String>> {
     let api = || State(console.api.clone());
-    let id = Name(which.which);
-    let tenant = tenants::show(operation.operating(), api(), id).await?.0;
+    let tenant = tenants::show(operation.operating(), api(), Name(tenant.to_string()))
+        .await?
+        .0;
     let own = administering(&console, &operation, &tenant.id).await?;
     let tokens = all(&console.api, own).await?;
     let session = &operation.by.session;
@@ -152,46 +154,41 @@ async fn administering(
     })
 }
 
-fn parsed(which: &str) -> Result<Tenant> {
-    which
-        .parse()
-        .map_err(|_| Failure::not_found(format!("there is no tenant {which}")))
-}
-
-/// `POST /console/_/tenants/{which}/tokens`
+/// `POST /console/_/tenants/{id}/tokens`
 pub async fn issue(
     State(console): State<Arc<Console>>,
     operation: Operation,
-    Path(which): Path<Which>,
+    At(tenant): At<Tenant>,
     Posted(fields): Posted,
 ) -> Result<Redirect> {
-    let tenant = parsed(&which.which)?;
     let own = administering(&console, &operation, &tenant).await?;
     let token = issued(&console.api, own, &fields).await?;
     keep_secret(&console.api, &operation.by.session, "token", &token).await?;
     Ok(Redirect::to(&format!("{PATH}/{tenant}")))
 }
 
-/// `POST /console/_/tenants/{which}/tokens/{token}/revoke`
+/// `POST /console/_/tenants/{id}/tokens/{token}/revoke`
 pub async fn revoke(
     State(console): State<Arc<Console>>,
     operation: Operation,
-    Path(which): Path<WhichToken>,
+    Path(path): Path<TokenOfTenant>,
 ) -> Result<Redirect> {
-    let tenant = parsed(&which.which)?;
+    let tenant: Tenant = path
+        .id
+        .parse()
+        .map_err(|error: Malformed| Failure::not_found(error.to_string()))?;
     let own = administering(&console, &operation, &tenant).await?;
-    api_tokens::revoke(own, State(console.api.clone()), Id(which.token)).await?;
+    api_tokens::revoke(own, State(console.api.clone()), Id(path.token)).await?;
     Ok(Redirect::to(&format!("{PATH}/{tenant}")))
 }
 
-/// `POST /console/_/tenants/{which}/portal`
+/// `POST /console/_/tenants/{id}/portal`
 pub async fn portal_link(
     State(console): State<Arc<Console>>,
     operation: Operation,
-    Path(which): Path<Which>,
+    At(tenant): At<Tenant>,
     Posted(fields): Posted,
 ) -> Result<Redirect> {
-    let tenant = parsed(&which.which)?;
     let webhooks = fields.filled("webhooks").map(|text| {
         let ids = text.split([',', ' ']).filter(|id| !id.is_empty());
         ids.map(str::to_owned).collect()
@@ -216,13 +213,12 @@ pub async fn portal_link(
     Ok(Redirect::to(&format!("{PATH}/{tenant}")))
 }
 
-/// `POST /console/_/tenants/{which}/portal/end`
+/// `POST /console/_/tenants/{id}/portal/end`
 pub async fn end_portal(
     State(console): State<Arc<Console>>,
     operation: Operation,
-    Path(which): Path<Which>,
+    At(tenant): At<Tenant>,
 ) -> Result<Redirect> {
-    let tenant = parsed(&which.which)?;
     portal_links::end_sessions(&console.api, &tenant).await?;
     let _ = operation;
     Ok(Redirect::to(&format!("{PATH}/{tenant}")))
