@@ -47,16 +47,17 @@ enum Command {
         #[arg(long, default_value_t = 180)]
         grace: u64,
     },
-    /// Look for what makes this installation lose messages, stand still or be open to
-    /// strangers, and fail if something is wrong.
+    /// Check this installation for faults by which it would lose messages, stop delivering or
+    /// let strangers in; fail if something is wrong.
     Doctor {
         /// RabbitMQ's management API, as http://user:password@host:15672. The default is that
-        /// port of the broker, with the user of `AMQP_URL`. Also read from the variable
-        /// `RABBITMQ_MANAGEMENT_URL`, which no list of processes shows.
+        /// port of the broker, with the user of `AMQP_URL`. Better: set the variable
+        /// `RABBITMQ_MANAGEMENT_URL`, because lists of processes show arguments.
         #[arg(long)]
         management: Option<url::Url>,
     },
-    /// Seal secrets anew that an older master key sealed, and fail if any is left.
+    /// Encrypt secrets with the current master key that an older key encrypted; fail if one
+    /// can't be.
     Rekey,
     /// Print the API's OpenAPI document.
     Openapi,
@@ -107,9 +108,9 @@ enum Dialect {
 
 #[derive(Subcommand)]
 enum ConsoleCommand {
-    /// Sign everybody out, and take away links that weren't opened yet.
+    /// Sign everybody out, and invalidate links that nobody has opened yet.
     EndSessions {
-        /// The tenant whose sessions end; without it all, the operator's too.
+        /// The tenant whose sessions end. Without it, all sessions end, also the operator's.
         #[arg(long)]
         tenant: Option<shared::ids::Tenant>,
     },
@@ -117,16 +118,16 @@ enum ConsoleCommand {
 
 #[derive(clap::Args)]
 struct ConsoleLink {
-    /// The tenant whose pages it opens; those of all tenants without it.
+    /// The tenant whose pages the link opens. Without it, the link opens those of all tenants.
     #[arg(long)]
     tenant: Option<shared::ids::Tenant>,
-    /// What whoever opens it may do: admin, manager or viewer.
+    /// The role that the link gives: admin, manager or viewer.
     #[arg(long, default_value = "admin")]
     role: api::access::role::Role,
     /// Where people reach the console. The default is `HTTP_ADDR` on this machine.
     #[arg(long)]
     url: Option<String>,
-    /// How many minutes it can be opened.
+    /// For how many minutes the link can be opened.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(i64).range(1..=1440))]
     minutes: i64,
 }
@@ -135,13 +136,13 @@ struct ConsoleLink {
 enum Token {
     /// Create a token and print it, once.
     Create {
-        /// The tenant that the token belongs to; a global token without it.
+        /// The tenant that the token belongs to. Without it, the token is a global one.
         #[arg(long)]
         tenant: Option<shared::ids::Tenant>,
         /// What the token may do: admin, manager or viewer.
         #[arg(long, default_value = "manager")]
         role: api::access::role::Role,
-        /// The owner whose webhooks the token sees and changes, and no others.
+        /// The owner whose webhooks the token can see and change. It can't see others.
         #[arg(long, requires = "tenant")]
         owner: Option<shared::ids::Owner>,
     },

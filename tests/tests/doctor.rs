@@ -101,7 +101,7 @@ async fn a_healthy_installation_gets_a_clean_bill() {
     assert_healthy(&ran);
     for what in [
         "destinations: public addresses, over TLS",
-        "certificates of authorities",
+        "CA certificates",
         "a delivery to itself: signed, sent and received",
         "PostgreSQL's fsync: on",
         "PostgreSQL's synchronous_commit: on",
@@ -358,7 +358,7 @@ async fn settings_and_the_machine_are_looked_at_too() {
     );
     let none = [("SSL_CERT_FILE", "/dev/null"), ("SSL_CERT_DIR", "/nowhere")];
     let ran = doctor(&world, &none).await;
-    assert_finds(&ran, "certificates of authorities", "ca-certificates");
+    assert_finds(&ran, "CA certificates", "ca-certificates");
 
     // A clock with which no process is ready.
     let late = clock::off_by("-40s");

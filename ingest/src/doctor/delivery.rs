@@ -22,9 +22,9 @@ use crate::settings::Settings;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Whether the certificates of authorities are there: without them no delivery over TLS succeeds.
+/// Whether there are CA certificates: without them no delivery over TLS succeeds.
 pub(super) fn authorities() -> Finding {
-    let what = "certificates of authorities";
+    let what = "CA certificates";
     match rustls_native_certs::load_native_certs().certs.len() {
         0 => Finding::wrong(
             what,

@@ -25,7 +25,7 @@ pub(super) async fn examine(
         Err(error) => {
             found.push(Finding::unknown(
                 "RabbitMQ's version, policies, permissions, alarms and queues",
-                format!("the management API can't be asked: {error:#}"),
+                format!("the management API doesn't answer: {error:#}"),
                 "rabbitmq-plugins enable rabbitmq_management, a user with the tag `administrator`, and \
                  `doctor --management https://user:password@host:15671`",
             ));
@@ -61,7 +61,7 @@ pub(super) async fn examine(
     found.push(producers(management).await);
     found.push(Finding::unknown(
         "RabbitMQ's consumer timeout",
-        "the node's own isn't shown by any API",
+        "no API shows the node's own value",
         format!(
             "rabbitmqctl eval 'application:get_env(rabbit, consumer_timeout).' must be `undefined` or \
              at least {LEAST_CONSUMER_TIMEOUT}"
@@ -86,7 +86,7 @@ async fn declare(settings: &Settings, management: &Management) -> Finding {
         Err(error) => format!("{error:#}"),
     };
     let fix = if error.contains("PRECONDITION_FAILED") {
-        "when it is empty: rabbitmqctl delete_queue NAME --if-empty; the next process declares it anew".to_owned()
+        "when the queue is empty: rabbitmqctl delete_queue NAME --if-empty; the next process that starts declares it again".to_owned()
     } else if error.contains("ACCESS_REFUSED") || error.contains("refused") && error.contains("403")
     {
         format!(
@@ -253,7 +253,7 @@ fn left_shards(queues: &[Value], shards: u16) -> Vec<Finding> {
             found.push(Finding::wrong(
                 "shards",
                 format!(
-                    "{name} has {messages} messages, and JOB_SHARDS is {shards}: nobody takes them"
+                    "{name} has {messages} messages, but JOB_SHARDS is {shards}: no dispatcher takes them"
                 ),
                 format!(
                     "run one dispatcher with JOB_SHARDS={} until the queue is empty",
