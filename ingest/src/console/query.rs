@@ -25,15 +25,15 @@ pub struct Term {
     pub value: String,
 }
 
-/// What was typed, in parts.
+/// What was typed into the search field, in parts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Query {
+pub struct SearchQuery {
     pub terms: Vec<Term>,
-    /// What is no such word.
+    /// Words that are no filter.
     pub rest: String,
 }
 
-impl Query {
+impl SearchQuery {
     /// Reads `q`, and `add` behind it: the field adds to what there is.
     pub fn parse(q: &str, words: &[&str]) -> Self {
         let mut query = Self::default();
@@ -93,27 +93,27 @@ fn is_clock(text: &str) -> bool {
 /// The field with its chips. `path`: the page; `beneath`: what wasn't understood.
 pub fn bar(
     path: &str,
-    query_: &Query,
+    search: &SearchQuery,
     label: &str,
     placeholder: &str,
     beneath: Option<&str>,
 ) -> Markup {
-    let kept = Query {
+    let kept = SearchQuery {
         rest: String::new(),
-        ..query_.clone()
+        ..search.clone()
     };
     html! {
         form class="query" action=(path) role="search" aria-label=(label) {
             div class="chips" {
                 (icon("search"))
-                @for term in &query_.terms {
-                    a class="chip" href={ (path) (query(&[("q", &query_.without(Some(&term.word)))])) }
+                @for term in &search.terms {
+                    a class="chip" href={ (path) (query(&[("q", &search.without(Some(&term.word)))])) }
                         aria-label={ "Remove " (term.word) " " (plain(&term.value)) } {
                         b { (term.word) } " " (line(&term.value)) " " (icon("x"))
                     }
                 }
                 @if !kept.is_empty() { input type="hidden" name="q" value=(kept.without(None)); }
-                input name=(if kept.is_empty() { "q" } else { "add" }) value=(query_.rest) aria-label=(label)
+                input name=(if kept.is_empty() { "q" } else { "add" }) value=(search.rest) aria-label=(label)
                     placeholder=(placeholder) maxlength=(MOST) autocomplete="off" spellcheck="false"
                     aria-invalid=[beneath.map(|_| "true")] aria-describedby=[beneath.map(|_| "q-error")];
             }
@@ -129,7 +129,10 @@ pub const OF_DELIVERIES: [&str; 8] = [
 ];
 
 /// The API's filter of deliveries. The second is what can't be understood, in a sentence.
-pub fn of_deliveries(query: &Query, cursor: Option<String>) -> (DeliveryQuery, Option<String>) {
+pub fn of_deliveries(
+    query: &SearchQuery,
+    cursor: Option<String>,
+) -> (DeliveryQuery, Option<String>) {
     let now = clock::now();
     let mut wanted = DeliveryQuery {
         status: None,
@@ -227,7 +230,7 @@ mod tests {
 
     #[test]
     fn what_is_typed_becomes_chips_and_what_is_not_understood_stays() {
-        let query = Query::parse(
+        let query = SearchQuery::parse(
             "status:failed,expired foo since:2026-11-26 07:29 colour:red status:failed",
             &OF_DELIVERIES,
         );

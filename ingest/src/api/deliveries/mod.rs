@@ -67,7 +67,7 @@ pub struct DeliveryPage {
 /// A page of deliveries.
 #[derive(Serialize, ToSchema)]
 #[schema(as = WebhookEventPage)]
-pub struct EventPage {
+pub struct WebhookEventPage {
     pub events: Vec<Delivery>,
     /// The cursor of the next page; `null` on the last page.
     #[schema(required)]
@@ -159,18 +159,18 @@ pub async fn list_of_webhook(
     get, path = "/{id}/events", operation_id = "list_webhook_events", tag = "deliveries",
     security(("token" = ["viewer"])),
     params(("id" = WebhookId, Path), DeliveryQuery),
-    responses((status = 200, description = "A page.", body = EventPage)),
+    responses((status = 200, description = "A page.", body = WebhookEventPage)),
 )]
 pub async fn list_as_events(
     acting: OwnReading,
     State(api): State<Shared>,
     Id(webhook): Id<WebhookId>,
     Parameters(filter): Parameters<DeliveryQuery>,
-) -> Result<Json<EventPage>> {
+) -> Result<Json<WebhookEventPage>> {
     let wanted = filter.check()?;
     let (found, _) = search_webhook(&api, &acting.tenant, webhook, &wanted).await?;
     let client = api.pool.get().await?;
-    Ok(Json(EventPage {
+    Ok(Json(WebhookEventPage {
         events: deliveries(&client, &api.dialects, &found.rows, DATA_IN_LISTS).await?,
         next_cursor: found.next,
     }))

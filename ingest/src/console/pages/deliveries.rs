@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::extract::{Query as QueryString, State};
+use axum::extract::{Query, State};
 use axum::response::Html;
 use maud::{Markup, html};
 use serde::Deserialize;
@@ -22,7 +22,7 @@ use crate::console::pages::webhooks::names;
 use crate::console::parts::{
     Head, dash, empty, facets, num, pager, pick, table, td, tr, unreadable,
 };
-use crate::console::query::{OF_DELIVERIES, Query, bar, of_deliveries};
+use crate::console::query::{OF_DELIVERIES, SearchQuery, bar, of_deliveries};
 use crate::console::state::Console;
 use crate::console::text::{excerpt, short};
 use crate::console::visit::{Poll, Reads, Visit, Visitor};
@@ -42,8 +42,8 @@ pub struct Params {
 }
 
 impl Params {
-    pub fn query(&self) -> Query {
-        Query::parse(&format!("{} {}", self.q, self.add), &OF_DELIVERIES)
+    pub fn query(&self) -> SearchQuery {
+        SearchQuery::parse(&format!("{} {}", self.q, self.add), &OF_DELIVERIES)
     }
 }
 
@@ -51,11 +51,11 @@ impl Params {
 pub async fn show(
     State(console): State<Arc<Console>>,
     visit: Visit,
-    QueryString(params): QueryString<Params>,
+    Query(params): Query<Params>,
 ) -> Result<Html<String>> {
-    let query_ = params.query();
+    let search = params.query();
     let names = names(&console, &visit).await?;
-    let (filter, mut beneath) = of_deliveries(&query_, params.cursor.clone());
+    let (filter, mut beneath) = of_deliveries(&search, params.cursor.clone());
     let mut is_read = true;
     let found = match beneath {
         Some(_) => None,
@@ -86,21 +86,21 @@ pub async fn show(
             }
         }
         @if let Some(done) = params.done.as_deref().and_then(what_was_done) { (done) }
-        (bar(&path, &query_, "Filter deliveries", "status:failed type:order.paid code:503 event:order-4711 since:1h", beneath.as_deref()))
-        (ready_filters(&path, &query_))
-        (newer_place(&path, &query_, params.cursor.is_none()))
+        (bar(&path, &search, "Filter deliveries", "status:failed type:order.paid code:503 event:order-4711 since:1h", beneath.as_deref()))
+        (ready_filters(&path, &search))
+        (newer_place(&path, &search, params.cursor.is_none()))
         @if !is_read { (unreadable("The list")) }
         @if let Some(page) = &found {
             @let rows: Vec<_> = page.deliveries.iter().map(|delivery| Row::new(delivery, Some(&names))).collect();
-            (list(Some(&Bulk { by: &visit.by, query: &query_, back: &path, webhook: None }), &visit.path(""), &rows))
-            @if rows.is_empty() { (nothing(&path, &query_, page.next_cursor.is_some())) }
-            (more(&path, &query_, rows.len(), page.next_cursor.map(|id| id.to_string())))
+            (list(Some(&Bulk { by: &visit.by, query: &search, back: &path, webhook: None }), &visit.path(""), &rows))
+            @if rows.is_empty() { (nothing(&path, &search, page.next_cursor.is_some())) }
+            (more(&path, &search, rows.len(), page.next_cursor.map(|id| id.to_string())))
         }
     };
     let mut page = Page::of(&visit, Section::Deliveries, "Deliveries");
     if let (Some(found), None) = (&found, &params.cursor) {
         let newest = found.deliveries.first().map(|one| one.id.to_string());
-        let (q, newest) = (query_.without(None), newest.unwrap_or_default());
+        let (q, newest) = (search.without(None), newest.unwrap_or_default());
         page = page.live("deliveries", &[("q", &q), ("after", &newest)]);
     }
     Ok(page.show(&content))
@@ -108,7 +108,7 @@ pub async fn show(
 
 /// A filter as all its viewers share it: in one spelling, and no longer than a query may be.
 pub fn normal(q: &str) -> String {
-    Query::parse(q, &OF_DELIVERIES).without(None)
+    SearchQuery::parse(q, &OF_DELIVERIES).without(None)
 }
 
 /// The newest deliveries of a list, for pages to say how many are newer than theirs.
@@ -118,7 +118,7 @@ pub async fn live(
     of: Option<WebhookId>,
     q: &str,
 ) -> Result<Snapshot> {
-    let (filter, wrong) = of_deliveries(&Query::parse(q, &OF_DELIVERIES), None);
+    let (filter, wrong) = of_deliveries(&SearchQuery::parse(q, &OF_DELIVERIES), None);
     if wrong.is_some() {
         return Err(Failure::not_found("there is no such list"));
     }
@@ -136,8 +136,8 @@ pub async fn live(
 }
 
 /// Where a list says that there are newer deliveries: rows that somebody reads aren't moved.
-pub fn newer_place(path: &str, query_: &Query, is_first: bool) -> Markup {
-    let here = format!("{path}{}", query(&[("q", &query_.without(None))]));
+pub fn newer_place(path: &str, search: &SearchQuery, is_first: bool) -> Markup {
+    let here = format!("{path}{}", query(&[("q", &search.without(None))]));
     html! { @if is_first { a href=(here) data-live="newer" class="newer" hidden {} } }
 }
 
@@ -162,7 +162,7 @@ impl<'a> Row<'a> {
 /// What can be done with the rows that somebody selects.
 pub struct Bulk<'a> {
     pub by: &'a Visitor,
-    pub query: &'a Query,
+    pub query: &'a SearchQuery,
     /// The page itself.
     pub back: &'a str,
     /// The webhook that the list is of.
@@ -271,9 +271,9 @@ fn bulk_bar(bulk: &Bulk<'_>, base: &str) -> Markup {
 }
 
 /// Filters that people ask for.
-pub fn ready_filters(path: &str, query_: &Query) -> Markup {
-    let kept = Query::parse(&query_.without(Some("status")), &OF_DELIVERIES);
-    let status = query_.get("status").unwrap_or_default();
+pub fn ready_filters(path: &str, search: &SearchQuery) -> Markup {
+    let kept = SearchQuery::parse(&search.without(Some("status")), &OF_DELIVERIES);
+    let status = search.get("status").unwrap_or_default();
     let ready = [
         ("All", ""),
         ("Waiting", "waiting"),
@@ -299,7 +299,7 @@ pub fn ready_filters(path: &str, query_: &Query) -> Markup {
 }
 
 /// Nothing yet, nothing matches, or nothing among those that were looked at.
-pub fn nothing(path: &str, query_: &Query, there_is_more: bool) -> Markup {
+pub fn nothing(path: &str, search: &SearchQuery, there_is_more: bool) -> Markup {
     let all = html! { a class="btn" href=(path) { "All deliveries" } };
     if there_is_more {
         return empty(
@@ -308,34 +308,34 @@ pub fn nothing(path: &str, query_: &Query, there_is_more: bool) -> Markup {
             &all,
         );
     }
-    if query_.is_empty() {
+    if search.is_empty() {
         return empty(
             "No delivery yet",
             &html! { "When an event is published that a webhook listens to, its delivery is here." },
             &html! {},
         );
     }
-    let last = query_.terms.last().map(|term| term.word.clone());
+    let last = search.terms.last().map(|term| term.word.clone());
     let without = format!(
         "{path}{}",
-        query(&[("q", &query_.without(last.as_deref()))])
+        query(&[("q", &search.without(last.as_deref()))])
     );
     empty(
         "Nothing matches",
         &html! { "No delivery that is still kept passes all of these filters." },
         &html! {
-            @if query_.terms.len() > 1 { a class="btn" href=(without) { "Drop the last filter" } }
+            @if search.terms.len() > 1 { a class="btn" href=(without) { "Drop the last filter" } }
             (all)
         },
     )
 }
 
 /// How many are shown, and the way to older ones.
-pub fn more(path: &str, query_: &Query, shown: usize, cursor: Option<String>) -> Markup {
+pub fn more(path: &str, search: &SearchQuery, shown: usize, cursor: Option<String>) -> Markup {
     let older = cursor.map(|cursor| {
         format!(
             "{path}{}",
-            query(&[("q", &query_.without(None)), ("cursor", &cursor)])
+            query(&[("q", &search.without(None)), ("cursor", &cursor)])
         )
     });
     pager(

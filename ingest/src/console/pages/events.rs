@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Query as QueryString, State};
+use axum::extract::{Query, State};
 use axum::response::Html;
 use maud::{Markup, html};
 use serde::Deserialize;
@@ -14,7 +14,7 @@ use crate::console::fields::{query, segment};
 use crate::console::frame::{Page, Section};
 use crate::console::moments::{at, count};
 use crate::console::parts::{Head, empty, facets, num, pager, table, td, tr, unreadable};
-use crate::console::query::{Query, bar, moment};
+use crate::console::query::{SearchQuery, bar, moment};
 use crate::console::state::Console;
 use crate::console::text::line;
 use crate::console::visit::Visit;
@@ -35,9 +35,9 @@ pub struct Params {
 pub async fn show(
     State(console): State<Arc<Console>>,
     visit: Visit,
-    QueryString(params): QueryString<Params>,
+    Query(params): Query<Params>,
 ) -> Result<Html<String>> {
-    let wanted = Query::parse(&format!("{} {}", params.q, params.add), &WORDS);
+    let wanted = SearchQuery::parse(&format!("{} {}", params.q, params.add), &WORDS);
     let (search, mut beneath) = search(&wanted, params.cursor);
     let (mut found, mut is_read) = (None, true);
     if beneath.is_none() {
@@ -72,7 +72,7 @@ pub async fn show(
 }
 
 /// "That matched nothing" is a filter because it is the question.
-fn ready_filters(path: &str, wanted: &Query) -> Markup {
+fn ready_filters(path: &str, wanted: &SearchQuery) -> Markup {
     let kept = wanted.without(Some("matched"));
     let unmatched = wanted.get("matched").is_some();
     let to = |q: &str| format!("{path}{}", query(&[("q", q.trim())]));
@@ -87,7 +87,7 @@ fn ready_filters(path: &str, wanted: &Query) -> Markup {
     facets("Matched", &links, &html! { "Newest first" })
 }
 
-fn search(wanted: &Query, cursor: Option<String>) -> (Search, Option<String>) {
+fn search(wanted: &SearchQuery, cursor: Option<String>) -> (Search, Option<String>) {
     let now = shared::clock::now();
     let mut wrong = None;
     if !wanted.rest.is_empty() {
@@ -151,7 +151,7 @@ fn list(visit: &Visit, events: &[EventView]) -> Markup {
     table("tight", &heads, &rows)
 }
 
-fn nothing(path: &str, wanted: &Query) -> Markup {
+fn nothing(path: &str, wanted: &SearchQuery) -> Markup {
     if wanted.is_empty() {
         return empty(
             "No event yet",

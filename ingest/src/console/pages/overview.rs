@@ -23,7 +23,7 @@ use crate::console::pages::deliveries::{Row, list};
 use crate::console::pages::statistics::{self, WindowParams, ended, windows};
 use crate::console::pages::webhooks::{all, name, names, urgency};
 use crate::console::parts::{Figure, Head, code, figures, num, table, td, tr, unreadable};
-use crate::console::query::{Query as Filter, of_deliveries};
+use crate::console::query::{SearchQuery, of_deliveries};
 use crate::console::state::Console;
 use crate::console::text::line;
 use crate::console::visit::{Poll, Reads, Visit};
@@ -149,7 +149,7 @@ pub async fn live(
 }
 
 async fn latest_trouble(console: &Console, reader: &impl Reads) -> Result<Vec<Delivery>> {
-    let query = Filter::parse("status:retrying,failed,expired", &["status"]);
+    let query = SearchQuery::parse("status:retrying,failed,expired", &["status"]);
     let (mut filter, _) = of_deliveries(&query, None);
     filter.limit = Some(TROUBLE);
     let acting = reader.reading().await?;

@@ -19,7 +19,7 @@ use crate::console::fields::{Fields, query};
 use crate::console::frame::{Page, Section, csrf};
 use crate::console::icons::icon;
 use crate::console::moments::count;
-use crate::console::query::{OF_DELIVERIES, Query, of_deliveries};
+use crate::console::query::{OF_DELIVERIES, SearchQuery, of_deliveries};
 use crate::console::state::Console;
 use crate::console::text::line;
 use crate::console::visit::{ManagerVisit, Posted};
@@ -62,7 +62,7 @@ pub async fn retry(
 
 /// The page of the list, made anew: nothing else is an address to go back to.
 fn back(visit: &ManagerVisit, fields: &Fields) -> String {
-    let q = Query::parse(fields.text("q"), &OF_DELIVERIES).without(None);
+    let q = SearchQuery::parse(fields.text("q"), &OF_DELIVERIES).without(None);
     let path = match fields.filled("webhook") {
         Some(webhook) if webhook.parse::<shared::ids::WebhookId>().is_ok() => {
             visit.path(&format!("/webhooks/{webhook}"))
@@ -78,7 +78,7 @@ async fn matching(
     visit: &ManagerVisit,
     fields: &Fields,
 ) -> Result<(Vec<String>, bool)> {
-    let wanted = Query::parse(fields.text("q"), &OF_DELIVERIES);
+    let wanted = SearchQuery::parse(fields.text("q"), &OF_DELIVERIES);
     let mut ids = Vec::new();
     let mut cursor: Option<DeliveryId> = None;
     let begun = Instant::now();
@@ -112,7 +112,7 @@ async fn matching(
 
 /// Says how many before anything is done.
 fn ask(visit: &ManagerVisit, fields: &Fields, many: usize, more: bool) -> Html<String> {
-    let q = Query::parse(fields.text("q"), &OF_DELIVERIES).without(None);
+    let q = SearchQuery::parse(fields.text("q"), &OF_DELIVERIES).without(None);
     let back = back(visit, fields);
     let number = count(many as i64, "delivery");
     let content = html! {

@@ -18,7 +18,7 @@ use crate::console::parts::{code, headers, id as shown_id, panel, payload};
 use crate::console::portal::ended::{Ended, Result};
 use crate::console::portal::scope::Customer;
 use crate::console::portal::shell::page;
-use crate::console::query::{OF_DELIVERIES, Query, of_deliveries};
+use crate::console::query::{OF_DELIVERIES, SearchQuery, of_deliveries};
 use crate::console::state::Console;
 use crate::console::text::line;
 use crate::console::visit::Posted;
@@ -146,7 +146,7 @@ async fn all_that_match(
     webhook: WebhookId,
     q: &str,
 ) -> Result<Vec<String>> {
-    let (mut filter, wrong) = of_deliveries(&Query::parse(q, &OF_DELIVERIES), None);
+    let (mut filter, wrong) = of_deliveries(&SearchQuery::parse(q, &OF_DELIVERIES), None);
     if wrong.is_some() {
         return Err(Ended::Nothing);
     }
