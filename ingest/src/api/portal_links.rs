@@ -8,6 +8,7 @@
 use axum::extract::State;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use deadpool_postgres::Client;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use shared::clock;
@@ -123,12 +124,7 @@ pub async fn create(
     let hash: [u8; 32] = Sha256::digest(link).into();
     let open_until = clock::now() + TO_BE_OPENED;
     let client = api.pool.get().await?;
-    client
-        .execute(
-            "-- forget_links\nDELETE FROM links WHERE ends_at < now() - interval '1 day'",
-            &[],
-        )
-        .await?;
+    forget_old_links(&client).await?;
     client
         .execute(
             "-- create_portal_link\n\
@@ -154,6 +150,17 @@ pub async fn create(
         expires_in: session,
     };
     Ok(Created::at(made.path.clone(), made))
+}
+
+/// Forgets links that ended a day ago or earlier. Whoever makes a link calls it, so there are never
+/// many of them.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn forget_old_links(client: &Client) -> std::result::Result<(), tokio_postgres::Error> {
+    let statement = "-- forget_links\nDELETE FROM links WHERE ends_at < now() - interval '1 day'";
+    client.execute(statement, &[]).await?;
+    Ok(())
 }
 
 /// Where a link leads.

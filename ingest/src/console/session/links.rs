@@ -10,6 +10,7 @@ use super::begin::{Begins, NewSession, insert};
 use super::id::Id;
 use crate::api::access::role::Role;
 use crate::api::http::problem::Result;
+use crate::api::portal_links::forget_old_links;
 use crate::api::state::Api;
 
 /// A link that signs in to the console once. Answers what comes after `?link=`.
@@ -24,12 +25,7 @@ pub async fn create_link(
 ) -> anyhow::Result<SecretString> {
     let id = Id::generate();
     let client = pool.get().await?;
-    client
-        .execute(
-            "-- forget_links\nDELETE FROM links WHERE ends_at < now() - interval '1 day'",
-            &[],
-        )
-        .await?;
+    forget_old_links(&client).await?;
     client
         .execute(
             "-- create_link\n\
