@@ -4,18 +4,30 @@
 //! outlives the session that the job came from: a request that has been sent is recorded
 //! even if RabbitMQ is gone by then. A message that cannot be read as a job becomes a
 //! dead letter.
+//!
+//! A message has one job, or it is a [`bundle`] of first attempts. The jobs of a bundle are
+//! delivered apart from each other, and the message is acked with the last of them. If RabbitMQ
+//! delivers a bundle a third time, one of its jobs may be the reason why two dispatchers ended.
+//! Then each of its jobs goes on in a message of its own, with a delivery limit of its own.
+//!
+//! RabbitMQ bounds what a consumer holds by messages, and this process is bounded by jobs. So
+//! there are as many [`consumers`] as the messages' jobs allow.
+
+mod capacity;
+mod consumers;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::StreamExt;
 use lapin::message::Delivery;
-use lapin::{Channel, Consumer};
-use shared::amqp::Unreadable;
-use shared::job::Job;
+use lapin::types::AMQPValue;
+use shared::amqp::{Session, Unreadable};
+use shared::job::{Job, bundle};
 use shared::publish::{Outgoing, Publisher};
-use shared::receipts::{Held, Receipt};
+use shared::receipts::Receipt;
+use shared::topology::jobs_queue;
 use shared::trace::JobTrace;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::error;
@@ -23,6 +35,16 @@ use tracing::error;
 use crate::deliver::Deliverer;
 use crate::metrics::metrics;
 use crate::upkeep::watermark::Watermarks;
+pub use capacity::Capacity;
+use consumers::{Consumers, Next};
+
+/// The longest time that a job of a message waits because this replica holds as many jobs as it
+/// may. Then it goes on all the same: a copy of it may be sent when it would have been
+/// recorded ([`TIME_TO_RECORD`](crate::upkeep::watermark::TIME_TO_RECORD)). The endpoints'
+/// limiters still bound the requests.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// A bundle that RabbitMQ has delivered this often before is taken apart.
+const DELIVERED_BEFORE: i64 = 2;
 
 /// Takes jobs and starts their deliveries.
 #[derive(Clone)]
@@ -30,8 +52,7 @@ pub struct Intake {
     pub deliverer: Arc<Deliverer>,
     pub publisher: Publisher,
     pub watermarks: Arc<Watermarks>,
-    /// One permit per job that this replica may hold at a time.
-    pub permits: Arc<Semaphore>,
+    pub capacity: Arc<Capacity>,
     /// Runs the jobs' tasks, so that a process that stops can wait for them.
     pub tasks: TaskTracker,
     /// When this is cancelled, no more jobs are taken.
@@ -39,54 +60,67 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// Takes one shard's jobs until `stop`.
+    /// Takes one shard's jobs until `stop`, at most so many messages at a time.
     ///
     /// # Errors
-    /// If the consumer fails or RabbitMQ cancels it.
+    /// If a consumer fails or RabbitMQ cancels it.
     pub async fn take(
         &self,
+        session: &Session,
         shard: u16,
-        channel: Channel,
-        mut jobs: Consumer,
+        most_messages: usize,
     ) -> anyhow::Result<()> {
-        let held = Held::new(channel);
+        let queue = jobs_queue(shard);
+        let mut consumers = Consumers::open(session, &queue, most_messages).await?;
         loop {
-            let message = tokio::select! {
-                message = jobs.next() => message,
-                () = self.stop.cancelled() => return Ok(()),
+            let next = tokio::select! {
+                next = consumers.next(&self.capacity) => next?,
+                // A message that arrives from now on stays unacked, and returns to its queue
+                // when the session is closed.
+                () = self.stop.cancelled() => return consumers.cancel().await,
             };
-            let message = match message {
-                Some(message) => message?,
-                None => anyhow::bail!("RabbitMQ cancelled the consumer of shard {shard}"),
-            };
-            metrics().jobs_taken.inc();
-            let receipt = held.take(message.delivery_tag);
-            // The prefetch is no larger than this, but jobs of a lost session may still
-            // be held.
-            let Ok(permit) = self.permits.clone().acquire_owned().await else {
-                anyhow::bail!("the semaphore of held jobs is closed");
+            let Next::Message(message, receipt) = next else {
+                continue;
             };
             let intake = self.clone();
-            self.tasks
-                .spawn(async move { intake.receive(shard, message, receipt, permit).await });
+            let deadline = Instant::now() + LONGEST_WAIT;
+            self.tasks.spawn(async move {
+                intake.receive(shard, *message, receipt, deadline).await;
+            });
         }
     }
 
-    async fn receive(
-        &self,
-        shard: u16,
-        message: Delivery,
-        receipt: Receipt,
-        _permit: OwnedSemaphorePermit,
-    ) {
-        match read_job(&message) {
-            Ok(job) => {
-                self.watermarks.job_taken(shard, job.due_at);
-                self.deliverer
-                    .deliver(job, receipt, message.redelivered)
-                    .await;
+    async fn receive(&self, shard: u16, message: Delivery, receipt: Receipt, deadline: Instant) {
+        let jobs = match read_jobs(&message) {
+            Ok(jobs) => jobs,
+            Err(reason) => return self.dead_letter(message, receipt, &reason).await,
+        };
+        let count = jobs.len();
+        metrics().jobs_taken.inc_by(count as u64);
+        let receipts = receipt.split(count);
+        let redelivered = message.redelivered;
+        if count > 1 && delivered_before(&message) >= DELIVERED_BEFORE {
+            for (job, receipt) in jobs.into_iter().zip(receipts) {
+                let settler = self.deliverer.settler.clone();
+                let successor = async move { settler.queue_successor(job, receipt).await };
+                self.tasks.spawn(successor);
             }
-            Err(reason) => self.dead_letter(message, receipt, &reason).await,
+            return;
+        }
+        self.capacity.message_came(count);
+        for (job, receipt) in jobs.into_iter().zip(receipts) {
+            let permit = self.capacity.permit(deadline).await;
+            self.watermarks.job_taken(shard, job.due_at);
+            let deliverer = self.deliverer.clone();
+            let delivery = async move {
+                let _permit = permit;
+                deliverer.deliver(job, receipt, redelivered).await;
+            };
+            // A message with one job needs no other task.
+            match count {
+                1 => delivery.await,
+                _ => drop(self.tasks.spawn(delivery)),
+            }
         }
     }
 
@@ -108,13 +142,34 @@ impl Intake {
     }
 }
 
-fn read_job(message: &Delivery) -> Result<Job, String> {
+fn read_jobs(message: &Delivery) -> Result<Vec<Job>, String> {
     if let Some(unreadable) = Unreadable::from_message(message) {
         // Its bytes aren't looked at: sessions may have ended at this message.
         return Err(unreadable.to_string());
     }
-    let mut job =
-        Job::decode(&message.data).map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
-    job.trace = JobTrace::of_headers(message.properties.headers().as_ref(), job.due_at);
-    Ok(job)
+    let mut jobs = bundle::decode(&message.data)
+        .map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
+    let headers = message.properties.headers().as_ref();
+    for job in &mut jobs {
+        job.trace = JobTrace::of_headers(headers, job.due_at);
+    }
+    Ok(jobs)
+}
+
+/// How often RabbitMQ has delivered the message before. From version 4 on `x-delivery-count` leaves
+/// out deliveries that were given back, and `x-acquired-count` has them all.
+fn delivered_before(message: &Delivery) -> i64 {
+    let headers = message.properties.headers().as_ref();
+    let count = |name: &str| match headers?.inner().get(name)? {
+        AMQPValue::LongLongInt(count) => Some(*count),
+        AMQPValue::LongInt(count) => Some(i64::from(*count)),
+        AMQPValue::LongUInt(count) => Some(i64::from(*count)),
+        AMQPValue::ShortInt(count) => Some(i64::from(*count)),
+        AMQPValue::ShortUInt(count) => Some(i64::from(*count)),
+        AMQPValue::ShortShortInt(count) => Some(i64::from(*count)),
+        AMQPValue::ShortShortUInt(count) => Some(i64::from(*count)),
+        _ => None,
+    };
+    let counts = ["x-delivery-count", "x-acquired-count"].map(count);
+    counts.into_iter().flatten().max().unwrap_or(0)
 }

@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use futures_util::future::try_join_all;
-use lapin::options::BasicCancelOptions;
 use shared::amqp::{Broker, Session, keep_session};
 use shared::attempt::Sender;
 use shared::processes::{self, Process};
@@ -23,7 +22,7 @@ use shared::supervise::{Readiness, Supervisor};
 use shared::topology::jobs_queue;
 use shared::{health, partitions, postgres, queues};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -34,7 +33,7 @@ use crate::endpoint::cache::EndpointCache;
 use crate::endpoint::rate_limit::RateLimiter;
 use crate::endpoint::report::EndpointReporter;
 use crate::in_flight::InFlight;
-use crate::intake::Intake;
+use crate::intake::{Capacity, Intake};
 use crate::metrics::metrics;
 use crate::record::{Recorder, TOMORROW};
 use crate::settings::Settings;
@@ -181,7 +180,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         deliverer: Arc::new(deliverer),
         publisher: publisher.clone(),
         watermarks: watermarks.clone(),
-        permits: Arc::new(Semaphore::new(usize::from(settings.concurrency))),
+        capacity: Capacity::new(settings.concurrency),
         tasks: tasks.clone(),
         stop: stop.clone(),
     };
@@ -226,7 +225,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         tasks,
         grace_over: grace_over.clone(),
         shards,
-        prefetch: (settings.concurrency / shards).max(1),
+        most_messages: usize::from(settings.concurrency / shards).max(1),
     };
     let broker = Broker::new(settings.common.amqp_url.clone(), NAME, shards);
     let working = keep_session(&broker, "jobs", &ready, &grace_over, async |session| {
@@ -269,33 +268,20 @@ struct Work {
     grace_over: CancellationToken,
     shards: u16,
     /// The most unacked messages, per jobs queue.
-    prefetch: u16,
+    most_messages: usize,
 }
 
 impl Work {
     /// Takes jobs until the process stops, and then waits for those that it holds.
     async fn run(&mut self, session: &Session) -> anyhow::Result<()> {
         let channel = session.publishing_channel().await?;
-        let mut consumers = Vec::new();
-        for shard in shards_to_take(session, self.shards).await? {
-            let (channel, consumer) = session.consumer(&jobs_queue(shard), self.prefetch).await?;
-            consumers.push((shard, channel, consumer));
-        }
-        let taking = consumers.iter().map(|(shard, channel, consumer)| {
-            self.intake.take(*shard, channel.clone(), consumer.clone())
-        });
+        let shards = shards_to_take(session, self.shards).await?;
+        let taking = shards.map(|shard| self.intake.take(session, shard, self.most_messages));
         let work = async {
             tokio::try_join!(try_join_all(taking), self.sweeper.run(session), async {
                 tokio::join!(self.failure_watch.run(), self.alert_watch.run());
                 Ok(())
             },)?;
-            // The process stops. A job that arrives from now on stays unacked, and returns
-            // to its queue when the session is closed.
-            for (_, channel, consumer) in &consumers {
-                channel
-                    .basic_cancel(consumer.tag(), BasicCancelOptions::default())
-                    .await?;
-            }
             self.tasks.close();
             tokio::select! {
                 () = self.tasks.wait() => {}

@@ -22,7 +22,7 @@ use shared::clock;
 use shared::column;
 use shared::ids::{DeliveryId, EventId, EventUid, Tenant, WebhookId, first_uuid_at, time_of};
 use shared::job::{FirstTries, Job, Late, Payload};
-use shared::publish::Outgoing;
+use shared::publish::FirstTry;
 use shared::trace::JobTrace;
 use time::{Duration, OffsetDateTime};
 use tokio_postgres::error::SqlState;
@@ -62,20 +62,18 @@ pub struct Matched {
 
 impl Matched {
     /// The jobs of its first attempts, made as they are taken: there may be many.
-    pub fn first_tries(
-        &self,
-        trace: Option<JobTrace>,
-        shards: u16,
-    ) -> impl Iterator<Item = Outgoing> {
+    pub fn first_tries(&self, trace: Option<JobTrace>) -> impl Iterator<Item = FirstTry> {
         let one = self.deliveries.first();
         let tries = one.map(|(delivery, webhook)| FirstTries::like(&self.job(*delivery, *webhook)));
+        let tries = tries.map(Arc::new);
         let deliveries = self.deliveries.iter();
-        deliveries.filter_map(move |(delivery, webhook)| {
-            let tries = tries.as_ref()?;
-            let trace = trace.as_ref();
-            Some(Outgoing::first_try(
-                tries, *delivery, *webhook, trace, shards,
-            ))
+        deliveries.filter_map(move |&(delivery, webhook)| {
+            Some(FirstTry {
+                tries: tries.clone()?,
+                delivery,
+                webhook,
+                trace,
+            })
         })
     }
 

@@ -29,6 +29,7 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use shared::amqp::Session;
 use shared::ids::Tenant;
+use shared::job::per_message::JobsPerMessage;
 use shared::topology::{self, OVERFLOW_QUEUES, jobs_queue};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -59,6 +60,7 @@ const JOBS_LOOK: Duration = Duration::from_millis(10);
 pub async fn watch_jobs(
     session: &Session,
     ahead: &LookAhead,
+    per_message: &JobsPerMessage,
     shards: u16,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -71,7 +73,7 @@ pub async fn watch_jobs(
         let (mut jobs, mut dispatchers) = (0, 0);
         for shard in 0..shards {
             let (messages, consumers) = look_at(&channel, &jobs_queue(shard)).await?;
-            jobs += i64::from(messages);
+            jobs += per_message.jobs_in(messages);
             dispatchers += consumers;
         }
         ahead.jobs_waiting((dispatchers > 0).then_some(jobs));

@@ -27,7 +27,7 @@ use anyhow::Context;
 use deadpool_postgres::Pool;
 use shared::ids::{DeliveryId, EventUid};
 use shared::job::Job;
-use shared::publish::Outgoing;
+use shared::publish::{Outgoing, bundled};
 use shared::revisions::Feed;
 use shared::supervise::{Backoff, LAST_TRY, until_done};
 use shared::trace;
@@ -89,15 +89,23 @@ pub struct Written {
 }
 
 impl Written {
-    /// Jobs and parked messages, made as they are taken.
-    pub fn outgoing(&self, shards: u16) -> impl Iterator<Item = Outgoing> {
+    /// The number of jobs of first attempts.
+    pub fn jobs(&self) -> usize {
+        let new = self.begun.iter().filter(|one| one.is_new);
+        new.map(Begun::jobs).sum()
+    }
+
+    /// Jobs and parked messages, made as they are taken. A message has at most `most_jobs`
+    /// jobs of first attempts.
+    pub fn outgoing(&self, shards: u16, most_jobs: usize) -> impl Iterator<Item = Outgoing> {
         let events = self.begun.iter();
         let new = events.filter_map(|one| {
             let event = one.is.as_ref().ok().filter(|_| one.is_new)?;
             let trace = spans::of_jobs(one.spans.as_deref(), event.event.trace);
             Some((event, trace))
         });
-        let jobs = new.flat_map(move |(event, trace)| event.first_tries(trace, shards));
+        let jobs = new.flat_map(|(event, trace)| event.first_tries(trace));
+        let jobs = bundled(jobs, shards, most_jobs);
         let copies = self.copies.iter();
         let copies = copies.map(move |job| Outgoing::job(job, self.now, shards));
         let parked = self.begun.iter().filter_map(Begun::park);

@@ -20,6 +20,7 @@ use futures_util::future::try_join_all;
 use lapin::Channel;
 use shared::amqp::Session;
 use shared::ids::Tenant;
+use shared::job::per_message::JobsPerMessage;
 use shared::publish::{Outgoing, Unconfirmed, publish_all};
 use shared::supervise::Backoff;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +43,8 @@ pub struct Intake {
     pub writer: Writer,
     /// For the routing of jobs.
     pub shards: u16,
+    /// The most jobs of first attempts in one message.
+    pub most_jobs: usize,
 }
 
 /// Takes events on a session until told to stop; `one_at_a_time` finds the one at
@@ -56,23 +59,35 @@ pub async fn take_events(
 ) -> anyhow::Result<()> {
     let ahead = &*intake.writer.ahead;
     let _session = ahead.open();
+    let per_message = JobsPerMessage::default();
     let mut lanes = Vec::new();
     for _ in 0..LANES {
         let channel = session.publishing_channel().await?;
-        lanes.push(lane(intake, ahead, channel));
+        lanes.push(lane(intake, ahead, channel, &per_message));
     }
     let is_tenant = |tenant: &Tenant| intake.writer.subscriptions.max_payload(tenant).is_some();
     tokio::try_join!(
         ahead.take_in(session, is_tenant, one_at_a_time, &intake.writer.stop),
         try_join_all(lanes),
-        aside::watch_jobs(session, ahead, intake.shards, &intake.writer.stop),
+        aside::watch_jobs(
+            session,
+            ahead,
+            &per_message,
+            intake.shards,
+            &intake.writer.stop
+        ),
         aside::keep(session, ahead, &intake.writer.pool, &intake.writer.stop),
     )?;
     Ok(())
 }
 
 /// Sees batches through until told to stop.
-async fn lane(intake: &Intake, ahead: &LookAhead, channel: Channel) -> anyhow::Result<()> {
+async fn lane(
+    intake: &Intake,
+    ahead: &LookAhead,
+    channel: Channel,
+    per_message: &JobsPerMessage,
+) -> anyhow::Result<()> {
     loop {
         let batch = tokio::select! {
             batch = ahead.next_batch() => batch,
@@ -83,10 +98,12 @@ async fn lane(intake: &Intake, ahead: &LookAhead, channel: Channel) -> anyhow::R
         let Some(written) = batch::write(&intake.writer, events).await else {
             return Ok(());
         };
-        let outgoing = written.outgoing(intake.shards);
-        if !publish_in_parts(&channel, outgoing, &intake.writer.stop).await? {
+        let outgoing = written.outgoing(intake.shards, intake.most_jobs);
+        let published = publish_in_parts(&channel, outgoing, &intake.writer.stop).await?;
+        let Some(messages) = published else {
             return Ok(());
-        }
+        };
+        per_message.count(written.jobs(), messages);
         metrics().received.inc_by(written.begun.len() as u64);
         metrics().batch.observe(written.begun.len() as f64);
         metrics()
@@ -99,16 +116,18 @@ async fn lane(intake: &Intake, ahead: &LookAhead, channel: Channel) -> anyhow::R
 
 /// Publishes and waits for the confirms, a part at a time: events with many
 /// matches make many more messages than were taken. What a queue refuses, because
-/// it is full or has no quorum, is published again until it is taken. False if told
-/// to stop before that.
+/// it is full or has no quorum, is published again until it is taken. Answers the number
+/// of messages; `None` if told to stop before that.
 async fn publish_in_parts(
     channel: &Channel,
     outgoing: impl Iterator<Item = Outgoing>,
     stop: &CancellationToken,
-) -> anyhow::Result<bool> {
+) -> anyhow::Result<Option<usize>> {
     let mut outgoing = outgoing.peekable();
+    let mut messages = 0;
     while outgoing.peek().is_some() {
         let mut part: Vec<_> = outgoing.by_ref().take(PUBLISHED_AT_ONCE).collect();
+        messages += part.len();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         loop {
             let published = publish_all(channel, &part).await;
@@ -131,10 +150,10 @@ async fn publish_in_parts(
             );
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = stop.cancelled() => return Ok(false),
+                () = stop.cancelled() => return Ok(None),
             }
             part = refused;
         }
     }
-    Ok(true)
+    Ok(Some(messages))
 }

@@ -15,6 +15,7 @@ use deadpool_postgres::Pool;
 use shared::amqp::{Broker, Session, keep_session};
 use shared::attempt::Sender;
 use shared::clock;
+use shared::job::bundle::MOST_JOBS;
 use shared::processes::{self, Process};
 use shared::publish::Publisher;
 use shared::revisions::{Changes, Feed};
@@ -117,6 +118,7 @@ pub async fn run(
         }
     });
     let shards = settings.common.shards;
+    let most_jobs = if settings.job_bundles { MOST_JOBS } else { 1 };
     let (publisher, mut publications) = Publisher::new(shards);
     let ahead = Arc::<LookAhead>::default();
     let door = Arc::new(Door {
@@ -252,7 +254,11 @@ pub async fn run(
             type_counts,
             stop: stop.clone(),
         };
-        let intake = Intake { writer, shards };
+        let intake = Intake {
+            writer,
+            shards,
+            most_jobs,
+        };
         // Ingest counts as ready even while dead letters can't be taken.
         let unasked = Readiness::default();
         tokio::join!(

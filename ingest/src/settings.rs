@@ -31,6 +31,8 @@ pub struct Settings {
     pub api_rate_limit: u32,
     /// `CONSOLE`: whether the API's process serves the console.
     pub console: bool,
+    /// `JOB_BUNDLES`: whether first attempts share messages.
+    pub job_bundles: bool,
     /// `CORS_ORIGINS`: whose pages may use the API.
     pub cors_origins: Vec<HeaderValue>,
     /// `WEBHOOK_EVENT_TTL` (s): how long events, deliveries and attempts are kept.
@@ -56,6 +58,7 @@ impl Settings {
             jwt: jwt(&mut reader),
             api_rate_limit: reader.within("API_RATE_LIMIT", 200, 0, 1_000_000),
             console: on_or_off(&mut reader, "CONSOLE"),
+            job_bundles: on_or_off(&mut reader, "JOB_BUNDLES"),
             cors_origins: origins(&mut reader),
             retention: Duration::seconds(reader.within(
                 "WEBHOOK_EVENT_TTL",

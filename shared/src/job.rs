@@ -4,11 +4,14 @@
 //! retries and deferrals, and its sweeper replaces lost jobs. `dispatcher` reads them.
 //! A job is a version byte, then MessagePack. It carries ids, times and a small payload,
 //! never a URL or a secret: the dispatcher looks those up when it is about to send, so
-//! that they are current.
+//! that they are current. Several first attempts can share a message ([`bundle`]).
 //!
 //! `due_at` is the job's ticket. The row of the delivery has the same value for as long
 //! as the delivery waits for this job. A late copy of a job keeps the ticket of its
 //! original, and [`Job::late`] says how long the copy waits for the original.
+
+pub mod bundle;
+pub mod per_message;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -148,8 +151,11 @@ pub enum Undecodable {
     #[error("the job is empty")]
     Empty,
     /// The job was written by a newer (or much older) version.
-    #[error("the job has version {0}, this dispatcher reads version {VERSION}")]
+    #[error("the job has version {0}, this dispatcher reads versions 1 and 2")]
     Version(u8),
+    /// A bundle with more jobs than any version writes.
+    #[error("the message has too many jobs")]
+    TooMany,
     /// Not MessagePack, or other fields than a job's.
     #[error("the job's fields cannot be read")]
     Fields(#[source] rmp_serde::decode::Error),
@@ -280,6 +286,7 @@ impl Job {
 /// alone, and those come first in a message: so the rest is written once.
 #[derive(Debug)]
 pub struct FirstTries {
+    event: EventUid,
     /// The version, and how many fields there are.
     head: Vec<u8>,
     /// What follows the delivery and the webhook.
@@ -293,23 +300,34 @@ impl FirstTries {
         let mut head = job.encode();
         let mut rest = head.split_off(2);
         rest.drain(..2 * AN_ID);
-        Self { head, rest }
+        let event = job.event_uid;
+        Self { event, head, rest }
+    }
+
+    /// The size of one of the messages, in bytes.
+    fn size(&self) -> usize {
+        self.head.len() + 2 * AN_ID + self.rest.len()
     }
 
     /// The message's bytes, as [`Job::encode`] writes them.
     #[must_use]
     pub fn encode(&self, delivery: DeliveryId, webhook: WebhookId) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.head.len() + 2 * AN_ID + self.rest.len());
-        bytes.extend_from_slice(&self.head);
-        let ids = (delivery, webhook);
-        let written = rmp_serde::encode::write(&mut bytes, &ids.0)
-            .and_then(|()| rmp_serde::encode::write(&mut bytes, &ids.1));
+        let mut bytes = Vec::with_capacity(self.size());
+        bytes.push(self.head[0]);
+        self.write(delivery, webhook, &mut bytes);
+        bytes
+    }
+
+    /// Writes one of the messages without the version.
+    fn write(&self, delivery: DeliveryId, webhook: WebhookId, bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(&self.head[1..]);
+        let written = rmp_serde::encode::write(bytes, &delivery)
+            .and_then(|()| rmp_serde::encode::write(bytes, &webhook));
         if let Err(error) = written {
             // Writing two ids to memory has no way to fail.
             unreachable!("a job's ids could not be encoded: {error}");
         }
         bytes.extend_from_slice(&self.rest);
-        bytes
     }
 }
 

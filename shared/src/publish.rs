@@ -5,6 +5,7 @@
 //! that message. [`Publications`] publishes the messages that have gathered, on the
 //! channel of the current session.
 
+mod bundled;
 mod outgoing;
 
 use futures_util::future::join_all;
@@ -15,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use crate::amqp::Unconfirmed;
 use crate::clock;
 use crate::job::Job;
+pub use bundled::{FirstTry, bundled};
 pub use outgoing::{
     EXCERPT, EXCHANGE_HEADER, HTTP_HEADER, Outgoing, REASON_HEADER, RETURNED_HEADER,
     ROUTING_KEY_HEADER, SHA256_HEADER, SIZE_HEADER, Whole, is_ours, is_the_producers, persistent,

@@ -4,10 +4,14 @@
 //! queue writes that as one entry of its log. So this remembers which messages are
 //! held: up to the oldest of them, all that came before may be acked at once.
 //!
+//! A message can have several jobs ([`crate::job::bundle`]). Then each job has a [`Receipt`],
+//! and the message is acked when all of them are.
+//!
 //! Frames are written in the order in which they are decided on, under one lock: an
 //! ack of several must not overtake the nack of one of them.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt;
@@ -23,11 +27,44 @@ pub struct Held {
     tags: Mutex<BTreeSet<Tag>>,
 }
 
-/// The right to ack one message. Dropped without that, the message comes again when
-/// the channel closes.
+/// The right to ack one message, or one job of it. Dropped without that, the message comes
+/// again when the channel closes.
 pub struct Receipt {
     held: Arc<Held>,
     tag: Tag,
+    /// `None`: the message has one job.
+    shared: Option<Arc<Shared>>,
+}
+
+/// What the receipts of one message's jobs share.
+struct Shared {
+    /// Jobs that are neither done nor given back.
+    open: AtomicUsize,
+    /// One of the jobs was given back.
+    is_given_back: AtomicBool,
+}
+
+impl Shared {
+    /// One more job is through. What is to be done with the message, if it was the last.
+    fn end_one(&self, is_given_back: bool) -> Option<End> {
+        if is_given_back {
+            self.is_given_back.store(true, Ordering::Release);
+        }
+        if self.open.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return None;
+        }
+        match self.is_given_back.load(Ordering::Acquire) {
+            true => Some(End::GiveBack),
+            false => Some(End::Ack),
+        }
+    }
+}
+
+/// What is done with a message in the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Ack,
+    GiveBack,
 }
 
 /// How messages that are done with are acked.
@@ -56,7 +93,14 @@ impl Held {
         Receipt {
             held: self.clone(),
             tag,
+            shared: None,
         }
+    }
+
+    /// How many messages are held.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.with_tags(|tags| tags.len())
     }
 
     fn with_tags<T>(&self, change: impl FnOnce(&mut BTreeSet<Tag>) -> T) -> T {
@@ -114,9 +158,35 @@ impl Receipt {
         !self.held.channel.status().connected()
     }
 
-    /// The message is done with.
+    /// One receipt for each of so many jobs of the message; at least one.
+    #[must_use]
+    pub fn split(self, jobs: usize) -> Vec<Self> {
+        if jobs <= 1 {
+            return vec![self];
+        }
+        let shared = Arc::new(Shared {
+            open: AtomicUsize::new(jobs),
+            is_given_back: AtomicBool::new(false),
+        });
+        let part = || Self {
+            held: self.held.clone(),
+            tag: self.tag,
+            shared: Some(shared.clone()),
+        };
+        std::iter::repeat_with(part).take(jobs).collect()
+    }
+
+    /// What is done with the message, if this was its last open job.
+    fn end(&self, end: End) -> Option<End> {
+        match &self.shared {
+            None => Some(end),
+            Some(shared) => shared.end_one(end == End::GiveBack),
+        }
+    }
+
+    /// The message, or this job of it, is done with.
     pub fn ack(self) {
-        self.held.ack(&[self.tag]);
+        Self::ack_all(vec![self]);
     }
 
     /// So are all of these.
@@ -125,14 +195,24 @@ impl Receipt {
         while let Some(Self { held, .. }) = rest.first() {
             let held = held.clone();
             let of_it = rest.extract_if(.., |receipt| Arc::ptr_eq(&receipt.held, &held));
-            let tags: Vec<_> = of_it.map(|receipt| receipt.tag).collect();
-            held.ack(&tags);
+            let mut done = Vec::new();
+            for receipt in of_it {
+                match receipt.end(End::Ack) {
+                    Some(End::Ack) => done.push(receipt.tag),
+                    Some(End::GiveBack) => held.give_back(receipt.tag),
+                    None => {}
+                }
+            }
+            held.ack(&done);
         }
     }
 
-    /// The message goes back to its queue, for another replica.
+    /// The message goes back to its queue, for another replica: when all of its jobs are
+    /// through.
     pub fn give_back(self) {
-        self.held.give_back(self.tag);
+        if self.end(End::GiveBack).is_some() {
+            self.held.give_back(self.tag);
+        }
     }
 }
 
@@ -154,6 +234,22 @@ mod tests {
         assert_eq!(remove(&mut held, &[5, 3]), acks(Some(5), &[]));
         assert_eq!(remove(&mut held, &[9, 7, 8]), acks(Some(9), &[]));
         assert!(held.is_empty());
+    }
+
+    #[test]
+    fn a_message_of_several_jobs_ends_with_the_last_of_them() {
+        let shared = |jobs| Shared {
+            open: AtomicUsize::new(jobs),
+            is_given_back: AtomicBool::new(false),
+        };
+        let acked = shared(3);
+        assert_eq!(
+            [(); 3].map(|()| acked.end_one(false)),
+            [None, None, Some(End::Ack)]
+        );
+        let given_back = shared(3);
+        let ends = [false, true, false].map(|back| given_back.end_one(back));
+        assert_eq!(ends, [None, None, Some(End::GiveBack)]);
     }
 
     #[test]

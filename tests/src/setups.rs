@@ -1,5 +1,7 @@
 //! Set-ups that many tests begin with.
 
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
 use serde_json::{Value, json};
 
 use crate::producer::Publication;
@@ -23,6 +25,20 @@ impl World {
     pub async fn publish_all(&self, events: &[Publication]) {
         let published = self.producer().await.publish_all(events).await;
         must("publishing", published);
+    }
+
+    /// How many messages of a queue wait for a consumer.
+    pub async fn messages_in(&self, queue: &str) -> u32 {
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let connection = self.connection().await;
+        let channel = must("opening a channel", connection.create_channel().await);
+        let found = channel.queue_declare(queue.into(), options, FieldTable::default());
+        let count = must("looking at a queue", found.await).message_count();
+        must("closing", connection.close(200, "done".into()).await);
+        count
     }
 
     /// Makes a tenant beside the world's own.

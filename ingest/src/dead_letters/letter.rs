@@ -8,7 +8,7 @@ use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use shared::amqp::{UNREADABLE_HEADER, Unreadable};
 use shared::ids::{DeadLetterId, EventId, EventType, Malformed, Tenant};
-use shared::job::Job;
+use shared::job::{Job, bundle};
 use shared::publish::{
     EXCHANGE_HEADER, Outgoing, REASON_HEADER, RETURNED_HEADER, ROUTING_KEY_HEADER, SHA256_HEADER,
     SIZE_HEADER, Whole, is_ours, is_the_producers, persistent, republished,
@@ -149,6 +149,25 @@ impl Letter {
             body: body.to_vec(),
             whole,
         }
+    }
+
+    /// A letter for each job, if the message is a bundle of jobs. So each can be listed and
+    /// replayed alone.
+    pub fn one_per_job(self) -> Vec<Self> {
+        let jobs = match self.is_to_be_a_job() {
+            true => bundle::decode(&self.body).unwrap_or_default(),
+            false => Vec::new(),
+        };
+        if jobs.len() < 2 {
+            return vec![self];
+        }
+        let letter = |job: &Job| Self {
+            id: DeadLetterId::generate(),
+            message_id: Some(job.delivery.to_string()),
+            body: job.encode(),
+            ..self.clone()
+        };
+        jobs.iter().map(letter).collect()
     }
 
     /// The bytes that it takes in the table.

@@ -126,7 +126,7 @@ async fn once_more(
                 outgoing.push(message);
                 again.push(letter);
             }
-            None => letters.push(letter),
+            None => letters.extend(letter.one_per_job()),
         }
     }
     for (letter, published) in again.into_iter().zip(publish_all(channel, &outgoing).await) {

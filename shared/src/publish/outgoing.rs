@@ -9,8 +9,9 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 use crate::amqp::{UNREADABLE_HEADER, Unreadable};
-use crate::ids::{DeliveryId, WebhookId};
-use crate::job::{FirstTries, Job};
+use crate::ids::DeliveryId;
+use crate::job::Job;
+use crate::job::bundle::Bundle;
 use crate::tenant::LARGEST_MESSAGE;
 use crate::topology;
 use crate::trace::JobTrace;
@@ -111,23 +112,17 @@ impl Outgoing {
         }
     }
 
-    /// One of an event's first tries, on its way to its shard's queue.
+    /// The jobs of first attempts, on their way to their shard's queue.
     #[must_use]
-    pub fn first_try(
-        tries: &FirstTries,
-        delivery: DeliveryId,
-        webhook: WebhookId,
-        trace: Option<&JobTrace>,
-        shards: u16,
-    ) -> Self {
+    pub fn bundle(bundle: Bundle, trace: Option<&JobTrace>, shard: u16) -> Self {
+        let delivery = bundle.first_delivery();
         let now = delivery.accepted_at();
-        let (exchange, routing_key) =
-            topology::route(now, now, topology::shard_of(webhook, shards));
+        let (exchange, routing_key) = topology::route(now, now, shard);
         Self {
             exchange,
             routing_key: routing_key.into(),
             properties: job_properties(delivery, trace),
-            body: tries.encode(delivery, webhook),
+            body: bundle.encode(),
         }
     }
 
