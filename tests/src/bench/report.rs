@@ -225,12 +225,14 @@ impl Report {
 
         writeln!(
             text,
-            "\nProcessor seconds per 1,000 deliveries (accept alone: per 1,000 events)"
+            "\nProcessor seconds per 1,000 deliveries (accept alone: per 1,000 events). idle: what RabbitMQ\n\
+             uses without messages, in a round at a steady rate"
         )?;
         let columns = [
             "ingest",
             "dispatcher",
             "rabbitmq",
+            "idle",
             "postgresql",
             "receiver",
             "generator",

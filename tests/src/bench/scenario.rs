@@ -5,7 +5,7 @@
 //! moments at which they were polled.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use shared::ids::{DeliveryId, EventUid, WebhookId};
@@ -26,6 +26,8 @@ const WARM_UP: u64 = 300;
 const SLOW: Duration = Duration::from_millis(100);
 /// Requests in flight in the floor: as many as a dispatcher allows per webhook.
 const FLOOR_PLACES: usize = 64;
+/// For how long RabbitMQ is watched at rest before a round at a steady rate.
+const AT_REST: Duration = Duration::from_secs(3);
 /// How long a finished round may take to record and ack the last jobs.
 const AFTERMATH: Duration = Duration::from_millis(300);
 
@@ -241,7 +243,11 @@ impl Bench<'_> {
         let meter = Meter::new(stage)
             .with("ingest", ingest.pid())
             .with("dispatcher", dispatcher.pid());
-        let before = meter.cpu();
+        let idle_share = match rate {
+            0 => 0.0,
+            _ => rabbitmq_at_rest(&meter).await,
+        };
+        let (before, begun) = (meter.cpu(), Instant::now());
         let mut load = load(stage, &ingest, door, events);
         load.rate = rate;
         let sent = Generator::start(&load)?.finished().await?;
@@ -253,6 +259,11 @@ impl Bench<'_> {
         .await?;
         let mut cpu = between(&before, &meter.cpu());
         cpu.insert("generator", sent.cpu_seconds);
+        if let Some(rabbitmq) = cpu.get_mut("rabbitmq").filter(|_| rate > 0) {
+            let idle = idle_share * begun.elapsed().as_secs_f64();
+            *rabbitmq -= idle;
+            cpu.insert("idle", idle);
+        }
         let memory = meter.memory();
         let seen = stage.receiver.reset().await?;
         let seconds = (seen.last_us - sent.first_us) as f64 / 1e6;
@@ -339,6 +350,15 @@ async fn publish_and_accept(
     let (sent, accepted_us) = tokio::try_join!(generator.finished(), accepting)?;
     let end = accepted_us.max(sent.last_us);
     Ok(((end - sent.first_us) as f64 / 1e6, sent.cpu_seconds))
+}
+
+/// The processor seconds that RabbitMQ uses in a second without messages. At low rates it
+/// is as much as the messages' own.
+async fn rabbitmq_at_rest(meter: &Meter<'_>) -> f64 {
+    let (before, begun) = (meter.cpu(), Instant::now());
+    tokio::time::sleep(AT_REST).await;
+    let used = between(&before, &meter.cpu());
+    used.get("rabbitmq").copied().unwrap_or_default() / begun.elapsed().as_secs_f64()
 }
 
 /// Dispatchers deliver a backlog of `total` jobs. Measured from a tenth of it to

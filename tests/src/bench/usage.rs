@@ -6,7 +6,7 @@ use super::stage::Stage;
 use crate::pair::Pair;
 
 /// Figures by process: `ingest`, `dispatcher`, `rabbitmq`, `postgresql`, `receiver`,
-/// `generator`, `floor`.
+/// `generator`, `floor`. `idle`: what RabbitMQ uses without messages.
 pub type ByProcess = BTreeMap<&'static str, f64>;
 
 /// The processes that are measured.

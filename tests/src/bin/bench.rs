@@ -80,7 +80,7 @@ enum Role {
 }
 
 /// In the order of a round: what is compared lies close together.
-const KINDS: [(Kind, Past); 17] = [
+const KINDS: [(Kind, Past); 19] = [
     (Kind::Floor, Past::None),
     (Kind::Halves(Door::Amqp, 1), Past::None),
     (Kind::Halves(Door::Amqp, 10), Past::None),
@@ -98,6 +98,8 @@ const KINDS: [(Kind, Past); 17] = [
     (Kind::Pace(Door::Http, 50), Past::None),
     (Kind::Pace(Door::Http, 50), Past::Month),
     (Kind::Pace(Door::Http, 300), Past::None),
+    (Kind::Pace(Door::Http, 1_000), Past::None),
+    (Kind::Pace(Door::Http, 1_500), Past::None),
 ];
 
 fn main() -> anyhow::Result<()> {
