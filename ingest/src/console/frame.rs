@@ -1,7 +1,7 @@
 //! The frame around a page: the rail with all pages, where one is, and the field to jump.
 //!
 //! ```text
-//! Page::of(&visit, Section::Deliveries, "Deliveries").show(html! { … })
+//! Page::of_tenant(&visit, Section::Deliveries, "Deliveries").show(html! { … })
 //! ```
 
 use axum::response::Html;
@@ -122,7 +122,7 @@ pub struct Page<'a> {
 
 impl<'a> Page<'a> {
     /// A page of a tenant.
-    pub fn of<const ROLE: u8>(
+    pub fn of_tenant<const ROLE: u8>(
         visit: &'a Visit<ROLE>,
         section: Section,
         title: impl Into<String>,
@@ -131,7 +131,11 @@ impl<'a> Page<'a> {
     }
 
     /// A page of all tenants.
-    pub fn of_all(operation: &'a Operation, section: Section, title: impl Into<String>) -> Self {
+    pub fn of_operator(
+        operation: &'a Operation,
+        section: Section,
+        title: impl Into<String>,
+    ) -> Self {
         Self::new(&operation.by, None, section, title.into())
     }
 

@@ -335,14 +335,14 @@ pub fn bearer(headers: &HeaderMap) -> Option<&str> {
 async fn identify(headers: &HeaderMap, api: &Shared) -> Result<Caller> {
     let token = bearer(headers).ok_or_else(Problem::unauthorized)?;
     let hash = hash(token);
-    let caller = whose(token, &hash, api).await?;
+    let caller = caller(token, &hash, api).await?;
     if let Some(rates) = &api.rates {
         rates.know(hash, Instant::now());
     }
     Ok(caller)
 }
 
-async fn whose(token: &str, hash: &[u8; 32], api: &Shared) -> Result<Caller> {
+async fn caller(token: &str, hash: &[u8; 32], api: &Shared) -> Result<Caller> {
     if let Some(admin) = &api.admin_token {
         let ours = tokens::hash(admin.expose_secret());
         if bool::from(hash.as_slice().ct_eq(ours.as_slice())) {

@@ -157,13 +157,13 @@ pub async fn show(
     let too_costly = too_costly(&row);
     let matching = {
         let _permit = cpu::permit(&acting.tenant).await;
-        let asked = Asked {
+        let event = ExplainedEvent {
             tenant: &acting.tenant,
             event_type: event.r#type.as_str(),
             data: &data,
             accepted_at: Some(event.accepted_at),
         };
-        block_in_place(|| explain(&api, &asked, &webhooks, &too_costly))
+        block_in_place(|| explain(&api, &event, &webhooks, &too_costly))
     };
     Ok(Json(EventDetail {
         matching,
@@ -255,8 +255,8 @@ fn too_costly(event: &Row) -> HashSet<WebhookId> {
     ids.filter_map(|id| id.as_str()?.parse().ok()).collect()
 }
 
-/// The event that webhooks are asked about.
-pub(super) struct Asked<'a> {
+/// The event whose match with webhooks is explained.
+pub(super) struct ExplainedEvent<'a> {
     pub(super) tenant: &'a Tenant,
     pub(super) event_type: &'a str,
     pub(super) data: &'a str,
@@ -268,7 +268,7 @@ pub(super) struct Asked<'a> {
 /// that aren't active.
 pub(super) fn explain(
     api: &Api,
-    asked: &Asked<'_>,
+    event: &ExplainedEvent<'_>,
     webhooks: &[Row],
     too_costly: &HashSet<WebhookId>,
 ) -> Vec<Matching> {
@@ -287,22 +287,22 @@ pub(super) fn explain(
             });
         // Both were checked when they were saved. An invalid hand-made row is not shown.
         if let (Ok(patterns), Ok(filter)) = (patterns.collect(), filter) {
-            index.upsert(id, asked.tenant.as_str(), patterns, filter, row);
+            index.upsert(id, event.tenant.as_str(), patterns, filter, row);
         }
     }
-    let data = Data::new(asked.data);
+    let data = Data::new(event.data);
     index
-        .explain(asked.tenant.as_str(), asked.event_type, &data)
+        .explain(event.tenant.as_str(), event.event_type, &data)
         .into_iter()
         .map(|(entry, explanation)| Matching {
             webhook_id: entry.id,
             webhook_status: entry.payload.get("status"),
-            changed_since: asked
+            changed_since: event
                 .accepted_at
                 .is_some_and(|at| entry.payload.get::<_, Timestamp>("updated_at") > at),
             explanation: if too_costly.contains(&entry.id) {
                 Explanation::Refused {
-                    pattern: entry.listening(asked.event_type),
+                    pattern: entry.listening(event.event_type),
                     refusal: Refusal::too_costly(),
                 }
             } else {

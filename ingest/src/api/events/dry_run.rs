@@ -9,7 +9,7 @@ use shared::ids::{EventType, Tenant};
 use tokio::task::block_in_place;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::api::events::detail::{Asked, Matching, explain, webhooks_of};
+use crate::api::events::detail::{ExplainedEvent, Matching, explain, webhooks_of};
 use crate::api::events::new_event::refused;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::state::Api;
@@ -80,7 +80,7 @@ pub async fn dry_run(api: &Api, tenant: &Tenant, event: &Event) -> Result<EventD
     let mut webhooks = webhooks_of(api, tenant, None, ASKED + 1).await?;
     let all = webhooks.len() as i64 <= ASKED;
     webhooks.truncate(ASKED as usize);
-    let asked = Asked {
+    let explained = ExplainedEvent {
         tenant,
         event_type: event.event_type.as_str(),
         data: &event.data,
@@ -88,7 +88,7 @@ pub async fn dry_run(api: &Api, tenant: &Tenant, event: &Event) -> Result<EventD
     };
     let mut matching = {
         let _permit = cpu::permit(tenant).await;
-        block_in_place(|| explain(api, &asked, &webhooks, &HashSet::new()))
+        block_in_place(|| explain(api, &explained, &webhooks, &HashSet::new()))
     };
     let gets = |matching: &Matching| {
         matches!(matching.explanation, Explanation::Matched { .. })

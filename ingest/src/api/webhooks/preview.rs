@@ -130,12 +130,12 @@ pub async fn preview(
 ) -> Result<Json<Preview>> {
     let patterns = check_events(new.events)?.unwrap_or_default();
     let filters = check_filters(Some(new.filters))?.flatten();
-    let mut asked = Asked::new(&patterns, filters.as_ref())?;
+    let mut tally = Tally::new(&patterns, filters.as_ref())?;
     let client = api.pool.get().await?;
     let latest = latest_events(&client, &acting.tenant).await?;
     drop(client);
     let all = (latest.len() as i64) < LOOKED_AT;
-    let listening = |event: &Latest| asked.listens_to(&event.event_type);
+    let listening = |event: &Latest| tally.listens_to(&event.event_type);
     let to_read: Vec<_> = latest.iter().filter(|event| listening(event)).collect();
 
     // Which event is the first that isn't looked at any more?
@@ -162,13 +162,15 @@ pub async fn preview(
                 end = Some(event.uid);
                 break 'reading;
             };
-            block_in_place(|| asked.ask(event, data));
+            block_in_place(|| tally.count(event, data));
         }
     }
     let seen = end.map_or(latest.len(), |end| {
         latest.iter().take_while(|event| event.uid != end).count()
     });
-    Ok(Json(asked.told(&latest[..seen], all && end.is_none())))
+    Ok(Json(
+        tally.into_preview(&latest[..seen], all && end.is_none()),
+    ))
 }
 
 /// An event without its data.
@@ -213,8 +215,8 @@ async fn data_of(client: &Client, events: &[&Latest]) -> Result<Vec<(EventUid, S
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// The patterns and the filter, and what events had to say.
-struct Asked {
+/// The patterns and the filter, and how many events matched them so far.
+struct Tally {
     patterns: Vec<Pattern>,
     /// Of a single webhook, so that it answers as matching does.
     index: Index<(), ()>,
@@ -224,7 +226,7 @@ struct Asked {
     shown: Vec<PreviewedEvent>,
 }
 
-impl Asked {
+impl Tally {
     fn new(patterns: &[String], filters: Option<&Value>) -> Result<Self> {
         let parsed = patterns.iter().map(|text| text.parse());
         let patterns: Vec<Pattern> = parsed.collect::<std::result::Result<_, _>>().map_err(
@@ -251,7 +253,7 @@ impl Asked {
         patterns.any(|pattern| pattern.listens_to(event_type.as_str()))
     }
 
-    fn ask(&mut self, event: &Latest, data: &str) {
+    fn count(&mut self, event: &Latest, data: &str) {
         let data = Data::new(data);
         let explained = self.index.explain("", event.event_type.as_str(), &data);
         let Some((_, explanation)) = explained.into_iter().next() else {
@@ -283,7 +285,7 @@ impl Asked {
         }
     }
 
-    fn told(mut self, looked_at: &[Latest], all: bool) -> Preview {
+    fn into_preview(mut self, looked_at: &[Latest], all: bool) -> Preview {
         self.by_clause
             .sort_by_key(|clause| std::cmp::Reverse(clause.refused));
         self.by_clause.truncate(CLAUSES);

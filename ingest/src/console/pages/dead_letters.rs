@@ -92,7 +92,7 @@ pub async fn show(
             }
         }
     };
-    Ok(Page::of_all(&operation, Section::DeadLetters, "Dead letters").show(&content))
+    Ok(Page::of_operator(&operation, Section::DeadLetters, "Dead letters").show(&content))
 }
 
 /// Only our own words: what the address says is a word and a number.
@@ -235,7 +235,7 @@ pub async fn show_one(
         (panel("Headers", &html! {}, !letter.headers.is_empty(), &code(&block(&serde_json::to_string_pretty(&headers).unwrap_or_default()))))
         (panel("Body", &html! { (bytes(letter.size.into())) ", the first 1,024 bytes" }, true, &code(&block(&letter.body_excerpt))))
     };
-    Ok(Page::of_all(&operation, Section::DeadLetters, title).show(&content))
+    Ok(Page::of_operator(&operation, Section::DeadLetters, title).show(&content))
 }
 
 /// `POST /console/_/dead-letters/{id}/replay`
@@ -315,5 +315,5 @@ async fn ask(console: &Console, operation: &Operation, fields: &Fields) -> Resul
             button class="btn risk" name="do" value="discard" { "Discard " (count(many, "message")) }
         }
     };
-    Ok(Page::of_all(operation, Section::DeadLetters, "Discard").show(&content))
+    Ok(Page::of_operator(operation, Section::DeadLetters, "Discard").show(&content))
 }

@@ -97,7 +97,7 @@ pub async fn show(
             (more(&path, &search, rows.len(), page.next_cursor.map(|id| id.to_string())))
         }
     };
-    let mut page = Page::of(&visit, Section::Deliveries, "Deliveries");
+    let mut page = Page::of_tenant(&visit, Section::Deliveries, "Deliveries");
     if let (Some(found), None) = (&found, &params.cursor) {
         let newest = found.deliveries.first().map(|one| one.id.to_string());
         let (q, newest) = (search.without(None), newest.unwrap_or_default());

@@ -99,7 +99,7 @@ pub async fn show(
         delivery.event_type,
         to(&delivery, webhook.as_ref())
     );
-    let page = Page::of(&visit, Section::Deliveries, title);
+    let page = Page::of_tenant(&visit, Section::Deliveries, title);
     Ok(match delivery.finished_at {
         Some(_) => page.show(&content),
         None => page

@@ -76,7 +76,7 @@ async fn new_page(
             (beside)
         }
     };
-    Page::of(visit, Section::Webhooks, "New webhook").show(&content)
+    Page::of_tenant(visit, Section::Webhooks, "New webhook").show(&content)
 }
 
 /// `POST /console/{tenant}/webhooks/new`
@@ -119,7 +119,7 @@ pub async fn create(
             Ok(Redirect::to(&path).into_response())
         }
         Err(problem) if problem.status().is_client_error() => {
-            let blames = Blames::of(problem);
+            let blames = Blames::from_problem(problem);
             let page = new_page(&console, &visit, &values, &blames, &unasked()).await;
             Ok(refused(page))
         }
@@ -189,7 +189,7 @@ async fn edit_page(
             (beside)
         }
     };
-    Page::of(visit, Section::Webhooks, "Edit")
+    Page::of_tenant(visit, Section::Webhooks, "Edit")
         .below(path, line(name(webhook)))
         .show(&content)
 }
@@ -239,7 +239,7 @@ pub async fn save(
             Failure::Elsewhere(visit.path(&format!("/webhooks/{id}/edit"))),
         ),
         Err(problem) if problem.status().is_client_error() => {
-            let (blames, parts) = (Blames::of(problem), (&html! {}, &unasked()));
+            let (blames, parts) = (Blames::from_problem(problem), (&html! {}, &unasked()));
             let page = edit_page(&console, &visit, &webhook, &values, &blames, parts);
             Ok(refused(page.await))
         }

@@ -64,7 +64,7 @@ pub async fn show(
         }
     };
     let title = shown.event.id.to_string();
-    Ok(Page::of(&visit, Section::Events, title).show(&content))
+    Ok(Page::of_tenant(&visit, Section::Events, title).show(&content))
 }
 
 fn head(shown: &EventDetail) -> Markup {

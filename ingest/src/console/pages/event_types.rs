@@ -113,7 +113,7 @@ pub async fn show(
             }
         }
     };
-    Ok(Page::of(&visit, Section::EventTypes, "Event types").show(&content))
+    Ok(Page::of_tenant(&visit, Section::EventTypes, "Event types").show(&content))
 }
 
 /// How many events of each type there were in the last day. Without them the page is right.
@@ -278,7 +278,7 @@ pub async fn show_one(
             }
         }
     };
-    Ok(Page::of(&visit, Section::EventTypes, title).show(&content))
+    Ok(Page::of_tenant(&visit, Section::EventTypes, title).show(&content))
 }
 
 fn who_listens(visit: &Visit, listening: &[(&WebhookView, &str)]) -> Markup {

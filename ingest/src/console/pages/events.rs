@@ -68,7 +68,7 @@ pub async fn show(
             ))
         }
     };
-    Ok(Page::of(&visit, Section::Events, "Events").show(&content))
+    Ok(Page::of_tenant(&visit, Section::Events, "Events").show(&content))
 }
 
 /// "That matched nothing" is a filter because it is the question.

@@ -39,9 +39,11 @@ pub async fn show(
         section { h2 { "Queues" } div data-live="queues" { (the_queues(&now.queues)) } }
         (storage(&now.system))
     };
-    Ok(Page::of_all(&operation, Section::Health, "System health")
-        .live("health", &[])
-        .show(&content))
+    Ok(
+        Page::of_operator(&operation, Section::Health, "System health")
+            .live("health", &[])
+            .show(&content),
+    )
 }
 
 /// The live parts: all but how much is stored.

@@ -101,7 +101,7 @@ pub async fn show(
         }
     };
     let title = visit.tenant.to_string();
-    Ok(Page::of(&visit, Section::Overview, title)
+    Ok(Page::of_tenant(&visit, Section::Overview, title)
         .live("overview", &[("window", params.name())])
         .show(&content))
 }
@@ -311,7 +311,7 @@ async fn first_steps(
         }
     };
     let title = visit.tenant.to_string();
-    Ok(Page::of(visit, Section::Overview, title)
+    Ok(Page::of_tenant(visit, Section::Overview, title)
         .live("first-steps", &[])
         .show(&content))
 }

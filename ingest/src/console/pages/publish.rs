@@ -184,7 +184,7 @@ async fn page(
             }
         }
     };
-    Ok(Page::of(visit, Section::Events, "Publish").show(&content))
+    Ok(Page::of_tenant(visit, Section::Events, "Publish").show(&content))
 }
 
 fn would_get_it(dry_run: &EventDryRun, names: &HashMap<WebhookId, String>) -> Markup {

@@ -83,7 +83,7 @@ pub async fn show(
                 Some(&format!("{path}{}", query(&[("cursor", cursor)])))))
         }
     };
-    let page = Page::of(&visit, Section::Replays, "Replays");
+    let page = Page::of_tenant(&visit, Section::Replays, "Replays");
     Ok(with_live(page, running.iter()).show(&content))
 }
 
@@ -135,7 +135,7 @@ pub async fn show_one(
         div class="head" { div { h1 { (title) } p class="sub" { code { (id) } } } }
         (panel(&visit, &replay, &names))
     };
-    let page = Page::of(&visit, Section::Replays, title);
+    let page = Page::of_tenant(&visit, Section::Replays, title);
     Ok(with_live(page, std::iter::once(&replay)).show(&content))
 }
 
@@ -166,7 +166,7 @@ fn state(replay: &Replay) -> Word<'_> {
     }
 }
 
-fn whose(replay: &Replay, names: &HashMap<WebhookId, String>) -> Markup {
+fn webhook_name(replay: &Replay, names: &HashMap<WebhookId, String>) -> Markup {
     html! {
         @match replay.webhook_id {
             None => "All webhooks",
@@ -176,7 +176,7 @@ fn whose(replay: &Replay, names: &HashMap<WebhookId, String>) -> Markup {
 }
 
 /// What it is of, in a line.
-fn what(replay: &Replay) -> Markup {
+fn description(replay: &Replay) -> Markup {
     let all = |list: &Option<Vec<String>>| list.as_ref().map(|list| list.join(", "));
     html! {
         @if replay.kind == "backfill" { "events that it would have matched" } @else { (replay.statuses.join(", ")) }
@@ -197,9 +197,9 @@ fn panel<const ROLE: u8>(
     html! {
         section class="panel" {
             header {
-                h2 { (whose(replay, names)) }
+                h2 { (webhook_name(replay, names)) }
                 span data-live={ "state-" (replay.id) } { (state(replay).show()) }
-                span class="soft" { (what(replay)) }
+                span class="soft" { (description(replay)) }
                 span class="row" {
                     a class="btn tiny" href=(path) { "Look at it" }
                     @if running && visit.by.may(Role::Manager) {
@@ -297,9 +297,9 @@ fn list_of(visit: &Visit, over: &[&Replay], names: &HashMap<WebhookId, String>) 
             @let path = visit.path(&format!("/replays/{}", replay.id));
             (tr(&html! {
                 (td("", &state(replay).show()))
-                (td("", &html! { a href=(path) { (whose(replay, names)) } }))
+                (td("", &html! { a href=(path) { (webhook_name(replay, names)) } }))
                 (td("grow full", &html! { span class="cut soft" {
-                    (what(replay)) " · " (replay.rate) " a second"
+                    (description(replay)) " · " (replay.rate) " a second"
                     @if let Some(because) = &replay.cancelled_because { ". Ended because: " (line(because)) }
                 } }))
                 (num("", Some("sent"), &html! {

@@ -141,5 +141,5 @@ fn ask(visit: &ManagerVisit, fields: &Fields, many: usize, more: bool) -> Html<S
             }
         }
     };
-    Page::of(visit, Section::Deliveries, "Retry").show(&content)
+    Page::of_tenant(visit, Section::Deliveries, "Retry").show(&content)
 }

@@ -43,8 +43,8 @@ pub async fn show(
         @if params.done.as_deref() == Some("saved") { (done("Saved. What is sent from now on goes by it.")) }
         div class="cols wide" {
             div class="stack" {
-                (what(&visit, &webhook, &tenants))
-                (how(&webhook))
+                (definition(&visit, &webhook, &tenants))
+                (request_settings(&webhook))
             }
             div class="stack" {
                 (about(&webhook))
@@ -56,7 +56,7 @@ pub async fn show(
     Ok(page(&visit, &webhook, Tab::Settings, &content))
 }
 
-fn what(visit: &Visit, webhook: &WebhookView, tenants: &str) -> Markup {
+fn definition(visit: &Visit, webhook: &WebhookView, tenants: &str) -> Markup {
     let edit = visit.path(&format!("/webhooks/{}/edit", webhook.id));
     html! {
         section class="panel" {
@@ -97,7 +97,7 @@ fn what(visit: &Visit, webhook: &WebhookView, tenants: &str) -> Markup {
     }
 }
 
-fn how(webhook: &WebhookView) -> Markup {
+fn request_settings(webhook: &WebhookView) -> Markup {
     let retry = webhook
         .retry_policy
         .as_ref()

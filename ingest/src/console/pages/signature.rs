@@ -173,7 +173,7 @@ fn page(
             section role="status" { @if let Some(found) = found { (found) } }
         }
     };
-    Page::of(visit, Section::Signature, "Signature check").show(&content)
+    Page::of_tenant(visit, Section::Signature, "Signature check").show(&content)
 }
 
 fn found_out(found: &Checked) -> Markup {

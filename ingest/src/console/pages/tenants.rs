@@ -64,7 +64,7 @@ pub async fn show(
         (pager(&html! { (count(page.tenants.len() as i64, "tenant")) " shown" },
             page.next_cursor.map(|cursor| format!("{PATH}{}", query(&[("q", params.q.trim()), ("cursor", &cursor)]))).as_deref()))
     };
-    Ok(Page::of_all(&operation, Section::Tenants, "Tenants").show(&content))
+    Ok(Page::of_operator(&operation, Section::Tenants, "Tenants").show(&content))
 }
 
 fn table_of(tenants: &[TenantView]) -> Markup {

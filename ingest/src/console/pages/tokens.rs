@@ -41,7 +41,7 @@ pub async fn show(State(console): State<Arc<Console>>, visit: AdminVisit) -> Res
         (list(&visit.by, &path, &all))
         (issue_form(&visit.by, &path))
     };
-    Ok(Page::of(&visit, Section::Tokens, "Tokens").show(&content))
+    Ok(Page::of_tenant(&visit, Section::Tokens, "Tokens").show(&content))
 }
 
 /// A token that was just made.

@@ -92,7 +92,7 @@ pub async fn show(
     }
     let path = visit.path(&format!("/webhooks/{}", webhook.id));
     let content = html! {
-        @if let Some(said) = params.done.as_deref().and_then(said) { (said) }
+        @if let Some(said) = params.done.as_deref().and_then(confirmation) { (said) }
         (bar(&path, &query, "Filter deliveries", "status:failed type:order.paid code:503 event:order-4711 since:1h", beneath.as_deref()))
         (ready_filters(&path, &query))
         (newer_place(&path, &query, params.cursor.is_none()))
@@ -108,7 +108,7 @@ pub async fn show(
             }
         }
     };
-    let mut page = Page::of(&visit, Section::Webhooks, name(&webhook));
+    let mut page = Page::of_tenant(&visit, Section::Webhooks, name(&webhook));
     if let (Some(found), None) = (&found, &params.cursor) {
         let newest = found.deliveries.first().map(|one| one.id.to_string());
         let (id, q) = (webhook.id.to_string(), query.without(None));
@@ -129,7 +129,7 @@ pub fn page<const ROLE: u8>(
     let base = visit.path(&format!("/webhooks/{}", webhook.id));
     let id = webhook.id.to_string();
     let part = if tab == Tab::Log { "log" } else { "webhook" };
-    Page::of(visit, Section::Webhooks, words)
+    Page::of_tenant(visit, Section::Webhooks, words)
         .below(base, line(name(webhook)))
         .live(part, &[("id", &id)])
         .show(&body(visit, webhook, tab, content))
@@ -345,8 +345,8 @@ pub async fn set_status(
     Ok(Redirect::to(&path))
 }
 
-fn said(what: &str) -> Option<Markup> {
-    Some(match what {
+fn confirmation(change: &str) -> Option<Markup> {
+    Some(match change {
         "paused" => done("Paused. Deliveries are held until it is active again."),
         "active" => done("Active. What was held is sent now, a few at a time."),
         "asked" => done("It is asked within a few seconds."),

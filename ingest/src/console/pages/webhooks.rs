@@ -205,7 +205,7 @@ pub async fn show(
             }
         }
     };
-    let page = Page::of(&visit, Section::Webhooks, "Webhooks");
+    let page = Page::of_tenant(&visit, Section::Webhooks, "Webhooks");
     // Of the first page alone: that is what a poll reads.
     Ok(match total > 0 && params.cursor.is_none() {
         true => page.live("webhooks", &[]).show(&content),

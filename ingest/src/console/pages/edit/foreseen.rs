@@ -39,7 +39,9 @@ pub(super) async fn previewed(
     let acting = visit.acting().await?;
     match preview::preview(acting, State(console.api.clone()), Body(wanted)).await {
         Ok(preview) => Ok((beside(&preview.0), Blames::default())),
-        Err(problem) if problem.status().is_client_error() => Ok((unasked(), Blames::of(problem))),
+        Err(problem) if problem.status().is_client_error() => {
+            Ok((unasked(), Blames::from_problem(problem)))
+        }
         Err(problem) => Err(problem.into()),
     }
 }

@@ -209,7 +209,7 @@ pub(super) fn rows_of(filters: &str) -> Option<Vec<Clause>> {
 pub(super) struct Blames(pub(super) Vec<(String, String)>);
 
 impl Blames {
-    pub(super) fn of(problem: Problem) -> Self {
+    pub(super) fn from_problem(problem: Problem) -> Self {
         let (_, detail, errors) = problem.into_blame();
         if errors.is_empty() {
             return Self(vec![(String::new(), detail)]);

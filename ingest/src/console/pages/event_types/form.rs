@@ -158,7 +158,7 @@ fn form_page(visit: &ManagerVisit, form: &Form, is_new: bool, wrong: Option<&str
         }
         @if !is_new { (delete_form(&visit.by, &format!("{path}/{}", segment(&form.name)))) }
     };
-    Page::of(visit, Section::EventTypes, title).show(&content)
+    Page::of_tenant(visit, Section::EventTypes, title).show(&content)
 }
 
 fn delete_form(by: &Visitor, path: &str) -> Markup {
@@ -186,7 +186,7 @@ pub async fn import_page(visit: ManagerVisit) -> Html<String> {
         }
         p class="soft" { "One of your own: " code { "POST /api/v1/event-types/import" } ", or a file for " code { "posthorn-ingest apply" } "." }
     };
-    Page::of(&visit, Section::EventTypes, "Import a catalogue").show(&content)
+    Page::of_tenant(&visit, Section::EventTypes, "Import a catalogue").show(&content)
 }
 
 /// `POST /console/{tenant}/event-types/import`

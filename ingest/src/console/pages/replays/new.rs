@@ -255,7 +255,7 @@ async fn page(console: &Console, visit: &ManagerVisit, form: &Form) -> Result<Ht
             }
         }
     };
-    Ok(Page::of(visit, Section::Replays, "New replay").show(&content))
+    Ok(Page::of_tenant(visit, Section::Replays, "New replay").show(&content))
 }
 
 fn how_many(counted: &DryRun, form: &Form) -> Markup {

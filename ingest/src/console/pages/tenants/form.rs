@@ -186,5 +186,5 @@ fn form_page(
             div class="row" { button class="btn main-btn" { "Save" } a class="btn quiet" href=(if tenant.is_some() { action.as_str() } else { PATH }) { "Leave it" } }
         }
     };
-    Page::of_all(operation, Section::Tenants, title).show(&content)
+    Page::of_operator(operation, Section::Tenants, title).show(&content)
 }

@@ -105,7 +105,7 @@ pub async fn show(
             }
         }
     };
-    Ok(Page::of_all(&operation, Section::Tenants, name(&tenant)).show(&content))
+    Ok(Page::of_operator(&operation, Section::Tenants, name(&tenant)).show(&content))
 }
 
 fn portal(by: &Visitor, path: &str, tenant: &TenantView, open: i64) -> Markup {
