@@ -21,7 +21,9 @@
 //! A late copy that is about to be sent takes its delivery over ([`Tickets::claim`]): the time
 //! until which the copy waited becomes the ticket. Its old ticket is older by the whole wait, or
 //! by a whole outage. With the old ticket in the row, the sweeper would count the job as lost
-//! during the request, and a second copy would be sent beside the first one.
+//! during the request. And a job may have two copies that are due at about the same time: the
+//! dispatcher that lost the confirm makes one, and the dispatcher that gets the old job again
+//! makes another. The second copy would find the same ticket and be sent beside the first one.
 
 use deadpool_postgres::{Client, Pool};
 use shared::clock;
@@ -179,8 +181,10 @@ fn next(job: &Job, found: Found, now: OffsetDateTime) -> Next {
     if when > now + SOON {
         return Next::NewTicket(next);
     }
+    // It follows from this moment alone, so that no two copies wait until the same time.
+    let wait = if when > now { SOON + LATE } else { LATE };
     Next::Late(Job {
-        late: Some(Late::Until(now.max(when) + LATE)),
+        late: Some(Late::Until(now + wait)),
         ..next
     })
 }
@@ -283,6 +287,24 @@ mod tests {
         // The promise is 20 s, of which a delay queue may take one.
         assert_eq!(next.when(), NOW + LATE);
         assert!(LATE + Duration::seconds(2) < Duration::seconds(20));
+    }
+
+    #[test]
+    fn two_late_copies_of_a_job_wait_until_different_times() {
+        // Whichever is claimed first becomes the delivery's job, and the other one is dropped.
+        for due_at in [NOW - Duration::SECOND, NOW, NOW + SOON] {
+            let found = Found {
+                attempts: 1,
+                due_at,
+            };
+            let until = |now| match next(&job(1, NOW), found, now) {
+                Next::Late(copy) => copy.when(),
+                Next::NewTicket(_) => panic!("it is late"),
+            };
+            let (one, other) = (until(NOW), until(NOW + Duration::MICROSECOND));
+            assert_ne!(one, other);
+            assert!(one >= due_at + LATE && other >= due_at + LATE);
+        }
     }
 
     #[test]
