@@ -15,6 +15,8 @@ use crate::console::text::{MOST, block, excerpt, line, plain, short, within};
 pub enum Head {
     Text(&'static str),
     Number(&'static str),
+    /// Buttons, whose words say enough to those who see them.
+    Action(&'static str),
     /// Boxes that select rows.
     Pick,
 }
@@ -29,6 +31,7 @@ pub fn table(class: &str, heads: &[Head], rows: &Markup) -> Markup {
                         @match head {
                             Head::Text(words) => th role="columnheader" { (words) },
                             Head::Number(words) => th role="columnheader" class="right" { (words) },
+                            Head::Action(words) => th role="columnheader" { span class="sr" { (words) } },
                             Head::Pick => th role="columnheader" class="pick" {
                                 input type="checkbox" class="js-only" data-all aria-label="Select this page";
                                 span class="sr" { "Select" }

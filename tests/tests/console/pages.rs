@@ -68,10 +68,7 @@ async fn wrong_with(tab: &Tab, axe: &str, name: &str, path: &str) -> Vec<String>
         .await
         == true
     {
-        // The form for a token is still too wide there.
-        if !["tokens", "tenant"].contains(&name) {
-            wrong.push(format!("{name} at 320 scrolls sideways"));
-        }
+        wrong.push(format!("{name} at 320 scrolls sideways"));
     }
     let size = tab
         .script(

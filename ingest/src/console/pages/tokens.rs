@@ -20,7 +20,7 @@ use crate::console::failure::Result;
 use crate::console::fields::Fields;
 use crate::console::frame::{Page, Section, csrf};
 use crate::console::moments::at;
-use crate::console::parts::{code, empty, note};
+use crate::console::parts::{Head, code, empty, note, num, table, td, tr};
 use crate::console::session::shown_once::{keep_secret, take_secret};
 use crate::console::state::Console;
 use crate::console::text::line;
@@ -76,28 +76,41 @@ pub fn list(by: &Visitor, path: &str, all: &[Token]) -> Markup {
         );
     }
     let now = shared::clock::now();
+    let heads = [
+        Head::Text("Token"),
+        Head::Text("Role"),
+        Head::Number("Last used"),
+        Head::Number("Ends"),
+        Head::Action("Revoke"),
+    ];
+    let when = |time: Option<Timestamp>| match time {
+        Some(time) => at(time.0),
+        None => html! { "never" },
+    };
+    let rows = html! {
+        @for token in all {
+            (tr(&html! {
+                (td("grow first", &html! { code { (line(&token.prefix)) "…" } }))
+                (td("", &token.role.as_str()))
+                (num("soft", Some("last used"), &when(token.last_used_at)))
+                (num("soft", Some("ends"), &when(token.expires_at)))
+                (td("right last", &html! {
+                    @if token.revoked_at.is_some() { span class="tag" { "revoked" } }
+                    @else if token.expires_at.is_some_and(|ends| ends.0 <= now) { span class="tag" { "expired" } }
+                    @else {
+                        form method="post" action={ (path) "/" (token.id) "/revoke" } {
+                            (csrf(by))
+                            button class="btn tiny risk" { "Revoke" }
+                        }
+                    }
+                }))
+            }))
+        }
+    };
     html! {
         section class="panel" {
             header { h2 { "All of them" } }
-            div class="scroll" { table class="tight" {
-                thead { tr { th { "Token" } th { "Role" } th { "Last used" } th { "Ends" } th { span class="sr" { "Revoke" } } } }
-                tbody { @for token in all { tr {
-                    td { code { (line(&token.prefix)) "…" } }
-                    td { (token.role.as_str()) }
-                    td class="soft" { @match token.last_used_at { Some(used) => (at(used.0)), None => "never" } }
-                    td class="soft" { @match token.expires_at { Some(ends) => (at(ends.0)), None => "never" } }
-                    td class="right" {
-                        @if token.revoked_at.is_some() { span class="tag" { "revoked" } }
-                        @else if token.expires_at.is_some_and(|ends| ends.0 <= now) { span class="tag" { "expired" } }
-                        @else {
-                            form method="post" action={ (path) "/" (token.id) "/revoke" } {
-                                (csrf(by))
-                                button class="btn tiny risk" { "Revoke" }
-                            }
-                        }
-                    }
-                } } }
-            } }
+            (table("tight", &heads, &rows))
         }
     }
 }
