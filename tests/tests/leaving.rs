@@ -223,13 +223,26 @@ async fn a_first_attempt_whose_job_was_queued_before_its_event_was_expunged_is_n
             .into_iter()
             .any(|it| it == (&json!("ada"), &json!("cancelled")))
     );
-    // The history says who had the data taken away.
-    let changes = world.ask(&ingest, "GET", "/api/v1/changes", None).await;
-    assert!(
-        changes.body.to_string().contains("expunged_at"),
-        "{}",
-        changes.body
-    );
+    // The history says once who had which event's data taken away, and nothing of the tenant.
+    world.ask(&ingest, "POST", expunge, None).await;
+    for of in ["", "?object=ada"] {
+        let path = format!("/api/v1/changes{of}");
+        let changes = world.ask(&ingest, "GET", &path, None).await;
+        let changes = changes.body["changes"].as_array().unwrap();
+        let expunges = changes
+            .iter()
+            .filter(|it| !it["after"]["expunged_at"].is_null());
+        let expunges: Vec<_> = expunges.collect();
+        assert_eq!(expunges.len(), 1, "{changes:?}");
+        let (kind, object) = (&expunges[0]["kind"], &expunges[0]["object"]);
+        assert_eq!((kind, object), (&json!("event"), &json!("ada")));
+        assert!(
+            expunges[0]["actor"]
+                .as_str()
+                .unwrap()
+                .starts_with("token pht_")
+        );
+    }
     world.finish().await;
 }
 

@@ -1,6 +1,6 @@
 //! The history of changes: who changed what, with the values before and after.
 //!
-//! Triggers write it (V15) in the transaction of the change. It has no secrets: of a sealed member
+//! Triggers write it (V15) in the transaction of the change; an expunge writes its own entry. It has no secrets: of a sealed member
 //! it says only that the member changed. It keeps an object's latest 200 changes for as long as
 //! the log is kept. Of a deleted object only the deletion is kept.
 
@@ -50,7 +50,7 @@ pub fn of_all() -> OpenApiRouter<Shared> {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeQuery {
-    /// Only of this webhook, event type, tenant or token.
+    /// Only of this webhook, event type, tenant, token or event.
     #[param(example = "wh_01kb4v2p8zf5sttdw3m8e7h2xk")]
     pub object: Option<String>,
     /// The most entries of the page.
@@ -77,6 +77,8 @@ pub enum ChangedKind {
     Webhook,
     EventType,
     Token,
+    /// Its data was expunged.
+    Event,
 }
 
 /// What was done with it.
@@ -102,7 +104,7 @@ pub struct Change {
     pub actor: String,
     pub action: ChangeAction,
     pub kind: ChangedKind,
-    /// A webhook's or a token's id, an event type's name, a tenant's id.
+    /// A webhook's, a token's or an event's id, an event type's name, a tenant's id.
     pub object: String,
     /// The members that changed, as they were; `null`: it was created or deleted, or has been
     /// deleted since. A secret's value is `…`. A value of more than 2,000 characters is cut.
@@ -115,7 +117,7 @@ pub struct Change {
 
 /// List changes
 ///
-/// Newest first: of webhooks, event types and the tenant's limits.
+/// Newest first: of webhooks, event types and the tenant's limits, and which events were expunged.
 #[utoipa::path(
     get, path = "/", operation_id = "list_changes", tag = "changes",
     security(("token" = ["viewer"])),
@@ -189,7 +191,7 @@ pub async fn find(
                 .prepare_cached(
                     "-- list_changes_of_object\n\
                      SELECT * FROM changes \
-                     WHERE tenant = $1 AND kind IN ('webhook', 'event_type', 'tenant', 'token') AND object = $5 \
+                     WHERE tenant = $1 AND kind IN ('webhook', 'event_type', 'tenant', 'token', 'event') AND object = $5 \
                        AND ($2::int8 IS NULL OR id < $2) AND ($3 OR kind <> 'token') \
                      ORDER BY id DESC LIMIT $4",
                 )
@@ -226,7 +228,8 @@ impl Change {
             "tenant" => ChangedKind::Tenant,
             "webhook" => ChangedKind::Webhook,
             "event_type" => ChangedKind::EventType,
-            // The table's CHECK allows no fifth.
+            "event" => ChangedKind::Event,
+            // The table's CHECK allows no sixth.
             _ => ChangedKind::Token,
         };
         let object: String = row.get("object");

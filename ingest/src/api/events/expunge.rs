@@ -56,9 +56,17 @@ async fn expunge(
 ) -> Result<Json<Expunged>> {
     let mut client = api.pool.get().await?;
     let transaction = begin(&mut client, &acting.actor).await?;
-    let Some((uids, expunged_at)) = clear_data(&transaction, &acting.tenant, &id).await? else {
+    let Some(cleared) = clear_data(&transaction, &acting.tenant, &id).await? else {
         return Err(Problem::not_found(format!("there is no event {id}")));
     };
+    let Cleared {
+        uids,
+        expunged_at,
+        is_new,
+    } = cleared;
+    if is_new {
+        note_in_history(&transaction, &acting.tenant, &id).await?;
+    }
     let (cancelled, any_first) = cancel(&transaction, &uids).await?;
     clear_attempts(&transaction, &uids).await?;
     remove_of_event(&transaction, &acting.tenant, &id).await?;
@@ -74,12 +82,21 @@ async fn expunge(
     }))
 }
 
+/// The events of one id, without their data now.
+struct Cleared {
+    uids: Vec<EventUid>,
+    /// When the first of them was expunged.
+    expunged_at: Timestamp,
+    /// Whether one of them had its data until now.
+    is_new: bool,
+}
+
 /// The events of this id, of which there may be one a day; `None` if there is none.
 async fn clear_data(
     transaction: &Transaction<'_>,
     tenant: &Tenant,
     id: &EventId,
-) -> Result<Option<(Vec<EventUid>, Timestamp)>> {
+) -> Result<Option<Cleared>> {
     // `OFFSET 0`: see `find_event`.
     let statement = transaction
         .prepare_cached(
@@ -88,12 +105,34 @@ async fn clear_data(
                  expunged_at = coalesce(expunged_at, now()) \
              WHERE uid = ANY (ARRAY( \
                  SELECT uid FROM events WHERE tenant = $1 AND id = $2 OFFSET 0)) \
-             RETURNING uid, expunged_at",
+             RETURNING uid, expunged_at, expunged_at = now() AS is_new",
         )
         .await?;
     let rows = transaction.query(&statement, &[tenant, id]).await?;
-    let first = rows.iter().map(|row| row.get(1)).min();
-    Ok(first.map(|at| (rows.iter().map(|row| row.get(0)).collect(), at)))
+    let first = rows.iter().map(|row| row.get("expunged_at")).min();
+    Ok(first.map(|expunged_at| Cleared {
+        uids: rows.iter().map(|row| row.get("uid")).collect(),
+        expunged_at,
+        is_new: rows.iter().any(|row| row.get("is_new")),
+    }))
+}
+
+/// Who had the data taken away, and of which event.
+async fn note_in_history(
+    transaction: &Transaction<'_>,
+    tenant: &Tenant,
+    id: &EventId,
+) -> Result<()> {
+    let statement = transaction
+        .prepare_cached(
+            "-- note_expunged_event\n\
+             INSERT INTO changes (tenant, actor, action, kind, object, before, after) \
+             VALUES ($1, current_setting('posthorn.actor'), 'changed', 'event', $2, \
+                 '{\"expunged_at\": null}', jsonb_build_object('expunged_at', now()))",
+        )
+        .await?;
+    transaction.execute(&statement, &[tenant, id]).await?;
+    Ok(())
 }
 
 /// How many open deliveries were cancelled, and whether one of them waited for its first attempt.
