@@ -135,6 +135,54 @@ async fn a_clients_webhooks_and_one_by_its_old_id_are_found_without_reading_the_
     world.finish().await;
 }
 
+/// Every day of the log has indexes of its own. Whoever looks into each of them for each webhook
+/// looks 3,100 times for a page of fifty deliveries.
+#[tokio::test]
+async fn lists_of_many_webhooks_look_into_the_days_that_they_need() {
+    const MANY: u64 = 100;
+    let world = World::start().await;
+    let sql = world.sql().await;
+    history::fill(&sql, TENANT, DAYS, PER_DAY).await.unwrap();
+    // Its deliveries are those of webhooks that are there, and one of them is open.
+    let many = format!(
+        "SET session_replication_role = replica;
+         INSERT INTO webhooks (id, tenant, url, patterns, secret, revision)
+             SELECT gen_random_uuid(), '{TENANT}', 'https://example.com/', '{{never}}', '', 0
+             FROM generate_series(1, {MANY});
+         RESET session_replication_role;
+         CREATE TEMP TABLE own AS SELECT id, row_number() OVER () - 1 AS n FROM webhooks WHERE status = 'active';
+         UPDATE deliveries d SET webhook_id = own.id FROM own WHERE own.n = abs(hashtext(d.id::text) % {MANY})"
+    );
+    sql.batch_execute(&many).await.unwrap();
+    fill_with_open(&sql, 1).await;
+    sql.batch_execute("VACUUM ANALYZE").await.unwrap();
+    let url = explained(world.database_url());
+    let settings = [
+        ("DATABASE_URL", url.as_str()),
+        ("LOG_FORMAT", "json"),
+        ("RUST_LOG", "info,lapin=off"),
+    ];
+    let ingest = world.service("posthorn-ingest", &settings).await;
+    for path in ["/api/v1/deliveries", "/api/v1/webhooks?limit=250"] {
+        let listed = world.ask(&ingest, "GET", path, None).await;
+        assert_eq!(listed.status, 200, "{path}: {}", listed.body);
+    }
+    let plans = plans(&world.logs());
+    // A day, or two about midnight. `backlogs` has two indexes.
+    for (name, most) in [("look_at_deliveries", 2), ("backlogs", 4)] {
+        let of_name = plans.iter().filter(|plan| plan.name == name);
+        let scans: Vec<_> = of_name.map(|plan| plan.scans).collect();
+        assert!(!scans.is_empty(), "{name}");
+        let is_within = scans
+            .iter()
+            .all(|scans| *scans <= most * MANY + u64::from(DAYS));
+        assert!(is_within, "{name} looked into {scans:?} indexes of a day");
+    }
+    let delete = "DELETE FROM deliveries WHERE deferred_because = 'endpoint_down'";
+    sql.batch_execute(delete).await.unwrap();
+    world.finish().await;
+}
+
 /// Has both services do all that they do often, and looks at how it was done.
 async fn works_within_bounds(world: &World) {
     let url = explained(world.database_url());
@@ -212,7 +260,9 @@ async fn works_within_bounds(world: &World) {
         *asked = plan.asked.max(*asked);
         let bound = ROWS_PER_ROW * plan.asked + ROWS_ANYWAY;
         if plan.rows > bound && !BOUNDED_OTHERWISE.contains(&plan.name.as_str()) {
-            let Plan { name, asked, rows } = plan;
+            let Plan {
+                name, asked, rows, ..
+            } = plan;
             beyond.push(format!("{name} looked at {rows} rows for {asked}"));
         }
     }
@@ -260,6 +310,8 @@ struct Plan {
     asked: u64,
     /// Rows that its nodes passed on or threw away.
     rows: u64,
+    /// How often it looked into an index of a day of deliveries.
+    scans: u64,
 }
 
 /// What services have logged of plans.
@@ -278,6 +330,7 @@ fn plans(logs: &str) -> Vec<Plan> {
                 name: name.to_owned(),
                 asked: number(&explained["Plan"], "Actual Rows"),
                 rows: 0,
+                scans: 0,
             };
             count(&explained["Plan"], &mut plan);
             Some(plan)
@@ -300,6 +353,10 @@ fn count(node: &Value, plan: &mut Plan) {
     .map(|what| number(node, what))
     .sum();
     plan.rows += loops * (passed_on + thrown_away);
+    let relation = node["Relation Name"].as_str().unwrap_or_default();
+    if relation.starts_with("deliveries_") {
+        plan.scans += loops;
+    }
     for child in node["Plans"].as_array().into_iter().flatten() {
         count(child, plan);
     }

@@ -132,6 +132,11 @@ impl Merge {
         self.count *= GROWTH;
     }
 
+    /// How many rows may still be read.
+    pub fn budget(&self) -> usize {
+        self.budget
+    }
+
     fn edge(&self) -> Option<Uuid> {
         let edges = self.open.iter().map(|open| open.edge);
         edges.max().map(Uuid::from_u128)

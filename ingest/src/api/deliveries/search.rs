@@ -6,6 +6,9 @@
 //! that are rare. [`merge`](crate::api::deliveries::merge) says how many to read
 //! next of which webhook. Only the rows of the page are read whole.
 //!
+//! The days of the log are looked at in [`ranges`], the newest first: each day is a partition with
+//! indexes of its own, and most pages are full before the second day.
+//!
 //! A request looks at about [`BUDGET`] deliveries at most. So a page may have fewer
 //! than its limit, or none, and still a `next_cursor` to continue with.
 
@@ -14,7 +17,8 @@ use std::time::Duration;
 use deadpool_postgres::Client;
 use serde::Deserialize;
 use shared::clock;
-use shared::ids::{DeliveryId, EventId, Malformed, Tenant, WebhookId, first_uuid_at};
+use shared::ids::{DeliveryId, EventId, Malformed, Tenant, WebhookId, first_uuid_at, time_of};
+use time::Time;
 use tokio_postgres::Row;
 use utoipa::IntoParams;
 use uuid::Uuid;
@@ -35,6 +39,8 @@ const MAX_WEBHOOKS: usize = 100;
 
 /// How far the clocks of replicas may be apart.
 const CLOCKS: Duration = Duration::from_secs(600);
+/// In days: what is older than that is looked at together.
+const OLDEST_RANGE: i64 = 40;
 /// How many deliveries are read first if few of them may pass the filters.
 const FIRST: usize = 500;
 
@@ -287,12 +293,26 @@ async fn list_deliveries(
     } else {
         wanted.max(FIRST)
     };
-    let mut merge = Merge::new(webhooks, search.to, wanted, first, BUDGET);
-    while let Some(look) = merge.next_look() {
-        let seen = look_at_deliveries(client, &look, by_index, search).await?;
-        merge.add(&look, seen);
+    let (mut ids, mut edge, mut budget) = (Vec::new(), None, BUDGET);
+    for (from, to) in ranges(search.from, search.to) {
+        let mut merge = Merge::new(webhooks, to, wanted - ids.len(), first, budget);
+        while let Some(look) = merge.next_look() {
+            let seen = look_at_deliveries(client, &look, by_index, (from, to), search).await?;
+            merge.add(&look, seen);
+        }
+        budget = merge.budget();
+        let found;
+        (found, edge) = merge.found();
+        ids.extend(found);
+        // The edge of a range that wasn't read to its end is where the next page begins.
+        if ids.len() >= wanted || edge.is_some() {
+            break;
+        }
+        if budget == 0 {
+            edge = Some(from).filter(|from| *from > search.from);
+            break;
+        }
     }
-    let (mut ids, edge) = merge.found();
     let has_more = ids.len() > search.limit as usize;
     ids.truncate(search.limit as usize);
     let last = ids.last().copied().filter(|_| has_more);
@@ -302,12 +322,32 @@ async fn list_deliveries(
     })
 }
 
+/// Splits the ids from `from` up to, but without, `to` into ranges, the newest first: the last day,
+/// the day before, three days, nine days, 27 days, the rest. A range begins at midnight, as
+/// partitions do.
+fn ranges(from: Uuid, to: Uuid) -> Vec<(Uuid, Uuid)> {
+    let midnight = time_of(to).replace_time(Time::MIDNIGHT);
+    let (mut ranges, mut end, mut age) = (Vec::new(), to, 0);
+    while end > from {
+        let begin = match age <= OLDEST_RANGE {
+            true => first_uuid_at(midnight - time::Duration::days(age)).max(from),
+            false => from,
+        };
+        if begin < end {
+            ranges.push((begin, end));
+        }
+        (end, age) = (begin, age * 3 + 1);
+    }
+    ranges
+}
+
 /// Reads the next deliveries of some webhooks. Answers how many were read, the last of them,
 /// and the ids of those that pass the filters that no index covers.
 async fn look_at_deliveries(
     client: &Client,
     look: &Look,
     by_index: Option<&str>,
+    (from, to): (Uuid, Uuid),
     search: &Search,
 ) -> Result<Vec<Seen>> {
     let by_looking = search.states.as_ref().filter(|_| by_index.is_none());
@@ -319,8 +359,9 @@ async fn look_at_deliveries(
     // Rows are compared, and ordered, by all columns of the index that is meant:
     // by the id alone, the primary key looks as good to a planner that can't know
     // the webhook, and is read to its end for one that has few deliveries. `$7`
-    // only says which days not to look into. With a lower bound beside it, a
-    // planner without statistics takes what lies between for very little.
+    // only says which days not to plan for. With a lower bound beside it, a
+    // planner without statistics takes what lies between for very little. So the lower
+    // bound comes from a row: PostgreSQL leaves days before it out when it executes.
     // What isn't asked for is planned away: then only the index is read.
     let due = if search.due { IS_DUE } else { "" };
     let (columns, state, newest_first) = match by_index {
@@ -335,7 +376,8 @@ async fn look_at_deliveries(
     let statement = client
         .prepare_cached(&format!(
             "-- look_at_deliveries\n\
-             SELECT s.* FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS w (id, before, n) \
+             SELECT s.* FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) \
+                 WITH ORDINALITY AS w (id, before, since, n) \
              CROSS JOIN LATERAL ( \
                  SELECT count(*) AS seen, (array_agg(id))[1] AS newest, \
                      (array_agg(id))[count(*)] AS edge, \
@@ -343,8 +385,8 @@ async fn look_at_deliveries(
                  FROM (SELECT id, coalesce( \
                          ($6::text[] IS NULL OR state = ANY($6)) AND {passes}{due}, false) AS passes \
                      FROM deliveries d \
-                     WHERE ({columns}) >= (w.id, {state}$3::uuid) AND ({columns}) < (w.id, {state}w.before) \
-                       AND ($5::text IS NULL OR state = $5) AND id < $7 \
+                     WHERE ({columns}) >= (w.id, {state}w.since) AND ({columns}) < (w.id, {state}w.before) \
+                       AND ($5::text IS NULL OR state = $5) AND id < $7 AND id >= w.since \
                      ORDER BY {newest_first} LIMIT $4) d) s \
              ORDER BY w.n"
         ))
@@ -355,11 +397,11 @@ async fn look_at_deliveries(
             &[
                 &webhooks,
                 &before,
-                &search.from,
+                &vec![from; webhooks.len()],
                 &(*count as i64),
                 &by_index,
                 &by_looking,
-                &search.to,
+                &to,
                 &search.filter.exact(),
                 &search.filter.prefixes(),
                 &search.filter.codes,
@@ -377,6 +419,9 @@ async fn look_at_deliveries(
 }
 
 async fn read_deliveries(client: &Client, ids: &[Uuid]) -> Result<Vec<Row>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
     let statement = client
         .prepare_cached(&format!(
             "-- read_deliveries\n\
@@ -441,4 +486,42 @@ fn cut(rows: &mut Vec<Row>, limit: i64) -> Option<DeliveryId> {
     let has_more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
     rows.last().filter(|_| has_more).map(|row| row.get("id"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_days_and_leave_nothing_out() {
+        let at = |text: &str| {
+            let at =
+                time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339);
+            first_uuid_at(at.unwrap())
+        };
+        let days = |from: Uuid, to: Uuid| {
+            let ranges = ranges(from, to);
+            let days = ranges
+                .iter()
+                .map(|(from, to)| (time_of(*to) - time_of(*from)).whole_hours());
+            assert!(
+                ranges.windows(2).all(|pair| pair[0].0 == pair[1].1),
+                "{ranges:?}"
+            );
+            let ends = ranges.first().zip(ranges.last());
+            assert!(ends.is_none_or(|(first, last)| first.1 == to && last.0 == from));
+            days.collect::<Vec<_>>()
+        };
+        let now = at("2026-11-30T06:00:00Z");
+        assert_eq!(days(at("2026-11-01T00:00:00Z"), now), [6, 24, 72, 216, 384]);
+        assert_eq!(days(at("2026-11-28T12:00:00Z"), now), [6, 24, 12]);
+        assert_eq!(days(at("2026-11-30T05:00:00Z"), now), [1]);
+        let midnight = at("2026-11-30T00:00:00Z");
+        assert_eq!(days(at("2026-11-28T00:00:00Z"), midnight), [24, 24]);
+        assert!(days(now, midnight).is_empty());
+        assert!(days(now, now).is_empty());
+        assert_eq!(days(Uuid::nil(), now).len(), 6);
+        // Made-up ids of impossible times.
+        assert_eq!(days(Uuid::nil(), Uuid::max()).len(), 1);
+    }
 }

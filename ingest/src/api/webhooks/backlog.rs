@@ -8,6 +8,9 @@
 //!   ago. The sweeper's watermark says how far dispatchers have worked the queues off: every job that
 //!   was due before has been taken. So these are due after the watermark, in `deliveries_due`,
 //!   and few unless the queues are long.
+//!
+//! Open deliveries are of the last day or two, unless a webhook is paused or an endpoint is down.
+//! Each day has indexes of its own. So it is looked up first which day is the oldest that has one.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,6 +18,8 @@ use std::time::Duration;
 use deadpool_postgres::Client;
 use shared::clock;
 use shared::ids::{DeliveryId, WebhookId, first_uuid_at};
+use time::Time;
+use uuid::Uuid;
 
 use crate::api::http::problem::Result;
 
@@ -22,6 +27,9 @@ use crate::api::http::problem::Result;
 const COUNTED: [i64; 2] = [10_000, 1_000];
 /// How far those in the queues are counted, of all webhooks of all tenants.
 const IN_QUEUES: i64 = 10_000;
+
+/// The most days whose open deliveries are looked up day by day. What is older is one range.
+const DAYS: i64 = 60;
 
 /// What waits for a webhook.
 #[derive(Debug, Clone, Copy)]
@@ -54,8 +62,9 @@ pub async fn backlogs(
     let bound = COUNTED[usize::from(webhooks.len() > 1)];
     // Future days have partitions, too.
     let to_come = first_uuid_at(clock::now() + Duration::from_secs(600));
-    // Rows are compared by all columns of the index that is meant: see
-    // `api::deliveries::search`. An attempt takes a minute at most, and its verdict a moment.
+    let since = oldest_open_day(client).await?;
+    // Rows are compared by all columns of the index that is meant, and the lower bound comes from
+    // a row: see `api::deliveries::search`. An attempt takes a minute at most, and its verdict a moment.
     let statement = client
         .prepare_cached(
             "-- backlogs\n\
@@ -70,18 +79,18 @@ pub async fn backlogs(
                  d.waiting AS deferred, d.oldest AS deferred_oldest, \
                  q.waiting AS queued, q.oldest AS queued_oldest, \
                  (SELECT count(*) FROM queued) AS all_queued \
-             FROM unnest($1::uuid[]) AS w (id) \
+             FROM unnest($1::uuid[], $5::uuid[]) AS w (id, since) \
              CROSS JOIN LATERAL (SELECT count(*) AS waiting, (array_agg(id))[1] AS oldest FROM ( \
                  SELECT id FROM deliveries \
                  WHERE (webhook_id, state, id) >= (w.id, 'retrying', '00000000-0000-0000-0000-000000000000') \
                    AND (webhook_id, state, id) <= (w.id, 'retrying', 'ffffffff-ffff-ffff-ffff-ffffffffffff') \
-                   AND state = 'retrying' AND id < $4 \
+                   AND state = 'retrying' AND id < $4 AND id >= w.since \
                  ORDER BY webhook_id, state, id LIMIT $2) a) r \
              CROSS JOIN LATERAL (SELECT count(*) AS waiting, (array_agg(id))[1] AS oldest FROM ( \
                  SELECT id FROM deliveries \
                  WHERE (webhook_id, id) >= (w.id, '00000000-0000-0000-0000-000000000000') \
                    AND (webhook_id, id) <= (w.id, 'ffffffff-ffff-ffff-ffff-ffffffffffff') \
-                   AND state = 'queued' AND deferred_because IS NOT NULL AND id < $4 \
+                   AND state = 'queued' AND deferred_because IS NOT NULL AND id < $4 AND id >= w.since \
                  ORDER BY webhook_id, id LIMIT $2) a) d \
              CROSS JOIN LATERAL (SELECT count(*) AS waiting, (array_agg(id ORDER BY id))[1] AS oldest \
                  FROM queued WHERE queued.webhook_id = w.id) q",
@@ -90,7 +99,13 @@ pub async fn backlogs(
     let rows = client
         .query(
             &statement,
-            &[&webhooks, &(bound + 1), &(IN_QUEUES + 1), &to_come],
+            &[
+                &webhooks,
+                &(bound + 1),
+                &(IN_QUEUES + 1),
+                &to_come,
+                &vec![since; webhooks.len()],
+            ],
         )
         .await?;
     let backlogs = rows.iter().map(|row| {
@@ -110,4 +125,27 @@ pub async fn backlogs(
         (row.get("id"), backlog)
     });
     Ok(backlogs.collect())
+}
+
+/// Where the oldest day begins that has an open delivery, of whichever webhook.
+async fn oldest_open_day(client: &Client) -> Result<Uuid> {
+    let today = clock::now().replace_time(Time::MIDNIGHT);
+    let midnights = (0..DAYS).rev();
+    let midnights = midnights.map(|age| first_uuid_at(today - time::Duration::days(age)));
+    let begins: Vec<_> = [Uuid::nil()].into_iter().chain(midnights).collect();
+    let ends: Vec<_> = begins[1..].iter().copied().chain([Uuid::max()]).collect();
+    // In the order of `deliveries_due`, which has nothing but open ones.
+    let statement = client
+        .prepare_cached(
+            "-- oldest_open_day\n\
+             SELECT day.begins FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS day (begins, ends, n) \
+             CROSS JOIN LATERAL ( \
+                 SELECT 1 FROM deliveries WHERE id >= day.begins AND id < day.ends \
+                     AND state IN ('queued', 'retrying') ORDER BY due_at LIMIT 1) d \
+             ORDER BY day.n LIMIT 1",
+        )
+        .await?;
+    let row = client.query_opt(&statement, &[&begins, &ends]).await?;
+    // Nothing is open: then it is the same where one looks.
+    Ok(row.map_or_else(|| first_uuid_at(today), |row| row.get(0)))
 }
