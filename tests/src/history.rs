@@ -6,21 +6,12 @@ use tokio_postgres::Client;
 /// How many webhooks the deliveries went to. They are inactive: nothing goes there now.
 pub const WEBHOOKS: u32 = 10;
 
-/// Makes the partitions of so many days, the last of which is today, and fills each with
-/// so many deliveries of a tenant's: one of a hundred has failed, the others were
-/// delivered at the first try. Statistics of them are made by `ANALYZE`, which is left
-/// to the caller.
+/// Makes the partitions of so many days, the last of which is today.
 ///
 /// # Errors
 /// If PostgreSQL fails.
-pub async fn fill(
-    sql: &Client,
-    tenant: &str,
-    days: u32,
-    per_day: u32,
-) -> Result<(), tokio_postgres::Error> {
-    let total = u64::from(days) * u64::from(per_day);
-    let fill = format!(
+pub async fn make_partitions(sql: &Client, days: u32) -> Result<(), tokio_postgres::Error> {
+    let make = format!(
         "DO $$
          DECLARE day date; parent text; child text;
          BEGIN
@@ -37,8 +28,28 @@ pub async fn fill(
                      END IF;
                  END LOOP;
              END LOOP;
-         END $$;
-         INSERT INTO webhooks (id, tenant, url, patterns, secret, revision, status)
+         END $$;"
+    );
+    sql.batch_execute(&make).await
+}
+
+/// Makes the partitions of so many days, the last of which is today, and fills each with
+/// so many deliveries of a tenant's: one of a hundred has failed, the others were
+/// delivered at the first try. Statistics of them are made by `ANALYZE`, which is left
+/// to the caller.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn fill(
+    sql: &Client,
+    tenant: &str,
+    days: u32,
+    per_day: u32,
+) -> Result<(), tokio_postgres::Error> {
+    make_partitions(sql, days).await?;
+    let total = u64::from(days) * u64::from(per_day);
+    let fill = format!(
+        "INSERT INTO webhooks (id, tenant, url, patterns, secret, revision, status)
          SELECT ('01900000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, '{tenant}',
                 'https://example.com/', '{{*}}', '', 0, 'deleted' FROM generate_series(1, {WEBHOOKS}) n;
          CREATE TEMP TABLE filled AS

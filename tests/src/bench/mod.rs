@@ -10,7 +10,7 @@
 //! The [`floor`] is the yardstick: it consumes the same jobs from the same kind of queue,
 //! sends them to the same receiver, and does nothing else.
 //!
-//! [`log`], [`isolation`], [`catalogue`] and [`burst`] are separate benchmarks.
+//! [`log`], [`lists`], [`isolation`], [`catalogue`] and [`burst`] are separate benchmarks.
 
 pub mod burst;
 pub mod catalogue;
@@ -19,6 +19,7 @@ pub mod floor;
 pub mod generator;
 mod http;
 pub mod isolation;
+pub mod lists;
 pub mod log;
 pub mod machine;
 pub mod phoenix;

@@ -13,6 +13,7 @@ use harness::bench::catalogue::Catalogue;
 use harness::bench::floor::{self, Floor};
 use harness::bench::generator::{self, Load};
 use harness::bench::isolation::Isolation;
+use harness::bench::lists::Lists;
 use harness::bench::log::Log;
 use harness::bench::machine::Machine;
 use harness::bench::report::{Baseline, Report};
@@ -56,6 +57,8 @@ struct Arguments {
 enum Role {
     /// Measures the delivery log with few deliveries and with many.
     Log(Log),
+    /// Measures the console's pages and the API's lists with a month of deliveries.
+    Lists(Lists),
     /// Measures how much broken endpoints slow down healthy ones.
     Isolation(Isolation),
     /// Measures how much one tenant's catalogue changes delay another tenant.
@@ -112,6 +115,7 @@ fn main() -> anyhow::Result<()> {
         Some(
             Role::Floor(_)
             | Role::Log(_)
+            | Role::Lists(_)
             | Role::Isolation(_)
             | Role::Catalogue(_)
             | Role::Burst(_)
@@ -130,6 +134,10 @@ fn main() -> anyhow::Result<()> {
             Some(Role::Phoenix) => phoenix::run().await,
             Some(Role::Log(log)) => {
                 on_a_pair(async |pair, folder| log.measure(pair, folder).await).await
+            }
+            Some(Role::Lists(lists)) => {
+                println!("{}", lists.measure().await?);
+                Ok(())
             }
             Some(Role::Isolation(isolation)) => {
                 on_a_pair(async |pair, folder| isolation.measure(pair, folder).await).await
