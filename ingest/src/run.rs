@@ -58,7 +58,9 @@ const API_CONNECTIONS: usize = 8;
 const TOKEN_CONNECTIONS: usize = 2;
 /// To PostgreSQL, for what the console's pages list and count.
 const CONSOLE_CONNECTIONS: usize = 4;
-/// How long each of these statements may take: its part of the page says so then.
+/// To PostgreSQL, for the live parts of the console's pages.
+const LIVE_CONNECTIONS: usize = 2;
+/// How long each of the console's statements may take: its part of the page says so then.
 const CONSOLE_STATEMENT: Duration = Duration::from_secs(2);
 /// How often partitions are made and dropped.
 const MAINTENANCE: Duration = Duration::from_secs(3600);
@@ -174,9 +176,15 @@ pub async fn run(
                 pool: postgres::pool(&hasty, CONSOLE_CONNECTIONS)?,
                 ..(*api).clone()
             };
+            let live = api::state::Api {
+                pool: postgres::pool(&hasty, LIVE_CONNECTIONS)?,
+                permits: Arc::new(TenantPermits::new(console::watch::READS_OF_A_TENANT)),
+                ..(*api).clone()
+            };
             routes = routes.merge(console::routes(Console {
                 api: api.clone(),
                 reads: Arc::new(reads),
+                live: Arc::new(live),
                 sign_ins: SignIns::default(),
                 watching: Watching::default(),
                 stop: stop.clone(),

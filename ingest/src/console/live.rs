@@ -274,7 +274,7 @@ async fn read(console: &Console, subject: &Subject, before: Option<&Snapshot>) -
     };
     let poll = Poll {
         tenant: tenant.clone(),
-        api: console.reads.clone(),
+        api: console.live.clone(),
     };
     match &subject.part {
         LivePart::Overview(window) => overview::live(console, &poll, window, before).await,
@@ -283,7 +283,7 @@ async fn read(console: &Console, subject: &Subject, before: Option<&Snapshot>) -
         LivePart::Webhook(id) => webhook::live(&poll, *id).await,
         LivePart::Log(id) => log::live(console, &poll, *id).await,
         LivePart::Deliveries(webhook, q) => {
-            let list = deliveries::live(console, &poll, *webhook, q).await?;
+            let list = deliveries::live(&poll, *webhook, q).await?;
             // On the page of a webhook, its head, too.
             Ok(match webhook {
                 Some(id) => Snapshot {
@@ -293,7 +293,7 @@ async fn read(console: &Console, subject: &Subject, before: Option<&Snapshot>) -
                 None => list,
             })
         }
-        LivePart::Delivery(id) => delivery::live(console, &poll, *id, before).await,
+        LivePart::Delivery(id) => delivery::live(&poll, *id, before).await,
         LivePart::Replays(ids) => replays::live(console, &poll, ids).await,
         LivePart::Health => Ok(Snapshot::default()),
     }

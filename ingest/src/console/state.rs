@@ -22,6 +22,9 @@ pub struct Console {
     pub api: Shared,
     /// The same for what pages list and count: no statement takes longer than two seconds.
     pub reads: Shared,
+    /// The same for live parts, with connections and permits of their own: pages that are left
+    /// open keep neither their tenant's requests nor other pages waiting.
+    pub live: Shared,
     pub sign_ins: SignIns,
     /// Who watches live parts.
     pub watching: Watching,

@@ -133,6 +133,9 @@ impl<const ROLE: u8> Visit<ROLE> {
 
 /// Whoever may read a tenant's resources: a visitor, or the poll of a live part.
 pub trait Reads: Sync {
+    /// The connections on which they read.
+    fn api<'a>(&'a self, console: &'a Console) -> &'a Shared;
+
     /// For the API's handlers that read. See [`Visit::acting`].
     ///
     /// # Errors
@@ -143,6 +146,10 @@ pub trait Reads: Sync {
 }
 
 impl<const ROLE: u8> Reads for Visit<ROLE> {
+    fn api<'a>(&'a self, console: &'a Console) -> &'a Shared {
+        &console.reads
+    }
+
     async fn reading<const OWN: bool>(&self) -> Result<Acting<{ Role::Viewer as u8 }, true, OWN>> {
         self.acting().await
     }
@@ -151,6 +158,7 @@ impl<const ROLE: u8> Reads for Visit<ROLE> {
 /// Reads a tenant's live parts, for all who watch them.
 pub struct Poll {
     pub tenant: Tenant,
+    /// `Console::live`, whose permits and connections are for this alone.
     pub api: Shared,
 }
 
@@ -162,6 +170,10 @@ impl Poll {
 }
 
 impl Reads for Poll {
+    fn api<'a>(&'a self, _: &'a Console) -> &'a Shared {
+        &self.api
+    }
+
     async fn reading<const OWN: bool>(&self) -> Result<Acting<{ Role::Viewer as u8 }, true, OWN>> {
         Ok(Acting {
             tenant: self.tenant.clone(),

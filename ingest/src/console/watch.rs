@@ -21,6 +21,9 @@ use crate::tenant_permits::TenantPermits;
 pub const OF_A_SESSION: usize = 5;
 /// The most viewers of a tenant's pages.
 const OF_A_TENANT: usize = 40;
+/// The most live parts of a tenant that are read at a time: fewer than there are connections
+/// for it, so that one tenant's slow parts don't keep another's waiting.
+pub const READS_OF_A_TENANT: usize = 1;
 /// The most viewers of this process. There are never more subjects than viewers.
 const IN_ALL: usize = 200;
 /// How long reading a snapshot may take.

@@ -112,17 +112,12 @@ pub fn normal(q: &str) -> String {
 }
 
 /// The newest deliveries of a list, for pages to say how many are newer than theirs.
-pub async fn live(
-    console: &Console,
-    poll: &Poll,
-    of: Option<WebhookId>,
-    q: &str,
-) -> Result<Snapshot> {
+pub async fn live(poll: &Poll, of: Option<WebhookId>, q: &str) -> Result<Snapshot> {
     let (filter, wrong) = of_deliveries(&SearchQuery::parse(q, &OF_DELIVERIES), None);
     if wrong.is_some() {
         return Err(Failure::not_found("there is no such list"));
     }
-    let api = State(console.reads.clone());
+    let api = State(poll.api.clone());
     let acting = poll.reading().await?;
     let found = match of {
         Some(id) => deliveries::list_of_webhook(acting, api, Id(id), Parameters(filter)).await?,

@@ -110,12 +110,7 @@ pub async fn show(
 
 /// The live parts: its state and its timeline. Attempts have bodies, so they are read only if the
 /// delivery's row has changed.
-pub async fn live(
-    console: &Console,
-    poll: &Poll,
-    id: DeliveryId,
-    before: Option<&Snapshot>,
-) -> Result<Snapshot> {
+pub async fn live(poll: &Poll, id: DeliveryId, before: Option<&Snapshot>) -> Result<Snapshot> {
     let row = {
         let _permit: Reading = poll.reading().await?;
         deliveries::find(&poll.api, &poll.tenant, id).await?
@@ -128,7 +123,7 @@ pub async fn live(
         return Ok(before.clone());
     }
     let acting = poll.reading().await?;
-    let api = State(console.reads.clone());
+    let api = State(poll.api.clone());
     let DeliveryDetail {
         delivery,
         attempt_log,

@@ -10,6 +10,7 @@ use shared::clock;
 use crate::actor::Actor;
 use crate::api::access::auth::Operating;
 use crate::api::operations::{self, Process, Queue, System};
+use crate::api::state::Shared;
 use crate::console::failure::Result;
 use crate::console::frame::{Page, Section};
 use crate::console::icons::icon;
@@ -30,7 +31,7 @@ pub async fn show(
     State(console): State<Arc<Console>>,
     operation: Operation,
 ) -> Result<Html<String>> {
-    let now = Now::read(&console, || operation.operating()).await?;
+    let now = Now::read(&console.reads, || operation.operating()).await?;
     let content = html! {
         div class="head" { div { h1 { "System health" } p class="sub" { span { "Version " (now.system.version) } } } }
         div data-live="trouble" { (now.trouble()) }
@@ -51,7 +52,7 @@ pub async fn live(console: &Console) -> Result<Snapshot> {
     let poll = || Operating {
         actor: Actor::other("the console"),
     };
-    let now = Now::read(console, poll).await?;
+    let now = Now::read(&console.live, poll).await?;
     let parts = [
         ("trouble", now.trouble()),
         ("figures", figures(&the_figures(&now.system))),
@@ -73,8 +74,8 @@ struct Now {
 }
 
 impl Now {
-    async fn read(console: &Console, by: impl Fn() -> Operating) -> Result<Self> {
-        let api = || State(console.reads.clone());
+    async fn read(api: &Shared, by: impl Fn() -> Operating) -> Result<Self> {
+        let api = || State(api.clone());
         let system = operations::show_system(by(), api()).await?;
         let processes = operations::list_processes(by(), api()).await?;
         let queues = operations::list_queues(by(), api()).await?;

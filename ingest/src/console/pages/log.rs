@@ -115,7 +115,7 @@ async fn attempts(
     before: Option<DeliveryId>,
 ) -> Result<(Vec<Attempted>, Option<DeliveryId>)> {
     let _permit: Reading = reader.reading().await?;
-    let client = console.reads.pool.get().await?;
+    let client = reader.api(console).pool.get().await?;
     // As in `api::deliveries::search`: rows are compared by all columns of the index that is meant,
     // and future days aren't planned for.
     let statement = client
@@ -175,7 +175,12 @@ pub async fn changed(
         cursor: None,
     };
     let acting = reader.reading().await?;
-    let page = changes::list(acting, State(console.reads.clone()), Parameters(wanted)).await?;
+    let page = changes::list(
+        acting,
+        State(reader.api(console).clone()),
+        Parameters(wanted),
+    )
+    .await?;
     Ok(page.0.changes)
 }
 

@@ -117,7 +117,7 @@ pub async fn live(
     let window = WindowParams::new(window).window();
     let query = Parameters(StatsQuery { window });
     let acting = poll.reading().await?;
-    let stats = stats::of_tenant(acting, State(console.reads.clone()), query).await?;
+    let stats = stats::of_tenant(acting, State(poll.api.clone()), query).await?;
     let figures = totals(&poll.path(""), &stats.0).into_string();
     let trouble = latest_trouble(console, poll).await?;
     let marks = trouble.iter().map(|one| {
@@ -153,7 +153,12 @@ async fn latest_trouble(console: &Console, reader: &impl Reads) -> Result<Vec<De
     let (mut filter, _) = of_deliveries(&query, None);
     filter.limit = Some(TROUBLE);
     let acting = reader.reading().await?;
-    let found = deliveries::list(acting, State(console.reads.clone()), Parameters(filter)).await?;
+    let found = deliveries::list(
+        acting,
+        State(reader.api(console).clone()),
+        Parameters(filter),
+    )
+    .await?;
     Ok(found.0.deliveries)
 }
 
@@ -326,7 +331,12 @@ async fn is_published(console: &Console, reader: &impl Reads) -> Result<bool> {
         cursor: None,
     };
     let acting = reader.reading().await?;
-    let found = log::search(acting, State(console.reads.clone()), Parameters(search)).await?;
+    let found = log::search(
+        acting,
+        State(reader.api(console).clone()),
+        Parameters(search),
+    )
+    .await?;
     Ok(!found.0.events.is_empty())
 }
 
@@ -335,7 +345,7 @@ pub async fn live_first_steps(console: &Console, poll: &Poll) -> Result<Snapshot
     let window = WindowParams::default().window();
     let query = Parameters(StatsQuery { window });
     let acting = poll.reading().await?;
-    let stats = stats::of_tenant(acting, State(console.reads.clone()), query).await?;
+    let stats = stats::of_tenant(acting, State(poll.api.clone()), query).await?;
     let is_over = stats.0.totals.attempts > 0 || stats.0.last_delivery_at.is_some();
     let part = if is_over {
         html! {

@@ -118,7 +118,7 @@ pub async fn live(console: &Console, poll: &Poll, ids: &[ReplayId]) -> Result<Sn
 
 async fn find(console: &Console, reader: &impl Reads, id: ReplayId) -> Result<Replay> {
     let acting = reader.reading().await?;
-    let shown = all_replays::show_any(acting, State(console.reads.clone()), Id(id)).await?;
+    let shown = all_replays::show_any(acting, State(reader.api(console).clone()), Id(id)).await?;
     Ok(shown.0)
 }
 

@@ -87,7 +87,8 @@ pub async fn all(
         external_id: None,
     };
     let acting = reader.reading().await?;
-    let answer = webhooks::list(acting, State(console.reads.clone()), Parameters(page)).await?;
+    let answer =
+        webhooks::list(acting, State(reader.api(console).clone()), Parameters(page)).await?;
     Ok((answer.0.webhooks, answer.0.next_cursor))
 }
 
