@@ -3,11 +3,13 @@
 
 #![allow(clippy::unwrap_used)]
 
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all, select};
+use harness::receiver::answering;
 use harness::service::{Service, http};
-use harness::world::{ADMIN_TOKEN, TENANT, World};
+use harness::world::{ADMIN_TOKEN, TENANT, World, eventually};
 use reqwest::{Client, RequestBuilder, Response, redirect};
 use serde_json::json;
+use tokio::task::JoinSet;
 
 const SIGN_IN: &str = "/console/_/sign-in";
 
@@ -140,7 +142,7 @@ async fn a_token_has_twenty_sessions_and_one_rate_for_all_of_them() {
 async fn a_secret_that_is_shown_once_is_not_used_up_by_others() {
     let world = World::start().await;
     let ingest = world.ingest().await;
-    let receiver = world.receiver(harness::receiver::answering(200)).await;
+    let receiver = world.receiver(answering(200)).await;
     let webhook = world.webhook(&ingest, &receiver, json!({})).await;
     let cookie = session(&ingest, "", world.token()).await;
     let path = format!("/console/{TENANT}/webhooks/{}/secret", webhook.id);
@@ -168,4 +170,153 @@ async fn a_secret_that_is_shown_once_is_not_used_up_by_others() {
     assert!(shown(Some("same-origin")).await.contains(once));
     assert!(!shown(None).await.contains(once), "and not again");
     world.finish().await;
+}
+
+/// What a page is answered with.
+async fn shown(ingest: &Service, cookie: &str, path: &str) -> (u16, String) {
+    let asked = http().get(ingest.url(path)).header("cookie", cookie);
+    let answer = asked.send().await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+#[tokio::test]
+async fn a_list_that_takes_too_long_says_so_and_other_tenants_pages_go_on() {
+    let world = World::start().await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let receiver = world.receiver(answering(503)).await;
+    let more = json!({"retries": 0});
+    world.webhook(&ingest, &receiver, more).await;
+    world.publish("order.paid", "evt-1", &json!({})).await;
+    receiver.receives(1).await;
+    world.settles().await;
+    let others = world.another_tenant(&ingest, "globex").await;
+    let ours = session(&ingest, "", world.token()).await;
+    let theirs = session(&ingest, "", &others).await;
+
+    // Whoever reads an attempt waits. Lists of deliveries do, lists of webhooks and events don't.
+    let sql = world.sql().await;
+    let lock = "BEGIN; LOCK TABLE attempts IN ACCESS EXCLUSIVE MODE";
+    sql.batch_execute(lock).await.unwrap();
+    let list = format!("/console/{TENANT}/deliveries");
+    let slow = Box::pin(join_all((0..3).map(|_| shown(&ingest, &ours, &list))));
+    // As many as a tenant may have at a time wait for two seconds.
+    let others = Box::pin(async {
+        eventually("three lists wait", async || {
+            waiting(&world).await.len() == 3
+        })
+        .await;
+        for page in ["/webhooks", "/events", "/event-types"] {
+            let (status, _) = shown(&ingest, &theirs, &format!("/console/globex{page}")).await;
+            assert_eq!(status, 200, "{page}");
+        }
+    });
+    let slow = match select(others, slow).await {
+        Either::Left(((), slow)) => slow,
+        Either::Right(_) => panic!("the others' pages waited for the slow ones"),
+    };
+    for (status, text) in slow.await {
+        assert_eq!(status, 200);
+        assert!(text.contains("The list can't be read just now"), "{text}");
+        assert!(text.contains("Reading it took too long"), "{text}");
+    }
+    let (status, overview) = shown(&ingest, &ours, &format!("/console/{TENANT}")).await;
+    assert_eq!(status, 200);
+    let trouble = "The latest deliveries can't be read just now";
+    assert!(
+        overview.contains(trouble) && overview.contains("attempts"),
+        "{overview}"
+    );
+    // A page that is nothing without it.
+    let id: shared::ids::DeliveryId = sql
+        .query_one("SELECT id FROM deliveries", &[])
+        .await
+        .unwrap()
+        .get(0);
+    let id = id.to_string();
+    let (status, page) = shown(&ingest, &ours, &format!("{list}/{id}")).await;
+    assert_eq!(status, 503);
+    assert!(page.contains("That took too long"), "{page}");
+
+    // The API's statements may take 30 seconds. What ends them is the same.
+    let path = "/api/v1/deliveries";
+    let (answer, ()) = tokio::join!(world.ask(&ingest, "GET", path, None), async {
+        eventually("the list waits", async || !waiting(&world).await.is_empty()).await;
+        for process in waiting(&world).await {
+            let end = world.sql().await;
+            end.execute("SELECT pg_cancel_backend($1)", &[&process])
+                .await
+                .unwrap();
+        }
+    });
+    assert_eq!(
+        (answer.status, &answer.body["code"]),
+        (503, &json!("too_slow"))
+    );
+    sql.batch_execute("ROLLBACK").await.unwrap();
+    let (_, page) = shown(&ingest, &ours, &list).await;
+    assert!(
+        page.contains(&id) && !page.contains("can't be read"),
+        "{page}"
+    );
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn live_parts_that_wait_keep_only_live_parts_of_their_own_tenant_waiting() {
+    let world = World::start().await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let receiver = world.receiver(answering(503)).await;
+    let more = json!({"retries": 0});
+    world.webhook(&ingest, &receiver, more).await;
+    world.publish("order.paid", "evt-1", &json!({})).await;
+    receiver.receives(1).await;
+    world.settles().await;
+    let others = world.another_tenant(&ingest, "globex").await;
+    let ours = session(&ingest, "", world.token()).await;
+    let theirs = session(&ingest, "", &others).await;
+    let sql = world.sql().await;
+    let lock = "BEGIN; LOCK TABLE attempts IN ACCESS EXCLUSIVE MODE";
+    sql.batch_execute(lock).await.unwrap();
+
+    // As many as a session may have, each of another list, and each for two seconds.
+    let stream = |cookie: &str, tenant: &str, asked: String| {
+        let path = format!("/console/{tenant}/live?part={asked}");
+        let asked = http().get(ingest.url(&path)).header("cookie", cookie);
+        asked.send()
+    };
+    let lists = ["1h", "2h", "3h", "4h", "5h"];
+    let lists = lists.map(|since| format!("deliveries&q=since:{since}"));
+    let mut streams = JoinSet::new();
+    for list in lists {
+        streams.spawn(stream(&ours, TENANT, list));
+    }
+    let answered = Box::pin(async {
+        eventually("a live part waits", async || {
+            !waiting(&world).await.is_empty()
+        })
+        .await;
+        for _ in 0..3 {
+            let listed = world.ask(&ingest, "GET", "/api/v1/webhooks", None).await;
+            assert_eq!(listed.status, 200, "{}", listed.body);
+            assert_eq!(page(&ingest, &ours).await, 200);
+            let live = stream(&theirs, "globex", "webhooks".to_owned());
+            assert_eq!(live.await.unwrap().status(), 200);
+            assert_eq!(waiting(&world).await.len(), 1, "one of a tenant at a time");
+        }
+    });
+    match select(answered, Box::pin(streams.join_next())).await {
+        Either::Left(((), _)) => {}
+        Either::Right((first, _)) => panic!("the others waited for {first:?}"),
+    }
+    sql.batch_execute("ROLLBACK").await.unwrap();
+    world.finish().await;
+}
+
+/// The processes of PostgreSQL that wait for a lock to read attempts.
+async fn waiting(world: &World) -> Vec<i32> {
+    let sql = world.sql().await;
+    let waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() \
+        AND wait_event_type = 'Lock' AND state = 'active'";
+    let rows = sql.query(waiting, &[]).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
 }

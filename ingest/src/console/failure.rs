@@ -37,6 +37,11 @@ impl Failure {
         }
     }
 
+    /// Whether PostgreSQL needed longer than a statement may take.
+    pub fn is_too_slow(&self) -> bool {
+        matches!(self, Self::Problem(problem) if problem.is_too_slow())
+    }
+
     pub fn forbidden(detail: impl Into<String>) -> Self {
         Self::Problem(Problem::forbidden(detail))
     }
@@ -63,7 +68,10 @@ impl IntoResponse for Failure {
 
 fn page(problem: &Problem) -> Response {
     let status = problem.status();
-    let (what, why) = words(status);
+    let (what, why) = match problem.is_too_slow() {
+        true => TOO_SLOW,
+        false => words(status),
+    };
     let content = html! {
         section {
             h1 { (what) }
@@ -89,6 +97,12 @@ fn page(problem: &Problem) -> Response {
     }
     response
 }
+
+/// What is said of a page whose statement was given up.
+const TOO_SLOW: (&str, &str) = (
+    "That took too long",
+    "Nothing is lost, and deliveries go on. Narrow the filter or the time, or try again in a moment.",
+);
 
 /// What it is, and why it may be or what to do.
 fn words(status: StatusCode) -> (&'static str, &'static str) {

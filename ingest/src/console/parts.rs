@@ -108,12 +108,13 @@ pub fn done(words: &str) -> Markup {
 }
 
 /// A part that couldn't be read: the rest of the page is right.
-pub fn unreadable(what: &str) -> Markup {
+pub fn unreadable(what: &str, is_too_slow: bool) -> Markup {
     note(
         "fail",
         "warn",
         &html! { (what) " can't be read just now." },
         &html! {
+            @if is_too_slow { "Reading it took too long. Narrow the filter or the time, or try again in a moment. " }
             "The rest of this page is right."
             @if let Some(id) = crate::api::http::request_id::current() { " Request " code { (line(id)) } "." }
         },
@@ -130,7 +131,7 @@ pub fn copy(text: &str, label: &str) -> Markup {
 
 /// An id by its end, and a button that copies it whole.
 pub fn id(id: &str) -> Markup {
-    html! { span { code class="soft" title=(plain(id)) { (short(id)) } " " (copy(id, "Copy the id")) } }
+    html! { span class="row" { code class="soft" title=(plain(id)) { (short(id)) } " " (copy(id, "Copy the id")) } }
 }
 
 /// A block of code or text, with a button that copies it.

@@ -74,6 +74,8 @@ codes! {
     TooManyAtOnce: "too_many_at_once",
     /// 503: a server that Posthorn needs can't be reached.
     Unavailable: "unavailable",
+    /// 503: PostgreSQL needed longer than a statement may take.
+    TooSlow: "too_slow",
     /// 503: what is sealed of a webhook can't be opened.
     UnreadableWebhook: "unreadable_webhook",
 }

@@ -12,6 +12,7 @@ use shared::excerpt::{MAX_ERROR, excerpt};
 use shared::ids::WebhookId;
 use shared::webhook::Unreadable;
 use std::time::Duration;
+use tokio_postgres::error::SqlState;
 use tracing::error;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::Schema;
@@ -240,6 +241,11 @@ impl Problem {
         self.status
     }
 
+    /// Whether PostgreSQL needed longer than a statement may take.
+    pub fn is_too_slow(&self) -> bool {
+        self.code == Code::TooSlow
+    }
+
     /// When it may be tried again, in seconds.
     pub fn retry_after(&self) -> Option<u64> {
         self.retry_after
@@ -333,12 +339,27 @@ impl fmt::Display for Problem {
 /// A failure that the client can't do anything about. The log has the cause; the answer doesn't.
 impl From<anyhow::Error> for Problem {
     fn from(error: anyhow::Error) -> Self {
+        if was_given_up(&error) {
+            error!(
+                error = format!("{error:#}"),
+                "a statement of a request took longer than statement_timeout, and was answered with 503"
+            );
+            let detail = "PostgreSQL took too long for this, and it was given up: ask for less, or try again";
+            return Self::unavailable(detail).with_code(Code::TooSlow);
+        }
         error!(
             error = format!("{error:#}"),
             "a request failed and was answered with 503"
         );
         Self::unavailable("PostgreSQL or RabbitMQ cannot be reached; try again")
     }
+}
+
+/// PostgreSQL ended a statement: because of `statement_timeout`, unless somebody did it by hand.
+fn was_given_up(error: &anyhow::Error) -> bool {
+    let causes = error.chain().filter_map(|cause| cause.downcast_ref());
+    let mut codes = causes.filter_map(tokio_postgres::Error::code);
+    codes.any(|code| *code == SqlState::QUERY_CANCELED)
 }
 
 impl From<Invalid> for Problem {

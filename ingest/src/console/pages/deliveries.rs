@@ -56,7 +56,7 @@ pub async fn show(
     let search = params.query();
     let names = names(&console, &visit).await?;
     let (filter, mut beneath) = of_deliveries(&search, params.cursor.clone());
-    let mut is_read = true;
+    let mut unread = None;
     let found = match beneath {
         Some(_) => None,
         None => {
@@ -70,8 +70,8 @@ pub async fn show(
                     beneath = Some(problem.to_string());
                     None
                 }
-                Err(_) => {
-                    is_read = false;
+                Err(problem) => {
+                    unread = Some(problem);
                     None
                 }
             }
@@ -89,7 +89,7 @@ pub async fn show(
         (bar(&path, &search, "Filter deliveries", "status:failed type:order.paid code:503 event:order-4711 since:1h", beneath.as_deref()))
         (ready_filters(&path, &search))
         (newer_place(&path, &search, params.cursor.is_none()))
-        @if !is_read { (unreadable("The list")) }
+        @if let Some(unread) = &unread { (unreadable("The list", unread.is_too_slow())) }
         @if let Some(page) = &found {
             @let rows: Vec<_> = page.deliveries.iter().map(|delivery| Row::new(delivery, Some(&names))).collect();
             (list(Some(&Bulk { by: &visit.by, query: &search, back: &path, webhook: None }), &visit.path(""), &rows))

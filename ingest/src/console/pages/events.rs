@@ -39,7 +39,7 @@ pub async fn show(
 ) -> Result<Html<String>> {
     let wanted = SearchQuery::parse(&format!("{} {}", params.q, params.add), &WORDS);
     let (search, mut beneath) = search(&wanted, params.cursor);
-    let (mut found, mut is_read) = (None, true);
+    let (mut found, mut unread) = (None, None);
     if beneath.is_none() {
         let acting = visit.acting().await?;
         match log::search(acting, State(console.reads.clone()), Parameters(search)).await {
@@ -47,7 +47,7 @@ pub async fn show(
             Err(problem) if problem.status().is_client_error() => {
                 beneath = Some(problem.to_string());
             }
-            Err(_) => is_read = false,
+            Err(problem) => unread = Some(problem),
         }
     }
     let path = visit.path("/events");
@@ -57,7 +57,7 @@ pub async fn show(
         }
         (bar(&path, &wanted, "Filter events", "type:order.* since:1h until:2026-11-26", beneath.as_deref()))
         (ready_filters(&path, &wanted))
-        @if !is_read { (unreadable("The list")) }
+        @if let Some(unread) = &unread { (unreadable("The list", unread.is_too_slow())) }
         @if let Some(page) = &found {
             @if page.events.is_empty() { (nothing(&path, &wanted)) } @else { (list(&visit, &page.events)) }
             (pager(

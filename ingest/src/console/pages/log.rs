@@ -74,7 +74,7 @@ pub async fn show(
                 @if is_live { span class="js-only" { " " kbd { "Space" } " holds the log. " b data-held {} } }
             }
         }
-        @if changes.is_err() { (unreadable("The history of changes")) }
+        @if let Err(unread) = &changes { (unreadable("The history of changes", unread.is_too_slow())) }
         @if attempts.is_empty() && changes.as_ref().is_ok_and(Vec::is_empty) {
             (empty("Nothing happened yet", &html! { "Each attempt and each change is a line here." }, &html! {}))
         } @else {

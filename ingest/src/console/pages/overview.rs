@@ -48,13 +48,11 @@ pub async fn show(
         let acting = visit.acting().await?;
         let query = Parameters(StatsQuery { window });
         // A part that can't be read leaves the rest of the page alone.
-        stats::of_tenant(acting, State(console.reads.clone()), query)
-            .await
-            .ok()
+        stats::of_tenant(acting, State(console.reads.clone()), query).await
     };
     let is_new = stats
         .as_ref()
-        .is_some_and(|stats| stats.0.last_delivery_at.is_none() && stats.0.totals.attempts == 0);
+        .is_ok_and(|stats| stats.0.last_delivery_at.is_none() && stats.0.totals.attempts == 0);
     if is_new {
         return first_steps(&console, &visit, &webhooks).await;
     }
@@ -80,11 +78,11 @@ pub async fn show(
             }
         }
         @match &stats {
-            Some(stats) => {
+            Ok(stats) => {
                 div data-live="figures" { (totals(&visit.path(""), &stats.0)) }
                 section { (ended(&stats.0)) }
             },
-            None => (unreadable("The statistics")),
+            Err(unread) => (unreadable("The statistics", unread.is_too_slow())),
         }
         section {
             div class="row apart" { h2 { "Needs attention" } a class="small go" href=(visit.path("/webhooks")) { "All webhooks" } }
@@ -95,7 +93,7 @@ pub async fn show(
             div data-live=(TROUBLE_PART) {
                 @match &trouble {
                     Ok(trouble) => (trouble_list(&visit.path(""), trouble, &names)),
-                    Err(_) => (unreadable("The latest deliveries")),
+                    Err(unread) => (unreadable("The latest deliveries", unread.is_too_slow())),
                 }
             }
         }

@@ -73,7 +73,7 @@ pub async fn show(
     let webhook = visit.webhook(webhook).await?;
     let query = params.query();
     let (filter, mut beneath) = of_deliveries(&query, params.cursor.clone());
-    let (mut found, mut is_read) = (None, true);
+    let (mut found, mut unread) = (None, None);
     if beneath.is_none() {
         let acting = visit.acting().await?;
         let answer = deliveries::list_of_webhook(
@@ -87,7 +87,7 @@ pub async fn show(
             Err(problem) if problem.status().is_client_error() => {
                 beneath = Some(problem.to_string());
             }
-            Err(_) => is_read = false,
+            Err(problem) => unread = Some(problem),
         }
     }
     let path = visit.path(&format!("/webhooks/{}", webhook.id));
@@ -96,7 +96,7 @@ pub async fn show(
         (bar(&path, &query, "Filter deliveries", "status:failed type:order.paid code:503 event:order-4711 since:1h", beneath.as_deref()))
         (ready_filters(&path, &query))
         (newer_place(&path, &query, params.cursor.is_none()))
-        @if !is_read { (unreadable("The list")) }
+        @if let Some(unread) = &unread { (unreadable("The list", unread.is_too_slow())) }
         @if let Some(page) = &found {
             @let rows: Vec<_> = page.deliveries.iter().map(|delivery| Row::new(delivery, None)).collect();
             @if rows.is_empty() && query.is_empty() && page.next_cursor.is_none() {
