@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use harness::receiver::{answering, answering_in_turn};
+use harness::receiver::{Reply, answering, answering_in_turn};
 use harness::service::Service;
 use harness::world::{ADMIN_TOKEN, World, eventually};
 use serde_json::json;
@@ -535,5 +535,66 @@ async fn the_operator_makes_tenants_and_clears_dead_letters() {
     assert_eq!(gone.to, format!("{path}?done=discarded-2"), "{}", gone.text);
     let page = operator.page(&gone.to).await;
     assert!(page.contains("2 messages discarded"), "{page}");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_body_is_downloaded_whole_as_text_that_no_browser_runs() {
+    const HTML: &str = "<script>document.title='gone'</script>\u{202e}\u{7}";
+    let world = World::start().await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let answers = std::sync::Arc::new(|_: usize, _: &harness::receiver::Arrival| {
+        Reply::status(404).saying(HTML)
+    });
+    let shop = world.receiver(answers).await;
+    let more = json!({"retries": 0, "debug_mode": true});
+    let webhook = world.webhook(&ingest, &shop, more).await;
+    // Longer than what a page shows of a body.
+    let data = json!({"text": HTML, "list": vec![1; 60_000]});
+    world.publish("order.paid", "evt-1", &data).await;
+    let sent = shop.receives(1).await.remove(0).body;
+    world.settles().await;
+    let viewer = Browser::signed_in(&ingest, &token(&world, &ingest, "viewer").await).await;
+    let id = world.deliveries(&ingest, &webhook).await[0]["id"].clone();
+    let page = format!("/console/acme/deliveries/{}", id.as_str().unwrap());
+    let shown = viewer.page(&page).await;
+    assert!(!shown.contains("<script>doc"), "{shown}");
+    let link = between(
+        &shown,
+        "<p class=\"small\"><a href=\"",
+        "\">All of it, as text",
+    );
+    let link = link.replace("&amp;", "&");
+    let whole = format!("/console/acme/deliveries/{link}");
+    let raw = |of: &str| format!("{page}/raw?attempt=1&of={of}");
+    for (path, body) in [
+        (whole, sent.as_ref()),
+        (raw("request"), sent.as_ref()),
+        (raw("answer"), HTML.as_bytes()),
+    ] {
+        let asked = viewer.client.get(ingest.url(&path));
+        let answer = asked.header("cookie", &viewer.cookie).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        let header = |name: &str| answer.headers()[name].to_str().unwrap();
+        assert_eq!(header("content-type"), "text/plain; charset=utf-8");
+        let file = header("content-disposition");
+        assert!(
+            file.starts_with("attachment; filename=\"whd_") && file.ends_with("-1.txt\""),
+            "{file}"
+        );
+        assert_eq!(header("content-security-policy"), "sandbox");
+        assert_eq!(header("x-content-type-options"), "nosniff");
+        assert_eq!(header("cache-control"), "no-store");
+        assert_eq!(answer.bytes().await.unwrap(), body, "{path}");
+    }
+    for missing in [raw("nothing"), raw("answer").replace("=1", "=2")] {
+        assert_eq!(viewer.get(&missing).await.status, 404, "{missing}");
+    }
+    let others = world.another_tenant(&ingest, "globex").await;
+    let other = Browser::signed_in(&ingest, &others).await;
+    assert_eq!(other.get(&raw("answer")).await.status, 404);
+    let theirs = raw("answer").replace("acme", "globex");
+    assert_eq!(other.get(&theirs).await.status, 404);
+    assert_eq!(Browser::new(&ingest).get(&raw("answer")).await.status, 303);
     world.finish().await;
 }

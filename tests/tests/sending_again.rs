@@ -374,3 +374,65 @@ async fn a_new_webhook_gets_the_events_that_it_would_have_matched_once() {
         .await;
     world.finish().await;
 }
+
+/// Nine counts, each of which looks for two seconds, and eight connections of the API's.
+#[tokio::test]
+async fn counts_of_what_webhooks_lack_leave_connections_for_other_requests() {
+    const TENANTS: [&str; 3] = ["one", "two", "three"];
+    /// More than nine counts get through in two seconds.
+    const EVENTS: i32 = 40_000;
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let shop = world.receiver(answering(200)).await;
+    world.webhook(&ingest, &shop, json!({})).await;
+    let sql = world.sql().await;
+    let mut asked = Vec::new();
+    for tenant in TENANTS {
+        let token = world.another_tenant(&ingest, tenant).await;
+        let form = json!({"url": shop.url("/all"), "events": ["order.*"], "filters": {"n": -1}});
+        let path = "/api/v1/webhooks";
+        let made = world
+            .ask_as(&token, &ingest, "POST", path, Some(form))
+            .await;
+        let id = made.body["id"].as_str().unwrap().to_owned();
+        asked.push((token, format!("{path}/{id}/backfill")));
+        let events = format!(
+            "INSERT INTO events (uid, tenant, id, type, occurred_at, data, matched)
+             SELECT (lpad(to_hex((extract(epoch FROM now()) * 1000)::bigint - n), 12, '0')
+                     || substr(replace(gen_random_uuid()::text, '-', ''), 13))::uuid,
+                 '{tenant}', 'evt-' || n, 'order.paid', now(), '{{\"n\": ' || n || '}}', 0
+             FROM generate_series(1, {EVENTS}) n"
+        );
+        sql.batch_execute(&events).await.unwrap();
+    }
+    sql.batch_execute("ANALYZE events").await.unwrap();
+    // A tenant has three requests at a time.
+    let counts = asked.iter().flat_map(|one| [one; 3]).map(|(token, path)| {
+        let body = json!({"since": "2020-01-01T00:00:00Z", "dry_run": true});
+        world.ask_as(token, &ingest, "POST", path, Some(body))
+    });
+    let counts = Box::pin(futures_util::future::join_all(counts));
+    let others = Box::pin(async {
+        let looking = "SELECT count(*) FROM pg_stat_activity \
+            WHERE datname = current_database() AND query LIKE '-- %_to_backfill%'";
+        eventually("the counts look", async || {
+            sql.query_one(looking, &[]).await.unwrap().get::<_, i64>(0) >= 8
+        })
+        .await;
+        get(&world, &ingest, "/api/v1/webhooks").await;
+    });
+    let counts = match futures_util::future::select(others, counts).await {
+        futures_util::future::Either::Left(((), counts)) => counts,
+        futures_util::future::Either::Right((counts, _)) => {
+            panic!("the list waited for {counts:?}")
+        }
+    };
+    for counted in counts.await {
+        let counted = &counted.body;
+        assert_eq!(
+            (&counted["matching"], &counted["counted"]),
+            (&json!(0), &json!(false))
+        );
+    }
+    world.finish().await;
+}
