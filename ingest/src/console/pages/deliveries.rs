@@ -54,7 +54,6 @@ pub async fn show(
     Query(params): Query<Params>,
 ) -> Result<Html<String>> {
     let search = params.query();
-    let names = names(&console, &visit).await?;
     let (filter, mut beneath) = of_deliveries(&search, params.cursor.clone());
     let mut unread = None;
     let found = match beneath {
@@ -77,6 +76,8 @@ pub async fn show(
             }
         }
     };
+    let shown = found.iter().flat_map(|page| &page.deliveries);
+    let names = names(&console, &visit, shown.map(|one| one.webhook_id)).await?;
     let path = visit.path("/deliveries");
     let content = html! {
         div class="head" {

@@ -132,7 +132,8 @@ pub async fn live(
     let trouble = match known {
         Some((_, html)) => html.clone(),
         None => {
-            let names = names(console, poll).await?;
+            let ids = trouble.iter().map(|one| one.webhook_id);
+            let names = names(console, poll, ids).await?;
             trouble_list(&poll.path(""), &trouble, &names).into_string()
         }
     };

@@ -26,6 +26,9 @@ use crate::console::text::{line, plain, short};
 use crate::console::visit::{ManagerVisit, Posted};
 use crate::matching::Explanation;
 
+/// How many webhooks that would get it are shown, or why they wouldn't.
+const SHOWN: usize = 50;
+
 #[derive(Deserialize, Default)]
 pub struct Params {
     /// An event to begin with.
@@ -128,7 +131,6 @@ async fn page(
     form: &Form,
     wrong: Option<String>,
 ) -> Result<Html<String>> {
-    let names = names(console, visit).await?;
     let (dry_run, wrong) = match (wrong, form.event_type.trim().is_empty()) {
         (Some(wrong), _) => (None, Some(wrong)),
         (None, true) => (None, None),
@@ -146,6 +148,8 @@ async fn page(
             }
         },
     };
+    let matching = dry_run.iter().flat_map(|one| &one.matching).take(SHOWN);
+    let names = names(console, visit, matching.map(|one| one.webhook_id)).await?;
     let error = wrong.or_else(|| {
         let dry_run = dry_run.as_ref()?;
         let detail = dry_run.detail.as_ref()?;
@@ -198,7 +202,7 @@ fn would_get_it(dry_run: &EventDryRun, names: &HashMap<WebhookId, String>) -> Ma
             header { h2 { "Would get it" } span class="soft small" { (dry_run.matched) @if !dry_run.all { " of the first 1,000" } } }
             @if dry_run.matching.is_empty() { p class="pad soft" { "There is no webhook." } }
             @else { div class="scroll" tabindex="0" { table class="tight" { tbody {
-                @for one in dry_run.matching.iter().take(50) { tr {
+                @for one in dry_run.matching.iter().take(SHOWN) { tr {
                     @let (tone, symbol, word) = match &one.explanation {
                         Explanation::Matched { .. } => ("good", "ok", "Matched"),
                         Explanation::Refused { .. } => ("none", "x", "Filtered out"),
@@ -206,7 +210,7 @@ fn would_get_it(dry_run: &EventDryRun, names: &HashMap<WebhookId, String>) -> Ma
                         Explanation::Unreadable { .. } => ("slow", "warn", "Unreadable"),
                     };
                     td { span class={ "st " (tone) } { (icon(symbol)) (word) } }
-                    td { b { @match names.get(&one.webhook_id) {
+                    td class="break" { b { @match names.get(&one.webhook_id) {
                         Some(name) => (line(name)),
                         None => code { (short(&one.webhook_id.to_string())) },
                     } } }

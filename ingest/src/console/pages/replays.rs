@@ -41,7 +41,6 @@ pub async fn show(
     visit: Visit,
     Query(params): Query<Params>,
 ) -> Result<Html<String>> {
-    let names = names(&console, &visit).await?;
     let list = ReplayQuery {
         status: None,
         limit: None,
@@ -50,6 +49,8 @@ pub async fn show(
     let api = State(console.reads.clone());
     let page = all_replays::list_all(visit.acting().await?, api, Parameters(list)).await?;
     let page = page.0;
+    let ids = page.replays.iter().filter_map(|replay| replay.webhook_id);
+    let names = names(&console, &visit, ids).await?;
     let is_running = |replay: &&Replay| replay.status == "running";
     // A running one is read with what became of it so far.
     let mut running = Vec::new();
@@ -128,8 +129,8 @@ pub async fn show_one(
     visit: Visit,
     At(id): At<ReplayId>,
 ) -> Result<Html<String>> {
-    let names = names(&console, &visit).await?;
     let replay = find(&console, &visit, id).await?;
+    let names = names(&console, &visit, replay.webhook_id).await?;
     let title = format!("Replay {}", short(&id.to_string()));
     let content = html! {
         div class="head" { div { h1 { (title) } p class="sub" { code { (id) } } } }

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use shared::clock;
 use shared::ids::{EventType, WebhookId};
 use time::Duration;
+use tokio_postgres::Row;
 
 use crate::api::access::auth::Reading;
 use crate::api::access::role::Role;
@@ -92,13 +93,31 @@ pub async fn all(
     Ok((answer.0.webhooks, answer.0.next_cursor))
 }
 
-/// Names by id, for lists of deliveries.
-pub async fn names(console: &Console, reader: &impl Reads) -> Result<HashMap<WebhookId, String>> {
-    let (webhooks, _) = all(console, reader, None).await?;
-    Ok(webhooks
-        .iter()
-        .map(|webhook| (webhook.id, name(webhook)))
-        .collect())
+/// The names of these webhooks of the tenant, without the deleted ones: for lists of what
+/// happened to them.
+pub async fn names(
+    console: &Console,
+    reader: &impl Reads,
+    ids: impl IntoIterator<Item = WebhookId>,
+) -> Result<HashMap<WebhookId, String>> {
+    let mut ids: Vec<_> = ids.into_iter().collect();
+    ids.sort_unstable();
+    ids.dedup();
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let acting: Reading = reader.reading().await?;
+    let client = reader.api(console).pool.get().await?;
+    let statement = client
+        .prepare_cached(
+            "-- names_of_webhooks\n\
+             SELECT id, description, url FROM webhooks \
+             WHERE tenant = $1 AND id = ANY($2) AND status <> 'deleted'",
+        )
+        .await?;
+    let rows = client.query(&statement, &[&acting.tenant, &ids]).await?;
+    let name = |row: &Row| name_of(row.get("description"), row.get("url"));
+    Ok(rows.iter().map(|row| (row.get("id"), name(row))).collect())
 }
 
 /// `GET /console/{tenant}/webhooks?q=&health=`
