@@ -52,11 +52,11 @@ fn short(at: OffsetDateTime, now: OffsetDateTime, exactly: bool) -> String {
     at.format(format).unwrap_or_default()
 }
 
-/// `2 s`, `3 min 5 s`, `3 h 12 min`, `9 days`.
+/// `a moment`, `2 s`, `3 min 5 s`, `3 h 12 min`, `9 days`.
 pub fn span(span: Duration) -> String {
     let seconds = span.whole_seconds().max(0);
     let (first, second) = match seconds {
-        0 => return "now".to_owned(),
+        0 => return "a moment".to_owned(),
         1..60 => return format!("{seconds} s"),
         60..3_600 => ((seconds / 60, "min"), (seconds % 60, "s")),
         3_600..86_400 => ((seconds / 3_600, "h"), (seconds % 3_600 / 60, "min")),
@@ -147,7 +147,7 @@ mod tests {
             ("100 %".into(), "99.99 %".into(), "41.6 %".into())
         );
         for (seconds, words) in [
-            (0, "now"),
+            (0, "a moment"),
             (59, "59 s"),
             (60, "1 min"),
             (11_520, "3 h 12 min"),

@@ -34,6 +34,11 @@ fn axe() -> String {
 const CHECK: &str = "const done = arguments[0]; axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']}) \
     .then((r) => done(r.violations.map((v) => v.id + ': ' + v.nodes.map((n) => n.target + ' ' + (n.any[0]?.message ?? '')).slice(0, 3).join('; '))))";
 
+/// The cells whose text runs into the next one.
+const SPILT: &str = "return [...document.querySelectorAll('td, dd')] \
+    .filter((cell) => cell.scrollWidth > cell.clientWidth + 1 && getComputedStyle(cell).overflowX == 'visible') \
+    .map((cell) => cell.textContent.trim().slice(0, 60))";
+
 /// What is wrong with the page at this address, in both themes and at all widths.
 async fn wrong_with(tab: &Tab, axe: &str, name: &str, path: &str) -> Vec<String> {
     let mut wrong = Vec::new();
@@ -49,6 +54,12 @@ async fn wrong_with(tab: &Tab, axe: &str, name: &str, path: &str) -> Vec<String>
                 .await;
             if wide == true {
                 wrong.push(format!("{name} at {width} scrolls sideways"));
+            }
+            let spilt = tab.script(SPILT).await;
+            for cell in spilt.as_array().into_iter().flatten() {
+                wrong.push(format!(
+                    "{name} at {width}: a cell is too narrow for {cell}"
+                ));
             }
             // Each theme once, and each width once: the check takes longest of all.
             if dark == (width == WIDTHS[0]) {

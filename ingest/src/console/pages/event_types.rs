@@ -286,8 +286,8 @@ fn who_listens(visit: &Visit, listening: &[(&WebhookView, &str)]) -> Markup {
         @if listening.is_empty() { p class="pad soft" { "Nobody." } }
         @else { div class="scroll" { table class="tight" { tbody {
             @for (webhook, pattern) in listening { tr {
-                td { a href=(visit.path(&format!("/webhooks/{}", webhook.id))) { (line(name(webhook))) } }
-                td {
+                td class="break" { a href=(visit.path(&format!("/webhooks/{}", webhook.id))) { (line(name(webhook))) } }
+                td class="break" {
                     code { (line(pattern)) }
                     @if webhook.filters.is_some() { span class="small" { " and a filter" } }
                 }

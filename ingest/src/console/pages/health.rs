@@ -234,8 +234,13 @@ fn the_queues(queues: &[Queue]) -> Markup {
         Head::Number("Consumers"),
         Head::Number("Told"),
     ];
+    // Deliveries wait in delay queues for their time. There are about twenty, most of them empty.
+    let is_idle = |queue: &&Queue| queue.messages == 0 && queue.name.contains(".retry.");
+    let mut shown: Vec<_> = queues.iter().filter(|queue| !is_idle(queue)).collect();
+    shown.sort_by_key(|queue| in_order(&queue.name));
+    let idle = queues.len() - shown.len();
     let rows = html! {
-        @for queue in queues {
+        @for queue in shown {
             (tr(&html! {
                 (td("grow first", &html! { code { (line(&queue.name)) } }))
                 (num("", Some("messages"), &queue.messages))
@@ -244,18 +249,33 @@ fn the_queues(queues: &[Queue]) -> Markup {
             }))
         }
     };
-    table("tight", &heads, &rows)
+    html! {
+        (table("tight", &heads, &rows))
+        @if idle > 0 { p class="small soft" { (count(idle as i64, "delay queue")) " more, with nothing in " @if idle == 1 { "it" } @else { "them" } "." } }
+    }
+}
+
+/// Numbers in names are compared as numbers: `…retry.v1.10s` is before `…retry.v1.300s`.
+fn in_order(name: &str) -> (&str, u64) {
+    let (beginning, end) = name.rsplit_once('.').unwrap_or((name, ""));
+    match end.trim_end_matches('s').parse() {
+        Ok(number) => (beginning, number),
+        Err(_) => (name, 0),
+    }
 }
 
 fn storage(system: &System) -> Markup {
     let storage = &system.storage;
     let hint = html! { (bytes(storage.bytes)) " now, about " (bytes(storage.forecast_bytes)) " after " (count(storage.retention_days, "day")) };
+    // The coming days have partitions, too, with nothing in them.
+    let today = clock::now().date().to_string();
+    let days = storage.days.iter().filter(|day| day.day <= today);
     panel(
         "Storage",
         &hint,
         true,
         &html! {
-            dl class="kv" { @for day in storage.days.iter().rev().take(14) {
+            dl class="kv" { @for day in days.rev().take(14) {
                 dt { (line(&day.day)) } dd class="num" { (bytes(day.bytes)) }
             } }
         },

@@ -133,7 +133,7 @@ fn signing(visit: &ManagerVisit, webhook: &WebhookView, base: &str) -> Markup {
                 dt { "Current" } dd { code { (line(&webhook.secret)) } }
                 dt { "Before" }
                 @match until {
-                    Some(until) => dd { "signs for another " (span(until.0 - clock::now())) },
+                    Some(until) => dd { "signs for " (span(until.0 - clock::now())) " more" },
                     None => dd class="soft" { "none" },
                 }
                 @if let Some(key) = &webhook.public_key { dt { "Public key" } dd { code class="break" { (line(key)) } } }

@@ -81,7 +81,7 @@ fn table_of(tenants: &[TenantView]) -> Markup {
                 (td("", &health(tenant)))
                 (td("grow first", &html! {
                     a class="cut" href={ (PATH) "/" (tenant.id) } { b { (line(name(tenant))) } }
-                    code class="small soft" { (tenant.id) }
+                    @if name(tenant) != tenant.id.to_string() { code class="small soft" { (tenant.id) } }
                 }))
                 @match &tenant.usage {
                     Some(usage) => {

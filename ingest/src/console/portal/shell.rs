@@ -28,7 +28,7 @@ pub fn page(
                 }
             }
             (content)
-            p class="pager" { span { "This page is yours for another " (span(left)) "." } }
+            p class="pager" { span { "This page is yours for " (span(left)) " more." } }
         }
     };
     document(customer.by.appearance, title, None, &body)

@@ -31,7 +31,7 @@ pub(super) fn schema_table(schema: &str) -> Markup {
                 td { code { @for _ in 0..member.depth { "\u{a0}\u{a0}" } (line(&member.name)) } }
                 td { span class="soft" { (line(&member.kind)) } }
                 td { @if member.required { "yes" } @else { span class="soft" { "no" } } }
-                td class="grow soft" { (line(&member.meaning)) }
+                td class="soft break" { (line(&member.meaning)) }
             } } }
         } } }
         @if members.len() == MEMBERS { p class="small soft" { "The first " (MEMBERS) " are shown; the JSON Schema has them all." } }
