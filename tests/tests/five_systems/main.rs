@@ -9,6 +9,7 @@ mod auraconnect;
 mod brainsait;
 mod corp_astro;
 mod jossiedb;
+mod put_back;
 mod rishi;
 mod walk;
 

@@ -296,10 +296,19 @@ pub async fn update(
 ) -> Result<Tagged> {
     let expected = expected_revision(&headers)?;
     let _turn = api.changes.acquire(&acting.tenant).await?;
-    let shown = find(&api, &acting.tenant, id).await?;
-    let shown = serde_json::to_value(shown).map_err(anyhow::Error::new)?;
-    let form = put_back::changes(body, &shown)?;
-    let mut checked = form.check(&api.destinations, &api.dialects)?;
+    let webhook = find(&api, &acting.tenant, id).await?;
+    let shown = serde_json::to_value(&webhook).map_err(anyhow::Error::new)?;
+    let mut wrong = Gathered::default();
+    let form = put_back::changes(body, &shown, &mut wrong)?;
+    let checked = form.map(|form| form.check(&api.destinations, &api.dialects));
+    let checked = wrong.take(checked.transpose());
+    let Some(mut checked) = wrong.finish(checked)? else {
+        // Nothing is to be changed: not even `updated_at` changes.
+        return match expected {
+            Some(expected) if expected != webhook.revision => Err(changed_meanwhile()),
+            _ => Ok(Tagged(StatusCode::OK, webhook)),
+        };
+    };
     acting.may_write(&mut checked)?;
     let mut client = api.pool.get().await?;
     let transaction = begin(&mut client, &acting.actor).await?;
