@@ -26,6 +26,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::event_types::Unfit;
 use crate::json_text::{MAX_DEPTH, depth};
+use crate::plain_words::{of_json, of_messagepack};
 
 /// The largest data of any tenant, in bytes. `intake` checks the tenant's own limit.
 pub const MAX_DATA: usize = LARGEST_MAX_PAYLOAD;
@@ -249,16 +250,20 @@ pub fn data(media_type: &str, content_type: &str, body: &[u8]) -> Result<String,
 
 fn from_json(body: &[u8]) -> Result<String, Rejected> {
     let text: &RawValue =
-        serde_json::from_slice(body).map_err(|error| malformed("JSON", &error))?;
+        serde_json::from_slice(body).map_err(|error| malformed("JSON", &of_json(&error)))?;
     Ok(text.get().to_owned())
 }
 
 fn from_msgpack(body: &[u8]) -> Result<String, Rejected> {
     let mut reader = rmp_serde::Deserializer::new(std::io::Cursor::new(body));
     reader.set_max_depth(MAX_DEPTH + 1);
-    let value = Value::deserialize(&mut reader)
-        .map_err(|error| malformed("MessagePack that JSON can express", &error))?;
-    let rest = body.len() as u64 - reader.get_ref().position();
+    let value = Value::deserialize(&mut reader);
+    let read = reader.get_ref().position();
+    let value = value.map_err(|error| {
+        let reason = of_messagepack(&error, read);
+        malformed("MessagePack that JSON can express", &reason)
+    })?;
+    let rest = body.len() as u64 - read;
     if rest > 0 {
         return Err(malformed("MessagePack", &format!("{rest} bytes follow it")));
     }
@@ -277,9 +282,9 @@ pub fn structured(body: &[u8]) -> Result<Content, Rejected> {
         #[serde(borrow)]
         data: Option<&'a RawValue>,
     }
-    let raw: Data<'_> = serde_json::from_slice(body).map_err(|error| malformed(FORMAT, &error))?;
-    let mut attributes: Map<String, Value> =
-        serde_json::from_slice(body).map_err(|error| malformed(FORMAT, &error))?;
+    let wrong = |error: serde_json::Error| malformed(FORMAT, &of_json(&error));
+    let raw: Data<'_> = serde_json::from_slice(body).map_err(wrong)?;
+    let mut attributes: Map<String, Value> = serde_json::from_slice(body).map_err(wrong)?;
     attributes.remove("data");
     for required in ["specversion", "id", "source", "type"] {
         if !attributes.get(required).is_some_and(Value::is_string) {
@@ -292,7 +297,7 @@ pub fn structured(body: &[u8]) -> Result<Content, Rejected> {
         (None, Some(Value::String(encoded))) => {
             let bytes = BASE64
                 .decode(encoded)
-                .map_err(|error| malformed("base64 in `data_base64`", &error))?;
+                .map_err(|_| malformed(FORMAT, &"`data_base64` is not base64"))?;
             from_json(&bytes)?
         }
         _ => {

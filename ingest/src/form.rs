@@ -3,16 +3,15 @@
 //! A form is what a client or a file sends, as it was sent. Its `check` makes of
 //! it what may be stored, or says which member is [`Invalid`].
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer};
-use serde_json::{Map, Value};
+use serde::de::{DeserializeOwned, Visitor};
+use serde::{Deserialize, Deserializer, forward_to_deserialize_any};
 use shared::dialect::Dialects;
 use utoipa::ToSchema;
 
 use crate::invalid::Invalid;
 
 #[derive(Deserialize, ToSchema)]
-#[serde(untagged, expecting = "expected an event type or a list of them")]
+#[serde(untagged, expecting = "must be an event type or a list of them")]
 pub enum OneOrMany {
     One(String),
     Many(Vec<String>),
@@ -44,8 +43,24 @@ where
 pub fn object<'de, D: Deserializer<'de>, T: DeserializeOwned>(
     deserializer: D,
 ) -> Result<T, D::Error> {
-    let members = Map::deserialize(deserializer)?;
-    serde_json::from_value(Value::Object(members)).map_err(serde::de::Error::custom)
+    T::deserialize(OnlyMaps(deserializer))
+}
+
+/// A deserializer that takes nothing but maps.
+struct OnlyMaps<D>(D);
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for OnlyMaps<D> {
+    type Error = D::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.0.deserialize_map(visitor)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
+        unit unit_struct newtype_struct seq tuple tuple_struct map struct enum identifier
+        ignored_any
+    }
 }
 
 /// Refuses a dialect that doesn't exist.

@@ -60,6 +60,7 @@ pub mod look_ahead;
 pub mod matching;
 pub mod metrics;
 pub mod partitions;
+pub mod plain_words;
 pub mod preview;
 pub mod rekey;
 pub mod rematch;

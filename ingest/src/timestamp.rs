@@ -36,7 +36,7 @@ impl<'de> Deserialize<'de> for Timestamp {
             .and_then(|at| at.checked_to_offset(UtcOffset::UTC))
             .map(Self)
             .ok_or_else(|| {
-                serde::de::Error::custom("expected an RFC 3339 time, like `2026-01-31T10:00:00Z`")
+                serde::de::Error::custom("must be an RFC 3339 time, like `2026-01-31T10:00:00Z`")
             })
     }
 }

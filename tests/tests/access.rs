@@ -220,7 +220,7 @@ async fn a_jwt_allows_what_its_claims_say() {
         asked.body["detail"]
             .as_str()
             .unwrap()
-            .contains("InvalidSignature")
+            .contains("its signature is not valid")
     );
     assert!(!world.logs().contains(JWT_SECRET));
     world.finish().await;

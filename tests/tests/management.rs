@@ -374,7 +374,7 @@ async fn an_invalid_request_is_refused_with_the_reason() {
         &post(json!({"url": 7})).await,
         400,
         Some("url"),
-        "expected a string",
+        "must be a string, not a number",
     );
     says(
         &world.ask(&ingest, "GET", "/api/v1/nothing", None).await,

@@ -29,6 +29,7 @@ use serde_json::Value;
 
 use super::counted::{BYTES_A_STEP, Costs, Counted, Exhausted, Seen, within};
 use super::patterns::{self, MultipleOf, Patterns, steps_a_byte};
+use crate::plain_words::of_json;
 use weight::Weight;
 pub use weight::{MAX_COMPILED, MAX_DEPTH, MAX_PATHS, MAX_PATTERNS, MAX_WEIGHT, SchemaError};
 
@@ -107,7 +108,8 @@ impl Schema {
         if text.len() > MAX_SCHEMA {
             return Err(error(format!("must be at most {MAX_SCHEMA} bytes of JSON")));
         }
-        let schema: Value = serde_json::from_str(text).map_err(|e| error(e.to_string()))?;
+        let schema: Value = serde_json::from_str(text)
+            .map_err(|e| error(format!("is not JSON: {}", of_json(&e))))?;
         if !schema.is_object() {
             return Err(error("must be an object".to_owned()));
         }
@@ -183,7 +185,10 @@ impl Schema {
         let data: Value = match serde_json::from_str(data) {
             Ok(data) => data,
             Err(error) => {
-                let (at, reason) = (String::new(), format!("it cannot be read: {error}"));
+                let (at, reason) = (
+                    String::new(),
+                    format!("it cannot be read: {}", of_json(&error)),
+                );
                 return Ok(Err(Flaw::Violation(Violation { at, reason })));
             }
         };

@@ -81,9 +81,12 @@ pub fn read(form: Value) -> Result<Rate, Invalid> {
         Value::Number(limit) => json!({ "limit": limit, "per": "second" }),
         form => form,
     };
-    let RateLimit { limit, per } = serde_json::from_value(form).map_err(|error| {
-        let forms = "must be deliveries a second, or have `limit` and `per` (second, minute, hour)";
-        Invalid::new("rate_limit", format!("{forms}: {error}"))
+    let RateLimit { limit, per } = serde_json::from_value(form).map_err(|_| {
+        let forms = format!(
+            "must be deliveries a second, from 1 to {MAX_RATE}, or an object with such a `limit` and \
+             `per` (`second`, `minute`, `hour`)"
+        );
+        Invalid::new("rate_limit", forms)
     })?;
     if !(1..=MAX_RATE).contains(&limit) {
         return Err(Invalid::new(

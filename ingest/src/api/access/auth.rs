@@ -25,6 +25,7 @@ use crate::api::access::jwt::Claims;
 use crate::api::access::role::{Caller, Role};
 use crate::api::access::tokens::{self, hash};
 use crate::api::http::problem::{Problem, Result};
+use crate::api::http::request::no_text;
 use crate::api::state::{Api, Shared};
 use crate::invalid::NotFound;
 use crate::webhooks::form::CheckedWebhook;
@@ -134,7 +135,7 @@ impl<const ROLE: u8, const USES_POSTGRES: bool, const OWN: bool> FromRequestPart
 /// one that doesn't exist. Any other id in a path is for the handler to judge.
 async fn check_path(parts: &mut Parts, api: &Shared, tenant: &Tenant, owner: &Owner) -> Result<()> {
     let path = RawPathParams::from_request_parts(parts, api).await;
-    let path = path.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    let path = path.map_err(|_| no_text())?;
     for (_, id) in path.iter() {
         check_id(id, api, tenant, owner).await?;
     }

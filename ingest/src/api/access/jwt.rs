@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{
     AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse,
 };
@@ -138,7 +139,7 @@ impl Jwts {
                     return self.claims(&verified.claims);
                 }
                 // Not for us, or not signed with this key.
-                Err(error) => refused = error.to_string(),
+                Err(error) => refused = plain(error.kind()),
             }
         }
         Err(refused)
@@ -214,19 +215,34 @@ fn is_critical(token: &str) -> bool {
     header.is_none_or(|header| header.contains_key("crit"))
 }
 
-/// Checks `exp` and `nbf` by PostgreSQL's clock, as tokens' expiry is; the reasons
-/// in the library's words.
+/// Why a JWT is refused, in our words.
+fn plain(kind: &ErrorKind) -> String {
+    match kind {
+        ErrorKind::InvalidSignature => "its signature is not valid".to_owned(),
+        ErrorKind::MissingRequiredClaim(name) => format!("its claim `{name}` is missing"),
+        ErrorKind::InvalidClaimFormat(name) => format!("its claim `{name}` has a wrong type"),
+        ErrorKind::InvalidIssuer => "its claim `iss` names another issuer".to_owned(),
+        ErrorKind::InvalidAudience => "its claim `aud` names another audience".to_owned(),
+        ErrorKind::InvalidAlgorithm => "its `alg` is not the key's".to_owned(),
+        ErrorKind::Base64(_) | ErrorKind::Json(_) | ErrorKind::Utf8(_) => {
+            "it is not a JWT".to_owned()
+        }
+        _ => "it can't be verified".to_owned(),
+    }
+}
+
+/// Checks `exp` and `nbf` by PostgreSQL's clock, as tokens' expiry is.
 fn in_force(claims: &Map<String, Value>, now: OffsetDateTime) -> Result<(), String> {
     let now = now.unix_timestamp() as f64;
     let time = |name: &str| match claims.get(name).map(Value::as_f64) {
-        Some(None) => Err(format!("InvalidClaimFormat({name})")),
+        Some(None) => Err(format!("its claim `{name}` is not a number")),
         time => Ok(time.flatten()),
     };
     if time("exp")?.is_none_or(|exp| exp < now - LEEWAY) {
-        return Err("ExpiredSignature".to_owned());
+        return Err("it has expired: see its claim `exp`".to_owned());
     }
     if time("nbf")?.is_some_and(|nbf| nbf > now + LEEWAY) {
-        return Err("ImmatureSignature".to_owned());
+        return Err("it is not valid yet: see its claim `nbf`".to_owned());
     }
     Ok(())
 }

@@ -22,6 +22,8 @@ use crate::api::events::new_event::{MAX_BATCH_BODY, NewEvent};
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{MAX_BODY, read_body, read_json};
 use crate::decode::{self, Content, Rejected};
+use crate::invalid::{Gathered, Invalid};
+use crate::plain_words::of_json;
 
 /// The prefix of headers with CloudEvents attributes.
 const PREFIX: &str = "ce-";
@@ -60,8 +62,12 @@ impl<S: Send + Sync> FromRequest<S> for Incoming {
             }
             "application/cloudevents-batch+json" => {
                 let body = read_body(request, MAX_BATCH_BODY).await?;
-                let events: Vec<&RawValue> = serde_json::from_slice(&body)
-                    .map_err(|error| Problem::bad_request(format!("the batch: {error}")))?;
+                let events: Vec<&RawValue> = serde_json::from_slice(&body).map_err(|error| {
+                    let reason = of_json(&error);
+                    Problem::bad_request(format!(
+                        "the body is not a batch of CloudEvents in JSON: {reason}"
+                    ))
+                })?;
                 let event = |event: &RawValue| {
                     let content = decode::structured(event.get().as_bytes());
                     of_cloudevent(content.map_err(unreadable)?)
@@ -104,6 +110,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
 /// The attributes among the headers. Their values are percent-encoded.
 fn attributes(headers: &HeaderMap) -> Result<Map<String, Value>> {
     let mut attributes = Map::new();
+    let mut wrong = Gathered::default();
     for (name, value) in headers {
         let Some(attribute) = name.as_str().strip_prefix(PREFIX) else {
             continue;
@@ -112,19 +119,18 @@ fn attributes(headers: &HeaderMap) -> Result<Map<String, Value>> {
         let value = value.and_then(|value| percent_decode_str(value).decode_utf8().ok());
         let value = value.filter(|value| !value.contains('\0'));
         let value = value.ok_or_else(|| {
-            Problem::field(
-                name.as_str(),
-                "must be ASCII, with other characters percent-encoded",
-            )
-        })?;
-        attributes.insert(attribute.to_owned(), value.into_owned().into());
+            let bound = "must be ASCII, with other characters percent-encoded";
+            Invalid::new(name.as_str(), bound)
+        });
+        let value = wrong.take(value).into_owned();
+        attributes.insert(attribute.to_owned(), value.into());
     }
     for required in ["id", "source", "type"] {
         if !attributes.contains_key(required) {
-            return Err(Problem::field(format!("{PREFIX}{required}"), "is missing"));
+            wrong.add(Invalid::missing(format!("{PREFIX}{required}")));
         }
     }
-    Ok(attributes)
+    Ok(wrong.finish(attributes)?)
 }
 
 fn of_cloudevent(content: Content) -> Result<NewEvent> {

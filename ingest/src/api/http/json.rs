@@ -4,13 +4,14 @@
 //! member to blame, until it can be read or says nothing new. Only refused requests pay for
 //! that, and only while they are small.
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
 use serde_json::{Map, Value, json};
 use serde_path_to_error::{Path, Segment};
 
 use crate::api::http::code::Code;
 use crate::api::http::problem::{Blame, Problem};
+use crate::plain_words;
 
 /// The most errors that are looked for.
 const MAX_ERRORS: usize = 16;
@@ -27,10 +28,25 @@ pub fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
     if first.is_some_and(|first| !b"{n".contains(first)) {
         return Err(Problem::bad_request("the body must be a JSON object"));
     }
-    serde_json::from_slice(text).map_err(|error| match error.classify() {
-        Category::Data => refused::<T>(text),
-        _ => Problem::bad_request(format!("the body is not JSON: {error}")),
+    serde_json::from_slice(text).map_err(|error| {
+        if error.classify() == Category::Data || is_of_a_value(&error) && is_json(text) {
+            return refused::<T>(text);
+        }
+        let reason = plain_words::of_json(&error);
+        Problem::bad_request(format!("the body is not JSON: {reason}"))
     })
+}
+
+/// Whether it may be said of JSON too: the library says it of a number where one of some words
+/// belongs, and of a number that is too large.
+fn is_of_a_value(error: &serde_json::Error) -> bool {
+    let words = error.to_string();
+    let words_of_values = ["expected value", "number out of range"];
+    words_of_values.iter().any(|of| words.starts_with(of))
+}
+
+fn is_json(text: &[u8]) -> bool {
+    serde_json::from_slice::<IgnoredAny>(text).is_ok()
 }
 
 /// Why the text, which is JSON, isn't an object of the type.
@@ -126,7 +142,7 @@ impl Wrong {
             let twice = "is there twice, perhaps under two of its names";
             (Code::DuplicateMember, twice.to_owned())
         } else {
-            (Code::WrongType, detail.to_owned())
+            (Code::WrongType, plain_words::of_value(detail))
         };
         Self {
             blame: Blame::new(code, written(&place), detail),
@@ -211,6 +227,13 @@ mod tests {
     #[allow(dead_code)]
     struct Inner {
         parts: Vec<u8>,
+        kind: Option<Kind>,
+        free: Option<Value>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    enum Kind {
+        Large,
     }
 
     fn errors(body: &str) -> Vec<(String, &'static str)> {
@@ -254,6 +277,18 @@ mod tests {
             errors(r#"{"inner": {}}"#)[0],
             wrong("inner.parts", "missing_member")
         );
+    }
+
+    #[test]
+    fn a_number_that_is_none_of_some_words_or_too_large_is_a_members_fault() {
+        for (inner, field) in [
+            (r#""kind": 7"#, "inner.kind"),
+            (r#""kind": []"#, "inner.kind"),
+            (r#""free": {"a": 1e999}"#, "inner.free.a"),
+        ] {
+            let body = format!(r#"{{"inner": {{"parts": [], {inner}}}}}"#);
+            assert_eq!(errors(&body)[0], wrong(field, "wrong_type"), "{body}");
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::api::http::code::Code;
 use crate::api::http::json;
 use crate::api::http::problem::{Blame, Problem};
 use crate::invalid::{Gathered, Invalid, Invalids};
+use crate::plain_words;
 
 /// The largest request body, in bytes: an event's data and what is around it.
 pub const MAX_BODY: usize = LARGEST_MAX_PAYLOAD + 256 * 1024;
@@ -69,8 +70,10 @@ pub async fn read_body(request: Request, limit: usize) -> Result<Vec<u8>, Proble
     let mut chunks = request.into_body().into_data_stream();
     let (mut body, mut size) = (Vec::new(), 0);
     while let Some(chunk) = chunks.next().await {
-        let chunk = chunk
-            .map_err(|error| Problem::bad_request(format!("the body is not whole: {error}")))?;
+        let chunk = chunk.map_err(|_| {
+            let why = "it ended early, or its length isn't as the headers say";
+            Problem::bad_request(format!("the body is not whole: {why}"))
+        })?;
         size += chunk.len();
         if size <= limit {
             body.extend_from_slice(&chunk);
@@ -126,12 +129,17 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let parameters = RawPathParams::from_request_parts(parts, state)
             .await
-            .map_err(|rejection| Problem::not_found(rejection.body_text()))?;
+            .map_err(|_| no_text())?;
         // The last one: pages of the console have the tenant before it.
         let last = parameters.iter().last();
         let (_, text) = last.ok_or_else(|| Problem::not_found("there is no name in the path"))?;
         Ok(Self(text.to_owned()))
     }
+}
+
+/// A part of the path isn't text, so nothing has that name.
+pub fn no_text() -> Problem {
+    Problem::not_found("the path is not UTF-8")
 }
 
 /// The two ids in the path, of a thing and of another that belongs to it.
@@ -148,7 +156,7 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let Path((first, second)) = Path::<(String, String)>::from_request_parts(parts, state)
             .await
-            .map_err(|rejection| Problem::bad_request(rejection.to_string()))?;
+            .map_err(|_| no_text())?;
         let unknown = |error: Malformed| Problem::not_found(error.to_string());
         Ok(Self(
             first.parse().map_err(unknown)?,
@@ -187,21 +195,40 @@ fn read_query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
             Ok(_) => return Err(Problem::wrong(errors)),
             Err(rejection) => rejection,
         };
-        // `limit: invalid digit found in string`, after words about the library's work.
-        let text = rejection.body_text();
-        let reason = text.strip_prefix("Failed to deserialize query string: ");
-        let named = reason.and_then(|reason| reason.split_once(": "));
-        let known = |name: &str| errors.iter().any(|error| error.field == name);
-        match named.filter(|(name, _)| !known(name)) {
-            Some((name, reason)) => {
-                errors.push(Blame::new(Code::WrongType, name, reason));
-                left = without(&left, name);
-            }
+        let is_new = |blame: &Blame| {
             // What is missing now may have been taken away.
+            errors.iter().all(|error| error.field != blame.field)
+                && (errors.is_empty() || blame.code != Code::MissingMember)
+        };
+        match blame(&rejection.body_text()).filter(is_new) {
+            Some(blame) => {
+                left = without(&left, &blame.field);
+                errors.push(blame);
+            }
             None if !errors.is_empty() => return Err(Problem::wrong(errors)),
-            None => return Err(Problem::bad_request(format!("query string: {text}"))),
+            None => return Err(Problem::bad_request("the query string can't be read")),
         }
     }
+}
+
+/// The parameter to blame, from the library's words: `limit: invalid digit found in string` or
+/// ``missing field `since` ``, after words about its work.
+fn blame(words: &str) -> Option<Blame> {
+    let words = words.strip_prefix("Failed to deserialize query string: ")?;
+    let named = || words.split('`').nth(1);
+    if words.starts_with("missing field") {
+        return Some(Blame::new(Code::MissingMember, named()?, "is missing"));
+    }
+    if words.starts_with("duplicate field") {
+        let twice = "is there twice";
+        return Some(Blame::new(Code::DuplicateMember, named()?, twice));
+    }
+    let (name, words) = words.split_once(": ")?;
+    Some(Blame::new(
+        Code::WrongType,
+        name,
+        plain_words::of_value(words),
+    ))
 }
 
 /// The same address without this parameter.

@@ -192,13 +192,16 @@ fn what_is_not_in_force_or_not_for_us_is_refused_with_the_reason() {
     };
     assert!(with(json!({})).is_ok());
     for (changes, word) in [
-        (json!({"exp": 1_000_000_000}), "Expired"),
+        (json!({"exp": 1_000_000_000}), "expired"),
         (json!({"exp": null}), "exp"),
         (json!({"exp": "soon"}), "exp"),
-        (json!({"nbf": later()}), "Immature"),
-        (json!({"iss": "https://elsewhere.example.com"}), "Issuer"),
+        (json!({"nbf": later()}), "not valid yet"),
+        (
+            json!({"iss": "https://elsewhere.example.com"}),
+            "another issuer",
+        ),
         (json!({"iss": null}), "iss"),
-        (json!({"aud": "billing"}), "Audience"),
+        (json!({"aud": "billing"}), "another audience"),
         (json!({"aud": null}), "aud"),
         (json!({"tenant": null}), "`tenant`"),
         (json!({"tenant": "A tenant"}), "`tenant`"),

@@ -19,7 +19,7 @@ const RATE: i32 = 10;
 const MAX_RATE: i32 = 1_000;
 
 /// Which deliveries begin again, and how quickly.
-#[derive(Deserialize, ToSchema)]
+#[derive(Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewReplay {
     /// Only of events that were accepted at this time or later.
@@ -61,7 +61,7 @@ pub struct NewReplay {
 }
 
 /// A request for a replay, checked.
-pub(in crate::api::deliveries) struct Checked {
+pub(crate) struct Checked {
     pub(in crate::api::deliveries) since: OffsetDateTime,
     pub(in crate::api::deliveries) until: OffsetDateTime,
     pub(in crate::api::deliveries) states: Vec<String>,
@@ -85,7 +85,7 @@ fn one_or_more_codes<'de, D: serde::Deserializer<'de>>(
         Value::String(text) => Ok(text.clone()),
         Value::Number(number) => Ok(number.to_string()),
         _ => Err(serde::de::Error::custom(
-            "expected a code, such as `503`, `5xx` or `none`, or a list of them",
+            "must be a code, such as `503`, `5xx` or `none`, or a list of them",
         )),
     };
     Ok(match Value::deserialize(deserializer)? {
@@ -129,7 +129,7 @@ impl NewReplay {
     ///
     /// # Errors
     /// Names each that is out of its bounds.
-    pub(in crate::api::deliveries) fn check(self) -> std::result::Result<Checked, Invalids> {
+    pub(crate) fn check(self) -> std::result::Result<Checked, Invalids> {
         let mut wrong = Gathered::default();
         let never = (OffsetDateTime::UNIX_EPOCH, OffsetDateTime::UNIX_EPOCH);
         let (since, until) = wrong.take_or(never, between(self.since, self.until));
