@@ -83,6 +83,16 @@ impl Gathered {
         self.0.push(invalid);
     }
 
+    /// Whether nothing is wrong so far.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Everything that is wrong.
+    pub fn into_invalids(self) -> Invalids {
+        Invalids(self.0)
+    }
+
     /// What was checked, unless something is wrong.
     ///
     /// # Errors

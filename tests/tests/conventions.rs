@@ -63,6 +63,51 @@ async fn everything_that_is_wrong_is_named_at_once_with_a_code_that_the_docs_exp
             ],
         ),
         (
+            webhooks,
+            json!({
+                "url": "nonsense", "events": ["ord*", "*", "a..b"],
+                "headers": {"Host": "x", "X-A": "y", "a b": "z"},
+                "oauth2": {"token_url": "ftp://x", "client_id": "", "client_secret": ""}
+            }),
+            422,
+            vec![
+                "url invalid_value",
+                "events[0] invalid_value",
+                "events[2] invalid_value",
+                "headers.Host invalid_value",
+                "headers.a b invalid_value",
+                "oauth2.token_url invalid_value",
+                "oauth2.client_id invalid_value",
+                "oauth2.client_secret invalid_value",
+            ],
+        ),
+        (
+            "/api/v1/webhooks/preview",
+            json!({"events": ["ord*", "*", "a..b"], "filters": {"a": {"$no": 1}}}),
+            422,
+            vec![
+                "events[0] invalid_value",
+                "events[2] invalid_value",
+                "filters invalid_value",
+            ],
+        ),
+        (
+            "/api/v1/signatures/check",
+            json!({
+                "webhook_id": "x", "delivery_id": "wh_1", "dialect": "none", "attempt": 0,
+                "secret": "x".repeat(513), "computed": "x".repeat(513)
+            }),
+            422,
+            vec![
+                "webhook_id invalid_value",
+                "delivery_id invalid_value",
+                "dialect invalid_value",
+                "attempt invalid_value",
+                "secret invalid_value",
+                "computed invalid_value",
+            ],
+        ),
+        (
             tenants,
             json!({"id": "No!", "dialect": "none", "limits": {"webhooks": -1, "payload_bytes": 0}}),
             422,

@@ -23,7 +23,7 @@ use tokio::task::block_in_place;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use known::{known, other_webhooks};
+use known::{Named, known, other_webhooks};
 use steps::Checking;
 
 use crate::api::access::auth::Managing;
@@ -87,6 +87,7 @@ pub async fn checked(api: &Api, tenant: &Tenant, new: NewCheck) -> Result<Checke
         headers: &headers,
         body: &new.body,
     };
+    let named = Named::read(api, &new)?;
     let bucket = Client::Token(Sha256::digest(tenant.as_str()).into());
     if let Err(refused) = api.checks.take(bucket, Instant::now()) {
         return Err(Problem::too_many_of(
@@ -95,7 +96,7 @@ pub async fn checked(api: &Api, tenant: &Tenant, new: NewCheck) -> Result<Checke
             refused.wait,
         ));
     }
-    let known = known(api, tenant, &new, &received).await?;
+    let known = known(api, tenant, (&new, named), &received).await?;
     let others = other_webhooks(api, tenant, known.webhook).await?;
     let _permit = cpu::permit(tenant).await;
     let mut checking = Checking {

@@ -7,6 +7,7 @@ use maud::html;
 use crate::api::http::problem::Problem;
 use crate::api::http::request_id;
 use crate::console::fields::query;
+use crate::console::parts::reasons;
 use crate::console::shell::{Appearance, alone};
 use crate::console::text::line;
 
@@ -75,7 +76,7 @@ fn page(problem: &Problem) -> Response {
     let content = html! {
         section {
             h1 { (what) }
-            p class="break" { (line(problem.to_string())) }
+            p class="break" { (reasons(problem)) }
             p class="soft" { (why) }
         }
         form class="row" action="/console/_/go" {

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use maud::{Markup, Render, html};
 use serde_json::Value;
 
+use crate::api::http::problem::Problem;
 use crate::console::icons::icon;
 use crate::console::text::{MOST, block, excerpt, line, plain, short, within};
 
@@ -99,6 +100,13 @@ pub fn note(tone: &str, symbol: &str, what: &Markup, more: &Markup, action: &Mar
             div { b { (what) } @if !more.0.is_empty() { p { (more) } } }
             @if !action.0.is_empty() { div class="row" { (action) } }
         }
+    }
+}
+
+/// All that is wrong with what was entered, or why it can't be done: a line for each.
+pub fn reasons(problem: &Problem) -> Markup {
+    html! {
+        @for (at, text) in problem.lines().iter().enumerate() { @if at > 0 { br; } (line(text)) }
     }
 }
 

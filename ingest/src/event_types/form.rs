@@ -121,7 +121,12 @@ impl EventTypeForm {
     }
 
     /// Notes what is wrong. Nothing comes of a type without a name.
-    fn entry(self, name: Option<EventType>, place: &str, wrong: &mut Gathered) -> Option<Entry> {
+    pub fn entry(
+        self,
+        name: Option<EventType>,
+        place: &str,
+        wrong: &mut Gathered,
+    ) -> Option<Entry> {
         let invalid = |field: &str, reason: String| Invalid::new(format!("{place}{field}"), reason);
         if name.as_ref().is_some_and(|name| name.as_str() == RESERVED) {
             wrong.add(invalid("name", format!("`{RESERVED}` is reserved")));

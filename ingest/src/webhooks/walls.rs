@@ -6,7 +6,7 @@ use shared::destination::Destinations;
 use shared::oauth::ClientCredentials;
 use utoipa::ToSchema;
 
-use crate::invalid::Invalid;
+use crate::invalid::{Gathered, Invalid, Invalids};
 
 /// The longest client id, scope and audience, in bytes.
 const MAX_TEXT: usize = 1024;
@@ -63,20 +63,18 @@ pub(super) fn certificate(
 pub(super) fn oauth2(
     form: Option<Option<OAuthForm>>,
     destinations: &Destinations,
-) -> Result<Option<Option<ClientCredentials>>, Invalid> {
+) -> Result<Option<Option<ClientCredentials>>, Invalids> {
     let Some(Some(form)) = form else {
         return Ok(form.map(|_| None));
     };
-    let wrong = |member: &str, reason: String| Invalid::new(format!("oauth2.{member}"), reason);
+    let mut wrong = Gathered::default();
+    let invalid = |member: &str, reason: String| Invalid::new(format!("oauth2.{member}"), reason);
     if form.token_url.chars().any(char::is_control) {
-        return Err(wrong(
-            "token_url",
-            "must not contain control characters".to_owned(),
-        ));
+        let bound = "must not contain control characters".to_owned();
+        wrong.add(invalid("token_url", bound));
+    } else if let Err(error) = destinations.check(&form.token_url) {
+        wrong.add(invalid("token_url", error.to_string()));
     }
-    destinations
-        .check(&form.token_url)
-        .map_err(|error| wrong("token_url", error.to_string()))?;
     for (member, text, most) in [
         ("client_id", Some(&form.client_id), MAX_TEXT),
         ("client_secret", Some(&form.client_secret), MAX_SECRET),
@@ -88,10 +86,10 @@ pub(super) fn oauth2(
         };
         if text.is_some_and(unfit) {
             let bound = format!("must be 1 to {most} bytes, without control characters");
-            return Err(wrong(member, bound));
+            wrong.add(invalid(member, bound));
         }
     }
-    Ok(Some(Some(ClientCredentials {
+    wrong.finish(Some(Some(ClientCredentials {
         token_url: form.token_url,
         client_id: form.client_id,
         client_secret: form.client_secret,

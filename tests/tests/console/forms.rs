@@ -219,3 +219,108 @@ async fn the_signature_check_shows_each_typical_mistake_in_every_dialect() {
     }
     shop.close().await;
 }
+
+#[tokio::test]
+async fn a_form_says_everything_that_is_wrong_at_once() {
+    let shop = Shop::open().await;
+    let tab = shop.browser.tab_without_javascript(&shop.base()).await;
+    tab.sign_in(harness::world::ADMIN_TOKEN).await;
+    let pages = format!("/console/{TENANT}");
+    let test = format!("{pages}/webhooks/{}/test", shop.good.id);
+    // What can't be read, and what the API would refuse.
+    let cases: [(&str, &[(&str, &str)], &str, &[&str]); 7] = [
+        (
+            &format!("{pages}/webhooks/new"),
+            &[
+                ("url", "nonsense"),
+                ("events", "ord*, order.*, a..b"),
+                ("timeout", "soon"),
+            ],
+            "main .main-btn",
+            &[
+                "Not saved.",
+                "must be a number of seconds",
+                "is not a URL",
+                "stands alone or follows",
+                "no two dots together",
+            ],
+        ),
+        (
+            &format!("{pages}/event-types/new"),
+            &[("name", "a..b"), ("example", "{"), ("schema", "[1")],
+            "main .main-btn",
+            &[
+                "name: event type must have no dot at its end",
+                "example: isn't JSON: it ends too early",
+                "schema: isn't JSON: it ends too early",
+            ],
+        ),
+        (
+            &format!("{pages}/events/new"),
+            &[("type", "a..b"), ("id", "ä"), ("data", "{\"a\": }")],
+            "[name=go]",
+            &[
+                "no two dots together",
+                "visible ASCII characters",
+                "isn't JSON: the first error is at line 1, column 7",
+            ],
+        ),
+        (
+            &format!("{pages}/replays/new"),
+            &[
+                ("since", "whenever"),
+                ("until", "later"),
+                ("other_rate", "many"),
+                ("types", "a..b"),
+                ("code", "9xx"),
+            ],
+            "main form .btn.quiet:not([name])",
+            &[
+                "since: must be a time",
+                "until: must be a time",
+                "rate: must be a number",
+                "event_types[0]: ",
+                "response_code[0]: ",
+            ],
+        ),
+        (
+            &format!("{pages}/signature"),
+            &[("webhook", "x"), ("delivery", "y")],
+            "main .main-btn",
+            &[
+                "webhook_id: the id must be `wh_`",
+                "delivery_id: the id must be `whd_`",
+            ],
+        ),
+        (
+            &test,
+            &[("type", "a..b"), ("data", "{")],
+            "main .main-btn",
+            &["event_type: ", "data: isn't JSON: it ends too early"],
+        ),
+        (
+            "/console/_/tenants/new",
+            &[
+                ("id", "No!"),
+                ("dialect", "none"),
+                ("payload_bytes", "many"),
+            ],
+            "main .main-btn",
+            &["limits.payload_bytes: must be a whole number"],
+        ),
+    ];
+    for (path, fields, button, sentences) in cases {
+        tab.goto(path).await;
+        if path.ends_with("/webhooks/new") {
+            tab.press("details.panel summary").await;
+        }
+        for (name, value) in fields {
+            tab.fill(&format!("main [name={name}]"), value).await;
+        }
+        tab.press(button).await;
+        for sentence in sentences {
+            tab.says(sentence).await;
+        }
+    }
+    shop.close().await;
+}

@@ -25,6 +25,7 @@ use crate::api::http::request::{Id, Page, Parameters};
 use crate::api::openapi::words::{DeliveryState, WebhookStatus};
 use crate::api::state::{Api, Shared};
 use crate::cpu;
+use crate::invalid::{Gathered, Invalid};
 use crate::matching::{Data, Explanation, Filter, Index, Pattern, Refusal};
 use crate::subscriptions::within;
 use crate::timestamp::Timestamp;
@@ -140,9 +141,11 @@ pub async fn show(
     };
     let deliveries_page = page_at(pages.deliveries_cursor);
     let matching_page = page_at(pages.matching_cursor);
-    let limit = deliveries_page.limit()?;
-    let after_delivery = cursor(&deliveries_page, "deliveries_cursor")?;
-    let after_webhook = cursor(&matching_page, "matching_cursor")?;
+    let mut wrong = Gathered::default();
+    let limit = wrong.take(deliveries_page.limit());
+    let after_delivery = wrong.take(cursor(&deliveries_page, "deliveries_cursor"));
+    let after_webhook = wrong.take(cursor(&matching_page, "matching_cursor"));
+    wrong.finish(())?;
 
     let row = find_event(&api, &acting.tenant, &id)
         .await?
@@ -176,9 +179,12 @@ pub async fn show(
     }))
 }
 
-fn cursor<T: std::str::FromStr>(page: &Page, field: &'static str) -> Result<Option<T>> {
+fn cursor<T: std::str::FromStr>(
+    page: &Page,
+    field: &'static str,
+) -> std::result::Result<Option<T>, Invalid> {
     page.after()
-        .map_err(|_| Problem::field(field, "is not a cursor"))
+        .map_err(|_| Invalid::new(field, "is not a cursor"))
 }
 
 /// Shortens a page that was read with one row more than its limit. Answers its last row if

@@ -141,6 +141,14 @@ impl Problem {
         Self { errors, ..problem }
     }
 
+    /// This, and what is wrong besides.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.errors.extend(other.errors);
+        self.errors.truncate(MAX_ERRORS);
+        self
+    }
+
     /// What is wrong with which member.
     pub fn errors(&self) -> &[Blame] {
         &self.errors
@@ -244,6 +252,17 @@ impl Problem {
     /// Whether PostgreSQL needed longer than a statement may take.
     pub fn is_too_slow(&self) -> bool {
         self.code == Code::TooSlow
+    }
+
+    /// All that is wrong, for people: a line for each.
+    pub fn lines(&self) -> Vec<String> {
+        if self.errors.is_empty() {
+            return vec![self.detail.clone()];
+        }
+        let lines = self.errors.iter();
+        lines
+            .map(|Blame { field, detail, .. }| format!("{field}: {detail}"))
+            .collect()
     }
 
     /// When it may be tried again, in seconds.

@@ -1,9 +1,10 @@
 //! What is known beside the request whose signature is checked: dialect, secrets, what was sent.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use shared::dialect::{Dialect, Received};
-use shared::ids::{DeliveryId, EventId, Tenant, WebhookId};
+use shared::ids::{DeliveryId, EventId, Malformed, Tenant, WebhookId};
 use shared::secret::Secret;
 use shared::webhook::Webhook;
 use time::OffsetDateTime;
@@ -13,8 +14,11 @@ use super::form::NewCheck;
 use crate::api::deliveries::composed::{Composed, webhook_of};
 use crate::api::http::problem::{Problem, Result};
 use crate::api::state::Api;
-use crate::invalid::NotFound;
+use crate::form::check_dialect;
+use crate::invalid::{Gathered, Invalid, Invalids, NotFound};
 
+/// The longest secret and the longest signature that are compared, in bytes.
+const MAX_TEXT: usize = 512;
 /// How many other webhooks' secrets are tried.
 const OTHERS: i64 = 100;
 
@@ -30,10 +34,60 @@ pub(super) struct Known {
     pub(super) sent: Option<(String, OffsetDateTime)>,
 }
 
+/// What the request names, checked.
+pub(super) struct Named {
+    webhook: Option<WebhookId>,
+    delivery: Option<DeliveryId>,
+    dialect: Option<Arc<Dialect>>,
+}
+
+impl Named {
+    /// Checks every member that has a bound of its own.
+    ///
+    /// # Errors
+    /// Names each that is out of its bounds.
+    pub(super) fn read(api: &Api, new: &NewCheck) -> std::result::Result<Self, Invalids> {
+        let mut wrong = Gathered::default();
+        let webhook = wrong.take(id("webhook_id", new.webhook_id.as_deref()));
+        let delivery = wrong.take(id("delivery_id", new.delivery_id.as_deref()));
+        let dialect = wrong.take(dialect(api, new.dialect.as_deref()));
+        if new.attempt.is_some_and(|n| n < 1) {
+            wrong.add(Invalid::new("attempt", "must be at least 1"));
+        }
+        for (field, text) in [("secret", &new.secret), ("computed", &new.computed)] {
+            if text.as_ref().is_some_and(|text| text.len() > MAX_TEXT) {
+                let bound = format!("must have at most {MAX_TEXT} bytes");
+                wrong.add(Invalid::new(field, bound));
+            }
+        }
+        wrong.finish(Self {
+            webhook,
+            delivery,
+            dialect,
+        })
+    }
+}
+
+fn id<T: FromStr<Err = Malformed>>(
+    field: &str,
+    text: Option<&str>,
+) -> std::result::Result<Option<T>, Invalid> {
+    let parsed = text.map(str::parse).transpose();
+    parsed.map_err(|error| Invalid::new(field, error))
+}
+
+fn dialect(api: &Api, name: Option<&str>) -> std::result::Result<Option<Arc<Dialect>>, Invalid> {
+    let Some(name) = name else {
+        return Ok(None);
+    };
+    check_dialect(name, &api.dialects)?;
+    Ok(api.dialects.get(name).cloned())
+}
+
 pub(super) async fn known(
     api: &Api,
     tenant: &Tenant,
-    new: &NewCheck,
+    (new, named): (&NewCheck, Named),
     received: &Received<'_>,
 ) -> Result<Known> {
     let own = match &new.secret {
@@ -41,25 +95,8 @@ pub(super) async fn known(
         Some(text) if !text.trim().is_empty() => Secret::parse(text.trim()).ok(),
         _ => None,
     };
-    let mut webhook = new
-        .webhook_id
-        .as_deref()
-        .map(|text| text.parse::<WebhookId>())
-        .transpose()
-        .map_err(|error| Problem::field("webhook_id", error.to_string()))?;
-    let delivery = new
-        .delivery_id
-        .as_deref()
-        .map(|text| text.parse::<DeliveryId>())
-        .transpose()
-        .map_err(|error| Problem::field("delivery_id", error.to_string()))?;
-    let named = match new.dialect.as_deref() {
-        None => None,
-        Some(name) => Some(api.dialects.get(name).cloned().ok_or_else(|| {
-            Problem::field("dialect", crate::form::unknown_dialect(name, &api.dialects))
-        })?),
-    };
-    let delivery = match (delivery, webhook, &named) {
+    let mut webhook = named.webhook;
+    let delivery = match (named.delivery, webhook, &named.dialect) {
         (Some(delivery), ..) => Some(delivery),
         // The event's id leads to the delivery.
         (None, Some(webhook), named) => {
@@ -71,8 +108,9 @@ pub(super) async fn known(
         Some(delivery) => Composed::read(api, tenant, delivery).await?,
         None => None,
     };
-    if composed.is_none() && new.delivery_id.is_some() {
-        let id = new.delivery_id.clone().unwrap_or_default();
+    if composed.is_none()
+        && let Some(id) = named.delivery
+    {
         return Err(Problem::not_found(format!("there is no delivery {id}")));
     }
     let stored = match (&composed, webhook) {
@@ -89,6 +127,7 @@ pub(super) async fn known(
         (None, None) => None,
     };
     let dialect = named
+        .dialect
         .or_else(|| stored.as_ref().map(|(_, dialect)| dialect.clone()))
         .or_else(|| {
             let tenants = api.subscriptions.dialect(tenant)?;

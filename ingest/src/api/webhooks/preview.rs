@@ -24,6 +24,7 @@ use crate::api::http::request::Body;
 use crate::api::state::Shared;
 use crate::cpu;
 use crate::form::{OneOrMany, one_or_many};
+use crate::invalid::{Gathered, Invalids};
 use crate::matching::{Data, Explanation, Filter, Index, Pattern};
 use crate::timestamp::Timestamp;
 use crate::webhooks::form::{check_events, check_filters};
@@ -61,6 +62,19 @@ pub struct NewPreview {
         example = json!({"total": {"$gte": 100}})
     )]
     pub filters: Option<Value>,
+}
+
+impl NewPreview {
+    /// Checks the patterns and the filter.
+    ///
+    /// # Errors
+    /// Names each pattern that is none, and what is wrong with the filter.
+    pub fn check(self) -> std::result::Result<(Vec<String>, Option<Value>), Invalids> {
+        let mut wrong = Gathered::default();
+        let patterns = wrong.take(check_events(self.events));
+        let filters = wrong.take(check_filters(Some(self.filters)));
+        wrong.finish((patterns.unwrap_or_default(), filters.flatten()))
+    }
 }
 
 /// What a webhook with these patterns and this filter would have got.
@@ -128,8 +142,7 @@ pub async fn preview(
     State(api): State<Shared>,
     Body(new): Body<NewPreview>,
 ) -> Result<Json<Preview>> {
-    let patterns = check_events(new.events)?.unwrap_or_default();
-    let filters = check_filters(Some(new.filters))?.flatten();
+    let (patterns, filters) = new.check()?;
     let mut tally = Tally::new(&patterns, filters.as_ref())?;
     let client = api.pool.get().await?;
     let latest = latest_events(&client, &acting.tenant).await?;

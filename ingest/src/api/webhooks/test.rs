@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use shared::attempt::{Answer, Attempt, Keep, Purpose, Report};
 use shared::clock;
 use shared::dialect::{Dialect, Message};
-use shared::ids::{DeliveryId, EventId, EventType, EventUid, Tenant, WebhookId};
+use shared::ids::{DeliveryId, EventId, EventType, EventUid, Malformed, Tenant, WebhookId};
 use shared::tenant::MAX_PAYLOAD;
 use shared::webhook::Webhook;
 use utoipa::ToSchema;
@@ -29,7 +29,7 @@ use crate::api::openapi::words::AttemptOutcome;
 use crate::api::state::{Api, Shared};
 use crate::api::webhooks::tester::judge;
 use crate::event_types::store::example_of;
-use crate::invalid::NotFound;
+use crate::invalid::{Gathered, Invalid, Invalids, NotFound};
 use crate::json_text::{MAX_DEPTH, depth};
 
 /// What is sent to a webhook that names no event type.
@@ -58,6 +58,27 @@ pub struct NewTest {
     /// Any JSON; by default the catalogue's example of the type.
     #[schema(value_type = serde_json::Value, required = false, example = json!({"n": 1}))]
     pub data: Option<Box<RawValue>>,
+}
+
+impl NewTest {
+    /// Checks every member. Answers the event type, if it names one.
+    ///
+    /// # Errors
+    /// Names each that is out of its bounds.
+    pub fn check(&self) -> std::result::Result<Option<EventType>, Invalids> {
+        let mut wrong = Gathered::default();
+        let named = self.event_type.as_deref().map(str::parse).transpose();
+        let named = wrong.take(named.map_err(|error: Malformed| Invalid::new("event_type", error)));
+        if self
+            .data
+            .as_ref()
+            .is_some_and(|it| depth(it.get()) > MAX_DEPTH)
+        {
+            let bound = format!("is nested more than {MAX_DEPTH} levels deep");
+            wrong.add(Invalid::new("data", bound));
+        }
+        wrong.finish(named)
+    }
 }
 
 /// A test's event, and the webhook to send it to.
@@ -157,7 +178,7 @@ pub async fn test_by_id(
     let webhook = new
         .webhook_id
         .parse()
-        .map_err(|error: shared::ids::Malformed| Problem::not_found(error.to_string()))?;
+        .map_err(|error: Malformed| Problem::not_found(error.to_string()))?;
     acting.must_own(&api, webhook).await?;
     let new = NewTest {
         event_type: new.event_type,
@@ -174,12 +195,7 @@ async fn send(api: &Api, acting: OwnManaging, id: WebhookId, new: NewTest) -> Re
     } = acting;
     let tenant = &tenant;
     let (webhook, patterns, dialect) = find_with_dialect(api, tenant, id).await?;
-    let event_type = match new.event_type {
-        Some(text) => text.parse().map_err(|error: shared::ids::Malformed| {
-            Problem::field("event_type", error.to_string())
-        })?,
-        None => first_type(&patterns),
-    };
+    let event_type = new.check()?.unwrap_or_else(|| first_type(&patterns));
     let data = match new.data {
         Some(data) => data.get().to_owned(),
         None => {
@@ -188,7 +204,13 @@ async fn send(api: &Api, acting: OwnManaging, id: WebhookId, new: NewTest) -> Re
             example.unwrap_or_else(|| EXAMPLE.to_owned())
         }
     };
-    check(api, tenant, &data)?;
+    let limit = api.subscriptions.max_payload(tenant).unwrap_or(MAX_PAYLOAD);
+    if data.len() > limit {
+        return Err(Problem::too_large(format!(
+            "data is {} bytes; at most {limit} are allowed",
+            data.len()
+        )));
+    }
     // The endpoint may take its time.
     drop(postgres);
     let event_id = test_event_id();
@@ -267,21 +289,6 @@ fn first_type(patterns: &[String]) -> EventType {
         Ok(any) => any,
         Err(error) => unreachable!("`{ANY_TYPE}` is an event type: {error}"),
     })
-}
-
-fn check(api: &Api, tenant: &Tenant, data: &str) -> Result<()> {
-    let limit = api.subscriptions.max_payload(tenant).unwrap_or(MAX_PAYLOAD);
-    if data.len() > limit {
-        return Err(Problem::too_large(format!(
-            "data is {} bytes; at most {limit} are allowed",
-            data.len()
-        )));
-    }
-    if depth(data) > MAX_DEPTH {
-        let bound = format!("is nested more than {MAX_DEPTH} levels deep");
-        return Err(Problem::field("data", bound));
-    }
-    Ok(())
 }
 
 fn test_event_id() -> EventId {

@@ -66,7 +66,7 @@ pub async fn show(
                 Ok(found) => Some(found.0),
                 // A value that the API refuses: its sentence says what would be right.
                 Err(problem) if problem.status().is_client_error() => {
-                    beneath = Some(problem.to_string());
+                    beneath = Some(problem.lines().join("; "));
                     None
                 }
                 Err(problem) => {

@@ -16,6 +16,8 @@ use shared::ids::WebhookId;
 
 use crate::api::changes::Change;
 use crate::api::event_types::{self, EventTypeQuery};
+use crate::api::http::json;
+use crate::api::http::problem::Problem;
 use crate::api::http::request::{Body, Id, MAX_PAGE, Parameters};
 use crate::api::webhooks;
 use crate::api::webhooks::view::WebhookView;
@@ -91,15 +93,24 @@ pub async fn create(
         let page = new_page(&console, &visit, &values, &blames, &beside).await;
         return Ok(page.into_response());
     }
-    let made = match values.body(None).and_then(read) {
+    let (body, blames) = values.body(None);
+    let form = read(body);
+    if !blames.is_empty() {
+        let check = |form: WebhookForm| -> std::result::Result<(), Problem> {
+            let api = &console.api;
+            form.check_new(&api.destinations, &api.dialects)?;
+            Ok(())
+        };
+        let blames = blames.and(Blames::of_result(form.and_then(check)));
+        let page = new_page(&console, &visit, &values, &blames, &unasked()).await;
+        return Ok(refused(page));
+    }
+    let made = match form {
         Ok(form) => {
             let acting = visit.acting().await?;
             webhooks::create(acting, State(console.api.clone()), Body(form)).await
         }
-        Err(blames) => {
-            let page = new_page(&console, &visit, &values, &blames, &unasked()).await;
-            return Ok(refused(page));
-        }
+        Err(problem) => Err(problem),
     };
     match made {
         Ok(made) => {
@@ -131,9 +142,8 @@ fn refused(page: Html<String>) -> Response {
     (StatusCode::UNPROCESSABLE_ENTITY, page).into_response()
 }
 
-fn read(body: Map<String, Value>) -> std::result::Result<WebhookForm, Blames> {
-    serde_json::from_value(Value::Object(body))
-        .map_err(|error| Blames(vec![(String::new(), error.to_string())]))
+fn read(body: Map<String, Value>) -> std::result::Result<WebhookForm, Problem> {
+    json::read(Value::Object(body).to_string().as_bytes())
 }
 
 /// `GET …/edit`
@@ -217,19 +227,23 @@ pub async fn save(
         let page = edit_page(&console, &visit, &webhook, &values, &blames, parts).await;
         return Ok((StatusCode::CONFLICT, page).into_response());
     }
-    let form = match values.body(Some(&now)) {
-        Ok(form) => form,
-        Err(blames) => {
-            let parts = (&html! {}, &unasked());
-            let page = edit_page(&console, &visit, &webhook, &values, &blames, parts);
-            return Ok(refused(page.await));
-        }
-    };
+    let (body, blames) = values.body(Some(&now));
+    if !blames.is_empty() {
+        let check = |form: WebhookForm| -> std::result::Result<(), Problem> {
+            let api = &console.api;
+            form.check(&api.destinations, &api.dialects)?;
+            Ok(())
+        };
+        let blames = blames.and(Blames::of_result(read(body).and_then(check)));
+        let parts = (&html! {}, &unasked());
+        let page = edit_page(&console, &visit, &webhook, &values, &blames, parts);
+        return Ok(refused(page.await));
+    }
     let mut headers = HeaderMap::new();
     headers.insert(header::IF_MATCH, webhook.etag());
     let acting = visit.acting().await?;
     let api = State(console.api.clone());
-    match webhooks::update(acting, api, Id(id), headers, Body(form)).await {
+    match webhooks::update(acting, api, Id(id), headers, Body(body)).await {
         Ok(_) => Ok(
             Redirect::to(&visit.path(&format!("/webhooks/{id}/settings?done=saved")))
                 .into_response(),

@@ -45,7 +45,7 @@ pub async fn show(
         match log::search(acting, State(console.reads.clone()), Parameters(search)).await {
             Ok(page) => found = Some(page.0),
             Err(problem) if problem.status().is_client_error() => {
-                beneath = Some(problem.to_string());
+                beneath = Some(problem.lines().join("; "));
             }
             Err(problem) => unread = Some(problem),
         }

@@ -8,12 +8,13 @@ use axum::response::{Html, Redirect};
 use maud::{Markup, html};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use shared::ids::{EventId, EventType, WebhookId};
+use shared::ids::{EventId, EventType, Tenant, WebhookId};
 
 use crate::api::event_types;
 use crate::api::events::detail::{self, Pages};
 use crate::api::events::dry_run::EventDryRun;
 use crate::api::events::{NewEvent, publish_now, would_happen};
+use crate::api::http::problem::{Blame, Problem};
 use crate::api::http::request::{Id, Parameters};
 use crate::console::failure::{Failure, Result};
 use crate::console::fields::segment;
@@ -25,6 +26,7 @@ use crate::console::state::Console;
 use crate::console::text::{line, plain, short};
 use crate::console::visit::{ManagerVisit, Posted};
 use crate::matching::Explanation;
+use crate::plain_words::of_json;
 
 /// How many webhooks that would get it are shown, or why they wouldn't.
 const SHOWN: usize = 50;
@@ -47,15 +49,19 @@ struct Form {
 }
 
 impl Form {
-    fn event(&self) -> std::result::Result<NewEvent, String> {
-        let data = RawValue::from_string(self.data.clone());
-        let data = data.map_err(|error| format!("The data isn't JSON: {error}."))?;
+    fn event(&self, tenant: &Tenant) -> std::result::Result<NewEvent, Problem> {
         let id = Some(self.id.trim().to_owned()).filter(|id| !id.is_empty());
-        Ok(NewEvent::by_hand(
-            self.event_type.trim().to_owned(),
-            id,
-            data,
-        ))
+        let with = |data| NewEvent::by_hand(self.event_type.trim().to_owned(), id, data);
+        match RawValue::from_string(self.data.clone()) {
+            Ok(data) => Ok(with(data)),
+            Err(error) => {
+                let reason = of_json(&error);
+                let of_data = Problem::field("data", format!("isn't JSON: {reason}"));
+                // What else is wrong is said at once.
+                let others = with(RawValue::NULL.to_owned()).check(tenant).err();
+                Err(others.into_iter().fold(of_data, Problem::and))
+            }
+        }
     }
 }
 
@@ -107,8 +113,8 @@ pub async fn send(
     if !fields.has("go") {
         return Ok(Err(page(&console, &visit, &form, None).await?));
     }
-    let wrong = match form.event() {
-        Err(wrong) => wrong,
+    let problem = match form.event(&visit.tenant) {
+        Err(problem) => problem,
         Ok(event) => {
             // 403 for whoever may not publish.
             let publishing = visit.publishing()?;
@@ -117,32 +123,32 @@ pub async fn send(
                     let path = format!("/events/{}", segment(&id.to_string()));
                     return Ok(Ok(Redirect::to(&visit.path(&path))));
                 }
-                Err(problem) if problem.status().is_client_error() => problem.to_string(),
-                Err(problem) => return Err(problem.into()),
+                Err(problem) => problem,
             }
         }
     };
-    Ok(Err(page(&console, &visit, &form, Some(wrong)).await?))
+    if !problem.status().is_client_error() {
+        return Err(problem.into());
+    }
+    Ok(Err(page(&console, &visit, &form, Some(problem)).await?))
 }
 
 async fn page(
     console: &Console,
     visit: &ManagerVisit,
     form: &Form,
-    wrong: Option<String>,
+    wrong: Option<Problem>,
 ) -> Result<Html<String>> {
     let (dry_run, wrong) = match (wrong, form.event_type.trim().is_empty()) {
         (Some(wrong), _) => (None, Some(wrong)),
         (None, true) => (None, None),
-        (None, false) => match form.event() {
-            Err(wrong) => (None, Some(wrong)),
+        (None, false) => match form.event(&visit.tenant) {
+            Err(problem) => (None, Some(problem)),
             Ok(event) => {
                 let _acting = visit.acting::<1, false>().await?;
                 match would_happen(&console.api, &visit.tenant, event).await {
                     Ok(dry_run) => (Some(dry_run), None),
-                    Err(problem) if problem.status().is_client_error() => {
-                        (None, Some(problem.to_string()))
-                    }
+                    Err(problem) if problem.status().is_client_error() => (None, Some(problem)),
                     Err(problem) => return Err(Failure::Problem(problem)),
                 }
             }
@@ -150,7 +156,8 @@ async fn page(
     };
     let matching = dry_run.iter().flat_map(|one| &one.matching).take(SHOWN);
     let names = names(console, visit, matching.map(|one| one.webhook_id)).await?;
-    let error = wrong.or_else(|| {
+    let [of_type, of_id, others] = wrong.as_ref().map(by_field).unwrap_or_default();
+    let of_data = others.or_else(|| {
         let dry_run = dry_run.as_ref()?;
         let detail = dry_run.detail.as_ref()?;
         Some(match &dry_run.field {
@@ -167,14 +174,14 @@ async fn page(
             form class="form" method="post" action=(visit.path("/events/new")) {
                 (csrf(&visit.by))
                 div class="pair" {
-                    (field("pt", &html! { "Event type" }, None, None, &|id, _| html! {
-                        input id=(id) name="type" value=(plain(&form.event_type)) required maxlength="128" spellcheck="false" autocomplete="off";
+                    (field("pt", &html! { "Event type" }, None, of_type.as_deref(), &|id, described| html! {
+                        input id=(id) name="type" value=(plain(&form.event_type)) required maxlength="128" spellcheck="false" autocomplete="off" aria-describedby=[described] aria-invalid=[described.map(|_| "true")];
                     }))
-                    (field("pi", &html! { "Id " span class="soft" { "made unless given" } }, None, None, &|id, _| html! {
-                        input id=(id) name="id" value=(plain(&form.id)) maxlength="255" spellcheck="false" autocomplete="off";
+                    (field("pi", &html! { "Id " span class="soft" { "made unless given" } }, None, of_id.as_deref(), &|id, described| html! {
+                        input id=(id) name="id" value=(plain(&form.id)) maxlength="255" spellcheck="false" autocomplete="off" aria-describedby=[described] aria-invalid=[described.map(|_| "true")];
                     }))
                 }
-                (field("pd", &html! { "Data" }, None, error.as_deref(), &|id, described| html! {
+                (field("pd", &html! { "Data" }, None, of_data.as_deref(), &|id, described| html! {
                     textarea id=(id) name="data" rows="14" spellcheck="false" aria-describedby=[described] aria-invalid=[described.map(|_| "true")] { "\n" (form.data) }
                 }))
                 div class="row" {
@@ -189,6 +196,25 @@ async fn page(
         }
     };
     Ok(Page::of_tenant(visit, Section::Events, "Publish").show(&content))
+}
+
+/// What is wrong with the type, with the id, and with anything else.
+fn by_field(problem: &Problem) -> [Option<String>; 3] {
+    let mut sorted = [None, None, None];
+    if problem.errors().is_empty() {
+        sorted[2] = problem.lines().into_iter().next();
+    }
+    for Blame { field, detail, .. } in problem.errors() {
+        let (at, text) = match field.as_str() {
+            "type" => (0, detail.clone()),
+            "id" => (1, detail.clone()),
+            "data" => (2, detail.clone()),
+            other => (2, format!("{other}: {detail}")),
+        };
+        let before = sorted[at].take().map(|before: String| before + "; ");
+        sorted[at] = Some(before.unwrap_or_default() + &text);
+    }
+    sorted
 }
 
 fn would_get_it(dry_run: &EventDryRun, names: &HashMap<WebhookId, String>) -> Markup {

@@ -18,7 +18,7 @@ use crate::api::signatures::{Checked, Difference, NewCheck, checked};
 use crate::console::failure::Result;
 use crate::console::frame::{Page, Section, csrf};
 use crate::console::icons::icon;
-use crate::console::parts::{field, note};
+use crate::console::parts::{field, note, reasons};
 use crate::console::state::Console;
 use crate::console::text::{line, plain};
 use crate::console::visit::{ManagerVisit, Posted};
@@ -107,7 +107,7 @@ pub async fn check(
             "slow",
             "warn",
             &html! { "That can't be checked." },
-            &html! { (line(problem.to_string())) },
+            &reasons(&problem),
             &html! {},
         ),
         Err(problem) => return Err(problem.into()),

@@ -17,12 +17,14 @@ use crate::console::failure::Result;
 use crate::console::frame::csrf;
 use crate::console::moments::took;
 use crate::console::pages::webhook::{Tab, page};
-use crate::console::parts::{code, headers, note, panel, payload};
+use crate::console::parts::{code, headers, note, panel, payload, reasons};
 use crate::console::state::Console;
 use crate::console::text::line;
 use crate::console::visit::{At, ManagerVisit, Posted};
 use crate::console::words;
 use crate::event_types::store::example_of;
+use crate::invalid::{Gathered, Invalid};
+use crate::plain_words::of_json;
 
 /// `GET /console/{tenant}/webhooks/{id}/test`
 pub async fn show(
@@ -69,7 +71,7 @@ pub async fn send(
             "slow",
             "warn",
             &html! { "Not sent." },
-            &line(problem.to_string()),
+            &reasons(&problem),
             &html! {},
         ),
         Err(problem) => return Err(problem.into()),
@@ -85,17 +87,20 @@ async fn sent(
     name: &str,
     data: &str,
 ) -> std::result::Result<Tested, Problem> {
+    let mut wrong = Gathered::default();
     let data = match data.trim() {
         "" => None,
-        text => Some(
-            RawValue::from_string(text.to_owned())
-                .map_err(|error| Problem::field("data", format!("isn't JSON: {error}")))?,
-        ),
+        text => wrong.keep(RawValue::from_string(text.to_owned()).map_err(|error| {
+            let reason = of_json(&error);
+            Invalid::new("data", format!("isn't JSON: {reason}"))
+        })),
     };
     let new = NewTest {
         event_type: Some(name.to_owned()).filter(|name| !name.is_empty()),
         data,
     };
+    wrong.take(new.check());
+    wrong.finish(())?;
     let acting = match visit.acting().await {
         Ok(acting) => acting,
         Err(_) => return Err(Problem::unavailable("too many requests are under way")),

@@ -12,7 +12,6 @@ use time::{Date, Time};
 
 use crate::api::access::auth::Administering;
 use crate::api::access::role::Role;
-use crate::api::http::problem::Problem;
 use crate::api::http::request::{Body, Id, MAX_PAGE, Page as ApiPage, Parameters};
 use crate::api::state::Shared;
 use crate::api::tokens::{self, NewToken, Token};
@@ -25,6 +24,7 @@ use crate::console::session::shown_once::{keep_secret, take_secret};
 use crate::console::state::Console;
 use crate::console::text::line;
 use crate::console::visit::{AdminVisit, At, Posted, Visitor};
+use crate::invalid::{Gathered, Invalid};
 use crate::timestamp::Timestamp;
 
 /// `GET /console/{tenant}/tokens`
@@ -139,18 +139,18 @@ pub fn issue_form(by: &Visitor, path: &str) -> Markup {
 /// # Errors
 /// If the API refuses.
 pub async fn issued(api: &Shared, administering: Administering, fields: &Fields) -> Result<String> {
-    let role: Role = fields
-        .text("role")
-        .parse()
-        .map_err(|error: String| Problem::field("role", error))?;
+    let mut wrong = Gathered::default();
+    let role = fields.text("role").parse::<Role>();
+    let role = wrong.keep(role.map_err(|error: String| Invalid::new("role", error)));
     let day = format_description!("[year]-[month]-[day]");
     let until = fields.filled("until").map(|text| Date::parse(text, day));
-    let until = until
-        .transpose()
-        .map_err(|_| Problem::field("until", "must be a day, like 2027-01-31"))?;
+    let until = until.transpose();
+    let until = until.map_err(|_| Invalid::new("until", "must be a day, like 2027-01-31"));
+    let until = wrong.take(until);
+    wrong.finish(())?;
     let new = NewToken {
         tenant: None,
-        role: Some(role),
+        role,
         owner: None,
         // Until the end of that day.
         expires_at: until

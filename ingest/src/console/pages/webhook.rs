@@ -85,7 +85,7 @@ pub async fn show(
         match answer.await {
             Ok(page) => found = Some(page.0),
             Err(problem) if problem.status().is_client_error() => {
-                beneath = Some(problem.to_string());
+                beneath = Some(problem.lines().join("; "));
             }
             Err(problem) => unread = Some(problem),
         }

@@ -52,7 +52,7 @@ impl IntoResponse for Ended {
             Self::Problem(problem) => (
                 problem.status(),
                 "That isn't possible now.",
-                problem.to_string(),
+                problem.lines().join("; "),
             ),
         };
         let content = html! {

@@ -6,11 +6,10 @@ use axum::extract::{Query, State};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use maud::{Markup, html};
 use secrecy::ExposeSecret;
-use serde_json::json;
+use serde_json::{Map, json};
 use shared::ids::WebhookId;
 
 use crate::api::deliveries;
-use crate::api::http::problem::Problem;
 use crate::api::http::request::{Body, Id, OptionalBody, Parameters};
 use crate::api::webhooks::stats::Health;
 use crate::api::webhooks::view::WebhookView;
@@ -216,8 +215,7 @@ pub async fn set_status(
         status @ ("active" | "paused") => status,
         _ => return Err(Ended::Nothing),
     };
-    let form = serde_json::from_value(json!({ "status": status }));
-    let form = form.map_err(|error| Problem::bad_request(error.to_string()))?;
+    let form = Map::from_iter([("status".to_owned(), status.into())]);
     let acting = customer.acting().await?;
     let api = State(console.api.clone());
     webhooks::update(acting, api, Id(id), Default::default(), Body(form)).await?;

@@ -18,12 +18,14 @@ use shared::webhook::{Rate, Status};
 use utoipa::ToSchema;
 
 use crate::form::check_dialect;
-use crate::invalid::Invalid;
+use crate::invalid::{Gathered, Invalid, Invalids};
 use crate::json_text::check_storable;
 use crate::matching::{Filter, Pattern};
 use crate::webhooks::rate_limit;
 
 type Result<T> = std::result::Result<T, Invalid>;
+/// Of a member with parts, several of which can be wrong.
+type Several<T> = std::result::Result<T, Invalids>;
 
 /// The most patterns of a webhook.
 const MAX_PATTERNS: usize = 100;
@@ -74,21 +76,22 @@ pub(super) fn url(url: Option<String>, destinations: &Destinations) -> Result<Op
 }
 
 /// # Errors
-/// Names the pattern that is none.
-pub fn events(events: Option<Vec<String>>) -> Result<Option<Vec<String>>> {
+/// Names each pattern that is none.
+pub fn events(events: Option<Vec<String>>) -> Several<Option<Vec<String>>> {
     let Some(patterns) = &events else {
         return Ok(None);
     };
     if patterns.is_empty() || patterns.len() > MAX_PATTERNS {
         let bound = format!("must have 1 to {MAX_PATTERNS} entries");
-        return Err(Invalid::new("events", bound));
+        return Err(Invalid::new("events", bound).into());
     }
+    let mut wrong = Gathered::default();
     for (at, pattern) in patterns.iter().enumerate() {
-        pattern
-            .parse::<Pattern>()
-            .map_err(|error| Invalid::new(format!("events[{at}]"), error))?;
+        if let Err(error) = pattern.parse::<Pattern>() {
+            wrong.add(Invalid::new(format!("events[{at}]"), error));
+        }
     }
-    Ok(events)
+    wrong.finish(events)
 }
 
 pub(super) fn secret(secret: Option<&str>) -> Result<Option<Secret>> {
@@ -125,30 +128,36 @@ pub fn filters(filters: Option<Option<Value>>) -> Result<Option<Option<Value>>> 
 /// An error doesn't repeat a value, which may be a credential.
 pub(super) fn headers(
     headers: Option<BTreeMap<String, String>>,
-) -> Result<Option<Vec<(String, String)>>> {
+) -> Several<Option<Vec<(String, String)>>> {
     let Some(headers) = headers else {
         return Ok(None);
     };
     if headers.len() > MAX_HEADERS {
-        return Err(Invalid::new(
-            "headers",
-            format!("must have at most {MAX_HEADERS} entries"),
-        ));
+        let bound = format!("must have at most {MAX_HEADERS} entries");
+        return Err(Invalid::new("headers", bound).into());
     }
+    let mut wrong = Gathered::default();
     for (name, value) in &headers {
-        let wrong = |reason: &str| Invalid::new(format!("headers.{name}"), reason.to_owned());
-        let parsed =
-            HeaderName::try_from(name).map_err(|_| wrong("is not a header name (RFC 9110)"))?;
-        if is_reserved(parsed.as_str()) || parsed.as_str().starts_with("webhook-") {
-            return Err(wrong("is set by Posthorn or by the connection"));
+        if let Err(reason) = header(name, value) {
+            wrong.add(Invalid::new(format!("headers.{name}"), reason));
         }
-        if value.len() > MAX_HEADER {
-            return Err(wrong(&format!("must be at most {MAX_HEADER} bytes")));
-        }
-        HeaderValue::from_str(value)
-            .map_err(|_| wrong("has characters that a header value can't have"))?;
     }
-    Ok(Some(headers.into_iter().collect()))
+    wrong.finish(Some(headers.into_iter().collect()))
+}
+
+fn header(name: &str, value: &str) -> std::result::Result<(), String> {
+    let parsed = HeaderName::try_from(name);
+    let parsed = parsed.map_err(|_| "is not a header name (RFC 9110)".to_owned())?;
+    if is_reserved(parsed.as_str()) || parsed.as_str().starts_with("webhook-") {
+        return Err("is set by Posthorn or by the connection".to_owned());
+    }
+    if value.len() > MAX_HEADER {
+        return Err(format!("must be at most {MAX_HEADER} bytes"));
+    }
+    match HeaderValue::from_str(value) {
+        Ok(_) => Ok(()),
+        Err(_) => Err("has characters that a header value can't have".to_owned()),
+    }
 }
 
 pub(super) fn timeout(timeout: Option<Option<u64>>) -> Result<Option<Option<i32>>> {

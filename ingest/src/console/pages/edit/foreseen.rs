@@ -21,10 +21,7 @@ pub(super) async fn previewed(
     visit: &ManagerVisit,
     values: &Values,
 ) -> Result<(Markup, Blames)> {
-    let body = match values.body(None) {
-        Ok(body) => body,
-        Err(blames) => return Ok((unasked(), blames)),
-    };
+    let (body, blames) = values.body(None);
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let events = body["events"]
         .as_array()
@@ -36,6 +33,11 @@ pub(super) async fn previewed(
             .filter(|filter| !filter.is_null())
             .cloned(),
     };
+    if !blames.is_empty() {
+        let others = wanted.check().err();
+        let others = others.map(|wrong| Blames::of(wrong.into()));
+        return Ok((unasked(), blames.and(others.unwrap_or_default())));
+    }
     let acting = visit.acting().await?;
     match preview::preview(acting, State(console.api.clone()), Body(wanted)).await {
         Ok(preview) => Ok((beside(&preview.0), Blames::default())),

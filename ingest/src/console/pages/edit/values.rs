@@ -6,6 +6,7 @@ use crate::api::http::problem::{Blame, Problem};
 use crate::api::webhooks::view::WebhookView;
 use crate::console::clauses::{self, Clause};
 use crate::console::fields::Fields;
+use crate::plain_words::of_json;
 
 /// What is in the fields of the form.
 #[derive(Default, Clone, PartialEq)]
@@ -105,8 +106,9 @@ impl Values {
         }
     }
 
-    /// The body that a client would send; of a change, only what it changes.
-    pub(super) fn body(&self, before: Option<&Self>) -> Result<Map<String, Value>, Blames> {
+    /// The body that a client would send; of a change, only what it changes. What can't be put
+    /// into it is to blame.
+    pub(super) fn body(&self, before: Option<&Self>) -> (Map<String, Value>, Blames) {
         let mut body = Map::new();
         let mut wrong = Vec::new();
         let differs = |of: fn(&Self) -> &String| before.is_none_or(|before| of(before) != of(self));
@@ -131,7 +133,9 @@ impl Values {
                 "" => set("filters", Value::Null),
                 text => match serde_json::from_str::<Value>(text) {
                     Ok(filter) => set("filters", filter),
-                    Err(error) => wrong.push(("filters", format!("isn't JSON: {error}"))),
+                    Err(error) => {
+                        wrong.push(("filters", format!("isn't JSON: {}", of_json(&error))))
+                    }
                 },
             }
         }
@@ -185,15 +189,9 @@ impl Values {
         if before.is_none_or(|before| before.debug != self.debug) {
             set("debug_mode", json!(self.debug));
         }
-        match wrong.is_empty() {
-            true => Ok(body),
-            false => Err(Blames(
-                wrong
-                    .into_iter()
-                    .map(|(field, detail)| (field.to_owned(), detail))
-                    .collect(),
-            )),
-        }
+        let wrong = wrong.into_iter();
+        let wrong = wrong.map(|(field, detail)| (field.to_owned(), detail));
+        (body, Blames(wrong.collect()))
     }
 }
 
@@ -220,6 +218,24 @@ impl Blames {
                 .map(|Blame { field, detail, .. }| (field, detail))
                 .collect(),
         )
+    }
+
+    /// What is wrong, if anything is.
+    pub(super) fn of_result(checked: Result<(), Problem>) -> Self {
+        checked.map_err(Self::of).err().unwrap_or_default()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// These, and those of fields that aren't to blame already.
+    pub(super) fn and(mut self, others: Self) -> Self {
+        let new = others.0.into_iter();
+        let new = new.filter(|(field, _)| self.get(field).is_none());
+        let new: Vec<_> = new.collect();
+        self.0.extend(new);
+        self
     }
 
     /// Of `events[3]`, `events` is to blame.
@@ -250,10 +266,11 @@ mod tests {
             timeout: "2.5".into(),
             ..before.clone()
         };
-        let body = after.body(Some(&before)).ok().map(Value::Object);
+        let (body, blames) = after.body(Some(&before));
+        assert!(blames.is_empty());
         assert_eq!(
-            body,
-            Some(json!({"events": ["order.*", "invoice.paid"], "timeout": 2_500}))
+            Value::Object(body),
+            json!({"events": ["order.*", "invoice.paid"], "timeout": 2_500})
         );
     }
 
@@ -265,9 +282,7 @@ mod tests {
             headers: "hunter2".into(),
             ..Values::default()
         };
-        let Err(blames) = values.body(None) else {
-            panic!("it is wrong");
-        };
+        let (_, blames) = values.body(None);
         let fields: Vec<_> = blames.0.iter().map(|(field, _)| field.as_str()).collect();
         assert_eq!(fields, ["filters", "retries", "headers"]);
         assert!(

@@ -9,18 +9,24 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use shared::ids::EventType;
+use tokio::task::block_in_place;
 
 use crate::api::event_types::{self, ImportForm};
+use crate::api::http::json;
+use crate::api::http::problem::Problem;
 use crate::api::http::request::{Body, Id};
 use crate::console::failure::Result;
 use crate::console::fields::segment;
 use crate::console::frame::{Page, Section, csrf};
-use crate::console::parts::{field, note};
+use crate::console::parts::{field, note, reasons};
 use crate::console::state::Console;
 use crate::console::text::{line, plain};
 use crate::console::visit::{At, ManagerVisit, Posted, Visitor};
+use crate::cpu;
 use crate::event_types::collections::COLLECTIONS;
 use crate::event_types::form::EventTypeForm;
+use crate::invalid::{Gathered, Invalid};
+use crate::plain_words::of_json;
 
 /// The fields of a type's form.
 #[derive(Default)]
@@ -81,10 +87,9 @@ pub async fn save(
         schema: fields.text("schema").trim().to_owned(),
         archived: fields.has("archived"),
     };
-    let wrong = match (form.name.parse::<EventType>(), sent(&form)) {
-        (Err(error), _) => format!("name: {error}"),
-        (_, Err(wrong)) => wrong,
-        (Ok(name), Ok(body)) => {
+    let problem = match sent(&visit, &form).await {
+        Err(problem) => problem,
+        Ok((name, body)) => {
             let acting = visit.acting().await?;
             let api = State(console.api.clone());
             match event_types::put(acting, api, Id(name), Body(body)).await {
@@ -92,15 +97,26 @@ pub async fn save(
                     let path = format!("/event-types/{}", segment(&form.name));
                     return Ok(Ok(Redirect::to(&visit.path(&path))));
                 }
-                Err(problem) if problem.status().is_client_error() => problem.to_string(),
-                Err(problem) => return Err(problem.into()),
+                Err(problem) => problem,
             }
         }
     };
+    if !problem.status().is_client_error() {
+        return Err(problem.into());
+    }
+    let wrong = reasons(&problem);
     Ok(Err(form_page(&visit, &form, is_new, Some(&wrong))))
 }
 
-fn sent(form: &Form) -> std::result::Result<EventTypeForm, String> {
+/// The name and the body that a client would send. What the API would refuse is checked here only
+/// if something else is wrong already, so that all of it is said at once.
+async fn sent(
+    visit: &ManagerVisit,
+    form: &Form,
+) -> std::result::Result<(EventType, EventTypeForm), Problem> {
+    let mut wrong = Gathered::default();
+    let name = form.name.parse::<EventType>();
+    let name = wrong.keep(name.map_err(|error| Invalid::new("name", error)));
     let mut body = Map::new();
     body.insert("description".to_owned(), form.description.clone().into());
     body.insert("archived".to_owned(), form.archived.into());
@@ -109,13 +125,24 @@ fn sent(form: &Form) -> std::result::Result<EventTypeForm, String> {
         if json.is_empty() {
             continue;
         }
-        serde_json::from_str::<&RawValue>(json)
-            .map_err(|error| format!("{member}: it isn't JSON: {error}"))?;
+        if let Err(error) = serde_json::from_str::<&RawValue>(json) {
+            let reason = of_json(&error);
+            wrong.add(Invalid::new(member, format!("isn't JSON: {reason}")));
+            continue;
+        }
         // As it was typed: no number loses a digit.
         text.truncate(text.len() - 1);
         text.push_str(&format!(",\"{member}\":{json}}}"));
     }
-    serde_json::from_str(&text).map_err(|error| error.to_string())
+    let body: EventTypeForm = json::read(text.as_bytes())?;
+    match name {
+        Some(name) if wrong.is_empty() => Ok((name, body)),
+        name => {
+            let _permit = cpu::permit(&visit.tenant).await;
+            block_in_place(|| body.entry(name, "", &mut wrong));
+            Err(wrong.into_invalids().into())
+        }
+    }
 }
 
 /// `POST /console/{tenant}/event-types/{name}/delete`
@@ -129,7 +156,12 @@ pub async fn delete(
     Ok(Redirect::to(&visit.path("/event-types")))
 }
 
-fn form_page(visit: &ManagerVisit, form: &Form, is_new: bool, wrong: Option<&str>) -> Html<String> {
+fn form_page(
+    visit: &ManagerVisit,
+    form: &Form,
+    is_new: bool,
+    wrong: Option<&Markup>,
+) -> Html<String> {
     let title = match is_new {
         true => "Describe an event type".to_owned(),
         false => format!("Edit {}", form.name),
@@ -137,7 +169,7 @@ fn form_page(visit: &ManagerVisit, form: &Form, is_new: bool, wrong: Option<&str
     let path = visit.path("/event-types");
     let content = html! {
         div class="head" { div { h1 { (line(&title)) } } }
-        @if let Some(wrong) = wrong { (note("fail", "fail", &html! { "That can't be saved." }, &html! { (line(wrong)) }, &html! {})) }
+        @if let Some(wrong) = wrong { (note("fail", "fail", &html! { "That can't be saved." }, wrong, &html! {})) }
         form class="form" method="post" action=(path) {
             (csrf(&visit.by))
             @if is_new { input type="hidden" name="new" value="1"; }

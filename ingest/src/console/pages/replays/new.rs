@@ -8,12 +8,11 @@ use maud::{Markup, html};
 use serde::Deserialize;
 use shared::clock;
 use shared::ids::WebhookId;
-use time::Duration;
+use time::{Duration, OffsetDateTime};
 
 use crate::api::access::role::Role;
 use crate::api::deliveries::all_replays::{self, NewBackfill};
 use crate::api::deliveries::replays::{self, DryRun, NewReplay, ReplayAnswer};
-use crate::api::http::problem::Problem;
 use crate::api::webhooks::stats::Health;
 use crate::api::webhooks::view::WebhookView;
 use crate::console::failure::{Failure, Result};
@@ -21,11 +20,12 @@ use crate::console::fields::Fields;
 use crate::console::frame::{Page, Section, csrf};
 use crate::console::moments::{at, count, span};
 use crate::console::pages::webhooks::{all, name};
-use crate::console::parts::{field, note};
+use crate::console::parts::{field, note, reasons};
 use crate::console::query::moment;
 use crate::console::state::Console;
 use crate::console::text::{line, plain};
 use crate::console::visit::{ManagerVisit, Posted, Visitor};
+use crate::invalid::{Gathered, Invalid};
 use crate::timestamp::Timestamp;
 
 /// The states that can begin again, and what people call them.
@@ -75,34 +75,33 @@ impl Form {
         form
     }
 
-    fn times(&self) -> Result<(Timestamp, Option<Timestamp>)> {
+    /// Since when, until when, and at which rate. Where one is none, another stands for it.
+    fn times_and_rate(&self, wrong: &mut Gathered) -> (Timestamp, Option<Timestamp>, Option<i32>) {
         let now = clock::now();
-        let wrong = |field: &str| {
-            Problem::field(
-                field,
-                "must be a time, like 3h, yesterday or 2026-11-26 07:29 (UTC)",
-            )
+        let time = |field: &str, text: &str| {
+            let bound = "must be a time, like 3h, yesterday or 2026-11-26 07:29 (UTC)";
+            moment(text, now).ok_or_else(|| Invalid::new(field, bound))
         };
-        let since = moment(&self.since, now).ok_or_else(|| wrong("since"))?;
+        let since = wrong.keep(time("since", &self.since));
         let until = match self.until.as_str() {
             "" | "now" => None,
-            text => Some(moment(text, now).ok_or_else(|| wrong("until"))?),
+            text => wrong.keep(time("until", text)),
         };
-        Ok((Timestamp(since), until.map(Timestamp)))
-    }
-
-    fn rate(&self) -> Result<i32> {
         let rate = self.rate.parse();
-        rate.map_err(|_| Problem::field("rate", "must be a number of deliveries a second").into())
+        let bound = "must be a number of deliveries a second";
+        let rate = wrong.keep(rate.map_err(|_| Invalid::new("rate", bound)));
+        let since = since.unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        (Timestamp(since), until.map(Timestamp), rate)
     }
 
     fn replay(&self, dry_run: bool) -> Result<NewReplay> {
-        let (since, until) = self.times()?;
+        let mut wrong = Gathered::default();
+        let (since, until, rate) = self.times_and_rate(&mut wrong);
         let list = |text: &str| {
             let parts = text.split([',', ' ']).filter(|part| !part.is_empty());
             Some(parts.map(str::to_owned).collect::<Vec<_>>()).filter(|parts| !parts.is_empty())
         };
-        Ok(NewReplay {
+        let new = NewReplay {
             since,
             until,
             status: Some(self.status.clone()),
@@ -111,19 +110,25 @@ impl Form {
             outcome: None,
             ramp: self.ramp,
             dry_run,
-            rate: Some(self.rate()?),
-        })
+            rate,
+        };
+        if !wrong.is_empty() {
+            // What the API would refuse is said at once.
+            wrong.take(new.clone().check().map(drop));
+        }
+        Ok(wrong.finish(new)?)
     }
 
     fn backfill(&self, dry_run: bool) -> Result<NewBackfill> {
-        let (since, until) = self.times()?;
-        Ok(NewBackfill {
+        let mut wrong = Gathered::default();
+        let (since, until, rate) = self.times_and_rate(&mut wrong);
+        Ok(wrong.finish(NewBackfill {
             since,
             until,
             dry_run,
-            rate: Some(self.rate()?),
+            rate,
             ramp: self.ramp,
-        })
+        })?)
     }
 
     /// Counts, or starts.
@@ -224,7 +229,7 @@ async fn page(console: &Console, visit: &ManagerVisit, form: &Form) -> Result<Ht
         Ok(ReplayAnswer::Started(_)) => Ok(None),
         // What was typed is wrong: its sentence says what would be right.
         Err(Failure::Problem(problem)) if problem.status().is_client_error() => {
-            Err(problem.to_string())
+            Err(reasons(&problem))
         }
         Err(failure) => return Err(failure),
     };
@@ -242,7 +247,7 @@ async fn page(console: &Console, visit: &ManagerVisit, form: &Form) -> Result<Ht
                 @match &counted {
                     Ok(Some(counted)) => (how_many(counted, form)),
                     Ok(None) => "",
-                    Err(wrong) => (note("slow", "warn", &html! { "That can't be counted." }, &html! { (line(wrong)) }, &html! {})),
+                    Err(wrong) => (note("slow", "warn", &html! { "That can't be counted." }, wrong, &html! {})),
                 }
                 @if let Some(webhook) = chosen.filter(|webhook| matches!(webhook.health, Health::Failing)) {
                     (note("slow", "warn", &html! { "The endpoint is failing." },

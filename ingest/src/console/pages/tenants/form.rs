@@ -4,18 +4,18 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::{Html, Redirect};
-use maud::html;
-use serde_json::{Map, Value, json};
+use maud::{Markup, html};
+use serde_json::{Map, Value};
 use shared::ids::Tenant;
 
 use super::PATH;
-use crate::api::http::problem::Problem;
+use crate::api::http::json;
 use crate::api::http::request::{Body, Name};
 use crate::api::tenants;
 use crate::console::failure::Result;
 use crate::console::fields::Fields;
 use crate::console::frame::{Page, Section, csrf};
-use crate::console::parts::{field, note};
+use crate::console::parts::{field, note, reasons};
 use crate::console::state::Console;
 use crate::console::text::line;
 use crate::console::visit::{At, Operation, Posted};
@@ -35,9 +35,9 @@ pub async fn create(
     let mut body = change(&fields);
     body.insert("id".to_owned(), fields.text("id").trim().into());
     let api = State(console.api.clone());
-    let made = match serde_json::from_value(Value::Object(body)) {
+    let made = match json::read(Value::Object(body).to_string().as_bytes()) {
         Ok(new) => tenants::create(operation.operating(), api, Body(new)).await,
-        Err(error) => Err(Problem::bad_request(error.to_string())),
+        Err(problem) => Err(problem),
     };
     Ok(match made {
         Ok(made) => Ok(Redirect::to(&format!("{PATH}/{}", made.into_body().id))),
@@ -45,7 +45,7 @@ pub async fn create(
             &operation,
             None,
             &fields,
-            Some(&problem.to_string()),
+            Some(&reasons(&problem)),
         )),
         Err(problem) => return Err(problem.into()),
     })
@@ -77,13 +77,13 @@ pub async fn save(
     Posted(fields): Posted,
 ) -> Result<std::result::Result<Redirect, Html<String>>> {
     let api = || State(console.api.clone());
-    let change = serde_json::from_value(Value::Object(change(&fields)));
+    let change = json::read(Value::Object(change(&fields)).to_string().as_bytes());
     let changed = match change {
         Ok(change) => {
             let name = Name(id.to_string());
             tenants::change(operation.operating(), api(), name, Body(change)).await
         }
-        Err(error) => Err(Problem::bad_request(error.to_string())),
+        Err(problem) => Err(problem),
     };
     Ok(match changed {
         Ok(changed) => Ok(Redirect::to(&format!("{PATH}/{}", changed.0.id))),
@@ -91,7 +91,7 @@ pub async fn save(
             let tenant = tenants::show(operation.operating(), api(), Name(id.to_string()))
                 .await?
                 .0;
-            let wrong = problem.to_string();
+            let wrong = reasons(&problem);
             Err(form_page(&operation, Some(&tenant), &fields, Some(&wrong)))
         }
         Err(problem) => return Err(problem.into()),
@@ -124,7 +124,7 @@ fn change(fields: &Fields) -> Map<String, Value> {
     body.insert("strict_event_types".to_owned(), fields.has("strict").into());
     body.insert(
         "frame_ancestors".to_owned(),
-        json!(origins.collect::<Vec<_>>()),
+        Value::Array(origins.map(Value::from).collect()),
     );
     body.insert("limits".to_owned(), Value::Object(limits));
     body
@@ -135,7 +135,7 @@ fn form_page(
     operation: &Operation,
     tenant: Option<&TenantView>,
     sent: &Fields,
-    wrong: Option<&str>,
+    wrong: Option<&Markup>,
 ) -> Html<String> {
     let value = |name: &str, stored: Option<String>| match wrong {
         Some(_) => sent.text(name).to_owned(),
@@ -166,7 +166,7 @@ fn form_page(
     };
     let content = html! {
         div class="head" { div { h1 { (line(&title)) } } }
-        @if let Some(wrong) = wrong { (note("fail", "fail", &html! { "That can't be saved." }, &html! { (line(wrong)) }, &html! {})) }
+        @if let Some(wrong) = wrong { (note("fail", "fail", &html! { "That can't be saved." }, wrong, &html! {})) }
         form class="form" method="post" action=(action) {
             (csrf(&operation.by))
             @if tenant.is_none() { (text("ti", "id", "Id", "a–z, 0–9, _ and -. It is the beginning of its events' routing keys and can't be changed.", None)) }
