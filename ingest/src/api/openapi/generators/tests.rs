@@ -115,6 +115,16 @@ fn patterns_of_members_have_no_commas() {
 }
 
 #[test]
+fn an_answers_text_that_may_be_null_has_no_pattern_and_a_requests_has() {
+    let document = document();
+    let schemas = &document["components"]["schemas"];
+    let answered = &schemas["Replay"]["properties"]["webhook_id"];
+    assert_eq!(answered["type"], json!(["string", "null"]));
+    let asked = schemas["EventInput"]["properties"]["id"].to_string();
+    assert!(asked.contains("EventId"), "{asked}");
+}
+
+#[test]
 fn what_a_request_must_have_is_required() {
     let document = document();
     let required = |name: &str| document["components"]["schemas"][name]["required"].clone();
