@@ -17,6 +17,8 @@ use harness::world::{ADMIN_TOKEN, TENANT, World, eventually};
 use reqwest::Response;
 use reqwest::header::HeaderMap;
 use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 const EXAMPLES: &str = "../ingest/src/api/openapi/examples.json";
 
@@ -105,6 +107,7 @@ impl<'a> Walk<'a> {
         assert!(declared.is_object(), "{id}: {status} is not declared");
         self.has_declared_headers(id, &declared, &answer);
         if !declared["content"]["application/json"].is_null() {
+            has_times_with_three_digits(id, &answer.body);
             let answers = self.answers.entry(id.to_owned()).or_default();
             answers.insert(status, answer.body.clone());
         }
@@ -144,6 +147,29 @@ impl<'a> Walk<'a> {
     fn example(&self, id: &str, status: &str) -> Value {
         let (_, _, operation) = self.operation(id);
         operation["responses"][status]["content"]["application/json"]["example"].clone()
+    }
+}
+
+/// Times are in UTC, with three digits after the second. What clients have written stays.
+fn has_times_with_three_digits(at: &str, value: &Value) {
+    match value {
+        Value::String(text) if OffsetDateTime::parse(text, &Rfc3339).is_ok() => {
+            let length = "2026-01-31T10:00:00.000Z".len();
+            assert!(text.len() == length && text.ends_with('Z'), "{at}: {text}");
+        }
+        Value::Array(items) => {
+            for item in items {
+                has_times_with_three_digits(at, item);
+            }
+        }
+        Value::Object(members) => {
+            let theirs = ["attributes", "data", "example", "metadata", "schema"];
+            let ours = members.iter();
+            for (name, member) in ours.filter(|(name, _)| !theirs.contains(&name.as_str())) {
+                has_times_with_three_digits(&format!("{at}/{name}"), member);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use harness::receiver::{answering, answering_after};
+use harness::service::http;
 use harness::world::World;
 use serde_json::{Value, json};
 
@@ -60,8 +61,28 @@ async fn a_test_delivery_describes_the_endpoints_problem_in_words() {
         );
         let verdict = said["verdict"].as_str().unwrap();
         assert!(verdict.contains(words), "{verdict}");
+        // One sentence end is enough, also after a question.
+        assert!(
+            !verdict.ends_with("?.") && !verdict.ends_with(".."),
+            "{verdict}"
+        );
         assert_eq!(said["error"].is_string(), code.is_null(), "{said}");
     }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_test_without_a_body_may_say_that_it_is_json() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let shop = world.receiver(answering(200)).await;
+    let webhook = world.webhook(&ingest, &shop, json!({})).await;
+    let said = http()
+        .post(ingest.url(&format!("/api/v1/webhooks/{}/test", webhook.id)))
+        .bearer_auth(world.token())
+        .header("content-type", "application/json");
+    assert_eq!(said.send().await.unwrap().status(), 200);
+    shop.receives(1).await;
     world.finish().await;
 }
 

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use shared::ids::{Tenant, TokenId, WebhookId};
 use tokio_postgres::Row;
 use utoipa::{IntoParams, ToSchema};
@@ -263,7 +263,14 @@ fn members(columns: Option<Value>) -> Option<Map<String, Value>> {
     let named = columns.into_iter().map(|(column, value)| {
         let known = MEMBERS.iter().find(|(known, _)| *known == column);
         let name = known.map_or(column.as_str(), |(_, name)| name).to_owned();
-        (name, value)
+        let is_time = column.ends_with("_at") || column.ends_with("_until");
+        (name, if is_time { time(value) } else { value })
     });
     Some(named.collect())
+}
+
+/// PostgreSQL's JSON has microseconds and an offset; the API's times haven't.
+fn time(value: Value) -> Value {
+    let time = serde_json::from_value::<Timestamp>(value.clone());
+    time.ok().map_or(value, |time| json!(time))
 }
