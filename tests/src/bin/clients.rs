@@ -1,9 +1,13 @@
 //! `make clients-test`: generates clients from the served description and lets them walk
 //! through the API against the real programs.
 //!
-//! First Redocly's recommended rules check the description. Then `openapi-typescript` and
-//! `openapi-python-client` generate clients into `.posthorn/clients`, and the programs of
-//! `tests/clients/` use them: create, publish, deliver, look, rotate, replay, delete.
+//! First Redocly's recommended rules check the description. Then `openapi-typescript`,
+//! `openapi-python-client` and `openapi-generator` (Go, Java) generate clients into
+//! `.posthorn/clients`, and the programs of `tests/clients/` use them: create, publish, deliver,
+//! look, rotate, replay, delete.
+//!
+//! Nothing is fetched. What the Go client imports is a Debian package. What the Java client
+//! imports, Jackson, is in the generator's own jar, and its annotations are a Debian package.
 
 #![allow(clippy::print_stdout)] // What it did is its purpose.
 
@@ -16,6 +20,9 @@ use harness::service::http;
 use harness::world::{TENANT, World};
 use serde_json::json;
 use tokio::process::Command;
+
+/// The annotations that generated Java has on its members, where Debian puts them.
+const JAVA_ANNOTATIONS: &str = "/usr/share/java/jakarta-annotation-api.jar";
 
 /// What a program needs to walk through the API.
 struct Walk {
@@ -52,7 +59,10 @@ async fn main() -> anyhow::Result<()> {
     let walked = async {
         lint(&posthorn, &document).await?;
         walk.in_typescript(&posthorn, &folder, &document).await?;
-        walk.in_python(&posthorn, &folder, &document).await
+        walk.in_python(&posthorn, &folder, &document).await?;
+        let generator = Generator::find(&posthorn).await?;
+        walk.in_go(&generator, &folder, &document).await?;
+        walk.in_java(&generator, &folder, &document).await
     };
     let walked = walked.await;
     let arrived = shop.arrivals();
@@ -60,7 +70,7 @@ async fn main() -> anyhow::Result<()> {
     world.abandon().await;
     walked?;
     // Each walk has one event delivered, and replays it.
-    anyhow::ensure!(arrived.len() == 4, "{} arrivals", arrived.len());
+    anyhow::ensure!(arrived.len() == 8, "{} arrivals", arrived.len());
     Ok(())
 }
 
@@ -133,8 +143,123 @@ impl Walk {
         run("the walk in Python", self.given_to(&mut python)).await
     }
 
+    async fn in_go(
+        &self,
+        generator: &Generator,
+        folder: &Path,
+        document: &Path,
+    ) -> anyhow::Result<()> {
+        let folder = folder.join("go");
+        // Answers may have members that the description doesn't have, or doesn't have yet.
+        let properties = "packageName=posthorn,withGoMod=false,enumClassPrefix=true,\
+                          disallowAdditionalPropertiesIfNotPresent=false,\
+                          useOneOfDiscriminatorLookup=true";
+        let package = folder.join("src/posthorn");
+        generator
+            .run(document, "go", &package, (properties, &[]))
+            .await?;
+        let program = folder.join("src/walk");
+        tokio::fs::create_dir_all(&program).await?;
+        tokio::fs::copy(ours("walk.go"), program.join("walk.go")).await?;
+        let mut build = Command::new("go");
+        build
+            .args(["build", "-o", "walk", "walk"])
+            // Packages are looked for in folders: here, and where Debian puts them.
+            .env("GO111MODULE", "off")
+            .env("GOPATH", format!("{}:/usr/share/gocode", folder.display()))
+            .current_dir(&folder);
+        run("go build", &mut build).await?;
+        let mut walk = Command::new(folder.join("walk"));
+        run("the walk in Go", self.given_to(&mut walk)).await
+    }
+
+    async fn in_java(
+        &self,
+        generator: &Generator,
+        folder: &Path,
+        document: &Path,
+    ) -> anyhow::Result<()> {
+        let folder = folder.join("java");
+        // Jackson has no type of its own for a member that may be null or missing.
+        let properties = "library=native,openApiNullable=false,useJakartaEe=true,\
+                          invokerPackage=posthorn,apiPackage=posthorn.api,modelPackage=posthorn.model";
+        // The generator writes no Java for an alternative that is a list.
+        let lists = [
+            "--schema-mappings",
+            "OneOrMany=Object,FinishedStates=Object",
+        ];
+        let of = (properties, &lists[..]);
+        generator.run(document, "java", &folder, of).await?;
+        let sources = folder.join("src/main/java");
+        tokio::fs::copy(ours("Walk.java"), sources.join("Walk.java")).await?;
+        let classes = folder.join("classes");
+        let path = [&*classes, &*generator.jar, Path::new(JAVA_ANNOTATIONS)];
+        let path = std::env::join_paths(path)?;
+        let mut compile = Command::new("javac");
+        compile
+            .args(["-nowarn", "-sourcepath"])
+            .arg(&sources)
+            .arg("-classpath")
+            .arg(&path)
+            .arg("-d")
+            .arg(&classes)
+            .arg(sources.join("Walk.java"));
+        run("javac", &mut compile).await?;
+        let mut java = Command::new("java");
+        java.arg("-classpath").arg(&path).arg("Walk");
+        run("the walk in Java", self.given_to(&mut java)).await
+    }
+
     fn given_to<'a>(&self, program: &'a mut Command) -> &'a mut Command {
         program.args([&self.address, &self.token, &self.url])
+    }
+}
+
+/// `openapi-generator`, a program in Java that comes as a Python package.
+struct Generator {
+    jar: PathBuf,
+}
+
+impl Generator {
+    async fn find(posthorn: &Path) -> anyhow::Result<Self> {
+        let mut packages = tokio::fs::read_dir(posthorn.join("venv/lib")).await?;
+        while let Some(python) = packages.next_entry().await? {
+            let package = python.path().join("site-packages/openapi_generator_cli");
+            let jar = package.join("openapi-generator.jar");
+            if jar.exists() {
+                return Ok(Self { jar });
+            }
+        }
+        anyhow::bail!("openapi-generator: `make deps` installs it")
+    }
+
+    /// Generates a client into an empty folder.
+    async fn run(
+        &self,
+        document: &Path,
+        language: &str,
+        folder: &Path,
+        (properties, more): (&str, &[&str]),
+    ) -> anyhow::Result<()> {
+        if folder.exists() {
+            tokio::fs::remove_dir_all(folder).await?;
+        }
+        let mut generate = Command::new("java");
+        generate
+            .arg("-jar")
+            .arg(&self.jar)
+            .args(["generate", "--generator-name", language, "--input-spec"])
+            .arg(document)
+            .arg("--output")
+            .arg(folder)
+            .args(["--additional-properties", properties])
+            .args(more)
+            // Nothing but the client: no pages, no tests.
+            .args([
+                "--global-property",
+                "models,apis,supportingFiles,modelDocs=false,apiDocs=false,modelTests=false,apiTests=false",
+            ]);
+        run(&format!("openapi-generator, {language}"), &mut generate).await
     }
 }
 
