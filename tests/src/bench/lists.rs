@@ -7,6 +7,8 @@
 //! Filling takes minutes, so `--folder` keeps the servers' data: the next run with this folder
 //! measures at once.
 
+#![allow(clippy::print_stderr)] // Filling takes minutes: it says how far it is.
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;

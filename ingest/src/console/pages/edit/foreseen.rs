@@ -35,7 +35,7 @@ pub(super) async fn previewed(
     };
     if !blames.is_empty() {
         let others = wanted.check().err();
-        let others = others.map(|wrong| Blames::of(wrong.into()));
+        let others = others.map(|wrong| Blames::from_problem(wrong.into()));
         return Ok((unasked(), blames.and(others.unwrap_or_default())));
     }
     let acting = visit.acting().await?;

@@ -134,7 +134,7 @@ impl Values {
                 text => match serde_json::from_str::<Value>(text) {
                     Ok(filter) => set("filters", filter),
                     Err(error) => {
-                        wrong.push(("filters", format!("isn't JSON: {}", of_json(&error))))
+                        wrong.push(("filters", format!("isn't JSON: {}", of_json(&error))));
                     }
                 },
             }
@@ -222,7 +222,10 @@ impl Blames {
 
     /// What is wrong, if anything is.
     pub(super) fn of_result(checked: Result<(), Problem>) -> Self {
-        checked.map_err(Self::of).err().unwrap_or_default()
+        checked
+            .map_err(Self::from_problem)
+            .err()
+            .unwrap_or_default()
     }
 
     pub(super) fn is_empty(&self) -> bool {
