@@ -276,7 +276,7 @@ fn replaced(mut body: Value, place: &[Step], value: &Value) -> Value {
                 &mut at[name]
             }
             Step::Item => {
-                if !at.as_array().is_some_and(|items| !items.is_empty()) {
+                if at.as_array().is_none_or(Vec::is_empty) {
                     *at = json!([null]);
                 }
                 &mut at[0]

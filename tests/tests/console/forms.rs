@@ -228,7 +228,8 @@ async fn a_form_says_everything_that_is_wrong_at_once() {
     let pages = format!("/console/{TENANT}");
     let test = format!("{pages}/webhooks/{}/test", shop.good.id);
     // What can't be read, and what the API would refuse.
-    let cases: [(&str, &[(&str, &str)], &str, &[&str]); 7] = [
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str, &'a [&'a str]);
+    let cases: [Case<'_>; 7] = [
         (
             &format!("{pages}/webhooks/new"),
             &[
