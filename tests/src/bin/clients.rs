@@ -2,12 +2,11 @@
 //! through the API against the real programs.
 //!
 //! First Redocly's recommended rules check the description. Then `openapi-typescript`,
-//! `openapi-python-client` and `openapi-generator` (Go, Java) generate clients into
+//! `openapi-python-client` and `openapi-generator` (Go) generate clients into
 //! `.posthorn/clients`, and the programs of `tests/clients/` use them: create, publish, deliver,
 //! look, rotate, replay, delete.
 //!
-//! Nothing is fetched. What the Go client imports is a Debian package. What the Java client
-//! imports, Jackson, is in the generator's own jar, and its annotations are a Debian package.
+//! Nothing is fetched. What the Go client imports is a Debian package.
 
 #![allow(clippy::print_stdout)] // What it did is its purpose.
 
@@ -20,9 +19,6 @@ use harness::service::http;
 use harness::world::{TENANT, World};
 use serde_json::json;
 use tokio::process::Command;
-
-/// The annotations that generated Java has on its members, where Debian puts them.
-const JAVA_ANNOTATIONS: &str = "/usr/share/java/jakarta-annotation-api.jar";
 
 /// What a program needs to walk through the API.
 struct Walk {
@@ -61,8 +57,7 @@ async fn main() -> anyhow::Result<()> {
         walk.in_typescript(&posthorn, &folder, &document).await?;
         walk.in_python(&posthorn, &folder, &document).await?;
         let generator = Generator::find(&posthorn).await?;
-        walk.in_go(&generator, &folder, &document).await?;
-        walk.in_java(&generator, &folder, &document).await
+        walk.in_go(&generator, &folder, &document).await
     };
     let walked = walked.await;
     let arrived = shop.arrivals();
@@ -70,7 +65,7 @@ async fn main() -> anyhow::Result<()> {
     world.abandon().await;
     walked?;
     // Each walk has one event delivered, and replays it.
-    anyhow::ensure!(arrived.len() == 8, "{} arrivals", arrived.len());
+    anyhow::ensure!(arrived.len() == 6, "{} arrivals", arrived.len());
     Ok(())
 }
 
@@ -171,43 +166,6 @@ impl Walk {
         run("go build", &mut build).await?;
         let mut walk = Command::new(folder.join("walk"));
         run("the walk in Go", self.given_to(&mut walk)).await
-    }
-
-    async fn in_java(
-        &self,
-        generator: &Generator,
-        folder: &Path,
-        document: &Path,
-    ) -> anyhow::Result<()> {
-        let folder = folder.join("java");
-        // Jackson has no type of its own for a member that may be null or missing.
-        let properties = "library=native,openApiNullable=false,useJakartaEe=true,\
-                          invokerPackage=posthorn,apiPackage=posthorn.api,modelPackage=posthorn.model";
-        // The generator writes no Java for an alternative that is a list.
-        let lists = [
-            "--schema-mappings",
-            "OneOrMany=Object,FinishedStates=Object",
-        ];
-        let of = (properties, &lists[..]);
-        generator.run(document, "java", &folder, of).await?;
-        let sources = folder.join("src/main/java");
-        tokio::fs::copy(ours("Walk.java"), sources.join("Walk.java")).await?;
-        let classes = folder.join("classes");
-        let path = [&*classes, &*generator.jar, Path::new(JAVA_ANNOTATIONS)];
-        let path = std::env::join_paths(path)?;
-        let mut compile = Command::new("javac");
-        compile
-            .args(["-nowarn", "-sourcepath"])
-            .arg(&sources)
-            .arg("-classpath")
-            .arg(&path)
-            .arg("-d")
-            .arg(&classes)
-            .arg(sources.join("Walk.java"));
-        run("javac", &mut compile).await?;
-        let mut java = Command::new("java");
-        java.arg("-classpath").arg(&path).arg("Walk");
-        run("the walk in Java", self.given_to(&mut java)).await
     }
 
     fn given_to<'a>(&self, program: &'a mut Command) -> &'a mut Command {
