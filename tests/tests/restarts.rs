@@ -96,7 +96,7 @@ async fn a_delivery_that_cannot_be_retried_is_refused_with_the_reason() {
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.receiver(answering(500)).await;
     // A delivery whose next attempt is less than 2 s ahead isn't sent sooner on request.
-    let policy = json!({"retry_policy": {"delays": [1900]}});
+    let policy = json!({"retry_policy": {"delays": [1900], "jitter": 0}});
     let webhook = world.webhook(&ingest, &shop, policy).await;
     world.publish("order.created", "evt-1", &json!({})).await;
     shop.receives(1).await;

@@ -406,11 +406,19 @@ async fn counts_of_what_webhooks_lack_leave_connections_for_other_requests() {
         sql.batch_execute(&events).await.unwrap();
     }
     sql.batch_execute("ANALYZE events").await.unwrap();
-    // A tenant has three requests at a time.
-    let counts = asked.iter().flat_map(|one| [one; 3]).map(|(token, path)| {
-        let body = json!({"since": "2020-01-01T00:00:00Z", "dry_run": true});
-        world.ask_as(token, &ingest, "POST", path, Some(body))
-    });
+    // A tenant has three requests at a time. Each asks three times, so that all look at once for
+    // some seconds also where the first ones begin late.
+    let (world_of, ingest_of) = (&world, &ingest);
+    let counts = asked
+        .iter()
+        .flat_map(|one| [one; 3])
+        .map(|(token, path)| async move {
+            let body = json!({"since": "2020-01-01T00:00:00Z", "dry_run": true});
+            let count = || world_of.ask_as(token, ingest_of, "POST", path, Some(body.clone()));
+            count().await;
+            count().await;
+            count().await
+        });
     let counts = Box::pin(futures_util::future::join_all(counts));
     let others = Box::pin(async {
         let looking = "SELECT count(*) FROM pg_stat_activity \
