@@ -172,6 +172,20 @@ async fn a_secret_that_is_shown_once_is_not_used_up_by_others() {
     world.finish().await;
 }
 
+/// A tenant with a failed delivery, and another one: the cookie of a session of each.
+async fn two_tenants(world: &World, ingest: &Service) -> (String, String) {
+    let receiver = world.receiver(answering(503)).await;
+    let more = json!({"retries": 0});
+    world.webhook(ingest, &receiver, more).await;
+    world.publish("order.paid", "evt-1", &json!({})).await;
+    receiver.receives(1).await;
+    world.settles().await;
+    let others = world.another_tenant(ingest, "globex").await;
+    let ours = session(ingest, "", world.token()).await;
+    let theirs = session(ingest, "", &others).await;
+    (ours, theirs)
+}
+
 /// What a page is answered with.
 async fn shown(ingest: &Service, cookie: &str, path: &str) -> (u16, String) {
     let asked = http().get(ingest.url(path)).header("cookie", cookie);
@@ -183,15 +197,7 @@ async fn shown(ingest: &Service, cookie: &str, path: &str) -> (u16, String) {
 async fn a_list_that_takes_too_long_says_so_and_other_tenants_pages_go_on() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
-    let receiver = world.receiver(answering(503)).await;
-    let more = json!({"retries": 0});
-    world.webhook(&ingest, &receiver, more).await;
-    world.publish("order.paid", "evt-1", &json!({})).await;
-    receiver.receives(1).await;
-    world.settles().await;
-    let others = world.another_tenant(&ingest, "globex").await;
-    let ours = session(&ingest, "", world.token()).await;
-    let theirs = session(&ingest, "", &others).await;
+    let (ours, theirs) = two_tenants(&world, &ingest).await;
 
     // Whoever reads an attempt waits. Lists of deliveries do, lists of webhooks and events don't.
     let sql = world.sql().await;
@@ -265,15 +271,7 @@ async fn a_list_that_takes_too_long_says_so_and_other_tenants_pages_go_on() {
 async fn live_parts_that_wait_keep_only_live_parts_of_their_own_tenant_waiting() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
-    let receiver = world.receiver(answering(503)).await;
-    let more = json!({"retries": 0});
-    world.webhook(&ingest, &receiver, more).await;
-    world.publish("order.paid", "evt-1", &json!({})).await;
-    receiver.receives(1).await;
-    world.settles().await;
-    let others = world.another_tenant(&ingest, "globex").await;
-    let ours = session(&ingest, "", world.token()).await;
-    let theirs = session(&ingest, "", &others).await;
+    let (ours, theirs) = two_tenants(&world, &ingest).await;
     let sql = world.sql().await;
     let lock = "BEGIN; LOCK TABLE attempts IN ACCESS EXCLUSIVE MODE";
     sql.batch_execute(lock).await.unwrap();

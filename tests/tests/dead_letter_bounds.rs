@@ -8,7 +8,7 @@ use harness::producer::Publication;
 use harness::receiver::answering;
 use harness::service::Service;
 use harness::world::{TENANT, World, eventually};
-use lapin::options::{BasicGetOptions, BasicNackOptions, QueueDeclareOptions};
+use lapin::options::{BasicGetOptions, BasicNackOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
 use serde_json::{Value, json};
@@ -170,15 +170,7 @@ async fn one_tenants_dead_letters_push_out_only_its_own_oldest() {
 /// Takes messages from the events queue without acking them, until RabbitMQ gives up
 /// on them.
 async fn fails_fifty_times(world: &World, channel: &Channel) {
-    let depth = async || {
-        let options = QueueDeclareOptions {
-            passive: true,
-            ..Default::default()
-        };
-        let name = "posthorn.parking.v1".into();
-        let queue = channel.queue_declare(name, options, FieldTable::default());
-        queue.await.unwrap().message_count()
-    };
+    let depth = async || world.messages_in("posthorn.parking.v1").await;
     assert_eq!(world.count("events").await, 0);
     eventually("RabbitMQ gives up", async || {
         let events = "posthorn.ingest.v1".into();

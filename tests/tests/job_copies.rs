@@ -167,14 +167,8 @@ async fn a_late_copy_that_is_being_sent_does_not_count_as_lost() {
         world.count(&overdue).await == WEBHOOKS as i64
     })
     .await;
-    let channel = world.connection().await.create_channel().await.unwrap();
     eventually("a late copy of each job is in the queue", async || {
-        let options = QueueDeclareOptions {
-            passive: true,
-            ..QueueDeclareOptions::default()
-        };
-        let queue = channel.queue_declare("posthorn.jobs.v1.0".into(), options, Default::default());
-        queue.await.unwrap().message_count() as usize == WEBHOOKS
+        world.messages_in("posthorn.jobs.v1.0").await as usize == WEBHOOKS
     })
     .await;
     let _dispatchers = [world.dispatcher().await, world.dispatcher().await];

@@ -8,8 +8,6 @@ use harness::load::Load;
 use harness::receiver::{Receiver, answering, answering_in_turn};
 use harness::service::Service;
 use harness::world::{World, eventually};
-use lapin::options::QueueDeclareOptions;
-use lapin::types::FieldTable;
 use serde_json::json;
 
 /// As short as they may be, so that the test doesn't wait long for the sweeper.
@@ -38,18 +36,6 @@ async fn all_arrive(load: Load, receiver: &Receiver) {
         confirmed.keys().all(|id| arrived.contains(id))
     })
     .await;
-}
-
-/// The messages in a queue.
-async fn waiting(world: &World, queue: &str) -> u32 {
-    let connection = world.connection().await;
-    let channel = connection.create_channel().await.unwrap();
-    let passive = QueueDeclareOptions {
-        passive: true,
-        ..QueueDeclareOptions::default()
-    };
-    let declared = channel.queue_declare(queue.into(), passive, FieldTable::default());
-    declared.await.unwrap().message_count()
 }
 
 #[tokio::test]
@@ -106,7 +92,9 @@ async fn jobs_in_the_queues_of_shards_that_are_gone_come_back_by_the_sweeper() {
     ingest.stop().await.unwrap();
     let mut left = 0;
     for shard in 1..4 {
-        left += waiting(&world, &format!("posthorn.jobs.v1.{shard}")).await;
+        left += world
+            .messages_in(&format!("posthorn.jobs.v1.{shard}"))
+            .await;
     }
     // Eight random shards of four: with one in 65,536 all are 0.
     assert!(left > 0, "no job is left");
