@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::http::Method;
+use fantoccini::actions::{InputSource, KeyAction, KeyActions};
 use fantoccini::error::CmdError;
 use fantoccini::wd::WebDriverCompatibleCommand;
 use fantoccini::{Client, ClientBuilder, Locator};
@@ -184,13 +185,44 @@ impl Tab {
         must(css, self.client.find_all(Locator::Css(css)).await).len()
     }
 
+    /// Waits until there are this many of these elements.
+    pub async fn has(&self, css: &str, wanted: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.many(css).await != wanted {
+            assert!(
+                Instant::now() < deadline,
+                "{} has not {wanted} of {css}:\n{}",
+                self.path().await,
+                self.text().await
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// The text of the first of these elements.
     pub async fn text_of(&self, css: &str) -> String {
-        must(css, self.find(css).await.text().await)
+        self.with(css, async |element| element.text().await).await
     }
 
     pub async fn attribute(&self, css: &str, name: &str) -> Option<String> {
-        must(css, self.find(css).await.attr(name).await)
+        self.with(css, async |element| element.attr(name).await)
+            .await
+    }
+
+    /// Does something with the first of these elements. If another page or part comes between
+    /// finding it and that, the element is found again.
+    async fn with<T>(
+        &self,
+        css: &str,
+        does: impl AsyncFn(&fantoccini::elements::Element) -> Result<T, CmdError>,
+    ) -> T {
+        for _ in 0..20 {
+            match does(&self.find(css).await).await {
+                Err(error) if error.is_stale_element_reference() => {}
+                done => return must(css, done),
+            }
+        }
+        panic!("{css} is replaced all the time");
     }
 
     async fn find(&self, css: &str) -> fantoccini::elements::Element {
@@ -207,14 +239,16 @@ impl Tab {
 
     /// Types into a field.
     pub async fn fill(&self, css: &str, text: &str) {
-        let field = self.find(css).await;
-        must(css, field.clear().await);
-        must(css, field.send_keys(text).await);
+        self.with(css, async |field| {
+            field.clear().await?;
+            field.send_keys(text).await
+        })
+        .await;
     }
 
     /// Presses the first of these elements.
     pub async fn press(&self, css: &str) {
-        must(css, self.find(css).await.click().await);
+        self.with(css, async |element| element.click().await).await;
     }
 
     /// Presses the link or button with this text.
@@ -232,10 +266,15 @@ impl Tab {
         }
     }
 
-    /// Types keys, into whatever has the focus.
+    /// Presses keys, one after the other. They go to whatever has the focus then.
     pub async fn keys(&self, keys: &str) {
-        let active = must("the focus", self.client.active_element().await);
-        must(keys, active.send_keys(keys).await);
+        let mut pressed = KeyActions::new("keyboard".to_owned());
+        for value in keys.chars() {
+            pressed = pressed
+                .then(KeyAction::Down { value })
+                .then(KeyAction::Up { value });
+        }
+        must(keys, self.client.perform_actions(pressed).await);
     }
 
     /// What a script answers.

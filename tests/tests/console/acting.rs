@@ -169,9 +169,9 @@ async fn with_the_keyboard_alone_one_jumps_selects_retries_and_opens() {
     tab.keys("r").await;
     tab.says("1 delivery retried.").await;
     tab.keys("?").await;
-    assert_eq!(tab.many("dialog[open]").await, 1);
+    tab.has("dialog[open]", 1).await;
     tab.keys("\u{e00c}").await;
-    assert_eq!(tab.many("dialog[open]").await, 0);
+    tab.has("dialog[open]", 0).await;
     tab.keys("j").await;
     tab.keys("\u{e007}").await;
     tab.says("What happened").await;

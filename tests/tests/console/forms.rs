@@ -65,8 +65,9 @@ async fn the_preview_of_a_filter_says_what_the_same_webhook_then_really_gets() {
         tab.press("[name=operator] option[value='$gte']").await;
         tab.fill("[name=value]", "100").await;
         tab.press("[name=clause]").await;
-        // The last row is the new one.
-        let rows = tab.many("[data-row]").await;
+        // The script adds one row. The server answers with a page that has two empty ones.
+        let rows = if has_javascript { 2 } else { 3 };
+        tab.has("[data-row]", rows).await;
         let last = format!("[data-row]:nth-of-type({rows})");
         tab.fill(&format!("{last} [name=path]"), "currency").await;
         tab.press(&format!("{last} option[value='$in']")).await;
