@@ -81,8 +81,6 @@ const UNINTERRUPTED: Duration = Duration::from_millis(1);
 pub struct Written {
     /// Those that are safe once what is [to be published](Self::outgoing) is confirmed.
     pub begun: Vec<Begun>,
-    /// Not begun.
-    pub left: Vec<Taken>,
     /// Late copies of jobs of events that were known.
     copies: Vec<Job>,
     now: OffsetDateTime,
@@ -118,6 +116,8 @@ pub async fn write(writer: &Writer, events: Vec<Taken>) -> Option<Written> {
     let now = shared::clock::now();
     let revision = writer.feed.revision();
     let (mut begun, left) = begin(writer, events, now).await;
+    // They don't wait until this batch is written and published.
+    writer.ahead.give_back(left);
     let mut only_if = revision;
     if revision.is_none() || begun.iter().any(Begun::is_refused_by_the_cache) {
         refresh_cache(writer, &mut begun).await?;
@@ -128,7 +128,6 @@ pub async fn write(writer: &Writer, events: Vec<Taken>) -> Option<Written> {
     }
     let mut written = Written {
         begun: Vec::new(),
-        left,
         copies: Vec::new(),
         now,
     };

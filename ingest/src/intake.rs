@@ -110,7 +110,7 @@ async fn lane(
             .batch_seconds
             .observe(started.elapsed().as_secs_f64());
         let finished = written.begun.into_iter().map(Begun::finish).collect();
-        ahead.through(reserved, finished, written.left).await?;
+        ahead.through(reserved, finished).await?;
     }
 }
 

@@ -324,16 +324,28 @@ impl LookAhead {
         }
     }
 
-    /// A lane is through with a batch: `finished` are safe, `left` weren't begun.
+    /// A lane didn't begin these events of its batch: they wait for a lane again.
+    pub fn give_back(&self, left: Vec<Taken>) {
+        if left.is_empty() {
+            return;
+        }
+        {
+            let mut guard = self.state();
+            let state = &mut *guard;
+            state.batches.give_back(left, &mut state.sources);
+            // Nothing may have waited since they were taken, so nobody looks.
+            if state.batches.has_restrained() {
+                self.restrained.notify_one();
+            }
+        }
+        self.batch.notify_one();
+    }
+
+    /// A lane is through with a batch: these events of it are safe.
     ///
     /// # Errors
     /// If a channel fails.
-    pub async fn through(
-        &self,
-        reserved: Reserved,
-        finished: Vec<Finished>,
-        left: Vec<Taken>,
-    ) -> anyhow::Result<()> {
+    pub async fn through(&self, reserved: Reserved, finished: Vec<Finished>) -> anyhow::Result<()> {
         // The broker closes a channel on which an ack comes after one that covers it.
         // So what is due is found and sent in one go.
         let _in_order = self.acking.lock().await;
@@ -346,11 +358,6 @@ impl LookAhead {
                     state.sources.done(source, tag, event.bytes);
                 }
                 state.batches.charge(event.tenant, event.cost, event.jobs);
-            }
-            state.batches.give_back(left, &mut state.sources);
-            // Nothing may have waited since they were taken, so nobody looks.
-            if state.batches.has_restrained() {
-                self.restrained.notify_one();
             }
             state.sources.due()
         };

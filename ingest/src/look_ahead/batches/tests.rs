@@ -3,6 +3,7 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::decode::Event;
 use crate::http_event::{Answer, Owner};
+use crate::look_ahead::LookAhead;
 use crate::turns::PILED_UP;
 
 /// Takes nothing back.
@@ -14,22 +15,25 @@ impl Owner for Nobody {
     fn given_up(self: Arc<Self>, _: Arc<Event>, _: bool, _: oneshot::Sender<Answer>) {}
 }
 
+fn waiting(tenant: &Tenant) -> Arc<Waiting> {
+    let event = Event {
+        tenant: tenant.clone(),
+        event_type: "order.created".parse().unwrap(),
+        id: None,
+        occurred_at: None,
+        data: "{}".to_owned(),
+        attributes: None,
+        over_http: true,
+        trace: None,
+    };
+    Waiting::new(Arc::new(event), Arc::new(Nobody), 0).0
+}
+
 fn push(batches: &mut Batches, tenant: &str, events: u64) {
     let tenant: Tenant = tenant.parse().unwrap();
     for _ in 0..events {
-        let event = Event {
-            tenant: tenant.clone(),
-            event_type: "order.created".parse().unwrap(),
-            id: None,
-            occurred_at: None,
-            data: "{}".to_owned(),
-            attributes: None,
-            over_http: true,
-            trace: None,
-        };
-        let (waiting, _, _) = Waiting::new(Arc::new(event), Arc::new(Nobody), 0);
         let held = Held {
-            message: Waits::Http(waiting),
+            message: Waits::Http(waiting(&tenant)),
             bytes: 0,
         };
         let owner = Some(tenant.clone());
@@ -81,4 +85,17 @@ fn a_tenant_with_many_events_gets_every_fourth_batch_beside_others() {
         .collect();
     let [q, l] = ["quiet", "loud"];
     assert_eq!(turns, [q, q, q, l, q, q, q, l]);
+}
+
+#[tokio::test]
+async fn events_that_a_lane_did_not_begin_go_to_another_lane_before_it_is_through() {
+    let (ahead, acme) = (LookAhead::default(), "acme".parse().unwrap());
+    let _session = ahead.open();
+    for _ in 0..3 {
+        assert!(ahead.push_http(&acme, waiting(&acme), 0));
+    }
+    let (mut events, _not_through) = ahead.next_batch().await.open();
+    ahead.give_back(events.split_off(1));
+    let (left, _) = ahead.next_batch().await.open();
+    assert_eq!((events.len(), left.len()), (1, 2));
 }
