@@ -12,7 +12,6 @@ use serde_json::Value;
 use shared::attempt::{Attempt, Keep, Purpose, Report, Sender};
 use shared::clock;
 use shared::dialect::Message;
-use shared::ids::WebhookId;
 use shared::job::{Content, Job, Late};
 use shared::receipts::Receipt;
 use shared::settings::Defaults;
@@ -22,14 +21,13 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use crate::admit::{Admission, Admitted, Admitter};
-use crate::endpoint::cache::EndpointCache;
+use crate::attempt_times::AttemptTimes;
 use crate::in_flight::{InFlight, Mark};
 use crate::judge::{Attempted, Deferral, Verdict, judge, shows_overload};
 use crate::metrics::metrics;
 use crate::settle::Settler;
 use crate::settlement::Settlement;
 use crate::spans::{JobSpans, of_request};
-use crate::upkeep::watermark::LossCriteria;
 
 /// How long a copy of a job is deferred if this replica is working on another one.
 const COPY_DEFERRAL: Duration = Duration::from_secs(2);
@@ -37,13 +35,12 @@ const COPY_DEFERRAL: Duration = Duration::from_secs(2);
 /// Delivers jobs.
 pub struct Deliverer {
     pub admitter: Admitter,
-    pub endpoints: Arc<EndpointCache>,
     pub in_flight: InFlight,
     /// The HTTP client.
     pub sender: Sender,
     /// Timeout and retries of webhooks that set none.
     pub defaults: Defaults,
-    pub loss_criteria: LossCriteria,
+    pub times: AttemptTimes,
     /// For jobs that need no settlement.
     pub settler: Arc<Settler>,
     /// To the settler.
@@ -60,7 +57,7 @@ impl Deliverer {
         if job.late == Some(Late::Behind) {
             // The original, if there is one, was ahead of this copy in the queue, so it
             // has been taken by now. The copy waits until that attempt is on record.
-            let until = clock::now() + self.time_until_recorded(job.webhook);
+            let until = clock::now() + self.times.until_recorded(job.webhook);
             job.late = Some(Late::Until(until));
         }
         let wait = job.wait(clock::now());
@@ -196,16 +193,6 @@ impl Deliverer {
         // The channel is closed only after the shutdown grace. Then RabbitMQ delivers the
         // job again.
         let _ = self.settlements.send(settlement).await;
-    }
-
-    /// How long after a job of this webhook was taken its attempt is on record.
-    fn time_until_recorded(&self, webhook: WebhookId) -> Duration {
-        let endpoint = self.endpoints.get(webhook);
-        let timeout = endpoint.and_then(|endpoint| {
-            let dialect = endpoint.dialect.as_deref()?;
-            Some(endpoint.timeout(&self.defaults, dialect))
-        });
-        self.loss_criteria.time_until_recorded(timeout)
     }
 }
 

@@ -7,7 +7,7 @@
 //!
 //! A message has one job, or it is a [`bundle`] of first attempts. The jobs of a bundle are
 //! delivered apart from each other, and the message is acked with the last of them. If RabbitMQ
-//! delivers a bundle a third time, one of its jobs may be the reason why two dispatchers ended.
+//! delivers a bundle a third time, one of its jobs may be the reason why two sessions ended.
 //! Then each of its jobs goes on in a message of its own, with a delivery limit of its own.
 //!
 //! RabbitMQ bounds what a consumer holds by messages, and this process is bounded by jobs. So
@@ -38,10 +38,10 @@ use crate::upkeep::watermark::Watermarks;
 pub use capacity::Capacity;
 use consumers::{Consumers, Next};
 
-/// The longest time that a job of a message waits because this replica holds as many jobs as it
-/// may. Then it goes on all the same: a copy of it may be sent when it would have been
-/// recorded ([`TIME_TO_RECORD`](crate::upkeep::watermark::TIME_TO_RECORD)). The endpoints'
-/// limiters still bound the requests.
+/// The longest time that a job waits because this replica holds as many jobs as it may. Then it
+/// goes on all the same: a late copy of it is sent once the job should have been recorded, which
+/// includes [`TIME_TO_RECORD`](crate::upkeep::watermark::TIME_TO_RECORD) and no longer wait. The
+/// endpoints' limiters still bound the requests of this replica.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// A bundle that RabbitMQ has delivered this often before is taken apart.
 const DELIVERED_BEFORE: i64 = 2;
@@ -108,12 +108,11 @@ impl Intake {
             return;
         }
         self.capacity.message_came(count);
-        for (job, receipt) in jobs.into_iter().zip(receipts) {
-            let permit = self.capacity.permit(deadline).await;
+        for (job, mut receipt) in jobs.into_iter().zip(receipts) {
+            receipt.keep(self.capacity.permit(deadline).await);
             self.watermarks.job_taken(shard, job.due_at);
             let deliverer = self.deliverer.clone();
             let delivery = async move {
-                let _permit = permit;
                 deliverer.deliver(job, receipt, redelivered).await;
             };
             // A message with one job needs no other task.

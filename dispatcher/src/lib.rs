@@ -25,6 +25,7 @@
 //! `tests/tests/house.rs` checks that.
 
 pub mod admit;
+pub mod attempt_times;
 pub mod deliver;
 pub mod endpoint;
 pub mod in_flight;

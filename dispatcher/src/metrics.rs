@@ -37,7 +37,7 @@ pub fn metrics() -> &'static Metrics {
         jobs_taken: counter("posthorn_jobs_taken_total", "Jobs taken from the jobs queues."),
         jobs_parked: counter(
             "posthorn_jobs_parked_total",
-            "Messages in the jobs queues that could not be read as a job. Each became a dead letter.",
+            "Messages in the jobs queues that could not be read as jobs. Each became a dead letter.",
         ),
         jobs_stale: counter(
             "posthorn_jobs_stale_total",

@@ -13,6 +13,7 @@ use anyhow::Context;
 use futures_util::future::try_join_all;
 use shared::amqp::{Broker, Session, keep_session};
 use shared::attempt::Sender;
+use shared::job::per_message::JobsPerMessage;
 use shared::processes::{self, Process};
 use shared::publish::{Publications, Publisher};
 use shared::revisions::Feed;
@@ -28,6 +29,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::admit::Admitter;
+use crate::attempt_times::AttemptTimes;
 use crate::deliver::Deliverer;
 use crate::endpoint::cache::EndpointCache;
 use crate::endpoint::rate_limit::RateLimiter;
@@ -131,6 +133,18 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         pool: pool.clone(),
         grace_over: grace_over.clone(),
     };
+    let criteria = LossCriteria {
+        default_timeout: settings
+            .defaults
+            .timeout
+            .unwrap_or(settings.common.dialects.longest_timeout()),
+        grace: settings.sweep_grace,
+    };
+    let times = AttemptTimes {
+        endpoints: endpoints.clone(),
+        defaults: settings.defaults.clone(),
+        criteria,
+    };
     let settler = Arc::new(Settler {
         recorder: Recorder {
             pool: planned_pool.clone(),
@@ -138,6 +152,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
             grace_over: grace_over.clone(),
         },
         tickets: tickets.clone(),
+        times: times.clone(),
         publisher: publisher.clone(),
         grace_over: grace_over.clone(),
     });
@@ -146,41 +161,34 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let (rate_limits, rate_limiter) = RateLimiter::new(pool.clone(), grace_over.clone());
     workers.spawn("limiting rates", rate_limiter.run());
 
-    let criteria = LossCriteria {
-        default_timeout: settings
-            .defaults
-            .timeout
-            .unwrap_or(settings.common.dialects.longest_timeout()),
-        grace: settings.sweep_grace,
-    };
     let tasks = TaskTracker::new();
     let watermarks = Arc::new(Watermarks::new(shards));
     let deliverer = Deliverer {
         admitter: Admitter {
-            endpoints: endpoints.clone(),
+            endpoints,
             feed,
             rate_limits,
             tickets,
             pool: pool.clone(),
             grace_over: grace_over.clone(),
         },
-        endpoints,
         in_flight: InFlight::default(),
         sender: Sender::new(
             settings.common.destinations.clone(),
             settings.common.egress.clone(),
         )?,
         defaults: settings.defaults.clone(),
-        loss_criteria: criteria,
+        times,
         settler,
         settlements,
         tasks: tasks.clone(),
     };
+    let per_message = Arc::<JobsPerMessage>::default();
     let intake = Intake {
         deliverer: Arc::new(deliverer),
         publisher: publisher.clone(),
         watermarks: watermarks.clone(),
-        capacity: Capacity::new(settings.concurrency),
+        capacity: Capacity::new(settings.concurrency, per_message.clone()),
         tasks: tasks.clone(),
         stop: stop.clone(),
     };
@@ -193,12 +201,14 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         backlog: Backlog {
             pool: pool.clone(),
             publisher: publisher.clone(),
+            per_message: per_message.clone(),
             default_timeout: criteria.default_timeout,
             stop: stop.clone(),
         },
         paused: PausedDeliveries {
             pool: pool.clone(),
             publisher: publisher.clone(),
+            per_message,
             stop: stop.clone(),
         },
         stop: stop.clone(),

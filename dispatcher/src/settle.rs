@@ -26,11 +26,12 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{info, warn};
 
+use crate::attempt_times::AttemptTimes;
 use crate::judge::{Deferral, Verdict};
 use crate::metrics::metrics;
 use crate::record::{Recorded, Recorder};
 use crate::settlement::Settlement;
-use crate::ticket::Tickets;
+use crate::ticket::{LATE, Tickets};
 use crate::upkeep::paused::PAUSED;
 
 pub(crate) mod rows;
@@ -55,6 +56,7 @@ enum Next {
 pub struct Settler {
     pub recorder: Recorder,
     pub tickets: Tickets,
+    pub times: AttemptTimes,
     pub publisher: Publisher,
     /// When this is cancelled, nothing waits for PostgreSQL or RabbitMQ any longer.
     pub grace_over: CancellationToken,
@@ -198,7 +200,7 @@ impl Settler {
             // RabbitMQ may have the job although its confirm was lost. It delivers nothing
             // before there is a session again.
             let successor = tokio::select! {
-                Ok(()) = self.publisher.session() => self.tickets.successor(&job).await,
+                Ok(()) = self.publisher.session() => self.tickets.successor(&job, LATE).await,
                 () = self.grace_over.cancelled() => return false,
             };
             job = match successor {
@@ -247,7 +249,13 @@ impl Settler {
     /// Publishes the job that follows from one that RabbitMQ has delivered again, if there is
     /// one, and acks the old job.
     pub async fn queue_successor(&self, job: Job, receipt: Receipt) {
-        match self.tickets.successor(&job).await {
+        // Another job of the same message may have kept this one from being acked for long after
+        // its retry was published. So another dispatcher may be sending the retry.
+        let wait_for_retry = match receipt.is_of_a_bundle() {
+            true => self.times.until_recorded(job.webhook).max(LATE),
+            false => LATE,
+        };
+        match self.tickets.successor(&job, wait_for_retry).await {
             Some(Some(next)) => self.delay(next, receipt).await,
             Some(None) => {
                 metrics().jobs_stale.inc();

@@ -16,7 +16,9 @@
 //!   superseded before it can be sent. So the delivery is neither late nor sent twice.
 //! - If it is due, another one may be on its way to the endpoint. So this one is a late copy:
 //!   it keeps the ticket, waits for [`LATE`], and is sent only if the row still has the same
-//!   ticket then.
+//!   ticket then. If the old job shared its message with others, the retry may have been
+//!   published long before the message was delivered again, so the copy waits for as long as
+//!   an attempt may take.
 //!
 //! A late copy that is about to be sent takes its delivery over ([`Tickets::claim`]): the time
 //! until which the copy waited becomes the ticket. Its old ticket is older by the whole wait, or
@@ -25,20 +27,22 @@
 //! dispatcher that lost the confirm makes one, and the dispatcher that gets the old job again
 //! makes another. The second copy would find the same ticket and be sent beside the first one.
 
+use std::time::Duration;
+
 use deadpool_postgres::{Client, Pool};
 use shared::clock;
 use shared::job::{Job, Late};
 use shared::partitions::{self, Day};
 use shared::supervise::until_done;
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 /// How long a late copy waits for its original. If the original takes longer, the delivery is
 /// sent twice. If there was no original, the delivery is late by this much.
-const LATE: Duration = Duration::seconds(15);
+pub const LATE: Duration = Duration::from_secs(15);
 /// A job that is due later than this from now cannot have been sent yet. Dispatchers' clocks
 /// differ by less.
-const SOON: Duration = Duration::milliseconds(300);
+const SOON: Duration = Duration::from_millis(300);
 
 /// Reads and writes the tickets of deliveries.
 #[derive(Clone)]
@@ -123,8 +127,9 @@ impl Tickets {
 
     /// The job to publish in place of one that RabbitMQ has delivered again, or whose confirm
     /// was lost. `Some(None)` if the delivery needs none: it is finished, or another
-    /// dispatcher has gone on with it. `None`: stopping.
-    pub async fn successor(&self, job: &Job) -> Option<Option<Job>> {
+    /// dispatcher has gone on with it. `None`: stopping. `wait_for_retry`: how long a late copy of
+    /// a retry waits for the retry.
+    pub async fn successor(&self, job: &Job, wait_for_retry: Duration) -> Option<Option<Job>> {
         until_done(
             &self.grace_over,
             "the next job of a delivery could not be looked up",
@@ -134,7 +139,7 @@ impl Tickets {
                     let Some(found) = find(&client, job).await? else {
                         return Ok(None);
                     };
-                    match next(job, found, clock::now()) {
+                    match next(job, found, clock::now(), wait_for_retry) {
                         Next::Late(job) => return Ok(Some(job)),
                         Next::NewTicket(job) => {
                             if let Some(due_at) = take(&client, &job).await? {
@@ -166,7 +171,7 @@ enum Next {
     Late(Job),
 }
 
-fn next(job: &Job, found: Found, now: OffsetDateTime) -> Next {
+fn next(job: &Job, found: Found, now: OffsetDateTime, wait_for_retry: Duration) -> Next {
     let attempt = found.attempts + 1;
     let is_its_own = attempt == job.attempt && found.due_at == job.due_at;
     let next = Job {
@@ -181,8 +186,12 @@ fn next(job: &Job, found: Found, now: OffsetDateTime) -> Next {
     if when > now + SOON {
         return Next::NewTicket(next);
     }
+    let wait = match attempt == job.attempt {
+        true => LATE,
+        false => wait_for_retry,
+    };
     // It follows from this moment alone, so that no two copies wait until the same time.
-    let wait = if when > now { SOON + LATE } else { LATE };
+    let wait = if when > now { SOON + wait } else { wait };
     Next::Late(Job {
         late: Some(Late::Until(now + wait)),
         ..next
@@ -234,6 +243,7 @@ async fn take(client: &Client, job: &Job) -> anyhow::Result<Option<OffsetDateTim
 mod tests {
     use shared::ids::{DeliveryId, EventUid, WebhookId};
     use shared::job::Payload;
+    use time::Duration;
     use time::macros::datetime;
 
     use super::*;
@@ -267,7 +277,7 @@ mod tests {
             attempts: 1,
             due_at,
         };
-        let Next::NewTicket(next) = next(&job(1, NOW), found, NOW) else {
+        let Next::NewTicket(next) = next(&job(1, NOW), found, NOW, LATE) else {
             panic!("it is late");
         };
         assert_eq!((next.attempt, next.when(), next.recheck), (2, due_at, true));
@@ -280,13 +290,27 @@ mod tests {
             attempts: 1,
             due_at,
         };
-        let Next::Late(next) = next(&job(1, due_at), found, NOW) else {
+        let Next::Late(next) = next(&job(1, due_at), found, NOW, LATE) else {
             panic!("its other may be under way");
         };
         assert_eq!((next.attempt, next.due_at), (2, due_at));
         // The promise is 20 s, of which a delay queue may take one.
         assert_eq!(next.when(), NOW + LATE);
         assert!(LATE + Duration::seconds(2) < Duration::seconds(20));
+    }
+
+    #[test]
+    fn a_late_copy_of_a_retry_waits_as_long_as_it_is_told() {
+        let due_at = NOW - Duration::SECOND;
+        let found = |attempts| Found { attempts, due_at };
+        let wait = LATE + 4 * LATE;
+        let until = |found| match next(&job(1, due_at), found, NOW, wait) {
+            Next::Late(copy) => copy.when(),
+            Next::NewTicket(_) => panic!("it is late"),
+        };
+        assert_eq!(until(found(1)), NOW + wait);
+        // A job that was not settled has no retry.
+        assert_eq!(until(found(0)), NOW + LATE);
     }
 
     #[test]
@@ -297,7 +321,7 @@ mod tests {
                 attempts: 1,
                 due_at,
             };
-            let until = |now| match next(&job(1, NOW), found, now) {
+            let until = |now| match next(&job(1, NOW), found, now, LATE) {
                 Next::Late(copy) => copy.when(),
                 Next::NewTicket(_) => panic!("it is late"),
             };
@@ -318,7 +342,7 @@ mod tests {
             late: Some(Late::Until(until)),
             ..job(1, due_at)
         };
-        let Next::NewTicket(again) = next(&copy, found, NOW) else {
+        let Next::NewTicket(again) = next(&copy, found, NOW, LATE) else {
             panic!("it isn't due yet");
         };
         assert_eq!(again.when(), until);
@@ -327,7 +351,7 @@ mod tests {
             due_at: due_at + Duration::minutes(2),
             ..found
         };
-        let Next::NewTicket(again) = next(&copy, found, NOW) else {
+        let Next::NewTicket(again) = next(&copy, found, NOW, LATE) else {
             panic!("it isn't due yet");
         };
         assert_eq!((again.when(), again.late), (found.due_at, None));

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::FutureExt;
 use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Delivery tags, which a channel counts up.
 type Tag = u64;
@@ -34,6 +35,8 @@ pub struct Receipt {
     tag: Tag,
     /// `None`: the message has one job.
     shared: Option<Arc<Shared>>,
+    /// A permit that is returned when this is acked, given back or dropped.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 /// What the receipts of one message's jobs share.
@@ -94,6 +97,7 @@ impl Held {
             held: self.clone(),
             tag,
             shared: None,
+            permit: None,
         }
     }
 
@@ -158,6 +162,17 @@ impl Receipt {
         !self.held.channel.status().connected()
     }
 
+    /// Whether the message has other jobs, so that it may be acked long after this one.
+    #[must_use]
+    pub fn is_of_a_bundle(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    /// Keeps a permit for as long as the job is held.
+    pub fn keep(&mut self, permit: Option<OwnedSemaphorePermit>) {
+        self.permit = permit;
+    }
+
     /// One receipt for each of so many jobs of the message; at least one.
     #[must_use]
     pub fn split(self, jobs: usize) -> Vec<Self> {
@@ -172,6 +187,7 @@ impl Receipt {
             held: self.held.clone(),
             tag: self.tag,
             shared: Some(shared.clone()),
+            permit: None,
         };
         std::iter::repeat_with(part).take(jobs).collect()
     }

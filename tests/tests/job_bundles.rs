@@ -170,3 +170,64 @@ async fn slow_endpoints_hold_messages_and_not_the_jobs_of_others() {
     assert!(begun.elapsed() < slow, "{:?}", begun.elapsed());
     world.finish().await;
 }
+
+/// A message is held until its last job is done, and nearly all its jobs are done at once. So
+/// there is room for jobs, and less than an average message needs.
+#[tokio::test]
+async fn a_slow_job_in_each_full_bundle_does_not_keep_other_tenants_waiting() {
+    /// The moving average of jobs in a message is within 1 % of 16 after as many messages.
+    const WARM: usize = 40;
+    let slow = Duration::from_secs(30);
+    // A replica for 64 jobs: its first consumer holds 4 messages.
+    let world = World::with(&[("CONCURRENCY", "64"), ("WEBHOOK_TIMEOUT", "40000")]).await;
+    let ingest = world.ingest().await;
+    let script = move |_, _: &Arrival| Reply::status(200).after(slow);
+    let (hanging, quick) = (
+        world.receiver(Arc::new(script)).await,
+        world.receiver(answering(200)).await,
+    );
+    subscribe(&world, &ingest, &quick, WEBHOOKS - 1).await;
+    world
+        .webhook(&ingest, &quick, json!({"events": ["warm.up"]}))
+        .await;
+    // An endpoint that is new has two requests at a time.
+    for n in 0..2 {
+        let events = json!({"events": [format!("slow.{n}")]});
+        world.webhook(&ingest, &hanging, events).await;
+    }
+    let token = world.another_tenant(&ingest, "globex").await;
+    let other = world.receiver(answering(200)).await;
+    let webhook = json!({"url": other.url("/"), "events": ["*"]});
+    world
+        .ask_as(&token, &ingest, "POST", "/api/v1/webhooks", Some(webhook))
+        .await;
+    let _dispatcher = world.dispatcher().await;
+    // One event after the other, so that each has a bundle of its own.
+    let mut sent = 0;
+    let mut publish = async |event_type: &str, id: String| {
+        world.publish(event_type, &id, &json!({})).await;
+        sent += if event_type == "warm.up" {
+            WEBHOOKS
+        } else {
+            WEBHOOKS - 1
+        };
+        quick.receives(sent).await;
+    };
+    for n in 0..WARM {
+        publish("warm.up", format!("warm-{n}")).await;
+    }
+    for n in 0..4 {
+        publish(&format!("slow.{}", n / 2), format!("slow-{n}")).await;
+    }
+    hanging.receives(4).await;
+
+    let begun = Instant::now();
+    let event = json!({"type": "order.created", "data": {}});
+    world
+        .ask_as(&token, &ingest, "POST", "/api/v1/events", Some(event))
+        .await;
+    other.receives(1).await;
+    // None of the slow ones has answered yet.
+    assert!(begun.elapsed() < slow / 2, "{:?}", begun.elapsed());
+    world.finish().await;
+}

@@ -23,7 +23,7 @@ use dispatcher::in_flight::InFlight;
 use dispatcher::judge::{Deferral, GaveUp, Timing, TooOld, Verdict};
 use dispatcher::record::{Recorded, Recorder};
 use dispatcher::settlement::Settlement;
-use dispatcher::ticket::Tickets;
+use dispatcher::ticket::{LATE, Tickets};
 use dispatcher::upkeep::paused::{release_batch, resumed_webhooks};
 use dispatcher::upkeep::sweep::take_lost;
 use dispatcher::upkeep::watermark::{LossCriteria, Reading, TIME_TO_RECORD};
@@ -348,7 +348,7 @@ impl Machine {
                         recheck: true,
                         ..job
                     });
-                } else if let Some(next) = tickets.successor(&job).await.unwrap() {
+                } else if let Some(next) = tickets.successor(&job, LATE).await.unwrap() {
                     self.bag.push(next);
                 }
             }

@@ -338,9 +338,10 @@ impl Drop for Permit {
 impl State {
     fn has_permit(&self, capacity: &SharedCapacity) -> bool {
         if self.in_flight == 0 {
-            // Every endpoint may have one request in flight, but the reserve is for
-            // endpoints that answer.
-            return self.health == Health::Answering || !capacity.is_nearly_full();
+            // Every endpoint may have one request in flight while there is capacity, but the
+            // reserve is for endpoints that answer.
+            let may_use_reserve = self.health == Health::Answering;
+            return capacity.free() > 0 && (may_use_reserve || !capacity.is_nearly_full());
         }
         self.in_flight < self.limit as usize && self.in_flight < capacity.free()
     }

@@ -13,18 +13,18 @@ pub struct Capacity {
     permits: Arc<Semaphore>,
     /// Jobs of messages that were taken, which wait for a permit.
     waiting: AtomicUsize,
-    per_message: JobsPerMessage,
+    per_message: Arc<JobsPerMessage>,
 }
 
 impl Capacity {
-    /// For so many jobs.
-    pub fn new(jobs: u16) -> Arc<Self> {
+    /// For so many jobs. `per_message` learns how many jobs a message has.
+    pub fn new(jobs: u16, per_message: Arc<JobsPerMessage>) -> Arc<Self> {
         let jobs = usize::from(jobs);
         Arc::new(Self {
             jobs,
             permits: Arc::new(Semaphore::new(jobs)),
             waiting: AtomicUsize::new(0),
-            per_message: JobsPerMessage::default(),
+            per_message,
         })
     }
 
@@ -34,7 +34,7 @@ impl Capacity {
         self.waiting.fetch_add(jobs, Ordering::Relaxed);
     }
 
-    /// A permit for one job. `None` if there was none by the deadline.
+    /// A permit for one job, until the job is acked. `None` if there was none by the deadline.
     pub(super) async fn permit(&self, deadline: Instant) -> Option<OwnedSemaphorePermit> {
         let permit = timeout_at(deadline, self.permits.clone().acquire_owned()).await;
         self.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -46,6 +46,11 @@ impl Capacity {
         let free = self.permits.available_permits();
         let waiting = self.waiting.load(Ordering::Relaxed);
         self.per_message.messages_with(free.saturating_sub(waiting))
+    }
+
+    /// Whether one more job may be held.
+    pub(super) fn has_room(&self) -> bool {
+        self.permits.available_permits() > self.waiting.load(Ordering::Relaxed)
     }
 
     /// Whether so many jobs are held that some have waited for a while.

@@ -7,6 +7,10 @@
 //! and there is room for more jobs, consumers are added. They are cancelled when messages bring
 //! more jobs than there is room for, or when they weren't needed for a second. What a cancelled
 //! consumer holds is delivered as if nothing had happened.
+//!
+//! A message is held until its last job is done. So one slow job in each message could hold them
+//! all while this replica has room for jobs. Then messages are added one by one, for as long as
+//! there is room for a job.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -29,8 +33,10 @@ use super::capacity::Capacity;
 const LOOK: Duration = Duration::from_millis(10);
 /// Consumers that weren't needed for this long are cancelled.
 const CALM: Duration = Duration::from_secs(1);
-/// A consumer that could hold fewer messages isn't worth its channel.
+/// A consumer that could hold fewer messages isn't worth its channel, unless nothing comes.
 const LEAST: usize = 4;
+/// If all consumers are full and no message has come for this long, slow jobs hold the messages.
+const STUCK: Duration = Duration::from_millis(50);
 
 type Messages = Pin<Box<dyn Stream<Item = (u64, Option<lapin::Result<Delivery>>)> + Send>>;
 type Opening<'a> = BoxFuture<'a, lapin::Result<(Channel, Consumer, usize)>>;
@@ -51,6 +57,8 @@ pub(super) struct Consumers<'a> {
     /// When they are looked at next. `None`: when the first of them is full.
     look: Option<Instant>,
     needed: Instant,
+    /// When the last message came.
+    came: Instant,
 }
 
 struct One {
@@ -90,10 +98,16 @@ struct Seen {
     prefetch: usize,
     /// What all hold, the cancelled ones too.
     held: usize,
+    /// What the cancelled ones hold.
+    leaving: usize,
     /// Each that isn't cancelled holds what it may.
     are_full: bool,
-    /// How many more messages there is room for.
+    /// How many more messages there is room for, if they have as many jobs as others.
     room: usize,
+    /// There is room for another job.
+    has_room: bool,
+    /// For how long no message has come.
+    idle: Duration,
     /// More jobs are held than there is room for.
     is_exceeded: bool,
     /// For how long the consumers that were added weren't needed.
@@ -106,9 +120,18 @@ impl Seen {
         if has_added && (self.is_exceeded || self.calm >= CALM) {
             return Wish::Shrink;
         }
-        let more = self.room.min(self.most.saturating_sub(self.prefetch));
-        match self.are_full && !self.is_exceeded && more >= LEAST {
-            true => Wish::Grow(more),
+        if !self.are_full || self.is_exceeded {
+            return Wish::Keep;
+        }
+        let allowed = self.most.saturating_sub(self.prefetch + self.leaving);
+        // The next messages may have more jobs than the last ones. So a step doubles what is held
+        // at most, and the average is known before the next step.
+        let more = self.room.min(allowed).min(self.prefetch.max(LEAST));
+        if more >= LEAST.min(allowed) && more > 0 {
+            return Wish::Grow(more);
+        }
+        match self.idle >= STUCK && self.has_room && allowed > 0 {
+            true => Wish::Grow(more.max(1)),
             false => Wish::Keep,
         }
     }
@@ -140,6 +163,7 @@ impl<'a> Consumers<'a> {
             opening: FuturesUnordered::new(),
             look: None,
             needed: Instant::now(),
+            came: Instant::now(),
         };
         let (channel, consumer, prefetch) = open(session, queue, base).await?;
         consumers.add(channel, consumer, prefetch);
@@ -187,6 +211,7 @@ impl<'a> Consumers<'a> {
         };
         let message = message?;
         let receipt = one.held.take(message.delivery_tag);
+        self.came = Instant::now();
         if self.look.is_none() && one.held.count() >= one.prefetch {
             self.look = Some(Instant::now() + LOOK);
         }
@@ -215,13 +240,17 @@ impl<'a> Consumers<'a> {
             .retain(|one| !one.has_ended || one.held.count() > 0);
         let held = |one: &One| one.held.count();
         let active = || self.all.iter().filter(|one| !one.is_cancelled);
+        let cancelled = self.all.iter().filter(|one| one.is_cancelled);
         let seen = Seen {
             most: self.most,
             base: self.base,
             prefetch: active().map(|one| one.prefetch).sum(),
             held: self.all.iter().map(held).sum(),
+            leaving: cancelled.map(held).sum(),
             are_full: active().all(|one| held(one) >= one.prefetch),
             room: capacity.room_for_messages(),
+            has_room: capacity.has_room(),
+            idle: self.came.elapsed(),
             is_exceeded: capacity.is_exceeded(),
             calm: self.needed.elapsed(),
         };
@@ -281,23 +310,83 @@ mod tests {
         base: 32,
         prefetch: 32,
         held: 32,
+        leaving: 0,
         are_full: true,
         room: 0,
+        has_room: false,
+        idle: Duration::ZERO,
         is_exceeded: false,
         calm: Duration::ZERO,
     };
 
     #[test]
     fn messages_with_one_job_each_are_taken_up_to_the_replicas_concurrency() {
-        let seen = Seen { room: 480, ..FULL };
-        assert_eq!(seen.wish(), Wish::Grow(480));
+        let mut prefetch = 32;
+        // Each step doubles what is held, so that the average follows.
+        for more in [32, 64, 128, 256] {
+            let seen = Seen {
+                prefetch,
+                held: prefetch,
+                room: 512 - prefetch,
+                ..FULL
+            };
+            assert_eq!(seen.wish(), Wish::Grow(more));
+            prefetch += more;
+        }
         let seen = Seen {
-            prefetch: 512,
-            held: 512,
+            prefetch,
+            held: prefetch,
             room: 100,
             ..FULL
         };
         assert_eq!(seen.wish(), Wish::Keep);
+        // What cancelled consumers hold counts.
+        let seen = Seen {
+            leaving: 470,
+            room: 480,
+            ..FULL
+        };
+        assert_eq!(seen.wish(), Wish::Grow(10));
+    }
+
+    #[test]
+    fn a_replica_for_few_jobs_takes_as_many_messages() {
+        for most in 2..=4 {
+            let seen = Seen {
+                most,
+                base: 1,
+                prefetch: 1,
+                held: 1,
+                room: most - 1,
+                ..FULL
+            };
+            assert_eq!(seen.wish(), Wish::Grow(most - 1));
+        }
+    }
+
+    #[test]
+    fn slow_jobs_in_every_message_leave_no_room_unused() {
+        // 60 of 64 jobs may be taken, and an average message has 16.
+        let seen = Seen {
+            room: 3,
+            has_room: true,
+            ..FULL
+        };
+        assert_eq!(seen.wish(), Wish::Keep);
+        let seen = Seen {
+            idle: STUCK,
+            ..seen
+        };
+        assert_eq!(seen.wish(), Wish::Grow(3));
+        // There is room for less than an average message.
+        assert_eq!(Seen { room: 0, ..seen }.wish(), Wish::Grow(1));
+        let has_room = false;
+        let full = Seen {
+            room: 0,
+            has_room,
+            ..seen
+        };
+        assert_eq!(full.wish(), Wish::Keep);
     }
 
     #[test]

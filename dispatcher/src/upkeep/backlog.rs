@@ -10,6 +10,7 @@
 //! and meanwhile sweeps put nothing back. Ranking the jobs reads all overdue deliveries,
 //! which is too much for an ordinary sweep; it is done once for many batches.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -17,6 +18,7 @@ use deadpool_postgres::{ClientWrapper, Object, Pool};
 use shared::amqp::Session;
 use shared::ids::DeliveryId;
 use shared::job::Job;
+use shared::job::per_message::JobsPerMessage;
 use shared::publish::Publisher;
 use shared::topology::jobs_queue;
 use shared::{job_delivery_columns, job_event_columns};
@@ -37,7 +39,7 @@ const RANKED: i64 = 20_000;
 const LOOKED_AT: i64 = 2_000_000;
 /// While this many jobs wait in a jobs queue, nothing is put back there. A job that is
 /// published meanwhile waits behind no more than these and one batch.
-pub const MAX_WAITING: u32 = 2000;
+pub const MAX_WAITING: i64 = 2000;
 /// How often a full queue is looked at again.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -45,6 +47,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub struct Backlog {
     pub pool: Pool,
     pub publisher: Publisher,
+    pub per_message: Arc<JobsPerMessage>,
     /// The timeout of webhooks that set none.
     pub default_timeout: Duration,
     pub stop: CancellationToken,
@@ -109,7 +112,7 @@ impl Backlog {
             for shard in 0..self.publisher.shards() {
                 longest = longest.max(session.waiting(&jobs_queue(shard)).await?);
             }
-            if longest < MAX_WAITING {
+            if self.per_message.jobs_in(longest) < MAX_WAITING {
                 return Ok(true);
             }
             tokio::select! {

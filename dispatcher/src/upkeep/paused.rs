@@ -11,12 +11,14 @@
 //! The limiter keeps the released jobs from overloading the endpoint.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use anyhow::Context;
 use deadpool_postgres::{Pool, Transaction};
 use shared::amqp::Session;
 use shared::ids::WebhookId;
 use shared::job::Job;
+use shared::job::per_message::JobsPerMessage;
 use shared::publish::Publisher;
 use shared::topology::{jobs_queue, shard_of};
 use shared::{clock, job_delivery_columns, job_event_columns};
@@ -39,6 +41,7 @@ const WEBHOOKS: i64 = 1000;
 pub struct PausedDeliveries {
     pub pool: Pool,
     pub publisher: Publisher,
+    pub per_message: Arc<JobsPerMessage>,
     pub stop: CancellationToken,
 }
 
@@ -57,7 +60,8 @@ impl PausedDeliveries {
             && let Some(webhook) = webhooks.pop_front()
         {
             let shard = shard_of(webhook, shards);
-            if session.waiting(&jobs_queue(shard)).await? >= MAX_WAITING {
+            let messages = session.waiting(&jobs_queue(shard)).await?;
+            if self.per_message.jobs_in(messages) >= MAX_WAITING {
                 webhooks.retain(|other| shard_of(*other, shards) != shard);
                 continue;
             }

@@ -250,7 +250,13 @@ async fn no_job_waits_for_a_permit_while_no_request_is_in_flight() {
     assert!(matches!(at_once, Ok(Err(Refused::Full(_)))));
     assert_eq!(idle.state().health, Health::Unknown, "it had no request");
     // The reserve is for endpoints that answer.
-    assert!(acquire(&answering).await.is_ok());
+    let last = acquire(&answering).await.ok().unwrap();
+    // Nobody gets more than there is.
+    let another = Limiter::new(capacity.clone());
+    another.state().health = Health::Answering;
+    assert!(matches!(acquire(&another).await, Err(Refused::Full(_))));
+    drop(last);
+    assert!(acquire(&another).await.is_ok());
 }
 
 #[tokio::test]
