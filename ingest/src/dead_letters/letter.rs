@@ -95,6 +95,12 @@ pub enum Unreplayable {
     /// The AMQP client can't read it as it was published.
     #[error("it is unreadable as it was published: replay it alone, with a new `routing_key`")]
     Unreadable,
+    /// Its message has several jobs. A version without bundles stored it, or it would be one
+    /// letter for each job ([`Letter::one_per_job`]).
+    #[error(
+        "it is a bundle of {0} jobs, which an older version stored as one dead letter: the sweeper makes new jobs for its deliveries, so discard it"
+    )]
+    Bundle(usize),
 }
 
 impl Letter {
@@ -257,7 +263,8 @@ impl Letter {
     ///
     /// # Errors
     /// If it can't be replayed: only an excerpt was kept, the message is unreadable (see
-    /// [`Letter::repaired`]), or it wasn't published to one of our exchanges.
+    /// [`Letter::repaired`]), it is a bundle of jobs, or it wasn't published to one of our
+    /// exchanges.
     pub fn again(&self, now: OffsetDateTime, shards: u16) -> Result<Outgoing, Unreplayable> {
         if let Some(whole) = &self.whole {
             return Err(Unreplayable::Excerpt {
@@ -277,6 +284,11 @@ impl Letter {
                     job.due_at = now;
                     job.late = None;
                     return Ok(Outgoing::job(&job, now, shards));
+                }
+                // A dispatcher doesn't look the jobs of a new bundle up before it sends them. It
+                // would send deliveries again that are finished.
+                if let Ok(jobs) = bundle::decode(&self.body) {
+                    return Err(Unreplayable::Bundle(jobs.len()));
                 }
                 topology::JOBS
             }

@@ -7,6 +7,7 @@ use deadpool_postgres::Client;
 use lapin::BasicProperties;
 use shared::ids::{DeadLetterId, Tenant};
 use shared::publish::Whole;
+use shared::topology;
 use tokio_postgres::Row;
 
 use super::letter::{Letter, Origin};
@@ -195,15 +196,19 @@ pub async fn find(client: &Client, id: DeadLetterId) -> anyhow::Result<Option<Le
     row.as_ref().map(letter).transpose()
 }
 
-/// Letters without their bodies.
+/// Letters without their bodies, except those that were published to an exchange for jobs: such
+/// a letter can be replayed or not, depending on its body ([`Letter::again`]).
 ///
 /// # Errors
 /// If PostgreSQL fails.
 pub async fn heads(client: &Client, ids: &[DeadLetterId]) -> anyhow::Result<Vec<Letter>> {
+    let (jobs, retry) = (topology::JOBS, topology::RETRY);
     let statement = client
         .prepare_cached(&format!(
             "-- heads_of_dead_letters\n\
-             SELECT {COLUMNS}, ''::bytea AS body FROM dead_letters WHERE id = ANY($1)"
+             SELECT {COLUMNS}, \
+                 CASE WHEN exchange IN ('{jobs}', '{retry}') THEN body ELSE ''::bytea END AS body \
+             FROM dead_letters WHERE id = ANY($1)"
         ))
         .await?;
     let rows = client.query(&statement, &[&ids]).await?;

@@ -10,6 +10,10 @@ use time::OffsetDateTime;
 
 /// Defers the deliveries of these jobs, if they still wait for exactly these jobs.
 ///
+/// A dispatcher that is about to send a late copy gives the delivery a new ticket: the time until
+/// which the copy waited. The copy's message still has the old ticket. So a delivery waits for
+/// its late copy if its row has either of the two.
+///
 /// # Errors
 /// If PostgreSQL fails.
 pub async fn put_off(pool: &Pool, jobs: &[Job], until: OffsetDateTime) -> anyhow::Result<()> {
@@ -22,10 +26,11 @@ pub async fn put_off(pool: &Pool, jobs: &[Job], until: OffsetDateTime) -> anyhow
             "-- put_off_given_up\n\
              UPDATE deliveries d SET due_at = $3, deferred_because = 'parked', \
                  waits = add_wait(d.waits, 'parked', d.attempts, $3) \
-             FROM unnest($1::uuid[], $2::int2[], $4::timestamptz[], $5::timestamptz[]) \
-                 AS v (delivery_id, n, restarted_at, due_at) \
+             FROM unnest($1::uuid[], $2::int2[], $4::timestamptz[], $5::timestamptz[], \
+                         $6::timestamptz[]) \
+                 AS v (delivery_id, n, restarted_at, due_at, claimed_at) \
              WHERE d.id = ANY($1) AND d.id = v.delivery_id \
-               AND d.attempts = v.n - 1 AND d.due_at = v.due_at \
+               AND d.attempts = v.n - 1 AND d.due_at IN (v.due_at, v.claimed_at) \
                AND d.restarted_at IS NOT DISTINCT FROM v.restarted_at \
                AND d.state NOT IN ('delivered', 'failed', 'expired', 'cancelled')",
         )
@@ -39,6 +44,7 @@ pub async fn put_off(pool: &Pool, jobs: &[Job], until: OffsetDateTime) -> anyhow
                 &until,
                 column!(jobs, job => restarted_at(job)),
                 column!(jobs, job => job.due_at),
+                column!(jobs, job => job.when()),
             ],
         )
         .await?;

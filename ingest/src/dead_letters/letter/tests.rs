@@ -1,11 +1,34 @@
 use proptest::prelude::*;
 use shared::ids::{DeliveryId, EventUid, WebhookId};
-use shared::job::Payload;
+use shared::job::bundle::Bundle;
+use shared::job::{FirstTries, Payload};
 
 use super::*;
 
 fn message(exchange: &str, routing_key: &str, body: &[u8]) -> Delivery {
     Delivery::mock(1, exchange.into(), routing_key.into(), false, body.to_vec())
+}
+
+/// The job of a first attempt.
+fn first_attempt() -> Job {
+    let event_uid = EventUid::generate();
+    let delivery = DeliveryId::for_event(event_uid);
+    Job {
+        delivery,
+        webhook: WebhookId::generate(),
+        tenant: "acme".parse().unwrap(),
+        event_uid,
+        event_id: event_uid.into(),
+        event_type: "order.created".parse().unwrap(),
+        occurred_at: OffsetDateTime::now_utc(),
+        attempt: 1,
+        due_at: delivery.accepted_at(),
+        recheck: false,
+        payload: Payload::from_data("{}", None),
+        restart: None,
+        late: None,
+        trace: None,
+    }
 }
 
 #[test]
@@ -128,23 +151,7 @@ fn what_the_broker_gave_up_says_where_it_was() {
 #[test]
 fn a_job_is_rechecked_and_goes_to_the_shard_that_is_its_now() {
     let now = OffsetDateTime::now_utc();
-    let uid = EventUid::generate();
-    let job = Job {
-        delivery: DeliveryId::for_event(uid),
-        webhook: WebhookId::generate(),
-        tenant: "acme".parse().unwrap(),
-        event_uid: uid,
-        event_id: uid.into(),
-        event_type: "order.created".parse().unwrap(),
-        occurred_at: now,
-        attempt: 1,
-        due_at: now,
-        recheck: false,
-        payload: Payload::from_data("{}", None),
-        restart: None,
-        late: None,
-        trace: None,
-    };
+    let job = first_attempt();
     let unrouted = message("posthorn.jobs", "0.77", &job.encode());
     let letter = Letter::from_message(&unrouted, Origin::Unrouted);
     assert_eq!(letter.tenant, None);
@@ -154,6 +161,34 @@ fn a_job_is_rechecked_and_goes_to_the_shard_that_is_its_now() {
         ("posthorn.jobs", "0.0")
     );
     assert!(Job::decode(&again.body).unwrap().recheck);
+}
+
+#[test]
+fn a_bundle_of_jobs_is_replayed_as_one_dead_letter_for_each_job_and_not_as_a_whole() {
+    let now = OffsetDateTime::now_utc();
+    let jobs = [first_attempt(), first_attempt(), first_attempt()];
+    let mut bundle = Bundle::new(
+        &FirstTries::like(&jobs[0]),
+        jobs[0].delivery,
+        jobs[0].webhook,
+    );
+    for job in &jobs[1..] {
+        bundle.add(&FirstTries::like(job), job.delivery, job.webhook);
+    }
+    let unrouted = message("posthorn.jobs", "0.77", &bundle.encode());
+    // A version without bundles stores this letter.
+    let whole = Letter::from_message(&unrouted, Origin::Unrouted);
+    let refused = whole.again(now, 1).unwrap_err();
+    assert!(matches!(refused, Unreplayable::Bundle(3)), "{refused}");
+    assert!(refused.to_string().contains("discard it"), "{refused}");
+
+    let letters = whole.one_per_job();
+    assert_eq!(letters.len(), jobs.len());
+    for (letter, job) in letters.iter().zip(&jobs) {
+        let again = letter.again(now, 1).unwrap();
+        let again = Job::decode(&again.body).unwrap();
+        assert_eq!((again.delivery, again.recheck), (job.delivery, true));
+    }
 }
 
 #[test]
