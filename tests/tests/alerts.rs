@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use harness::receiver::{Receiver, Reply, Script, answering, answering_after};
 use harness::service::{Service, http};
-use harness::world::{ADMIN_TOKEN, TENANT, World, eventually};
+use harness::world::{ADMIN_TOKEN, TENANT, Webhook, World, eventually};
 use serde_json::{Value, json};
+use shared::ids::WebhookId;
 
 /// A fast sweeper; six sweeps make a check.
 const BRISK: [(&str, &str); 2] = [("SWEEP_GRACE", "2"), ("SWEEP_INTERVAL", "1")];
@@ -135,6 +136,50 @@ async fn owners_are_told_once_that_a_webhook_fails_and_once_that_it_has_recovere
 }
 
 #[tokio::test]
+async fn deliveries_that_are_given_up_are_told_at_most_once_a_minute_with_their_number() {
+    let world = World::with(&BRISK).await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let desk = desk(&world, &ingest).await;
+    let shop = world.receiver(answering(404)).await;
+    let webhook = |events: &str| {
+        let form = json!({"retries": 0, "events": [events]});
+        world.webhook(&ingest, &shop, form)
+    };
+    let (orders, users) = (webhook("order.*").await, webhook("user.*").await);
+    let counts = |webhook: &Webhook| -> Vec<i64> {
+        let exhausted = told(&desk, "delivery.exhausted").into_iter();
+        let own = exhausted.filter(|data| data["webhook_id"] == webhook.id);
+        own.map(|data| data["count"].as_i64().unwrap()).collect()
+    };
+    publish(&world, 0..3).await;
+    eventually("its owner is told", async || !counts(&orders).is_empty()).await;
+
+    // The minute begins now, however long the test has taken until here.
+    let sql = world.sql().await;
+    let now = "UPDATE exhausted_told SET told_at = now()";
+    sql.execute(now, &[]).await.unwrap();
+    publish(&world, 3..5).await;
+    shop.receives(5).await;
+    world.settles().await;
+    // The check that tells of another webhook has seen these two.
+    world.publish("user.created", "user-1", &json!({})).await;
+    eventually("the other webhook is told of", async || {
+        !counts(&users).is_empty()
+    })
+    .await;
+    assert_eq!(counts(&orders).len(), 1);
+
+    let over = "UPDATE exhausted_told SET told_at = told_at - interval '1 minute'";
+    sql.execute(over, &[]).await.unwrap();
+    eventually("all five are told of", async || {
+        counts(&orders).iter().sum::<i64>() == 5
+    })
+    .await;
+    assert_eq!((counts(&orders).len(), counts(&users)), (2, vec![1]));
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn owners_and_operators_are_told_that_an_endpoint_is_down_and_that_it_is_back() {
     let metrics = ("WEBHOOK_METRICS", "true");
     let world = World::with(&[BRISK[0], BRISK[1], metrics]).await;
@@ -214,6 +259,45 @@ async fn scraped(ingest: &Service, token: &str) -> Result<String, u16> {
         200 => Ok(answer.text().await.unwrap()),
         status => Err(status),
     }
+}
+
+#[tokio::test]
+async fn metrics_of_webhooks_are_of_those_in_trouble_and_the_busiest_in_500_series() {
+    let world = World::with(&[("WEBHOOK_METRICS", "true")]).await;
+    let ingest = world.ingest().await;
+    let path = format!("/api/v1/admin/tenants/{TENANT}");
+    let more = json!({"limits": {"webhooks": 130}});
+    let changed = world
+        .ask_as_operator(&ingest, "PATCH", &path, Some(more))
+        .await;
+    assert_eq!(changed.status, 200, "{}", changed.body);
+    let shop = world.receiver(answering(200)).await;
+    let mut ids = Vec::new();
+    for _ in 0..130 {
+        ids.push(world.webhook(&ingest, &shop, json!({})).await.id);
+    }
+    // As if one attempt of the first had been made, two of the second, and so on.
+    let sql = world.sql().await;
+    let attempts = "INSERT INTO stats (subject, quarter, slot, outcomes, response_times, \
+                        response_ms, retries, delivered, delivered_at_once, failed, expired, \
+                        cancelled) \
+                    SELECT 'webhook/' || id, date_bin('15 minutes', now(), 'epoch'::timestamptz), \
+                        1, ARRAY[n::int4], ARRAY[n::int4], n, 0, n, n, 0, 0, 0 \
+                    FROM unnest($1::text[]) WITH ORDINALITY AS w (id, n)";
+    sql.execute(attempts, &[&ids]).await.unwrap();
+    let first: WebhookId = ids[0].parse().unwrap();
+    let trouble = "INSERT INTO webhook_alerts (webhook_id, kind, since) VALUES ($1, 'slow', now())";
+    sql.execute(trouble, &[&first]).await.unwrap();
+
+    let text = scraped(&ingest, ADMIN_TOKEN).await.unwrap();
+    let series = text.lines().filter(|line| !line.starts_with('#'));
+    assert_eq!(series.count(), 500, "{text}");
+    for (before, id) in ids.iter().enumerate() {
+        // 125 webhooks: the one in trouble, and the 124 with most attempts.
+        let is_shown = before == 0 || before >= 6;
+        assert_eq!(text.contains(id.as_str()), is_shown, "number {before}");
+    }
+    world.finish().await;
 }
 
 #[tokio::test]

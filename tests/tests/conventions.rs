@@ -1,15 +1,21 @@
 //! What docs/api.md and docs/errors.md say of all operations: problems with codes and all
-//! errors at once, ETags, `Location`, limits in headers, who is asking, and a tenant's own
-//! rejected events.
+//! errors at once, ETags, `Location`, limits in headers, what is deprecated, who is asking, and
+//! a tenant's own rejected events.
 
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
 use harness::producer::Publication;
 use harness::receiver::answering;
 use harness::service::{Service, http};
 use harness::world::{ADMIN_TOKEN, TENANT, World, eventually};
+use ingest::api::http::query::{Queries, refuse_unknown};
 use reqwest::Response;
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
 async fn get(ingest: &Service, path: &str, header: (&str, &str)) -> Response {
     http()
@@ -368,6 +374,94 @@ async fn every_answer_says_how_many_requests_are_left() {
         assert_eq!(header(&nobody, "www-authenticate"), "Bearer");
     }
     world.finish().await;
+}
+
+#[tokio::test]
+async fn answers_have_deprecation_and_sunset_only_if_their_operation_is_deprecated() {
+    let world = World::with(&[("API_RATE_LIMIT", "0")]).await;
+    let ingest = world.ingest().await;
+    let document = get(&ingest, "/openapi.json", ("accept", "*/*")).await;
+    let document: Value = serde_json::from_str(&document.text().await.unwrap()).unwrap();
+    let mut asked = 0;
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let path = path.replace(['{', '}'], "");
+            // Without a token, so that nothing is changed. The other path of webhooks isn't
+            // deprecated either.
+            let mut answers = Vec::new();
+            for path in [&path, &path.replace("/api/v1/webhooks", "/api/webhooks")] {
+                let method = method.to_uppercase().parse().unwrap();
+                let answer = http().request(method, ingest.url(path)).send().await;
+                answers.push(answer.unwrap());
+            }
+            if method == "get" {
+                answers.push(get(&ingest, &path, ("accept", "*/*")).await);
+            }
+            let is_deprecated = operation["deprecated"] == true;
+            for answer in answers {
+                for name in ["deprecation", "sunset"] {
+                    let is_there = answer.headers().contains_key(name);
+                    assert_eq!(is_there, is_deprecated, "{method} {path}: {name}");
+                }
+                asked += 1;
+            }
+        }
+    }
+    assert!(asked > 100, "{asked}");
+    world.finish().await;
+}
+
+/// No operation is deprecated today, so these are not the API's own.
+#[tokio::test]
+async fn a_deprecated_operation_says_since_when_and_until_when_in_every_answer() {
+    let document = json!({"paths": {
+        "/api/v1/webhooks/{id}/old": {"get": {
+            "deprecated": true, "x-deprecated-since": "2026-08-01", "x-sunset": "2027-02-01",
+        }},
+        "/api/v1/webhooks/{id}/new": {"get": {}},
+    }});
+    let described = Arc::new(Queries::from_document(&document));
+    let routes: Router = Router::new()
+        .route("/api/v1/webhooks/{id}/old", axum::routing::get(done))
+        .route("/api/webhooks/{id}/old", axum::routing::get(done))
+        .route("/api/v1/webhooks/{id}/new", axum::routing::get(done))
+        .layer(from_fn_with_state(described, refuse_unknown));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = tokio::spawn(async move {
+        // Ends when the test does.
+        let _ = axum::serve(listener, routes).await;
+    });
+    let deprecated = "@1785542400 Mon, 01 Feb 2027 00:00:00 GMT";
+    for (path, expected) in [
+        ("/api/v1/webhooks/wh_1/old", format!("200 {deprecated}")),
+        ("/api/webhooks/wh_1/old", format!("200 {deprecated}")),
+        // So does a refusal.
+        (
+            "/api/v1/webhooks/wh_1/old?verbose=1",
+            format!("422 {deprecated}"),
+        ),
+        ("/api/v1/webhooks/wh_1/new", "200 none none".to_owned()),
+    ] {
+        let answer = http().get(format!("http://{address}{path}")).send().await;
+        let answer = answer.unwrap();
+        let header = |name: &str| match answer.headers().get(name) {
+            Some(value) => value.to_str().unwrap().to_owned(),
+            None => "none".to_owned(),
+        };
+        let said = format!(
+            "{} {} {}",
+            answer.status().as_u16(),
+            header("deprecation"),
+            header("sunset")
+        );
+        assert_eq!(said, expected, "{path}");
+    }
+    serving.abort();
+}
+
+async fn done() -> &'static str {
+    "done"
 }
 
 #[tokio::test]

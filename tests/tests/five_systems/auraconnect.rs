@@ -161,5 +161,12 @@ async fn auraconnects_tenants_have_a_thousand_deliveries_an_hour_unless_they_say
         delivery["next_attempt_reason"] == "rate_limited"
     })
     .await;
+    // In the log it is pending, and is found by that word.
+    let pending = format!("/{}/logs?status=pending", made["id"].as_str().unwrap());
+    eventually("the log has it as pending", async || {
+        let log = walk.get(&pending).await["logs"].clone();
+        log.as_array().unwrap().len() == 1 && log[0]["status"] == "pending"
+    })
+    .await;
     walk.world.abandon().await;
 }

@@ -1,6 +1,8 @@
 //! Rishi Platform: bookings and event staffing. See docs/systems/rishi.md.
 
-use harness::receiver::answering_in_turn;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use harness::receiver::{answering, answering_in_turn};
 use serde_json::{Value, json};
 
 use super::walk::{Walk, has_milliseconds, hex_hmac, members};
@@ -80,6 +82,77 @@ async fn rishis_clients_create_list_and_change_webhooks_and_verify_deliveries() 
         (422, &json!("id")),
         "{refused}"
     );
+    walk.finish().await;
+}
+
+/// A secret of this many bytes. It has fewer characters, because `é` has two bytes.
+fn secret_of(bytes: usize) -> String {
+    "é".repeat(bytes / 2) + &"x".repeat(bytes % 2)
+}
+
+#[tokio::test]
+async fn secrets_of_1_to_256_bytes_sign_deliveries_and_no_others_are_taken() {
+    const LENGTHS: [usize; 5] = [1, 2, 17, 255, 256];
+    let walk = Walk::start("rishi", "/api/webhooks", answering(200)).await;
+    for length in LENGTHS {
+        for dialect in ["rishi", "standard"] {
+            let url = walk.endpoint.url(&format!("/{dialect}/{length}"));
+            let secret = secret_of(length);
+            let form = json!({
+                "url": url, "events": ["booking.*"], "secret": secret, "dialect": dialect,
+            });
+            let made = walk.webhook(form).await;
+            assert_eq!(made["secret"], secret, "shown once");
+        }
+    }
+    walk.publish(json!({"type": "booking.created", "id": "b-1", "data": {"id": "b1"}}))
+        .await;
+    let arrivals = walk.endpoint.receives(2 * LENGTHS.len()).await;
+    for length in LENGTHS {
+        let secret = secret_of(length);
+        let arrived = |dialect: &str| {
+            let path = format!("/{dialect}/{length}");
+            let found = arrivals.iter().find(|arrival| arrival.path == path);
+            found.unwrap_or_else(|| panic!("nothing arrived at {path}"))
+        };
+        let rishi = arrived("rishi");
+        let signature = format!("sha256={}", hex_hmac(&secret, &rishi.body));
+        assert_eq!(rishi.header("x-rishi-signature"), signature, "{length}");
+        // The library of Standard Webhooks takes its keys in base64.
+        let standard = arrived("standard");
+        standard.verify(&BASE64.encode(&secret)).unwrap();
+        let other = BASE64.encode(format!("{secret}x"));
+        assert!(standard.verify(&other).is_err(), "{length}");
+    }
+
+    let kept = walk
+        .webhook(json!({"url": walk.endpoint.url("/kept"), "events": ["none.*"]}))
+        .await;
+    let kept = format!("/{}", kept["id"].as_str().unwrap());
+    let rotate = format!("{kept}/rotate-secret");
+    let before = walk.get(&kept).await;
+    for length in [0, 257] {
+        let secret = json!({"secret": secret_of(length)});
+        let mut new = json!({"url": walk.endpoint.url("/new"), "events": ["none.*"]});
+        new["secret"] = secret["secret"].clone();
+        for (method, below, body) in [
+            ("POST", "", &new),
+            ("PUT", kept.as_str(), &secret),
+            ("PATCH", kept.as_str(), &secret),
+            ("POST", rotate.as_str(), &secret),
+        ] {
+            let (status, refused) = walk.ask(method, below, body.clone()).await;
+            let place = format!("{method} {below} with {length} bytes: {refused}");
+            assert_eq!(
+                (status, &refused["field"]),
+                (422, &json!("secret")),
+                "{place}"
+            );
+            let detail = refused["detail"].as_str().unwrap();
+            assert!(detail.contains("1 to 256 bytes"), "{place}");
+        }
+    }
+    assert_eq!(walk.get(&kept).await, before);
     walk.finish().await;
 }
 

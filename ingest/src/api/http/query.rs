@@ -2,6 +2,8 @@
 //! are refused. A misspelt filter would otherwise list everything.
 //!
 //! The names come from the API's own description, so that an operation declares them once.
+//! The description also says which operations are deprecated. Their answers get the headers of
+//! [`deprecation`](super::deprecation) here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,13 +14,21 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
 use crate::api::http::code::Code;
+use crate::api::http::deprecation::Deprecation;
 use crate::api::http::problem::{Blame, Problem, Result};
 
 /// The most unknown parameters that are named.
 const MAX_ERRORS: usize = 16;
 
 /// Each operation's parameters, by method and path.
-pub struct Queries(HashMap<(String, String), Vec<String>>);
+pub struct Queries(HashMap<(String, String), Operation>);
+
+struct Operation {
+    /// The names of its query parameters.
+    known: Vec<String>,
+    /// `None`: it isn't deprecated.
+    deprecation: Option<Deprecation>,
+}
 
 impl Queries {
     /// Reads them from the OpenAPI document.
@@ -38,29 +48,36 @@ impl Queries {
                     })
                     .filter(|parameter| parameter["in"] == "query")
                     .filter_map(|parameter| parameter["name"].as_str().map(str::to_owned));
+                let described = Operation {
+                    known: names.collect(),
+                    deprecation: Deprecation::of(operation),
+                };
                 let path = path.trim_end_matches('/').to_owned();
-                operations.insert((method.to_uppercase(), path), names.collect());
+                operations.insert((method.to_uppercase(), path), described);
             }
         }
         Self(operations)
     }
 
-    fn check(&self, method: &str, path: &str, query: &str) -> Result<()> {
+    /// `None`: pages for people, and answers to requests that no operation takes.
+    fn operation(&self, method: &str, path: &str) -> Option<&Operation> {
         // The other path of the same operations.
         let path = match path.strip_prefix("/api/webhooks") {
             Some(rest) => format!("/api/v1/webhooks{rest}"),
             None => path.to_owned(),
         };
         let key = (method.to_owned(), path.trim_end_matches('/').to_owned());
-        // Pages for people, and answers to requests that no operation takes.
-        let Some(known) = self.0.get(&key) else {
-            return Ok(());
-        };
+        self.0.get(&key)
+    }
+}
+
+impl Operation {
+    fn check(&self, query: &str) -> Result<()> {
         let names = url::form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name);
         let unknown: Vec<_> = names
-            .filter(|name| !known.iter().any(|known| known == name))
+            .filter(|name| !self.known.iter().any(|known| known == name))
             .take(MAX_ERRORS)
-            .map(|name| blame(&name, known))
+            .map(|name| blame(&name, &self.known))
             .collect();
         match unknown.is_empty() {
             true => Ok(()),
@@ -95,12 +112,19 @@ pub async fn refuse_unknown(
     request: Request,
     next: Next,
 ) -> Response {
-    if let (Some(path), Some(query)) = (&path, request.uri().query())
-        && let Err(problem) = queries.check(request.method().as_str(), path.as_str(), query)
-    {
-        return problem.into_response();
+    let method = request.method().as_str();
+    let Some(operation) = path.and_then(|path| queries.operation(method, path.as_str())) else {
+        return next.run(request).await;
+    };
+    let query = request.uri().query().unwrap_or_default();
+    let mut answer = match operation.check(query) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    };
+    if let Some(deprecation) = &operation.deprecation {
+        deprecation.announce(answer.headers_mut());
     }
-    next.run(request).await
+    answer
 }
 
 #[cfg(test)]
@@ -111,7 +135,10 @@ mod tests {
     #[test]
     fn an_unknown_parameter_is_refused_with_the_nearest_known_one() {
         let queries = Queries::from_document(&document());
-        let check = |path: &str, query: &str| queries.check("GET", path, query);
+        let check = |path: &str, query: &str| match queries.operation("GET", path) {
+            Some(operation) => operation.check(query),
+            None => Ok(()),
+        };
         for (path, query) in [
             ("/api/v1/webhooks", "limit=5&cursor=x"),
             ("/api/webhooks", "limit=5"),

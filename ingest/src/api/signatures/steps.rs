@@ -138,8 +138,8 @@ impl Checking<'_> {
                 return self.step("secret", None, detail.to_owned());
             }
             (None, false) => {
-                let detail = "No webhook can have it: 8 to 256 visible ASCII characters, and base64 \
-                              after `whsec_`.";
+                let detail = "No webhook can have it: a secret has 1 to 256 bytes, and in dialects that \
+                              decode it, base64 after `whsec_`.";
                 return self.step("secret", false, detail.to_owned());
             }
             (Some(secret), _) if secret.expose().starts_with("whsec_") => {
