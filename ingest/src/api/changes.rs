@@ -1,8 +1,9 @@
 //! The history of changes: who changed what, with the values before and after.
 //!
-//! Triggers write it (V15) in the transaction of the change; an expunge writes its own entry. It has no secrets: of a sealed member
-//! it says only that the member changed. It keeps an object's latest 200 changes for as long as
-//! the log is kept. Of a deleted object only the deletion is kept.
+//! Triggers write it (V15) in the transaction of the change. An expunge writes its own entry. The
+//! history has no secrets: of a sealed member it says only that the member changed. It keeps an
+//! object's latest 200 changes for as long as the log is kept. Of a deleted object only the
+//! deletion is kept.
 
 use std::str::FromStr;
 

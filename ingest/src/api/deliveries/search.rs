@@ -358,10 +358,10 @@ async fn look_at_deliveries(
     } = look;
     // Rows are compared, and ordered, by all columns of the index that is meant:
     // by the id alone, the primary key looks as good to a planner that can't know
-    // the webhook, and is read to its end for one that has few deliveries. `$7`
-    // only says which days not to plan for. With a lower bound beside it, a
-    // planner without statistics takes what lies between for very little. So the lower
-    // bound comes from a row: PostgreSQL leaves days before it out when it executes.
+    // the webhook, and is read to its end for one that has few deliveries. The
+    // upper bound `$7` is a parameter, so later days are left out at planning. With a
+    // lower bound beside it, a planner without statistics expects very few rows between
+    // them. So the lower bound is a column of `w`: earlier days are left out at execution.
     // What isn't asked for is planned away: then only the index is read.
     let due = if search.due { IS_DUE } else { "" };
     let (columns, state, newest_first) = match by_index {
