@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use shared::topology;
 
 use super::generator::{Generator, Load, PAYLOAD, event_id};
+use super::kinds::Door;
 use super::receiver::Receiver;
-use super::scenario::Door;
 use super::stage::{Stage, TENANT, until};
 use crate::pair::Pair;
 use crate::producer::{Producer, Publication};

@@ -8,7 +8,7 @@ use super::stage::sql;
 use crate::pair::Pair;
 
 /// The facts without which a figure means little.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Machine {
     /// Processors that this process may use.
     pub cores: usize,
@@ -61,6 +61,27 @@ impl Machine {
             revision: said("git", &["describe", "--always", "--dirty", "--abbrev=12"]),
             command: std::env::args().collect::<Vec<_>>().join(" "),
         })
+    }
+
+    /// The lines above a table.
+    #[must_use]
+    pub fn heading(&self) -> String {
+        let Self {
+            cores,
+            model,
+            kernel,
+            rabbitmq,
+            postgresql,
+            rustc,
+            revision,
+            ..
+        } = self;
+        format!(
+            "\nPosthorn {revision}, {cores} x {model}, Linux {kernel}\n\
+             RabbitMQ {rabbitmq}, PostgreSQL {postgresql} with fsync on, {rustc}\n\
+             Events of 1 KiB; everything on this machine, receiver and generator too; logs off \
+             unless a row says otherwise.\n"
+        )
     }
 }
 

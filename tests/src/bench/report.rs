@@ -1,14 +1,29 @@
 //! Prints the results as a table and writes them as JSON.
 
+mod ratios;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::kinds::{Kind, Past};
 use super::machine::Machine;
-use super::scenario::{Kind, Measured, Past};
-use super::usage::ByProcess;
+use super::scenario::Measured;
+use super::usage::{ByProcess, MEASURED};
+pub use ratios::Baseline;
+
+/// The columns of the table of processor time.
+const PROCESSES: [&str; 8] = [
+    "ingest",
+    "dispatcher",
+    "rabbitmq",
+    "idle",
+    "postgresql",
+    "receiver",
+    "generator",
+    "floor",
+];
 
 /// Everything that was measured.
 #[derive(Debug, Serialize)]
@@ -41,41 +56,17 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// What happens to each event or delivery, a second.
-    fn rate(&self) -> Option<f64> {
+    /// Deliveries a second; events, if nothing is delivered.
+    pub(super) fn rate(&self) -> Option<f64> {
         Some(self.deliveries_per_s.or(self.events_per_s)?.median)
     }
 
-    /// Of everything that is measured: not of what makes and receives the load.
-    fn cpu(&self) -> f64 {
-        let ours = ["ingest", "dispatcher", "rabbitmq", "postgresql", "floor"];
+    /// Processor milliseconds per delivery, of the processes in [`MEASURED`] together.
+    pub(super) fn cpu(&self) -> f64 {
         let all = self.cpu_seconds_per_1000.iter();
-        all.filter(|(process, _)| ours.contains(&process.as_str()))
+        all.filter(|(process, _)| MEASURED.contains(&process.as_str()))
             .map(|(_, seconds)| seconds)
             .sum()
-    }
-}
-
-/// Another run, as its report was written down.
-#[derive(Debug, Default, Deserialize)]
-pub struct Baseline {
-    machine: BaselineMachine,
-    summary: Vec<Summary>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct BaselineMachine {
-    cores: usize,
-    model: String,
-    revision: String,
-}
-
-impl Baseline {
-    /// From a file; an empty one if there is none, or if it is another version's.
-    #[must_use]
-    pub fn read(file: &Path) -> Self {
-        let text = std::fs::read(file).unwrap_or_default();
-        serde_json::from_slice(&text).unwrap_or_default()
     }
 }
 
@@ -90,7 +81,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    fn from_values(values: impl Iterator<Item = f64>) -> Option<Self> {
+    pub(super) fn from_values(values: impl Iterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
         Some(Self {
@@ -137,53 +128,26 @@ impl Report {
         }
     }
 
-    /// As a table, with ratios to another run.
+    /// As tables, with ratios to the floor and to another run.
     #[must_use]
-    pub fn table(&self, baseline: &Baseline) -> String {
-        let mut text = String::new();
+    pub fn table(&self, baseline: &anyhow::Result<Baseline>) -> String {
+        let mut text = self.machine.heading();
         // Writing to memory cannot fail.
-        let _ = self.write(&mut text);
-        let _ = self.compare_to(baseline, &mut text);
+        let _ = self.write(baseline, &mut text);
         text
     }
 
-    /// Each row against the same row of another run: 1.00 is no change.
-    fn compare_to(&self, baseline: &Baseline, text: &mut String) -> std::fmt::Result {
-        if baseline.summary.is_empty() {
-            return Ok(());
-        }
-        let revision = &baseline.machine.revision;
-        writeln!(
-            text,
-            "\nRatios to {revision} on {} x {} (rates: more is better; processor time and latency: less)",
-            baseline.machine.cores, baseline.machine.model
-        )?;
-        let width = self.width();
-        writeln!(
-            text,
-            "{:width$}  {:>8} {:>8} {:>8} {:>8}",
-            "", "rate", "CPU", "p50", "p99"
-        )?;
-        for row in &self.summary {
-            let Some(before) = baseline.summary.iter().find(|one| one.what == row.what) else {
-                continue;
-            };
-            write!(text, "{:width$} ", row.what)?;
-            let latency = |n: usize| Some((row.latency_ms?[n], before.latency_ms?[n]));
-            for pair in [
-                row.rate().zip(before.rate()),
-                Some((row.cpu(), before.cpu())),
-                latency(0),
-                latency(2),
-            ] {
-                match pair {
-                    Some((now, then)) if then > 0.0 => write!(text, " {:>8.2}", now / then)?,
-                    _ => write!(text, " {:>8}", "-")?,
-                }
-            }
-            writeln!(text)?;
-        }
-        Ok(())
+    fn write(&self, baseline: &anyhow::Result<Baseline>, text: &mut String) -> std::fmt::Result {
+        self.write_rates(text)?;
+        self.write_processor_time(text)?;
+        self.write_latency(text)?;
+        self.write_memory(text)?;
+        ratios::write(self, baseline, text)?;
+        self.compare_rows(text)
+    }
+
+    fn find(&self, what: &str) -> Option<&Summary> {
+        self.summary.iter().find(|row| row.what == what)
     }
 
     fn width(&self) -> usize {
@@ -191,61 +155,35 @@ impl Report {
         widths.max().unwrap_or(0)
     }
 
-    fn write(&self, text: &mut String) -> std::fmt::Result {
-        let Machine {
-            cores,
-            model,
-            kernel,
-            rabbitmq,
-            postgresql,
-            rustc,
-            revision,
-            ..
-        } = &self.machine;
-        writeln!(
-            text,
-            "\nPosthorn {revision}, {cores} x {model}, Linux {kernel}"
-        )?;
-        writeln!(
-            text,
-            "RabbitMQ {rabbitmq}, PostgreSQL {postgresql} with fsync on, {rustc}\n\
-             Events of 1 KiB; everything on this machine, receiver and generator too; logs off \
-             unless it says so.\nMedians (lowest to highest).\n"
-        )?;
+    fn write_rates(&self, text: &mut String) -> std::fmt::Result {
         let width = self.width();
         writeln!(
             text,
-            "{:width$}  {:>22}  {:>22}",
-            "", "events/s", "deliveries/s"
+            "\n{:width$}  {:>22}  {:>22}",
+            "Medians (lowest to highest)", "events/s", "deliveries/s"
         )?;
         for row in &self.summary {
             let (events, deliveries) = (rate(row.events_per_s), rate(row.deliveries_per_s));
             writeln!(text, "{:width$}  {events:>22}  {deliveries:>22}", row.what)?;
         }
+        Ok(())
+    }
 
+    fn write_processor_time(&self, text: &mut String) -> std::fmt::Result {
+        let width = self.width();
         writeln!(
             text,
             "\nProcessor seconds per 1,000 deliveries (accept alone: per 1,000 events). idle: what RabbitMQ\n\
              uses without messages, in a round at a steady rate"
         )?;
-        let columns = [
-            "ingest",
-            "dispatcher",
-            "rabbitmq",
-            "idle",
-            "postgresql",
-            "receiver",
-            "generator",
-            "floor",
-        ];
         write!(text, "{:width$}", "")?;
-        for column in columns {
+        for column in PROCESSES {
             write!(text, "  {column:>10}")?;
         }
         writeln!(text)?;
         for row in &self.summary {
             write!(text, "{:width$}", row.what)?;
-            for column in columns {
+            for column in PROCESSES {
                 match row.cpu_seconds_per_1000.get(column) {
                     Some(seconds) => write!(text, "  {seconds:>10.3}")?,
                     None => write!(text, "  {:>10}", "-")?,
@@ -253,7 +191,11 @@ impl Report {
             }
             writeln!(text)?;
         }
+        Ok(())
+    }
 
+    fn write_latency(&self, text: &mut String) -> std::fmt::Result {
+        let width = self.width();
         writeln!(
             text,
             "\n{:width$}  {:>8} {:>8} {:>8} {:>8}",
@@ -268,31 +210,21 @@ impl Report {
                 )?;
             }
         }
+        Ok(())
+    }
 
+    fn write_memory(&self, text: &mut String) -> std::fmt::Result {
         write!(text, "\nPeak memory, MiB:")?;
         for (process, mib) in &self.peak_mib {
             write!(text, "  {process} {mib:.0}")?;
         }
-        writeln!(text)?;
-        self.compare(text)
+        writeln!(text)
     }
 
-    fn compare(&self, text: &mut String) -> std::fmt::Result {
-        let deliveries = |name: &str| {
-            let row = self.summary.iter().find(|row| row.what == name)?;
-            Some(row.deliveries_per_s?.median)
-        };
-        let floor = deliveries(&Kind::Floor.name());
-        if let (Some(ours), Some(floor)) = (deliveries(&Kind::backlog_name(1)), floor) {
-            let share = 100.0 * ours / floor;
-            writeln!(
-                text,
-                "A backlog is delivered at {share:.0} % of the floor's rate."
-            )?;
-        }
+    /// What the rows of this run say of each other.
+    fn compare_rows(&self, text: &mut String) -> std::fmt::Result {
         for fresh in &self.summary {
-            let month = format!("{}{}", fresh.what, Past::Month.suffix());
-            let month = self.summary.iter().find(|row| row.what == month);
+            let month = self.find(&format!("{}{}", fresh.what, Past::Month.suffix()));
             if let Some((after, before)) = month.and_then(Summary::rate).zip(fresh.rate()) {
                 let share = 100.0 * after / before;
                 writeln!(
@@ -302,13 +234,16 @@ impl Report {
                 )?;
             }
         }
-        let [two, four] = [2, 4].map(|n| deliveries(&Kind::Dispatchers(n).name()));
-        if let (Some(two), Some(four)) = (two, four) {
-            let factor = four / two;
-            writeln!(
-                text,
-                "Four dispatchers deliver {factor:.2} times what two do."
-            )?;
+        let dispatchers = |n| self.find(&Kind::Dispatchers(n).name())?.rate();
+        for n in [2, 4, 8] {
+            if let (Some(one), Some(several)) = (dispatchers(1), dispatchers(n)) {
+                let factor = several / one;
+                let share = factor / n as f64;
+                writeln!(
+                    text,
+                    "{n} dispatchers deliver {factor:.2} times what one does: {share:.2} of linear."
+                )?;
+            }
         }
         Ok(())
     }

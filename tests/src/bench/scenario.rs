@@ -14,98 +14,23 @@ use time::OffsetDateTime;
 
 use super::floor::{self, Floor};
 use super::generator::{EVENT_TYPE, Generator, Load, PAYLOAD, data};
-use super::now_us;
-use super::stage::{Month, Stage, until};
+use super::kinds::{Door, Kind, MATCHING, Past};
+use super::stage::{Month, Stage};
+use super::steps::{
+    AFTERMATH, Running, WARM_UP, arrived, load, publish_and_accept, rabbitmq_at_rest, settled,
+};
 use super::usage::{ByProcess, Meter, between};
+use super::webhooks;
 use crate::pair::Pair;
 use crate::service::Service;
 
-/// Events published and delivered before measuring begins.
-const WARM_UP: u64 = 300;
 /// The receiver's latency in rounds with several dispatchers.
 const SLOW: Duration = Duration::from_millis(100);
+/// Jobs that each of several dispatchers holds at a time. With the slow receiver, a dispatcher
+/// delivers less than 640 a second: far less than the processors allow.
+const HELD_BY_EACH: u16 = 64;
 /// Requests in flight in the floor: as many as a dispatcher allows per webhook.
 const FLOOR_PLACES: usize = 64;
-/// For how long RabbitMQ is watched at rest before a round at a steady rate.
-const AT_REST: Duration = Duration::from_secs(3);
-/// How long a finished round may take to record and ack the last jobs.
-const AFTERMATH: Duration = Duration::from_millis(300);
-
-/// The interface through which events come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Door {
-    /// Published to the exchange.
-    Amqp,
-    /// Posted to the API.
-    Http,
-}
-
-/// A kind of round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// First ingest alone, then a dispatcher alone on the jobs that have gathered.
-    Halves(Door, usize),
-    /// Everything together, at full speed; with logs or without.
-    Whole(Door, usize, bool),
-    /// Everything, at so many events a second.
-    Pace(Door, u64),
-    /// The floor.
-    Floor,
-    /// This many dispatchers on a backlog, with a slow receiver.
-    Dispatchers(usize),
-}
-
-impl Kind {
-    /// The name in the table. The second half of [`Kind::Halves`] is
-    /// [`Kind::backlog_name`].
-    #[must_use]
-    pub fn name(self) -> String {
-        match self {
-            Self::Halves(door, webhooks) => format!("accept alone, {}", via(door, webhooks)),
-            Self::Whole(door, webhooks, logs) => {
-                let logs = if logs { ", logging each" } else { "" };
-                format!("accept and deliver, {}{logs}", via(door, webhooks))
-            }
-            Self::Pace(door, rate) => format!("{rate} events/s, {}", via(door, 1)),
-            Self::Floor => "floor: consume, POST, ack".to_owned(),
-            Self::Dispatchers(n) => format!("deliver to a 100 ms receiver, {n} dispatchers"),
-        }
-    }
-
-    /// The name of delivering a backlog in the table.
-    #[must_use]
-    pub fn backlog_name(webhooks: usize) -> String {
-        format!("deliver a backlog alone, {webhooks} per event")
-    }
-}
-
-fn via(door: Door, webhooks: usize) -> String {
-    let door = match door {
-        Door::Amqp => "AMQP",
-        Door::Http => "HTTP",
-    };
-    format!("{door}, {webhooks} per event")
-}
-
-/// What is in the database before a round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Past {
-    /// Nothing.
-    None,
-    /// A month of deliveries, analyzed.
-    Month,
-}
-
-impl Past {
-    /// What the table adds to a round's name.
-    #[must_use]
-    pub fn suffix(self) -> &'static str {
-        match self {
-            Self::None => "",
-            Self::Month => ", after a month",
-        }
-    }
-}
 
 /// What a round came to.
 #[derive(Debug, Clone, Serialize, Default)]
@@ -125,6 +50,8 @@ pub struct Measured {
     pub cpu_seconds: ByProcess,
     /// Peak memory in MiB, by process.
     pub peak_mib: ByProcess,
+    /// Memory at the end in MiB, by process, where everything ran together.
+    pub resident_mib: ByProcess,
 }
 
 /// What all rounds share.
@@ -133,7 +60,8 @@ pub struct Bench<'a> {
     pub pair: &'a Pair,
     /// The folder for logs.
     pub folder: &'a Path,
-    /// Events a round, where each has one webhook.
+    /// Events of a round. Rounds with ten webhooks per event have a quarter of them, except
+    /// [`Kind::Among`].
     pub events: u64,
     /// Seconds at a steady rate.
     pub seconds: u64,
@@ -162,6 +90,11 @@ impl Bench<'_> {
             Kind::Whole(door, webhooks, _) => {
                 let events = self.events_for(webhooks);
                 self.whole(&stage, kind, door, webhooks, events, 0).await
+            }
+            Kind::Among(all) => {
+                webhooks::insert(&stage, all.saturating_sub(MATCHING)).await?;
+                self.whole(&stage, kind, Door::Amqp, MATCHING, self.events, 0)
+                    .await
             }
             Kind::Pace(door, rate) => {
                 let events = rate * self.seconds;
@@ -215,7 +148,8 @@ impl Bench<'_> {
         }
         let total = (WARM_UP + events) * webhooks as u64;
         stage.checkpoint().await?;
-        let mut drained = drain(stage, 1, total, total).await?;
+        let dispatcher = stage.dispatcher().await?;
+        let mut drained = drain(stage, std::slice::from_ref(&dispatcher), total, total).await?;
         drained.what = Kind::backlog_name(webhooks);
         drained.events_per_s = drained.deliveries_per_s.map(|rate| rate / webhooks as f64);
         Ok(vec![accepted, drained])
@@ -230,33 +164,19 @@ impl Bench<'_> {
         events: u64,
         rate: u64,
     ) -> anyhow::Result<Vec<Measured>> {
-        let ingest = stage.ingest(webhooks).await?;
-        let dispatcher = stage.dispatcher().await?;
+        let running = Running::start(stage, door, webhooks).await?;
+        let meter = running.meter(stage);
         let per_event = webhooks as u64;
-        Generator::start(&load(stage, &ingest, door, WARM_UP))?
-            .finished()
-            .await?;
-        arrived(stage, WARM_UP * per_event).await?;
-        stage.receiver.reset().await?;
-        stage.checkpoint().await?;
-
-        let meter = Meter::new(stage)
-            .with("ingest", ingest.pid())
-            .with("dispatcher", dispatcher.pid());
         let idle_share = match rate {
             0 => 0.0,
             _ => rabbitmq_at_rest(&meter).await,
         };
         let (before, begun) = (meter.cpu(), Instant::now());
-        let mut load = load(stage, &ingest, door, events);
+        let mut load = load(stage, &running.ingest, door, events);
         load.rate = rate;
         let sent = Generator::start(&load)?.finished().await?;
         arrived(stage, events * per_event).await?;
-        settled(
-            std::slice::from_ref(&dispatcher),
-            (WARM_UP + events) * per_event,
-        )
-        .await?;
+        running.settled((WARM_UP + events) * per_event).await?;
         let mut cpu = between(&before, &meter.cpu());
         cpu.insert("generator", sent.cpu_seconds);
         if let Some(rabbitmq) = cpu.get_mut("rabbitmq").filter(|_| rate > 0) {
@@ -264,7 +184,7 @@ impl Bench<'_> {
             *rabbitmq -= idle;
             cpu.insert("idle", idle);
         }
-        let memory = meter.memory();
+        let (peak_mib, resident_mib) = (meter.memory(), meter.resident());
         let seen = stage.receiver.reset().await?;
         let seconds = (seen.last_us - sent.first_us) as f64 / 1e6;
         Ok(vec![Measured {
@@ -275,7 +195,8 @@ impl Bench<'_> {
             latency_ms: seen.latency_ms.filter(|_| rate > 0),
             units: seen.count,
             cpu_seconds: cpu,
-            peak_mib: memory,
+            peak_mib,
+            resident_mib,
         }])
     }
 
@@ -315,73 +236,43 @@ impl Bench<'_> {
         kind: Kind,
         dispatchers: usize,
     ) -> anyhow::Result<Vec<Measured>> {
-        let ingest = stage.ingest(1).await?;
-        // The same duration for any number of dispatchers.
-        let total = self.events * dispatchers as u64 / 4;
-        publish_and_accept(stage, &ingest, Door::Amqp, total, total).await?;
+        let ingest = stage.ingest(MATCHING).await?;
+        // A third of a round's events as jobs for each dispatcher, so a round takes the same time
+        // with any number of them. Ten webhooks share them, so none reaches its limit of requests.
+        let events = self.events * dispatchers as u64 / (3 * MATCHING as u64);
+        let total = events * MATCHING as u64;
+        publish_and_accept(stage, &ingest, Door::Amqp, events, events).await?;
         // All events are acked, so ingest isn't needed any more.
         drop(ingest);
         stage.checkpoint().await?;
+        let starting = (0..dispatchers).map(|_| stage.dispatcher_holding(HELD_BY_EACH));
+        let running = futures_util::future::try_join_all(starting).await?;
         // Towards the end some dispatchers have no jobs left while others do.
-        let mut measured = drain(stage, dispatchers, total, total * 3 / 4).await?;
+        let mut measured = drain(stage, &running, total, total * 3 / 4).await?;
         measured.what = kind.name();
         Ok(vec![measured])
     }
-}
-
-/// Publishes, and waits until ingest has acked `total` events in all. Answers
-/// the seconds from the first publishing, and the generator's processor time.
-async fn publish_and_accept(
-    stage: &Stage<'_>,
-    ingest: &Service,
-    door: Door,
-    count: u64,
-    total: u64,
-) -> anyhow::Result<(f64, f64)> {
-    let generator = Generator::start(&load(stage, ingest, door, count))?;
-    let accepting = async {
-        // Batches are counted when they are acked.
-        until("accepting", total, async || {
-            count_of(ingest, "posthorn_ingest_batch_size_sum").await
-        })
-        .await?;
-        anyhow::Ok(now_us())
-    };
-    let (sent, accepted_us) = tokio::try_join!(generator.finished(), accepting)?;
-    let end = accepted_us.max(sent.last_us);
-    Ok(((end - sent.first_us) as f64 / 1e6, sent.cpu_seconds))
-}
-
-/// The processor seconds that RabbitMQ uses in a second without messages. At low rates it
-/// is as much as the messages' own.
-async fn rabbitmq_at_rest(meter: &Meter<'_>) -> f64 {
-    let (before, begun) = (meter.cpu(), Instant::now());
-    tokio::time::sleep(AT_REST).await;
-    let used = between(&before, &meter.cpu());
-    used.get("rabbitmq").copied().unwrap_or_default() / begun.elapsed().as_secs_f64()
 }
 
 /// Dispatchers deliver a backlog of `total` jobs. Measured from a tenth of it to
 /// `until_count`.
 async fn drain(
     stage: &Stage<'_>,
-    dispatchers: usize,
+    running: &[Service],
     total: u64,
     until_count: u64,
 ) -> anyhow::Result<Measured> {
-    let starting = (0..dispatchers).map(|_| stage.dispatcher());
-    let running = futures_util::future::try_join_all(starting).await?;
     let meter = running.iter().fold(Meter::new(stage), |meter, service| {
         meter.with("dispatcher", service.pid())
     });
     let window = Window::begin(stage, &meter, total / 10).await?;
     arrived(stage, until_count).await?;
     if until_count == total {
-        settled(&running, total).await?;
+        settled(running, total).await?;
     }
     let measured = window.end(stage, &meter).await?;
     arrived(stage, total).await?;
-    settled(&running, total).await?;
+    settled(running, total).await?;
     Ok(measured)
 }
 
@@ -416,49 +307,6 @@ impl Window {
             ..Measured::default()
         })
     }
-}
-
-fn load(stage: &Stage<'_>, ingest: &Service, door: Door, count: u64) -> Load {
-    Load {
-        to: match door {
-            Door::Amqp => stage.amqp_url.clone(),
-            Door::Http => ingest.url(""),
-        },
-        exchange: shared::topology::EVENTS.to_owned(),
-        routing_key: format!("acme.{EVENT_TYPE}"),
-        spread: 0,
-        token: stage.token.clone(),
-        count,
-        rate: 0,
-        bytes: PAYLOAD,
-    }
-}
-
-async fn arrived(stage: &Stage<'_>, count: u64) -> anyhow::Result<()> {
-    until("arriving", count, async || {
-        Ok(stage.receiver.seen().await?.count)
-    })
-    .await?;
-    Ok(())
-}
-
-/// Waits until the dispatchers have recorded this many deliveries.
-async fn settled(dispatchers: &[Service], count: u64) -> anyhow::Result<()> {
-    until("settling", count, async || {
-        let mut sum = 0;
-        for dispatcher in dispatchers {
-            sum += count_of(dispatcher, "posthorn_deliveries_finished_total").await?;
-        }
-        Ok(sum)
-    })
-    .await?;
-    tokio::time::sleep(AFTERMATH).await;
-    Ok(())
-}
-
-/// A counter that doesn't appear in the metrics before its first increment.
-async fn count_of(service: &Service, metric: &str) -> anyhow::Result<u64> {
-    Ok(service.metric(metric).await.unwrap_or(0.0) as u64)
 }
 
 fn bytes_of_a_job() -> anyhow::Result<usize> {

@@ -143,16 +143,32 @@ impl<'a> Stage<'a> {
         self.service("posthorn-dispatcher").await
     }
 
+    /// A running dispatcher that holds at most this many jobs at a time.
+    pub async fn dispatcher_holding(&self, jobs: u16) -> anyhow::Result<Service> {
+        let concurrency = ("CONCURRENCY".to_owned(), jobs.to_string());
+        self.service_with("posthorn-dispatcher", &[concurrency])
+            .await
+    }
+
     /// A running service.
     ///
     /// # Errors
     /// If it doesn't become ready.
     pub async fn service(&self, binary: &str) -> anyhow::Result<Service> {
+        self.service_with(binary, &[]).await
+    }
+
+    async fn service_with(
+        &self,
+        binary: &str,
+        more: &[(String, String)],
+    ) -> anyhow::Result<Service> {
         std::fs::create_dir_all(&self.folder)?;
         let n = self.services.fetch_add(1, Ordering::Relaxed);
         let name = format!("{binary}-{n}");
         let log = self.folder.join(format!("{name}.log"));
-        let mut service = Service::start(&name, binary, &free_address()?, &self.settings, &log)?;
+        let settings = [self.settings.as_slice(), more].concat();
+        let mut service = Service::start(&name, binary, &free_address()?, &settings, &log)?;
         service.ready().await?;
         Ok(service)
     }

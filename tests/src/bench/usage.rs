@@ -9,6 +9,9 @@ use crate::pair::Pair;
 /// `generator`, `floor`. `idle`: what RabbitMQ uses without messages.
 pub type ByProcess = BTreeMap<&'static str, f64>;
 
+/// What runs in production, and the floor in its place: not what makes and receives the load.
+pub const MEASURED: [&str; 5] = ["ingest", "dispatcher", "rabbitmq", "postgresql", "floor"];
+
 /// The processes that are measured.
 pub struct Meter<'a> {
     pair: &'a Pair,
@@ -69,6 +72,25 @@ impl<'a> Meter<'a> {
         }
         peaks
     }
+
+    /// The memory of each process now, in MiB. Several dispatchers are added up. Of the
+    /// servers, shared memory is counted once.
+    #[must_use]
+    pub fn resident(&self) -> ByProcess {
+        let mut now = BTreeMap::new();
+        for (server, bytes) in [
+            ("rabbitmq", self.pair.rabbitmq().memory_bytes()),
+            ("postgresql", self.pair.postgres().memory_bytes()),
+        ] {
+            if let Ok(bytes) = bytes {
+                now.insert(server, mebibytes(bytes));
+            }
+        }
+        for (what, pid) in &self.ours {
+            *now.entry(*what).or_default() += resident(*pid);
+        }
+        now
+    }
 }
 
 /// The usage between two measurements.
@@ -78,6 +100,13 @@ pub fn between(before: &ByProcess, after: &ByProcess) -> ByProcess {
         .iter()
         .map(|(what, seconds)| (*what, seconds - before.get(what).unwrap_or(&0.0)))
         .collect()
+}
+
+/// The sum over the processes in [`MEASURED`].
+#[must_use]
+pub fn total(figures: &ByProcess) -> f64 {
+    let measured = MEASURED.iter().filter_map(|process| figures.get(process));
+    measured.sum()
 }
 
 /// All processor time of a process; 0 if it has ended.
@@ -115,6 +144,8 @@ fn status(pid: u32, line: &str) -> u64 {
         .map_or(0, |kilobytes| kilobytes * 1024)
 }
 
-fn mebibytes(bytes: u64) -> f64 {
+/// In MiB.
+#[must_use]
+pub fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }

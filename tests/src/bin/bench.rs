@@ -12,26 +12,33 @@ use harness::bench::burst::Burst;
 use harness::bench::catalogue::Catalogue;
 use harness::bench::floor::{self, Floor};
 use harness::bench::generator::{self, Load};
+use harness::bench::growth::Growth;
 use harness::bench::isolation::Isolation;
+use harness::bench::kinds::{Door, Kind, Past};
 use harness::bench::lists::Lists;
 use harness::bench::log::Log;
+use harness::bench::long::Long;
 use harness::bench::machine::Machine;
 use harness::bench::report::{Baseline, Report};
-use harness::bench::scenario::{Bench, Door, Kind, Past};
+use harness::bench::scenario::Bench;
 use harness::bench::stage::{Month, VHOSTS};
 use harness::bench::start::Start;
 use harness::bench::{phoenix, receiver, villains};
 use harness::pair::{Pair, PairConfig};
 
 /// Measures throughput, latency and cost on a private RabbitMQ and PostgreSQL,
-/// prints a table and writes JSON. Logs are off unless RUST_LOG is set.
+/// prints tables and writes JSON: in less than ten minutes on two cores, if nothing else is
+/// asked for. Logs are off unless RUST_LOG is set.
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
     role: Option<Role>,
-    /// One round of everything with few events: rough figures in a minute.
+    /// One round with few events, on fresh databases alone: rough figures in two minutes.
     #[arg(long)]
     quick: bool,
+    /// Three rounds and longer ones: for figures that are compared or published.
+    #[arg(long, conflicts_with = "quick")]
+    full: bool,
     /// Only scenarios whose name contains this; may be repeated.
     #[arg(long)]
     only: Vec<String>,
@@ -67,6 +74,10 @@ enum Role {
     Burst(Burst),
     /// Measures how soon services are ready that find many webhooks.
     Start(Start),
+    /// Measures whether a delivery costs more when a tenant has many webhooks.
+    Growth(Growth),
+    /// Measures whether anything grows or slows down at a steady rate for a quarter of an hour.
+    Long(Long),
     #[command(hide = true)]
     Villains,
     #[command(hide = true)]
@@ -82,8 +93,34 @@ enum Role {
     Floor(Floor),
 }
 
+/// How much is measured.
+struct Sizes {
+    rounds: usize,
+    events: u64,
+    /// At a steady rate.
+    seconds: u64,
+    /// Deliveries of the month that some rounds have behind them.
+    history: u32,
+}
+
+impl Arguments {
+    fn sizes(&self) -> Sizes {
+        let (rounds, events, seconds, history) = match (self.quick, self.full) {
+            (true, _) => (1, 3_000, 5, 0),
+            (_, true) => (3, 12_000, 15, 1_200_000),
+            _ => (2, 12_000, 10, 1_200_000),
+        };
+        Sizes {
+            rounds: self.rounds.unwrap_or(rounds),
+            events: self.events.unwrap_or(events),
+            seconds,
+            history: self.history.unwrap_or(history),
+        }
+    }
+}
+
 /// In the order of a round: what is compared lies close together.
-const KINDS: [(Kind, Past); 19] = [
+const KINDS: [(Kind, Past); 21] = [
     (Kind::Floor, Past::None),
     (Kind::Halves(Door::Amqp, 1), Past::None),
     (Kind::Halves(Door::Amqp, 10), Past::None),
@@ -95,8 +132,10 @@ const KINDS: [(Kind, Past); 19] = [
     (Kind::Whole(Door::Amqp, 10, false), Past::None),
     (Kind::Whole(Door::Amqp, 10, false), Past::Month),
     (Kind::Whole(Door::Http, 10, false), Past::None),
+    (Kind::Dispatchers(1), Past::None),
     (Kind::Dispatchers(2), Past::None),
     (Kind::Dispatchers(4), Past::None),
+    (Kind::Dispatchers(8), Past::None),
     (Kind::Pace(Door::Amqp, 50), Past::None),
     (Kind::Pace(Door::Http, 50), Past::None),
     (Kind::Pace(Door::Http, 50), Past::Month),
@@ -119,7 +158,9 @@ fn main() -> anyhow::Result<()> {
             | Role::Isolation(_)
             | Role::Catalogue(_)
             | Role::Burst(_)
-            | Role::Start(_),
+            | Role::Start(_)
+            | Role::Growth(_)
+            | Role::Long(_),
         )
         | None => tokio::runtime::Builder::new_multi_thread(),
     };
@@ -151,6 +192,12 @@ fn main() -> anyhow::Result<()> {
             Some(Role::Start(start)) => {
                 on_a_pair(async |pair, folder| start.measure(pair, folder).await).await
             }
+            Some(Role::Growth(growth)) => {
+                on_a_pair(async |pair, folder| growth.measure(pair, folder).await).await
+            }
+            Some(Role::Long(long)) => {
+                on_a_pair(async |pair, folder| long.measure(pair, folder).await).await
+            }
             None => bench(arguments).await,
         }
     })
@@ -179,17 +226,11 @@ async fn bench(arguments: Arguments) -> anyhow::Result<()> {
     config.vhosts = VHOSTS;
     let pair = Pair::start(config).await?;
     let logs = folder.with_extension("logs");
-    let deliveries = arguments.history.unwrap_or(match arguments.quick {
-        true => 0,
-        false => 1_200_000,
-    });
-    let rounds = arguments
-        .rounds
-        .unwrap_or(if arguments.quick { 1 } else { 3 });
+    let sizes = arguments.sizes();
     let wanted = |(kind, past): &(Kind, Past)| {
         let name = kind.name() + past.suffix();
         let only = arguments.only.iter();
-        (*past == Past::None || deliveries > 0)
+        (*past == Past::None || sizes.history > 0)
             && (arguments.only.is_empty()
                 || only.into_iter().any(|part| name.contains(part.as_str())))
     };
@@ -197,31 +238,30 @@ async fn bench(arguments: Arguments) -> anyhow::Result<()> {
         .iter()
         .any(|kind| kind.1 == Past::Month && wanted(kind));
     let month = match needs_month {
-        true => Some(Month::fill(&pair, deliveries).await?),
+        true => Some(Month::fill(&pair, sizes.history).await?),
         false => None,
     };
     let bench = Bench {
         month,
         pair: &pair,
         folder: &logs,
-        events: arguments
-            .events
-            .unwrap_or(if arguments.quick { 3_000 } else { 12_000 }),
-        seconds: if arguments.quick { 5 } else { 15 },
+        events: sizes.events,
+        seconds: sizes.seconds,
     };
     let machine = Machine::look(&pair).await?;
 
     let mut measured = Vec::new();
     let mut failed = 0;
-    for round in 1..=rounds {
+    for round in 1..=sizes.rounds {
         for (kind, past) in KINDS.into_iter().filter(wanted) {
-            // One round tells enough of it: it is many events long.
-            if matches!(kind, Kind::Pace(..)) && round > 1 {
+            // One round tells enough of these: most of it is waiting.
+            if matches!(kind, Kind::Pace(..) | Kind::Dispatchers(_)) && round > 1 {
                 continue;
             }
             eprintln!(
-                "{:4.0} s  round {round} of {rounds}: {}{}",
+                "{:4.0} s  round {round} of {}: {}{}",
                 begun.elapsed().as_secs_f64(),
+                sizes.rounds,
                 kind.name(),
                 past.suffix()
             );
