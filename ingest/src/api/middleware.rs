@@ -23,6 +23,7 @@ use tracing::{Instrument, debug, info_span};
 use crate::api::access::auth::{TENANT_HEADER, bearer};
 use crate::api::access::rate_limit::{Client, Left, Rates, Refused};
 use crate::api::access::tokens::hash;
+use crate::api::http::deprecation::{DEPRECATION, SUNSET};
 use crate::api::http::headers::{if_none_match, unless_known};
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request_id::{self, REQUEST_ID};
@@ -173,7 +174,8 @@ pub fn cors(origins: &[HeaderValue]) -> CorsLayer {
     let limits = RATE_LIMITS.map(HeaderName::from_static);
     let exposed = [ETAG, LOCATION, RETRY_AFTER, REQUEST_ID]
         .into_iter()
-        .chain(limits);
+        .chain(limits)
+        .chain([DEPRECATION, SUNSET]);
     let exposed: Vec<_> = exposed.collect();
     CorsLayer::new()
         .allow_origin(origins.to_vec())

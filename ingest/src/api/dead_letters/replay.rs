@@ -38,7 +38,8 @@ const BYTES_AT_ONCE: i64 = 4 * 1024 * 1024;
 pub struct Replayed {
     /// Published again and confirmed; they are gone from here.
     pub replayed: i64,
-    /// Not published to an exchange of Posthorn's before, truncated, or unreadable.
+    /// Not published to an exchange of Posthorn's before, truncated, unreadable, or a whole bundle of
+    /// jobs.
     /// Replay unreadable ones one by one. Publish or discard the others by hand.
     pub skipped: i64,
     /// There may be more: 1,000 are replayed at most.
@@ -86,7 +87,7 @@ impl NewProperties {
     responses(
         (status = 200, description = "The message is published.", body = Replayed),
         (status = 409, description = "It was not published to an exchange of Posthorn's, or is \
-                                       truncated, or is unreadable and there is no new routing \
+                                       truncated, or is a whole bundle of jobs, or is unreadable and there is no new routing \
                                        key, or is readable and there is one."),
     ),
 )]

@@ -18,8 +18,8 @@ use time::Date;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
-const DEPRECATION: HeaderName = HeaderName::from_static("deprecation");
-const SUNSET: HeaderName = HeaderName::from_static("sunset");
+pub const DEPRECATION: HeaderName = HeaderName::from_static("deprecation");
+pub const SUNSET: HeaderName = HeaderName::from_static("sunset");
 /// The members of an operation in the description.
 const SINCE: &str = "x-deprecated-since";
 const UNTIL: &str = "x-sunset";

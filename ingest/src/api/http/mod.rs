@@ -1,7 +1,7 @@
 //! Requests and answers: what every handler reads and writes in the same way.
 
 pub mod code;
-mod deprecation;
+pub mod deprecation;
 pub mod headers;
 pub mod json;
 pub mod problem;
