@@ -116,8 +116,9 @@ pub async fn write(writer: &Writer, events: Vec<Taken>) -> Option<Written> {
     let now = shared::clock::now();
     let revision = writer.feed.revision();
     let (mut begun, left) = begin(writer, events, now).await;
-    // They don't wait until this batch is written and published.
-    writer.ahead.give_back(left);
+    // What is left doesn't wait until this batch is written and published.
+    let jobs = begun.iter().map(|one| (&one.taken.tenant, one.jobs()));
+    writer.ahead.begun(jobs, left);
     let mut only_if = revision;
     if revision.is_none() || begun.iter().any(Begun::is_refused_by_the_cache) {
         refresh_cache(writer, &mut begun).await?;

@@ -324,21 +324,29 @@ impl LookAhead {
         }
     }
 
-    /// A lane didn't begin these events of its batch: they wait for a lane again.
-    pub fn give_back(&self, left: Vec<Taken>) {
-        if left.is_empty() {
-            return;
-        }
+    /// A lane has begun a part of its batch: events of these tenants, with so many jobs each. The
+    /// others wait for a lane again.
+    pub fn begun<'a>(
+        &self,
+        begun: impl Iterator<Item = (&'a Option<Tenant>, usize)>,
+        left: Vec<Taken>,
+    ) {
+        let is_all = left.is_empty();
         {
             let mut guard = self.state();
             let state = &mut *guard;
+            for (tenant, jobs) in begun {
+                state.batches.remember(tenant.clone(), jobs);
+            }
             state.batches.give_back(left, &mut state.sources);
             // Nothing may have waited since they were taken, so nobody looks.
             if state.batches.has_restrained() {
                 self.restrained.notify_one();
             }
         }
-        self.batch.notify_one();
+        if !is_all {
+            self.batch.notify_one();
+        }
     }
 
     /// A lane is through with a batch: these events of it are safe.
@@ -357,7 +365,7 @@ impl LookAhead {
                 if let Some((source, tag)) = event.ack {
                     state.sources.done(source, tag, event.bytes);
                 }
-                state.batches.charge(event.tenant, event.cost, event.jobs);
+                state.batches.charge(event.tenant, event.cost);
             }
             state.sources.due()
         };

@@ -91,6 +91,9 @@ impl<K: Clone + Ord + Hash, T> Turns<K, T> {
         let queue = self.queue(owner, class);
         queue.items.push_front((item, cost));
         queue.cost += cost;
+        if class == Class::Restrained {
+            self.restrain(owner);
+        }
     }
 
     /// The next item of this class, with its owner and its cost.

@@ -70,9 +70,13 @@ impl Batches {
         self.turns.has(Class::Restrained)
     }
 
-    /// Charges a tenant for an event beyond what was known before, and remembers what it made.
-    pub(super) fn charge(&mut self, tenant: Option<Tenant>, cost: u64, jobs: usize) {
+    /// Charges a tenant for an event beyond what was known before.
+    pub(super) fn charge(&mut self, tenant: Option<Tenant>, cost: u64) {
         self.turns.charge(&tenant, cost);
+    }
+
+    /// Remembers how many jobs a tenant's event makes.
+    pub(super) fn remember(&mut self, tenant: Option<Tenant>, jobs: usize) {
         self.of_late.remember(tenant, jobs);
     }
 
@@ -201,7 +205,8 @@ impl Batches {
         }
     }
 
-    /// Events that a lane took and didn't begin wait again, before others of their tenants.
+    /// Events that a lane took and didn't begin wait again, before others of their tenants. What was
+    /// begun may have made their tenants busy.
     pub(super) fn give_back(&mut self, left: Vec<Taken>, sources: &mut Sources) {
         for taken in left.into_iter().rev() {
             let message = match taken.came {
@@ -215,8 +220,11 @@ impl Batches {
                 message,
                 bytes: taken.bytes,
             };
-            self.turns
-                .give_back(&taken.tenant, held, taken.cost, taken.class);
+            let class = match self.of_late.is_busy(&taken.tenant) {
+                true => Class::Restrained,
+                false => taken.class,
+            };
+            self.turns.give_back(&taken.tenant, held, taken.cost, class);
         }
     }
 }

@@ -58,7 +58,6 @@ pub struct Finished {
     /// The consumer and the tag, if it is to be acked.
     pub(super) ack: Option<(usize, u64)>,
     pub(super) bytes: usize,
-    pub(super) jobs: usize,
     pub(super) cost: u64,
 }
 
@@ -73,7 +72,6 @@ impl Taken {
                 Came::Http(_) => None,
             },
             bytes: self.bytes,
-            jobs,
             // A tenth of a millisecond is about what one job costs.
             cost: jobs as u64 + effort.as_micros() as u64 / 100,
         }

@@ -88,14 +88,32 @@ fn a_tenant_with_many_events_gets_every_fourth_batch_beside_others() {
 }
 
 #[tokio::test]
-async fn events_that_a_lane_did_not_begin_go_to_another_lane_before_it_is_through() {
+async fn events_that_a_lane_left_over_go_to_another_lane_before_the_first_is_through() {
     let (ahead, acme) = (LookAhead::default(), "acme".parse().unwrap());
     let _session = ahead.open();
     for _ in 0..3 {
         assert!(ahead.push_http(&acme, waiting(&acme), 0));
     }
     let (mut events, _not_through) = ahead.next_batch().await.open();
-    ahead.give_back(events.split_off(1));
+    let left = events.split_off(1);
+    ahead.begun(events.iter().map(|one| (&one.tenant, 1)), left);
     let (left, _) = ahead.next_batch().await.open();
     assert_eq!((events.len(), left.len()), (1, 2));
+}
+
+#[tokio::test]
+async fn a_tenant_whose_events_make_many_jobs_leaves_a_lane_to_others() {
+    let (ahead, [loud, quiet]) = (LookAhead::default(), ["loud", "quiet"]);
+    let (loud, quiet) = (loud.parse().unwrap(), quiet.parse().unwrap());
+    let _session = ahead.open();
+    for _ in 0..3 {
+        assert!(ahead.push_http(&loud, waiting(&loud), 0));
+    }
+    // It has less waiting than sets a tenant aside, and each of its events has 500 webhooks.
+    let (mut events, _not_through) = ahead.next_batch().await.open();
+    let left = events.split_off(1);
+    ahead.begun(events.iter().map(|one| (&one.tenant, 500)), left);
+    assert!(ahead.push_http(&quiet, waiting(&quiet), 0));
+    let (next, _) = ahead.next_batch().await.open();
+    assert_eq!(next[0].tenant.as_ref(), Some(&quiet));
 }
