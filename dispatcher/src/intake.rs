@@ -38,10 +38,10 @@ use crate::upkeep::watermark::Watermarks;
 pub use capacity::Capacity;
 use consumers::{Consumers, Next};
 
-/// The longest time that a job waits because this replica holds as many jobs as it may. Then it
-/// goes on all the same: a late copy of it is sent once the job should have been recorded, which
-/// includes [`TIME_TO_RECORD`](crate::upkeep::watermark::TIME_TO_RECORD) and no longer wait. The
-/// endpoints' limiters still bound the requests of this replica.
+/// The longest time that a job waits for a place, because this replica holds as many jobs as it
+/// may. Then the job goes on without one: a late copy of it is sent after its webhook's timeout and
+/// [`TIME_TO_RECORD`](crate::upkeep::watermark::TIME_TO_RECORD), and a longer wait here would use
+/// that time up. The endpoints' limiters still bound the requests of this replica.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// A bundle that RabbitMQ has delivered this often before is taken apart.
 const DELIVERED_BEFORE: i64 = 2;
@@ -109,7 +109,7 @@ impl Intake {
         }
         self.capacity.message_came(count);
         for (job, mut receipt) in jobs.into_iter().zip(receipts) {
-            receipt.keep(self.capacity.permit(deadline).await);
+            receipt.keep(self.capacity.place(deadline).await);
             self.watermarks.job_taken(shard, job.due_at);
             let deliverer = self.deliverer.clone();
             let delivery = async move {

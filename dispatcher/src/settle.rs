@@ -250,12 +250,12 @@ impl Settler {
     /// one, and acks the old job.
     pub async fn queue_successor(&self, job: Job, receipt: Receipt) {
         // Another job of the same message may have kept this one from being acked for long after
-        // its retry was published. So another dispatcher may be sending the retry.
-        let wait_for_retry = match receipt.is_of_a_bundle() {
+        // its retry or deferral was published. So another dispatcher may be sending that one.
+        let wait_for_next = match receipt.is_of_a_bundle() {
             true => self.times.until_recorded(job.webhook).max(LATE),
             false => LATE,
         };
-        match self.tickets.successor(&job, wait_for_retry).await {
+        match self.tickets.successor(&job, wait_for_next).await {
             Some(Some(next)) => self.delay(next, receipt).await,
             Some(None) => {
                 metrics().jobs_stale.inc();

@@ -16,9 +16,9 @@
 //!   superseded before it can be sent. So the delivery is neither late nor sent twice.
 //! - If it is due, another one may be on its way to the endpoint. So this one is a late copy:
 //!   it keeps the ticket, waits for [`LATE`], and is sent only if the row still has the same
-//!   ticket then. If the old job shared its message with others, the retry may have been
-//!   published long before the message was delivered again, so the copy waits for as long as
-//!   an attempt may take.
+//!   ticket then. If the old job shared its message with others, the retry or the deferral may
+//!   have been published long before the message was delivered again. So the copy waits for as
+//!   long as an attempt may take, and at least [`LATE`].
 //!
 //! A late copy that is about to be sent takes its delivery over ([`Tickets::claim`]): the time
 //! until which the copy waited becomes the ticket. Its old ticket is older by the whole wait, or
@@ -127,9 +127,9 @@ impl Tickets {
 
     /// The job to publish in place of one that RabbitMQ has delivered again, or whose confirm
     /// was lost. `Some(None)` if the delivery needs none: it is finished, or another
-    /// dispatcher has gone on with it. `None`: stopping. `wait_for_retry`: how long a late copy of
-    /// a retry waits for the retry.
-    pub async fn successor(&self, job: &Job, wait_for_retry: Duration) -> Option<Option<Job>> {
+    /// dispatcher has gone on with it. `None`: stopping. `wait_for_next`: how long a late copy of
+    /// the delivery's next job (a retry or a deferral) waits for that job.
+    pub async fn successor(&self, job: &Job, wait_for_next: Duration) -> Option<Option<Job>> {
         until_done(
             &self.grace_over,
             "the next job of a delivery could not be looked up",
@@ -139,7 +139,7 @@ impl Tickets {
                     let Some(found) = find(&client, job).await? else {
                         return Ok(None);
                     };
-                    match next(job, found, clock::now(), wait_for_retry) {
+                    match next(job, found, clock::now(), wait_for_next) {
                         Next::Late(job) => return Ok(Some(job)),
                         Next::NewTicket(job) => {
                             if let Some(due_at) = take(&client, &job).await? {
@@ -171,7 +171,7 @@ enum Next {
     Late(Job),
 }
 
-fn next(job: &Job, found: Found, now: OffsetDateTime, wait_for_retry: Duration) -> Next {
+fn next(job: &Job, found: Found, now: OffsetDateTime, wait_for_next: Duration) -> Next {
     let attempt = found.attempts + 1;
     let is_its_own = attempt == job.attempt && found.due_at == job.due_at;
     let next = Job {
@@ -186,9 +186,9 @@ fn next(job: &Job, found: Found, now: OffsetDateTime, wait_for_retry: Duration) 
     if when > now + SOON {
         return Next::NewTicket(next);
     }
-    let wait = match attempt == job.attempt {
+    let wait = match is_its_own {
         true => LATE,
-        false => wait_for_retry,
+        false => wait_for_next,
     };
     // It follows from this moment alone, so that no two copies wait until the same time.
     let wait = if when > now { SOON + wait } else { wait };
@@ -300,17 +300,21 @@ mod tests {
     }
 
     #[test]
-    fn a_late_copy_of_a_retry_waits_as_long_as_it_is_told() {
+    fn a_late_copy_of_a_retry_or_a_deferral_waits_as_long_as_it_is_told() {
         let due_at = NOW - Duration::SECOND;
-        let found = |attempts| Found { attempts, due_at };
-        let wait = LATE + 4 * LATE;
-        let until = |found| match next(&job(1, due_at), found, NOW, wait) {
-            Next::Late(copy) => copy.when(),
-            Next::NewTicket(_) => panic!("it is late"),
+        let wait = 5 * LATE;
+        let until = |attempts, due_at| {
+            let found = Found { attempts, due_at };
+            match next(&job(1, NOW - Duration::MINUTE), found, NOW, wait) {
+                Next::Late(copy) => copy.when(),
+                Next::NewTicket(_) => panic!("it is late"),
+            }
         };
-        assert_eq!(until(found(1)), NOW + wait);
-        // A job that was not settled has no retry.
-        assert_eq!(until(found(0)), NOW + LATE);
+        // A retry, and a deferral of the first attempt.
+        assert_eq!(until(1, due_at), NOW + wait);
+        assert_eq!(until(0, due_at), NOW + wait);
+        // The job itself was not settled.
+        assert_eq!(until(0, NOW - Duration::MINUTE), NOW + LATE);
     }
 
     #[test]

@@ -17,7 +17,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::FutureExt;
 use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
-use tokio::sync::OwnedSemaphorePermit;
 
 /// Delivery tags, which a channel counts up.
 type Tag = u64;
@@ -35,8 +34,8 @@ pub struct Receipt {
     tag: Tag,
     /// `None`: the message has one job.
     shared: Option<Arc<Shared>>,
-    /// A permit that is returned when this is acked, given back or dropped.
-    permit: Option<OwnedSemaphorePermit>,
+    /// What ends when this is acked, given back or dropped.
+    kept: Option<Box<dyn Send + Sync>>,
 }
 
 /// What the receipts of one message's jobs share.
@@ -97,7 +96,7 @@ impl Held {
             held: self.clone(),
             tag,
             shared: None,
-            permit: None,
+            kept: None,
         }
     }
 
@@ -168,9 +167,9 @@ impl Receipt {
         self.shared.is_some()
     }
 
-    /// Keeps a permit for as long as the job is held.
-    pub fn keep(&mut self, permit: Option<OwnedSemaphorePermit>) {
-        self.permit = permit;
+    /// Keeps this for as long as the job is held.
+    pub fn keep(&mut self, kept: impl Send + Sync + 'static) {
+        self.kept = Some(Box::new(kept));
     }
 
     /// One receipt for each of so many jobs of the message; at least one.
@@ -187,7 +186,7 @@ impl Receipt {
             held: self.held.clone(),
             tag: self.tag,
             shared: Some(shared.clone()),
-            permit: None,
+            kept: None,
         };
         std::iter::repeat_with(part).take(jobs).collect()
     }

@@ -197,7 +197,10 @@ impl Limiter {
             // With no request in flight, no permit will be returned soon.
             let in_vain = state.in_flight == 0 || state.time_to_serve(ahead + 1, now) > MAX_WAIT;
             if in_vain || !self.capacity.has_room_to_wait(state.health) {
-                state.full_at = now;
+                // With no request in flight it is this replica that is full.
+                if state.in_flight > 0 {
+                    state.full_at = now;
+                }
                 return Err(Refused::Full(state.defer(now, now + MAX_WAIT)));
             }
             let (waiter, permit) = oneshot::channel();

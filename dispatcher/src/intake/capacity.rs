@@ -10,10 +10,29 @@ use tokio::time::{Instant, timeout_at};
 /// How many jobs this replica may hold, and holds.
 pub struct Capacity {
     jobs: usize,
-    permits: Arc<Semaphore>,
-    /// Jobs of messages that were taken, which wait for a permit.
+    places: Arc<Semaphore>,
+    /// Jobs of messages that were taken, which wait for a place.
     waiting: AtomicUsize,
+    /// Jobs that have waited for too long, and are held without a place.
+    beyond: Arc<AtomicUsize>,
     per_message: Arc<JobsPerMessage>,
+}
+
+/// A job is held until this is dropped.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// One of the places. It returns to the semaphore by itself.
+    Own { _permit: OwnedSemaphorePermit },
+    /// There was none in time.
+    Beyond(Arc<AtomicUsize>),
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Self::Beyond(beyond) = self {
+            beyond.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Capacity {
@@ -22,39 +41,108 @@ impl Capacity {
         let jobs = usize::from(jobs);
         Arc::new(Self {
             jobs,
-            permits: Arc::new(Semaphore::new(jobs)),
+            places: Arc::new(Semaphore::new(jobs)),
             waiting: AtomicUsize::new(0),
+            beyond: Arc::default(),
             per_message,
         })
     }
 
-    /// A message with so many jobs has come. Each of them waits for a permit from now on.
+    /// A message with so many jobs has come. Each of them waits for a place from now on.
     pub(super) fn message_came(&self, jobs: usize) {
         self.per_message.count(jobs, 1);
         self.waiting.fetch_add(jobs, Ordering::Relaxed);
     }
 
-    /// A permit for one job, until the job is acked. `None` if there was none by the deadline.
-    pub(super) async fn permit(&self, deadline: Instant) -> Option<OwnedSemaphorePermit> {
-        let permit = timeout_at(deadline, self.permits.clone().acquire_owned()).await;
+    /// A place for one job, until the job is acked. After the deadline the job is held without
+    /// one.
+    pub(super) async fn place(&self, deadline: Instant) -> Place {
+        let permit = timeout_at(deadline, self.places.clone().acquire_owned()).await;
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-        permit.ok()?.ok()
+        match permit {
+            Ok(Ok(permit)) => Place::Own { _permit: permit },
+            _ => {
+                self.beyond.fetch_add(1, Ordering::Relaxed);
+                Place::Beyond(self.beyond.clone())
+            }
+        }
     }
 
     /// How many more messages may be held, as many jobs as they have on average.
     pub(super) fn room_for_messages(&self) -> usize {
-        let free = self.permits.available_permits();
-        let waiting = self.waiting.load(Ordering::Relaxed);
-        self.per_message.messages_with(free.saturating_sub(waiting))
+        self.per_message.messages_with(self.free())
     }
 
-    /// Whether one more job may be held.
+    /// Whether one more message may be held although its jobs may be too many: at least as many
+    /// places are free as an average message needs, or a quarter of all.
     pub(super) fn has_room(&self) -> bool {
-        self.permits.available_permits() > self.waiting.load(Ordering::Relaxed)
+        let free = self.free();
+        free > 0 && (free >= self.jobs / 4 || self.room_for_messages() > 0)
     }
 
     /// Whether so many jobs are held that some have waited for a while.
     pub(super) fn is_exceeded(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > self.jobs / 2
+        self.too_many() > self.jobs / 2
+    }
+
+    fn free(&self) -> usize {
+        let free = self.places.available_permits();
+        free.saturating_sub(self.too_many())
+    }
+
+    /// Jobs that were taken and have no place.
+    fn too_many(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed) + self.beyond.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // A test may fail.
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn jobs_that_are_held_without_a_place_leave_room_for_fewer_messages() {
+        let capacity = Capacity::new(4, Arc::default());
+        let now = Instant::now();
+        capacity.message_came(6);
+        let mut held = Vec::new();
+        for _ in 0..6 {
+            held.push(capacity.place(now).await);
+        }
+        let beyond = |place: &Place| matches!(place, Place::Beyond(_));
+        assert_eq!(held.iter().filter(|place| beyond(place)).count(), 2);
+        assert!(!capacity.has_room());
+        // Two places are free, and two jobs are held without one.
+        held.drain(..2);
+        assert_eq!(
+            (capacity.room_for_messages(), capacity.has_room()),
+            (0, false)
+        );
+        held.clear();
+        assert_eq!(capacity.free(), 4);
+    }
+
+    #[tokio::test]
+    async fn a_quarter_of_all_places_is_room_for_a_message_with_more_jobs() {
+        let capacity = Capacity::new(16, Arc::default());
+        for _ in 0..64 {
+            capacity.message_came(16);
+            for _ in 0..16 {
+                drop(capacity.place(Instant::now()).await);
+            }
+        }
+        let mut held = Vec::new();
+        capacity.message_came(13);
+        for _ in 0..12 {
+            held.push(capacity.place(Instant::now()).await);
+        }
+        // The thirteenth still waits, so three places are free.
+        assert!(!capacity.has_room());
+        let last = capacity.place(Instant::now()).await;
+        assert!(matches!(last, Place::Own { .. }));
+        drop(held.pop());
+        assert!(capacity.has_room());
+        assert_eq!(capacity.room_for_messages(), 0);
     }
 }

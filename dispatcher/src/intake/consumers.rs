@@ -9,8 +9,8 @@
 //! consumer holds is delivered as if nothing had happened.
 //!
 //! A message is held until its last job is done. So one slow job in each message could hold them
-//! all while this replica has room for jobs. Then messages are added one by one, for as long as
-//! there is room for a job.
+//! all while this replica has room for jobs. Then a few messages at a time are added, for as long
+//! as there is room for an average one.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -33,7 +33,8 @@ use super::capacity::Capacity;
 const LOOK: Duration = Duration::from_millis(10);
 /// Consumers that weren't needed for this long are cancelled.
 const CALM: Duration = Duration::from_secs(1);
-/// A consumer that could hold fewer messages isn't worth its channel, unless nothing comes.
+/// A consumer that could hold fewer messages isn't worth its channel, unless the others are
+/// [`STUCK`].
 const LEAST: usize = 4;
 /// If all consumers are full and no message has come for this long, slow jobs hold the messages.
 const STUCK: Duration = Duration::from_millis(50);
@@ -58,7 +59,7 @@ pub(super) struct Consumers<'a> {
     look: Option<Instant>,
     needed: Instant,
     /// When the last message came.
-    came: Instant,
+    last_came: Instant,
 }
 
 struct One {
@@ -98,13 +99,14 @@ struct Seen {
     prefetch: usize,
     /// What all hold, the cancelled ones too.
     held: usize,
-    /// What the cancelled ones hold.
-    leaving: usize,
+    held_by_cancelled: usize,
     /// Each that isn't cancelled holds what it may.
     are_full: bool,
+    /// The first one does.
+    is_first_full: bool,
     /// How many more messages there is room for, if they have as many jobs as others.
     room: usize,
-    /// There is room for another job.
+    /// There is room for one more message, whatever it has.
     has_room: bool,
     /// For how long no message has come.
     idle: Duration,
@@ -123,7 +125,9 @@ impl Seen {
         if !self.are_full || self.is_exceeded {
             return Wish::Keep;
         }
-        let allowed = self.most.saturating_sub(self.prefetch + self.leaving);
+        let allowed = self
+            .most
+            .saturating_sub(self.prefetch + self.held_by_cancelled);
         // The next messages may have more jobs than the last ones. So a step doubles what is held
         // at most, and the average is known before the next step.
         let more = self.room.min(allowed).min(self.prefetch.max(LEAST));
@@ -138,7 +142,7 @@ impl Seen {
 
     /// Whether the consumers that were added are needed.
     fn needs_added(self) -> bool {
-        self.held > self.base
+        self.held > self.base || self.is_first_full
     }
 }
 
@@ -163,7 +167,7 @@ impl<'a> Consumers<'a> {
             opening: FuturesUnordered::new(),
             look: None,
             needed: Instant::now(),
-            came: Instant::now(),
+            last_came: Instant::now(),
         };
         let (channel, consumer, prefetch) = open(session, queue, base).await?;
         consumers.add(channel, consumer, prefetch);
@@ -211,7 +215,7 @@ impl<'a> Consumers<'a> {
         };
         let message = message?;
         let receipt = one.held.take(message.delivery_tag);
-        self.came = Instant::now();
+        self.last_came = Instant::now();
         if self.look.is_none() && one.held.count() >= one.prefetch {
             self.look = Some(Instant::now() + LOOK);
         }
@@ -239,6 +243,7 @@ impl<'a> Consumers<'a> {
         self.all
             .retain(|one| !one.has_ended || one.held.count() > 0);
         let held = |one: &One| one.held.count();
+        let is_full = |one: &One| held(one) >= one.prefetch;
         let active = || self.all.iter().filter(|one| !one.is_cancelled);
         let cancelled = self.all.iter().filter(|one| one.is_cancelled);
         let seen = Seen {
@@ -246,11 +251,12 @@ impl<'a> Consumers<'a> {
             base: self.base,
             prefetch: active().map(|one| one.prefetch).sum(),
             held: self.all.iter().map(held).sum(),
-            leaving: cancelled.map(held).sum(),
-            are_full: active().all(|one| held(one) >= one.prefetch),
+            held_by_cancelled: cancelled.map(held).sum(),
+            are_full: active().all(is_full),
+            is_first_full: active().take(1).all(is_full),
             room: capacity.room_for_messages(),
             has_room: capacity.has_room(),
-            idle: self.came.elapsed(),
+            idle: self.last_came.elapsed(),
             is_exceeded: capacity.is_exceeded(),
             calm: self.needed.elapsed(),
         };
@@ -310,8 +316,9 @@ mod tests {
         base: 32,
         prefetch: 32,
         held: 32,
-        leaving: 0,
+        held_by_cancelled: 0,
         are_full: true,
+        is_first_full: true,
         room: 0,
         has_room: false,
         idle: Duration::ZERO,
@@ -342,7 +349,7 @@ mod tests {
         assert_eq!(seen.wish(), Wish::Keep);
         // What cancelled consumers hold counts.
         let seen = Seen {
-            leaving: 470,
+            held_by_cancelled: 470,
             room: 480,
             ..FULL
         };
@@ -378,7 +385,7 @@ mod tests {
             ..seen
         };
         assert_eq!(seen.wish(), Wish::Grow(3));
-        // There is room for less than an average message.
+        // A replica for few jobs has room for a part of an average message.
         assert_eq!(Seen { room: 0, ..seen }.wish(), Wish::Grow(1));
         let has_room = false;
         let full = Seen {
@@ -413,7 +420,17 @@ mod tests {
         assert_eq!(exceeded.wish(), Wish::Shrink);
         assert_eq!(Seen { calm, ..grown }.wish(), Wish::Shrink);
         assert!(grown.needs_added());
-        assert!(!Seen { held: 32, ..grown }.needs_added());
+        // While slow jobs hold the first one, another one takes what comes.
+        let slow = Seen { held: 32, ..grown };
+        assert!(slow.needs_added());
+        let is_first_full = false;
+        assert!(
+            !Seen {
+                is_first_full,
+                ..slow
+            }
+            .needs_added()
+        );
         // The first consumer stays.
         let first = Seen {
             is_exceeded,

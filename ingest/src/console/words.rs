@@ -121,7 +121,7 @@ pub fn reason(reason: &str) -> Markup {
         "retry_after" => "The endpoint asked to be left alone until then (Retry-After).",
         "restarted" => "Someone retried or replayed it; it has its turn in a moment.",
         "endpoint_full" => {
-            "As many requests as the endpoint can take are in flight. It costs no attempt."
+            "As many requests are in flight as the endpoint, or the dispatcher, can take. It costs no attempt."
         }
         "endpoint_down" => {
             "Ten requests in a row failed, so the endpoint is asked with one at a time, after 5 s, 10 s, … 5 min. It costs no attempt."
