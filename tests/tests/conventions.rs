@@ -413,7 +413,7 @@ async fn answers_have_deprecation_and_sunset_only_if_their_operation_is_deprecat
 
 /// No operation is deprecated today, so these are not the API's own.
 #[tokio::test]
-async fn a_deprecated_operation_says_since_when_and_until_when_in_every_answer() {
+async fn a_deprecated_operation_says_since_when_and_until_when_in_its_own_answers() {
     let document = json!({"paths": {
         "/api/v1/webhooks/{id}/old": {"get": {
             "deprecated": true, "x-deprecated-since": "2026-08-01", "x-sunset": "2027-02-01",

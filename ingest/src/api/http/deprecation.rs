@@ -1,4 +1,4 @@
-//! Says in each answer of a deprecated operation since when it is deprecated (`Deprecation`,
+//! Says in each answer that a deprecated operation gives itself since when it is deprecated (`Deprecation`,
 //! RFC 9745) and when it stops (`Sunset`, RFC 8594), as docs/api.md promises.
 //!
 //! The API's description has both days. A handler declares them:
