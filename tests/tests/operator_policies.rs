@@ -6,7 +6,7 @@ use harness::producer::Publication;
 use harness::receiver::answering;
 use harness::world::{TENANT, World, eventually};
 use lapin::options::{BasicGetOptions, BasicNackOptions};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// The words of the docs' `rabbitmqctl` command that sets this policy.
 fn command(page: &str, policy: &str) -> Vec<String> {
@@ -25,20 +25,13 @@ async fn run(world: &World, command: &[String]) {
     rabbitmq.rabbitmqctl(&words).await.unwrap();
 }
 
-/// Whether RabbitMQ applies the policy to the queue.
-async fn applies(world: &World, queue: &str, policy: &str) -> bool {
-    let rabbitmq = world.pair.as_ref().unwrap().rabbitmq();
-    let wanted = [
-        "list_queues",
-        "-q",
-        "--no-table-headers",
-        "name",
-        "operator_policy",
-    ];
-    let listed = rabbitmq.rabbitmqctl(&wanted).await.unwrap();
-    listed
-        .lines()
-        .any(|line| line.split_whitespace().eq([queue, policy]))
+/// Whether RabbitMQ applies this limit to the queue, as its management API says.
+async fn applies(world: &World, queue: &str, limit: &str) -> bool {
+    let url = world.pair.as_ref().unwrap().rabbitmq().management_url();
+    let answer = reqwest::get(format!("{}/api/queues/%2F/{queue}", url.unwrap())).await;
+    let text = answer.unwrap().text().await.unwrap();
+    let queue: Value = serde_json::from_str(&text).unwrap();
+    !queue["effective_policy_definition"][limit].is_null()
 }
 
 #[tokio::test]
@@ -60,7 +53,7 @@ async fn a_full_queue_refuses_events_and_all_that_it_confirmed_arrive() {
     LIMIT.clone_into(definition.unwrap());
     run(&world, &set).await;
     eventually("the policy applies", async || {
-        applies(&world, QUEUE, "posthorn-events").await
+        applies(&world, QUEUE, "max-length-bytes").await
     })
     .await;
 
@@ -114,7 +107,7 @@ async fn with_the_docs_policy_a_dead_letter_survives_25_failed_deliveries() {
     run(&world, &set).await;
     for queue in [QUEUE, "posthorn.unrouted.v1"] {
         eventually("the policy applies", async || {
-            applies(&world, queue, "posthorn-parked").await
+            applies(&world, queue, "delivery-limit").await
         })
         .await;
     }

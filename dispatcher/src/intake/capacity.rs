@@ -97,7 +97,6 @@ impl Capacity {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)] // A test may fail.
 mod tests {
     use super::*;
 

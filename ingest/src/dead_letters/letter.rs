@@ -98,7 +98,7 @@ pub enum Unreplayable {
     /// Its message has several jobs. A version without bundles stored it, or it would be one
     /// letter for each job ([`Letter::one_per_job`]).
     #[error(
-        "it is a bundle of {0} jobs, which an older version stored as one dead letter: the sweeper makes new jobs for its deliveries, so discard it"
+        "discard it: it is a bundle of {0} jobs that an older version stored as one dead letter, and the sweeper makes new jobs for its deliveries"
     )]
     Bundle(usize),
 }

@@ -196,8 +196,8 @@ pub async fn find(client: &Client, id: DeadLetterId) -> anyhow::Result<Option<Le
     row.as_ref().map(letter).transpose()
 }
 
-/// Letters without their bodies, except those that were published to an exchange for jobs: such
-/// a letter can be replayed or not, depending on its body ([`Letter::again`]).
+/// Letters without their bodies, except those that were published to an exchange for jobs: the
+/// body decides whether such a letter can be replayed ([`Letter::again`]).
 ///
 /// # Errors
 /// If PostgreSQL fails.

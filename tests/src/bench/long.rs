@@ -3,7 +3,8 @@
 //! Events with one webhook each are posted at this rate for a quarter of an hour. Each minute
 //! the benchmark looks at the latency and the processor time of that minute, at the memory of
 //! all processes, and at the size of the tables. The result compares the second minute with
-//! the last one. Nothing is deleted meanwhile: an event takes about two kilobytes of the disk.
+//! the last one. Nothing is deleted meanwhile. An event takes
+//! about two kilobytes of the disk.
 
 #![allow(clippy::print_stderr)] // It takes long: each minute it says how it goes.
 

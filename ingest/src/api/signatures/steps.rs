@@ -138,8 +138,8 @@ impl Checking<'_> {
                 return self.step("secret", None, detail.to_owned());
             }
             (None, false) => {
-                let detail = "No webhook can have it: a secret has 1 to 256 bytes, and in dialects that \
-                              decode it, base64 after `whsec_`.";
+                let detail = "No webhook can have this secret. A secret has 1 to 256 bytes. In dialects \
+                              that decode secrets, it is base64 after `whsec_`.";
                 return self.step("secret", false, detail.to_owned());
             }
             (Some(secret), _) if secret.expose().starts_with("whsec_") => {
