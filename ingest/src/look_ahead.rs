@@ -365,7 +365,7 @@ impl LookAhead {
                 if let Some((source, tag)) = event.ack {
                     state.sources.done(source, tag, event.bytes);
                 }
-                state.batches.charge(event.tenant, event.cost);
+                state.batches.charge(&event.tenant, event.cost);
             }
             state.sources.due()
         };

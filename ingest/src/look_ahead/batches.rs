@@ -71,8 +71,8 @@ impl Batches {
     }
 
     /// Charges a tenant for an event beyond what was known before.
-    pub(super) fn charge(&mut self, tenant: Option<Tenant>, cost: u64) {
-        self.turns.charge(&tenant, cost);
+    pub(super) fn charge(&mut self, tenant: &Option<Tenant>, cost: u64) {
+        self.turns.charge(tenant, cost);
     }
 
     /// Remembers how many jobs a tenant's event makes.
