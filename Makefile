@@ -94,7 +94,7 @@ compose-test: ## Run docker-compose.yml with podman: deliver, scale, kill, upgra
 	$(CARGO) build $(PRODUCT)
 	TARGET=$(TARGET) tests/compose/run.sh
 
-bench: ## Measure throughput and latency on this machine (less than ten minutes). ARGS=--help: other benchmarks.
+bench: ## Measure throughput and latency on this machine (about ten minutes). ARGS=--help: other benchmarks.
 	@deploy/deps.sh servers
 	$(CARGO) build --release $(PRODUCT) --bin bench
 	$(TARGET)/release/bench $(ARGS)

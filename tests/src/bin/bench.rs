@@ -27,7 +27,7 @@ use harness::bench::{phoenix, receiver, villains};
 use harness::pair::{Pair, PairConfig};
 
 /// Measures throughput, latency and cost on a private RabbitMQ and PostgreSQL,
-/// prints tables and writes JSON: in less than ten minutes on two cores, if nothing else is
+/// prints tables and writes JSON: in about ten minutes on two cores, if nothing else is
 /// asked for. Logs are off unless RUST_LOG is set.
 #[derive(Parser)]
 struct Arguments {
