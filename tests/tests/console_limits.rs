@@ -193,16 +193,22 @@ async fn shown(ingest: &Service, cookie: &str, path: &str) -> (u16, String) {
     (answer.status().as_u16(), answer.text().await.unwrap())
 }
 
+/// Whoever reads an attempt waits until this connection ends its transaction. Lists of deliveries
+/// read them, lists of webhooks and events don't.
+async fn lock_attempts(world: &World) -> tokio_postgres::Client {
+    let sql = world.sql().await;
+    let lock = "BEGIN; LOCK TABLE attempts IN ACCESS EXCLUSIVE MODE";
+    sql.batch_execute(lock).await.unwrap();
+    sql
+}
+
 #[tokio::test]
 async fn a_list_that_takes_too_long_says_so_and_other_tenants_pages_go_on() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let (ours, theirs) = two_tenants(&world, &ingest).await;
 
-    // Whoever reads an attempt waits. Lists of deliveries do, lists of webhooks and events don't.
-    let sql = world.sql().await;
-    let lock = "BEGIN; LOCK TABLE attempts IN ACCESS EXCLUSIVE MODE";
-    sql.batch_execute(lock).await.unwrap();
+    let sql = lock_attempts(&world).await;
     let list = format!("/console/{TENANT}/deliveries");
     let slow = Box::pin(join_all((0..3).map(|_| shown(&ingest, &ours, &list))));
     // As many as a tenant may have at a time wait for two seconds.
@@ -272,9 +278,7 @@ async fn live_parts_that_wait_keep_only_live_parts_of_their_own_tenant_waiting()
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let (ours, theirs) = two_tenants(&world, &ingest).await;
-    let sql = world.sql().await;
-    let lock = "BEGIN; LOCK TABLE attempts IN ACCESS EXCLUSIVE MODE";
-    sql.batch_execute(lock).await.unwrap();
+    let sql = lock_attempts(&world).await;
 
     // As many as a session may have, each of another list, and each for two seconds.
     let stream = |cookie: &str, tenant: &str, asked: String| {

@@ -103,13 +103,7 @@ async fn a_clients_webhooks_and_one_by_its_old_id_are_found_without_reading_the_
          RESET session_replication_role; ANALYZE webhooks"
     );
     sql.batch_execute(&many).await.unwrap();
-    let url = explained(world.database_url());
-    let settings = [
-        ("DATABASE_URL", url.as_str()),
-        ("LOG_FORMAT", "json"),
-        ("RUST_LOG", "info,lapin=off"),
-    ];
-    let ingest = world.service("posthorn-ingest", &settings).await;
+    let ingest = explained_ingest(&world).await;
     for (query, found) in [("client_id=client-7", 10), ("external_id=old-7", 1)] {
         let path = format!("/api/v1/webhooks?{query}");
         let listed = world.ask(&ingest, "GET", &path, None).await;
@@ -156,13 +150,7 @@ async fn lists_of_many_webhooks_look_into_the_days_that_they_need() {
     sql.batch_execute(&many).await.unwrap();
     fill_with_open(&sql, 1).await;
     sql.batch_execute("VACUUM ANALYZE").await.unwrap();
-    let url = explained(world.database_url());
-    let settings = [
-        ("DATABASE_URL", url.as_str()),
-        ("LOG_FORMAT", "json"),
-        ("RUST_LOG", "info,lapin=off"),
-    ];
-    let ingest = world.service("posthorn-ingest", &settings).await;
+    let ingest = explained_ingest(&world).await;
     for path in ["/api/v1/deliveries", "/api/v1/webhooks?limit=250"] {
         let listed = world.ask(&ingest, "GET", path, None).await;
         assert_eq!(listed.status, 200, "{path}: {}", listed.body);
@@ -274,6 +262,17 @@ async fn works_within_bounds(world: &World) {
     for statement in ["sweep_overdue", "note_sweep"] {
         assert!(seen.contains_key(statement), "{statement}: {seen:?}");
     }
+}
+
+/// An ingest whose statements PostgreSQL explains.
+async fn explained_ingest(world: &World) -> Service {
+    let url = explained(world.database_url());
+    let settings = [
+        ("DATABASE_URL", url.as_str()),
+        ("LOG_FORMAT", "json"),
+        ("RUST_LOG", "info,lapin=off"),
+    ];
+    world.service("posthorn-ingest", &settings).await
 }
 
 /// The same database, with connections that are told how statements were executed.
