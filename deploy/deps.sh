@@ -181,6 +181,7 @@ if [ "$what" = tests ]; then
     [ -d /usr/share/gocode/src/gopkg.in/validator.v2 ] ||
         need golang-gopkg-validator.v2-dev "generated Go clients import it"
     command -v chromium >/dev/null || need chromium "the tests look at the console in a real browser"
+    command -v chromium-headless-shell >/dev/null || need chromium-headless-shell "the same, with less processor time"
     command -v chromedriver >/dev/null || need chromium-driver "the same"
     command -v promtool >/dev/null || need prometheus "checks the alert rules; the tests run a private one"
     command -v prometheus-postgres-exporter >/dev/null ||

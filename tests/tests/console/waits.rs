@@ -80,7 +80,7 @@ async fn a_paused_a_full_a_down_a_limited_and_a_parked_delivery_say_why_they_wai
         (
             &full,
             "endpoint_full",
-            "As many requests as the endpoint can take are in flight",
+            "As many requests are in flight as the endpoint, or the dispatcher, can take",
         ),
         (&down, "endpoint_down", "Ten requests in a row failed"),
         (
@@ -107,7 +107,21 @@ async fn a_paused_a_full_a_down_a_limited_and_a_parked_delivery_say_why_they_wai
             assert!(until > 0, "{reason} has a time: {text}");
         }
     }
-    // Some of them wait for an hour.
+    let waiting = async || {
+        let listed = world.ask(&ingest, "GET", "/api/v1/webhooks", None).await;
+        let webhooks = listed.body["webhooks"].as_array().unwrap();
+        let waiting = webhooks.iter().map(|one| one["waiting"].as_i64().unwrap());
+        waiting.sum::<i64>()
+    };
+    // Three wait for an hour, or until somebody resumes their webhook.
+    eventually("the overview says how many wait", async || {
+        let before = waiting().await;
+        tab.goto(&format!("/console/{TENANT}")).await;
+        let text = tab.text().await;
+        let after = waiting().await;
+        before >= 3 && before == after && text.contains(&format!("Waiting\n{before}\noldest "))
+    })
+    .await;
     world.abandon().await;
 }
 

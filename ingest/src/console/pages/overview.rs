@@ -7,6 +7,7 @@ use std::sync::Arc;
 use axum::extract::{Query, State};
 use axum::response::Html;
 use maud::{Markup, html};
+use time::OffsetDateTime;
 
 use crate::api::access::role::Role;
 use crate::api::deliveries;
@@ -18,7 +19,7 @@ use crate::api::webhooks::view::WebhookView;
 use crate::console::failure::Result;
 use crate::console::frame::{Page, Section};
 use crate::console::icons::icon;
-use crate::console::moments::{at, count, number, percent, took};
+use crate::console::moments::{ago, at, count, number, percent, took};
 use crate::console::pages::deliveries::{Row, list};
 use crate::console::pages::statistics::{self, WindowParams, ended, windows};
 use crate::console::pages::webhooks::{all, name, names, urgency};
@@ -79,7 +80,7 @@ pub async fn show(
         }
         @match &stats {
             Ok(stats) => {
-                div data-live="figures" { (totals(&visit.path(""), &stats.0)) }
+                div data-live="figures" { (totals(&visit.path(""), &stats.0, &Waiting::new(&webhooks, next.is_some()))) }
                 section { (ended(&stats.0)) }
             },
             Err(unread) => (unreadable("The statistics", unread.is_too_slow())),
@@ -116,7 +117,9 @@ pub async fn live(
     let query = Parameters(StatsQuery { window });
     let acting = poll.reading().await?;
     let stats = stats::of_tenant(acting, State(poll.api.clone()), query).await?;
-    let figures = totals(&poll.path(""), &stats.0).into_string();
+    let (webhooks, next) = all(console, poll, None).await?;
+    let waiting = Waiting::new(&webhooks, next.is_some());
+    let figures = totals(&poll.path(""), &stats.0, &waiting).into_string();
     let trouble = latest_trouble(console, poll).await?;
     let marks = trouble.iter().map(|one| {
         format!(
@@ -178,8 +181,39 @@ fn trouble_list(
     list(None, base, &rows)
 }
 
-/// The figures of the window.
-pub fn totals(base: &str, stats: &Stats) -> Markup {
+/// The deliveries of all webhooks that wait for an attempt.
+struct Waiting {
+    deliveries: i64,
+    /// `false`: there are more.
+    counted: bool,
+    oldest: Option<OffsetDateTime>,
+}
+
+impl Waiting {
+    /// `has_more`: whether there are webhooks beside these.
+    fn new(webhooks: &[WebhookView], has_more: bool) -> Self {
+        let oldest = webhooks.iter().filter_map(|one| one.oldest_waiting_at);
+        Self {
+            deliveries: webhooks.iter().map(|one| one.waiting).sum(),
+            counted: !has_more && webhooks.iter().all(|one| one.waiting_counted),
+            oldest: oldest.map(|at| at.0).min(),
+        }
+    }
+
+    fn figure(&self) -> Figure<'static> {
+        Figure {
+            name: "Waiting",
+            value: html! { (number(self.deliveries)) @if !self.counted { "+" } },
+            tone: "",
+            meaning: html! {
+                @if let Some(oldest) = self.oldest { "oldest " (ago(oldest)) } @else { "nothing" }
+            },
+        }
+    }
+}
+
+/// The figures of the window, and what waits now.
+fn totals(base: &str, stats: &Stats, waiting: &Waiting) -> Markup {
     let totals = &stats.totals;
     let ms = |value: Option<f64>| value.map_or_else(|| "—".to_owned(), |ms| took(ms as i64));
     let share = |value: Option<f64>| value.map_or_else(|| "—".to_owned(), percent);
@@ -209,6 +243,7 @@ pub fn totals(base: &str, stats: &Stats) -> Markup {
             tone: "",
             meaning: html! { "half within " (ms(totals.p50_response_time_ms)) },
         },
+        waiting.figure(),
         Figure {
             name: "Gave up",
             value: html! { (number(totals.failed_deliveries)) },
