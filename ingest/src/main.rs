@@ -15,6 +15,7 @@ use ingest::settings::Settings;
 use ingest::webhooks::store::Writing;
 use ingest::{api, audit, cli, doctor, preview, rekey, run};
 use secrecy::ExposeSecret;
+use shared::ids::Tenant;
 use shared::settings::{environment, process_environment};
 use shared::{health_check, postgres, settings, supervise, telemetry, trace};
 use tokio_util::sync::CancellationToken;
@@ -91,7 +92,7 @@ enum Catalogue {
     Import {
         /// The tenant that gets them.
         #[arg(long)]
-        tenant: shared::ids::Tenant,
+        tenant: Tenant,
         /// The name of a built-in catalogue, or a JSON file.
         source: String,
     },
@@ -112,7 +113,7 @@ enum ConsoleCommand {
     EndSessions {
         /// The tenant whose sessions end. Without it, all sessions end, also the operator's.
         #[arg(long)]
-        tenant: Option<shared::ids::Tenant>,
+        tenant: Option<Tenant>,
     },
 }
 
@@ -120,7 +121,7 @@ enum ConsoleCommand {
 struct ConsoleLink {
     /// The tenant whose pages the link opens. Without it, the link opens those of all tenants.
     #[arg(long)]
-    tenant: Option<shared::ids::Tenant>,
+    tenant: Option<Tenant>,
     /// The role that the link gives: admin, manager or viewer.
     #[arg(long, default_value = "admin")]
     role: api::access::role::Role,
@@ -138,7 +139,7 @@ enum Token {
     Create {
         /// The tenant that the token belongs to. Without it, the token is a global one.
         #[arg(long)]
-        tenant: Option<shared::ids::Tenant>,
+        tenant: Option<Tenant>,
         /// What the token may do: admin, manager or viewer.
         #[arg(long, default_value = "manager")]
         role: api::access::role::Role,
@@ -242,7 +243,8 @@ async fn main() -> anyhow::Result<ExitCode> {
                 owner.as_ref(),
                 None,
             )
-            .await?;
+            .await
+            .map_err(|error| or_no_tenant(error, tenant.as_ref()))?;
             println!("{}", token.secret.expose_secret());
         }
         Command::ConsoleLink(wanted) => {
@@ -255,7 +257,8 @@ async fn main() -> anyhow::Result<ExitCode> {
             let minutes = time::Duration::minutes(minutes);
             let link =
                 session::links::create_link(&pool(&settings)?, tenant.as_ref(), role, minutes)
-                    .await?;
+                    .await
+                    .map_err(|error| or_no_tenant(error, tenant.as_ref()))?;
             let here = || format!("http://localhost:{}", settings.http_addr.port());
             let base = url.unwrap_or_else(here);
             let base = base.trim_end_matches('/');
@@ -312,4 +315,14 @@ async fn main() -> anyhow::Result<ExitCode> {
 fn pool(settings: &Settings) -> anyhow::Result<deadpool_postgres::Pool> {
     let config = postgres::config(&settings.common.database_url, "posthorn-ingest (command)")?;
     postgres::pool(&config, 2)
+}
+
+/// Says it if the command failed because there is no such tenant.
+fn or_no_tenant(error: anyhow::Error, tenant: Option<&Tenant>) -> anyhow::Error {
+    match tenant {
+        Some(tenant) if api::access::tokens::is_unknown_tenant(&error) => {
+            anyhow::anyhow!("there is no tenant `{tenant}`")
+        }
+        _ => error,
+    }
 }

@@ -329,13 +329,20 @@ async fn after_rabbitmq_lost_its_data_no_tenant_waits_for_another_tenants_backlo
     // for each attempt that is recorded, and no more: a second copy of a job would not be recorded.
     let mut unexplained = attempts(&world).await;
     for arrival in shop.arrivals() {
-        let tenant = if arrival.path == "/quiet" { "quiet" } else { TENANT };
+        let tenant = if arrival.path == "/quiet" {
+            "quiet"
+        } else {
+            TENANT
+        };
         *unexplained
             .entry((tenant.to_owned(), arrival.id().to_owned()))
             .or_default() -= 1;
     }
     unexplained.retain(|_, left| *left < 0);
-    assert!(unexplained.is_empty(), "arrived without an attempt: {unexplained:?}");
+    assert!(
+        unexplained.is_empty(),
+        "arrived without an attempt: {unexplained:?}"
+    );
     let mut requeued = 0.0;
     for dispatcher in &dispatchers {
         let metric = dispatcher.metric("posthorn_sweeper_requeued_total").await;

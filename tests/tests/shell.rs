@@ -117,6 +117,20 @@ async fn events_and_webhooks_can_be_looked_at_from_a_shell() {
 }
 
 #[tokio::test]
+async fn a_token_or_a_link_for_a_tenant_that_is_not_there_is_refused_by_name() {
+    let world = World::start().await;
+    for arguments in [
+        ["token", "create", "--tenant", "nobody"].as_slice(),
+        &["console-link", "--tenant", "nobody"],
+    ] {
+        let error = world.try_command(arguments).await.unwrap_err();
+        let said = format!("{error:#}");
+        assert!(said.contains("there is no tenant `nobody`"), "{said}");
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn tail_prints_each_event_once_as_it_is_accepted() {
     let world = World::start().await;
     let ingest = world.ingest().await;

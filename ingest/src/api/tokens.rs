@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use shared::clock;
 use shared::ids::{Owner, Tenant, TokenId};
 use tokio_postgres::Row;
-use tokio_postgres::error::SqlState;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -19,7 +18,7 @@ use utoipa_axum::routes;
 use crate::actor::begin;
 use crate::api::access::auth::Administering;
 use crate::api::access::role::Role;
-use crate::api::access::tokens::create_token;
+use crate::api::access::tokens::{create_token, is_unknown_tenant};
 use crate::api::http::headers::Created;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Page, Parameters};
@@ -168,14 +167,9 @@ pub async fn issue(
         expires_at,
     )
     .await
-    .map_err(|error| {
-        let sql = error
-            .downcast_ref::<tokio_postgres::Error>()
-            .and_then(tokio_postgres::Error::code);
-        match sql {
-            Some(&SqlState::FOREIGN_KEY_VIOLATION) => unknown(),
-            _ => error.into(),
-        }
+    .map_err(|error| match is_unknown_tenant(&error) {
+        true => unknown(),
+        false => error.into(),
     })?;
     let issued = IssuedToken {
         id: made.id,

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use shared::ids::{Owner, Tenant, TokenId};
 use shared::seal::fill_random;
 use time::OffsetDateTime;
+use tokio_postgres::error::SqlState;
 
 use crate::actor::{Actor, begin};
 use crate::api::access::role::{Caller, Role};
@@ -114,4 +115,11 @@ pub async fn create_token(
         .await?;
     transaction.commit().await?;
     Ok(made)
+}
+
+/// Whether PostgreSQL refused a row because there is no such tenant.
+#[must_use]
+pub fn is_unknown_tenant(error: &anyhow::Error) -> bool {
+    let refused = error.downcast_ref::<tokio_postgres::Error>();
+    refused.and_then(tokio_postgres::Error::code) == Some(&SqlState::FOREIGN_KEY_VIOLATION)
 }
