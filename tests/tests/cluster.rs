@@ -55,8 +55,8 @@ async fn goes_on(since: Instant, load: &Load, receiver: &Receiver) -> (Duration,
     times.unwrap()
 }
 
-/// How long a hung node keeps confirms and deliveries waiting, with the settings that Posthorn
-/// and `deploy/rabbitmq.conf` have:
+/// How long a node that hangs, or was cut off, keeps confirms and deliveries waiting, with the
+/// settings that Posthorn and `deploy/rabbitmq.conf` have:
 ///
 /// - 20 s: a connection to it ends when two heartbeats of 10 s were missed. The other nodes count
 ///   it as down after at most 1.25 times `net_ticktime` of 15 s, which is less.
@@ -67,8 +67,16 @@ async fn goes_on(since: Instant, load: &Load, receiver: &Receiver) -> (Duration,
 /// that it does: 10 s.
 const HUNG: Duration = Duration::from_secs(20 + 5 + 2 * 2 + 10);
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    Killed,
+    Hung,
+    /// Clients reach it, and the other nodes don't: it pauses because it is the minority.
+    CutOff,
+}
+
 /// Publishes all the time while the leaders of the queues fail in turn, `rounds` times.
-async fn leaders_fail(rounds: usize, hangs: bool) {
+async fn leaders_fail(rounds: usize, failure: Failure) {
     let cluster = Cluster::start(&folder()).await.unwrap();
     let sweeper = [("SWEEP_GRACE", "5"), ("SWEEP_INTERVAL", "1")];
     let world = World::on_broker(&cluster.url(), &sweeper).await;
@@ -89,22 +97,22 @@ async fn leaders_fail(rounds: usize, hangs: bool) {
         let (leader, _) = cluster.leader(queue).await.unwrap();
         let before = load.confirmed().len();
         let node = cluster.node(leader);
-        match hangs {
-            true => node.pause().unwrap(),
-            false => node.kill().await.unwrap(),
+        match failure {
+            Failure::Killed => node.kill().await.unwrap(),
+            Failure::Hung => node.pause().unwrap(),
+            Failure::CutOff => cluster.cut_off(leader).await.unwrap(),
         }
         let failed = Instant::now();
         let (confirm, arrival) = goes_on(failed, &load, &shop).await;
         eprintln!(
-            "round {round}: node {leader}, which led {queue}, {} after {before} events; \
+            "round {round}: node {leader}, which led {queue}: {failure:?} after {before} events; \
              the next event was confirmed after {:.1} s and arrived after {:.1} s",
-            if hangs { "hung" } else { "was killed" },
             confirm.as_secs_f64(),
             arrival.as_secs_f64()
         );
-        // A node that has hung is rebooted: not all of its replicas come back by themselves
-        // (RabbitMQ 3.10).
-        if hangs {
+        // A node that has hung or was cut off is restarted: not all of its replicas come back by
+        // themselves (RabbitMQ 3.10).
+        if failure != Failure::Killed {
             assert!(confirm.max(arrival) < HUNG, "{confirm:?}, {arrival:?}");
             node.kill().await.unwrap();
         }
@@ -128,14 +136,20 @@ async fn leaders_fail(rounds: usize, hangs: bool) {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes: make cluster-test"]
 async fn the_leader_of_the_queues_is_killed_again_and_again_and_nothing_is_lost() {
-    leaders_fail(5, false).await;
+    leaders_fail(5, Failure::Killed).await;
 }
 
-/// As when the network has cut it off: connections stay open, and nothing answers.
+/// As when its network is gone: connections stay open, and nothing answers.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes: make cluster-test"]
 async fn the_leader_of_the_queues_hangs_and_nothing_is_lost() {
-    leaders_fail(2, true).await;
+    leaders_fail(2, Failure::Hung).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: make cluster-test"]
+async fn the_leader_of_the_queues_is_cut_off_from_the_other_nodes_and_nothing_is_lost() {
+    leaders_fail(3, Failure::CutOff).await;
 }
 
 /// A world whose PostgreSQL has a standby, and the URL of both.

@@ -142,6 +142,28 @@ impl Cluster {
         Ok((leader, online))
     }
 
+    /// Cuts a node off from the other nodes until it is restarted, as a network does that parts them.
+    /// Clients reach all of them as before. The node has another cookie for the others from now on,
+    /// so they and it refuse each other's connections.
+    ///
+    /// # Errors
+    /// If the node can't be told.
+    pub async fn cut_off(&self, number: usize) -> anyhow::Result<()> {
+        let others = self.nodes.iter().enumerate();
+        let others = others.filter(|(other, _)| *other != number);
+        let others: Vec<_> = others
+            .map(|(_, node)| format!("'{}'", node.home.memory().node))
+            .collect();
+        // All of its connections end at once. If they ended one by one, the third node could pause
+        // as well, because it reaches both.
+        let cut_off = format!(
+            "[begin erlang:set_cookie(N, cut_off), erlang:disconnect_node(N) end || N <- [{}]].",
+            others.join(", ")
+        );
+        let node = &self.nodes[number].server;
+        node.rabbitmqctl(&["eval", &cut_off]).await.map(drop)
+    }
+
     /// Kills all nodes and deletes their folders.
     ///
     /// # Errors

@@ -128,7 +128,6 @@ impl RabbitMq {
                     name,
                 );
             }
-            set("cluster_partition_handling", "pause_minority");
         }
         settings.push_str(RECOMMENDED);
         settings
