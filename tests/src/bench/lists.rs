@@ -77,6 +77,10 @@ impl Lists {
             eprintln!("filled in {:.0} s", begun.elapsed().as_secs_f64());
         }
         let client = sql(&pair, DATABASE).await?;
+        // As autovacuum would in time. Each is a statement of its own: VACUUM can't run in a
+        // transaction, and several statements in one query are one.
+        client.batch_execute("VACUUM ANALYZE").await?;
+        client.batch_execute("CHECKPOINT").await?;
         let table = self.ask_for_all(&ingest, &client).await;
         ingest.stop().await?;
         match self.folder {
@@ -148,7 +152,6 @@ impl Lists {
         };
         tokio::try_join!(days(0), days(1))?;
         fill_stats(&client).await?;
-        client.batch_execute("VACUUM ANALYZE; CHECKPOINT").await?;
         Ok(())
     }
 }

@@ -48,7 +48,7 @@ impl Cluster {
     /// Starts the nodes, one after the other, in folders below this one.
     ///
     /// # Errors
-    /// If one doesn't start within a minute.
+    /// If one doesn't start within three minutes.
     pub async fn start(folder: &Path) -> anyhow::Result<Self> {
         let say: Progress = Arc::new(|_| ());
         let mut homes = Vec::new();

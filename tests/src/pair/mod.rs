@@ -121,7 +121,7 @@ pub struct Pair {
 impl Pair {
     /// Starts the private servers concurrently and waits until both answer.
     ///
-    /// Waits up to 20 s for an earlier owner of the folder to end, then up to 60 s
+    /// Waits up to 20 s for an earlier owner of the folder to end, then up to 180 s
     /// for each server. An error contains the end of the server's log.
     pub async fn start(config: PairConfig) -> anyhow::Result<Self> {
         let say = config.progress.clone().unwrap_or_else(|| Arc::new(|_| ()));

@@ -22,8 +22,9 @@ use super::Progress;
 use super::home::Home;
 use super::process::{self, Family};
 
-/// How long a server may take to answer, or to stop.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a server may take to answer, or to stop. RabbitMQ writes about ten files to disk
+/// before it answers, and beside others' writes a disk can need ten seconds for each.
+const PATIENCE: Duration = Duration::from_secs(180);
 /// A longer log is started anew at the next start.
 const LONGEST_LOG: u64 = 32 << 20;
 
@@ -112,7 +113,7 @@ impl<R: Recipe> Server<R> {
     }
 
     /// Starts the server after `kill` or `stop`, on the same port and data. Waits at
-    /// most 60 s for it to answer.
+    /// most 180 s for it to answer.
     pub async fn start_again(&self) -> anyhow::Result<()> {
         self.ours()?.start().await
     }
@@ -141,7 +142,7 @@ impl<R: Recipe> Server<R> {
         server.start().await
     }
 
-    /// Shuts the server down in order. If that takes more than 60 s, it is killed.
+    /// Shuts the server down in order. If that takes more than 180 s, it is killed.
     pub async fn stop(&self) -> anyhow::Result<()> {
         self.ours()?.stop().await
     }
@@ -274,7 +275,7 @@ impl<R: Recipe> Private<R> {
             }
             if begun.elapsed() > PATIENCE {
                 self.kill().await?;
-                return Err(self.failure("does not answer after 60 s"));
+                return Err(self.failure("does not answer after 180 s"));
             }
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
@@ -305,7 +306,7 @@ impl<R: Recipe> Private<R> {
         if in_time {
             return Ok(());
         }
-        Err(self.failure("had to be killed: it did not stop within 60 s"))
+        Err(self.failure("had to be killed: it did not stop within 180 s"))
     }
 
     async fn kill(&self) -> anyhow::Result<()> {
