@@ -174,13 +174,18 @@ impl Receiver {
             .clone()
     }
 
-    /// Waits for this many arrivals.
+    /// Waits for this many arrivals, for at most a minute after each.
     pub async fn receives(&self, count: usize) -> Vec<Arrival> {
         let mut seen = self.memory.count.subscribe();
-        let waited = tokio::time::timeout(PATIENCE, seen.wait_for(|seen| *seen >= count)).await;
-        let arrivals = self.arrivals();
-        assert!(waited.is_ok(), "{} of {count} arrived", arrivals.len());
-        arrivals
+        let mut so_far = *seen.borrow();
+        while so_far < count {
+            let more = seen.wait_for(|seen| *seen > so_far);
+            let waited = tokio::time::timeout(PATIENCE, more).await;
+            assert!(waited.is_ok(), "{so_far} of {count} arrived");
+            drop(waited);
+            so_far = *seen.borrow();
+        }
+        self.arrivals()
     }
 
     /// Waits for `within` and checks that no more than `count` requests have
