@@ -31,16 +31,18 @@ const PER_DAY: u32 = 2_000;
 const ROWS_PER_ROW: u64 = 30;
 /// What any statement may look at beside: each day's index, a page of rows.
 const ROWS_ANYWAY: u64 = 700;
+/// A search of the log reads up to 500 deliveries of each webhook that it is given (`FIRST`), and
+/// passes each through five nodes: the index, the days together, the limit, a subquery, a count.
+const SEARCH: &str = "look_at_deliveries";
+const ROWS_PER_WEBHOOK: u64 = 500 * 5;
 /// The smallest batch that tells work that grows with its square from other work: from 46 on,
 /// `n * n` is more than `ROWS_PER_ROW * n + ROWS_ANYWAY`.
 const LARGE_BATCH: u64 = 46;
 const _: () = assert!(LARGE_BATCH * LARGE_BATCH > ROWS_PER_ROW * LARGE_BATCH + ROWS_ANYWAY);
 
-/// A search of the log looks at a number of rows that the API bounds (`BUDGET`), and the
-/// survey for the metrics at 20,000 open deliveries (`LOOKED_AT`). Which partitions there
+/// The survey for the metrics looks at 20,000 open deliveries (`LOOKED_AT`). Which partitions there
 /// are is looked up in PostgreSQL's catalogue, a few times a minute at most.
-const BOUNDED_OTHERWISE: [&str; 5] = [
-    "look_at_deliveries",
+const BOUNDED_OTHERWISE: [&str; 4] = [
     "open_deliveries",
     "outdated_partitions",
     "partitions_ahead",
@@ -84,6 +86,7 @@ async fn no_statement_reads_more_than_it_needs_with_statistics_of_another_time()
         sql.batch_execute(delete).await.unwrap();
     }
     sql.batch_execute("VACUUM ANALYZE").await.unwrap();
+    never_vacuumed(&sql).await;
     fill_with_open(&sql, 20_000).await;
     works_within_bounds(&world).await;
     sql.batch_execute("DELETE FROM deliveries WHERE deferred_because = 'endpoint_down'")
@@ -249,15 +252,25 @@ async fn works_within_bounds(world: &World) {
     for plan in &plans {
         let asked = seen.entry(&plan.name).or_default();
         *asked = plan.asked.max(*asked);
-        let bound = ROWS_PER_ROW * plan.asked + ROWS_ANYWAY;
+        let per_row = match plan.name.as_str() {
+            SEARCH => ROWS_PER_WEBHOOK,
+            _ => ROWS_PER_ROW,
+        };
+        let bound = per_row * plan.asked + ROWS_ANYWAY;
         if plan.rows > bound && !BOUNDED_OTHERWISE.contains(&plan.name.as_str()) {
             let Plan {
-                name, asked, rows, ..
+                name,
+                asked,
+                rows,
+                nodes,
+                ..
             } = plan;
-            beyond.push(format!("{name} looked at {rows} rows for {asked}"));
+            beyond.push(format!(
+                "{name} looked at {rows} rows for {asked}:\n{nodes}"
+            ));
         }
     }
-    assert!(beyond.is_empty(), "{beyond:#?}");
+    assert!(beyond.is_empty(), "{}", beyond.join("\n"));
     for statement in ["settle_deliveries", "accept_events", "stored_events"] {
         let largest = seen.get(statement).copied().unwrap_or_default();
         assert!(largest >= LARGE_BATCH, "{statement}: {largest} of {seen:?}");
@@ -314,6 +327,8 @@ struct Plan {
     rows: u64,
     /// How often it looked into an index of a day of deliveries.
     scans: u64,
+    /// What each node of the plan looked at, if it was more than a little.
+    nodes: String,
 }
 
 /// What services have logged of plans.
@@ -333,6 +348,7 @@ fn plans(logs: &str) -> Vec<Plan> {
                 asked: number(&explained["Plan"], "Actual Rows"),
                 rows: 0,
                 scans: 0,
+                nodes: String::new(),
             };
             count(&explained["Plan"], &mut plan);
             Some(plan)
@@ -354,7 +370,14 @@ fn count(node: &Value, plan: &mut Plan) {
     .iter()
     .map(|what| number(node, what))
     .sum();
-    plan.rows += loops * (passed_on + thrown_away);
+    let rows = loops * (passed_on + thrown_away);
+    plan.rows += rows;
+    if rows > 100 {
+        let [kind, of, index, condition] =
+            ["Node Type", "Relation Name", "Index Name", "Index Cond"]
+                .map(|what| node[what].as_str().unwrap_or_default());
+        plan.nodes += &format!("  {rows} rows: {kind} {of} {index} {condition}\n");
+    }
     let relation = node["Relation Name"].as_str().unwrap_or_default();
     if relation.starts_with("deliveries_") {
         plan.scans += loops;
@@ -366,6 +389,19 @@ fn count(node: &Value, plan: &mut Plan) {
 
 fn number(node: &Value, what: &str) -> u64 {
     node[what].as_f64().unwrap_or_default().round() as u64
+}
+
+/// Turns autovacuum off for deliveries. A planner that knows of many pages that all can see favours
+/// index-only scans. So its choice would depend on whether autovacuum has passed.
+async fn never_vacuumed(sql: &tokio_postgres::Client) {
+    let turn_off = "DO $$
+         DECLARE day regclass;
+         BEGIN
+             FOR day IN SELECT inhrelid FROM pg_inherits WHERE inhparent = 'deliveries'::regclass LOOP
+                 EXECUTE format('ALTER TABLE %s SET (autovacuum_enabled = off)', day);
+             END LOOP;
+         END $$";
+    sql.batch_execute(turn_off).await.unwrap();
 }
 
 /// Deliveries of today that are open, and due in an hour.

@@ -63,8 +63,8 @@ pub async fn backlogs(
     // Future days have partitions, too.
     let to_come = first_uuid_at(clock::now() + Duration::from_secs(600));
     let since = oldest_open_day(client).await?;
-    // Rows are compared by all columns of the index that is meant, and the lower bound comes from
-    // a row: see `api::deliveries::search`. An attempt takes a minute at most, and its verdict a moment.
+    // How rows are compared makes the planner take the index that is meant: see
+    // `api::deliveries::search::look_at_deliveries`. An attempt takes a minute at most, and its verdict a moment.
     let statement = client
         .prepare_cached(
             "-- backlogs\n\
@@ -84,12 +84,14 @@ pub async fn backlogs(
                  SELECT id FROM deliveries \
                  WHERE (webhook_id, state, id) >= (w.id, 'retrying', '00000000-0000-0000-0000-000000000000') \
                    AND (webhook_id, state, id) <= (w.id, 'retrying', 'ffffffff-ffff-ffff-ffff-ffffffffffff') \
+                   AND webhook_id >= w.id AND webhook_id <= w.id \
                    AND state = 'retrying' AND id < $4 AND id >= w.since \
                  ORDER BY webhook_id, state, id LIMIT $2) a) r \
              CROSS JOIN LATERAL (SELECT count(*) AS waiting, (array_agg(id))[1] AS oldest FROM ( \
                  SELECT id FROM deliveries \
                  WHERE (webhook_id, id) >= (w.id, '00000000-0000-0000-0000-000000000000') \
                    AND (webhook_id, id) <= (w.id, 'ffffffff-ffff-ffff-ffff-ffffffffffff') \
+                   AND webhook_id >= w.id AND webhook_id <= w.id \
                    AND state = 'queued' AND deferred_because IS NOT NULL AND id < $4 AND id >= w.since \
                  ORDER BY webhook_id, id LIMIT $2) a) d \
              CROSS JOIN LATERAL (SELECT count(*) AS waiting, (array_agg(id ORDER BY id))[1] AS oldest \

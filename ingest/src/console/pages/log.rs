@@ -125,7 +125,7 @@ async fn attempts(
                  substring(a.response_body FOR 200) AS answer \
              FROM (SELECT id, event_type FROM deliveries \
                  WHERE (webhook_id, id) >= ($1, '00000000-0000-0000-0000-000000000000') \
-                   AND (webhook_id, id) < ($1, $2) AND id < $2 \
+                   AND (webhook_id, id) < ($1, $2) AND webhook_id >= $1 AND webhook_id <= $1 AND id < $2 \
                  ORDER BY webhook_id DESC, id DESC LIMIT $3) d \
              LEFT JOIN LATERAL (SELECT * FROM attempts WHERE delivery_id = d.id ORDER BY n DESC LIMIT 10) a ON true \
              ORDER BY d.id DESC, a.n DESC",
