@@ -143,8 +143,9 @@ pub async fn run(
             settings.common.destinations.clone(),
             settings.common.egress.clone(),
         )?;
+        let reading = config.clone().reading_pages();
         let state = api::state::Api {
-            pool: postgres::pool(&config, API_CONNECTIONS)?,
+            pool: postgres::pool(&reading, API_CONNECTIONS)?,
             tokens: Arc::new(TokenLookup::new(postgres::pool(
                 &planned_once,
                 TOKEN_CONNECTIONS,
@@ -171,7 +172,7 @@ pub async fn run(
         };
         let api = Arc::new(state);
         if settings.console {
-            let hasty = config.clone().giving_up_after(CONSOLE_STATEMENT);
+            let hasty = reading.giving_up_after(CONSOLE_STATEMENT);
             let reads = api::state::Api {
                 pool: postgres::pool(&hasty, CONSOLE_CONNECTIONS)?,
                 ..(*api).clone()

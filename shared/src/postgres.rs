@@ -103,6 +103,17 @@ impl Database {
         self
     }
 
+    /// For pages of lists: rows are read in an index's order, and no further than a page needs. A
+    /// bitmap would be made of all rows that match, however many. The planner prefers it where it
+    /// expects few.
+    #[must_use]
+    pub fn reading_pages(mut self) -> Self {
+        let options = self.config.get_options().unwrap_or_default();
+        let options = format!("{options} -c enable_bitmapscan=off");
+        self.config.options(options);
+        self
+    }
+
     /// For statements that somebody waits for: none takes longer.
     #[must_use]
     pub fn giving_up_after(mut self, time: Duration) -> Self {

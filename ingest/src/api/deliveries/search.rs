@@ -356,16 +356,13 @@ async fn look_at_deliveries(
         before,
         count,
     } = look;
-    // Rows are compared, and ordered, by all columns of the index that is meant:
-    // by the id alone, the primary key looks as good to a planner that can't know
-    // the webhook, and is read to its end for one that has few deliveries. The
-    // upper bound `$7` is a parameter, so later days are left out at planning. With a
-    // lower bound beside it, a planner without statistics expects very few rows between
-    // them. So the lower bound is a column of `w`: earlier days are left out at execution.
-    // The planner expects a ninth of all rows in a range of rows, and a two-hundredth in a range
-    // of one column. So the webhook is a range of one column as well: without it, the range of
-    // ids makes the primary key look better. An equality would remove the webhook from the order,
-    // and then the primary key has the order, too.
+    // The bounds of the ids are parameters, so days outside are left out at planning: planning for
+    // a month of days takes ten times as long as for one. But they make the primary key look good
+    // to the planner, and it would be read to the end of the range, whosever the deliveries are. So
+    // rows are compared, and ordered, by all columns of the index that is meant. And the webhook is
+    // a range of one column: the planner expects a two-hundredth of all rows in such a range, and
+    // a ninth in a range of rows. An equality would remove the webhook from the order, and then the
+    // primary key has the order, too.
     // What isn't asked for is planned away: then only the index is read.
     let due = if search.due { IS_DUE } else { "" };
     let (columns, state, newest_first) = match by_index {
@@ -380,8 +377,8 @@ async fn look_at_deliveries(
     let statement = client
         .prepare_cached(&format!(
             "-- look_at_deliveries\n\
-             SELECT s.* FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) \
-                 WITH ORDINALITY AS w (id, before, since, n) \
+             SELECT s.* FROM unnest($1::uuid[], $2::uuid[]) \
+                 WITH ORDINALITY AS w (id, before, n) \
              CROSS JOIN LATERAL ( \
                  SELECT count(*) AS seen, (array_agg(id))[1] AS newest, \
                      (array_agg(id))[count(*)] AS edge, \
@@ -389,9 +386,9 @@ async fn look_at_deliveries(
                  FROM (SELECT id, coalesce( \
                          ($6::text[] IS NULL OR state = ANY($6)) AND {passes}{due}, false) AS passes \
                      FROM deliveries d \
-                     WHERE ({columns}) >= (w.id, {state}w.since) AND ({columns}) < (w.id, {state}w.before) \
+                     WHERE ({columns}) >= (w.id, {state}$3::uuid) AND ({columns}) < (w.id, {state}w.before) \
                        AND webhook_id >= w.id AND webhook_id <= w.id \
-                       AND ($5::text IS NULL OR state = $5) AND id < $7 AND id >= w.since \
+                       AND ($5::text IS NULL OR state = $5) AND id < $7 AND id >= $3 \
                      ORDER BY {newest_first} LIMIT $4) d) s \
              ORDER BY w.n"
         ))
@@ -402,7 +399,7 @@ async fn look_at_deliveries(
             &[
                 &webhooks,
                 &before,
-                &vec![from; webhooks.len()],
+                &from,
                 &(*count as i64),
                 &by_index,
                 &by_looking,

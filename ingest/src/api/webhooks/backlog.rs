@@ -70,7 +70,7 @@ pub async fn backlogs(
             "-- backlogs\n\
              WITH queued AS MATERIALIZED ( \
                  SELECT id, webhook_id FROM deliveries \
-                 WHERE state IN ('queued', 'retrying') AND due_at <= now() \
+                 WHERE state IN ('queued', 'retrying') AND id < $4 AND id >= $5 AND due_at <= now() \
                    AND due_at >= (SELECT coalesce(watermark, now() - interval '1 hour') FROM sweep) \
                                  - interval '90 s' \
                    AND state = 'queued' AND deferred_because IS NULL \
@@ -79,20 +79,20 @@ pub async fn backlogs(
                  d.waiting AS deferred, d.oldest AS deferred_oldest, \
                  q.waiting AS queued, q.oldest AS queued_oldest, \
                  (SELECT count(*) FROM queued) AS all_queued \
-             FROM unnest($1::uuid[], $5::uuid[]) AS w (id, since) \
+             FROM unnest($1::uuid[]) AS w (id) \
              CROSS JOIN LATERAL (SELECT count(*) AS waiting, (array_agg(id))[1] AS oldest FROM ( \
                  SELECT id FROM deliveries \
                  WHERE (webhook_id, state, id) >= (w.id, 'retrying', '00000000-0000-0000-0000-000000000000') \
                    AND (webhook_id, state, id) <= (w.id, 'retrying', 'ffffffff-ffff-ffff-ffff-ffffffffffff') \
                    AND webhook_id >= w.id AND webhook_id <= w.id \
-                   AND state = 'retrying' AND id < $4 AND id >= w.since \
+                   AND state = 'retrying' AND id < $4 AND id >= $5 \
                  ORDER BY webhook_id, state, id LIMIT $2) a) r \
              CROSS JOIN LATERAL (SELECT count(*) AS waiting, (array_agg(id))[1] AS oldest FROM ( \
                  SELECT id FROM deliveries \
                  WHERE (webhook_id, id) >= (w.id, '00000000-0000-0000-0000-000000000000') \
                    AND (webhook_id, id) <= (w.id, 'ffffffff-ffff-ffff-ffff-ffffffffffff') \
                    AND webhook_id >= w.id AND webhook_id <= w.id \
-                   AND state = 'queued' AND deferred_because IS NOT NULL AND id < $4 AND id >= w.since \
+                   AND state = 'queued' AND deferred_because IS NOT NULL AND id < $4 AND id >= $5 \
                  ORDER BY webhook_id, id LIMIT $2) a) d \
              CROSS JOIN LATERAL (SELECT count(*) AS waiting, (array_agg(id ORDER BY id))[1] AS oldest \
                  FROM queued WHERE queued.webhook_id = w.id) q",
@@ -101,13 +101,7 @@ pub async fn backlogs(
     let rows = client
         .query(
             &statement,
-            &[
-                &webhooks,
-                &(bound + 1),
-                &(IN_QUEUES + 1),
-                &to_come,
-                &vec![since; webhooks.len()],
-            ],
+            &[&webhooks, &(bound + 1), &(IN_QUEUES + 1), &to_come, &since],
         )
         .await?;
     let backlogs = rows.iter().map(|row| {
@@ -136,18 +130,12 @@ async fn oldest_open_day(client: &Client) -> Result<Uuid> {
     let midnights = midnights.map(|age| first_uuid_at(today - time::Duration::days(age)));
     let begins: Vec<_> = [Uuid::nil()].into_iter().chain(midnights).collect();
     let ends: Vec<_> = begins[1..].iter().copied().chain([Uuid::max()]).collect();
-    // In the order of `deliveries_due`, which has nothing but open ones.
     let statement = client
-        .prepare_cached(
-            "-- oldest_open_day\n\
-             SELECT day.begins FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS day (begins, ends, n) \
-             CROSS JOIN LATERAL ( \
-                 SELECT 1 FROM deliveries WHERE id >= day.begins AND id < day.ends \
-                     AND state IN ('queued', 'retrying') ORDER BY due_at LIMIT 1) d \
-             ORDER BY day.n LIMIT 1",
-        )
+        .prepare_cached("-- oldest_open_day\nSELECT oldest_open_day($1, $2)")
         .await?;
-    let row = client.query_opt(&statement, &[&begins, &ends]).await?;
+    let row = client.query_one(&statement, &[&begins, &ends]).await?;
     // Nothing is open: then it is the same where one looks.
-    Ok(row.map_or_else(|| first_uuid_at(today), |row| row.get(0)))
+    Ok(row
+        .get::<_, Option<Uuid>>(0)
+        .unwrap_or_else(|| first_uuid_at(today)))
 }
