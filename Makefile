@@ -72,7 +72,7 @@ schemathesis: ## Send generated requests to the API, valid and invalid ones. ARG
 	$(CARGO) build $(PRODUCT) --bin schemathesis
 	$(TARGET)/debug/schemathesis $(ARGS)
 
-clients-test: ## Generate clients from the API's description (TypeScript, Python, Go) and let them use the API.
+clients-test: ## Generate clients from the API's description (TypeScript, Python, Go, Java) and let them use the API.
 	@deploy/deps.sh tests
 	$(CARGO) build $(PRODUCT) --bin clients
 	$(TARGET)/debug/clients

@@ -19,7 +19,7 @@ VENV=.posthorn/venv
 # schemathesis: sends generated requests to the API. pika, amqplib: the AMQP
 # clients of examples/. kubernetes-validate: Kubernetes's schemas, for deploy/k8s.
 # openapi-python-client: generates a client from the API's description. openapi-generator-cli: the
-# same, for Go; it is a program in Java.
+# same, for Go and Java; it is a program in Java.
 PACKAGES="standardwebhooks==1.1.0 schemathesis==4.32.5 pika==1.4.4 kubernetes-validate==1.37.0 openapi-python-client==0.29.1 \
 openapi-generator-cli==7.26.0"
 # Only with `containers`: runs docker-compose.yml.
@@ -180,6 +180,8 @@ if [ "$what" = tests ]; then
     command -v javac >/dev/null || need default-jdk-headless "the same, in Java"
     [ -d /usr/share/gocode/src/gopkg.in/validator.v2 ] ||
         need golang-gopkg-validator.v2-dev "generated Go clients import it"
+    [ -f /usr/share/java/httpclient5.jar ] || need libhttpclient5-java "generated Java clients import it"
+    [ -f /usr/share/java/jakarta-annotation-api.jar ] || need libjakarta-annotation-api-java "the same"
     command -v chromium >/dev/null || need chromium "the tests look at the console in a real browser"
     command -v chromium-headless-shell >/dev/null || need chromium-headless-shell "the same, with less processor time"
     command -v chromedriver >/dev/null || need chromium-driver "the same"
