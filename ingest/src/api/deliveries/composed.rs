@@ -41,7 +41,8 @@ impl Composed {
                 "-- event_to_compose\n\
                  SELECT d.webhook_id, e.id, e.type, e.occurred_at, e.data, e.attributes \
                  FROM deliveries d \
-                 CROSS JOIN LATERAL (SELECT * FROM events WHERE uid = d.event_uid LIMIT 1) e \
+                 CROSS JOIN LATERAL (SELECT * FROM events WHERE uid = d.event_uid \
+                     AND uid BETWEEN millisecond_floor($1) AND millisecond_ceiling($1) LIMIT 1) e \
                  WHERE d.id = $1 AND e.tenant = $2 AND e.expunged_at IS NULL",
             )
             .await?;

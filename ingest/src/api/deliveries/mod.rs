@@ -16,7 +16,7 @@ use axum::Json;
 use axum::extract::State;
 use deadpool_postgres::Client;
 use serde::Serialize;
-use shared::ids::{DeliveryId, Tenant, WebhookId};
+use shared::ids::{DeliveryId, Tenant, WebhookId, same_millisecond};
 use shared::tenant::LARGEST_MAX_PAYLOAD;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -339,10 +339,13 @@ pub async fn find_opt(api: &Api, tenant: &Tenant, id: DeliveryId) -> Result<Opti
     let statement = client
         .prepare_cached(&format!(
             "-- show_delivery\n\
-             SELECT {COLUMNS} FROM deliveries d {WITH_ITS_EVENT} WHERE d.id = $1 AND e.tenant = $2"
+             SELECT {COLUMNS} FROM deliveries d {WITH_ITS_EVENT} WHERE d.id = $1 AND e.tenant = $4"
         ))
         .await?;
-    let rows = client.query(&statement, &[&id, tenant]).await?;
+    let (first, last) = same_millisecond(id.uuid());
+    let rows = client
+        .query(&statement, &[&id, &first, &last, tenant])
+        .await?;
     let mut found = deliveries(&client, &api.dialects, &rows, LARGEST_MAX_PAYLOAD).await?;
     Ok(found.pop())
 }

@@ -17,7 +17,9 @@ use std::time::Duration;
 use deadpool_postgres::Client;
 use serde::Deserialize;
 use shared::clock;
-use shared::ids::{DeliveryId, EventId, Malformed, Tenant, WebhookId, first_uuid_at, time_of};
+use shared::ids::{
+    DeliveryId, EventId, Malformed, Tenant, WebhookId, first_uuid_at, same_millisecond, time_of,
+};
 use time::Time;
 use tokio_postgres::Row;
 use utoipa::IntoParams;
@@ -25,6 +27,7 @@ use uuid::Uuid;
 
 use crate::api::deliveries::merge::{Look, Merge, Seen};
 use crate::api::deliveries::view::{COLUMNS, PROCESSING};
+use crate::api::events::by_id::uids_of_event;
 use crate::api::http::problem::Result;
 use crate::api::http::request::Page;
 use crate::invalid::{Gathered, Invalid, Invalids};
@@ -261,8 +264,8 @@ pub async fn search(
     webhooks: &[WebhookId],
     search: &Search,
 ) -> Result<DeliveryRows> {
-    if search.event.is_some() {
-        return deliveries_of_event(client, tenant, webhooks, search).await;
+    if let Some(event) = &search.event {
+        return deliveries_of_event(client, tenant, webhooks, event, search).await;
     }
     list_deliveries(client, webhooks, search).await
 }
@@ -271,11 +274,21 @@ pub async fn search(
 const IS_DUE: &str = " AND due_at <= now() AND deferred_because IS NULL";
 
 /// Joins the event and the last attempt to deliveries `d`. A subquery with a limit is looked up
-/// row by row, whatever the planner assumes about a fresh partition.
+/// row by row, whatever the planner assumes about a fresh partition. `$2` and `$3` are the
+/// [`milliseconds_of`] the deliveries: other days are left out at planning.
 pub const WITH_ITS_EVENT: &str = "\
-    CROSS JOIN LATERAL (SELECT * FROM events WHERE uid = d.event_uid LIMIT 1) e \
+    CROSS JOIN LATERAL (SELECT * FROM events \
+        WHERE uid = d.event_uid AND uid >= $2 AND uid <= $3 LIMIT 1) e \
     LEFT JOIN LATERAL (SELECT * FROM attempts \
-        WHERE delivery_id = d.id AND n = d.attempts LIMIT 1) a ON true";
+        WHERE delivery_id = d.id AND n = d.attempts \
+            AND delivery_id >= $2 AND delivery_id <= $3 LIMIT 1) a ON true";
+
+/// The first id of the first one's millisecond and the last id of the last one's. The events of
+/// deliveries and the deliveries of events are in this range. `None`: there are no ids.
+fn milliseconds_of(ids: &[Uuid]) -> Option<(Uuid, Uuid)> {
+    let (first, last) = (ids.iter().min()?, ids.iter().max()?);
+    Some((same_millisecond(*first).0, same_millisecond(*last).1))
+}
 
 async fn list_deliveries(
     client: &Client,
@@ -421,9 +434,9 @@ async fn look_at_deliveries(
 }
 
 async fn read_deliveries(client: &Client, ids: &[Uuid]) -> Result<Vec<Row>> {
-    if ids.is_empty() {
+    let Some((first, last)) = milliseconds_of(ids) else {
         return Ok(Vec::new());
-    }
+    };
     let statement = client
         .prepare_cached(&format!(
             "-- read_deliveries\n\
@@ -431,7 +444,7 @@ async fn read_deliveries(client: &Client, ids: &[Uuid]) -> Result<Vec<Row>> {
              SELECT {COLUMNS} FROM d {WITH_ITS_EVENT} ORDER BY d.id DESC"
         ))
         .await?;
-    Ok(client.query(&statement, &[&ids]).await?)
+    Ok(client.query(&statement, &[&ids, &first, &last]).await?)
 }
 
 /// An event's deliveries share its millisecond.
@@ -439,24 +452,32 @@ async fn deliveries_of_event(
     client: &Client,
     tenant: &Tenant,
     webhooks: &[WebhookId],
+    event: &EventId,
     search: &Search,
 ) -> Result<DeliveryRows> {
-    let passes = passes(8);
+    let events = uids_of_event(client, tenant, event).await?;
+    let events: Vec<_> = events.iter().map(|event| event.uuid()).collect();
+    let Some((first, last)) = milliseconds_of(&events) else {
+        return Ok(DeliveryRows {
+            rows: Vec::new(),
+            next: None,
+        });
+    };
+    let passes = passes(9);
     let due = if search.due { IS_DUE } else { "" };
     let statement = client
         .prepare_cached(&format!(
             "-- deliveries_of_event\n\
              WITH d AS ( \
-                 SELECT s.* FROM events e CROSS JOIN LATERAL ( \
+                 SELECT s.* FROM unnest($4::uuid[]) AS e (uid) CROSS JOIN LATERAL ( \
                      SELECT * FROM deliveries d \
                      WHERE id BETWEEN millisecond_floor(e.uid) AND millisecond_ceiling(e.uid) \
-                       AND event_uid = e.uid AND id >= $2 AND id < $3 \
-                       AND webhook_id = ANY($1) \
-                       AND ($4::text[] IS NULL OR state = ANY($4)) \
+                       AND event_uid = e.uid AND id >= $2 AND id <= $3 \
+                       AND id >= $5 AND id < $6 AND webhook_id = ANY($1) \
+                       AND ($7::text[] IS NULL OR state = ANY($7)) \
                        AND {passes}{due} \
-                     ORDER BY id DESC LIMIT $5) s \
-                 WHERE e.tenant = $6 AND e.id = $7 \
-                 ORDER BY s.id DESC LIMIT $5 \
+                     ORDER BY id DESC LIMIT $8) s \
+                 ORDER BY s.id DESC LIMIT $8 \
              ) \
              SELECT {COLUMNS} FROM d {WITH_ITS_EVENT} ORDER BY d.id DESC"
         ))
@@ -466,12 +487,13 @@ async fn deliveries_of_event(
             &statement,
             &[
                 &webhooks,
+                &first,
+                &last,
+                &events,
                 &search.from,
                 &search.to,
                 &search.states,
                 &(search.limit + 1),
-                tenant,
-                &search.event,
                 &search.filter.exact(),
                 &search.filter.prefixes(),
                 &search.filter.codes,

@@ -19,6 +19,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::access::auth::Reading;
+use crate::api::events::by_id::uids_of_event;
 use crate::api::events::log::EventView;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Id, Page, Parameters};
@@ -195,23 +196,22 @@ fn cut(rows: &mut Vec<Row>, limit: i64) -> Option<&Row> {
     rows.last().filter(|_| more)
 }
 
-/// Finds the newest event of this id: an id may be used again after a day. The inner query has
-/// at most one row a day; `OFFSET 0` keeps the planner from walking through all events in the
-/// order of the outer one.
+/// Finds the newest event of this id.
 pub(super) async fn find_event(api: &Api, tenant: &Tenant, id: &EventId) -> Result<Option<Row>> {
     let client = api.pool.get().await?;
+    let newest = uids_of_event(&client, tenant, id).await?.into_iter().max();
+    let Some(newest) = newest else {
+        return Ok(None);
+    };
     let statement = client
         .prepare_cached(
             "-- find_event\n\
              SELECT uid, tenant, id, type, occurred_at, matched, data, attributes, too_costly, expunged_at, \
                  over_http \
-             FROM events \
-             WHERE uid = (SELECT uid FROM ( \
-                 SELECT uid FROM events WHERE tenant = $1 AND id = $2 OFFSET 0) AS by_id \
-                 ORDER BY uid DESC LIMIT 1)",
+             FROM events WHERE uid = $1",
         )
         .await?;
-    Ok(client.query_opt(&statement, &[tenant, id]).await?)
+    Ok(client.query_opt(&statement, &[&newest]).await?)
 }
 
 async fn deliveries_of(

@@ -4,6 +4,7 @@
 //! [`Door`], where it is checked against the catalogue and made durable, and is
 //! answered with 202 then; whoever sent it is told at once what is wrong with it.
 
+pub mod by_id;
 pub mod detail;
 pub mod dry_run;
 pub mod expunge;
