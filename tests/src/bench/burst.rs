@@ -4,6 +4,10 @@
 //! measured twice: while nobody else publishes, and while another tenant publishes a burst
 //! (many events, or a few that are expensive to match). Two ingests and one dispatcher
 //! run. The result is the difference of the two p99.
+//!
+//! First the same two tenants publish without Posthorn: a queue each, and a program that takes
+//! the quiet tenant's messages and POSTs them ([`floor`]). Nobody takes the others. So that
+//! difference is RabbitMQ's own, with both publishers on this machine.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -11,9 +15,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::Args;
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Connection, ConnectionProperties, ExchangeKind};
 use serde_json::{Value, json};
 use shared::topology;
 
+use super::floor::{self, Floor};
 use super::generator::{Generator, Load, PAYLOAD, event_id};
 use super::kinds::Door;
 use super::receiver::Receiver;
@@ -26,6 +34,11 @@ use crate::service::{Service, ask};
 const LOUD: &str = "loud";
 /// Events published and delivered before measuring begins.
 const WARM_UP: u64 = 200;
+/// The exchange for what doesn't go through Posthorn.
+const ALONE: &str = "bench.alone";
+const BROKER_ALONE: &str = "events to a queue that nobody reads";
+/// Requests in flight without Posthorn: as many as a dispatcher allows per webhook.
+const PLACES: usize = 64;
 /// The target: the p99 may grow by this many milliseconds.
 const TARGET: f64 = 250.0;
 /// A burst must be delivered within this time.
@@ -70,6 +83,9 @@ impl Burst {
             "{:<44} {:>8} {:>8} {:>8} {:>8}\n",
             "milliseconds from publishing to arrival", "p50", "p95", "p99", "max"
         );
+        if self.is_wanted(BROKER_ALONE) {
+            self.broker_alone(pair, folder, &mut table).await?;
+        }
         for kind in [
             Kind::Many(Door::Amqp, 1),
             Kind::Many(Door::Amqp, 10),
@@ -78,11 +94,15 @@ impl Burst {
             Kind::Heavy,
         ] {
             let name = self.name(kind);
-            if self.only.is_empty() || self.only.iter().any(|only| name.contains(only)) {
+            if self.is_wanted(&name) {
                 self.beside(pair, folder, kind, &name, &mut table).await?;
             }
         }
         Ok(table)
+    }
+
+    fn is_wanted(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| name.contains(only))
     }
 
     fn name(&self, kind: Kind) -> String {
@@ -91,6 +111,34 @@ impl Burst {
             Kind::Many(Door::Http, n) => format!("{} events over HTTP, {n} each", self.events),
             Kind::Heavy => format!("{} heavy events over AMQP", self.heavy),
         }
+    }
+
+    /// How much RabbitMQ alone delays the quiet tenant's messages.
+    async fn broker_alone(
+        &self,
+        pair: &Pair,
+        folder: &Path,
+        table: &mut String,
+    ) -> anyhow::Result<()> {
+        let stage = Stage::set(pair, folder, "warn", Duration::ZERO).await?;
+        declare_alone(&stage.amqp_url).await?;
+        let _floor = floor::start(&Floor {
+            amqp_url: stage.amqp_url.clone(),
+            queue: queue_alone(TENANT),
+            target: stage.receiver.url(0),
+            places: PLACES,
+        })?;
+        let measured = self.rate * self.seconds;
+        self.flow(&stage, ALONE, WARM_UP).await?;
+        let quiet = self.flow(&stage, ALONE, measured).await?;
+        row(table, "RabbitMQ alone: nobody else publishes", quiet, None);
+        let mut burst = load(&stage, LOUD, self.events);
+        ALONE.clone_into(&mut burst.exchange);
+        let burst = Generator::start(&burst)?;
+        let (beside, _) = tokio::try_join!(self.flow(&stage, ALONE, measured), burst.finished())?;
+        let name = format!("{} {BROKER_ALONE}", self.events);
+        row(table, &name, beside, Some(quiet));
+        stage.strike().await
     }
 
     async fn beside(
@@ -120,14 +168,15 @@ impl Burst {
             ensure!(answer.status == 201, "a webhook: {}", answer.body);
         }
         let dispatcher = stage.dispatcher().await?;
-        self.flow(&stage, WARM_UP).await?;
+        self.flow(&stage, topology::EVENTS, WARM_UP).await?;
         stage.checkpoint().await?;
-        let quiet = self.flow(&stage, self.rate * self.seconds).await?;
+        let measured = self.rate * self.seconds;
+        let quiet = self.flow(&stage, topology::EVENTS, measured).await?;
         row(table, "nobody else publishes", quiet, None);
 
         let begun = Instant::now();
         let (beside, published) = tokio::try_join!(
-            self.flow(&stage, self.rate * self.seconds),
+            self.flow(&stage, topology::EVENTS, measured),
             self.publish(&stage, &ingest, &token, kind),
         )?;
         row(table, name, beside, Some(quiet));
@@ -186,9 +235,15 @@ impl Burst {
 
     /// Publishes so many of the quiet tenant's events at its rate; answers the
     /// latencies.
-    async fn flow(&self, stage: &Stage<'_>, count: u64) -> anyhow::Result<[f64; 4]> {
+    async fn flow(
+        &self,
+        stage: &Stage<'_>,
+        exchange: &str,
+        count: u64,
+    ) -> anyhow::Result<[f64; 4]> {
         stage.receiver.reset().await?;
         let mut load = load(stage, TENANT, count);
+        exchange.clone_into(&mut load.exchange);
         load.rate = self.rate;
         Generator::start(&load)?.finished().await?;
         until("arriving", count, async || {
@@ -198,6 +253,44 @@ impl Burst {
         let seen = stage.receiver.reset().await?;
         seen.latency_ms.context("nothing arrived")
     }
+}
+
+/// A durable exchange with a quorum queue for each tenant's messages.
+async fn declare_alone(amqp_url: &str) -> anyhow::Result<()> {
+    let connection = Connection::connect(amqp_url, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    let durable = ExchangeDeclareOptions {
+        durable: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    let none = FieldTable::default;
+    channel
+        .exchange_declare(ALONE.into(), ExchangeKind::Topic, durable, none())
+        .await?;
+    for tenant in [TENANT, LOUD] {
+        let queue = queue_alone(tenant);
+        let durable = QueueDeclareOptions {
+            durable: true,
+            ..QueueDeclareOptions::default()
+        };
+        let mut quorum = FieldTable::default();
+        quorum.insert(
+            "x-queue-type".into(),
+            AMQPValue::LongString("quorum".into()),
+        );
+        channel
+            .queue_declare(queue.as_str().into(), durable, quorum)
+            .await?;
+        let (key, options) = (format!("{tenant}.#"), QueueBindOptions::default());
+        channel
+            .queue_bind(queue.into(), ALONE.into(), key.into(), options, none())
+            .await?;
+    }
+    Ok(())
+}
+
+fn queue_alone(tenant: &str) -> String {
+    format!("{ALONE}.{tenant}")
 }
 
 fn load(stage: &Stage<'_>, tenant: &str, count: u64) -> Load {

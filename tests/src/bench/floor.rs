@@ -72,11 +72,13 @@ pub async fn run(floor: Floor) -> anyhow::Result<()> {
             while let Some(ended) = tasks.try_join_next() {
                 ended??;
             }
+            let id = job.properties.message_id().as_ref();
+            let id = id.map_or("floor", |id| id.as_str());
             let request = client
                 .post(&floor.target)
                 .timeout(Duration::from_secs(30))
                 .header("content-type", "application/json")
-                .header("webhook-id", "floor")
+                .header("webhook-id", id)
                 .body(job.data);
             tasks.spawn(async move {
                 let answer = request.send().await?.error_for_status()?;
