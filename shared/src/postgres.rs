@@ -103,9 +103,9 @@ impl Database {
         self
     }
 
-    /// For pages of lists: rows are read in an index's order, and no further than a page needs. A
-    /// bitmap would be made of all rows that match, however many. The planner prefers it where it
-    /// expects few.
+    /// For the API and the console, most of whose statements read a page of a list: rows are read in
+    /// an index's order, and no further than a page needs. A bitmap would be made of all rows that
+    /// match, however many. The planner prefers it where it expects few.
     #[must_use]
     pub fn reading_pages(mut self) -> Self {
         let options = self.config.get_options().unwrap_or_default();

@@ -101,6 +101,16 @@ async fn each_typical_mistake_is_found_in_every_dialect() {
             assert_eq!(told["verifies"], finding == "verifies", "{dialect}");
             assert!(!told.to_string().contains(&webhook.secret), "{told}");
         }
+        let secret = format!("{}\n", webhook.secret);
+        let told = check(
+            &world,
+            &ingest,
+            asked(json!({"secret": secret, "dialect": dialect})),
+        )
+        .await;
+        assert_eq!(told["finding"], "wrong_secret", "{dialect}: {told:#}");
+        let detail = told["detail"].as_str().unwrap();
+        assert!(detail.contains("white space around it"), "{told:#}");
         // A header that is missing is named.
         let signed_in_header = arrival
             .headers

@@ -6,8 +6,8 @@
 //! run. The result is the difference of the two p99.
 //!
 //! First the same two tenants publish without Posthorn: a queue each, and a program that takes
-//! the quiet tenant's messages and POSTs them ([`floor`]). Nobody takes the others. So that
-//! difference is RabbitMQ's own, with both publishers on this machine.
+//! the quiet tenant's messages and POSTs them ([`floor`]). Nobody takes the others. That difference
+//! is a lower bound for what RabbitMQ and both publishers add on this machine.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -15,7 +15,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{
+    ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
+    QueueDeleteOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Connection, ConnectionProperties, ExchangeKind};
 use serde_json::{Value, json};
@@ -36,7 +39,7 @@ const LOUD: &str = "loud";
 const WARM_UP: u64 = 200;
 /// The exchange for what doesn't go through Posthorn.
 const ALONE: &str = "bench.alone";
-const BROKER_ALONE: &str = "events to a queue that nobody reads";
+const BROKER_ALONE: &str = "RabbitMQ alone";
 /// Requests in flight without Posthorn: as many as a dispatcher allows per webhook.
 const PLACES: usize = 64;
 /// The target: the p99 may grow by this many milliseconds.
@@ -122,7 +125,7 @@ impl Burst {
     ) -> anyhow::Result<()> {
         let stage = Stage::set(pair, folder, "warn", Duration::ZERO).await?;
         declare_alone(&stage.amqp_url).await?;
-        let _floor = floor::start(&Floor {
+        let floor = floor::start(&Floor {
             amqp_url: stage.amqp_url.clone(),
             queue: queue_alone(TENANT),
             target: stage.receiver.url(0),
@@ -131,13 +134,17 @@ impl Burst {
         let measured = self.rate * self.seconds;
         self.flow(&stage, ALONE, WARM_UP).await?;
         let quiet = self.flow(&stage, ALONE, measured).await?;
-        row(table, "RabbitMQ alone: nobody else publishes", quiet, None);
+        let name = format!("{BROKER_ALONE}: nobody else publishes");
+        row(table, &name, quiet, None);
         let mut burst = load(&stage, LOUD, self.events);
         ALONE.clone_into(&mut burst.exchange);
         let burst = Generator::start(&burst)?;
         let (beside, _) = tokio::try_join!(self.flow(&stage, ALONE, measured), burst.finished())?;
-        let name = format!("{} {BROKER_ALONE}", self.events);
-        row(table, &name, beside, Some(quiet));
+        let name = format!("{BROKER_ALONE}: {} events that nobody takes", self.events);
+        row(table, &name, beside, None);
+        let _ = writeln!(table, "{:<44} p99 + {:.0}", "", beside[2] - quiet[2]);
+        drop(floor);
+        delete_alone(&stage.amqp_url).await?;
         stage.strike().await
     }
 
@@ -286,6 +293,21 @@ async fn declare_alone(amqp_url: &str) -> anyhow::Result<()> {
             .queue_bind(queue.into(), ALONE.into(), key.into(), options, none())
             .await?;
     }
+    Ok(())
+}
+
+/// Deletes them, with the messages that nobody took.
+async fn delete_alone(amqp_url: &str) -> anyhow::Result<()> {
+    let connection = Connection::connect(amqp_url, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    for tenant in [TENANT, LOUD] {
+        channel
+            .queue_delete(queue_alone(tenant).into(), QueueDeleteOptions::default())
+            .await?;
+    }
+    channel
+        .exchange_delete(ALONE.into(), ExchangeDeleteOptions::default())
+        .await?;
     Ok(())
 }
 

@@ -18,6 +18,7 @@ use utoipa_axum::routes;
 use crate::api::access::auth::{Managing, OwnManaging};
 use crate::api::deliveries::view::Delivery;
 use crate::api::deliveries::{find, find_opt};
+use crate::api::events::by_id::uids_of_event;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Ids};
 use crate::api::state::{Api, Shared};
@@ -109,20 +110,23 @@ pub async fn find_delivery(
     event: &EventId,
 ) -> Result<Option<DeliveryId>> {
     let client = api.pool.get().await?;
+    let mut events = uids_of_event(&client, tenant, event).await?;
+    events.sort_unstable();
     let statement = client
         .prepare_cached(
             "-- delivery_of_event\n\
-             SELECT d.id FROM events e CROSS JOIN LATERAL ( \
-                 SELECT id FROM deliveries \
-                 WHERE id BETWEEN millisecond_floor(e.uid) AND millisecond_ceiling(e.uid) \
-                   AND event_uid = e.uid AND webhook_id = $3 LIMIT 1) d \
-             WHERE e.tenant = $1 AND e.id = $2 ORDER BY d.id DESC LIMIT 1",
+             SELECT id FROM deliveries \
+             WHERE id BETWEEN millisecond_floor($1) AND millisecond_ceiling($1) \
+               AND event_uid = $1 AND webhook_id = $2 LIMIT 1",
         )
         .await?;
-    let row = client
-        .query_opt(&statement, &[tenant, event, &webhook])
-        .await?;
-    Ok(row.map(|row| row.get(0)))
+    // The newest event that has a delivery to this webhook.
+    for event in events.iter().rev() {
+        if let Some(row) = client.query_opt(&statement, &[event, &webhook]).await? {
+            return Ok(Some(row.get(0)));
+        }
+    }
+    Ok(None)
 }
 
 async fn begin_again(
@@ -159,7 +163,8 @@ async fn is_expunged(api: &Api, tenant: &Tenant, delivery: &Delivery) -> Result<
     let statement = client
         .prepare_cached(
             "-- is_expunged\n\
-             SELECT 1 FROM events WHERE tenant = $1 AND expunged_at IS NOT NULL AND uid = ( \
+             SELECT 1 FROM events WHERE tenant = $1 AND expunged_at IS NOT NULL \
+               AND uid BETWEEN millisecond_floor($2) AND millisecond_ceiling($2) AND uid = ( \
                  SELECT event_uid FROM deliveries WHERE id = $2)",
         )
         .await?;

@@ -283,7 +283,7 @@ pub const WITH_ITS_EVENT: &str = "\
         WHERE delivery_id = d.id AND n = d.attempts \
             AND delivery_id >= $2 AND delivery_id <= $3 LIMIT 1) a ON true";
 
-/// The first id of the first one's millisecond and the last id of the last one's. The events of
+/// From the first id of the lowest id's millisecond to the last id of the highest's. The events of
 /// deliveries and the deliveries of events are in this range. `None`: there are no ids.
 fn milliseconds_of(ids: &[Uuid]) -> Option<(Uuid, Uuid)> {
     let (first, last) = (ids.iter().min()?, ids.iter().max()?);

@@ -5,8 +5,8 @@ use shared::ids::{EventId, EventUid, Tenant};
 
 use crate::api::http::problem::Result;
 
-/// The events of a tenant with this id: an id may be used again after a day. Who reads more of them
-/// does it by these, so that their days alone are planned for.
+/// The events of a tenant with this id: an id may be used again after a day. Read the rest of an
+/// event by its uid: then PostgreSQL plans for that day alone.
 ///
 /// # Errors
 /// If PostgreSQL fails.

@@ -97,14 +97,13 @@ async fn clear_data(
     tenant: &Tenant,
     id: &EventId,
 ) -> Result<Option<Cleared>> {
-    // An id has at most one event a day. `OFFSET 0` keeps the planner from walking through all events.
     let statement = transaction
         .prepare_cached(
             "-- expunge_events\n\
              UPDATE events SET data = 'null', attributes = NULL, \
                  expunged_at = coalesce(expunged_at, now()) \
              WHERE uid = ANY (ARRAY( \
-                 SELECT uid FROM events WHERE tenant = $1 AND id = $2 OFFSET 0)) \
+                 SELECT uid FROM events WHERE tenant = $1 AND id = $2)) \
              RETURNING uid, expunged_at, expunged_at = now() AS is_new",
         )
         .await?;

@@ -27,6 +27,8 @@ pub(super) struct Known {
     pub(super) dialect: Arc<Dialect>,
     /// The receiver's, or the webhook's.
     pub(super) secret: Option<Secret>,
+    /// The receiver's without the white space around it, if there is any.
+    pub(super) trimmed: Option<Secret>,
     /// The webhook's current and previous one.
     pub(super) webhooks: Option<[Option<Secret>; 2]>,
     pub(super) webhook: Option<WebhookId>,
@@ -90,11 +92,13 @@ pub(super) async fn known(
     (new, named): (&NewCheck, Named),
     received: &Received<'_>,
 ) -> Result<Known> {
-    let own = match &new.secret {
-        // A secret that nobody could have is a finding, not an error: see the step.
-        Some(text) if !text.trim().is_empty() => Secret::parse(text.trim()).ok(),
-        _ => None,
-    };
+    // White space around a secret is a part of it. A secret that nobody could have is a finding, not
+    // an error: see the step.
+    let given = new.secret.as_deref().filter(|text| !text.trim().is_empty());
+    let own = given.and_then(|text| Secret::parse(text).ok());
+    let trimmed = given
+        .filter(|text| text.trim() != *text)
+        .and_then(|text| Secret::parse(text.trim()).ok());
     let mut webhook = named.webhook;
     let delivery = match (named.delivery, webhook, &named.dialect) {
         (Some(delivery), ..) => Some(delivery),
@@ -149,18 +153,15 @@ pub(super) async fn known(
         _ => None,
     };
     let secret = own.or_else(|| {
-        let given = new
-            .secret
-            .as_ref()
-            .is_some_and(|text| !text.trim().is_empty());
         webhooks
             .as_ref()
-            .filter(|_| !given)
+            .filter(|_| given.is_none())
             .and_then(|[current, _]| current.clone())
     });
     Ok(Known {
         dialect,
         secret,
+        trimmed,
         webhooks,
         webhook,
         sent,

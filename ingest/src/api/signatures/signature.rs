@@ -79,6 +79,16 @@ impl Checking<'_> {
         }
         // Which secret did sign?
         let body = as_sent.unwrap_or(received);
+        if let Some(trimmed) = self.known.trimmed.clone()
+            && is_it(&body, &trimmed, Keyed::Rightly)
+        {
+            return (
+                Finding::WrongSecret,
+                "The receiver's secret has white space around it, perhaps the end of a line. Without \
+                 that it is the one that signed."
+                    .to_owned(),
+            );
+        }
         if let Some([current, previous]) = self.known.webhooks.clone() {
             let by = |secret: &Option<Secret>| {
                 let secret = secret.as_ref();
