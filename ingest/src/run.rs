@@ -56,8 +56,9 @@ const WORK_CONNECTIONS: usize = 8;
 const API_CONNECTIONS: usize = 8;
 /// To PostgreSQL, for looking tokens up.
 const TOKEN_CONNECTIONS: usize = 2;
-/// To PostgreSQL, for what the console's pages list and count.
-const CONSOLE_CONNECTIONS: usize = 4;
+/// To PostgreSQL, for what the console's pages list and count. A tenant's pages use less than half of
+/// them at a time (`auth::OF_A_TENANT`).
+const CONSOLE_CONNECTIONS: usize = 7;
 /// To PostgreSQL, for the live parts of the console's pages.
 const LIVE_CONNECTIONS: usize = 2;
 /// How long each of the console's statements may take: its part of the page says so then.
