@@ -25,7 +25,7 @@ deps: ## Install missing packages: RabbitMQ, PostgreSQL, the tests' tools (with 
 # a signal to make reaches it.
 run: ## Start everything on this machine, show events arriving, stay up until Ctrl-C. ARGS=--once: don't stay up.
 	@deploy/deps.sh servers
-	@echo 'run: building (the first time about five minutes on two cores)'
+	@echo 'run: building (the first time five to ten minutes on two cores)'
 	@$(CARGO) build $(PRODUCT) --bin demo
 	@$(TARGET)/debug/demo $(ARGS)
 

@@ -38,7 +38,7 @@ use crate::upkeep::watermark::Watermarks;
 pub use capacity::Capacity;
 use consumers::{Consumers, Next};
 
-/// The longest time that a job waits for a place, because this replica holds as many jobs as it
+/// The longest time that a job waits for a permit, because this replica holds as many jobs as it
 /// may. Then the job goes on without one: a late copy of it is sent after its webhook's timeout and
 /// [`TIME_TO_RECORD`](crate::upkeep::watermark::TIME_TO_RECORD), and a longer wait here would use
 /// that time up. The endpoints' limiters still bound the requests of this replica.
@@ -109,7 +109,7 @@ impl Intake {
         }
         self.capacity.message_came(count);
         for (job, mut receipt) in jobs.into_iter().zip(receipts) {
-            receipt.keep(self.capacity.place(deadline).await);
+            receipt.keep(self.capacity.acquire(deadline).await);
             self.watermarks.job_taken(shard, job.due_at);
             let deliverer = self.deliverer.clone();
             let delivery = async move {

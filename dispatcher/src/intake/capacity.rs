@@ -10,24 +10,24 @@ use tokio::time::{Instant, timeout_at};
 /// How many jobs this replica may hold, and holds.
 pub struct Capacity {
     jobs: usize,
-    places: Arc<Semaphore>,
-    /// Jobs of messages that were taken, which wait for a place.
+    permits: Arc<Semaphore>,
+    /// Jobs of messages that were taken, which wait for a permit.
     waiting: AtomicUsize,
-    /// Jobs that have waited for too long, and are held without a place.
+    /// Jobs that have waited for too long, and are held without a permit.
     beyond: Arc<AtomicUsize>,
     per_message: Arc<JobsPerMessage>,
 }
 
 /// A job is held until this is dropped.
 #[derive(Debug)]
-pub(super) enum Place {
-    /// One of the places. It returns to the semaphore by itself.
+pub(super) enum JobPermit {
+    /// One of the permits. It returns to the semaphore by itself.
     Own { _permit: OwnedSemaphorePermit },
     /// There was none in time.
     Beyond(Arc<AtomicUsize>),
 }
 
-impl Drop for Place {
+impl Drop for JobPermit {
     fn drop(&mut self) {
         if let Self::Beyond(beyond) = self {
             beyond.fetch_sub(1, Ordering::Relaxed);
@@ -41,29 +41,29 @@ impl Capacity {
         let jobs = usize::from(jobs);
         Arc::new(Self {
             jobs,
-            places: Arc::new(Semaphore::new(jobs)),
+            permits: Arc::new(Semaphore::new(jobs)),
             waiting: AtomicUsize::new(0),
             beyond: Arc::default(),
             per_message,
         })
     }
 
-    /// A message with so many jobs has come. Each of them waits for a place from now on.
+    /// A message with so many jobs has come. Each of them waits for a permit from now on.
     pub(super) fn message_came(&self, jobs: usize) {
         self.per_message.count(jobs, 1);
         self.waiting.fetch_add(jobs, Ordering::Relaxed);
     }
 
-    /// A place for one job, until the job is acked. After the deadline the job is held without
+    /// A permit for one job, until the job is acked. After the deadline the job is held without
     /// one.
-    pub(super) async fn place(&self, deadline: Instant) -> Place {
-        let permit = timeout_at(deadline, self.places.clone().acquire_owned()).await;
+    pub(super) async fn acquire(&self, deadline: Instant) -> JobPermit {
+        let permit = timeout_at(deadline, self.permits.clone().acquire_owned()).await;
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         match permit {
-            Ok(Ok(permit)) => Place::Own { _permit: permit },
+            Ok(Ok(permit)) => JobPermit::Own { _permit: permit },
             _ => {
                 self.beyond.fetch_add(1, Ordering::Relaxed);
-                Place::Beyond(self.beyond.clone())
+                JobPermit::Beyond(self.beyond.clone())
             }
         }
     }
@@ -74,7 +74,7 @@ impl Capacity {
     }
 
     /// Whether one more message may be held although its jobs may be too many: at least as many
-    /// places are free as an average message needs, or a quarter of all.
+    /// permits are free as an average message needs, or a quarter of all.
     pub(super) fn has_room(&self) -> bool {
         let free = self.free();
         free > 0 && (free >= self.jobs / 4 || self.room_for_messages() > 0)
@@ -86,11 +86,11 @@ impl Capacity {
     }
 
     fn free(&self) -> usize {
-        let free = self.places.available_permits();
+        let free = self.permits.available_permits();
         free.saturating_sub(self.too_many())
     }
 
-    /// Jobs that were taken and have no place.
+    /// Jobs that were taken and have no permit.
     fn too_many(&self) -> usize {
         self.waiting.load(Ordering::Relaxed) + self.beyond.load(Ordering::Relaxed)
     }
@@ -101,18 +101,18 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn jobs_that_are_held_without_a_place_leave_room_for_fewer_messages() {
+    async fn jobs_that_are_held_without_a_permit_leave_room_for_fewer_messages() {
         let capacity = Capacity::new(4, Arc::default());
         let now = Instant::now();
         capacity.message_came(6);
         let mut held = Vec::new();
         for _ in 0..6 {
-            held.push(capacity.place(now).await);
+            held.push(capacity.acquire(now).await);
         }
-        let beyond = |place: &Place| matches!(place, Place::Beyond(_));
-        assert_eq!(held.iter().filter(|place| beyond(place)).count(), 2);
+        let beyond = |permit: &JobPermit| matches!(permit, JobPermit::Beyond(_));
+        assert_eq!(held.iter().filter(|permit| beyond(permit)).count(), 2);
         assert!(!capacity.has_room());
-        // Two places are free, and two jobs are held without one.
+        // Two permits are free, and two jobs are held without one.
         held.drain(..2);
         assert_eq!(
             (capacity.room_for_messages(), capacity.has_room()),
@@ -123,23 +123,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_quarter_of_all_places_is_room_for_a_message_with_more_jobs() {
+    async fn a_quarter_of_all_permits_is_room_for_a_message_with_more_jobs() {
         let capacity = Capacity::new(16, Arc::default());
         for _ in 0..64 {
             capacity.message_came(16);
             for _ in 0..16 {
-                drop(capacity.place(Instant::now()).await);
+                drop(capacity.acquire(Instant::now()).await);
             }
         }
         let mut held = Vec::new();
         capacity.message_came(13);
         for _ in 0..12 {
-            held.push(capacity.place(Instant::now()).await);
+            held.push(capacity.acquire(Instant::now()).await);
         }
-        // The thirteenth still waits, so three places are free.
+        // The thirteenth still waits, so three permits are free.
         assert!(!capacity.has_room());
-        let last = capacity.place(Instant::now()).await;
-        assert!(matches!(last, Place::Own { .. }));
+        let last = capacity.acquire(Instant::now()).await;
+        assert!(matches!(last, JobPermit::Own { .. }));
         drop(held.pop());
         assert!(capacity.has_room());
         assert_eq!(capacity.room_for_messages(), 0);

@@ -38,7 +38,7 @@ pub use definition::Dialect;
 pub use message::{Message, Wire};
 pub use policy::{Answers, Meaning, Policy, Since};
 pub use section::Invalid;
-pub use verify::{Keyed, Missing, Place, Received};
+pub use verify::{Keyed, Missing, Received, SignatureSpec};
 
 /// The dialect of a tenant that didn't choose another one.
 pub const DEFAULT: &str = "standard";

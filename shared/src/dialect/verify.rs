@@ -29,7 +29,7 @@ pub struct Received<'a> {
 
 /// A signature of a dialect: where it is, and what it covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct SignatureSpec {
     index: usize,
     /// A header's name, or `None`.
     pub header: Option<HeaderName>,
@@ -56,7 +56,7 @@ pub enum Keyed {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing(pub String);
 
-impl fmt::Display for Place {
+impl fmt::Display for SignatureSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.header, &self.member) {
             (Some(header), _) => write!(f, "{header}"),
@@ -77,12 +77,12 @@ impl Received<'_> {
 }
 
 impl Dialect {
-    /// The places of its signatures.
+    /// Its signatures.
     #[must_use]
-    pub fn signature_places(&self) -> Vec<Place> {
-        let place = |index: usize, header: Option<HeaderName>, member: Option<String>| {
+    pub fn signature_specs(&self) -> Vec<SignatureSpec> {
+        let spec = |index: usize, header: Option<HeaderName>, member: Option<String>| {
             let signature = &self.signatures[index];
-            Place {
+            SignatureSpec {
                 index,
                 header,
                 member,
@@ -98,18 +98,18 @@ impl Dialect {
                 }),
             }
         };
-        let mut places = Vec::new();
+        let mut specs = Vec::new();
         for (name, template) in &self.headers {
             for field in template.fields() {
                 if let InHeader::Signature(index) = field {
-                    places.push(place(*index, Some(name.clone()), None));
+                    specs.push(spec(*index, Some(name.clone()), None));
                 }
             }
         }
         if let Some((member, index)) = self.signed_member() {
-            places.push(place(index, None, Some(self.body[member].name.clone())));
+            specs.push(spec(index, None, Some(self.body[member].name.clone())));
         }
-        places
+        specs
     }
 
     /// The headers without which nothing can be verified: those of signatures, and those with
@@ -155,17 +155,17 @@ impl Dialect {
         received.header(name)
     }
 
-    /// The signatures that came at a place; several where a dialect sends a list.
+    /// What came where this signature should be; several texts where a dialect sends a list.
     ///
     /// # Errors
     /// If the header or the member isn't there, or there is something else.
     pub fn received_signatures(
         &self,
-        place: &Place,
+        spec: &SignatureSpec,
         received: &Received<'_>,
     ) -> Result<Vec<String>, Missing> {
-        let missing = || Missing(place.to_string());
-        let text = match (&place.header, &place.member) {
+        let missing = || Missing(spec.to_string());
+        let text = match (&spec.header, &spec.member) {
             (Some(name), _) => {
                 let value = received.header(name).ok_or_else(missing)?;
                 let (_, template) = self
@@ -176,7 +176,7 @@ impl Dialect {
                 let fields = template.read(value).ok_or_else(missing)?;
                 let mut fields = fields.into_iter();
                 let signature =
-                    fields.find(|(field, _)| **field == InHeader::Signature(place.index));
+                    fields.find(|(field, _)| **field == InHeader::Signature(spec.index));
                 signature.ok_or_else(missing)?.1.to_owned()
             }
             (None, Some(member)) => {
@@ -194,8 +194,8 @@ impl Dialect {
 
     /// Whether a text has the form of this signature: its prefix, and 32 bytes.
     #[must_use]
-    pub fn has_form(&self, place: &Place, text: &str) -> bool {
-        let encoding = &self.signatures[place.index].encoding;
+    pub fn has_form(&self, spec: &SignatureSpec, text: &str) -> bool {
+        let encoding = &self.signatures[spec.index].encoding;
         let Some(read) = encoding.read(text) else {
             return false;
         };
@@ -211,21 +211,21 @@ impl Dialect {
     /// If something that it covers isn't there.
     pub fn expected(
         &self,
-        place: &Place,
+        spec: &SignatureSpec,
         received: &Received<'_>,
         secret: &Secret,
         keyed: Keyed,
     ) -> Result<String, Missing> {
-        let signed = self.signed(place, received)?;
-        Ok(self.signature_of(place, &signed, secret, keyed))
+        let signed = self.signed(spec, received)?;
+        Ok(self.signature_of(spec, &signed, secret, keyed))
     }
 
     /// What a signature covers, of what was received.
     ///
     /// # Errors
     /// Names what isn't there.
-    pub fn signed(&self, place: &Place, received: &Received<'_>) -> Result<String, Missing> {
-        let signature = &self.signatures[place.index];
+    pub fn signed(&self, spec: &SignatureSpec, received: &Received<'_>) -> Result<String, Missing> {
+        let signature = &self.signatures[spec.index];
         let mut missing = None;
         let signed = signature.signs.render(|part| {
             let part = self.received_part(part, received);
@@ -243,12 +243,12 @@ impl Dialect {
     /// The signature of [`signed`](Self::signed).
     pub fn signature_of(
         &self,
-        place: &Place,
+        spec: &SignatureSpec,
         signed: &str,
         secret: &Secret,
         keyed: Keyed,
     ) -> String {
-        let signature = &self.signatures[place.index];
+        let signature = &self.signatures[spec.index];
         let as_text = match keyed {
             Keyed::Rightly => signature.key == KeyForm::Text,
             Keyed::AsText => true,

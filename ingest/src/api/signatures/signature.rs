@@ -2,7 +2,7 @@
 //! body, with which secret and at which time would it be? The first that fits is the finding.
 
 use serde_json::Value;
-use shared::dialect::{Dialect, Keyed, Place, Received};
+use shared::dialect::{Dialect, Keyed, Received, SignatureSpec};
 use shared::ids::WebhookId;
 use shared::secret::Secret;
 use shared::webhook::Webhook;
@@ -15,12 +15,12 @@ impl Checking<'_> {
     pub(super) fn signature(
         &mut self,
         dialect: &Dialect,
-        place: &Place,
+        spec: &SignatureSpec,
         came: &[String],
         time: Option<bool>,
         same_body: Option<bool>,
     ) -> (Finding, String) {
-        let covers = format!("HMAC-SHA256 of `{}`", place.covers);
+        let covers = format!("HMAC-SHA256 of `{}`", spec.covers);
         let Some(secret) = self.known.secret.clone() else {
             self.step("signature", None, format!("{covers}: there is no secret."));
             return (
@@ -29,7 +29,7 @@ impl Checking<'_> {
             );
         };
         let makes = |received: &Received<'_>, secret: &Secret, keyed| {
-            dialect.expected(place, received, secret, keyed).ok()
+            dialect.expected(spec, received, secret, keyed).ok()
         };
         let is_it = |received: &Received<'_>, secret: &Secret, keyed| {
             makes(received, secret, keyed).is_some_and(|made| came.contains(&made))
@@ -37,7 +37,7 @@ impl Checking<'_> {
         let received = self.received;
         if is_it(&received, &secret, Keyed::Rightly) {
             self.step("signature", true, format!("{covers} is what came."));
-            return self.verified(dialect, place, &secret, time);
+            return self.verified(dialect, spec, &secret, time);
         }
         let expected = makes(&received, &secret, Keyed::Rightly).unwrap_or_default();
         self.step(
@@ -122,9 +122,9 @@ impl Checking<'_> {
             );
         }
         // Rendered once: there may be a hundred secrets.
-        let signed = dialect.signed(place, &body).unwrap_or_default();
+        let signed = dialect.signed(spec, &body).unwrap_or_default();
         let signs = |secret: &Secret| {
-            came.contains(&dialect.signature_of(place, &signed, secret, Keyed::Rightly))
+            came.contains(&dialect.signature_of(spec, &signed, secret, Keyed::Rightly))
         };
         let others = self.other_webhooks_secrets();
         if let Some((other, _)) = others.iter().find(|(_, secret)| signs(secret)) {
@@ -144,13 +144,13 @@ impl Checking<'_> {
     fn verified(
         &self,
         dialect: &Dialect,
-        place: &Place,
+        spec: &SignatureSpec,
         secret: &Secret,
         time: Option<bool>,
     ) -> (Finding, String) {
         let computed = self.new.computed.as_deref().map(str::trim);
         let is_computed = |keyed| {
-            let made = dialect.expected(place, &self.received, secret, keyed).ok();
+            let made = dialect.expected(spec, &self.received, secret, keyed).ok();
             let (Some(made), Some(computed)) = (made, computed) else {
                 return false;
             };

@@ -66,18 +66,18 @@ impl Checking<'_> {
         } else {
             self.step("headers", true, format!("{} there.", are(&names)));
         }
-        let places = dialect.signature_places();
-        // Every place that is signed by itself must verify; the first one tells.
-        let Some(place) = places.first() else {
+        let specs = dialect.signature_specs();
+        // Every signature that is made by itself must verify; the first one tells.
+        let Some(spec) = specs.first() else {
             return (Finding::Unknown, "The dialect signs nothing.".to_owned());
         };
         let came = dialect
-            .received_signatures(place, &self.received)
+            .received_signatures(spec, &self.received)
             .unwrap_or_default();
-        let formed = came.iter().filter(|text| dialect.has_form(place, text));
+        let formed = came.iter().filter(|text| dialect.has_form(spec, text));
         let formed: Vec<_> = formed.cloned().collect();
         if formed.is_empty() {
-            let detail = format!("`{place}` must be `{}`, of 32 bytes.", place.encoding);
+            let detail = format!("`{spec}` must be `{}`, of 32 bytes.", spec.encoding);
             self.step("form", false, detail.clone());
             return (
                 Finding::WrongForm,
@@ -87,11 +87,11 @@ impl Checking<'_> {
                 ),
             );
         }
-        self.step("form", true, format!("`{}`, of 32 bytes.", place.encoding));
+        self.step("form", true, format!("`{}`, of 32 bytes.", spec.encoding));
         let time = self.time(&dialect);
         self.secret_form();
         let same_body = self.body();
-        self.signature(&dialect, place, &formed, time, same_body)
+        self.signature(&dialect, spec, &formed, time, same_body)
     }
 
     /// Whether the time in the headers is right; `None`: there is none.

@@ -32,18 +32,18 @@ fn what_every_dialect_sends_is_verified_from_headers_and_body_alone() {
             headers: &headers,
             body: &body,
         };
-        let places = dialect.signature_places();
-        assert!(!places.is_empty());
-        for place in places {
-            let name = format!("{} {place}", dialect.name());
-            let came = dialect.received_signatures(&place, &received).unwrap();
+        let specs = dialect.signature_specs();
+        assert!(!specs.is_empty());
+        for spec in specs {
+            let name = format!("{} {spec}", dialect.name());
+            let came = dialect.received_signatures(&spec, &received).unwrap();
             assert!(
-                came.iter().all(|text| dialect.has_form(&place, text)),
+                came.iter().all(|text| dialect.has_form(&spec, text)),
                 "{name}"
             );
             let expected = |secret| {
                 let keyed = Keyed::Rightly;
-                dialect.expected(&place, &received, secret, keyed).unwrap()
+                dialect.expected(&spec, &received, secret, keyed).unwrap()
             };
             assert!(came.contains(&expected(&secret)), "{name}");
             assert!(!came.contains(&expected(&other)), "{name}");
@@ -52,7 +52,7 @@ fn what_every_dialect_sends_is_verified_from_headers_and_body_alone() {
                 ..received
             };
             let keyed = Keyed::Rightly;
-            let wrong = dialect.expected(&place, &changed, &secret, keyed).unwrap();
+            let wrong = dialect.expected(&spec, &changed, &secret, keyed).unwrap();
             assert!(!came.contains(&wrong), "{name}");
         }
         for name in dialect.needed_headers() {
@@ -70,11 +70,11 @@ fn what_is_missing_is_named() {
         headers: &headers,
         body: "{}",
     };
-    let place = &dialect.signature_places()[0];
-    assert_eq!(place.covers, "event_id.sent_at:unix.body");
+    let spec = &dialect.signature_specs()[0];
+    assert_eq!(spec.covers, "event_id.sent_at:unix.body");
     let secret = Secret::generate();
-    let missing = dialect.expected(place, &received, &secret, Keyed::Rightly);
+    let missing = dialect.expected(spec, &received, &secret, Keyed::Rightly);
     assert_eq!(missing, Err(Missing("webhook-id".to_owned())));
-    assert!(!dialect.has_form(place, "v1,abc"));
-    assert!(!dialect.has_form(place, "sha256=abc"));
+    assert!(!dialect.has_form(spec, "v1,abc"));
+    assert!(!dialect.has_form(spec, "sha256=abc"));
 }
