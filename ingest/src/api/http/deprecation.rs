@@ -37,7 +37,7 @@ pub(super) struct Deprecation {
 
 impl Deprecation {
     /// Reads it from an operation of the description. `None`: the operation isn't deprecated.
-    pub(super) fn of(operation: &Value) -> Option<Self> {
+    pub(super) fn from_operation(operation: &Value) -> Option<Self> {
         let (since, sunset) = (day(operation, SINCE)?, day(operation, UNTIL)?);
         // RFC 9651 writes a date as `@` and its Unix seconds.
         let since = format!("@{}", since.midnight().assume_utc().unix_timestamp());

@@ -50,7 +50,7 @@ impl Queries {
                     .filter_map(|parameter| parameter["name"].as_str().map(str::to_owned));
                 let described = Operation {
                     known: names.collect(),
-                    deprecation: Deprecation::of(operation),
+                    deprecation: Deprecation::from_operation(operation),
                 };
                 let path = path.trim_end_matches('/').to_owned();
                 operations.insert((method.to_uppercase(), path), described);
