@@ -94,32 +94,28 @@ impl Database {
     /// while a partition was empty, or with statistics of another one, is the right
     /// one still.
     #[must_use]
-    pub fn planned_once(mut self) -> Self {
-        let options = self.config.get_options().unwrap_or_default();
-        // The last of two values counts.
-        let options =
-            format!("{options} -c plan_cache_mode=force_generic_plan -c enable_hashjoin=off");
-        self.config.options(options);
-        self
+    pub fn planned_once(self) -> Self {
+        self.with_options("-c plan_cache_mode=force_generic_plan -c enable_hashjoin=off")
     }
 
     /// For the API and the console, most of whose statements read a page of a list: rows are read in
     /// an index's order, and no further than a page needs. A bitmap would be made of all rows that
     /// match, however many. The planner prefers it where it expects few.
     #[must_use]
-    pub fn reading_pages(mut self) -> Self {
-        let options = self.config.get_options().unwrap_or_default();
-        let options = format!("{options} -c enable_bitmapscan=off");
-        self.config.options(options);
-        self
+    pub fn reading_pages(self) -> Self {
+        self.with_options("-c enable_bitmapscan=off")
     }
 
     /// For statements that somebody waits for: none takes longer.
     #[must_use]
-    pub fn giving_up_after(mut self, time: Duration) -> Self {
+    pub fn giving_up_after(self, time: Duration) -> Self {
+        self.with_options(&format!("-c statement_timeout={}ms", time.as_millis()))
+    }
+
+    /// With settings of PostgreSQL beside those that there are. The last of two values counts.
+    fn with_options(mut self, more: &str) -> Self {
         let options = self.config.get_options().unwrap_or_default();
-        // The last of two values counts.
-        let options = format!("{options} -c statement_timeout={}ms", time.as_millis());
+        let options = format!("{options} {more}");
         self.config.options(options);
         self
     }

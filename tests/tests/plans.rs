@@ -50,6 +50,10 @@ const BOUNDED_OTHERWISE: [&str; 4] = [
     "sizes_of_days",
 ];
 
+/// The id of the nth delivery of this moment.
+const NEW_ID: &str = "(lpad(to_hex((extract(epoch FROM now()) * 1000)::bigint), 12, '0')
+                 || '70008000' || lpad(to_hex(n), 12, '0'))::uuid";
+
 /// What auto_explain is to do, for each connection of a service.
 const EXPLAINED: &str = "-c session_preload_libraries=auto_explain \
     -c auto_explain.log_min_duration=0 -c auto_explain.log_analyze=on \
@@ -206,11 +210,12 @@ async fn the_oldest_open_day_is_found_among_open_deliveries_alone() {
     list().await;
     let sql = world.sql().await;
     turn_autovacuum_off(&sql).await;
-    let finished = "INSERT INTO deliveries (id, event_uid, webhook_id, event_type, state, attempts, finished_at)
-        SELECT (lpad(to_hex((extract(epoch FROM now()) * 1000)::bigint), 12, '0')
-                || '70008000' || lpad(to_hex(n), 12, '0'))::uuid, gen_random_uuid(), gen_random_uuid(),
-            'order.paid', 'delivered', 1, now() FROM generate_series(1, 20000) n";
-    sql.batch_execute(finished).await.unwrap();
+    let finished = format!(
+        "INSERT INTO deliveries (id, event_uid, webhook_id, event_type, state, attempts, finished_at)
+        SELECT {NEW_ID}, gen_random_uuid(), gen_random_uuid(),
+            'order.paid', 'delivered', 1, now() FROM generate_series(1, 20000) n"
+    );
+    sql.batch_execute(&finished).await.unwrap();
     list().await;
     let plans = plans(&world.logs());
     let looks = plans.iter().filter(|plan| plan.name == OLDEST_OPEN_DAY);
@@ -468,8 +473,7 @@ async fn turn_autovacuum_off(sql: &tokio_postgres::Client) {
 async fn fill_with_open(sql: &tokio_postgres::Client, count: i64) {
     let fill = format!(
         "INSERT INTO deliveries (id, event_uid, webhook_id, event_type, state, due_at, deferred_because)
-         SELECT (lpad(to_hex((extract(epoch FROM now()) * 1000)::bigint), 12, '0')
-                 || '70008000' || lpad(to_hex(n), 12, '0'))::uuid, gen_random_uuid(),
+         SELECT {NEW_ID}, gen_random_uuid(),
              ('01900000-0000-7000-8000-' || lpad(to_hex(n % 10 + 1), 12, '0'))::uuid,
              'order.paid', 'queued', now() + interval '1 hour', 'endpoint_down'
          FROM generate_series(1, {count}) n"

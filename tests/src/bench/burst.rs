@@ -40,8 +40,6 @@ const WARM_UP: u64 = 200;
 /// The exchange for what doesn't go through Posthorn.
 const ALONE: &str = "bench.alone";
 const BROKER_ALONE: &str = "RabbitMQ alone";
-/// Requests in flight without Posthorn: as many as a dispatcher allows per webhook.
-const PLACES: usize = 64;
 /// The target: the p99 may grow by this many milliseconds.
 const TARGET: f64 = 250.0;
 /// A burst must be delivered within this time.
@@ -129,7 +127,7 @@ impl Burst {
             amqp_url: stage.amqp_url.clone(),
             queue: queue_alone(TENANT),
             target: stage.receiver.url(0),
-            places: PLACES,
+            places: floor::PLACES,
         })?;
         let measured = self.rate * self.seconds;
         self.flow(&stage, ALONE, WARM_UP).await?;

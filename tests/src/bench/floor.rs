@@ -18,6 +18,8 @@ use super::child;
 
 /// As many jobs as a dispatcher holds.
 const PREFETCH: u16 = 512;
+/// Requests in flight: as many as a dispatcher allows per webhook.
+pub const PLACES: usize = 64;
 
 /// The arguments of the process.
 #[derive(Debug, Clone, clap::Args)]

@@ -29,8 +29,6 @@ const SLOW: Duration = Duration::from_millis(100);
 /// Jobs that each of several dispatchers holds at a time. With the slow receiver, a dispatcher
 /// delivers less than 640 a second: far less than the processors allow.
 const HELD_BY_EACH: u16 = 64;
-/// Requests in flight in the floor: as many as a dispatcher allows per webhook.
-const FLOOR_PLACES: usize = 64;
 
 /// What a round came to.
 #[derive(Debug, Clone, Serialize, Default)]
@@ -219,7 +217,7 @@ impl Bench<'_> {
             amqp_url: stage.amqp_url.clone(),
             queue: shared::topology::jobs_queue(0),
             target: stage.receiver.url(0),
-            places: FLOOR_PLACES,
+            places: floor::PLACES,
         })?;
         let meter = Meter::new(stage).with("floor", floor.pid());
         let window = Window::begin(stage, &meter, total / 10).await?;

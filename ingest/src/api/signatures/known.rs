@@ -27,8 +27,6 @@ pub(super) struct Known {
     pub(super) dialect: Arc<Dialect>,
     /// The receiver's, or the webhook's.
     pub(super) secret: Option<Secret>,
-    /// The receiver's without the white space around it, if there is any.
-    pub(super) trimmed: Option<Secret>,
     /// The webhook's current and previous one.
     pub(super) webhooks: Option<[Option<Secret>; 2]>,
     pub(super) webhook: Option<WebhookId>,
@@ -96,9 +94,6 @@ pub(super) async fn known(
     // an error: see the step.
     let given = new.secret.as_deref().filter(|text| !text.trim().is_empty());
     let own = given.and_then(|text| Secret::parse(text).ok());
-    let trimmed = given
-        .filter(|text| text.trim() != *text)
-        .and_then(|text| Secret::parse(text.trim()).ok());
     let mut webhook = named.webhook;
     let delivery = match (named.delivery, webhook, &named.dialect) {
         (Some(delivery), ..) => Some(delivery),
@@ -161,7 +156,6 @@ pub(super) async fn known(
     Ok(Known {
         dialect,
         secret,
-        trimmed,
         webhooks,
         webhook,
         sent,
