@@ -11,6 +11,22 @@ TESTS := $(if $(NEXTEST),nextest run,test --all-targets)
 PRODUCT := --workspace --bin posthorn-ingest --bin posthorn-dispatcher
 
 .DEFAULT_GOAL := help
+# SERVERS=trixie runs tests on the servers of a Debian 13 root; there is no cargo in it, so nextest gets cargo's answers in files.
+ifeq ($(SERVERS),trixie)
+ON := tests/trixie.sh
+SERVER_DEPS := containers
+THERE := cargo-nextest nextest run --cargo-metadata $(TARGET)/packages.json --binaries-metadata $(TARGET)/binaries.json
+else
+SERVER_DEPS := servers
+endif
+# $(call list,TARGETS): writes those files.
+define list
+$(CARGO) metadata --format-version 1 > $(TARGET)/packages.json
+$(CARGO) nextest list --workspace $(1) --list-type binaries-only --message-format json > $(TARGET)/binaries.json
+endef
+# The console's pages don't depend on the servers' versions. The other two need this machine's Go, Java and packages.
+NOT_THERE := console examples receiver_libraries
+
 .PHONY: help deps run test cluster-test upgrade-test check openapi schemathesis clients-test fuzz chaos compose-test bench clean
 
 help: ## Print this list.
@@ -29,31 +45,35 @@ run: ## Start everything on this machine, show events arriving, stay up until Ct
 	@$(CARGO) build $(PRODUCT) --bin demo
 	@$(TARGET)/debug/demo $(ARGS)
 
-# On other servers only the tests that need nothing of npm's and PyPI's.
 test: ## Run all tests, with a private RabbitMQ and PostgreSQL. SERVERS=trixie: RabbitMQ 4.0 and PostgreSQL 17.
 	@deploy/deps.sh tests
 	$(CARGO) build --workspace --all-targets
 ifeq ($(SERVERS),trixie)
 	@deploy/deps.sh containers
-	$(CARGO) metadata --format-version 1 > $(TARGET)/packages.json
-	$(CARGO) nextest list --workspace --list-type binaries-only --message-format json > $(TARGET)/binaries.json
-	tests/trixie.sh $(TARGET)/debug/with_servers cargo-nextest nextest run \
-		--cargo-metadata $(TARGET)/packages.json --binaries-metadata $(TARGET)/binaries.json \
-		-E 'package(posthorn-tests) - binary(examples) - binary(receiver_libraries) - binary(dashboards)' $(ARGS)
+	$(call list,)
+	@echo 'test: NOT run on these servers: $(NOT_THERE). The console needs a browser, and its pages do not depend'
+	@echo 'test: on the servers; the others need Go, Java and packages that the root does not have. `make test` runs them.'
+	$(ON) $(TARGET)/debug/with_servers $(THERE) -E 'package(posthorn-tests)$(foreach one,$(NOT_THERE), - binary($(one)))' $(ARGS)
 else
 	$(TARGET)/debug/with_servers $(CARGO) $(TESTS) --workspace
 	$(CARGO) test --workspace --doc
 endif
 
-cluster-test: ## Kill nodes of a RabbitMQ cluster and fail PostgreSQL over, under load (five minutes).
-	@deploy/deps.sh servers
+cluster-test: ## Kill nodes of a RabbitMQ cluster and fail PostgreSQL over, under load (five minutes). SERVERS=trixie.
+	@deploy/deps.sh $(SERVER_DEPS)
 	$(CARGO) build $(PRODUCT) --test cluster
+ifeq ($(SERVERS),trixie)
+	$(call list,--test cluster)
+	$(ON) $(THERE) --run-ignored only --test-threads 1 --no-capture $(ARGS)
+else
 	$(CARGO) nextest run --workspace --test cluster --run-ignored only --test-threads 1 --no-capture $(ARGS)
+endif
 
-upgrade-test: ## Run old binaries beside these, both ways, under load. OLD=folder with posthorn-ingest and posthorn-dispatcher.
+upgrade-test: ## Run old binaries beside these, both ways, under load. OLD=folder of binaries, or what to build: a tag (the last), a commit.
 	@deploy/deps.sh servers
 	$(CARGO) build $(PRODUCT) --test upgrade
-	POSTHORN_OLD=$(abspath $(OLD)) $(CARGO) nextest run --workspace --test upgrade --run-ignored only --no-capture
+	POSTHORN_OLD=$$(CARGO='$(CARGO)' tests/release.sh $(OLD)) && export POSTHORN_OLD && \
+		$(CARGO) nextest run --workspace --test upgrade --run-ignored only --no-capture
 
 check: ## Check formatting, clippy and rustdoc, with warnings denied, and rules, dashboards and manifests, as CI does.
 	@deploy/deps.sh tests
@@ -84,10 +104,10 @@ fuzz: ## Fuzz the code that reads input from outside (a minute per target). TARG
 	tests/fuzz/run.sh $(TARGET)/debug/fuzz $(TARGET)/fuzz $(or $(SECONDS),60) \
 		$(or $(TARGETS),$(notdir $(wildcard tests/fuzz/corpus/*)))
 
-chaos: ## Inject faults everywhere under load and check that nothing was lost (5 minutes). ARGS=--help: options.
-	@deploy/deps.sh servers
+chaos: ## Inject faults everywhere under load and check that nothing was lost (5 minutes). SERVERS=trixie; ARGS=--help: options.
+	@deploy/deps.sh $(SERVER_DEPS)
 	$(CARGO) build $(PRODUCT) --bin chaos
-	$(TARGET)/debug/chaos $(ARGS)
+	$(ON) $(TARGET)/debug/chaos $(ARGS)
 
 compose-test: ## Run docker-compose.yml with podman: deliver, scale, kill, upgrade, stop (as root; Debian).
 	@deploy/deps.sh containers

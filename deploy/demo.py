@@ -47,7 +47,7 @@ def patiently(what):
 
 
 patiently(begin)
-print("Look at http://127.0.0.1:3000/d/posthorn-overview", flush=True)
+print(f"Look at http://127.0.0.1:{os.environ.get('GRAFANA_PORT', '3000')}/d/posthorn-overview", flush=True)
 run = os.urandom(3).hex()
 for n in itertools.count():
     order = f"{run}-{n}"

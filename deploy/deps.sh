@@ -26,9 +26,11 @@ openapi-generator-cli==7.26.0"
 COMPOSE_PACKAGE="podman-compose==1.6.0"
 NODE_MODULES=.posthorn/node_modules
 # @grafana/schema, typescript: hold the dashboards to Grafana's own types. axe-core: rules for accessible pages.
-# openapi-typescript, openapi-fetch: the same as openapi-python-client. @redocly/cli: rules for such descriptions.
+# openapi-typescript, openapi-fetch: the same as openapi-python-client. @hey-api/openapi-ts: another generator for
+# TypeScript. @redocly/cli, @stoplight/spectral-cli: rules for such descriptions.
 NODE_PACKAGES="standardwebhooks@1.1.1 amqplib@2.3.1 @grafana/schema@11.6.0 typescript@5.9.3 @types/node@20.19.0 \
-openapi-typescript@7.13.0 openapi-fetch@0.17.0 @redocly/cli@2.77.0 axe-core@4.14.1"
+openapi-typescript@7.13.0 openapi-fetch@0.17.0 @hey-api/openapi-ts@0.99.0 @redocly/cli@2.77.0 \
+@stoplight/spectral-cli@6.16.3 axe-core@4.14.1"
 POLICY=/usr/sbin/policy-rc.d
 
 say() { printf 'deps: %s\n' "$*"; }
@@ -180,6 +182,9 @@ if [ "$what" = tests ]; then
     command -v javac >/dev/null || need default-jdk-headless "the same, in Java"
     [ -d /usr/share/gocode/src/gopkg.in/validator.v2 ] ||
         need golang-gopkg-validator.v2-dev "generated Go clients import it"
+    [ -d /usr/share/gocode/src/github.com/rabbitmq/amqp091-go ] ||
+        need golang-github-rabbitmq-amqp091-go-dev "the AMQP example in Go imports it"
+    [ -f /usr/share/java/amqp-client.jar ] || need librabbitmq-client-java "the AMQP example in Java imports it"
     [ -f /usr/share/java/httpclient5.jar ] || need libhttpclient5-java "generated Java clients import it"
     [ -f /usr/share/java/jakarta-annotation-api.jar ] || need libjakarta-annotation-api-java "the same"
     command -v chromium >/dev/null || need chromium "the tests look at the console in a real browser"

@@ -3,29 +3,43 @@
 #
 #   tests/trixie.sh COMMAND [ARGUMENT …]
 #
-# The two come from Debian 13 ("trixie"), in a root of its own that debootstrap makes once (two
-# minutes, 900 MB). The command runs inside that root, as root, with this machine's files where they
+# The two come from Debian 13 ("trixie"), in a root of its own that debootstrap makes once (three
+# minutes, 1.5 GB). The command runs inside that root, as root, with this machine's files where they
 # are: the harness finds the servers in /usr/lib, and those are trixie's. Nothing is left mounted.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD/.posthorn/trixie
 log=$PWD/.posthorn/trixie.log
+# The servers; what the harness runs (curl, kill and ps of procps, libfaketime); what verifies
+# signatures (nodejs, python3); what makes certificates (openssl); what runs the dashboards' queries.
+packages="ca-certificates curl iproute2 libfaketime openssl postgresql procps rabbitmq-server nodejs python3 \
+prometheus prometheus-postgres-exporter prometheus-node-exporter prometheus-blackbox-exporter"
 
+fail() {
+    tail -3 "$log"
+    echo "trixie: $1: $log has the rest"
+    exit 1
+}
 [ "$(id -u)" = 0 ] || { echo "trixie: must be run as root"; exit 1; }
 command -v debootstrap >/dev/null || { echo "trixie: debootstrap is missing: deploy/deps.sh containers installs it"; exit 1; }
-if [ ! -e "$root/complete" ]; then
+mkdir -p "$PWD/.posthorn"
+if [ ! -e "$root/base" ]; then
     echo "trixie: making $root"
     rm -rf "$root"
-    mkdir -p "$PWD/.posthorn"
-    debootstrap --variant=minbase trixie "$root" http://deb.debian.org/debian >"$log" 2>&1 || { tail -3 "$log"; exit 1; }
-    cp /etc/resolv.conf "$root/etc/"
+    debootstrap --variant=minbase trixie "$root" http://deb.debian.org/debian >"$log" 2>&1 || fail "debootstrap failed"
     printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
     chmod 755 "$root/usr/sbin/policy-rc.d"
-    chroot "$root" env DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-        apt-get install -y -q --no-install-recommends \
-        ca-certificates curl iproute2 libfaketime postgresql procps rabbitmq-server >>"$log" 2>&1 </dev/null ||
-        { tail -3 "$log"; exit 1; }
-    touch "$root/complete"
+    touch "$root/base"
+fi
+if [ "$(cat "$root/complete" 2>/dev/null)" != "$packages" ]; then
+    echo "trixie: installing $packages"
+    cp /etc/resolv.conf "$root/etc/"
+    # Unquoted on purpose: a list of packages.
+    # shellcheck disable=SC2086
+    chroot "$root" env DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin sh -c '
+        apt-get update -q && apt-get install -y -q --no-install-recommends "$@"
+    ' sh $packages >>"$log" 2>&1 </dev/null || fail "installing packages failed"
+    echo "$packages" >"$root/complete"
 fi
 
 # Whatever cargo and the tests need of this machine. The servers' own folders are not among it.
@@ -35,6 +49,8 @@ exec unshare --mount --propagation private sh -eu -c '
     for folder in /proc /sys /dev /tmp /var/tmp "${CARGO_HOME:-$HOME/.cargo}" "${RUSTUP_HOME:-$HOME/.rustup}" /usr/local; do
         keep "$folder"
     done
+    # Binaries that were built elsewhere.
+    case ${CARGO_TARGET_DIR:-} in "$HERE"/*) ;; /*) keep "$CARGO_TARGET_DIR" ;; esac
     # The root is below this folder, so this folder alone is not bound with what is below it.
     mkdir -p "$ROOT$HERE"
     mount --bind "$HERE" "$ROOT$HERE"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Holds deploy/k8s to Kubernetes's schemas, without a cluster.
+"""Holds deploy/k8s to Kubernetes's schemas, and its numbers to each other, without a cluster.
 
     .posthorn/venv/bin/python deploy/k8s/check.py [--crds FOLDER]
 
@@ -11,6 +11,7 @@ unchecked.
 
 import argparse
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -54,6 +55,54 @@ def custom_schemas(folder):
     return found
 
 
+def of_kind(folder, kind):
+    """The resources of one kind, by name."""
+    found = {}
+    for file in sorted((HERE / folder).glob("*.yaml")):
+        for document in yaml.safe_load_all(file.read_text()):
+            if document and document["kind"] == kind:
+                found[document["metadata"]["name"]] = document
+    return found
+
+
+# The longest that the API works on a request after it was told to stop, in seconds.
+REQUEST_TIME = 60
+
+
+def relations():
+    """What is wrong between numbers that depend on each other."""
+    settings = of_kind("base", "ConfigMap")["posthorn"]["data"]
+    grace, concurrency, shards = (int(settings[name]) for name in ("SHUTDOWN_GRACE", "CONCURRENCY", "JOB_SHARDS"))
+    deployments = of_kind("base", "Deployment")
+
+    def pod(name):
+        return deployments[name]["spec"]["template"]["spec"]
+
+    ends = pod("posthorn-dispatcher")["terminationGracePeriodSeconds"]
+    if ends <= grace:
+        yield f"dispatcher: terminationGracePeriodSeconds {ends} must be longer than SHUTDOWN_GRACE {grace}"
+    api = pod("posthorn-api")
+    sleep = api["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    if api["terminationGracePeriodSeconds"] <= sleep + REQUEST_TIME:
+        yield f"api: terminationGracePeriodSeconds must be longer than the preStop of {sleep} s and {REQUEST_TIME} s"
+    for name, spec in ((name, pod(name)) for name in deployments):
+        resources = spec["containers"][0]["resources"]
+        if not all(resources.get(kind, {}).get("memory") for kind in ("requests", "limits")):
+            yield f"{name}: memory has no request or no limit"
+    triggers = of_kind("components/keda", "ScaledObject")["posthorn-dispatcher"]["spec"]["triggers"]
+    queues = {trigger["metadata"]["queueName"]: int(trigger["metadata"]["value"]) for trigger in triggers}
+    if set(queues) != {f"posthorn.jobs.v1.{shard}" for shard in range(shards)}:
+        yield f"keda: JOB_SHARDS is {shards}, but the triggers are {sorted(queues)}"
+    for queue, value in queues.items():
+        if value * 4 != concurrency:
+            yield f"keda: value {value} of {queue} must be a quarter of CONCURRENCY {concurrency}"
+    version = re.search(r'^version = "(.*)"$', (HERE / "../../Cargo.toml").read_text(), re.M)[1]
+    for file in ("base", "overlays/production"):
+        for image in yaml.safe_load((HERE / file / "kustomization.yaml").read_text())["images"]:
+            if image["newTag"] != version:
+                yield f"{file}: the image's newTag is {image['newTag']}, this is version {version}"
+
+
 def main():
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--crds")
@@ -68,7 +117,7 @@ def main():
             sources[f"overlays/{overlay.name}"] = made.stdout
     else:
         print("k8s: no kubectl here, so the overlays were NOT built: each file is checked by itself")
-    wrong, checked, unchecked = [], 0, set()
+    wrong, checked, unchecked = list(relations()), 0, set()
     for name, text in sources.items():
         for document in yaml.safe_load_all(text):
             kind = (document["apiVersion"], document["kind"])

@@ -6,10 +6,11 @@
 //! back to RabbitMQ.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
-use shared::attempt::{Attempt, Keep, Purpose, Report, Sender};
+use shared::attempt::{Attempt, Failure, Keep, Purpose, Report, Sender};
 use shared::clock;
 use shared::dialect::Message;
 use shared::job::{Content, Job, Late};
@@ -19,6 +20,7 @@ use shared::topology;
 use shared::webhook::Webhook;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
+use tracing::error;
 
 use crate::admit::{Admission, Admitted, Admitter};
 use crate::attempt_times::AttemptTimes;
@@ -28,9 +30,14 @@ use crate::metrics::metrics;
 use crate::settle::Settler;
 use crate::settlement::Settlement;
 use crate::spans::{JobSpans, of_request};
+use crate::spread::RetrySpread;
 
 /// How long a copy of a job is deferred if this replica is working on another one.
 const COPY_DEFERRAL: Duration = Duration::from_secs(2);
+
+/// How long a job is deferred, at least, if this process has no free file descriptor, or no turn
+/// to look up a name.
+const OUR_LACK_DEFERRAL: Duration = Duration::from_secs(5);
 
 /// Delivers jobs.
 pub struct Deliverer {
@@ -41,6 +48,7 @@ pub struct Deliverer {
     /// Timeout and retries of webhooks that set none.
     pub defaults: Defaults,
     pub times: AttemptTimes,
+    pub spread: RetrySpread,
     /// For jobs that need no settlement.
     pub settler: Arc<Settler>,
     /// To the settler.
@@ -147,6 +155,13 @@ impl Deliverer {
         if let (Some(spans), Some(span)) = (spans, span) {
             spans.end_attempt(span, &report);
         }
+        if let Err(failure) = &report.result
+            && failure.is_ours()
+        {
+            // The endpoint was not asked. Its limiter and its circuit learn nothing.
+            drop(permit);
+            return Decided::without_attempt(deferral_for_our_lack(failure, webhook));
+        }
         let now = clock::now();
         permit.release(shows_overload(&report.result), report.took, now);
         metrics()
@@ -164,8 +179,13 @@ impl Deliverer {
             schedule: &endpoint.schedule(&self.defaults, &dialect),
             random: fastrand::f64(),
         };
+        let mut verdict = judge(&report.result, attempted);
+        if let Verdict::RetryAt { at, .. } = &mut verdict {
+            let last = attempted.ages_from + max_age.limit;
+            *at = self.spread.time_for(&job.tenant, now, *at, last);
+        }
         Decided {
-            verdict: judge(&report.result, attempted),
+            verdict,
             webhook_as_sent: Some(endpoint.webhook.clone()),
             report: Some(report),
         }
@@ -218,6 +238,27 @@ pub fn deferral_of_copy() -> Verdict {
     Verdict::Deferred {
         until: clock::now() + COPY_DEFERRAL,
         because: Deferral::InFlight,
+    }
+}
+
+/// The verdict on a job whose endpoint could not be asked, because this process has too many
+/// connections or lookups.
+fn deferral_for_our_lack(lack: &Failure, webhook: &Webhook) -> Verdict {
+    /// When this was last logged. One line a second is enough.
+    static LOGGED: AtomicI64 = AtomicI64::new(0);
+    let now = clock::now();
+    let second = now.unix_timestamp();
+    if *lack == Failure::NoDescriptor && LOGGED.swap(second, Ordering::Relaxed) != second {
+        error!(
+            webhook = %webhook.id,
+            "this process has no free file descriptor; deliveries are deferred for 5 to 10 s. \
+             Raise the limit (`LimitNOFILE=` of systemd, `ulimit -Hn`)"
+        );
+    }
+    let pause = OUR_LACK_DEFERRAL.mul_f64(1.0 + fastrand::f64());
+    Verdict::Deferred {
+        until: now + pause,
+        because: Deferral::EndpointFull,
     }
 }
 

@@ -36,6 +36,7 @@ use crate::deliver::Deliverer;
 use crate::metrics::metrics;
 use crate::upkeep::watermark::Watermarks;
 pub use capacity::Capacity;
+pub use consumers::MostMessages;
 use consumers::{Consumers, Next};
 
 /// The longest time that a job waits for a permit, because this replica holds as many jobs as it
@@ -68,7 +69,7 @@ impl Intake {
         &self,
         session: &Session,
         shard: u16,
-        most_messages: usize,
+        most_messages: MostMessages,
     ) -> anyhow::Result<()> {
         let queue = jobs_queue(shard);
         let mut consumers = Consumers::open(session, &queue, most_messages).await?;

@@ -162,13 +162,13 @@ impl Verdict {
 }
 
 /// Whether a result says that the endpoint may be overloaded, so that fewer requests at a
-/// time may help. Answers that are about the request itself don't say so, nor does an
-/// address that we refuse to connect to.
+/// time may help. These don't say so: an answer that is about the request itself, an address
+/// that we refuse to connect to, and a lack of file descriptors or lookups in this process.
 pub fn shows_overload(result: &Result<Answer, Failure>) -> bool {
     match result {
         Ok(answer) => answer.status == 429 || answer.status >= 500,
         Err(Failure::Forbidden(_)) => false,
-        Err(_) => true,
+        Err(failure) => !failure.is_ours(),
     }
 }
 

@@ -9,7 +9,8 @@
 //!    [`endpoint::limiter`] and [`endpoint::circuit`] (requests at a time, circuit breaker),
 //!    and [`endpoint::rate_limit`] (limits that all replicas share);
 //! 4. [`shared::attempt`] signs the request and sends it;
-//! 5. [`judge`] decides what follows from the result: the whole retry policy;
+//! 5. [`judge`] decides what follows from the result: the whole retry policy. [`spread`] keeps
+//!    retries of one tenant from all being due in the same second;
 //! 6. [`settle`] records verdicts in batches ([`record`], with their statistics in
 //!    [`settle::stats`]), queues retries, and acks the jobs.
 //!
@@ -38,5 +39,6 @@ pub mod settings;
 pub mod settle;
 pub mod settlement;
 pub mod spans;
+pub mod spread;
 pub mod ticket;
 pub mod upkeep;

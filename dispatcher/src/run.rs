@@ -12,7 +12,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use futures_util::future::try_join_all;
 use shared::amqp::{Broker, Session, keep_session};
-use shared::attempt::Sender;
+use shared::attempt::{MOST_KEPT, Sender};
 use shared::job::per_message::JobsPerMessage;
 use shared::processes::{self, Process};
 use shared::publish::{Publications, Publisher};
@@ -21,7 +21,7 @@ use shared::serve::serve;
 use shared::stats::OUTCOMES;
 use shared::supervise::{Readiness, Supervisor};
 use shared::topology::jobs_queue;
-use shared::{health, partitions, postgres, queues};
+use shared::{descriptors, health, partitions, postgres, queues};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -35,11 +35,12 @@ use crate::endpoint::cache::EndpointCache;
 use crate::endpoint::rate_limit::RateLimiter;
 use crate::endpoint::report::EndpointReporter;
 use crate::in_flight::InFlight;
-use crate::intake::{Capacity, Intake};
+use crate::intake::{Capacity, Intake, MostMessages};
 use crate::metrics::metrics;
 use crate::record::{Recorder, TOMORROW};
 use crate::settings::Settings;
 use crate::settle::{Settler, stats};
+use crate::spread::RetrySpread;
 use crate::ticket::Tickets;
 use crate::upkeep::alerts::AlertWatch;
 use crate::upkeep::backlog::Backlog;
@@ -53,6 +54,8 @@ const NAME: &str = "posthorn-dispatcher";
 const POSTGRES_CONNECTIONS: usize = 8;
 /// Webhooks in trouble are looked for every so many sweeps: every thirty seconds.
 const SWEEPS_PER_ALERT_CHECK: u32 = 6;
+/// For connections to PostgreSQL and RabbitMQ, listeners, files and the runtime.
+const OWN_DESCRIPTORS: usize = 64;
 /// For settling, which writes one batch at a time, and for the sweep.
 const PLANNED_CONNECTIONS: usize = 2;
 
@@ -62,6 +65,7 @@ const PLANNED_CONNECTIONS: usize = 2;
 /// If it can't start, or one of its tasks ends unexpectedly.
 pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
     metrics();
+    descriptors::provide(descriptors_needed(&settings));
     let ready = Readiness::with_sessions(1);
     let config = postgres::config(&settings.common.database_url, NAME)?;
     config.warn_if_plain();
@@ -179,6 +183,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         )?,
         defaults: settings.defaults.clone(),
         times,
+        spread: RetrySpread::new(concurrency),
         settler,
         settlements,
         tasks: tasks.clone(),
@@ -235,7 +240,10 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         tasks,
         grace_over: grace_over.clone(),
         shards,
-        most_messages: usize::from(settings.concurrency / shards).max(1),
+        most_messages: MostMessages {
+            share: usize::from(settings.concurrency / shards).max(1),
+            stuck: usize::from(settings.concurrency),
+        },
     };
     let broker = Broker::new(settings.common.amqp_url.clone(), NAME, shards);
     let working = keep_session(&broker, "jobs", &ready, &grace_over, async |session| {
@@ -253,6 +261,13 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     services.stop().await;
     info!("stopped");
     Ok(())
+}
+
+/// How many file descriptors this process may have at the same time: for requests whose
+/// connections are closed, for connections that are kept, for clients of `/metrics`, and for itself.
+fn descriptors_needed(settings: &Settings) -> usize {
+    let in_flight = usize::from(settings.concurrency);
+    in_flight + MOST_KEPT + settings.common.http.connections + OWN_DESCRIPTORS
 }
 
 /// What this process tells of itself.
@@ -278,7 +293,7 @@ struct Work {
     grace_over: CancellationToken,
     shards: u16,
     /// The most unacked messages, per jobs queue.
-    most_messages: usize,
+    most_messages: MostMessages,
 }
 
 impl Work {

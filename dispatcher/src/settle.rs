@@ -39,6 +39,9 @@ pub mod stats;
 
 /// The most verdicts in one statement.
 const BATCH: usize = 512;
+/// The most bytes in one statement, unless one verdict alone has more. An attempt of a webhook in
+/// debug mode has the whole request and 64 KiB of the answer.
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
 /// What has to be done before a settled job is acked.
 enum Next {
@@ -68,14 +71,15 @@ impl Settler {
         let this = self;
         // While a batch is written, the jobs of earlier batches are published and acked.
         let follow_ups = TaskTracker::new();
-        let mut batch = Vec::new();
-        while settlements.recv_many(&mut batch, BATCH).await > 0 {
+        let mut arrived = Vec::new();
+        while !arrived.is_empty() || settlements.recv_many(&mut arrived, BATCH).await > 0 {
+            let rest = arrived.split_off(batch_len(arrived.iter().map(Settlement::bytes)));
+            let batch = std::mem::replace(&mut arrived, rest);
             metrics().settle_batch.observe(batch.len() as f64);
             let Some(recorded) = this.recorder.record(&batch).await else {
                 break;
             };
             let this = this.clone();
-            let batch = std::mem::take(&mut batch);
             follow_ups.spawn(async move { this.follow_up(batch, recorded).await });
         }
         follow_ups.close();
@@ -94,7 +98,7 @@ impl Settler {
                 (next, receipt, token) => rest.push(self.see_through(next, receipt, token)),
             }
         }
-        Receipt::ack_all(done);
+        Receipt::ack_soon(done);
         drop(held);
         join_all(rest).await;
         // A job that isn't confirmed is put back by the sweeper.
@@ -273,6 +277,16 @@ impl Settler {
     }
 }
 
+/// How many verdicts of these sizes are written together: at least one, and as many as have
+/// [`BATCH_BYTES`] together.
+fn batch_len(sizes: impl Iterator<Item = usize>) -> usize {
+    let ends = sizes.scan(0_usize, |sum, size| {
+        *sum = sum.saturating_add(size);
+        Some(*sum)
+    });
+    ends.take_while(|end| *end <= BATCH_BYTES).count().max(1)
+}
+
 fn count(job: &Job, verdict: &Verdict) {
     match verdict {
         Verdict::RetryAt { .. } => metrics().retries.inc(),
@@ -329,4 +343,21 @@ fn log(job: &Job, verdict: &Verdict, report: Option<&Report>, applied: bool) {
         "{}",
         verdict.as_str()
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_of_large_attempts_ends_at_eight_mebibytes() {
+        let len = |sizes: &[usize]| batch_len(sizes.iter().copied());
+        assert_eq!(len(&[1_000; BATCH]), BATCH);
+        // As large as those of webhooks in debug mode may be.
+        assert_eq!(len(&[(256 + 64) * 1024; BATCH]), 25);
+        assert_eq!(len(&[BATCH_BYTES, 1]), 1);
+        // One alone is written however large it is.
+        assert_eq!(len(&[2 * BATCH_BYTES, 1]), 1);
+        assert_eq!(len(&[1, BATCH_BYTES]), 1);
+    }
 }

@@ -30,3 +30,13 @@ pub struct Settlement {
     /// `None`: the trace isn't recorded.
     pub spans: Option<Box<JobSpans>>,
 }
+
+/// What a verdict has beside what its attempt has kept: ids, times, an error's text.
+const FIXED: usize = 1024;
+
+impl Settlement {
+    /// About how many bytes PostgreSQL is sent of it.
+    pub fn bytes(&self) -> usize {
+        FIXED + self.report.as_ref().map_or(0, Report::kept_bytes)
+    }
+}

@@ -13,7 +13,7 @@
 pub mod conflicts;
 mod statement;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use deadpool_postgres::{Client, GenericClient, Pool, Transaction};
@@ -38,6 +38,8 @@ const AROUND_MIDNIGHT: Duration = Duration::minutes(2);
 /// Of how many webhooks it is written down that their filter was too costly for
 /// an event.
 const MAX_TOO_COSTLY: usize = 1_000;
+/// The most late copies of jobs that a batch makes. So many take some megabytes.
+const MAX_COPIES: i64 = 20_000;
 /// A connection with more prepared statements than this forgets them: those of past days
 /// are among them.
 const PREPARED: usize = 8;
@@ -313,12 +315,16 @@ fn day_of(at: OffsetDateTime) -> Uuid {
 /// crash between their commit and their publishing they may not exist. Or they do,
 /// and may be on their way: so these are late copies.
 ///
+/// A producer can make ingest publish such copies. So their number is bounded: [`MAX_COPIES`] at
+/// most, the same number for each event. The sweeper finds the deliveries that get no copy. No copy
+/// has the event's data in it: the dispatcher reads the data if there is still something to send.
+///
 /// # Errors
 /// If PostgreSQL fails.
 pub async fn untried_jobs(
     pool: &Pool,
     now: OffsetDateTime,
-    known: &[(&Tenant, &EventId)],
+    known: &BTreeSet<(&Tenant, &EventId)>,
 ) -> anyhow::Result<Vec<Job>> {
     let client = pool.get().await?;
     let statement = client
@@ -326,29 +332,28 @@ pub async fn untried_jobs(
             "-- untried_jobs\n\
              SELECT d.id, d.webhook_id, d.event_uid, d.attempts, d.attempts_before, d.restarted_at, \
                  d.due_at, e.tenant, e.id AS event_id, e.type, e.occurred_at, \
-                 left(e.data, $4) AS data, e.attributes \
+                 '' AS data, NULL::jsonb AS attributes \
              FROM unnest($1::text[], $2::text[]) AS k (tenant, id) \
              JOIN events e ON e.tenant = k.tenant AND e.id = k.id AND e.uid >= $3::uuid \
-             JOIN deliveries d ON d.event_uid = e.uid \
-                 AND d.id BETWEEN millisecond_floor(e.uid) AND millisecond_ceiling(e.uid) \
-             WHERE d.state = 'queued' AND d.attempts = 0 AND d.restarted_at IS NULL \
-               AND d.deferred_because IS NULL",
+             CROSS JOIN LATERAL ( \
+                 SELECT id, webhook_id, event_uid, attempts, attempts_before, restarted_at, due_at \
+                 FROM deliveries \
+                 WHERE event_uid = e.uid \
+                   AND id BETWEEN millisecond_floor(e.uid) AND millisecond_ceiling(e.uid) \
+                   AND state = 'queued' AND attempts = 0 AND restarted_at IS NULL \
+                   AND deferred_because IS NULL \
+                 LIMIT $4) d",
         )
         .await?;
     let tenants: Vec<_> = known.iter().map(|(tenant, _)| tenant.as_str()).collect();
     let ids: Vec<_> = known.iter().map(|(_, id)| id.as_str()).collect();
+    let since = day_of(now - Duration::DAY);
+    let each = MAX_COPIES / (known.len() as i64).max(1);
     let rows = client
-        .query(
-            &statement,
-            &[
-                &tenants,
-                &ids,
-                &day_of(now - Duration::DAY),
-                &Job::ENOUGH_DATA,
-            ],
-        )
+        .query(&statement, &[&tenants, &ids, &since, &each])
         .await?;
     let read = |row: &Row| Job {
+        payload: Payload::Stored,
         late: Some(Late::Behind),
         ..Job::read(row, row.get("due_at"))
     };

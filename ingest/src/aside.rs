@@ -109,6 +109,7 @@ pub async fn keep(
         begun: Instant::now(),
         channel: session.control_channel().await?,
         is_bound: false,
+        nobody_is_aside: false,
         set_aside: HashMap::new(),
         empty_since: [None; OVERFLOW_QUEUES.len()],
     };
@@ -153,6 +154,8 @@ struct Keeper<'a> {
     /// Whether the bindings are known to agree with the rows. After a new session they aren't:
     /// the broker may be a new one.
     is_bound: bool,
+    /// Whether the last review found no tenant set aside.
+    nobody_is_aside: bool,
     /// Tenants that this process has just set aside, and when.
     set_aside: HashMap<Tenant, Instant>,
     /// Since when each overflow queue has been seen empty.
@@ -169,9 +172,7 @@ impl Keeper<'_> {
         }
         // Few round trips: until the binding is made, other tenants' events wait behind these
         // tenants'.
-        let looks = OVERFLOW_QUEUES.map(|queue| look_at(&self.channel, queue));
-        let found = try_join_all(looks).await?;
-        let waiting: Vec<_> = found.into_iter().map(|(n, _)| i64::from(n)).collect();
+        let waiting = self.waiting_aside().await?;
         for tenant in tenants {
             let mut client = self.pool.get().await?;
             let choose = client.prepare_cached(SET_ASIDE).await?;
@@ -199,6 +200,17 @@ impl Keeper<'_> {
         Ok(())
     }
 
+    /// How many messages wait in each overflow queue. If no tenant was set aside of late, none wait,
+    /// and RabbitMQ, which is busy, isn't asked.
+    async fn waiting_aside(&self) -> lapin::Result<Vec<i64>> {
+        if self.nobody_is_aside && self.set_aside.is_empty() {
+            return Ok(vec![0; OVERFLOW_QUEUES.len()]);
+        }
+        let looks = OVERFLOW_QUEUES.map(|queue| look_at(&self.channel, queue));
+        let found = try_join_all(looks).await?;
+        Ok(found.into_iter().map(|(n, _)| i64::from(n)).collect())
+    }
+
     /// Releases tenants that need not be set aside any more. Answers when to look again.
     async fn review(&mut self) -> anyhow::Result<Duration> {
         let mut client = self.pool.get().await?;
@@ -220,6 +232,7 @@ impl Keeper<'_> {
             transaction.commit().await?;
             self.is_bound = true;
         }
+        self.nobody_is_aside = rows.is_empty();
         if rows.is_empty() {
             return Ok(LOOK_AT_REST);
         }

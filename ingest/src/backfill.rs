@@ -171,7 +171,7 @@ impl Wanted {
             .prepare_cached(
                 "-- events_to_backfill\n\
                  SELECT uid, type FROM events \
-                 WHERE (tenant, uid) >= ($1, $2) AND (tenant, uid) < ($1, $3) \
+                 WHERE (tenant, uid) >= ($1, $2) AND (tenant, uid) <= ($1, $3) \
                    AND uid >= $2 AND uid < $3 AND matched >= 0 \
                  ORDER BY tenant, uid LIMIT $4",
             )

@@ -19,7 +19,9 @@
 //! published.
 
 mod begun;
+mod parked_lines;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -425,7 +427,8 @@ async fn try_part(
         let is = before == Before::PerhapsOtherwise || one.may_be_interrupted();
         is.then_some((&event.event.tenant, &event.id))
     });
-    let interrupted: Vec<_> = interrupted.collect();
+    // One event may be there many times.
+    let interrupted: BTreeSet<_> = interrupted.collect();
     if interrupted.is_empty() {
         return Ok(Some(Vec::new()));
     }
@@ -449,6 +452,7 @@ async fn refuse_conflicts(
     if known.is_empty() {
         return Ok(());
     }
+    let (begun, compared) = (Instant::now(), known.len() as u32);
     // If this fails, the batch is written all the same.
     let refused = until_done(
         &writer.stop,
@@ -456,8 +460,13 @@ async fn refuse_conflicts(
         || conflicts(&writer.pool, now, &known),
     );
     let mut refused = refused.await.context("told to stop")?;
+    // The tenants' turns are charged for it.
+    let effort = begun.elapsed() / compared;
     for one in part.iter_mut() {
         let uid = one.is.as_ref().ok().map(|event| event.uid);
+        if !one.is_new && uid.is_some() {
+            one.effort += effort;
+        }
         if let Some(conflict) = uid.and_then(|uid| refused.remove(&uid)) {
             one.is = Err(conflict);
         }

@@ -7,6 +7,8 @@
 //!
 //! JSON data is kept as the producer wrote it, byte for byte.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use lapin::BasicProperties;
@@ -25,11 +27,16 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::event_types::Unfit;
-use crate::json_text::{MAX_DEPTH, depth};
+use crate::json_text::{MAX_DEPTH, check_storable, depth};
 use crate::plain_words::{of_json, of_messagepack};
 
 /// The largest data of any tenant, in bytes. `intake` checks the tenant's own limit.
 pub const MAX_DATA: usize = LARGEST_MAX_PAYLOAD;
+
+/// What a structured CloudEvent must be.
+const FORMAT: &str = "a CloudEvent in JSON";
+/// What a CloudEvent may have besides its data over HTTP, in bytes.
+const MAX_ATTRIBUTES: usize = LARGEST_MESSAGE - LARGEST_MAX_PAYLOAD;
 
 /// The prefixes by which binary CloudEvents mark attributes: HTTP's, and AMQP's two.
 const CLOUDEVENTS_PREFIXES: [&str; 3] = ["ce-", "cloudEvents:", "cloudEvents_"];
@@ -118,6 +125,20 @@ pub enum Rejected {
     Time(&'static str),
 }
 
+/// How the reasons begin that lie in a message itself, whoever publishes it and whenever.
+const OF_THE_MESSAGE: [&str; 4] = [
+    "routing key `",
+    "the data is nested more than ",
+    "the body is not ",
+    "it cannot be stored: ",
+];
+
+/// Whether a message that was refused for this reason is refused each time that it is
+/// published.
+pub fn is_final(reason: &str) -> bool {
+    OF_THE_MESSAGE.iter().any(|begin| reason.starts_with(begin))
+}
+
 impl Rejected {
     /// The metric's label.
     pub fn label(&self) -> &'static str {
@@ -182,14 +203,17 @@ pub(crate) fn read(
         .to_ascii_lowercase();
     let binary = binary_attributes(properties);
     let content = match media_type.as_str() {
+        // What came over HTTP may be larger than it was there.
         "application/cloudevents+json" => structured(body)?,
         _ if binary.contains_key("specversion") => Content {
             data: data(&media_type, content_type, body)?,
             attributes: binary,
+            size_of_attributes: 0,
         },
         _ => Content {
             data: data(&media_type, content_type, body)?,
             attributes: Map::new(),
+            size_of_attributes: 0,
         },
     };
     at_most("the data", content.data.len(), MAX_DATA)?;
@@ -210,13 +234,16 @@ pub(crate) fn read(
     if attributes.get("type").and_then(Value::as_str) == Some(EventType::as_str(&event_type)) {
         attributes.remove("type");
     }
+    let attributes = Value::Object(attributes);
+    check_storable("the attributes", &attributes)
+        .map_err(|invalid| Rejected::Unstorable(invalid.to_string()))?;
     Ok(Event {
         tenant,
         event_type,
         id: id.map(|id| id.parse()).transpose()?,
         occurred_at,
         data: content.data,
-        attributes: (!attributes.is_empty()).then_some(Value::Object(attributes)),
+        attributes: Some(attributes).filter(|attributes| *attributes != Value::Object(Map::new())),
         over_http: properties
             .headers()
             .as_ref()
@@ -229,6 +256,8 @@ pub(crate) fn read(
 pub struct Content {
     pub data: String,
     pub attributes: Map<String, Value>,
+    /// How many bytes of JSON the attributes were; 0 if they were none.
+    pub size_of_attributes: usize,
 }
 
 /// Reads a body that is the data alone, in one of the formats.
@@ -270,44 +299,99 @@ fn from_msgpack(body: &[u8]) -> Result<String, Rejected> {
     Ok(value.to_string())
 }
 
-/// CloudEvents' JSON event format.
+/// The attributes that every CloudEvent has.
+pub const REQUIRED_ATTRIBUTES: [&str; 4] = ["specversion", "id", "source", "type"];
+
+/// CloudEvents' JSON event format, as it comes over HTTP. The event may lack
+/// [`REQUIRED_ATTRIBUTES`].
 ///
 /// # Errors
-/// Says what isn't a CloudEvent.
-pub fn structured(body: &[u8]) -> Result<Content, Rejected> {
-    const FORMAT: &str = "a CloudEvent in JSON";
+/// If it isn't JSON, or its data isn't, or its attributes are too large.
+pub fn read_structured(body: &[u8]) -> Result<Content, Rejected> {
+    structured_within(body, MAX_ATTRIBUTES)
+}
+
+/// The same, as it comes over AMQP: it has all [`REQUIRED_ATTRIBUTES`].
+fn structured(body: &[u8]) -> Result<Content, Rejected> {
+    let content = structured_within(body, LARGEST_MESSAGE)?;
+    for required in REQUIRED_ATTRIBUTES {
+        let attribute = content.attributes.get(required);
+        if !attribute.is_some_and(Value::is_string) {
+            return Err(malformed(FORMAT, &format!("`{required}` is missing")));
+        }
+    }
+    Ok(content)
+}
+
+fn structured_within(body: &[u8], most_attributes: usize) -> Result<Content, Rejected> {
     // Two passes: serde's `flatten` buffers, and a buffer can't lend raw text.
     #[derive(Deserialize)]
     struct Data<'a> {
         #[serde(borrow)]
         data: Option<&'a RawValue>,
     }
-    let wrong = |error: serde_json::Error| malformed(FORMAT, &of_json(&error));
-    let raw: Data<'_> = serde_json::from_slice(body).map_err(wrong)?;
-    let mut attributes: Map<String, Value> = serde_json::from_slice(body).map_err(wrong)?;
-    attributes.remove("data");
-    for required in ["specversion", "id", "source", "type"] {
-        if !attributes.get(required).is_some_and(Value::is_string) {
-            return Err(malformed(FORMAT, &format!("`{required}` is missing")));
-        }
-    }
-    let data = match (raw.data, attributes.remove("data_base64")) {
+    at_most("the CloudEvent", body.len(), LARGEST_MESSAGE)?;
+    let raw: Data<'_> = serde_json::from_slice(body).map_err(|error| no_cloudevent(&error))?;
+    let beside = attributes_beside_data(body, most_attributes)?;
+    let data = match (raw.data, beside.data_base64) {
         (Some(data), None) => data.get().to_owned(),
         (None, None) => "null".to_owned(),
-        (None, Some(Value::String(encoded))) => {
+        (None, Some(encoded)) => {
             let bytes = BASE64
                 .decode(encoded)
                 .map_err(|_| malformed(FORMAT, &"`data_base64` is not base64"))?;
             from_json(&bytes)?
         }
-        _ => {
+        (Some(_), Some(_)) => {
             return Err(malformed(
                 FORMAT,
                 &"`data` and `data_base64` exclude each other",
             ));
         }
     };
-    Ok(Content { data, attributes })
+    Ok(Content {
+        data,
+        attributes: beside.attributes,
+        size_of_attributes: beside.size,
+    })
+}
+
+/// The members of a CloudEvent besides `data`.
+#[derive(Default)]
+struct Beside {
+    attributes: Map<String, Value>,
+    /// Of the attributes, as JSON.
+    size: usize,
+    data_base64: Option<String>,
+}
+
+/// The members besides `data`. The data isn't parsed, and nothing is before its size is
+/// checked: as a `Value`, JSON takes up to 25 times its size.
+fn attributes_beside_data(body: &[u8], most: usize) -> Result<Beside, Rejected> {
+    let members: BTreeMap<String, &RawValue> =
+        serde_json::from_slice(body).map_err(|error| no_cloudevent(&error))?;
+    let mut beside = Beside::default();
+    for (name, value) in members {
+        if name == "data" {
+            continue;
+        }
+        if name == "data_base64" {
+            // Its size isn't bounded as the attributes' is, so only a text is parsed.
+            let text = serde_json::from_str(value.get());
+            let text = text.map_err(|_| malformed(FORMAT, &"`data_base64` is not base64"))?;
+            beside.data_base64 = Some(text);
+            continue;
+        }
+        beside.size += name.len() + value.get().len();
+        at_most("what it has besides its data", beside.size, most)?;
+        let value = serde_json::from_str(value.get()).map_err(|error| no_cloudevent(&error))?;
+        beside.attributes.insert(name, value);
+    }
+    Ok(beside)
+}
+
+fn no_cloudevent(error: &serde_json::Error) -> Rejected {
+    malformed(FORMAT, &of_json(error))
 }
 
 /// The CloudEvents attributes among a message's headers.

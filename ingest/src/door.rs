@@ -42,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use crate::cpu::Busy;
 use crate::decode::{Event, Rejected};
 use crate::event_types::EventTypes;
 use crate::http_event::{Answer, Owner, Progress, Waiting};
@@ -138,15 +139,8 @@ impl Door {
     /// Publishes to `posthorn.events`.
     async fn by_exchange(&self, event: &Event, is_sent: bool) -> Answer {
         // What may be written isn't refused any more.
-        if !is_sent && self.check(event).await.is_err() {
-            if let Err(error) = self.feed.refresh().await {
-                return Answer::Unconfirmed(format!(
-                    "the webhooks and event types in memory cannot be refreshed: {error:#}"
-                ));
-            }
-            if let Err(rejected) = self.check(event).await {
-                return Answer::Refused(rejected);
-            }
+        if !is_sent && let Some(answer) = self.refusal(event).await {
+            return answer;
         }
         let message = match message(event, is_sent) {
             Ok(message) => message,
@@ -159,13 +153,36 @@ impl Door {
         }
     }
 
-    async fn check(&self, event: &Event) -> Result<(), Rejected> {
-        self.subscriptions.check(event)?;
+    /// Why an event isn't published. A reason that the cache gives is checked again with a fresh cache.
+    /// `None`: it is published.
+    async fn refusal(&self, event: &Event) -> Option<Answer> {
+        match self.check(event).await {
+            Ok(Ok(())) => return None,
+            Ok(Err(_)) => {}
+            Err(busy) => return Some(Answer::Unconfirmed(busy.to_string())),
+        }
+        if let Err(error) = self.feed.refresh().await {
+            return Some(Answer::Unconfirmed(format!(
+                "the webhooks and event types in memory cannot be refreshed: {error:#}"
+            )));
+        }
+        match self.check(event).await {
+            Ok(Ok(())) => None,
+            Ok(Err(rejected)) => Some(Answer::Refused(rejected)),
+            Err(busy) => Some(Answer::Unconfirmed(busy.to_string())),
+        }
+    }
+
+    /// The inner error says why the event isn't taken.
+    async fn check(&self, event: &Event) -> Result<Result<(), Rejected>, Busy> {
+        if let Err(rejected) = self.subscriptions.check(event) {
+            return Ok(Err(rejected));
+        }
         let types = &self.event_types;
-        types
+        let checked = types
             .check_in_turn(&event.tenant, &event.event_type, &event.data)
             .await?;
-        Ok(())
+        Ok(checked.map_err(Rejected::from))
     }
 
     /// Publishes what a lane has given up.

@@ -28,7 +28,7 @@ use tracing::warn;
 
 use crate::aside;
 use crate::batch::{self, Begun, Writer};
-use crate::look_ahead::LookAhead;
+use crate::look_ahead::{Confirm, LookAhead};
 use crate::metrics::metrics;
 
 /// Lanes per process: one writes while the other waits for confirms.
@@ -99,18 +99,24 @@ async fn lane(
             return Ok(());
         };
         let outgoing = written.outgoing(intake.shards, intake.most_jobs);
+        let publishing = Instant::now();
         let published = publish_in_parts(&channel, outgoing, &intake.writer.stop).await?;
         let Some(messages) = published else {
             return Ok(());
         };
-        per_message.count(written.jobs(), messages);
+        let confirm = (messages > 0).then(|| Confirm {
+            messages: u32::try_from(messages).unwrap_or(u32::MAX),
+            took: publishing.elapsed(),
+        });
+        let made = written.jobs();
+        per_message.count(made, messages);
         metrics().received.inc_by(written.begun.len() as u64);
         metrics().batch.observe(written.begun.len() as f64);
         metrics()
             .batch_seconds
             .observe(started.elapsed().as_secs_f64());
         let finished = written.begun.into_iter().map(Begun::finish).collect();
-        ahead.through(reserved, finished).await?;
+        ahead.through(reserved, made, confirm, finished).await?;
     }
 }
 

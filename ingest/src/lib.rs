@@ -55,6 +55,7 @@ pub mod intake;
 pub mod invalid;
 pub mod json_text;
 pub mod listening;
+pub mod loads;
 pub mod log_filter;
 pub mod look_ahead;
 pub mod matching;

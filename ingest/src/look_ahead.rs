@@ -11,9 +11,9 @@
 //! It is bounded, and consumers are added while there is room ([`sources`]). At rest the
 //! main queue has one consumer with a short reach, and an event goes straight to a lane.
 //!
-//! A tenant with many events waiting, or many jobs made of late, is restrained: it
-//! gets turns only while dispatchers keep up, because jobs queues are first in,
-//! first out, too ([`gate`]). `aside` keeps the rest of its events out of the queue that
+//! A tenant with many events waiting, or many jobs made of late, is restrained. It gets turns only
+//! while dispatchers keep up ([`gate`]) and RabbitMQ isn't congested ([`pace`]). Jobs queues are
+//! first in, first out, too. `aside` keeps the rest of its events out of the queue that
 //! everybody shares.
 
 mod batches;
@@ -21,6 +21,7 @@ mod event;
 mod gate;
 mod memory;
 mod of_late;
+mod pace;
 mod sources;
 
 use std::collections::HashMap;
@@ -47,6 +48,7 @@ use crate::http_event::{HttpEvent, Waiting};
 pub use batches::{BATCH_JOBS, Batch};
 pub use event::{Came, Finished, FromQueue, Taken};
 pub use gate::Reserved;
+pub use pace::Confirm;
 
 /// Consumers that weren't needed for this long are cancelled.
 const CALM: Duration = Duration::from_secs(1);
@@ -246,7 +248,7 @@ impl LookAhead {
         }
         if let Some(tenant) = tenant
             && overflow.is_none()
-            && waiting >= crate::turns::PILED_UP
+            && (waiting >= crate::turns::PILED_UP || state.sources.is_crowded_by(waiting))
             && !state.crowding.contains(&tenant)
         {
             state.crowding.push(tenant);
@@ -315,12 +317,25 @@ impl LookAhead {
     /// Waits for the next batch.
     pub async fn next_batch(&self) -> Batch {
         loop {
-            if let Some(batch) = self.state().next_batch() {
-                // For another lane, if there is more.
-                self.batch.notify_one();
-                return batch;
+            let pause_ends = {
+                let mut state = self.state();
+                if let Some(batch) = state.next_batch() {
+                    // For another lane, if there is more.
+                    self.batch.notify_one();
+                    return batch;
+                }
+                state.batches.pause_ends()
+            };
+            let pause = async {
+                match pause_ends {
+                    Some(end) => tokio::time::sleep_until(end.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.batch.notified() => {}
+                () = pause => {}
             }
-            self.batch.notified().await;
         }
     }
 
@@ -349,18 +364,25 @@ impl LookAhead {
         }
     }
 
-    /// A lane is through with a batch: these events of it are safe.
+    /// A lane is through with a batch: these events of it are safe. `made`: the number of its jobs;
+    /// `confirm`: of their messages, if there are any.
     ///
     /// # Errors
     /// If a channel fails.
-    pub async fn through(&self, reserved: Reserved, finished: Vec<Finished>) -> anyhow::Result<()> {
+    pub async fn through(
+        &self,
+        reserved: Reserved,
+        made: usize,
+        confirm: Option<Confirm>,
+        finished: Vec<Finished>,
+    ) -> anyhow::Result<()> {
         // The broker closes a channel on which an ack comes after one that covers it.
         // So what is due is found and sent in one go.
         let _in_order = self.acking.lock().await;
         let acks = {
             let mut guard = self.state();
             let state = &mut *guard;
-            state.batches.gate.is_through(reserved);
+            state.batches.is_through(reserved, made, confirm);
             for event in finished {
                 if let Some((source, tag)) = event.ack {
                     state.sources.done(source, tag, event.bytes);

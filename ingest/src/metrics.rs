@@ -24,6 +24,8 @@ pub struct Metrics {
     pub batch_seconds: Histogram,
     /// Webhooks in the index.
     pub subscriptions: IntGauge,
+    /// Bytes of request bodies that are held now.
+    pub held_bodies: IntGauge,
     /// Messages that were refused or unroutable, in their table.
     pub dead_letters: IntGauge,
     pub dead_letters_bytes: IntGauge,
@@ -88,6 +90,10 @@ pub fn metrics() -> &'static Metrics {
             ],
         ),
         subscriptions: gauge("posthorn_subscriptions", "Active webhooks in the index that events are matched against."),
+        held_bodies: gauge(
+            "posthorn_http_request_body_bytes",
+            "Bytes of the bodies of requests under way.",
+        ),
         dead_letters: gauge(
             "posthorn_dead_letters",
             "Dead letters: refused or unroutable messages that were neither replayed nor discarded yet.",

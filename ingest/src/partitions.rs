@@ -61,6 +61,14 @@ pub async fn maintain(pool: &Pool, until: OffsetDateTime) -> anyhow::Result<()> 
             &[&until],
         )
         .await?;
+    client
+        .execute(
+            // One that still lasts stays, however old it is.
+            "-- drop_outages\n\
+             DELETE FROM outages WHERE since < $1 AND coalesce(ended_at, failed_at) < $1",
+            &[&until],
+        )
+        .await?;
     if made > 0 || dropped > 0 {
         tracing::info!(
             made,

@@ -116,7 +116,7 @@ pub async fn accepted(pool: &Pool, range: &Range) -> anyhow::Result<Vec<Accepted
                 .prepare_cached(&format!(
                     "-- tenants_events_to_rematch\n\
                      SELECT {columns} FROM events \
-                     WHERE (tenant, uid) >= ($1, $2) AND (tenant, uid) < ($1, $3) \
+                     WHERE (tenant, uid) >= ($1, $2) AND (tenant, uid) <= ($1, $3) \
                        AND uid >= $2 AND uid < $3 AND matched >= 0 AND expunged_at IS NULL \
                      ORDER BY tenant, uid LIMIT $4"
                 ))

@@ -34,6 +34,7 @@ use crate::api::access::rate_limit::Rates;
 use crate::api::access::token_lookup::TokenLookup;
 use crate::api::webhooks::tester::Tester;
 use crate::batch::Writer;
+use crate::console::rail::Rail;
 use crate::console::state::{Console, SignIns};
 use crate::console::watch::Watching;
 use crate::dead_letters::letter::Origin;
@@ -155,6 +156,7 @@ pub async fn run(
             streams: Arc::new(TenantPermits::new(api::listeners::STREAMS_OF_A_TENANT)),
             changes: Arc::default(),
             checks: Arc::new(Rates::new(api::signatures::CHECKS_PER_SECOND)),
+            previews: Arc::new(Rates::new(api::webhooks::preview::PREVIEWS_PER_SECOND)),
             publisher: publisher.clone(),
             door: door.clone(),
             tester: Arc::new(Tester::new(sender, settings.defaults.timeout)),
@@ -169,6 +171,7 @@ pub async fn run(
             subscriptions: subscriptions.clone(),
             event_types: event_types.clone(),
             retention: settings.retention,
+            loads: Arc::default(),
             webhook_metrics: settings.webhook_metrics,
         };
         let api = Arc::new(state);
@@ -188,6 +191,7 @@ pub async fn run(
                 reads: Arc::new(reads),
                 live: Arc::new(live),
                 sign_ins: SignIns::default(),
+                rail: Rail::default(),
                 watching: Watching::default(),
                 stop: stop.clone(),
             }));
@@ -359,6 +363,9 @@ async fn upkeep(pool: Pool, retention: time::Duration, stop: CancellationToken) 
                 }
                 if let Err(error) = tenant_deletion::delete_outdated(&pool).await {
                     warn!(error = format!("{error:#}"), "deleting the records of finished deletions failed; trying again in an hour");
+                }
+                if let Err(error) = api::access::tokens::delete_outdated(&pool).await {
+                    warn!(error = format!("{error:#}"), "deleting outdated tokens failed; trying again in an hour");
                 }
                 // After the days of the log and the replays that name them.
                 if let Err(error) = deleted_webhooks::purge(&pool, until).await {

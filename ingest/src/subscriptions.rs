@@ -115,6 +115,11 @@ impl Subscriptions {
             .map(|settings| settings.dialect.clone())
     }
 
+    /// A tenant's settings; `None` if there is no such tenant.
+    pub fn tenant(&self, tenant: &Tenant) -> Option<TenantSettings> {
+        self.state().tenants.get(tenant).cloned()
+    }
+
     /// The name of the proxy that a tenant's deliveries leave through, if it has its own.
     pub fn egress(&self, tenant: &Tenant) -> Option<String> {
         let state = self.state();

@@ -36,8 +36,7 @@ const COUNTED: i64 = 100_000;
 pub struct Deletion {
     tenant: Tenant,
     /// `purging`: the log is being deleted. `finished`: nothing of the tenant is left.
-    #[schema(example = "purging")]
-    state: &'static str,
+    state: DeletionState,
     requested_at: Timestamp,
     /// When nothing was left.
     #[schema(required)]
@@ -54,14 +53,23 @@ pub struct Deletion {
     events_left: i64,
 }
 
+/// How far the deletion of a tenant is.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = TenantDeletionState)]
+enum DeletionState {
+    Purging,
+    Finished,
+}
+
 impl From<&Row> for Deletion {
     fn from(row: &Row) -> Self {
         let finished_at: Option<Timestamp> = row.get("finished_at");
         Self {
             tenant: row.get("tenant"),
             state: match finished_at {
-                Some(_) => "finished",
-                None => "purging",
+                Some(_) => DeletionState::Finished,
+                None => DeletionState::Purging,
             },
             requested_at: row.get("requested_at"),
             finished_at,
@@ -88,10 +96,12 @@ pub async fn begin(transaction: &Transaction<'_>, tenant: &Tenant) -> Result<(),
         return Err(NotFound::tenant(tenant).into());
     }
     for statement in [
+        // Before the sessions: this waits for a link that is being opened, and then its session is
+        // there to be deleted.
+        "-- delete_tenants_links\nDELETE FROM links WHERE tenant = $1",
         "-- delete_tenants_sessions\n\
          DELETE FROM sessions WHERE tenant = $1 \
              OR token_id IN (SELECT id FROM tokens WHERE tenant = $1)",
-        "-- delete_tenants_links\nDELETE FROM links WHERE tenant = $1",
         "-- delete_tenants_tokens\nDELETE FROM tokens WHERE tenant = $1",
         "-- delete_tenants_event_types\nDELETE FROM event_types WHERE tenant = $1",
         "-- delete_tenants_replays\nDELETE FROM replays WHERE tenant = $1",
@@ -339,6 +349,7 @@ async fn purge_webhooks(
         "-- purge_webhooks_alerts\nDELETE FROM webhook_alerts WHERE webhook_id = ANY ($1)",
         "-- purge_webhooks_told\nDELETE FROM exhausted_told WHERE webhook_id = ANY ($1)",
         "-- purge_webhooks_endpoints\nDELETE FROM endpoints WHERE webhook_id = ANY ($1)",
+        "-- purge_webhooks_outages\nDELETE FROM outages WHERE webhook_id = ANY ($1)",
         "-- purge_webhooks_probes\nDELETE FROM probes WHERE webhook_id = ANY ($1)",
         "-- purge_costly_filters\nDELETE FROM costly_filters WHERE webhook_id = ANY ($1)",
     ] {

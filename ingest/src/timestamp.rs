@@ -2,27 +2,20 @@
 //! after the second, as JavaScript writes it; more are cut off.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use time::format_description::BorrowedFormatItem;
+use shared::timestamp::with_milliseconds;
 use time::format_description::well_known::Rfc3339;
-use time::macros::format_description;
 use time::{OffsetDateTime, UtcOffset};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, private::BytesMut};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type as JsonType};
 use utoipa::{PartialSchema, ToSchema};
 
-const MILLISECONDS: &[BorrowedFormatItem<'_>] =
-    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(pub OffsetDateTime);
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let utc = self.0.to_offset(UtcOffset::UTC);
-        let text = utc
-            .format(MILLISECONDS)
-            .map_err(serde::ser::Error::custom)?;
+        let text = with_milliseconds(self.0).map_err(serde::ser::Error::custom)?;
         serializer.serialize_str(&text)
     }
 }

@@ -27,8 +27,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures_util::StreamExt;
+use lapin::message::Delivery;
 use lapin::options::{
-    BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions,
+    BasicConsumeOptions, BasicGetOptions, BasicQosOptions, ConfirmSelectOptions,
+    QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
 use lapin::uri::AMQPUri;
@@ -61,6 +63,8 @@ pub fn guarded(bytes: &[u8], piece: usize) -> Vec<u8> {
 /// Both sides send a heartbeat at half of this, in seconds: a peer that went
 /// silent is noticed within twice of it.
 const HEARTBEAT: u16 = 10;
+/// The pause between sessions while the broker fails at a message that it can't deliver.
+const HURRY: Duration = Duration::from_millis(20);
 /// A connection attempt that takes longer is given up and repeated.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -183,6 +187,26 @@ impl Session {
             )
             .await?;
         Ok((channel, consumer))
+    }
+
+    /// Whether the broker has failed several times at a message that it can't deliver. A caller that
+    /// may lose a message then takes one without an ack.
+    #[must_use]
+    pub fn takes_unseen(&self) -> bool {
+        self.watch.takes_unseen()
+    }
+
+    /// Takes one message without an ack: the broker forgets it before it delivers it. So the broker
+    /// doesn't fail at it again.
+    ///
+    /// # Errors
+    /// If the connection is gone, or the broker fails at the message.
+    pub async fn take_without_ack(&self, queue: &str) -> lapin::Result<Option<Delivery>> {
+        let channel = self.consume.create_channel().await?;
+        self.watch.takes();
+        let options = BasicGetOptions { no_ack: true };
+        let got = channel.basic_get(queue.into(), options).await?;
+        Ok(got.map(|got| got.delivery))
     }
 
     /// A channel for bindings and for questions about queues. It is on the consuming
@@ -336,6 +360,7 @@ pub async fn keep_session<W>(
             opened = broker.open_watched(watch.clone()) => opened,
             () = stop.cancelled() => return,
         };
+        let mut is_hurried = false;
         let error = match opened {
             Err(error) => error,
             Ok(session) => {
@@ -377,13 +402,17 @@ pub async fn keep_session<W>(
                                  two such sessions in a row messages are taken one at a time"
                             );
                         }
+                        is_hurried = suspects.is_hurried();
                         error
                     }
                 }
             }
         };
         metrics().amqp_reconnects.inc();
-        let pause = backoff.next();
+        let pause = match is_hurried {
+            true => HURRY,
+            false => backoff.next(),
+        };
         warn!(
             error = format!("{error:#}"),
             ?pause,

@@ -5,10 +5,11 @@
 //!
 //! Everything is bounded. The webhook's timeout bounds the whole attempt. hyper
 //! (100 headers, 408 KiB) and [`report::KEPT_HEADERS`] bound the head of the answer. [`Keep`]
-//! and `route::BODY_PATIENCE` bound its body. Nothing is decompressed. An endpoint that has
+//! and `route::BODY_PATIENCE` bound its body. [`idle`] bounds the connections that stay open. Nothing is decompressed. An endpoint that has
 //! sent its status has answered, even if reading the body fails afterwards.
 
 mod answer;
+mod idle;
 mod report;
 mod route;
 
@@ -22,6 +23,8 @@ use futures_util::FutureExt;
 use reqwest::{Client, RequestBuilder, redirect};
 use secrecy::ExposeSecret;
 use time::OffsetDateTime;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::block_in_place;
 use url::Url;
 
 use crate::clock;
@@ -31,9 +34,11 @@ use crate::dialect::Wire;
 use crate::egress::Egress;
 pub use crate::failure::Failure;
 use crate::oauth::{Token, Tokens};
-use crate::resolver::CheckedResolver;
+use crate::resolver::{CheckedResolver, for_tenant};
 use crate::trace::TRACEPARENT;
 pub use answer::parse_retry_after;
+use idle::Idle;
+pub use idle::MOST_KEPT;
 pub use report::{Answer, Attempt, Keep, Purpose, Report, Sent, TEST_HEADER};
 use route::Route;
 
@@ -41,8 +46,9 @@ use route::Route;
 const MASKED: &str = "…";
 /// The time limit of the TCP and TLS handshakes, within the attempt's timeout.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Idle connections that are kept open per endpoint.
-const IDLE_CONNECTIONS: usize = 64;
+/// The data of an event that is large. Writing and signing its body takes longer than handing
+/// the thread's other tasks to another thread.
+const LARGE: usize = 64 * 1024;
 
 /// Sends attempts. Those that need neither a proxy nor a client certificate share connections.
 pub struct Sender {
@@ -70,18 +76,23 @@ impl Sender {
         // This fails only if a provider is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let resolver = Arc::new(resolver);
-        let client = Client::builder()
-            .user_agent(USER_AGENT)
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .http1_only()
-            .tcp_nodelay(true)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .dns_resolver(resolver.clone())
-            .build()?;
+        let client = |idle_per_host| {
+            Client::builder()
+                .user_agent(USER_AGENT)
+                .redirect(redirect::Policy::none())
+                .no_proxy()
+                .http1_only()
+                .tcp_nodelay(true)
+                .connect_timeout(CONNECT_TIMEOUT)
+                .pool_max_idle_per_host(idle_per_host)
+                .pool_idle_timeout(idle::IDLE_TIMEOUT)
+                .dns_resolver(resolver.clone())
+                .build()
+        };
         let route = Route {
-            client,
+            keeping_client: client(idle::MOST_OF_A_HOST)?,
+            closing_client: client(0)?,
+            idle: Idle::new(MOST_KEPT),
             connector: Connector::new(destinations.clone(), resolver, CONNECT_TIMEOUT),
             destinations,
             egress,
@@ -100,7 +111,10 @@ impl Sender {
                 let forbidden = Failure::Forbidden(forbidden.to_string());
                 (None, None, Err(forbidden))
             }
-            Ok(url) => self.attempt_at(url, attempt, started_at).await,
+            Ok(url) => {
+                let attempted = Box::pin(self.attempt_at(url, attempt, started_at));
+                for_tenant(&attempt.webhook.tenant, attempted).await
+            }
         };
         Report {
             request,
@@ -129,13 +143,25 @@ impl Sender {
             dialect,
             ..
         } = attempt;
-        let wire = dialect.compose(message, &webhook.secrets, started_at);
-        let (request, sent) = self.request(url.clone(), wire, attempt, token.as_ref());
+        let compose = || dialect.compose(message, &webhook.secrets, started_at);
+        let wire = match is_work_for_a_thread(message.data.len()) {
+            true => block_in_place(compose),
+            false => compose(),
+        };
+        // Held until the answer was read.
+        let kept = self.route.begin_kept(&url, attempt);
+        let client = match kept {
+            Some(_) => &self.route.keeping_client,
+            None => &self.route.closing_client,
+        };
+        let request = client.post(url.clone());
+        let (request, sent) = self.request(request, &url, wire, attempt, token.as_ref());
         let left = Attempt {
             timeout: attempt.timeout.saturating_sub(clock.elapsed()),
             ..attempt
         };
         let (remote, result) = self.route.exchange(&url, request, left, started_at).await;
+        drop(kept);
         if let (Some(token), Ok(answer)) = (&token, &result)
             && answer.status == 401
         {
@@ -152,7 +178,13 @@ impl Sender {
         let fetch = || {
             let (route, credentials) = (self.route.clone(), credentials.clone());
             let egress = attempt.egress.map(str::to_owned);
-            async move { route.fetch_token(&credentials, egress.as_deref()).await }.boxed()
+            let tenant = attempt.webhook.tenant.clone();
+            // The fetch runs in a task of its own, which doesn't know the tenant.
+            async move {
+                let fetched = route.fetch_token(&credentials, egress.as_deref());
+                for_tenant(&tenant, fetched).await
+            }
+            .boxed()
         };
         let token = self.tokens.get(attempt.webhook.id, credentials, fetch);
         match tokio::time::timeout(attempt.timeout, token).await {
@@ -163,7 +195,8 @@ impl Sender {
 
     fn request(
         &self,
-        url: Url,
+        request: RequestBuilder,
+        url: &Url,
         wire: Wire,
         attempt: Attempt<'_>,
         token: Option<&Token>,
@@ -171,12 +204,12 @@ impl Sender {
         let webhook = attempt.webhook;
         let body = Bytes::from(wire.body);
         let mut sent = Sent {
-            host: host(&url),
+            host: host(url),
             headers: Vec::new(),
             bytes: body.len(),
             body: (attempt.keep == Keep::Everything).then(|| body.clone()),
         };
-        let mut request = self.route.client.post(url).body(body);
+        let mut request = request.body(body);
         if let Some(token) = token {
             let shown = (header::AUTHORIZATION.to_string(), MASKED.to_owned());
             sent.headers.push(shown);
@@ -217,9 +250,20 @@ impl Sender {
     }
 }
 
+/// Whether a body with so much data is written on a thread of its own. A runtime with one thread
+/// has no other.
+fn is_work_for_a_thread(data: usize) -> bool {
+    let has_threads =
+        |runtime: Handle| matches!(runtime.runtime_flavor(), RuntimeFlavor::MultiThread);
+    data > LARGE && Handle::try_current().is_ok_and(has_threads)
+}
+
 /// For example `example.com:443`.
 fn host(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port_or_known_default()
         .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
+
+#[cfg(test)]
+mod tests;

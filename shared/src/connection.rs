@@ -81,7 +81,7 @@ impl Connector {
                 "https" => Box::new(self.encrypt(url, stream, identity).await?),
                 _ => Box::new(stream),
             };
-            Ok((stream, remote))
+            Ok::<_, Failure>((stream, remote))
         };
         let connected = tokio::time::timeout(self.connect_timeout, connecting).await;
         let (stream, remote) = connected.map_err(|_| Failure::Timeout)??;
@@ -118,7 +118,7 @@ impl Connector {
                         NotFound::Forbidden(forbidden) => {
                             Failure::Forbidden(bounded(&forbidden.to_string()))
                         }
-                        NotFound::Unresolved(unresolved) => Failure::Dns(bounded(&unresolved.0)),
+                        NotFound::Unresolved(unresolved) => unresolved.into(),
                     })?
             }
             Some(Host::Ipv4(address)) => vec![(address, port).into()],
@@ -142,7 +142,7 @@ impl Connector {
                     let _ = stream.set_nodelay(true);
                     return Ok((stream, address));
                 }
-                Err(error) => last = Failure::Connect(bounded(&error.to_string())),
+                Err(error) => last = Failure::of_connecting(&error),
             }
         }
         Err(last)

@@ -18,6 +18,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use url::Url;
 
+use crate::descriptors;
+
 /// The longest head of a proxy's answer, in bytes.
 const MAX_HEAD: usize = 8 * 1024;
 /// The most proxies with a name.
@@ -188,7 +190,10 @@ impl Proxy {
     pub(crate) async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
         let mut stream = TcpStream::connect((self.host.as_str(), self.port))
             .await
-            .map_err(|error| refused(format!("the egress proxy: {error}")))?;
+            .map_err(|error| match descriptors::are_exhausted(&error) {
+                true => error,
+                false => refused(format!("the egress proxy: {error}")),
+            })?;
         stream.set_nodelay(true)?;
         match self.kind {
             Kind::Http => self.http(&mut stream, to).await?,

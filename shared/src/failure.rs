@@ -1,7 +1,9 @@
 //! Why an attempt got no answer.
 
 use std::error::Error;
+use std::io;
 
+use crate::descriptors;
 use crate::destination::Forbidden;
 use crate::excerpt::{MAX_ERROR, excerpt};
 use crate::resolver::Unresolved;
@@ -26,6 +28,39 @@ pub enum Failure {
     /// The connection was opened, but then broke off, or the answer wasn't HTTP.
     #[error("broken exchange: {0}")]
     Broken(String),
+    /// This process had no free file descriptor. The endpoint was never asked.
+    #[error("Posthorn had no free file descriptor for the connection")]
+    NoDescriptor,
+    /// The name was not looked up, because other lookups took all turns. The endpoint was never
+    /// asked.
+    #[error("Posthorn looks up too many names at the moment")]
+    NoTurn,
+}
+
+impl Failure {
+    /// Whether this process lacked something, so that the endpoint was never asked.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        matches!(self, Self::NoDescriptor | Self::NoTurn)
+    }
+
+    /// The failure that follows from a connection that could not be opened.
+    pub(crate) fn of_connecting(error: &io::Error) -> Self {
+        match descriptors::are_exhausted(error) {
+            true => Self::NoDescriptor,
+            false => Self::Connect(bounded(&error.to_string())),
+        }
+    }
+}
+
+impl From<Unresolved> for Failure {
+    fn from(unresolved: Unresolved) -> Self {
+        match unresolved {
+            Unresolved::NoDescriptor => Self::NoDescriptor,
+            Unresolved::TooMany => Self::NoTurn,
+            Unresolved::Failed(_) => Self::Dns(bounded(&unresolved.to_string())),
+        }
+    }
 }
 
 /// A cause's text, so short that a failure's text has at most [`MAX_ERROR`] bytes, whatever an
@@ -45,7 +80,12 @@ pub(crate) fn classify(error: &reqwest::Error) -> Failure {
             return Failure::Forbidden(bounded(&forbidden.to_string()));
         }
         if let Some(unresolved) = error.downcast_ref::<Unresolved>() {
-            return Failure::Dns(bounded(&unresolved.0));
+            return unresolved.clone().into();
+        }
+        if let Some(io) = error.downcast_ref::<io::Error>()
+            && descriptors::are_exhausted(io)
+        {
+            return Failure::NoDescriptor;
         }
         if let Some(tls) = find_tls(error) {
             return Failure::Tls(bounded(&tls.to_string()));
@@ -68,5 +108,5 @@ fn find_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     if let Some(tls) = error.downcast_ref::<rustls::Error>() {
         return Some(tls);
     }
-    find_tls(error.downcast_ref::<std::io::Error>()?.get_ref()?)
+    find_tls(error.downcast_ref::<io::Error>()?.get_ref()?)
 }

@@ -113,6 +113,12 @@ impl Publisher {
         there.map(|_| ()).map_err(|_| Unconfirmed::Unavailable)
     }
 
+    /// Whether there is a session now.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        *self.served.borrow()
+    }
+
     /// Publishes jobs and waits for their confirms; answers how many have none.
     pub async fn publish_jobs(&self, jobs: &[Job]) -> usize {
         let now = clock::now();

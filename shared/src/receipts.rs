@@ -7,12 +7,20 @@
 //! A message can have several jobs ([`crate::job::bundle`]). Then each job has a [`Receipt`],
 //! and the message is acked when all of them are.
 //!
+//! An ack is an entry in the quorum queue's log, however few messages it acks. Nobody waits for
+//! the acks of jobs from which nothing follows. So these wait for others, for [`WAIT`] at most
+//! ([`Receipt::ack_soon`]). If the process dies meanwhile, RabbitMQ delivers their jobs again, and
+//! they are found settled. They are few compared to what the consumer may hold, or it would get
+//! fewer messages.
+//!
 //! Frames are written in the order in which they are decided on, under one lock: an
 //! ack of several must not overtake the nack of one of them.
 
 use std::collections::BTreeSet;
+use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use lapin::Channel;
@@ -21,10 +29,35 @@ use lapin::options::{BasicAckOptions, BasicNackOptions};
 /// Delivery tags, which a channel counts up.
 type Tag = u64;
 
+/// How long an ack waits for others.
+const WAIT: Duration = Duration::from_millis(50);
+/// Acks wait while they are fewer than this share of the messages that the consumer may hold.
+const SHARE: usize = 4;
+
 /// The messages of one channel that are neither acked nor given back.
 pub struct Held {
     channel: Channel,
-    tags: Mutex<BTreeSet<Tag>>,
+    tags: Mutex<Tags>,
+}
+
+struct Tags {
+    held: BTreeSet<Tag>,
+    /// Those among them that are done with, and whose acks wait for others.
+    done: Vec<Tag>,
+    /// So many don't wait any more.
+    enough: usize,
+    /// Somebody sends the acks that wait when their time is over.
+    has_timer: bool,
+}
+
+/// When acks are sent.
+#[derive(Debug, PartialEq, Eq)]
+enum When {
+    Now,
+    /// When the timer is over that runs already.
+    Later,
+    /// There is no timer yet.
+    AfterWait,
 }
 
 /// The right to ack one message, or one job of it. Dropped without that, the message comes
@@ -79,19 +112,19 @@ struct Acks {
 }
 
 impl Held {
-    /// Of a channel with one consumer.
+    /// Of a channel with one consumer, which may hold so many messages.
     #[must_use]
-    pub fn new(channel: Channel) -> Arc<Self> {
+    pub fn new(channel: Channel, prefetch: usize) -> Arc<Self> {
         Arc::new(Self {
             channel,
-            tags: Mutex::default(),
+            tags: Mutex::new(Tags::new(prefetch)),
         })
     }
 
     /// Takes a message. In the order in which the consumer hands them out.
     #[must_use]
     pub fn take(self: &Arc<Self>, tag: Tag) -> Receipt {
-        self.with_tags(|tags| tags.insert(tag));
+        self.with_tags(|tags| tags.held.insert(tag));
         Receipt {
             held: self.clone(),
             tag,
@@ -103,38 +136,93 @@ impl Held {
     /// How many messages are held.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.with_tags(|tags| tags.len())
+        self.with_tags(|tags| tags.held.len())
     }
 
-    fn with_tags<T>(&self, change: impl FnOnce(&mut BTreeSet<Tag>) -> T) -> T {
+    /// No more messages come, and the session may end soon: no ack waits any more.
+    pub fn hurry(&self) {
+        self.with_tags(|tags| {
+            tags.enough = 0;
+            self.send(tags);
+        });
+    }
+
+    fn with_tags<T>(&self, change: impl FnOnce(&mut Tags) -> T) -> T {
         change(&mut self.tags.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn ack(&self, done: &[Tag]) {
+    fn ack(&self, done: Vec<Tag>) {
         self.with_tags(|tags| {
-            let Acks { up_to, singly } = remove(tags, done);
-            let several = up_to.map(|tag| (tag, true));
-            for (tag, multiple) in several
-                .into_iter()
-                .chain(singly.into_iter().map(|t| (t, false)))
-            {
-                // The frame is queued when this is polled first. Nobody waits until it
-                // is written: on a channel that is gone the message comes again.
-                let options = BasicAckOptions { multiple };
-                let _ = self.channel.basic_ack(tag, options).now_or_never();
+            tags.done.extend(done);
+            self.send(tags);
+        });
+    }
+
+    fn ack_soon(self: &Arc<Self>, done: Vec<Tag>) {
+        self.with_tags(|tags| match tags.ends(done) {
+            When::Now => self.send(tags),
+            When::Later => {}
+            When::AfterWait => {
+                let held = self.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(WAIT).await;
+                    held.with_tags(|tags| {
+                        tags.has_timer = false;
+                        held.send(tags);
+                    });
+                });
             }
         });
     }
 
+    /// Sends the acks that wait.
+    fn send(&self, tags: &mut Tags) {
+        let done = mem::take(&mut tags.done);
+        let Acks { up_to, singly } = remove(&mut tags.held, &done);
+        let several = up_to.map(|tag| (tag, true));
+        for (tag, multiple) in several
+            .into_iter()
+            .chain(singly.into_iter().map(|t| (t, false)))
+        {
+            // The frame is queued when this is polled first. Nobody waits until it
+            // is written: on a channel that is gone the message comes again.
+            let options = BasicAckOptions { multiple };
+            let _ = self.channel.basic_ack(tag, options).now_or_never();
+        }
+    }
+
     fn give_back(&self, tag: Tag) {
         self.with_tags(|tags| {
-            tags.remove(&tag);
+            tags.held.remove(&tag);
             let options = BasicNackOptions {
                 requeue: true,
                 ..BasicNackOptions::default()
             };
             let _ = self.channel.basic_nack(tag, options).now_or_never();
         });
+    }
+}
+
+impl Tags {
+    fn new(prefetch: usize) -> Self {
+        Self {
+            held: BTreeSet::new(),
+            done: Vec::new(),
+            enough: prefetch / SHARE,
+            has_timer: false,
+        }
+    }
+
+    /// These are done with. When they are acked, with those that wait.
+    fn ends(&mut self, done: Vec<Tag>) -> When {
+        self.done.extend(done);
+        if self.done.len() >= self.enough {
+            return When::Now;
+        }
+        match self.done.is_empty() || mem::replace(&mut self.has_timer, true) {
+            true => When::Later,
+            false => When::AfterWait,
+        }
     }
 }
 
@@ -201,11 +289,16 @@ impl Receipt {
 
     /// The message, or this job of it, is done with.
     pub fn ack(self) {
-        Self::ack_all(vec![self]);
+        Self::end_all(vec![self], |held, done| held.ack(done));
     }
 
-    /// So are all of these.
-    pub fn ack_all(receipts: Vec<Self>) {
+    /// So are all of these. Nothing follows from them, so their acks may wait for others.
+    /// In a runtime.
+    pub fn ack_soon(receipts: Vec<Self>) {
+        Self::end_all(receipts, Held::ack_soon);
+    }
+
+    fn end_all(receipts: Vec<Self>, ack: impl Fn(&Arc<Held>, Vec<Tag>)) {
         let mut rest = receipts;
         while let Some(Self { held, .. }) = rest.first() {
             let held = held.clone();
@@ -218,7 +311,7 @@ impl Receipt {
                     None => {}
                 }
             }
-            held.ack(&done);
+            ack(&held, done);
         }
     }
 
@@ -265,6 +358,24 @@ mod tests {
         let given_back = shared(3);
         let ends = [false, true, false].map(|back| given_back.end_one(back));
         assert_eq!(ends, [None, None, Some(End::GiveBack)]);
+    }
+
+    #[test]
+    fn acks_wait_for_others_until_they_are_a_quarter_of_what_the_consumer_may_hold() {
+        let mut tags = Tags::new(16);
+        let whens = (1..=4).map(|tag| tags.ends(vec![tag]));
+        let whens: Vec<_> = whens.collect();
+        assert_eq!(
+            whens,
+            [When::AfterWait, When::Later, When::Later, When::Now]
+        );
+        // One that takes a message at a time gets the next one after the ack.
+        let mut tags = Tags::new(1);
+        assert_eq!(tags.ends(vec![1]), When::Now);
+        // A bundle of which jobs are left.
+        let mut tags = Tags::new(16);
+        assert_eq!(tags.ends(vec![]), When::Later);
+        assert_eq!(tags.ends(vec![1]), When::AfterWait);
     }
 
     #[test]

@@ -6,8 +6,13 @@
 //!
 //! A lookup by the operating system takes a thread and can't be cancelled. The attempt
 //! that wanted it may time out, and the next attempt may come. So there is one lookup per
-//! name at a time, and everyone who wants that name waits for it: a lookup that hangs
-//! takes one thread.
+//! tenant and name at a time, and whoever wants that name for that tenant waits for it: a
+//! lookup that hangs takes one thread.
+//!
+//! The operating system waits for half a minute for name servers that don't answer, and a tenant
+//! can have any number of names there. So lookups take [`turns`]: each tenant has few at a time.
+
+mod turns;
 
 use std::collections::HashMap;
 use std::io;
@@ -18,24 +23,47 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
+use crate::descriptors;
 use crate::destination::{Destinations, Forbidden};
+use crate::ids::Tenant;
+use turns::Turns;
 
 /// Looks up the addresses of a name, with any port.
 type Lookup = Box<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
 
 type Found = Result<Vec<SocketAddr>, Unresolved>;
+/// For whom a name is looked up. Tenants don't wait for each other's lookups.
+type Wanted = (Option<Tenant>, String);
+
+tokio::task_local! {
+    /// Whose attempt is made. The HTTP client tells the resolver nothing but a name.
+    static TENANT: Tenant;
+}
+
+/// Runs an attempt. Its lookups count as this tenant's.
+pub(crate) async fn for_tenant<T>(tenant: &Tenant, attempt: impl Future<Output = T>) -> T {
+    TENANT.scope(tenant.clone(), attempt).await
+}
 
 /// Resolves names, but only to allowed addresses.
 pub(crate) struct CheckedResolver {
     destinations: Arc<Destinations>,
     lookup: Lookup,
-    under_way: Arc<Mutex<HashMap<String, Shared<BoxFuture<'static, Found>>>>>,
+    under_way: Arc<Mutex<HashMap<Wanted, Shared<BoxFuture<'static, Found>>>>>,
+    turns: Arc<Turns>,
 }
 
 /// The reason why a name has no usable address.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Unresolved(pub(crate) String);
+pub(crate) enum Unresolved {
+    #[error("{0}")]
+    Failed(String),
+    /// It waited for other lookups of its tenant, or of this process, for too long.
+    #[error("the lookup waited too long for other lookups, whose name servers don't answer")]
+    TooMany,
+    #[error("this process had no free file descriptor")]
+    NoDescriptor,
+}
 
 impl CheckedResolver {
     /// A resolver that uses the operating system's lookup.
@@ -52,28 +80,35 @@ impl CheckedResolver {
             destinations,
             lookup,
             under_way: Arc::default(),
+            turns: Turns::new(),
         }
     }
 
-    /// Starts a lookup of this name, or joins the one that runs already.
+    /// Starts a lookup of this name, or joins the one that runs already for this tenant.
     fn find(&self, name: &str) -> Shared<BoxFuture<'static, Found>> {
+        let tenant = TENANT.try_with(Tenant::clone).ok();
+        let wanted = (tenant, name.to_owned());
         let mut under_way = lock(&self.under_way);
-        if let Some(lookup) = under_way.get(name) {
+        if let Some(lookup) = under_way.get(&wanted) {
             return lookup.clone();
         }
         let lookup = (self.lookup)(name.to_owned());
         // The lookup goes on even if nobody waits for it any more.
         let task = tokio::spawn({
-            let (under_way, name) = (self.under_way.clone(), name.to_owned());
+            let (under_way, turns) = (self.under_way.clone(), self.turns.clone());
+            let wanted = wanted.clone();
             async move {
-                let found = lookup.await;
-                lock(&under_way).remove(&name);
+                let found = match turns.take(wanted.0.as_ref()).await {
+                    Some(_turn) => lookup.await.map_err(Unresolved::from),
+                    None => Err(Unresolved::TooMany),
+                };
+                lock(&under_way).remove(&wanted);
                 found
             }
         });
-        let found = async { task.await?.map_err(|error| Unresolved(error.to_string())) };
+        let found = async { task.await? };
         let found = found.boxed().shared();
-        under_way.insert(name.to_owned(), found.clone());
+        under_way.insert(wanted, found.clone());
         found
     }
 }
@@ -84,7 +119,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl From<tokio::task::JoinError> for Unresolved {
     fn from(error: tokio::task::JoinError) -> Self {
-        Self(error.to_string())
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<io::Error> for Unresolved {
+    fn from(error: io::Error) -> Self {
+        match descriptors::are_exhausted(&error) {
+            true => Self::NoDescriptor,
+            false => Self::Failed(error.to_string()),
+        }
     }
 }
 
@@ -299,5 +343,39 @@ mod tests {
         assert_eq!(*asked.lock().unwrap(), 1);
         attempt(&sender, 1).await;
         assert_eq!(*asked.lock().unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn names_of_one_tenant_that_hang_keep_no_other_tenant_from_a_lookup() {
+        let lookup: Lookup = Box::new(|name: String| {
+            let found = async move {
+                if name.ends_with(".black-hole.example") {
+                    std::future::pending::<()>().await;
+                }
+                Ok(vec![at("93.184.216.34")])
+            };
+            found.boxed()
+        });
+        let resolver = Arc::new(CheckedResolver::by(Arc::default(), lookup));
+        let find = |tenant: &str, name: String| {
+            let (resolver, tenant) = (resolver.clone(), tenant.parse::<Tenant>().unwrap());
+            async move { for_tenant(&tenant, async { resolver.find(&name).await }).await }
+        };
+        // More than all tenants together may look up at a time.
+        let hanging: Vec<_> = (0..1_000)
+            .map(|n| tokio::spawn(find("acme", format!("{n}.black-hole.example"))))
+            .collect();
+        tokio::task::yield_now().await;
+        let begun = std::time::Instant::now();
+        let others = find("globex", "example.com".to_owned()).await;
+        assert!(others.is_ok(), "{others:?}");
+        assert!(begun.elapsed() < turns::LONGEST_WAIT / 2);
+        // The same name, but for the tenant whose names hang.
+        let own = find("acme", "example.com".to_owned()).await;
+        assert!(matches!(own, Err(Unresolved::TooMany)), "{own:?}");
+        assert!(begun.elapsed() >= turns::LONGEST_WAIT);
+        for lookup in hanging {
+            lookup.abort();
+        }
     }
 }

@@ -9,6 +9,9 @@
 //! Revisions commit in order. So loading "everything above the revision I know"
 //! misses nothing, and a notification only says when to load.
 //!
+//! A change of one event type reads that type's schema, and the names of its tenant's
+//! other types ([`event_types`]).
+//!
 //! Rows are read page by page, so that loading needs memory only for one page and
 //! for the cache itself. A load of everything skips deleted webhooks.
 
@@ -28,13 +31,17 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::clock;
-use crate::ids::{EventType, Tenant, WebhookId};
+use crate::ids::WebhookId;
 use crate::postgres;
 use crate::seal::Keyring;
 use crate::supervise::{Backoff, Readiness};
 use crate::telemetry::metrics;
 use crate::tenant::TenantSettings;
 use crate::webhook::{Sealed, Subscription, Unreadable, Webhook};
+use event_types::Versions;
+pub use event_types::{EventTypeRow, ReadSchema, TenantEventTypes};
+
+mod event_types;
 
 /// Webhooks per page. With the size limit of a webhook that is at most 12 MiB.
 const PAGE: i64 = 200;
@@ -45,7 +52,8 @@ const PROBE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Changes<W> {
     pub tenants: Vec<TenantSettings>,
-    /// The event types of new or changed tenants, if the feed loads event types.
+    /// The event types of new or changed tenants, if the feed loads event types. A schema that
+    /// didn't change isn't among them.
     pub event_types: Vec<TenantEventTypes>,
     pub webhooks: Vec<W>,
     /// Webhooks to remove from the cache: deleted ones, and changed ones that can't
@@ -110,23 +118,6 @@ impl Cached for Subscription {
     }
 }
 
-/// The event types of one tenant.
-#[derive(Debug)]
-pub struct TenantEventTypes {
-    pub tenant: Tenant,
-    /// Whether events of other types are refused.
-    pub strict: bool,
-    pub types: Vec<EventTypeRow>,
-}
-
-/// One event type, as far as events are checked against it.
-#[derive(Debug)]
-pub struct EventTypeRow {
-    pub name: EventType,
-    /// A JSON Schema, as text.
-    pub schema: Option<String>,
-}
-
 /// Loads changed rows and passes them to its owner's `apply`.
 pub struct Feed<W> {
     pool: Pool,
@@ -150,6 +141,8 @@ struct Known {
     /// Webhooks that can't be read, with their revision and whether a key is
     /// missing.
     unreadable: HashMap<WebhookId, (i64, bool)>,
+    /// The schemas of event types that were applied.
+    schemas: Versions,
 }
 
 impl<W: Cached> Feed<W> {
@@ -213,7 +206,11 @@ impl<W: Cached> Feed<W> {
             .await?;
         let tenants = client.query(&tenants, &[&since]).await?;
         let event_types = if W::WITH_EVENT_TYPES {
-            changed_event_types(&client, since).await?
+            if is_complete {
+                // After a failover of PostgreSQL, versions may come again.
+                known.schemas = Versions::default();
+            }
+            event_types::read_changed(&client, since, &mut known.schemas).await?
         } else {
             Vec::new()
         };
@@ -401,36 +398,4 @@ impl<W: Cached> Feed<W> {
             ended = listen => ended,
         }
     }
-}
-
-/// The event types of changed tenants, all types of each tenant. A type that isn't
-/// in the result was deleted.
-async fn changed_event_types(client: &Client, since: i64) -> anyhow::Result<Vec<TenantEventTypes>> {
-    let statement = client
-        .prepare_cached(
-            "-- changed_event_types\n\
-             SELECT t.id, t.strict_event_types, e.name, e.schema \
-             FROM tenants t LEFT JOIN event_types e ON e.tenant = t.id \
-             WHERE t.revision > $1 ORDER BY t.id",
-        )
-        .await?;
-    let mut tenants: Vec<TenantEventTypes> = Vec::new();
-    for row in client.query(&statement, &[&since]).await? {
-        let tenant: Tenant = row.get(0);
-        if tenants.last().is_none_or(|last| last.tenant != tenant) {
-            tenants.push(TenantEventTypes {
-                tenant,
-                strict: row.get(1),
-                types: Vec::new(),
-            });
-        }
-        // A tenant without event types has one row without a type.
-        if let (Some(of_tenant), Some(name)) = (tenants.last_mut(), row.get(2)) {
-            of_tenant.types.push(EventTypeRow {
-                name,
-                schema: row.get(3),
-            });
-        }
-    }
-    Ok(tenants)
 }

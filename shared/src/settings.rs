@@ -6,6 +6,8 @@
 //! process.
 
 use std::fmt::Display;
+use std::fs::File;
+use std::io::{self, Read};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -23,6 +25,9 @@ use crate::seal::Keyring;
 use crate::serve;
 use crate::telemetry::LogFormat;
 use crate::trace::{self, Sampler};
+
+/// The largest file of a secret, in bytes. Several proxies with passwords have room in it.
+const LONGEST_SECRET: u64 = 64 * 1024;
 
 /// Reads settings and collects the problems.
 pub struct Reader<'a> {
@@ -84,17 +89,38 @@ impl<'a> Reader<'a> {
         value
     }
 
-    /// A required value that must not be shown.
+    /// A required value that must not be shown: see [`Reader::optional_secret`].
     pub fn secret(&mut self, name: &str, what: &str) -> SecretString {
-        self.optional_secret(name).unwrap_or_else(|| {
-            self.problem(format!("{name} is not set: {what}"));
-            SecretString::default()
+        match self.find_secret(name) {
+            Ok(Some(secret)) => return secret,
+            Ok(None) => self.problem(format!("{name} is not set: {what}")),
+            Err(problem) => self.problem(problem),
+        }
+        SecretString::default()
+    }
+
+    /// An optional value that must not be shown. It is in the variable, or in the file that
+    /// `<name>_FILE` names: an environment is inherited by child processes and shown by
+    /// container engines, and a file isn't.
+    pub fn optional_secret(&mut self, name: &str) -> Option<SecretString> {
+        self.find_secret(name).unwrap_or_else(|problem| {
+            self.problem(problem);
+            None
         })
     }
 
-    /// An optional value that must not be shown.
-    pub fn optional_secret(&mut self, name: &str) -> Option<SecretString> {
-        (self.variable)(name).map(SecretString::from)
+    fn find_secret(&self, name: &str) -> Result<Option<SecretString>, String> {
+        let value = (self.variable)(name).map(SecretString::from);
+        let Some(path) = (self.variable)(&format!("{name}_FILE")) else {
+            return Ok(value);
+        };
+        if value.is_some() {
+            return Err(format!("{name} and {name}_FILE exclude each other"));
+        }
+        match secret_in(&path) {
+            Ok(secret) => Ok(Some(secret)),
+            Err(error) => Err(format!("{name}_FILE: {path}: {error}")),
+        }
     }
 
     /// Adds a problem.
@@ -113,6 +139,24 @@ impl<'a> Reader<'a> {
             Err(Unusable(self.problems))
         }
     }
+}
+
+/// A file's text without its last end of line, which editors and `echo` add.
+fn secret_in(path: &str) -> io::Result<SecretString> {
+    let mut text = String::new();
+    File::open(path)?
+        .take(LONGEST_SECRET + 1)
+        .read_to_string(&mut text)?;
+    if text.len() as u64 > LONGEST_SECRET {
+        let problem = format!("the file has more than {LONGEST_SECRET} bytes");
+        return Err(io::Error::other(problem));
+    }
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    if line.is_empty() {
+        return Err(io::Error::other("the file is empty"));
+    }
+    Ok(SecretString::from(line.to_owned()))
 }
 
 /// The settings that both binaries read.

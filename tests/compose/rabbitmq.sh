@@ -1,5 +1,5 @@
 #!/bin/sh
-# Stands in for the entry point of the image rabbitmq:4.0: the same variables, Debian's RabbitMQ.
+# Stands in for the entry point of the image rabbitmq:4.0-management: the same variables, Debian's RabbitMQ.
 set -eu
 export PATH=/usr/lib/rabbitmq/bin:$PATH HOME=/var/lib/rabbitmq
 [ $# -eq 0 ] || exec "$@"
@@ -11,7 +11,7 @@ if [ "$(id -u)" = 0 ]; then
         echo "default_pass = $RABBITMQ_DEFAULT_PASS"
         echo "loopback_users = none"
     } >/etc/rabbitmq/conf.d/10-defaults.conf
-    echo '[rabbitmq_prometheus].' >/etc/rabbitmq/enabled_plugins
+    echo '[rabbitmq_management,rabbitmq_prometheus].' >/etc/rabbitmq/enabled_plugins
     chown -R rabbitmq: /etc/rabbitmq/conf.d/10-defaults.conf /etc/rabbitmq/enabled_plugins
     exec setpriv --reuid=rabbitmq --regid=rabbitmq --init-groups "$0"
 fi

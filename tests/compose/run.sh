@@ -2,31 +2,23 @@
 # `make compose-test`: runs docker-compose.yml with podman, and shows that it does what it says.
 #
 # Where images can't be pulled, it makes those that the file names of Debian's packages
-# (debootstrap). The image of Posthorn gets the binaries that cargo built in target/debug; with
-# COMPILE=yes its Dockerfile compiles them, which needs the image rust:1.92-bookworm. Grafana isn't
-# started: no package has it.
+# (images.sh). The image of Posthorn gets the binaries that cargo built in target/debug; with COMPILE=yes
+# its Dockerfile compiles them: in the image rust:1.92-bookworm if that is here, otherwise with this
+# machine's compiler. Grafana isn't started: no package has it.
 #
 # Needs root, Debian, and the packages that `deploy/deps.sh containers` installs. Where it can't run it
 # says so and succeeds.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-state=$PWD/.posthorn/compose
+name=compose-test
+# shellcheck source=tests/compose/images.sh
+. tests/compose/images.sh
 project=posthorn-test
-export CONTAINERS_CONF=$state/containers.conf PATH=$PWD/.posthorn/venv/bin:$PATH
 # Beside a `make run` on the usual ports.
 export AMQP_PORT=25672 API_PORT=28080 PROMETHEUS_PORT=29090 GRAFANA_PORT=23000
 export POSTHORN_IMAGE=localhost/posthorn:one
 
-say() { printf 'compose-test: %s\n' "$*"; }
-fail() {
-    say "FAILED: $*" >&2
-    exit 1
-}
-skip() {
-    say "SKIPPED, nothing was tested: $*"
-    exit 0
-}
 compose() { podman-compose -p $project --env-file "$state/env" -f docker-compose.yml "$@" >>"$state/compose.log" 2>&1; }
 containers() { podman ps -q --filter "label=io.podman.compose.project=$project" --filter "label=com.docker.compose.service=$1"; }
 eventually() { # SECONDS WHAT COMMAND…
@@ -39,24 +31,8 @@ eventually() { # SECONDS WHAT COMMAND…
     say "$what"
 }
 
-[ "$(id -u)" = 0 ] || skip "not root"
-for program in podman buildah runc debootstrap podman-compose curl; do
-    command -v $program >/dev/null || skip "there is no $program: deploy/deps.sh containers installs it"
-done
-mkdir -p "$state"
-cat >"$CONTAINERS_CONF" <<'CONF'
-# crun and systemd aren't everywhere; bridge networks want netavark.
-[engine]
-runtime = "runc"
-cgroup_manager = "cgroupfs"
-events_logger = "file"
-[network]
-network_backend = "netavark"
-[containers]
-default_ulimits = ["nofile=4096:8192", "nproc=4096:4096"]
-CONF
+prepare
 : >"$state/compose.log"
-: >"$state/published"
 
 down() {
     # Those that were scaled up, podman-compose forgets.
@@ -66,8 +42,10 @@ down() {
     [ -z "${1:-}" ] || return 0
     rm -f "$state/env"
 }
+looking=
 ended() {
     local status=$?
+    [ -z "$looking" ] || kill $looking || true
     if [ $status != 0 ]; then
         tail -20 "$state/compose.log" || true
         podman ps --all --filter "label=io.podman.compose.project=$project" || true
@@ -80,64 +58,17 @@ ended() {
     exit $status
 }
 
-# Images under the names of the compose file: those that are here, or made of Debian's packages.
-root_of() { # SUITE PACKAGES…
-    local suite=$1 root=$state/$1
-    shift
-    [ -e "$root/complete" ] && return 0
-    say "making a root of Debian $suite with debootstrap"
-    rm -rf "$root"
-    debootstrap --variant=minbase "$suite" "$root" http://deb.debian.org/debian >"$state/$suite.log" 2>&1 ||
-        skip "debootstrap of $suite failed: see $state/$suite.log"
-    cp /etc/resolv.conf "$root/etc/"
-    printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
-    chmod 755 "$root/usr/sbin/policy-rc.d"
-    chroot "$root" env DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-        apt-get install -y -q --no-install-recommends "$@" >>"$state/$suite.log" 2>&1 </dev/null ||
-        skip "installing $* in $root failed: see $state/$suite.log"
-    rm -rf "$root"/var/cache/apt/archives/*.deb "$root/usr/sbin/policy-rc.d"
-    touch "$root/complete"
-}
-image_of() { # NAME SUITE PACKAGES…
-    local name=$1
-    shift
-    podman image exists "$name" && return 0
-    root_of "$@"
-    tar -C "$state/$1" -c . | podman import -q - "$name" >/dev/null
-    rm -rf "${state:?}/$1"
-}
-make_images() {
-    image_of docker.io/library/debian:bookworm-slim bookworm ca-certificates
-    image_of localhost/posthorn-servers trixie rabbitmq-server postgresql-17 \
-        prometheus prometheus-node-exporter prometheus-postgres-exporter python3
-    local target image
-    while read -r target image; do
-        podman image exists "$image" ||
-            podman build -q --target "$target" --tag "$image" --file tests/compose/Containerfile tests/compose >/dev/null
-    done <<'IMAGES'
-postgres docker.io/library/postgres:17
-rabbitmq docker.io/library/rabbitmq:4.0
-python docker.io/library/python:3.13-slim
-prometheus docker.io/prom/prometheus:v2.55.1
-node-exporter quay.io/prometheus/node-exporter:v1.8.2
-postgres-exporter quay.io/prometheuscommunity/postgres-exporter:v0.16.0
-IMAGES
-}
 make_posthorn() {
-    local from=prebuilt
-    if [ "${COMPILE:-}" = yes ]; then
-        from=compiled
-    else
-        mkdir -p target/image
-        cp "${TARGET:-target}"/debug/posthorn-{ingest,dispatcher} target/image/
-    fi
-    podman build -q --build-arg BINARIES=$from --file deploy/Dockerfile --tag localhost/posthorn:one . >/dev/null
+    make_base
+    put_binaries
+    build localhost/posthorn:one
     # The next version: another image of the same.
-    podman build -q --build-arg BINARIES=$from --label version=two --file deploy/Dockerfile \
-        --tag localhost/posthorn:two . >/dev/null
+    build localhost/posthorn:two --label version=two
     rm -rf target/image
     say "the image has $(podman image inspect --format '{{.Size}}' localhost/posthorn:one) bytes," \
-        "runs as $(podman image inspect --format '{{.User}}' localhost/posthorn:one)"
+        "runs as $(podman image inspect --format '{{.User}}' localhost/posthorn:one)," \
+        "is of version $(podman image inspect \
+            --format '{{index .Labels "org.opencontainers.image.version"}}' localhost/posthorn:one)"
 }
 
 healthy() { # SERVICE NUMBER
@@ -149,9 +80,6 @@ healthy() { # SERVICE NUMBER
 orders() { # Which orders the receiver has verified, each once.
     podman logs "$(containers receiver)" 2>&1 | sed -n 's/.*"order": "\([^"]*\)".*/\1/p' | sort -u
 }
-note_published() { # Which orders the demo has published so far; its container may be replaced.
-    podman logs "$(containers demo)" 2>&1 | sed -n 's/^published //p' >>"$state/published"
-}
 has_orders() { [ "$(orders | wc -l)" -ge "$1" ]; }
 more_orders() { # NUMBER WHAT
     local now
@@ -161,9 +89,47 @@ more_orders() { # NUMBER WHAT
 watches() { # QUERY VALUE
     curl -fsS --get --data-urlencode "query=$1" "http://127.0.0.1:$PROMETHEUS_PORT/api/v1/query" | grep -q "\"$2\"\]"
 }
+sql() { podman exec "$(containers postgres)" psql --username=posthorn --dbname=posthorn --no-psqlrc -At --command="$1"; }
+process_of() { podman inspect --format '{{.State.Pid}}' "$1"; }
+
+# Replaces the containers of a service, one after the other, by ones of the image that is named now.
+# podman-compose's --force-recreate would stop all of them first.
+replace() { # SERVICE NUMBER
+    local service=$1 number=$2 one
+    for one in $(podman ps --format '{{.Names}}' --filter "label=io.podman.compose.project=$project" \
+        --filter "label=com.docker.compose.service=$service" | sort); do
+        podman stop --time 70 "$one" >/dev/null
+        [ "$(podman inspect --format '{{.State.ExitCode}}' "$one")" = 0 ] || fail "$one didn't stop in order"
+        podman rm "$one" >/dev/null
+        compose up --detach --no-build --no-deps --no-recreate --scale "$service=$number" "$service"
+        eventually 90 "$one is of the next version, and $number of $service are healthy" healthy "$service" "$number"
+    done
+}
+
+# What can be seen from outside while containers are replaced: the time, how many dispatchers run, how
+# many orders have arrived.
+look_on() {
+    while :; do
+        echo "$SECONDS $(containers dispatcher | wc -w) $(orders | wc -l)" || true
+        sleep 1
+    done >"$state/seen"
+}
+# SECONDS: the longest time without a new delivery.
+nobody_noticed() {
+    awk -v longest="$1" '
+        NR == 1 { since = $1; orders = $3 }
+        $2 < 3 { print "only " $2 " dispatchers ran"; bad = 1 }
+        $3 > orders { orders = $3; since = $1 }
+        $1 - since > longest { print "no delivery for " $1 - since " s"; bad = 1 }
+        $1 - since > gap { gap = $1 - since }
+        END {
+            print NR " looks; the longest time between new deliveries was " gap + 0 " s"
+            exit bad || NR < 5
+        }' "$state/seen"
+}
 
 begun=$SECONDS
-make_images
+make_servers
 make_posthorn
 trap ended EXIT
 down keep
@@ -197,21 +163,48 @@ eventually 90 "Prometheus watches four dispatchers" watches 'sum(up{job="posthor
 eventually 90 "Prometheus watches all servers" watches 'count(up == 1)' 10
 eventually 60 "its rules have values" watches 'posthorn:deliveries_unaccounted:max' 0
 
-podman kill --signal KILL ${project}_dispatcher_2 >/dev/null
+# The doctor finds RabbitMQ's management API. Other lines are WRONG here: there is no TLS.
+doctor_sees() {
+    { podman exec "$(containers api)" posthorn-ingest doctor || true; } | grep "^ok *RabbitMQ's version: "
+}
+eventually 60 "the doctor knows RabbitMQ's version" doctor_sees
+
+# A dispatcher is killed while it waits for answers: the receiver is stopped meanwhile. (`podman kill`
+# would count as a wish of the operator's, and the container would stay as it is.)
+victim=${project}_dispatcher_2
+address=$(podman inspect --format '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' "$victim")
+killed=$(process_of "$victim")
+receiving=$(process_of "$(containers receiver)")
+# Without -q: grep would end before curl has written everything, and curl would fail.
+waits() { curl -fsS "http://$address:8081/metrics" | grep '^posthorn_attempts_in_flight [1-9]'; }
+kill -STOP "$receiving"
+eventually 20 "$victim has requests under way that nobody answers" waits
+kill -KILL "$killed"
+newest=$(sql "SELECT id FROM deliveries ORDER BY id DESC LIMIT 1")
+kill -CONT "$receiving"
+restarted() {
+    [ "$(podman inspect --format '{{.State.Running}}' "$victim")" = true ] && [ "$(process_of "$victim")" != "$killed" ]
+}
+eventually 60 "its container was started again" restarted
+eventually 60 "four dispatchers are healthy again" healthy dispatcher 4
+of_before_are_finished() { [ "$(sql "SELECT count(*) FROM deliveries WHERE due_at IS NOT NULL AND id <= '$newest'")" = 0 ]; }
+eventually 120 "all deliveries of before the kill are finished" of_before_are_finished
 more_orders 20 "one dispatcher was killed"
 
 # A rolling upgrade: one container after the other, with events arriving all the time.
+compose up --detach --no-build --no-deps --no-recreate --scale intake=2 intake
+eventually 60 "two intakes are healthy" healthy intake 2
 export POSTHORN_IMAGE=localhost/posthorn:two
-for service in dispatcher intake api; do
-    # podman-compose replaces what depends on the API with it.
-    note_published
-    scale=()
-    [ $service != dispatcher ] || scale=(--scale dispatcher=4)
-    compose up --detach --no-build --no-deps --force-recreate "${scale[@]}" $service
-    number=1
-    [ $service != dispatcher ] || number=4
-    eventually 90 "$service: $number of the next version" healthy $service $number
-done
+look_on &
+looking=$!
+replace dispatcher 4
+replace intake 2
+kill $looking
+wait $looking || true
+looking=
+nobody_noticed 10 || fail "the upgrade was noticed"
+# It has a port of this machine, so there is one of it. Meanwhile the demo tries again.
+replace api 1
 for container in $(containers dispatcher) $(containers intake) $(containers api); do
     [ "$(podman inspect --format '{{.Config.Labels.version}}' "$container")" = two ] || fail "$container is of the old version"
 done
@@ -220,27 +213,38 @@ more_orders 20 "after the upgrade"
 # The container stays, and so does its log.
 demo=$(containers demo)
 compose stop demo
-podman logs "$demo" 2>&1 | sed -n 's/^published //p' >>"$state/published"
-missing() { comm -23 <(sort -u "$state/published") <(orders); }
+podman logs "$demo" 2>&1 | sed -n 's/^published //p' | sort -u >"$state/published"
+missing() { comm -23 "$state/published" <(orders); }
 all_there() { [ -z "$(missing)" ]; }
-eventually 120 "all of the $(sort -u "$state/published" | wc -l) orders that were published have arrived" all_there
+eventually 120 "all of the $(wc -l <"$state/published") orders that were published have arrived" all_there
+all_delivered() { [ "$(sql "SELECT count(*) FROM deliveries WHERE state <> 'delivered'")" = 0 ]; }
+eventually 60 "every delivery is recorded as delivered" all_delivered
 # More than once: podman's DNS, where it has no other server to ask, answers now and then late.
 eventually 60 "posthorn-ingest audit finds nothing unaccounted for" \
     podman exec "$(containers api)" posthorn-ingest audit --grace 0
 
-stopping=$SECONDS
-compose stop dispatcher intake api
-took=$((SECONDS - stopping))
-[ $took -le 45 ] || fail "stopping took $took s"
-for container in $(podman ps --all -q --filter "label=io.podman.compose.project=$project" --filter status=exited); do
-    name=$(podman inspect --format '{{.Name}}' "$container")
-    code=$(podman inspect --format '{{.State.ExitCode}}' "$container")
-    case $name in
-    *_demo_*) ;;
-    *) [ "$code" = 0 ] || fail "$name ended with $code" ;;
-    esac
-done
-say "everything of Posthorn stopped in order, in $took s"
+stop_all() { # SECONDS SERVICE…: all containers at the same time, those that were scaled up, too.
+    local grace=$1 begun=$SECONDS found=() service
+    shift
+    for service in "$@"; do
+        # shellcheck disable=SC2207
+        found+=($(containers "$service"))
+    done
+    podman stop --time "$grace" "${found[@]}" >/dev/null
+    for container in "${found[@]}"; do
+        code=$(podman inspect --format '{{.State.ExitCode}}' "$container")
+        [ "$code" = 0 ] || fail "$(podman inspect --format '{{.Name}}' "$container") ended with $code"
+    done
+    # Whoever is still there after the grace is killed, and ends with 137.
+    say "$*: ${#found[@]} containers stopped in order, in $((SECONDS - begun)) s"
+}
+# The graces of docker-compose.yml. A dispatcher needs no more than 45 s.
+stop_all 45 dispatcher
+stop_all 70 intake api
+postgres=$(containers postgres)
+stop_all 60 rabbitmq
+stop_all 60 postgres
+podman logs "$postgres" 2>&1 | grep "database system is shut down" >/dev/null || fail "PostgreSQL wasn't shut down"
 down
 trap - EXIT
 say "passed in $((SECONDS - begun)) s"

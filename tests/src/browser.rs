@@ -260,18 +260,27 @@ impl Tab {
         self.with(css, async |element| element.click().await).await;
     }
 
-    /// Presses the link or button with this text.
+    /// Presses the link or button with this text. Live parts are replaced all the time: if one is
+    /// between finding it and the press, it is found again.
     pub async fn press_text(&self, text: &str) {
         let path =
             format!("//main//*[self::a or self::button][contains(normalize-space(.), '{text}')]");
-        let wait = self.client.wait().at_most(PATIENCE);
-        match wait.for_element(Locator::XPath(&path)).await {
-            Ok(element) => must(text, element.click().await),
-            Err(error) => panic!(
-                "{text} on {}: {error}\n{}",
-                self.path().await,
-                self.text().await
-            ),
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let wait = self.client.wait().at_most(PATIENCE);
+            let pressed = match wait.for_element(Locator::XPath(&path)).await {
+                Ok(element) => element.click().await,
+                Err(error) => Err(error),
+            };
+            match pressed {
+                Ok(()) => return,
+                Err(error) if error.is_stale_element_reference() && Instant::now() < deadline => {}
+                Err(error) => panic!(
+                    "{text} on {}: {error}\n{}",
+                    self.path().await,
+                    self.text().await
+                ),
+            }
         }
     }
 

@@ -6,7 +6,7 @@
 //! | [`service`] | starts the real binaries on them |
 //! | [`receiver`] | a webhook endpoint that records its requests |
 //! | [`load`] | publishes all the time, through any fault |
-//! | [`producer`] | publishes events over AMQP; [`mod@raw`] writes its own AMQP frames |
+//! | [`producer`] | publishes events over AMQP; [`mod@raw`] writes its own AMQP frames, [`amqp10`] those of AMQP 1.0 |
 //! | [`setups`] | what many tests begin with; [`documents`] reads the documentation's examples |
 //! | [`script`] | runs a script in another language on a test's cases |
 //! | [`world`] | one test's own database, virtual host and processes |
@@ -17,6 +17,7 @@
 //! | [`clock`] | makes processes' clocks wrong |
 //! | [`chaos`] | injects faults under load and checks that nothing was lost |
 
+pub mod amqp10;
 pub mod bench;
 pub mod browser;
 pub mod chaos;

@@ -1,9 +1,11 @@
 //! A private Prometheus with the exporters that `deploy/` names, all from Debian's
 //! packages, all on loopback.
 //!
-//! It loads the rules of `deploy/prometheus` as they are, but for two things:
-//! everything is scraped and computed every second, and no alert waits.
+//! It loads the rules of `deploy/prometheus` as they are, but for three things:
+//! everything is scraped and computed every second, no alert waits, and the one alert that asks
+//! for a whole bad window gets a shorter window. Its one certificate expires in three days.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -20,8 +22,12 @@ use crate::world::unique;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Where the rules are.
 const RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus");
-/// A certificate for whatever wants to be asked for one, and its key.
-const CERTIFICATES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates");
+const RULE_FILES: [&str; 3] = ["recording.yml", "alerts.yml", "webhooks.yml"];
+/// A window in which every sample has to be bad, and what it is here.
+const WINDOW: (&str, &str) = (
+    "min_over_time(posthorn:dead_lettering:messages[10m])",
+    "min_over_time(posthorn:dead_lettering:messages[5s])",
+);
 
 /// What a Prometheus watches.
 pub struct Watched<'a> {
@@ -31,8 +37,10 @@ pub struct Watched<'a> {
     pub dispatchers: Vec<String>,
     /// Where RabbitMQ's metrics are.
     pub rabbitmq: String,
-    /// The database.
+    /// The database, as the role of `deploy/postgres-reader.sql` reaches it.
     pub database_url: &'a str,
+    /// The operator's token: with it the first ingest shows metrics of single webhooks.
+    pub operator_token: &'a str,
 }
 
 /// A running Prometheus. All of it ends when dropped.
@@ -80,11 +88,10 @@ impl Monitoring {
             folder.join("blackbox.yml"),
             "modules: {tcp_tls: {prober: tcp, tcp: {tls: true, tls_config: {insecure_skip_verify: true}}}}",
         )?;
+        make_certificate(&folder)?;
         fs::write(
             folder.join("web.yml"),
-            format!(
-                "tls_server_config: {{cert_file: {CERTIFICATES}/localhost.pem, key_file: {CERTIFICATES}/key.pem}}"
-            ),
+            "tls_server_config: {cert_file: certificate.pem, key_file: key.pem}",
         )?;
         start(
             "prometheus-blackbox-exporter",
@@ -96,9 +103,15 @@ impl Monitoring {
             &[],
         )?;
 
+        let webhooks = json!({
+            "metrics_path": "/metrics/webhooks",
+            "authorization": {"credentials": watched.operator_token},
+        });
         let jobs = [
             job("posthorn-ingest", &watched.ingests, json!({})),
             job("posthorn-dispatcher", &watched.dispatchers, json!({})),
+            // All ingests give the same answer.
+            job("posthorn-webhooks", &watched.ingests[..1], webhooks),
             job(
                 "posthorn-rabbitmq",
                 std::slice::from_ref(&watched.rabbitmq),
@@ -120,22 +133,23 @@ impl Monitoring {
                        "tls_config": {"insecure_skip_verify": true}}),
             ),
         ];
-        // RabbitMQ twice, and three exporters.
-        let targets = watched.ingests.len() + watched.dispatchers.len() + 5;
+        // The webhooks, RabbitMQ twice, and three exporters.
+        let targets = watched.ingests.len() + watched.dispatchers.len() + 6;
         // JSON is YAML.
         let config = json!({
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
-            "rule_files": ["recording.yml", "alerts.yml"],
+            "rule_files": RULE_FILES,
             "scrape_configs": jobs,
         });
         fs::write(folder.join("prometheus.yml"), config.to_string())?;
-        for file in ["recording.yml", "alerts.yml"] {
+        for file in RULE_FILES {
             let rules = fs::read_to_string(Path::new(RULES).join(file))?;
             let rules = rules
                 .lines()
                 .filter(|line| !line.starts_with("        for:"));
             let rules: Vec<_> = rules.collect();
-            fs::write(folder.join(file), rules.join("\n"))?;
+            let rules = rules.join("\n").replace(WINDOW.0, WINDOW.1);
+            fs::write(folder.join(file), rules)?;
         }
         start(
             "prometheus",
@@ -204,6 +218,12 @@ impl Monitoring {
         }
     }
 
+    /// Where Prometheus answers.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.prometheus
+    }
+
     /// What Prometheus and the exporters said.
     #[must_use]
     pub fn log(&self) -> String {
@@ -239,6 +259,35 @@ impl Monitoring {
         });
         Ok(values.collect())
     }
+
+    /// The names of all alerts that have been firing at any time since the start.
+    ///
+    /// # Errors
+    /// If Prometheus doesn't answer.
+    pub async fn fired(&self) -> anyhow::Result<BTreeSet<String>> {
+        let query = "count by (alertname) (count_over_time(ALERTS{alertstate=\"firing\"}[1h]))";
+        let data = self.ask("query", &[("query", query)]).await?;
+        let series = data["result"].as_array().cloned().unwrap_or_default();
+        let names = series
+            .iter()
+            .filter_map(|series| series["metric"]["alertname"].as_str());
+        Ok(names.map(str::to_owned).collect())
+    }
+
+    /// The names of all alerting rules that Prometheus has loaded.
+    ///
+    /// # Errors
+    /// If Prometheus doesn't answer.
+    pub async fn alerts(&self) -> anyhow::Result<BTreeSet<String>> {
+        let data = self.ask("rules", &[("type", "alert")]).await?;
+        let groups = data["groups"].as_array().cloned().unwrap_or_default();
+        let rules = groups
+            .iter()
+            .filter_map(|group| group["rules"].as_array())
+            .flatten();
+        let names = rules.filter_map(|rule| rule["name"].as_str());
+        Ok(names.map(str::to_owned).collect())
+    }
 }
 
 impl Drop for Monitoring {
@@ -262,6 +311,28 @@ fn addresses<const N: usize>() -> anyhow::Result<[String; N]> {
         *address = free_address()?;
     }
     Ok(addresses)
+}
+
+/// Makes a certificate that expires in three days. No alert about certificates waits that long.
+fn make_certificate(folder: &Path) -> anyhow::Result<()> {
+    let made = std::process::Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-nodes",
+            "-days",
+            "3",
+            "-subj",
+            "/CN=localhost",
+        ])
+        .args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
+        .args(["-keyout", "key.pem", "-out", "certificate.pem"])
+        .current_dir(folder)
+        .output()
+        .context("starting openssl: `make deps` installs it")?;
+    let said = String::from_utf8_lossy(&made.stderr);
+    ensure!(made.status.success(), "openssl: {said}");
+    Ok(())
 }
 
 /// Starts a program that ends when we do, however we end.

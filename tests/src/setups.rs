@@ -1,17 +1,66 @@
 //! Set-ups that many tests begin with.
 
-use lapin::options::QueueDeclareOptions;
+use std::time::{Duration, Instant};
+
+use lapin::Channel;
+use lapin::options::{BasicGetOptions, BasicNackOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use serde_json::{Value, json};
 
 use crate::producer::Publication;
 use crate::proxy::Proxy;
-use crate::receiver::{Receiver, Script};
+use crate::receiver::{Receiver, Script, answering};
 use crate::service::{Answer, Service};
 use crate::world::{World, eventually, must};
 
 /// The API's dead letters.
 pub const DEAD_LETTERS: &str = "/api/v1/admin/dead-letters";
+
+/// The promise is that another tenant's event arrives within a second. On a machine that
+/// runs several tests at once, each of its steps (broker, ingest, PostgreSQL, dispatcher,
+/// receiver) may take the better part of a second longer.
+const NOTICED: Duration = Duration::from_secs(5);
+
+/// Another tenant. Its events must arrive whatever happens.
+pub struct OtherTenant {
+    shop: Receiver,
+    sent: usize,
+}
+
+impl OtherTenant {
+    /// The tenant `other`, with one webhook that gets all of its events.
+    pub async fn new(world: &World, ingest: &Service) -> Self {
+        let token = world.another_tenant(ingest, "other").await;
+        let shop = world.receiver(answering(200)).await;
+        let webhook = json!({"url": shop.url("/"), "events": ["*"]});
+        let made = world
+            .ask_as(&token, ingest, "POST", "/api/v1/webhooks", Some(webhook))
+            .await;
+        assert_eq!(made.status, 201, "{}", made.body);
+        Self { shop, sent: 0 }
+    }
+
+    /// Publishes one event. Returns how long it took to arrive.
+    pub async fn publishes(&mut self, world: &World) -> Duration {
+        let id = format!("other-{}", self.sent);
+        let event = Publication::json("other", "order.created", &id, "{}");
+        let producer = world.producer().await;
+        let begun = Instant::now();
+        must("publishing", producer.publish(&event).await);
+        self.sent += 1;
+        self.shop.receives(self.sent).await;
+        begun.elapsed()
+    }
+
+    /// Publishes one event, which arrives as if nothing had happened. `meanwhile`: what happens.
+    pub async fn notices_nothing(&mut self, world: &World, meanwhile: &str) {
+        let took = self.publishes(world).await;
+        assert!(
+            took < NOTICED,
+            "{meanwhile}: the other tenant's event took {took:?}"
+        );
+    }
+}
 
 impl World {
     /// A receiver whose webhook gets every event of the tenant.
@@ -39,6 +88,27 @@ impl World {
         let count = must("looking at a queue", found.await).message_count();
         must("closing", connection.close(200, "done".into()).await);
         count
+    }
+
+    /// Takes messages from the events queue without acking them, until RabbitMQ gives up on them
+    /// and one is parked. No ingest may run.
+    pub async fn gives_up_on_events(&self, channel: &Channel) {
+        let requeue = BasicNackOptions {
+            requeue: true,
+            ..BasicNackOptions::default()
+        };
+        eventually("RabbitMQ gives up", async || {
+            let events = "posthorn.ingest.v1".into();
+            let taken = channel.basic_get(events, BasicGetOptions::default());
+            match must("taking an event", taken.await) {
+                Some(message) => {
+                    must("refusing", message.delivery.acker.nack(requeue).await);
+                    false
+                }
+                None => self.messages_in("posthorn.parking.v1").await == 1,
+            }
+        })
+        .await;
     }
 
     /// Makes a tenant beside the world's own.

@@ -75,6 +75,15 @@ impl World {
         world.and_settings(settings).await
     }
 
+    /// On servers of its own, RabbitMQ with AMQP 1.0.
+    ///
+    /// # Panics
+    /// If anything can't be started.
+    pub async fn with_amqp10(settings: &[(&str, &str)]) -> Self {
+        let world = Self::on_own(|config| config.amqp10 = true).await;
+        world.and_settings(settings).await
+    }
+
     /// On servers of its own, RabbitMQ with its management API. `fsync`: PostgreSQL's.
     ///
     /// # Panics

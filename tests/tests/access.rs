@@ -348,3 +348,41 @@ async fn a_tenant_is_made_listed_shown_and_changed() {
     );
     world.finish().await;
 }
+
+#[tokio::test]
+async fn a_tenant_has_a_bounded_number_of_valid_tokens_and_outdated_ones_are_deleted() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let sql = world.sql().await;
+    let filled = "INSERT INTO tokens (id, hash, prefix, tenant, role) \
+        SELECT gen_random_uuid(), sha256(n::text::bytea), 'pht_filled', $1, 'viewer' \
+        FROM generate_series(1, 100 - (SELECT count(*)::int FROM tokens WHERE tenant = $1)) n";
+    sql.execute(filled, &[&TENANT]).await.unwrap();
+    let new = || Some(json!({"tenant": TENANT, "role": "viewer"}));
+    let issue = async || world.ask_as_operator(&ingest, "POST", TOKENS, new()).await;
+    let refused = issue().await;
+    assert_eq!(refused.status, 422, "{}", refused.body);
+    assert!(refused.body["detail"].as_str().unwrap().contains("100"));
+
+    // What is revoked or has expired doesn't count.
+    for (change, days) in [("revoked_at", 31), ("expires_at", 29)] {
+        let change = format!(
+            "UPDATE tokens SET {change} = now() - interval '{days} days' WHERE id = ( \
+                 SELECT id FROM tokens WHERE prefix = 'pht_filled' AND revoked_at IS NULL \
+                     AND expires_at IS NULL LIMIT 1)"
+        );
+        assert_eq!(sql.execute(&change, &[]).await.unwrap(), 1);
+        let issued = issue().await;
+        assert_eq!(issued.status, 201, "{}", issued.body);
+        assert_eq!(issue().await.status, 422);
+    }
+    // The upkeep runs when the process starts.
+    ingest.stop().await.unwrap();
+    let _ingest = world.ingest().await;
+    eventually("the token that was revoked long ago is gone", async || {
+        world.count("tokens WHERE revoked_at IS NOT NULL").await == 0
+    })
+    .await;
+    assert_eq!(world.count("tokens WHERE expires_at < now()").await, 1);
+    world.finish().await;
+}

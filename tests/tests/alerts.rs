@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -12,6 +13,8 @@ use harness::service::{Service, http};
 use harness::world::{ADMIN_TOKEN, TENANT, Webhook, World, eventually};
 use serde_json::{Value, json};
 use shared::ids::WebhookId;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// A fast sweeper; six sweeps make a check.
 const BRISK: [(&str, &str); 2] = [("SWEEP_GRACE", "2"), ("SWEEP_INTERVAL", "1")];
@@ -41,7 +44,20 @@ async fn desk(world: &World, ingest: &Service) -> Receiver {
     desk
 }
 
-/// The data of the events of this type that the desk got.
+/// How many times the data has. Fails if one hasn't three digits after the second.
+fn times(data: &Value) -> usize {
+    match data {
+        Value::Object(members) => members.values().map(times).sum(),
+        Value::Array(entries) => entries.iter().map(times).sum(),
+        Value::String(text) if OffsetDateTime::parse(text, &Rfc3339).is_ok() => {
+            assert_eq!(text.len(), "2026-01-31T10:00:00.123Z".len(), "{text}");
+            1
+        }
+        _ => 0,
+    }
+}
+
+/// The data of the events of this type that the desk got. Each says when it happened.
 fn told(desk: &Receiver, event_type: &str) -> Vec<Value> {
     let events = desk
         .arrivals()
@@ -51,7 +67,45 @@ fn told(desk: &Receiver, event_type: &str) -> Vec<Value> {
     let of_type = events
         .into_iter()
         .filter(|event| event["type"] == event_type);
-    of_type.map(|event| event["data"].clone()).collect()
+    let data: Vec<Value> = of_type.map(|event| event["data"].clone()).collect();
+    for one in &data {
+        assert!(times(one) > 0, "{one}");
+    }
+    data
+}
+
+/// An event's data has exactly the members that the API's description has.
+async fn is_as_described(ingest: &Service, event_type: &str, data: &Value) {
+    let answer = http().get(ingest.url("/openapi.json")).send().await;
+    let document: Value = serde_json::from_str(&answer.unwrap().text().await.unwrap()).unwrap();
+    let at = |reference: &Value| {
+        let path = reference.as_str().unwrap().trim_start_matches('#');
+        document.pointer(path).unwrap()
+    };
+    let body = &document["webhooks"][event_type]["post"]["requestBody"];
+    let event = at(&body["content"]["application/json"]["schema"]["$ref"]);
+    assert_eq!(event["properties"]["type"]["enum"], json!([event_type]));
+    let schema = at(&event["properties"]["data"]["$ref"]);
+    let described = schema["properties"].as_object().unwrap().keys();
+    let sent = data.as_object().unwrap().keys();
+    assert_eq!(
+        described.collect::<BTreeSet<_>>(),
+        sent.collect::<BTreeSet<_>>(),
+        "{event_type}"
+    );
+    for (name, value) in data.as_object().unwrap() {
+        let kind = &schema["properties"][name]["type"];
+        let is_right = match value {
+            Value::Number(number) => kind.to_string().contains(match number.is_f64() {
+                true => "number",
+                false => "integer",
+            }),
+            Value::Array(_) => *kind == "array",
+            // Ids, times and objects are references.
+            _ => true,
+        };
+        assert!(is_right, "{event_type}: {name}: {value} is not {kind}");
+    }
 }
 
 async fn publish(world: &World, ids: std::ops::Range<usize>) {
@@ -91,6 +145,8 @@ async fn owners_are_told_once_that_a_webhook_fails_and_once_that_it_has_recovere
     );
     // What was given up is told in one, with the way to replay it.
     let given_up = &told(&desk, "delivery.exhausted")[0];
+    is_as_described(&ingest, "webhook.failing", failing).await;
+    is_as_described(&ingest, "delivery.exhausted", given_up).await;
     assert_eq!(
         (&given_up["webhook_id"], &given_up["count"]),
         (&json!(webhook.id), &json!(8)),
@@ -121,6 +177,7 @@ async fn owners_are_told_once_that_a_webhook_fails_and_once_that_it_has_recovere
     let recovered = told(&desk, "webhook.recovered");
     assert_eq!(recovered[0]["was"], json!(["failing"]), "{recovered:?}");
     assert_eq!(recovered[0]["since"], failing["since"]);
+    is_as_described(&ingest, "webhook.recovered", &recovered[0]).await;
     assert_eq!(world.count("webhook_alerts").await, 0);
     world.settles().await;
     for (event, times) in [
@@ -198,6 +255,7 @@ async fn owners_and_operators_are_told_that_an_endpoint_is_down_and_that_it_is_b
     })
     .await;
     let down = told(&desk, "webhook.down").remove(0);
+    is_as_described(&ingest, "webhook.down", &down).await;
     assert_eq!(down["webhook_id"], json!(webhook.id));
     assert!(
         down["last_failed_at"].as_str() >= down["since"].as_str(),
@@ -266,7 +324,7 @@ async fn metrics_of_webhooks_are_of_those_in_trouble_and_the_busiest_in_500_seri
     let world = World::with(&[("WEBHOOK_METRICS", "true")]).await;
     let ingest = world.ingest().await;
     let path = format!("/api/v1/admin/tenants/{TENANT}");
-    let more = json!({"limits": {"webhooks": 130}});
+    let more = json!({"limits": {"webhooks": 150}});
     let changed = world
         .ask_as_operator(&ingest, "PATCH", &path, Some(more))
         .await;
@@ -276,6 +334,15 @@ async fn metrics_of_webhooks_are_of_those_in_trouble_and_the_busiest_in_500_seri
     for _ in 0..130 {
         ids.push(world.webhook(&ingest, &shop, json!({})).await.id);
     }
+    // Busier than all others, and deleted: they take no place from those that exist.
+    let mut deleted = Vec::new();
+    for _ in 0..20 {
+        let webhook = world.webhook(&ingest, &shop, json!({})).await;
+        let path = format!("/api/v1/webhooks/{}", webhook.id);
+        let gone = world.ask(&ingest, "DELETE", &path, None).await;
+        assert_eq!(gone.status, 204, "{}", gone.body);
+        deleted.push(webhook.id);
+    }
     // As if one attempt of the first had been made, two of the second, and so on.
     let sql = world.sql().await;
     let attempts = "INSERT INTO stats (subject, quarter, slot, outcomes, response_times, \
@@ -284,7 +351,8 @@ async fn metrics_of_webhooks_are_of_those_in_trouble_and_the_busiest_in_500_seri
                     SELECT 'webhook/' || id, date_bin('15 minutes', now(), 'epoch'::timestamptz), \
                         1, ARRAY[n::int4], ARRAY[n::int4], n, 0, n, n, 0, 0, 0 \
                     FROM unnest($1::text[]) WITH ORDINALITY AS w (id, n)";
-    sql.execute(attempts, &[&ids]).await.unwrap();
+    let all: Vec<_> = ids.iter().chain(&deleted).collect();
+    sql.execute(attempts, &[&all]).await.unwrap();
     let first: WebhookId = ids[0].parse().unwrap();
     let trouble = "INSERT INTO webhook_alerts (webhook_id, kind, since) VALUES ($1, 'slow', now())";
     sql.execute(trouble, &[&first]).await.unwrap();
@@ -297,6 +365,7 @@ async fn metrics_of_webhooks_are_of_those_in_trouble_and_the_busiest_in_500_seri
         let is_shown = before == 0 || before >= 6;
         assert_eq!(text.contains(id.as_str()), is_shown, "number {before}");
     }
+    assert!(deleted.iter().all(|id| !text.contains(id.as_str())));
     world.finish().await;
 }
 
@@ -316,6 +385,7 @@ async fn owners_are_told_of_a_slow_endpoint_and_metrics_of_webhooks_are_off_by_d
     })
     .await;
     let slow = told(&desk, "webhook.slow").remove(0);
+    is_as_described(&ingest, "webhook.slow", &slow).await;
     assert_eq!(
         (&slow["webhook_id"], &slow["threshold_ms"]),
         (&json!(webhook.id), &json!(100))

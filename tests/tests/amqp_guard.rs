@@ -14,6 +14,7 @@ use harness::producer::Publication;
 use harness::raw::{RawProducer, headers, long, nested, short, text_property};
 use harness::receiver::{Receiver, answering};
 use harness::service::Service;
+use harness::setups::OtherTenant;
 use harness::world::{ADMIN_TOKEN, TENANT, Webhook, World, eventually};
 use lapin::options::BasicAckOptions;
 use rustls::pki_types::pem::PemObject;
@@ -28,39 +29,6 @@ use tokio_util::sync::CancellationToken;
 const LETTERS: &str = "/api/v1/admin/dead-letters";
 /// Bytes that aren't UTF-8 and contain control characters.
 const BAD: &[u8] = b"\xFF\xFE\n\"\x1b[2J";
-
-/// Another tenant. Its events must arrive whatever happens.
-struct Other {
-    shop: Receiver,
-    sent: usize,
-}
-
-impl Other {
-    async fn of(world: &World, ingest: &Service) -> Self {
-        let tenant = json!({"id": "other"});
-        let made = world
-            .ask_as_operator(ingest, "POST", "/api/v1/admin/tenants", Some(tenant))
-            .await;
-        assert_eq!(made.status, 201, "{}", made.body);
-        let arguments = ["token", "create", "--tenant", "other"];
-        let token = world.command(&arguments).await;
-        let shop = world.receiver(answering(200)).await;
-        let webhook = json!({"url": shop.url("/"), "events": ["*"]});
-        let made = world
-            .ask_as(&token, ingest, "POST", "/api/v1/webhooks", Some(webhook))
-            .await;
-        assert_eq!(made.status, 201, "{}", made.body);
-        Self { shop, sent: 0 }
-    }
-
-    async fn notices_nothing(&mut self, world: &World) {
-        let id = format!("other-{}", self.sent);
-        let event = Publication::json("other", "order.created", &id, "{}");
-        world.producer().await.publish(&event).await.unwrap();
-        self.sent += 1;
-        self.shop.receives(self.sent).await;
-    }
-}
 
 /// The promise is that no session is lost, so the metric must be 0.
 async fn no_session_was_lost(services: &[&Service]) {
@@ -103,7 +71,7 @@ async fn webhook(world: &World, ingest: &Service) -> (Receiver, Webhook) {
 async fn unreadable_messages_of_one_tenant_do_not_delay_another_tenants_events() {
     let world = World::start().await;
     let (ingest, dispatcher) = (world.ingest().await, world.dispatcher().await);
-    let mut other = Other::of(&world, &ingest).await;
+    let mut other = OtherTenant::new(&world, &ingest).await;
     let (shop, _) = webhook(&world, &ingest).await;
     let mut producer = RawProducer::connect(world.amqp_url()).await.unwrap();
 
@@ -129,12 +97,12 @@ async fn unreadable_messages_of_one_tenant_do_not_delay_another_tenants_events()
         let body = b"{\"price\": 25.00}";
         let published = producer.publish("posthorn.events", key, properties, body);
         published.await.unwrap_or_else(|e| panic!("{why}: {e:#}"));
-        other.notices_nothing(&world).await;
+        other.notices_nothing(&world, "unreadable messages").await;
     }
     let bad_key = [b"acme.", BAD].concat();
     let published = producer.publish("posthorn.events", &bad_key, &[0, 0], b"{}");
     published.await.unwrap();
-    other.notices_nothing(&world).await;
+    other.notices_nothing(&world, "unreadable messages").await;
     no_session_was_lost(&[&ingest, &dispatcher]).await;
 
     let count = cases.len() as i64 + 1;
@@ -163,7 +131,7 @@ async fn unreadable_messages_of_one_tenant_do_not_delay_another_tenants_events()
     let replay = format!("{LETTERS}/{}/replay", letter["id"].as_str().unwrap());
     for (body, status, says) in [
         (json!(null), 409, "`routing_key`"),
-        (json!({"message_id": "evt-1"}), 422, "must be there"),
+        (json!({"message_id": "evt-1"}), 422, "is missing"),
         (json!({"routing_key": "acme"}), 422, "<tenant>.<event type>"),
     ] {
         let body = (!body.is_null()).then_some(body);
@@ -220,8 +188,8 @@ async fn a_header_that_the_broker_makes_larger_than_a_frame_is_set_aside() {
     taking.await.unwrap();
 
     let (ingest, dispatcher) = (world.ingest().await, world.dispatcher().await);
-    let mut other = Other::of(&world, &ingest).await;
-    other.notices_nothing(&world).await;
+    let mut other = OtherTenant::new(&world, &ingest).await;
+    other.notices_nothing(&world, "unreadable messages").await;
     let letters = letters(&world, &ingest, 1).await;
     let why = "the content header is larger than a frame may be";
     let letter = with_reason(&letters, why);
@@ -235,7 +203,7 @@ async fn a_header_that_the_broker_makes_larger_than_a_frame_is_set_aside() {
 async fn an_unreadable_message_in_any_queue_stops_no_consumer() {
     let world = World::start().await;
     let (ingest, dispatcher) = (world.ingest().await, world.dispatcher().await);
-    let mut other = Other::of(&world, &ingest).await;
+    let mut other = OtherTenant::new(&world, &ingest).await;
     let mut producer = RawProducer::connect(world.amqp_url()).await.unwrap();
     let bad = text_property(8, BAD);
     for (exchange, key) in [
@@ -247,11 +215,11 @@ async fn an_unreadable_message_in_any_queue_stops_no_consumer() {
     ] {
         let published = producer.publish(exchange, key.as_bytes(), &bad, b"{}");
         published.await.unwrap();
-        other.notices_nothing(&world).await;
+        other.notices_nothing(&world, "unreadable messages").await;
     }
     let published = producer.publish("posthorn.jobs", BAD, &[0, 0], b"{}");
     published.await.unwrap();
-    other.notices_nothing(&world).await;
+    other.notices_nothing(&world, "unreadable messages").await;
     let letters = letters(&world, &ingest, 4).await;
     let whys: Vec<_> = letters
         .iter()
@@ -285,7 +253,7 @@ async fn unreadable_messages_are_parked_over_tls_too() {
     let settings = [("AMQP_URL", url.as_str()), ("SSL_CERT_FILE", authority)];
     let ingest = world.service("posthorn-ingest", &settings).await;
     let dispatcher = world.service("posthorn-dispatcher", &settings).await;
-    let mut other = Other::of(&world, &ingest).await;
+    let mut other = OtherTenant::new(&world, &ingest).await;
     let mut producer = RawProducer::connect(world.amqp_url()).await.unwrap();
     let (key, bad) = (b"acme.order.created", text_property(8, BAD));
     for (properties, body) in [
@@ -294,7 +262,7 @@ async fn unreadable_messages_are_parked_over_tls_too() {
     ] {
         let published = producer.publish("posthorn.events", key, &properties, &body);
         published.await.unwrap();
-        other.notices_nothing(&world).await;
+        other.notices_nothing(&world, "unreadable messages").await;
     }
     let letters = letters(&world, &ingest, 2).await;
     with_reason(&letters, "`message_id` is not UTF-8");

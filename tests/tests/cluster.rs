@@ -71,8 +71,11 @@ const HUNG: Duration = Duration::from_secs(20 + 5 + 2 * 2 + 10);
 enum Failure {
     Killed,
     Hung,
-    /// Clients reach it, and the other nodes don't: it pauses because it is the minority.
+    /// Clients reach it, and the other nodes don't: it pauses because it is the minority. The nodes
+    /// refuse each other's connections, so all of them know at once.
     CutOff,
+    /// The same by proxies between the nodes: nothing passes, and no connection ends.
+    Partitioned,
 }
 
 /// Publishes all the time while the leaders of the queues fail in turn, `rounds` times.
@@ -101,6 +104,7 @@ async fn leaders_fail(rounds: usize, failure: Failure) {
             Failure::Killed => node.kill().await.unwrap(),
             Failure::Hung => node.pause().unwrap(),
             Failure::CutOff => cluster.cut_off(leader).await.unwrap(),
+            Failure::Partitioned => cluster.partition(leader),
         }
         let failed = Instant::now();
         let (confirm, arrival) = goes_on(failed, &load, &shop).await;
@@ -114,6 +118,17 @@ async fn leaders_fail(rounds: usize, failure: Failure) {
         // themselves (RabbitMQ 3.10).
         if failure != Failure::Killed {
             assert!(confirm.max(arrival) < HUNG, "{confirm:?}, {arrival:?}");
+        }
+        if failure == Failure::Partitioned {
+            // The two others go on meanwhile.
+            eventually("the node that was cut off pauses", async || {
+                let running = cluster.is_running(leader).await;
+                running.is_ok_and(|running| !running)
+            })
+            .await;
+            cluster.heal();
+        }
+        if failure != Failure::Killed {
             node.kill().await.unwrap();
         }
         node.start_again().await.unwrap();
@@ -150,6 +165,13 @@ async fn the_leader_of_the_queues_hangs_and_nothing_is_lost() {
 #[ignore = "takes minutes: make cluster-test"]
 async fn the_leader_of_the_queues_is_cut_off_from_the_other_nodes_and_nothing_is_lost() {
     leaders_fail(3, Failure::CutOff).await;
+}
+
+/// As when a switch between the nodes fails.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: make cluster-test"]
+async fn the_network_between_the_leader_and_the_other_nodes_is_gone_and_nothing_is_lost() {
+    leaders_fail(2, Failure::Partitioned).await;
 }
 
 /// A world whose PostgreSQL has a standby, and the URL of both.

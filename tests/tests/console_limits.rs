@@ -160,7 +160,7 @@ async fn a_secret_that_is_shown_once_is_not_used_up_by_others() {
         &ingest,
         &format!("{path}/rotate"),
         &cookie,
-        format!("csrf={csrf}&overlap=0"),
+        format!("csrf={csrf}&overlap=0&sure=1"),
     );
     assert_eq!(rotate.send().await.unwrap().status(), 303);
     let headed = http().head(ingest.url(&path)).header("cookie", &cookie);

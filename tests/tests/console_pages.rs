@@ -412,11 +412,16 @@ async fn a_portal_link_opens_the_pages_of_its_webhooks_alone_and_once() {
     assert_ne!(console.get("/console/acme/webhooks").await.status, 200);
 
     // Many at once: the other's is left alone.
-    let fields = [("back", own.as_str()), ("id", of_theirs), ("id", of_others)];
+    let fields = [
+        ("webhook", theirs.id.as_str()),
+        ("id", of_theirs),
+        ("id", of_others),
+    ];
     let retried = customer
         .post(&own, "/portal/deliveries/retry", &fields)
         .await;
-    assert_eq!(retried.to, own, "{}", retried.text);
+    let done = format!("{own}?done=retried-1-0");
+    assert_eq!(retried.to, done, "{}", retried.text);
     shop.receives(2).await;
     world.settles().await;
     other
@@ -442,12 +447,36 @@ async fn a_portal_link_opens_the_pages_of_its_webhooks_alone_and_once() {
     let operator = Browser::signed_in(&ingest, ADMIN_TOKEN).await;
     let tenant = "/console/_/tenants/acme";
     let ended = operator
-        .post(tenant, &format!("{tenant}/portal/end"), &[])
+        .post(tenant, &format!("{tenant}/portal/end"), &[("sure", "1")])
         .await;
     assert_eq!(ended.to, tenant, "{}", ended.text);
     let over = customer.get(&own).await;
     assert_eq!(over.status, 401);
     assert!(over.text.contains("This page has ended"), "{}", over.text);
+
+    // A program sees who has it open, and ends them, too.
+    let made = make("viewer").await;
+    let mut again = Browser::new(&ingest);
+    again.cookie = again.get(made.body["path"].as_str().unwrap()).await.cookie;
+    again.page(&own).await;
+    let sessions = "/api/v1/admin/tenants/acme/portal-sessions";
+    let open = world.ask_as_operator(&ingest, "GET", sessions, None).await;
+    assert_eq!(open.body["open"], 1, "{}", open.body);
+    let session = &open.body["sessions"][0];
+    assert_eq!(
+        (&session["role"], &session["webhooks"]),
+        (&json!("viewer"), &json!([theirs.id]))
+    );
+    let refused = world.ask(&ingest, "DELETE", sessions, None).await;
+    assert_eq!(refused.status, 403, "{}", refused.body);
+    let ended = world
+        .ask_as_operator(&ingest, "DELETE", sessions, None)
+        .await;
+    assert_eq!((ended.status, &ended.body), (200, &json!({"ended": 1})));
+    assert_eq!(again.get(&own).await.status, 401);
+    let nobodys = sessions.replace("acme", "nobody");
+    let unknown = world.ask_as_operator(&ingest, "GET", &nobodys, None).await;
+    assert_eq!(unknown.status, 404, "{}", unknown.body);
     assert!(!world.logs().contains(link.split('=').nth(1).unwrap()));
     world.finish().await;
 }

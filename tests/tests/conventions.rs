@@ -4,15 +4,17 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::middleware::from_fn_with_state;
 use harness::producer::Publication;
 use harness::receiver::answering;
 use harness::service::{Service, http};
 use harness::world::{ADMIN_TOKEN, TENANT, World, eventually};
-use ingest::api::http::query::{Queries, refuse_unknown};
+use ingest::api::access::rate_limit::Rates;
+use ingest::api::http::query::Queries;
+use ingest::api::middleware::around;
 use reqwest::Response;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -424,39 +426,59 @@ async fn a_deprecated_operation_says_since_when_and_until_when_in_its_own_answer
     let routes: Router = Router::new()
         .route("/api/v1/webhooks/{id}/old", axum::routing::get(done))
         .route("/api/webhooks/{id}/old", axum::routing::get(done))
-        .route("/api/v1/webhooks/{id}/new", axum::routing::get(done))
-        .layer(from_fn_with_state(described, refuse_unknown));
+        .route("/api/v1/webhooks/{id}/new", axum::routing::get(done));
+    // Six requests at once.
+    let routes = around(routes, described, Some(Arc::new(Rates::new(3))));
+    let service = routes.into_make_service_with_connect_info::<SocketAddr>();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let serving = tokio::spawn(async move {
         // Ends when the test does.
-        let _ = axum::serve(listener, routes).await;
+        let _ = axum::serve(listener, service).await;
     });
     let deprecated = "@1785542400 Mon, 01 Feb 2027 00:00:00 GMT";
-    for (path, expected) in [
-        ("/api/v1/webhooks/wh_1/old", format!("200 {deprecated}")),
-        ("/api/webhooks/wh_1/old", format!("200 {deprecated}")),
-        // So does a refusal.
-        (
-            "/api/v1/webhooks/wh_1/old?verbose=1",
-            format!("422 {deprecated}"),
-        ),
-        ("/api/v1/webhooks/wh_1/new", "200 none none".to_owned()),
-    ] {
-        let answer = http().get(format!("http://{address}{path}")).send().await;
-        let answer = answer.unwrap();
+    let asked = async |path: &str, headers: &[(&str, &str)]| {
+        let mut request = http().get(format!("http://{address}{path}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = request.send().await.unwrap();
         let header = |name: &str| match answer.headers().get(name) {
             Some(value) => value.to_str().unwrap().to_owned(),
             None => "none".to_owned(),
         };
-        let said = format!(
-            "{} {} {}",
-            answer.status().as_u16(),
-            header("deprecation"),
-            header("sunset")
+        let (since, until) = (header("deprecation"), header("sunset"));
+        format!("{} {since} {until}", answer.status().as_u16())
+    };
+    let old = "/api/v1/webhooks/wh_1/old";
+    let misspelt = format!("{old}?verbose=1");
+    let none: &[(&str, &str)] = &[];
+    let html = [("accept", "text/html")];
+    let tenants = [("x-tenant-id", "acme"), ("x-tenant-id", "globex")];
+    for (path, headers, expected) in [
+        (old, none, 200),
+        ("/api/webhooks/wh_1/old", none, 200),
+        // So does a refusal, whoever refuses.
+        (misspelt.as_str(), none, 422),
+        (old, &html[..], 406),
+        (old, &tenants[..], 400),
+    ] {
+        let said = asked(path, headers).await;
+        assert_eq!(
+            said,
+            format!("{expected} {deprecated}"),
+            "{path} {headers:?}"
         );
-        assert_eq!(said, expected, "{path}");
     }
+    let new = asked("/api/v1/webhooks/wh_1/new", none).await;
+    assert_eq!(new, "200 none none");
+    let mut last = String::new();
+    eventually("the client is over its limit", async || {
+        last = asked(old, none).await;
+        last.starts_with("429")
+    })
+    .await;
+    assert_eq!(last, format!("429 {deprecated}"));
     serving.abort();
 }
 
@@ -531,16 +553,16 @@ async fn a_tenant_sees_its_own_rejected_events_and_nobody_elses() {
 
     // Read only.
     let id = letters[0]["id"].as_str().unwrap();
-    for (method, path) in [
-        ("DELETE", format!("/api/v1/dead-letters/{id}")),
-        ("POST", format!("/api/v1/admin/dead-letters/{id}/replay")),
+    for (method, path, status) in [
+        ("DELETE", format!("/api/v1/dead-letters/{id}"), 405),
+        (
+            "POST",
+            format!("/api/v1/admin/dead-letters/{id}/replay"),
+            403,
+        ),
     ] {
         let refused = world.ask(&ingest, method, &path, None).await;
-        assert!(
-            [403, 404].contains(&refused.status),
-            "{method} {path}: {}",
-            refused.status
-        );
+        assert_eq!(refused.status, status, "{method} {path}");
     }
     world.finish().await;
 }

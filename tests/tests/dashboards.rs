@@ -9,16 +9,19 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use harness::load::Load;
 use harness::monitoring::{Monitoring, Watched};
 use harness::receiver::{Receiver, Reply, Script, answering, answering_after};
 use harness::service::{Service, http};
-use harness::world::{TENANT, World, eventually};
+use harness::world::{ADMIN_TOKEN, TENANT, World, eventually};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
 /// A webhook counts as failing after six seconds, and is disabled after a minute.
-const BRISK: [(&str, &str); 3] = [
+const BRISK: [(&str, &str); 4] = [
+    ("WEBHOOK_METRICS", "true"),
     ("SWEEP_INTERVAL", "1"),
     ("WEBHOOK_DISABLE_AFTER", "60"),
     ("WEBHOOK_TIMEOUT", "2000"),
@@ -29,27 +32,15 @@ async fn every_panel_and_every_rule_has_an_answer_after_a_run_with_failures_of_e
     let world = World::with_metrics(&BRISK).await;
     let ingest = world.ingest().await;
     let dispatchers = [world.dispatcher().await, world.dispatcher().await];
-    let address = |service: &Service| service.url("").replace("http://", "");
-    let watched = Watched {
-        ingests: vec![address(&ingest)],
-        dispatchers: dispatchers.iter().map(address).collect(),
-        rabbitmq: world
-            .pair
-            .as_ref()
-            .unwrap()
-            .rabbitmq()
-            .metrics_address()
-            .unwrap(),
-        database_url: world.database_url(),
-    };
-    let monitoring = Monitoring::start(&watched).await.unwrap();
+    let reader_url = make_reader(&world).await;
+    let monitoring = watch(&world, &ingest, &dispatchers, &reader_url).await;
     let asks = async |query: &str| monitoring.values(query).await.unwrap();
-    // Rates are of what changed since Prometheus saw a counter first.
-    monitoring.sees_all().await.unwrap();
 
     let receivers = fail_in_every_way(&world, &ingest).await;
     let [gone, left] = dispatchers;
     let is_known = [
+        "sum(posthorn_webhook_down)",
+        "sum(posthorn_webhook_failed_attempts)",
         "sum(posthorn_dead_letters)",
         "sum(posthorn_webhooks_disabled_total)",
         "sum(posthorn_filters_too_costly_total)",
@@ -80,13 +71,16 @@ async fn every_panel_and_every_rule_has_an_answer_after_a_run_with_failures_of_e
         "PosthornDeadLetters",
         "PosthornFiltersTooCostly",
         "PosthornDown",
+        "PosthornWebhookDown",
+        "PosthornWebhookFailing",
     ] {
         let firing = format!("ALERTS{{alertname=\"{alert}\", alertstate=\"firing\"}}");
         eventually(&firing, async || !asks(&firing).await.is_empty()).await;
     }
     for service in [&ingest, &left] {
-        check_metrics(service).await;
+        check_metrics(&service.url("/metrics")).await;
     }
+    check_metrics(&ingest.url("/metrics/webhooks")).await;
     let alerts = ask_every_rule(&monitoring).await;
     // Failing endpoints are no fault of Posthorn's.
     for alert in [
@@ -100,7 +94,7 @@ async fn every_panel_and_every_rule_has_an_answer_after_a_run_with_failures_of_e
             "{alert} is firing: {alerts:?}"
         );
     }
-    ask_every_panel(&monitoring, &world).await;
+    ask_every_panel(&monitoring, &reader_url).await;
 
     // What fails still would stay open for a while.
     drop(receivers);
@@ -117,6 +111,76 @@ async fn every_panel_and_every_rule_has_an_answer_after_a_run_with_failures_of_e
             .await;
     }
     world.finish().await;
+}
+
+/// Draws `docs/images` with `tests/render_dashboards.py`: failures of each kind, and a hundred
+/// events a second for three minutes.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "draws docs/images, in four minutes: tests/render_dashboards.py says how"]
+async fn gallery() {
+    const MINUTES: u64 = 3;
+    let world = World::with_metrics(&BRISK).await;
+    let ingest = world.ingest().await;
+    let dispatchers = [world.dispatcher().await, world.dispatcher().await];
+    let reader_url = make_reader(&world).await;
+    let monitoring = watch(&world, &ingest, &dispatchers, &reader_url).await;
+    let _receivers = fail_in_every_way(&world, &ingest).await;
+    let load = Load::start(world.amqp_url(), "picture");
+    tokio::time::sleep(Duration::from_secs(MINUTES * 60)).await;
+    let python = std::env::var("PYTHON").unwrap_or("python3".to_owned());
+    let drawn = tokio::process::Command::new(python)
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/render_dashboards.py"))
+        .arg(monitoring.url())
+        .arg(Path::new(DEPLOY).join("../docs/images"))
+        .env("DATABASE_URL", &reader_url)
+        .env("TENANT", TENANT)
+        .env("MINUTES", MINUTES.to_string())
+        .status()
+        .await
+        .unwrap();
+    assert!(drawn.success());
+    load.stop().await;
+    world.abandon().await;
+}
+
+async fn watch(
+    world: &World,
+    ingest: &Service,
+    dispatchers: &[Service],
+    reader_url: &str,
+) -> Monitoring {
+    let address = |service: &Service| service.url("").replace("http://", "");
+    let rabbitmq = world.pair.as_ref().unwrap().rabbitmq();
+    let watched = Watched {
+        ingests: vec![address(ingest)],
+        dispatchers: dispatchers.iter().map(address).collect(),
+        rabbitmq: rabbitmq.metrics_address().unwrap(),
+        database_url: reader_url,
+        operator_token: ADMIN_TOKEN,
+    };
+    let monitoring = Monitoring::start(&watched).await.unwrap();
+    // Rates are of what changed since Prometheus saw a counter first.
+    monitoring.sees_all().await.unwrap();
+    monitoring
+}
+
+/// Makes the role with which Grafana and `postgres_exporter` read. Returns the database's URL for it.
+async fn make_reader(world: &World) -> String {
+    let make = format!("psql \"$DATABASE_URL\" --file={DEPLOY}/postgres-reader.sql");
+    let ran = world
+        .shell(&make, &[("READER_PASSWORD", "the-readers-password")])
+        .await;
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let url = world.database_url();
+    let as_reader = url.replace("posthorn@", "posthorn_reader@");
+    assert_ne!(as_reader, url);
+    as_reader
+}
+
+async fn connected(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
 }
 
 /// Webhooks that succeed and fail in each way there is, and events for them.
@@ -185,9 +249,10 @@ async fn fail_in_every_way(world: &World, ingest: &Service) -> Vec<Receiver> {
 }
 
 /// `promtool check metrics` has nothing to say of a process's metrics.
-async fn check_metrics(service: &Service) {
-    let metrics = http().get(service.url("/metrics")).send().await.unwrap();
-    let metrics = metrics.text().await.unwrap();
+async fn check_metrics(url: &str) {
+    let metrics = http().get(url).bearer_auth(ADMIN_TOKEN).send().await;
+    let metrics = metrics.unwrap().text().await.unwrap();
+    assert!(metrics.contains("# HELP posthorn_"), "{url}: {metrics}");
     let mut promtool = tokio::process::Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -267,14 +332,24 @@ async fn ask_every_rule(monitoring: &Monitoring) -> Vec<String> {
     firing
 }
 
-/// Every panel's queries have an answer.
-async fn ask_every_panel(monitoring: &Monitoring, world: &World) {
-    let database = world.sql().await;
+/// Every panel's queries have an answer, and so have those of variables. As Grafana asks: PostgreSQL
+/// as a role that sees little.
+async fn ask_every_panel(monitoring: &Monitoring, reader_url: &str) {
+    let database = connected(reader_url).await;
     let mut wrong = Vec::new();
     let mut asked = 0;
     for file in std::fs::read_dir(Path::new(DEPLOY).join("grafana/dashboards")).unwrap() {
         let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
         let dashboard: Value = serde_json::from_str(&text).unwrap();
+        for variable in dashboard["templating"]["list"].as_array().unwrap() {
+            let name = format!("{}, variable {}", dashboard["title"], variable["name"]);
+            let query = variable["query"].as_str().unwrap();
+            let values = check_sql(&mut wrong, &name, query, &database).await;
+            assert_eq!(variable["name"], "tenant", "{name}");
+            if !values.contains(&TENANT.to_owned()) {
+                wrong.push(format!("{name}: {TENANT} is not among {values:?}"));
+            }
+        }
         for panel in dashboard["panels"].as_array().unwrap() {
             let name = format!("{}, {}", dashboard["title"], panel["title"]);
             for target in panel["targets"].as_array().into_iter().flatten() {
@@ -286,18 +361,39 @@ async fn ask_every_panel(monitoring: &Monitoring, world: &World) {
                     continue;
                 }
                 let query = as_grafana_fills_it_in(target["rawSql"].as_str().unwrap());
-                match database.query(&query, &[]).await {
-                    Ok(rows) if rows.is_empty() => {
-                        wrong.push(format!("{name}: no rows of {query}"));
-                    }
-                    Ok(_) => {}
-                    Err(error) => wrong.push(format!("{name}: {error:?} at {query}")),
-                }
+                check_sql(&mut wrong, &name, &query, &database).await;
             }
         }
     }
     assert!(asked > 100, "{asked} queries were found");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Answers the values of all columns. A row of nothing but NULLs, such as a sum of no rows, is no
+/// answer.
+async fn check_sql(
+    wrong: &mut Vec<String>,
+    name: &str,
+    query: &str,
+    database: &Client,
+) -> Vec<String> {
+    let messages = match database.simple_query(query).await {
+        Ok(messages) => messages,
+        Err(error) => {
+            wrong.push(format!("{name}: {error:?} at {query}"));
+            return Vec::new();
+        }
+    };
+    let rows = messages.iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    let values = rows.flat_map(|row| (0..row.len()).filter_map(|column| row.get(column)));
+    let values: Vec<_> = values.map(str::to_owned).collect();
+    if values.is_empty() {
+        wrong.push(format!("{name}: no rows, or only NULLs, of {query}"));
+    }
+    values
 }
 
 fn check(wrong: &mut Vec<String>, name: &str, query: &str, answer: anyhow::Result<Vec<f64>>) {

@@ -8,9 +8,8 @@ use harness::producer::Publication;
 use harness::receiver::answering;
 use harness::service::Service;
 use harness::world::{TENANT, World, eventually};
-use lapin::options::{BasicGetOptions, BasicNackOptions};
+use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel};
 use serde_json::{Value, json};
 
 const MIB: usize = 1024 * 1024;
@@ -167,29 +166,6 @@ async fn one_tenants_dead_letters_push_out_only_its_own_oldest() {
     world.finish().await;
 }
 
-/// Takes messages from the events queue without acking them, until RabbitMQ gives up
-/// on them.
-async fn fails_fifty_times(world: &World, channel: &Channel) {
-    let depth = async || world.messages_in("posthorn.parking.v1").await;
-    assert_eq!(world.count("events").await, 0);
-    eventually("RabbitMQ gives up", async || {
-        let events = "posthorn.ingest.v1".into();
-        let taken = channel.basic_get(events, BasicGetOptions::default());
-        match taken.await.unwrap() {
-            Some(message) => {
-                let nack = BasicNackOptions {
-                    requeue: true,
-                    ..Default::default()
-                };
-                message.delivery.acker.nack(nack).await.unwrap();
-                false
-            }
-            None => depth().await == 1,
-        }
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn an_event_that_rabbitmq_gave_up_on_is_tried_once_more() {
     let world = World::start().await;
@@ -202,7 +178,8 @@ async fn an_event_that_rabbitmq_gave_up_on_is_tried_once_more() {
     world
         .publish("order.created", "evt-1", &json!({"n": 1}))
         .await;
-    fails_fifty_times(&world, &channel).await;
+    assert_eq!(world.count("events").await, 0);
+    world.gives_up_on_events(&channel).await;
 
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     shop.receives(1).await;
@@ -226,7 +203,8 @@ async fn an_event_that_rabbitmq_gave_up_on_twice_stays_a_dead_letter_until_it_is
     let properties = event.properties.clone().with_headers(headers);
     let producer = world.producer().await;
     producer.publish(&event.with(properties)).await.unwrap();
-    fails_fifty_times(&world, &channel).await;
+    assert_eq!(world.count("events").await, 0);
+    world.gives_up_on_events(&channel).await;
 
     let ingest = world.ingest().await;
     world.has_dead_letters(1).await;

@@ -6,12 +6,16 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use harness::producer::Publication;
-use harness::receiver::{Arrival, answering};
+use harness::receiver::{Arrival, Reply, Script, answering};
 use harness::script::{headers, judged_by};
-use harness::world::{TENANT, World, unique};
+use harness::world::{TENANT, World, eventually, unique};
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 use shared::ids::DeliveryId;
@@ -279,11 +283,17 @@ fn documented_dialect() -> &'static str {
     rest.split_once("```").unwrap().0
 }
 
-#[tokio::test]
-async fn custom_dialects_are_loaded_from_a_folder() {
+/// A folder that has this dialect, as `shop`.
+fn folder_with_documented_dialect() -> PathBuf {
     let folder = std::env::temp_dir().join(format!("posthorn-dialects-{}", unique()));
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("shop.toml"), documented_dialect()).unwrap();
+    folder
+}
+
+#[tokio::test]
+async fn custom_dialects_are_loaded_from_a_folder() {
+    let folder = folder_with_documented_dialect();
     let world = World::with(&[("DIALECTS_DIR", folder.to_str().unwrap())]).await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
 
@@ -317,6 +327,64 @@ async fn custom_dialects_are_loaded_from_a_folder() {
     );
     let token = arrival.header("x-shop-token");
     assert!(token.starts_with(&format!("t={sent},v=")), "{token}");
+    world.finish().await;
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[tokio::test]
+async fn the_apis_answers_have_what_a_custom_dialect_adds_to_them() {
+    let folder = folder_with_documented_dialect();
+    let world = World::with(&[("DIALECTS_DIR", folder.to_str().unwrap())]).await;
+    let sql = "UPDATE tenants SET dialect = 'shop' WHERE id = $1";
+    world.sql().await.execute(sql, &[&TENANT]).await.unwrap();
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    // The first attempt is under way for four seconds.
+    let slow: Script = Arc::new(|n, _| match n {
+        0 => Reply::status(503).after(Duration::from_secs(4)),
+        _ => Reply::status(200),
+    });
+    let shop = world.receiver(slow).await;
+    let webhook = world.webhook(&ingest, &shop, json!({})).await;
+    let get = async |path: &str| {
+        let answer = world.ask(&ingest, "GET", path, None).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+        answer.body
+    };
+
+    // [api.webhook]
+    let path = format!("/api/v1/webhooks/{}", webhook.id);
+    let listed = get("/api/v1/webhooks").await["webhooks"][0].clone();
+    for shown in [get(&path).await, listed] {
+        assert_eq!(shown["target"], shop.url(&webhook.path), "{shown}");
+        assert_eq!(shown["url"], shown["target"], "{shown}");
+    }
+
+    // [api] processing, and [api.delivery]
+    let data = json!({"price": 25, "name": "Zoë"});
+    world.publish("order.created", "evt-1", &data).await;
+    shop.receives(1).await;
+    let processing = format!("{path}/deliveries?status=processing");
+    let mut under_way = Value::Null;
+    eventually("the attempt is shown as under way", async || {
+        under_way = get(&processing).await["deliveries"][0].clone();
+        !under_way.is_null()
+    })
+    .await;
+    assert_eq!(under_way["status"], "processing", "{under_way}");
+    assert_eq!(under_way["content"], data, "{under_way}");
+    shop.receives(2).await;
+    world.settles().await;
+    let delivered = world.delivery(&ingest, &under_way["id"]).await;
+    assert_eq!(delivered["status"], "delivered", "{delivered}");
+    assert_eq!(delivered["content"], data, "{delivered}");
+
+    // [api.stats]
+    for path in ["/api/v1/stats", &format!("{path}/stats")] {
+        let shown = get(path).await;
+        let figures = &shown["by_webhook"][&webhook.id];
+        assert_eq!(figures["url"], shop.url(&webhook.path), "{shown}");
+        assert_eq!(figures["success_rate"], 1.0, "{shown}");
+    }
     world.finish().await;
     std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -6,9 +6,12 @@
 //!
 //! A block that can't be run here says why: ` ```sh not-run="needs a cluster" `. The test
 //! counts and lists these blocks. README.md's commands are run by `make run ARGS=--once`.
+//!
+//! What docs/scaling.md says of the schema and calculates from costs is held to both, too.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -21,7 +24,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 /// How many blocks aren't run. A new one needs a reason that a reviewer accepts.
-const NOT_RUN: usize = 10;
+const NOT_RUN: usize = 13;
 
 /// A block of a page.
 #[derive(Debug)]
@@ -58,27 +61,65 @@ fn blocks() -> Vec<Block> {
     let mut blocks = Vec::new();
     for page in pages(&root.join("docs")) {
         let name = page.strip_prefix(&root).unwrap().display().to_string();
-        let text = std::fs::read_to_string(&page).unwrap();
-        let mut open: Option<Block> = None;
-        for (n, line) in text.lines().enumerate() {
-            match (&mut open, line.strip_prefix("```")) {
-                (None, Some(info)) if info == "sh" || info.starts_with("sh ") => {
+        blocks.extend(blocks_of(&name, &std::fs::read_to_string(&page).unwrap()));
+    }
+    blocks
+}
+
+/// The `sh` blocks of a page. A block in a list is indented, and its lines are without the
+/// indentation of its fence.
+fn blocks_of(name: &str, text: &str) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    // A block that is open, and its indentation. Blocks that aren't `sh` have no `Block`.
+    let mut open: Option<(Option<Block>, usize)> = None;
+    for (n, line) in text.lines().enumerate() {
+        let unindented = line.trim_start();
+        match (&mut open, unindented.strip_prefix("```")) {
+            (None, Some(info)) => {
+                let is_shell = info.split_whitespace().next() == Some("sh");
+                let block = is_shell.then(|| {
                     let marker = info.strip_prefix("sh not-run=\"");
                     let reason = marker.and_then(|marker| marker.strip_suffix('"'));
                     assert_eq!(reason.is_some(), info != "sh", "{name}:{}: {line}", n + 1);
-                    open = Some(Block {
+                    Block {
                         place: format!("{name}:{}", n + 1),
                         command: String::new(),
                         not_run: reason.map(str::to_owned),
-                    });
-                }
-                (Some(block), None) => block.command += &format!("{line}\n"),
-                (Some(_), Some(_)) => blocks.extend(open.take()),
-                (None, _) => {}
+                    }
+                });
+                open = Some((block, line.len() - unindented.len()));
             }
+            (Some((block, indentation)), None) => {
+                let indentation = (*indentation).min(line.len() - unindented.len());
+                if let Some(block) = block {
+                    block.command += &format!("{}\n", &line[indentation..]);
+                }
+            }
+            (Some(_), Some(_)) => blocks.extend(open.take().and_then(|(block, _)| block)),
+            (None, None) => {}
         }
     }
+    assert!(open.is_none(), "{name}: a block isn't closed");
     blocks
+}
+
+#[test]
+fn indented_blocks_are_found_and_blocks_in_other_languages_are_not() {
+    let page = "1. Text.\n\n   ```sh\n   ls \\\n     -l\n   ```\n```json\n{}\n```\n\
+                ```sh not-run=\"needs a cluster\"\nrm\n```\n```shell\nno\n```\n";
+    let found = blocks_of("docs/page.md", page);
+    let found: Vec<_> = found
+        .iter()
+        .map(|block| {
+            let not_run = block.not_run.as_deref();
+            (block.place.as_str(), block.command.as_str(), not_run)
+        })
+        .collect();
+    let expected = [
+        ("docs/page.md:3", "ls \\\n  -l\n", None),
+        ("docs/page.md:10", "rm\n", Some("needs a cluster")),
+    ];
+    assert_eq!(found, expected);
 }
 
 /// A folder with programs that stand before those of the machine: `curl` that fails unless
@@ -198,4 +239,57 @@ async fn every_command_of_the_docs_is_run_as_printed_or_says_why_not() {
     assert_eq!(not_run.len(), NOT_RUN, "{not_run:#?}");
     let _ = std::fs::remove_dir_all(&folder);
     world.abandon().await;
+}
+
+/// Tables that no tenant's rows are in, and tables whose key is the tenant under another name.
+const WITHOUT_TENANTS: [&str; 7] = [
+    "catalogue",
+    "dead_letter_use",
+    "posthorn_migrations",
+    "processes",
+    "queues",
+    "sweep",
+    "tenants",
+];
+
+#[tokio::test]
+async fn the_keys_without_a_tenant_are_those_of_the_schema() {
+    let world = World::start().await;
+    let keys = "SELECT c.relname::text, string_agg(a.attname::text, ', ' ORDER BY k.n) FROM pg_index i \
+        JOIN pg_class c ON c.oid = i.indrelid \
+        CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, n) \
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum \
+        WHERE i.indisunique AND NOT c.relispartition AND c.relnamespace = 'public'::regnamespace \
+        GROUP BY c.relname, i.indexrelid HAVING NOT bool_or(a.attname = 'tenant')";
+    let rows = world.sql().await.query(keys, &[]).await.unwrap();
+    let of_schema: BTreeSet<(String, String)> = rows
+        .iter()
+        .map(|row| (row.get(0), row.get(1)))
+        .filter(|(table, _): &(String, _)| !WITHOUT_TENANTS.contains(&table.as_str()))
+        .collect();
+    assert!(of_schema.len() > 10, "{of_schema:?}");
+
+    let page = std::fs::read_to_string(root().join("docs/scaling.md")).unwrap();
+    let (_, table) = page.split_once("<!-- keys -->").unwrap();
+    let (table, _) = table.split_once("<!-- end -->").unwrap();
+    let cell = |cell: &str| cell.trim().trim_matches('`').to_owned();
+    let of_page: BTreeSet<_> = table
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| line.split('|').map(cell).collect::<Vec<_>>())
+        .map(|cells| (cells[1].clone(), cells[2].clone()))
+        .collect();
+    assert_eq!(of_page, of_schema);
+    world.finish().await;
+}
+
+#[test]
+fn the_tables_of_scaling_follow_from_its_costs() {
+    let model = root().join("deploy/capacity.py");
+    let checked = std::process::Command::new("python3")
+        .arg(model)
+        .arg("--check")
+        .output()
+        .unwrap();
+    assert!(checked.status.success(), "{checked:?}");
 }

@@ -217,6 +217,8 @@ async fn an_operational_event_tells_the_owner_that_the_endpoint_is_gone() {
         event["data"]["reason"].as_str().unwrap().contains("410"),
         "{event}"
     );
+    let disabled_at = event["data"]["disabled_at"].as_str().unwrap();
+    assert_eq!(disabled_at.len(), "2026-01-31T10:00:00.123Z".len());
     world.settles().await;
     all.receives_no_more_than(2, Duration::from_millis(300))
         .await;
@@ -259,6 +261,7 @@ async fn a_webhook_that_fails_for_too_long_is_disabled_and_one_that_recovers_is_
     let event = desk.receives(1).await[0].json();
     assert_eq!(event["data"]["webhook_id"], json!(failing.id));
     let since = event["data"]["failing_since"].as_str().unwrap();
+    assert_eq!(since.len(), "2026-01-31T10:00:00.123Z".len(), "{since}");
     let disabled = shown(&world, &ingest, &failing).await;
     assert_eq!(disabled["status"], "disabled");
     let reason = disabled["disabled_reason"].as_str().unwrap();

@@ -3,10 +3,17 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::sync::{Arc, Mutex};
+
 use harness::receiver::answering;
 use harness::service::Service;
 use harness::world::{Answer, TENANT, World, eventually};
 use serde_json::{Value, json};
+use shared::postgres;
+use shared::revisions::{Changes, Feed, ReadSchema, TenantEventTypes};
+use shared::seal::Keyring;
+use shared::supervise::Readiness;
+use shared::webhook::Subscription;
 
 async fn ask(world: &World, ingest: &Service, method: &str, path: &str, body: Value) -> Answer {
     let body = (!body.is_null()).then_some(body);
@@ -366,5 +373,94 @@ async fn a_tenants_catalogue_is_bounded_and_separate_from_other_tenants() {
         .ask_as(viewer, &ingest, "PUT", "/api/v1/event-types/t.1", body)
         .await;
     assert_eq!(answer.status, 403);
+    world.finish().await;
+}
+
+/// The schemas that were read, by type, and how many weren't read again.
+fn schemas_read(applied: &Mutex<Vec<TenantEventTypes>>) -> (Vec<String>, usize) {
+    let applied = std::mem::take(&mut *applied.lock().unwrap());
+    let (mut read, mut unchanged) = (Vec::new(), 0);
+    for row in applied.into_iter().flat_map(|of_tenant| of_tenant.types) {
+        match row.schema {
+            ReadSchema::Text(Some(_)) => read.push(row.name.to_string()),
+            ReadSchema::Text(None) => {}
+            ReadSchema::Unchanged => unchanged += 1,
+        }
+    }
+    read.sort();
+    (read, unchanged)
+}
+
+#[tokio::test]
+async fn a_change_of_one_event_type_reads_its_schema_and_no_other() {
+    const TYPES: usize = 300;
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let put = async |name: &str, body: Value| {
+        let path = format!("/api/v1/event-types/{name}");
+        let put = ask(&world, &ingest, "PUT", &path, body).await;
+        assert!(put.status < 300, "{}", put.body);
+    };
+    let name = |n: usize| format!("order.n{n:03}");
+    let types: Vec<_> = (0..TYPES)
+        .map(|n| json!({"name": name(n), "schema": {"type": "object"}}))
+        .collect();
+    let catalogue = json!({"event_types": types});
+    let made = ask(&world, &ingest, "PUT", "/api/v1/event-types", catalogue).await;
+    assert_eq!(made.body["created"], TYPES, "{}", made.body);
+    put("order.free", json!({"description": "Without a schema."})).await;
+
+    let applied: Arc<Mutex<Vec<TenantEventTypes>>> = Arc::default();
+    let database = postgres::config(&world.database_url().into(), "a test").unwrap();
+    let pool = postgres::pool(&database, 1).unwrap();
+    let keys = Keyring::from_base64(["dGVzdHMgaGF2ZSBhIG1hc3RlciBrZXkgdG9vISEhISE="]).unwrap();
+    let feed = Feed::<Subscription>::new(pool, keys, Readiness::with_sessions(1), {
+        let applied = applied.clone();
+        move |changes: Changes<Subscription>| applied.lock().unwrap().extend(changes.event_types)
+    });
+    let nothing: Vec<String> = Vec::new();
+    feed.refresh().await.unwrap();
+    let all: Vec<_> = (0..TYPES).map(name).collect();
+    assert_eq!(schemas_read(&applied), (all, 0));
+    feed.refresh().await.unwrap();
+    assert_eq!(schemas_read(&applied), (nothing.clone(), 0));
+
+    put(
+        &name(7),
+        json!({"schema": {"type": "object", "required": ["total"]}}),
+    )
+    .await;
+    feed.refresh().await.unwrap();
+    assert_eq!(schemas_read(&applied), (vec![name(7)], TYPES - 1));
+    // Without its schema, and without the type.
+    put(&name(8), json!({"description": "Anything goes."})).await;
+    feed.refresh().await.unwrap();
+    assert_eq!(schemas_read(&applied), (nothing.clone(), TYPES - 1));
+    let path = format!("/api/v1/event-types/{}", name(9));
+    let deleted = ask(&world, &ingest, "DELETE", &path, Value::Null).await;
+    assert_eq!(deleted.status, 204, "{}", deleted.body);
+    feed.refresh().await.unwrap();
+    assert_eq!(schemas_read(&applied), (nothing.clone(), TYPES - 2));
+    // A deleted type that comes back has another version.
+    put(&name(9), json!({"schema": {"type": "object"}})).await;
+    feed.refresh().await.unwrap();
+    assert_eq!(schemas_read(&applied), (vec![name(9)], TYPES - 2));
+    // A change of the tenant itself.
+    be_strict(&world, &ingest).await;
+    feed.refresh().await.unwrap();
+    assert_eq!(schemas_read(&applied), (nothing, TYPES - 1));
+
+    // Ingest, which has read all of them one after the other, checks events by the latest ones.
+    let publish = async |n: usize| {
+        let event = json!({"type": name(n), "id": format!("evt-{n}"), "data": {}});
+        ask(&world, &ingest, "POST", "/api/v1/events", event)
+            .await
+            .status
+    };
+    eventually("the changed schema is known", async || {
+        publish(7).await == 422
+    })
+    .await;
+    assert_eq!([publish(8).await, publish(9).await], [202, 202]);
     world.finish().await;
 }

@@ -19,6 +19,15 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
+/// What the AMQP producer in Java imports. Debian puts it here.
+const JARS: [&str; 2] = [
+    "/usr/share/java/amqp-client.jar",
+    "/usr/share/java/slf4j-api.jar",
+];
+
+/// Where Debian puts Go packages. Go looks for imports in `src` below this folder.
+const GOPATH: &str = "/usr/share/gocode";
+
 /// The command that runs an example; `None` if this machine lacks something.
 fn example(path: &str) -> Option<Command> {
     let file = root().join("examples").join(path);
@@ -34,8 +43,16 @@ fn example(path: &str) -> Option<Command> {
             needs.push(installed.join("node_modules/amqplib"));
             Command::new("node")
         }
-        Some("java") => Command::new("java"),
-        Some("go") => Command::new("go"),
+        Some("java") => {
+            needs.extend(JARS.map(PathBuf::from));
+            let mut command = Command::new("java");
+            command.args(["-classpath", &JARS.join(":")]);
+            command
+        }
+        Some("go") => {
+            needs.push(Path::new(GOPATH).join("src/github.com/rabbitmq/amqp091-go"));
+            Command::new("go")
+        }
         _ => panic!("{path} is in no language that this test knows"),
     };
     let program = command.as_std().get_program().to_owned();
@@ -68,7 +85,7 @@ fn example(path: &str) -> Option<Command> {
     Some(command)
 }
 
-/// A Go program that needs the standard library alone.
+/// A Go program. It imports the standard library, and what Debian's packages have.
 fn compiled(file: &Path, folder: &Path) -> Command {
     let name = file.parent().unwrap().file_name().unwrap();
     let name = format!("{}-{}", std::process::id(), name.display());
@@ -79,8 +96,9 @@ fn compiled(file: &Path, folder: &Path) -> Command {
         .arg("-o")
         .arg(&program)
         .arg(file)
-        // No module is looked for.
+        // Packages are looked for in that folder alone; nothing is fetched.
         .env("GO111MODULE", "off")
+        .env("GOPATH", GOPATH)
         .env("GOFLAGS", "")
         .env("GOCACHE", folder.join("go-cache"))
         .output()
@@ -153,7 +171,9 @@ async fn every_producers_event_arrives_once_under_the_id_that_it_printed() {
         "python/publish_http.py",
         "javascript/publish_amqp.mjs",
         "javascript/publish_http.mjs",
+        "java/PublishAmqp.java",
         "java/PublishHttp.java",
+        "go/publish_amqp/main.go",
         "go/publish_http/main.go",
     ];
     let producers = others.into_iter().filter_map(example).chain([rust]);

@@ -159,7 +159,7 @@ async fn a_dispatcher_that_is_told_to_stop_finishes_what_it_holds() {
     let shop = world
         .subscribed(&ingest, answering_after(Duration::from_millis(300)))
         .await;
-    let (leaving, _other) = (world.dispatcher().await, world.dispatcher().await);
+    let (leaving, other) = (world.dispatcher().await, world.dispatcher().await);
 
     world.publish_all(&events(0..500)).await;
     shop.receives(100).await;
@@ -171,6 +171,9 @@ async fn a_dispatcher_that_is_told_to_stop_finishes_what_it_holds() {
         "something arrived twice"
     );
     assert_eq!(world.count("attempts").await, 500);
+    // The acks that waited for others were sent, or the other one would have got their jobs.
+    let stale = other.metric("posthorn_jobs_stale_total").await;
+    assert_eq!(stale.unwrap() as i64, 0);
     world.finish().await;
 }
 

@@ -144,7 +144,32 @@ async fn the_operator_sees_what_tenants_use_and_finds_them_by_name() {
         (&usage["deliveries_24h"], &usage["success_rate_24h"]),
         (&json!(4), &json!(0.75))
     );
-    for (q, expected) in [("", 2), ("?q=CORP", 1), ("?q=acm", 1), ("?q=nobody", 0)] {
+    // One of four attempts failed, and nothing waits.
+    assert_eq!(
+        (&usage["health"], &usage["waiting"]),
+        (&json!("degraded"), &json!(0))
+    );
+    let all = world
+        .ask_as_operator(
+            &ingest,
+            "GET",
+            &format!("{tenants}?q=a&health=failing"),
+            None,
+        )
+        .await;
+    assert_eq!(
+        all.body["counts"],
+        json!({"all": 2, "unused": 1, "healthy": 0, "degraded": 1, "failing": 0})
+    );
+    for (q, expected) in [
+        ("", 2),
+        ("?q=CORP", 1),
+        ("?q=acm", 1),
+        ("?q=nobody", 0),
+        ("?health=degraded", 1),
+        ("?health=unused&q=corp", 1),
+        ("?health=failing", 0),
+    ] {
         let found = world
             .ask_as_operator(&ingest, "GET", &format!("{tenants}{q}"), None)
             .await;
@@ -188,6 +213,25 @@ async fn dead_letters_are_told_by_reason_and_a_tenant_sees_its_own_alone() {
         (&later["count"], &later["replayable"]),
         (&json!(1), &json!(true))
     );
+    let broken = reasons.iter().filter(|of| of["tenant"] == "acme");
+    for of in broken {
+        assert_eq!(of["replayable"], false, "no JSON comes back as it is: {of}");
+    }
+    let found = world
+        .ask_as_operator(&ingest, "GET", &format!("{admin}?q=LATER.order"), None)
+        .await;
+    let found = found.body["dead_letters"].as_array().unwrap().clone();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(
+        (&found[0]["tenant"], &found[0]["replayable"]),
+        (&json!("later"), &json!(true))
+    );
+    let one = format!("{admin}/{}", found[0]["id"].as_str().unwrap());
+    let shown = world.ask_as_operator(&ingest, "GET", &one, None).await;
+    assert_eq!(shown.body, found[0]);
+    let not_its_own = one.replace("/admin", "");
+    let refused = world.ask(&ingest, "GET", &not_its_own, None).await;
+    assert_eq!(refused.status, 404, "{}", refused.body);
 
     let own = world
         .ask(&ingest, "GET", "/api/v1/dead-letters", None)
@@ -195,6 +239,9 @@ async fn dead_letters_are_told_by_reason_and_a_tenant_sees_its_own_alone() {
     let own = own.body["dead_letters"].as_array().unwrap().clone();
     assert_eq!(own.len(), 2, "{own:?}");
     assert!(own.iter().all(|letter| letter["tenant"] == "acme"));
+    let one = format!("/api/v1/dead-letters/{}", own[0]["id"].as_str().unwrap());
+    let shown = world.ask(&ingest, "GET", &one, None).await;
+    assert_eq!((shown.status, &shown.body), (200, &own[0]));
 
     // By ids: one of them is discarded, and one is replayed and comes back.
     let id = own[0]["id"].as_str().unwrap();

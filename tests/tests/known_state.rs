@@ -85,6 +85,37 @@ async fn an_endpoint_that_is_down_says_so_and_is_asked_at_once_on_request() {
         assert_eq!(shown[member], down[member], "{member}");
     }
 
+    let outages = format!("/api/v1/webhooks/{}/outages", webhook.id);
+    let listed = get(&world, &ingest, &outages).await;
+    let outage = &listed["outages"][0];
+    assert_eq!(
+        (&outage["since"], &outage["lasts"], &outage["ended_at"]),
+        (&down["down_since"], &json!(true), &Value::Null),
+        "{listed}"
+    );
+    assert_eq!(
+        (&outage["process_id"], &outage["probes"]),
+        (&replica["process_id"], &json!(1)),
+        "{listed}"
+    );
+    assert_eq!(outage["last_failed_at"], down["last_failed_at"], "{listed}");
+
+    // The operator finds it among those of all tenants.
+    let held = get_as_operator(&world, &ingest, "/api/v1/admin/endpoints").await;
+    let longest = &held["longest"];
+    assert_eq!(
+        (&longest["webhook_id"], &longest["tenant"]),
+        (&json!(webhook.id), &json!("acme")),
+        "{held}"
+    );
+    assert_eq!(
+        (&longest["down_since"], &longest["replicas"][0]["circuit"]),
+        (&down["down_since"], &json!("open")),
+        "{held}"
+    );
+    assert!(longest["waiting"].as_i64() > Some(0), "{held}");
+    assert_eq!(&held["endpoints"][0], longest);
+
     // A delivery that was put off shows why, once for each run of the reason.
     let waiting = world.deliveries(&ingest, &webhook).await;
     let is_down = |delivery: &&Value| delivery["next_attempt_reason"] == "endpoint_down";
@@ -125,6 +156,22 @@ async fn an_endpoint_that_is_down_says_so_and_is_asked_at_once_on_request() {
         get(&world, &ingest, &health_of(&webhook)).await["down"],
         false
     );
+    // The outage stays in the history, with its end.
+    let listed = get(&world, &ingest, &outages).await;
+    let outage = &listed["outages"][0];
+    assert_eq!(
+        (
+            listed["outages"].as_array().unwrap().len(),
+            &outage["lasts"]
+        ),
+        (1, &json!(false)),
+        "{listed}"
+    );
+    assert!(
+        outage["ended_at"].as_str() > outage["last_failed_at"].as_str(),
+        "{listed}"
+    );
+    assert_eq!(listed["next_cursor"], Value::Null);
     let stats = format!("/api/v1/webhooks/{}/stats", webhook.id);
     let stats = get(&world, &ingest, &stats).await;
     assert!(
@@ -165,6 +212,17 @@ async fn what_a_dispatcher_said_that_is_silent_since_does_not_count() {
     assert_eq!(
         (&health["down"], &health["dispatchers"], &health["replicas"]),
         (&json!(false), &json!(0), &json!([]))
+    );
+    // Nobody knows how its outage ended.
+    let outages = format!("/api/v1/webhooks/{}/outages", webhook.id);
+    let outages = get(&world, &ingest, &outages).await;
+    assert_eq!(
+        (
+            &outages["outages"][0]["lasts"],
+            &outages["outages"][0]["ended_at"]
+        ),
+        (&json!(false), &Value::Null),
+        "{outages}"
     );
     let processes = get_as_operator(&world, &ingest, "/api/v1/admin/processes").await;
     let alive = |kind: &str| {
@@ -287,7 +345,22 @@ async fn the_operator_sees_processes_queues_and_the_system() {
         get_as_operator(&world, &ingest, "/api/v1/admin/system").await["lag_seconds"] == 0.0
     })
     .await;
-    for path in ["processes", "queues", "system"] {
+    assert!(
+        system["first_attempt_p99_ms"].as_f64() >= Some(0.0),
+        "{system}"
+    );
+    assert!(
+        system["postgresql"]["connections"].as_i64() > Some(0),
+        "{system}"
+    );
+    let clients = system["postgresql"]["clients"].as_array().unwrap();
+    for name in ["posthorn-ingest", "posthorn-dispatcher"] {
+        let known = clients.iter().find(|client| client["name"] == name);
+        let connections = known.and_then(|client| client["connections"].as_i64());
+        assert!(connections > Some(0), "{name}: {system}");
+    }
+    assert_eq!(system["rabbitmq"]["connected"], true, "{system}");
+    for path in ["processes", "queues", "system", "endpoints", "load"] {
         let path = format!("/api/v1/admin/{path}");
         let refused = world.ask(&ingest, "GET", &path, None).await;
         assert_eq!(refused.status, 403, "{path}: {}", refused.body);
@@ -303,5 +376,68 @@ async fn the_operator_sees_processes_queues_and_the_system() {
         stats["event_types"] == expected && stats["other_events"] == 0
     })
     .await;
+    eventually("the load of all tenants is added up", async || {
+        let load = get_as_operator(&world, &ingest, "/api/v1/admin/load?window=1h").await;
+        let series = load["series"].as_array().unwrap().iter();
+        let sum = |member: &str| {
+            let steps = series.clone();
+            steps.filter_map(|step| step[member].as_i64()).sum::<i64>()
+        };
+        load["complete"] == true && (sum("events"), sum("attempts")) == (21, 21)
+    })
+    .await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn outages_of_an_endpoint_that_fails_and_recovers_are_listed_page_by_page() {
+    let world = World::start().await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let status = Arc::new(AtomicU16::new(200));
+    let shop = world.receiver(answering_as_told(&status)).await;
+    let policy = json!({"retry_policy": {"delays": [1000, 1000, 1000, 1000]}});
+    let webhook = world.webhook(&ingest, &shop, policy).await;
+    let open = async |many: i64| {
+        eventually("the dispatcher says so", async || {
+            let open = "outages WHERE ended_at IS NULL";
+            world.count(open).await == many
+        })
+        .await;
+    };
+    for round in 0..3 {
+        status.store(503, Ordering::Relaxed);
+        for n in 0..20 {
+            let id = format!("evt-{round}-{n}");
+            world.publish("order.created", &id, &json!({})).await;
+        }
+        open(1).await;
+        status.store(200, Ordering::Relaxed);
+        open(0).await;
+        world.settles().await;
+    }
+    let path = format!("/api/v1/webhooks/{}/outages", webhook.id);
+    let all = get(&world, &ingest, &path).await["outages"].clone();
+    let all = all.as_array().unwrap();
+    assert_eq!(all.len(), 3);
+    assert!(all.is_sorted_by(|one, next| one["since"].as_str() > next["since"].as_str()));
+    let (mut by_page, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = get(&world, &ingest, &format!("{path}?limit=1{cursor}")).await;
+        by_page.extend(page["outages"].as_array().unwrap().clone());
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(&by_page, all);
+    let wrong = format!("{path}?cursor=yesterday");
+    let wrong = world.ask(&ingest, "GET", &wrong, None).await;
+    assert_eq!(
+        (wrong.status, &wrong.body["field"]),
+        (422, &json!("cursor"))
+    );
+    let other = world.webhook(&ingest, &shop, json!({})).await;
+    let none = format!("/api/v1/webhooks/{}/outages", other.id);
+    assert_eq!(get(&world, &ingest, &none).await["outages"], json!([]));
     world.finish().await;
 }

@@ -327,3 +327,125 @@ async fn an_export_is_a_file_that_apply_takes_here_and_elsewhere() {
     );
     world.finish().await;
 }
+
+/// A certificate for a client, and its private key, both in PEM.
+fn client_certificate() -> (String, String) {
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=acme"])
+        .args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
+        .args(["-keyout", "-", "-out", "-"])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let both = String::from_utf8(made.stdout).unwrap();
+    let at = both.find("-----BEGIN CERTIFICATE-----").unwrap();
+    (both[at..].to_owned(), both[..at].to_owned())
+}
+
+#[tokio::test]
+async fn an_export_brings_every_setting_of_a_tenant_and_of_its_webhooks_along() {
+    const SECRET: &str = "the-secret-that-nobody-exports";
+    const CLIENT_SECRET: &str = "hunter2-of-oauth2";
+    let world = World::with(&[("EGRESS_PROXIES", "eu=http://127.0.0.1:9")]).await;
+    let ingest = world.ingest().await;
+    let receiver = world.receiver(answering(200)).await;
+    let settings = json!({
+        "name": "Acme Ltd", "egress_proxy": "eu",
+        "frame_ancestors": ["https://app.example.com", "http://localhost:3000"],
+        "alerts": {"failure_rate": 0.25, "min_attempts": 5, "slow_ms": 900, "down_after_seconds": 7},
+    });
+    let tenant = format!("/api/v1/admin/tenants/{TENANT}");
+    let set = world
+        .ask_as_operator(&ingest, "PATCH", &tenant, Some(settings.clone()))
+        .await;
+    assert_eq!(set.status, 200, "{}", set.body);
+    let (certificate, key) = client_certificate();
+    let oauth2 = json!({
+        "token_url": receiver.url("/token"), "client_id": "posthorn", "client_secret": CLIENT_SECRET,
+        "scope": "a b", "audience": "shop",
+    });
+    let walled = json!({
+        "owner": "team-7", "signing": "ed25519", "oauth2": oauth2, "secret": SECRET,
+        "client_certificate": {"certificate": certificate, "private_key": key},
+    });
+    let walled = world.webhook(&ingest, &receiver, walled).await;
+    let desk = json!({"operational": true, "events": ["webhook.*"], "secret": SECRET});
+    let desk = world.webhook(&ingest, &receiver, desk).await;
+
+    let export = world.ask(&ingest, "GET", "/api/v1/export", None).await;
+    assert_eq!(export.status, 200, "{}", export.body);
+    let text = export.body.to_string();
+    let part_of_the_key = key.lines().nth(1).unwrap();
+    for secret in [SECRET, CLIENT_SECRET, part_of_the_key] {
+        assert!(!text.contains(secret), "{secret} in {text}");
+    }
+    let file = &export.body["tenants"][0];
+    for (member, value) in settings.as_object().unwrap() {
+        assert_eq!(&file[member], value, "{member} of {file}");
+    }
+    let exported = |id: &str| {
+        let webhooks = file["webhooks"].as_array().unwrap();
+        let found = webhooks.iter().find(|webhook| webhook["key"] == id);
+        found.unwrap_or_else(|| panic!("{id} in {file}"))
+    };
+    assert_eq!(exported(&desk.id)["operational"], json!(true));
+    let shown = exported(&walled.id);
+    assert_eq!(shown["owner"], "team-7");
+    assert_eq!(shown["signing"], "ed25519");
+    let shown_certificate = shown["client_certificate"]["certificate"].as_str().unwrap();
+    assert_eq!(shown_certificate.trim(), certificate.trim());
+    for member in ["token_url", "client_id", "scope", "audience"] {
+        assert_eq!(shown["oauth2"][member], oauth2[member], "{member}");
+    }
+
+    // With the same secrets, another tenant becomes the same.
+    let variables = variables(&export.body);
+    let environment: Vec<_> = variables
+        .iter()
+        .map(|(name, _)| {
+            let value = match name {
+                name if name.ends_with("_CLIENT_KEY") => key.as_str(),
+                name if name.ends_with("_CLIENT_SECRET") => CLIENT_SECRET,
+                _ => SECRET,
+            };
+            (name.as_str(), value)
+        })
+        .collect();
+    assert_eq!(environment.len(), 4, "{environment:?}");
+    let mut elsewhere = export.body.clone();
+    elsewhere["tenants"][0]["id"] = json!("globex");
+    let apply = async |file: &Value| {
+        world.file("elsewhere.json", &file.to_string());
+        let line = "posthorn-ingest apply -f elsewhere.json";
+        let ran = world.shell(line, &environment).await;
+        assert_eq!(ran.status, 0, "{ran:?}");
+        ran.printed
+    };
+    let made = apply(&elsewhere).await;
+    assert!(made.contains("3 created, 0 changed"), "{made}");
+    let again = apply(&elsewhere).await;
+    assert!(
+        again.ends_with("0 created, 0 changed, 0 deleted, 3 unchanged"),
+        "{again}"
+    );
+    let token = world
+        .command(&["token", "create", "--tenant", "globex", "--role", "viewer"])
+        .await;
+    let theirs = async || {
+        let answer = world
+            .ask_as(&token, &ingest, "GET", "/api/v1/export", None)
+            .await;
+        answer.body
+    };
+    assert_eq!(theirs().await, elsewhere);
+
+    // The origins alone may change, too.
+    elsewhere["tenants"][0]["frame_ancestors"] = json!(["https://other.example.com"]);
+    let changed = apply(&elsewhere).await;
+    assert!(
+        changed.ends_with("0 created, 1 changed, 0 deleted, 2 unchanged"),
+        "{changed}"
+    );
+    assert_eq!(theirs().await, elsewhere);
+    world.finish().await;
+}

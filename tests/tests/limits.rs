@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use harness::producer::Publication;
 use harness::receiver::answering;
 use harness::setups::counts;
 use harness::world::{TENANT, World, eventually};
@@ -123,6 +124,38 @@ async fn a_webhooks_rate_limit_spreads_a_burst_and_slows_no_other_webhook() {
     slow.receives(30).await;
     // Ten per second: the third ten can't begin before two seconds are over.
     assert!(begun.elapsed() >= Duration::from_secs(2));
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_limit_of_two_a_second_is_used_up_in_every_second() {
+    const EVENTS: usize = 8;
+    const RATE: usize = 2;
+    /// The limit holds in every second: a second lies between an attempt and the next but one.
+    const LEAST: Duration = Duration::from_secs((EVENTS / RATE - 1) as u64);
+    /// An attempt counts for up to a sixtieth of a second more, and a job comes back from its
+    /// delay queue some milliseconds late. A second more means that a turn was missed.
+    const ALLOWED: Duration = Duration::from_millis(900);
+    let world = World::start().await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let mut fastest = Duration::MAX;
+    // Other tests may take the processor from some of these rounds, but not from each.
+    for round in 0..4 {
+        let shop = world.receiver(answering(200)).await;
+        let event_type = format!("order.round_{round}");
+        let limited = json!({"rate_limit": RATE, "events": [event_type]});
+        world.webhook(&ingest, &shop, limited).await;
+        let events: Vec<_> = (0..EVENTS)
+            .map(|n| Publication::json(TENANT, &event_type, &format!("evt-{round}-{n}"), "{}"))
+            .collect();
+        let begun = Instant::now();
+        world.publish_all(&events).await;
+        let arrivals = shop.receives(EVENTS).await;
+        let last = arrivals[EVENTS - 1].at;
+        assert!(last - begun >= LEAST, "{:?}", last - begun);
+        fastest = fastest.min(last - arrivals[0].at);
+    }
+    assert!(fastest < LEAST + ALLOWED, "{fastest:?}");
     world.finish().await;
 }
 

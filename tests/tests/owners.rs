@@ -48,6 +48,14 @@ fn ids(listed: &Answer) -> Vec<String> {
     ids.collect()
 }
 
+/// The members of `errors`.
+fn blamed(problem: &Value) -> Vec<&str> {
+    let errors = problem["errors"].as_array().unwrap().iter();
+    errors
+        .map(|error| error["field"].as_str().unwrap())
+        .collect()
+}
+
 #[tokio::test]
 async fn an_owners_token_sees_and_changes_the_owners_webhooks_alone() {
     let world = World::start().await;
@@ -90,6 +98,9 @@ async fn an_owners_token_sees_and_changes_the_owners_webhooks_alone() {
         ("", &adas, &bobs),
         ("", &adas, &tenants),
         ("/deliveries", &adas, &bobs),
+        ("/attempts", &adas, &bobs),
+        ("/waits", &adas, &bobs),
+        ("/outages", &adas, &bobs),
         ("/stats", &adas, &bobs),
         ("/replays", &adas, &bobs),
         ("", &own, &foreign),
@@ -171,8 +182,13 @@ async fn an_owner_makes_no_webhook_for_others_and_none_that_tells_of_others() {
             (422, &json!(member))
         );
     }
+    let all = json!({"owner": "bob", "operational": true, "timeout": 1});
+    let refused = create(&world, &ingest, &ada, all.clone()).await;
+    assert_eq!(blamed(&refused.body), ["owner", "operational", "timeout"]);
     let adas = id(&create(&world, &ingest, &ada, json!({"owner": "ada"})).await);
     let path = format!("{WEBHOOKS}/{adas}");
+    let refused = world.ask_as(&ada, &ingest, "PATCH", &path, Some(all)).await;
+    assert_eq!(blamed(&refused.body), ["owner", "operational", "timeout"]);
     for change in [
         json!({"owner": "bob"}),
         json!({"owner": null}),
@@ -236,6 +252,36 @@ async fn a_jwt_acts_for_the_owner_in_the_claim_that_the_operator_chose() {
     assert_eq!(seen(json!({"user": {"id": "8"}})).await, 0);
     assert_eq!(seen(json!({"user": {"id": "8"}, "role": "admin"})).await, 2);
     assert_eq!(seen(json!({})).await, 2);
+    // Both kinds of tokens are told whose they are.
+    let me = async |token: &str| {
+        let shown = world
+            .ask_as(token, &ingest, "GET", "/api/v1/me", None)
+            .await;
+        assert_eq!(shown.status, 200, "{}", shown.body);
+        shown.body
+    };
+    for (owner, role) in [(json!(7), "manager"), (Value::Null, "viewer")] {
+        let mut claims = json!({"role": role});
+        if !owner.is_null() {
+            claims["user"] = json!({"id": owner});
+        }
+        let shown = me(&jwt(claims)).await;
+        let owner = owner.as_i64().map(|id| id.to_string());
+        assert_eq!(shown["owner"], json!(owner), "{shown}");
+        assert_eq!(shown["role"], role, "{shown}");
+        assert_eq!(shown["tenant"], TENANT, "{shown}");
+        assert_eq!(shown["global"], false, "{shown}");
+        // It is none of Posthorn's own tokens. The tenant's limits hold for it.
+        assert_eq!(shown["token"], Value::Null, "{shown}");
+        assert_eq!(shown["limits"]["webhooks"], 100, "{shown}");
+    }
+    let adas = token(&world, &ingest, "ada", "viewer").await;
+    let shown = me(&adas).await;
+    assert_eq!(shown["owner"], "ada", "{shown}");
+    assert_eq!(shown["role"], "viewer", "{shown}");
+    let prefix = shown["token"]["prefix"].as_str().unwrap();
+    assert!(adas.starts_with(prefix), "{shown}");
+
     let bad = jwt(json!({"user": {"id": ["7"]}}));
     let refused = world.ask_as(&bad, &ingest, "GET", WEBHOOKS, None).await;
     assert_eq!(refused.status, 401, "{}", refused.body);

@@ -31,10 +31,10 @@ const PER_DAY: u32 = 2_000;
 const ROWS_PER_ROW: u64 = 30;
 /// What any statement may look at beside: each day's index, a page of rows.
 const ROWS_ANYWAY: u64 = 700;
-/// A look of a search reads at most all deliveries of each webhook that it is given: here one of each
-/// event. It passes each through five nodes: the index, the days together, the limit, a subquery, a
-/// count.
-const SEARCH: &str = "look_at_deliveries";
+/// A look of a search, or of the walk for a webhook's log, reads at most all deliveries of each
+/// webhook that it is given: here one of each event. It passes each through five nodes: the index,
+/// the days together, the limit, a subquery, a count.
+const LOOKS: [&str; 2] = ["look_at_deliveries", "look_at_log"];
 const ROWS_PER_WEBHOOK: u64 = 5 * EVENTS as u64;
 /// The smallest batch that tells work that grows with its square from other work: from 46 on,
 /// `n * n` is more than `ROWS_PER_ROW * n + ROWS_ANYWAY`.
@@ -103,6 +103,32 @@ async fn no_statement_reads_more_than_it_needs_with_statistics_of_another_time()
     world.finish().await;
 }
 
+/// As after midnight: the statistics were made when the day had a few rows.
+#[tokio::test]
+async fn no_statement_reads_more_than_it_needs_on_a_day_that_has_just_begun() {
+    for rows in [1, 40] {
+        let world = World::start().await;
+        let sql = world.sql().await;
+        history::fill(&sql, TENANT, DAYS, PER_DAY).await.unwrap();
+        let today = "date_trunc('day', now(), 'UTC')";
+        for (table, id) in [
+            ("deliveries", "id"),
+            ("events", "uid"),
+            ("attempts", "delivery_id"),
+        ] {
+            let all_but = format!(
+                "DELETE FROM {table} WHERE {id} >= first_uuid_at({today}) AND {id} NOT IN
+                 (SELECT {id} FROM {table} ORDER BY {id} DESC LIMIT {rows})"
+            );
+            sql.batch_execute(&all_but).await.unwrap();
+        }
+        sql.batch_execute("VACUUM ANALYZE").await.unwrap();
+        turn_autovacuum_off(&sql).await;
+        works_within_bounds(&world).await;
+        world.finish().await;
+    }
+}
+
 #[tokio::test]
 async fn a_clients_webhooks_and_one_by_its_old_id_are_found_without_reading_the_others() {
     let world = World::start().await;
@@ -165,7 +191,14 @@ async fn lists_of_many_webhooks_look_into_the_days_that_they_need() {
     fill_with_open(&sql, 1).await;
     sql.batch_execute("VACUUM ANALYZE").await.unwrap();
     let ingest = explained_ingest(&world).await;
-    for path in ["/api/v1/deliveries", "/api/v1/webhooks?limit=250"] {
+    let own = "SELECT id FROM webhooks WHERE status = 'active' LIMIT 1";
+    let own: shared::ids::WebhookId = sql.query_one(own, &[]).await.unwrap().get(0);
+    let attempts = format!("/api/v1/webhooks/{own}/attempts?limit=1");
+    for path in [
+        "/api/v1/deliveries",
+        "/api/v1/webhooks?limit=250",
+        attempts.as_str(),
+    ] {
         let listed = world.ask(&ingest, "GET", path, None).await;
         assert_eq!(listed.status, 200, "{path}: {}", listed.body);
     }
@@ -177,6 +210,10 @@ async fn lists_of_many_webhooks_look_into_the_days_that_they_need() {
         ("look_at_deliveries", 2, 2 * MANY),
         ("backlogs", 6, 4 * MANY + 2),
         ("read_deliveries", 6, 2),
+        // One webhook, for a page of one: the last day that has deliveries of it is enough, and its
+        // deliveries, events and attempts are of one millisecond.
+        ("look_at_log", 2, 4),
+        ("attempts_of_deliveries", 6, 4),
     ] {
         let of_name: Vec<_> = plans.iter().filter(|plan| plan.name == name).collect();
         assert!(!of_name.is_empty(), "{name}");
@@ -288,6 +325,9 @@ async fn works_within_bounds(world: &World) {
         format!("{hook}/deliveries?status=delivered&limit=100"),
         format!("{hook}/deliveries?status=processing"),
         format!("{hook}/logs"),
+        format!("{hook}/attempts"),
+        format!("{hook}/waits"),
+        format!("{hook}/outages"),
         format!("{hook}/stats"),
         "/api/v1/deliveries".to_owned(),
         "/api/v1/deliveries?status=failed".to_owned(),
@@ -309,7 +349,7 @@ async fn works_within_bounds(world: &World) {
         let asked = seen.entry(&plan.name).or_default();
         *asked = plan.asked.max(*asked);
         let per_row = match plan.name.as_str() {
-            SEARCH => ROWS_PER_WEBHOOK,
+            look if LOOKS.contains(&look) => ROWS_PER_WEBHOOK,
             _ => ROWS_PER_ROW,
         };
         let bound = per_row * plan.asked + ROWS_ANYWAY;

@@ -97,6 +97,12 @@ async fn cloudevents_are_taken_in_every_mode_and_delivered_in_both() {
         arrival.verify(&structured.secret).unwrap();
     }
 
+    let (status, refused) =
+        publish(&ingest, &[one], r#"{"specversion":"0.3","type":"a..b"}"#).await;
+    assert_eq!(status, 422, "{refused}");
+    let blamed = refused["errors"].as_array().unwrap().iter();
+    let blamed: Vec<_> = blamed.map(|error| error["field"].clone()).collect();
+    assert_eq!(blamed, ["specversion", "id", "source", "type"]);
     for (headers, body, blamed) in [
         (
             vec![one],

@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::HashMap;
-use std::time::Duration;
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use harness::producer::Publication;
 use harness::receiver::{Receiver, Reply, answering};
@@ -41,6 +41,15 @@ async fn replay(world: &World, ingest: &Service, webhook: &Webhook, rate: u32) -
     format!("/api/v1/webhooks/{}/replays/{id}", webhook.id)
 }
 
+/// The least time from the request for a replay until the last of its deliveries arrives.
+///
+/// A step takes at most one second's worth, which is `rate` deliveries. The next step comes
+/// after the time that these take at that rate. Before the last step, all deliveries but its
+/// own, which are `rate` at most, were taken: `(count - rate) / rate` seconds.
+fn least(count: usize, rate: u32) -> Duration {
+    Duration::from_secs_f64(count as f64 / f64::from(rate) - 1.0)
+}
+
 async fn shown(world: &World, ingest: &Service, path: &str) -> Value {
     world.ask(ingest, "GET", path, None).await.body
 }
@@ -56,6 +65,7 @@ async fn two_replicas_step_one_replay_at_its_rate_and_send_nothing_twice() {
         world.dispatcher().await,
     );
     let (receiver, webhook) = recovered(&world, &ingest, FAILED).await;
+    let asked = Instant::now();
     let replay = replay(&world, &ingest, &webhook, RATE).await;
     let arrivals = receiver.receives(2 * FAILED).await;
     world.settles().await;
@@ -74,12 +84,45 @@ async fn two_replicas_step_one_replay_at_its_rate_and_send_nothing_twice() {
         times.len() == FAILED && times.values().all(|n| *n == 1),
         "{times:?}"
     );
-    // Ten at a time, four times: with three pauses of a second.
-    let took = again[FAILED - 1].at - again[0].at;
-    assert!(took >= Duration::from_millis(2_700), "{took:?}");
+    let took = again[FAILED - 1].at - asked;
+    assert!(took >= least(FAILED, RATE), "{took:?}");
     receiver
         .receives_no_more_than(2 * FAILED, Duration::from_millis(500))
         .await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_backfill_keeps_its_rate() {
+    const EVENTS: usize = 30;
+    const RATE: u32 = 6;
+    let world = World::start().await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let events: Vec<_> = (0..EVENTS)
+        .map(|n| Publication::json(TENANT, "order.paid", &format!("evt-{n}"), "{}"))
+        .collect();
+    world.publish_all(&events).await;
+    world.accepts(EVENTS as i64).await;
+    let receiver = world.receiver(answering(200)).await;
+    let webhook = world.webhook(&ingest, &receiver, json!({})).await;
+
+    let path = format!("/api/v1/webhooks/{}/backfill", webhook.id);
+    let body = json!({"since": "2020-01-01T00:00:00Z", "rate": RATE});
+    let asked = Instant::now();
+    let made = world.ask(&ingest, "POST", &path, Some(body)).await;
+    assert_eq!(made.status, 202, "{}", made.body);
+    let arrivals = receiver.receives(EVENTS).await;
+    let took = arrivals[EVENTS - 1].at - asked;
+    assert!(took >= least(EVENTS, RATE), "{took:?}");
+    let ids: HashSet<_> = arrivals.iter().map(|arrival| arrival.id()).collect();
+    assert_eq!(ids.len(), EVENTS);
+    let path = format!("/api/v1/replays/{}", made.body["id"].as_str().unwrap());
+    eventually("the backfill ends", async || {
+        shown(&world, &ingest, &path).await["status"] == "finished"
+    })
+    .await;
+    assert_eq!(shown(&world, &ingest, &path).await["replayed"], EVENTS);
+    world.settles().await;
     world.finish().await;
 }
 

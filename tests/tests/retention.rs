@@ -32,10 +32,19 @@ async fn partitions_past_their_retention_are_dropped_and_future_ones_exist() {
         .await
         .unwrap();
     assert_eq!(world.count(tomorrow).await, 0);
+    // One outage of that day is over. The other one lasts.
+    let outages = "INSERT INTO outages (webhook_id, process_id, since, failed_at)
+        SELECT gen_random_uuid(), gen_random_uuid(), '2020-01-01', failed_at
+        FROM unnest(ARRAY['2020-01-01'::timestamptz, now()]) AS failed_at";
+    database.batch_execute(outages).await.unwrap();
 
     let ingest = world.ingest().await;
     eventually("the old days are gone and tomorrow is there", async || {
         world.count(OLD_DAY).await == 0 && world.count(tomorrow).await == 1
+    })
+    .await;
+    eventually("the old outage is gone", async || {
+        world.count("outages").await == 1
     })
     .await;
     eventually("the log is weighed", async || {

@@ -217,6 +217,13 @@ async fn deliveries_are_found_by_webhook_patterns_classes_and_outcomes() {
         json!([{"event_type": "order.paid", "matching": 2}, {"event_type": "order.lost", "matching": 1}])
     );
     assert!(dry.body["oldest"].is_string());
+    let by_status = dry.body["by_status"].as_array().unwrap();
+    let states: Vec<_> = by_status.iter().map(|of| &of["status"]).collect();
+    assert_eq!(states, ["delivered", "failed", "expired", "cancelled"]);
+    let all = by_status
+        .iter()
+        .map(|of| of["deliveries"].as_i64().unwrap());
+    assert_eq!(all.sum::<i64>(), 3, "{by_status:?}");
     world.finish().await;
 }
 
@@ -256,8 +263,15 @@ async fn a_replay_of_the_whole_tenant_goes_through_its_webhooks_and_tells_its_re
     world.settles().await;
     let shown = get(&world, &ingest, &path).await;
     assert_eq!(shown["replayed"], 4);
+    let mut results = shown["results"].clone();
+    let members = results.as_object_mut().unwrap();
+    let series = members.remove("series").unwrap();
+    let begun = series.as_array().unwrap().iter();
+    let begun: i64 = begun.map(|step| step["begun"].as_i64().unwrap()).sum();
+    assert_eq!(begun, 4, "{series}");
+    assert_eq!(members.remove("step_seconds"), Some(json!(1)));
     assert_eq!(
-        shown["results"],
+        results,
         json!({
             "taken": 2, "waiting": 0, "failed_again": 2,
             "by_class": [{"class": "4xx", "deliveries": 2}], "counted": true

@@ -6,9 +6,11 @@ use std::process::Stdio;
 
 use harness::receiver::answering;
 use harness::service::{Service, binary_path};
-use harness::world::{World, eventually};
+use harness::world::{ADMIN_TOKEN, TENANT, World, eventually};
+use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use sha2::Sha256;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 
 /// A token of the tenant's manager.
@@ -18,25 +20,31 @@ async fn token(world: &World) -> String {
         .await
 }
 
-/// One of the commands, running, with only what it needs in its environment.
-fn running(ingest: &Service, token: &str, arguments: &[&str]) -> Child {
-    Command::new(binary_path("posthorn-ingest").unwrap())
+/// One of the commands, with only what it needs in its environment.
+fn command(ingest: &Service, token: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary_path("posthorn-ingest").unwrap());
+    command
         .args(arguments)
         .env_clear()
         .env("POSTHORN_URL", ingest.url(""))
         .env("POSTHORN_TOKEN", token)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap()
+        .kill_on_drop(true);
+    command
+}
+
+fn running(ingest: &Service, token: &str, arguments: &[&str]) -> Child {
+    command(ingest, token, arguments).spawn().unwrap()
 }
 
 async fn output(ingest: &Service, token: &str, arguments: &[&str]) -> (bool, String, String) {
-    let ran = running(ingest, token, arguments)
-        .wait_with_output()
-        .await
-        .unwrap();
+    ended(running(ingest, token, arguments)).await
+}
+
+/// Whether it succeeded, what it printed, and what it said on standard error.
+async fn ended(running: Child) -> (bool, String, String) {
+    let ran = running.wait_with_output().await.unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (ran.status.success(), text(&ran.stdout), text(&ran.stderr))
 }
@@ -213,6 +221,13 @@ async fn listen_forwards_signed_deliveries_to_a_port_on_this_machine() {
         "{said}"
     );
     // Ctrl-C deletes the webhook.
+    interrupt(listen).await;
+    assert_eq!(world.count("webhooks WHERE status <> 'deleted'").await, 0);
+    world.finish().await;
+}
+
+/// Presses Ctrl-C, after which the command must end with success.
+async fn interrupt(mut listen: Child) {
     let process = listen.id().unwrap().to_string();
     let stopped = Command::new("kill")
         .args(["-INT", &process])
@@ -221,7 +236,107 @@ async fn listen_forwards_signed_deliveries_to_a_port_on_this_machine() {
         .unwrap();
     assert!(stopped.success());
     assert!(listen.wait().await.unwrap().success());
-    assert_eq!(world.count("webhooks WHERE status <> 'deleted'").await, 0);
+}
+
+#[tokio::test]
+async fn listen_takes_another_dialect_and_a_secret_that_stays_the_same() {
+    const SECRET: &str = "a-secret-of-my-machine";
+    let world = World::start().await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let receiver = world.receiver(answering(200)).await;
+    let forward = receiver.url("/hooks");
+    let token = token(&world).await;
+    let arguments = [
+        "listen",
+        "--forward",
+        &forward,
+        "--dialect",
+        "auraconnect",
+        "--events",
+        "order.*",
+    ];
+    for run in 1..=2 {
+        let mut listen = command(&ingest, &token, &arguments)
+            .env("POSTHORN_LISTEN_SECRET", SECRET)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(listen.stdout.take().unwrap()).lines();
+        let id = line(&mut lines).await;
+        assert!(id.starts_with("Listening as wh_"), "{id}");
+        assert!(line(&mut lines).await.ends_with(&format!(" {SECRET}")));
+        let event = format!("evt-{run}");
+        world
+            .publish("order.created", &event, &json!({"n": run}))
+            .await;
+        let arrival = receiver.receives(run).await.pop().unwrap();
+        assert_eq!(arrival.header("x-auraconnect-event-id"), event);
+        assert_eq!(arrival.json()["data"], json!({"object": {"n": run}}));
+        let mut mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).unwrap();
+        mac.update(&arrival.body);
+        let signature = format!("sha256={}", hex::encode(mac.finalize().into_bytes()));
+        assert_eq!(arrival.header("x-auraconnect-signature"), signature);
+        // It has answered, too: nothing of this run is left for the next one.
+        assert!(line(&mut lines).await.contains("200 in"));
+        interrupt(listen).await;
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_global_token_names_its_tenant_and_data_can_come_from_standard_input() {
+    let world = World::start().await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let receiver = world.subscribed(&ingest, answering(200)).await;
+    let publish = async |more: &[&str], data: &str| {
+        let mut arguments = vec![
+            "events",
+            "publish",
+            "--type",
+            "order.created",
+            "--data",
+            "-",
+        ];
+        arguments.extend(more);
+        let mut publishing = command(&ingest, ADMIN_TOKEN, &arguments)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = publishing.stdin.take().unwrap();
+        input.write_all(data.as_bytes()).await.unwrap();
+        // The end of the data.
+        drop(input);
+        ended(publishing).await
+    };
+    let for_tenant = ["--tenant", TENANT, "--id", "evt-1"];
+    let (done, said, error) = publish(&for_tenant, "{\"total\": 25.00}\n").await;
+    assert!(done && said.contains("evt-1"), "{said}{error}");
+    let arrivals = receiver.receives(1).await;
+    assert_eq!(arrivals[0].id(), "evt-1");
+    let body = String::from_utf8_lossy(&arrivals[0].body);
+    assert!(body.contains(r#"{"total": 25.00}"#), "{body}");
+    let (done, _, said) = publish(&for_tenant, "no JSON").await;
+    assert!(!done && said.contains("--data is not JSON"), "{said}");
+
+    // The other commands take it as well, and a variable in its place.
+    for (more, variable, is_known) in [
+        (["--tenant", TENANT].as_slice(), "", true),
+        (&[], TENANT, true),
+        // The argument goes first.
+        (&["--tenant", "nobody"], TENANT, false),
+        (&[], "", false),
+    ] {
+        for (what, expected) in [("events", "evt-1"), ("webhooks", "wh_")] {
+            let mut arguments = vec![what, "list"];
+            arguments.extend(more);
+            let listing = command(&ingest, ADMIN_TOKEN, &arguments)
+                .env("POSTHORN_TENANT", variable)
+                .spawn()
+                .unwrap();
+            let (done, listed, said) = ended(listing).await;
+            assert_eq!(done, is_known, "{arguments:?} {variable}: {said}");
+            assert_eq!(listed.contains(expected), is_known, "{listed}");
+        }
+    }
     world.finish().await;
 }
 

@@ -10,9 +10,10 @@ use harness::service::Service;
 use harness::world::{World, eventually};
 use serde_json::{Value, json};
 
-const DIALECTS: [&str; 7] = [
+const DIALECTS: [&str; 8] = [
     "standard",
     "cloudevents",
+    "cloudevents-binary",
     "rishi",
     "brainsait",
     "auraconnect",

@@ -187,6 +187,14 @@ async fn a_tenants_own_proxy_may_be_another_and_no_other_way_is_taken() {
         (refused.status, &refused.body["field"]),
         (422, &json!("egress_proxy"))
     );
+    // With everything else that is wrong.
+    let unknown = json!({"egress_proxy": "asia", "limits": {"webhooks": -1}});
+    let refused = world
+        .ask_as_operator(&ingest, "PATCH", tenant, Some(unknown))
+        .await;
+    let blamed = refused.body["errors"].as_array().unwrap().iter();
+    let blamed: Vec<_> = blamed.map(|error| error["field"].clone()).collect();
+    assert_eq!(blamed, [json!("limits.webhooks"), json!("egress_proxy")]);
     let change = json!({"egress_proxy": "eu"});
     let changed = world
         .ask_as_operator(&ingest, "PATCH", tenant, Some(change))

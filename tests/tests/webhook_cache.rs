@@ -135,6 +135,45 @@ async fn a_deleted_webhooks_row_is_kept_for_its_log_and_deleted_with_it() {
 }
 
 #[tokio::test]
+async fn a_deleted_webhook_that_never_had_a_delivery_is_purged_with_all_traces_within_hours() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let _dispatcher = world.dispatcher().await;
+    let shop = world.receiver(answering(200)).await;
+    let with_log = world.webhook(&ingest, &shop, json!({})).await;
+    world.publish("order.created", "e-1", &json!({})).await;
+    world.accepts(1).await;
+    world.settles().await;
+    let unused = world.webhook(&ingest, &shop, json!({})).await;
+    let sql = world.sql().await;
+    let traces = "INSERT INTO costly_filters (webhook_id, events, last_at) \
+            SELECT id, 1, now() FROM webhooks; \
+        INSERT INTO exhausted_told (webhook_id, told_at, quarter, counted) \
+            SELECT id, now(), now(), 1 FROM webhooks ON CONFLICT DO NOTHING";
+    sql.batch_execute(traces).await.unwrap();
+    for webhook in [&with_log, &unused] {
+        delete(&world, &ingest, &webhook.id).await;
+    }
+    // The upkeep runs when the process starts.
+    let ago = "UPDATE webhooks SET updated_at = now() - interval '2 hours'";
+    sql.batch_execute(ago).await.unwrap();
+    ingest.stop().await.unwrap();
+    let ingest = world.ingest().await;
+    eventually("the webhook without a log is gone", async || {
+        world.count("webhooks").await == 1
+    })
+    .await;
+    for table in ["costly_filters", "exhausted_told"] {
+        let of_none = format!(
+            "{table} t WHERE NOT EXISTS (SELECT FROM webhooks w WHERE w.id = t.webhook_id)"
+        );
+        assert_eq!(world.count(&of_none).await, 0, "{table}");
+    }
+    assert_eq!(world.deliveries(&ingest, &with_log).await.len(), 1);
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn a_webhook_that_is_too_large_is_refused_with_the_name_of_the_member() {
     let world = World::start().await;
     let ingest = world.ingest().await;

@@ -167,6 +167,32 @@ async fn a_preview_says_what_a_webhook_with_the_same_filter_then_gets() {
 }
 
 #[tokio::test]
+async fn a_tenant_that_previews_without_end_is_told_to_wait() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let others = world.another_tenant(&ingest, "globex").await;
+    let path = "/api/v1/webhooks/preview";
+    let form = json!({"events": ["order.*"]});
+    let begun = std::time::Instant::now();
+    // Ten may come at once, and five more each second. So some of sixty are refused, unless they
+    // take ten seconds.
+    let previews = (0..60).map(|_| world.ask(&ingest, "POST", path, Some(form.clone())));
+    let answers = futures_util::future::join_all(previews).await;
+    let allowed = 10 + 5 * (begun.elapsed().as_secs() as usize + 1);
+    let accepted = answers.iter().filter(|answer| answer.status == 200).count();
+    assert!(accepted <= allowed, "{accepted} of at most {allowed}");
+    let refused = answers.iter().find(|answer| answer.status == 429).unwrap();
+    let detail = refused.body["detail"].as_str().unwrap();
+    assert!(detail.contains("previews"), "{}", refused.body);
+    // Another tenant has a limit of its own.
+    let asked = world
+        .ask_as(&others, &ingest, "POST", path, Some(form))
+        .await;
+    assert_eq!(asked.status, 200, "{}", asked.body);
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn events_say_how_they_came_and_those_that_nobody_wanted_are_found() {
     let world = World::start().await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);

@@ -16,7 +16,8 @@ use shared::tenant::TenantSettings;
 use shared::webhook::{Rate, Webhook};
 use time::OffsetDateTime;
 
-use crate::endpoint::limiter::{Limiter, SharedCapacity, Trouble};
+use crate::endpoint::bulkhead::{SharedCapacity, TenantShare};
+use crate::endpoint::limiter::{Limiter, Trouble};
 use crate::endpoint::rate_limit::Limit;
 use crate::judge::TooOld;
 
@@ -84,6 +85,8 @@ pub struct EndpointCache {
 struct Cached {
     webhooks: HashMap<WebhookId, (Arc<Webhook>, Arc<Limiter>)>,
     tenants: HashMap<Tenant, Arc<TenantSettings>>,
+    /// What each tenant with a webhook holds of this replica.
+    shares: HashMap<Tenant, Arc<TenantShare>>,
 }
 
 impl EndpointCache {
@@ -102,6 +105,7 @@ impl EndpointCache {
         for tenant in changes.tenants {
             if tenant.is_deleted {
                 cached.tenants.remove(&tenant.tenant);
+                cached.shares.remove(&tenant.tenant);
                 continue;
             }
             let tenant = Arc::new(tenant);
@@ -111,10 +115,13 @@ impl EndpointCache {
             cached.webhooks.remove(&webhook);
         }
         for webhook in changes.webhooks {
-            let limiter = match cached.webhooks.get(&webhook.id) {
-                Some((_, limiter)) => limiter.clone(),
-                None => Limiter::new(self.capacity.clone()),
-            };
+            let known = cached.webhooks.get(&webhook.id);
+            let known = known.map(|(_, limiter)| limiter.clone());
+            let limiter = known.unwrap_or_else(|| {
+                let share = cached.shares.entry(webhook.tenant.clone());
+                let share = share.or_insert_with(|| TenantShare::new(self.capacity.clone()));
+                Limiter::new(share.clone())
+            });
             let id = webhook.id;
             cached.webhooks.insert(id, (Arc::new(webhook), limiter));
         }

@@ -6,9 +6,11 @@
 //! limit, and it is halved when the endpoint shows overload. A circuit breaker
 //! ([`Circuit`]) stops the requests to an endpoint that is down.
 //!
-//! A bulkhead ([`SharedCapacity`]) keeps the endpoints apart: none may have more requests
-//! in flight than there is capacity left for all others together. However many endpoints
-//! hang, the others get through.
+//! A bulkhead keeps the endpoints apart: none may have more requests in flight than there is
+//! capacity left for all others together. However many endpoints hang, the others get through.
+//! Another one ([`TenantShare`]) does the same for tenants: however many endpoints of one tenant
+//! are slow, other tenants' requests get through. So do requests to the tenant's own endpoints
+//! that answer within a second. [`super::bulkhead`] says where this ends.
 //!
 //! A job without a permit waits for one, if the endpoint's recent speed promises one within
 //! [`MAX_WAIT`]. Otherwise it is refused, and with it comes the time to which it should be
@@ -17,7 +19,6 @@
 //! again as it has hung.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +26,10 @@ use shared::clock;
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
+use super::bulkhead::{
+    Began, INITIAL_DURATION, MAX_WAIT, MIN_SPACING, Pace, SharedCapacity, TenantShare, Waiting,
+    after_horizon,
+};
 use super::circuit::{Circuit, Outage, Pass};
 use crate::metrics::metrics;
 
@@ -32,31 +37,14 @@ use crate::metrics::metrics;
 const INITIAL_LIMIT: f64 = 2.0;
 /// The highest limit of an endpoint, per replica.
 const MAX_LIMIT: f64 = 64.0;
-/// The longest time that a job waits for a permit.
-const MAX_WAIT: Duration = Duration::from_secs(1);
-/// The longest deferral of a refused job.
-const MAX_DEFERRAL: Duration = Duration::from_secs(900);
-/// The shortest time between two deferred jobs of an endpoint that hangs or is down.
-const MIN_SPACING: Duration = Duration::from_millis(5);
 /// For how long an endpoint counts as full after a job was refused.
 const FULL_FOR: Duration = Duration::from_secs(10);
-/// The expected duration of a request before the first one has ended.
-const INITIAL_DURATION: Duration = Duration::from_millis(10);
 
 /// The limiter of one endpoint.
 pub struct Limiter {
-    capacity: Arc<SharedCapacity>,
+    /// What the endpoint's tenant holds of this replica.
+    share: Arc<TenantShare>,
     state: Mutex<State>,
-}
-
-/// A bulkhead: the number of jobs that a replica can hold, shared by all its limiters.
-#[derive(Debug)]
-pub struct SharedCapacity {
-    jobs: usize,
-    /// Requests to all endpoints.
-    in_flight: AtomicUsize,
-    /// Jobs that wait for a permit of any endpoint.
-    waiting: AtomicUsize,
 }
 
 struct State {
@@ -77,7 +65,8 @@ struct State {
     progress_at: OffsetDateTime,
     /// The time to which the last refused job was deferred.
     horizon: OffsetDateTime,
-    /// When the last job was refused because there was no permit.
+    /// When the last job was refused because the endpoint had no permit left. A job that was
+    /// refused because its tenant had none doesn't count.
     full_at: OffsetDateTime,
 }
 
@@ -110,53 +99,25 @@ pub struct Permit {
     /// Whether at least half of the limit was used when this permit was given. If less is
     /// used, a success doesn't show that the endpoint could take more.
     was_needed: bool,
+    began: Began,
+    /// How long the request took, if it was sent.
+    took: Option<Duration>,
 }
 
 /// Why there is no permit, and to when the job should be deferred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// The endpoint has as many requests in flight as it may have.
+    /// The endpoint or its tenant has as many requests in flight as it may have.
     Full(OffsetDateTime),
     /// The circuit breaker is open.
     Down(OffsetDateTime),
 }
 
-impl SharedCapacity {
-    /// For a replica that may hold this many jobs at a time.
-    pub fn new(jobs: usize) -> Arc<Self> {
-        Arc::new(Self {
-            jobs,
-            in_flight: AtomicUsize::new(0),
-            waiting: AtomicUsize::new(0),
-        })
-    }
-
-    fn free(&self) -> usize {
-        let in_flight = self.in_flight.load(Ordering::Relaxed);
-        self.jobs.saturating_sub(in_flight)
-    }
-
-    /// Whether only the last eighth is free. It is reserved for endpoints that answer.
-    fn is_nearly_full(&self) -> bool {
-        self.free() <= self.jobs / 8
-    }
-
-    /// Whether one more job may wait for an endpoint in this state.
-    fn has_room_to_wait(&self, health: Health) -> bool {
-        let room = match health {
-            Health::Answering => return true,
-            Health::Unknown => self.jobs / 4 * 3,
-            Health::Struggling => self.jobs / 4,
-        };
-        self.waiting.load(Ordering::Relaxed) < room
-    }
-}
-
 impl Limiter {
     /// The limiter of an endpoint of which nothing is known.
-    pub fn new(capacity: Arc<SharedCapacity>) -> Arc<Self> {
+    pub fn new(share: Arc<TenantShare>) -> Arc<Self> {
         Arc::new(Self {
-            capacity,
+            share,
             state: Mutex::new(State {
                 circuit: Circuit::default(),
                 health: Health::Unknown,
@@ -178,36 +139,27 @@ impl Limiter {
     /// # Errors
     /// If the wait is or would be longer, or the endpoint is down.
     pub async fn acquire(self: &Arc<Self>, now: OffsetDateTime) -> Result<Permit, Refused> {
-        let permit = {
+        let (permit, _waiting) = {
             let mut state = self.state();
             match state.circuit.pass(now) {
                 Pass::NotBefore(at) => return Err(Refused::Down(state.defer(now, at))),
-                Pass::Probe if self.capacity.is_nearly_full() => {
+                Pass::Probe => {
+                    if !self.capacity().is_nearly_full()
+                        && let Some(probe) = self.begin(&mut state, true, now)
+                    {
+                        return Ok(probe);
+                    }
                     state.circuit.not_sent(now);
                     return Err(Refused::Down(state.defer(now, now + MAX_WAIT)));
                 }
-                Pass::Probe => return Ok(self.permit(&mut state, true, now)),
-                Pass::Free if state.has_permit(&self.capacity) => {
-                    return Ok(self.permit(&mut state, false, now));
+                Pass::Free => {
+                    if let Some(permit) = self.try_permit(&mut state, now) {
+                        return Ok(permit);
+                    }
                 }
-                Pass::Free => {}
             }
-            state.remove_closed_waiters();
-            let ahead = state.waiters.len();
-            // With no request in flight, no permit will be returned soon.
-            let in_vain = state.in_flight == 0 || state.time_to_serve(ahead + 1, now) > MAX_WAIT;
-            if in_vain || !self.capacity.has_room_to_wait(state.health) {
-                // With no request in flight it is this replica that is full.
-                if state.in_flight > 0 {
-                    state.full_at = now;
-                }
-                return Err(Refused::Full(state.defer(now, now + MAX_WAIT)));
-            }
-            let (waiter, permit) = oneshot::channel();
-            state.waiters.push_back(waiter);
-            permit
+            self.wait(&mut state, now)?
         };
-        let _waiting = Counted::add(&self.capacity.waiting);
         match tokio::time::timeout(MAX_WAIT, permit).await {
             Ok(Ok(permit)) => Ok(permit),
             // Waiters are dropped only when the circuit opens.
@@ -217,7 +169,9 @@ impl Limiter {
                 if state.progress_at <= now {
                     state.health = Health::Struggling;
                 }
-                state.full_at = now;
+                if !self.share.is_full(state.pace(now), clock::now()) {
+                    state.full_at = now;
+                }
                 Err(Refused::Full(state.defer(now, now + 2 * MAX_WAIT)))
             }
         }
@@ -244,17 +198,71 @@ impl Limiter {
         self.state().circuit.end_wait(now);
     }
 
-    fn permit(self: &Arc<Self>, state: &mut State, is_probe: bool, now: OffsetDateTime) -> Permit {
+    /// A permit, if the endpoint's limit leaves one and its tenant may hold one more.
+    fn try_permit(self: &Arc<Self>, state: &mut State, now: OffsetDateTime) -> Option<Permit> {
+        match state.has_permit(self.capacity()) {
+            true => self.begin(state, false, now),
+            false => None,
+        }
+    }
+
+    /// A permit, if the endpoint's tenant may hold one more.
+    fn begin(
+        self: &Arc<Self>,
+        state: &mut State,
+        is_probe: bool,
+        now: OffsetDateTime,
+    ) -> Option<Permit> {
+        let pace = match is_probe {
+            true => Pace::Probed,
+            false => state.pace(now),
+        };
+        let began = self.share.begin(pace, now)?;
         if state.in_flight == 0 {
             state.progress_at = now;
         }
         state.in_flight += 1;
-        self.capacity.in_flight.fetch_add(1, Ordering::Relaxed);
-        Permit {
+        Some(Permit {
             limiter: self.clone(),
             is_probe,
             was_needed: 2 * state.in_flight > state.limit as usize,
+            began,
+            took: None,
+        })
+    }
+
+    /// Lets a job wait for a permit, if it is likely to get one in time.
+    fn wait(
+        &self,
+        state: &mut State,
+        now: OffsetDateTime,
+    ) -> Result<(oneshot::Receiver<Permit>, Waiting), Refused> {
+        state.remove_closed_waiters();
+        let ahead = state.waiters.len();
+        // With no request in flight, no permit will be returned soon.
+        let in_vain = state.in_flight == 0 || state.time_to_serve(ahead + 1, now) > MAX_WAIT;
+        let may_wait = !in_vain && state.has_room_to_wait(self.capacity());
+        let is_brief = state.health != Health::Struggling && state.answers_soon(now);
+        if may_wait && let Some(waiting) = self.share.wait(is_brief) {
+            let (waiter, permit) = oneshot::channel();
+            state.waiters.push_back(waiter);
+            return Ok((permit, waiting));
         }
+        let pace = state.pace(now);
+        let is_tenant_full = self.share.is_full(pace, now);
+        // With no request in flight it is this replica that is full.
+        if state.in_flight > 0 && !is_tenant_full {
+            state.full_at = now;
+        }
+        let mut until = state.defer(now, now + MAX_WAIT);
+        if is_tenant_full {
+            until = until.max(self.share.defer(pace, now, now + MAX_WAIT));
+        }
+        Err(Refused::Full(until))
+    }
+
+    fn capacity(&self) -> &SharedCapacity {
+        self.share.capacity()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -270,13 +278,14 @@ impl Limiter {
                     state.waiters.clear();
                 }
                 state.remove_closed_waiters();
-                if !state.has_permit(&self.capacity) {
-                    return;
-                }
                 let Some(waiter) = state.waiters.pop_front() else {
                     return;
                 };
-                (waiter, self.permit(&mut state, false, clock::now()))
+                let Some(permit) = self.try_permit(&mut state, clock::now()) else {
+                    state.waiters.push_front(waiter);
+                    return;
+                };
+                (waiter, permit)
             };
             // If the job gives up at this moment, the permit is dropped, which returns it.
             let _ = waiter.send(permit);
@@ -320,13 +329,13 @@ impl Permit {
         drop(state);
         // The circuit breaker knows the result now. The rest is done by `drop`.
         self.is_probe = false;
+        self.took = Some(took);
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let capacity = &self.limiter.capacity;
-        capacity.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.limiter.share.end(self.began, self.took);
         {
             let mut state = self.limiter.state();
             state.in_flight -= 1;
@@ -342,11 +351,34 @@ impl State {
     fn has_permit(&self, capacity: &SharedCapacity) -> bool {
         if self.in_flight == 0 {
             // Every endpoint may have one request in flight while there is capacity, but the
-            // reserve is for endpoints that answer.
+            // reserve is for endpoints that answer. The tenant's share allows it only to those
+            // that answer within a second.
             let may_use_reserve = self.health == Health::Answering;
             return capacity.free() > 0 && (may_use_reserve || !capacity.is_nearly_full());
         }
         self.in_flight < self.limit as usize && self.in_flight < capacity.free()
+    }
+
+    /// Whether one more job may wait for an endpoint in this state.
+    fn has_room_to_wait(&self, capacity: &SharedCapacity) -> bool {
+        let room = match self.health {
+            Health::Answering => return true,
+            Health::Unknown => capacity.room_for_unknown(),
+            Health::Struggling => capacity.room_for_struggling(),
+        };
+        capacity.waiting() < room
+    }
+
+    /// An endpoint is quick if it is known to answer within [`MAX_WAIT`].
+    fn pace(&self, now: OffsetDateTime) -> Pace {
+        match self.health == Health::Answering && self.answers_soon(now) {
+            true => Pace::Quick,
+            false => Pace::Slow,
+        }
+    }
+
+    fn answers_soon(&self, now: OffsetDateTime) -> bool {
+        self.expected_duration(now) <= MAX_WAIT
     }
 
     /// Removes jobs that have given up waiting, from the front.
@@ -431,29 +463,7 @@ impl State {
         if hangs || !self.circuit.is_closed() {
             step = step.max(MIN_SPACING);
         }
-        let next = (self.horizon + step).max(at);
-        if next > now + MAX_DEFERRAL {
-            // Too far ahead for a plan: a random time in the second half of the range.
-            return now + MAX_DEFERRAL.mul_f64(0.5 + 0.5 * fastrand::f64());
-        }
-        self.horizon = next;
-        next
-    }
-}
-
-/// Adds one to a count until it is dropped.
-struct Counted<'a>(&'a AtomicUsize);
-
-impl<'a> Counted<'a> {
-    fn add(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        after_horizon(&mut self.horizon, step, at, now)
     }
 }
 

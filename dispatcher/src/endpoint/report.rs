@@ -4,7 +4,7 @@
 //! Every second the limiters are looked at. A row of `endpoints` is written when an endpoint
 //! gets into trouble, when a probe has failed, and every ten seconds while the trouble lasts.
 //! When an outage is over, the row says so for two minutes. Then it is deleted. So healthy
-//! endpoints cost nothing.
+//! endpoints cost nothing. The history of outages is kept by [`outages`].
 //!
 //! `POST /webhooks/{id}/probe` writes a row of `probes`. It is read here every second, but
 //! only while a circuit of this replica isn't closed.
@@ -24,6 +24,7 @@ use tracing::{info, warn};
 
 use super::cache::EndpointCache;
 use super::limiter::Trouble;
+use super::outages;
 
 /// How often the limiters are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -95,6 +96,7 @@ impl EndpointReporter {
             .filter(|(webhook, trouble)| is_news(webhook, trouble));
         let news: Vec<_> = news.copied().collect();
         if !news.is_empty() {
+            outages::note(client, self.process, &news).await?;
             write(client, self.process, &news).await?;
             let now = Instant::now();
             reported.extend(
@@ -121,6 +123,7 @@ impl EndpointReporter {
             .filter(|(_, (last, at))| last.outage.is_none() && at.elapsed() >= OVER);
         let forgotten: Vec<WebhookId> = forgotten.map(|(webhook, _)| **webhook).collect();
         if !ended.is_empty() {
+            outages::note(client, self.process, &ended).await?;
             write(client, self.process, &ended).await?;
             let now = Instant::now();
             reported.extend(

@@ -10,7 +10,8 @@
 //!
 //! A message is held until its last job is done. So one slow job in each message could hold them
 //! all while this replica has room for jobs. Then a few messages at a time are added, for as long
-//! as there is room for an average one.
+//! as there is room for an average one. They may be more than the queue's share of the replica:
+//! slow jobs of one shard leave room that the other shards don't need.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -42,12 +43,20 @@ const STUCK: Duration = Duration::from_millis(50);
 type Messages = Pin<Box<dyn Stream<Item = (u64, Option<lapin::Result<Delivery>>)> + Send>>;
 type Opening<'a> = BoxFuture<'a, lapin::Result<(Channel, Consumer, usize)>>;
 
+/// How many messages the consumers of one queue may hold together.
+#[derive(Debug, Clone, Copy)]
+pub struct MostMessages {
+    /// The queue's share of the replica.
+    pub share: usize,
+    /// If slow jobs hold all messages of the share.
+    pub stuck: usize,
+}
+
 /// The consumers of one queue in one session.
 pub(super) struct Consumers<'a> {
     session: &'a Session,
     queue: &'a str,
-    /// The most messages of all consumers together.
-    most: usize,
+    most: MostMessages,
     /// The messages that the first consumer may hold.
     base: usize,
     all: Vec<One>,
@@ -93,7 +102,7 @@ enum Wish {
 /// What a look at the consumers shows.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
-    most: usize,
+    most: MostMessages,
     base: usize,
     /// What all that aren't cancelled may hold.
     prefetch: usize,
@@ -125,17 +134,18 @@ impl Seen {
         if !self.are_full || self.is_exceeded {
             return Wish::Keep;
         }
-        let allowed = self
-            .most
-            .saturating_sub(self.prefetch + self.held_by_cancelled);
+        let taken = self.prefetch + self.held_by_cancelled;
+        let allowed = self.most.share.saturating_sub(taken);
         // The next messages may have more jobs than the last ones. So a step doubles what is held
         // at most, and the average is known before the next step.
-        let more = self.room.min(allowed).min(self.prefetch.max(LEAST));
+        let step = self.room.min(self.prefetch.max(LEAST));
+        let more = step.min(allowed);
         if more >= LEAST.min(allowed) && more > 0 {
             return Wish::Grow(more);
         }
+        let allowed = self.most.stuck.saturating_sub(taken);
         match self.idle >= STUCK && self.has_room && allowed > 0 {
-            true => Wish::Grow(more.max(1)),
+            true => Wish::Grow(step.min(allowed).max(1)),
             false => Wish::Keep,
         }
     }
@@ -152,10 +162,13 @@ impl<'a> Consumers<'a> {
     pub(super) async fn open(
         session: &'a Session,
         queue: &'a str,
-        most: usize,
+        most: MostMessages,
     ) -> lapin::Result<Self> {
-        let most = if session.is_careful() { 1 } else { most.max(1) };
-        let base = (most / MOST_JOBS).max(1);
+        let most = match session.is_careful() {
+            true => MostMessages { share: 1, stuck: 1 },
+            false => most,
+        };
+        let base = (most.share / MOST_JOBS).max(1);
         let mut consumers = Self {
             session,
             queue,
@@ -229,7 +242,7 @@ impl<'a> Consumers<'a> {
             id,
             tag: consumer.tag(),
             prefetch,
-            held: Held::new(channel.clone()),
+            held: Held::new(channel.clone(), prefetch),
             channel,
             is_cancelled: false,
             has_ended: false,
@@ -289,6 +302,7 @@ impl<'a> Consumers<'a> {
         let active = self.all.iter_mut().filter(|one| !one.is_cancelled);
         for one in active.filter(|one| which(one)) {
             one.is_cancelled = true;
+            one.held.hurry();
             let options = BasicCancelOptions::default();
             one.channel.basic_cancel(one.tag.clone(), options).await?;
         }
@@ -307,135 +321,4 @@ async fn open(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A replica for 512 jobs whose first consumer is full.
-    const FULL: Seen = Seen {
-        most: 512,
-        base: 32,
-        prefetch: 32,
-        held: 32,
-        held_by_cancelled: 0,
-        are_full: true,
-        is_first_full: true,
-        room: 0,
-        has_room: false,
-        idle: Duration::ZERO,
-        is_exceeded: false,
-        calm: Duration::ZERO,
-    };
-
-    #[test]
-    fn messages_with_one_job_each_are_taken_up_to_the_replicas_concurrency() {
-        let mut prefetch = 32;
-        // Each step doubles what is held, so that the average follows.
-        for more in [32, 64, 128, 256] {
-            let seen = Seen {
-                prefetch,
-                held: prefetch,
-                room: 512 - prefetch,
-                ..FULL
-            };
-            assert_eq!(seen.wish(), Wish::Grow(more));
-            prefetch += more;
-        }
-        let seen = Seen {
-            prefetch,
-            held: prefetch,
-            room: 100,
-            ..FULL
-        };
-        assert_eq!(seen.wish(), Wish::Keep);
-        // What cancelled consumers hold counts.
-        let seen = Seen {
-            held_by_cancelled: 470,
-            room: 480,
-            ..FULL
-        };
-        assert_eq!(seen.wish(), Wish::Grow(10));
-    }
-
-    #[test]
-    fn a_replica_for_few_jobs_takes_as_many_messages() {
-        for most in 2..=4 {
-            let seen = Seen {
-                most,
-                base: 1,
-                prefetch: 1,
-                held: 1,
-                room: most - 1,
-                ..FULL
-            };
-            assert_eq!(seen.wish(), Wish::Grow(most - 1));
-        }
-    }
-
-    #[test]
-    fn slow_jobs_in_every_message_leave_no_room_unused() {
-        // 60 of 64 jobs may be taken, and an average message has 16.
-        let seen = Seen {
-            room: 3,
-            has_room: true,
-            ..FULL
-        };
-        assert_eq!(seen.wish(), Wish::Keep);
-        let seen = Seen {
-            idle: STUCK,
-            ..seen
-        };
-        assert_eq!(seen.wish(), Wish::Grow(3));
-        // A replica for few jobs has room for a part of an average message.
-        assert_eq!(Seen { room: 0, ..seen }.wish(), Wish::Grow(1));
-        let has_room = false;
-        let full = Seen {
-            room: 0,
-            has_room,
-            ..seen
-        };
-        assert_eq!(full.wish(), Wish::Keep);
-    }
-
-    #[test]
-    fn full_bundles_are_taken_as_jobs_are_done() {
-        assert_eq!(FULL.wish(), Wish::Keep);
-        // Half of the bundles' jobs are done, and their other halves are slow.
-        let seen = Seen { room: 16, ..FULL };
-        assert_eq!(seen.wish(), Wish::Grow(16));
-    }
-
-    #[test]
-    fn what_was_added_goes_when_it_brought_too_much_or_isnt_needed() {
-        let grown = Seen {
-            prefetch: 512,
-            held: 512,
-            ..FULL
-        };
-        let is_exceeded = true;
-        let calm = CALM;
-        let exceeded = Seen {
-            is_exceeded,
-            ..grown
-        };
-        assert_eq!(exceeded.wish(), Wish::Shrink);
-        assert_eq!(Seen { calm, ..grown }.wish(), Wish::Shrink);
-        assert!(grown.needs_added());
-        // While slow jobs hold the first one, another one takes what comes.
-        let slow = Seen { held: 32, ..grown };
-        assert!(slow.needs_added());
-        let is_first_full = false;
-        assert!(
-            !Seen {
-                is_first_full,
-                ..slow
-            }
-            .needs_added()
-        );
-        // The first consumer stays.
-        let first = Seen {
-            is_exceeded,
-            ..FULL
-        };
-        assert_eq!(first.wish(), Wish::Keep);
-    }
-}
+mod tests;

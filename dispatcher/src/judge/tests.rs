@@ -1,8 +1,10 @@
 use proptest::prelude::*;
 use shared::dialect::{DEFAULT, Dialects};
+use shared::stats::WAITS;
 use time::macros::datetime;
 
 use super::*;
+use crate::upkeep::paused::PAUSED;
 
 const NOW: OffsetDateTime = datetime!(2026-11-22 10:00 UTC);
 
@@ -107,7 +109,10 @@ fn overload_is_429_5xx_and_no_answer_but_no_other_status() {
         );
     }
     assert!(shows_overload(&Err(Failure::Timeout)));
+    assert!(shows_overload(&Err(Failure::Dns("no such name".into()))));
     assert!(!shows_overload(&Err(Failure::Forbidden("private".into()))));
+    assert!(!shows_overload(&Err(Failure::NoDescriptor)));
+    assert!(!shows_overload(&Err(Failure::NoTurn)));
 }
 
 #[test]
@@ -192,4 +197,11 @@ proptest! {
             prop_assert!(at >= NOW + Duration::from_secs(pause));
         }
     }
+}
+
+/// The API's description lists the reasons of `WAITS`.
+#[test]
+fn the_list_of_waits_has_every_deferral_and_the_pause() {
+    let written = Deferral::ALL.map(Deferral::as_str).into_iter();
+    assert_eq!(written.chain([PAUSED]).collect::<Vec<_>>(), WAITS);
 }

@@ -196,7 +196,9 @@ impl<'a> Row<'a> {
 /// The planner must not be offered another way than from the batch to each row by
 /// its primary key. So the open states aren't named: `deliveries_due` is an index
 /// on them, and the planner that expects few of them would read all that waits for
-/// each verdict of the batch.
+/// each verdict of the batch. And the ids aren't compared by `=`: for that, the planner
+/// also considers walking the whole index in its order, as a merge join would need it,
+/// and takes that walk while a day's statistics say that the day has few rows.
 macro_rules! apply {
     () => {
         "WITH applied AS (
@@ -218,7 +220,7 @@ macro_rules! apply {
           status_code, error, started_at, duration_ms, outcome,
           remote_address, response_headers, response_body, request_host, request_headers,
           request_bytes, request_body, next_reason, restarted_at, ended_because)
-    WHERE d.id = v.delivery_id
+    WHERE d.id = ANY (ARRAY[v.delivery_id])
       AND d.attempts = v.n - 1 AND d.restarted_at IS NOT DISTINCT FROM v.restarted_at
       AND d.state NOT IN ('delivered', 'failed', 'expired', 'cancelled')
     RETURNING v.*

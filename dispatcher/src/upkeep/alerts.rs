@@ -21,8 +21,8 @@ use shared::ids::{EventType, EventUid, WebhookId};
 use shared::operational::{DOWN, FAILING, RECOVERED, SLOW, Thresholds};
 use shared::publish::Publisher;
 use shared::recent::{WINDOW, recent};
+use shared::timestamp::with_milliseconds;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -204,13 +204,12 @@ fn changes(
 ) -> anyhow::Result<Vec<Announcement>> {
     let Watched { id, thresholds, .. } = webhook;
     let recent = &seen.recent;
-    let at = |at: OffsetDateTime| at.format(&Rfc3339);
     let whole = |count: f64| count.round() as i64;
     let mut events: Vec<(&'static EventType, Value)> = Vec::new();
     if let (None, Some(since)) = (was.failing, is.failing) {
         let data = json!({
             "webhook_id": id,
-            "since": at(since)?,
+            "since": with_milliseconds(since)?,
             "attempts": whole(recent.attempts()),
             "failed_attempts": whole(recent.failed()),
             "failure_rate": (recent.failed() / recent.attempts() * 1000.0).round() / 1000.0,
@@ -222,7 +221,7 @@ fn changes(
     if let (None, Some(since)) = (was.slow, is.slow) {
         let data = json!({
             "webhook_id": id,
-            "since": at(since)?,
+            "since": with_milliseconds(since)?,
             "attempts": whole(recent.attempts()),
             "p95_response_time_ms": recent.p95_ms().map(whole),
             "threshold_ms": thresholds.slow.as_millis() as u64,
@@ -234,9 +233,9 @@ fn changes(
         let next = seen.down.and_then(|down| down.next_probe_at);
         let data = json!({
             "webhook_id": id,
-            "since": at(since)?,
-            "last_failed_at": at(failed_at)?,
-            "next_probe_at": next.map(at).transpose()?,
+            "since": with_milliseconds(since)?,
+            "last_failed_at": with_milliseconds(failed_at)?,
+            "next_probe_at": next.map(with_milliseconds).transpose()?,
         });
         events.push((&DOWN, data));
     }
@@ -245,9 +244,9 @@ fn changes(
         let since = troubles.values().min().copied().unwrap_or(now);
         let data = json!({
             "webhook_id": id,
-            "recovered_at": at(now)?,
+            "recovered_at": with_milliseconds(now)?,
             "was": troubles.keys().collect::<Vec<_>>(),
-            "since": at(since)?,
+            "since": with_milliseconds(since)?,
         });
         events.push((&RECOVERED, data));
     }

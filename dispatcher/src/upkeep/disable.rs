@@ -10,8 +10,8 @@ use shared::column;
 use shared::ids::{EventUid, Tenant, WebhookId};
 use shared::job::Job;
 use shared::operational::DISABLED;
+use shared::timestamp::with_milliseconds;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::announce::{Announcement, announce};
 
@@ -111,14 +111,11 @@ pub async fn announce_disabled(
 ) -> anyhow::Result<Vec<Job>> {
     let mut announcements = Vec::new();
     for one in disabled {
-        let failing_since = one
-            .failing_since
-            .map(|at| at.format(&Rfc3339))
-            .transpose()?;
+        let failing_since = one.failing_since.map(with_milliseconds).transpose()?;
         let data = WebhookDisabled {
             webhook_id: one.webhook,
             reason: &one.reason,
-            disabled_at: one.uid.accepted_at().format(&Rfc3339)?,
+            disabled_at: with_milliseconds(one.uid.accepted_at())?,
             failing_since,
         };
         announcements.push(Announcement {

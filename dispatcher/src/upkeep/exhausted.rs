@@ -12,8 +12,8 @@ use shared::ids::{DeliveryId, EventUid, Tenant, WebhookId};
 use shared::operational::EXHAUSTED;
 use shared::recent::quarter_before;
 use shared::stats::Subject;
+use shared::timestamp::with_milliseconds;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::announce::{Announcement, patterns};
 use super::trouble::{Seen, Watched};
@@ -45,12 +45,12 @@ pub async fn given_up(
             continue;
         };
         let since = oldest(transaction, &given_up).await?;
-        let since = since.unwrap_or(given_up.since).format(&Rfc3339)?;
+        let since = with_milliseconds(since.unwrap_or(given_up.since))?;
         let data = json!({
             "webhook_id": webhook.id,
             "count": given_up.count,
-            "since": given_up.since.format(&Rfc3339)?,
-            "until": now.format(&Rfc3339)?,
+            "since": with_milliseconds(given_up.since)?,
+            "until": with_milliseconds(now)?,
             "replay": {
                 "method": "POST",
                 "path": format!("/api/v1/webhooks/{}/replay", webhook.id),

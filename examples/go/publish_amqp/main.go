@@ -1,4 +1,5 @@
 // Publishes one event over AMQP and waits for RabbitMQ's confirm.
+// Needs github.com/rabbitmq/amqp091-go, 1.5 or later.
 package main
 
 import (
@@ -24,11 +25,12 @@ func publish(id string) error {
 	if err := channel.Confirm(false); err != nil {
 		return err
 	}
+	confirms := channel.NotifyPublish(make(chan amqp.Confirmation, 1))
 	returned := channel.NotifyReturn(make(chan amqp.Return, 1))
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	mandatory := true
-	confirm, err := channel.PublishWithDeferredConfirmWithContext(ctx,
+	err = channel.PublishWithContext(ctx,
 		"posthorn.events", os.Getenv("TENANT")+".invoice.paid", mandatory, false,
 		amqp.Publishing{
 			MessageId:    id,
@@ -39,12 +41,16 @@ func publish(id string) error {
 	if err != nil {
 		return err
 	}
-	confirmed, err := confirm.WaitContext(ctx)
-	if err != nil {
-		return err
-	}
-	if !confirmed {
-		return errors.New("RabbitMQ refused the event")
+	select {
+	case confirm, open := <-confirms:
+		if !open {
+			return errors.New("the connection was lost before the confirm")
+		}
+		if !confirm.Ack {
+			return errors.New("RabbitMQ refused the event")
+		}
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	// A message that can't be routed is returned before it is confirmed.
 	select {

@@ -148,7 +148,7 @@ pub async fn put(
     // Before the check, which is costly too.
     let change = api.changes.acquire(&acting.tenant).await?;
     let entry = {
-        let _permit = cpu::permit(&acting.tenant).await;
+        let _permit = cpu::permit(&acting.tenant).await?;
         block_in_place(|| form.check(name.clone()))?
     };
     let saved = save(&api, change, &acting, &[entry], false).await?;
@@ -206,7 +206,7 @@ pub async fn replace(
     // Before the check, which is costly too.
     let change = api.changes.acquire(&acting.tenant).await?;
     let entries = {
-        let _permit = cpu::permit(&acting.tenant).await;
+        let _permit = cpu::permit(&acting.tenant).await?;
         block_in_place(|| form.check())?
     };
     save(&api, change, &acting, &entries, true).await.map(Json)
@@ -215,7 +215,7 @@ pub async fn replace(
 /// One of those that Posthorn comes with, by name, or a whole one. Types of
 /// other names stay.
 #[derive(Deserialize, ToSchema)]
-#[schema(as = CatalogueImport)]
+#[schema(as = CatalogueImport, example = json!({"catalogue": "rishi"}))]
 #[serde(deny_unknown_fields)]
 pub struct ImportForm {
     /// One of `GET /api/v1/catalogues`. Instead of `event_types`.
@@ -266,7 +266,7 @@ pub async fn import(
     // Before the check, which is costly too.
     let change = api.changes.acquire(&acting.tenant).await?;
     let entries = {
-        let _permit = cpu::permit(&acting.tenant).await;
+        let _permit = cpu::permit(&acting.tenant).await?;
         block_in_place(|| form.check())?
     };
     save(&api, change, &acting, &entries, false).await.map(Json)

@@ -120,6 +120,7 @@ async fn settings(client: &Client, tenant: &Tenant) -> Result<Value> {
         limits,
         alerts,
         strict_event_types,
+        frame_ancestors,
         egress_proxy,
         ..
     } = TenantView::from_row(&row);
@@ -127,7 +128,12 @@ async fn settings(client: &Client, tenant: &Tenant) -> Result<Value> {
         "id": id, "name": name, "dialect": dialect, "limits": limits, "alerts": alerts,
         "strict_event_types": strict_event_types,
     });
-    put_members(&mut file, [("egress_proxy", json!(egress_proxy))]);
+    let origins = Some(frame_ancestors).filter(|origins| !origins.is_empty());
+    let members = [
+        ("frame_ancestors", json!(origins)),
+        ("egress_proxy", json!(egress_proxy)),
+    ];
+    put_members(&mut file, members);
     Ok(file)
 }
 

@@ -58,6 +58,9 @@ pub fn routes() -> OpenApiRouter<Shared> {
 
 /// What to listen to.
 #[derive(Deserialize, ToSchema)]
+#[schema(example = json!({
+    "events": ["order.*"], "filters": {"total": {"$gte": 10}}, "dialect": "standard"
+}))]
 #[serde(deny_unknown_fields)]
 struct NewListener {
     /// Patterns of event types; all by default.
@@ -119,7 +122,7 @@ async fn create(
     let form: WebhookForm = serde_json::from_value(members)
         .map_err(|_| Invalid::new("events", "must be an event type or a list of them"))?;
     let mut checked = form.check(&api.destinations, &api.dialects)?;
-    acting.may_write(&mut checked)?;
+    acting.claim(&mut checked);
     let _turn = api.changes.acquire(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
     let transaction = begin(&mut client, &acting.actor).await?;

@@ -5,15 +5,17 @@
 //! `Accept` are refused before a handler sees them.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
+use axum::Router;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::{
     ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ETAG, HOST, IF_MATCH, IF_NONE_MATCH,
     LOCATION, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Version};
-use axum::middleware::Next;
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use shared::excerpt::{MAX_ERROR, excerpt};
 use shared::serve::network;
@@ -25,16 +27,30 @@ use crate::api::access::rate_limit::{Client, Left, Rates, Refused};
 use crate::api::access::tokens::hash;
 use crate::api::http::deprecation::{DEPRECATION, SUNSET};
 use crate::api::http::headers::{if_none_match, unless_known};
+use crate::api::http::held_bodies::HeldBody;
 use crate::api::http::problem::{Problem, Result};
+use crate::api::http::query::{Queries, announce_deprecation, refuse_unknown};
 use crate::api::http::request_id::{self, REQUEST_ID};
-use crate::api::state::Shared;
 
 /// The most requests at once, how many of them are left, and the seconds until all are back.
 const RATE_LIMITS: [&str; 3] = ["ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"];
 /// How long a browser may remember what CORS allows.
 const CORS_AGE: std::time::Duration = std::time::Duration::from_secs(3600);
 
-pub async fn handle(State(api): State<Shared>, request: Request, next: Next) -> Response {
+/// Puts the middleware around routes: from the inside, unknown parameters, everything of this file,
+/// and what answers say of deprecated operations.
+pub fn around<S: Clone + Send + Sync + 'static>(
+    routes: Router<S>,
+    queries: Arc<Queries>,
+    rates: Option<Arc<Rates>>,
+) -> Router<S> {
+    routes
+        .layer(from_fn_with_state(queries.clone(), refuse_unknown))
+        .layer(from_fn_with_state(rates, handle))
+        .layer(from_fn_with_state(queries, announce_deprecation))
+}
+
+async fn handle(State(rates): State<Option<Arc<Rates>>>, request: Request, next: Next) -> Response {
     let id = request_id::from_headers(request.headers());
     let is_private = request.uri().path().starts_with("/api/");
     let span = info_span!(
@@ -46,9 +62,9 @@ pub async fn handle(State(api): State<Shared>, request: Request, next: Next) -> 
     let (asked, known) = (request.method().clone(), if_none_match(request.headers()));
     let answer = async {
         let begun = Instant::now();
-        let (left, charged) = charge(api.rates.as_deref(), &request);
+        let (left, charged) = charge(rates.as_deref(), &request);
         let mut answer = match charged.and_then(|()| check(&request)) {
-            Ok(()) => next.run(request).await,
+            Ok(()) => hold_body(request, next).await,
             Err(problem) => problem.into_response(),
         };
         if let Some(left) = left {
@@ -67,6 +83,15 @@ pub async fn handle(State(api): State<Shared>, request: Request, next: Next) -> 
         // The answer is for the token's holder alone, and may have a secret in it.
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
+    answer
+}
+
+/// What is held of the body counts until the handler has answered.
+async fn hold_body(mut request: Request, next: Next) -> Response {
+    let held = Arc::<HeldBody>::default();
+    request.extensions_mut().insert(held.clone());
+    let answer = next.run(request).await;
+    held.give_back();
     answer
 }
 

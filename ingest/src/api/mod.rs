@@ -15,17 +15,16 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::http::{HeaderValue, Method, Uri};
-use axum::middleware::from_fn_with_state;
 use serde_json::Value;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-use deliveries::{all_replays, replays, retries};
+use deliveries::{all_replays, replays, retries, webhook_log};
 use events::{expunge, rematches};
 use http::problem::Problem;
-use http::query::{self, Queries};
+use http::query::Queries;
 use state::Shared;
-use webhooks::{endpoint, keys, rotation, stats, type_stats};
+use webhooks::{endpoint, keys, outages, rotation, stats, type_stats};
 
 pub mod access;
 pub mod beside;
@@ -43,6 +42,7 @@ pub mod middleware;
 pub mod openapi;
 pub mod operations;
 pub mod portal_links;
+pub mod portal_sessions;
 pub mod signatures;
 pub mod state;
 pub mod tenant_deletion;
@@ -63,10 +63,8 @@ pub fn routes(api: Shared, cors_origins: &[HeaderValue]) -> Router {
         })
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             Problem::method_not_allowed(format!("{} does not take {method}", uri.path()))
-        })
-        .layer(from_fn_with_state(queries, query::refuse_unknown))
-        .layer(from_fn_with_state(api.clone(), middleware::handle))
-        .with_state(api);
+        });
+    let routes = middleware::around(routes, queries, api.rates.clone()).with_state(api);
     if cors_origins.is_empty() {
         return routes;
     }
@@ -89,11 +87,13 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         webhooks::routes()
             .merge(rotation::routes())
             .merge(deliveries::of_webhook())
+            .merge(webhook_log::of_webhook())
             .merge(retries::of_webhook())
             .merge(replays::of_webhook())
             .merge(all_replays::of_webhook())
             .merge(stats::of_webhook())
             .merge(endpoint::of_webhook())
+            .merge(outages::of_webhook())
             .merge(webhooks::test::of_webhook())
             .merge(webhooks::preview::routes())
     };
@@ -119,7 +119,9 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .nest("/api/v1/admin/tokens", tokens::routes())
         .nest(
             "/api/v1/admin/tenants",
-            tenants::routes().merge(tenant_deletion::routes()),
+            tenants::routes()
+                .merge(tenant_deletion::routes())
+                .merge(portal_sessions::routes()),
         )
         .nest("/api/v1/admin/portal-links", portal_links::routes())
         .nest("/api/v1/admin", operations::routes())

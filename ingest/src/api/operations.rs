@@ -3,11 +3,17 @@
 //! All of it is read from PostgreSQL, where the processes write it. So it is the same
 //! whichever process answers, and nothing is asked of RabbitMQ for a request.
 
+pub mod endpoints;
+pub mod load;
+
+use std::time::Instant;
+
 use axum::Json;
 use axum::extract::State;
 use deadpool_postgres::Client;
 use serde::Serialize;
-use shared::ids::ProcessId;
+use shared::clock;
+use shared::ids::{ProcessId, first_uuid_at};
 use shared::processes::SILENCE;
 use time::OffsetDateTime;
 use tokio_postgres::Row;
@@ -17,16 +23,25 @@ use utoipa_axum::routes;
 
 use crate::api::access::auth::Operating;
 use crate::api::http::problem::Result;
+use crate::api::openapi::words::ProcessKind;
 use crate::api::state::Shared;
 use crate::partitions;
 use crate::timestamp::Timestamp;
 
-/// `/api/v1/admin/processes`, `/queues`, `/system`
+/// How many first attempts are looked at for the time to the first attempt, of how long.
+const FIRST_ATTEMPTS: i64 = 1_000;
+const OF_LATE: time::Duration = time::Duration::hours(1);
+/// How many clients of PostgreSQL are named.
+const CLIENTS: usize = 10;
+
+/// `/api/v1/admin/processes`, `/queues`, `/system`, `/endpoints`, `/load`
 pub fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(list_processes))
         .routes(routes!(list_queues))
         .routes(routes!(show_system))
+        .merge(endpoints::routes())
+        .merge(load::routes())
 }
 
 /// The processes of this system.
@@ -40,7 +55,7 @@ pub struct Processes {
 pub struct Process {
     pub id: ProcessId,
     /// `dispatcher`; `ingest`, or the part of it that the process is: `api` or `intake`.
-    #[schema(example = "dispatcher")]
+    #[schema(value_type = ProcessKind)]
     pub kind: String,
     pub host: String,
     #[schema(example = "0.9.0")]
@@ -177,10 +192,59 @@ pub struct System {
     /// Requests that are in flight.
     #[schema(example = 1204)]
     pub in_flight: i64,
+    /// The time from an event to the first attempt of its delivery, in milliseconds: 99 of a
+    /// hundred of the latest 1,000 deliveries were no longer. `null`: no attempt was made for
+    /// an event of the last hour.
+    #[schema(required, example = 38.0)]
+    pub first_attempt_p99_ms: Option<f64>,
+    /// As the process that answers sees it.
+    pub postgresql: PostgresqlState,
+    /// As the process that answers sees it.
+    pub rabbitmq: RabbitmqState,
     /// What the sweeper found last.
     pub sweep: Sweep,
     /// The size of the log.
     pub storage: Storage,
+}
+
+/// The state of PostgreSQL.
+#[derive(Serialize, ToSchema)]
+pub struct PostgresqlState {
+    /// Connections to this database, of all its clients.
+    #[schema(example = 14)]
+    pub connections: i64,
+    /// The most connections that the server takes (`max_connections`), over all databases.
+    #[schema(example = 100)]
+    pub max_connections: i64,
+    /// How long it took to answer, in milliseconds.
+    #[schema(example = 1.2)]
+    pub answered_in_ms: f64,
+    /// Whose the connections are: the ten names with the most of them.
+    #[schema(example = json!([
+        {"name": "posthorn-ingest", "connections": 9},
+        {"name": "posthorn-dispatcher", "connections": 5}
+    ]))]
+    pub clients: Vec<DatabaseClient>,
+}
+
+/// A name under which clients of PostgreSQL are connected.
+#[derive(Serialize, ToSchema)]
+pub struct DatabaseClient {
+    /// Their `application_name`: `posthorn-ingest` and `posthorn-dispatcher` are all processes of
+    /// that kind.
+    #[schema(example = "posthorn-dispatcher")]
+    pub name: String,
+    /// How many connections they have.
+    #[schema(example = 5)]
+    pub connections: i64,
+}
+
+/// The state of RabbitMQ.
+#[derive(Serialize, ToSchema)]
+pub struct RabbitmqState {
+    /// Whether there is a connection that publishes.
+    #[schema(example = true)]
+    pub connected: bool,
 }
 
 /// What the sweeper found last.
@@ -244,7 +308,7 @@ pub async fn show_system(_: Operating, State(api): State<Shared>) -> Result<Json
         day: day.to_string(),
         bytes: *bytes,
     });
-    let now = shared::clock::now();
+    let now = clock::now();
     let overdue = oldest_sendable(&client).await?;
     Ok(Json(System {
         version: env!("CARGO_PKG_VERSION"),
@@ -253,6 +317,11 @@ pub async fn show_system(_: Operating, State(api): State<Shared>) -> Result<Json
         events_per_second: rates.get("events"),
         attempts_per_second: rates.get("attempts"),
         in_flight: rates.get("in_flight"),
+        first_attempt_p99_ms: first_attempt_p99(&client).await?,
+        postgresql: postgresql(&client).await?,
+        rabbitmq: RabbitmqState {
+            connected: api.publisher.is_connected(),
+        },
         sweep: sweep(&client).await?,
         storage: Storage {
             bytes: size.now,
@@ -274,6 +343,57 @@ async fn rates(client: &Client) -> Result<Row> {
         )
         .await?;
     Ok(client.query_one(&statement, &[&f64::from(SILENCE)]).await?)
+}
+
+async fn postgresql(client: &Client) -> Result<PostgresqlState> {
+    let statement = client
+        .prepare_cached(
+            "-- postgresql_state\n\
+             SELECT coalesce(application_name, '') AS name, count(*) AS connections, \
+                 current_setting('max_connections')::int8 AS most \
+             FROM pg_stat_activity WHERE datname = current_database() \
+             GROUP BY 1 ORDER BY connections DESC, name",
+        )
+        .await?;
+    let asked = Instant::now();
+    let rows = client.query(&statement, &[]).await?;
+    let took = asked.elapsed().as_secs_f64() * 1_000.0;
+    let clients = rows.iter().map(|row| DatabaseClient {
+        name: row.get("name"),
+        connections: row.get("connections"),
+    });
+    Ok(PostgresqlState {
+        connections: rows
+            .iter()
+            .map(|row| row.get::<_, i64>("connections"))
+            .sum(),
+        // This connection is one of them.
+        max_connections: rows.first().map_or(0, |row| row.get("most")),
+        answered_in_ms: (took * 10.0).round() / 10.0,
+        clients: clients.take(CLIENTS).collect(),
+    })
+}
+
+/// An id's first 48 bits are the milliseconds of its event.
+async fn first_attempt_p99(client: &Client) -> Result<Option<f64>> {
+    let statement = client
+        .prepare_cached(
+            "-- first_attempt_p99\n\
+             SELECT percentile_disc(0.99) WITHIN GROUP (ORDER BY greatest(0, \
+                 extract(epoch FROM started_at) * 1000 - ('x' || left(replace(delivery_id::text, \
+                 '-', ''), 12))::bit(48)::int8)::float8) \
+             FROM (SELECT delivery_id, started_at FROM attempts \
+                 WHERE delivery_id >= $1 AND delivery_id < $2 AND n = 1 \
+                 ORDER BY delivery_id DESC LIMIT $3) latest",
+        )
+        .await?;
+    let now = clock::now();
+    let (since, until) = (first_uuid_at(now - OF_LATE), first_uuid_at(now + OF_LATE));
+    let row = client
+        .query_one(&statement, &[&since, &until, &FIRST_ATTEMPTS])
+        .await?;
+    let ms: Option<f64> = row.get(0);
+    Ok(ms.map(f64::round))
 }
 
 async fn sweep(client: &Client) -> Result<Sweep> {

@@ -25,6 +25,7 @@ use crate::api::access::role::Role;
 use crate::api::http::headers::Created;
 use crate::api::http::problem::Result;
 use crate::api::http::request::Body;
+use crate::api::openapi::words::{PortalAccent, PortalTheme};
 use crate::api::state::{Api, Shared};
 use crate::invalid::{Gathered, Invalid, NotFound};
 use crate::timestamp::Timestamp;
@@ -62,10 +63,10 @@ pub struct NewPortalLink {
     #[schema(minimum = 60, maximum = 86_400, default = 3_600)]
     pub expires_in: Option<i32>,
     /// `light` or `dark`; the browser's by default.
-    #[schema(pattern = "^(light|dark)$")]
+    #[schema(value_type = Option<PortalTheme>)]
     pub theme: Option<String>,
     /// `petrol` (the default), `blue`, `violet`, `green`, `brown` or `gray`.
-    #[schema(pattern = "^(petrol|blue|violet|green|brown|gray)$")]
+    #[schema(value_type = Option<PortalAccent>)]
     pub accent: Option<String>,
 }
 
@@ -113,7 +114,7 @@ pub async fn create(
         let bound = format!("must be between 60 and {MAX_SESSION} (seconds)");
         wrong.add(Invalid::new("expires_in", bound));
     }
-    wrong.take(one_of("theme", new.theme.as_deref(), &["light", "dark"]));
+    wrong.take(one_of("theme", new.theme.as_deref(), &THEMES));
     wrong.take(one_of("accent", new.accent.as_deref(), &ACCENTS));
     let webhooks = wrong.take(new.webhooks.map(|ids| parsed(&ids)).transpose());
     let tenant = wrong.finish_with(tenant)?;
@@ -166,6 +167,7 @@ pub async fn forget_old_links(client: &Client) -> std::result::Result<(), tokio_
 /// Where a link leads.
 const OPEN: &str = "/portal/open";
 
+pub const THEMES: [&str; 2] = ["light", "dark"];
 /// Accents, each with enough contrast in both themes.
 pub const ACCENTS: [&str; 6] = ["petrol", "blue", "violet", "green", "brown", "gray"];
 
@@ -222,7 +224,8 @@ pub async fn open_sessions(api: &Api, tenant: &Tenant) -> Result<i64> {
     let statement = client
         .prepare_cached(
             "-- open_portal_sessions\n\
-             SELECT count(*) FROM sessions WHERE tenant = $1 AND kind = 'portal' AND ends_at > now()",
+             SELECT count(*) FROM sessions WHERE tenant = $1 AND kind = 'portal' AND ends_at > now() \
+               AND seen_at > now() - interval '2 hours'",
         )
         .await?;
     Ok(client.query_one(&statement, &[tenant]).await?.get(0))
@@ -234,9 +237,11 @@ pub async fn open_sessions(api: &Api, tenant: &Tenant) -> Result<i64> {
 /// If PostgreSQL fails.
 pub async fn end_sessions(api: &Api, tenant: &Tenant) -> Result<()> {
     let client = api.pool.get().await?;
+    // Links first: a link that is opened in between would begin a session that stays. Opening is one
+    // transaction, and deleting the link waits for it. So its session is there to be deleted.
     for statement in [
-        "-- end_portal_sessions\nDELETE FROM sessions WHERE tenant = $1 AND kind = 'portal'",
         "-- end_portal_links\nDELETE FROM links WHERE tenant = $1 AND kind = 'portal'",
+        "-- end_portal_sessions\nDELETE FROM sessions WHERE tenant = $1 AND kind = 'portal'",
     ] {
         let statement = client.prepare_cached(statement).await?;
         client.execute(&statement, &[tenant]).await?;

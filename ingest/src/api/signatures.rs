@@ -98,7 +98,7 @@ pub async fn checked(api: &Api, tenant: &Tenant, new: NewCheck) -> Result<Checke
     }
     let known = known(api, tenant, (&new, named), &received).await?;
     let others = other_webhooks(api, tenant, known.webhook).await?;
-    let _permit = cpu::permit(tenant).await;
+    let _permit = cpu::permit(tenant).await?;
     let mut checking = Checking {
         api,
         others,

@@ -22,6 +22,7 @@ use crate::api::access::token_lookup::TokenLookup;
 use crate::api::webhooks::tester::Tester;
 use crate::door::Door;
 use crate::event_types::EventTypes;
+use crate::loads::Loads;
 use crate::subscriptions::Subscriptions;
 use crate::tenant_permits::TenantPermits;
 use crate::webhooks::store::Writing;
@@ -42,6 +43,8 @@ pub struct Api {
     pub changes: Arc<ChangeLimiter>,
     /// Bounds a tenant's checks of signatures, which take CPU time.
     pub checks: Arc<Rates>,
+    /// Bounds a tenant's previews, which read and match up to 1,000 events.
+    pub previews: Arc<Rates>,
     /// Publishes to RabbitMQ.
     pub publisher: Publisher,
     /// Takes events.
@@ -67,6 +70,8 @@ pub struct Api {
     pub event_types: Arc<EventTypes>,
     /// `WEBHOOK_EVENT_TTL`: how long the log is kept.
     pub retention: time::Duration,
+    /// What all tenants together do.
+    pub loads: Arc<Loads>,
     /// `WEBHOOK_METRICS`: whether `/metrics/webhooks` is served.
     pub webhook_metrics: bool,
 }

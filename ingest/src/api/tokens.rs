@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 use crate::actor::begin;
 use crate::api::access::auth::Administering;
 use crate::api::access::role::Role;
-use crate::api::access::tokens::{create_token, is_unknown_tenant};
+use crate::api::access::tokens::{TooManyTokens, create_token, is_unknown_tenant};
 use crate::api::http::headers::Created;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Page, Parameters};
@@ -35,6 +35,9 @@ pub fn routes() -> OpenApiRouter<Shared> {
 
 /// A new token.
 #[derive(Deserialize, ToSchema)]
+#[schema(example = json!({
+    "tenant": "acme", "role": "viewer", "owner": "user-7", "expires_at": "2099-01-31T10:00:00.000Z"
+}))]
 #[serde(deny_unknown_fields)]
 pub struct NewToken {
     /// Whose it is: the caller's own, unless the caller is global. A global
@@ -122,6 +125,8 @@ pub struct TokenPage {
 }
 
 /// Issue a token
+///
+/// A tenant has at most 100 tokens that are neither revoked nor expired.
 #[utoipa::path(
     post, path = "/", operation_id = "issue_token", tag = "tokens",
     security(("token" = ["admin"])),
@@ -167,9 +172,10 @@ pub async fn issue(
         expires_at,
     )
     .await
-    .map_err(|error| match is_unknown_tenant(&error) {
-        true => unknown(),
-        false => error.into(),
+    .map_err(|error| match error.downcast_ref::<TooManyTokens>() {
+        Some(too_many) => Problem::field("tenant", too_many.to_string()),
+        None if is_unknown_tenant(&error) => unknown(),
+        None => error.into(),
     })?;
     let issued = IssuedToken {
         id: made.id,
@@ -185,7 +191,7 @@ pub async fn issue(
 
 /// List tokens
 ///
-/// Newest first, those that were revoked or have expired too.
+/// Newest first, those that were revoked or have expired in the last 30 days too.
 #[utoipa::path(
     get, path = "/", operation_id = "list_tokens", tag = "tokens",
     security(("token" = ["admin"])),

@@ -60,12 +60,13 @@ async fn webhook_metrics(_: Operating, State(api): State<Shared>) -> Result<Resp
         ));
     }
     let client = api.pool.get().await?;
-    let shown = most_interesting(&client).await?;
-    let tenants = tenants(&client, &shown).await?;
+    let all = by_interest(&client).await?;
+    let (shown, tenants) = first_that_exist(&client, all).await?;
     Ok(([(header::CONTENT_TYPE, TEXT)], text(&shown, &tenants)).into_response())
 }
 
-async fn most_interesting(client: &Client) -> Result<Vec<WebhookGauges>> {
+/// Webhooks that had attempts of late or are in trouble: those in trouble first, then the busiest.
+async fn by_interest(client: &Client) -> Result<Vec<WebhookGauges>> {
     let mut recent = recent(client, shared::clock::now()).await?;
     let statement = client
         .prepare_cached(
@@ -103,8 +104,29 @@ async fn most_interesting(client: &Client) -> Result<Vec<WebhookGauges>> {
             .then(busier)
             .then(a.webhook.cmp(&b.webhook))
     });
-    shown.truncate(WEBHOOKS);
     Ok(shown)
+}
+
+/// The first of these that aren't deleted, at most [`WEBHOOKS`], and whose they are.
+async fn first_that_exist(
+    client: &Client,
+    all: Vec<WebhookGauges>,
+) -> Result<(Vec<WebhookGauges>, HashMap<WebhookId, Tenant>)> {
+    let (mut shown, mut owners) = (Vec::new(), HashMap::new());
+    let mut left = all.into_iter();
+    while shown.len() < WEBHOOKS {
+        let some: Vec<_> = left.by_ref().take(WEBHOOKS).collect();
+        if some.is_empty() {
+            break;
+        }
+        owners.extend(tenants(client, &some).await?);
+        let existing = some
+            .into_iter()
+            .filter(|it| owners.contains_key(&it.webhook));
+        shown.extend(existing);
+    }
+    shown.truncate(WEBHOOKS);
+    Ok((shown, owners))
 }
 
 /// Whose webhooks they are. Deleted ones have none.

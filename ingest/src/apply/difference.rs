@@ -96,6 +96,8 @@ pub fn tenant(now: Option<&TenantView>, mut wanted: TenantChange) -> (TenantChan
                 &now.strict_event_types,
                 &mut wanted.strict_event_types,
             );
+            let origins = &mut wanted.frame_ancestors;
+            difference.member("frame_ancestors", &now.frame_ancestors, origins);
             difference.member("egress_proxy", &now.egress_proxy, &mut wanted.egress_proxy);
         }
         None => {
@@ -122,6 +124,7 @@ pub fn tenant(now: Option<&TenantView>, mut wanted: TenantChange) -> (TenantChan
                 json!(alerts.down_after_seconds),
             );
             said("strict_event_types", json!(wanted.strict_event_types));
+            said("frame_ancestors", json!(wanted.frame_ancestors));
             said("egress_proxy", json!(wanted.egress_proxy));
         }
     }

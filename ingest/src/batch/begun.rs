@@ -5,6 +5,7 @@ use std::time::Duration;
 use shared::publish::{Outgoing, RETURNED_HEADER};
 use tracing::{info, warn};
 
+use super::parked_lines::may_be_written;
 use crate::accept::Matched;
 use crate::decode::Rejected;
 use crate::look_ahead::{Came, Finished, Taken};
@@ -50,9 +51,10 @@ impl Begun {
     }
 
     /// Whether its event may have been accepted without its jobs being published. One
-    /// that RabbitMQ had given up on comes as a new message. A producer can say so too:
-    /// that costs late copies which find their deliveries settled. A client that asks
-    /// again over HTTP may do so because its first request had no answer.
+    /// that RabbitMQ had given up on comes as a new message. A producer can say so, too. Then
+    /// late copies are published, a bounded number in each batch, and find their deliveries
+    /// settled. A client that asks again over HTTP may do so because its first request had no
+    /// answer.
     pub(super) fn may_be_interrupted(&self) -> bool {
         let Came::Amqp(from) = &self.taken.came else {
             return true;
@@ -77,7 +79,10 @@ impl Begun {
         let routing_key = message.routing_key.as_str();
         let id = message.properties.message_id();
         let event = id.as_ref().map(ToString::to_string);
-        warn!(routing_key, event, %reason, "event parked");
+        if let Some(left_out) = may_be_written(self.taken.tenant.as_ref()) {
+            let left_out = Some(left_out).filter(|lines| *lines > 0);
+            warn!(routing_key, event, %reason, left_out, "event parked");
+        }
         Some(Outgoing::dead(message, &reason.to_string()))
     }
 

@@ -92,6 +92,27 @@ impl Chart<'_> {
             HEIGHT - ((value.max(1e-9).log10() - low) / decades).clamp(0.0, 1.0) * HEIGHT
         };
         let mut shapes = grid(self.width(), decades as usize);
+        self.draw(&mut shapes, y);
+        let axis: Vec<String> = (0..=decades as i32)
+            .rev()
+            .map(|n| (self.unit)(10_f64.powi(low as i32 + n)))
+            .collect();
+        self.figure(&axis, &shapes)
+    }
+
+    /// Lines on an axis that begins at zero, the first with its area.
+    pub fn levels(&self) -> Markup {
+        let values = self.series.iter().flat_map(|series| &series.values);
+        let top = nice(values.flatten().copied().fold(0.0, f64::max));
+        let mut shapes = grid(self.width(), 2);
+        self.draw(&mut shapes, |value| {
+            HEIGHT - (value / top).clamp(0.0, 1.0) * HEIGHT
+        });
+        self.figure(&[top, top / 2.0, 0.0].map(self.unit), &shapes)
+    }
+
+    /// Draws the series as lines. `y`: the height of a value.
+    fn draw(&self, shapes: &mut String, y: impl Fn(f64) -> f64) {
         for (at, series) in self.series.iter().enumerate() {
             for run in runs(&series.values) {
                 let mut path = String::new();
@@ -128,11 +149,6 @@ impl Chart<'_> {
                 );
             }
         }
-        let axis: Vec<String> = (0..=decades as i32)
-            .rev()
-            .map(|n| (self.unit)(10_f64.powi(low as i32 + n)))
-            .collect();
-        self.figure(&axis, &shapes)
     }
 
     fn width(&self) -> f64 {
@@ -330,7 +346,7 @@ mod tests {
                 series: &series,
                 unit: |n| number(n as i64),
             };
-            for drawn in [chart.bars(), chart.lines()] {
+            for drawn in [chart.bars(), chart.lines(), chart.levels()] {
                 assert!(
                     !drawn.0.contains("NaN") && !drawn.0.contains("inf"),
                     "{}",

@@ -1,7 +1,10 @@
 //! A filter as rows of path, operator and value, for people who don't write JSON.
 //!
-//! Rows and JSON are one value. A filter that has more than rows can say (`$or`, `$not`, a short
-//! form) is shown as JSON alone.
+//! All rows must hold. Rows of the either-or group are one condition together, `$or`: one of them
+//! must hold.
+//!
+//! Rows and JSON are one value. A filter that has more than rows can say (`$not`, a short form,
+//! more than one clause in a branch of `$or`) is shown as JSON alone.
 
 use maud::{Markup, html};
 use serde_json::{Map, Value, json};
@@ -32,20 +35,36 @@ pub struct Clause {
     pub path: String,
     pub operator: String,
     pub value: String,
+    /// Whether it is in the either-or group.
+    pub either: bool,
 }
 
-/// The rows of a form, without the empty ones. `None`: the form has none.
+/// The name of the button that removes the row with its number.
+pub const REMOVE: &str = "remove";
+/// The name of the button that adds a row: its value is [`TO_GROUP`] or anything else.
+pub const ADD: &str = "clause";
+/// A row is added to the either-or group.
+pub const TO_GROUP: &str = "either";
+
+/// The rows of a form, without the empty ones and the one that is removed. `None`: the form has
+/// none.
 pub fn of_form(fields: &Fields) -> Option<Vec<Clause>> {
     let all = |name| fields.all(name).map(|text| text.trim().to_owned());
     let (paths, values): (Vec<_>, Vec<_>) = (all("path").collect(), all("value").collect());
     if paths.is_empty() {
         return None;
     }
+    let removed: Option<usize> = fields.text(REMOVE).parse().ok();
+    // One for each row; older pages that are still open don't send it.
+    let groups: Vec<_> = fields.all("group").map(|group| group == TO_GROUP).collect();
     let rows = paths.into_iter().zip(all("operator")).zip(values);
-    let rows = rows.map(|((path, operator), value)| Clause {
+    let rows = rows.enumerate();
+    let rows = rows.filter(|(at, _)| Some(*at) != removed);
+    let rows = rows.map(|(at, ((path, operator), value))| Clause {
         path,
         operator,
         value,
+        either: groups.get(at).copied().unwrap_or_default(),
     });
     let filled = rows.filter(|row| !(row.path.is_empty() && row.value.is_empty()));
     Some(filled.take(MOST).collect())
@@ -55,6 +74,10 @@ pub fn of_form(fields: &Fields) -> Option<Vec<Clause>> {
 pub fn of_filter(filter: &Value) -> Option<Vec<Clause>> {
     let mut rows = Vec::new();
     for (path, condition) in filter.as_object()? {
+        if path == "$or" {
+            rows.extend(group(condition)?);
+            continue;
+        }
         if path.starts_with('$') || SHORT_FORMS.contains(&path.as_str()) {
             return None;
         }
@@ -66,6 +89,7 @@ pub fn of_filter(filter: &Value) -> Option<Vec<Clause>> {
                 path: path.clone(),
                 operator: operator.to_owned(),
                 value: typed(value),
+                either: false,
             })
         };
         match operators {
@@ -82,8 +106,50 @@ pub fn of_filter(filter: &Value) -> Option<Vec<Clause>> {
     (rows.len() <= MOST && normal(&same) == normal(filter)).then_some(rows)
 }
 
+/// The rows of `$or`, if each of its branches is one clause.
+fn group(branches: &Value) -> Option<Vec<Clause>> {
+    let rows = branches.as_array()?.iter().map(|branch| {
+        let mut rows = of_filter(branch)?;
+        let row = rows.pop().filter(|row| rows.is_empty() && !row.either)?;
+        Some(Clause {
+            either: true,
+            ..row
+        })
+    });
+    rows.collect()
+}
+
 /// They look at several fields, by their name alone.
 const SHORT_FORMS: [&str; 3] = ["locations", "categories", "minStockThreshold"];
+
+/// A filter in a line: its first clause, and how many more.
+pub fn in_short(filter: &Value) -> String {
+    let clauses = of_filter(filter).unwrap_or_default();
+    let Some(first) = clauses.first() else {
+        return "with a filter".to_owned();
+    };
+    let sign = match first.operator.as_str() {
+        "$eq" => "=",
+        "$ne" => "≠",
+        "$gte" => "≥",
+        "$gt" => ">",
+        "$lte" => "≤",
+        "$lt" => "<",
+        other => OPERATORS
+            .iter()
+            .find(|(operator, _)| *operator == other)
+            .map_or(other, |(_, words)| *words),
+    };
+    let clause = match first.operator.as_str() {
+        "$exists" if first.value == "false" => format!("without {}", first.path),
+        "$exists" => format!("with {}", first.path),
+        _ => format!("{} {sign} {}", first.path, first.value),
+    };
+    match clauses.len() - 1 {
+        0 => clause,
+        more => format!("{clause}, and {more} more"),
+    }
+}
 
 /// `{"a": 1}` says what `{"a": {"$eq": 1}}` says.
 fn normal(filter: &Value) -> Value {
@@ -91,6 +157,9 @@ fn normal(filter: &Value) -> Value {
         return filter.clone();
     };
     let members = members.iter().map(|(path, condition)| {
+        if let ("$or", Some(branches)) = (path.as_str(), condition.as_array()) {
+            return (path.clone(), branches.iter().map(normal).collect());
+        }
         let has_operators = |all: &Map<String, Value>| all.keys().any(|key| key.starts_with('$'));
         match condition.as_object().is_some_and(has_operators) {
             true => (path.clone(), condition.clone()),
@@ -105,6 +174,20 @@ fn normal(filter: &Value) -> Value {
 /// # Errors
 /// What is wrong with a row.
 pub fn to_filter(rows: &[Clause]) -> Result<Option<Value>, String> {
+    let mut filter = all_of(rows.iter().filter(|row| !row.either))?;
+    let branches = rows.iter().filter(|row| row.either);
+    let branches = branches.map(|row| all_of([row]).map(Value::Object));
+    let branches = branches.collect::<Result<Vec<_>, _>>()?;
+    if !branches.is_empty() {
+        filter.insert("$or".to_owned(), Value::Array(branches));
+    }
+    Ok(Some(filter)
+        .filter(|filter| !filter.is_empty())
+        .map(Value::Object))
+}
+
+/// The filter that asks for all of the rows.
+fn all_of<'a>(rows: impl IntoIterator<Item = &'a Clause>) -> Result<Map<String, Value>, String> {
     let mut filter = Map::new();
     for row in rows {
         if row.path.is_empty() {
@@ -129,14 +212,12 @@ pub fn to_filter(rows: &[Clause]) -> Result<Option<Value>, String> {
         };
         if operators.insert(row.operator.clone(), value).is_some() {
             return Err(format!(
-                "two clauses say {} of {}: say it once, or write JSON with $or",
+                "two clauses say {} of {}: say it once, or put both into an either-or group",
                 row.operator, row.path
             ));
         }
     }
-    Ok(Some(filter)
-        .filter(|filter| !filter.is_empty())
-        .map(Value::Object))
+    Ok(filter)
 }
 
 /// What was typed: JSON where it is JSON, else a text. Of several, a list with commas will do.
@@ -165,28 +246,58 @@ fn typed(value: &Value) -> String {
     }
 }
 
-/// The rows, and `more` empty ones.
-pub fn rows(clauses: &[Clause], more: usize) -> Markup {
-    let empty = Clause {
+/// The rows, and empty ones: `more` of those that must all hold, `either` of the group.
+pub fn rows(clauses: &[Clause], more: usize, either: usize) -> Markup {
+    let empty = |either| Clause {
         path: String::new(),
         operator: "$eq".to_owned(),
         value: String::new(),
+        either,
     };
+    let of = |group: bool, more: usize| {
+        let filled = clauses.iter().filter(move |row| row.either == group);
+        let empty = std::iter::repeat_n(empty(group), more);
+        filled.cloned().chain(empty).collect::<Vec<_>>()
+    };
+    let (all, group) = (of(false, more), of(true, either));
     html! {
-        @for row in clauses.iter().chain(std::iter::repeat_n(&empty, more)) {
-            div class="triple" data-row {
-                input name="path" aria-label="Path" value=(row.path) placeholder="total" maxlength="512" spellcheck="false" autocomplete="off";
-                select name="operator" aria-label="Operator" {
-                    @for (operator, words) in OPERATORS {
-                        option value=(operator) selected[operator == row.operator] { (words) }
-                    }
+        div data-rows {
+            @for (at, row) in all.iter().enumerate() { (one(at, row)) }
+            div class="row" {
+                button class="btn tiny" name=(ADD) value="1" formnovalidate data-add-row { (icon("plus")) "Clause" }
+                @if group.is_empty() {
+                    button class="btn tiny" name=(ADD) value=(TO_GROUP) formnovalidate { (icon("plus")) "Either-or group" }
                 }
-                input name="value" aria-label="Value" value=(row.value) placeholder="100" maxlength="2048" spellcheck="false" autocomplete="off";
+                span class="hint small soft" { "All must hold. An empty row is none." }
             }
         }
-        div class="row" {
-            button class="btn tiny" name="clause" value="1" formnovalidate data-add-row { (icon("plus")) "Clause" }
-            span class="hint small soft" { "All must hold. An empty row is none." }
+        @if !group.is_empty() {
+            fieldset class="field section-gap" {
+                legend { "Either-or group " span class="soft small" { "one of these must hold, too" } }
+                div data-rows {
+                    @for (at, row) in group.iter().enumerate() { (one(all.len() + at, row)) }
+                    div class="row" {
+                        button class="btn tiny" name=(ADD) value=(TO_GROUP) formnovalidate data-add-row { (icon("plus")) "Clause" }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One row. `at`: its number in the form.
+fn one(at: usize, row: &Clause) -> Markup {
+    html! {
+        div class="triple" data-row {
+            input name="path" aria-label="Path" value=(row.path) placeholder="total" maxlength="512" spellcheck="false" autocomplete="off";
+            select name="operator" aria-label="Operator" {
+                @for (operator, words) in OPERATORS {
+                    option value=(operator) selected[operator == row.operator] { (words) }
+                }
+            }
+            input name="value" aria-label="Value" value=(row.value) placeholder="100" maxlength="2048" spellcheck="false" autocomplete="off";
+            input type="hidden" name="group" value=(if row.either { TO_GROUP } else { "" });
+            button class="btn quiet" name=(REMOVE) value=(at) formnovalidate data-remove-row aria-label="Remove clause" { (icon("x")) }
         }
     }
 }
@@ -211,6 +322,7 @@ mod tests {
             (json!({"list": [1, "a"], "sku": {"$startsWith": "VIP-"}}), 2),
             (json!({"a": {"$exists": false}}), 1),
             (json!({"o": {"$eq": {"k": 1}}}), 1),
+            (json!({"a": 1, "$or": [{"b": {"$gte": 2}}, {"c": "x"}]}), 3),
             (json!({}), 0),
         ] {
             let shown = of_filter(&filter).unwrap();
@@ -219,7 +331,9 @@ mod tests {
             assert_eq!(normal(&read), normal(&filter));
         }
         for more in [
-            json!({"$or": [{"a": 1}]}),
+            json!({"$or": [{"a": 1, "b": 2}]}),
+            json!({"$or": [{"$or": [{"a": 1}]}]}),
+            json!({"$and": [{"a": 1}]}),
             json!({"a": {"$not": {"$eq": 1}}}),
             json!({"locations": ["x"]}),
             json!([1]),
@@ -229,11 +343,30 @@ mod tests {
     }
 
     #[test]
+    fn a_filter_is_said_in_a_line() {
+        for (filter, expected) in [
+            (
+                json!({"total": {"$gte": 100}, "zip": "8010"}),
+                "total ≥ 100, and 1 more",
+            ),
+            (
+                json!({"sku": {"$startsWith": "VIP-"}}),
+                "sku begins with VIP-",
+            ),
+            (json!({"note": {"$exists": false}}), "without note"),
+            (json!({"$not": {"a": 1}}), "with a filter"),
+        ] {
+            assert_eq!(in_short(&filter), expected, "{filter}");
+        }
+    }
+
+    #[test]
     fn what_is_typed_is_read_as_people_mean_it() {
         let row = |path: &str, operator: &str, value: &str| Clause {
             path: path.to_owned(),
             operator: operator.to_owned(),
             value: value.to_owned(),
+            either: false,
         };
         let filter = to_filter(&[
             row("currency", "$in", "EUR, CHF"),
@@ -246,5 +379,30 @@ mod tests {
         assert!(to_filter(&[row("", "$eq", "1")]).is_err());
         assert!(to_filter(&[row("a", "$gt", "1"), row("a", "$gt", "2")]).is_err());
         assert_eq!(to_filter(&[]), Ok(None));
+        let or = |path: &str, operator: &str, value: &str| Clause {
+            either: true,
+            ..row(path, operator, value)
+        };
+        let filter = to_filter(&[
+            row("currency", "$eq", "EUR"),
+            or("total", "$gte", "100"),
+            or("total", "$lt", "0"),
+        ]);
+        let expected =
+            json!({"currency": "EUR", "$or": [{"total": {"$gte": 100}}, {"total": {"$lt": 0}}]});
+        assert_eq!(filter, Ok(Some(expected)));
+    }
+
+    #[test]
+    fn a_row_is_removed_by_its_number_and_stays_in_its_group() {
+        let form = "path=a&operator=%24eq&value=1&group=&path=b&operator=%24eq&value=2&group=\
+                    &path=c&operator=%24eq&value=3&group=either&remove=1";
+        let fields = Fields::parse(form.as_bytes()).unwrap();
+        let rows = of_form(&fields).unwrap();
+        let shown: Vec<_> = rows
+            .iter()
+            .map(|row| (row.path.as_str(), row.either))
+            .collect();
+        assert_eq!(shown, [("a", false), ("c", true)]);
     }
 }

@@ -90,7 +90,7 @@ fn page(problem: &Problem) -> Response {
             @if let Some(id) = request_id::current() { " · request " code { (line(id)) } }
         }
     };
-    let mut response = (status, alone(Appearance::default(), what, &content)).into_response();
+    let mut response = (status, alone(Appearance::current(), what, &content)).into_response();
     if let Some(seconds) = problem.retry_after() {
         response
             .headers_mut()

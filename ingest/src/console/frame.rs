@@ -12,6 +12,7 @@ use crate::api::access::role::Role;
 use crate::console::fields::query;
 use crate::console::guard::LIVE;
 use crate::console::icons::{icon, labelled};
+use crate::console::rail::{self, Counts};
 use crate::console::shell::document;
 use crate::console::text::line;
 use crate::console::visit::{Operation, Visit, Visitor};
@@ -25,6 +26,7 @@ pub enum Section {
     Events,
     EventTypes,
     Replays,
+    Rejected,
     Signature,
     Tokens,
     Health,
@@ -64,7 +66,7 @@ const fn entry(
 }
 
 /// Of a tenant.
-const PAGES: [Entry; 8] = [
+const PAGES: [Entry; 9] = [
     entry(Section::Overview, "", "Overview", "overview", "g o"),
     entry(Section::Webhooks, "/webhooks", "Webhooks", "hook", "g w"),
     entry(
@@ -84,12 +86,22 @@ const PAGES: [Entry; 8] = [
     ),
     entry(Section::Replays, "/replays", "Replays", "replay", "g r"),
     entry(
-        Section::Signature,
-        "/signature",
-        "Signature check",
-        "sign",
-        "g s",
+        Section::Rejected,
+        "/dead-letters",
+        "Rejected events",
+        "dead",
+        "g j",
     ),
+    Entry {
+        role: Role::Manager,
+        ..entry(
+            Section::Signature,
+            "/signature",
+            "Signature check",
+            "sign",
+            "g s",
+        )
+    },
     Entry {
         role: Role::Admin,
         ..entry(Section::Tokens, "/tokens", "Tokens", "token", "g k")
@@ -211,6 +223,7 @@ impl<'a> Page<'a> {
 
     fn rail(&self) -> Markup {
         let session = &self.by.session;
+        let counts = Counts::current();
         let operator = session.is_operator();
         html! {
             a class="brand" href="/console" { (icon("horn")) "Posthorn" }
@@ -225,7 +238,7 @@ impl<'a> Page<'a> {
                 @if let Some(tenant) = self.tenant {
                     div class="nav" {
                         @for entry in PAGES.iter().filter(|entry| self.by.may(entry.role)) {
-                            (self.link(entry, &format!("/console/{tenant}{}", entry.path)))
+                            (self.link(entry, &format!("/console/{tenant}{}", entry.path), &counts))
                         }
                     }
                 }
@@ -233,7 +246,7 @@ impl<'a> Page<'a> {
                     p class="nav-label" { "All tenants" }
                     div class="nav" {
                         @for entry in &OPERATORS_PAGES {
-                            (self.link(entry, &format!("/console/_{}", entry.path)))
+                            (self.link(entry, &format!("/console/_{}", entry.path), &counts))
                         }
                     }
                 }
@@ -262,10 +275,15 @@ impl<'a> Page<'a> {
         }
     }
 
-    fn link(&self, entry: &Entry, path: &str) -> Markup {
+    fn link(&self, entry: &Entry, path: &str, counts: &Counts) -> Markup {
         let current = (entry.section == self.section).then_some("page");
         html! {
-            a href=(path) data-key=(entry.key) aria-current=[current] { (icon(entry.icon)) (entry.name) }
+            a href=(path) data-key=(entry.key) aria-current=[current] {
+                (icon(entry.icon)) (entry.name)
+                @if let Some(part) = counted(entry.section) {
+                    " " span class="n" data-live=(part) { (counts.text(part)) }
+                }
+            }
         }
     }
 
@@ -309,6 +327,18 @@ impl<'a> Page<'a> {
     }
 }
 
+/// The part of the rail with the count of what a section lists.
+fn counted(section: Section) -> Option<&'static str> {
+    Some(match section {
+        Section::Webhooks => rail::WEBHOOKS,
+        Section::Replays => rail::REPLAYS,
+        Section::Rejected => rail::REJECTED,
+        Section::Tenants => rail::TENANTS,
+        Section::DeadLetters => rail::DEAD_LETTERS,
+        _ => return None,
+    })
+}
+
 /// What every form has to send.
 pub fn csrf(by: &Visitor) -> Markup {
     html! { input type="hidden" name="csrf" value=(by.session.csrf()); }
@@ -326,18 +356,24 @@ fn role(by: &Visitor) -> &'static str {
 
 /// What the keys do.
 pub fn keys() -> Markup {
-    let rows: [(&[&str], &str); 9] = [
+    let rows: [(&[&str], &str); 12] = [
         (&["/"], "go to an id, a URL, an event type"),
         (
             &["g", "o"],
-            "overview; then w webhooks, d deliveries, e events, t types, r replays, s signature, k tokens",
+            "overview; then w webhooks, d deliveries, e events, t types, r replays, j rejected events, s signature, k tokens",
         ),
         (&["g", "h"], "system health; then a tenants, l dead letters"),
         (&["j", "k"], "down and up a list"),
         (&["Enter", "x"], "open, select"),
         (&["r", "c", "e"], "retry, new, edit"),
         (&["[", "]"], "the attempt before, and the next"),
+        (
+            &["f", "n", "p"],
+            "follow events; of one, the next and the one before",
+        ),
+        (&["t", "p"], "of a webhook: send a test, pause or resume"),
         (&["y", "u"], "copy the link, copy as curl"),
+        (&["Ctrl", "Enter"], "send the form that has the focus"),
         (&["Esc"], "leave a field, close"),
     ];
     html! {

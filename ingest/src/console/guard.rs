@@ -9,21 +9,23 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::body::to_bytes;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, COOKIE, HOST, ORIGIN, REFERRER_POLICY,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, HOST, ORIGIN, REFERRER_POLICY,
     X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use shared::excerpt::{MAX_ERROR, excerpt};
+use shared::ids::Tenant;
 use shared::serve::network;
 use tracing::{Instrument, info, info_span};
 
 use crate::api::access::rate_limit::{Client, Rates};
+use crate::api::http::held_bodies::HeldBody;
 use crate::api::http::problem::Problem;
+use crate::api::http::request::read_body;
 use crate::api::http::request_id::{self, REQUEST_ID};
 use crate::console::assets;
 use crate::console::failure::{Failure, Result};
@@ -37,7 +39,7 @@ use crate::console::visit::{Visitor, WantedPage};
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
     connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 /// The largest form, in bytes: an event's data, percent-encoded.
-pub(super) const MAX_FORM: usize = 4 * 1024 * 1024;
+const MAX_FORM: usize = 4 * 1024 * 1024;
 /// The largest form of somebody who isn't signed in: a token or a link, and an address.
 const MAX_ANONYMOUS: usize = 16 * 1024;
 /// The cookies of how pages look. They are no secrets, and scripts don't need them.
@@ -56,13 +58,16 @@ pub async fn guard(State(console): State<Arc<Console>>, request: Request, next: 
         method = %request.method(),
         path = excerpt(request.uri().path(), MAX_ERROR),
     );
+    let appearance = appearance(request.headers());
+    // What its form holds is given back when the page is there.
+    let held = Arc::<HeldBody>::default();
     let answer = async {
-        match admit(&console, request).await {
-            Ok(request) => next.run(request).await,
+        match admit(&console, request, &held).await {
+            Ok(request) => Box::pin(with_counts(&console, request, next)).await,
             Err(failure) => failure.into_response(),
         }
     };
-    let mut answer = request_id::scope(id.clone(), answer.instrument(span)).await;
+    let mut answer = request_id::scope(id.clone(), appearance.scope(answer.instrument(span))).await;
     let headers = answer.headers_mut();
     headers.insert(REQUEST_ID, id);
     let fixed = [
@@ -88,7 +93,60 @@ pub async fn guard(State(console): State<Arc<Console>>, request: Request, next: 
     answer
 }
 
-async fn admit(console: &Console, request: Request) -> Result<Request> {
+/// The answer, whose page knows the counts of its rail. Whose counts they are is decided by the
+/// session alone, if it is of one tenant.
+async fn with_counts(console: &Console, request: Request, next: Next) -> Response {
+    let visitor = request.extensions().get::<Visitor>();
+    // A stream reads them by itself.
+    let has_rail = !request.uri().path().ends_with(LIVE);
+    let Some(session) = visitor.filter(|_| has_rail).map(|by| by.session.clone()) else {
+        return as_page(next.run(request).await);
+    };
+    let tenant = match &session.tenant {
+        Some(own) => Some(own.clone()),
+        None => tenant_of(request.uri().path()),
+    };
+    let is_form = request.method() == Method::POST;
+    let (tenant, operator) = (tenant.as_ref(), session.is_operator());
+    let counts = console.rail.counts(&console.reads, tenant, operator).await;
+    let answer = counts.scope(next.run(request)).await;
+    if is_form {
+        console.rail.forget(tenant, operator);
+    }
+    as_page(answer)
+}
+
+/// The tenant in the address of a page: pages of no tenant are below `/console/_`.
+fn tenant_of(path: &str) -> Option<Tenant> {
+    path.strip_prefix("/console/")?
+        .split('/')
+        .next()?
+        .parse()
+        .ok()
+}
+
+/// A page in place of what axum's own extractors answer: plain text, or a problem as JSON. A
+/// parameter that comes twice is such a case.
+fn as_page(answer: Response) -> Response {
+    let is_page = is_page(&answer);
+    match answer.status() {
+        StatusCode::BAD_REQUEST if !is_page => {
+            let detail = "the address or the form has a part that can't be read, or has it twice";
+            Failure::from(Problem::bad_request(detail)).into_response()
+        }
+        StatusCode::NOT_FOUND if !is_page => {
+            Failure::not_found("there is no such page").into_response()
+        }
+        _ => answer,
+    }
+}
+
+pub(super) fn is_page(answer: &Response) -> bool {
+    let kind = answer.headers().get(CONTENT_TYPE);
+    kind.is_none_or(|kind| kind.as_bytes().starts_with(b"text/html"))
+}
+
+async fn admit(console: &Console, request: Request, held: &Arc<HeldBody>) -> Result<Request> {
     if request.uri().path().starts_with(assets::PATH) {
         return Ok(request);
     }
@@ -123,7 +181,10 @@ async fn admit(console: &Console, request: Request) -> Result<Request> {
                 });
             }
         };
-        let fields = read_form(&parts.headers, body, most).await?;
+        if let Some(tenant) = session.as_ref().and_then(|session| session.tenant.as_ref()) {
+            held.is_of(tenant);
+        }
+        let fields = read_form(&parts.headers, body, most, held).await?;
         if let Some(session) = &session {
             check_form(session, &fields, path)?;
         }
@@ -199,19 +260,21 @@ fn take(rates: &Rates, client: Client) -> Result<()> {
     }
 }
 
+/// Its bytes are counted among those of the API's bodies.
 pub(super) async fn read_form(
     headers: &HeaderMap,
     body: axum::body::Body,
     most: usize,
+    held: &Arc<HeldBody>,
 ) -> Result<Fields> {
     if !is_from_here(headers) {
         return Err(Failure::forbidden(
             "this form was not sent by one of the console's own pages",
         ));
     }
-    let body = to_bytes(body, most)
-        .await
-        .map_err(|_| Problem::too_large(format!("this form may have at most {most} bytes")))?;
+    let mut request = Request::new(body);
+    request.extensions_mut().insert(held.clone());
+    let body = read_body(request, most).await?;
     Fields::parse(&body)
         .ok_or_else(|| Problem::too_large(format!("a form may have at most {MOST} fields")).into())
 }

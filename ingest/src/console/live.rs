@@ -24,18 +24,22 @@ use futures_util::stream::unfold;
 use futures_util::{FutureExt, Stream};
 use serde::Deserialize;
 use serde_json::json;
-use shared::ids::{DeliveryId, Tenant};
+use shared::ids::{DeliveryId, EventUid, Tenant};
+use uuid::Uuid;
 
 use crate::api::access::role::Role;
 use crate::api::http::problem::Problem;
 use crate::console::failure::{Failure, Result};
 use crate::console::pages::{
-    deliveries, delivery, health, log, overview, replays, statistics, webhook, webhooks,
+    deliveries, delivery, events, health, log, overview, replays, statistics, webhook, webhooks,
 };
+use crate::console::portal::{delivery as portal_delivery, webhook as portal_webhook};
 use crate::console::session::{self, Session};
 use crate::console::state::Console;
 use crate::console::visit::{Operation, Poll, Visit, Visitor};
-use crate::console::watch::{LivePart, OF_A_SESSION, PATIENCE, Snapshot, Subject, Unread, Watcher};
+use crate::console::watch::{
+    Latest, LivePart, OF_A_SESSION, PATIENCE, Snapshot, Subject, Unread, Watcher,
+};
 
 /// How long a stream lasts: less than `serve` lets an answer take.
 const STREAM: Duration = Duration::from_secs(45);
@@ -50,14 +54,14 @@ const REPLAYS: usize = 5;
 
 #[derive(Deserialize)]
 pub struct Params {
-    part: String,
+    pub part: String,
     /// Of the webhook, the delivery, or the replays.
     #[serde(default)]
-    id: String,
-    /// The list's filter.
+    pub id: String,
+    /// The list's filter, or the kinds of the log's lines.
     #[serde(default)]
-    q: String,
-    /// The newest delivery on the page.
+    pub q: String,
+    /// The newest delivery or event on the page.
     #[serde(default)]
     after: String,
     #[serde(default)]
@@ -65,6 +69,13 @@ pub struct Params {
 }
 
 impl Params {
+    fn newest(&self) -> Option<Uuid> {
+        let delivery = self.after.parse().map(DeliveryId::uuid);
+        delivery
+            .or_else(|_| self.after.parse().map(EventUid::uuid))
+            .ok()
+    }
+
     fn live_part(&self) -> Option<LivePart> {
         Some(match self.part.as_str() {
             // Whoever means the same window shares it, however they say it.
@@ -72,13 +83,21 @@ impl Params {
             "first-steps" => LivePart::FirstSteps,
             "webhooks" => LivePart::Webhooks,
             "webhook" => LivePart::Webhook(self.id.parse().ok()?),
-            "log" => LivePart::Log(self.id.parse().ok()?),
+            "statistics" => LivePart::Statistics(
+                self.id.parse().ok()?,
+                statistics::WindowParams::new(&self.window).name(),
+            ),
+            "log" => {
+                let shown = log::Shown::named([self.q.as_str()].into_iter());
+                LivePart::Log(self.id.parse().ok()?, shown.names())
+            }
             "delivery" => LivePart::Delivery(self.id.parse().ok()?),
             "deliveries" => {
                 let webhook = Some(self.id.as_str()).filter(|id| !id.is_empty());
                 let webhook = webhook.map(str::parse).transpose().ok()?;
                 LivePart::Deliveries(webhook, deliveries::normal(&self.q))
             }
+            "events" => LivePart::Events(events::normal(&self.q)),
             "replays" => {
                 let ids = self.id.split(',').take(REPLAYS).map(str::parse);
                 LivePart::Replays(ids.collect::<std::result::Result<_, _>>().ok()?)
@@ -107,7 +126,8 @@ pub async fn of_all(
     if params.part != "health" {
         return Err(nothing());
     }
-    begin(console, None, operation.by, LivePart::Health, &params).await
+    let part = LivePart::Health(statistics::WindowParams::new(&params.window).name());
+    begin(console, None, operation.by, part, &params).await
 }
 
 fn unread(Unread(status): Unread) -> Failure {
@@ -121,7 +141,11 @@ fn nothing() -> Failure {
     Failure::not_found("there are no such live parts")
 }
 
-async fn begin(
+/// Begins a stream. Whoever calls it has checked that the visitor may see this part.
+///
+/// # Errors
+/// If there are too many streams, or the part can't be read.
+pub async fn begin(
     console: Arc<Console>,
     tenant: Option<Tenant>,
     by: Visitor,
@@ -137,7 +161,7 @@ async fn begin(
         watcher,
         may_change: by.may(Role::Manager),
         session: by.session,
-        after: params.after.parse().ok(),
+        after: params.newest(),
         until: now + STREAM,
         looked_up: now,
         sent: HashMap::new(),
@@ -150,6 +174,7 @@ async fn begin(
         None => viewer.read().await.map_err(unread)?,
     };
     viewer.take(&first);
+    viewer.count().await;
     let events = Sse::new(events(viewer)).keep_alive(KeepAlive::new().interval(ALIVE));
     // For nginx, which would keep what is sent until there is more.
     let unbuffered = (HeaderName::from_static("x-accel-buffering"), "no");
@@ -162,8 +187,8 @@ struct Viewer {
     watcher: Watcher,
     session: Arc<Session>,
     may_change: bool,
-    /// The newest delivery on their page.
-    after: Option<DeliveryId>,
+    /// The newest delivery or event on their page.
+    after: Option<Uuid>,
     until: Instant,
     /// When it was looked up whether the session goes on.
     looked_up: Instant,
@@ -196,6 +221,21 @@ impl Viewer {
                 () = stop.cancelled() => return None,
             };
             self.take(&snapshot);
+            self.count().await;
+        }
+    }
+
+    /// The counts of the rail, which are read at most every ten seconds, whoever watches what.
+    async fn count(&mut self) {
+        // The portal has no rail.
+        if self.session.is_portal {
+            return;
+        }
+        let tenant = self.watcher.watched.subject.tenant.as_ref();
+        let (console, operator) = (&self.console, self.session.is_operator());
+        let counts = console.rail.counts(&console.live, tenant, operator).await;
+        for (name, text) in counts.parts() {
+            self.part(name, text);
         }
     }
 
@@ -211,13 +251,16 @@ impl Viewer {
         for (name, html) in managers.unwrap_or(&snapshot.parts) {
             self.part(name, html);
         }
-        if let Some((latest, more)) = &snapshot.latest {
-            let newer = latest.iter().take_while(|id| Some(**id) != self.after);
+        for (name, html) in snapshot.charts.iter().flat_map(|charts| charts.parts()) {
+            self.part(name, html);
+        }
+        if let Some(Latest { ids, more, noun }) = &snapshot.latest {
+            let newer = ids.iter().take_while(|id| Some(**id) != self.after);
             // The one that was on top may be gone from the list: then nobody knows.
             let newer = newer.filter(|id| self.after.is_none_or(|after| **id > after));
             let newer = newer.count();
-            let more = *more && newer == latest.len();
-            self.part("newer", &deliveries::newer(newer, more).into_string());
+            let more = *more && newer == ids.len();
+            self.part("newer", &deliveries::newer(newer, more, noun).into_string());
         }
         if snapshot.is_over && !self.is_over {
             self.is_over = true;
@@ -270,7 +313,10 @@ fn poll(
 
 async fn read(console: &Console, subject: &Subject, before: Option<&Snapshot>) -> Result<Snapshot> {
     let Some(tenant) = &subject.tenant else {
-        return health::live(console).await;
+        return match subject.part {
+            LivePart::Health(window) => health::live(console, window, before).await,
+            _ => Err(nothing()),
+        };
     };
     let poll = Poll {
         tenant: tenant.clone(),
@@ -278,10 +324,11 @@ async fn read(console: &Console, subject: &Subject, before: Option<&Snapshot>) -
     };
     match &subject.part {
         LivePart::Overview(window) => overview::live(console, &poll, window, before).await,
-        LivePart::FirstSteps => overview::live_first_steps(console, &poll).await,
+        LivePart::FirstSteps => overview::first_steps::live(console, &poll).await,
         LivePart::Webhooks => webhooks::live(console, &poll).await,
         LivePart::Webhook(id) => webhook::live(&poll, *id).await,
-        LivePart::Log(id) => log::live(console, &poll, *id).await,
+        LivePart::Statistics(id, window) => statistics::live(&poll, *id, window, before).await,
+        LivePart::Log(id, shown) => log::live(console, &poll, *id, shown).await,
         LivePart::Deliveries(webhook, q) => {
             let list = deliveries::live(&poll, *webhook, q).await?;
             // On the page of a webhook, its head, too.
@@ -294,7 +341,10 @@ async fn read(console: &Console, subject: &Subject, before: Option<&Snapshot>) -
             })
         }
         LivePart::Delivery(id) => delivery::live(&poll, *id, before).await,
+        LivePart::Events(q) => events::live(&poll, q).await,
         LivePart::Replays(ids) => replays::live(console, &poll, ids).await,
-        LivePart::Health => Ok(Snapshot::default()),
+        LivePart::PortalWebhook(id, q) => portal_webhook::live(&poll, *id, q).await,
+        LivePart::PortalDelivery(id) => portal_delivery::live(&poll, *id, before).await,
+        LivePart::Health(_) => Err(nothing()),
     }
 }

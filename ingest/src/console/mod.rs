@@ -27,6 +27,7 @@ use state::Console;
 pub mod assets;
 pub mod chart;
 pub mod clauses;
+pub mod confirm;
 pub mod failure;
 pub mod fields;
 pub mod frame;
@@ -38,6 +39,7 @@ pub mod pages;
 pub mod parts;
 pub mod portal;
 pub mod query;
+pub mod rail;
 pub mod session;
 pub mod shell;
 pub mod state;
@@ -66,8 +68,8 @@ pub fn routes(console: Console) -> Router {
         .route("/webhooks/new", get(edit::new).post(edit::create))
         .route("/webhooks/{id}", get(webhook::show))
         .route("/webhooks/{id}/edit", get(edit::edit).post(edit::save))
-        .route("/webhooks/{id}/status", post(webhook::set_status))
-        .route("/webhooks/{id}/probe", post(webhook::ask_now))
+        .route("/webhooks/{id}/status", post(webhook::status::set_status))
+        .route("/webhooks/{id}/probe", post(webhook::status::ask_now))
         .route("/webhooks/{id}/statistics", get(statistics::show))
         .route("/webhooks/{id}/log", get(log::show))
         .route("/webhooks/{id}/settings", get(settings::show))
@@ -124,6 +126,8 @@ fn beside() -> Router<Arc<Console>> {
         .route("/replays/new", get(replays::new::show))
         .route("/replays/{id}", get(replays::show_one))
         .route("/replays/{id}/cancel", post(replays::cancel))
+        .route("/dead-letters", get(dead_letters::of_tenant::show))
+        .route("/dead-letters/{id}", get(dead_letters::of_tenant::show_one))
         .route("/signature", get(signature::show).post(signature::check))
         .route("/tokens", get(tokens::show).post(tokens::issue))
         .route("/tokens/{id}/revoke", post(tokens::revoke))
@@ -149,9 +153,9 @@ fn operators() -> Router<Arc<Console>> {
         .route("/tenants/{id}/portal", post(tenants::one::portal_link))
         .route("/tenants/{id}/portal/end", post(tenants::one::end_portal))
         .route("/dead-letters", get(dead_letters::show))
-        .route("/dead-letters/act", post(dead_letters::act))
-        .route("/dead-letters/{id}", get(dead_letters::show_one))
-        .route("/dead-letters/{id}/replay", post(dead_letters::replay))
+        .route("/dead-letters/act", post(dead_letters::act::act))
+        .route("/dead-letters/{id}", get(dead_letters::one::show))
+        .route("/dead-letters/{id}/replay", post(dead_letters::one::replay))
 }
 
 async fn nowhere() -> Failure {

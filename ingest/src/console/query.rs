@@ -25,6 +25,33 @@ pub struct Term {
     pub value: String,
 }
 
+impl Term {
+    /// As it is typed. A time of a day needs no quotes.
+    fn typed(&self) -> String {
+        let Self { word, value } = self;
+        let has_space = value.contains(char::is_whitespace);
+        match has_space && !matches!(word.as_str(), "since" | "until") {
+            true => format!("{word}:\"{value}\""),
+            false => format!("{word}:{value}"),
+        }
+    }
+}
+
+/// Puts words together up to the one that ends with a quote.
+fn quoted<'a>(begun: &'a str, more: &mut impl Iterator<Item = &'a str>) -> String {
+    let mut words = Vec::new();
+    let mut next = Some(begun);
+    while let Some(word) = next {
+        if let Some(last) = word.strip_suffix('"') {
+            words.push(last);
+            break;
+        }
+        words.push(word);
+        next = more.next();
+    }
+    words.join(" ").trim().to_owned()
+}
+
 /// What was typed into the search field, in parts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SearchQuery {
@@ -49,7 +76,14 @@ impl SearchQuery {
                 rest.push(token);
                 continue;
             }
-            let mut value = value.to_owned();
+            // `webhook:"ERP orders"`
+            let mut value = match value.strip_prefix('"') {
+                Some(begun) => quoted(begun, &mut tokens),
+                None => value.to_owned(),
+            };
+            if value.is_empty() {
+                continue;
+            }
             // `since:2026-11-26 07:29`
             if matches!(word, "since" | "until")
                 && let Some(clock) = tokens.next_if(|next| is_clock(next))
@@ -76,7 +110,7 @@ impl SearchQuery {
             .terms
             .iter()
             .filter(|term| Some(term.word.as_str()) != word);
-        let kept = kept.map(|term| format!("{}:{}", term.word, term.value));
+        let kept = kept.map(Term::typed);
         let rest = Some(self.rest.clone()).filter(|rest| !rest.is_empty());
         kept.chain(rest).collect::<Vec<_>>().join(" ")
     }
@@ -243,6 +277,29 @@ mod tests {
                 .1
                 .is_some_and(|wrong| wrong.contains("foo colour:red"))
         );
+    }
+
+    #[test]
+    fn a_value_in_quotes_may_have_spaces() {
+        for (typed, value, kept) in [
+            (
+                "webhook:\"ERP orders\" code:5xx",
+                "ERP orders",
+                "webhook:\"ERP orders\" code:5xx",
+            ),
+            ("webhook:\"ERP\"", "ERP", "webhook:ERP"),
+            (
+                "webhook:\"ERP orders",
+                "ERP orders",
+                "webhook:\"ERP orders\"",
+            ),
+        ] {
+            let query = SearchQuery::parse(typed, &OF_DELIVERIES);
+            assert_eq!(query.get("webhook"), Some(value), "{typed}");
+            assert_eq!(query.without(None), kept);
+            assert_eq!(SearchQuery::parse(kept, &OF_DELIVERIES), query);
+        }
+        assert!(SearchQuery::parse("webhook:\"\"", &OF_DELIVERIES).is_empty());
     }
 
     #[test]

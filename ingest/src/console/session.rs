@@ -180,6 +180,22 @@ async fn look_up(api: &Api, id: Id, is_use: bool) -> Result<Option<Session>> {
     }))
 }
 
+/// How many sessions of a token go on.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn sessions_of_token(api: &Api, token: TokenId) -> Result<i64> {
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(
+            "-- sessions_of_token\n\
+             SELECT count(*) FROM sessions \
+             WHERE token_id = $1 AND ends_at > now() AND seen_at > now() - interval '2 hours'",
+        )
+        .await?;
+    Ok(client.query_one(&statement, &[&token]).await?.get(0))
+}
+
 /// Ends a session.
 ///
 /// # Errors

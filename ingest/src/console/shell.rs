@@ -54,6 +54,25 @@ pub struct Appearance {
     pub accent: &'static str,
 }
 
+tokio::task_local! {
+    static CURRENT: Appearance;
+}
+
+impl Appearance {
+    /// How the page looks that this task answers with. Error pages are made where the request
+    /// isn't known.
+    pub fn current() -> Self {
+        CURRENT
+            .try_with(|appearance| *appearance)
+            .unwrap_or_default()
+    }
+
+    /// Runs `answer`, which may ask for the [`current`](Self::current) appearance.
+    pub async fn scope<F: Future>(self, answer: F) -> F::Output {
+        CURRENT.scope(self, answer).await
+    }
+}
+
 /// A whole document. `events`: where its live parts come from.
 pub fn document(
     appearance: Appearance,

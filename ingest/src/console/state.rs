@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::state::Shared;
+use crate::console::rail::Rail;
 use crate::console::watch::Watching;
 
 /// Failed sign-ins of an address before it has to wait.
@@ -26,6 +27,8 @@ pub struct Console {
     /// open keep neither their tenant's requests nor other pages waiting.
     pub live: Shared,
     pub sign_ins: SignIns,
+    /// The counts beside the rail's entries.
+    pub rail: Rail,
     /// Who watches live parts.
     pub watching: Watching,
     /// Cancelled when the process is told to stop: live parts end then.

@@ -5,10 +5,12 @@
 //! checked against the session: another tenant's pages are 404. Nothing else decides whose
 //! rows are read, least of all a form.
 
+use std::convert::Infallible;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, RawPathParams};
+use axum::http::header::HOST;
 use axum::http::request::Parts;
 use shared::ids::{Malformed, Tenant, WebhookId};
 use tokio::sync::OwnedSemaphorePermit;
@@ -246,6 +248,37 @@ impl<T: FromStr<Err = Malformed> + Send> FromRequestParts<Arc<Console>> for At<T
     }
 }
 
+/// The address that the browser asked, such as `https://posthorn.example.com`: for snippets.
+pub struct Origin(pub String);
+
+impl Origin {
+    /// Browsers keep the console's cookie only over HTTPS and on this machine, so the host tells
+    /// which it was. A proxy may have terminated TLS.
+    fn of_host(host: &str) -> Option<Self> {
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-.:[]_".contains(&b);
+        if host.is_empty() || !host.bytes().all(is_plain) {
+            return None;
+        }
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+            _ => host,
+        };
+        let is_here = matches!(name, "localhost" | "127.0.0.1" | "[::1]");
+        let scheme = if is_here { "http" } else { "https" };
+        Some(Self(format!("{scheme}://{host}")))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Origin {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> std::result::Result<Self, Infallible> {
+        let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+        let origin = host.and_then(Self::of_host);
+        Ok(origin.unwrap_or_else(|| Self("https://your-posthorn".to_owned())))
+    }
+}
+
 /// The fields of a form. `guard` has checked that it came from one of our pages.
 pub struct Posted(pub Fields);
 
@@ -332,4 +365,29 @@ fn must_be(session: &Session, role: u8) -> Result<()> {
         "you are signed in as {}; this page is for {wanted}",
         session.role.as_str()
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_what_the_browser_asked_and_nothing_that_a_shell_would_read() {
+        for (host, origin) in [
+            ("posthorn.example.com", Some("https://posthorn.example.com")),
+            (
+                "posthorn.example.com:8443",
+                Some("https://posthorn.example.com:8443"),
+            ),
+            ("localhost:8080", Some("http://localhost:8080")),
+            ("127.0.0.1", Some("http://127.0.0.1")),
+            ("[::1]:8080", Some("http://[::1]:8080")),
+            ("a.example; rm -rf /", None),
+            ("a'b", None),
+            ("", None),
+        ] {
+            let made = Origin::of_host(host).map(|Origin(text)| text);
+            assert_eq!(made.as_deref(), origin, "{host}");
+        }
+    }
 }

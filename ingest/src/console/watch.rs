@@ -12,8 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
+use maud::Markup;
 use shared::ids::{DeliveryId, ReplayId, Tenant, WebhookId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use uuid::Uuid;
 
 use crate::tenant_permits::TenantPermits;
 
@@ -26,6 +28,9 @@ const OF_A_TENANT: usize = 40;
 pub const READS_OF_A_TENANT: usize = 1;
 /// The most viewers of this process. There are never more subjects than viewers.
 const IN_ALL: usize = 200;
+/// How long charts stay as they were drawn. They have many bytes, and steps of a quarter of an hour
+/// or more.
+const DRAWN: Duration = Duration::from_secs(60);
 /// How long reading a snapshot may take.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -43,24 +48,45 @@ pub enum LivePart {
     FirstSteps,
     Webhooks,
     Webhook(WebhookId),
-    Log(WebhookId),
+    /// A webhook's statistics, with their window.
+    Statistics(WebhookId, &'static str),
+    /// With the kinds of its lines.
+    Log(WebhookId, String),
     /// A list of deliveries: of one webhook or of all, and its filter.
     Deliveries(Option<WebhookId>, String),
     Delivery(DeliveryId),
+    /// A list of events, and its filter.
+    Events(String),
     Replays(Vec<ReplayId>),
-    Health,
+    /// In the portal: a webhook, and its list with a filter.
+    PortalWebhook(WebhookId, String),
+    /// In the portal.
+    PortalDelivery(DeliveryId),
+    /// With its window.
+    Health(&'static str),
 }
 
 impl LivePart {
     /// How often it is read at most.
     pub fn interval(&self) -> Duration {
         Duration::from_secs(match self {
-            Self::Webhook(_) | Self::Delivery(_) | Self::Replays(_) => 1,
-            Self::Overview(_) | Self::FirstSteps | Self::Health => 2,
-            Self::Log(_) | Self::Deliveries(..) => 2,
-            Self::Webhooks => 5,
+            Self::Webhook(_) | Self::Delivery(_) | Self::PortalDelivery(_) | Self::Replays(_) => 1,
+            Self::Overview(_) | Self::FirstSteps | Self::Health(_) => 2,
+            Self::Log(..) | Self::Deliveries(..) | Self::PortalWebhook(..) | Self::Events(_) => 2,
+            Self::Webhooks | Self::Statistics(..) => 5,
         })
     }
+}
+
+/// The first page of a list.
+#[derive(Debug, Clone)]
+pub struct Latest {
+    /// Newest first. Their order is that of time.
+    pub ids: Vec<Uuid>,
+    /// Whether the list goes on.
+    pub more: bool,
+    /// What one of them is.
+    pub noun: &'static str,
 }
 
 /// What a subject was at one moment.
@@ -70,12 +96,52 @@ pub struct Snapshot {
     pub parts: Vec<(String, String)>,
     /// The same parts for those who may change something, if theirs differ.
     pub for_managers: Option<Vec<(String, String)>>,
-    /// The latest deliveries of a list, newest first, and whether there are more.
-    pub latest: Option<(Vec<DeliveryId>, bool)>,
+    /// Its charts, if it has any.
+    pub charts: Option<Arc<Charts>>,
+    /// What is on top of a list.
+    pub latest: Option<Latest>,
     /// What it was made of, for a reader that can tell cheaply that nothing has changed.
     pub mark: String,
     /// It won't change any more.
     pub is_over: bool,
+}
+
+impl Snapshot {
+    /// Another part, the same for all.
+    pub fn add(&mut self, name: &str, part: &Markup) {
+        if let Some(parts) = &mut self.for_managers {
+            parts.push((name.to_owned(), part.0.clone()));
+        }
+        self.parts.push((name.to_owned(), part.0.clone()));
+    }
+}
+
+/// The charts of a subject, as parts of its page. They are drawn once a minute, however often the
+/// subject is read.
+#[derive(Debug)]
+pub struct Charts {
+    parts: Vec<(&'static str, String)>,
+    drawn_at: Instant,
+}
+
+impl Charts {
+    pub fn new(parts: impl IntoIterator<Item = (&'static str, Markup)>) -> Arc<Self> {
+        let parts = parts.into_iter().map(|(name, html)| (name, html.0));
+        Arc::new(Self {
+            parts: parts.collect(),
+            drawn_at: Instant::now(),
+        })
+    }
+
+    pub fn parts(&self) -> &[(&'static str, String)] {
+        &self.parts
+    }
+
+    /// Those of the snapshot before, if they needn't be drawn again.
+    pub fn kept(before: Option<&Snapshot>) -> Option<Arc<Self>> {
+        let charts = before?.charts.clone()?;
+        (charts.drawn_at.elapsed() < DRAWN).then_some(charts)
+    }
 }
 
 /// A subject couldn't be read, with the status of HTTP that says why: its viewers come again.
@@ -84,7 +150,7 @@ pub struct Unread(pub StatusCode);
 
 const UNAVAILABLE: Unread = Unread(StatusCode::SERVICE_UNAVAILABLE);
 
-type Latest = Option<Result<Arc<Snapshot>, Unread>>;
+type LatestRead = Option<Result<Arc<Snapshot>, Unread>>;
 
 /// A subject that somebody watches.
 pub struct Watched {
@@ -92,7 +158,7 @@ pub struct Watched {
     /// Whoever has it reads the next snapshot.
     turn: Semaphore,
     read_at: Mutex<Option<Instant>>,
-    latest: watch::Sender<Latest>,
+    latest: watch::Sender<LatestRead>,
 }
 
 impl Watched {
@@ -245,7 +311,7 @@ impl Drop for Watcher {
     }
 }
 
-fn latest_of(latest: &mut watch::Receiver<Latest>) -> Result<Arc<Snapshot>, Unread> {
+fn latest_of(latest: &mut watch::Receiver<LatestRead>) -> Result<Arc<Snapshot>, Unread> {
     let latest = latest.borrow_and_update().clone();
     latest.unwrap_or(Err(UNAVAILABLE))
 }
@@ -303,6 +369,24 @@ mod tests {
         let (one, other) = tokio::join!(one, other);
         assert!(one.is_err() && other.is_err());
         assert!(viewer.watched.latest().is_none());
+    }
+
+    #[test]
+    fn charts_are_drawn_once_a_minute() {
+        let snapshot = |age| Snapshot {
+            charts: Instant::now().checked_sub(age).map(|drawn_at| {
+                Arc::new(Charts {
+                    parts: Vec::new(),
+                    drawn_at,
+                })
+            }),
+            ..Snapshot::default()
+        };
+        let young = snapshot(Duration::from_secs(50));
+        assert!(Charts::kept(Some(&young)).is_some());
+        assert!(Charts::kept(Some(&snapshot(DRAWN))).is_none());
+        assert!(Charts::kept(Some(&Snapshot::default())).is_none());
+        assert!(Charts::kept(None).is_none());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use maud::{Markup, html};
 
-use crate::api::webhooks::stats::Health;
+use crate::api::webhooks::health::Health;
 use crate::console::icons::icon;
 use crate::console::moments::took;
 use crate::console::text::line;
@@ -97,6 +97,31 @@ pub fn delivery<'a>(status: &'a str, reason: Option<&str>) -> Word<'a> {
             "Not sent: its webhook was switched off, disabled or deleted.",
         ),
         (unknown, _) => unknown_word(unknown),
+    }
+}
+
+/// An endpoint's circuit breaker, as a dispatcher has it that tells of it.
+pub fn circuit(state: &str) -> Word<'_> {
+    match state {
+        "open" => word(
+            "fail",
+            "fail",
+            "Down",
+            "Nothing is sent before the next request.",
+        ),
+        "probing" => word(
+            "slow",
+            "retry",
+            "Asking",
+            "One request is in flight, and its answer decides.",
+        ),
+        "closed" => word(
+            "slow",
+            "warn",
+            "Full",
+            "Requests are sent, and none of its permits was free.",
+        ),
+        unknown => unknown_word(unknown),
     }
 }
 

@@ -16,6 +16,8 @@ use shared::publish::{
 use shared::topology;
 use time::OffsetDateTime;
 
+use crate::invalid::{Gathered, Invalid, Invalids};
+
 /// How much of a reason is kept, in characters.
 const MAX_REASON: usize = 1_000;
 /// What a row takes in bytes besides its texts, properties and body, indexes included.
@@ -323,35 +325,41 @@ impl Repair {
     /// Checks each part.
     ///
     /// # Errors
-    /// Names the part that is wrong, and says what it must be.
+    /// Names each part that is wrong or missing, and says what it must be.
     pub fn new(
-        routing_key: &str,
-        message_id: Option<String>,
-        content_type: Option<String>,
-    ) -> Result<Self, (&'static str, String)> {
-        const ROUTING_KEY: &str = "routing_key";
-        let (tenant, event_type) = routing_key
-            .split_once('.')
-            .ok_or_else(|| (ROUTING_KEY, "must be `<tenant>.<event type>`".to_owned()))?;
-        let wrong = |field| move |error: Malformed| (field, error.to_string());
-        tenant.parse::<Tenant>().map_err(wrong(ROUTING_KEY))?;
-        event_type
-            .parse::<EventType>()
-            .map_err(wrong(ROUTING_KEY))?;
-        let short = |field, text: &str| {
-            ShortString::try_new(text)
-                .map_err(|_| (field, "must have at most 255 bytes".to_owned()))
-        };
-        Ok(Self {
-            routing_key: short(ROUTING_KEY, routing_key)?,
-            message_id: message_id
-                .map(|id| id.parse().map_err(wrong("message_id")))
-                .transpose()?,
-            content_type: content_type
-                .map(|text| short("content_type", &text))
-                .transpose()?,
-        })
+        routing_key: Option<&str>,
+        message_id: Option<&str>,
+        content_type: Option<&str>,
+    ) -> Result<Self, Invalids> {
+        let mut wrong = Gathered::default();
+        let routing_key = wrong.keep(read_routing_key(routing_key));
+        let message_id = message_id.map(str::parse::<EventId>).transpose();
+        let message_id = message_id.map_err(|error| Invalid::new("message_id", error));
+        let message_id = wrong.take(message_id);
+        let content_type = content_type.map(|text| short("content_type", text));
+        let content_type = wrong.take(content_type.transpose());
+        wrong.finish_with(routing_key.map(|routing_key| Self {
+            routing_key,
+            message_id,
+            content_type,
+        }))
     }
+}
+
+fn read_routing_key(text: Option<&str>) -> Result<ShortString, Invalid> {
+    const FIELD: &str = "routing_key";
+    let text = text.ok_or_else(|| Invalid::missing(FIELD))?;
+    let (tenant, event_type) = text
+        .split_once('.')
+        .ok_or_else(|| Invalid::new(FIELD, "must be `<tenant>.<event type>`"))?;
+    let wrong = |error: Malformed| Invalid::new(FIELD, error);
+    tenant.parse::<Tenant>().map_err(wrong)?;
+    event_type.parse::<EventType>().map_err(wrong)?;
+    short(FIELD, text)
+}
+
+fn short(field: &str, text: &str) -> Result<ShortString, Invalid> {
+    ShortString::try_new(text).map_err(|_| Invalid::new(field, "must have at most 255 bytes"))
 }
 
 fn given_up(reason: &str) -> String {

@@ -31,7 +31,7 @@ use shared::job::Job;
 use shared::publish::{Unconfirmed, publish_all};
 use shared::supervise::until_done;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::metrics::metrics;
 use letter::{Letter, Origin};
@@ -61,6 +61,9 @@ impl Keeper {
     /// If the consumer fails. The broker delivers messages again that weren't acked.
     pub async fn keep(&self, session: &Session, origin: Origin) -> anyhow::Result<()> {
         let publishing = session.publishing_channel().await?;
+        if session.takes_unseen() {
+            self.take_without_ack(session, &publishing, origin).await?;
+        }
         // The channel is kept as long as its consumer.
         let (_consuming, consumer) = session.consumer(origin.queue(), AT_ONCE).await?;
         let mut batches = consumer.ready_chunks(AT_ONCE.into());
@@ -82,6 +85,33 @@ impl Keeper {
                 last.acker.ack(BasicAckOptions { multiple: true }).await?;
             }
         }
+    }
+
+    /// Takes one message that RabbitMQ may be unable to deliver. The parking queue has no delivery
+    /// limit, so such a message would keep all dead letters waiting for ever.
+    async fn take_without_ack(
+        &self,
+        session: &Session,
+        publishing: &Channel,
+        origin: Origin,
+    ) -> anyhow::Result<()> {
+        let queue = origin.queue();
+        error!(
+            queue,
+            "RabbitMQ fails whenever it delivers the next dead letter; taking it without an ack, \
+             so it is lost if RabbitMQ fails again"
+        );
+        let Some(message) = session.take_without_ack(queue).await? else {
+            return Ok(());
+        };
+        let letters = once_more(publishing, &[message], origin).await?;
+        if self.write(&letters).await.is_none() {
+            error!(
+                queue,
+                "a dead letter is lost: the process stopped before it was written"
+            );
+        }
+        Ok(())
     }
 
     /// Writes a batch, again and again until PostgreSQL takes it; `None` if stopped before.

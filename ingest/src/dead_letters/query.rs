@@ -5,12 +5,15 @@
 use anyhow::Context;
 use deadpool_postgres::Client;
 use lapin::BasicProperties;
+use shared::amqp::UNREADABLE_HEADER;
 use shared::ids::{DeadLetterId, Tenant};
 use shared::publish::Whole;
 use shared::topology;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::letter::{Letter, Origin};
+use crate::decode::is_final;
 
 /// How much of a body is shown, in bytes.
 const EXCERPT: i32 = 1024;
@@ -30,6 +33,9 @@ pub struct LetterFilter {
     pub origin: Option<Origin>,
     /// One of these.
     pub ids: Option<Vec<DeadLetterId>>,
+    /// Only for lists: its reason, routing key or message id has this text in it, whatever its
+    /// case.
+    pub q: Option<String>,
 }
 
 /// Why letters are here, and how many for the same reason.
@@ -69,6 +75,18 @@ pub struct StoredLetter {
 }
 
 impl StoredLetter {
+    /// Whether it can be published again, and may be accepted then. Of a job it isn't known
+    /// without its body.
+    pub fn is_replayable(&self) -> bool {
+        let headers = self.properties.headers().as_ref();
+        let is_readable = headers.is_none_or(|it| !it.contains_key(UNREADABLE_HEADER));
+        let exchanges = [topology::EVENTS, topology::JOBS, topology::RETRY];
+        self.whole.is_none()
+            && is_readable
+            && exchanges.contains(&self.exchange.as_str())
+            && !is_final(&self.reason)
+    }
+
     fn from_row(row: &Row) -> anyhow::Result<Self> {
         Ok(Self {
             id: row.get("id"),
@@ -135,6 +153,8 @@ pub async fn list(
              WHERE ($1::uuid IS NULL OR id < $1) AND ($2::text IS NULL OR reason = $2) \
                AND ($3::text IS NULL OR tenant = $3) AND ($4::text IS NULL OR queue = $4) \
                AND ($7::uuid[] IS NULL OR id = ANY($7)) \
+               AND ($8::text IS NULL OR position(lower($8) IN lower(concat_ws(' ', \
+                   reason, routing_key, message_id))) > 0) \
              ORDER BY id DESC LIMIT $5"
         ))
         .await?;
@@ -150,10 +170,31 @@ pub async fn list(
                 &limit,
                 &EXCERPT,
                 &filter.ids,
+                &filter.q,
             ],
         )
         .await?;
     rows.iter().map(StoredLetter::from_row).collect()
+}
+
+/// How many match, counted up to `most`.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn count(client: &Client, filter: &LetterFilter, most: i64) -> anyhow::Result<i64> {
+    let statement = client
+        .prepare_cached(
+            "-- count_dead_letters\n\
+             SELECT count(*) FROM (SELECT FROM dead_letters \
+                 WHERE ($1::text IS NULL OR reason = $1) AND ($2::text IS NULL OR tenant = $2) \
+                   AND ($3::text IS NULL OR queue = $3) AND ($5::uuid[] IS NULL OR id = ANY($5)) \
+                 LIMIT $4) AS matching",
+        )
+        .await?;
+    let origin = filter.origin.map(Origin::as_str);
+    let parameters: [&(dyn ToSql + Sync); 5] =
+        [&filter.reason, &filter.tenant, &origin, &most, &filter.ids];
+    Ok(client.query_one(&statement, &parameters).await?.get(0))
 }
 
 /// One tenant's own: the events that were published for it and refused. Newest first.
@@ -179,6 +220,28 @@ pub async fn list_of_tenant(
         .query(&statement, &[tenant, &before, &limit, &EXCERPT])
         .await?;
     rows.iter().map(StoredLetter::from_row).collect()
+}
+
+/// One of a tenant's own, as its list has it.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn find_of_tenant(
+    client: &Client,
+    tenant: &Tenant,
+    id: DeadLetterId,
+) -> anyhow::Result<Option<StoredLetter>> {
+    let statement = client
+        .prepare_cached(&format!(
+            "-- find_tenant_dead_letter\n\
+             SELECT {COLUMNS}, length(body) AS size, substring(body FOR $3::int) AS excerpt \
+             FROM dead_letters WHERE id = $2 AND owner = $1 AND tenant = $1"
+        ))
+        .await?;
+    let row = client
+        .query_opt(&statement, &[tenant, &id, &EXCERPT])
+        .await?;
+    row.as_ref().map(StoredLetter::from_row).transpose()
 }
 
 /// One letter with its whole body.

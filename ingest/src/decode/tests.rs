@@ -228,6 +228,60 @@ proptest! {
     }
 }
 
+#[test]
+fn an_attribute_that_postgresql_cannot_store_is_refused_before_a_batch_is_written() {
+    let cloud = |subject: &str| {
+        format!(
+            r#"{{"specversion":"1.0","id":"1","source":"/","type":"b","subject":{subject},"data":1}}"#
+        )
+    };
+    let read = |subject| {
+        let kind = of_type("application/cloudevents+json");
+        read("a.b", &kind, cloud(subject).as_bytes())
+    };
+    for subject in [r#""a\u0000b""#, r#"["\u0000"]"#, r#"{"\u0000":1}"#] {
+        assert_eq!(read(subject).unwrap_err().label(), "unstorable");
+    }
+    // A backslash and five letters.
+    assert!(read(r#""a\\u0000b""#).is_ok());
+}
+
+#[test]
+fn what_a_cloudevent_has_besides_its_data_is_bounded_before_it_is_parsed() {
+    let cloud = |name: &str, zeros: usize| {
+        let zeros = vec!["0"; zeros].join(",");
+        format!(r#"{{"specversion":"1.0","id":"1","source":"/","type":"b","{name}":[{zeros}]}}"#)
+    };
+    for (name, zeros, is_taken) in [
+        ("data", 400_000, true),
+        ("data", 4_000_000, false),
+        ("subject", 20_000, true),
+        ("subject", 40_000, false),
+    ] {
+        let content = read_structured(cloud(name, zeros).as_bytes());
+        assert_eq!(content.is_ok(), is_taken, "{name}: {zeros}");
+        if let Err(rejected) = content {
+            assert_eq!(rejected.label(), "too_large");
+        }
+    }
+}
+
+#[test]
+fn data_in_base64_is_a_text_and_nothing_else() {
+    let cloud = |members: &str| {
+        format!(r#"{{"specversion":"1.0","id":"1","source":"/","type":"b",{members}}}"#)
+    };
+    for (members, is_taken) in [
+        (r#""data_base64":"e30=""#, true),
+        (r#""data_base64":"e30=","data":1"#, false),
+        (r#""data_base64":null"#, false),
+        (r#""data_base64":[0,0,0]"#, false),
+    ] {
+        let content = read_structured(cloud(members).as_bytes());
+        assert_eq!(content.is_ok(), is_taken, "{members}");
+    }
+}
+
 /// What a few bytes claim to be isn't believed before it is there, and no
 /// nesting ends in the stack's overflow.
 #[test]
@@ -263,4 +317,18 @@ fn no_bomb_goes_off() {
         );
     }
     assert!(begun.elapsed() < std::time::Duration::from_secs(10));
+}
+
+#[test]
+fn what_lies_in_a_message_itself_is_refused_each_time() {
+    for rejected in [
+        malformed("JSON", &"it ends too early"),
+        Rejected::TooDeep,
+        Rejected::Unstorable("it contains U+0000".to_owned()),
+        Rejected::RoutingKey("acme".to_owned()),
+    ] {
+        assert!(is_final(&rejected.to_string()), "{rejected}");
+    }
+    let tenant = Rejected::UnknownTenant("acme".parse().unwrap());
+    assert!(!is_final(&tenant.to_string()), "a tenant can be made");
 }

@@ -6,6 +6,7 @@
 //! every process does when it starts. The checks are independent: if one server is away, the
 //! other one is checked all the same.
 
+mod consumer_timeout;
 mod delivery;
 mod management;
 mod postgres;

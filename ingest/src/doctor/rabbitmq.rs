@@ -5,14 +5,13 @@ use serde_json::Value;
 use shared::amqp::Broker;
 use shared::topology;
 
+use super::consumer_timeout::{self, consumer_timeout};
 use super::management::Management;
 use super::report::{Finding, version};
 use crate::settings::Settings;
 
 /// The oldest version that the tests run on.
 const OLDEST: (u32, u32) = (3, 10);
-/// A shorter time to ack would end the session of a dispatcher that waits for PostgreSQL.
-const LEAST_CONSUMER_TIMEOUT: i64 = 1_800_000;
 
 pub(super) async fn examine(
     settings: &Settings,
@@ -48,6 +47,7 @@ pub(super) async fn examine(
             found.extend(policies(vhost, &own));
             found.extend(replicas(nodes.len(), &own));
             found.extend(left_shards(queues, settings.common.shards));
+            found.push(consumer_timeout(own.iter().map(|(queue, _)| *queue)));
         }
         (Err(error), _) | (_, Err(error)) => {
             let fix = format!(
@@ -56,17 +56,10 @@ pub(super) async fn examine(
             );
             let what = "RabbitMQ's alarms, policies and queues";
             found.push(Finding::unknown(what, format!("{error:#}"), fix));
+            found.push(consumer_timeout([]));
         }
     }
     found.push(producers(management).await);
-    found.push(Finding::unknown(
-        "RabbitMQ's consumer timeout",
-        "no API shows the node's own value",
-        format!(
-            "rabbitmqctl eval 'application:get_env(rabbit, consumer_timeout).' must be `undefined` or \
-             at least {LEAST_CONSUMER_TIMEOUT}"
-        ),
-    ));
 }
 
 /// Declares what a process would.
@@ -181,7 +174,7 @@ fn policies(vhost: &str, queues: &[(&Value, bool)]) -> Vec<Finding> {
                 "delivery-limit" if number < topology::DELIVERY_LIMIT => {
                     "messages are parked after fewer attempts to deliver them"
                 }
-                "consumer-timeout" if number < LEAST_CONSUMER_TIMEOUT => {
+                "consumer-timeout" if number < consumer_timeout::LEAST => {
                     "sessions end while PostgreSQL is away"
                 }
                 _ => continue,

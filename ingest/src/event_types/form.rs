@@ -26,6 +26,13 @@ const RESERVED: &str = "import";
 
 /// A whole catalogue.
 #[derive(Deserialize, ToSchema)]
+#[schema(example = json!({
+    "name": "Orders", "description": "What the shop publishes.",
+    "event_types": [{
+        "name": "order.created", "description": "A customer placed an order.",
+        "example": {"total": 25.5, "currency": "EUR"}, "schema": {"type": "object", "required": ["total"]}
+    }]
+}))]
 #[serde(deny_unknown_fields)]
 pub struct CatalogueForm {
     /// The catalogue's name, for people.
@@ -41,6 +48,10 @@ pub struct CatalogueForm {
 
 /// One type. What isn't sent is empty.
 #[derive(Deserialize, ToSchema)]
+#[schema(example = json!({
+    "description": "A customer placed an order.",
+    "example": {"total": 25.5, "currency": "EUR"}, "schema": {"type": "object", "required": ["total"]}
+}))]
 #[serde(deny_unknown_fields)]
 pub struct EventTypeForm {
     /// Needed in a catalogue; else the path has it.

@@ -22,12 +22,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use shared::ids::{EventType, Tenant};
-use shared::revisions::TenantEventTypes;
+use shared::revisions::{ReadSchema, TenantEventTypes};
 
 use kept::Kept;
 use schema::{Flaw, MAX_STEPS, Violation};
 
-use crate::cpu::{self, CpuPermit, run_blocking};
+use crate::cpu::{self, Busy, CpuPermit, run_blocking};
 
 #[derive(Default)]
 pub struct EventTypes {
@@ -110,14 +110,21 @@ impl Unfit {
 }
 
 impl EventTypes {
-    /// Replaces the types of the tenants that changed.
+    /// Replaces the types of the tenants that changed. A schema that didn't change stays.
     pub fn apply(&self, changed: Vec<TenantEventTypes>) {
         let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
         for of_tenant in changed {
-            let types = of_tenant.types.into_iter();
-            let types: HashMap<_, _> = types
-                .map(|row| (row.name, row.schema.map(Arc::<str>::from)))
-                .collect();
+            let before = tenants.get(&of_tenant.tenant);
+            let types = of_tenant.types.into_iter().map(|row| {
+                let schema = match row.schema {
+                    ReadSchema::Text(text) => text.map(Arc::<str>::from),
+                    ReadSchema::Unchanged => {
+                        before.and_then(|before| before.types.get(&row.name)?.clone())
+                    }
+                };
+                (row.name, schema)
+            });
+            let types: HashMap<_, _> = types.collect();
             self.kept.retain(&of_tenant.tenant, |event_type, text| {
                 let known = types.get(event_type).and_then(Option::as_deref);
                 known == Some(text)
@@ -153,21 +160,23 @@ impl EventTypes {
     /// The same for the API: a check that may take long needs a permit of the tenant's.
     ///
     /// # Errors
-    /// Says why not.
+    /// If there is no permit in time. The inner error says why the event doesn't conform.
     pub async fn check_in_turn(
         &self,
         tenant: &Tenant,
         event_type: &EventType,
         data: &str,
-    ) -> Result<(), Unfit> {
-        let Some(declared) = self.schema_of(tenant, event_type)? else {
-            return Ok(());
+    ) -> Result<Result<(), Unfit>, Busy> {
+        let declared = match self.schema_of(tenant, event_type) {
+            Ok(Some(declared)) => declared,
+            Ok(None) => return Ok(Ok(())),
+            Err(unfit) => return Ok(Err(unfit)),
         };
         if let Some(answer) = declared.check_quickly(data) {
-            return answer;
+            return Ok(answer);
         }
-        let permit = Some(cpu::permit(tenant).await);
-        declared.check_aside(permit, data).await
+        let permit = Some(cpu::permit(tenant).await?);
+        Ok(declared.check_aside(permit, data).await)
     }
 
     fn schema_of<'a>(
@@ -202,7 +211,7 @@ mod tests {
     fn row(name: &str, schema: Option<&str>) -> EventTypeRow {
         EventTypeRow {
             name: name.parse().unwrap(),
-            schema: schema.map(str::to_owned),
+            schema: ReadSchema::Text(schema.map(str::to_owned)),
         }
     }
 
@@ -259,6 +268,24 @@ mod tests {
             types: Vec::new(),
         }]);
         assert_eq!(check(&known, "acme", "a.b", "\"1\""), Ok(()));
+    }
+
+    #[test]
+    fn a_schema_that_did_not_change_stays_although_its_type_is_applied_again() {
+        let known = of_acme(false, vec![row("a.b", NUMBER), row("c.d", NUMBER)]);
+        let unchanged = EventTypeRow {
+            name: "a.b".parse().unwrap(),
+            schema: ReadSchema::Unchanged,
+        };
+        known.apply(vec![TenantEventTypes {
+            tenant: "acme".parse().unwrap(),
+            strict: true,
+            types: vec![unchanged],
+        }]);
+        assert_eq!(check(&known, "acme", "a.b", "1"), Ok(()));
+        assert!(check(&known, "acme", "a.b", "\"1\"").is_err());
+        let said = check(&known, "acme", "c.d", "1").unwrap_err();
+        assert!(said.contains("`c.d` is not in the catalogue"), "{said}");
     }
 
     #[test]

@@ -2,16 +2,17 @@
 //!
 //! Tenants take turns ([`turns`](crate::turns)) in two classes. A batch has events of one
 //! class. Free tenants come first, and a lane is kept for them; restrained tenants get turns
-//! while the [gate](super::gate) lets them pass.
+//! while the [gate](super::gate) lets them pass and the [pace](super::pace) allows it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shared::ids::Tenant;
 
-use super::event::{Came, Held, Taken, Waits};
+use super::event::{BYTES_PER_COST, Came, Held, Taken, Waits};
 use super::gate::{Gate, Reserved};
 use super::of_late::JobsOfLate;
+use super::pace::{Confirm, Pace};
 use super::sources::Sources;
 use crate::http_event::{HttpEvent, Waiting};
 use crate::turns::{Class, Turns};
@@ -26,12 +27,6 @@ const FREE_IN_A_ROW: u8 = 3;
 const KEPT: Duration = Duration::from_secs(1);
 /// The most jobs of one batch; the event that exceeds it is the last.
 pub const BATCH_JOBS: usize = 128;
-/// The most jobs that restrained tenants' events in one batch are expected to make. A
-/// lane that works on a batch can't take another tenant's event meanwhile.
-const RESTRAINED_JOBS: f64 = 128.0;
-
-/// An event costs one unit for itself, and one for each of these.
-const BYTES_PER_COST: usize = 4096;
 
 /// The events that wait.
 #[derive(Default)]
@@ -39,6 +34,7 @@ pub(super) struct Batches {
     /// `None`: events of no tenant that is known.
     turns: Turns<Option<Tenant>, Held>,
     pub(super) gate: Gate,
+    pace: Pace,
     pub(super) of_late: JobsOfLate,
     /// When a free tenant's event was last put into a batch.
     free_at: Option<Instant>,
@@ -133,7 +129,8 @@ impl Batches {
             }
             // The lane ends the batch at `BATCH_JOBS`, if events make more than is expected.
             Class::Restrained => {
-                while jobs < RESTRAINED_JOBS {
+                let most = self.gate.batch_jobs() as f64;
+                while jobs < most {
                     let before = events.len();
                     self.fill(
                         &mut events,
@@ -159,16 +156,46 @@ impl Batches {
     /// restrained tenants get every fourth batch at least.
     fn next_class(&self, sources: &Sources) -> Option<Class> {
         let is_free = self.turns.has(Class::Free);
-        let is_kept = self.free_at.is_some_and(|at| at.elapsed() < KEPT);
+        let is_kept = is_free || self.is_kept();
         let may_pass = self.gate.room > 0 || sources.is_full();
         let is_restrained = self.turns.has(Class::Restrained)
             && may_pass
-            && (self.gate.batches == 0 || !is_free && !is_kept);
+            && (!is_kept || self.gate.batches == 0 && !self.is_paused());
         match (is_free, is_restrained) {
             (true, true) if self.free_in_a_row >= FREE_IN_A_ROW => Some(Class::Restrained),
             (true, _) => Some(Class::Free),
             (false, true) => Some(Class::Restrained),
             (false, false) => None,
+        }
+    }
+
+    /// Whether free tenants had events of late.
+    fn is_kept(&self) -> bool {
+        self.free_at.is_some_and(|at| at.elapsed() < KEPT)
+    }
+
+    fn is_paused(&self) -> bool {
+        let end = self.pace.pause_ends();
+        end.is_some_and(|end| end > Instant::now())
+    }
+
+    /// When the next batch of restrained tenants may be had, if one waits for that.
+    pub(super) fn pause_ends(&self) -> Option<Instant> {
+        let may_wait = self.turns.has(Class::Restrained) && self.gate.batches == 0;
+        self.pace
+            .pause_ends()
+            .filter(|_| may_wait && self.is_paused())
+    }
+
+    /// A lane is through with a batch. It made so many jobs, and RabbitMQ confirmed their messages.
+    pub(super) fn is_through(&mut self, reserved: Reserved, made: usize, confirm: Option<Confirm>) {
+        let now = Instant::now();
+        self.gate.is_through(reserved, made);
+        if let Some(confirm) = confirm {
+            self.pace.confirmed(confirm, now);
+        }
+        if reserved.class == Class::Restrained {
+            self.pace.restrained_is_through(now);
         }
     }
 

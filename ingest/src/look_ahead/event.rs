@@ -9,6 +9,9 @@ use shared::ids::Tenant;
 use crate::http_event::{HttpEvent, Waiting};
 use crate::turns::Class;
 
+/// An event costs one unit for itself, and one for each of these.
+pub(super) const BYTES_PER_COST: usize = 4096;
+
 /// An event that waits for its turn.
 pub(super) struct Held {
     pub(super) message: Waits,

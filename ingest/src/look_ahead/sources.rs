@@ -8,7 +8,7 @@ use lapin::Channel;
 use lapin::types::ShortString;
 use shared::topology::INGEST_QUEUE;
 
-use super::event::FromQueue;
+use super::event::{BYTES_PER_COST, FromQueue};
 use crate::acks::Tags;
 
 /// The most events of the main queue that are held unacked.
@@ -25,6 +25,10 @@ const GROWTH: usize = 7;
 const LEAST_GROWTH: usize = 64;
 /// What it may hold at most: the messages could be far larger than those before.
 const MOST_GROWTH: u16 = 2048;
+/// A tenant crowds the main queue if its waiting events cost this much and are most of what is held,
+/// while more waits in the queue: half of what the first consumer may hold. Until the tenant is set
+/// aside, each of its next events comes in front of others'.
+const CROWDED: u64 = REACH as u64 / 2;
 /// The most consumers of the main queue.
 const CONSUMERS: usize = 10;
 /// What the consumer of each overflow queue may hold, and another that is added where
@@ -193,7 +197,7 @@ impl Sources {
             return Wish::Shrink;
         }
         let (_, reach) = self.consumers();
-        if self.events * 4 < reach * 3 {
+        if !self.is_behind() {
             return match self.events > reach / 8 {
                 true => Wish::Keep,
                 false => Wish::Rest,
@@ -203,6 +207,21 @@ impl Sources {
             0 => Wish::Keep,
             more => Wish::Grow(more),
         }
+    }
+
+    /// Whether the main queue's consumers hold nearly all that they may: more waits in the queue,
+    /// presumably.
+    pub(super) fn is_behind(&self) -> bool {
+        let (_, reach) = self.consumers();
+        self.events * 4 >= reach * 3
+    }
+
+    /// Whether a tenant whose waiting events cost this much has most of what is held of the main
+    /// queue, while more waits there.
+    pub(super) fn is_crowded_by(&self, waiting: u64) -> bool {
+        // In the unit of `waiting`.
+        let held = (self.events + self.bytes / BYTES_PER_COST) as u64;
+        self.is_behind() && waiting >= (held / 2).max(CROWDED)
     }
 
     /// How many consumers the main queue has, and how many events they may hold.

@@ -190,6 +190,11 @@ impl NewLimits {
 }
 
 impl NewTenant {
+    /// The proxy that it names, as it was sent.
+    pub fn egress_proxy(&self) -> Option<&str> {
+        self.egress_proxy.as_ref()?.as_deref()
+    }
+
     /// Its id, and the rest of it.
     ///
     /// # Errors
@@ -217,6 +222,11 @@ impl NewTenant {
 }
 
 impl TenantChange {
+    /// The proxy that it names, as it was sent.
+    pub fn egress_proxy(&self) -> Option<&str> {
+        self.egress_proxy.as_ref()?.as_deref()
+    }
+
     /// Checks every member.
     ///
     /// # Errors

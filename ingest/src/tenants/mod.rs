@@ -4,5 +4,6 @@
 //! [`store::update`].
 
 pub mod form;
+pub mod health;
 pub mod store;
 pub mod view;

@@ -6,6 +6,7 @@ use shared::ids::Tenant;
 use tokio_postgres::error::SqlState;
 
 use super::form::TenantChange;
+use super::health::TenantHealth;
 use super::view::{COLUMNS, TenantView, Usage};
 use crate::assignments::{Assignments, Insertion};
 use crate::invalid::{Conflict, NotFound, Unsaved};
@@ -27,6 +28,7 @@ pub async fn usage(
              CROSS JOIN LATERAL ( \
                  SELECT coalesce(sum((SELECT sum(n) FROM unnest(outcomes) n)) \
                          FILTER (WHERE quarter >= now() - interval '1 hour'), 0)::int8 AS attempts, \
+                     coalesce(sum(outcomes[1]) FILTER (WHERE quarter >= now() - interval '1 hour'), 0)::int8 AS successes, \
                      coalesce(sum(delivered), 0)::int8 AS delivered, \
                      coalesce(sum(failed + expired), 0)::int8 AS failed, \
                      coalesce(sum(cancelled), 0)::int8 AS cancelled, \
@@ -41,11 +43,15 @@ pub async fn usage(
         let (delivered, failed) = (count("delivered"), count("failed"));
         let ended = delivered + failed;
         Usage {
+            health: TenantHealth::of(count("successes"), count("attempts")),
             webhooks: count("webhooks"),
             attempts_this_hour: count("attempts"),
             deliveries_24h: ended + count("cancelled"),
             success_rate_24h: (ended > 0).then(|| delivered as f64 / ended as f64),
             last_attempt_at: row.get("last_attempt_at"),
+            // `api::tenants` counts them.
+            waiting: None,
+            waiting_counted: true,
         }
     });
     Ok(usage.collect())

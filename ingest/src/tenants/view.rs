@@ -7,6 +7,7 @@ use shared::tenant::MAX_PAYLOAD;
 use tokio_postgres::Row;
 use utoipa::ToSchema;
 
+use crate::tenants::health::TenantHealth;
 use crate::timestamp::Timestamp;
 
 /// A tenant: the owner of events and webhooks.
@@ -45,6 +46,8 @@ pub struct TenantView {
 #[derive(Debug, Clone, Default, Serialize, ToSchema)]
 #[schema(as = TenantUsage)]
 pub struct Usage {
+    /// How its deliveries do, judged by the attempts of the last hour.
+    pub health: TenantHealth,
     /// Its webhooks.
     #[schema(example = 8)]
     pub webhooks: i64,
@@ -60,6 +63,13 @@ pub struct Usage {
     /// When an attempt was last made, in the last 24 hours.
     #[schema(required)]
     pub last_attempt_at: Option<Timestamp>,
+    /// How many deliveries wait, at most 1,000 of each webhook; `null`: the tenants that are listed
+    /// together have too many webhooks to count.
+    #[schema(required, example = 12)]
+    pub waiting: Option<i64>,
+    /// Whether all were counted; `false`: there are more.
+    #[schema(example = true)]
+    pub waiting_counted: bool,
 }
 
 /// A tenant's limits.

@@ -228,6 +228,16 @@ impl WebhookForm {
         }
     }
 
+    /// The owner that it names, as it was sent.
+    pub fn owner(&self) -> Option<Option<&str>> {
+        self.owner.as_ref().map(Option::as_deref)
+    }
+
+    /// Whether it says that the webhook gets operational events.
+    pub fn operational(&self) -> Option<bool> {
+        self.operational
+    }
+
     /// Checks every member.
     ///
     /// # Errors

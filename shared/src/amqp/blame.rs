@@ -17,7 +17,12 @@
 //! 3. A message that was the suspect of two careful sessions is set aside on the
 //!    third. The guard marks it like an unreadable message, so the consumer parks it
 //!    without looking into it.
-//! 4. A careful session that lasts five seconds is followed by a normal one. If it
+//! 4. A careful session may end by an error inside the broker although nothing was delivered.
+//!    Then the broker can't deliver its next message, and nobody sees that message. Only the
+//!    queue's delivery limit removes it, and each session counts. So the next sessions follow without
+//!    long pauses, [`HURRIED`] at most. The parking queue may have no delivery limit: after
+//!    two such sessions its keeper takes one message without an ack ([`Watch::takes_unseen`]).
+//! 5. A careful session that lasts five seconds is followed by a normal one. If it
 //!    acked nothing, perhaps because it consumed another queue, one fruitless session
 //!    is enough for the next ones to be careful again.
 //!
@@ -33,11 +38,15 @@ use std::time::Duration;
 use lapin::ErrorKind;
 
 use super::unconfirmed::Unconfirmed;
+use crate::topology;
 
 /// After this many fruitless sessions in a row, messages are taken one at a time.
 const FRUITLESS: u32 = 2;
 /// After this many careful sessions ended at the same message, it is set aside.
 const DEATHS: u32 = 2;
+/// After this many careful sessions in a row without a delivery, the pauses grow again: the queue's
+/// delivery limit would have removed the message.
+const HURRIED: u32 = 2 * topology::DELIVERY_LIMIT as u32;
 /// A careful session that lasts this long is followed by a normal one. One that ends
 /// earlier may have ended because of a message, even if it acked others.
 pub(super) const CALM: Duration = Duration::from_secs(5);
@@ -53,9 +62,13 @@ pub(super) struct Watch {
     hasher: RandomState,
     /// The message to set aside on this connection.
     blamed: Option<u64>,
+    /// The broker failed at a message that it couldn't deliver, on several sessions.
+    unseen: bool,
     delivered: AtomicBool,
     acked: AtomicBool,
     set_aside: AtomicBool,
+    /// A message was taken without an ack.
+    taken: AtomicBool,
     /// The message that was delivered last and isn't acked. Only careful sessions
     /// keep it.
     last: Mutex<Option<u64>>,
@@ -64,6 +77,17 @@ pub(super) struct Watch {
 impl Watch {
     pub(super) fn is_careful(&self) -> bool {
         self.careful
+    }
+
+    /// Whether a consumer that can lose a message takes one without an ack, because the broker
+    /// can't deliver it.
+    pub(super) fn takes_unseen(&self) -> bool {
+        self.unseen
+    }
+
+    /// A message is taken without an ack.
+    pub(super) fn takes(&self) {
+        self.taken.store(true, Ordering::Relaxed);
     }
 
     /// A message is delivered; `identity` recognises it. Returns whether to set it
@@ -99,6 +123,11 @@ pub(super) struct Suspects {
     /// The message at which careful sessions ended, and the number of these
     /// sessions.
     alone: Option<(u64, u32)>,
+    /// The careful sessions that ended inside the broker before it delivered anything, since one
+    /// that delivered something.
+    unseen: u32,
+    /// The last session was one of these, and they were not too many.
+    is_hurried: bool,
 }
 
 impl Suspects {
@@ -109,12 +138,19 @@ impl Suspects {
             careful: self.fruitless >= FRUITLESS,
             hasher: self.hasher.clone(),
             blamed: blamed.map(|(print, _)| print),
+            unseen: self.unseen >= DEATHS,
             ..Watch::default()
         })
     }
 
+    /// Whether the next session follows without a long pause.
+    pub(super) fn is_hurried(&self) -> bool {
+        self.is_hurried
+    }
+
     /// A careful session lasted.
     pub(super) fn calm(&mut self, watch: &Watch) {
+        self.unseen = 0;
         self.fruitless = match watch.acked.load(Ordering::Relaxed) {
             true => 0,
             // The message to blame may be in another queue. But don't stay careful
@@ -128,7 +164,17 @@ impl Suspects {
         if watch.set_aside.load(Ordering::Relaxed) {
             self.alone = None;
         }
-        let delivered = watch.delivered.load(Ordering::Relaxed) || has_code(error, INTERNAL_ERROR);
+        let broker_failed = has_code(error, INTERNAL_ERROR);
+        let delivered = watch.delivered.load(Ordering::Relaxed);
+        let unseen = watch.careful && broker_failed && !delivered;
+        if unseen {
+            self.unseen += 1;
+        }
+        if delivered || watch.taken.load(Ordering::Relaxed) {
+            self.unseen = 0;
+        }
+        self.is_hurried = unseen && (1..=HURRIED).contains(&self.unseen);
+        let delivered = delivered || broker_failed;
         let fruitless = delivered && can_be_a_messages_fault(error);
         if !watch.careful {
             let acked = watch.acked.load(Ordering::Relaxed);
@@ -138,6 +184,9 @@ impl Suspects {
             }
             self.fruitless += u32::from(fruitless);
             return fruitless;
+        }
+        if unseen {
+            return true;
         }
         let last = *watch.last.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(print) = last.filter(|_| fruitless) else {
@@ -268,6 +317,46 @@ mod tests {
             assert!(suspects.ended(&suspects.watch(), &error, QUICKLY));
         }
         assert!(suspects.watch().is_careful());
+    }
+
+    #[test]
+    fn a_message_that_the_broker_cannot_deliver_is_taken_without_an_ack_once() {
+        let mut suspects = Suspects::default();
+        let fails = |suspects: &mut Suspects, takes: bool| {
+            let watch = suspects.watch();
+            assert_eq!(watch.takes_unseen(), takes);
+            if takes {
+                watch.takes();
+            }
+            let error = broker_ends(AMQPHardError::INTERNALERROR);
+            assert!(suspects.ended(&watch, &error, QUICKLY));
+        };
+        fails(&mut suspects, false);
+        fails(&mut suspects, false);
+        assert!(!suspects.is_hurried());
+        for _ in 0..2 {
+            fails(&mut suspects, false);
+            assert!(suspects.is_hurried());
+            fails(&mut suspects, false);
+            fails(&mut suspects, true);
+            assert!(!suspects.is_hurried());
+        }
+        // A session that delivers something shows that it is another message.
+        fails(&mut suspects, false);
+        fails(&mut suspects, false);
+        ends(&mut suspects, &["a"], 1);
+        assert!(!suspects.watch().takes_unseen());
+    }
+
+    #[test]
+    fn sessions_that_the_broker_ends_without_end_get_long_pauses_again() {
+        let mut suspects = Suspects::default();
+        let hurried = (0..1_000).filter(|_| {
+            let error = broker_ends(AMQPHardError::INTERNALERROR);
+            suspects.ended(&suspects.watch(), &error, QUICKLY);
+            suspects.is_hurried()
+        });
+        assert_eq!(hurried.count(), HURRIED as usize);
     }
 
     #[test]

@@ -102,6 +102,23 @@ pub struct Answer {
 }
 
 impl Report {
+    /// How many bytes of headers and bodies it keeps.
+    #[must_use]
+    pub fn kept_bytes(&self) -> usize {
+        let of_headers = |headers: &[(String, String)]| -> usize {
+            let sizes = headers.iter().map(|(name, value)| name.len() + value.len());
+            sizes.sum()
+        };
+        let answer = self
+            .result
+            .as_ref()
+            .map_or(0, |answer| of_headers(&answer.headers) + answer.body.len());
+        let request = self.request.as_ref().map_or(0, |request| {
+            of_headers(&request.headers) + request.body.as_ref().map_or(0, Bytes::len)
+        });
+        answer + request
+    }
+
     /// The class of the outcome, as in metrics and in the table of attempts.
     #[must_use]
     pub fn outcome(&self) -> &'static str {
@@ -114,8 +131,8 @@ impl Report {
             },
             Err(failure) => match failure {
                 Failure::Forbidden(_) => "forbidden",
-                Failure::Dns(_) => "dns",
-                Failure::Connect(_) => "connect",
+                Failure::Dns(_) | Failure::NoTurn => "dns",
+                Failure::Connect(_) | Failure::NoDescriptor => "connect",
                 Failure::Tls(_) => "tls",
                 Failure::Timeout => "timeout",
                 Failure::Broken(_) => "broken",

@@ -9,9 +9,10 @@ use axum::http::header;
 use reqwest::{Client, RequestBuilder, Response};
 use time::OffsetDateTime;
 use tokio_util::task::AbortOnDropHandle;
-use url::Url;
+use url::{Position, Url};
 
 use super::answer::read_answer;
+use super::idle::{Idle, Kept};
 use super::report::{Answer, Attempt};
 use crate::client_certificate::ClientCertificate;
 use crate::connection::Connector;
@@ -29,7 +30,12 @@ const CATCHING_UP: [Duration; 2] = [Duration::from_millis(100), Duration::from_s
 
 /// How requests reach their endpoints.
 pub(super) struct Route {
-    pub(super) client: Client,
+    /// Keeps connections open for the next requests.
+    pub(super) keeping_client: Client,
+    /// Closes each connection after its request.
+    pub(super) closing_client: Client,
+    /// Decides which requests the `keeping_client` sends.
+    pub(super) idle: Arc<Idle>,
     pub(super) connector: Connector,
     pub(super) destinations: Arc<Destinations>,
     pub(super) egress: Egress,
@@ -68,6 +74,17 @@ impl Route {
             Some(Err(failure)) => (None, Err(failure)),
             None => (None, Err(Failure::Timeout)),
         }
+    }
+
+    /// Begins a request whose connection may be kept. `None` if there is no room for one, or if
+    /// its connection is its own anyway.
+    pub(super) fn begin_kept(&self, url: &Url, attempt: Attempt<'_>) -> Option<Kept> {
+        let is_direct = matches!(self.egress.route(attempt.egress), Ok(None));
+        if !is_direct || attempt.webhook.client_certificate.is_some() {
+            return None;
+        }
+        self.idle
+            .begin(&url[..Position::BeforePath], Instant::now())
     }
 
     /// Sends a request by the way that the tenant's requests take.
@@ -109,7 +126,7 @@ impl Route {
         })?;
         let (user, password) = credentials.login();
         let request = self
-            .client
+            .closing_client
             .post(url.clone())
             .basic_auth(user, Some(password))
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")

@@ -13,6 +13,7 @@
 //! | `policy` | timeouts, ages, retries, what statuses mean |
 //! | `message`, `compose` | a delivery, and how it is written and signed |
 //! | `verify` | signatures as a receiver checks them |
+//! | `meaning` | what each header means, in words |
 //! | `javascript` | JSON as JavaScript writes it |
 
 mod api;
@@ -20,6 +21,7 @@ mod compose;
 mod definition;
 mod file;
 pub mod javascript;
+mod meaning;
 mod message;
 mod policy;
 mod section;

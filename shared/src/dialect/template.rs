@@ -6,9 +6,9 @@
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use time::macros::format_description;
 
 use super::message::Message;
+use crate::timestamp::with_milliseconds;
 
 /// A parsed text.
 #[derive(Debug, Clone, PartialEq)]
@@ -211,11 +211,7 @@ impl Clock {
         // Formatting fails only for years that ingest doesn't accept.
         match self {
             Self::Rfc3339 => at.format(&Rfc3339).unwrap_or_default(),
-            Self::Rfc3339Millis => at
-                .format(format_description!(
-                    "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
-                ))
-                .unwrap_or_default(),
+            Self::Rfc3339Millis => with_milliseconds(at).unwrap_or_default(),
             Self::Unix => at.unix_timestamp().to_string(),
             Self::UnixMillis => at.unix_timestamp_nanos().div_euclid(1_000_000).to_string(),
         }

@@ -35,6 +35,58 @@ fn three_variables_are_enough() {
     );
 }
 
+/// A file of one test.
+fn file(name: &str, text: &str) -> String {
+    let name = format!("posthorn-{}-{name}", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_secret_can_be_in_a_file_and_its_last_end_of_line_is_no_part_of_it() {
+    let key = file("key", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n");
+    let url = file("url", "postgres://localhost/posthorn");
+    let (common, _) = read(&[
+        ("DATABASE_URL_FILE", &url),
+        GOOD[1],
+        ("MASTER_KEY_FILE", &key),
+    ])
+    .unwrap();
+    assert_eq!(
+        common.database_url.expose_secret(),
+        "postgres://localhost/posthorn"
+    );
+    for path in [key, url] {
+        std::fs::remove_file(path).unwrap();
+    }
+}
+
+#[test]
+fn a_secret_in_a_file_that_cannot_be_used_is_one_problem_and_is_not_repeated() {
+    let empty = file("empty", "\n");
+    let large = file("large", &"x".repeat(65_537));
+    for (path, problem) in [
+        ("/nowhere/key", "No such file or directory"),
+        (empty.as_str(), "the file is empty"),
+        (large.as_str(), "the file has more than 65536 bytes"),
+    ] {
+        let error = read(&[GOOD[0], GOOD[1], ("MASTER_KEY_FILE", path)]).unwrap_err();
+        let named = format!("MASTER_KEY_FILE: {path}: {problem}");
+        assert!(error.contains(&named), "{error}");
+        assert_eq!(error.lines().count(), 2, "{error}");
+    }
+    let error = read(&[GOOD[0], GOOD[1], GOOD[2], ("MASTER_KEY_FILE", &empty)]).unwrap_err();
+    assert!(
+        error.contains("MASTER_KEY and MASTER_KEY_FILE exclude each other"),
+        "{error}"
+    );
+    assert!(!error.contains(GOOD[2].1), "{error}");
+    for path in [empty, large] {
+        std::fs::remove_file(path).unwrap();
+    }
+}
+
 #[test]
 fn every_problem_is_named_at_once_and_no_secret_repeated() {
     let error = read(&[

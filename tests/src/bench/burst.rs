@@ -73,6 +73,9 @@ pub struct Burst {
 enum Kind {
     /// Events with this many matches each.
     Many(Door, usize),
+    /// As many events with this many matches each, half of them over AMQP and half over HTTP at
+    /// the same time.
+    Both(usize),
     /// Events without a match that are expensive to match.
     Heavy,
 }
@@ -92,6 +95,8 @@ impl Burst {
             Kind::Many(Door::Amqp, 10),
             Kind::Many(Door::Http, 1),
             Kind::Many(Door::Http, 10),
+            Kind::Both(1),
+            Kind::Both(10),
             Kind::Heavy,
         ] {
             let name = self.name(kind);
@@ -110,6 +115,7 @@ impl Burst {
         match kind {
             Kind::Many(Door::Amqp, n) => format!("{} events over AMQP, {n} each", self.events),
             Kind::Many(Door::Http, n) => format!("{} events over HTTP, {n} each", self.events),
+            Kind::Both(n) => format!("{} over AMQP and HTTP at once, {n} each", self.events),
             Kind::Heavy => format!("{} heavy events over AMQP", self.heavy),
         }
     }
@@ -160,7 +166,7 @@ impl Burst {
         let token = stage.tenant(LOUD).await?;
         let receiver = Receiver::start(Duration::ZERO).await?;
         let webhooks = match kind {
-            Kind::Many(_, webhooks) => webhooks,
+            Kind::Many(_, webhooks) | Kind::Both(webhooks) => webhooks,
             Kind::Heavy => HEAVY_WEBHOOKS,
         };
         for webhook in 0..webhooks {
@@ -186,7 +192,7 @@ impl Burst {
         )?;
         row(table, name, beside, Some(quiet));
         let expected = match kind {
-            Kind::Many(_, webhooks) => self.events * webhooks as u64,
+            Kind::Many(_, webhooks) | Kind::Both(webhooks) => self.events * webhooks as u64,
             Kind::Heavy => 0,
         };
         while receiver.seen().await?.count < expected {
@@ -215,12 +221,15 @@ impl Burst {
         let begun = Instant::now();
         match kind {
             Kind::Many(door, _) => {
-                let mut load = load(stage, LOUD, self.events);
-                if door == Door::Http {
-                    load.to = ingest.url("");
-                    token.clone_into(&mut load.token);
-                }
-                Generator::start(&load)?.finished().await?;
+                let burst = load_of(stage, ingest, token, door, self.events);
+                Generator::start(&burst)?.finished().await?;
+            }
+            Kind::Both(_) => {
+                let half = self.events / 2;
+                let amqp = load_of(stage, ingest, token, Door::Amqp, half);
+                let http = load_of(stage, ingest, token, Door::Http, self.events - half);
+                let (amqp, http) = (Generator::start(&amqp)?, Generator::start(&http)?);
+                tokio::try_join!(amqp.finished(), http.finished())?;
             }
             Kind::Heavy => {
                 let values: Vec<u32> = (0..HEAVY_VALUES).collect();
@@ -324,6 +333,16 @@ fn load(stage: &Stage<'_>, tenant: &str, count: u64) -> Load {
         rate: 0,
         bytes: PAYLOAD,
     }
+}
+
+/// So many events of the burst's tenant, over AMQP or HTTP.
+fn load_of(stage: &Stage<'_>, ingest: &Service, token: &str, door: Door, count: u64) -> Load {
+    let mut load = load(stage, LOUD, count);
+    if door == Door::Http {
+        load.to = ingest.url("");
+        token.clone_into(&mut load.token);
+    }
+    load
 }
 
 fn row(table: &mut String, what: &str, latency: [f64; 4], than: Option<[f64; 4]>) {

@@ -74,10 +74,11 @@ pub struct Sent {
     pub cpu_seconds: f64,
 }
 
-/// An event's id. It is unique, and ends with the present moment.
+/// An event's id. It is unique among all generators of this machine, and ends with the present
+/// moment.
 #[must_use]
 pub fn event_id(n: u64) -> String {
-    format!("bench-{n}-{}", now_us())
+    format!("bench-{}-{n}-{}", std::process::id(), now_us())
 }
 
 /// An order of exactly this many bytes.

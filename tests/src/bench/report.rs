@@ -25,6 +25,9 @@ const PROCESSES: [&str; 8] = [
     "floor",
 ];
 
+/// The columns of the table of memory.
+const RESIDENT: [&str; 4] = ["ingest", "dispatcher", "rabbitmq", "postgresql"];
+
 /// Everything that was measured.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -53,6 +56,9 @@ pub struct Summary {
     /// Processor milliseconds per delivery (per event where nothing is
     /// delivered), that is, seconds per 1,000: medians by process.
     pub cpu_seconds_per_1000: BTreeMap<String, f64>,
+    /// MiB of memory at the end, where everything ran together: medians by process.
+    #[serde(default)]
+    pub resident_mib: BTreeMap<String, f64>,
 }
 
 impl Summary {
@@ -218,7 +224,27 @@ impl Report {
         for (process, mib) in &self.peak_mib {
             write!(text, "  {process} {mib:.0}")?;
         }
-        writeln!(text)
+        writeln!(text)?;
+        let width = self.width();
+        write!(text, "{:width$}", "Memory at the end, MiB")?;
+        for column in RESIDENT {
+            write!(text, "  {column:>10}")?;
+        }
+        writeln!(text)?;
+        for row in &self.summary {
+            if row.resident_mib.is_empty() {
+                continue;
+            }
+            write!(text, "{:width$}", row.what)?;
+            for column in RESIDENT {
+                match row.resident_mib.get(column) {
+                    Some(mib) => write!(text, "  {mib:>10.0}")?,
+                    None => write!(text, "  {:>10}", "-")?,
+                }
+            }
+            writeln!(text)?;
+        }
+        Ok(())
     }
 
     /// What the rows of this run say of each other.
@@ -250,13 +276,12 @@ impl Report {
 }
 
 fn summarise(name: &str, rounds: &[&Measured]) -> Summary {
-    let mut per_1000: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
-    for round in rounds {
-        for (process, seconds) in &round.cpu_seconds {
-            let values = per_1000.entry(*process).or_default();
-            values.push(seconds * 1000.0 / round.units.max(1) as f64);
-        }
-    }
+    let per_1000 = |round: &Measured| {
+        let per_unit = 1000.0 / round.units.max(1) as f64;
+        let used = round.cpu_seconds.iter();
+        used.map(|(process, seconds)| (*process, seconds * per_unit))
+            .collect()
+    };
     let mut latencies: Vec<_> = rounds.iter().filter_map(|round| round.latency_ms).collect();
     latencies.sort_by(|a, b| a[0].total_cmp(&b[0]));
     Summary {
@@ -267,16 +292,22 @@ fn summarise(name: &str, rounds: &[&Measured]) -> Summary {
             rounds.iter().filter_map(|round| round.deliveries_per_s),
         ),
         latency_ms: latencies.get(latencies.len() / 2).copied(),
-        cpu_seconds_per_1000: per_1000
-            .into_iter()
-            .filter_map(|(process, values)| {
-                Some((
-                    process.to_owned(),
-                    Spread::from_values(values.into_iter())?.median,
-                ))
-            })
-            .collect(),
+        cpu_seconds_per_1000: medians(rounds.iter().map(|round| per_1000(round))),
+        resident_mib: medians(rounds.iter().map(|round| round.resident_mib.clone())),
     }
+}
+
+/// The median of each process's figures.
+fn medians(rounds: impl Iterator<Item = ByProcess>) -> BTreeMap<String, f64> {
+    let mut all: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
+    for (process, figure) in rounds.flatten() {
+        all.entry(process).or_default().push(figure);
+    }
+    let medians = all.into_iter().filter_map(|(process, figures)| {
+        let spread = Spread::from_values(figures.into_iter())?;
+        Some((process.to_owned(), spread.median))
+    });
+    medians.collect()
 }
 
 fn rate(spread: Option<Spread>) -> String {
@@ -293,6 +324,21 @@ fn rate(spread: Option<Spread>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_has_the_memory_that_each_process_had_at_its_end() {
+        let round = |ingest| Measured {
+            what: "both".to_owned(),
+            resident_mib: [("ingest", ingest), ("dispatcher", 40.0)].into(),
+            ..Measured::default()
+        };
+        let report = Report::new(Machine::default(), [50.0, 70.0].map(round).into());
+        let mut text = String::new();
+        report.write_memory(&mut text).unwrap();
+        let line = text.lines().find(|line| line.starts_with("both")).unwrap();
+        let words: Vec<_> = line.split_whitespace().collect();
+        assert_eq!(words, ["both", "60", "40", "-", "-"]);
+    }
 
     #[test]
     fn the_median_of_an_even_number_lies_between_the_two_in_the_middle() {

@@ -221,6 +221,11 @@ async fn on_a_pair(
 
 async fn bench(arguments: Arguments) -> anyhow::Result<()> {
     let begun = Instant::now();
+    // Before ten minutes of measuring, not after them. The baseline's folder isn't there at first.
+    let out = arguments.out.display();
+    if let Some(folder) = arguments.out.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("making the folder of {out}"))?;
+    }
     let folder = std::env::temp_dir().join(format!("posthorn-bench-{}", std::process::id()));
     let mut config = PairConfig::new(&folder);
     config.vhosts = VHOSTS;
@@ -282,8 +287,8 @@ async fn bench(arguments: Arguments) -> anyhow::Result<()> {
     let report = Report::new(machine, measured);
     println!("{}", report.table(&Baseline::read(&arguments.baseline)));
     std::fs::write(&arguments.out, serde_json::to_vec_pretty(&report)?)
-        .with_context(|| format!("writing {}", arguments.out.display()))?;
-    println!("Everything: {}", arguments.out.display());
+        .with_context(|| format!("writing {out}"))?;
+    println!("Everything: {out}");
     anyhow::ensure!(failed == 0, "{failed} rounds failed");
     Ok(())
 }

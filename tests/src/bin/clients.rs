@@ -1,9 +1,9 @@
 //! `make clients-test`: generates clients from the served description and lets them walk
 //! through the API against the real programs.
 //!
-//! First Redocly's recommended rules check the description. Then `openapi-typescript`,
-//! `openapi-python-client` and `openapi-generator` (Go, Java) generate clients into
-//! `.posthorn/clients`, and the programs of `tests/clients/` use them: create, publish, deliver,
+//! First Redocly's recommended rules and Spectral's check the description: a warning is a failure.
+//! Then `openapi-typescript`, `@hey-api/openapi-ts`, `openapi-python-client` and
+//! `openapi-generator` (Go, Java) generate clients into `.posthorn/clients`, and the programs of `tests/clients/` use them: create, publish, deliver,
 //! look, rotate, replay, delete.
 //!
 //! Nothing is fetched. What the clients in Go and Java import comes from Debian packages. Only
@@ -19,7 +19,7 @@ use anyhow::Context;
 use harness::receiver::answering;
 use harness::service::http;
 use harness::world::{TENANT, World};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 /// What the Java client imports, except Jackson. Debian puts it here.
@@ -61,6 +61,8 @@ async fn main() -> anyhow::Result<()> {
     let walked = async {
         lint(&posthorn, &document).await?;
         walk.in_typescript(&posthorn, &folder, &document).await?;
+        walk.in_typescript_by_hey_api(&posthorn, &folder, &document)
+            .await?;
         walk.in_python(&posthorn, &folder, &document).await?;
         let generator = Generator::find(&posthorn).await?;
         walk.in_go(&generator, &folder, &document).await?;
@@ -72,19 +74,35 @@ async fn main() -> anyhow::Result<()> {
     world.abandon().await;
     walked?;
     // Each walk has one event delivered, and replays it.
-    anyhow::ensure!(arrived.len() == 8, "{} arrivals", arrived.len());
+    anyhow::ensure!(arrived.len() == 10, "{} arrivals", arrived.len());
     Ok(())
 }
 
 async fn lint(posthorn: &Path, document: &Path) -> anyhow::Result<()> {
     let mut redocly = Command::new(posthorn.join("node_modules/.bin/redocly"));
     redocly
+        // It has no option for failing on warnings, so its report is read.
         .args(["lint", "--extends=recommended", "--max-problems=20"])
+        .arg("--format=json")
         .arg(document)
         // It would ask its maker for a newer version, and count its uses.
         .env("REDOCLY_TELEMETRY", "off")
         .env("REDOCLY_SUPPRESS_UPDATE_NOTICE", "true");
-    run("Redocly's recommended rules", &mut redocly).await
+    let what = "Redocly's recommended rules";
+    let report = output(what, &mut redocly).await?;
+    let report: Value =
+        serde_json::from_str(&report).with_context(|| format!("{what}: {report}"))?;
+    let problems = &report["problems"];
+    let is_clean = problems.as_array().is_some_and(Vec::is_empty);
+    anyhow::ensure!(is_clean, "{what}: {problems:#}");
+    println!("{what}: no warning");
+
+    let mut spectral = Command::new(posthorn.join("node_modules/.bin/spectral"));
+    spectral
+        .args(["lint", "--fail-severity=warn", "--ruleset"])
+        .arg(ours("spectral.yaml"))
+        .arg(document);
+    run("Spectral's rules", &mut spectral).await
 }
 
 impl Walk {
@@ -115,6 +133,40 @@ impl Walk {
         let mut node = Command::new("node");
         node.arg(folder.join("walk.js"));
         run("the walk in TypeScript", self.given_to(&mut node)).await
+    }
+
+    async fn in_typescript_by_hey_api(
+        &self,
+        posthorn: &Path,
+        folder: &Path,
+        document: &Path,
+    ) -> anyhow::Result<()> {
+        let programs = posthorn.join("node_modules/.bin");
+        let folder = folder.join("hey");
+        tokio::fs::create_dir_all(&folder).await?;
+        let mut generate = Command::new(programs.join("openapi-ts"));
+        generate
+            .args(["--no-log-file", "--input"])
+            .arg(document)
+            .arg("--output")
+            .arg(folder.join("client"));
+        run("@hey-api/openapi-ts", &mut generate).await?;
+
+        // Its files import each other without an extension, which modules of Node.js may not.
+        tokio::fs::write(folder.join("package.json"), r#"{"type": "commonjs"}"#).await?;
+        tokio::fs::copy(ours("hey.ts"), folder.join("hey.ts")).await?;
+        let mut compile = Command::new(programs.join("tsc"));
+        compile
+            .args(["--strict", "--noUncheckedIndexedAccess", "--skipLibCheck"])
+            .args([
+                "--target", "es2022", "--module", "nodenext", "--types", "node",
+            ])
+            .arg("hey.ts")
+            .current_dir(&folder);
+        run("tsc, @hey-api's client", &mut compile).await?;
+        let mut node = Command::new("node");
+        node.arg(folder.join("hey.js"));
+        run("the walk with @hey-api's client", self.given_to(&mut node)).await
     }
 
     async fn in_python(
@@ -276,6 +328,13 @@ fn ours(name: &str) -> PathBuf {
 
 /// Runs a program to its end. Its output is shown only if it fails, but for its last line.
 async fn run(what: &str, program: &mut Command) -> anyhow::Result<()> {
+    let said = output(what, program).await?;
+    println!("{what}: {}", said.trim().lines().last().unwrap_or("done"));
+    Ok(())
+}
+
+/// Runs a program to its end. Answers what it wrote.
+async fn output(what: &str, program: &mut Command) -> anyhow::Result<String> {
     let output = program
         .stdin(Stdio::null())
         .kill_on_drop(true)
@@ -288,6 +347,5 @@ async fn run(what: &str, program: &mut Command) -> anyhow::Result<()> {
         "{what} failed:\n{said}\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    println!("{what}: {}", said.trim().lines().last().unwrap_or("done"));
-    Ok(())
+    Ok(said.into_owned())
 }

@@ -2,7 +2,8 @@
 //!
 //! Each node is a server like the pair's, with its own folder, so it can be killed and started
 //! again alone. What they share is the cookie and the port mapper (`epmd`), which is a process
-//! of its own: a killed node must not take the others' names away. Clients connect to the
+//! of its own: a killed node must not take the others' names away. The nodes reach each other by
+//! proxies ([`super::network`]), so a test can cut one of them off. Clients connect to the
 //! balancer, which leads each connection to a node that speaks AMQP: one that hangs accepts
 //! connections all the same, because its kernel does.
 
@@ -18,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::home::Home;
+use super::network::{Network, Station};
 use super::rabbitmq::{Member, RabbitMq};
 use super::server::Server;
 use super::watchdog::Watchdog;
@@ -34,6 +36,7 @@ pub struct Cluster {
     balancing: JoinHandle<()>,
     address: String,
     nodes: Vec<Node>,
+    network: Network,
     epmd: Child,
 }
 
@@ -69,10 +72,20 @@ impl Cluster {
             .args(["-address", "127.0.0.1", "-port", &member.epmd.to_string()])
             .spawn()
             .context("starting epmd")?;
+        let stations = homes.iter().map(|home| Station {
+            name: short_name(&home.memory().node).to_owned(),
+            port: home.ports().distribution,
+        });
+        let stations: Vec<_> = stations.collect();
+        let network = Network::start(member.epmd, &stations).await?;
         let config = PairConfig::new(folder);
         let mut nodes = Vec::new();
-        for home in homes {
+        for (number, home) in homes.into_iter().enumerate() {
             let watchdog = Watchdog::start(&home)?;
+            let member = Member {
+                epmd: network.mapper(number),
+                ..member.clone()
+            };
             let recipe = RabbitMq::new(&home, &config)?.joining(&member)?;
             let server = Server::private(recipe, &home, &say);
             nodes.push(Node {
@@ -88,6 +101,7 @@ impl Cluster {
             balancing: tokio::spawn(balance(listener, ports)),
             address,
             nodes,
+            network,
             epmd,
         };
         for node in &cluster.nodes {
@@ -164,6 +178,30 @@ impl Cluster {
         node.rabbitmqctl(&["eval", &cut_off]).await.map(drop)
     }
 
+    /// Cuts a node off from the other nodes until [`Cluster::heal`], as a pulled cable does:
+    /// connections stay open, and nothing passes. Clients reach all nodes as before.
+    pub fn partition(&self, number: usize) {
+        self.network.cut_off(number);
+    }
+
+    /// The nodes reach each other again. A node that was cut off has to be restarted
+    /// (docs/reliability.md).
+    pub fn heal(&self) {
+        self.network.heal();
+    }
+
+    /// Whether RabbitMQ runs on a node. A node of a minority pauses: Erlang runs, RabbitMQ doesn't.
+    ///
+    /// # Errors
+    /// If Erlang doesn't run, either.
+    pub async fn is_running(&self, number: usize) -> anyhow::Result<bool> {
+        let asked = self.nodes[number]
+            .server
+            .rabbitmqctl(&["eval", "rabbit:is_running()."])
+            .await?;
+        Ok(asked.trim() == "true")
+    }
+
     /// Kills all nodes and deletes their folders.
     ///
     /// # Errors
@@ -215,6 +253,11 @@ impl Drop for Cluster {
         let _ = self.epmd.kill();
         let _ = self.epmd.wait();
     }
+}
+
+/// A node's name without the host, as the port mapper knows it.
+fn short_name(node: &str) -> &str {
+    node.split_once('@').map_or(node, |(name, _)| name)
 }
 
 /// Leads connections to the first node that answers; each connection begins its search

@@ -16,6 +16,7 @@
 //! | `server` | start, kill, pause, measure: the same for both servers |
 //! | `postgres`, `rabbitmq` | what is specific to one server |
 //! | `cluster` | three RabbitMQ nodes, and a balancer |
+//! | `network` | proxies between these nodes |
 //! | `standby` | a replica of PostgreSQL |
 //! | [`disk`] | a small disk that a test can fill |
 //! | `process` | which processes are ours, and signals to them |
@@ -25,6 +26,7 @@ mod binaries;
 mod cluster;
 pub mod disk;
 mod home;
+mod network;
 mod postgres;
 mod process;
 mod rabbitmq;
@@ -76,6 +78,8 @@ pub struct PairConfig {
     pub vhosts: usize,
     /// RabbitMQ serves metrics for Prometheus.
     pub metrics: bool,
+    /// RabbitMQ speaks AMQP 1.0 too. Version 4 always does.
+    pub amqp10: bool,
     pub management: Management,
     /// PostgreSQL's `fsync`. If it is off, committed rows survive a crash of
     /// PostgreSQL but not of the machine.
@@ -96,6 +100,7 @@ impl PairConfig {
             folder: folder.into(),
             vhosts: 0,
             metrics: false,
+            amqp10: false,
             management: Management::Off,
             fsync: true,
             small_disk: false,

@@ -1,5 +1,5 @@
-//! The private RabbitMQ: one node, no plugins but, if asked for, that of its
-//! metrics, its own port mapper (`epmd`).
+//! The private RabbitMQ: one node, its own port mapper (`epmd`), and no plugins but those that a
+//! test asks for: metrics, management, AMQP 1.0.
 //!
 //! The node reads users and virtual hosts from a definitions file before it listens. So
 //! a client that can connect finds all of them. The main process is Erlang's virtual
@@ -42,6 +42,7 @@ pub struct RabbitMq {
     scripts: PathBuf,
     vhosts: usize,
     metrics: bool,
+    amqp10: bool,
     management: Management,
     url: Url,
     /// `None`: the node is alone.
@@ -65,6 +66,7 @@ impl RabbitMq {
             scripts: binaries::rabbitmq()?,
             vhosts: config.vhosts,
             metrics: config.metrics,
+            amqp10: config.amqp10,
             management: config.management,
             url: Url::parse(&format!("amqp://posthorn:posthorn@127.0.0.1:{port}/%2f"))?,
             member: None,
@@ -214,14 +216,16 @@ impl Recipe for RabbitMq {
             .write("rabbitmq/rabbitmq.conf", &self.settings())?;
         self.home
             .write("rabbitmq/definitions.json", &self.definitions())?;
-        let is_managed = self.management != Management::Off;
-        let plugins = match (self.metrics, is_managed) {
-            (true, true) => "[rabbitmq_prometheus,rabbitmq_management].\n",
-            (true, false) => "[rabbitmq_prometheus].\n",
-            (false, true) => "[rabbitmq_management].\n",
-            (false, false) => "[].\n",
-        };
-        self.home.write("rabbitmq/enabled_plugins", plugins)?;
+        let plugins: Vec<_> = [
+            (self.metrics, "rabbitmq_prometheus"),
+            (self.management != Management::Off, "rabbitmq_management"),
+            (self.amqp10, "rabbitmq_amqp1_0"),
+        ]
+        .into_iter()
+        .filter_map(|(is_wanted, plugin)| is_wanted.then_some(plugin))
+        .collect();
+        let plugins = format!("[{}].\n", plugins.join(","));
+        self.home.write("rabbitmq/enabled_plugins", &plugins)?;
         // An interrupted first start leaves an incomplete database.
         if self.data().exists() && !self.data().join("complete").exists() {
             fs::remove_dir_all(self.data()).context("deleting an unfinished RabbitMQ database")?;

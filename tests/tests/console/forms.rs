@@ -151,6 +151,7 @@ async fn the_signature_check_shows_each_typical_mistake_in_every_dialect() {
     for dialect in [
         "standard",
         "cloudevents",
+        "cloudevents-binary",
         "rishi",
         "brainsait",
         "auraconnect",

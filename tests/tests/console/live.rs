@@ -68,6 +68,18 @@ async fn when_an_endpoint_goes_down_its_page_says_so_within_5_s_and_when_it_is_b
         down.elapsed()
     );
     tab.says("Ask now").await;
+    // The statistics have what the dispatcher itself says.
+    let statistics = browser
+        .tab(&ingest.url("").replace("127.0.0.1", "localhost"))
+        .await;
+    statistics.sign_in(ADMIN_TOKEN).await;
+    let path = format!("/console/{TENANT}/webhooks/{}/statistics", webhook.id);
+    statistics.goto(&path).await;
+    statistics.says("What dispatchers say just now").await;
+    statistics
+        .says("Nothing is sent before the next request.")
+        .await;
+    statistics.has("[data-live=dispatchers] tbody tr", 1).await;
 
     status.store(200, Ordering::Relaxed);
     // The note's button belongs to a form beside it, which isn't replaced. The note says it all
@@ -86,6 +98,9 @@ async fn when_an_endpoint_goes_down_its_page_says_so_within_5_s_and_when_it_is_b
     })
     .await;
     assert!(up.elapsed() < Duration::from_secs(5), "{:?}", up.elapsed());
+    statistics
+        .says("The endpoint is up for the dispatcher")
+        .await;
     assert_eq!(tab.script("return window.same").await, true, "no reload");
     assert_eq!(tab.complaints().await, Vec::<String>::new());
     world.settles().await;
@@ -313,6 +328,88 @@ async fn a_delivery_that_waits_shows_its_end_and_the_log_its_new_lines() {
     .await;
     for tab in [&tab, &log] {
         assert_eq!(tab.complaints().await, Vec::<String>::new());
+    }
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn the_overview_says_how_many_deliveries_wait_without_a_reload() {
+    let shop = Shop::open().await;
+    let hook = format!("/api/v1/webhooks/{}", shop.bad.id);
+    let set = async |status: &str| {
+        let body = Some(json!({"status": status}));
+        let answer = shop.world.ask(&shop.ingest, "PATCH", &hook, body).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    };
+    let tab = shop.operator().await;
+    tab.goto(&format!("/console/{TENANT}")).await;
+    is_live(&tab).await;
+    tab.says("Waiting\n0\nnothing").await;
+    tab.script("window.same = true").await;
+    set("paused").await;
+    for n in 0..2 {
+        let id = format!("held-{n}");
+        shop.world.publish("order.held", &id, &json!({})).await;
+    }
+    tab.says("Waiting\n2\noldest").await;
+    set("active").await;
+    tab.says("Waiting\n0\nnothing").await;
+    assert_eq!(tab.script("return window.same").await, true, "no reload");
+    assert_eq!(tab.complaints().await, Vec::<String>::new());
+    shop.world.settles().await;
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn charts_are_drawn_anew_within_a_minute_or_so_unless_their_table_is_open() {
+    let shop = Shop::open().await;
+    let page = format!("/console/{TENANT}/webhooks/{}/statistics", shop.bad.id);
+    let (tab, reader) = (shop.operator().await, shop.operator().await);
+    for tab in [&tab, &reader] {
+        tab.goto(&page).await;
+        is_live(tab).await;
+        tab.script("window.same = true").await;
+    }
+    // Somebody reads the numbers.
+    reader.press("[data-live=chart-outcomes] summary").await;
+    let chart = "[data-live=chart-outcomes] svg[role=img]";
+    let label = async |tab: &Tab| tab.attribute(chart, "aria-label").await.unwrap();
+    assert!(label(&tab).await.contains("1 5xx"));
+    shop.world
+        .publish("order.paid", "order-2", &json!({}))
+        .await;
+    shop.world.accepts(2).await;
+    shop.world.settles().await;
+    tab.says("0 of 2 that ended").await;
+    let begun = Instant::now();
+    while !label(&tab).await.contains("2 5xx") {
+        assert!(begun.elapsed() < Duration::from_secs(120));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert!(label(&reader).await.contains("1 5xx"));
+    reader.press("[data-live=chart-outcomes] summary").await;
+    // The summary has the focus now, and the part waits for that, too.
+    reader.script("document.activeElement.blur()").await;
+    eventually("the other page's chart is drawn, too", async || {
+        label(&reader).await.contains("2 5xx")
+    })
+    .await;
+    for tab in [&tab, &reader] {
+        assert_eq!(tab.script("return window.same").await, true, "no reload");
+        assert_eq!(tab.complaints().await, Vec::<String>::new());
+    }
+    // The overview and the system's health have charts, too, with JavaScript and without.
+    let without = shop.browser.tab_without_javascript(&shop.base()).await;
+    without.sign_in(ADMIN_TOKEN).await;
+    for (page, charts) in [
+        (page.as_str(), 2),
+        (&format!("/console/{TENANT}"), 1),
+        ("/console/_/health", 2),
+    ] {
+        without.goto(page).await;
+        without
+            .has("[data-live^=chart-] svg[role=img]", charts)
+            .await;
     }
     shop.close().await;
 }

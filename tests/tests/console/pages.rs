@@ -34,6 +34,10 @@ fn axe() -> String {
 const CHECK: &str = "const done = arguments[0]; axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']}) \
     .then((r) => done(r.violations.map((v) => v.id + ': ' + v.nodes.map((n) => n.target + ' ' + (n.any[0]?.message ?? '')).slice(0, 3).join('; '))))";
 
+/// The same for the contrast of text alone.
+const CONTRAST: &str = "const done = arguments[0]; axe.run(document, {runOnly: {type: 'rule', values: ['color-contrast']}}) \
+    .then((r) => done(r.violations.map((v) => v.id + ': ' + v.nodes.map((n) => n.target + ' ' + (n.any[0]?.message ?? '')).slice(0, 3).join('; '))))";
+
 /// The cells whose text runs into the next one.
 const SPILT: &str = "return [...document.querySelectorAll('td, dd')] \
     .filter((cell) => cell.scrollWidth > cell.clientWidth + 1 && getComputedStyle(cell).overflowX == 'visible') \
@@ -72,14 +76,28 @@ async fn wrong_with(tab: &Tab, axe: &str, name: &str, path: &str) -> Vec<String>
             }
         }
     }
-    tab.screen(320, 800, false).await;
-    tab.goto(path).await;
-    if tab
-        .script("return document.documentElement.scrollWidth > innerWidth")
-        .await
-        == true
-    {
-        wrong.push(format!("{name} at 320 scrolls sideways"));
+    // A usual window at 200 %, and the narrowest screen.
+    for (width, dark) in [(640, false), (320, true), (320, false)] {
+        tab.screen(width, 800, dark).await;
+        tab.goto(path).await;
+        let wide = tab
+            .script("return document.documentElement.scrollWidth > innerWidth")
+            .await;
+        if wide == true {
+            wrong.push(format!("{name} at {width} scrolls sideways"));
+        }
+        // The other themes and widths had all rules.
+        if dark {
+            tab.client.execute(axe, Vec::new()).await.unwrap();
+            let found = tab
+                .client
+                .execute_async(CONTRAST, Vec::new())
+                .await
+                .unwrap();
+            for violation in found.as_array().into_iter().flatten() {
+                wrong.push(format!("{name} at {width}-dark: {violation}"));
+            }
+        }
     }
     let size = tab
         .script(
@@ -165,6 +183,8 @@ async fn every_page_fits_its_screen_its_budget_and_its_readers() {
     let webhook = format!("/console/{TENANT}/webhooks/{}", shop.bad.id);
     let of_tenant = |rest: &str| format!("/console/{TENANT}{rest}");
     let delivery = of_tenant(&format!("/deliveries/{}", shop.delivery(&shop.bad).await));
+    let of_ugly = shop.world.delivery(&shop.ingest, &json!(ugly)).await;
+    let ugly_webhook = of_ugly["webhook_id"].as_str().unwrap();
     let sql = shop.world.sql().await;
     let letter = sql
         .query_one("SELECT id FROM dead_letters", &[])
@@ -180,6 +200,10 @@ async fn every_page_fits_its_screen_its_budget_and_its_readers() {
         ("webhook", webhook.clone()),
         ("webhook-statistics", format!("{webhook}/statistics")),
         ("webhook-log", format!("{webhook}/log")),
+        (
+            "webhook-log-ugly",
+            of_tenant(&format!("/webhooks/{ugly_webhook}/log")),
+        ),
         ("webhook-settings", format!("{webhook}/settings")),
         ("webhook-edit", format!("{webhook}/edit")),
         ("webhook-delete", format!("{webhook}/delete")),
@@ -236,6 +260,23 @@ async fn every_page_fits_its_screen_its_budget_and_its_readers() {
             format!("/portal/webhooks/{}", shop.bad.id),
         ),
         ("portal-delivery", format!("/portal/deliveries/{ugly}")),
+        (
+            "portal-settings",
+            format!("/portal/webhooks/{}/settings", shop.bad.id),
+        ),
+        (
+            "portal-edit",
+            format!("/portal/webhooks/{}/edit", shop.bad.id),
+        ),
+        (
+            "portal-secret",
+            format!("/portal/webhooks/{}/secret", shop.bad.id),
+        ),
+        (
+            "portal-test",
+            format!("/portal/webhooks/{}/test", shop.bad.id),
+        ),
+        ("portal-event", "/portal/events/order-4711".to_owned()),
     ] {
         wrong.extend(wrong_with(&portal, &axe, name, &path).await);
     }

@@ -4,7 +4,7 @@ use axum::Router;
 use axum::response::Html;
 use axum::routing::get;
 use harness::receiver::answering;
-use harness::world::TENANT;
+use harness::world::{TENANT, eventually};
 use serde_json::json;
 use tokio::net::TcpListener;
 
@@ -117,10 +117,71 @@ async fn a_portal_links_bulk_retry_reaches_no_webhook_that_it_does_not_cover() {
         ))
         .await;
         tab.press(&format!("#bulk {button}")).await;
+        if button == "[name=all]" {
+            tab.says("Retry 1 delivery?").await;
+            tab.press_text("Retry 1 delivery").await;
+        }
+        tab.says("1 delivery retried.").await;
         attempts += 1;
         shop.attempts(&shop.bad, attempts).await;
         shop.world.settles().await;
     }
     assert_eq!(receiver.arrivals().len(), 1);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn the_portal_is_live_finds_an_event_and_says_what_became_of_each_attempt() {
+    let shop = Shop::open().await;
+    let tab = shop.browser.tab(&shop.base()).await;
+    tab.goto(&link(&shop, "viewer").await).await;
+    tab.says("1 delivery shown").await;
+    eventually("the page is live", async || {
+        tab.text_of("[data-live-state]").await == "Live"
+    })
+    .await;
+    let rows = "return [...document.querySelectorAll('tbody tr')].map((row) => row.innerText + row.getBoundingClientRect().x).join()";
+    let before = tab.script(rows).await;
+    for n in 0..2 {
+        let id = format!("order-{n}");
+        shop.world.publish("order.paid", &id, &json!({})).await;
+    }
+    tab.says("2 newer deliveries").await;
+    assert_eq!(tab.script(rows).await, before, "nothing moves");
+    shop.world.settles().await;
+
+    // One word is an event's id.
+    tab.fill("form.query input[name=q]", "order-4711").await;
+    tab.press("form.query button").await;
+    tab.says("Failed 3").await;
+    tab.says("1 delivery shown").await;
+    tab.press("tbody a").await;
+    tab.says("Answered 503: the endpoint broke.").await;
+    tab.press_text("order-4711").await;
+    tab.says("as it was published").await;
+    tab.says("129.9").await;
+    assert!(!tab.text().await.contains("Analytics"));
+    assert_eq!(tab.complaints().await, Vec::<String>::new());
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn the_operator_sees_who_has_the_portal_open() {
+    let shop = Shop::open().await;
+    let customer = shop.browser.tab(&shop.base()).await;
+    customer.goto(&link(&shop, "viewer").await).await;
+    customer.says("Warehouse").await;
+    let tab = shop.operator().await;
+    tab.goto(&format!("/console/_/tenants/{TENANT}")).await;
+    for words in ["1 session", "portal link ", "viewer", "1 webhook"] {
+        tab.says(words).await;
+    }
+    tab.press("main form[action$='/portal/end'] .risk").await;
+    tab.says("End 1 session of the portal?").await;
+    tab.press_text("End them").await;
+    tab.says("0 sessions").await;
+    assert!(!tab.text().await.contains("portal link "));
+    customer.goto("/portal").await;
+    customer.says("This page has ended").await;
     shop.close().await;
 }

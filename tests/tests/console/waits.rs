@@ -225,7 +225,16 @@ async fn pausing_resuming_switching_off_and_deleting_do_what_they_say_to_what_wa
     tab.says("What is held is cancelled; a replay can send it.")
         .await;
     tab.press(".panel button[value=inactive]").await;
-    tab.says("What waited for it was cancelled.").await;
+    // It asks first, with the number.
+    tab.says("Switch off “Till”?").await;
+    tab.says("1 delivery waits for it. What waits is cancelled")
+        .await;
+    assert_eq!(
+        shop.world.count("webhooks WHERE status = 'paused'").await,
+        1
+    );
+    tab.press_text("Switch it off").await;
+    tab.says("What waits for it is being cancelled.").await;
     tab.says("Cancelled").await;
     // A dispatcher cancels it, in a moment.
     cancelled(1).await;
@@ -239,7 +248,8 @@ async fn pausing_resuming_switching_off_and_deleting_do_what_they_say_to_what_wa
     held(1).await;
     tab.goto(&format!("{page}/settings")).await;
     tab.press_text("Delete…").await;
-    tab.says("Deliveries that wait are cancelled.").await;
+    tab.says("1 delivery waits for it. What waits is cancelled.")
+        .await;
     tab.fill("#delete #del-in", "Till").await;
     tab.press("#delete .risk").await;
     tab.says("Warehouse").await;
@@ -259,6 +269,9 @@ async fn rotating_and_revoking_a_secret_do_what_they_say_to_receivers() {
     let page = format!("/console/{TENANT}/webhooks/{}/secret", webhook.id);
     tab.goto(&page).await;
     tab.press_text("Rotate the secret").await;
+    tab.says("Rotate the secret of “Till”?").await;
+    tab.says("Both secrets sign for 1 day.").await;
+    tab.press("main .risk").await;
     tab.says("It is shown once.").await;
     tab.says("every delivery is signed with both").await;
     let new = tab.text_of("main .code pre").await;
@@ -275,6 +288,8 @@ async fn rotating_and_revoking_a_secret_do_what_they_say_to_receivers() {
     tab.goto(&page).await;
     assert!(!tab.html().await.contains(&new));
     tab.press_text("Revoke the old one").await;
+    tab.says("Revoke the old secret of “Till”?").await;
+    tab.press("main form[action$='/revoke'] .risk").await;
     tab.says("Only the current secret signs.").await;
     shop.world
         .publish("till.closed", "till-2", &json!({}))

@@ -43,7 +43,7 @@ async fn an_event_says_who_got_it_and_why_others_did_not() {
         format!("/console/{TENANT}/events/order-4711")
     );
     for words in [
-        "total $gte 1000",
+        "{\"total\": {\"$gte\": 1000}}",
         "The event has 129.9",
         "Listens to invoice.*",
         "Changed after this event",

@@ -1,7 +1,11 @@
 //! BrainSAIT Store: a multi-tenant shop. See docs/systems/brainsait.md.
 
-use harness::receiver::answering;
+use std::sync::Arc;
+
+use harness::receiver::{Reply, Script, answering};
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::walk::{Walk, ask, hex_hmac, members};
 
@@ -64,6 +68,53 @@ async fn brainsaits_envelope_is_published_as_it_is_documented_and_arrives_as_doc
     assert_eq!(third["matching"][0]["result"], "refused", "{third}");
     assert_eq!(third["matching"][0]["found"], "9", "{third}");
     walk.finish().await;
+}
+
+#[tokio::test]
+async fn brainsaits_deliveries_are_retried_or_given_up_as_the_answer_says() {
+    let walk = Walk::start("brainsait", "/api/v1/webhooks", answering(200)).await;
+    let elsewhere = walk.endpoint.url("/elsewhere");
+    let redirecting: Script =
+        Arc::new(move |_, _| Reply::status(302).with("location", elsewhere.clone()));
+    let busy: Script = Arc::new(|_, _| Reply::status(429).with("retry-after", "1200"));
+    // What the endpoint answers, the delivery's status, and the minutes until the next attempt.
+    let cases: [(Script, i64, &str, Option<i64>); 7] = [
+        (answering(204), 204, "delivered", None),
+        (redirecting, 302, "retrying", Some(5)),
+        (answering(400), 400, "failed", None),
+        (answering(404), 404, "failed", None),
+        (answering(429), 429, "retrying", Some(5)),
+        (busy, 429, "retrying", Some(20)),
+        (answering(503), 503, "retrying", Some(5)),
+    ];
+    // Each has an endpoint of its own, so that one's trouble delays no other.
+    let mut made = Vec::new();
+    for (script, answer, status, minutes) in cases {
+        let endpoint = walk.world.receiver(script).await;
+        let form = json!({"url": endpoint.url("/books"), "events": ["order.*"]});
+        let webhook = walk.webhook(form).await;
+        made.push((endpoint, webhook, answer, status, minutes));
+    }
+    let published = OffsetDateTime::now_utc();
+    walk.publish(json!({"type": "order.created", "data": {}}))
+        .await;
+    for (endpoint, webhook, answer, status, minutes) in &made {
+        let delivery = walk.delivery_in(webhook, &[status]).await;
+        assert_eq!(delivery["response_code"], *answer, "{delivery}");
+        assert_eq!(delivery["attempts"], 1, "{delivery}");
+        assert_eq!(endpoint.arrivals().len(), 1, "{delivery}");
+        let next = delivery["next_attempt_at"].as_str();
+        let next = next.map(|text| OffsetDateTime::parse(text, &Rfc3339).unwrap() - published);
+        assert_eq!(next.is_some(), minutes.is_some(), "{delivery}");
+        if let (Some(next), Some(minutes)) = (next, minutes) {
+            // It counts from the answer. A pause that the endpoint asked for has some jitter.
+            let expected = *minutes..*minutes + 4;
+            assert!(expected.contains(&next.whole_minutes()), "{delivery}");
+        }
+    }
+    // No redirect is followed.
+    assert!(walk.endpoint.arrivals().is_empty());
+    walk.world.abandon().await;
 }
 
 #[tokio::test]

@@ -40,6 +40,20 @@ async fn corp_astros_clients_read_their_members_in_every_answer() {
     let (status, back) = walk.ask("PUT", &one, whole).await;
     assert_eq!(status, 200, "{back}");
     assert_eq!(back["events"], json!(["user.updated"]));
+
+    let (status, tested) = walk.ask("POST", &format!("{one}/test"), Value::Null).await;
+    assert_eq!(
+        (status, &tested["success"]),
+        (200, &json!(true)),
+        "{tested}"
+    );
+    let arrival = &walk.endpoint.receives(1).await[0];
+    assert_eq!(arrival.header("x-posthorn-test"), "true");
+    let header = |name: &str| arrival.header(&format!("x-corp-astro-{name}")).to_owned();
+    assert_eq!(header("event"), tested["event_type"].as_str().unwrap());
+    assert_eq!(header("signature"), hex_hmac("a-secret", &arrival.body));
+    assert_eq!(header("webhook-id"), arrival.json()["id"]);
+    assert_eq!(header("timestamp"), arrival.json()["timestamp"]);
     walk.finish().await;
 }
 

@@ -1,6 +1,10 @@
 //! Jossiedb: inventory of items. See docs/systems/jossiedb.md.
 
-use harness::receiver::answering;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use harness::receiver::{Arrival, Reply, Script, answering};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::walk::{Walk, hex_hmac};
@@ -82,6 +86,74 @@ async fn jossiedbs_filters_signature_history_and_retries_work_as_documented() {
         assert!(!stats[member].is_null(), "{member} of {stats}");
     }
     assert!(stats.get("last_failure_at").is_some(), "{stats}");
+    walk.finish().await;
+}
+
+#[tokio::test]
+async fn jossiedbs_failed_events_are_listed_alone_and_a_test_is_sent() {
+    // Items can be deleted, and nothing else.
+    let script: Script = Arc::new(|_, arrival: &Arrival| {
+        let deleted = arrival.header("x-event-type") == "item-deleted";
+        Reply::status(if deleted { 200 } else { 422 })
+    });
+    let walk = Walk::start("jossiedb", "/api/v1/webhooks", script).await;
+    let made = walk
+        .webhook(json!({
+            "url": walk.endpoint.url("/stock"), "events": ["item-*"],
+            "secret": "a-secret-of-the-store", "retryPolicy": {"maxRetries": 0, "retryDelay": 5000},
+        }))
+        .await;
+    let id = made["id"].as_str().unwrap();
+    for (event, event_type) in [
+        ("e-1", "item-deleted"),
+        ("e-2", "item-created"),
+        ("e-3", "item-deleted"),
+        ("e-4", "item-updated"),
+    ] {
+        walk.publish(json!({"id": event, "type": event_type, "data": {"item": 7}}))
+            .await;
+    }
+    walk.endpoint.receives(4).await;
+    walk.world.settles().await;
+    let ids = async |filter: &str| {
+        let listed = walk.get(&format!("/{id}/events{filter}")).await;
+        let events = listed["events"].as_array().unwrap().clone();
+        let mut ids: Vec<_> = events
+            .iter()
+            .map(|event| event["event_id"].as_str().unwrap().to_owned())
+            .collect();
+        ids.sort_unstable();
+        ids
+    };
+    assert_eq!(ids("").await, ["e-1", "e-2", "e-3", "e-4"]);
+    assert_eq!(ids("?status=failed").await, ["e-2", "e-4"]);
+    let failed = walk.get(&format!("/{id}/events?status=failed")).await;
+    for event in failed["events"].as_array().unwrap() {
+        assert_eq!(
+            (&event["status"], &event["response_code"]),
+            (&json!("failed"), &json!(422)),
+            "{event}"
+        );
+    }
+
+    let (status, tested) = walk.ask("POST", &format!("/{id}/test"), Value::Null).await;
+    // The endpoint's answer is shown, and this one refuses.
+    assert_eq!(status, 200, "{tested}");
+    assert_eq!(
+        (&tested["success"], &tested["response_code"]),
+        (&json!(false), &json!(422)),
+        "{tested}"
+    );
+    let arrival = walk.endpoint.receives(5).await.pop().unwrap();
+    assert_eq!(arrival.header("x-posthorn-test"), "true");
+    assert_eq!(arrival.header("x-webhook-id"), id);
+    let event_type = tested["event_type"].as_str().unwrap();
+    assert_eq!(arrival.header("x-event-type"), event_type);
+    // The signature is of the data as it is written, in its order.
+    let body: BTreeMap<String, &RawValue> = serde_json::from_slice(&arrival.body).unwrap();
+    let data = body["data"].get();
+    let signature = hex_hmac("a-secret-of-the-store", data.as_bytes());
+    assert_eq!(arrival.header("x-webhook-signature"), signature, "{data}");
     walk.finish().await;
 }
 

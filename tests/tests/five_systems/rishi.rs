@@ -41,10 +41,10 @@ async fn rishis_clients_create_list_and_change_webhooks_and_verify_deliveries() 
         }))
         .await;
     let id = made["id"].as_str().unwrap();
-    walk.publish(json!({
-        "type": "booking.created", "id": "b-1", "occurred_at": "2025-01-16T10:30:01Z",
-        "data": {"id": "b1", "price": 1},
-    }))
+    walk.publish_text(
+        r#"{"type":"booking.created","id":"b-1","occurred_at":"2025-01-16T10:30:01Z",
+            "data":{"id":"b1","price":25.00}}"#,
+    )
     .await;
     // The retry comes a second later, and 7 s of retries are the system's contract.
     let arrivals = walk.endpoint.receives(2).await;
@@ -57,6 +57,17 @@ async fn rishis_clients_create_list_and_change_webhooks_and_verify_deliveries() 
         let sha = format!("sha256={}", hex_hmac("a b", &arrival.body));
         assert_eq!(arrival.header("x-rishi-signature"), sha);
         assert_eq!(arrival.header("x-custom-header"), "v");
+        // The member `signature`, which is the last, signs the body without it.
+        let body = String::from_utf8(arrival.body.to_vec()).unwrap();
+        let (before, signature) = body.split_once(r#","signature":""#).unwrap();
+        let unsigned = format!("{before}}}");
+        let sha = format!("sha256={}", hex_hmac("a b", unsigned.as_bytes()));
+        assert_eq!(signature, format!("{sha}\"}}"));
+        // A price keeps its zeros.
+        assert!(
+            before.contains(r#""data":{"id":"b1","price":25.00}"#),
+            "{body}"
+        );
     }
     walk.delivery_in(&made, &["delivered"]).await;
 

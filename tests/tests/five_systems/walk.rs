@@ -68,6 +68,20 @@ impl Walk {
         taken
     }
 
+    /// Publishes an event over HTTP, whose JSON is sent as it is written here.
+    pub(crate) async fn publish_text(&self, event: &str) {
+        let path = "/api/v1/events";
+        let (status, taken) = ask_text(
+            &self.ingest,
+            "POST",
+            path,
+            self.system,
+            Some(event.to_owned()),
+        )
+        .await;
+        assert_eq!(status, 202, "{taken}");
+    }
+
     /// The first delivery of a webhook, once its status is one of these.
     pub(crate) async fn delivery_in(&self, webhook: &Value, statuses: &[&str]) -> Value {
         let id = webhook["id"].as_str().unwrap();
@@ -93,13 +107,24 @@ pub(crate) async fn ask(
     tenant: &str,
     body: &Value,
 ) -> (u16, Value) {
+    let body = (!body.is_null()).then(|| body.to_string());
+    ask_text(ingest, method, path, tenant, body).await
+}
+
+async fn ask_text(
+    ingest: &Service,
+    method: &str,
+    path: &str,
+    tenant: &str,
+    body: Option<String>,
+) -> (u16, Value) {
     let mut request = http()
         .request(method.parse().unwrap(), ingest.url(path))
         .bearer_auth(ADMIN_TOKEN)
         .header("X-Tenant-ID", tenant)
         .header("content-type", "application/json");
-    if !body.is_null() {
-        request = request.body(body.to_string());
+    if let Some(body) = body {
+        request = request.body(body);
     }
     let answer = request.send().await.unwrap();
     let status = answer.status().as_u16();

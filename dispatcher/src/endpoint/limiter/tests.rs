@@ -1,11 +1,16 @@
 use tokio::task::JoinHandle;
 
+use super::super::bulkhead::MAX_DEFERRAL;
 use super::*;
 
 const QUICK: Duration = Duration::from_millis(1);
 
 fn limiter_of(jobs: usize) -> Arc<Limiter> {
-    Limiter::new(SharedCapacity::new(jobs))
+    of_new_tenant(&SharedCapacity::new(jobs))
+}
+
+fn of_new_tenant(capacity: &Arc<SharedCapacity>) -> Arc<Limiter> {
+    Limiter::new(TenantShare::new(capacity.clone()))
 }
 
 fn limiter() -> Arc<Limiter> {
@@ -120,7 +125,7 @@ async fn a_job_of_a_quick_endpoint_waits_for_a_permit_and_gets_it() {
     drop(permits);
     assert!(job.await.unwrap().is_ok());
     assert_eq!(limiter.state().in_flight, 0, "its permit was returned");
-    assert_eq!(limiter.capacity.free(), 1_000);
+    assert_eq!(limiter.capacity().free(), 1_000);
 }
 
 #[tokio::test]
@@ -133,7 +138,7 @@ async fn no_job_waits_longer_than_the_longest_wait_and_the_next_jobs_dont_wait_a
         "it waited in vain"
     );
     assert_eq!(limiter.state().health, Health::Struggling);
-    assert_eq!(limiter.capacity.waiting.load(Ordering::Relaxed), 0);
+    assert_eq!(limiter.capacity().waiting(), 0);
     // A quarter of eight jobs may wait for endpoints that struggle.
     let _waiting = [waiting_job(&limiter).await, waiting_job(&limiter).await];
     let at_once = tokio::time::timeout(Duration::ZERO, acquire(&limiter)).await;
@@ -217,17 +222,13 @@ async fn jobs_of_an_endpoint_that_is_down_dont_all_come_back_at_once() {
     assert!((49..=51).contains(&spread), "{spread}");
 }
 
-#[tokio::test]
-async fn however_many_endpoints_hang_there_is_capacity_for_those_that_answer() {
-    let capacity = SharedCapacity::new(512);
-    let good = Limiter::new(capacity.clone());
+/// `limiter`: makes a limiter of an endpoint that is not known yet.
+async fn hang_many(capacity: &SharedCapacity, limiter: impl Fn() -> Arc<Limiter>) {
+    let good = limiter();
     answer_all(vec![acquire(&good).await.ok().unwrap()]);
     let mut held = Vec::new();
-    let mut limiters = Vec::new();
     for _ in 0..1_000 {
-        let limiter = Limiter::new(capacity.clone());
-        held.extend(acquire_all(&limiter).await);
-        limiters.push(limiter);
+        held.extend(acquire_all(&limiter()).await);
     }
     assert!(capacity.free() >= 60, "{}", capacity.free());
     for _ in 0..100 {
@@ -240,19 +241,35 @@ async fn however_many_endpoints_hang_there_is_capacity_for_those_that_answer() {
 }
 
 #[tokio::test]
+async fn however_many_endpoints_hang_there_is_capacity_for_those_that_answer() {
+    let capacity = SharedCapacity::new(512);
+    hang_many(&capacity, || of_new_tenant(&capacity)).await;
+}
+
+#[tokio::test]
+async fn however_many_endpoints_of_a_tenant_hang_there_is_capacity_for_its_others_that_answer() {
+    let capacity = SharedCapacity::new(512);
+    let share = TenantShare::new(capacity.clone());
+    hang_many(&capacity, || Limiter::new(share.clone())).await;
+}
+
+#[tokio::test]
 async fn no_job_waits_for_a_permit_while_no_request_is_in_flight() {
     let capacity = SharedCapacity::new(8);
-    let idle = Limiter::new(capacity.clone());
-    let answering = Limiter::new(capacity.clone());
+    let idle = of_new_tenant(&capacity);
+    let answering = of_new_tenant(&capacity);
     answering.state().health = Health::Answering;
-    capacity.in_flight.fetch_add(7, Ordering::Relaxed);
+    let others: Vec<_> = (0..7).map(|_| TenantShare::new(capacity.clone())).collect();
+    for other in &others {
+        assert!(other.begin(Pace::Slow, clock::now()).is_some());
+    }
     let at_once = tokio::time::timeout(Duration::ZERO, acquire(&idle)).await;
     assert!(matches!(at_once, Ok(Err(Refused::Full(_)))));
     assert_eq!(idle.state().health, Health::Unknown, "it had no request");
     // The reserve is for endpoints that answer.
     let last = acquire(&answering).await.ok().unwrap();
     // Nobody gets more than there is.
-    let another = Limiter::new(capacity.clone());
+    let another = of_new_tenant(&capacity);
     another.state().health = Health::Answering;
     assert!(matches!(acquire(&another).await, Err(Refused::Full(_))));
     drop(last);
@@ -314,4 +331,66 @@ async fn an_endpoint_that_takes_as_long_as_usual_does_not_count_as_hanging() {
     limiter.state().has_struggled = true;
     let spread = seconds_between_first_and_last(&deferrals(&limiter, 11, now).await);
     assert!((48..=51).contains(&spread), "{spread}");
+}
+
+#[tokio::test]
+async fn slow_endpoints_of_one_tenant_leave_half_of_the_capacity_although_they_answer() {
+    let capacity = SharedCapacity::new(512);
+    let share = TenantShare::new(capacity.clone());
+    let mut held = Vec::new();
+    for _ in 0..1_000 {
+        let limiter = Limiter::new(share.clone());
+        limiter.state().health = Health::Answering;
+        held.extend(acquire_all(&limiter).await);
+    }
+    assert_eq!(held.len(), 256);
+    // Its jobs are deferred at once, and hold no place.
+    let another = Limiter::new(share.clone());
+    another.state().health = Health::Answering;
+    set_duration(&another, Duration::from_secs(50));
+    let at_once = tokio::time::timeout(Duration::ZERO, acquire(&another)).await;
+    assert!(matches!(at_once, Ok(Err(Refused::Full(_)))));
+    assert_eq!(capacity.waiting(), 0);
+    assert!(another.trouble(clock::now()).is_none());
+    // Other tenants' endpoints get what they need.
+    let others = of_new_tenant(&capacity);
+    for _ in 0..20 {
+        answer_all(acquire_all(&others).await);
+    }
+    assert_eq!(others.state().limit, MAX_LIMIT);
+    let most = acquire_all(&others).await;
+    assert_eq!(most.len(), MAX_LIMIT as usize);
+}
+
+#[tokio::test]
+async fn probes_of_a_tenant_with_many_endpoints_that_are_down_leave_capacity_to_its_others() {
+    let capacity = SharedCapacity::new(64);
+    let share = TenantShare::new(capacity.clone());
+    let now = clock::now();
+    let mut probes = Vec::new();
+    for _ in 0..100 {
+        let limiter = Limiter::new(share.clone());
+        open_circuit(&limiter, now);
+        probes.extend(limiter.acquire(now + Duration::from_secs(600)).await);
+    }
+    // Half, and half of the eighth that is for endpoints that answer.
+    assert_eq!(probes.len(), 36);
+    let good = Limiter::new(share.clone());
+    good.state().health = Health::Answering;
+    assert!(acquire(&good).await.is_ok());
+}
+
+#[tokio::test]
+async fn the_probe_of_an_endpoint_passes_although_others_of_its_tenant_hang() {
+    let capacity = SharedCapacity::new(64);
+    let share = TenantShare::new(capacity.clone());
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        held.extend(acquire_all(&Limiter::new(share.clone())).await);
+    }
+    assert_eq!(held.len(), 32);
+    let down = Limiter::new(share);
+    let now = clock::now();
+    open_circuit(&down, now);
+    assert!(down.acquire(now + Duration::from_secs(600)).await.is_ok());
 }

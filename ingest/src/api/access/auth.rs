@@ -9,6 +9,7 @@
 //! up on PostgreSQL connections of their own, and a tenant has at most
 //! [`OF_A_TENANT`] requests at a time that use PostgreSQL.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{FromRequestParts, RawPathParams};
@@ -24,11 +25,13 @@ use crate::actor::Actor;
 use crate::api::access::jwt::Claims;
 use crate::api::access::role::{Caller, Role};
 use crate::api::access::tokens::{self, hash};
+use crate::api::http::held_bodies::HeldBody;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::no_text;
 use crate::api::state::{Api, Shared};
-use crate::invalid::NotFound;
-use crate::webhooks::form::CheckedWebhook;
+use crate::invalid::{Gathered, Invalid, Invalids, NotFound};
+use crate::tenant_permits::{MAX_WAITING, NoPermit};
+use crate::webhooks::form::{CheckedWebhook, WebhookForm};
 
 /// The most requests of a tenant that use PostgreSQL at a time: less than half of the
 /// API's connections.
@@ -115,6 +118,7 @@ impl<const ROLE: u8, const USES_POSTGRES: bool, const OWN: bool> FromRequestPart
                 "is missing: a global token must name its tenant",
             ));
         };
+        hold_body_for(parts, &tenant);
         let permit = match USES_POSTGRES {
             true => Some(permit(&tenant, api).await?),
             false => None,
@@ -128,6 +132,13 @@ impl<const ROLE: u8, const USES_POSTGRES: bool, const OWN: bool> FromRequestPart
             permit,
             actor,
         })
+    }
+}
+
+/// The request's body counts among the tenant's.
+fn hold_body_for(parts: &Parts, tenant: &Tenant) {
+    if let Some(held) = parts.extensions.get::<Arc<HeldBody>>() {
+        held.is_of(tenant);
     }
 }
 
@@ -205,28 +216,31 @@ impl<const ROLE: u8, const USES_POSTGRES: bool, const OWN: bool> Acting<ROLE, US
     }
 
     /// What a caller with an owner may write into a webhook: its own owner, and nothing that
-    /// shows others' webhooks. A new webhook gets the caller's owner.
+    /// shows others' webhooks.
     ///
     /// # Errors
-    /// Names the member.
-    pub fn may_write(&self, form: &mut CheckedWebhook) -> Result<()> {
-        let Some(owner) = &self.owner else {
-            return Ok(());
-        };
-        if form
-            .owner
-            .as_ref()
-            .is_some_and(|other| other.as_ref() != Some(owner))
-        {
-            let why = "must be the token's own owner";
-            return Err(Problem::field("owner", why));
+    /// Names each member that it may not.
+    pub fn may_write(&self, form: &WebhookForm) -> std::result::Result<(), Invalids> {
+        let mut wrong = Gathered::default();
+        if let Some(owner) = &self.owner {
+            let is_own = |other: Option<&str>| other == Some(owner.as_str());
+            if form.owner().is_some_and(|other| !is_own(other)) {
+                wrong.add(Invalid::new("owner", "must be the token's own owner"));
+            }
+            if form.operational() == Some(true) {
+                let why =
+                    "must not be true: operational events are about all webhooks of the tenant";
+                wrong.add(Invalid::new("operational", why));
+            }
         }
-        if form.operational == Some(true) {
-            let why = "must not be true: operational events are about all webhooks of the tenant";
-            return Err(Problem::field("operational", why));
+        wrong.finish(())
+    }
+
+    /// Gives a webhook the caller's owner, if the caller has one.
+    pub fn claim(&self, webhook: &mut CheckedWebhook) {
+        if let Some(owner) = &self.owner {
+            webhook.owner = Some(Some(owner.clone()));
         }
-        form.owner = Some(Some(owner.clone()));
-        Ok(())
     }
 }
 
@@ -239,7 +253,10 @@ impl FromRequestParts<Shared> for Administering {
         let actor = caller.actor.clone();
         let tenant = acting_for(caller, &parts.headers, api).await?;
         let permit = match &tenant {
-            Some(tenant) => Some(permit(tenant, api).await?),
+            Some(tenant) => {
+                hold_body_for(parts, tenant);
+                Some(permit(tenant, api).await?)
+            }
             None => None,
         };
         Ok(Self {
@@ -316,11 +333,13 @@ async fn acting_for(caller: Caller, headers: &HeaderMap, api: &Shared) -> Result
 /// Waits until fewer of the tenant's requests use PostgreSQL.
 ///
 /// # Errors
-/// 429 if that takes too long.
+/// 429 if that takes too long, and at once if too many wait already.
 pub async fn permit(tenant: &Tenant, api: &Api) -> Result<OwnedSemaphorePermit> {
-    tokio::time::timeout(PATIENCE, api.permits.acquire(tenant))
-        .await
-        .map_err(|_| Problem::too_many_at_once(OF_A_TENANT))
+    let permit = api.permits.acquire_within(tenant, PATIENCE).await;
+    permit.map_err(|reason| match reason {
+        NoPermit::Crowded => Problem::too_many_waiting(MAX_WAITING),
+        NoPermit::Late => Problem::too_many_at_once(OF_A_TENANT),
+    })
 }
 
 /// The token of a request, if it has one.

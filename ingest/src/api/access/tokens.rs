@@ -5,7 +5,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
-use deadpool_postgres::Pool;
+use deadpool_postgres::{Pool, Transaction};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use shared::ids::{Owner, Tenant, TokenId};
@@ -21,6 +21,16 @@ use crate::api::http::problem::{Problem, Result};
 const PREFIX: &str = "pht_";
 /// How much of a token is kept to tell it by.
 const SHOWN: usize = 10;
+/// The most tokens of a tenant that are neither revoked nor expired.
+pub const MAX_OF_A_TENANT: i64 = 100;
+
+/// The tenant has [`MAX_OF_A_TENANT`] tokens already.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the tenant has {MAX_OF_A_TENANT} valid tokens already, which is the most: revoke one first"
+)]
+pub struct TooManyTokens;
+
 /// The caller to whom a valid token belongs.
 ///
 /// # Errors
@@ -78,7 +88,7 @@ pub struct NewToken {
 /// an admin's.
 ///
 /// # Errors
-/// If PostgreSQL fails or there is no such tenant.
+/// If PostgreSQL fails or there is no such tenant, or with [`TooManyTokens`].
 pub async fn create_token(
     pool: &Pool,
     actor: &Actor,
@@ -97,6 +107,11 @@ pub async fn create_token(
     };
     let mut client = pool.get().await?;
     let transaction = begin(&mut client, actor).await?;
+    if let Some(tenant) = tenant
+        && count_valid(&transaction, tenant).await? >= MAX_OF_A_TENANT
+    {
+        return Err(TooManyTokens.into());
+    }
     transaction
         .execute(
             "-- create_token\n\
@@ -115,6 +130,36 @@ pub async fn create_token(
         .await?;
     transaction.commit().await?;
     Ok(made)
+}
+
+/// How many valid tokens a tenant has. Its row is locked, so that nobody else makes one at
+/// the same time.
+async fn count_valid(transaction: &Transaction<'_>, tenant: &Tenant) -> anyhow::Result<i64> {
+    let lock = "-- lock_tokens\nSELECT 1 FROM tenants WHERE id = $1 FOR NO KEY UPDATE";
+    transaction.execute(lock, &[&tenant]).await?;
+    let count = "-- count_valid_tokens\n\
+         SELECT count(*) FROM tokens \
+         WHERE tenant = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())";
+    Ok(transaction.query_one(count, &[&tenant]).await?.get(0))
+}
+
+/// Deletes the rows of tokens that were revoked, or have expired, 30 days ago. A token whose
+/// session at the console hasn't been deleted yet stays until it is.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn delete_outdated(pool: &Pool) -> anyhow::Result<()> {
+    let client = pool.get().await?;
+    client
+        .execute(
+            "-- delete_outdated_tokens\n\
+             DELETE FROM tokens t \
+             WHERE least(t.revoked_at, t.expires_at) < now() - interval '30 days' \
+               AND NOT EXISTS (SELECT FROM sessions s WHERE s.token_id = t.id)",
+            &[],
+        )
+        .await?;
+    Ok(())
 }
 
 /// Whether PostgreSQL refused a row because there is no such tenant.

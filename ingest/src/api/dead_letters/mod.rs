@@ -19,14 +19,18 @@ use crate::api::dead_letters::selection::{AT_MOST, Selection};
 use crate::api::dead_letters::view::{DeadLetter, DeadLetterPage, unknown};
 use crate::api::http::problem::Result;
 use crate::api::http::request::{Id, Page, Parameters};
+use crate::api::openapi::words::DeadLetterQueue;
 use crate::api::state::{Api, Shared};
 use crate::dead_letters::query::{self, LetterFilter};
 use crate::dead_letters::store;
-use crate::invalid::Gathered;
+use crate::decode::is_final;
+use crate::invalid::{Gathered, Invalid};
 use crate::timestamp::Timestamp;
 
 /// The most reasons that are listed.
-const REASONS: i64 = 250;
+pub const REASONS: i64 = 250;
+/// The longest text to look for, in bytes.
+const MAX_Q: usize = 256;
 
 /// `/api/v1/admin/dead-letters…`
 pub fn routes() -> OpenApiRouter<Shared> {
@@ -34,13 +38,15 @@ pub fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(list, discard_many))
         .routes(routes!(replay::replay_many))
         .routes(routes!(list_reasons))
-        .routes(routes!(discard))
+        .routes(routes!(show, discard))
         .routes(routes!(replay::replay))
 }
 
 /// `/api/v1/dead-letters`
 pub fn of_tenant() -> OpenApiRouter<Shared> {
-    OpenApiRouter::new().routes(routes!(list_of_tenant))
+    OpenApiRouter::new()
+        .routes(routes!(list_of_tenant))
+        .routes(routes!(show_of_tenant))
 }
 
 /// Which dead letters are meant.
@@ -52,8 +58,12 @@ pub struct DeadLetterQuery {
     /// Only messages that were meant for this tenant.
     pub tenant: Option<String>,
     /// `parking` or `unrouted`.
-    #[param(pattern = "^(parking|unrouted)$")]
+    #[param(value_type = Option<DeadLetterQueue>)]
     pub queue: Option<String>,
+    /// Only messages whose reason, routing key or message id has this text in it, whatever its
+    /// case.
+    #[param(max_length = 256, example = "order.created")]
+    pub q: Option<String>,
     /// The most entries of the page.
     #[param(minimum = 1, maximum = 250, default = 50)]
     pub limit: Option<i64>,
@@ -92,25 +102,42 @@ async fn page(api: &Api, which: DeadLetterQuery) -> Result<DeadLetterPage> {
     let mut wrong = Gathered::default();
     let (limit, before) = wrong.take(page.read::<DeadLetterId>());
     let filter = wrong.take(selection.filter());
-    let filter = wrong.finish(filter)?;
+    let q = which.q.filter(|q| !q.is_empty());
+    if q.as_ref()
+        .is_some_and(|q| q.len() > MAX_Q || q.contains('\0'))
+    {
+        let bound = format!("must be at most {MAX_Q} bytes, without NUL");
+        wrong.add(Invalid::new("q", bound));
+    }
+    let filter = LetterFilter {
+        q,
+        ..wrong.finish(filter)?
+    };
     let client = api.pool.get().await?;
     let shown = query::list(&client, &filter, before, limit + 1).await?;
     Ok(DeadLetterPage::new(shown, limit))
 }
 
-/// One of them.
-///
-/// # Errors
-/// If there is none of that id.
-pub async fn show_one(api: &Api, id: DeadLetterId) -> Result<DeadLetter> {
+/// Show a dead letter
+#[utoipa::path(
+    get, path = "/{id}", operation_id = "show_dead_letter", tag = "dead letters",
+    security(("token" = ["operator"])),
+    params(("id" = DeadLetterId, Path)),
+    responses((status = 200, description = "The dead letter.", body = DeadLetter)),
+)]
+pub async fn show(
+    _: Operating,
+    State(api): State<Shared>,
+    Id(id): Id<DeadLetterId>,
+) -> Result<Json<DeadLetter>> {
     let filter = LetterFilter {
         ids: Some(vec![id]),
         ..LetterFilter::default()
     };
     let client = api.pool.get().await?;
     let found = query::list(&client, &filter, None, 1).await?;
-    let found = found.into_iter().next();
-    found.map(DeadLetter::new).ok_or_else(|| unknown(id))
+    let found = found.into_iter().next().ok_or_else(|| unknown(id))?;
+    Ok(Json(DeadLetter::new(found)))
 }
 
 /// Of which tenant the reasons are listed.
@@ -145,8 +172,8 @@ pub struct DeadLetterReason {
     pub count: i64,
     pub first_at: Timestamp,
     pub last_at: Timestamp,
-    /// Whether the latest of them can be published again. If what was wrong with it still is, it
-    /// comes back.
+    /// Whether the latest of them can be published again and may be accepted then. If what was
+    /// wrong with it still is, it comes back.
     pub replayable: bool,
 }
 
@@ -173,7 +200,8 @@ pub async fn list_reasons(
     let reasons = found.into_iter().map(|of| DeadLetterReason {
         replayable: latest
             .iter()
-            .any(|letter| letter.id == of.last && letter.again(now, shards).is_ok()),
+            .any(|letter| letter.id == of.last && letter.again(now, shards).is_ok())
+            && !is_final(&of.reason),
         reason: of.reason,
         tenant: of.tenant,
         queue: of.queue,
@@ -196,7 +224,7 @@ pub async fn list_reasons(
     params(Page),
     responses((status = 200, description = "A page.", body = DeadLetterPage)),
 )]
-async fn list_of_tenant(
+pub async fn list_of_tenant(
     acting: Reading,
     State(api): State<Shared>,
     Parameters(page): Parameters<Page>,
@@ -205,6 +233,24 @@ async fn list_of_tenant(
     let client = api.pool.get().await?;
     let shown = query::list_of_tenant(&client, &acting.tenant, before, limit + 1).await?;
     Ok(Json(DeadLetterPage::new(shown, limit)))
+}
+
+/// Show a tenant's rejected event
+#[utoipa::path(
+    get, path = "/{id}", operation_id = "show_rejected_event", tag = "dead letters",
+    security(("token" = ["viewer"])),
+    params(("id" = DeadLetterId, Path)),
+    responses((status = 200, description = "The dead letter.", body = DeadLetter)),
+)]
+pub async fn show_of_tenant(
+    acting: Reading,
+    State(api): State<Shared>,
+    Id(id): Id<DeadLetterId>,
+) -> Result<Json<DeadLetter>> {
+    let client = api.pool.get().await?;
+    let found = query::find_of_tenant(&client, &acting.tenant, id).await?;
+    let found = found.ok_or_else(|| unknown(id))?;
+    Ok(Json(DeadLetter::new(found)))
 }
 
 /// Discard a dead letter
@@ -244,7 +290,7 @@ pub struct Discardable {
     /// Only messages that were meant for this tenant.
     pub tenant: Option<String>,
     /// `parking` or `unrouted`.
-    #[param(pattern = "^(parking|unrouted)$")]
+    #[param(value_type = Option<DeadLetterQueue>)]
     pub queue: Option<String>,
     /// Only these, with commas between them; at most 1,000.
     pub ids: Option<String>,
@@ -264,19 +310,34 @@ pub async fn discard_many(
     State(api): State<Shared>,
     Parameters(which): Parameters<Discardable>,
 ) -> Result<Json<Discarded>> {
-    let filter = Selection {
-        reason: which.reason,
-        tenant: which.tenant,
-        queue: which.queue,
-        ids: which
-            .ids
-            .map(|ids| ids.split(',').map(str::to_owned).collect()),
-    }
-    .narrow()?;
+    let filter = which.narrow()?;
     let mut client = api.pool.get().await?;
     let discarded = store::discard(&mut client, &filter, AT_MOST).await?;
     Ok(Json(Discarded {
         discarded,
         more: discarded == AT_MOST,
     }))
+}
+
+/// How many messages [`discard_many`] would discard.
+///
+/// # Errors
+/// If the selection is wrong, or PostgreSQL fails.
+pub async fn discardable(api: &Api, which: Discardable) -> Result<i64> {
+    let filter = which.narrow()?;
+    let client = api.pool.get().await?;
+    Ok(query::count(&client, &filter, AT_MOST).await?)
+}
+
+impl Discardable {
+    fn narrow(self) -> Result<LetterFilter> {
+        let ids = self.ids;
+        let selection = Selection {
+            reason: self.reason,
+            tenant: self.tenant,
+            queue: self.queue,
+            ids: ids.map(|ids| ids.split(',').map(str::to_owned).collect()),
+        };
+        selection.narrow()
+    }
 }

@@ -48,7 +48,9 @@ pub struct Replayed {
 
 /// With what an unreadable message is published anew.
 #[derive(Default, Deserialize, ToSchema)]
-#[schema(as = DeadLetterRepair)]
+#[schema(as = DeadLetterRepair, example = json!({
+    "routing_key": "acme.order.created", "message_id": "order-4711-created", "content_type": "application/json"
+}))]
 #[serde(deny_unknown_fields)]
 pub struct NewProperties {
     /// `<tenant>.<event type>`.
@@ -65,12 +67,9 @@ impl NewProperties {
         self.routing_key.is_none() && self.message_id.is_none() && self.content_type.is_none()
     }
 
-    fn check(self) -> Result<Repair> {
-        let key = self
-            .routing_key
-            .ok_or_else(|| Problem::field("routing_key", "must be there"))?;
-        Repair::new(&key, self.message_id, self.content_type)
-            .map_err(|(field, detail)| Problem::field(field, detail))
+    fn check(&self) -> Result<Repair> {
+        let (key, id) = (self.routing_key.as_deref(), self.message_id.as_deref());
+        Ok(Repair::new(key, id, self.content_type.as_deref())?)
     }
 }
 

@@ -53,6 +53,7 @@ impl Selection {
             tenant: self.tenant,
             origin,
             ids,
+            q: None,
         })
     }
 

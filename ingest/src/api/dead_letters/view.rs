@@ -52,6 +52,9 @@ pub struct DeadLetter {
     /// The SHA-256 of the whole body, in hexadecimal, if it was truncated.
     #[schema(required)]
     pub sha256: Option<String>,
+    /// Whether it can be published again and may be accepted then. `false`: what is wrong is in
+    /// the message itself, or it can't be published as it was.
+    pub replayable: bool,
     /// The first 1,024 bytes of the body, as text.
     pub body_excerpt: String,
 }
@@ -60,6 +63,7 @@ impl DeadLetter {
     pub(super) fn new(shown: StoredLetter) -> Self {
         let properties = &shown.properties;
         let headers = properties.headers().clone().unwrap_or_default();
+        let replayable = shown.is_replayable();
         let unreadable = Unreadable::carried_by(&headers).map(Raw::new);
         let headers = headers
             .inner()
@@ -79,6 +83,7 @@ impl DeadLetter {
                 .map(|(name, value)| (name.to_string(), header(value)))
                 .collect(),
             unreadable,
+            replayable,
             // Never negative.
             size: shown.whole.as_ref().map_or(shown.size as u32, |w| w.size),
             truncated: shown.whole.is_some(),

@@ -23,6 +23,7 @@ use crate::api::deliveries::replays::{
 use crate::api::deliveries::retries::check_active;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Body, Id, Page, Parameters};
+use crate::api::openapi::words::ReplayStatus;
 use crate::api::state::{Api, Shared};
 use crate::backfill::{Bounds, Wanted};
 use crate::invalid::{Gathered, Invalid};
@@ -59,7 +60,7 @@ pub fn of_webhook() -> OpenApiRouter<Shared> {
 #[serde(deny_unknown_fields)]
 pub struct ReplayQuery {
     /// `running`, `finished` or `cancelled`.
-    #[param(pattern = "^(running|finished|cancelled)$", example = "running")]
+    #[param(value_type = Option<ReplayStatus>)]
     pub status: Option<String>,
     /// The most entries of the page.
     #[param(minimum = 1, maximum = 250, default = 50)]
@@ -210,6 +211,9 @@ pub async fn cancel_any(
 
 /// Which events a webhook gets belatedly, and how quickly.
 #[derive(Deserialize, ToSchema)]
+#[schema(example = json!({
+    "since": "2026-01-31T10:00:00.000Z", "until": "2026-02-01T10:00:00.000Z", "rate": 10, "dry_run": true
+}))]
 #[serde(deny_unknown_fields)]
 pub struct NewBackfill {
     /// Only events that were accepted at this time or later.
@@ -335,5 +339,6 @@ async fn count_missing(api: &Api, would_match: &Wanted, wanted: &Checked) -> Res
         counted: next.is_none(),
         oldest: oldest.map(|event| Timestamp(time_of(event.uid.uuid()))),
         by_type,
+        by_status: Vec::new(),
     })
 }

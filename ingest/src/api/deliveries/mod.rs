@@ -11,13 +11,17 @@ pub mod replays;
 pub mod retries;
 pub mod search;
 pub mod view;
+pub mod walk;
+pub mod webhook_log;
 
 use axum::Json;
 use axum::extract::State;
 use deadpool_postgres::Client;
 use serde::Serialize;
+use shared::dialect::Since;
 use shared::ids::{DeliveryId, Tenant, WebhookId, same_millisecond};
 use shared::tenant::LARGEST_MAX_PAYLOAD;
+use time::{Duration, OffsetDateTime};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -32,6 +36,7 @@ use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Id, Parameters};
 use crate::api::state::{Api, Shared};
 use crate::invalid::NotFound;
+use crate::timestamp::Timestamp;
 
 /// How many attempts are shown: more than any schedule makes, but a delivery can
 /// begin again any number of times.
@@ -267,10 +272,51 @@ pub async fn show(
     let mut attempt_log: Vec<_> = attempts.iter().map(Attempt::from_row).collect();
     compose_again(&api, &acting.tenant, id, &mut attempt_log).await?;
     Ok(Json(DeliveryDetail {
-        delivery,
         attempt_log,
         waits: waits(&api, id).await?,
+        expires_at: match delivery.finished_at {
+            Some(_) => None,
+            None => expires_at(&api, id).await?,
+        },
+        delivery,
     }))
+}
+
+/// When a delivery is too old. Dispatchers decide the same: see `max_age` in their
+/// `endpoint::cache`, and [`Job::ages_from`](shared::job::Job::ages_from).
+async fn expires_at(api: &Api, delivery: DeliveryId) -> Result<Option<Timestamp>> {
+    let client = api.pool.get().await?;
+    let statement = client
+        .prepare_cached(
+            "-- age_limit_of_delivery\n\
+             SELECT d.restarted_at, e.occurred_at, t.max_age_s, coalesce(w.dialect, t.dialect) AS dialect \
+             FROM deliveries d \
+             CROSS JOIN LATERAL (SELECT tenant, occurred_at FROM events \
+                 WHERE uid = d.event_uid AND uid >= $2 AND uid <= $3 LIMIT 1) e \
+             JOIN tenants t ON t.id = e.tenant JOIN webhooks w ON w.id = d.webhook_id \
+             WHERE d.id = $1",
+        )
+        .await?;
+    let (first, last) = same_millisecond(delivery.uuid());
+    let row = client
+        .query_opt(&statement, &[&delivery, &first, &last])
+        .await?;
+    let Some(row) = row else {
+        return Ok(None);
+    };
+    let Some(dialect) = api.dialects.get(row.get("dialect")) else {
+        return Ok(None);
+    };
+    let policy = dialect.policy();
+    let tenants = row.get::<_, Option<i32>>("max_age_s");
+    let limit = tenants.map_or(policy.max_age, |seconds| Duration::seconds(seconds.into()));
+    let occurred_at: OffsetDateTime = row.get("occurred_at");
+    let ages_from = match (row.get("restarted_at"), policy.since) {
+        (Some(restarted_at), _) => restarted_at,
+        (None, Since::AcceptedAt) => delivery.accepted_at(),
+        (None, Since::OccurredAt) => occurred_at.min(delivery.accepted_at()),
+    };
+    Ok(Some(Timestamp(ages_from + limit)))
 }
 
 /// What a delivery waited for without an attempt: see `add_wait` in shared/migrations.

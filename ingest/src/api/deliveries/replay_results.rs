@@ -14,16 +14,20 @@ use tokio_postgres::Row;
 use utoipa::ToSchema;
 
 use crate::api::http::problem::Result;
+use crate::timestamp::Timestamp;
 
 /// How many deliveries are counted.
 const COUNTED: i64 = 10_000;
+/// The most steps of a series.
+const STEPS: i64 = 60;
 
 /// What became of deliveries that began again.
 #[derive(Debug, Default, Serialize, ToSchema)]
 #[schema(example = json!({
     "taken": 241, "waiting": 20, "failed_again": 13,
     "by_class": [{"class": "5xx", "deliveries": 11}, {"class": "none", "deliveries": 2}],
-    "counted": true,
+    "counted": true, "step_seconds": 1,
+    "series": [{"at": "2026-11-26T10:39:30.000Z", "begun": 2}, {"at": "2026-11-26T10:39:31.000Z", "begun": 3}],
 }))]
 pub struct ReplayResults {
     /// Delivered.
@@ -36,6 +40,19 @@ pub struct ReplayResults {
     pub by_class: Vec<FailedAgain>,
     /// Whether all were counted: counting stops at 10,000 deliveries.
     pub counted: bool,
+    /// The length of each step of `series`, in seconds.
+    pub step_seconds: i64,
+    /// How many deliveries began again, in at most 60 steps; empty if not all were counted.
+    pub series: Vec<BegunAgain>,
+}
+
+/// How many deliveries began again in a step.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ReplayBegunAgain)]
+pub struct BegunAgain {
+    /// The beginning of the step.
+    pub at: Timestamp,
+    pub begun: i64,
 }
 
 /// How many deliveries failed again with a class of answers.
@@ -62,40 +79,52 @@ pub async fn results(client: &Client, tenant: &Tenant, replay: &Row) -> Result<R
     let statement = client
         .prepare_cached(
             "-- replay_results\n\
-             SELECT what, class, count(*) AS deliveries FROM ( \
+             SELECT what, class, step, count(*) AS deliveries FROM ( \
                  SELECT CASE WHEN s.state = 'delivered' THEN 'taken' \
                              WHEN s.attempts > s.attempts_before THEN 'failed' \
                              ELSE 'waiting' END AS what, \
-                     coalesce((s.status_code / 100)::text || 'xx', 'none') AS class \
+                     coalesce((s.status_code / 100)::text || 'xx', 'none') AS class, \
+                     floor(extract(epoch FROM s.restarted_at - $2::timestamptz)::float8 / $7::float8)::int8 AS step \
                  FROM unnest($1::uuid[]) AS w (id) CROSS JOIN LATERAL ( \
-                     SELECT d.state, d.attempts, d.attempts_before, d.status_code FROM deliveries d \
+                     SELECT d.state, d.attempts, d.attempts_before, d.status_code, d.restarted_at FROM deliveries d \
                      WHERE d.webhook_id = w.id AND d.restarted_at >= $2 AND d.restarted_at <= $3 \
                        AND d.id >= $4 AND d.id < $5 \
                      LIMIT $6) s \
                  LIMIT $6) counted \
-             GROUP BY what, class",
+             GROUP BY what, class, step",
         )
         .await?;
     // The last step's deliveries begin again before it says that it was the last. A second for
     // clocks that are apart.
+    let begun: OffsetDateTime = replay.get("created_at");
     let ended: Option<OffsetDateTime> = replay.get("finished_at");
+    let took = ended.unwrap_or_else(clock::now) - begun;
+    let step = took.whole_seconds().max(0) / STEPS + 1;
     let rows = client
         .query(
             &statement,
             &[
                 &webhooks,
-                &replay.get::<_, OffsetDateTime>("created_at"),
+                &begun,
                 &ended.map_or(clock::now() + Duration::HOUR, |at| at + Duration::SECOND),
                 &first_uuid_at(since),
                 &first_uuid_at(until),
                 &COUNTED,
+                &(step as f64),
             ],
         )
         .await?;
     let mut results = ReplayResults::default();
     let mut by_class = BTreeMap::new();
+    // Steps without a delivery are listed, too, so that a chart has no gaps.
+    let mut steps: BTreeMap<i64, i64> = (0..=took.whole_seconds().max(0) / step)
+        .map(|n| (n, 0))
+        .collect();
+    let last = steps.len() as i64 - 1;
     for row in &rows {
         let deliveries: i64 = row.get("deliveries");
+        let at: i64 = row.get("step");
+        *steps.entry(at.clamp(0, last)).or_default() += deliveries;
         match row.get("what") {
             "taken" => results.taken += deliveries,
             "waiting" => results.waiting += deliveries,
@@ -110,6 +139,16 @@ pub async fn results(client: &Client, tenant: &Tenant, replay: &Row) -> Result<R
         .map(|(class, deliveries)| FailedAgain { class, deliveries })
         .collect();
     results.counted = results.taken + results.waiting + results.failed_again < COUNTED;
+    results.step_seconds = step;
+    if results.counted {
+        results.series = steps
+            .into_iter()
+            .map(|(n, deliveries)| BegunAgain {
+                at: Timestamp(begun + Duration::seconds(n * step)),
+                begun: deliveries,
+            })
+            .collect();
+    }
     Ok(results)
 }
 

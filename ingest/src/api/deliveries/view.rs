@@ -18,7 +18,9 @@ use utoipa::ToSchema;
 
 use crate::api::beside::{Beside, beside};
 use crate::api::http::problem::Result;
-use crate::api::openapi::words::{AttemptOutcome, DeliveryStatus, LogStatus};
+use crate::api::openapi::words::{
+    AttemptOutcome, DeliveryStatus, LogStatus, NextAttemptReason, WaitReason,
+};
 use crate::timestamp::Timestamp;
 
 /// The status of an open delivery whose next attempt is due, in dialects that show it.
@@ -65,13 +67,7 @@ pub struct Delivery {
     pub next_attempt_at: Option<Timestamp>,
     /// Why then: `first_attempt`, `schedule`, `retry_after`, `restarted`, or what
     /// it was put off for (`endpoint_full`, `rate_limited`, …).
-    #[schema(
-        required, example = "schedule",
-        extensions(("x-extensible-enum" = json!([
-            "first_attempt", "schedule", "retry_after", "restarted", "endpoint_full", "endpoint_down",
-            "rate_limited", "in_flight", "unknown_webhook", "unknown_dialect", "parked"
-        ])))
-    )]
+    #[schema(required, value_type = Option<NextAttemptReason>)]
     pub next_attempt_reason: Option<String>,
     /// The HTTP status that the last attempt was answered with.
     #[schema(required, example = 200)]
@@ -110,6 +106,10 @@ pub struct DeliveryDetail {
     /// When it was put off without an attempt, and why; from the first to the last, the
     /// latest 20.
     pub waits: Vec<Wait>,
+    /// When it is given up if no attempt has succeeded by then, because its event is too old;
+    /// `null`: it is finished.
+    #[schema(required)]
+    pub expires_at: Option<Timestamp>,
 }
 
 /// A time in which a delivery was put off again and again for the same reason. It cost no
@@ -119,7 +119,7 @@ pub struct DeliveryDetail {
 pub struct Wait {
     /// `endpoint_full`, `endpoint_down`, `rate_limited`, `paused`, `in_flight`,
     /// `unknown_webhook`, `unknown_dialect` or `parked`.
-    #[schema(example = "endpoint_full")]
+    #[schema(value_type = WaitReason)]
     pub reason: String,
     /// How many attempts had been made before.
     #[schema(example = 2)]

@@ -160,7 +160,7 @@ pub async fn show(
     let event = EventView::from(&row);
     let too_costly = too_costly(&row);
     let matching = {
-        let _permit = cpu::permit(&acting.tenant).await;
+        let _permit = cpu::permit(&acting.tenant).await?;
         let event = ExplainedEvent {
             tenant: &acting.tenant,
             event_type: event.r#type.as_str(),

@@ -13,7 +13,7 @@ use crate::api::events::detail::{ExplainedEvent, Matching, explain, webhooks_of}
 use crate::api::events::new_event::refused;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::state::Api;
-use crate::cpu;
+use crate::cpu::{self, Busy};
 use crate::decode::{Event, Rejected};
 use crate::matching::Explanation;
 
@@ -69,7 +69,7 @@ pub struct EventDryRun {
 /// If PostgreSQL can't be asked.
 pub async fn dry_run(api: &Api, tenant: &Tenant, event: &Event) -> Result<EventDryRun> {
     api.feed.refresh().await?;
-    let blame = check(api, event).await.err().map(refused);
+    let blame = check(api, event).await?.err().map(refused);
     let (field, detail) = match blame.map(Problem::into_blame) {
         Some((_, detail, errors)) => {
             let field = errors.into_iter().next().map(|blame| blame.field);
@@ -87,7 +87,7 @@ pub async fn dry_run(api: &Api, tenant: &Tenant, event: &Event) -> Result<EventD
         accepted_at: None,
     };
     let mut matching = {
-        let _permit = cpu::permit(tenant).await;
+        let _permit = cpu::permit(tenant).await?;
         block_in_place(|| explain(api, &explained, &webhooks, &HashSet::new()))
     };
     let gets = |matching: &Matching| {
@@ -112,11 +112,17 @@ pub async fn dry_run(api: &Api, tenant: &Tenant, event: &Event) -> Result<EventD
     })
 }
 
-async fn check(api: &Api, event: &Event) -> std::result::Result<(), Rejected> {
-    api.subscriptions.check(event)?;
+async fn check(
+    api: &Api,
+    event: &Event,
+) -> std::result::Result<std::result::Result<(), Rejected>, Busy> {
+    if let Err(rejected) = api.subscriptions.check(event) {
+        return Ok(Err(rejected));
+    }
     let (tenant, event_type) = (&event.tenant, &event.event_type);
-    api.event_types
+    let checked = api
+        .event_types
         .check_in_turn(tenant, event_type, &event.data)
         .await?;
-    Ok(())
+    Ok(checked.map_err(Rejected::from))
 }

@@ -17,14 +17,18 @@ use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use shared::tenant::LARGEST_MESSAGE;
+use tokio::task::yield_now;
 
-use crate::api::events::new_event::{MAX_BATCH_BODY, NewEvent};
+use crate::api::events::new_event::{MAX_BATCH_BODY, NewEvent, read_batch};
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{MAX_BODY, read_body, read_json};
-use crate::decode::{self, Content, Rejected};
+use crate::decode::{self, Content, REQUIRED_ATTRIBUTES, Rejected};
 use crate::invalid::{Gathered, Invalid};
 use crate::plain_words::of_json;
 
+/// What all events of a batch may have besides their data, in bytes. Parsed, it takes up to 100
+/// times as many.
+const MAX_ATTRIBUTES: usize = 1024 * 1024;
 /// The prefix of headers with CloudEvents attributes.
 const PREFIX: &str = "ce-";
 /// The header with an event's id.
@@ -58,27 +62,39 @@ impl<S: Send + Sync> FromRequest<S> for Incoming {
         match media_type.as_str() {
             "application/cloudevents+json" => {
                 let body = read_body(request, LARGEST_MESSAGE).await?;
-                Ok(of_cloudevent(decode::structured(&body).map_err(unreadable)?)?.into())
+                Ok(read_structured(&body)?.into())
             }
             "application/cloudevents-batch+json" => {
                 let body = read_body(request, MAX_BATCH_BODY).await?;
-                let events: Vec<&RawValue> = serde_json::from_slice(&body).map_err(|error| {
-                    let reason = of_json(&error);
-                    Problem::bad_request(format!(
-                        "the body is not a batch of CloudEvents in JSON: {reason}"
-                    ))
-                })?;
-                let event = |event: &RawValue| {
-                    let content = decode::structured(event.get().as_bytes());
-                    of_cloudevent(content.map_err(unreadable)?)
-                };
-                Ok(Self::Batch(events.into_iter().map(event).collect()))
+                let (mut events, mut size) = (Vec::new(), 0);
+                for event in entries(&body)? {
+                    let content = content(event.get().as_bytes());
+                    size += content.as_ref().map_or(0, |read| read.size_of_attributes);
+                    if size > MAX_ATTRIBUTES {
+                        return Err(Problem::too_large(format!(
+                            "the events of a batch may have at most {MAX_ATTRIBUTES} bytes \
+                             besides their data"
+                        )));
+                    }
+                    let event =
+                        content.and_then(|read| of_cloudevent(read, "", Gathered::default()));
+                    events.push(event);
+                    // So many take a while, and so do others' requests.
+                    yield_now().await;
+                }
+                Ok(Self::Batch(events))
             }
             _ if headers.contains_key("ce-specversion") => {
                 let body = read_body(request, LARGEST_MESSAGE).await?;
                 let data = decode::data(&media_type, content_type, &body).map_err(unreadable)?;
-                let attributes = attributes(&headers)?;
-                Ok(of_cloudevent(Content { data, attributes })?.into())
+                let mut wrong = Gathered::default();
+                let attributes = attributes(&headers, &mut wrong);
+                let content = Content {
+                    data,
+                    attributes,
+                    size_of_attributes: 0,
+                };
+                Ok(of_cloudevent(content, PREFIX, wrong)?.into())
             }
             _ => {
                 let mut event: NewEvent = read_json(request, MAX_BODY).await?;
@@ -87,6 +103,18 @@ impl<S: Send + Sync> FromRequest<S> for Incoming {
             }
         }
     }
+}
+
+/// The entries of a batch of CloudEvents, as they are written.
+fn entries(body: &[u8]) -> Result<Vec<&RawValue>> {
+    let mut from = serde_json::Deserializer::from_slice(body);
+    let entries = read_batch(&mut from).and_then(|entries| from.end().map(|()| entries));
+    entries.map_err(|error| {
+        let reason = of_json(&error);
+        Problem::bad_request(format!(
+            "the body is not a batch of CloudEvents in JSON: {reason}"
+        ))
+    })
 }
 
 /// A text, in quotes or without.
@@ -108,9 +136,8 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
 }
 
 /// The attributes among the headers. Their values are percent-encoded.
-fn attributes(headers: &HeaderMap) -> Result<Map<String, Value>> {
+fn attributes(headers: &HeaderMap, wrong: &mut Gathered) -> Map<String, Value> {
     let mut attributes = Map::new();
-    let mut wrong = Gathered::default();
     for (name, value) in headers {
         let Some(attribute) = name.as_str().strip_prefix(PREFIX) else {
             continue;
@@ -122,21 +149,42 @@ fn attributes(headers: &HeaderMap) -> Result<Map<String, Value>> {
             let bound = "must be ASCII, with other characters percent-encoded";
             Invalid::new(name.as_str(), bound)
         });
-        let value = wrong.take(value).into_owned();
+        // One that is wrong is there all the same: it is not missing.
+        let value = wrong.keep(value).map(std::borrow::Cow::into_owned);
         attributes.insert(attribute.to_owned(), value.into());
     }
-    for required in ["id", "source", "type"] {
-        if !attributes.contains_key(required) {
-            wrong.add(Invalid::missing(format!("{PREFIX}{required}")));
-        }
-    }
-    Ok(wrong.finish(attributes)?)
+    attributes
 }
 
-fn of_cloudevent(content: Content) -> Result<NewEvent> {
+fn read_structured(event: &[u8]) -> Result<NewEvent> {
+    of_cloudevent(content(event)?, "", Gathered::default())
+}
+
+fn content(event: &[u8]) -> Result<Content> {
+    decode::read_structured(event).map_err(unreadable)
+}
+
+/// What is wrong with the attributes is refused with what [`NewEvent::check`] finds. `prefix` is
+/// what their names begin with in the request.
+fn of_cloudevent(content: Content, prefix: &str, mut wrong: Gathered) -> Result<NewEvent> {
     let mut attributes = content.attributes;
-    if attributes.get("specversion").and_then(Value::as_str) != Some("1.0") {
-        return Err(Problem::field("specversion", "must be `1.0`"));
+    for required in REQUIRED_ATTRIBUTES {
+        let field = format!("{prefix}{required}");
+        match attributes.get(required) {
+            Some(Value::String(text)) if !text.is_empty() => {
+                if required == "specversion" && text != "1.0" {
+                    wrong.add(Invalid::new(field, "must be `1.0`"));
+                }
+            }
+            Some(Value::String(_)) | None => wrong.add(Invalid::missing(field)),
+            // A header that can't be read was named already.
+            Some(Value::Null) if !prefix.is_empty() => {}
+            Some(_) => wrong.add(Invalid::new(field, "must be a string")),
+        }
+    }
+    let time = attributes.get("time");
+    if prefix.is_empty() && time.is_some_and(|time| !time.is_string()) {
+        wrong.add(Invalid::new("time", "must be an RFC 3339 time"));
     }
     let mut take = |name: &str| match attributes.remove(name) {
         Some(Value::String(text)) => Some(text),
@@ -144,7 +192,7 @@ fn of_cloudevent(content: Content) -> Result<NewEvent> {
     };
     let (id, event_type, occurred_at) = (take("id"), take("type"), take("time"));
     let attributes = Value::Object(attributes);
-    crate::json_text::check_storable("attributes", &attributes)?;
+    wrong.take(crate::json_text::check_storable("attributes", &attributes));
     Ok(NewEvent {
         event_type: event_type.unwrap_or_default(),
         id,
@@ -153,6 +201,7 @@ fn of_cloudevent(content: Content) -> Result<NewEvent> {
         api_version: None,
         data: RawValue::from_string(content.data).map_err(anyhow::Error::new)?,
         attributes: Some(attributes),
+        wrong,
     })
 }
 
@@ -160,6 +209,7 @@ fn of_cloudevent(content: Content) -> Result<NewEvent> {
 fn unreadable(rejected: Rejected) -> Problem {
     match rejected {
         Rejected::ContentType(_) => Problem::media_type(),
+        Rejected::TooLarge { .. } => Problem::too_large(rejected.to_string()),
         other => Problem::bad_request(other.to_string()),
     }
 }
@@ -238,7 +288,55 @@ mod tests {
             assert_eq!(event.data.get(), r#"{"total":25.00}"#);
             assert_eq!(event.attributes, first.attributes);
         }
-        let missing = &binary[..3];
-        assert!(read(missing, "{}").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_the_events_of_a_batch_have_besides_their_data_is_bounded_together() {
+        let kind = ("content-type", "application/cloudevents-batch+json");
+        let subject = "a".repeat(60_000);
+        let event = format!(
+            r#"{{"specversion":"1.0","id":"1","source":"/","type":"a","subject":"{subject}","data":1}}"#
+        );
+        for (events, is_taken) in [(17, true), (18, false)] {
+            let body = format!("[{}]", vec![event.as_str(); events].join(","));
+            let read = read(&[kind], &body).await;
+            assert_eq!(read.is_ok(), is_taken, "{events}");
+            if let Err(problem) = read {
+                assert_eq!(problem.status(), 413);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn everything_that_is_wrong_with_a_cloudevent_is_named_at_once() {
+        let blamed = |event: NewEvent| {
+            let refused = event.check(&"acme".parse().unwrap());
+            let problem = refused.map(|_| ()).unwrap_err();
+            let (_, _, errors) = problem.into_blame();
+            let errors = errors.into_iter();
+            errors.map(|error| error.field).collect::<Vec<_>>()
+        };
+        let structured = ("content-type", "application/cloudevents+json");
+        for (body, fields) in [
+            ("{}", &["specversion", "id", "source", "type"][..]),
+            (
+                r#"{"specversion":"0.3","id":7,"source":"","type":"a..b","time":5}"#,
+                &["specversion", "id", "source", "time", "type"][..],
+            ),
+            (
+                r#"{"specversion":"1.0","id":"x","source":"/","type":"a..b"}"#,
+                &["type"][..],
+            ),
+        ] {
+            assert_eq!(blamed(one(&[structured], body).await), fields, "{body}");
+        }
+        let binary = [
+            ("content-type", "application/json"),
+            ("ce-specversion", "0.3"),
+            ("ce-id", "%ff"),
+            ("ce-type", "a..b"),
+        ];
+        let fields = ["ce-id", "ce-specversion", "ce-source", "type"];
+        assert_eq!(blamed(one(&binary, "{}").await), fields);
     }
 }

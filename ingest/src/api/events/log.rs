@@ -7,8 +7,8 @@ use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use shared::ids::{EventId, EventType, EventUid, Tenant, first_uuid_at, time_of};
-use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use time::{Duration, OffsetDateTime};
 use tokio_postgres::Row;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -85,6 +85,9 @@ pub struct EventView {
     /// key was `<tenant>.<type>`.
     #[schema(required)]
     pub came_by: Option<CameBy>,
+    /// Where it is in the order of events.
+    #[serde(skip)]
+    pub uid: EventUid,
 }
 
 /// How an event came.
@@ -110,6 +113,7 @@ impl From<&Row> for EventView {
                     true => CameBy::Http,
                     false => CameBy::Amqp,
                 }),
+            uid: row.get("uid"),
         }
     }
 }
@@ -203,6 +207,10 @@ fn moment(field: &'static str, text: Option<&str>) -> std::result::Result<Option
 ///
 /// `matched >= 0` makes `events_by_time` the only index that fits. Ordered by `uid` alone, the
 /// query could walk through all tenants' events, and far if this tenant has been quiet.
+///
+/// The pairs are compared by `<=`, though `$3` itself is left out. The planner estimates such a
+/// comparison by its first column alone. With `<` it would expect no event at all of the tenant
+/// whose name is the first in the alphabet, and would read all of them to sort them.
 async fn search_events(
     api: &Api,
     tenant: &Tenant,
@@ -217,7 +225,7 @@ async fn search_events(
             "-- search_events\n\
              SELECT uid, id, type, occurred_at, matched, over_http, expunged_at FROM ( \
                  SELECT tenant, uid, id, type, occurred_at, matched, over_http, expunged_at FROM events \
-                 WHERE (tenant, uid) >= ($1, $2) AND (tenant, uid) < ($1, $3) \
+                 WHERE (tenant, uid) >= ($1, $2) AND (tenant, uid) <= ($1, $3) \
                    AND uid >= $2 AND uid < $3 AND {index} \
                  ORDER BY tenant DESC, uid DESC LIMIT $4) AS looked_at \
              WHERE $5::text[] IS NULL OR type = ANY($5) OR type ^@ ANY($6::text[]) \
@@ -249,7 +257,7 @@ async fn last_looked_at(api: &Api, tenant: &Tenant, range: &Range) -> Result<Opt
         .prepare_cached(&format!(
             "-- last_looked_at\n\
              SELECT uid FROM events \
-             WHERE (tenant, uid) >= ($1, $2) AND (tenant, uid) < ($1, $3) \
+             WHERE (tenant, uid) >= ($1, $2) AND (tenant, uid) <= ($1, $3) \
                AND uid >= $2 AND uid < $3 AND {index} \
              ORDER BY tenant DESC, uid DESC OFFSET $4 LIMIT 1"
         ))
@@ -261,4 +269,56 @@ async fn last_looked_at(api: &Api, tenant: &Tenant, range: &Range) -> Result<Opt
         )
         .await?;
     Ok(row.map(|row| row.get(0)))
+}
+
+/// Which neighbour of an event is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Neighbour {
+    /// The one that was accepted after it.
+    Newer,
+    /// The one that was accepted before it.
+    Older,
+}
+
+/// The tenant's event that was accepted next to this one: of the same day and a half if there is
+/// one, because few partitions are planned for then.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn neighbour(
+    api: &Api,
+    tenant: &Tenant,
+    of: EventUid,
+    which: Neighbour,
+) -> Result<Option<EventId>> {
+    const NEAR: Duration = Duration::hours(36);
+    let client = api.pool.get().await?;
+    let (order, near, far) = match which {
+        Neighbour::Newer => ("", first_uuid_at(time_of(of.uuid()) + NEAR), Uuid::max()),
+        Neighbour::Older => (
+            "DESC",
+            first_uuid_at(time_of(of.uuid()) - NEAR),
+            Uuid::nil(),
+        ),
+    };
+    // As in `search_events`: rows are compared and ordered by all columns of the index.
+    let statement = client
+        .prepare_cached(&format!(
+            "-- neighbour_of_event\n\
+             SELECT id FROM events \
+             WHERE (tenant, uid) >= ($1, $2) AND (tenant, uid) <= ($1, $3) \
+               AND uid >= $2 AND uid <= $3 AND uid <> $4 AND matched >= 0 \
+             ORDER BY tenant {order}, uid {order} LIMIT 1"
+        ))
+        .await?;
+    for end in [near, far] {
+        let (from, to) = (of.uuid().min(end), of.uuid().max(end));
+        let found = client
+            .query_opt(&statement, &[tenant, &from, &to, &of])
+            .await?;
+        if let Some(row) = found {
+            return Ok(Some(row.get(0)));
+        }
+    }
+    Ok(None)
 }

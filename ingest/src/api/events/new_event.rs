@@ -1,7 +1,10 @@
 //! An event as a client sends it, and what can be said of it without its tenant's catalogue.
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use shared::ids::{EventId, EventType, EventUid, Tenant};
 use shared::tenant::LARGEST_MAX_PAYLOAD;
@@ -14,6 +17,41 @@ use crate::json_text::{MAX_DEPTH, depth};
 
 /// The largest body of a batch, in bytes.
 pub const MAX_BATCH_BODY: usize = 8 * 1024 * 1024;
+/// The most events of a batch.
+pub const MAX_BATCH: usize = 1_000;
+
+/// Reads the events of a batch. Of more than [`MAX_BATCH`] it keeps one more than that, by
+/// which the batch is refused: 8 MiB have room for four million entries.
+///
+/// # Errors
+/// If it isn't a list, or an entry can't be read.
+pub(super) fn read_batch<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    from: D,
+) -> std::result::Result<Vec<T>, D::Error> {
+    from.deserialize_seq(Entries(PhantomData))
+}
+
+struct Entries<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Entries<T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a sequence")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Vec<T>, A::Error> {
+        let mut entries = Vec::new();
+        while entries.len() <= MAX_BATCH {
+            match seq.next_element()? {
+                Some(entry) => entries.push(entry),
+                None => return Ok(entries),
+            }
+        }
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(entries)
+    }
+}
 
 /// Something that happened.
 #[derive(Deserialize, ToSchema)]
@@ -61,6 +99,9 @@ pub struct NewEvent {
     /// A CloudEvent's other attributes.
     #[serde(skip)]
     pub attributes: Option<serde_json::Value>,
+    /// What is wrong with it already: [`Self::check`] adds to it.
+    #[serde(skip)]
+    pub wrong: Gathered,
 }
 
 impl NewEvent {
@@ -75,6 +116,7 @@ impl NewEvent {
             api_version: None,
             data,
             attributes: None,
+            wrong: Gathered::default(),
         }
     }
 
@@ -83,9 +125,15 @@ impl NewEvent {
     /// # Errors
     /// Names each member that is wrong, and its bound.
     pub fn check(self, tenant: &Tenant) -> Result<Event> {
-        let mut wrong = Gathered::default();
-        let event_type = self.event_type.parse::<EventType>();
-        let event_type = wrong.keep(event_type.map_err(|error| Invalid::new("type", error)));
+        let mut wrong = self.wrong;
+        // A CloudEvent without a type was blamed for that already.
+        let event_type = match self.event_type.is_empty() && !wrong.is_empty() {
+            true => None,
+            false => {
+                let event_type = self.event_type.parse::<EventType>();
+                wrong.keep(event_type.map_err(|error| Invalid::new("type", error)))
+            }
+        };
         let id = self.id.map(|id| id.parse::<EventId>()).transpose();
         let id = wrong.take(id.map_err(|error| Invalid::new("id", error)));
         if self.data.get().len() > LARGEST_MAX_PAYLOAD {
@@ -125,5 +173,23 @@ pub(super) fn refused(reason: Rejected) -> Problem {
         Rejected::Conflict { .. } => Problem::conflict(reason.to_string()).of_field("id"),
         Rejected::Unfit(unfit) => Problem::field(unfit.field(), unfit.to_string()),
         other => Problem::field("data", other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_batch_with_too_many_entries_one_more_than_the_most_is_kept() {
+        let read = |entries: usize| {
+            let text = format!("[{}]", vec!["0"; entries].join(","));
+            let mut from = serde_json::Deserializer::from_str(&text);
+            let kept = read_batch::<_, &RawValue>(&mut from).unwrap().len();
+            from.end().unwrap();
+            kept
+        };
+        assert_eq!(read(MAX_BATCH), MAX_BATCH);
+        assert_eq!(read(100_000), MAX_BATCH + 1);
     }
 }

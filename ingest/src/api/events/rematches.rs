@@ -94,6 +94,9 @@ pub async fn rematch_event(
 
 /// Which events are to be matched again.
 #[derive(Deserialize, ToSchema)]
+#[schema(example = json!({
+    "tenant": "acme", "since": "2026-01-31T10:00:00.000Z", "until": "2026-02-01T10:00:00.000Z", "dry_run": true
+}))]
 #[serde(deny_unknown_fields)]
 pub struct Rematch {
     /// Only this tenant's.

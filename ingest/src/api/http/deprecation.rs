@@ -10,7 +10,8 @@
 //! ))]
 //! ```
 //!
-//! No operation is deprecated today. [`query`](super::query) knows which operation answers.
+//! No operation is deprecated today. [`query`](super::query) knows which operation answers. Every answer
+//! of the operation has the headers, also that to a client over its rate limit.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;

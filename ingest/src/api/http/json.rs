@@ -2,7 +2,8 @@
 //!
 //! Serde stops at the first error. So a body that can't be read is read again without the
 //! member to blame, until it can be read or says nothing new. Only refused requests pay for
-//! that, and only while they are small.
+//! that, and only while they are small. All objects of a request share one [`ReadAgain`]: when
+//! it is used up, the first error of each further object is told alone.
 
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
@@ -15,14 +16,45 @@ use crate::plain_words;
 
 /// The most errors that are looked for.
 const MAX_ERRORS: usize = 16;
-/// The largest body that is read again, in bytes.
-const MAX_READ_AGAIN: usize = 64 * 1024;
+/// The largest object that is read again, in bytes.
+const LARGEST_READ_AGAIN: usize = 64 * 1024;
+/// The most bytes that are read again for one request: some milliseconds of a processor.
+const MAX_READ_AGAIN: usize = 512 * 1024;
+
+/// How many bytes may still be read again to find further errors of one request.
+pub struct ReadAgain(usize);
+
+impl Default for ReadAgain {
+    fn default() -> Self {
+        Self(MAX_READ_AGAIN)
+    }
+}
+
+impl ReadAgain {
+    /// Whether this many bytes may be read again. They count as read.
+    fn take(&mut self, bytes: usize) -> bool {
+        let left = self.0.checked_sub(bytes);
+        self.0 = left.unwrap_or(0);
+        left.is_some()
+    }
+}
 
 /// Reads an object of the type.
 ///
 /// # Errors
 /// Names each member that is to blame.
 pub fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
+    read_one_of_many(text, &mut ReadAgain::default())
+}
+
+/// The same for one of several objects of a request.
+///
+/// # Errors
+/// Names each member that is to blame, or only the first if too much was read again.
+pub fn read_one_of_many<T: DeserializeOwned>(
+    text: &[u8],
+    again: &mut ReadAgain,
+) -> Result<T, Problem> {
     // Serde takes a list for a struct, member by member; nobody means that.
     let first = text.trim_ascii_start().first();
     if first.is_some_and(|first| !b"{n".contains(first)) {
@@ -30,7 +62,7 @@ pub fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
     }
     serde_json::from_slice(text).map_err(|error| {
         if error.classify() == Category::Data || is_of_a_value(&error) && is_json(text) {
-            return refused::<T>(text);
+            return refused::<T>(text, again);
         }
         let reason = plain_words::of_json(&error);
         Problem::bad_request(format!("the body is not JSON: {reason}"))
@@ -50,17 +82,19 @@ fn is_json(text: &[u8]) -> bool {
 }
 
 /// Why the text, which is JSON, isn't an object of the type.
-fn refused<T: DeserializeOwned>(text: &[u8]) -> Problem {
+fn refused<T: DeserializeOwned>(text: &[u8], again: &mut ReadAgain) -> Problem {
     let Err(first) = attempt::<T>(text) else {
         // The same text was refused a moment ago.
         return Problem::bad_request("the body can't be read");
     };
     let mut errors = vec![first];
-    let body = serde_json::from_slice::<Value>(text).ok();
-    if let Some(mut body) = body.filter(|_| text.len() <= MAX_READ_AGAIN) {
+    // The bounds come first: as a `Value`, JSON takes up to 25 times its size.
+    let may_be_read = text.len() <= LARGEST_READ_AGAIN && again.take(text.len());
+    let body = may_be_read.then(|| serde_json::from_slice::<Value>(text));
+    if let Some(Ok(mut body)) = body {
         let mut last = errors[0].clone();
-        while errors.len() < MAX_ERRORS && mend::<T>(&mut body, &last) {
-            let Err(next) = attempt::<T>(body.to_string().as_bytes()) else {
+        while errors.len() < MAX_ERRORS && mend::<T>(&mut body, &last, again) {
+            let Some(Err(next)) = attempt_again::<T>(&body, again) else {
                 break;
             };
             // A member that was taken away may be missing now: that is no error of the client's.
@@ -102,6 +136,17 @@ fn attempt<T: DeserializeOwned>(text: &[u8]) -> Result<(), Wrong> {
             Err(Wrong::new(place, &error.into_inner().to_string()))
         }
     }
+}
+
+/// `None`: too much was read again.
+fn attempt_again<T: DeserializeOwned>(
+    body: &Value,
+    again: &mut ReadAgain,
+) -> Option<Result<(), Wrong>> {
+    let text = body.to_string();
+    again
+        .take(text.len())
+        .then(|| attempt::<T>(text.as_bytes()))
 }
 
 fn steps(path: &Path) -> Vec<Step> {
@@ -165,7 +210,7 @@ fn written(place: &[Step]) -> String {
 }
 
 /// Takes the member to blame away, or puts one where it is missing. Answers whether it could.
-fn mend<T: DeserializeOwned>(body: &mut Value, wrong: &Wrong) -> bool {
+fn mend<T: DeserializeOwned>(body: &mut Value, wrong: &Wrong, again: &mut ReadAgain) -> bool {
     let (name, way) = match wrong.place.split_last() {
         Some((Step::Member(name), way)) => (name, way),
         Some((Step::Item(index), way)) => {
@@ -191,9 +236,10 @@ fn mend<T: DeserializeOwned>(body: &mut Value, wrong: &Wrong) -> bool {
         if let Some(Value::Object(members)) = at(body, way) {
             members.insert(name.clone(), stand_in);
         }
-        match attempt::<T>(body.to_string().as_bytes()) {
-            Err(next) if next.place.starts_with(&wrong.place) => {}
-            _ => return true,
+        match attempt_again::<T>(body, again) {
+            Some(Err(next)) if next.place.starts_with(&wrong.place) => {}
+            Some(_) => return true,
+            None => return false,
         }
     }
     false
@@ -277,6 +323,24 @@ mod tests {
             errors(r#"{"inner": {}}"#)[0],
             wrong("inner.parts", "missing_member")
         );
+    }
+
+    #[test]
+    fn all_objects_of_a_request_are_read_again_for_a_bounded_number_of_bytes() {
+        let zeros = vec!["0"; 30_000].join(",");
+        let unknown: Vec<_> = (1..=16).map(|n| format!("\"u{n:02}\":0")).collect();
+        let object = format!(
+            "{{\"inner\":{{\"parts\":[{zeros}]}},{}}}",
+            unknown.join(",")
+        );
+        let mut again = ReadAgain::default();
+        let mut told = (0..128).map(|_| {
+            let problem = read_one_of_many::<Form>(object.as_bytes(), &mut again).err();
+            problem.unwrap().errors().len()
+        });
+        // The first object is read again as often as the bound allows.
+        assert!((2..=1 + MAX_READ_AGAIN / 60_000).contains(&told.next().unwrap()));
+        assert!(told.all(|errors| errors == 1));
     }
 
     #[test]

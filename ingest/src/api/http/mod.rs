@@ -3,6 +3,7 @@
 pub mod code;
 pub mod deprecation;
 pub mod headers;
+pub mod held_bodies;
 pub mod json;
 pub mod problem;
 pub mod query;

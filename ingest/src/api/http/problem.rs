@@ -1,26 +1,22 @@
 //! Refusals and failures as HTTP answers: RFC 9457 problem details.
 //!
-//! Domain errors become problems here and nowhere else ([`crate::invalid`]).
+//! Here are the problems, each with its status and its code. Domain errors ([`crate::invalid`])
+//! become problems in [`causes`] and nowhere else. [`answer`] writes a problem as an answer.
+
+mod answer;
+mod causes;
 
 use std::fmt;
+use std::time::Duration;
 
-use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
 use serde::Serialize;
 use shared::excerpt::{MAX_ERROR, excerpt};
 use shared::ids::WebhookId;
 use shared::webhook::Unreadable;
-use std::time::Duration;
-use tokio_postgres::error::SqlState;
-use tracing::error;
-use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::Schema;
-use utoipa::{PartialSchema, ToSchema};
+use utoipa::ToSchema;
 
 use crate::api::http::code::Code;
-use crate::api::http::request_id;
-use crate::invalid::{Conflict, Invalid, Invalids, NotFound, Unsaved};
 
 /// The longest name of a field that is shown, in bytes: a client may have chosen it.
 const MAX_FIELD: usize = 256;
@@ -65,39 +61,6 @@ impl Blame {
             detail: excerpt(detail.as_ref(), MAX_DETAIL),
         }
     }
-}
-
-/// Why a request was refused (RFC 9457).
-#[derive(Serialize, ToSchema)]
-#[schema(example = json!({
-    "type": "/docs/errors#invalid_value", "title": "Unprocessable Entity", "status": 422,
-    "code": "invalid_value", "detail": "must be between 1 and 250", "field": "limit",
-    "errors": [{"field": "limit", "code": "invalid_value", "detail": "must be between 1 and 250"}],
-    "request_id": "0199a6e2-7d0f-7cc1-8a43-5b0c6d1e2f3a"
-}))]
-struct Details {
-    /// Where the code is explained, as a reference relative to the API's address.
-    r#type: String,
-    /// The status in words.
-    title: &'static str,
-    /// The HTTP status.
-    #[schema(minimum = 400, maximum = 599)]
-    status: u16,
-    code: Code,
-    /// What is wrong, and what would be right.
-    detail: String,
-    /// The member, parameter or header that is to blame.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    field: Option<String>,
-    /// Everything that is wrong with members, parameters and headers, this `field` first.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schema(nullable = false, required = false)]
-    errors: Vec<Blame>,
-    /// The answer's `x-request-id`, for asking what happened.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    request_id: Option<String>,
 }
 
 pub type Result<T> = std::result::Result<T, Problem>;
@@ -265,6 +228,24 @@ impl Problem {
             .collect()
     }
 
+    /// The problem of a status, in words of the API's description.
+    pub fn of_status(status: StatusCode, detail: &str) -> Self {
+        let code = match status {
+            StatusCode::BAD_REQUEST => Code::MalformedRequest,
+            StatusCode::UNAUTHORIZED => Code::Unauthorized,
+            StatusCode::FORBIDDEN => Code::Forbidden,
+            StatusCode::NOT_FOUND => Code::NotFound,
+            StatusCode::CONFLICT => Code::Conflict,
+            StatusCode::PRECONDITION_FAILED => Code::ChangedMeanwhile,
+            StatusCode::PAYLOAD_TOO_LARGE => Code::TooLarge,
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => Code::UnsupportedMediaType,
+            StatusCode::TOO_MANY_REQUESTS => Code::RateLimited,
+            StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
+            _ => Code::InvalidValue,
+        };
+        Self::new(status, code, detail)
+    }
+
     /// When it may be tried again, in seconds.
     pub fn retry_after(&self) -> Option<u64> {
         self.retry_after
@@ -329,6 +310,36 @@ impl Problem {
         }
     }
 
+    /// 429: this many requests of a tenant wait already.
+    pub fn too_many_waiting(most: usize) -> Self {
+        Self {
+            retry_after: Some(1),
+            ..Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                Code::TooManyAtOnce,
+                format!(
+                    "{most} requests of this tenant wait for earlier ones already, which is the most: \
+                     send fewer at once"
+                ),
+            )
+        }
+    }
+
+    /// 429: the bodies of a tenant's requests under way have this many bytes.
+    pub fn too_many_bytes_at_once(most: usize) -> Self {
+        Self {
+            retry_after: Some(1),
+            ..Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                Code::TooManyAtOnce,
+                format!(
+                    "the bodies of this tenant's requests under way have {most} bytes, which is the most at a time: \
+                     send fewer at once"
+                ),
+            )
+        }
+    }
+
     /// 503: what is sealed of a webhook can't be opened. The feed's line in the
     /// log says so too, once.
     pub fn unreadable(id: WebhookId, unreadable: Unreadable) -> Self {
@@ -352,131 +363,5 @@ impl fmt::Display for Problem {
             Some(Blame { field, .. }) => write!(f, "{field}: {}", self.detail),
             None => f.write_str(&self.detail),
         }
-    }
-}
-
-/// A failure that the client can't do anything about. The log has the cause; the answer doesn't.
-impl From<anyhow::Error> for Problem {
-    fn from(error: anyhow::Error) -> Self {
-        if was_given_up(&error) {
-            error!(
-                error = format!("{error:#}"),
-                "a statement of a request took longer than statement_timeout, and was answered with 503"
-            );
-            let detail = "PostgreSQL took too long for this, and it was given up: ask for less, or try again";
-            return Self::unavailable(detail).with_code(Code::TooSlow);
-        }
-        error!(
-            error = format!("{error:#}"),
-            "a request failed and was answered with 503"
-        );
-        Self::unavailable("PostgreSQL or RabbitMQ cannot be reached; try again")
-    }
-}
-
-/// PostgreSQL ended a statement: because of `statement_timeout`, unless somebody did it by hand.
-fn was_given_up(error: &anyhow::Error) -> bool {
-    let causes = error.chain().filter_map(|cause| cause.downcast_ref());
-    let mut codes = causes.filter_map(tokio_postgres::Error::code);
-    codes.any(|code| *code == SqlState::QUERY_CANCELED)
-}
-
-impl From<Invalid> for Problem {
-    fn from(invalid: Invalid) -> Self {
-        Invalids(vec![invalid]).into()
-    }
-}
-
-impl From<Invalids> for Problem {
-    fn from(Invalids(all): Invalids) -> Self {
-        let blame = |invalid: Invalid| {
-            let code = if invalid.is_missing {
-                Code::MissingMember
-            } else {
-                Code::InvalidValue
-            };
-            Blame::new(code, invalid.field, invalid.reason)
-        };
-        let errors = all.into_iter().map(blame).collect();
-        Self::all_of(StatusCode::UNPROCESSABLE_ENTITY, errors)
-    }
-}
-
-impl From<NotFound> for Problem {
-    fn from(error: NotFound) -> Self {
-        Self::not_found(error.to_string())
-    }
-}
-
-impl From<Conflict> for Problem {
-    fn from(error: Conflict) -> Self {
-        let code = match error {
-            Conflict::Limit(_) => Code::LimitReached,
-            Conflict::Exists(_) => Code::Conflict,
-        };
-        Self::conflict(error.to_string()).with_code(code)
-    }
-}
-
-impl From<Unsaved> for Problem {
-    fn from(unsaved: Unsaved) -> Self {
-        match unsaved {
-            Unsaved::Invalid(error) => error.into(),
-            Unsaved::NotFound(error) => error.into(),
-            Unsaved::Conflict(error) => error.into(),
-            Unsaved::Postgres(error) => error.into(),
-        }
-    }
-}
-
-impl From<deadpool_postgres::PoolError> for Problem {
-    fn from(error: deadpool_postgres::PoolError) -> Self {
-        anyhow::Error::new(error).into()
-    }
-}
-
-impl From<tokio_postgres::Error> for Problem {
-    fn from(error: tokio_postgres::Error) -> Self {
-        anyhow::Error::new(error).into()
-    }
-}
-
-impl PartialSchema for Problem {
-    fn schema() -> RefOr<Schema> {
-        Details::schema()
-    }
-}
-
-impl ToSchema for Problem {
-    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
-        Details::schemas(schemas);
-    }
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let details = Details {
-            r#type: self.code.uri(),
-            title: self.status.canonical_reason().unwrap_or_default(),
-            status: self.status.as_u16(),
-            code: self.code,
-            detail: self.detail,
-            field: self.errors.first().map(|first| first.field.clone()),
-            errors: self.errors,
-            request_id: request_id::current(),
-        };
-        let mut response = (self.status, Json(details)).into_response();
-        let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
-        if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        if let Some(seconds) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        response
     }
 }

@@ -105,7 +105,7 @@ fn blame(name: &str, known: &[String]) -> Blame {
     )
 }
 
-/// Middleware, between the request's id and the handlers.
+/// Middleware: the innermost layer, next to the handlers.
 pub async fn refuse_unknown(
     State(queries): State<Arc<Queries>>,
     path: Option<MatchedPath>,
@@ -117,11 +117,25 @@ pub async fn refuse_unknown(
         return next.run(request).await;
     };
     let query = request.uri().query().unwrap_or_default();
-    let mut answer = match operation.check(query) {
+    match operation.check(query) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
-    };
-    if let Some(deprecation) = &operation.deprecation {
+    }
+}
+
+/// Middleware around everything that may refuse a request: a client that is over its limit must
+/// hear of a deprecation, too.
+pub async fn announce_deprecation(
+    State(queries): State<Arc<Queries>>,
+    path: Option<MatchedPath>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let method = request.method().as_str();
+    let operation = path.and_then(|path| queries.operation(method, path.as_str()));
+    let deprecation = operation.and_then(|operation| operation.deprecation.as_ref());
+    let mut answer = next.run(request).await;
+    if let Some(deprecation) = deprecation {
         deprecation.announce(answer.headers_mut());
     }
     answer

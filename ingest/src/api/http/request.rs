@@ -11,11 +11,13 @@ use shared::ids::Malformed;
 use shared::tenant::LARGEST_MAX_PAYLOAD;
 use std::fmt::Display;
 use std::str::FromStr;
+use std::sync::Arc;
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 use utoipa::IntoParams;
 
 use crate::api::http::code::Code;
+use crate::api::http::held_bodies::HeldBody;
 use crate::api::http::json;
 use crate::api::http::problem::{Blame, Problem};
 use crate::invalid::{Gathered, Invalid, Invalids};
@@ -65,8 +67,11 @@ pub async fn read_json<T: DeserializeOwned>(request: Request, limit: usize) -> R
 /// client that is still sending when the connection is closed doesn't see the answer.
 ///
 /// # Errors
-/// If the body is larger, or not whole.
+/// If the body is larger, or not whole, or too many bytes of bodies are held already.
 pub async fn read_body(request: Request, limit: usize) -> Result<Vec<u8>, Problem> {
+    let held = request.extensions().get::<Arc<HeldBody>>();
+    let held = held.cloned().unwrap_or_default();
+    let mut no_room = None;
     let mut chunks = request.into_body().into_data_stream();
     let (mut body, mut size) = (Vec::new(), 0);
     while let Some(chunk) = chunks.next().await {
@@ -75,8 +80,15 @@ pub async fn read_body(request: Request, limit: usize) -> Result<Vec<u8>, Proble
             Problem::bad_request(format!("the body is not whole: {why}"))
         })?;
         size += chunk.len();
-        if size <= limit {
-            body.extend_from_slice(&chunk);
+        if size <= limit && no_room.is_none() {
+            match held.take(chunk.len()) {
+                Ok(()) => body.extend_from_slice(&chunk),
+                Err(full) => {
+                    body = Vec::new();
+                    held.give_back();
+                    no_room = Some(full);
+                }
+            }
         } else if size > limit + MAX_IGNORED {
             break;
         }
@@ -85,6 +97,9 @@ pub async fn read_body(request: Request, limit: usize) -> Result<Vec<u8>, Proble
         return Err(Problem::too_large(format!(
             "the body may have at most {limit} bytes"
         )));
+    }
+    if let Some(full) = no_room {
+        return Err(full.into());
     }
     Ok(body)
 }

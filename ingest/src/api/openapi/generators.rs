@@ -7,13 +7,19 @@
 //!
 //! Input: the document as JSON, complete but for its examples. Output: the same document.
 
+mod inputs;
+mod parts;
+mod texts;
+mod tree;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-/// Places whose values are data, not schemas.
-const DATA: [&str; 5] = ["example", "examples", "default", "enum", "mapping"];
-const SCHEMAS: &str = "#/components/schemas/";
+use inputs::name_inputs;
+use parts::flatten;
+use texts::plain_texts_or_null;
+use tree::{SCHEMAS, alternatives, walk};
 
 /// Rewrites the whole document.
 pub(super) fn rewrite(document: &mut Value) {
@@ -32,30 +38,6 @@ pub(super) fn rewrite(document: &mut Value) {
     plain_texts_or_null(document);
     drop_unused(document);
     name_inputs(document);
-}
-
-/// Calls `change` on every object of the document, innermost first.
-fn walk(value: &mut Value, change: &mut impl FnMut(&mut Map<String, Value>)) {
-    match value {
-        Value::Object(members) => {
-            for (name, member) in members.iter_mut() {
-                // `properties` may have a member named `example`: that one is a schema.
-                if !DATA.contains(&name.as_str()) || is_schema(member) {
-                    walk(member, change);
-                }
-            }
-            change(members);
-        }
-        Value::Array(items) => items.iter_mut().for_each(|item| walk(item, change)),
-        _ => {}
-    }
-}
-
-fn is_schema(value: &Value) -> bool {
-    value.get("description").is_some_and(Value::is_string)
-        && (value.get("type").is_some()
-            || value.get("$ref").is_some()
-            || value.as_object().is_some_and(|it| it.len() == 1))
 }
 
 /// A body that may be left out is `required: false`, not `null`.
@@ -103,85 +85,6 @@ fn one_answer_each(document: &mut Value) {
     }
     if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
         schemas.append(&mut answers);
-    }
-}
-
-fn alternatives(schema: &Value) -> Vec<Value> {
-    schema["oneOf"].as_array().cloned().unwrap_or_default()
-}
-
-/// Writes objects that are put together of parts (`allOf`) as one object each.
-fn flatten(schemas: &mut Map<String, Value>) {
-    let before = schemas.clone();
-    for schema in schemas.values_mut() {
-        if schema.get("allOf").is_some() {
-            *schema = flat(schema, &before);
-        }
-        let variants = schema.get_mut("oneOf").and_then(Value::as_array_mut);
-        for variant in variants.into_iter().flatten() {
-            if variant.get("allOf").is_some() {
-                *variant = flat(variant, &before);
-            }
-        }
-    }
-}
-
-/// One object with the members of all parts. Where a part has variants: one for each.
-fn flat(schema: &Value, schemas: &Map<String, Value>) -> Value {
-    let mut whole = vec![json!({"type": "object", "properties": {}, "required": []})];
-    let mut variants = false;
-    for part in schema["allOf"].as_array().into_iter().flatten() {
-        let named = part["$ref"]
-            .as_str()
-            .and_then(|name| name.strip_prefix(SCHEMAS));
-        let part = flat_part(
-            named.and_then(|name| schemas.get(name)).unwrap_or(part),
-            schemas,
-        );
-        let ways = alternatives(&part);
-        if ways.is_empty() {
-            whole.iter_mut().for_each(|object| merge(object, &part));
-            continue;
-        }
-        variants = true;
-        let combined = whole.iter().flat_map(|object| {
-            ways.iter().map(move |way| {
-                let mut object = object.clone();
-                merge(&mut object, &flat_part(way, schemas));
-                object["description"] = way["description"].clone();
-                object
-            })
-        });
-        let combined: Vec<_> = combined.collect();
-        whole = combined;
-    }
-    let mut flat = if variants {
-        json!({ "oneOf": whole })
-    } else {
-        whole.swap_remove(0)
-    };
-    if schema["description"].is_string() {
-        flat["description"] = schema["description"].clone();
-    }
-    flat
-}
-
-fn flat_part(part: &Value, schemas: &Map<String, Value>) -> Value {
-    match part.get("allOf") {
-        Some(_) => flat(part, schemas),
-        None => part.clone(),
-    }
-}
-
-fn merge(object: &mut Value, part: &Value) {
-    for (name, property) in part["properties"].as_object().into_iter().flatten() {
-        object["properties"][name] = property.clone();
-    }
-    if let (Some(required), Some(more)) = (
-        object["required"].as_array_mut(),
-        part["required"].as_array(),
-    ) {
-        required.extend(more.iter().cloned());
     }
 }
 
@@ -251,6 +154,31 @@ fn one_name_each(schemas: &mut Map<String, Value>) {
     }
 }
 
+/// Takes members out of all examples whose other name (`created_at`) is there, too: no schema has
+/// both, see [`one_name_each`].
+pub(super) fn one_name_in_examples(document: &mut Value) {
+    walk(document, &mut |it| {
+        if let Some(example) = it.get_mut("example") {
+            without_twins(example);
+        }
+    });
+}
+
+fn without_twins(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            let names: BTreeSet<String> = members.keys().cloned().collect();
+            members.retain(|name, _| {
+                let other = snake(name);
+                other == *name || !names.contains(&other)
+            });
+            members.values_mut().for_each(without_twins);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_twins),
+        _ => {}
+    }
+}
+
 /// Adds a sentence to what a schema says of itself.
 pub(super) fn add_to_description(schema: &mut Value, sentence: &str) {
     let own = schema["description"].as_str().unwrap_or_default();
@@ -316,61 +244,6 @@ fn without_commas(schema: &mut Map<String, Value>) {
             .replace(&format!("{{1,{most}}}"), "+")
             .replace(&format!("{{0,{rest}}}"), "*");
     }
-}
-
-/// In answers, a text with a pattern or `null` is a text or `null`, without the pattern. Go's client
-/// checks patterns of alternatives, and what it checks with knows no text that may be `null`.
-fn plain_texts_or_null(document: &mut Value) {
-    let of_requests = in_requests(document);
-    let Some(schemas) = document["components"]["schemas"].as_object_mut() else {
-        return;
-    };
-    let with_pattern = schemas.iter().filter(|(_, it)| it["pattern"].is_string());
-    let texts: BTreeSet<String> = with_pattern
-        .map(|(name, _)| format!("{SCHEMAS}{name}"))
-        .collect();
-    for (name, schema) in schemas.iter_mut() {
-        if of_requests.contains(&format!("{SCHEMAS}{name}")) {
-            continue;
-        }
-        walk(schema, &mut |it| {
-            let ways = it.get("oneOf").and_then(Value::as_array);
-            let is_text = ways.is_some_and(|ways| {
-                let named = |way: &Value| way["$ref"].as_str().is_some_and(|it| texts.contains(it));
-                ways.len() == 2 && ways[1]["type"] == "null" && named(&ways[0])
-            });
-            if is_text {
-                it.remove("oneOf");
-                it.insert("type".to_owned(), json!(["string", "null"]));
-            }
-        });
-    }
-}
-
-/// References to the schemas that requests are made of.
-fn in_requests(document: &mut Value) -> BTreeSet<String> {
-    let mut left = vec![document["components"]["parameters"].clone()];
-    for operation in super::operations::operations_mut(document) {
-        left.push(operation["parameters"].clone());
-        left.push(operation["requestBody"].clone());
-    }
-    let mut found = BTreeSet::new();
-    while let Some(value) = left.pop() {
-        match value {
-            Value::String(text) => {
-                if let Some(path) = text.strip_prefix('#').filter(|_| text.starts_with(SCHEMAS))
-                    && let Some(schema) = document.pointer(path)
-                    && found.insert(text.clone())
-                {
-                    left.push(schema.clone());
-                }
-            }
-            Value::Array(items) => left.extend(items),
-            Value::Object(members) => left.extend(members.into_iter().map(|(_, member)| member)),
-            Value::Null | Value::Bool(_) | Value::Number(_) => {}
-        }
-    }
-    found
 }
 
 /// `oneOf: [{$ref, description}, null]`: the description belongs to the member.
@@ -453,51 +326,6 @@ fn drop_unused(document: &mut Value) {
         if schemas.len() == before {
             return;
         }
-    }
-}
-
-/// What is sent to make something is called `WebhookInput`, not `NewWebhook`: in Go `NewWebhook`
-/// is the function that makes a `Webhook`.
-fn name_inputs(document: &mut Value) {
-    let Some(schemas) = document["components"]["schemas"].as_object_mut() else {
-        return;
-    };
-    let inputs: Vec<(String, String)> = schemas
-        .keys()
-        .filter_map(|name| Some((name.clone(), input_name(name)?)))
-        .collect();
-    for (name, input) in &inputs {
-        if let Some(schema) = schemas.remove(name) {
-            schemas.insert(input.clone(), schema);
-        }
-    }
-    // References are strings, those of a discriminator's mapping too.
-    refer(document, &|reference| {
-        let name = reference.strip_prefix(SCHEMAS)?;
-        Some(format!("{SCHEMAS}{}", input_name(name)?))
-    });
-}
-
-/// `WebhookInput` for `NewWebhook`.
-fn input_name(name: &str) -> Option<String> {
-    let rest = name.strip_prefix("New")?;
-    let is_word = rest.starts_with(|c: char| c.is_ascii_uppercase());
-    is_word.then(|| format!("{rest}Input"))
-}
-
-/// Replaces strings of the document.
-fn refer(value: &mut Value, replaced: &impl Fn(&str) -> Option<String>) {
-    match value {
-        Value::String(text) => {
-            if let Some(other) = replaced(text) {
-                *text = other;
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(|item| refer(item, replaced)),
-        Value::Object(members) => members
-            .values_mut()
-            .for_each(|member| refer(member, replaced)),
-        _ => {}
     }
 }
 

@@ -1,12 +1,14 @@
 //! The headers of answers, as the document declares them.
 //!
 //! A handler declares only that an answer has an `ETag`. All others follow from the status
-//! and from the middleware. `tests/tests/described.rs` compares them with real answers.
+//! and from the middleware. `tests/tests/described/main.rs` compares them with real answers.
+
+use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
 /// The headers: names of their components, names, schemas, meanings.
-const HEADERS: [(&str, &str, &str, &str); 8] = [
+const HEADERS: [(&str, &str, &str, &str); 10] = [
     (
         "RequestId",
         "x-request-id",
@@ -55,7 +57,22 @@ const HEADERS: [(&str, &str, &str, &str); 8] = [
         "string",
         "Always `Bearer`.",
     ),
+    (
+        "Deprecation",
+        "Deprecation",
+        "string",
+        "Since when the operation is deprecated: `@` and seconds since 1970 (RFC 9745).",
+    ),
+    (
+        "Sunset",
+        "Sunset",
+        "string",
+        "When the operation stops working, as an HTTP date (RFC 8594).",
+    ),
 ];
+
+/// On every answer of a deprecated operation.
+const OF_DEPRECATED: [&str; 2] = ["Deprecation", "Sunset"];
 
 /// What an operator may switch off isn't on every answer.
 const ON_EVERY_ANSWER: [&str; 4] = [
@@ -83,18 +100,39 @@ pub(super) fn declare(document: &mut Value) {
         let status = statuses.iter().find(|(of, _)| of == name);
         add(response, status.map_or("", |(_, status)| status));
     }
+    let refusals = document["components"]["responses"].clone();
+    let refusals = refusals.as_object().into_iter().flatten();
+    let refusals: HashMap<_, _> = refusals
+        .map(|(name, it)| (format!("#/components/responses/{name}"), it))
+        .collect();
     for (_, item) in document["paths"].as_object_mut().into_iter().flatten() {
         for (method, operation) in item.as_object_mut().into_iter().flatten() {
             if method == "get" {
                 declare_not_modified(operation);
             }
+            let is_deprecated = operation["deprecated"] == true;
             let responses = operation["responses"].as_object_mut().into_iter().flatten();
             for (status, response) in responses {
+                let shared = response["$ref"]
+                    .as_str()
+                    .and_then(|it| refusals.get(it).copied());
+                if let Some(shared) = shared.filter(|_| is_deprecated) {
+                    // The shared answer is of other operations, too.
+                    *response = shared.clone();
+                }
                 if response.get("$ref").is_none() {
                     add(response, status);
+                    if is_deprecated {
+                        add_all(response, &OF_DEPRECATED);
+                    }
                 }
             }
         }
+    }
+    // No operation is deprecated, most of the time.
+    let text = document.to_string();
+    if let Some(headers) = document["components"]["headers"].as_object_mut() {
+        headers.retain(|name, _| text.contains(&format!("\"#/components/headers/{name}\"")));
     }
 }
 
@@ -108,13 +146,18 @@ fn add(response: &mut Value, status: &str) {
         _ if has_etag => &["ETag"],
         _ => &[],
     };
-    let names = ON_EVERY_ANSWER.iter().chain(own);
-    let headers = names.filter_map(|name| {
-        let (component, ..) = HEADERS.iter().find(|(_, known, ..)| known == name)?;
-        let reference = format!("#/components/headers/{component}");
-        Some(((*name).to_owned(), json!({ "$ref": reference })))
-    });
-    response["headers"] = headers.collect::<Map<_, _>>().into();
+    response["headers"] = json!({});
+    add_all(response, &ON_EVERY_ANSWER);
+    add_all(response, own);
+}
+
+fn add_all(response: &mut Value, names: &[&str]) {
+    for name in names {
+        if let Some((component, ..)) = HEADERS.iter().find(|(_, known, ..)| known == name) {
+            let reference = format!("#/components/headers/{component}");
+            response["headers"][*name] = json!({ "$ref": reference });
+        }
+    }
 }
 
 fn declare_not_modified(operation: &mut Value) {
@@ -136,5 +179,45 @@ fn declare_not_modified(operation: &mut Value) {
     let parameters = operation.get_mut("parameters");
     if let Some(parameters) = parameters.and_then(Value::as_array_mut) {
         parameters.push(parameter);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No operation is deprecated today, so this document is not the API's own.
+    #[test]
+    fn every_answer_of_a_deprecated_operation_declares_since_when_and_until_when() {
+        let shared = json!({ "description": "Too many requests." });
+        let answers = json!({
+            "200": { "description": "It." },
+            "429": { "$ref": "#/components/responses/TooMany" },
+        });
+        let mut document = json!({
+            "components": { "responses": { "TooMany": shared } },
+            "paths": { "/old": {
+                "get": { "deprecated": true, "responses": answers },
+                "post": { "responses": answers },
+            }},
+        });
+        declare(&mut document);
+        for (method, status, is_there) in [
+            ("get", "200", true),
+            ("get", "429", true),
+            ("post", "200", false),
+        ] {
+            let response = &document["paths"]["/old"][method]["responses"][status];
+            for name in OF_DEPRECATED {
+                let reference = &response["headers"][name]["$ref"];
+                assert_eq!(reference.is_string(), is_there, "{method} {status}: {name}");
+                let place = format!("/components/headers/{name}");
+                assert!(document.pointer(&place).is_some(), "{place}");
+            }
+        }
+        let other = &document["paths"]["/old"]["post"]["responses"]["429"];
+        assert_eq!(other["$ref"], "#/components/responses/TooMany");
+        let limited = &document["paths"]["/old"]["get"]["responses"]["429"]["headers"];
+        assert!(limited["Retry-After"].is_object(), "{limited}");
     }
 }

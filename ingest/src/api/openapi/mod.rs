@@ -12,12 +12,13 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use crate::api::http::problem::Problem;
-use crate::api::openapi::operations::{REFUSALS, operations_mut};
+use crate::api::openapi::operations::{REFUSALS, example_of, example_of_own, operations_mut};
 use example::example;
 
 mod example;
 mod generators;
 mod headers;
+mod operational;
 mod operations;
 pub mod page;
 mod sent;
@@ -30,6 +31,7 @@ pub mod words;
         title = "Posthorn",
         description = "Delivers webhooks. Every path under `/api/v1/webhooks` also exists under `/api/webhooks`. \
                        A problem (RFC 9457) names the member that is invalid, and its bound.",
+        contact(name = "Posthorn", url = "https://github.com/posthorn/posthorn"),
     ),
     tags(
         (name = "webhooks", description = "A tenant's webhooks: create and change them, rotate their secrets, send tests."),
@@ -37,6 +39,7 @@ pub mod words;
         (name = "stats", description = "Delivery statistics of webhooks."),
         (name = "events", description = "Publish events, and search accepted ones."),
         (name = "event types", description = "A tenant's catalogue of event types. Events of a type with a schema are checked against it."),
+        (name = "listeners", description = "Temporary webhooks whose deliveries are read as a stream, for a receiver that is being developed."),
         (name = "dialects", description = "The formats of deliveries: headers, body, signature, retries."),
         (name = "dead letters", description = "Messages that were refused or unroutable."),
         (name = "changes", description = "Who changed what: webhooks, event types, limits, tokens."),
@@ -83,7 +86,8 @@ const ALSO: [(&str, &str, &[&str]); 8] = [
     ("WebhookChange", "retry_policy", &["retryPolicy"]),
 ];
 
-/// Real answers, by operation and status: `tests/tests/described.rs` records and compares them.
+/// Real answers, by operation and status. `tests/tests/described/main.rs` records and compares
+/// them.
 const ANSWERS: &str = include_str!("examples.json");
 
 /// The document as it is served.
@@ -97,7 +101,7 @@ pub fn finished(document: &utoipa::openapi::OpenApi) -> Value {
     let components = &mut document["components"];
     components["responses"] = REFUSALS
         .iter()
-        .map(|(name, _, reason)| ((*name).to_owned(), refusal(reason)))
+        .map(|(name, _, reason)| ((*name).to_owned(), refusal(name, reason)))
         .collect::<Map<_, _>>()
         .into();
     for (name, schema) in components["schemas"].as_object_mut().into_iter().flatten() {
@@ -105,6 +109,7 @@ pub fn finished(document: &utoipa::openapi::OpenApi) -> Value {
     }
     headers::declare(&mut document);
     sent::describe(&mut document);
+    operational::describe(&mut document);
     generators::rewrite(&mut document);
     let schemas = document.clone();
     // A test reads the file.
@@ -122,6 +127,7 @@ pub fn finished(document: &utoipa::openapi::OpenApi) -> Value {
             }
         }
     }
+    generators::one_name_in_examples(&mut document);
     document
 }
 
@@ -162,7 +168,9 @@ fn complete(operation: &mut Value) {
     };
     for (status, response) in responses.iter_mut() {
         if status.starts_with(['4', '5']) && response["content"].is_null() {
-            response["content"] = problem();
+            let description = response["description"].as_str().unwrap_or_default();
+            let example = example_of_own(status, description);
+            response["content"] = problem(example.map(Problem::into_example));
         }
     }
     for (name, status, _) in REFUSALS {
@@ -204,12 +212,17 @@ fn add_tenant_header(operation: &mut Value) {
     }
 }
 
-fn refusal(reason: &str) -> Value {
-    json!({ "description": reason, "content": problem() })
+fn refusal(name: &str, reason: &str) -> Value {
+    let example = example_of(name).into_example();
+    json!({ "description": reason, "content": problem(Some(example)) })
 }
 
-fn problem() -> Value {
-    json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } })
+fn problem(example: Option<Value>) -> Value {
+    let mut content = json!({ "schema": { "$ref": "#/components/schemas/Problem" } });
+    if let Some(example) = example {
+        content["example"] = example;
+    }
+    json!({ "application/problem+json": content })
 }
 
 /// Says in a schema's texts by which other names its members are taken. The other names are
@@ -262,11 +275,15 @@ mod tests {
     #[test]
     fn every_operation_says_what_it_does_and_who_may() {
         let mut document = document();
+        let tags = document["tags"].as_array().unwrap().iter();
+        let tags: Vec<_> = tags.map(|tag| tag["name"].clone()).collect();
         let mut ids = std::collections::HashSet::new();
         for operation in operations_mut(&mut document) {
             let id = operation["operationId"].as_str().unwrap().to_owned();
             assert!(operation["summary"].is_string(), "{id}");
-            assert!(operation["tags"].is_array(), "{id}");
+            for tag in operation["tags"].as_array().unwrap() {
+                assert!(tags.contains(tag), "{id}: {tag} is not described");
+            }
             let known = ["viewer", "manager", "admin", "operator"];
             match role(operation) {
                 Some(role) => assert!(known.contains(&role), "{id}: {role}"),
@@ -293,6 +310,27 @@ mod tests {
             assert!(properties[other].is_null(), "{other}");
         }
         assert!(!document.to_string().contains("x-also"));
+    }
+
+    #[test]
+    fn every_refusal_has_an_example_of_its_status() {
+        fn check(at: &str, status: &str, response: &Value) {
+            let example = &response["content"]["application/problem+json"]["example"];
+            assert_eq!(example["status"].to_string(), status, "{at}: {example}");
+            assert!(example["code"].is_string(), "{at}: {example}");
+        }
+        let mut document = document();
+        for (name, status, _) in REFUSALS {
+            check(name, status, &document["components"]["responses"][name]);
+        }
+        for operation in operations_mut(&mut document) {
+            let id = operation["operationId"].to_string();
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                if status.starts_with(['4', '5']) && response["$ref"].is_null() {
+                    check(&id, status, response);
+                }
+            }
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use deadpool_postgres::Client;
 use shared::clock;
-use shared::ids::{DeliveryId, WebhookId, first_uuid_at};
+use shared::ids::{DeliveryId, Tenant, WebhookId, first_uuid_at};
 use time::Time;
 use uuid::Uuid;
 
@@ -25,6 +25,8 @@ use crate::api::http::problem::Result;
 
 /// How far one webhook's are counted, and each of several.
 const COUNTED: [i64; 2] = [10_000, 1_000];
+/// The most webhooks of a tenant whose deliveries are counted together.
+const WEBHOOKS: i64 = 1_000;
 /// How far those in the queues are counted, of all webhooks of all tenants.
 const IN_QUEUES: i64 = 10_000;
 
@@ -51,6 +53,16 @@ impl Default for Backlog {
     }
 }
 
+impl Backlog {
+    /// What waits for another webhook, too.
+    pub fn add(&mut self, other: Self) {
+        self.waiting += other.waiting;
+        self.counted &= other.counted;
+        let both = self.oldest.into_iter().chain(other.oldest);
+        self.oldest = both.min_by_key(|id| id.uuid());
+    }
+}
+
 /// Of these webhooks.
 ///
 /// # Errors
@@ -60,8 +72,7 @@ pub async fn backlogs(
     webhooks: &[WebhookId],
 ) -> Result<HashMap<WebhookId, Backlog>> {
     let bound = COUNTED[usize::from(webhooks.len() > 1)];
-    // Future days have partitions, too.
-    let to_come = first_uuid_at(clock::now() + Duration::from_secs(600));
+    let to_come = to_come();
     let since = oldest_open_day(client).await?;
     // How rows are compared makes the planner take the index that is meant: see
     // `api::deliveries::search::look_at_deliveries`. An attempt takes a minute at most, and its verdict a moment.
@@ -123,8 +134,44 @@ pub async fn backlogs(
     Ok(backlogs.collect())
 }
 
+/// Of all webhooks of a tenant together. Beyond [`WEBHOOKS`] of them it isn't counted.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn of_tenant(client: &Client, tenant: &Tenant) -> Result<Backlog> {
+    let statement = client
+        .prepare_cached(
+            "-- webhooks_that_may_wait\n\
+             SELECT id FROM webhooks WHERE tenant = $1 AND status <> 'deleted' \
+             ORDER BY id DESC LIMIT $2",
+        )
+        .await?;
+    let rows = client.query(&statement, &[tenant, &(WEBHOOKS + 1)]).await?;
+    let mut webhooks: Vec<WebhookId> = rows.iter().map(|row| row.get(0)).collect();
+    let mut sum = Backlog {
+        counted: webhooks.len() as i64 <= WEBHOOKS,
+        ..Backlog::default()
+    };
+    webhooks.truncate(WEBHOOKS as usize);
+    if webhooks.is_empty() {
+        return Ok(sum);
+    }
+    for backlog in backlogs(client, &webhooks).await?.into_values() {
+        sum.add(backlog);
+    }
+    Ok(sum)
+}
+
+/// The end of the ids that there are: future days have partitions, too.
+pub fn to_come() -> Uuid {
+    first_uuid_at(clock::now() + Duration::from_secs(600))
+}
+
 /// Where the oldest day begins that has an open delivery, of whichever webhook.
-async fn oldest_open_day(client: &Client) -> Result<Uuid> {
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn oldest_open_day(client: &Client) -> Result<Uuid> {
     let today = clock::now().replace_time(Time::MIDNIGHT);
     let midnights = (0..DAYS).rev();
     let midnights = midnights.map(|age| first_uuid_at(today - time::Duration::days(age)));

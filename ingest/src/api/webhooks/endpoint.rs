@@ -23,7 +23,7 @@ use crate::api::deliveries::retries::check_active;
 use crate::api::http::problem::Result;
 use crate::api::http::request::Id;
 use crate::api::state::Shared;
-use crate::api::webhooks::stats::{Health, Summary, summaries};
+use crate::api::webhooks::health::{Health, Summary, summaries};
 use crate::restart::publish;
 use crate::timestamp::Timestamp;
 
@@ -65,7 +65,7 @@ pub struct EndpointHealth {
 }
 
 /// An endpoint as one dispatcher sees it.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 pub struct EndpointReplica {
     /// The dispatcher, as in the list of processes.
     pub process_id: ProcessId,
@@ -135,7 +135,11 @@ async fn dispatchers(client: &Client) -> Result<i64> {
     Ok(row.get(0))
 }
 
-async fn replicas(client: &Client, webhook: WebhookId) -> Result<Vec<EndpointReplica>> {
+/// The dispatchers for which the endpoint is down or full.
+///
+/// # Errors
+/// If PostgreSQL fails.
+pub async fn replicas(client: &Client, webhook: WebhookId) -> Result<Vec<EndpointReplica>> {
     let statement = client
         .prepare_cached(
             "-- endpoint_replicas\n\

@@ -12,7 +12,9 @@
 pub mod backlog;
 pub mod endpoint;
 pub mod endpoint_stats;
+pub mod health;
 pub mod keys;
+pub mod outages;
 pub mod preview;
 pub mod put_back;
 pub mod rotation;
@@ -115,8 +117,11 @@ pub async fn create(
     State(api): State<Shared>,
     Body(form): Body<WebhookForm>,
 ) -> Result<Tagged> {
-    let mut checked = form.check_new(&api.destinations, &api.dialects)?;
-    acting.may_write(&mut checked)?;
+    let mut wrong = Gathered::default();
+    wrong.take(acting.may_write(&form));
+    let checked = wrong.keep(form.check_new(&api.destinations, &api.dialects));
+    let mut checked = wrong.finish_with(checked)?;
+    acting.claim(&mut checked);
     let _turn = api.changes.acquire(&acting.tenant).await?;
     let mut client = api.pool.get().await?;
     let transaction = begin(&mut client, &acting.actor).await?;
@@ -300,6 +305,8 @@ pub async fn update(
     let shown = serde_json::to_value(&webhook).map_err(anyhow::Error::new)?;
     let mut wrong = Gathered::default();
     let form = put_back::changes(body, &shown, &mut wrong)?;
+    let allowed = form.as_ref().map(|form| acting.may_write(form));
+    wrong.take(allowed.transpose());
     let checked = form.map(|form| form.check(&api.destinations, &api.dialects));
     let checked = wrong.take(checked.transpose());
     let Some(mut checked) = wrong.finish(checked)? else {
@@ -309,7 +316,7 @@ pub async fn update(
             _ => Ok(Tagged(StatusCode::OK, webhook)),
         };
     };
-    acting.may_write(&mut checked)?;
+    acting.claim(&mut checked);
     let mut client = api.pool.get().await?;
     let transaction = begin(&mut client, &acting.actor).await?;
     let (writing, tenant) = (api.writing(), &acting.tenant);

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
-use deadpool_postgres::Client;
+use deadpool_postgres::Client as Connection;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use shared::clock;
 use shared::ids::{EventId, EventType, EventUid, Tenant, first_uuid_at, time_of};
 use tokio::task::block_in_place;
@@ -19,6 +20,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::access::auth::Reading;
+use crate::api::access::rate_limit::Client;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::Body;
 use crate::api::state::Shared;
@@ -43,6 +45,9 @@ const SHOWN: usize = 50;
 /// How many clauses are told.
 const CLAUSES: usize = 20;
 
+/// How many previews of a tenant there may be in a second; twice as many at once.
+pub const PREVIEWS_PER_SECOND: u32 = 5;
+
 /// `/api/v1/webhooks/preview`
 pub fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new().routes(routes!(preview))
@@ -50,6 +55,7 @@ pub fn routes() -> OpenApiRouter<Shared> {
 
 /// Patterns and a filter that a webhook might have.
 #[derive(Deserialize, ToSchema)]
+#[schema(example = json!({"events": ["order.*"], "filters": {"total": {"$gte": 100}}}))]
 #[serde(deny_unknown_fields)]
 pub struct NewPreview {
     /// Patterns of event types: `order.created`, `order.*`, `*`. A string stands for a list of one.
@@ -131,7 +137,7 @@ pub struct PreviewedEvent {
 /// Preview patterns and a filter
 ///
 /// Asks the tenant's latest events, newest first: at most 1,000 of them, 4 MiB of their
-/// data, and 200 ms of matching. Nothing is stored.
+/// data, and 200 ms of matching. Nothing is stored. A tenant may ask five times a second.
 #[utoipa::path(
     post, path = "/preview", operation_id = "preview_webhook", tag = "webhooks",
     security(("token" = ["viewer"])),
@@ -145,6 +151,12 @@ pub async fn preview(
 ) -> Result<Json<Preview>> {
     let (patterns, filters) = new.check()?;
     let mut tally = Tally::new(&patterns, filters.as_ref())?;
+    // What is wrong with the request is said first: that costs little.
+    let bucket = Client::Token(Sha256::digest(acting.tenant.as_str()).into());
+    if let Err(refused) = api.previews.take(bucket, Instant::now()) {
+        let (most, wait) = (PREVIEWS_PER_SECOND, refused.wait);
+        return Err(Problem::too_many_of("previews", most, wait));
+    }
     let client = api.pool.get().await?;
     let latest = latest_events(&client, &acting.tenant).await?;
     drop(client);
@@ -169,7 +181,7 @@ pub async fn preview(
             let client = api.pool.get().await?;
             data_of(&client, &affordable).await?
         };
-        let _permit = cpu::permit(&acting.tenant).await;
+        let _permit = cpu::permit(&acting.tenant).await?;
         for event in part {
             let data = data.iter().find(|(uid, _)| *uid == event.uid);
             let Some((_, data)) = data.filter(|_| matching < AT_MOST) else {
@@ -200,12 +212,12 @@ struct Latest {
 }
 
 /// As in the search for events: an index by tenant and time.
-async fn latest_events(client: &Client, tenant: &Tenant) -> Result<Vec<Latest>> {
+async fn latest_events(client: &Connection, tenant: &Tenant) -> Result<Vec<Latest>> {
     let statement = client
         .prepare_cached(
             "-- events_to_preview\n\
              SELECT uid, id, type, octet_length(data)::int8 AS bytes FROM events \
-             WHERE (tenant, uid) >= ($1, '00000000-0000-0000-0000-000000000000') AND (tenant, uid) < ($1, $2) \
+             WHERE (tenant, uid) >= ($1, '00000000-0000-0000-0000-000000000000') AND (tenant, uid) <= ($1, $2) \
                AND uid < $2 AND matched >= 0 \
              ORDER BY tenant DESC, uid DESC LIMIT $3",
         )
@@ -224,7 +236,7 @@ async fn latest_events(client: &Client, tenant: &Tenant) -> Result<Vec<Latest>> 
     Ok(latest.collect())
 }
 
-async fn data_of(client: &Client, events: &[&Latest]) -> Result<Vec<(EventUid, String)>> {
+async fn data_of(client: &Connection, events: &[&Latest]) -> Result<Vec<(EventUid, String)>> {
     let statement = client
         .prepare_cached("-- data_to_preview\nSELECT uid, data FROM events WHERE uid = ANY($1)")
         .await?;

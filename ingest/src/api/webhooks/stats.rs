@@ -4,18 +4,21 @@
 //! are added up, so an answer costs what its window costs, however many deliveries
 //! there were.
 
-use std::collections::{BTreeMap, HashMap};
+pub mod figures;
+pub mod window;
+
+use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
 use deadpool_postgres::Client;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use shared::clock;
 use shared::ids::{Tenant, WebhookId};
 use shared::stats::{OUTCOMES, PERIOD, Subject, Tally, WAITS};
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 use tokio_postgres::Row;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -28,6 +31,9 @@ use crate::api::state::{Api, Shared};
 use crate::api::webhooks::endpoint_stats::{EndpointFigures, endpoints};
 use crate::timestamp::Timestamp;
 
+use figures::{EarlierFigures, Figures, stats_before};
+use window::{StatsQuery, Window, floor, moment};
+
 /// `/api/v1/stats`
 pub fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new().routes(routes!(of_tenant))
@@ -36,43 +42,6 @@ pub fn routes() -> OpenApiRouter<Shared> {
 /// `/api/v1/webhooks/{id}/stats`
 pub fn of_webhook() -> OpenApiRouter<Shared> {
     OpenApiRouter::new().routes(routes!(of_one_webhook))
-}
-
-/// The time window of statistics.
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub struct StatsQuery {
-    /// The last hour, day, week, or thirty days.
-    #[serde(default)]
-    #[param(inline, required = false)]
-    pub window: Window,
-}
-
-/// The last hour, day, week, or thirty days.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub enum Window {
-    #[serde(rename = "1h")]
-    Hour,
-    #[default]
-    #[serde(rename = "24h")]
-    Day,
-    #[serde(rename = "7d")]
-    Week,
-    #[serde(rename = "30d")]
-    Month,
-}
-
-impl Window {
-    /// The length of the window, and of each step of its series, in seconds.
-    pub fn lengths(self) -> (i64, i64) {
-        const HOUR: i64 = 3600;
-        match self {
-            Self::Hour => (HOUR, PERIOD),
-            Self::Day => (24 * HOUR, HOUR / 2),
-            Self::Week => (7 * 24 * HOUR, 6 * HOUR),
-            Self::Month => (30 * 24 * HOUR, 24 * HOUR),
-        }
-    }
 }
 
 /// Delivery statistics. A delivery counts at the time at which it ended. One that begins again
@@ -100,6 +69,9 @@ pub struct Stats {
     /// When a delivery last failed for good, even if that was before the window.
     #[schema(required)]
     pub last_failure_at: Option<Timestamp>,
+    /// The window before, which is as long; `null`: statistics aren't kept for that long.
+    #[schema(required)]
+    pub previous: Option<EarlierFigures>,
     /// The window in steps of equal length, for a chart.
     pub series: Vec<Step>,
     /// The figures of each webhook, if the dialect shows them.
@@ -119,42 +91,9 @@ pub struct Step {
     pub at: Timestamp,
     #[serde(flatten)]
     pub figures: Figures,
-}
-
-/// The counts, and ratios of them.
-#[derive(Serialize, ToSchema)]
-pub struct Figures {
-    /// Deliveries that ended.
-    pub total_deliveries: i64,
-    /// Deliveries that succeeded.
-    pub successful_deliveries: i64,
-    /// Deliveries that failed for good: `failed` and `expired`.
-    pub failed_deliveries: i64,
-    /// Deliveries whose webhook was deleted or switched off.
-    pub cancelled_deliveries: i64,
-    /// Successful deliveries as a share of successful and failed ones, from 0 to 1.
-    #[schema(required, example = 0.998)]
-    pub success_rate: Option<f64>,
-    /// The share of these that succeeded at the first attempt.
-    #[schema(required, example = 0.98)]
-    pub first_try_success_rate: Option<f64>,
-    /// Requests.
-    pub attempts: i64,
-    /// Requests that were not the first of their delivery.
-    pub retries: i64,
-    /// Retries as a share of all requests.
-    #[schema(required, example = 0.02)]
-    pub retry_rate: Option<f64>,
-    /// The mean response time of attempts that were answered or timed out.
-    #[schema(required, example = 152.3)]
-    pub average_response_time_ms: Option<f64>,
-    /// Half of the attempts took no longer. Percentiles are accurate to about a tenth.
-    #[schema(required, example = 120.0)]
-    pub p50_response_time_ms: Option<f64>,
-    #[schema(required, example = 410.0)]
-    pub p95_response_time_ms: Option<f64>,
-    #[schema(required, example = 900.0)]
-    pub p99_response_time_ms: Option<f64>,
+    /// Requests by outcome: `success`, or a class of failures.
+    #[schema(example = json!({"success": 120, "server_error": 3}))]
+    pub attempts_by_outcome: BTreeMap<&'static str, i64>,
 }
 
 /// A webhook's statistics
@@ -173,7 +112,7 @@ pub async fn of_one_webhook(
     let client = api.pool.get().await?;
     check_exists(&client, &acting.tenant, webhook).await?;
     let subject = Subject::Webhook(webhook);
-    let stats = stats(&client, subject, query.window).await?;
+    let stats = stats(&client, subject, query.window, api.retention).await?;
     let only = Some(webhook);
     Ok(Json(
         with_additions(&api, &client, &acting.tenant, only, stats).await?,
@@ -196,7 +135,7 @@ pub async fn of_tenant(
 ) -> Result<Json<Stats>> {
     let client = api.pool.get().await?;
     let subject = Subject::Tenant(&acting.tenant);
-    let stats = stats(&client, subject, query.window).await?;
+    let stats = stats(&client, subject, query.window, api.retention).await?;
     Ok(Json(
         with_additions(&api, &client, &acting.tenant, None, stats).await?,
     ))
@@ -221,13 +160,24 @@ async fn with_additions(
     Ok(stats)
 }
 
-async fn stats(client: &Client, subject: Subject<'_>, window: Window) -> Result<Stats> {
+/// `kept`: how long statistics are kept.
+async fn stats(
+    client: &Client,
+    subject: Subject<'_>,
+    window: Window,
+    kept: Duration,
+) -> Result<Stats> {
     let subject = subject.to_string();
     let now = clock::now();
     let (length, step) = window.lengths();
     let since = floor(now.unix_timestamp() - length, PERIOD);
     let rows = stats_since(client, &subject, since).await?;
     let (last_delivery_at, last_failure_at) = last_times(client, &subject).await?;
+    // The window begins up to a quarter of an hour before its length.
+    let previous = match 2 * length + PERIOD <= kept.whole_seconds() {
+        true => Some(stats_before(client, &subject, since - length, since).await?),
+        false => None,
+    };
 
     let mut total = Tally::default();
     // Empty steps are listed, too, so that a chart has no gaps.
@@ -254,25 +204,23 @@ async fn stats(client: &Client, subject: Subject<'_>, window: Window) -> Result<
         deferrals_by_reason: deferrals.filter(|(_, count)| *count > 0).collect(),
         last_delivery_at,
         last_failure_at,
+        previous,
         series: steps
             .iter()
             .map(|(at, tally)| Step {
                 at: moment(*at),
                 figures: Figures::new(tally),
+                attempts_by_outcome: OUTCOMES
+                    .iter()
+                    .copied()
+                    .zip(tally.outcomes)
+                    .filter(|(_, count)| *count > 0)
+                    .collect(),
             })
             .collect(),
         endpoints: None,
         beside: Beside::new(),
     })
-}
-
-pub fn floor(at: i64, step: i64) -> i64 {
-    at - at.rem_euclid(step)
-}
-
-pub fn moment(at: i64) -> Timestamp {
-    // Within thirty days of now.
-    Timestamp(OffsetDateTime::from_unix_timestamp(at).unwrap_or(OffsetDateTime::UNIX_EPOCH))
 }
 
 async fn stats_since(client: &Client, subject: &str, since: i64) -> Result<Vec<Row>> {
@@ -301,112 +249,3 @@ async fn last_times(
     let row = client.query_one(&statement, &[&subject]).await?;
     Ok((row.get(0), row.get(1)))
 }
-
-impl Figures {
-    fn new(tally: &Tally) -> Self {
-        let share = |part: i64, of: i64| (of > 0).then(|| part as f64 / of as f64);
-        let rounded = |ms: f64| (ms * 10.0).round() / 10.0;
-        let percentile = |share| tally.percentile(share).map(rounded);
-        Self {
-            total_deliveries: tally.decided() + tally.cancelled,
-            successful_deliveries: tally.delivered,
-            failed_deliveries: tally.failed + tally.expired,
-            cancelled_deliveries: tally.cancelled,
-            success_rate: share(tally.delivered, tally.decided()),
-            first_try_success_rate: share(tally.delivered_at_once, tally.decided()),
-            attempts: tally.attempts(),
-            retries: tally.retries,
-            retry_rate: share(tally.retries, tally.attempts()),
-            average_response_time_ms: tally.mean().map(rounded),
-            p50_response_time_ms: percentile(0.5),
-            p95_response_time_ms: percentile(0.95),
-            p99_response_time_ms: percentile(0.99),
-        }
-    }
-}
-
-/// The state of a webhook's endpoint, judged by its latest answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Health {
-    /// Nothing was sent to it lately.
-    Unused,
-    /// At most one attempt in twenty failed.
-    Healthy,
-    /// At most half of the attempts failed.
-    Degraded,
-    /// More than half of the attempts failed.
-    Failing,
-}
-
-/// What a list of webhooks shows of each webhook's deliveries.
-#[derive(Debug, Clone, Copy)]
-pub struct Summary {
-    /// The state of the endpoint.
-    pub health: Health,
-    /// When the last attempt was made.
-    pub last_triggered: Option<Timestamp>,
-}
-
-impl Summary {
-    /// The summary of a webhook that nothing was sent to.
-    pub const UNUSED: Self = Self {
-        health: Health::Unused,
-        last_triggered: None,
-    };
-}
-
-/// The summaries of these webhooks. A missing one is [`Summary::UNUSED`].
-///
-/// # Errors
-/// If PostgreSQL fails.
-pub async fn summaries(
-    client: &Client,
-    webhooks: &[WebhookId],
-) -> Result<HashMap<WebhookId, Summary>> {
-    /// Four quarters of an hour, for four dispatchers.
-    const LATE: i64 = 16;
-    let statement = client
-        .prepare_cached(
-            "-- summaries\n\
-             SELECT w.id, s.last, s.attempts, s.successes \
-             FROM unnest($1::uuid[], $2::text[]) AS w (id, subject) CROSS JOIN LATERAL ( \
-                 SELECT max(last_attempt_at) AS last, sum(outcomes[1]) AS successes, \
-                     sum((SELECT sum(o) FROM unnest(outcomes) AS o))::int8 AS attempts \
-                 FROM (SELECT last_attempt_at, outcomes FROM stats WHERE subject = w.subject \
-                     ORDER BY quarter DESC LIMIT $3) late) s \
-             WHERE s.last IS NOT NULL",
-        )
-        .await?;
-    let subjects: Vec<_> = webhooks
-        .iter()
-        .map(|id| Subject::Webhook(*id).to_string())
-        .collect();
-    let rows = client
-        .query(&statement, &[&webhooks, &subjects, &LATE])
-        .await?;
-    let read = |row: &Row| {
-        let summary = Summary {
-            health: health(row.get("successes"), row.get::<_, i64>("attempts")),
-            last_triggered: row.get("last"),
-        };
-        (row.get("id"), summary)
-    };
-    Ok(rows.iter().map(read).collect())
-}
-
-fn health(successes: i64, attempts: i64) -> Health {
-    let failures = attempts - successes;
-    if attempts == 0 {
-        Health::Unused
-    } else if failures * 20 <= attempts {
-        Health::Healthy
-    } else if failures * 2 <= attempts {
-        Health::Degraded
-    } else {
-        Health::Failing
-    }
-}
-
-#[cfg(test)]
-mod tests;

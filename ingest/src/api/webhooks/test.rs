@@ -46,6 +46,7 @@ pub fn of_webhook() -> OpenApiRouter<Shared> {
 
 /// What to send.
 #[derive(Default, Deserialize, ToSchema)]
+#[schema(example = json!({"event_type": "order.created", "data": {"total": 25.5}}))]
 #[serde(deny_unknown_fields)]
 pub struct NewTest {
     /// The event type; by default the first that the webhook names without a wildcard.
@@ -83,6 +84,9 @@ impl NewTest {
 
 /// A test's event, and the webhook to send it to.
 #[derive(Deserialize, ToSchema)]
+#[schema(example = json!({
+    "webhook_id": "wh_01kb4v2p8zf5sttdw3m8e7h2xk", "event_type": "order.created", "data": {"total": 25.5}
+}))]
 #[serde(deny_unknown_fields)]
 pub struct NewTestById {
     #[schema(value_type = WebhookId)]

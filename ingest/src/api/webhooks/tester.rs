@@ -124,6 +124,12 @@ pub fn judge(report: &Report, dialect: &Dialect) -> (bool, String) {
 fn explain(failure: &Failure, took: Duration) -> String {
     match failure {
         Failure::Dns(cause) => format!("The name of the URL's host does not resolve: {cause}."),
+        Failure::NoDescriptor => {
+            "Posthorn has too many connections at the moment. Ask again in a minute.".to_owned()
+        }
+        Failure::NoTurn => {
+            "Posthorn looks up too many names at the moment. Ask again in a minute.".to_owned()
+        }
         Failure::Connect(cause) => format!("Nothing accepts connections there: {cause}."),
         Failure::Tls(cause) => format!(
             "There is no trusted TLS connection: {cause}. Is the certificate valid, for this name, and sent \
@@ -198,6 +204,7 @@ mod tests {
             (answered(503), false, "503"),
             (Err(Failure::Timeout), false, "within 3.0 s"),
             (Err(Failure::Dns("no such host".into())), false, "resolve"),
+            (Err(Failure::NoTurn), false, "too many names"),
             (
                 Err(Failure::Tls("UnknownIssuer".into())),
                 false,

@@ -13,7 +13,7 @@ use crate::api::access::auth::Reading;
 use crate::api::http::problem::Result;
 use crate::api::http::request::Parameters;
 use crate::api::state::Shared;
-use crate::api::webhooks::stats::{StatsQuery, Window, floor, moment};
+use crate::api::webhooks::stats::window::{StatsQuery, Window, floor, moment};
 use crate::timestamp::Timestamp;
 use crate::type_counts::OTHER;
 

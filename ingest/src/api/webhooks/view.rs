@@ -20,7 +20,7 @@ use crate::api::http::problem::Result;
 use crate::api::openapi::words::WebhookStatus;
 use crate::api::state::Api;
 use crate::api::webhooks::backlog::{Backlog, backlogs};
-use crate::api::webhooks::stats::{Health, Summary, summaries};
+use crate::api::webhooks::health::{Health, Summary, summaries};
 use crate::invalid::NotFound;
 use crate::timestamp::Timestamp;
 use crate::webhooks::form::Signing;
@@ -148,6 +148,10 @@ pub struct WebhookView {
     /// Whether a secret that begins with `whsec_` must go on with base64.
     #[serde(skip)]
     pub decodes_secrets: bool,
+    /// Since when it is paused, as the history of changes has it. `None`: it isn't paused, or the
+    /// history doesn't go back so far.
+    #[serde(skip)]
+    pub paused_since: Option<Timestamp>,
     /// Which state of it this is: its ETag.
     #[serde(skip)]
     pub revision: i64,
@@ -208,6 +212,9 @@ pub const COLUMNS: &str = "w.id, w.tenant, w.url, w.patterns, w.filter, w.dialec
     w.secret_made_at, w.description, w.metadata, w.external_id, w.owner, w.key, w.disabled_reason, w.created_at, w.updated_at, w.revision, \
     coalesce((SELECT c.events FROM costly_filters c WHERE c.webhook_id = w.id), 0) AS too_costly_events, \
     (SELECT c.last_at FROM costly_filters c WHERE c.webhook_id = w.id) AS last_too_costly_at, \
+    CASE WHEN w.status = 'paused' THEN (SELECT c.at FROM changes c \
+        WHERE c.tenant = w.tenant AND c.kind = 'webhook' AND c.object = w.id::text AND c.after ? 'status' \
+        ORDER BY c.id DESC LIMIT 1) END AS paused_since, \
     (SELECT t.dialect FROM tenants t WHERE t.id = w.tenant) AS tenants_dialect";
 
 impl WebhookView {
@@ -284,6 +291,7 @@ impl WebhookView {
             last_triggered: summary.last_triggered,
             beside: Beside::new(),
             decodes_secrets: dialect.is_some_and(|dialect| dialect.decodes_secrets()),
+            paused_since: row.get("paused_since"),
             revision: row.get("revision"),
         };
         if let Some(dialect) = dialect {

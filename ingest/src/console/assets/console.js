@@ -49,10 +49,19 @@ document.addEventListener('click', (event) => {
   // One more empty row. Without JavaScript the server adds it.
   if (at.matches('[data-add-row]')) {
     event.preventDefault();
-    const row = [...$$('[data-row]', at.closest('fieldset'))].pop(), made = row.cloneNode(true);
-    for (const field of $$('input', made)) field.value = '';
+    const row = [...$$('[data-row]', at.closest('[data-rows]'))].pop(), made = row.cloneNode(true);
+    for (const field of $$('input:not([type=hidden])', made)) field.value = '';
     row.after(made);
     $('input', made).focus();
+  }
+  // The last row of its kind is emptied, so that there is one to clone.
+  if (at.matches('[data-remove-row]')) {
+    event.preventDefault();
+    const row = at.closest('[data-row]'), form = at.form, rows = at.closest('[data-rows]');
+    if ($$('[data-row]', rows).length > 1) row.remove();
+    else for (const field of $$('input:not([type=hidden])', row)) field.value = '';
+    $('input', rows).focus();
+    form.dispatchEvent(new Event('input'));
   }
   if (at.matches('[data-close]')) { event.preventDefault(); at.closest('dialog').close(); }
   if (at.matches('[data-all]')) {
@@ -70,7 +79,11 @@ document.addEventListener('submit', (event) => {
 });
 addEventListener('pageshow', () => { for (const form of $$('form[data-sent]')) delete form.dataset.sent; count(); });
 
-document.addEventListener('change', (event) => { if (event.target.closest('td.pick')) count(); });
+document.addEventListener('change', (event) => {
+  if (event.target.closest('td.pick')) count();
+  // Boxes that filter: without JavaScript the form has a button.
+  event.target.closest('form[data-auto]')?.requestSubmit();
+});
 const picked = () => $$('td.pick input:checked');
 const count = () => {
   const many = picked().length;
@@ -101,7 +114,11 @@ const attempt = (step) => {
 document.addEventListener('keydown', (event) => {
   const typing = event.target.closest('input:not([type=checkbox], [type=radio]), textarea, select, [contenteditable]');
   if (event.key === 'Escape' && typing) return typing.blur();
-  if (event.key === 'Enter' && (event.metaKey || event.ctrlKey)) return typing?.form?.requestSubmit();
+  if (event.key === 'Enter' && (event.metaKey || event.ctrlKey) && typing?.form) {
+    // As if the button with this key were pressed: its name says what the form is to do.
+    event.preventDefault();
+    return typing.form.requestSubmit($('[data-key="mod+Enter"]', typing.form));
+  }
   if (typing || event.metaKey || event.ctrlKey || event.altKey || $('dialog[open]') || !hasLetters) return;
   const row = $('.list tr[data-cursor]');
   const keys = {
@@ -126,10 +143,10 @@ $('.nav [aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'center' })
 // Live. One EventSource a page, as data-events says. Each message names a part of
 // the page (data-live) and has its HTML as the server renders it: same templates,
 // same escaping. Lists aren't moved under the reader: they get "4 newer" instead.
-const source = document.body.dataset.events;
+let source = document.body.dataset.events;
 if (source) {
-  const state = $('[data-live-state]'), tail = $('[data-live=tail]'), held = $('[data-held]');
-  const later = new Map();
+  const state = $('[data-live-state]'), tail = $('[data-live=tail]'), held = $('[data-held]'), hold = $('[data-hold]');
+  const later = new Map(), had = new Map();
   let live, since, told, wait, isHeld = false, isOver = false;
   const show = (word, on) => { state.textContent = word; state.dataset.state = on ? 'on' : 'off'; };
   const parse = (html) => new DOMParser().parseFromString(html, 'text/html').body;
@@ -138,20 +155,31 @@ if (source) {
     if (!part) return;
     const made = parse(html);
     if (part === tail && isHeld) {
-      const shown = new Set($$('li', tail).map((line) => line.textContent));
-      const more = $$('li', made).filter((line) => !shown.has(line.textContent)).length;
+      // A wait goes on in its line, so what a line says isn't what tells lines apart.
+      const key = (line) => `${$('time', line)?.dateTime} ${$('a', line)?.getAttribute('href')}`;
+      const shown = new Set($$('li', tail).map(key)), all = $$('li', made);
+      const more = all.filter((line) => !shown.has(key(line))).length;
       later.set(name, html);
-      held.textContent = `Held: ${more} lines not shown.`;
+      held.textContent = `Held: ${more}${more && more === all.length ? ' or more' : ''} ${more === 1 ? 'line' : 'lines'} not shown.`;
       return;
     }
-    // A part that has the focus waits until it is left.
-    if (part.contains(document.activeElement)) return later.set(name, html);
+    // A new stream sends all parts again. What somebody has opened in one stays open.
+    if (had.get(name) === html) return later.delete(name);
+    // A part that has the focus, or that the address leads to, waits until it is left; a chart
+    // until its table is closed.
+    if (part.contains(document.activeElement) || $(':target, .chart + details[open]', part)) return later.set(name, html);
     later.delete(name);
-    if (name === 'newer') part.hidden = !html;
+    had.set(name, html);
+    if (name === 'newer') {
+      if (html && follows) return refresh();
+      part.hidden = !html;
+    }
     if (part.innerHTML !== made.innerHTML) part.replaceChildren(...made.childNodes);
   };
   const catchUp = () => { for (const [name, html] of [...later]) put(name, html); };
   document.addEventListener('focusout', () => setTimeout(catchUp));
+  // It doesn't bubble.
+  document.addEventListener('toggle', catchUp, true);
   const lost = () => {
     since ??= new Date();
     // Streams end after a while, and the next one begins within a second.
@@ -175,19 +203,47 @@ if (source) {
     live.addEventListener('part', (message) => { const { name, html } = JSON.parse(message.data); put(name, html); });
     live.addEventListener('over', () => { isOver = true; live.close(); show('Nothing more comes', false); });
   };
+  // Whoever follows a list gets its new rows, as a reload would bring them.
+  const follow = $('[data-follow]');
+  let follows = false;
+  const refresh = async () => {
+    const answer = await fetch(location.href).catch(() => {});
+    if (!answer?.ok || !follows) return;
+    const page = parse(await answer.text()), list = $('[data-list]', page);
+    if (!list) return;
+    $('[data-list]').replaceChildren(...list.childNodes);
+    $('[data-live=newer]').hidden = true;
+    had.clear();
+    source = page.dataset.events ?? source;
+    listen();
+  };
+  follow?.addEventListener('click', () => {
+    follows = !follows;
+    follow.setAttribute('aria-pressed', follows);
+    say(follows ? 'Following: new rows come by themselves' : 'Not following');
+    if (follows) refresh();
+  });
   if (document.hidden) show('Held', false); else listen();
   // Hidden pages cost the server nothing. Parts come whole, so none is missed.
   document.addEventListener('visibilitychange', () => {
     if (isOver) return;
     if (document.hidden) { live?.close(); show('Held', false); } else listen();
   });
-  if (tail) document.addEventListener('keydown', (event) => {
-    if (event.key !== ' ' || event.target.closest('input, textarea, select, button, summary')) return;
-    event.preventDefault();
+  const toggle = () => {
     isHeld = !isHeld;
+    hold.setAttribute('aria-pressed', isHeld);
     held.textContent = isHeld ? 'Held.' : '';
     if (!isHeld) catchUp();
-  });
+  };
+  if (tail && hold) {
+    hold.addEventListener('click', toggle);
+    // On a button Space presses that button.
+    document.addEventListener('keydown', (event) => {
+      if (event.key !== ' ' || event.target.closest('input, textarea, select, button, summary')) return;
+      event.preventDefault();
+      toggle();
+    });
+  }
 }
 
 // The preview follows what is typed. It is the form's own button, pressed by itself.
@@ -205,6 +261,10 @@ if (preview) {
       const page = new DOMParser().parseFromString(await answer.text(), 'text/html');
       const made = $('[data-preview=shown]', page);
       if (made) $('[data-preview]').replaceWith(made);
+      for (const part of $$('[data-refreshed]')) {
+        const other = $(`[data-refreshed=${part.dataset.refreshed}]`, page);
+        if (other) part.replaceChildren(...other.childNodes);
+      }
     } catch { /* A newer one was asked for, or the next key asks again. */ }
   };
   form.addEventListener('input', () => { clearTimeout(timer); timer = setTimeout(ask, 300); });

@@ -1,31 +1,31 @@
 //! Dead letters, for the operator: grouped by reason, because all letters of one reason are fixed
-//! together.
+//! together. Below them the messages, with a search field and boxes to select some.
+
+pub mod act;
+pub mod of_tenant;
+pub mod one;
 
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
-use axum::response::{Html, Redirect};
+use axum::response::Html;
 use maud::{Markup, html};
 use serde::Deserialize;
-use shared::ids::DeadLetterId;
 
-use crate::api::dead_letters::replay::{replay as replay_one, replay_many};
-use crate::api::dead_letters::selection::Selection;
 use crate::api::dead_letters::view::DeadLetter;
-use crate::api::dead_letters::{
-    self, DeadLetterQuery, DeadLetterReason, Discardable, WhoseReasons,
-};
-use crate::api::http::request::{Id, OptionalBody, Parameters};
-use crate::console::failure::{Failure, Result};
-use crate::console::fields::{Fields, query};
+use crate::api::dead_letters::{self, DeadLetterQuery, DeadLetterReason, REASONS, WhoseReasons};
+use crate::api::http::request::Parameters;
+use crate::console::failure::Result;
+use crate::console::fields::query;
 use crate::console::frame::{Page, Section, csrf};
-use crate::console::moments::{at, bytes, count};
-use crate::console::parts::{Head, code, done, empty, num, pager, panel, table, td, tr};
+use crate::console::icons::icon;
+use crate::console::moments::{at, count};
+use crate::console::parts::{Head, done, empty, num, pager, pick, table, td, tr};
 use crate::console::state::Console;
-use crate::console::text::{block, excerpt, line, short};
-use crate::console::visit::{Operation, Posted, Visitor};
+use crate::console::text::{excerpt, line, plain};
+use crate::console::visit::{Operation, Visitor};
 
-const PATH: &str = "/console/_/dead-letters";
+pub const PATH: &str = "/console/_/dead-letters";
 
 #[derive(Deserialize, Default)]
 pub struct Params {
@@ -35,13 +35,33 @@ pub struct Params {
     tenant: String,
     #[serde(default)]
     queue: String,
+    /// Part of a reason, a routing key or a message id.
+    #[serde(default)]
+    q: String,
     cursor: Option<String>,
-    /// `replayed-3`, `discarded-3`.
+    /// `replayed-3`, `replayed-3-1` (one was skipped), `discarded-3`.
     #[serde(default)]
     done: String,
 }
 
-/// `GET /console/_/dead-letters?reason=`
+impl Params {
+    /// What the list is filtered by: names and values.
+    fn filter(&self) -> [(&'static str, &str); 4] {
+        [
+            ("reason", &self.reason),
+            ("tenant", &self.tenant),
+            ("queue", &self.queue),
+            ("q", self.q.trim()),
+        ]
+    }
+
+    /// The page's address with these pairs of its filter.
+    fn path(pairs: &[(&str, &str)]) -> String {
+        format!("{PATH}{}", query(pairs))
+    }
+}
+
+/// `GET /console/_/dead-letters?reason=&q=`
 pub async fn show(
     State(console): State<Arc<Console>>,
     operation: Operation,
@@ -56,6 +76,7 @@ pub async fn show(
         reason: filled(&params.reason),
         tenant: filled(&params.tenant),
         queue: filled(&params.queue),
+        q: filled(params.q.trim()),
         limit: None,
         cursor: params.cursor.clone(),
     };
@@ -65,13 +86,9 @@ pub async fn show(
     let all: i64 = reasons.iter().map(|of| of.count).sum();
     let older = page.next_cursor.map(|cursor| {
         let cursor = cursor.to_string();
-        let pairs = [
-            ("reason", params.reason.as_str()),
-            ("tenant", &params.tenant),
-            ("queue", &params.queue),
-            ("cursor", &cursor),
-        ];
-        format!("{PATH}{}", query(&pairs))
+        let mut pairs = params.filter().to_vec();
+        pairs.push(("cursor", &cursor));
+        Params::path(&pairs)
     });
     let content = html! {
         div class="head" { div {
@@ -87,7 +104,10 @@ pub async fn show(
                 h2 { "Messages" }
                 (filter(&params))
                 @if page.dead_letters.is_empty() { (empty("Nothing matches", &html! { "No message passes this filter." }, &html! { a class="btn" href=(PATH) { "All messages" } })) }
-                @else { (messages(&page.dead_letters)) }
+                @else {
+                    (messages(&page.dead_letters, PATH, true))
+                    (bulk_bar(&operation.by))
+                }
                 (pager(&html! { (page.dead_letters.len()) " of " (all) }, older.as_deref()))
             }
         }
@@ -95,16 +115,34 @@ pub async fn show(
     Ok(Page::of_operator(&operation, Section::DeadLetters, "Dead letters").show(&content))
 }
 
-/// Only our own words: what the address says is a word and a number.
+/// The address has only a word and numbers. So a link can't put words of its own on the page.
 fn what_was_done(text: &str) -> Option<Markup> {
-    let (what, n) = text.split_once('-')?;
-    let n: i64 = n.parse().ok()?;
+    let (what, numbers) = text.split_once('-')?;
+    let (n, skipped) = numbers.split_once('-').unwrap_or((numbers, "0"));
+    let (n, skipped): (i64, i64) = (n.parse().ok()?, skipped.parse().ok()?);
     let verb = match what {
         "replayed" => "published again. What is still wrong with them comes back",
         "discarded" => "discarded",
         _ => return None,
     };
-    Some(done(&format!("{} {verb}.", count(n, "message"))))
+    let rest = match skipped {
+        0 => String::new(),
+        skipped => format!(
+            " {} can't be published again and stayed.",
+            count(skipped, "message")
+        ),
+    };
+    Some(done(&format!("{} {verb}.{rest}", count(n, "message"))))
+}
+
+/// Whether some tenant's letters may have been refused for the same reason as these, which name no
+/// tenant. No filter finds letters without a tenant alone. So then these can't be acted on at once.
+fn shares(of: &DeadLetterReason, all: &[DeadLetterReason]) -> bool {
+    let is_same = |other: &DeadLetterReason| other.reason == of.reason && other.queue == of.queue;
+    let of_a_tenant = |other: &DeadLetterReason| other.tenant.is_some() && is_same(other);
+    // There may be more than are listed.
+    let listed_all = (all.len() as i64) < REASONS;
+    of.tenant.is_none() && (!listed_all || all.iter().any(of_a_tenant))
 }
 
 fn by_reason(by: &Visitor, reasons: &[DeadLetterReason]) -> Markup {
@@ -118,21 +156,22 @@ fn by_reason(by: &Visitor, reasons: &[DeadLetterReason]) -> Markup {
     let rows = html! {
         @for of in reasons {
             @let tenant = of.tenant.as_deref().unwrap_or_default();
-            @let to = format!("{PATH}{}", query(&[("reason", &of.reason), ("tenant", tenant), ("queue", &of.queue)]));
+            @let to = Params::path(&[("reason", &of.reason), ("tenant", tenant), ("queue", &of.queue)]);
             (tr(&html! {
                 (td("grow first", &html! { a href=(to) { b { (excerpt(&of.reason, 300)) } } }))
                 (td("", &html! { @if tenant.is_empty() { span class="soft" { "none" } } @else { code { (line(tenant)) } } }))
                 (num("", Some("messages"), &of.count))
                 (td("soft", &at(of.first_at.0)))
                 (td("right last", &html! {
-                    form class="row" method="post" action={ (PATH) "/act" } {
+                    @if shares(of, reasons) { a class="btn tiny quiet" href=(to) { "Select some" } }
+                    @else { form class="row" method="post" action={ (PATH) "/act" } {
                         (csrf(by))
                         input type="hidden" name="reason" value=(of.reason);
                         input type="hidden" name="tenant" value=(tenant);
                         input type="hidden" name="queue" value=(of.queue);
                         @if of.replayable { button class="btn tiny" name="do" value="replay" { "Replay " (of.count.min(1_000)) } }
                         button class="btn tiny quiet" name="do" value="ask" { "Discard" }
-                    }
+                    } }
                 }))
             }))
         }
@@ -140,43 +179,51 @@ fn by_reason(by: &Visitor, reasons: &[DeadLetterReason]) -> Markup {
     table("tight", &heads, &rows)
 }
 
+/// The search field, with a chip for each other part of the filter.
 fn filter(params: &Params) -> Markup {
+    let all = params.filter();
+    let chips: Vec<_> = all
+        .iter()
+        .filter(|(name, value)| *name != "q" && !value.is_empty())
+        .collect();
     let without = |name: &str| {
-        let pairs = [
-            ("reason", params.reason.as_str()),
-            ("tenant", &params.tenant),
-            ("queue", &params.queue),
-        ];
-        let kept: Vec<_> = pairs.into_iter().filter(|(key, _)| *key != name).collect();
-        format!("{PATH}{}", query(&kept))
+        let kept: Vec<_> = all.into_iter().filter(|(key, _)| *key != name).collect();
+        Params::path(&kept)
     };
-    let chips = [
-        ("reason", &params.reason),
-        ("tenant", &params.tenant),
-        ("queue", &params.queue),
-    ];
     html! {
-        @if chips.iter().any(|(_, value)| !value.is_empty()) {
-            p class="row" { @for (name, value) in chips { @if !value.is_empty() {
-                a class="chip" href=(without(name)) aria-label={ "Remove " (name) } { b { (name) } " " (excerpt(value, 120)) " ×" }
-            } } }
+        form class="query" action=(PATH) role="search" aria-label="Messages" {
+            div class="chips" {
+                (icon("search"))
+                @for (name, value) in &chips {
+                    input type="hidden" name=(name) value=(value);
+                    a class="chip" href=(without(name)) aria-label={ "Remove " (name) } { b { (name) } " " (excerpt(value, 120)) " ×" }
+                }
+                input name="q" value=(plain(&params.q)) aria-label="Search messages"
+                    placeholder="Part of a reason, a routing key or a message id" maxlength="256" autocomplete="off" spellcheck="false";
+            }
+            button class="btn" { "Search" }
         }
     }
 }
 
-fn messages(letters: &[DeadLetter]) -> Markup {
-    let heads = [
+/// A list of dead letters. `path`: of the list; `may_select`: whether rows have boxes.
+fn messages(letters: &[DeadLetter], path: &str, may_select: bool) -> Markup {
+    let mut heads = vec![
         Head::Text("Reason and beginning"),
         Head::Text("Tenant"),
         Head::Text("Routing key"),
         Head::Number("Bytes"),
         Head::Number("Since"),
     ];
+    if may_select {
+        heads.insert(0, Head::Pick);
+    }
     let rows = html! {
         @for letter in letters {
             (tr(&html! {
+                @if may_select { (pick(&letter.id.to_string())) }
                 (td("grow full", &html! {
-                    a href={ (PATH) "/" (letter.id) } { b { (excerpt(&letter.reason, 200)) } }
+                    a href={ (path) "/" (letter.id) } { b { (excerpt(&letter.reason, 200)) } }
                     code class="cut soft small" { (excerpt(&letter.body_excerpt, 200)) }
                 }))
                 (td("", &html! { @if let Some(tenant) = &letter.tenant { code { (line(tenant)) } } }))
@@ -189,131 +236,17 @@ fn messages(letters: &[DeadLetter]) -> Markup {
     table("tight", &heads, &rows)
 }
 
-/// `GET /console/_/dead-letters/{id}`
-pub async fn show_one(
-    State(console): State<Arc<Console>>,
-    operation: Operation,
-    Id(id): Id<DeadLetterId>,
-) -> Result<Html<String>> {
-    let letter = dead_letters::show_one(&console.api, id).await?;
-    let headers = serde_json::Value::Object(letter.headers.clone());
-    let title = format!("Dead letter {}", short(&id.to_string()));
-    let path = format!("{PATH}/{id}");
-    let content = html! {
-        div class="head" {
-            div {
-                h1 { (title) }
-                p class="sub" { span class="break" { (line(&letter.reason)) } }
-            }
-            div class="row" {
-                form method="post" action={ (path) "/replay" } {
-                    (csrf(&operation.by))
-                    @if !letter.truncated && letter.unreadable.is_none() { button class="btn main-btn" { "Replay" } }
-                }
-                form method="post" action={ (PATH) "/act" } {
-                    (csrf(&operation.by))
-                    input type="hidden" name="id" value=(id);
-                    button class="btn risk" name="do" value="discard" { "Discard" }
-                }
+/// Appears with a selection.
+fn bulk_bar(by: &Visitor) -> Markup {
+    html! {
+        form class="bulk" id="bulk" method="post" action={ (PATH) "/act" } {
+            (csrf(by))
+            span { b class="num" data-count { "0" } " selected" }
+            span class="row" {
+                button class="btn" name="do" value="replay" data-key="r" { (icon("retry")) "Replay these" }
+                button class="btn" name="do" value="ask" { "Discard these…" }
+                button class="btn js-only" type="button" data-copy-ids { (icon("copy")) "Copy ids" }
             }
         }
-        dl class="kv" {
-            dt { "Queue" } dd { (letter.queue) }
-            dt { "Published to" } dd { code { (line(&letter.exchange)) } " with " code class="break" { (line(&letter.routing_key)) } }
-            dt { "Tenant" } dd { @match &letter.tenant { Some(tenant) => code { (line(tenant)) }, None => "none" } }
-            dt { "Message id" } dd { @match &letter.message_id { Some(id) => code class="break" { (line(id)) }, None => "none" } }
-            dt { "Content type" } dd { @match &letter.content_type { Some(kind) => code { (line(kind)) }, None => "none" } }
-            dt { "Since" } dd { (at(letter.parked_at.0)) }
-        }
-        @if let Some(unreadable) = &letter.unreadable {
-            (panel("Unreadable", &html! {}, true, &html! {
-                p { (line(&unreadable.why)) }
-                p class="soft small" { "Replay it with a new routing key over the API: POST /api/v1/admin/dead-letters/{id}/replay." }
-                (code(&html! { (line(&unreadable.properties.escaped)) }))
-            }))
-        }
-        (panel("Headers", &html! {}, !letter.headers.is_empty(), &code(&block(&serde_json::to_string_pretty(&headers).unwrap_or_default()))))
-        (panel("Body", &html! { (bytes(letter.size.into())) ", the first 1,024 bytes" }, true, &code(&block(&letter.body_excerpt))))
-    };
-    Ok(Page::of_operator(&operation, Section::DeadLetters, title).show(&content))
-}
-
-/// `POST /console/_/dead-letters/{id}/replay`
-pub async fn replay(
-    State(console): State<Arc<Console>>,
-    operation: Operation,
-    Id(id): Id<DeadLetterId>,
-) -> Result<Redirect> {
-    let api = State(console.api.clone());
-    let answer = replay_one(
-        operation.operating(),
-        api,
-        Id(id),
-        OptionalBody(Default::default()),
-    );
-    let replayed = answer.await?.0.replayed;
-    Ok(Redirect::to(&format!("{PATH}?done=replayed-{replayed}")))
-}
-
-/// `POST /console/_/dead-letters/act`: replays or discards those of a reason, or one.
-pub async fn act(
-    State(console): State<Arc<Console>>,
-    operation: Operation,
-    Posted(fields): Posted,
-) -> Result<std::result::Result<Redirect, Html<String>>> {
-    let filled = |name: &str| fields.filled(name).map(str::to_owned);
-    let api = || State(console.api.clone());
-    let done = match fields.text("do") {
-        "replay" => {
-            let selection = Selection {
-                reason: filled("reason"),
-                tenant: filled("tenant"),
-                queue: filled("queue"),
-                ids: filled("id").map(|id| vec![id]),
-            };
-            let body = crate::api::http::request::Body(selection);
-            let answer = replay_many(operation.operating(), api(), body).await?;
-            format!("replayed-{}", answer.0.replayed)
-        }
-        "discard" => {
-            let which = Discardable {
-                reason: filled("reason"),
-                tenant: filled("tenant"),
-                queue: filled("queue"),
-                ids: filled("id"),
-            };
-            let parameters = Parameters(which);
-            let answer = dead_letters::discard_many(operation.operating(), api(), parameters);
-            format!("discarded-{}", answer.await?.0.discarded)
-        }
-        "ask" => return Ok(Err(ask(&console, &operation, &fields).await?)),
-        _ => return Err(Failure::not_found("there is no such action")),
-    };
-    Ok(Ok(Redirect::to(&format!("{PATH}?done={done}"))))
-}
-
-/// Asks before messages are gone for good.
-async fn ask(console: &Console, operation: &Operation, fields: &Fields) -> Result<Html<String>> {
-    let whose = WhoseReasons { tenant: None };
-    let api = State(console.api.clone());
-    let all = dead_letters::list_reasons(operation.operating(), api, Parameters(whose)).await?;
-    let (reason, tenant) = (fields.text("reason"), fields.text("tenant"));
-    let of = all
-        .0
-        .reasons
-        .into_iter()
-        .find(|of| of.reason == reason && of.tenant.as_deref().unwrap_or_default() == tenant);
-    let many = of.map_or(0, |of| of.count).min(1_000);
-    let content = html! {
-        div class="head" { div { h1 { "Discard " (count(many, "message")) "?" } } }
-        p { "Refused for: " b { (line(reason)) } }
-        p class="soft" { "They are gone for good. What was in them is delivered to nobody." }
-        form class="row" method="post" action={ (PATH) "/act" } {
-            (csrf(&operation.by))
-            @for name in ["reason", "tenant", "queue"] { input type="hidden" name=(name) value=(fields.text(name)); }
-            a class="btn" href=(PATH) autofocus { "Keep them" }
-            button class="btn risk" name="do" value="discard" { "Discard " (count(many, "message")) }
-        }
-    };
-    Ok(Page::of_operator(operation, Section::DeadLetters, "Discard").show(&content))
+    }
 }

@@ -1,5 +1,8 @@
 //! Deliveries of all webhooks, and the list that a webhook's page has, too.
 
+pub mod facets;
+pub mod named;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -8,6 +11,11 @@ use axum::response::Html;
 use maud::{Markup, html};
 use serde::Deserialize;
 use shared::ids::WebhookId;
+
+use facets::{Counts, replay_link, state_filters};
+use named::with_ids;
+
+pub use facets::ready_filters;
 
 use crate::api::access::role::Role;
 use crate::api::deliveries;
@@ -19,14 +27,12 @@ use crate::console::frame::{Page, Section, csrf};
 use crate::console::icons::icon;
 use crate::console::moments::{at, count, took};
 use crate::console::pages::webhooks::names;
-use crate::console::parts::{
-    Head, dash, empty, facets, num, pager, pick, table, td, tr, unreadable,
-};
+use crate::console::parts::{Head, dash, empty, num, pager, pick, table, td, tr, unreadable};
 use crate::console::query::{OF_DELIVERIES, SearchQuery, bar, of_deliveries};
 use crate::console::state::Console;
 use crate::console::text::{excerpt, short};
 use crate::console::visit::{Poll, Reads, Visit, Visitor};
-use crate::console::watch::Snapshot;
+use crate::console::watch::{Latest, Snapshot};
 use crate::console::words;
 
 #[derive(Deserialize, Default)]
@@ -54,7 +60,11 @@ pub async fn show(
     Query(params): Query<Params>,
 ) -> Result<Html<String>> {
     let search = params.query();
-    let (filter, mut beneath) = of_deliveries(&search, params.cursor.clone());
+    let (mut filter, mut beneath) = of_deliveries(&search, params.cursor.clone());
+    if beneath.is_none() {
+        beneath = with_ids(&console.reads, &visit, &mut filter).await?;
+    }
+    let replay = replay_link(&visit, &search, filter.webhook_id.as_deref());
     let mut unread = None;
     let found = match beneath {
         Some(_) => None,
@@ -87,8 +97,8 @@ pub async fn show(
             }
         }
         @if let Some(done) = params.done.as_deref().and_then(what_was_done) { (done) }
-        (bar(&path, &search, "Filter deliveries", "status:failed type:order.paid code:503 event:order-4711 since:1h", beneath.as_deref()))
-        (ready_filters(&path, &search))
+        (bar(&path, &search, "Filter deliveries", "status:failed type:order.paid code:503 webhook:Warehouse event:order-4711 since:1h", beneath.as_deref()))
+        (state_filters(&path, &search, &Counts::default(), replay.as_deref()))
         (newer_place(&path, &search, params.cursor.is_none()))
         @if let Some(unread) = &unread { (unreadable("The list", unread.is_too_slow())) }
         @if let Some(page) = &found {
@@ -114,7 +124,10 @@ pub fn normal(q: &str) -> String {
 
 /// The newest deliveries of a list, for pages to say how many are newer than theirs.
 pub async fn live(poll: &Poll, of: Option<WebhookId>, q: &str) -> Result<Snapshot> {
-    let (filter, wrong) = of_deliveries(&SearchQuery::parse(q, &OF_DELIVERIES), None);
+    let (mut filter, mut wrong) = of_deliveries(&SearchQuery::parse(q, &OF_DELIVERIES), None);
+    if wrong.is_none() {
+        wrong = with_ids(&poll.api, poll, &mut filter).await?;
+    }
     if wrong.is_some() {
         return Err(Failure::not_found("there is no such list"));
     }
@@ -124,9 +137,13 @@ pub async fn live(poll: &Poll, of: Option<WebhookId>, q: &str) -> Result<Snapsho
         Some(id) => deliveries::list_of_webhook(acting, api, Id(id), Parameters(filter)).await?,
         None => deliveries::list(acting, api, Parameters(filter)).await?,
     };
-    let ids = found.0.deliveries.iter().map(|delivery| delivery.id);
+    let ids = found.0.deliveries.iter().map(|delivery| delivery.id.uuid());
     Ok(Snapshot {
-        latest: Some((ids.collect(), found.0.next_cursor.is_some())),
+        latest: Some(Latest {
+            ids: ids.collect(),
+            more: found.0.next_cursor.is_some(),
+            noun: "newer delivery",
+        }),
         ..Snapshot::default()
     })
 }
@@ -137,9 +154,14 @@ pub fn newer_place(path: &str, search: &SearchQuery, is_first: bool) -> Markup {
     html! { @if is_first { a href=(here) data-live="newer" class="newer" hidden {} } }
 }
 
-/// How many there are.
-pub fn newer(many: usize, and_more: bool) -> Markup {
-    html! { @if many > 0 { (many) @if and_more { "+" } @if many == 1 { " newer delivery" } @else { " newer deliveries" } } }
+/// How many there are. `noun`: what one is, such as `newer delivery`.
+pub fn newer(many: usize, and_more: bool, noun: &str) -> Markup {
+    let counted = count(many as i64, noun);
+    let counted = match counted.split_once(' ') {
+        Some((number, nouns)) if and_more => format!("{number}+ {nouns}"),
+        _ => counted,
+    };
+    html! { @if many > 0 { (counted) } }
 }
 
 /// One line of a list.
@@ -264,34 +286,6 @@ fn bulk_bar(bulk: &Bulk<'_>, base: &str) -> Markup {
             }
         }
     }
-}
-
-/// Filters that people ask for.
-pub fn ready_filters(path: &str, search: &SearchQuery) -> Markup {
-    let kept = SearchQuery::parse(&search.without(Some("status")), &OF_DELIVERIES);
-    let status = search.get("status").unwrap_or_default();
-    let ready = [
-        ("All", ""),
-        ("Waiting", "waiting"),
-        ("Failed", "failed"),
-        ("Expired", "expired"),
-        ("Cancelled", "cancelled"),
-        ("Delivered", "delivered"),
-    ];
-    let links: Vec<_> = ready
-        .into_iter()
-        .map(|(words, state)| {
-            let filter = if state.is_empty() {
-                String::new()
-            } else {
-                format!(" status:{state}")
-            };
-            let q = format!("{}{filter}", kept.without(None));
-            let to = format!("{path}{}", query(&[("q", q.trim())]));
-            (to, html! { (words) }, status == state)
-        })
-        .collect();
-    facets("State", &links, &html! { "Newest event first" })
 }
 
 /// Nothing yet, nothing matches, or nothing among those that were looked at.

@@ -5,35 +5,39 @@ pub mod attempt;
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
+use axum::http::StatusCode;
 use axum::response::{Html, Redirect};
 use maud::{Markup, html};
 use serde::Deserialize;
 use shared::ids::DeliveryId;
 
-use attempt::attempt_shown;
+use attempt::{Endpoint, attempt_shown};
 
 use crate::api::access::auth::Reading;
 use crate::api::access::role::Role;
+use crate::api::deliveries;
 use crate::api::deliveries::retries;
 use crate::api::deliveries::view::{Attempt, Delivery, DeliveryDetail, Wait};
+use crate::api::http::problem::{self, Problem};
 use crate::api::http::request::Id;
-use crate::api::webhooks::view::WebhookView;
-use crate::api::{deliveries, http::problem::Problem};
+use crate::api::webhooks::view::{self, WebhookView};
 use crate::console::failure::Result;
 use crate::console::fields::segment;
 use crate::console::frame::{Page, Section, csrf};
 use crate::console::icons::icon;
 use crate::console::moments::{at, count, exactly, span, took};
-use crate::console::pages::webhooks::name;
+use crate::console::pages::webhooks::{name, pattern_for};
 use crate::console::parts::id;
 use crate::console::state::Console;
-use crate::console::text::{line, short};
+use crate::console::text::{excerpt, line, short};
 use crate::console::visit::{At, ManagerVisit, Poll, Reads, Visit};
 use crate::console::watch::Snapshot;
 use crate::console::words;
 
 /// How many attempts, the latest ones, the timeline and the page have.
 const SHOWN_ATTEMPTS: usize = 12;
+/// The live part with the attempts.
+const ATTEMPTS_PART: &str = "panels";
 
 #[derive(Deserialize)]
 pub struct Params {
@@ -53,51 +57,33 @@ pub async fn show(
     let held = visit.hold().await?;
     let acting = held.acting()?;
     let api = State(console.reads.clone());
-    let DeliveryDetail {
-        delivery,
-        attempt_log,
-        waits,
-        ..
-    } = deliveries::show(acting, api, Id(delivery)).await?.0;
-    // A deleted webhook is gone, its log stays.
-    let webhook = match held.webhook(delivery.webhook_id).await {
-        Ok(webhook) => Some(webhook),
-        Err(problem) if problem.status() == axum::http::StatusCode::NOT_FOUND => None,
-        Err(problem) => return Err(problem.into()),
-    };
+    let shown = deliveries::show(acting, api, Id(delivery)).await?.0;
+    let delivery = &shown.delivery;
+    let webhook = not_deleted(held.webhook(delivery.webhook_id).await)?;
+    let endpoint = Endpoint::new(&console.api, &visit.tenant, webhook.as_ref());
     let is_chosen = |attempt: &Attempt| params.attempt == attempt.n.to_string();
-    let chosen = attempt_log
-        .iter()
-        .position(is_chosen)
-        .unwrap_or(attempt_log.len().saturating_sub(1));
+    let chosen = shown.attempt_log.iter().position(is_chosen);
+    // Who looks at one attempt goes on looking at it. Others see the next one as it comes.
+    let follows = chosen.is_none().then_some(ATTEMPTS_PART);
+    let signature = visit.path("/signature");
+    let signature = Some(signature.as_str()).filter(|_| visit.by.may(Role::Manager));
     let content = html! {
-        (head(&visit, &delivery, webhook.as_ref()))
+        (head(&visit, delivery, webhook.as_ref()))
         div class="cols" {
             section {
                 div class="row apart" {
                     h2 { "What happened" }
                     span class="small soft num" data-live="attempts" { (count(delivery.attempts.into(), "attempt")) }
                 }
-                div data-live="timeline" { (timeline(&delivery, &attempt_log, &waits)) }
+                div data-live="timeline" { (timeline(&shown, webhook.as_ref())) }
             }
-            section class="stack near" data-attempts {
-                @if attempt_log.is_empty() {
-                    h2 { "Attempts" }
-                    div class="empty" { h2 { "Not tried yet" } p { (why_it_waits(&delivery)) } }
-                } @else {
-                    @for (n, attempt) in attempt_log.iter().enumerate().rev() {
-                        @if n == chosen || n + SHOWN_ATTEMPTS >= attempt_log.len() {
-                            (attempt_shown(attempt, &attempt_log, webhook.as_ref(), (n == chosen, delivery.id)))
-                        }
-                    }
-                }
-            }
+            section class="stack near" data-attempts data-live=[follows] { (attempts(&shown, endpoint, chosen, signature)) }
         }
     };
     let title = format!(
         "{} to {}",
         delivery.event_type,
-        to(&delivery, webhook.as_ref())
+        to(delivery, webhook.as_ref())
     );
     let page = Page::of_tenant(&visit, Section::Deliveries, title);
     Ok(match delivery.finished_at {
@@ -108,8 +94,42 @@ pub async fn show(
     })
 }
 
-/// The live parts: its state and its timeline. Attempts have bodies, so they are read only if the
-/// delivery's row has changed.
+/// A deleted webhook is gone, its log stays.
+fn not_deleted(found: problem::Result<WebhookView>) -> Result<Option<WebhookView>> {
+    match found {
+        Ok(webhook) => Ok(Some(webhook)),
+        Err(problem) if problem.status() == StatusCode::NOT_FOUND => Ok(None),
+        Err(problem) => Err(problem.into()),
+    }
+}
+
+/// The latest attempts, one of them with its request and its answer: the last one, unless
+/// another was chosen.
+/// `signature`: the path of the signature check, for visitors who may use it.
+fn attempts(
+    shown: &DeliveryDetail,
+    endpoint: Endpoint<'_>,
+    chosen: Option<usize>,
+    signature: Option<&str>,
+) -> Markup {
+    let (all, id) = (&shown.attempt_log, shown.delivery.id);
+    let chosen = chosen.unwrap_or(all.len().saturating_sub(1));
+    html! {
+        @if all.is_empty() {
+            h2 { "Attempts" }
+            div class="empty" { h2 { "Not tried yet" } p { (why_it_waits(&shown.delivery)) } }
+        } @else {
+            @for (n, attempt) in all.iter().enumerate().rev() {
+                @if n == chosen || n + SHOWN_ATTEMPTS >= all.len() {
+                    (attempt_shown(attempt, all, endpoint, (n == chosen, id), signature))
+                }
+            }
+        }
+    }
+}
+
+/// The live parts: its state, its timeline and its attempts. Attempts have bodies, so they are
+/// read only if the delivery's row has changed.
 pub async fn live(poll: &Poll, id: DeliveryId, before: Option<&Snapshot>) -> Result<Snapshot> {
     let row = {
         let _permit: Reading = poll.reading().await?;
@@ -122,28 +142,33 @@ pub async fn live(poll: &Poll, id: DeliveryId, before: Option<&Snapshot>) -> Res
     if let Some(before) = before.filter(|before| before.mark == mark) {
         return Ok(before.clone());
     }
+    let webhook = {
+        let _permit: Reading = poll.reading().await?;
+        not_deleted(view::find(&poll.api, &poll.tenant, row.webhook_id).await)?
+    };
     let acting = poll.reading().await?;
-    let api = State(poll.api.clone());
-    let DeliveryDetail {
-        delivery,
-        attempt_log,
-        waits,
-        ..
-    } = deliveries::show(acting, api, Id(id)).await?.0;
-    let attempts = html! { (count(delivery.attempts.into(), "attempt")) };
-    Ok(Snapshot {
-        parts: vec![
-            ("state".to_owned(), state(&delivery).into_string()),
-            ("attempts".to_owned(), attempts.into_string()),
-            (
-                "timeline".to_owned(),
-                timeline(&delivery, &attempt_log, &waits).into_string(),
-            ),
-        ],
+    let shown = deliveries::show(acting, State(poll.api.clone()), Id(id))
+        .await?
+        .0;
+    let delivery = &shown.delivery;
+    let endpoint = Endpoint::new(&poll.api, &poll.tenant, webhook.as_ref());
+    let mut snapshot = Snapshot {
         mark,
         is_over: delivery.finished_at.is_some(),
         ..Snapshot::default()
-    })
+    };
+    let many = html! { (count(delivery.attempts.into(), "attempt")) };
+    snapshot.add("state", &state(delivery));
+    snapshot.add("attempts", &many);
+    snapshot.add("timeline", &timeline(&shown, webhook.as_ref()));
+    // Viewers may not use the signature check, so their part has no link to it.
+    let mut managers = snapshot.parts.clone();
+    let signature = poll.path("/signature");
+    let theirs = attempts(&shown, endpoint, None, Some(&signature));
+    managers.push((ATTEMPTS_PART.to_owned(), theirs.into_string()));
+    snapshot.add(ATTEMPTS_PART, &attempts(&shown, endpoint, None, None));
+    snapshot.for_managers = Some(managers);
+    Ok(snapshot)
 }
 
 fn to(delivery: &Delivery, webhook: Option<&WebhookView>) -> String {
@@ -224,14 +249,15 @@ fn point(class: &str, symbol: &str, what: &Markup, when: &Markup, more: &Markup)
     }
 }
 
-fn timeline(delivery: &Delivery, attempts: &[Attempt], waits: &[Wait]) -> Markup {
+fn timeline(shown: &DeliveryDetail, webhook: Option<&WebhookView>) -> Markup {
+    let delivery = &shown.delivery;
+    let (attempts, waits) = (&shown.attempt_log, &shown.waits);
     let attempts = &attempts[attempts.len().saturating_sub(SHOWN_ATTEMPTS)..];
     let waits = &waits[waits.len().saturating_sub(SHOWN_ATTEMPTS)..];
     let nothing = html! {};
-    let accepted = html! { b { "Accepted" } };
     html! {
         ol class="line" {
-            (point("", "event", &accepted, &exactly(delivery.queued_at.0), &nothing))
+            (point("", "event", &accepted(delivery, webhook), &exactly(delivery.queued_at.0), &nothing))
             @if attempts.first().is_some_and(|attempt| attempt.n > 1) {
                 (point("gap", "clock", &html! { span class="soft" { "Earlier attempts aren't shown" } }, &nothing, &nothing))
             }
@@ -242,6 +268,26 @@ fn timeline(delivery: &Delivery, attempts: &[Attempt], waits: &[Wait]) -> Markup
                 @if let Some(next) = attempts.get(at + 1) { (waited(attempt, next)) }
             }
             (what_comes(delivery))
+            @if let Some(expires) = shown.expires_at {
+                @let what = html! { span class="soft" { "Expires at " (at(expires.0)) ", whatever comes" } };
+                (point("", "expired", &what, &nothing, &nothing))
+            }
+        }
+    }
+}
+
+/// Why the delivery was made: the webhook's pattern that matches the event. The log doesn't keep
+/// which pattern it was. So it is looked for among the patterns that the webhook has now.
+fn accepted(delivery: &Delivery, webhook: Option<&WebhookView>) -> Markup {
+    let pattern = webhook.and_then(|webhook| pattern_for(webhook, delivery.event_type.as_str()));
+    let changed = webhook.is_some_and(|webhook| webhook.updated_at.0 > delivery.queued_at.0);
+    html! {
+        b { "Accepted" }
+        @if let Some(pattern) = pattern {
+            " " span class="soft" {
+                "and matched by " code class="break" { (excerpt(pattern, 80)) }
+                @if changed { ", as its webhook is now" }
+            }
         }
     }
 }

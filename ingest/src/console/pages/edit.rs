@@ -14,11 +14,13 @@ use maud::{Markup, html};
 use serde_json::{Map, Value};
 use shared::ids::WebhookId;
 
+use crate::api::access::auth::OwnReading;
 use crate::api::changes::Change;
 use crate::api::event_types::{self, EventTypeQuery};
 use crate::api::http::json;
 use crate::api::http::problem::Problem;
 use crate::api::http::request::{Body, Id, MAX_PAGE, Parameters};
+use crate::api::state::Shared;
 use crate::api::webhooks;
 use crate::api::webhooks::view::WebhookView;
 use crate::console::failure::{Failure, Result};
@@ -39,7 +41,7 @@ mod values;
 
 use foreseen::{previewed, unasked};
 use form::{fields, summary};
-use values::{Blames, Values};
+use values::{Blames, Values, is_shown_again};
 
 /// `GET /console/{tenant}/webhooks/new`
 pub async fn new(State(console): State<Arc<Console>>, visit: ManagerVisit) -> Html<String> {
@@ -88,7 +90,7 @@ pub async fn create(
     Posted(sent): Posted,
 ) -> Result<Response> {
     let values = Values::of_form(&sent);
-    if sent.has("preview") || sent.has("clause") {
+    if is_shown_again(&sent) {
         let (beside, blames) = previewed(&console, &visit, &values).await?;
         let page = new_page(&console, &visit, &values, &blames, &beside).await;
         return Ok(page.into_response());
@@ -214,7 +216,7 @@ pub async fn save(
     let webhook = visit.webhook(id).await?;
     let (values, now) = (Values::of_form(&sent), Values::of_webhook(&webhook));
     let etag = sent.text("etag");
-    if sent.has("preview") || sent.has("clause") {
+    if is_shown_again(&sent) {
         let (beside, blames) = previewed(&console, &visit, &values).await?;
         let beside = (&html! {}, &beside);
         let page = edit_page(&console, &visit, &webhook, &values, &blames, beside).await;
@@ -262,19 +264,39 @@ pub async fn save(
 }
 
 /// The event types that the tenant has described: they are offered.
-async fn known_types(console: &Console, visit: &ManagerVisit) -> Vec<String> {
+pub async fn known_types(console: &Console, visit: &ManagerVisit) -> Vec<String> {
+    match visit.acting().await {
+        Ok(acting) => described_types(acting, console.api.clone()).await,
+        Err(_) => Vec::new(),
+    }
+}
+
+/// Their names. Without them the form works, too.
+pub async fn described_types(acting: OwnReading, api: Shared) -> Vec<String> {
     let query = EventTypeQuery {
         archived: Some(false),
         limit: Some(MAX_PAGE),
         cursor: None,
     };
-    let Ok(acting) = visit.acting().await else {
-        return Vec::new();
-    };
-    // Without them the form works, too.
-    let page = event_types::list(acting, State(console.api.clone()), Parameters(query)).await;
+    let page = event_types::list(acting, State(api), Parameters(query)).await;
     let all = page.map(|page| page.0.event_types).unwrap_or_default();
     all.iter().map(|one| one.name.to_string()).collect()
+}
+
+/// A table of the rows that differ: what it is, as it is now, and as it was entered.
+pub fn compared(rows: &[(&str, &String, &String)]) -> Markup {
+    html! {
+        div class="scroll" {
+            table class="tight" {
+                thead { tr { th { "" } th { "As it is now" } th { "As you entered it" } } }
+                tbody {
+                    @for (what, now, yours) in rows.iter().filter(|(_, now, yours)| now != yours) {
+                        tr { td { (what) } td { code { (excerpt(now, 400)) } } td { code { (excerpt(yours, 400)) } } }
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Both versions of what differs. The form below has this visitor's; saving it again is
@@ -301,15 +323,6 @@ fn changed_meanwhile(now: &Values, yours: &Values, last: Option<&Change>) -> Mar
             },
             &html! {},
         ))
-        div class="scroll" {
-            table class="tight" {
-                thead { tr { th { "" } th { "As it is now" } th { "As you entered it" } } }
-                tbody {
-                    @for (what, now, yours) in rows.iter().filter(|(_, now, yours)| now != yours) {
-                        tr { td { (what) } td { code { (excerpt(now, 400)) } } td { code { (excerpt(yours, 400)) } } }
-                    }
-                }
-            }
-        }
+        (compared(&rows))
     }
 }

@@ -1,22 +1,32 @@
 //! One event: who got it, and who didn't and why.
 
+mod filter;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
-use axum::response::Html;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
 use serde::Deserialize;
 use shared::ids::{EventId, WebhookId};
 
+use filter::marked;
+
+use crate::api::access::auth::Reading;
+use crate::api::access::role::Role;
+use crate::api::event_types;
 use crate::api::events::detail::{self, EventDetail, Matching, Pages};
+use crate::api::events::log::{CameBy, Neighbour, neighbour};
 use crate::api::http::request::{Id, Parameters};
 use crate::api::webhooks::view::WebhookView;
 use crate::console::failure::Result;
 use crate::console::fields::{query, segment};
 use crate::console::frame::{Page, Section};
 use crate::console::icons::icon;
-use crate::console::moments::{bytes, exactly};
+use crate::console::moments::{at, bytes, exactly};
+use crate::console::pages::events::came_by;
 use crate::console::pages::webhooks::{all, name};
 use crate::console::parts::{COLOURED, Head, code, copy, payload, table, td, tr};
 use crate::console::state::Console;
@@ -32,17 +42,25 @@ const ROWS: i64 = 100;
 pub struct Params {
     deliveries: Option<String>,
     matching: Option<String>,
+    /// `next` or `before`: the page of a neighbour is meant.
+    #[serde(default)]
+    to: String,
 }
 
-/// `GET /console/{tenant}/events/{id}`
+/// `GET /console/{tenant}/events/{id}?to=`
 pub async fn show(
     State(console): State<Arc<Console>>,
     visit: Visit,
     At(event): At<EventId>,
     Query(params): Query<Params>,
-) -> Result<Html<String>> {
+) -> Result<Response> {
+    let which = match params.to.as_str() {
+        "next" => Some(Neighbour::Newer),
+        "before" => Some(Neighbour::Older),
+        _ => None,
+    };
     let pages = Pages {
-        limit: Some(ROWS),
+        limit: Some(if which.is_some() { 1 } else { ROWS }),
         deliveries_cursor: params.deliveries,
         matching_cursor: params.matching,
     };
@@ -51,24 +69,99 @@ pub async fn show(
     let shown = detail::show(acting, api, Id(event), Parameters(pages))
         .await?
         .0;
+    if let Some(which) = which {
+        return Ok(beside(&console, &visit, &shown, which)
+            .await?
+            .into_response());
+    }
     let (webhooks, _) = all(&console, &visit, None).await?;
     let webhooks: HashMap<_, _> = webhooks
         .iter()
         .map(|webhook| (webhook.id, webhook))
         .collect();
+    let verdict = schema_verdict(&console, &visit, &shown).await;
     let content = html! {
-        (head(&shown))
+        (head(&visit, &shown))
         div class="cols wide" {
             div class="stack" { (who_got_it(&visit, &shown, &webhooks)) }
-            div class="stack" { (data(&shown)) (origin(&shown)) (deleted(&visit, &shown, &webhooks)) }
+            div class="stack" { (data(&shown)) (origin(&console, &visit, &shown, &verdict)) (deleted(&visit, &shown, &webhooks)) (neighbours(&visit, &shown)) }
         }
     };
     let title = shown.event.id.to_string();
-    Ok(Page::of_tenant(&visit, Section::Events, title).show(&content))
+    let page = Page::of_tenant(&visit, Section::Events, title).show(&content);
+    Ok(page.into_response())
 }
 
-fn head(shown: &EventDetail) -> Markup {
+fn path_of(visit: &Visit, id: &EventId) -> String {
+    visit.path(&format!("/events/{}", segment(&id.to_string())))
+}
+
+/// The way to the event that was accepted after this one, or before it; the same one if there
+/// is none.
+async fn beside(
+    console: &Console,
+    visit: &Visit,
+    shown: &EventDetail,
+    which: Neighbour,
+) -> Result<Redirect> {
+    let acting: Reading = visit.acting().await?;
     let event = &shown.event;
+    let found = neighbour(&console.reads, &acting.tenant, event.uid, which).await?;
+    Ok(Redirect::to(&path_of(
+        visit,
+        found.as_ref().unwrap_or(&event.id),
+    )))
+}
+
+fn neighbours(visit: &Visit, shown: &EventDetail) -> Markup {
+    let path = path_of(visit, &shown.event.id);
+    html! {
+        p class="row small" {
+            a class="btn tiny" href={ (path) "?to=before" } data-key="p" rel="prev" { "The event before " kbd aria-hidden="true" { "p" } }
+            a class="btn tiny" href={ (path) "?to=next" } data-key="n" rel="next" { "The next event " kbd aria-hidden="true" { "n" } }
+        }
+    }
+}
+
+/// What the catalogue's schema says of the event's data now.
+enum Schema {
+    /// The type has no schema, or isn't described.
+    None,
+    Holds,
+    /// The data violates the schema. The event was accepted, so the schema is newer.
+    Violated(String),
+    /// The data couldn't be checked.
+    Unknown,
+}
+
+async fn schema_verdict(console: &Console, visit: &Visit, shown: &EventDetail) -> Schema {
+    let event = &shown.event;
+    if event.expunged_at.is_some() {
+        return Schema::Unknown;
+    }
+    let api = State(console.reads.clone());
+    let Ok(acting) = visit.acting().await else {
+        return Schema::Unknown;
+    };
+    match event_types::show(acting, api, Id(event.r#type.clone())).await {
+        Ok(known) if known.0.schema.is_some() => {}
+        Ok(_) => return Schema::None,
+        Err(problem) if problem.status() == StatusCode::NOT_FOUND => return Schema::None,
+        Err(_) => return Schema::Unknown,
+    }
+    let data = shown.data.get();
+    let catalogue = &console.reads.event_types;
+    let checked = catalogue.check_in_turn(&visit.tenant, &event.r#type, data);
+    match checked.await {
+        Ok(Ok(())) => Schema::Holds,
+        Ok(Err(unfit)) => Schema::Violated(unfit.to_string()),
+        Err(_) => Schema::Unknown,
+    }
+}
+
+fn head(visit: &Visit, shown: &EventDetail) -> Markup {
+    let event = &shown.event;
+    let like = query(&[("like", &event.id.to_string())]);
     html! {
         div class="head" {
             div {
@@ -82,6 +175,9 @@ fn head(shown: &EventDetail) -> Markup {
             }
             div class="row" {
                 button class="btn js-only" type="button" data-copy-link data-key="y" { (icon("link")) "Copy link" }
+                @if visit.by.may(Role::Manager) {
+                    a class="btn" href={ (visit.path("/events/new")) (like) } { "Publish one like it" }
+                }
             }
         }
     }
@@ -105,7 +201,7 @@ fn who_got_it(
         Head::Number("Delivery"),
     ];
     let rows = html! { @for one in &matching { (row(visit, shown, one, webhooks.get(&one.webhook_id).copied())) } };
-    let path = visit.path(&format!("/events/{}", segment(&shown.event.id.to_string())));
+    let path = path_of(visit, &shown.event.id);
     html! {
         section {
             h2 { "Who got it, and why not" }
@@ -196,7 +292,10 @@ fn what_decided(one: &Matching, webhook: Option<&WebhookView>) -> Markup {
                     @if !refusal.at.is_empty() { " at " code { (line(&refusal.at)) } }
                     ":"
                 }
-                pre class="small" { mark { (line(&refusal.clause)) } }
+                @match webhook.and_then(|webhook| marked(webhook.filters.as_ref()?, &refusal.at)) {
+                    Some(filter) => p class="small break" { code { (filter) } },
+                    None => p class="small break" { code { mark { (line(&refusal.clause)) } } },
+                }
                 span class="small" { "The event has " code { (line(&refusal.found)) } "." }
             },
             Explanation::NotListening => span class="small" {
@@ -228,18 +327,45 @@ fn data(shown: &EventDetail) -> Markup {
     }
 }
 
-fn origin(shown: &EventDetail) -> Markup {
+fn origin(console: &Console, visit: &Visit, shown: &EventDetail, verdict: &Schema) -> Markup {
+    let event = &shown.event;
+    let name = event.r#type.as_str();
+    let of_type = visit.path(&format!("/event-types/{}", segment(name)));
     html! {
         section class="panel" {
             header { h2 { "Where it came from" } }
             dl class="kv pad" {
                 dt { "Id" }
-                dd { code { (line(shown.event.id.to_string())) } " " span class="soft" { "its producer's" } }
+                dd { code { (line(event.id.to_string())) } " " span class="soft" { "its producer's" } }
+                @if let Some(by) = event.came_by {
+                    dt { "By" }
+                    dd {
+                        (came_by(by))
+                        @if by == CameBy::Amqp { ", " code { (visit.tenant) "." (line(name)) } }
+                    }
+                }
+                @match verdict {
+                    Schema::Unknown => {},
+                    Schema::None => { dt { "Schema" } dd class="soft" { "None for its type" } },
+                    Schema::Holds => {
+                        dt { "Schema" }
+                        dd { span class="st good" { (icon("ok")) "Holds " } a href=(of_type) { (line(name)) } }
+                    },
+                    Schema::Violated(why) => {
+                        dt { "Schema" }
+                        dd {
+                            span class="st slow" { (icon("warn")) "Wouldn't hold now: " } a href=(of_type) { (line(name)) }
+                            p class="small soft" { (excerpt(why, 300)) }
+                        }
+                    },
+                }
                 dt { "Attributes" }
                 @match &shown.attributes {
                     Some(attributes) => dd { pre class="small" { (block(&format!("{attributes:#}"))) } },
                     None => dd class="soft" { "None" },
                 }
+                dt { "Kept until" }
+                dd { (at(event.accepted_at.0 + console.api.retention)) " " span class="soft" { "or up to a day longer" } }
             }
         }
     }

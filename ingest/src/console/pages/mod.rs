@@ -18,6 +18,7 @@ pub mod secret;
 pub mod settings;
 pub mod sign_in;
 pub mod signature;
+pub mod snippets;
 pub mod statistics;
 pub mod tenants;
 pub mod test;

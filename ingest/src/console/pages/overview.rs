@@ -1,63 +1,87 @@
 //! The overview: whether everything works, and what doesn't. Before a tenant's first delivery it
 //! shows the first steps instead.
 
+mod attention;
+pub mod first_steps;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
 use axum::response::Html;
 use maud::{Markup, html};
+use shared::ids::DeliveryId;
 use time::OffsetDateTime;
 
+use crate::api::access::auth::Reading;
 use crate::api::access::role::Role;
 use crate::api::deliveries;
 use crate::api::deliveries::view::Delivery;
-use crate::api::events::log::{self, Search};
 use crate::api::http::request::Parameters;
-use crate::api::webhooks::stats::{self, Stats, StatsQuery};
+use crate::api::webhooks::backlog;
+use crate::api::webhooks::stats::window::{StatsQuery, Window};
+use crate::api::webhooks::stats::{self, Stats};
 use crate::api::webhooks::view::WebhookView;
 use crate::console::failure::Result;
+use crate::console::fields::query;
 use crate::console::frame::{Page, Section};
 use crate::console::icons::icon;
 use crate::console::moments::{ago, at, count, number, percent, took};
 use crate::console::pages::deliveries::{Row, list};
-use crate::console::pages::statistics::{self, WindowParams, ended, windows};
-use crate::console::pages::webhooks::{all, name, names, urgency};
-use crate::console::parts::{Figure, Head, code, figures, num, table, td, tr, unreadable};
+use crate::console::pages::events::{a_minute, seen};
+use crate::console::pages::statistics::{self, WindowParams, change, ended, name_of, windows};
+use crate::console::pages::webhooks::{all, name, names};
+use crate::console::parts::{Figure, figures, unreadable};
 use crate::console::query::{SearchQuery, of_deliveries};
 use crate::console::state::Console;
-use crate::console::text::line;
-use crate::console::visit::{Poll, Reads, Visit};
-use crate::console::watch::Snapshot;
-use crate::console::words;
+use crate::console::visit::{Origin, Poll, Reads, Visit};
+use crate::console::watch::{Charts, Snapshot};
 
-/// The most webhooks that need attention.
-const ATTENTION: usize = 10;
 /// How many deliveries in trouble are shown.
 const TROUBLE: i64 = 6;
 const TROUBLE_PART: &str = "trouble";
+const CHART: &str = "chart-ended";
 
 /// `GET /console/{tenant}?window=`
 pub async fn show(
     State(console): State<Arc<Console>>,
     visit: Visit,
+    Origin(origin): Origin,
     Query(params): Query<WindowParams>,
 ) -> Result<Html<String>> {
-    let (webhooks, next) = all(&console, &visit, None).await?;
+    // A part that can't be read leaves the rest of the page alone.
+    let listed = match all(&console, &visit, None).await {
+        Err(failure) if !failure.status().is_server_error() => return Err(failure),
+        listed => listed,
+    };
+    let (webhooks, next) = match &listed {
+        Ok((webhooks, next)) => (webhooks.as_slice(), next.is_some()),
+        Err(_) => (&[][..], false),
+    };
+    let waiting = match &listed {
+        Ok(_) if !next => Waiting::of_all(webhooks),
+        // The page has some of the webhooks, and its figure is of all of them.
+        Ok(_) => count_waiting(&console, &visit).await.unwrap_or_default(),
+        Err(_) => Waiting::default(),
+    };
     let window = params.window();
     let stats = {
         let acting = visit.acting().await?;
-        let query = Parameters(StatsQuery { window });
-        // A part that can't be read leaves the rest of the page alone.
-        stats::of_tenant(acting, State(console.reads.clone()), query).await
+        let wanted = Parameters(StatsQuery { window });
+        stats::of_tenant(acting, State(console.reads.clone()), wanted).await
     };
     let is_new = stats
         .as_ref()
         .is_ok_and(|stats| stats.0.last_delivery_at.is_none() && stats.0.totals.attempts == 0);
-    if is_new {
-        return first_steps(&console, &visit, &webhooks).await;
+    if is_new && listed.is_ok() {
+        return first_steps::show(&console, &visit, &origin, webhooks).await;
     }
     let trouble = latest_trouble(&console, &visit).await;
+    let seen = seen(&console, &visit, Window::Hour).await;
+    let most = most_webhooks(&console, &visit).await.ok();
+    let needy = attention::needy(webhooks);
+    let causes = attention::causes(&console, &visit, &needy).await;
+    let may = visit.by.may(Role::Manager);
     let names: HashMap<_, _> = webhooks
         .iter()
         .map(|webhook| (webhook.id, name(webhook)))
@@ -68,26 +92,38 @@ pub async fn show(
                 h1 { (visit.tenant) }
                 p class="sub" {
                     span { (at(shared::clock::now())) " UTC" }
-                    span { (count(webhooks.len() as i64, "webhook")) @if next.is_some() { " and more" } }
+                    @if listed.is_ok() {
+                        span {
+                            @match most {
+                                Some(most) if !next => { (number(webhooks.len() as i64)) " of " (count(most.into(), "webhook")) },
+                                _ => { (count(webhooks.len() as i64, "webhook")) @if next { " and more" } },
+                            }
+                        }
+                    }
+                    @if let Some(seen) = &seen { span { (a_minute(seen)) } }
                 }
             }
             div class="row" {
-                (windows(&visit.path(""), window))
-                @if visit.by.may(Role::Manager) {
+                (windows(&visit.path(""), window, ""))
+                @if may {
+                    a class="btn" href=(visit.path("/events/new")) { (icon("event")) "Publish a test event" }
                     a class="btn main-btn" href=(visit.path("/webhooks/new")) data-key="c" { (icon("plus")) "New webhook" }
                 }
             }
         }
         @match &stats {
             Ok(stats) => {
-                div data-live="figures" { (totals(&visit.path(""), &stats.0, &Waiting::new(&webhooks, next.is_some()))) }
-                section { (ended(&stats.0)) }
+                div data-live="figures" { (totals(&visit.path(""), may, &stats.0, &waiting)) }
+                section data-live=(CHART) { (ended(&stats.0)) }
             },
             Err(unread) => (unreadable("The statistics", unread.is_too_slow())),
         }
         section {
             div class="row apart" { h2 { "Needs attention" } a class="small go" href=(visit.path("/webhooks")) { "All webhooks" } }
-            (attention(&visit, &webhooks))
+            @match &listed {
+                Ok(_) => (attention::list(&visit, &needy, &causes)),
+                Err(unread) => (unreadable("The list of webhooks", unread.is_too_slow())),
+            }
         }
         section {
             div class="row apart" { h2 { "Latest trouble" } a class="small go" href=(visit.path("/deliveries")) { "All deliveries" } }
@@ -105,7 +141,7 @@ pub async fn show(
         .show(&content))
 }
 
-/// The live parts: the figures, and the latest trouble. The names of webhooks are read only if
+/// The live parts: the figures, the chart, and the latest trouble. The names of webhooks are read only if
 /// there is other trouble than before.
 pub async fn live(
     console: &Console,
@@ -114,12 +150,11 @@ pub async fn live(
     before: Option<&Snapshot>,
 ) -> Result<Snapshot> {
     let window = WindowParams::new(window).window();
-    let query = Parameters(StatsQuery { window });
+    let wanted = Parameters(StatsQuery { window });
     let acting = poll.reading().await?;
-    let stats = stats::of_tenant(acting, State(poll.api.clone()), query).await?;
-    let (webhooks, next) = all(console, poll, None).await?;
-    let waiting = Waiting::new(&webhooks, next.is_some());
-    let figures = totals(&poll.path(""), &stats.0, &waiting).into_string();
+    let stats = stats::of_tenant(acting, State(poll.api.clone()), wanted).await?;
+    let waiting = count_waiting(console, poll).await?;
+    let figures = |may| totals(&poll.path(""), may, &stats.0, &waiting).into_string();
     let trouble = latest_trouble(console, poll).await?;
     let marks = trouble.iter().map(|one| {
         format!(
@@ -140,19 +175,24 @@ pub async fn live(
             trouble_list(&poll.path(""), &trouble, &names).into_string()
         }
     };
+    let parts = |may| {
+        vec![
+            ("figures".to_owned(), figures(may)),
+            (TROUBLE_PART.to_owned(), trouble.clone()),
+        ]
+    };
     Ok(Snapshot {
-        parts: vec![
-            ("figures".to_owned(), figures),
-            (TROUBLE_PART.to_owned(), trouble),
-        ],
+        parts: parts(false),
+        for_managers: Some(parts(true)),
+        charts: Charts::kept(before).or_else(|| Some(Charts::new([(CHART, ended(&stats.0))]))),
         mark,
         ..Snapshot::default()
     })
 }
 
 async fn latest_trouble(console: &Console, reader: &impl Reads) -> Result<Vec<Delivery>> {
-    let query = SearchQuery::parse("status:retrying,failed,expired", &["status"]);
-    let (mut filter, _) = of_deliveries(&query, None);
+    let search = SearchQuery::parse("status:retrying,failed,expired", &["status"]);
+    let (mut filter, _) = of_deliveries(&search, None);
     filter.limit = Some(TROUBLE);
     let acting = reader.reading().await?;
     let found = deliveries::list(
@@ -181,8 +221,23 @@ fn trouble_list(
     list(None, base, &rows)
 }
 
-/// The deliveries of all webhooks that wait for an attempt.
+/// Counts what waits, without reading the webhooks whole: a page that is open asks every two seconds.
+async fn count_waiting(console: &Console, reader: &impl Reads) -> Result<Waiting> {
+    let acting: Reading = reader.reading().await?;
+    let client = reader.api(console).pool.get().await?;
+    let backlog = backlog::of_tenant(&client, &acting.tenant).await?;
+    Ok(Waiting {
+        is_known: true,
+        deliveries: backlog.waiting,
+        counted: backlog.counted,
+        oldest: backlog.oldest.map(DeliveryId::accepted_at),
+    })
+}
+
+/// The deliveries of all webhooks that wait for an attempt. By default: it isn't known.
+#[derive(Default)]
 struct Waiting {
+    is_known: bool,
     deliveries: i64,
     /// `false`: there are more.
     counted: bool,
@@ -190,12 +245,13 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// `has_more`: whether there are webhooks beside these.
-    fn new(webhooks: &[WebhookView], has_more: bool) -> Self {
+    /// `webhooks`: all of the tenant's.
+    fn of_all(webhooks: &[WebhookView]) -> Self {
         let oldest = webhooks.iter().filter_map(|one| one.oldest_waiting_at);
         Self {
+            is_known: true,
             deliveries: webhooks.iter().map(|one| one.waiting).sum(),
-            counted: !has_more && webhooks.iter().all(|one| one.waiting_counted),
+            counted: webhooks.iter().all(|one| one.waiting_counted),
             oldest: oldest.map(|at| at.0).min(),
         }
     }
@@ -203,18 +259,51 @@ impl Waiting {
     fn figure(&self) -> Figure<'static> {
         Figure {
             name: "Waiting",
-            value: html! { (number(self.deliveries)) @if !self.counted { "+" } },
+            value: html! {
+                @if self.is_known { (number(self.deliveries)) @if !self.counted { "+" } } @else { "—" }
+            },
             tone: "",
             meaning: html! {
-                @if let Some(oldest) = self.oldest { "oldest " (ago(oldest)) } @else { "nothing" }
+                @if !self.is_known { "can't be read just now" }
+                @else if let Some(oldest) = self.oldest { "oldest " (ago(oldest)) } @else { "nothing" }
             },
         }
     }
 }
 
-/// The figures of the window, and what waits now.
-fn totals(base: &str, stats: &Stats, waiting: &Waiting) -> Markup {
+/// How many webhooks the tenant may have.
+async fn most_webhooks(console: &Console, visit: &Visit) -> Result<i32> {
+    let acting: Reading = visit.acting().await?;
+    let client = console.reads.pool.get().await?;
+    let statement = client
+        .prepare_cached("-- most_webhooks\nSELECT max_webhooks FROM tenants WHERE id = $1")
+        .await?;
+    Ok(client
+        .query_one(&statement, &[&acting.tenant])
+        .await?
+        .get(0))
+}
+
+/// The figures of the window, and what waits now. `may`: whether they may replay.
+fn totals(base: &str, may: bool, stats: &Stats, waiting: &Waiting) -> Markup {
     let totals = &stats.totals;
+    let earlier = stats.previous.as_ref();
+    let of_success = change(
+        totals.success_rate,
+        earlier.and_then(|earlier| earlier.success_rate),
+    );
+    let of_first_try = change(
+        totals.first_try_success_rate,
+        earlier.and_then(|earlier| earlier.first_try_success_rate),
+    );
+    let given_up = query(&[(
+        "q",
+        &format!("status:failed,expired since:{}", name_of(stats.window)),
+    )]);
+    let replay = query(&[
+        ("since", name_of(stats.window)),
+        ("status", "failed,expired"),
+    ]);
     let ms = |value: Option<f64>| value.map_or_else(|| "—".to_owned(), |ms| took(ms as i64));
     let share = |value: Option<f64>| value.map_or_else(|| "—".to_owned(), percent);
     let ended = totals.successful_deliveries + totals.failed_deliveries;
@@ -229,13 +318,18 @@ fn totals(base: &str, stats: &Stats, waiting: &Waiting) -> Markup {
             name: "Success",
             value: html! { (share(totals.success_rate)) },
             tone: statistics::tone(totals.success_rate),
-            meaning: html! { (number(totals.attempts)) " attempts" },
+            meaning: html! {
+                @match &of_success { Some(change) => (change), None => { (number(totals.attempts)) " attempts" } }
+            },
         },
         Figure {
             name: "First try",
             value: html! { (share(totals.first_try_success_rate)) },
             tone: "",
-            meaning: html! { (number(totals.retries)) " retries" },
+            meaning: html! {
+                (number(totals.retries)) " retries"
+                @if let Some(change) = &of_first_try { ", " (change) }
+            },
         },
         Figure {
             name: "Response time, p95",
@@ -253,171 +347,12 @@ fn totals(base: &str, stats: &Stats, waiting: &Waiting) -> Markup {
                 ""
             },
             meaning: html! {
-                @if totals.failed_deliveries > 0 { a href={ (base) "/deliveries?q=status%3Afailed%2Cexpired" } { "Look at them" } }
+                @if totals.failed_deliveries > 0 {
+                    a href={ (base) "/deliveries" (given_up) } { "Look at them" }
+                    @if may { ", " a href={ (base) "/replays/new" (replay) } { "Replay them" } }
+                }
                 @else { "nothing" }
             },
         },
     ])
-}
-
-fn attention(visit: &Visit, webhooks: &[WebhookView]) -> Markup {
-    let mut needy: Vec<_> = webhooks
-        .iter()
-        .filter(|webhook| urgency(webhook) < 4)
-        .collect();
-    needy.sort_by_cached_key(|webhook| (urgency(webhook), name(webhook).to_lowercase()));
-    if needy.is_empty() {
-        return html! {
-            div class="empty" { h2 { "Nothing needs attention" } p { "No webhook is failing, disabled or paused." } }
-        };
-    }
-    let heads = [
-        Head::Text("Health"),
-        Head::Text("Webhook and why"),
-        Head::Number("Waiting"),
-        Head::Text("What to do"),
-    ];
-    let rows = html! {
-        @for webhook in needy.iter().take(ATTENTION) {
-            @let word = words::webhook(webhook.status, webhook.health);
-            @let path = visit.path(&format!("/webhooks/{}", webhook.id));
-            (tr(&html! {
-                (td("", &word.strong()))
-                (td("grow full", &html! {
-                    a class="cut" href=(path) { b { (line(name(webhook))) } " " span class="soft" { (line(&webhook.url)) } }
-                    span class="cut soft small" {
-                        @match webhook.down_since { Some(since) => { "Down since " (at(since.0)) ": it is asked with one request at a time." }, None => (word.sentence) }
-                        @if let Some(reason) = &webhook.disabled_reason { " " (line(reason)) }
-                    }
-                }))
-                (num("hide", None, &html! { b { (number(webhook.waiting)) @if !webhook.waiting_counted { "+" } } " " small { "waiting" } }))
-                (td("last", &html! { a class="btn tiny" href=(path) { "Look" } }))
-            }))
-        }
-    };
-    html! {
-        (table("", &heads, &rows))
-        @if needy.len() > ATTENTION { p class="small soft" { (needy.len() - ATTENTION) " more need attention." } }
-    }
-}
-
-/// Shown until the first delivery was made.
-async fn first_steps(
-    console: &Console,
-    visit: &Visit,
-    webhooks: &[WebhookView],
-) -> Result<Html<String>> {
-    let is_published = is_published(console, visit).await?;
-    let first = webhooks.first();
-    let pattern = first.and_then(|webhook| webhook.events.first());
-    let name = pattern.map_or("invoice.paid".to_owned(), |pattern| example_of(pattern));
-    let curl = format!(
-        "curl https://your-posthorn/api/v1/events \\\n  -H \"Authorization: Bearer $TOKEN\" \\\n  -H 'Content-Type: application/json' \\\n  -d '{{\"type\": \"{name}\", \"data\": {{\"invoice\": \"2026-0042\", \"total\": 99.50}}}}'"
-    );
-    let amqp = format!(
-        "exchange       posthorn.events        (topic; persistent, with confirms)\nrouting key    {}.{name}\ncontent_type   application/json\nmessage_id     inv-2026-0042          (your event's id)\nbody           {{\"invoice\": \"2026-0042\", \"total\": 99.50}}",
-        visit.tenant
-    );
-    let content = html! {
-        div class="head" { div { h1 { "Your first webhook" } p class="sub" { "Three steps. This page sees for itself how far you are." } } }
-        ol class="steps form" {
-            li data-done[first.is_some()] {
-                h2 { "Say where deliveries go" }
-                @match first {
-                    Some(webhook) => p class="soft" {
-                        (line(&webhook.url)) " gets "
-                        @for (n, pattern) in webhook.events.iter().take(5).enumerate() { @if n > 0 { ", " } code { (line(pattern)) } }
-                        ". " a href=(visit.path(&format!("/webhooks/{}", webhook.id))) { "Look at it" }
-                    },
-                    None => {
-                        p class="soft" { "A webhook is an address of yours, and which events it gets." }
-                        @if visit.by.may(Role::Manager) {
-                            p class="row section-gap" { a class="btn main-btn" href=(visit.path("/webhooks/new")) data-key="c" { (icon("plus")) "New webhook" } }
-                        }
-                    },
-                }
-            }
-            li data-done[is_published] {
-                h2 { "Publish an event" }
-                p class="soft" { "Over HTTP, with a manager's token:" }
-                (code(&line_by_line(&curl)))
-                details class="section-gap" { summary { "Over AMQP" } (code(&line_by_line(&amqp))) }
-            }
-            li {
-                h2 { "See it arrive" }
-                div class="empty" data-live="first" { (arrival(&visit.path(""), is_published, !webhooks.is_empty())) }
-            }
-        }
-    };
-    let title = visit.tenant.to_string();
-    Ok(Page::of_tenant(visit, Section::Overview, title)
-        .live("first-steps", &[])
-        .show(&content))
-}
-
-async fn is_published(console: &Console, reader: &impl Reads) -> Result<bool> {
-    let search = Search {
-        matched: None,
-        event_type: None,
-        since: None,
-        until: None,
-        limit: Some(1),
-        cursor: None,
-    };
-    let acting = reader.reading().await?;
-    let found = log::search(
-        acting,
-        State(reader.api(console).clone()),
-        Parameters(search),
-    )
-    .await?;
-    Ok(!found.0.events.is_empty())
-}
-
-/// The live part of the first steps: the third one.
-pub async fn live_first_steps(console: &Console, poll: &Poll) -> Result<Snapshot> {
-    let window = WindowParams::default().window();
-    let query = Parameters(StatsQuery { window });
-    let acting = poll.reading().await?;
-    let stats = stats::of_tenant(acting, State(poll.api.clone()), query).await?;
-    let is_over = stats.0.totals.attempts > 0 || stats.0.last_delivery_at.is_some();
-    let part = if is_over {
-        html! {
-            p { b { "The first attempt was made." } }
-            p class="row" { a class="btn main-btn" href=(poll.path("")) { "See the overview" } }
-        }
-    } else {
-        let (webhooks, _) = all(console, poll, None).await?;
-        let is_published = is_published(console, poll).await?;
-        arrival(&poll.path(""), is_published, !webhooks.is_empty())
-    };
-    Ok(Snapshot {
-        parts: vec![("first".to_owned(), part.into_string())],
-        is_over,
-        ..Snapshot::default()
-    })
-}
-
-fn arrival(base: &str, is_published: bool, has_webhook: bool) -> Markup {
-    html! {
-        @match (is_published, has_webhook) {
-            (true, true) => p { "The first event came, and no attempt has ended yet. " a href={ (base) "/events" } { "See who gets it" } },
-            (true, false) => p { "The first event came, and there is no webhook to get it." },
-            _ => p { span class="live pulse" { "Waiting for the first event" } },
-        }
-        p class="row" { a class="btn" href=(base) { "Look again" } }
-    }
-}
-
-fn line_by_line(text: &str) -> Markup {
-    crate::console::text::block(text)
-}
-
-/// A type that the pattern listens to.
-fn example_of(pattern: &str) -> String {
-    match pattern.strip_suffix('*') {
-        Some("") => "invoice.paid".to_owned(),
-        Some(prefix) => format!("{prefix}created"),
-        None => pattern.to_owned(),
-    }
 }

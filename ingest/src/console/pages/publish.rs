@@ -17,14 +17,17 @@ use crate::api::events::{NewEvent, publish_now, would_happen};
 use crate::api::http::problem::{Blame, Problem};
 use crate::api::http::request::{Id, Parameters};
 use crate::console::failure::{Failure, Result};
-use crate::console::fields::segment;
+use crate::console::fields::{query, segment};
 use crate::console::frame::{Page, Section, csrf};
 use crate::console::icons::icon;
+use crate::console::pages::edit::known_types;
+use crate::console::pages::snippets::{over_amqp, over_http, type_or_example};
 use crate::console::pages::webhooks::names;
-use crate::console::parts::{code, field, note, panel};
+use crate::console::parts::{field, note, panel, reasons};
 use crate::console::state::Console;
 use crate::console::text::{line, plain, short};
-use crate::console::visit::{ManagerVisit, Posted};
+use crate::console::visit::{ManagerVisit, Origin, Posted};
+use crate::event_types::store::EventTypeView;
 use crate::matching::Explanation;
 use crate::plain_words::of_json;
 
@@ -69,6 +72,7 @@ impl Form {
 pub async fn show(
     State(console): State<Arc<Console>>,
     visit: ManagerVisit,
+    Origin(origin): Origin,
     Query(params): Query<Params>,
 ) -> Result<Html<String>> {
     let mut form = Form {
@@ -76,7 +80,6 @@ pub async fn show(
         id: String::new(),
         data: "{\n}".to_owned(),
     };
-    let api = State(console.api.clone());
     if let Ok(id) = params.like.parse::<EventId>() {
         let pages = Pages {
             limit: Some(1),
@@ -84,25 +87,25 @@ pub async fn show(
             matching_cursor: None,
         };
         let acting = visit.acting().await?;
+        let api = State(console.api.clone());
         let like = detail::show(acting, api, Id(id), Parameters(pages))
             .await?
             .0;
         form.event_type = like.event.r#type.to_string();
         form.data = like.data.get().to_owned();
-    } else if let Ok(name) = form.event_type.parse::<EventType>() {
-        let acting = visit.acting().await?;
-        let shown = event_types::show(acting, api, Id(name)).await;
-        if let Some(example) = shown.ok().and_then(|shown| shown.0.example) {
-            form.data = example.get().to_owned();
-        }
+    } else if let Some(known) = described(&console, &visit, &form.event_type).await
+        && let Some(example) = known.example
+    {
+        form.data = example.get().to_owned();
     }
-    page(&console, &visit, &form, None).await
+    page(&console, &visit, &origin, &form, None).await
 }
 
 /// `POST /console/{tenant}/events/new`: asks, or publishes.
 pub async fn send(
     State(console): State<Arc<Console>>,
     visit: ManagerVisit,
+    Origin(origin): Origin,
     Posted(fields): Posted,
 ) -> Result<std::result::Result<Redirect, Html<String>>> {
     let form = Form {
@@ -111,7 +114,7 @@ pub async fn send(
         data: fields.text("data").replace("\r\n", "\n"),
     };
     if !fields.has("go") {
-        return Ok(Err(page(&console, &visit, &form, None).await?));
+        return Ok(Err(page(&console, &visit, &origin, &form, None).await?));
     }
     let problem = match form.event(&visit.tenant) {
         Err(problem) => problem,
@@ -130,12 +133,15 @@ pub async fn send(
     if !problem.status().is_client_error() {
         return Err(problem.into());
     }
-    Ok(Err(page(&console, &visit, &form, Some(problem)).await?))
+    Ok(Err(
+        page(&console, &visit, &origin, &form, Some(problem)).await?
+    ))
 }
 
 async fn page(
     console: &Console,
     visit: &ManagerVisit,
+    origin: &str,
     form: &Form,
     wrong: Option<Problem>,
 ) -> Result<Html<String>> {
@@ -156,6 +162,8 @@ async fn page(
     };
     let matching = dry_run.iter().flat_map(|one| &one.matching).take(SHOWN);
     let names = names(console, visit, matching.map(|one| one.webhook_id)).await?;
+    let known = known_types(console, visit).await;
+    let described = described(console, visit, &form.event_type).await;
     let [of_type, of_id, others] = wrong.as_ref().map(by_field).unwrap_or_default();
     let of_data = others.or_else(|| {
         let dry_run = dry_run.as_ref()?;
@@ -165,6 +173,12 @@ async fn page(
             None => detail.clone(),
         })
     });
+    let of_schema = described.as_ref().filter(|one| one.schema.is_some());
+    let of_schema = of_schema.map(|one| {
+        let path = visit.path(&format!("/event-types/{}", segment(one.name.as_str())));
+        html! { "Checked against the schema of " a href=(path) { (line(one.name.as_str())) } "." }
+    });
+    let example = described.as_ref().filter(|one| one.example.is_some());
     let content = html! {
         div class="head" { div {
             h1 { "Publish an event" }
@@ -175,27 +189,48 @@ async fn page(
                 (csrf(&visit.by))
                 div class="pair" {
                     (field("pt", &html! { "Event type" }, None, of_type.as_deref(), &|id, described| html! {
-                        input id=(id) name="type" value=(plain(&form.event_type)) required maxlength="128" spellcheck="false" autocomplete="off" aria-describedby=[described] aria-invalid=[described.map(|_| "true")];
+                        input id=(id) name="type" value=(plain(&form.event_type)) list="types" required maxlength="128" spellcheck="false" autocomplete="off" aria-describedby=[described] aria-invalid=[of_type.as_ref().map(|_| "true")];
                     }))
                     (field("pi", &html! { "Id " span class="soft" { "made unless given" } }, None, of_id.as_deref(), &|id, described| html! {
-                        input id=(id) name="id" value=(plain(&form.id)) maxlength="255" spellcheck="false" autocomplete="off" aria-describedby=[described] aria-invalid=[described.map(|_| "true")];
+                        input id=(id) name="id" value=(plain(&form.id)) maxlength="255" spellcheck="false" autocomplete="off" aria-describedby=[described] aria-invalid=[of_id.as_ref().map(|_| "true")];
                     }))
                 }
-                (field("pd", &html! { "Data" }, None, of_data.as_deref(), &|id, described| html! {
-                    textarea id=(id) name="data" rows="14" spellcheck="false" aria-describedby=[described] aria-invalid=[described.map(|_| "true")] { "\n" (form.data) }
+                datalist id="types" { @for name in &known { option value=(name) {} } }
+                (field("pd", &html! { "Data" }, of_schema.as_ref(), of_data.as_deref(), &|id, described| html! {
+                    textarea id=(id) name="data" rows="14" spellcheck="false" aria-describedby=[described] aria-invalid=[of_data.as_ref().map(|_| "true")] { "\n" (form.data) }
                 }))
                 div class="row" {
                     button class="btn main-btn" name="go" value="1" data-key="mod+Enter" { "Publish" }
-                    button class="btn quiet" { "Who would get it?" }
+                    button class="btn quiet" name="preview" value="1" formnovalidate { "Who would get it?" }
+                    @if let Some(one) = example {
+                        a class="btn quiet" href={ (visit.path("/events/new")) (query(&[("type", one.name.as_str())])) } { "The catalogue's example" }
+                    }
                 }
             }
-            aside class="stack" {
-                @if let Some(dry_run) = &dry_run { (would_get_it(dry_run, &names)) }
-                (from_code(visit, form))
+            // What is typed is asked about while it is typed.
+            aside class="stack" data-preview="shown" {
+                @match (&dry_run, &wrong) {
+                    (Some(dry_run), _) => (would_get_it(dry_run, &names)),
+                    (None, Some(wrong)) => (note("fail", "fail", &html! { "It can't be published like this." }, &reasons(wrong), &html! {})),
+                    (None, None) => {},
+                }
+                (from_code(visit, origin, form))
             }
         }
     };
     Ok(Page::of_tenant(visit, Section::Events, "Publish").show(&content))
+}
+
+/// The type as the catalogue has it, if it has it.
+async fn described(
+    console: &Console,
+    visit: &ManagerVisit,
+    event_type: &str,
+) -> Option<EventTypeView> {
+    let name: EventType = event_type.trim().parse().ok()?;
+    let acting = visit.acting().await.ok()?;
+    let shown = event_types::show(acting, State(console.api.clone()), Id(name)).await;
+    shown.ok().map(|shown| shown.0)
 }
 
 /// What is wrong with the type, with the id, and with anything else.
@@ -225,7 +260,7 @@ fn would_get_it(dry_run: &EventDryRun, names: &HashMap<WebhookId, String>) -> Ma
             }, &html! {}))
         }
         section class="panel" {
-            header { h2 { "Would get it" } span class="soft small" { (dry_run.matched) @if !dry_run.all { " of the first 1,000" } } }
+            header { h2 { "Would get it" } span class="soft small" { (dry_run.matched) @if !dry_run.all { " of the first 1,000" } span class="js-only" { ", as you type" } } }
             @if dry_run.matching.is_empty() { p class="pad soft" { "There is no webhook." } }
             @else { div class="scroll" tabindex="0" { table class="tight" { tbody {
                 @for one in dry_run.matching.iter().take(SHOWN) { tr {
@@ -253,22 +288,12 @@ fn would_get_it(dry_run: &EventDryRun, names: &HashMap<WebhookId, String>) -> Ma
     }
 }
 
-fn from_code(visit: &ManagerVisit, form: &Form) -> Markup {
-    let name = match form.event_type.trim() {
-        "" => "order.paid",
-        name => name,
-    };
-    let curl = html! {
-        "curl $API/api/v1/events \\\n  -H \"Authorization: Bearer $TOKEN\" \\\n  -H 'Content-Type: application/json' \\\n  -d '{\"type\": \""
-        (line(name)) "\", \"data\": {…}}'"
-    };
-    let amqp = html! {
-        "exchange     posthorn.events\nrouting key  " (visit.tenant) "." (line(name)) "\nmessage_id   the event's id"
-    };
+fn from_code(visit: &ManagerVisit, origin: &str, form: &Form) -> Markup {
+    let name = type_or_example(&form.event_type);
     panel(
         "From your code",
         &html! {},
         true,
-        &html! { (code(&curl)) (code(&amqp)) },
+        &html! { (over_http(origin, &name, "{…}")) (over_amqp(&visit.tenant, &name, "{…}")) },
     )
 }

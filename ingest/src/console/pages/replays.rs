@@ -11,12 +11,15 @@ use maud::{Markup, html};
 use serde::Deserialize;
 use shared::clock;
 use shared::ids::{ReplayId, WebhookId};
-use time::Duration;
+use time::format_description::well_known::Rfc3339;
+use time::{Duration, OffsetDateTime};
 
 use crate::api::access::role::Role;
 use crate::api::deliveries::all_replays::{self, ReplayQuery};
+use crate::api::deliveries::replay_results::ReplayResults;
 use crate::api::deliveries::replays::Replay;
 use crate::api::http::request::{Id, Parameters};
+use crate::console::chart::{Chart, Series};
 use crate::console::failure::Result;
 use crate::console::fields::query;
 use crate::console::frame::{Page, Section, csrf};
@@ -29,6 +32,9 @@ use crate::console::text::{line, short};
 use crate::console::visit::{At, ManagerVisit, Poll, Reads, Visit};
 use crate::console::watch::Snapshot;
 use crate::console::words::Word;
+
+/// How many running replays are shown with their progress. Each is read on its own.
+const PANELS: usize = 5;
 
 #[derive(Deserialize, Default)]
 pub struct Params {
@@ -51,14 +57,17 @@ pub async fn show(
     let page = page.0;
     let ids = page.replays.iter().filter_map(|replay| replay.webhook_id);
     let names = names(&console, &visit, ids).await?;
-    let is_running = |replay: &&Replay| replay.status == "running";
-    // A running one is read with what became of it so far.
+    let (all_running, over): (Vec<_>, Vec<_>) = page
+        .replays
+        .iter()
+        .partition(|replay| replay.status == "running");
+    let (first, others) = all_running.split_at(all_running.len().min(PANELS));
+    // Only `find` tells what became of the deliveries so far.
     let mut running = Vec::new();
-    for replay in page.replays.iter().filter(is_running).take(5) {
+    for replay in first {
         running.push(find(&console, &visit, replay.id).await?);
     }
     let path = visit.path("/replays");
-    let over: Vec<_> = page.replays.iter().filter(|one| !is_running(one)).collect();
     let content = html! {
         div class="head" {
             div {
@@ -72,6 +81,12 @@ pub async fn show(
         @for replay in &running { (panel(&visit, replay, &names)) }
         @if page.replays.is_empty() {
             (empty("No replay yet", &html! { "Deliveries that failed while an endpoint was down can begin again, all at once and at a rate." }, &html! {}))
+        }
+        @if !others.is_empty() {
+            section {
+                h2 { "Also running" }
+                (list_of(&visit, others, &names))
+            }
         }
         @if !over.is_empty() {
             section {
@@ -176,6 +191,23 @@ fn webhook_name(replay: &Replay, names: &HashMap<WebhookId, String>) -> Markup {
     }
 }
 
+/// The list of the deliveries of the same events. What begins again changes its state, so the
+/// list isn't filtered by it.
+fn of_them<const ROLE: u8>(visit: &Visit<ROLE>, replay: &Replay) -> String {
+    let time = |at: OffsetDateTime| at.format(&Rfc3339).unwrap_or_default();
+    let mut words = Vec::new();
+    if let Some(webhook) = replay.webhook_id {
+        words.push(format!("webhook:{webhook}"));
+    }
+    if let Some(types) = &replay.event_types {
+        words.push(format!("type:{}", types.join(",")));
+    }
+    words.push(format!("since:{}", time(replay.since.0)));
+    words.push(format!("until:{}", time(replay.until.0)));
+    let q = words.join(" ");
+    format!("{}{}", visit.path("/deliveries"), query(&[("q", &q)]))
+}
+
 /// What it is of, in a line.
 fn description(replay: &Replay) -> Markup {
     let all = |list: &Option<Vec<String>>| list.as_ref().map(|list| list.join(", "));
@@ -203,6 +235,7 @@ fn panel<const ROLE: u8>(
                 span class="soft" { (description(replay)) }
                 span class="row" {
                     a class="btn tiny" href=(path) { "Look at it" }
+                    a class="btn tiny" href=(of_them(visit, replay)) { "Look at them" }
                     @if running && visit.by.may(Role::Manager) {
                         form method="post" action={ (path) "/cancel" } {
                             (csrf(&visit.by))
@@ -224,8 +257,40 @@ fn how_far(replay: &Replay) -> Markup {
     html! {
         progress class="bar" value=(replay.replayed) max=(replay.matching.max(1)) { (share) " %" }
         (figures(&progress(replay, share)))
+        @if let Some(results) = &replay.results { (speed(results)) }
         @if let Some(because) = &replay.cancelled_because { p class="soft" { "Ended because: " (line(because)) "." } }
     }
+}
+
+/// How quickly deliveries began again.
+fn speed(results: &ReplayResults) -> Markup {
+    // A chart of one step shows nothing.
+    if results.series.len() < 2 {
+        return html! {};
+    }
+    let steps: Vec<_> = results.series.iter().map(|step| step.at.0).collect();
+    let rates: Vec<_> = results
+        .series
+        .iter()
+        .map(|step| Some(step.begun as f64 / results.step_seconds.max(1) as f64))
+        .collect();
+    let most = rates.iter().flatten().copied().fold(0.0, f64::max);
+    let sentence = format!("At most {most:.1} deliveries a second began again.");
+    Chart {
+        title: "Begun again each second",
+        sentence: &sentence,
+        steps: &steps,
+        series: &[Series {
+            name: "deliveries",
+            class: "l1",
+            values: rates,
+        }],
+        unit: |rate| match rate {
+            rate if rate >= 10.0 => format!("{rate:.0}"),
+            rate => format!("{rate:.1}"),
+        },
+    }
+    .levels()
 }
 
 fn progress(replay: &Replay, share: i64) -> Vec<Figure<'static>> {
@@ -285,7 +350,7 @@ fn progress(replay: &Replay, share: i64) -> Vec<Figure<'static>> {
     all
 }
 
-fn list_of(visit: &Visit, over: &[&Replay], names: &HashMap<WebhookId, String>) -> Markup {
+fn list_of(visit: &Visit, replays: &[&Replay], names: &HashMap<WebhookId, String>) -> Markup {
     let heads = [
         Head::Text("State"),
         Head::Text("Webhook"),
@@ -294,7 +359,7 @@ fn list_of(visit: &Visit, over: &[&Replay], names: &HashMap<WebhookId, String>) 
         Head::Number("When"),
     ];
     let rows = html! {
-        @for replay in over {
+        @for replay in replays {
             @let path = visit.path(&format!("/replays/{}", replay.id));
             (tr(&html! {
                 (td("", &state(replay).show()))

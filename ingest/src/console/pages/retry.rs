@@ -10,24 +10,24 @@ use axum::response::{Html, IntoResponse, Redirect, Response};
 use maud::html;
 use shared::ids::DeliveryId;
 
-use crate::api::deliveries;
 use crate::api::deliveries::retries::{NewRetry, retry_many};
+use crate::api::deliveries::search::DeliveryQuery;
+use crate::api::deliveries::{self, DeliveryPage};
 use crate::api::http::problem::Problem;
-use crate::api::http::request::{Body, Parameters};
+use crate::api::http::request::{Body, MAX_PAGE, Parameters};
 use crate::console::failure::Result;
 use crate::console::fields::{Fields, query};
 use crate::console::frame::{Page, Section, csrf};
 use crate::console::icons::icon;
 use crate::console::moments::count;
+use crate::console::pages::deliveries::named::with_ids;
 use crate::console::query::{OF_DELIVERIES, SearchQuery, of_deliveries};
 use crate::console::state::Console;
 use crate::console::text::line;
 use crate::console::visit::{ManagerVisit, Posted};
 
 /// The most that one form retries, as many as the API takes. A replay has no such bound.
-const MOST: usize = 1_000;
-/// How many deliveries are read at a time.
-const AT_ONCE: i64 = 250;
+pub const MOST: usize = 1_000;
 /// How often they are read, and for how long, before it is said that these aren't all.
 const ROUNDS: u32 = 20;
 const AT_MOST: Duration = Duration::from_secs(2);
@@ -79,35 +79,80 @@ async fn matching(
     fields: &Fields,
 ) -> Result<(Vec<String>, bool)> {
     let wanted = SearchQuery::parse(fields.text("q"), &OF_DELIVERIES);
-    let mut ids = Vec::new();
-    let mut cursor: Option<DeliveryId> = None;
-    let begun = Instant::now();
-    for _ in 0..ROUNDS {
-        let (mut filter, wrong) = of_deliveries(&wanted, cursor.map(|cursor| cursor.to_string()));
-        if let Some(wrong) = wrong {
+    let mut all = AllThatMatch::new(&wanted);
+    while !all.is_over() {
+        let mut filter = all.next_page()?;
+        if let Some(wrong) = with_ids(&console.api, visit, &mut filter).await? {
             return Err(Problem::field("q", wrong).into());
         }
-        filter.limit = Some(AT_ONCE);
         if let Some(webhook) = fields.filled("webhook") {
             filter.webhook_id = Some(webhook.to_owned());
         }
         let acting = visit.acting().await?;
-        let page = deliveries::list(acting, State(console.api.clone()), Parameters(filter))
-            .await?
-            .0;
-        ids.extend(
-            page.deliveries
-                .iter()
-                .map(|delivery| delivery.id.to_string()),
-        );
-        cursor = page.next_cursor;
-        if ids.len() >= MOST || cursor.is_none() || begun.elapsed() >= AT_MOST {
-            break;
+        let page = deliveries::list(acting, State(console.api.clone()), Parameters(filter)).await?;
+        all.add(&page.0);
+    }
+    let (ids, more) = all.found();
+    Ok((ids.iter().map(DeliveryId::to_string).collect(), more))
+}
+
+/// Gathers the ids of the deliveries that match a search, page by page.
+pub struct AllThatMatch<'a> {
+    wanted: &'a SearchQuery,
+    ids: Vec<DeliveryId>,
+    cursor: Option<DeliveryId>,
+    begun: Instant,
+    rounds: u32,
+    has_ended: bool,
+}
+
+impl<'a> AllThatMatch<'a> {
+    /// With no page read.
+    pub fn new(wanted: &'a SearchQuery) -> Self {
+        Self {
+            wanted,
+            ids: Vec::new(),
+            cursor: None,
+            begun: Instant::now(),
+            rounds: 0,
+            has_ended: false,
         }
     }
-    let more = ids.len() > MOST || cursor.is_some();
-    ids.truncate(MOST);
-    Ok((ids, more))
+
+    /// Whether no further page is read: there is none, or there are enough, or it took too long.
+    pub fn is_over(&self) -> bool {
+        self.has_ended || self.rounds >= ROUNDS
+    }
+
+    /// What to read next.
+    ///
+    /// # Errors
+    /// If the search can't be read.
+    pub fn next_page(&self) -> std::result::Result<DeliveryQuery, Problem> {
+        let cursor = self.cursor.map(|cursor| cursor.to_string());
+        let (mut filter, wrong) = of_deliveries(self.wanted, cursor);
+        if let Some(wrong) = wrong {
+            return Err(Problem::field("q", wrong));
+        }
+        filter.limit = Some(MAX_PAGE);
+        Ok(filter)
+    }
+
+    /// A page was read.
+    pub fn add(&mut self, page: &DeliveryPage) {
+        self.ids.extend(page.deliveries.iter().map(|one| one.id));
+        self.cursor = page.next_cursor;
+        self.rounds += 1;
+        self.has_ended =
+            self.ids.len() >= MOST || self.cursor.is_none() || self.begun.elapsed() >= AT_MOST;
+    }
+
+    /// The ids, up to the most, and whether there are more.
+    pub fn found(mut self) -> (Vec<DeliveryId>, bool) {
+        let more = self.ids.len() > MOST || self.cursor.is_some();
+        self.ids.truncate(MOST);
+        (self.ids, more)
+    }
 }
 
 /// Says how many before anything is done.

@@ -14,15 +14,19 @@ use shared::ids::WebhookId;
 use crate::api::http::request::{Id, OptionalBody};
 use crate::api::webhooks::rotation::{self, Rotation};
 use crate::api::webhooks::view::WebhookView;
+use crate::console::confirm::{Question, SURE};
 use crate::console::failure::Result;
 use crate::console::frame::csrf;
 use crate::console::moments::{at, span};
-use crate::console::pages::webhook::{Tab, page};
+use crate::console::pages::webhook::tabs::{Tab, page};
+use crate::console::pages::webhook::trouble::that_wait;
+use crate::console::pages::webhooks::name;
 use crate::console::parts::{code, done, note};
-use crate::console::session::shown_once::{keep_secret, take_secret};
+use crate::console::session::shown_once::{keep_secret, take_for_page};
 use crate::console::state::Console;
 use crate::console::text::line;
 use crate::console::visit::{At, ManagerVisit, Posted};
+use crate::webhooks::form::Signing;
 
 /// For how long both secrets sign: seconds, and in words.
 const OVERLAPS: [(&str, &str); 4] = [
@@ -47,10 +51,13 @@ pub async fn show(
     headers: HeaderMap,
 ) -> Result<Html<String>> {
     let webhook = visit.webhook(webhook).await?;
-    let new = match is_looked_at(&method, &headers) {
-        true => take_secret(&console.api, &visit.by.session, &webhook.id.to_string()).await?,
-        false => None,
-    };
+    let new = take_for_page(
+        &console.api,
+        &visit.by.session,
+        &webhook.id.to_string(),
+        (&method, &headers),
+    )
+    .await?;
     let base = visit.path(&format!("/webhooks/{}/secret", webhook.id));
     let single = signs_once(&console, &visit.tenant, &webhook);
     let content = html! {
@@ -79,18 +86,13 @@ pub async fn show(
     Ok(page(&visit, &webhook, Tab::Secret, &content))
 }
 
-/// Whether somebody comes from one of our pages and sees the answer. A link elsewhere, or a
-/// program that asks for headers alone, doesn't use up what is shown once.
-fn is_looked_at(method: &Method, headers: &HeaderMap) -> bool {
-    let site = headers.get("sec-fetch-site");
-    *method == Method::GET && site.is_none_or(|site| site == "same-origin")
-}
-
-/// Whether the webhook's dialect has room for one signature only.
-fn signs_once(console: &Console, tenant: &shared::ids::Tenant, webhook: &WebhookView) -> bool {
+/// Whether only the current secret signs: the webhook's dialect has no room for a second signature.
+/// The operator's own dialects say so in their files, too.
+pub fn signs_once(console: &Console, tenant: &shared::ids::Tenant, webhook: &WebhookView) -> bool {
     let tenants = console.api.subscriptions.dialect(tenant);
     let name = webhook.dialect.clone().or(tenants).unwrap_or_default();
-    !matches!(name.as_str(), "standard" | "cloudevents")
+    let dialect = console.api.dialects.get(&name);
+    dialect.is_some_and(|dialect| !dialect.signs_with_previous_secret())
 }
 
 fn shown_once(webhook: &WebhookView, secret: &str, single: bool) -> Markup {
@@ -131,12 +133,23 @@ fn signing(visit: &ManagerVisit, webhook: &WebhookView, base: &str) -> Markup {
             header { h2 { "Now signing" } }
             dl class="kv pad" {
                 dt { "Current" } dd { code { (line(&webhook.secret)) } }
+                dt { "Made" }
+                @match webhook.secret_made_at {
+                    Some(made) => dd { (at(made.0)) " " span class="soft" { "(" (span(clock::now() - made.0)) " ago)" } },
+                    None => dd class="soft" { "before Posthorn noted it" },
+                }
+                dt { "Scheme" }
+                dd { @match webhook.signing { Signing::Hmac => "HMAC-SHA256", Signing::Ed25519 => "HMAC-SHA256, and ed25519 with a key" } }
                 dt { "Before" }
                 @match until {
                     Some(until) => dd { "signs for " (span(until.0 - clock::now())) " more" },
                     None => dd class="soft" { "none" },
                 }
                 @if let Some(key) = &webhook.public_key { dt { "Public key" } dd { code class="break" { (line(key)) } } }
+            }
+            p class="pad small" {
+                a href={ (visit.path("/signature")) "?webhook=" (webhook.id) } { "Check a signature" }
+                " if a receiver refuses it."
             }
             @if until.is_some() {
                 form class="pad row" method="post" action={ (base) "/revoke" } {
@@ -175,7 +188,13 @@ pub async fn rotate(
     visit: ManagerVisit,
     At(webhook): At<WebhookId>,
     Posted(fields): Posted,
-) -> Result<Redirect> {
+) -> Result<std::result::Result<Redirect, Html<String>>> {
+    if !fields.has(SURE) {
+        let shown = visit.webhook(webhook).await?;
+        let single = signs_once(&console, &visit.tenant, &shown);
+        let content = ask_rotate(&visit, &shown, single, fields.text("overlap"));
+        return Ok(Err(page(&visit, &shown, Tab::Secret, &content)));
+    }
     let rotation = Rotation {
         secret: None,
         overlap: fields.text("overlap").parse().ok(),
@@ -192,9 +211,48 @@ pub async fn rotate(
         &shown.secret,
     )
     .await?;
-    Ok(Redirect::to(
-        &visit.path(&format!("/webhooks/{webhook}/secret")),
-    ))
+    let path = visit.path(&format!("/webhooks/{webhook}/secret"));
+    Ok(Ok(Redirect::to(&path)))
+}
+
+fn ask_rotate(visit: &ManagerVisit, webhook: &WebhookView, single: bool, overlap: &str) -> Markup {
+    let base = visit.path(&format!("/webhooks/{}/secret", webhook.id));
+    let both = OVERLAPS.iter().find(|(seconds, _)| *seconds == overlap);
+    let both = both.filter(|(seconds, _)| !single && *seconds != "0");
+    Question {
+        asks: html! { "Rotate the secret of “" (line(name(webhook))) "”?" },
+        says: html! {
+            @match both {
+                Some((_, time)) => p { "Both secrets sign for " (time) ". Put the new one into the receiver within that time." },
+                None => p { "From now on only the new secret signs. A receiver that accepts only the old one refuses deliveries until it has the new one." },
+            }
+            (still_signs(webhook))
+            p class="soft" { (signed_next(webhook)) }
+        },
+        action: &format!("{base}/rotate"),
+        fields: &[("overlap", overlap)],
+        does: "Rotate the secret",
+        back: (&base, "Keep this one"),
+    }
+    .part(&visit.by)
+}
+
+/// The secret before the current one, which a rotation takes away.
+pub fn still_signs(webhook: &WebhookView) -> Markup {
+    let until = webhook.previous_secret_until;
+    html! {
+        @if until.is_some_and(|until| until.0 > clock::now()) {
+            p { "The secret before the current one still signs. It stops at once." }
+        }
+    }
+}
+
+/// How many deliveries wait. They are signed after the change.
+pub fn signed_next(webhook: &WebhookView) -> Markup {
+    html! {
+        @if webhook.waiting == 0 { "No delivery waits for this webhook." }
+        @else { (that_wait(webhook)) " for this webhook. A delivery is signed when it is sent." }
+    }
 }
 
 /// `POST …/secret/revoke`
@@ -202,11 +260,32 @@ pub async fn revoke(
     State(console): State<Arc<Console>>,
     visit: ManagerVisit,
     At(webhook): At<WebhookId>,
-) -> Result<Redirect> {
+    Posted(fields): Posted,
+) -> Result<std::result::Result<Redirect, Html<String>>> {
+    if !fields.has(SURE) {
+        let shown = visit.webhook(webhook).await?;
+        let content = ask_revoke(&visit, &shown);
+        return Ok(Err(page(&visit, &shown, Tab::Secret, &content)));
+    }
     let acting = visit.acting().await?;
     let _: axum::Json<WebhookView> =
         rotation::revoke(acting, State(console.api.clone()), Id(webhook)).await?;
-    Ok(Redirect::to(
-        &visit.path(&format!("/webhooks/{webhook}/secret?done=revoked")),
-    ))
+    let path = visit.path(&format!("/webhooks/{webhook}/secret?done=revoked"));
+    Ok(Ok(Redirect::to(&path)))
+}
+
+fn ask_revoke(visit: &ManagerVisit, webhook: &WebhookView) -> Markup {
+    let base = visit.path(&format!("/webhooks/{}/secret", webhook.id));
+    Question {
+        asks: html! { "Revoke the old secret of “" (line(name(webhook))) "”?" },
+        says: html! {
+            p { "From now on only the current secret signs. A receiver that has only the old one refuses deliveries." }
+            p class="soft" { (signed_next(webhook)) }
+        },
+        action: &format!("{base}/revoke"),
+        fields: &[],
+        does: "Revoke the old one",
+        back: (&base, "Keep it"),
+    }
+    .part(&visit.by)
 }

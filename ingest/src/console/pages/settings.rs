@@ -1,5 +1,8 @@
 //! A webhook's settings: each value, and where it comes from (the webhook, its tenant or the
-//! dialect). Also pauses, disables and deletes the webhook.
+//! dialect), and who changed it. Also pauses, disables and deletes the webhook.
+
+mod effective;
+mod history;
 
 use std::sync::Arc;
 
@@ -16,15 +19,19 @@ use crate::api::webhooks;
 use crate::api::webhooks::view::WebhookView;
 use crate::console::failure::Result;
 use crate::console::frame::csrf;
-use crate::console::moments::{at, took};
+use crate::console::moments::at;
+use crate::console::pages::log::changed;
 use crate::console::pages::secret::Params;
-use crate::console::pages::webhook::{Tab, page};
+use crate::console::pages::webhook::tabs::{Tab, page};
+use crate::console::pages::webhook::trouble::that_wait;
 use crate::console::pages::webhooks::name;
 use crate::console::parts::done;
 use crate::console::state::Console;
 use crate::console::text::{block, line};
 use crate::console::visit::{At, ManagerVisit, Posted, Visit};
-use crate::webhooks::form::Signing;
+
+use effective::{Inherited, panel};
+use history::history;
 
 /// `GET /console/{tenant}/webhooks/{id}/settings`
 pub async fn show(
@@ -34,17 +41,29 @@ pub async fn show(
     Query(params): Query<Params>,
 ) -> Result<Html<String>> {
     let webhook = visit.webhook(webhook).await?;
-    let tenants = console
-        .api
-        .subscriptions
-        .dialect(&visit.tenant)
-        .unwrap_or_default();
+    let settings = console.api.subscriptions.tenant(&visit.tenant);
+    let tenants = settings.as_ref().map(|tenant| tenant.dialect.as_str());
+    let tenants = tenants.unwrap_or_default();
+    let dialects = &console.api.dialects;
+    let inherited = Inherited {
+        dialect: dialects
+            .get(webhook.dialect.as_deref().unwrap_or(tenants))
+            .map(AsRef::as_ref),
+        tenant: settings.as_ref(),
+        dialects_per_hour: dialects
+            .get(tenants)
+            .and_then(|dialect| dialect.policy().deliveries_per_hour),
+    };
+    // A part that can't be read leaves the rest of the page alone.
+    let changes = changed(&console, &visit, webhook.id).await.ok();
+    let log = visit.path(&format!("/webhooks/{}/log", webhook.id));
     let content = html! {
         @if params.done.as_deref() == Some("saved") { (done("Saved. What is sent from now on goes by it.")) }
         div class="cols wide" {
             div class="stack" {
-                (definition(&visit, &webhook, &tenants))
-                (request_settings(&webhook))
+                (definition(&visit, &webhook, tenants))
+                (panel(&webhook, &inherited))
+                (history(changes.as_deref(), &log))
             }
             div class="stack" {
                 (about(&webhook))
@@ -91,46 +110,6 @@ fn definition(visit: &Visit, webhook: &WebhookView, tenants: &str) -> Markup {
                 @if webhook.description.is_empty() { dd class="soft" { "None" } } @else { dd { (block(&webhook.description)) } }
                 @if webhook.metadata.as_object().is_some_and(|members| !members.is_empty()) {
                     dt { "Metadata" } dd { pre class="small" { (block(&webhook.metadata.to_string())) } }
-                }
-            }
-        }
-    }
-}
-
-fn request_settings(webhook: &WebhookView) -> Markup {
-    let retry = webhook
-        .retry_policy
-        .as_ref()
-        .and_then(|retry| serde_json::to_string(retry).ok());
-    let rate = webhook
-        .rate_limit
-        .as_ref()
-        .and_then(|rate| serde_json::to_string(rate).ok());
-    html! {
-        section class="panel" {
-            header { h2 { "How it is asked" } }
-            dl class="kv pad" {
-                dt { "Time to answer" }
-                @match webhook.timeout {
-                    Some(ms) => dd { (took(ms as i64)) " " span class="soft" { "(its own)" } },
-                    None => dd class="soft" { "The dialect's" },
-                }
-                dt { "Retries" }
-                @match retry {
-                    Some(retry) => dd { code { (line(retry)) } " " span class="soft" { "(its own)" } },
-                    None => dd class="soft" { "The dialect's schedule" },
-                }
-                dt { "Rate limit" }
-                @match rate {
-                    Some(rate) => dd { code { (line(rate)) } },
-                    None => dd class="soft" { "None" },
-                }
-                dt { "Signed with" }
-                dd { @match webhook.signing { Signing::Hmac => "HMAC-SHA256", Signing::Ed25519 => "HMAC-SHA256 and ed25519" } }
-                dt { "Debug mode" }
-                dd {
-                    @if webhook.debug_mode { "On " span class="soft small" { "requests and answers are kept whole" } }
-                    @else { "Off " span class="soft small" { "requests' bodies aren't kept, answers to 16 KiB" } }
                 }
             }
         }
@@ -212,7 +191,11 @@ fn delete_form<const ROLE: u8>(
             (csrf(&visit.by))
             div {
                 h2 id="del-h" { "Delete “" (line(name(webhook))) "”?" }
-                p class="soft" { "Deliveries that wait are cancelled. It can't be undone, but its log stays." }
+                p class="soft" {
+                    @if webhook.waiting == 0 { "No delivery waits for it." }
+                    @else { (that_wait(webhook)) " for it. What waits is cancelled." }
+                    " It can't be undone, but its log stays."
+                }
                 div class="field section-gap" data-error[error.is_some()] {
                     label for="del-in" { "Type the name to go on" }
                     input id="del-in" name="name" autocomplete="off" required aria-describedby=[error.map(|_| "del-error")];

@@ -10,7 +10,7 @@ use axum::extract::{Query, State};
 use axum::response::Html;
 use maud::{Markup, html};
 use serde::Deserialize;
-use shared::ids::DeliveryId;
+use shared::ids::{DeliveryId, WebhookId};
 
 use crate::api::deliveries;
 use crate::api::http::request::Id;
@@ -38,21 +38,28 @@ pub struct Params {
     #[serde(default)]
     delivery: String,
     attempt: Option<i16>,
+    #[serde(default)]
+    webhook: String,
 }
 
-/// `GET /console/{tenant}/signature?delivery=&attempt=`
+/// `GET /console/{tenant}/signature?delivery=&attempt=`, or `?webhook=`
 pub async fn show(
     State(console): State<Arc<Console>>,
     visit: ManagerVisit,
     Query(params): Query<Params>,
 ) -> Result<Html<String>> {
     let mut shown = FormValues::default();
-    if let Ok(id) = params.delivery.parse::<DeliveryId>() {
+    let mut unknown = None;
+    if let Ok(webhook) = params.webhook.parse::<WebhookId>() {
+        shown.webhook = webhook.to_string();
+    }
+    let wanted = params.delivery.trim();
+    if let Ok(id) = wanted.parse::<DeliveryId>() {
         let acting = visit.acting().await?;
         let found = deliveries::show(acting, State(console.api.clone()), Id(id)).await?;
         let attempts = found.0.attempt_log.iter();
-        let wanted = |n: i16| params.attempt.is_none_or(|attempt| attempt == n);
-        if let Some(attempt) = attempts.rev().find(|attempt| wanted(attempt.n)) {
+        let is_wanted = |n: i16| params.attempt.is_none_or(|attempt| attempt == n);
+        if let Some(attempt) = attempts.rev().find(|attempt| is_wanted(attempt.n)) {
             let headers = attempt
                 .request_headers
                 .as_ref()
@@ -69,8 +76,16 @@ pub async fn show(
         }
         shown.delivery = id.to_string();
         shown.webhook = found.0.delivery.webhook_id.to_string();
+    } else if !wanted.is_empty() {
+        unknown = Some(note(
+            "slow",
+            "warn",
+            &html! { "That isn't the id of a delivery." },
+            &html! { "It begins with " code { "whd_" } ". A delivery's page has it, and a link that leads here." },
+            &html! {},
+        ));
     }
-    Ok(page(&console, &visit, &shown, None))
+    Ok(page(&console, &visit, &shown, unknown.as_ref()))
 }
 
 /// `POST /console/{tenant}/signature`
@@ -135,7 +150,7 @@ fn page(
                 h1 { "Signature check" }
                 p class="sub" { "Why doesn't it verify? Paste what the receiver got. Nothing of it is stored or logged." }
             }
-            a class="btn" href=(visit.path("/deliveries")) { "Fill in from a delivery" }
+            @if shown.delivery.is_empty() { a class="btn" href="#fill" { "Fill in from a delivery" } }
         }
         div class="cols" {
             form class="form" method="post" action=(visit.path("/signature")) autocomplete="off" {
@@ -170,10 +185,27 @@ fn page(
                 }))
                 div class="row" { button class="btn main-btn" { "Check" } }
             }
-            section role="status" { @if let Some(found) = found { (found) } }
+            div class="stack" {
+                section role="status" { @if let Some(found) = found { (found) } }
+                @if shown.delivery.is_empty() { (fill_in(visit)) }
+            }
         }
     };
     Page::of_tenant(visit, Section::Signature, "Signature check").show(&content)
+}
+
+/// Asks for a delivery, whose request the form then begins with.
+fn fill_in(visit: &ManagerVisit) -> Markup {
+    html! {
+        section class="panel" id="fill" {
+            header { h2 { "Fill in from a delivery" } }
+            form class="pad row" action=(visit.path("/signature")) {
+                label class="row" { "Id " input name="delivery" placeholder="whd_…" size="24" maxlength="64" required autocomplete="off" spellcheck="false"; }
+                button class="btn" { "Fill in" }
+            }
+            p class="pad small soft" { "Or go to " a href=(visit.path("/deliveries")) { "a delivery" } ": each of its attempts has the link “Check its signature”." }
+        }
+    }
 }
 
 fn found_out(found: &Checked) -> Markup {

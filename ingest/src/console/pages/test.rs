@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::http::{HeaderMap, Method};
 use axum::response::Html;
 use maud::{Markup, html};
-use serde_json::Value;
+use secrecy::ExposeSecret;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use shared::ids::{EventType, WebhookId};
 
 use crate::api::http::problem::Problem;
@@ -16,14 +18,15 @@ use crate::api::webhooks::view::WebhookView;
 use crate::console::failure::Result;
 use crate::console::frame::csrf;
 use crate::console::moments::took;
-use crate::console::pages::webhook::{Tab, page};
+use crate::console::pages::webhook::tabs::{Tab, page};
 use crate::console::parts::{code, headers, note, panel, payload, reasons};
+use crate::console::session::shown_once::take_for_page;
 use crate::console::state::Console;
 use crate::console::text::line;
 use crate::console::visit::{At, ManagerVisit, Posted};
 use crate::console::words;
 use crate::event_types::store::example_of;
-use crate::invalid::{Gathered, Invalid};
+use crate::invalid::{Gathered, Invalid, Invalids};
 use crate::plain_words::of_json;
 
 /// `GET /console/{tenant}/webhooks/{id}/test`
@@ -31,6 +34,8 @@ pub async fn show(
     State(console): State<Arc<Console>>,
     visit: ManagerVisit,
     At(webhook): At<WebhookId>,
+    method: Method,
+    headers: HeaderMap,
 ) -> Result<Html<String>> {
     let webhook = visit.webhook(webhook).await?;
     let named: Option<EventType> = webhook.events.iter().find_map(|name| name.parse().ok());
@@ -42,9 +47,14 @@ pub async fn show(
         }
         None => None,
     };
+    // After "Create and test" this is the page that follows the secret's creation.
+    // It is used up when it is taken, so that nothing after this may fail.
+    let about = webhook.id.to_string();
+    let request = (&method, &headers);
+    let secret = take_for_page(&console.api, &visit.by.session, &about, request).await?;
     let example = example.unwrap_or_else(|| r#"{"test": true}"#.to_owned());
     let name = named.map_or_else(String::new, |name| name.to_string());
-    let content = both(
+    let form = both(
         &visit,
         &webhook,
         &name,
@@ -53,6 +63,14 @@ pub async fn show(
             div class="empty" { h2 { "Nothing sent yet" } p { "The endpoint's answer is shown here." } }
         },
     );
+    let content = html! {
+        @if let Some(secret) = &secret {
+            (note("good", "ok", &html! { "This is the webhook's secret. It is shown once." },
+                &html! { "Put it into the receiver, which verifies signatures with it. Then send a test." }, &html! {}))
+            div class="section-gap" { (code(&line(secret.expose_secret()))) }
+        }
+        (form)
+    };
     Ok(page(&visit, &webhook, Tab::Test, &content))
 }
 
@@ -80,13 +98,11 @@ pub async fn send(
     Ok(page(&visit, &webhook, Tab::Test, &content))
 }
 
-async fn sent(
-    console: &Console,
-    visit: &ManagerVisit,
-    webhook: WebhookId,
-    name: &str,
-    data: &str,
-) -> std::result::Result<Tested, Problem> {
+/// The test that the fields of the form ask for.
+///
+/// # Errors
+/// Names each field that is wrong.
+pub fn new_test(name: &str, data: &str) -> std::result::Result<NewTest, Invalids> {
     let mut wrong = Gathered::default();
     let data = match data.trim() {
         "" => None,
@@ -100,7 +116,17 @@ async fn sent(
         data,
     };
     wrong.take(new.check());
-    wrong.finish(())?;
+    wrong.finish(new)
+}
+
+async fn sent(
+    console: &Console,
+    visit: &ManagerVisit,
+    webhook: WebhookId,
+    name: &str,
+    data: &str,
+) -> std::result::Result<Tested, Problem> {
+    let new = new_test(name, data)?;
     let acting = match visit.acting().await {
         Ok(acting) => acting,
         Err(_) => return Err(Problem::unavailable("too many requests are under way")),
@@ -139,6 +165,11 @@ fn both(
             }
             section class="stack" role="status" { (beside) }
         }
+        p class="small section-gap" {
+            "The receiver doesn't verify it? "
+            a href={ (visit.path("/signature")) "?webhook=" (webhook.id) } { "Check its signature" }
+            "."
+        }
     }
 }
 
@@ -150,16 +181,6 @@ fn answered(tested: &Tested) -> Markup {
     };
     let symbol = if tested.success { "ok" } else { "fail" };
     let code_ = tested.response_code.map(|code| code as i16);
-    let pairs = |headers: &Option<Vec<(String, String)>>| {
-        headers.as_ref().map(|headers| {
-            Value::Array(
-                headers
-                    .iter()
-                    .map(|(name, value)| serde_json::json!([name, value]))
-                    .collect(),
-            )
-        })
-    };
     html! {
         (note(tone, symbol, &line(&tested.verdict), &html! {
             @if let Some(error) = &tested.error { code { (line(error)) } }
@@ -175,24 +196,44 @@ fn answered(tested: &Tested) -> Markup {
                     }
                 }
             }
-            div class="pad stack" {
-                @if let Some(received) = pairs(&tested.response_headers) { (code(&headers(&received))) }
-                @match tested.response_body.as_deref() {
-                    Some(body) if !body.is_empty() => (code(&payload(body))),
-                    Some(_) => p class="soft" { "The answer has no body." },
-                    None => p class="soft" { "There is no answer." },
-                }
-            }
+            div class="pad stack" { (answer_received(tested)) }
         }
-        (panel("What was sent", &html! { (line(tested.event_id.to_string())) }, false, &html! {
-            @if let Some(sent) = pairs(&tested.request_headers) { (code(&headers(&sent))) }
-            @if let Some(body) = &tested.request_body { (code(&payload(body))) }
-        }))
+        (request_sent(tested))
     }
 }
 
+/// The headers and the body of the endpoint's answer.
+pub fn answer_received(tested: &Tested) -> Markup {
+    html! {
+        @if let Some(received) = pairs(&tested.response_headers) { (code(&headers(&received))) }
+        @match tested.response_body.as_deref() {
+            Some(body) if !body.is_empty() => (code(&payload(body))),
+            Some(_) => p class="soft" { "The answer has no body." },
+            None => p class="soft" { "There is no answer." },
+        }
+    }
+}
+
+/// The headers and the body of the request.
+pub fn request_sent(tested: &Tested) -> Markup {
+    panel(
+        "What was sent",
+        &line(tested.event_id.to_string()),
+        false,
+        &html! {
+            @if let Some(sent) = pairs(&tested.request_headers) { (code(&headers(&sent))) }
+            @if let Some(body) = &tested.request_body { (code(&payload(body))) }
+        },
+    )
+}
+
+/// As the API has the headers of an attempt.
+fn pairs(headers: &Option<Vec<(String, String)>>) -> Option<Value> {
+    headers.as_ref().map(|headers| json!(headers))
+}
+
 /// For a field: an example is stored in one line.
-fn pretty(text: &str) -> String {
+pub fn pretty(text: &str) -> String {
     let value: Option<Value> = serde_json::from_str(text).ok();
     value.map_or_else(|| text.to_owned(), |value| format!("{value:#}"))
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::http::{HeaderMap, Method};
 use axum::response::{Html, Redirect};
 use maud::{Markup, html};
 use secrecy::ExposeSecret;
-use shared::ids::TokenId;
+use shared::ids::{Tenant, TokenId};
 use time::macros::format_description;
 use time::{Date, Time};
 
@@ -15,12 +16,14 @@ use crate::api::access::role::Role;
 use crate::api::http::request::{Body, Id, MAX_PAGE, Page as ApiPage, Parameters};
 use crate::api::state::Shared;
 use crate::api::tokens::{self, NewToken, Token};
+use crate::console::confirm::{Question, SURE};
 use crate::console::failure::Result;
 use crate::console::fields::Fields;
 use crate::console::frame::{Page, Section, csrf};
-use crate::console::moments::at;
+use crate::console::moments::{at, count};
 use crate::console::parts::{Head, code, empty, note, num, table, td, tr};
-use crate::console::session::shown_once::{keep_secret, take_secret};
+use crate::console::session::sessions_of_token;
+use crate::console::session::shown_once::{keep_secret, take_for_page};
 use crate::console::state::Console;
 use crate::console::text::line;
 use crate::console::visit::{AdminVisit, At, Posted, Visitor};
@@ -28,9 +31,20 @@ use crate::invalid::{Gathered, Invalid};
 use crate::timestamp::Timestamp;
 
 /// `GET /console/{tenant}/tokens`
-pub async fn show(State(console): State<Arc<Console>>, visit: AdminVisit) -> Result<Html<String>> {
+pub async fn show(
+    State(console): State<Arc<Console>>,
+    visit: AdminVisit,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Html<String>> {
     let all = all(&console.api, visit.administering().await?).await?;
-    let new = take_secret(&console.api, &visit.by.session, "token").await?;
+    let new = take_for_page(
+        &console.api,
+        &visit.by.session,
+        &new_token_of(&visit.tenant),
+        (&method, &headers),
+    )
+    .await?;
     let path = visit.path("/tokens");
     let content = html! {
         div class="head" { div {
@@ -42,6 +56,11 @@ pub async fn show(State(console): State<Arc<Console>>, visit: AdminVisit) -> Res
         (issue_form(&visit.by, &path))
     };
     Ok(Page::of_tenant(&visit, Section::Tokens, "Tokens").show(&content))
+}
+
+/// Under which subject a new token is kept until it is shown.
+pub fn new_token_of(tenant: &Tenant) -> String {
+    format!("token of {tenant}")
 }
 
 /// A token that was just made.
@@ -109,7 +128,7 @@ pub fn list(by: &Visitor, path: &str, all: &[Token]) -> Markup {
     };
     html! {
         section class="panel" {
-            header { h2 { "All of them" } }
+            header { h2 { "Issued tokens" } }
             (table("tight", &heads, &rows))
         }
     }
@@ -168,7 +187,8 @@ pub async fn issue(
     Posted(fields): Posted,
 ) -> Result<Redirect> {
     let token = issued(&console.api, visit.administering().await?, &fields).await?;
-    keep_secret(&console.api, &visit.by.session, "token", &token).await?;
+    let about = new_token_of(&visit.tenant);
+    keep_secret(&console.api, &visit.by.session, &about, &token).await?;
     Ok(Redirect::to(&visit.path("/tokens")))
 }
 
@@ -177,8 +197,56 @@ pub async fn revoke(
     State(console): State<Arc<Console>>,
     visit: AdminVisit,
     At(id): At<TokenId>,
-) -> Result<Redirect> {
-    let administering = visit.administering().await?;
+    Posted(fields): Posted,
+) -> Result<std::result::Result<Redirect, Html<String>>> {
+    let (path, administering) = (visit.path("/tokens"), visit.administering().await?);
+    if !fields.has(SURE) {
+        let action = format!("{path}/{id}/revoke");
+        let about = (id, action.as_str(), path.as_str());
+        let content = ask_revoke(&console.api, &visit.by, administering, about).await?;
+        let page = Page::of_tenant(&visit, Section::Tokens, "Revoke a token");
+        return Ok(Err(page.show(&content)));
+    }
     tokens::revoke(administering, State(console.api.clone()), Id(id)).await?;
-    Ok(Redirect::to(&visit.path("/tokens")))
+    Ok(Ok(Redirect::to(&path)))
+}
+
+/// Asks before a token is revoked. `action`: what revokes it. `back`: where the tokens are listed.
+///
+/// # Errors
+/// If the API refuses.
+pub async fn ask_revoke(
+    api: &Shared,
+    by: &Visitor,
+    administering: Administering,
+    (id, action, back): (TokenId, &str, &str),
+) -> Result<Markup> {
+    // Only of a token that this visitor may see.
+    let token = all(api, administering).await?;
+    let token = token.into_iter().find(|token| token.id == id);
+    let sessions = match token {
+        Some(_) => sessions_of_token(api, id).await?,
+        None => 0,
+    };
+    let question = Question {
+        asks: html! {
+            "Revoke " @match &token {
+                Some(token) => { "the token " code { (line(&token.prefix)) "…" } },
+                None => "this token",
+            } "?"
+        },
+        says: html! {
+            p { "Programs that use it are refused from now on. It can't be undone." }
+            p class="soft" {
+                @if let Some(used) = token.as_ref().and_then(|token| token.last_used_at) { "It was last used at " (at(used.0)) ". " }
+                @if sessions > 0 { "Revoking it ends " (count(sessions, "session")) " of the console." }
+                @else { "No session of the console began with it." }
+            }
+        },
+        action,
+        fields: &[],
+        does: "Revoke it",
+        back: (back, "Keep it"),
+    };
+    Ok(question.page(by))
 }

@@ -1,165 +1,175 @@
-//! One delivery in the portal, attempt by attempt, and sending again.
-
-use std::sync::Arc;
+//! One delivery in the portal: what comes next, and each attempt with its verdict.
 
 use axum::extract::State;
-use axum::response::{Html, Redirect};
+use axum::response::Html;
 use maud::{Markup, html};
-use shared::ids::{DeliveryId, WebhookId};
+use shared::ids::DeliveryId;
 
+use crate::api::access::auth::Reading;
 use crate::api::deliveries;
-use crate::api::deliveries::retries::{self, NewRetry};
-use crate::api::deliveries::view::{Attempt, Delivery};
-use crate::api::http::request::{Body, Id, MAX_PAGE, Parameters};
+use crate::api::deliveries::view::{Attempt, Delivery, DeliveryDetail};
+use crate::api::http::request::Id;
+use crate::api::webhooks::view::{WebhookView, find};
+use crate::console::failure::{self, Failure};
+use crate::console::fields::segment;
 use crate::console::frame::csrf;
 use crate::console::icons::icon;
 use crate::console::moments::{at, count, exactly, took};
+use crate::console::pages::webhooks::name;
 use crate::console::parts::{code, headers, id as shown_id, panel, payload};
-use crate::console::portal::ended::{Ended, Result};
+use crate::console::portal::ended::Result;
+use crate::console::portal::said;
 use crate::console::portal::scope::Customer;
-use crate::console::portal::shell::page;
-use crate::console::query::{OF_DELIVERIES, SearchQuery, of_deliveries};
-use crate::console::state::Console;
+use crate::console::portal::shell::live_page;
+use crate::console::portal::webhook::{above, events, path};
 use crate::console::text::line;
-use crate::console::visit::Posted;
+use crate::console::visit::{Poll, Reads};
+use crate::console::watch::Snapshot;
 use crate::console::words;
 
 /// How many attempts are shown, the latest ones.
-const SHOWN_ATTEMPTS: usize = 20;
+const SHOWN_ATTEMPTS: usize = 12;
 
 /// `GET /portal/deliveries/{id}`
 pub async fn show(customer: Customer, Id(id): Id<DeliveryId>) -> Result<Html<String>> {
-    let shown = customer.delivery(id).await?;
+    let (shown, webhook) = customer.delivery(id).await?;
     let delivery = &shown.delivery;
-    let word = words::delivery(&delivery.status, delivery.next_attempt_reason.as_deref());
     let title = delivery.event_type.to_string();
+    let event = format!("/portal/events/{}", segment(&delivery.event_id.to_string()));
     let content = html! {
         div class="head" {
             div {
                 h1 { (line(&title)) }
                 p class="sub" {
-                    (word.strong())
-                    span { "event " (line(delivery.event_id.to_string())) }
+                    span data-live="state" { (state(delivery)) }
+                    span { "event " a href=(event) { (line(delivery.event_id.to_string())) } }
                     (shown_id(&delivery.id.to_string()))
                 }
             }
             @if customer.may_change() { (again(&customer, delivery)) }
         }
-        p { (word.sentence) " " (next(delivery)) }
-        section class="stack near" {
-            h2 { (count(delivery.attempts.into(), "attempt")) }
-            @for (n, attempt) in shown.attempt_log.iter().enumerate().rev().take(SHOWN_ATTEMPTS) {
-                (attempted(attempt, n + 1 == shown.attempt_log.len()))
-            }
-        }
+        div data-live="next" { (what_comes_next(delivery)) }
+        section class="stack near" data-live="attempts" { (attempts(&shown, &webhook)) }
     };
-    let above = [
-        ("/portal".to_owned(), html! { "Your webhooks" }),
-        (
-            format!("/portal/webhooks/{}", delivery.webhook_id),
-            html! { "Deliveries" },
-        ),
-    ];
-    Ok(page(&customer, &title, &above, &content))
+    let above = [above(), (path(&webhook), line(name(&webhook)))];
+    let events = match delivery.finished_at {
+        Some(_) => None,
+        None => Some(events(&[("part", "delivery"), ("id", &id.to_string())])),
+    };
+    Ok(live_page(
+        &customer,
+        &title,
+        &above,
+        events.as_deref(),
+        &content,
+    ))
+}
+
+/// The live parts. Attempts have bodies, so they are read only if the delivery's row has changed.
+pub async fn live(
+    poll: &Poll,
+    id: DeliveryId,
+    before: Option<&Snapshot>,
+) -> failure::Result<Snapshot> {
+    let (row, webhook) = {
+        let _permit: Reading = poll.reading().await?;
+        let row = deliveries::find(&poll.api, &poll.tenant, id).await?;
+        let webhook = find(&poll.api, &poll.tenant, row.webhook_id).await?;
+        (row, webhook)
+    };
+    if webhook.operational {
+        return Err(Failure::not_found("there is no such delivery"));
+    }
+    let mark = format!(
+        "{} {} {:?} {:?}",
+        row.status, row.attempts, row.next_attempt_reason, row.next_attempt_at
+    );
+    if let Some(before) = before.filter(|before| before.mark == mark) {
+        return Ok(before.clone());
+    }
+    let acting = poll.reading().await?;
+    let api = State(poll.api.clone());
+    let shown = deliveries::show(acting, api, Id(id)).await?.0;
+    let part = |name: &str, content: Markup| (name.to_owned(), content.into_string());
+    Ok(Snapshot {
+        parts: vec![
+            part("state", state(&shown.delivery)),
+            part("next", what_comes_next(&shown.delivery)),
+            part("attempts", attempts(&shown, &webhook)),
+        ],
+        mark,
+        is_over: shown.delivery.finished_at.is_some(),
+        ..Snapshot::default()
+    })
+}
+
+fn state(delivery: &Delivery) -> Markup {
+    words::delivery(&delivery.status, delivery.next_attempt_reason.as_deref()).strong()
 }
 
 fn again(customer: &Customer, delivery: &Delivery) -> Markup {
     html! {
         form method="post" action={ "/portal/deliveries/" (delivery.id) "/retry" } {
             (csrf(&customer.by))
-            button class="btn main-btn" { (icon("retry")) @if delivery.finished_at.is_some() { "Retry" } @else { "Send now" } }
+            button class="btn main-btn" data-key="r" {
+                (icon("retry"))
+                @if delivery.finished_at.is_some() { "Retry" } @else { "Send now" }
+            }
         }
     }
 }
 
-fn next(delivery: &Delivery) -> Markup {
+fn what_comes_next(delivery: &Delivery) -> Markup {
+    let word = words::delivery(&delivery.status, delivery.next_attempt_reason.as_deref());
     html! {
-        @if let Some(next) = delivery.next_attempt_at { "The next attempt is at " (at(next.0)) ". " }
-        @if let Some(reason) = &delivery.next_attempt_reason { (words::reason_in_short(reason)) }
+        p {
+            (word.sentence)
+            @if let Some(next) = delivery.next_attempt_at { " The next attempt is at " (at(next.0)) "." }
+            // The state of one that is held says why already.
+            @if let Some(reason) = delivery.next_attempt_reason.as_deref().filter(|reason| *reason != "paused") {
+                " " (said::reason(reason))
+            }
+        }
     }
 }
 
-/// Without the address that was connected to: that is the operator's.
-fn attempted(attempt: &Attempt, open: bool) -> Markup {
+fn attempts(shown: &DeliveryDetail, webhook: &WebhookView) -> Markup {
+    let all = &shown.attempt_log;
+    html! {
+        h2 { (count(shown.delivery.attempts.into(), "attempt")) }
+        @for (n, attempt) in all.iter().enumerate().rev().take(SHOWN_ATTEMPTS) {
+            (attempted(attempt, webhook, n + 1 == all.len()))
+        }
+        @if all.len() > SHOWN_ATTEMPTS { p class="small soft" { "Earlier attempts aren't shown." } }
+    }
+}
+
+/// Without the address that was connected to, and without the text of the failure: they are the
+/// operator's.
+fn attempted(attempt: &Attempt, webhook: &WebhookView, is_latest: bool) -> Markup {
     let title = format!("Attempt {}", attempt.n);
     let hint = html! { (words::answer(attempt.response_code, 1)) " " (took(attempt.duration_ms.into())) " · " (exactly(attempt.started_at.0)) };
-    panel(
-        &title,
-        &hint,
-        open,
-        &html! {
-            @if let Some(error) = &attempt.error { p class="bad" { (line(error)) } }
-            // Of the latest one only: bodies are large.
-            @if !open { p class="soft small" { "What was sent and answered is shown of the latest attempt." } } @else {
+    let verdict = said::verdict(&attempt.outcome, attempt.response_code, webhook.timeout);
+    let content = html! {
+        (said::shown(&verdict))
+        @if let Some(next) = attempt.next_attempt_at {
+            p {
+                "The attempt after it was planned for " (at(next.0)) "."
+                @if let Some(reason) = &attempt.next_attempt_reason { " " (said::reason(reason)) }
+            }
+        }
+        // Only the latest attempt shows its bodies, because they are large.
+        @if is_latest {
             h3 { "Sent" @if attempt.composed { " " span class="soft small" { "(composed again)" } } }
             @if let Some(all) = &attempt.request_headers { (code(&headers(all))) }
             @if let Some(body) = &attempt.request_body { (code(&payload(body))) }
             h3 { "Answered" }
             @if let Some(all) = &attempt.response_headers { (code(&headers(all))) }
             @if let Some(body) = &attempt.response_body { (code(&payload(body))) }
-            }
-        },
-    )
-}
-
-/// `POST /portal/deliveries/{id}/retry`
-pub async fn retry(
-    State(console): State<Arc<Console>>,
-    customer: Customer,
-    Id(id): Id<DeliveryId>,
-) -> Result<Redirect> {
-    customer.delivery(id).await?;
-    let acting = customer.acting().await?;
-    let _: (_, _) = retries::retry(acting, State(console.api.clone()), Id(id)).await?;
-    Ok(Redirect::to(&format!("/portal/deliveries/{id}")))
-}
-
-/// `POST /portal/deliveries/retry`: those that were selected, of webhooks that the link covers.
-pub async fn retry_many(
-    State(console): State<Arc<Console>>,
-    customer: Customer,
-    Posted(fields): Posted,
-) -> Result<Redirect> {
-    let acting = customer.acting().await?;
-    // Where it came from, if that is one of ours.
-    let back = fields.text("back").strip_prefix("/portal/webhooks/");
-    let webhook = back.and_then(|rest| rest.parse::<WebhookId>().ok());
-    let webhook = webhook.filter(|webhook| customer.covers(*webhook));
-    let webhook = webhook.ok_or(Ended::Nothing)?;
-    let ids: Vec<_> = match fields.has("all") {
-        true => all_that_match(&console, &customer, webhook, fields.text("q")).await?,
-        false => fields.all("id").take(250).map(str::to_owned).collect(),
+            @if attempt.response_code.is_none() { p class="soft" { "There is no answer." } }
+        } @else {
+            p class="soft small" { "What was sent and answered is shown of the latest attempt." }
+        }
     };
-    let ids = customer.covered(&ids).await?;
-    if !ids.is_empty() {
-        let body = Body(NewRetry { ids });
-        let _: axum::Json<_> =
-            retries::retry_many(acting, State(console.api.clone()), body).await?;
-    }
-    Ok(Redirect::to(&format!("/portal/webhooks/{webhook}")))
-}
-
-/// The latest of one webhook's deliveries that pass the filter, at most 250.
-async fn all_that_match(
-    console: &Console,
-    customer: &Customer,
-    webhook: WebhookId,
-    q: &str,
-) -> Result<Vec<String>> {
-    let (mut filter, wrong) = of_deliveries(&SearchQuery::parse(q, &OF_DELIVERIES), None);
-    if wrong.is_some() {
-        return Err(Ended::Nothing);
-    }
-    filter.limit = Some(MAX_PAGE);
-    filter.webhook_id = None;
-    let api = State(console.api.clone());
-    let acting = customer.acting().await?;
-    let page = deliveries::list_of_webhook(acting, api, Id(webhook), Parameters(filter))
-        .await?
-        .0;
-    let found = page
-        .deliveries
-        .iter()
-        .map(|delivery| delivery.id.to_string());
-    Ok(found.collect())
+    panel(&title, &hint, is_latest, &content)
 }

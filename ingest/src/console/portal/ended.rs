@@ -1,10 +1,11 @@
 //! The page that is shown when a session of the portal has ended or its link doesn't work.
 
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use maud::html;
 
 use crate::api::http::problem::Problem;
+use crate::console::failure::Failure;
 use crate::console::shell::{Appearance, document};
 use crate::console::text::line;
 
@@ -30,6 +31,14 @@ impl<E: Into<Problem>> From<E> for Ended {
     }
 }
 
+/// The portal's page for a failure that the console's parts answer with.
+pub fn ended(failure: Failure) -> Ended {
+    match failure {
+        Failure::Problem(problem) => problem.into(),
+        Failure::SignIn { .. } | Failure::Elsewhere(_) => Ended::Over,
+    }
+}
+
 impl IntoResponse for Ended {
     fn into_response(self) -> Response {
         let (status, what, why) = match &self {
@@ -49,6 +58,12 @@ impl IntoResponse for Ended {
                 "This can't be shown just now.",
                 "Nothing is lost. Try again in a moment.".to_owned(),
             ),
+            // The problem's own words are about a tenant's limits, and a client of the API.
+            Self::Problem(problem) if problem.status() == StatusCode::TOO_MANY_REQUESTS => (
+                problem.status(),
+                "Too many requests at once.",
+                "Nothing was changed. Wait a moment and try again.".to_owned(),
+            ),
             Self::Problem(problem) => (
                 problem.status(),
                 "That isn't possible now.",
@@ -60,10 +75,14 @@ impl IntoResponse for Ended {
                 section { h1 { (what) } p class="soft" { (line(why)) } }
             }
         };
-        (
-            status,
-            document(Appearance::default(), what, None, &content),
-        )
-            .into_response()
+        let page = document(Appearance::default(), what, None, &content);
+        let mut response = (status, page).into_response();
+        if let Self::Problem(problem) = &self
+            && let Some(seconds) = problem.retry_after()
+        {
+            let headers = response.headers_mut();
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
     }
 }

@@ -8,20 +8,20 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderValue, Method};
+use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use shared::excerpt::{MAX_ERROR, excerpt};
 use shared::ids::Tenant;
 use tracing::{Instrument, info, info_span};
 
+use crate::api::http::held_bodies::HeldBody;
 use crate::api::http::problem::Problem;
 use crate::api::http::request_id::{self, REQUEST_ID};
-use crate::console::failure::Failure;
 use crate::console::guard::{
-    MAX_FORM, charge_browser, charge_session, check_form, cookie, read_form,
+    LIVE, charge_browser, charge_session, check_form, cookie, is_page, read_form,
 };
-use crate::console::portal::ended::{Ended, Result};
+use crate::console::portal::ended::{Ended, Result, ended};
 use crate::console::session::{self, Session};
 use crate::console::shell::Appearance;
 use crate::console::state::Console;
@@ -29,6 +29,8 @@ use crate::console::visit::Visitor;
 
 /// Another one than the console's, so that neither opens the other's pages.
 pub const COOKIE: &str = "__Host-posthorn-portal";
+/// The largest form, in bytes: a test's data, percent-encoded.
+const MAX_FORM: usize = 256 * 1024;
 
 pub async fn guard(State(console): State<Arc<Console>>, request: Request, next: Next) -> Response {
     let id = request_id::from_headers(request.headers());
@@ -39,9 +41,11 @@ pub async fn guard(State(console): State<Arc<Console>>, request: Request, next: 
         path = excerpt(request.uri().path(), MAX_ERROR),
     );
     let mut ancestors = "'none'".to_owned();
+    // What its form holds is given back when the page is there.
+    let held = Arc::<HeldBody>::default();
     let answer = async {
-        match admit(&console, request, &mut ancestors).await {
-            Ok(request) => next.run(request).await,
+        match admit(&console, request, &mut ancestors, &held).await {
+            Ok(request) => as_page(next.run(request).await),
             Err(ended) => ended.into_response(),
         }
     };
@@ -66,20 +70,45 @@ pub async fn guard(State(console): State<Arc<Console>>, request: Request, next: 
     answer
 }
 
-async fn admit(console: &Console, request: Request, ancestors: &mut String) -> Result<Request> {
+/// A page of the portal in place of what the extractors answer: plain text, or a problem as JSON.
+fn as_page(answer: Response) -> Response {
+    if is_page(&answer) {
+        return answer;
+    }
+    match answer.status() {
+        StatusCode::BAD_REQUEST => {
+            let detail = "the address or the form has a part that can't be read, or has it twice";
+            Ended::from(Problem::bad_request(detail)).into_response()
+        }
+        StatusCode::NOT_FOUND => Ended::Nothing.into_response(),
+        _ => answer,
+    }
+}
+
+async fn admit(
+    console: &Console,
+    request: Request,
+    ancestors: &mut String,
+    held: &Arc<HeldBody>,
+) -> Result<Request> {
     let (mut parts, body) = request.into_parts();
     let from = parts.extensions.get::<ConnectInfo<SocketAddr>>();
     let from = from.map(|ConnectInfo(from)| from.ip());
     let cookie = cookie(&parts.headers, COOKIE);
-    charge_browser(console, cookie, from).map_err(problem)?;
+    charge_browser(console, cookie, from).map_err(ended)?;
     let session = match cookie {
-        Some(cookie) => session::find(&console.api, cookie)
-            .await?
-            .filter(|session| session.is_portal),
+        Some(cookie) => {
+            // A page that somebody left open asks for its live parts again and again.
+            let found = match parts.uri.path().ends_with(LIVE) {
+                true => session::find_unused(&console.api, cookie).await?,
+                false => session::find(&console.api, cookie).await?,
+            };
+            found.filter(|session| session.is_portal)
+        }
         None => None,
     };
     if let Some(session) = &session {
-        charge_session(console, session).map_err(problem)?;
+        charge_session(console, session).map_err(ended)?;
     }
     if let Some(tenant) = session.as_ref().and_then(|session| session.tenant.as_ref()) {
         *ancestors = ancestors_of(console, tenant).await?;
@@ -91,10 +120,13 @@ async fn admit(console: &Console, request: Request, ancestors: &mut String) -> R
             let session = session.as_ref().ok_or(Ended::Over)?;
             let body = body.take().unwrap_or_default();
             let path = parts.uri.path().to_owned();
-            let fields = read_form(&parts.headers, body, MAX_FORM)
+            if let Some(tenant) = &session.tenant {
+                held.is_of(tenant);
+            }
+            let fields = read_form(&parts.headers, body, MAX_FORM, held)
                 .await
-                .map_err(problem)?;
-            check_form(session, &fields, &path).map_err(problem)?;
+                .map_err(ended)?;
+            check_form(session, &fields, &path).map_err(ended)?;
             // Never what the form says: there may be secrets in it.
             info!(
                 who = session.shown,
@@ -117,13 +149,6 @@ async fn admit(console: &Console, request: Request, ancestors: &mut String) -> R
         });
     }
     Ok(Request::from_parts(parts, body.unwrap_or_default()))
-}
-
-fn problem(failure: Failure) -> Ended {
-    match failure {
-        Failure::Problem(problem) => problem.into(),
-        Failure::SignIn { .. } | Failure::Elsewhere(_) => Ended::Over,
-    }
 }
 
 /// As the link says.

@@ -1,41 +1,72 @@
-//! One webhook in the portal: its deliveries, its settings, its secret, a test.
+//! One webhook in the portal: its head and tabs, and its deliveries. The other tabs have files of
+//! their own.
 
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use maud::{Markup, html};
-use secrecy::ExposeSecret;
-use serde_json::{Map, json};
-use shared::ids::WebhookId;
+use serde_json::Map;
+use shared::ids::{DeliveryId, WebhookId};
 
-use crate::api::deliveries;
-use crate::api::http::request::{Body, Id, OptionalBody, Parameters};
-use crate::api::webhooks::stats::Health;
-use crate::api::webhooks::view::WebhookView;
-use crate::api::webhooks::{self, rotation, test as tests};
+use crate::api::access::auth::Reading;
+use crate::api::deliveries::{self, DeliveryPage};
+use crate::api::http::problem::{self, Problem};
+use crate::api::http::request::{Body, Id, Parameters};
+use crate::api::webhooks;
+use crate::api::webhooks::health::Health;
+use crate::api::webhooks::view::{WebhookView, find};
+use crate::console::failure::{self, Failure};
+use crate::console::fields::query;
 use crate::console::frame::csrf;
+use crate::console::guard::LIVE;
 use crate::console::icons::icon;
-use crate::console::moments::{ago, at};
-use crate::console::pages::deliveries::{Bulk, Params, Row, list, more, nothing, ready_filters};
+use crate::console::moments::{ago, at, number};
+use crate::console::pages::deliveries::{Params, newer_place, nothing, what_was_done};
 use crate::console::pages::webhooks::name;
-use crate::console::parts::{code, headers, note, payload};
+use crate::console::parts::{done, note, unreadable};
 use crate::console::portal::ended::{Ended, Result};
+use crate::console::portal::list::{list, more, ready_filters, search, waiting};
 use crate::console::portal::scope::Customer;
-use crate::console::portal::shell::page;
+use crate::console::portal::shell::{live_page, page};
 use crate::console::portal::webhooks::health;
-use crate::console::query::of_deliveries;
-use crate::console::session::shown_once::{keep_secret, take_secret};
+use crate::console::query::{SearchQuery, bar, of_deliveries};
 use crate::console::state::Console;
 use crate::console::text::line;
-use crate::console::visit::Posted;
-use crate::console::words;
+use crate::console::visit::{Poll, Posted, Reads};
+use crate::console::watch::{Latest, Snapshot};
 
-fn above() -> [(String, Markup); 1] {
-    [("/portal".to_owned(), html! { "Your webhooks" })]
+/// How many failed deliveries are counted.
+const COUNTED: i64 = 100;
+
+/// The pages of a webhook, in the order of their tabs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tab {
+    Deliveries,
+    Settings,
+    Secret,
+    Test,
 }
 
-fn path(webhook: &WebhookView) -> String {
+impl Tab {
+    const ALL: [Self; 4] = [Self::Deliveries, Self::Settings, Self::Secret, Self::Test];
+
+    fn parts(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Deliveries => ("", "Deliveries"),
+            Self::Settings => ("/settings", "Settings"),
+            Self::Secret => ("/secret", "Secret"),
+            Self::Test => ("/test", "Test"),
+        }
+    }
+}
+
+/// The page above a webhook's.
+pub fn above() -> (String, Markup) {
+    ("/portal".to_owned(), html! { "Your webhooks" })
+}
+
+pub fn path(webhook: &WebhookView) -> String {
     format!("/portal/webhooks/{}", webhook.id)
 }
 
@@ -45,59 +76,159 @@ pub async fn show(
     customer: Customer,
     Id(id): Id<WebhookId>,
     Query(params): Query<Params>,
-) -> Result<Html<String>> {
+) -> Result<Response> {
+    // The id of a delivery, pasted into the search field, leads to its page.
+    let typed = [&params.add, &params.q];
+    let pasted = typed
+        .into_iter()
+        .find_map(|text| text.trim().parse::<DeliveryId>().ok());
+    if let Some(pasted) = pasted
+        && !customer.covered(&[pasted]).await?.is_empty()
+    {
+        return Ok(Redirect::to(&format!("/portal/deliveries/{pasted}")).into_response());
+    }
     let webhook = customer.webhook(id).await?;
-    let wanted = params.query();
-    let (filter, wrong) = of_deliveries(&wanted, params.cursor.clone());
-    let found = match wrong {
-        Some(_) => None,
-        None => {
-            let api = State(console.api.clone());
-            let acting = customer.acting().await?;
-            let answer = deliveries::list_of_webhook(acting, api, Id(id), Parameters(filter)).await;
-            match answer {
-                Ok(found) => Some(found.0),
-                Err(problem) if problem.status().is_client_error() => None,
-                Err(problem) => return Err(problem.into()),
-            }
+    let wanted = search(&params.q, &params.add);
+    let (mut found, mut beneath, mut unread) = (None, None, None);
+    match found_of(&console, &customer, id, &wanted, params.cursor.clone()).await? {
+        Ok(page) => found = Some(page),
+        // A value that the API refuses: its sentence says what would be right.
+        Err(problem) if problem.status().is_client_error() => {
+            beneath = Some(problem.lines().join("; "));
         }
+        Err(problem) => unread = Some(problem),
+    }
+    let failed = match (&params.cursor, &unread) {
+        (None, None) => failed(&console, &customer, id).await?,
+        _ => None,
     };
     let path = path(&webhook);
     let content = html! {
-        (head(&customer, &webhook))
-        (trouble(&webhook))
-        (tabs(&path, "deliveries"))
-        (ready_filters(&path, &wanted))
+        @if let Some(said) = params.done.as_deref().and_then(confirmation) { (said) }
+        (bar(&path, &wanted, "Filter deliveries", "An event's or a delivery's id, or status:failed code:503 since:1h", beneath.as_deref()))
+        (ready_filters(&path, &wanted, &webhook, failed))
+        (newer_place(&path, &wanted, params.cursor.is_none()))
+        @if let Some(unread) = &unread { (unreadable("The list", unread.is_too_slow())) }
         @if let Some(found) = &found {
-            @let rows: Vec<_> = found.deliveries.iter().map(|delivery| Row::new(delivery, None)).collect();
-            (list(Some(&Bulk { by: &customer.by, query: &wanted, back: &path, webhook: Some(webhook.id) }), "/portal", &rows))
-            @if rows.is_empty() { (nothing(&path, &wanted, found.next_cursor.is_some())) }
-            (more(&path, &wanted, rows.len(), found.next_cursor.map(|id| id.to_string())))
-        } @else {
-            p class="bad" { (line(wrong.unwrap_or_else(|| "That filter isn't understood.".to_owned()))) }
+            (list(&customer, webhook.id, &wanted, &found.deliveries))
+            @if found.deliveries.is_empty() { (nothing(&path, &wanted, found.next_cursor.is_some())) }
+            (more(&path, &wanted, found.deliveries.len(), found.next_cursor.map(|id| id.to_string())))
         }
     };
-    Ok(page(&customer, &name(&webhook), &above(), &content))
+    let content = body(&customer, &webhook, Tab::Deliveries, &content);
+    let events = match (&found, &params.cursor) {
+        (Some(found), None) => {
+            let newest = found.deliveries.first().map(|one| one.id.to_string());
+            let (id, q) = (webhook.id.to_string(), wanted.without(None));
+            let newest = newest.unwrap_or_default();
+            Some(events(&[
+                ("part", "webhook"),
+                ("id", &id),
+                ("q", &q),
+                ("after", &newest),
+            ]))
+        }
+        _ => None,
+    };
+    let page = live_page(
+        &customer,
+        &name(&webhook),
+        &[above()],
+        events.as_deref(),
+        &content,
+    );
+    Ok(page.into_response())
+}
+
+/// Where the live parts of a page come from.
+pub fn events(which: &[(&str, &str)]) -> String {
+    format!("/portal{LIVE}{}", query(which))
+}
+
+/// A page of the list. The inner error is the list's alone: the rest of the page is right.
+async fn found_of(
+    console: &Console,
+    customer: &Customer,
+    webhook: WebhookId,
+    wanted: &SearchQuery,
+    cursor: Option<String>,
+) -> Result<problem::Result<DeliveryPage>> {
+    let (filter, wrong) = of_deliveries(wanted, cursor);
+    if let Some(wrong) = wrong {
+        return Ok(Err(Problem::bad_request(wrong)));
+    }
+    let acting = customer.acting().await?;
+    let api = State(console.reads.clone());
+    let found = deliveries::list_of_webhook(acting, api, Id(webhook), Parameters(filter)).await;
+    Ok(found.map(|page| page.0))
+}
+
+/// How many deliveries failed, counted to a bound, and whether there are more.
+async fn failed(
+    console: &Console,
+    customer: &Customer,
+    webhook: WebhookId,
+) -> Result<Option<(usize, bool)>> {
+    let (mut filter, _) = of_deliveries(&search("status:failed", ""), None);
+    filter.limit = Some(COUNTED);
+    let acting = customer.acting().await?;
+    let api = State(console.reads.clone());
+    let found = deliveries::list_of_webhook(acting, api, Id(webhook), Parameters(filter)).await;
+    // The page is right without the number.
+    let found = found.ok().map(|page| page.0);
+    Ok(found.map(|page| (page.deliveries.len(), page.next_cursor.is_some())))
+}
+
+/// A page of a webhook: its head, what is wrong with it, its tabs, and what the tab shows.
+pub fn page_of(
+    customer: &Customer,
+    webhook: &WebhookView,
+    tab: Tab,
+    content: &Markup,
+) -> Html<String> {
+    let (_, words) = tab.parts();
+    let above = [above(), (path(webhook), line(name(webhook)))];
+    page(
+        customer,
+        words,
+        &above,
+        &body(customer, webhook, tab, content),
+    )
+}
+
+fn body(customer: &Customer, webhook: &WebhookView, tab: Tab, content: &Markup) -> Markup {
+    html! {
+        (head(customer, webhook))
+        div data-live="trouble" { (trouble(webhook)) }
+        (tabs(customer, &path(webhook), tab))
+        (content)
+    }
 }
 
 fn head(customer: &Customer, webhook: &WebhookView) -> Markup {
     let path = path(webhook);
-    let paused = webhook.status == "paused";
+    let status = match webhook.status {
+        "active" => Some(("paused", "Pause", "pause")),
+        "paused" => Some(("active", "Resume", "send")),
+        "disabled" => Some(("active", "Make active", "send")),
+        _ => None,
+    };
     html! {
         div class="head" {
             div {
                 h1 { (line(name(webhook))) }
-                p class="sub" { (health(webhook)) span class="break" { (line(&webhook.url)) } }
+                p class="sub" {
+                    span data-live="state" { (health(webhook)) }
+                    span class="break" { (line(&webhook.url)) }
+                }
             }
             @if customer.may_change() {
                 div class="row" {
-                    form method="post" action={ (path) "/test" } { (csrf(&customer.by)) button class="btn" { "Send a test" } }
-                    @if paused || webhook.status == "active" {
+                    a class="btn" href={ (path) "/test" } { "Send a test" }
+                    @if let Some((to, words, symbol)) = status {
                         form method="post" action={ (path) "/status" } {
                             (csrf(&customer.by))
-                            button class="btn" name="status" value=(if paused { "active" } else { "paused" }) {
-                                @if paused { "Resume" } @else { (icon("pause")) "Pause" }
-                            }
+                            button class="btn" name="status" value=(to) { (icon(symbol)) (words) }
                         }
                     }
                 }
@@ -108,153 +239,135 @@ fn head(customer: &Customer, webhook: &WebhookView) -> Markup {
 
 /// What is wrong, in a sentence to whoever owns the endpoint.
 fn trouble(webhook: &WebhookView) -> Markup {
+    let none = html! {};
     let waiting = html! {
         @if webhook.waiting > 0 {
-            (webhook.waiting) @if !webhook.waiting_counted { "+" } " deliveries wait"
+            (number(webhook.waiting)) @if !webhook.waiting_counted { "+" }
+            @if webhook.waiting == 1 && webhook.waiting_counted { " delivery waits" } @else { " deliveries wait" }
             @if let Some(oldest) = webhook.oldest_waiting_at { ", the oldest for " (ago(oldest.0)) }
-            "; they are sent once it answers."
+            ". They are sent once it answers."
         }
     };
-    match (webhook.status, webhook.health) {
+    match (webhook.status, webhook.down_since) {
         ("paused", _) => note(
             "slow",
             "held",
             &html! { "It is paused." },
-            &html! { "Your deliveries are held until it is resumed." },
-            &html! {},
+            &html! { "Your deliveries are held until it is resumed, unless they get too old." },
+            &none,
         ),
         ("disabled", _) => note(
             "fail",
             "fail",
             &html! { "It is disabled." },
-            &html! { @if let Some(reason) = &webhook.disabled_reason { (line(reason)) } },
-            &html! {},
+            &html! {
+                @if let Some(reason) = &webhook.disabled_reason { "Why: " (line(reason)) ". " }
+                "It gets nothing until it is made active."
+            },
+            &none,
         ),
-        ("active", Health::Failing) => note(
+        ("inactive", _) => note(
+            "none",
+            "cancelled",
+            &html! { "It is switched off." },
+            &html! { "It gets nothing." },
+            &none,
+        ),
+        (_, Some(since)) => note(
+            "fail",
+            "warn",
+            &html! { "Your endpoint has been down since " (at(since.0)) "." },
+            &html! {
+                "Ten requests in a row failed, so it gets one at a time. "
+                (waiting)
+                @if let Some(next) = webhook.next_probe_at { " The next request is at " (at(next.0)) "." }
+            },
+            &none,
+        ),
+        _ if webhook.health == Health::Failing => note(
             "fail",
             "warn",
             &html! { "Your endpoint doesn't answer as it should." },
             &waiting,
-            &html! {},
+            &none,
         ),
-        _ => html! {},
+        _ => none,
     }
 }
 
-fn tabs(path: &str, current: &str) -> Markup {
+fn tabs(customer: &Customer, path: &str, current: Tab) -> Markup {
     html! {
         nav class="tabs" aria-label="Sections" {
-            a href=(path) aria-current=[(current == "deliveries").then_some("page")] { "Deliveries" }
-            a href={ (path) "/settings" } aria-current=[(current == "settings").then_some("page")] { "Settings and secret" }
+            @for tab in Tab::ALL {
+                @let (rest, words) = tab.parts();
+                @if tab != Tab::Test || customer.may_change() {
+                    a href={ (path) (rest) } aria-current=[(tab == current).then_some("page")] { (words) }
+                }
+            }
         }
     }
 }
 
-/// `GET /portal/webhooks/{id}/settings`
-pub async fn settings(
-    State(console): State<Arc<Console>>,
-    customer: Customer,
-    Id(id): Id<WebhookId>,
-) -> Result<Html<String>> {
-    let webhook = customer.webhook(id).await?;
-    let about = format!("secret of {id}");
-    let new = take_secret(&console.api, &customer.by.session, &about).await?;
-    let path = path(&webhook);
-    let content = html! {
-        (head(&customer, &webhook))
-        (tabs(&path, "settings"))
-        @if let Some(new) = &new {
-            (note("good", "ok", &html! { "This is the new secret. It is shown once." }, &html! { "Give it to your receiver now." }, &html! {}))
-            div class="section-gap" { (code(&html! { (line(new.expose_secret())) })) }
-        }
-        dl class="kv" {
-            dt { "Sends to" } dd class="break" { (line(&webhook.url)) }
-            dt { "Listens to" } dd { @for pattern in &webhook.events { code { (line(pattern)) } " " } }
-            dt { "Filter" } dd { @match &webhook.filters { Some(filter) => (code(&payload(&filter.to_string()))), None => "none" } }
-            dt { "Secret" } dd {
-                code { (line(&webhook.secret)) }
-                @if let Some(made) = webhook.secret_made_at { span class="soft" { " since " (at(made.0)) } }
-                @if let Some(until) = webhook.previous_secret_until { p class="soft small" { "The one before signs too, until " (at(until.0)) "." } }
-            }
-        }
-        @if customer.may_change() {
-            form class="section-gap" method="post" action={ (path) "/rotate" } {
-                (csrf(&customer.by))
-                p class="soft" { "A new secret is shown once. Where the dialect sends a list of signatures, the old one signs too for a day." }
-                button class="btn" { "Rotate the secret" }
-            }
-        }
+/// The live parts of the page: how the webhook does, and the newest deliveries of its list.
+pub async fn live(poll: &Poll, id: WebhookId, q: &str) -> failure::Result<Snapshot> {
+    let webhook = {
+        let _permit: Reading = poll.reading().await?;
+        find(&poll.api, &poll.tenant, id).await?
     };
-    Ok(page(&customer, &name(&webhook), &above(), &content))
+    let (filter, wrong) = of_deliveries(&search(q, ""), None);
+    if webhook.operational || wrong.is_some() {
+        return Err(Failure::not_found("there is no such list"));
+    }
+    let acting = poll.reading().await?;
+    let api = State(poll.api.clone());
+    let found = deliveries::list_of_webhook(acting, api, Id(id), Parameters(filter))
+        .await?
+        .0;
+    let ids = found.deliveries.iter().map(|one| one.id.uuid());
+    let part = |name: &str, content: Markup| (name.to_owned(), content.into_string());
+    Ok(Snapshot {
+        parts: vec![
+            part("state", health(&webhook)),
+            part("trouble", trouble(&webhook)),
+            part("waiting", waiting(&webhook)),
+        ],
+        latest: Some(Latest {
+            ids: ids.collect(),
+            more: found.next_cursor.is_some(),
+            noun: "newer delivery",
+        }),
+        ..Snapshot::default()
+    })
 }
 
-/// `POST /portal/webhooks/{id}/rotate`
-pub async fn rotate(
-    State(console): State<Arc<Console>>,
-    customer: Customer,
-    Id(id): Id<WebhookId>,
-) -> Result<Redirect> {
-    let webhook = customer.webhook(id).await?;
-    let acting = customer.acting().await?;
-    let api = State(console.api.clone());
-    let answer = rotation::rotate(acting, api, Id(id), OptionalBody(Default::default())).await?;
-    let about = format!("secret of {id}");
-    keep_secret(&console.api, &customer.by.session, &about, &answer.0.secret).await?;
-    Ok(Redirect::to(&format!("{}/settings", path(&webhook))))
-}
-
-/// `POST /portal/webhooks/{id}/status`: pauses or resumes.
+/// `POST /portal/webhooks/{id}/status`: pauses, resumes, or makes active again.
 pub async fn set_status(
     State(console): State<Arc<Console>>,
     customer: Customer,
     Id(id): Id<WebhookId>,
     Posted(fields): Posted,
 ) -> Result<Redirect> {
+    customer.must_change()?;
     let webhook = customer.webhook(id).await?;
     let status = match fields.text("status") {
         status @ ("active" | "paused") => status,
         _ => return Err(Ended::Nothing),
     };
+    // The portal only pauses and resumes. A webhook that was switched off elsewhere is switched on there.
+    if webhook.status == "inactive" {
+        return Err(Problem::conflict("the webhook is switched off").into());
+    }
     let form = Map::from_iter([("status".to_owned(), status.into())]);
     let acting = customer.acting().await?;
     let api = State(console.api.clone());
     webhooks::update(acting, api, Id(id), Default::default(), Body(form)).await?;
-    Ok(Redirect::to(&path(&webhook)))
+    Ok(Redirect::to(&format!("{}?done={status}", path(&webhook))))
 }
 
-/// `POST /portal/webhooks/{id}/test`: the answer is shown, and not stored.
-pub async fn test(
-    State(console): State<Arc<Console>>,
-    customer: Customer,
-    Id(id): Id<WebhookId>,
-) -> Result<Response> {
-    let webhook = customer.webhook(id).await?;
-    let acting = customer.acting().await?;
-    let api = State(console.api.clone());
-    let told = tests::test(acting, api, Id(id), OptionalBody(Default::default()))
-        .await?
-        .0;
-    let (tone, symbol) = if told.success {
-        ("good", "ok")
-    } else {
-        ("fail", "fail")
-    };
-    let content = html! {
-        (head(&customer, &webhook))
-        (note(tone, symbol, &html! { (line(&told.verdict)) }, &html! {}, &html! {}))
-        dl class="kv" {
-            dt { "Answer" } dd { (words::answer(told.response_code.map(|code| code as i16), 1)) }
-            dt { "Took" } dd { (told.response_time_ms) " ms" }
-        }
-        @if let Some(sent) = &told.request_body { section { h2 { "What was sent" } (code(&payload(sent))) } }
-        @if let Some(answer) = &told.response_body { section { h2 { "What came back" } (code(&payload(answer))) } }
-        @if let Some(all) = &told.response_headers { (code(&headers(&json!(all)))) }
-    };
-    Ok(page(
-        &customer,
-        "Test",
-        &[above()[0].clone(), (path(&webhook), line(name(&webhook)))],
-        &content,
-    )
-    .into_response())
+fn confirmation(change: &str) -> Option<Markup> {
+    Some(match change {
+        "paused" => done("Paused. Deliveries are held until it is resumed."),
+        "active" => done("Active. What was held is sent now, a few at a time."),
+        other => return what_was_done(other),
+    })
 }

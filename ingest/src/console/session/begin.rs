@@ -1,5 +1,6 @@
 //! How a session begins: a token, a JWT or `ADMIN_TOKEN` is checked, and the session's row written.
 
+use deadpool_postgres::{Client, GenericClient};
 use secrecy::{ExposeSecret, SecretString};
 use shared::clock;
 use shared::excerpt::excerpt;
@@ -48,10 +49,12 @@ pub struct NewSession {
 /// # Errors
 /// If PostgreSQL fails.
 pub async fn begin(api: &Api, token: &str) -> Result<Option<NewSession>> {
-    match checked(api, token).await? {
-        Some(begins) => insert(api, begins).await.map(Some),
-        None => Ok(None),
-    }
+    let Some(begins) = checked(api, token).await? else {
+        return Ok(None);
+    };
+    let client = api.pool.get().await?;
+    forget_ended(&client).await?;
+    insert(api, &client, begins).await.map(Some)
 }
 
 async fn checked(api: &Api, token: &str) -> Result<Option<Begins>> {
@@ -122,21 +125,25 @@ async fn checked(api: &Api, token: &str) -> Result<Option<Begins>> {
     }))
 }
 
+/// Deletes sessions that have ended. Nobody waits for them to go, and there are as many as people
+/// sign in.
+pub(super) async fn forget_ended(client: &Client) -> Result<()> {
+    let statement = "-- end_sessions\nDELETE FROM sessions WHERE ends_at < now()";
+    client.execute(statement, &[]).await?;
+    Ok(())
+}
+
 /// Writes the session's row.
-pub(super) async fn insert(api: &Api, begins: Begins) -> Result<NewSession> {
+pub(super) async fn insert(
+    api: &Api,
+    client: &impl GenericClient,
+    begins: Begins,
+) -> Result<NewSession> {
     let id = Id::generate();
     let mark = match &api.admin_token {
         Some(admin) if begins.operator => Some(operator_mark(&id, admin)),
         _ => None,
     };
-    let client = api.pool.get().await?;
-    // Nobody waits for old ones to go; there are as many as people sign in.
-    client
-        .execute(
-            "-- end_sessions\nDELETE FROM sessions WHERE ends_at < now()",
-            &[],
-        )
-        .await?;
     let statement = client
         .prepare_cached(
             "-- begin_session\n\

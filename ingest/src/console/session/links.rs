@@ -1,12 +1,14 @@
 //! Links that begin a session once: the operator's to the console, and those to the portal.
 
+use deadpool_postgres::Transaction;
 use secrecy::SecretString;
 use shared::clock;
 use shared::ids::Tenant;
 use time::Duration;
+use tokio_postgres::Row;
 
 use super::LASTS;
-use super::begin::{Begins, NewSession, insert};
+use super::begin::{Begins, NewSession, forget_ended, insert};
 use super::id::Id;
 use crate::api::access::role::Role;
 use crate::api::http::problem::Result;
@@ -44,35 +46,12 @@ pub async fn create_link(
     Ok(id.text())
 }
 
-/// Marks a link of this kind as opened. `None`: there is none, or not any more.
-async fn use_up(api: &Api, link: &str, kind: &str) -> Result<Option<tokio_postgres::Row>> {
-    let Some(id) = Id::parse(link) else {
-        return Ok(None);
-    };
-    let client = api.pool.get().await?;
-    let statement = client
-        .prepare_cached(
-            "-- open_link\n\
-             UPDATE links SET opened_at = now() \
-             WHERE hash = $1 AND kind = $2 AND opened_at IS NULL AND ends_at > now() \
-             RETURNING id::text, tenant, role, webhooks, session_s, theme, accent",
-        )
-        .await?;
-    let row = client
-        .query_opt(&statement, &[&id.hash().as_slice(), &kind])
-        .await?;
-    Ok(row)
-}
-
 /// Opens a link for the console, once. `None`: there is none, or not any more.
 ///
 /// # Errors
 /// If PostgreSQL fails.
 pub async fn open_link(api: &Api, link: &str) -> Result<Option<NewSession>> {
-    let Some(row) = use_up(api, link, "link").await? else {
-        return Ok(None);
-    };
-    let begins = Begins {
+    open(api, link, "link", |row| Begins {
         kind: "link",
         token: None,
         operator: false,
@@ -83,8 +62,8 @@ pub async fn open_link(api: &Api, link: &str) -> Result<Option<NewSession>> {
         ends_at: clock::now() + Duration::seconds(row.get::<_, i32>("session_s").into()),
         theme: None,
         accent: None,
-    };
-    insert(api, begins).await.map(Some)
+    })
+    .await
 }
 
 /// Opens a link to the portal, once. `None`: there is none, or not any more.
@@ -92,23 +71,57 @@ pub async fn open_link(api: &Api, link: &str) -> Result<Option<NewSession>> {
 /// # Errors
 /// If PostgreSQL fails.
 pub async fn open_portal_link(api: &Api, link: &str) -> Result<Option<NewSession>> {
-    let Some(row) = use_up(api, link, "portal").await? else {
-        return Ok(None);
-    };
-    // The link's public name: what was done with it is found by it.
-    let name: String = row.get("id");
-    let ends_at = clock::now() + Duration::seconds(row.get::<_, i32>("session_s").into());
-    let begins = Begins {
+    open(api, link, "portal", |row| Begins {
         kind: "portal",
         token: None,
         operator: false,
         tenant: row.get("tenant"),
         role: row.get::<_, &str>("role").parse().unwrap_or(Role::Viewer),
         webhooks: row.get("webhooks"),
-        shown: format!("portal link {name}"),
-        ends_at,
+        // The link's public name: what was done with it is found by it.
+        shown: format!("portal link {}", row.get::<_, &str>("id")),
+        ends_at: clock::now() + Duration::seconds(row.get::<_, i32>("session_s").into()),
         theme: row.get("theme"),
         accent: row.get("accent"),
+    })
+    .await
+}
+
+/// Uses up a link and begins its session, in one transaction. Whoever ends all sessions deletes
+/// links first, and waits for this transaction at the link's row. So the session is there when
+/// sessions are deleted, or the link is gone before it is opened.
+async fn open(
+    api: &Api,
+    link: &str,
+    kind: &str,
+    begins: impl FnOnce(&Row) -> Begins,
+) -> Result<Option<NewSession>> {
+    let Some(id) = Id::parse(link) else {
+        return Ok(None);
     };
-    insert(api, begins).await.map(Some)
+    let mut client = api.pool.get().await?;
+    forget_ended(&client).await?;
+    let transaction = client.transaction().await?;
+    let Some(row) = use_up(&transaction, &id, kind).await? else {
+        return Ok(None);
+    };
+    let begun = insert(api, &transaction, begins(&row)).await?;
+    transaction.commit().await?;
+    Ok(Some(begun))
+}
+
+/// Marks a link of this kind as opened, and locks it. `None`: there is none, or not any more.
+async fn use_up(transaction: &Transaction<'_>, id: &Id, kind: &str) -> Result<Option<Row>> {
+    let statement = transaction
+        .prepare_cached(
+            "-- open_link\n\
+             UPDATE links SET opened_at = now() \
+             WHERE hash = $1 AND kind = $2 AND opened_at IS NULL AND ends_at > now() \
+             RETURNING id::text, tenant, role, webhooks, session_s, theme, accent",
+        )
+        .await?;
+    let row = transaction
+        .query_opt(&statement, &[&id.hash().as_slice(), &kind])
+        .await?;
+    Ok(row)
 }

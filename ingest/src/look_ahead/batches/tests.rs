@@ -87,6 +87,26 @@ fn a_tenant_with_many_events_gets_every_fourth_batch_beside_others() {
     assert_eq!(turns, [q, q, q, l, q, q, q, l]);
 }
 
+#[test]
+fn while_rabbitmq_is_congested_a_restrained_tenant_waits_if_others_have_events() {
+    let (mut batches, mut sources) = <(Batches, Sources)>::default();
+    batches.gate.room = i64::MAX / 2;
+    push(&mut batches, "loud", 4 * PILED_UP);
+    push(&mut batches, "quiet", 1);
+    for confirm in [1, 500] {
+        let (_, reserved) = batches.next(&mut sources).unwrap().open();
+        let took = Duration::from_millis(confirm);
+        batches.is_through(reserved, 1, Some(Confirm { messages: 1, took }));
+    }
+    assert!(batches.next(&mut sources).is_none(), "loud waits");
+    assert!(batches.pause_ends().is_some_and(|end| end > Instant::now()));
+    push(&mut batches, "quiet", 1);
+    assert_eq!(whose(batches.next(&mut sources)), ["quiet"]);
+    // No other tenant has had an event for a while.
+    batches.free_at = None;
+    assert_eq!(whose(batches.next(&mut sources)), ["loud"]);
+}
+
 #[tokio::test]
 async fn events_that_a_lane_left_over_go_to_another_lane_before_the_first_is_through() {
     let (ahead, acme) = (LookAhead::default(), "acme".parse().unwrap());

@@ -10,10 +10,12 @@
 //! | `stage` | starts and stops the processes |
 //! | `home` | the folder that is kept between runs |
 //! | `show` | the demonstration, over AMQP and the API |
+//! | `more` | what the console's other pages show |
 //! | `shop` | the demo endpoint |
 //! | `readme` | runs README.md's commands |
 
 mod home;
+mod more;
 mod print;
 mod readme;
 mod shop;

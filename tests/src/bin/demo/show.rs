@@ -3,14 +3,17 @@
 //! It uses the public interfaces: events over AMQP, everything else over the API.
 
 use std::collections::BTreeMap;
+use std::process::Stdio;
 
 use anyhow::{Context, bail, ensure};
 use harness::producer::{Producer, Publication};
 use harness::receiver::unix_now;
 use harness::service::{Answer, ask, command};
 use serde_json::{Value, json};
+use tokio::process::Command;
 use url::Url;
 
+use crate::more;
 use crate::print::{say, title};
 use crate::readme;
 use crate::shop::{DOWN, Shop};
@@ -49,10 +52,14 @@ const OTHERS: [(&str, &str, &str); 2] = [
 /// Publishes the events and waits until all have arrived with valid signatures.
 pub(crate) async fn events(place: &Place, shop: &Shop) -> anyhow::Result<()> {
     let token = tenant_token(place).await?;
-    let webhook = webhook(place, &token, (WEBHOOK, PATH, "active")).await?;
+    let nothing = json!({});
+    let webhook = webhook(place, &token, (WEBHOOK, PATH, "active"), &nothing).await?;
     for other in OTHERS {
-        self::webhook(place, &token, other).await?;
+        self::webhook(place, &token, other, &nothing).await?;
     }
+    let (name, path) = more::PICKY;
+    self::webhook(place, &token, (name, path, "active"), &more::big_orders()).await?;
+    more::describe(place, &token).await?;
 
     title(&format!(
         "Publishing {} events for tenant `{TENANT}` over AMQP. Webhook {webhook} wants order.* and item-*.\n\
@@ -75,11 +82,13 @@ pub(crate) async fn events(place: &Place, shop: &Shop) -> anyhow::Result<()> {
         let publication = Publication::json(TENANT, event_type, id, data);
         producer.publish(&publication).await?;
     }
+    more::dead_letter(&producer, TENANT, &format!("demo-{run}-broken")).await?;
     for id in &ids {
         let times = if id == fails { 2 } else { 1 };
         shop.takes(PATH, id, times).await?;
     }
-    log(place, &token, &webhook, &ids).await
+    log(place, &token, &webhook, &ids).await?;
+    more::replay(place, &token, &webhook, EVENTS[2].0).await
 }
 
 /// A token of the tenant. It is created in the first run.
@@ -103,19 +112,23 @@ async fn tenant_token(place: &Place) -> anyhow::Result<String> {
     place.home.keep("token", token)
 }
 
-/// A webhook of the demonstration, created or updated.
+/// A webhook of the demonstration, created or updated. `more`: further members of it.
 async fn webhook(
     place: &Place,
     token: &str,
     (name, path, status): (&str, &str, &str),
+    more: &Value,
 ) -> anyhow::Result<String> {
-    let wanted = json!({
+    let mut wanted = json!({
         "url": format!("http://{}{path}", place.shop),
         "events": ["order.*", "item-*"],
         "secret": place.webhook_secret,
         "description": name,
         "status": status,
     });
+    if let (Some(wanted), Some(more)) = (wanted.as_object_mut(), more.as_object()) {
+        wanted.extend(more.clone());
+    }
     let webhooks = url(place, "/api/v1/webhooks");
     let list = ask(&format!("{webhooks}?limit=250"), token, "GET", None).await?;
     let ours = list.body["webhooks"]
@@ -203,8 +216,8 @@ async fn settled(
     bail!("the log does not say that all were delivered")
 }
 
-/// Runs README.md's commands, and checks that their event arrives and that no
-/// delivery is unaccounted for.
+/// Runs README.md's commands and `.posthorn/rabbitmqctl`, and checks that the page's event
+/// arrives and that no delivery is unaccounted for.
 pub(crate) async fn readme(place: &Place, shop: &Shop) -> anyhow::Result<()> {
     title("The commands of README.md");
     let known = [
@@ -218,10 +231,42 @@ pub(crate) async fn readme(place: &Place, shop: &Shop) -> anyhow::Result<()> {
         .find(|id| id.starts_with(README_EVENT))
         .context("README.md published no event")?;
     shop.takes(README_PATH, published, 1).await?;
+    rabbitmqctl(place).await?;
 
     let audit = command("posthorn-ingest", &["audit"], &place.settings).await?;
     title(&format!("posthorn-ingest audit: {audit}"));
     say("Everything arrived, verified.");
+    Ok(())
+}
+
+/// Runs `.posthorn/rabbitmqctl` as docs/access.md says, and checks that it has reached the
+/// RabbitMQ of this run: the one that has the exchange of events.
+async fn rabbitmqctl(place: &Place) -> anyhow::Result<()> {
+    if place.amqp_is_external {
+        return Ok(());
+    }
+    let program = place.home.path("rabbitmqctl");
+    let arguments = ["--quiet", "list_exchanges", "name", "type"];
+    let ran = Command::new(&program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output();
+    let ran = ran.await.with_context(|| program.display().to_string())?;
+    let printed = String::from_utf8_lossy(&ran.stdout);
+    let said = String::from_utf8_lossy(&ran.stderr);
+    let shows_ours = printed
+        .lines()
+        .any(|line| line.split_whitespace().eq(["posthorn.events", "topic"]));
+    ensure!(
+        ran.status.success() && shows_ours,
+        "{} {arguments:?}: {}: {printed}{said}",
+        program.display(),
+        ran.status
+    );
+    say(format_args!(
+        "{} shows the exchange posthorn.events",
+        program.display()
+    ));
     Ok(())
 }
 

@@ -20,6 +20,11 @@ const MAX_RATE: i32 = 1_000;
 
 /// Which deliveries begin again, and how quickly.
 #[derive(Clone, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "since": "2026-01-31T10:00:00.000Z", "until": "2026-02-01T10:00:00.000Z",
+    "status": ["failed", "expired"], "event_types": ["order.*"], "response_code": ["5xx", "none"],
+    "rate": 10, "ramp": true, "dry_run": true
+}))]
 #[serde(deny_unknown_fields)]
 pub struct NewReplay {
     /// Only of events that were accepted at this time or later.

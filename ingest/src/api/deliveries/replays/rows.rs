@@ -1,5 +1,7 @@
 //! The rows of replays: counted, written, cancelled and read. `replay` works on them.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use shared::ids::{ReplayId, Tenant, WebhookId, first_uuid_at, time_of};
 use tokio_postgres::Row;
@@ -10,9 +12,10 @@ use uuid::Uuid;
 use super::form::Checked;
 use crate::api::deliveries::replay_results::{ReplayResults, results};
 use crate::api::http::problem::{Problem, Result};
-use crate::api::openapi::words::{FinishedState, ReplayStatus};
+use crate::api::openapi::words::{FinishedState, ReplayKind, ReplayStatus};
 use crate::api::state::Api;
 use crate::log_filter::passes;
+use crate::restart::FINISHED;
 use crate::timestamp::Timestamp;
 
 /// How far the deliveries of a replay are counted.
@@ -25,6 +28,8 @@ const TOLD_TYPES: usize = 100;
 #[schema(example = json!({
     "dry_run": true, "matching": 274, "counted": true, "oldest": "2026-11-26T07:29:11.020Z",
     "by_type": [{"event_type": "order.created", "matching": 201}, {"event_type": "order.paid", "matching": 73}],
+    "by_status": [{"status": "delivered", "deliveries": 1006}, {"status": "failed", "deliveries": 271},
+                  {"status": "expired", "deliveries": 3}, {"status": "cancelled", "deliveries": 0}],
 }))]
 pub struct DryRun {
     /// Always true.
@@ -38,6 +43,18 @@ pub struct DryRun {
     pub oldest: Option<Timestamp>,
     /// How many of each event type, the most first; at most 100 types.
     pub by_type: Vec<MatchingType>,
+    /// How many deliveries of the same events and filters are in each finished state, whether
+    /// they would begin again or not; empty for a backfill.
+    pub by_status: Vec<InStatus>,
+}
+
+/// How many deliveries are in a finished state.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ReplayableInStatus)]
+pub struct InStatus {
+    #[schema(value_type = FinishedState, example = "failed")]
+    pub status: &'static str,
+    pub deliveries: i64,
 }
 
 /// How many deliveries are of an event type.
@@ -54,7 +71,7 @@ pub struct Replay {
     pub id: ReplayId,
     /// `replay`: finished deliveries begin again. `backfill`: a webhook gets the events that it
     /// would have matched.
-    #[schema(example = "replay")]
+    #[schema(value_type = ReplayKind)]
     pub kind: String,
     /// `null`: all of the tenant's webhooks, one after the other.
     #[schema(required)]
@@ -113,16 +130,17 @@ pub(in crate::api::deliveries) async fn count_matching(
     let statement = client
         .prepare_cached(&format!(
             "-- count_replay\n\
-             SELECT event_type, count(*) AS seen, count(*) FILTER (WHERE passes) AS matching, \
-                 min(id::text) FILTER (WHERE passes) AS oldest \
+             SELECT event_type, state, count(*) AS seen, count(*) FILTER (WHERE passes) AS passing, \
+                 count(*) FILTER (WHERE passes AND wanted) AS matching, \
+                 min(id::text) FILTER (WHERE passes AND wanted) AS oldest \
              FROM (SELECT s.* FROM unnest($1::uuid[]) AS w (id) CROSS JOIN LATERAL ( \
-                     SELECT d.id, d.event_type, \
-                         coalesce(d.state = ANY($4) AND {passes}, false) AS passes \
+                     SELECT d.id, d.event_type, d.state, d.state = ANY($4) AS wanted, \
+                         coalesce({passes}, false) AS passes \
                      FROM deliveries d \
                      WHERE d.webhook_id = w.id AND d.id >= $2 AND d.id < $3 \
                      ORDER BY d.id LIMIT $5) s \
                  LIMIT $5) seen \
-             GROUP BY event_type ORDER BY matching DESC, event_type"
+             GROUP BY event_type, state"
         ))
         .await?;
     let rows = client
@@ -146,17 +164,34 @@ pub(in crate::api::deliveries) async fn count_matching(
         .iter()
         .filter_map(|row| row.get::<_, Option<&str>>("oldest"));
     let oldest = oldest.min().and_then(|id| id.parse::<Uuid>().ok());
-    let by_type = rows.iter().map(|row| MatchingType {
-        event_type: row.get("event_type"),
-        matching: row.get("matching"),
+    let mut types: BTreeMap<&str, i64> = BTreeMap::new();
+    let mut states = FINISHED.map(|status| InStatus {
+        status,
+        deliveries: 0,
     });
-    let by_type: Vec<_> = by_type.filter(|of| of.matching > 0).collect();
+    for row in &rows {
+        *types.entry(row.get("event_type")).or_default() += row.get::<_, i64>("matching");
+        let state: &str = row.get("state");
+        if let Some(of) = states.iter_mut().find(|of| of.status == state) {
+            of.deliveries += row.get::<_, i64>("passing");
+        }
+    }
+    let by_type = types.into_iter().filter(|(_, matching)| *matching > 0);
+    let mut by_type: Vec<_> = by_type
+        .map(|(event_type, matching)| MatchingType {
+            event_type: event_type.to_owned(),
+            matching,
+        })
+        .collect();
+    // Of those that are as many, in the order of their names.
+    by_type.sort_by_key(|of| std::cmp::Reverse(of.matching));
     Ok(DryRun {
         dry_run: true,
         matching: by_type.iter().map(|of| of.matching).sum(),
         counted: seen < COUNTED,
         oldest: oldest.map(|id| Timestamp(time_of(id))),
         by_type: by_type.into_iter().take(TOLD_TYPES).collect(),
+        by_status: states.into(),
     })
 }
 

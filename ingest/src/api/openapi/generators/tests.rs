@@ -1,3 +1,5 @@
+use super::inputs::input_name;
+use super::tree::{DATA, is_schema};
 use super::*;
 use crate::api::document;
 
@@ -182,5 +184,50 @@ fn repeated_parameters_are_components() {
                 assert!(seen.insert(parameter.to_string()), "{parameter}");
             }
         }
+    }
+}
+
+#[test]
+fn an_example_has_only_members_of_its_schema() {
+    let mut document = document();
+    let mut checked = 0;
+    let schemas = document["components"]["schemas"].clone();
+    for operation in super::super::operations::operations_mut(&mut document) {
+        let id = operation["operationId"].to_string();
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            let content = &response["content"]["application/json"];
+            let reference = content["schema"]["$ref"].as_str().unwrap_or_default();
+            let schema = &schemas[reference.trim_start_matches(SCHEMAS)];
+            let Some(properties) = schema["properties"].as_object() else {
+                continue;
+            };
+            for name in content["example"].as_object().unwrap().keys() {
+                assert!(properties.contains_key(name), "{id} {status}: {name}");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 100, "{checked}");
+}
+
+/// `openapi-generator` takes the first content type for the only one, and the first is the first of the
+/// alphabet. `openapi-python-client` compares a body with `list[CloudEvent]`, which Python refuses.
+/// So CloudEvents are described in words.
+#[test]
+fn a_request_has_one_content_type() {
+    let mut document = document();
+    for operation in super::super::operations::operations_mut(&mut document) {
+        let content = operation["requestBody"]["content"].as_object();
+        let types: Vec<_> = content.into_iter().flatten().map(|(it, _)| it).collect();
+        assert!(types.len() < 2, "{}: {types:?}", operation["operationId"]);
+    }
+    let publish = &document["paths"]["/api/v1/events"]["post"]["description"];
+    for mode in [
+        "application/cloudevents+json",
+        "application/cloudevents-batch+json",
+        "`ce-specversion`",
+        "`EventBatchResult`",
+    ] {
+        assert!(publish.to_string().contains(mode), "{publish}");
     }
 }

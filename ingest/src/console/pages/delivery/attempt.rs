@@ -1,16 +1,18 @@
 //! One attempt of a delivery: its request, its answer, and the request as a command.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Query, State};
 use axum::response::Response;
 use maud::{Markup, html};
 use serde::Deserialize;
-use shared::ids::DeliveryId;
+use shared::ids::{DeliveryId, Tenant};
 
 use crate::api::deliveries;
 use crate::api::deliveries::view::Attempt;
 use crate::api::http::request::Id;
+use crate::api::state::Api;
 use crate::api::webhooks::view::WebhookView;
 use crate::console::failure::{Failure, Result};
 use crate::console::icons::icon;
@@ -24,21 +26,54 @@ use crate::console::words;
 /// The longest command that can be copied, and how much of one is shown, in bytes of HTML.
 const MAX_COMMAND: usize = 8 * 1024;
 
+/// Where a delivery goes.
+#[derive(Clone, Copy)]
+pub(super) struct Endpoint<'a> {
+    /// `None`: it is deleted.
+    pub(super) webhook: Option<&'a WebhookView>,
+    /// How long an attempt may take, in milliseconds.
+    allowed_ms: Option<i64>,
+}
+
+impl<'a> Endpoint<'a> {
+    pub(super) fn new(api: &Api, tenant: &Tenant, webhook: Option<&'a WebhookView>) -> Self {
+        let allowed = |webhook: &WebhookView| {
+            let own = webhook.timeout.map(Duration::from_millis);
+            // As `Webhook::timeout_in` has it.
+            own.or(api.tester.default_timeout).or_else(|| {
+                let tenants = || api.subscriptions.dialect(tenant);
+                let name = webhook.dialect.clone().or_else(tenants)?;
+                Some(api.dialects.get(&name)?.policy().timeout)
+            })
+        };
+        let allowed = webhook.and_then(allowed);
+        Self {
+            webhook,
+            allowed_ms: allowed.map(|allowed| allowed.as_millis() as i64),
+        }
+    }
+}
+
 /// All that is known of it. The request and the answer are those of the chosen one alone.
+/// `signature`: the path of the signature check, for visitors who may use it.
 pub(super) fn attempt_shown(
     attempt: &Attempt,
     all: &[Attempt],
-    webhook: Option<&WebhookView>,
+    endpoint: Endpoint<'_>,
     (chosen, shown_id): (bool, DeliveryId),
+    signature: Option<&str>,
 ) -> Markup {
+    let Endpoint {
+        webhook,
+        allowed_ms,
+    } = endpoint;
     let verdict = words::outcome(
         &attempt.outcome,
         attempt.response_code,
         attempt.remote_address.as_deref(),
         attempt.error.as_deref(),
-        webhook
-            .and_then(|webhook| webhook.timeout)
-            .map(|ms| ms as i64),
+        // The webhook's timeout may be another one since then.
+        Some(attempt.duration_ms.into()),
     );
     let symbol = match verdict.tone {
         "good" => "ok",
@@ -61,9 +96,13 @@ pub(super) fn attempt_shown(
             (note(verdict.tone, symbol, &line(&verdict.headline), &verdict.advice, &html! {}))
             dl class="kv" {
                 dt { "Asked" }
-                dd { code { "POST " @if let Some(webhook) = webhook { (line(&webhook.url)) } @else { (line(attempt.request_host.as_deref().unwrap_or_default())) } } }
+                dd { (asked(attempt)) }
                 @if let Some(address) = &attempt.remote_address { dt { "Address" } dd class="num" { (line(address)) } }
-                dt { "Took" } dd { (took(attempt.duration_ms.into())) }
+                dt { "Took" }
+                dd {
+                    (took(attempt.duration_ms.into()))
+                    @if let Some(allowed) = allowed_ms { span class="soft" { ", of " (took(allowed)) " that it has" } }
+                }
                 dt { "When" } dd { (exactly(attempt.started_at.0)) }
                 @if let Some(next) = attempt.next_attempt_at {
                     dt { "Then" }
@@ -74,6 +113,9 @@ pub(super) fn attempt_shown(
             @if chosen {
                 @let base = format!("{}/raw?attempt={}", shown_id, attempt.n);
                 (request(attempt, &base))
+                @if let Some(signature) = signature {
+                    p class="small" { a href={ (signature) "?delivery=" (shown_id) "&attempt=" (attempt.n) } { "Check its signature" } }
+                }
                 (answer(attempt, &base))
                 (curl(attempt, webhook))
             } @else {
@@ -81,6 +123,27 @@ pub(super) fn attempt_shown(
             }
         }
     }
+}
+
+/// The host that was asked. The log has no more of the URL, and the webhook's URL of today may be
+/// another one.
+fn asked(attempt: &Attempt) -> Markup {
+    html! {
+        @match &attempt.request_host {
+            Some(host) => { code { "POST " (line(host)) } " " span class="soft small" { "the path isn't kept in the log" } },
+            None => span class="soft" { "The log doesn't have it." },
+        }
+    }
+}
+
+/// Whether the webhook's URL of today has the host that the attempt asked.
+fn has_same_host(webhook: &WebhookView, attempt: &Attempt) -> bool {
+    let url = url::Url::parse(&webhook.url).ok();
+    let now = url.and_then(|url| {
+        let (host, port) = (url.host_str()?.to_owned(), url.port_or_known_default()?);
+        Some(format!("{host}:{port}"))
+    });
+    now == attempt.request_host
 }
 
 fn request(attempt: &Attempt, raw: &str) -> Markup {
@@ -175,10 +238,13 @@ fn quoted(text: &str) -> String {
 }
 
 fn curl(attempt: &Attempt, webhook: Option<&WebhookView>) -> Markup {
-    let command = webhook.and_then(|webhook| as_curl(attempt, &webhook.url));
+    let command = webhook.and_then(|webhook| Some((webhook, as_curl(attempt, &webhook.url)?)));
     html! {
-        @if let Some(command) = command {
-            (panel("As curl", &html! { "without your own headers' values" }, false, &html! {
+        @if let Some((webhook, command)) = command {
+            (panel("As curl", &html! { "to the URL of today, without your own headers' values" }, false, &html! {
+                @if !has_same_host(webhook, attempt) {
+                    p class="small wait" { "The webhook has another URL since this attempt. This command asks the new one." }
+                }
                 div class="code" {
                     button class="btn quiet tiny js-only" type="button" data-copy=(command) data-key="u" aria-label="Copy as curl" { (icon("copy")) }
                     pre tabindex="0" { (block(&command)) }

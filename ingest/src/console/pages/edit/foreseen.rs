@@ -67,7 +67,6 @@ pub(super) fn beside(preview: &Preview) -> Markup {
                         Some(since) => { "The latest events, back to " (at(since.0)) "." @if !preview.all { " There are older ones." } },
                         None => "There is no event yet.",
                     }
-                    " " (number(preview.listening as i64)) " have a type that its patterns listen to."
                 }
             }
             div class="scroll" {
@@ -76,15 +75,16 @@ pub(super) fn beside(preview: &Preview) -> Markup {
                     tbody { @for event in preview.events.iter().take(12) { (previewed_event(event)) } }
                 }
             }
-            @if !preview.by_clause.is_empty() {
-                div class="pad small soft" {
+            div class="pad small soft" {
+                @if !preview.by_clause.is_empty() {
                     "Turned away by "
                     @for (n, clause) in preview.by_clause.iter().take(5).enumerate() {
                         @if n > 0 { "; " }
                         code { (line(&clause.clause)) } ": " (number(clause.refused as i64))
                     }
-                    "."
+                    ". "
                 }
+                "Not listening: " (number(preview.looked_at.saturating_sub(preview.listening) as i64)) "."
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::values::{Blames, Values};
+use super::values::{Blames, INSTEAD, Values};
 use crate::console::clauses;
 use crate::console::state::Console;
 use crate::console::text::line;
@@ -76,6 +76,8 @@ pub(super) fn fields(
     );
     let has = |names: &[&str]| names.iter().any(|name| blames.get(name).is_some());
     html! {
+        // The Enter key presses a form's first button. The others change the form.
+        button class="sr" tabindex="-1" aria-hidden="true" {}
         (entry(("url", "URL"), &values.url, Size::Line("2048"), "HTTPS, at a public address. Credentials belong into a header.", blames.get("url")))
         (entry(("description", "Description"), &values.description, Size::Line("1024"), "For people. Its first line is the webhook's name.", blames.get("description")))
         (patterns(&values.events, blames.get("events"), known))
@@ -132,11 +134,17 @@ pub(super) fn fields(
 fn patterns(events: &str, error: Option<&str>, known: &[String]) -> Markup {
     let unknown = unknown_pattern(events, known).filter(|_| !known.is_empty());
     let hint = html! {
-        @if let Some((pattern, nearest)) = unknown {
-            b class="slow" {
-                "No described event type matches " code { (line(pattern)) } "."
-                @if let Some(nearest) = nearest { " Did you mean " code { (line(nearest)) } "?" }
-            } " "
+        span data-refreshed="known" {
+            @if let Some((pattern, nearest)) = unknown {
+                b class="slow" {
+                    "No described event type matches " code { (line(pattern)) } "."
+                    @if let Some(nearest) = nearest {
+                        " Did you mean "
+                        button class="link" name=(INSTEAD) value={ (pattern) " " (nearest) } formnovalidate { code { (line(nearest)) } }
+                        "?"
+                    }
+                } " "
+            }
         }
         "Names, beginnings with * such as order.*, or * for everything; commas between them."
     };
@@ -163,7 +171,7 @@ fn filter(values: &Values, error: Option<&str>) -> Markup {
             legend { "Filter" }
             @match &values.clauses {
                 Some(clauses) => {
-                    (clauses::rows(clauses, values.empty_rows))
+                    (clauses::rows(clauses, values.empty_rows, values.empty_either))
                     input type="hidden" name="filters_shown" value=(values.filters);
                     details open[error.is_some()] { summary class="small soft" { "As JSON" } (entry(("filters", "Filter as JSON"), &values.filters, Size::Rows("4"), hint, error)) }
                 },

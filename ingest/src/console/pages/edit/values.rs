@@ -19,8 +19,9 @@ pub(super) struct Values {
     pub(super) clauses: Option<Vec<Clause>>,
     /// What is wrong with the rows.
     pub(super) wrong_clause: Option<String>,
-    /// How many rows are empty.
+    /// How many rows are empty, and how many of the either-or group.
     pub(super) empty_rows: usize,
+    pub(super) empty_either: usize,
     pub(super) dialect: String,
     /// In seconds.
     pub(super) timeout: String,
@@ -30,6 +31,29 @@ pub(super) struct Values {
     pub(super) headers: String,
     pub(super) secret: String,
     pub(super) debug: bool,
+}
+
+/// The name of the button that takes another pattern: the one to replace, a space, and the new
+/// one.
+pub(super) const INSTEAD: &str = "instead";
+
+/// Whether the form is only to be shown again, with what its button changes.
+pub(super) fn is_shown_again(fields: &Fields) -> bool {
+    let buttons = ["preview", clauses::ADD, clauses::REMOVE, INSTEAD];
+    buttons.iter().any(|name| fields.has(name))
+}
+
+/// Patterns, one of them replaced.
+fn replaced(events: &str, instead: &str) -> String {
+    let Some((old, new)) = instead.split_once(' ') else {
+        return events.to_owned();
+    };
+    let all = events.split([',', ' ', '\n', '\t']);
+    let all = all.filter(|pattern| !pattern.is_empty());
+    let all: Vec<_> = all
+        .map(|pattern| if pattern == old { new } else { pattern })
+        .collect();
+    all.join(", ")
 }
 
 impl Values {
@@ -49,13 +73,20 @@ impl Values {
             }
             None => rows_of(&filters),
         };
+        let adds_to_group = fields.text(clauses::ADD) == clauses::TO_GROUP;
+        let has_group = clauses.iter().flatten().any(|clause| clause.either);
         Self {
             clauses,
             wrong_clause,
-            empty_rows: 1 + usize::from(fields.has("clause")),
+            empty_rows: 1 + usize::from(fields.has(clauses::ADD) && !adds_to_group),
+            empty_either: match (adds_to_group, has_group) {
+                (true, false) => 2,
+                (true, true) => 1,
+                (false, _) => 0,
+            },
             url: text("url"),
             description: text("description"),
-            events: text("events"),
+            events: replaced(&text("events"), fields.text(INSTEAD)),
             filters,
             dialect: text("dialect"),
             timeout: text("timeout"),
@@ -85,6 +116,7 @@ impl Values {
             clauses: rows_of(&filters),
             wrong_clause: None,
             empty_rows: 1,
+            empty_either: 0,
             url: webhook.url.clone(),
             description: webhook.description.clone(),
             events: webhook.events.join(", "),
@@ -275,6 +307,16 @@ mod tests {
             Value::Object(body),
             json!({"events": ["order.*", "invoice.paid"], "timeout": 2_500})
         );
+    }
+
+    #[test]
+    fn a_pattern_is_replaced_by_the_one_that_was_meant() {
+        let events = "ordr.paid, order.*";
+        assert_eq!(
+            replaced(events, "ordr.paid order.paid"),
+            "order.paid, order.*"
+        );
+        assert_eq!(replaced(events, ""), events);
     }
 
     #[test]

@@ -15,9 +15,12 @@ use crate::api::event_types::{self, ImportForm};
 use crate::api::http::json;
 use crate::api::http::problem::Problem;
 use crate::api::http::request::{Body, Id};
+use crate::console::confirm::{Question, SURE};
 use crate::console::failure::Result;
 use crate::console::fields::segment;
 use crate::console::frame::{Page, Section, csrf};
+use crate::console::moments::count;
+use crate::console::pages::webhooks::all;
 use crate::console::parts::{field, note, reasons};
 use crate::console::state::Console;
 use crate::console::text::{line, plain};
@@ -138,7 +141,7 @@ async fn sent(
     match name {
         Some(name) if wrong.is_empty() => Ok((name, body)),
         name => {
-            let _permit = cpu::permit(&visit.tenant).await;
+            let _permit = cpu::permit(&visit.tenant).await?;
             block_in_place(|| body.entry(name, "", &mut wrong));
             Err(wrong.into_invalids().into())
         }
@@ -150,10 +153,43 @@ pub async fn delete(
     State(console): State<Arc<Console>>,
     visit: ManagerVisit,
     At(event_type): At<EventType>,
-) -> Result<Redirect> {
+    Posted(fields): Posted,
+) -> Result<std::result::Result<Redirect, Html<String>>> {
+    if !fields.has(SURE) {
+        let content = ask_delete(&console, &visit, &event_type).await;
+        let page = Page::of_tenant(&visit, Section::EventTypes, "Delete an event type");
+        return Ok(Err(page.show(&content)));
+    }
     let acting = visit.acting().await?;
     event_types::delete(acting, State(console.api.clone()), Id(event_type)).await?;
-    Ok(Redirect::to(&visit.path("/event-types")))
+    Ok(Ok(Redirect::to(&visit.path("/event-types"))))
+}
+
+async fn ask_delete(console: &Console, visit: &ManagerVisit, event_type: &EventType) -> Markup {
+    let name = event_type.as_str();
+    // If the webhooks can't be read, the question leaves out their number.
+    let webhooks = all(console, visit, None).await.ok();
+    let listening =
+        webhooks.map(|(all, more)| (super::listeners(name, &all).len(), more.is_some()));
+    let path = visit.path(&format!("/event-types/{}", segment(name)));
+    Question {
+        asks: html! { "Delete the event type " code { (line(name)) } "?" },
+        says: html! {
+            p {
+                "It leaves the catalogue, with its schema and its example. "
+                @if let Some((many, more)) = listening {
+                    (count(many as i64, "webhook")) @if more { " or more" }
+                    @if many == 1 { " listens to it, and stays as it is." } @else { " listen to it, and stay as they are." }
+                }
+            }
+            p class="soft" { "Events of it are what they were. In a strict tenant no more are taken." }
+        },
+        action: &format!("{path}/delete"),
+        fields: &[],
+        does: "Delete this type",
+        back: (&path, "Keep it"),
+    }
+    .page(&visit.by)
 }
 
 fn form_page(
