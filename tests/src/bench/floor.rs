@@ -3,6 +3,8 @@
 //! signature, no retry. It runs in its own process, with the HTTP client and the prefetch
 //! of a dispatcher.
 
+pub mod door;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -25,6 +25,8 @@ pub enum Kind {
     Pace(Door, u64),
     /// The floor.
     Floor,
+    /// The floor of latency: at so many events a second, a commit, a hop and a POST for each.
+    FloorPace(u64),
     /// This many dispatchers on a backlog, with a slow receiver.
     Dispatchers(usize),
 }
@@ -43,6 +45,7 @@ impl Kind {
             Self::Among(webhooks) => format!("{MATCHING} of {webhooks} webhooks match"),
             Self::Pace(door, rate) => format!("{rate} events/s, {}", via(door, 1)),
             Self::Floor => "floor: consume, POST, ack".to_owned(),
+            Self::FloorPace(rate) => format!("floor: {rate} events/s: HTTP, commit, consume, POST"),
             Self::Dispatchers(1) => "deliver to a 100 ms receiver, 1 dispatcher".to_owned(),
             Self::Dispatchers(n) => format!("deliver to a 100 ms receiver, {n} dispatchers"),
         }

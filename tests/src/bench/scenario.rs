@@ -12,12 +12,13 @@ use shared::ids::{DeliveryId, EventUid, WebhookId};
 use shared::job::{Job, Payload};
 use time::OffsetDateTime;
 
-use super::floor::{self, Floor};
-use super::generator::{EVENT_TYPE, Generator, Load, PAYLOAD, data};
+use super::floor::{self, Floor, door};
+use super::generator::{EVENT_TYPE, Generator, Load, PAYLOAD, Sent, data};
 use super::kinds::{Door, Kind, MATCHING, Past};
 use super::stage::{Month, Stage};
 use super::steps::{
-    AFTERMATH, Running, WARM_UP, arrived, load, publish_and_accept, rabbitmq_at_rest, settled,
+    AFTERMATH, Running, WARM_UP, arrived, load, load_to, publish_and_accept, rabbitmq_at_rest,
+    settled,
 };
 use super::usage::{ByProcess, Meter, between};
 use super::webhooks;
@@ -99,6 +100,7 @@ impl Bench<'_> {
                 self.whole(&stage, kind, door, 1, events, rate).await
             }
             Kind::Floor => self.floor(&stage, kind).await,
+            Kind::FloorPace(rate) => self.floor_at(&stage, kind, rate).await,
             Kind::Dispatchers(n) => self.dispatchers(&stage, kind, n).await,
         }?;
         stage.strike().await?;
@@ -175,13 +177,7 @@ impl Bench<'_> {
         let sent = Generator::start(&load)?.finished().await?;
         arrived(stage, events * per_event).await?;
         running.settled((WARM_UP + events) * per_event).await?;
-        let mut cpu = between(&before, &meter.cpu());
-        cpu.insert("generator", sent.cpu_seconds);
-        if let Some(rabbitmq) = cpu.get_mut("rabbitmq").filter(|_| rate > 0) {
-            let idle = idle_share * begun.elapsed().as_secs_f64();
-            *rabbitmq -= idle;
-            cpu.insert("idle", idle);
-        }
+        let cpu = cpu_at_a_rate(&meter, &before, &sent, idle_share, begun);
         let (peak_mib, resident_mib) = (meter.memory(), meter.resident());
         let seen = stage.receiver.reset().await?;
         let seconds = (seen.last_us - sent.first_us) as f64 / 1e6;
@@ -228,6 +224,49 @@ impl Bench<'_> {
         Ok(vec![measured])
     }
 
+    async fn floor_at(
+        &self,
+        stage: &Stage<'_>,
+        kind: Kind,
+        rate: u64,
+    ) -> anyhow::Result<Vec<Measured>> {
+        stage.declare().await?;
+        let (door, address) = door::start(stage).await?;
+        let floor = floor::start(&Floor {
+            amqp_url: stage.amqp_url.clone(),
+            queue: shared::topology::jobs_queue(0),
+            target: stage.receiver.url(0),
+            places: floor::PLACES,
+        })?;
+        let mut load = load_to(stage, address, WARM_UP);
+        Generator::start(&load)?.finished().await?;
+        arrived(stage, WARM_UP).await?;
+        stage.receiver.reset().await?;
+        stage.checkpoint().await?;
+        let meter = Meter::new(stage)
+            .with("floor", floor.pid())
+            .with("floor", door.pid());
+        let idle_share = rabbitmq_at_rest(&meter).await;
+        (load.rate, load.count) = (rate, rate * self.seconds);
+        let (before, begun) = (meter.cpu(), Instant::now());
+        let sent = Generator::start(&load)?.finished().await?;
+        arrived(stage, load.count).await?;
+        tokio::time::sleep(AFTERMATH).await;
+        let cpu = cpu_at_a_rate(&meter, &before, &sent, idle_share, begun);
+        let seen = stage.receiver.reset().await?;
+        let seconds = (seen.last_us - sent.first_us) as f64 / 1e6;
+        Ok(vec![Measured {
+            what: kind.name(),
+            events_per_s: Some(load.count as f64 / seconds),
+            deliveries_per_s: Some(seen.count as f64 / seconds),
+            latency_ms: seen.latency_ms,
+            units: seen.count,
+            cpu_seconds: cpu,
+            peak_mib: meter.memory(),
+            ..Measured::default()
+        }])
+    }
+
     async fn dispatchers(
         &self,
         stage: &Stage<'_>,
@@ -250,6 +289,25 @@ impl Bench<'_> {
         measured.what = kind.name();
         Ok(vec![measured])
     }
+}
+
+/// What was used since `begun`. What RabbitMQ uses without messages, this share of a processor, is
+/// told apart.
+fn cpu_at_a_rate(
+    meter: &Meter<'_>,
+    before: &ByProcess,
+    sent: &Sent,
+    idle_share: f64,
+    begun: Instant,
+) -> ByProcess {
+    let mut cpu = between(before, &meter.cpu());
+    cpu.insert("generator", sent.cpu_seconds);
+    if let Some(rabbitmq) = cpu.get_mut("rabbitmq").filter(|_| idle_share > 0.0) {
+        let idle = idle_share * begun.elapsed().as_secs_f64();
+        *rabbitmq -= idle;
+        cpu.insert("idle", idle);
+    }
+    cpu
 }
 
 /// Dispatchers deliver a backlog of `total` jobs. Measured from a tenth of it to

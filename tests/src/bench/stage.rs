@@ -183,6 +183,12 @@ impl<'a> Stage<'a> {
         Ok(connection.close(200, "done".into()).await?)
     }
 
+    /// The database.
+    #[must_use]
+    pub fn database_url(&self) -> String {
+        self.pair.postgres().database_url(&self.database)
+    }
+
     /// A connection to the database.
     pub async fn sql(&self) -> anyhow::Result<tokio_postgres::Client> {
         sql(self.pair, &self.database).await

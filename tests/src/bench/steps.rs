@@ -54,11 +54,17 @@ impl Running {
 
 /// So many events of 1 KiB, as fast as they are confirmed.
 pub(super) fn load(stage: &Stage<'_>, ingest: &Service, door: Door, count: u64) -> Load {
+    let to = match door {
+        Door::Amqp => stage.amqp_url.clone(),
+        Door::Http => ingest.url(""),
+    };
+    load_to(stage, to, count)
+}
+
+/// The same, to this address.
+pub(super) fn load_to(stage: &Stage<'_>, to: String, count: u64) -> Load {
     Load {
-        to: match door {
-            Door::Amqp => stage.amqp_url.clone(),
-            Door::Http => ingest.url(""),
-        },
+        to,
         exchange: shared::topology::EVENTS.to_owned(),
         routing_key: format!("acme.{EVENT_TYPE}"),
         spread: 0,

@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use harness::bench::burst::Burst;
 use harness::bench::catalogue::Catalogue;
+use harness::bench::floor::door::{self, FloorDoor};
 use harness::bench::floor::{self, Floor};
 use harness::bench::generator::{self, Load};
 use harness::bench::growth::Growth;
@@ -91,6 +92,8 @@ enum Role {
     Publish(Load),
     #[command(hide = true)]
     Floor(Floor),
+    #[command(hide = true)]
+    FloorDoor(FloorDoor),
 }
 
 /// How much is measured.
@@ -120,7 +123,7 @@ impl Arguments {
 }
 
 /// In the order of a round: what is compared lies close together.
-const KINDS: [(Kind, Past); 21] = [
+const KINDS: [(Kind, Past); 22] = [
     (Kind::Floor, Past::None),
     (Kind::Halves(Door::Amqp, 1), Past::None),
     (Kind::Halves(Door::Amqp, 10), Past::None),
@@ -136,6 +139,7 @@ const KINDS: [(Kind, Past); 21] = [
     (Kind::Dispatchers(2), Past::None),
     (Kind::Dispatchers(4), Past::None),
     (Kind::Dispatchers(8), Past::None),
+    (Kind::FloorPace(50), Past::None),
     (Kind::Pace(Door::Amqp, 50), Past::None),
     (Kind::Pace(Door::Http, 50), Past::None),
     (Kind::Pace(Door::Http, 50), Past::Month),
@@ -153,6 +157,7 @@ fn main() -> anyhow::Result<()> {
         }
         Some(
             Role::Floor(_)
+            | Role::FloorDoor(_)
             | Role::Log(_)
             | Role::Lists(_)
             | Role::Isolation(_)
@@ -171,6 +176,7 @@ fn main() -> anyhow::Result<()> {
             }
             Some(Role::Publish(load)) => generator::run(load).await,
             Some(Role::Floor(floor)) => floor::run(floor).await,
+            Some(Role::FloorDoor(door)) => door::run(door).await,
             Some(Role::Villains) => villains::run().await,
             Some(Role::Phoenix) => phoenix::run().await,
             Some(Role::Log(log)) => {
@@ -260,7 +266,11 @@ async fn bench(arguments: Arguments) -> anyhow::Result<()> {
     for round in 1..=sizes.rounds {
         for (kind, past) in KINDS.into_iter().filter(wanted) {
             // One round tells enough of these: most of it is waiting.
-            if matches!(kind, Kind::Pace(..) | Kind::Dispatchers(_)) && round > 1 {
+            if matches!(
+                kind,
+                Kind::Pace(..) | Kind::FloorPace(_) | Kind::Dispatchers(_)
+            ) && round > 1
+            {
                 continue;
             }
             eprintln!(
