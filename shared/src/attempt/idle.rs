@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 /// The most connections of all hosts together that are in use by the client that keeps them, or
 /// idle.
 pub const MOST_KEPT: usize = 2048;
-/// The most idle connections per host.
-pub(super) const MOST_OF_A_HOST: usize = 64;
+/// The most idle connections per host: as many as a dispatcher has requests in flight by default
+/// (`CONCURRENCY`). A webhook has fewer, but many webhooks may share a host. With a lower bound
+/// their connections would be closed after each burst and opened again for the next one.
+pub(super) const MOST_OF_A_HOST: usize = 512;
 /// The client closes connections that were idle for this long.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// For how long a host's connections count after they were in use, at least. The client looks
