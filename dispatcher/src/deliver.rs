@@ -76,7 +76,10 @@ impl Deliverer {
                 false => self.settler.delay(job, receipt).await,
             };
         }
-        if let Ok(remainder) = Duration::try_from(wait) {
+        // A sleep of no time at all would end at the timer's next tick, a millisecond later.
+        if let Ok(remainder) = Duration::try_from(wait)
+            && !remainder.is_zero()
+        {
             tokio::time::sleep(remainder).await;
         }
 
