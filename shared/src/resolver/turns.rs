@@ -3,8 +3,8 @@
 //! Each lookup takes a thread of tokio's pool for blocking work, which has 512. A lookup that
 //! gets no turn within [`LONGEST_WAIT`] is given up.
 //!
-//! A few tenants whose name servers hang could take all turns of the process. So a quarter of
-//! the turns is for tenants that have few lookups under way.
+//! A few tenants whose name servers hang could take all turns of the process. So of a quarter of
+//! the turns a tenant has few at a time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,9 +20,9 @@ const MOST: usize = 256;
 /// The most lookups of a tenant at a time. That is four hundred a second if name servers take
 /// 150 ms.
 const MOST_OF_A_TENANT: usize = 64;
-/// This many of the [`MOST`] lookups are reserved for tenants that have few lookups under way.
+/// Of this many of the [`MOST`] lookups a tenant has [`FEW`] at a time.
 const FOR_FEW: usize = 64;
-/// A tenant has few lookups under way while it has no more than this many.
+/// The most lookups of a tenant at a time among those [`FOR_FEW`].
 const FEW: usize = 4;
 /// The longest time that a lookup waits for its turn.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -32,15 +32,38 @@ pub(super) struct Turns {
     for_all: Arc<Semaphore>,
     for_few: Arc<Semaphore>,
     /// The turns of each tenant that has a lookup. `None`: lookups of which the tenant isn't known.
-    tenants: Mutex<HashMap<Option<Tenant>, Arc<Semaphore>>>,
+    tenants: Mutex<HashMap<Option<Tenant>, Arc<Own>>>,
+}
+
+/// The turns of one tenant.
+struct Own {
+    all: Arc<Semaphore>,
+    few: Arc<Semaphore>,
 }
 
 /// The right to look up one name, until it is dropped.
 pub(super) struct Turn {
     turns: Arc<Turns>,
     tenant: Option<Tenant>,
+    held: Option<Held>,
+}
+
+struct Held {
+    _of_tenant: OwnedSemaphorePermit,
     _of_process: OwnedSemaphorePermit,
-    own: Option<OwnedSemaphorePermit>,
+    /// If it is one of those [`FOR_FEW`].
+    _of_few: Option<OwnedSemaphorePermit>,
+    /// So that the tenant isn't forgotten.
+    _own: Arc<Own>,
+}
+
+impl Own {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            all: Arc::new(Semaphore::new(MOST_OF_A_TENANT)),
+            few: Arc::new(Semaphore::new(FEW)),
+        })
+    }
 }
 
 impl Turns {
@@ -58,31 +81,38 @@ impl Turns {
         let own = {
             let mut tenants = self.tenants();
             let own = tenants.entry(tenant.clone());
-            own.or_insert_with(|| Arc::new(Semaphore::new(MOST_OF_A_TENANT)))
-                .clone()
+            own.or_insert_with(Own::new).clone()
         };
-        // A tenant's lookups that wait for their tenant's turn take none of the others'.
-        let both = async move {
-            let turn = own.clone().acquire_owned().await.ok()?;
-            // With this one.
-            let under_way = MOST_OF_A_TENANT - own.available_permits();
-            let of_process = tokio::select! {
-                biased;
-                of_all = self.for_all.clone().acquire_owned() => of_all,
-                of_few = self.for_few.clone().acquire_owned(), if under_way <= FEW => of_few,
-            };
-            Some((turn, of_process.ok()?))
-        };
-        let both = timeout(LONGEST_WAIT, both).await;
-        let Ok(Some((own, of_process))) = both else {
+        let Ok(Some(held)) = timeout(LONGEST_WAIT, self.hold(own)).await else {
             self.forget(&tenant);
             return None;
         };
         Some(Turn {
             turns: self.clone(),
             tenant,
-            _of_process: of_process,
-            own: Some(own),
+            held: Some(held),
+        })
+    }
+
+    /// Waits for a turn of the tenant, and then for one of the process. A tenant's lookups that
+    /// wait for their tenant's turn take none of the others'.
+    async fn hold(&self, own: Arc<Own>) -> Option<Held> {
+        let of_tenant = own.all.clone().acquire_owned().await.ok()?;
+        // Whichever comes first: a lookup that waits among all is also the next of its tenant's few.
+        let for_few = async {
+            let of_few = own.few.clone().acquire_owned().await;
+            (self.for_few.clone().acquire_owned().await, of_few)
+        };
+        let (of_process, of_few) = tokio::select! {
+            biased;
+            of_process = self.for_all.clone().acquire_owned() => (of_process, None),
+            (of_process, of_few) = for_few => (of_process, Some(of_few.ok()?)),
+        };
+        Some(Held {
+            _of_tenant: of_tenant,
+            _of_process: of_process.ok()?,
+            _of_few: of_few,
+            _own: own,
         })
     }
 
@@ -98,14 +128,14 @@ impl Turns {
         }
     }
 
-    fn tenants(&self) -> MutexGuard<'_, HashMap<Option<Tenant>, Arc<Semaphore>>> {
+    fn tenants(&self) -> MutexGuard<'_, HashMap<Option<Tenant>, Arc<Own>>> {
         self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        drop(self.own.take());
+        drop(self.held.take());
         self.turns.forget(&self.tenant);
     }
 }
@@ -146,5 +176,36 @@ mod tests {
         // Three have all of their turns. The fourth has few.
         assert_eq!(held.len(), MOST - FOR_FEW + FEW);
         assert!(take("umbrella").await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_tenant_with_more_than_few_lookups_takes_the_turns_for_few_one_after_another() {
+        let turns = Turns::new();
+        let mut held = Vec::new();
+        for tenant in ["acme", "globex", "initech", "hooli"] {
+            let tenant: Tenant = tenant.parse().unwrap();
+            let brief = Duration::from_millis(20);
+            while let Ok(Some(turn)) = timeout(brief, turns.take(Some(&tenant))).await {
+                held.push(turn);
+            }
+        }
+        // All at the same time, and each takes a moment.
+        let lookups: Vec<_> = (0..2 * FEW)
+            .map(|_| {
+                let turns = turns.clone();
+                tokio::spawn(async move {
+                    let turn = turns.take(Some(&"umbrella".parse().unwrap())).await;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    turn.is_some()
+                })
+            })
+            .collect();
+        let begun = std::time::Instant::now();
+        for lookup in lookups {
+            assert!(lookup.await.unwrap());
+        }
+        assert!(begun.elapsed() < LONGEST_WAIT / 2);
+        drop(held);
+        assert_eq!(turns.tenants().len(), 0);
     }
 }
