@@ -5,10 +5,15 @@
 //! of thousands of sockets. So this counts, per host, how many requests were in flight at the same
 //! time of late. The host has about as many connections, at most. A request for which there is
 //! no more room is sent by a client that keeps none.
+//!
+//! A tenant has no more of these connections than are left for all other tenants together: alone
+//! it gets half of them. So its many hosts don't take the others' hosts their connections.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::ids::Tenant;
 
 /// The most connections of all hosts together that are in use by the client that keeps them, or
 /// idle.
@@ -30,11 +35,19 @@ pub(super) struct Idle {
 }
 
 struct Hosts {
-    by_name: HashMap<String, Host>,
-    /// The sum of [`Host::kept`].
+    by_tenant: HashMap<Tenant, Own>,
+    /// The sum of [`Own::kept`].
     kept: usize,
     /// When the window began.
     since: Instant,
+}
+
+/// The hosts of one tenant.
+#[derive(Default)]
+struct Own {
+    by_name: HashMap<String, Host>,
+    /// The sum of [`Host::kept`].
+    kept: usize,
 }
 
 #[derive(Default)]
@@ -47,6 +60,7 @@ struct Host {
 /// A request on a connection that may be kept, until it is dropped.
 pub(super) struct Kept {
     idle: Arc<Idle>,
+    tenant: Tenant,
     host: String,
 }
 
@@ -55,34 +69,44 @@ impl Idle {
         Arc::new(Self {
             most,
             hosts: Mutex::new(Hosts {
-                by_name: HashMap::new(),
+                by_tenant: HashMap::new(),
                 kept: 0,
                 since: Instant::now(),
             }),
         })
     }
 
-    /// Begins a request to a host. `None`: its connection must not be kept.
-    pub(super) fn begin(self: &Arc<Self>, host: &str, now: Instant) -> Option<Kept> {
-        let mut hosts = self.hosts();
+    /// Begins a tenant's request to a host. `None`: its connection must not be kept.
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        tenant: &Tenant,
+        host: &str,
+        now: Instant,
+    ) -> Option<Kept> {
+        let mut guard = self.hosts();
+        let hosts = &mut *guard;
         hosts.turn_to(now);
-        let (kept, needed) = match hosts.by_name.get(host) {
+        let own = hosts.by_tenant.get(tenant);
+        let kept_of_tenant = own.map_or(0, |own| own.kept);
+        let (kept, needed) = match own.and_then(|own| own.by_name.get(host)) {
             Some(host) => (host.kept(), host.in_flight + 1),
             None => (0, 1),
         };
         // Beyond its most idle connections, the host's others are closed after their requests.
         // They count all the same: they are open now.
-        if needed > kept {
-            if hosts.kept >= self.most {
-                return None;
-            }
-            hosts.kept += 1;
+        let is_another = needed > kept;
+        if is_another && kept_of_tenant >= self.most.saturating_sub(hosts.kept) {
+            return None;
         }
-        let entry = hosts.by_name.entry(host.to_owned()).or_default();
+        let own = hosts.by_tenant.entry(tenant.clone()).or_default();
+        own.kept += usize::from(is_another);
+        hosts.kept += usize::from(is_another);
+        let entry = own.by_name.entry(host.to_owned()).or_default();
         entry.in_flight = needed;
         entry.most[0] = entry.most[0].max(needed);
         Some(Kept {
             idle: self.clone(),
+            tenant: tenant.clone(),
             host: host.to_owned(),
         })
     }
@@ -107,18 +131,24 @@ impl Hosts {
             return;
         }
         self.since = now;
-        self.by_name.retain(|_, host| {
-            let before = if windows == 1 { host.most[0] } else { 0 };
-            host.most = [host.in_flight, before];
-            host.kept() > 0
+        self.by_tenant.retain(|_, own| {
+            own.by_name.retain(|_, host| {
+                let before = if windows == 1 { host.most[0] } else { 0 };
+                host.most = [host.in_flight, before];
+                host.kept() > 0
+            });
+            own.kept = own.by_name.values().map(Host::kept).sum();
+            own.kept > 0
         });
-        self.kept = self.by_name.values().map(Host::kept).sum();
+        self.kept = self.by_tenant.values().map(|own| own.kept).sum();
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        if let Some(host) = self.idle.hosts().by_name.get_mut(&self.host) {
+        let mut hosts = self.idle.hosts();
+        let own = hosts.by_tenant.get_mut(&self.tenant);
+        if let Some(host) = own.and_then(|own| own.by_name.get_mut(&self.host)) {
             host.in_flight -= 1;
         }
     }
@@ -130,9 +160,10 @@ mod tests {
 
     #[test]
     fn idle_connections_of_all_hosts_together_are_bounded() {
-        let idle = Idle::new(100);
-        let now = Instant::now();
-        let begin = |host: usize, now| idle.begin(&format!("https://{host}.example"), now);
+        // A tenant that is alone gets half of them.
+        let idle = Idle::new(200);
+        let (tenant, now) = ("acme".parse().unwrap(), Instant::now());
+        let begin = |host: usize, now| idle.begin(&tenant, &format!("https://{host}.example"), now);
         // Each of these leaves an idle connection.
         for host in 0..100 {
             assert!(begin(host, now).is_some());
@@ -145,14 +176,14 @@ mod tests {
         let later = now + 2 * WINDOW;
         assert!(begin(100, later).is_some());
         drop(first);
-        assert_eq!(idle.hosts().by_name.len(), 2);
+        assert_eq!(idle.hosts().by_tenant[&tenant].by_name.len(), 2);
     }
 
     #[test]
     fn a_host_needs_as_many_connections_as_it_had_requests_at_the_same_time() {
-        let idle = Idle::new(10);
-        let now = Instant::now();
-        let begin = |now| idle.begin("https://example.com", now);
+        let idle = Idle::new(20);
+        let (tenant, now) = ("acme".parse().unwrap(), Instant::now());
+        let begin = |now| idle.begin(&tenant, "https://example.com", now);
         for _ in 0..1_000 {
             assert!(begin(now).is_some(), "one after the other");
         }
@@ -165,5 +196,28 @@ mod tests {
         assert_eq!(idle.hosts().kept, 10);
         assert!(begin(now + 2 * WINDOW).is_some());
         assert_eq!(idle.hosts().kept, 1);
+    }
+
+    #[test]
+    fn a_tenants_many_hosts_leave_connections_to_other_tenants() {
+        let idle = Idle::new(100);
+        let now = Instant::now();
+        let kept = |tenant: &str| {
+            let tenant = tenant.parse().unwrap();
+            let hosts = 0..1_000;
+            hosts
+                .filter(|port| {
+                    let host = format!("https://{tenant}.example:{port}");
+                    idle.begin(&tenant, &host, now).is_some()
+                })
+                .count()
+        };
+        // Each has half of what the ones before it have left.
+        assert_eq!(kept("acme"), 50);
+        assert_eq!(kept("globex"), 25);
+        assert_eq!(kept("initech"), 13);
+        // The first gets no more by asking again for other hosts.
+        let first = "acme".parse().unwrap();
+        assert!(idle.begin(&first, "https://other.example", now).is_none());
     }
 }

@@ -83,8 +83,9 @@ impl Route {
         if !is_direct || attempt.webhook.client_certificate.is_some() {
             return None;
         }
-        self.idle
-            .begin(&url[..Position::BeforePath], Instant::now())
+        let host = &url[..Position::BeforePath];
+        let tenant = &attempt.webhook.tenant;
+        self.idle.begin(tenant, host, Instant::now())
     }
 
     /// Sends a request by the way that the tenant's requests take.
