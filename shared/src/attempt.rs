@@ -34,7 +34,7 @@ use crate::dialect::Wire;
 use crate::egress::Egress;
 pub use crate::failure::Failure;
 use crate::oauth::{Token, Tokens};
-use crate::resolver::{CheckedResolver, for_tenant};
+use crate::resolver::{Awaited, CheckedResolver, for_tenant};
 use crate::trace::TRACEPARENT;
 pub use answer::parse_retry_after;
 use idle::Idle;
@@ -112,8 +112,9 @@ impl Sender {
                 (None, None, Err(forbidden))
             }
             Ok(url) => {
-                let attempted = Box::pin(self.attempt_at(url, attempt, started_at));
-                for_tenant(&attempt.webhook.tenant, attempted).await
+                let awaited = Awaited::default();
+                let attempted = self.attempt_at(url, attempt, started_at, awaited.clone());
+                for_tenant(&attempt.webhook.tenant, awaited, Box::pin(attempted)).await
             }
         };
         Report {
@@ -131,6 +132,7 @@ impl Sender {
         url: Url,
         attempt: Attempt<'_>,
         started_at: OffsetDateTime,
+        awaited: Awaited,
     ) -> (Option<Sent>, Option<SocketAddr>, Result<Answer, Failure>) {
         let clock = Instant::now();
         let token = match self.token(attempt).await {
@@ -160,7 +162,13 @@ impl Sender {
             timeout: attempt.timeout.saturating_sub(clock.elapsed()),
             ..attempt
         };
-        let (remote, result) = self.route.exchange(&url, request, left, started_at).await;
+        let exchange = self.route.exchange(&url, request, left, started_at);
+        let (remote, result) = exchange.await;
+        // An endpoint whose name wasn't looked up yet was never asked.
+        let result = match result {
+            Err(Failure::Timeout) => Err(awaited.timed_out()),
+            result => result,
+        };
         drop(kept);
         if let (Some(token), Ok(answer)) = (&token, &result)
             && answer.status == 401
@@ -175,22 +183,20 @@ impl Sender {
         let Some(credentials) = &attempt.webhook.oauth2 else {
             return Ok(None);
         };
-        let fetch = || {
+        let fetch = |awaited| {
             let (route, credentials) = (self.route.clone(), credentials.clone());
             let egress = attempt.egress.map(str::to_owned);
             let tenant = attempt.webhook.tenant.clone();
             // The fetch runs in a task of its own, which doesn't know the tenant.
             async move {
                 let fetched = route.fetch_token(&credentials, egress.as_deref());
-                for_tenant(&tenant, fetched).await
+                for_tenant(&tenant, awaited, fetched).await
             }
             .boxed()
         };
-        let token = self.tokens.get(attempt.webhook.id, credentials, fetch);
-        match tokio::time::timeout(attempt.timeout, token).await {
-            Ok(token) => token.map(Some),
-            Err(_) => Err(Failure::Timeout),
-        }
+        let of = attempt.webhook.id;
+        let token = self.tokens.get(of, credentials, attempt.timeout, fetch);
+        token.await.map(Some)
     }
 
     fn request(

@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 
 use crate::failure::{Failure, bounded};
 use crate::ids::WebhookId;
+use crate::resolver::Awaited;
 
 /// The time limit for fetching a token.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
@@ -138,20 +139,22 @@ pub(crate) struct Tokens(Arc<Mutex<State>>);
 struct State {
     /// With what they were asked for.
     known: HashMap<WebhookId, ([u8; 32], Token)>,
-    under_way: HashMap<(WebhookId, [u8; 32]), Fetch>,
+    /// Each with the lookup that it waits for.
+    under_way: HashMap<(WebhookId, [u8; 32]), (Fetch, Awaited)>,
 }
 
 impl Tokens {
     /// The webhook's token; fetched if there is none that is still good. A fetch goes on even if
-    /// nobody waits for it any more.
+    /// nobody waits for it any more. This waits for it no longer than `patience`.
     pub(crate) async fn get(
         &self,
         webhook: WebhookId,
         credentials: &ClientCredentials,
-        fetch: impl FnOnce() -> BoxFuture<'static, Result<Token, Failure>>,
+        patience: Duration,
+        fetch: impl FnOnce(Awaited) -> BoxFuture<'static, Result<Token, Failure>>,
     ) -> Result<Token, Failure> {
         let hash = credentials.hash();
-        let fetching = {
+        let (fetching, awaited) = {
             let mut state = lock(&self.0);
             match state.known.get(&webhook) {
                 Some((of, token)) if *of == hash && token.until > Instant::now() => {
@@ -162,13 +165,16 @@ impl Tokens {
             match state.under_way.get(&(webhook, hash)) {
                 Some(fetching) => fetching.clone(),
                 None => {
-                    let fetching = self.start(webhook, hash, fetch());
+                    let awaited = Awaited::default();
+                    let fetching = self.start(webhook, hash, fetch(awaited.clone()));
+                    let fetching = (fetching, awaited);
                     state.under_way.insert((webhook, hash), fetching.clone());
                     fetching
                 }
             }
         };
-        fetching.await
+        let fetched = tokio::time::timeout(patience, fetching).await;
+        fetched.unwrap_or_else(|_| Err(awaited.timed_out()))
     }
 
     fn start(

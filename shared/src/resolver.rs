@@ -11,20 +11,24 @@
 //!
 //! The operating system waits for half a minute for name servers that don't answer, and a tenant
 //! can have any number of names there. So lookups take [`turns`]: each tenant has few at a time.
+//! An attempt whose time ends while its lookup still waits for a turn never asked its endpoint:
+//! [`Awaited`] tells.
 
 mod turns;
 
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared};
+use futures_util::future::{BoxFuture, Shared, poll_fn};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use crate::descriptors;
 use crate::destination::{Destinations, Forbidden};
+use crate::failure::Failure;
 use crate::ids::Tenant;
 use turns::Turns;
 
@@ -36,20 +40,54 @@ type Found = Result<Vec<SocketAddr>, Unresolved>;
 type Wanted = (Option<Tenant>, String);
 
 tokio::task_local! {
-    /// Whose attempt is made. The HTTP client tells the resolver nothing but a name.
-    static TENANT: Tenant;
+    /// Whose attempt is made, and which lookup it waits for. The HTTP client tells the resolver
+    /// nothing but a name.
+    static ATTEMPT: (Tenant, Awaited);
 }
 
-/// Runs an attempt. Its lookups count as this tenant's.
-pub(crate) async fn for_tenant<T>(tenant: &Tenant, attempt: impl Future<Output = T>) -> T {
-    TENANT.scope(tenant.clone(), attempt).await
+/// Runs an attempt, or the fetch of its token. Its lookups count as this tenant's.
+pub(crate) async fn for_tenant<T>(
+    tenant: &Tenant,
+    awaited: Awaited,
+    attempt: impl Future<Output = T>,
+) -> T {
+    ATTEMPT.scope((tenant.clone(), awaited), attempt).await
+}
+
+/// The lookup that an attempt waits for, if any.
+#[derive(Clone, Default)]
+pub(crate) struct Awaited(Arc<Mutex<Option<WaitsForTurn>>>);
+
+/// Whether a lookup waits for its turn.
+type WaitsForTurn = Arc<AtomicBool>;
+
+impl Awaited {
+    /// Why the attempt failed, if its time ended now.
+    pub(crate) fn timed_out(&self) -> Failure {
+        let waits = lock(&self.0);
+        match waits.as_ref().is_some_and(|it| it.load(Ordering::Relaxed)) {
+            true => Failure::NoTurn,
+            false => Failure::Timeout,
+        }
+    }
+
+    fn set(&self, waits: Option<WaitsForTurn>) {
+        *lock(&self.0) = waits;
+    }
+}
+
+/// A lookup that runs, for all that wait for it.
+#[derive(Clone)]
+struct UnderWay {
+    found: Shared<BoxFuture<'static, Found>>,
+    waits: WaitsForTurn,
 }
 
 /// Resolves names, but only to allowed addresses.
 pub(crate) struct CheckedResolver {
     destinations: Arc<Destinations>,
     lookup: Lookup,
-    under_way: Arc<Mutex<HashMap<Wanted, Shared<BoxFuture<'static, Found>>>>>,
+    under_way: Arc<Mutex<HashMap<Wanted, UnderWay>>>,
     turns: Arc<Turns>,
 }
 
@@ -86,19 +124,30 @@ impl CheckedResolver {
 
     /// Starts a lookup of this name, or joins the one that runs already for this tenant.
     fn find(&self, name: &str) -> Shared<BoxFuture<'static, Found>> {
-        let tenant = TENANT.try_with(Tenant::clone).ok();
+        let (tenant, awaited) = ATTEMPT.try_with(Clone::clone).ok().unzip();
+        let UnderWay { found, waits } = self.join(tenant, name);
+        if let Some(awaited) = awaited {
+            awaited.set(Some(waits));
+        }
+        found
+    }
+
+    fn join(&self, tenant: Option<Tenant>, name: &str) -> UnderWay {
         let wanted = (tenant, name.to_owned());
         let mut under_way = lock(&self.under_way);
         if let Some(lookup) = under_way.get(&wanted) {
             return lookup.clone();
         }
+        let waits = Arc::new(AtomicBool::new(true));
         let lookup = (self.lookup)(name.to_owned());
         // The lookup goes on even if nobody waits for it any more.
         let task = tokio::spawn({
             let (under_way, turns) = (self.under_way.clone(), self.turns.clone());
-            let wanted = wanted.clone();
+            let (wanted, waits) = (wanted.clone(), waits.clone());
             async move {
-                let found = match turns.take(wanted.0.as_ref()).await {
+                let turn = turns.take(wanted.0.as_ref()).await;
+                waits.store(false, Ordering::Relaxed);
+                let found = match turn {
                     Some(_turn) => lookup.await.map_err(Unresolved::from),
                     None => Err(Unresolved::TooMany),
                 };
@@ -107,9 +156,12 @@ impl CheckedResolver {
             }
         });
         let found = async { task.await? };
-        let found = found.boxed().shared();
-        under_way.insert(wanted, found.clone());
-        found
+        let lookup = UnderWay {
+            found: found.boxed().shared(),
+            waits,
+        };
+        under_way.insert(wanted, lookup.clone());
+        lookup
     }
 }
 
@@ -149,7 +201,18 @@ impl CheckedResolver {
 impl Resolve for CheckedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let destinations = self.destinations.clone();
-        let found = self.find(name.as_str());
+        let mut found = self.find(name.as_str());
+        let awaited = ATTEMPT.try_with(|(_, awaited)| awaited.clone()).ok();
+        // The client opens a connection in a task of its own once the attempt has got another.
+        // Then the attempt doesn't wait for this lookup any more.
+        let found = poll_fn(move |context| {
+            if let Some(awaited) = &awaited
+                && ATTEMPT.try_with(|_| ()).is_err()
+            {
+                awaited.set(None);
+            }
+            found.poll_unpin(context)
+        });
         Box::pin(async move {
             let allowed = allowed(&destinations, found.await?)?;
             Ok(Box::new(allowed.into_iter()) as Addrs)
@@ -187,10 +250,11 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::attempt::{Attempt, Failure, Keep, Purpose, Report, Sender};
+    use crate::attempt::{Attempt, Keep, Purpose, Report, Sender};
     use crate::dialect::{Dialects, Message};
     use crate::egress::Egress;
     use crate::ids::{DeliveryId, EventUid};
+    use crate::oauth::ClientCredentials;
     use crate::webhook::Webhook;
 
     fn at(address: &str) -> SocketAddr {
@@ -229,10 +293,14 @@ mod tests {
     }
 
     async fn attempt_for(sender: &Sender, port: u16, timeout: Duration) -> Report {
-        let dialects = Dialects::embedded();
-        let uid = EventUid::generate();
         let url = format!("http://rebinding.example:{port}/");
         let webhook = Webhook::plain("acme".parse().unwrap(), url);
+        attempt_to(sender, &webhook, timeout).await
+    }
+
+    async fn attempt_to(sender: &Sender, webhook: &Webhook, timeout: Duration) -> Report {
+        let dialects = Dialects::embedded();
+        let uid = EventUid::generate();
         let message = Message {
             event_id: &uid.into(),
             event_type: &"order.created".parse().unwrap(),
@@ -246,7 +314,7 @@ mod tests {
         };
         let attempt = Attempt {
             message: &message,
-            webhook: &webhook,
+            webhook,
             dialect: dialects.default(),
             timeout,
             purpose: Purpose::Delivery,
@@ -359,7 +427,10 @@ mod tests {
         let resolver = Arc::new(CheckedResolver::by(Arc::default(), lookup));
         let find = |tenant: &str, name: String| {
             let (resolver, tenant) = (resolver.clone(), tenant.parse::<Tenant>().unwrap());
-            async move { for_tenant(&tenant, async { resolver.find(&name).await }).await }
+            async move {
+                let lookup = async { resolver.find(&name).await };
+                for_tenant(&tenant, Awaited::default(), lookup).await
+            }
         };
         // More than all tenants together may look up at a time.
         let hanging: Vec<_> = (0..1_000)
@@ -376,6 +447,46 @@ mod tests {
         assert!(begun.elapsed() >= turns::LONGEST_WAIT);
         for lookup in hanging {
             lookup.abort();
+        }
+    }
+
+    #[tokio::test]
+    async fn an_attempt_whose_time_ends_before_its_lookups_turn_is_not_the_endpoints_failure() {
+        let destinations = Arc::new(Destinations {
+            allow_http: true,
+            allowed: Vec::new(),
+        });
+        let lookup: Lookup = Box::new(|_| std::future::pending().boxed());
+        let resolver = CheckedResolver::by(destinations.clone(), lookup);
+        let turns = resolver.turns.clone();
+        let sender = Sender::resolving(destinations, resolver, Egress::default()).unwrap();
+        let acme: Tenant = "acme".parse().unwrap();
+        let brief = Duration::from_millis(50);
+        let mut held = Vec::new();
+        while let Ok(Some(turn)) = tokio::time::timeout(brief, turns.take(Some(&acme))).await {
+            held.push(turn);
+        }
+        let url = || "http://endpoint.example:1/".to_owned();
+        let plain = Webhook::plain(acme.clone(), url());
+        let mut with_token = Webhook::plain(acme, url());
+        with_token.oauth2 = Some(ClientCredentials {
+            token_url: "http://tokens.example:1/".to_owned(),
+            client_id: "id".to_owned(),
+            client_secret: "secret".to_owned(),
+            scope: None,
+            audience: None,
+        });
+        // The second attempt joins the first one's lookup, or its fetch.
+        for webhook in [&plain, &plain, &with_token, &with_token] {
+            let report = attempt_to(&sender, webhook, brief).await;
+            assert!(matches!(report.result, Err(Failure::NoTurn)), "{report:?}");
+        }
+        drop(held);
+        tokio::time::sleep(brief).await;
+        // The lookups have their turns now, and hang.
+        for webhook in [&plain, &with_token] {
+            let report = attempt_to(&sender, webhook, brief).await;
+            assert!(matches!(report.result, Err(Failure::Timeout)), "{report:?}");
         }
     }
 }
