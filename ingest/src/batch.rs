@@ -452,21 +452,19 @@ async fn refuse_conflicts(
     if known.is_empty() {
         return Ok(());
     }
-    let (begun, compared) = (Instant::now(), known.len() as u32);
     // If this fails, the batch is written all the same.
-    let refused = until_done(
+    let compared = until_done(
         &writer.stop,
         "events could not be compared with known ones",
         || conflicts(&writer.pool, now, &known),
     );
-    let mut refused = refused.await.context("told to stop")?;
-    // The tenants' turns are charged for it.
-    let effort = begun.elapsed() / compared;
-    for one in part.iter_mut() {
+    let compared = compared.await.context("told to stop")?;
+    let (mut refused, efforts) = (compared.conflicts, compared.efforts);
+    let known = part.iter_mut().filter(|one| !one.is_new && one.is.is_ok());
+    for (one, effort) in known.zip(efforts) {
+        // The tenant's turns are charged for it.
+        one.effort += effort;
         let uid = one.is.as_ref().ok().map(|event| event.uid);
-        if !one.is_new && uid.is_some() {
-            one.effort += effort;
-        }
         if let Some(conflict) = uid.and_then(|uid| refused.remove(&uid)) {
             one.is = Err(conflict);
         }

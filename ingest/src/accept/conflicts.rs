@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 
 use deadpool_postgres::{Client, Pool};
 use serde_json::Value;
@@ -30,7 +31,16 @@ const MAX_READ: usize = 8 << 20;
 /// Stands for the hash of stored data that wasn't read.
 const NOT_READ: &str = "not known, because too many such events came at once";
 
-/// The events among these known ones that aren't what was accepted under their ids.
+/// What came of comparing known events with what was accepted under their ids.
+pub struct Compared {
+    /// The events that aren't what was accepted.
+    pub conflicts: HashMap<EventUid, Rejected>,
+    /// How long each event's hashing and comparing took this process, in the order of the events.
+    /// Waiting for PostgreSQL is no event's effort.
+    pub efforts: Vec<std::time::Duration>,
+}
+
+/// Compares these known events with what was accepted under their ids.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -38,15 +48,16 @@ pub async fn conflicts(
     pool: &Pool,
     now: OffsetDateTime,
     known: &[&Matched],
-) -> anyhow::Result<HashMap<EventUid, Rejected>> {
+) -> anyhow::Result<Compared> {
     let client = pool.get().await?;
-    let sent = hashes(known).await;
+    let (sent, mut efforts): (Vec<_>, Vec<_>) = hashes(known).await.into_iter().unzip();
     let asked = grouped(known);
     let mut comparing = Comparing {
         client: &client,
         read: Read::default(),
         last: None,
         verdicts: HashMap::new(),
+        effort: std::time::Duration::ZERO,
     };
     let mut conflicts = HashMap::new();
     let keys: Vec<_> = asked.keys().copied().collect();
@@ -55,7 +66,9 @@ pub async fn conflicts(
         for &at in events.into_iter().flatten() {
             let (event, sent) = (known[at], &sent[at]);
             let same_type = stored.event_type == event.event.event_type.as_str();
-            if same_type && comparing.is_same(&stored, event, sent).await? {
+            let is_same = same_type && comparing.is_same(&stored, event, sent).await?;
+            if is_same {
+                efforts[at] += std::mem::take(&mut comparing.effort);
                 continue;
             }
             let conflict = Rejected::Conflict {
@@ -63,10 +76,11 @@ pub async fn conflicts(
                 sent: sent.clone(),
                 stored_type: (!same_type).then(|| stored.event_type.clone()),
             };
+            efforts[at] += std::mem::take(&mut comparing.effort);
             conflicts.insert(event.uid, conflict);
         }
     }
-    Ok(conflicts)
+    Ok(Compared { conflicts, efforts })
 }
 
 /// Tenant, id and size of data.
@@ -84,10 +98,21 @@ fn grouped<'a>(known: &[&'a Matched]) -> BTreeMap<Key<'a>, Vec<usize>> {
     groups
 }
 
-/// The hashes of the events' data. There may be megabytes of it.
-async fn hashes(known: &[&Matched]) -> Vec<String> {
+/// The hashes of the events' data, and how long each took. There may be megabytes of it.
+async fn hashes(known: &[&Matched]) -> Vec<(String, std::time::Duration)> {
     let events: Vec<_> = known.iter().map(|one| one.event.clone()).collect();
-    run_blocking(move || events.iter().map(|event| hash(&event.data)).collect()).await
+    let hashes = move || {
+        let timed = events.iter().map(|event| timed(|| hash(&event.data)));
+        timed.collect()
+    };
+    run_blocking(hashes).await
+}
+
+/// What `work` answers, and how long it took.
+fn timed<T>(work: impl FnOnce() -> T) -> (T, std::time::Duration) {
+    let begun = Instant::now();
+    let done = work();
+    (done, begun.elapsed())
 }
 
 /// What was accepted under an id.
@@ -194,6 +219,8 @@ struct Comparing<'c> {
     last: Option<(EventUid, Arc<Parsed>)>,
     /// Whether data is the stored one, by the stored event and the hash of the data.
     verdicts: HashMap<(EventUid, String), bool>,
+    /// What the event that is compared took so far.
+    effort: std::time::Duration,
 }
 
 impl Comparing<'_> {
@@ -214,7 +241,10 @@ impl Comparing<'_> {
         let verdict = match self.read_stored(stored, tenant).await? {
             Some(parsed) if self.read.take(tenant, bytes) => {
                 let event = event.event.clone();
-                run_blocking(move || parsed.is(&event.data)).await
+                let compare = move || timed(|| parsed.is(&event.data));
+                let (is_same, effort) = run_blocking(compare).await;
+                self.effort += effort;
+                is_same
             }
             _ => false,
         };
@@ -247,7 +277,9 @@ impl Comparing<'_> {
         let Some(data) = stored_data(self.client, stored.uid).await? else {
             return Ok(None);
         };
-        let parsed = Arc::new(run_blocking(move || Parsed::new(data)).await);
+        let (parsed, effort) = run_blocking(move || timed(|| Parsed::new(data))).await;
+        self.effort += effort;
+        let parsed = Arc::new(parsed);
         self.last = Some((stored.uid, parsed.clone()));
         Ok(Some(parsed))
     }
@@ -358,5 +390,28 @@ mod tests {
         let taken = (0..250).filter(|_| read.take(&acme, large)).count();
         assert_eq!(taken * large, MAX_READ);
         assert!(read.take(&globex, large));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn each_event_is_charged_for_its_own_hashing() {
+        let event = |tenant: &str, bytes: usize| Matched {
+            uid: EventUid::generate(),
+            id: "x".parse().unwrap(),
+            event: Arc::new(crate::decode::Event {
+                tenant: tenant.parse().unwrap(),
+                event_type: "a".parse().unwrap(),
+                id: None,
+                occurred_at: None,
+                data: "1".repeat(bytes),
+                attributes: None,
+                over_http: false,
+                trace: None,
+            }),
+            deliveries: Vec::new(),
+            too_costly: Vec::new(),
+        };
+        let (large, small) = (event("acme", 8 << 20), event("globex", 1));
+        let hashes = hashes(&[&large, &small]).await;
+        assert!(hashes[0].1 > 10 * hashes[1].1, "{hashes:?}");
     }
 }
