@@ -21,6 +21,7 @@ mod event;
 mod gate;
 mod memory;
 mod of_late;
+mod others;
 mod pace;
 mod sources;
 
@@ -41,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 use batches::{BATCH, Batches};
 use event::{Held, Waits};
 use memory::memory;
+use others::Others;
 use sources::{OVERFLOW_REACHES, REACH, Source, Sources, Wish};
 
 use crate::http_event::{HttpEvent, Waiting};
@@ -73,6 +75,7 @@ pub struct LookAhead {
 struct State {
     batches: Batches,
     sources: Sources,
+    others: Others,
     /// When each tenant's last event came out of an overflow queue, and which.
     overflowed: HashMap<Tenant, (&'static str, Instant)>,
     /// Tenants with as much waiting as sets one aside.
@@ -243,12 +246,15 @@ impl LookAhead {
             bytes,
         };
         let waiting = state.batches.push(&tenant, held, overflow.is_some());
+        if let Some(tenant) = &tenant {
+            state.others.came(tenant, Instant::now());
+        }
         if state.batches.has_restrained() {
             self.restrained.notify_one();
         }
         if let Some(tenant) = tenant
             && overflow.is_none()
-            && (waiting >= crate::turns::PILED_UP || state.sources.is_crowded_by(waiting))
+            && (waiting >= crate::turns::PILED_UP || state.is_crowded_by(waiting))
             && !state.crowding.contains(&tenant)
         {
             state.crowding.push(tenant);
@@ -270,6 +276,7 @@ impl LookAhead {
             bytes,
         };
         state.batches.push(&owner, held, false);
+        state.others.came(tenant, Instant::now());
         if state.batches.has_restrained() {
             self.restrained.notify_one();
         }
@@ -457,6 +464,14 @@ impl Drop for Open<'_> {
 impl State {
     fn next_batch(&mut self) -> Option<Batch> {
         self.batches.next(&mut self.sources)
+    }
+
+    /// Whether the tenant of the latest event, of which so much waits, should be set aside before
+    /// its events have piled up. Not if nobody gains by it, nor if it would stand behind another
+    /// tenant's backlog.
+    fn is_crowded_by(&self, waiting: u64) -> bool {
+        let gains = || self.batches.has_several() || self.others.are_there(Instant::now());
+        self.sources.is_crowded_by(waiting) && gains() && self.sources.has_idle_overflow_queue()
     }
 
     fn end_session(&mut self) {

@@ -139,6 +139,12 @@ impl<K: Clone + Ord + Hash, T> Turns<K, T> {
         });
     }
 
+    /// How many owners have items waiting.
+    #[must_use]
+    pub fn owners(&self) -> usize {
+        self.queues.len()
+    }
+
     /// Whether anything of this class waits.
     #[must_use]
     pub fn has(&self, class: Class) -> bool {

@@ -214,6 +214,35 @@ async fn a_burst_with_many_matches_is_worked_off_to_its_end() {
     world.finish().await;
 }
 
+/// The rest of its burst could stand behind another tenant's backlog there.
+#[tokio::test]
+async fn a_small_burst_of_a_tenant_that_is_alone_is_not_set_aside() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let producer = world.producer().await;
+    // While nothing can be written, the events wait in the process.
+    let mut sql = world.sql().await;
+    let lock = sql.transaction().await.unwrap();
+    lock.batch_execute("LOCK TABLE events IN EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    producer.publish_all(&burst(0..200)).await.unwrap();
+    let connection = world.connection().await;
+    let channel = connection.create_channel().await.unwrap();
+    eventually("the process holds them", async || {
+        waiting(&channel, "posthorn.ingest.v1").await == 0
+    })
+    .await;
+    lock.commit().await.unwrap();
+    world.accepts(200).await;
+    assert!(
+        !world.logs().contains("is set aside"),
+        "{}",
+        ingest.log_tail()
+    );
+    world.finish().await;
+}
+
 #[tokio::test]
 async fn a_tenant_that_a_crash_left_set_aside_is_released() {
     let world = World::start().await;

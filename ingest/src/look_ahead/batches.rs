@@ -66,6 +66,11 @@ impl Batches {
         self.turns.has(Class::Restrained)
     }
 
+    /// Whether events of several tenants wait.
+    pub(super) fn has_several(&self) -> bool {
+        self.turns.owners() > 1
+    }
+
     /// Charges a tenant for an event beyond what was known before.
     pub(super) fn charge(&mut self, tenant: &Option<Tenant>, cost: u64) {
         self.turns.charge(tenant, cost);

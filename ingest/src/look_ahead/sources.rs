@@ -6,7 +6,7 @@
 
 use lapin::Channel;
 use lapin::types::ShortString;
-use shared::topology::INGEST_QUEUE;
+use shared::topology::{INGEST_QUEUE, OVERFLOW_QUEUES};
 
 use super::event::{BYTES_PER_COST, FromQueue};
 use crate::acks::Tags;
@@ -222,6 +222,15 @@ impl Sources {
         // In the unit of `waiting`.
         let held = (self.events + self.bytes / BYTES_PER_COST) as u64;
         self.is_behind() && waiting >= (held / 2).max(CROWDED)
+    }
+
+    /// Whether nothing is held of some overflow queue. Then nothing waits in it, as far as this
+    /// process knows.
+    pub(super) fn has_idle_overflow_queue(&self) -> bool {
+        let holds = |source: &Source| !source.tags.is_empty();
+        let is_idle =
+            |queue: &'static str| !self.all.iter().any(|it| it.queue == queue && holds(it));
+        OVERFLOW_QUEUES.into_iter().any(is_idle)
     }
 
     /// How many consumers the main queue has, and how many events they may hold.
