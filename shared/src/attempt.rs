@@ -166,7 +166,7 @@ impl Sender {
         let (remote, result) = exchange.await;
         // An endpoint whose name wasn't looked up yet was never asked.
         let result = match result {
-            Err(Failure::Timeout) => Err(awaited.timed_out()),
+            Err(Failure::Timeout) => Err(Failure::timed_out(&awaited)),
             result => result,
         };
         drop(kept);

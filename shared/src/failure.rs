@@ -6,7 +6,7 @@ use std::io;
 use crate::descriptors;
 use crate::destination::Forbidden;
 use crate::excerpt::{MAX_ERROR, excerpt};
-use crate::resolver::Unresolved;
+use crate::resolver::{Awaited, Unresolved};
 
 /// Why there was no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +38,14 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Why an attempt failed whose time is over.
+    pub(crate) fn timed_out(awaited: &Awaited) -> Self {
+        match awaited.waits_for_turn() {
+            true => Self::NoTurn,
+            false => Self::Timeout,
+        }
+    }
+
     /// Whether this process lacked something, so that the endpoint was never asked.
     #[must_use]
     pub fn is_ours(&self) -> bool {

@@ -174,7 +174,7 @@ impl Tokens {
             }
         };
         let fetched = tokio::time::timeout(patience, fetching).await;
-        fetched.unwrap_or_else(|_| Err(awaited.timed_out()))
+        fetched.unwrap_or_else(|_| Err(Failure::timed_out(&awaited)))
     }
 
     fn start(

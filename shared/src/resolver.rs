@@ -28,7 +28,6 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use crate::descriptors;
 use crate::destination::{Destinations, Forbidden};
-use crate::failure::Failure;
 use crate::ids::Tenant;
 use turns::Turns;
 
@@ -62,13 +61,10 @@ pub(crate) struct Awaited(Arc<Mutex<Option<WaitsForTurn>>>);
 type WaitsForTurn = Arc<AtomicBool>;
 
 impl Awaited {
-    /// Why the attempt failed, if its time ended now.
-    pub(crate) fn timed_out(&self) -> Failure {
+    /// Whether the attempt waits for a lookup that waits for its turn.
+    pub(crate) fn waits_for_turn(&self) -> bool {
         let waits = lock(&self.0);
-        match waits.as_ref().is_some_and(|it| it.load(Ordering::Relaxed)) {
-            true => Failure::NoTurn,
-            false => Failure::Timeout,
-        }
+        waits.as_ref().is_some_and(|it| it.load(Ordering::Relaxed))
     }
 
     fn set(&self, waits: Option<WaitsForTurn>) {
@@ -253,6 +249,7 @@ mod tests {
     use crate::attempt::{Attempt, Keep, Purpose, Report, Sender};
     use crate::dialect::{Dialects, Message};
     use crate::egress::Egress;
+    use crate::failure::Failure;
     use crate::ids::{DeliveryId, EventUid};
     use crate::oauth::ClientCredentials;
     use crate::webhook::Webhook;
