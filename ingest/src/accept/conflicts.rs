@@ -66,18 +66,15 @@ pub async fn conflicts(
         for &at in events.into_iter().flatten() {
             let (event, sent) = (known[at], &sent[at]);
             let same_type = stored.event_type == event.event.event_type.as_str();
-            let is_same = same_type && comparing.is_same(&stored, event, sent).await?;
-            if is_same {
-                efforts[at] += std::mem::take(&mut comparing.effort);
-                continue;
+            if !same_type || !comparing.is_same(&stored, event, sent).await? {
+                let conflict = Rejected::Conflict {
+                    stored: comparing.hash_of(&stored, &event.event.tenant).await?,
+                    sent: sent.clone(),
+                    stored_type: (!same_type).then(|| stored.event_type.clone()),
+                };
+                conflicts.insert(event.uid, conflict);
             }
-            let conflict = Rejected::Conflict {
-                stored: comparing.hash_of(&stored, &event.event.tenant).await?,
-                sent: sent.clone(),
-                stored_type: (!same_type).then(|| stored.event_type.clone()),
-            };
             efforts[at] += std::mem::take(&mut comparing.effort);
-            conflicts.insert(event.uid, conflict);
         }
     }
     Ok(Compared { conflicts, efforts })

@@ -17,6 +17,16 @@ use crate::timestamp::Timestamp;
 /// How much of an answer's body a list shows, in bytes.
 const EXCERPT: i32 = 1024;
 
+/// The deliveries `$1` as `d`, in their order by `w.place`, each with its event `e`. `$2` and `$3` are
+/// the deliveries' milliseconds. Subqueries with a limit are looked up row by row, as in
+/// [`search::WITH_ITS_EVENT`](crate::api::deliveries::search::WITH_ITS_EVENT).
+const OF_DELIVERIES: &str = "\
+    FROM unnest($1::uuid[]) WITH ORDINALITY AS w (id, place) \
+    CROSS JOIN LATERAL (SELECT * FROM deliveries \
+        WHERE id = w.id AND id >= $2 AND id <= $3 LIMIT 1) d \
+    CROSS JOIN LATERAL (SELECT * FROM events \
+        WHERE uid = d.event_uid AND uid >= $2 AND uid <= $3 LIMIT 1) e";
+
 /// An attempt as a list shows it. The delivery shows its request and its whole answer.
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!({
@@ -86,23 +96,18 @@ pub async fn attempts_of(
     let Some((first, last)) = milliseconds_of(deliveries) else {
         return Ok(Vec::new());
     };
-    // Subqueries with a limit are looked up row by row, as in `search::WITH_ITS_EVENT`.
     let statement = client
-        .prepare_cached(
+        .prepare_cached(&format!(
             "-- attempts_of_deliveries\n\
              SELECT d.id, d.event_type, e.id AS event_id, a.n, a.started_at, a.duration_ms, a.outcome, \
                  a.status_code, a.error, a.next_attempt_at, a.next_attempt_reason, a.debug, \
                  substring(a.response_body FOR $8::int4) AS response_excerpt \
-             FROM unnest($1::uuid[]) WITH ORDINALITY AS w (id, place) \
-             CROSS JOIN LATERAL (SELECT * FROM deliveries \
-                 WHERE id = w.id AND id >= $2 AND id <= $3 LIMIT 1) d \
-             CROSS JOIN LATERAL (SELECT * FROM events \
-                 WHERE uid = d.event_uid AND uid >= $2 AND uid <= $3 LIMIT 1) e \
+             {OF_DELIVERIES} \
              CROSS JOIN LATERAL (SELECT * FROM attempts \
                  WHERE delivery_id = w.id AND delivery_id >= $2 AND delivery_id <= $3 \
                    AND (w.id <> $4::uuid OR n < $5::int8) ORDER BY n DESC LIMIT $6) a \
-             ORDER BY w.place, a.n DESC LIMIT $7",
-        )
+             ORDER BY w.place, a.n DESC LIMIT $7"
+        ))
         .await?;
     let rows = client
         .query(
@@ -135,23 +140,19 @@ pub async fn waits_of(
         return Ok(Vec::new());
     };
     let statement = client
-        .prepare_cached(
+        .prepare_cached(&format!(
             "-- waits_of_deliveries\n\
              SELECT d.id, d.event_type, e.id AS event_id, \
                  a.because, a.attempts, a.first_at, a.until, a.times \
-             FROM unnest($1::uuid[]) WITH ORDINALITY AS w (id, place) \
-             CROSS JOIN LATERAL (SELECT * FROM deliveries \
-                 WHERE id = w.id AND id >= $2 AND id <= $3 LIMIT 1) d \
-             CROSS JOIN LATERAL (SELECT * FROM events \
-                 WHERE uid = d.event_uid AND uid >= $2 AND uid <= $3 LIMIT 1) e \
+             {OF_DELIVERIES} \
              CROSS JOIN LATERAL (SELECT a.* FROM jsonb_to_recordset(d.waits) \
                      AS a (because text, attempts smallint, first_at timestamptz, until timestamptz, \
                            times integer) \
                  WHERE w.id <> $4::uuid \
                     OR round(extract(epoch FROM a.first_at) * 1000000)::int8 < $5::int8 \
                  ORDER BY a.first_at DESC LIMIT $6) a \
-             ORDER BY w.place, a.first_at DESC LIMIT $7",
-        )
+             ORDER BY w.place, a.first_at DESC LIMIT $7"
+        ))
         .await?;
     let rows = client
         .query(
