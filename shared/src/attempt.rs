@@ -272,4 +272,4 @@ fn host(url: &Url) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -241,16 +241,14 @@ mod tests {
     use std::sync::Mutex;
     use std::time::Duration;
 
-    use time::OffsetDateTime;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::attempt::{Attempt, Keep, Purpose, Report, Sender};
-    use crate::dialect::{Dialects, Message};
+    use crate::attempt::tests::attempt_to;
+    use crate::attempt::{Report, Sender};
     use crate::egress::Egress;
     use crate::failure::Failure;
-    use crate::ids::{DeliveryId, EventUid};
     use crate::oauth::ClientCredentials;
     use crate::webhook::Webhook;
 
@@ -293,33 +291,6 @@ mod tests {
         let url = format!("http://rebinding.example:{port}/");
         let webhook = Webhook::plain("acme".parse().unwrap(), url);
         attempt_to(sender, &webhook, timeout).await
-    }
-
-    async fn attempt_to(sender: &Sender, webhook: &Webhook, timeout: Duration) -> Report {
-        let dialects = Dialects::embedded();
-        let uid = EventUid::generate();
-        let message = Message {
-            event_id: &uid.into(),
-            event_type: &"order.created".parse().unwrap(),
-            occurred_at: OffsetDateTime::now_utc(),
-            data: "{}",
-            attributes: None,
-            tenant: &webhook.tenant,
-            webhook_id: webhook.id,
-            external_id: None,
-            delivery_id: DeliveryId::for_event(uid),
-        };
-        let attempt = Attempt {
-            message: &message,
-            webhook,
-            dialect: dialects.default(),
-            timeout,
-            purpose: Purpose::Delivery,
-            keep: Keep::Excerpt,
-            egress: None,
-            trace: None,
-        };
-        sender.attempt(attempt).await
     }
 
     /// Answers every request and closes its connection, so that none is used twice.

@@ -9,9 +9,14 @@ use crate::ids::{DeliveryId, EventUid};
 use crate::webhook::Webhook;
 
 async fn attempt(sender: &Sender, url: String) -> Report {
+    let webhook = Webhook::plain("acme".parse().unwrap(), url);
+    attempt_to(sender, &webhook, Duration::from_secs(5)).await
+}
+
+/// An attempt to deliver an event without data.
+pub(crate) async fn attempt_to(sender: &Sender, webhook: &Webhook, timeout: Duration) -> Report {
     let dialects = Dialects::embedded();
     let uid = EventUid::generate();
-    let webhook = Webhook::plain("acme".parse().unwrap(), url);
     let message = Message {
         event_id: &uid.into(),
         event_type: &"order.created".parse().unwrap(),
@@ -25,9 +30,9 @@ async fn attempt(sender: &Sender, url: String) -> Report {
     };
     let attempt = Attempt {
         message: &message,
-        webhook: &webhook,
+        webhook,
         dialect: dialects.default(),
-        timeout: Duration::from_secs(5),
+        timeout,
         purpose: Purpose::Delivery,
         keep: Keep::Excerpt,
         egress: None,

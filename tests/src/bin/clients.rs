@@ -105,6 +105,19 @@ async fn lint(posthorn: &Path, document: &Path) -> anyhow::Result<()> {
     run("Spectral's rules", &mut spectral).await
 }
 
+/// Compiles a TypeScript file of a folder, as strictly as a careful project does.
+async fn compile(what: &str, programs: &Path, folder: &Path, file: &str) -> anyhow::Result<()> {
+    let mut compiler = Command::new(programs.join("tsc"));
+    compiler
+        .args(["--strict", "--noUncheckedIndexedAccess", "--skipLibCheck"])
+        .args([
+            "--target", "es2022", "--module", "nodenext", "--types", "node",
+        ])
+        .arg(file)
+        .current_dir(folder);
+    run(what, &mut compiler).await
+}
+
 impl Walk {
     async fn in_typescript(
         &self,
@@ -121,15 +134,7 @@ impl Walk {
         tokio::fs::write(folder.join("package.json"), r#"{"type": "module"}"#).await?;
         let walk = folder.join("walk.ts");
         tokio::fs::copy(ours("walk.ts"), &walk).await?;
-        let mut compile = Command::new(programs.join("tsc"));
-        compile
-            .args(["--strict", "--noUncheckedIndexedAccess", "--skipLibCheck"])
-            .args([
-                "--target", "es2022", "--module", "nodenext", "--types", "node",
-            ])
-            .arg("walk.ts")
-            .current_dir(folder);
-        run("tsc", &mut compile).await?;
+        compile("tsc", &programs, folder, "walk.ts").await?;
         let mut node = Command::new("node");
         node.arg(folder.join("walk.js"));
         run("the walk in TypeScript", self.given_to(&mut node)).await
@@ -155,15 +160,7 @@ impl Walk {
         // Its files import each other without an extension, which modules of Node.js may not.
         tokio::fs::write(folder.join("package.json"), r#"{"type": "commonjs"}"#).await?;
         tokio::fs::copy(ours("hey.ts"), folder.join("hey.ts")).await?;
-        let mut compile = Command::new(programs.join("tsc"));
-        compile
-            .args(["--strict", "--noUncheckedIndexedAccess", "--skipLibCheck"])
-            .args([
-                "--target", "es2022", "--module", "nodenext", "--types", "node",
-            ])
-            .arg("hey.ts")
-            .current_dir(&folder);
-        run("tsc, @hey-api's client", &mut compile).await?;
+        compile("tsc, @hey-api's client", &programs, &folder, "hey.ts").await?;
         let mut node = Command::new("node");
         node.arg(folder.join("hey.js"));
         run("the walk with @hey-api's client", self.given_to(&mut node)).await

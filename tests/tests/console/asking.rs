@@ -26,17 +26,7 @@ async fn risky_buttons_ask_first_say_how_many_and_change_nothing_until_then() {
     customer.goto(made.body["path"].as_str().unwrap()).await;
     customer.says("Warehouse").await;
     let broken = Publication::json(TENANT, "order.paid", "broken", "{not json");
-    world.producer().await.publish(&broken).await.unwrap();
-    eventually("it is a dead letter", async || {
-        world.count("dead_letters").await == 1
-    })
-    .await;
-    let sql = world.sql().await;
-    let letter = sql
-        .query_one("SELECT id FROM dead_letters", &[])
-        .await
-        .unwrap();
-    let letter: shared::ids::DeadLetterId = letter.get(0);
+    let letter = shop.becomes_dead_letter(&broken).await;
 
     let tenant = format!("/console/_/tenants/{TENANT}");
     let webhook = format!("/console/{TENANT}/webhooks/{}", shop.bad.id);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use harness::producer::Publication;
 use harness::receiver::Reply;
 use harness::service::http;
-use harness::world::{TENANT, eventually};
+use harness::world::TENANT;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
 
@@ -51,17 +51,7 @@ async fn hostile_headers_names_types_and_dead_letters_are_shown_as_text() {
         .with_headers(headers)
         .with_message_id(HOSTILE.into())
         .with_content_type(HOSTILE.into());
-    world.producer().await.publish(&broken).await.unwrap();
-    eventually("it is a dead letter", async || {
-        world.count("dead_letters").await == 1
-    })
-    .await;
-    let sql = world.sql().await;
-    let letter = sql
-        .query_one("SELECT id FROM dead_letters", &[])
-        .await
-        .unwrap();
-    let letter: shared::ids::DeadLetterId = letter.get(0);
+    let letter = shop.becomes_dead_letter(&broken).await;
 
     let tab = shop.operator().await;
     let cookie = tab.client.get_named_cookie("__Host-posthorn").await;

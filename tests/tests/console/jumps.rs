@@ -24,17 +24,7 @@ async fn a_pasted_id_leads_to_its_page_and_to_nobody_elses() {
     let replay = world.ask(&shop.ingest, "POST", &path, Some(since)).await;
     let replay = replay.body["id"].as_str().unwrap().to_owned();
     let broken = Publication::json(TENANT, "order.paid", "broken", "{not json");
-    world.producer().await.publish(&broken).await.unwrap();
-    eventually("it is a dead letter", async || {
-        world.count("dead_letters").await == 1
-    })
-    .await;
-    let sql = world.sql().await;
-    let letter = sql
-        .query_one("SELECT id FROM dead_letters", &[])
-        .await
-        .unwrap();
-    let letter: shared::ids::DeadLetterId = letter.get(0);
+    let letter = shop.becomes_dead_letter(&broken).await;
     let delivery = shop.delivery(&shop.bad).await;
     let of_tenant = [
         (shop.bad.id.clone(), "webhooks"),

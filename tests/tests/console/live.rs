@@ -11,19 +11,11 @@ use harness::service::{free_address, http};
 use harness::world::{ADMIN_TOKEN, TENANT, World, eventually};
 use serde_json::json;
 
-use crate::shop::Shop;
+use crate::shop::{Shop, is_live};
 
 fn answering_as_told(status: &Arc<AtomicU16>) -> Script {
     let status = status.clone();
     Arc::new(move |_, _| Reply::status(status.load(Ordering::Relaxed)))
-}
-
-/// Waits until the page's live parts are.
-async fn is_live(tab: &Tab) {
-    eventually("the page is live", async || {
-        tab.text_of("[data-live-state]").await == "Live"
-    })
-    .await;
 }
 
 /// The cookie of a tab, to ask as its browser does.
@@ -292,21 +284,7 @@ async fn a_delivery_that_waits_shows_its_end_and_the_log_its_new_lines() {
         .await;
     is_live(&log).await;
     // One that is held, and then sent.
-    let pause = format!("/api/v1/webhooks/{}", shop.bad.id);
-    let set = async |status: &str| {
-        let body = Some(json!({"status": status}));
-        let answer = shop.world.ask(&shop.ingest, "PATCH", &pause, body).await;
-        assert_eq!(answer.status, 200, "{}", answer.body);
-    };
-    set("paused").await;
-    shop.world.publish("order.held", "held-1", &json!({})).await;
-    eventually("it is held", async || {
-        shop.world
-            .count("deliveries WHERE deferred_because = 'paused'")
-            .await
-            == 1
-    })
-    .await;
+    shop.hold_one().await;
     let held = shop.delivery(&shop.bad).await;
     tab.goto(&format!("/console/{TENANT}/deliveries/{held}"))
         .await;
@@ -316,7 +294,7 @@ async fn a_delivery_that_waits_shows_its_end_and_the_log_its_new_lines() {
     // Space holds the log: nothing moves until it is pressed again.
     log.keys(" ").await;
     log.says("Held.").await;
-    set("active").await;
+    shop.set_bad("active").await;
     tab.says("Nothing more comes").await;
     tab.says("Given up").await;
     log.says("lines not shown").await;
@@ -335,24 +313,18 @@ async fn a_delivery_that_waits_shows_its_end_and_the_log_its_new_lines() {
 #[tokio::test]
 async fn the_overview_says_how_many_deliveries_wait_without_a_reload() {
     let shop = Shop::open().await;
-    let hook = format!("/api/v1/webhooks/{}", shop.bad.id);
-    let set = async |status: &str| {
-        let body = Some(json!({"status": status}));
-        let answer = shop.world.ask(&shop.ingest, "PATCH", &hook, body).await;
-        assert_eq!(answer.status, 200, "{}", answer.body);
-    };
     let tab = shop.operator().await;
     tab.goto(&format!("/console/{TENANT}")).await;
     is_live(&tab).await;
     tab.says("Waiting\n0\nnothing").await;
     tab.script("window.same = true").await;
-    set("paused").await;
+    shop.set_bad("paused").await;
     for n in 0..2 {
         let id = format!("held-{n}");
         shop.world.publish("order.held", &id, &json!({})).await;
     }
     tab.says("Waiting\n2\noldest").await;
-    set("active").await;
+    shop.set_bad("active").await;
     tab.says("Waiting\n0\nnothing").await;
     assert_eq!(tab.script("return window.same").await, true, "no reload");
     assert_eq!(tab.complaints().await, Vec::<String>::new());

@@ -9,7 +9,7 @@ use harness::receiver::Reply;
 use harness::world::{ADMIN_TOKEN, TENANT, World, eventually};
 use serde_json::{Value, json};
 
-use crate::shop::Shop;
+use crate::shop::{Shop, is_live};
 
 /// The attempts that a page has lines of: their addresses.
 async fn attempts(tab: &Tab) -> Vec<String> {
@@ -19,31 +19,10 @@ async fn attempts(tab: &Tab) -> Vec<String> {
     links.as_array().unwrap().iter().map(text).collect()
 }
 
-async fn is_live(tab: &Tab) {
-    eventually("the page is live", async || {
-        tab.text_of("[data-live-state]").await == "Live"
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn the_log_has_attempts_waits_and_changes_and_shows_the_kinds_that_are_chosen() {
     let shop = Shop::open().await;
-    let hook = format!("/api/v1/webhooks/{}", shop.bad.id);
-    let set = async |status: &str| {
-        let body = Some(json!({"status": status}));
-        let answer = shop.world.ask(&shop.ingest, "PATCH", &hook, body).await;
-        assert_eq!(answer.status, 200, "{}", answer.body);
-    };
-    set("paused").await;
-    shop.world.publish("order.held", "held-1", &json!({})).await;
-    eventually("it is held", async || {
-        shop.world
-            .count("deliveries WHERE deferred_because = 'paused'")
-            .await
-            == 1
-    })
-    .await;
+    shop.hold_one().await;
     let log = format!("/console/{TENANT}/webhooks/{}/log", shop.bad.id);
     let (attempt, wait, change) = (".tail .http", ".tail span.wait", ".tail li.mark");
     let (tab, without) = (
@@ -86,7 +65,7 @@ async fn the_log_has_attempts_waits_and_changes_and_shows_the_kinds_that_are_cho
     tab.goto(&format!("{log}?show=attempts")).await;
     is_live(&tab).await;
     tab.has(attempt, 1).await;
-    set("active").await;
+    shop.set_bad("active").await;
     shop.world.publish("order.more", "more-1", &json!({})).await;
     tab.has(attempt, 3).await;
     assert_eq!((tab.many(wait).await, tab.many(change).await), (0, 0));

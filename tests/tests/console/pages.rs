@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use harness::browser::Tab;
 use harness::producer::Publication;
 use harness::receiver::Reply;
-use harness::world::{TENANT, eventually};
+use harness::world::TENANT;
 use serde_json::json;
 
 use crate::shop::Shop;
@@ -167,11 +167,7 @@ async fn make_ugly(shop: &Shop) -> String {
     world.ask(&shop.ingest, "PUT", path, Some(schema)).await;
     // A message that isn't an event.
     let broken = Publication::json(TENANT, "order.paid", "broken", "{not json");
-    producer.publish(&broken).await.unwrap();
-    eventually("it is a dead letter", async || {
-        world.count("dead_letters").await == 1
-    })
-    .await;
+    shop.becomes_dead_letter(&broken).await;
     first
 }
 

@@ -1,10 +1,12 @@
 //! A tenant whose webhooks have something to show: one takes everything, one fails.
 
 use harness::browser::{Browser, Tab};
+use harness::producer::Publication;
 use harness::receiver::{Receiver, answering};
 use harness::service::Service;
 use harness::world::{ADMIN_TOKEN, TENANT, Webhook, World, eventually};
 use serde_json::{Value, json};
+use shared::ids::DeadLetterId;
 
 pub(crate) struct Shop {
     pub(crate) world: World,
@@ -87,7 +89,48 @@ impl Shop {
         .await;
     }
 
+    /// Sets the status of the webhook that fails.
+    pub(crate) async fn set_bad(&self, status: &str) {
+        let webhook = format!("/api/v1/webhooks/{}", self.bad.id);
+        let body = Some(json!({"status": status}));
+        let answer = self.world.ask(&self.ingest, "PATCH", &webhook, body).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    }
+
+    /// Pauses the webhook that fails, and publishes an event whose delivery is held then.
+    pub(crate) async fn hold_one(&self) {
+        self.set_bad("paused").await;
+        self.world.publish("order.held", "held-1", &json!({})).await;
+        eventually("it is held", async || {
+            self.world
+                .count("deliveries WHERE deferred_because = 'paused'")
+                .await
+                == 1
+        })
+        .await;
+    }
+
+    /// Publishes what is no event, and waits until it is the only dead letter.
+    pub(crate) async fn becomes_dead_letter(&self, broken: &Publication) -> DeadLetterId {
+        self.world.producer().await.publish(broken).await.unwrap();
+        eventually("it is a dead letter", async || {
+            self.world.count("dead_letters").await == 1
+        })
+        .await;
+        let sql = self.world.sql().await;
+        let letter = sql.query_one("SELECT id FROM dead_letters", &[]).await;
+        letter.unwrap().get(0)
+    }
+
     pub(crate) async fn close(self) {
         self.world.finish().await;
     }
+}
+
+/// Waits until the page's live parts are.
+pub(crate) async fn is_live(tab: &Tab) {
+    eventually("the page is live", async || {
+        tab.text_of("[data-live-state]").await == "Live"
+    })
+    .await;
 }
