@@ -114,7 +114,8 @@ impl Circuit {
         self.state = State::Open(now + self.wait + spread);
         self.outage = Some(Outage {
             since: self.outage.map_or(now, |outage| outage.since),
-            failed_at: now,
+            // The clock may have been set back meanwhile.
+            failed_at: self.outage.map_or(now, |outage| outage.since.max(now)),
             next_probe_at: None,
         });
         self.wait = (self.wait * 2).min(LONGEST_WAIT);
@@ -227,6 +228,16 @@ mod tests {
         assert_eq!((second.since, second.failed_at), (NOW, at));
         circuit.answered();
         assert_eq!(circuit.outage(), None);
+    }
+
+    #[test]
+    fn an_outage_has_no_failure_before_its_begin_although_the_clock_is_set_back() {
+        let mut circuit = opened();
+        circuit.end_wait(NOW);
+        assert_eq!(circuit.pass(NOW), Pass::Probe);
+        circuit.failed(NOW - Duration::from_secs(60));
+        let outage = circuit.outage().unwrap();
+        assert_eq!((outage.since, outage.failed_at), (NOW, NOW));
     }
 
     #[test]

@@ -96,8 +96,8 @@ impl EndpointReporter {
             .filter(|(webhook, trouble)| is_news(webhook, trouble));
         let news: Vec<_> = news.copied().collect();
         if !news.is_empty() {
-            outages::note(client, self.process, &news).await?;
             write(client, self.process, &news).await?;
+            outages::note(client, self.process, &news).await?;
             let now = Instant::now();
             reported.extend(
                 news.iter()
@@ -123,8 +123,8 @@ impl EndpointReporter {
             .filter(|(_, (last, at))| last.outage.is_none() && at.elapsed() >= OVER);
         let forgotten: Vec<WebhookId> = forgotten.map(|(webhook, _)| **webhook).collect();
         if !ended.is_empty() {
-            outages::note(client, self.process, &ended).await?;
             write(client, self.process, &ended).await?;
+            outages::note(client, self.process, &ended).await?;
             let now = Instant::now();
             reported.extend(
                 ended
