@@ -22,7 +22,7 @@ use time::{Duration, OffsetDateTime};
 
 use super::{Matched, day_of};
 use crate::cpu::run_blocking;
-use crate::decode::Rejected;
+use crate::decode::{Event, Rejected};
 
 /// The most bytes of a tenant's events that a batch reads and parses to compare them. The last
 /// comparison may exceed it, so that any two events can be compared. Parsing so much takes
@@ -50,7 +50,8 @@ pub async fn conflicts(
     known: &[&Matched],
 ) -> anyhow::Result<Compared> {
     let client = pool.get().await?;
-    let (sent, mut efforts): (Vec<_>, Vec<_>) = hashes(known).await.into_iter().unzip();
+    let hashes = hashes(known, Instant::now).await;
+    let (sent, mut efforts): (Vec<_>, Vec<_>) = hashes.into_iter().unzip();
     let asked = grouped(known);
     let mut comparing = Comparing {
         client: &client,
@@ -95,21 +96,28 @@ fn grouped<'a>(known: &[&'a Matched]) -> BTreeMap<Key<'a>, Vec<usize>> {
     groups
 }
 
-/// The hashes of the events' data, and how long each took. There may be megabytes of it.
-async fn hashes(known: &[&Matched]) -> Vec<(String, std::time::Duration)> {
+/// The hashes of the events' data, and how long each took by this clock. There may be megabytes of
+/// data.
+async fn hashes(
+    known: &[&Matched],
+    mut clock: impl FnMut() -> Instant + Send + 'static,
+) -> Vec<(String, std::time::Duration)> {
     let events: Vec<_> = known.iter().map(|one| one.event.clone()).collect();
     let hashes = move || {
-        let timed = events.iter().map(|event| timed(|| hash(&event.data)));
-        timed.collect()
+        let hash = |event: &Arc<Event>| timed(&mut clock, || hash(&event.data));
+        events.iter().map(hash).collect()
     };
     run_blocking(hashes).await
 }
 
-/// What `work` answers, and how long it took.
-fn timed<T>(work: impl FnOnce() -> T) -> (T, std::time::Duration) {
-    let begun = Instant::now();
+/// What `work` answers, and how long it took by this clock.
+fn timed<T>(
+    mut clock: impl FnMut() -> Instant,
+    work: impl FnOnce() -> T,
+) -> (T, std::time::Duration) {
+    let begun = clock();
     let done = work();
-    (done, begun.elapsed())
+    (done, clock() - begun)
 }
 
 /// What was accepted under an id.
@@ -238,7 +246,7 @@ impl Comparing<'_> {
         let verdict = match self.read_stored(stored, tenant).await? {
             Some(parsed) if self.read.take(tenant, bytes) => {
                 let event = event.event.clone();
-                let compare = move || timed(|| parsed.is(&event.data));
+                let compare = move || timed(Instant::now, || parsed.is(&event.data));
                 let (is_same, effort) = run_blocking(compare).await;
                 self.effort += effort;
                 is_same
@@ -274,7 +282,8 @@ impl Comparing<'_> {
         let Some(data) = stored_data(self.client, stored.uid).await? else {
             return Ok(None);
         };
-        let (parsed, effort) = run_blocking(move || timed(|| Parsed::new(data))).await;
+        let (parsed, effort) =
+            run_blocking(move || timed(Instant::now, || Parsed::new(data))).await;
         self.effort += effort;
         let parsed = Arc::new(parsed);
         self.last = Some((stored.uid, parsed.clone()));
@@ -350,7 +359,7 @@ mod tests {
         let event = |id: &str, data: &str| Matched {
             uid: EventUid::generate(),
             id: id.parse().unwrap(),
-            event: Arc::new(crate::decode::Event {
+            event: Arc::new(Event {
                 tenant: "acme".parse().unwrap(),
                 event_type: "a".parse().unwrap(),
                 id: None,
@@ -391,15 +400,15 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn each_event_is_charged_for_its_own_hashing() {
-        let event = |tenant: &str, bytes: usize| Matched {
+        let event = |tenant: &str| Matched {
             uid: EventUid::generate(),
             id: "x".parse().unwrap(),
-            event: Arc::new(crate::decode::Event {
+            event: Arc::new(Event {
                 tenant: tenant.parse().unwrap(),
                 event_type: "a".parse().unwrap(),
                 id: None,
                 occurred_at: None,
-                data: "1".repeat(bytes),
+                data: "1".to_owned(),
                 attributes: None,
                 over_http: false,
                 trace: None,
@@ -407,8 +416,12 @@ mod tests {
             deliveries: Vec::new(),
             too_costly: Vec::new(),
         };
-        let (large, small) = (event("acme", 8 << 20), event("globex", 1));
-        let hashes = hashes(&[&large, &small]).await;
-        assert!(hashes[0].1 > 10 * hashes[1].1, "{hashes:?}");
+        // When the first one begins and ends, and when the second one does.
+        let begin = Instant::now();
+        let mut readings = [0, 5, 100, 107].into_iter();
+        let clock = move || begin + std::time::Duration::from_secs(readings.next().unwrap());
+        let hashes = hashes(&[&event("acme"), &event("globex")], clock).await;
+        let seconds: Vec<_> = hashes.iter().map(|(_, effort)| effort.as_secs()).collect();
+        assert_eq!(seconds, [5, 7]);
     }
 }
