@@ -200,8 +200,10 @@ impl Keeper<'_> {
         Ok(())
     }
 
-    /// How many messages wait in each overflow queue. If no tenant was set aside of late, none wait,
-    /// and RabbitMQ, which is busy, isn't asked.
+    /// How many messages wait in each overflow queue. If this process knows of no tenant that is set
+    /// aside, it takes the queues for empty and doesn't ask RabbitMQ, which is busy. Another process may
+    /// have set a tenant aside since the last look. Then two tenants may share a queue, until one of
+    /// them is released.
     async fn waiting_aside(&self) -> lapin::Result<Vec<i64>> {
         if self.nobody_is_aside && self.set_aside.is_empty() {
             return Ok(vec![0; OVERFLOW_QUEUES.len()]);

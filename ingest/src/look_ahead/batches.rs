@@ -157,8 +157,9 @@ impl Batches {
         Batch { events, reserved }
     }
 
-    /// Whose turn it is. While free tenants have events, a lane is kept for them, and
-    /// restrained tenants get every fourth batch at least.
+    /// Whose turn it is. While free tenants have events, a lane is kept for them: restrained tenants
+    /// have one batch in progress at most. After three batches of free tenants the next one is a
+    /// batch of restrained tenants, if they may have one.
     fn next_class(&self, sources: &Sources) -> Option<Class> {
         let is_free = self.turns.has(Class::Free);
         let is_kept = is_free || self.is_kept();

@@ -227,10 +227,8 @@ impl Sources {
     /// Whether nothing is held of some overflow queue. Then nothing waits in it, as far as this
     /// process knows.
     pub(super) fn has_idle_overflow_queue(&self) -> bool {
-        let holds = |source: &Source| !source.tags.is_empty();
-        let is_idle =
-            |queue: &'static str| !self.all.iter().any(|it| it.queue == queue && holds(it));
-        OVERFLOW_QUEUES.into_iter().any(is_idle)
+        let busy = self.all.iter().filter(|source| !source.tags.is_empty());
+        is_one_idle(busy.map(|source| source.queue))
     }
 
     /// How many consumers the main queue has, and how many events they may hold.
@@ -284,5 +282,28 @@ impl Sources {
         let (_, reach) = self.consumers();
         let holds_most = self.events > 0 && self.events * 4 >= reach * 3;
         self.bytes * 4 >= BYTES * 3 || holds_most && self.growth() == 0
+    }
+}
+
+/// Whether some overflow queue isn't one of these.
+fn is_one_idle(busy: impl Iterator<Item = &'static str>) -> bool {
+    let busy: Vec<_> = busy.collect();
+    OVERFLOW_QUEUES.iter().any(|queue| !busy.contains(queue))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overflow_queues_are_all_busy_only_if_something_is_held_of_each() {
+        let [first, .., last] = OVERFLOW_QUEUES;
+        assert!(is_one_idle([].into_iter()));
+        assert!(is_one_idle([INGEST_QUEUE, first, first, first].into_iter()));
+        let all_but =
+            |idle: &'static str| OVERFLOW_QUEUES.into_iter().filter(move |it| *it != idle);
+        assert!(is_one_idle(all_but(last)));
+        assert!(is_one_idle(all_but(first)));
+        assert!(!is_one_idle(all_but(last).chain([INGEST_QUEUE, last])));
     }
 }
