@@ -28,6 +28,9 @@ const FOOTER: u8 = 0x78;
 /// Bytes that aren't UTF-8.
 const BAD: &[u8] = b"\xFF\xFE\n";
 
+/// Messages in a row that the broker can't deliver. Each ends 51 sessions.
+const POISONS: usize = 3;
+
 /// What becomes of a message.
 enum End {
     Accepted,
@@ -316,9 +319,11 @@ async fn sections_that_the_broker_refuses_reach_no_consumer() {
 
 /// RabbitMQ 3 stores a number as `message_id`, and fails whenever it delivers the message: it has no
 /// such text. Nobody sees a byte of it. In the events queue the delivery limit ends that. In the
-/// parking queue, which has none, the keeper takes it without an ack.
+/// parking queue, which has none, the keeper takes it without an ack. There are several in a row:
+/// sessions must not pause for longer at the later ones. With pauses of 5 s the last one alone would
+/// take four minutes, and `eventually` waits for one.
 #[tokio::test]
-async fn a_message_that_the_broker_cannot_deliver_stops_neither_events_nor_dead_letters_for_good() {
+async fn messages_that_the_broker_cannot_deliver_stop_neither_events_nor_dead_letters_for_good() {
     let world = World::with_amqp10(&[]).await;
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let broker = Broker::of(&world).await;
@@ -328,9 +333,16 @@ async fn a_message_that_the_broker_cannot_deliver_stops_neither_events_nor_dead_
     let mut other = OtherTenant::new(&world, &ingest).await;
     let mut producer = broker.of_tenant().await;
     let poison = [properties(&[(ID, ulong(7))]), data(b"{}")];
-    producer.publish(&poison).await.unwrap();
-    // Behind it in the queue: `receives` waits for a minute.
+    for _ in 0..POISONS {
+        producer.publish(&poison).await.unwrap();
+    }
     other.publishes(&world).await;
+    let said = "taking it without an ack";
+    eventually(
+        "each has left both queues, and its loss is said",
+        async || world.logs().matches(said).count() == POISONS,
+    )
+    .await;
     let failed = ingest.metric("posthorn_amqp_reconnects_total").await;
     assert!(failed.unwrap() > 0.0, "the broker could deliver it");
 
@@ -342,8 +354,6 @@ async fn a_message_that_the_broker_cannot_deliver_stops_neither_events_nor_dead_
     })
     .await;
     other.publishes(&world).await;
-    let said = "taking it without an ack";
-    eventually("the loss is said", async || world.logs().contains(said)).await;
     assert_eq!(world.count("dead_letters").await, 1);
     world.finish().await;
 }

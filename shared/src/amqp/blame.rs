@@ -20,8 +20,9 @@
 //! 4. A careful session may end by an error inside the broker although nothing was delivered.
 //!    Then the broker can't deliver its next message, and nobody sees that message. Only the
 //!    queue's delivery limit removes it, and each session counts. So the next sessions follow without
-//!    long pauses, [`HURRIED`] at most. The parking queue may have no delivery limit: after
-//!    two such sessions its keeper takes one message without an ack ([`Watch::takes_unseen`]).
+//!    long pauses. The broker may fail for another reason, so that nothing is removed: after
+//!    [`HURRIED`] such sessions comes one long pause. The parking queue may have no delivery limit:
+//!    after two such sessions its keeper takes one message without an ack ([`Watch::takes_unseen`]).
 //! 5. A careful session that lasts five seconds is followed by a normal one. If it
 //!    acked nothing, perhaps because it consumed another queue, one fruitless session
 //!    is enough for the next ones to be careful again.
@@ -44,8 +45,8 @@ use crate::topology;
 const FRUITLESS: u32 = 2;
 /// After this many careful sessions ended at the same message, it is set aside.
 const DEATHS: u32 = 2;
-/// After this many careful sessions in a row without a delivery, the pauses grow again: the queue's
-/// delivery limit would have removed the message.
+/// After this many careful sessions in a row without a delivery there is a long pause. The delivery
+/// limit has removed a message by then, so the next ones may end at another message.
 const HURRIED: u32 = 2 * topology::DELIVERY_LIMIT as u32;
 /// A careful session that lasts this long is followed by a normal one. One that ends
 /// earlier may have ended because of a message, even if it acked others.
@@ -126,7 +127,7 @@ pub(super) struct Suspects {
     /// The careful sessions that ended inside the broker before it delivered anything, since one
     /// that delivered something.
     unseen: u32,
-    /// The last session was one of these, and they were not too many.
+    /// The last session was one of these, and it is not yet time for a long pause.
     is_hurried: bool,
 }
 
@@ -173,7 +174,7 @@ impl Suspects {
         if delivered || watch.taken.load(Ordering::Relaxed) {
             self.unseen = 0;
         }
-        self.is_hurried = unseen && (1..=HURRIED).contains(&self.unseen);
+        self.is_hurried = unseen && !self.unseen.is_multiple_of(HURRIED + 1);
         let delivered = delivered || broker_failed;
         let fruitless = delivered && can_be_a_messages_fault(error);
         if !watch.careful {
@@ -349,14 +350,20 @@ mod tests {
     }
 
     #[test]
-    fn sessions_that_the_broker_ends_without_end_get_long_pauses_again() {
+    fn sessions_that_the_broker_ends_without_end_get_a_long_pause_now_and_then() {
         let mut suspects = Suspects::default();
-        let hurried = (0..1_000).filter(|_| {
+        let ended = |_| {
             let error = broker_ends(AMQPHardError::INTERNALERROR);
             suspects.ended(&suspects.watch(), &error, QUICKLY);
             suspects.is_hurried()
-        });
-        assert_eq!(hurried.count(), HURRIED as usize);
+        };
+        // The first sessions are not careful yet.
+        let hurried: Vec<bool> = (0..1_000).map(ended).skip(FRUITLESS as usize).collect();
+        let pauses = hurried.split(|is_hurried| !is_hurried);
+        let between: Vec<_> = pauses.map(<[bool]>::len).collect();
+        let (last, whole) = between.split_last().unwrap();
+        assert!(whole.len() > 5 && *last <= HURRIED as usize, "{between:?}");
+        assert!(whole.iter().all(|n| *n == HURRIED as usize), "{between:?}");
     }
 
     #[test]
