@@ -256,6 +256,7 @@ pub async fn run(
             pool: pool.clone(),
             room: settings.dead_letters,
             stop: stop.clone(),
+            unacked: TaskTracker::new(),
         };
         let queues_pool = pool.clone();
         let writer = Writer {
@@ -286,6 +287,8 @@ pub async fn run(
                 }
             }),
         );
+        keeper.unacked.close();
+        keeper.unacked.wait().await;
     };
     let mut publishing = Box::pin(publishing);
     tokio::select! {

@@ -134,6 +134,17 @@ impl Broker {
     }
 }
 
+/// Takes one message without an ack: the broker forgets it before it delivers it. So the broker
+/// doesn't fail at it again.
+///
+/// # Errors
+/// If the connection is gone, or the broker fails at the message.
+pub async fn take_without_ack(channel: &Channel, queue: &str) -> lapin::Result<Option<Delivery>> {
+    let options = BasicGetOptions { no_ack: true };
+    let got = channel.basic_get(queue.into(), options).await?;
+    Ok(got.map(|got| got.delivery))
+}
+
 /// How long a queue is, not counting unacked messages, and how many consumers it has.
 #[derive(Debug, Clone, Copy)]
 pub struct Depth {
@@ -190,23 +201,20 @@ impl Session {
     }
 
     /// Whether the broker has failed several times at a message that it can't deliver. A caller that
-    /// may lose a message then takes one without an ack.
+    /// may lose a message then takes one without an ack ([`take_without_ack`]).
     #[must_use]
     pub fn takes_unseen(&self) -> bool {
         self.watch.takes_unseen()
     }
 
-    /// Takes one message without an ack: the broker forgets it before it delivers it. So the broker
-    /// doesn't fail at it again.
+    /// A channel for [`take_without_ack`].
     ///
     /// # Errors
-    /// If the connection is gone, or the broker fails at the message.
-    pub async fn take_without_ack(&self, queue: &str) -> lapin::Result<Option<Delivery>> {
+    /// If the connection is gone.
+    pub async fn channel_without_acks(&self) -> lapin::Result<Channel> {
         let channel = self.consume.create_channel().await?;
         self.watch.takes();
-        let options = BasicGetOptions { no_ack: true };
-        let got = channel.basic_get(queue.into(), options).await?;
-        Ok(got.map(|got| got.delivery))
+        Ok(channel)
     }
 
     /// A channel for bindings and for questions about queues. It is on the consuming

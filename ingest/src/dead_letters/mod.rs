@@ -19,18 +19,21 @@ pub mod query;
 pub mod store;
 pub mod tickets;
 
+use std::slice;
+
 use anyhow::Context;
 use deadpool_postgres::Pool;
 use futures_util::StreamExt;
 use lapin::Channel;
 use lapin::message::Delivery;
 use lapin::options::BasicAckOptions;
-use shared::amqp::Session;
+use shared::amqp::{Session, take_without_ack};
 use shared::clock;
 use shared::job::Job;
 use shared::publish::{Unconfirmed, publish_all};
 use shared::supervise::until_done;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
 use crate::metrics::metrics;
@@ -45,6 +48,7 @@ const AT_ONCE: u16 = 4;
 const NEXT_CHANCE: time::Duration = time::Duration::HOUR;
 
 /// Takes messages from a queue into the table.
+#[derive(Debug, Clone)]
 pub struct Keeper {
     /// Connections to PostgreSQL.
     pub pool: Pool,
@@ -52,6 +56,9 @@ pub struct Keeper {
     pub room: Room,
     /// Cancelled when no more messages are to be taken.
     pub stop: CancellationToken,
+    /// Tasks that write messages which were taken without an ack. A session that ends doesn't end
+    /// them: RabbitMQ doesn't have their messages any more. The process waits for them.
+    pub unacked: TaskTracker,
 }
 
 impl Keeper {
@@ -62,7 +69,7 @@ impl Keeper {
     pub async fn keep(&self, session: &Session, origin: Origin) -> anyhow::Result<()> {
         let publishing = session.publishing_channel().await?;
         if session.takes_unseen() {
-            self.take_without_ack(session, &publishing, origin).await?;
+            self.take_without_ack(session, origin).await?;
         }
         // The channel is kept as long as its consumer.
         let (_consuming, consumer) = session.consumer(origin.queue(), AT_ONCE).await?;
@@ -88,30 +95,48 @@ impl Keeper {
     }
 
     /// Takes one message that RabbitMQ may be unable to deliver. The parking queue has no delivery
-    /// limit, so such a message would keep all dead letters waiting for ever.
-    async fn take_without_ack(
-        &self,
-        session: &Session,
-        publishing: &Channel,
-        origin: Origin,
-    ) -> anyhow::Result<()> {
+    /// limit, so such a message would keep all dead letters waiting for ever. If RabbitMQ does deliver
+    /// it, it is written even if this future is dropped meanwhile.
+    ///
+    /// # Errors
+    /// If RabbitMQ fails again.
+    pub async fn take_without_ack(&self, session: &Session, origin: Origin) -> anyhow::Result<()> {
         let queue = origin.queue();
         error!(
             queue,
             "RabbitMQ fails whenever it delivers the next dead letter; taking it without an ack, \
              so it is lost if RabbitMQ fails again"
         );
-        let Some(message) = session.take_without_ack(queue).await? else {
-            return Ok(());
+        let publishing = session.publishing_channel().await?;
+        let consuming = session.channel_without_acks().await?;
+        let keeper = self.clone();
+        let taking = self.unacked.spawn(async move {
+            let taken = take_without_ack(&consuming, queue).await?;
+            if let Some(message) = taken {
+                keeper.keep_unacked(&message, &publishing, origin).await;
+            }
+            anyhow::Ok(())
+        });
+        taking.await?
+    }
+
+    /// Writes a message that RabbitMQ has forgotten.
+    async fn keep_unacked(&self, message: &Delivery, publishing: &Channel, origin: Origin) {
+        let letters = match once_more(publishing, slice::from_ref(message), origin).await {
+            Ok(letters) => letters,
+            // It may have been published after all. Ingest recognises an event that comes twice.
+            Err(_) => Letter::from_message(message, origin).one_per_job(),
         };
-        let letters = once_more(publishing, &[message], origin).await?;
         if self.write(&letters).await.is_none() {
-            error!(
-                queue,
-                "a dead letter is lost: the process stopped before it was written"
-            );
+            for letter in letters {
+                error!(
+                    queue = origin.queue(),
+                    routing_key = letter.routing_key,
+                    message_id = letter.message_id,
+                    "a dead letter is lost: the process stopped before it was written"
+                );
+            }
         }
-        Ok(())
     }
 
     /// Writes a batch, again and again until PostgreSQL takes it; `None` if stopped before.
