@@ -30,7 +30,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement};
 use uuid::Uuid;
 
-use crate::decode::Event;
+use crate::decode::{Event, TokenHash};
 
 /// How far from midnight batches take turns: more than clocks are apart, and
 /// more than a statement may take.
@@ -112,10 +112,12 @@ pub enum Accepted {
     New(HashSet<EventUid>),
     /// Nothing was written: webhooks or event types have changed since the batch was matched.
     Outdated,
+    /// Nothing was written: these tokens aren't valid any more.
+    Revoked(Vec<TokenHash>),
 }
 
 /// Writes a batch whose uids are all of the moment `now`; only if `only_if` still is
-/// PostgreSQL's latest revision.
+/// PostgreSQL's latest revision, and the tokens that are [presumed](Event::presumed) to be valid are.
 ///
 /// `again`: an earlier try of this very batch failed. It may have committed all
 /// the same, when only the answer was lost. Then its events are known by now, by
@@ -230,7 +232,8 @@ async fn accept_events(
     }
     // To the millisecond, as it is in the deliveries' ids and their jobs.
     let due_at = now.truncate_to_millisecond();
-    let parameters: [&(dyn ToSql + Sync); 16] = [
+    let tokens: BTreeSet<_> = batch.iter().filter_map(|e| e.event.presumed).collect();
+    let parameters: [&(dyn ToSql + Sync); 17] = [
         column!(batch, e => e.uid),
         column!(batch, e => e.event.tenant.as_str()),
         column!(batch, e => e.id.as_str()),
@@ -247,23 +250,29 @@ async fn accept_events(
         &due_at,
         &only_if,
         column!(batch, e => e.event.over_http),
+        column!(tokens, hash => hash.as_slice()),
     ];
     let mut rows = client.query(statement, &parameters).await?;
-    if rows
-        .iter()
-        .any(|row| row.get::<_, Option<&str>>(1) == Some("detached"))
-    {
+    if refused(&rows, "detached").next().is_some() {
         let of_any_day = statement::of_any_day(now.date());
         rows = client.query(&of_any_day, &parameters).await?;
     }
     // The statement writes events or says why it didn't, so one row tells.
-    if rows
-        .iter()
-        .any(|row| row.get::<_, Option<&str>>(1) == Some("revision"))
-    {
+    let revoked = refused(&rows, "token").filter_map(|row| row.get::<_, &[u8]>(2).try_into().ok());
+    let revoked: Vec<_> = revoked.collect();
+    if !revoked.is_empty() {
+        return Ok(Accepted::Revoked(revoked));
+    }
+    if refused(&rows, "revision").next().is_some() {
         return Ok(Accepted::Outdated);
     }
     Ok(Accepted::New(rows.iter().map(|row| row.get(0)).collect()))
+}
+
+/// The rows that say that nothing was written for this reason.
+fn refused<'a>(rows: &'a [Row], reason: &str) -> impl Iterator<Item = &'a Row> {
+    let is_it = move |row: &&Row| row.get::<_, Option<&str>>(1) == Some(reason);
+    rows.iter().filter(is_it)
 }
 
 /// As the table has it; of most events nothing.

@@ -12,6 +12,9 @@
 //! committed before the events of the batch were published. No event is refused before the
 //! cache was refreshed.
 //!
+//! The same statement has another condition: the tokens with which events came over HTTP are
+//! still valid. Events whose token isn't are refused, and the rest of the batch is written.
+//!
 //! A try of writing that fails may have been committed all the same. As long as the batch
 //! isn't matched anew, its events are recognised by their uids, and the batch goes on. After
 //! it was matched anew, nobody can say which deliveries were written. Then events that are
@@ -42,7 +45,7 @@ use tracing::warn;
 
 use crate::accept::conflicts::conflicts;
 use crate::accept::{self, Accepted, Matched};
-use crate::decode::{self, Event, Rejected};
+use crate::decode::{self, Event, Rejected, TokenHash};
 use crate::event_types::EventTypes;
 use crate::look_ahead::{BATCH_JOBS, Came, LookAhead, Taken};
 use crate::metrics::metrics;
@@ -292,6 +295,16 @@ enum Part {
     Unstorable(String),
 }
 
+/// What came of one try to write a part.
+enum Tried {
+    /// It is written, with late copies of jobs, of events that were known.
+    Written(Vec<Job>),
+    /// Nothing was written: the cache is older than PostgreSQL.
+    Outdated,
+    /// Nothing was written: these tokens aren't valid any more.
+    Revoked(Vec<TokenHash>),
+}
+
 /// Writes what is new, however long that takes. `None`: told to stop.
 async fn write_part(
     writer: &Writer,
@@ -310,12 +323,16 @@ async fn write_part(
             () = time_is_up(writer) => return None,
         };
         let error = match tried {
-            Ok(Some(copies)) => {
+            Ok(Tried::Written(copies)) => {
                 writer.ahead.postgres_is_away(false);
                 return Some(Part::Written(copies));
             }
-            // Nothing was written.
-            Ok(None) => {
+            // An earlier try may have written them. Then the sweeper sees to their deliveries.
+            Ok(Tried::Revoked(tokens)) => {
+                refuse_revoked(part, &tokens);
+                continue;
+            }
+            Ok(Tried::Outdated) => {
                 for one in part.iter_mut() {
                     one.set_sent(before != Before::Nothing);
                 }
@@ -362,6 +379,16 @@ async fn write_part(
     }
 }
 
+/// Refuses events that came with one of these tokens.
+fn refuse_revoked(part: &mut [Begun], tokens: &[TokenHash]) {
+    for one in part {
+        let presumed = one.is.as_ref().ok().and_then(|event| event.event.presumed);
+        if presumed.is_some_and(|token| tokens.contains(&token)) {
+            one.is = Err(Rejected::Revoked);
+        }
+    }
+}
+
 /// The same events with other deliveries.
 async fn match_anew(writer: &Writer, part: &mut [Begun]) {
     for one in part {
@@ -377,22 +404,24 @@ async fn time_is_up(writer: &Writer) {
     tokio::time::sleep(LAST_TRY).await;
 }
 
-/// Writes what is new; answers late copies, or nothing if the cache is older than PostgreSQL.
+/// Writes what is new, once.
 async fn try_part(
     writer: &Writer,
     part: &mut [Begun],
     now: OffsetDateTime,
     only_if: Option<i64>,
     before: Before,
-) -> anyhow::Result<Option<Vec<Job>>> {
+) -> anyhow::Result<Tried> {
     let matched: Vec<&Matched> = part.iter().filter_map(|one| one.is.as_ref().ok()).collect();
     if matched.is_empty() {
-        return Ok(Some(Vec::new()));
+        return Ok(Tried::Written(Vec::new()));
     }
     let again = before == Before::Perhaps;
     let accepted = accept::accept(&writer.accepting, now, &matched, only_if, again).await?;
-    let Accepted::New(new) = accepted else {
-        return Ok(None);
+    let new = match accepted {
+        Accepted::New(new) => new,
+        Accepted::Outdated => return Ok(Tried::Outdated),
+        Accepted::Revoked(tokens) => return Ok(Tried::Revoked(tokens)),
     };
     for one in part.iter_mut() {
         let Ok(event) = &one.is else { continue };
@@ -430,7 +459,7 @@ async fn try_part(
     // One event may be there many times.
     let interrupted: BTreeSet<_> = interrupted.collect();
     if interrupted.is_empty() {
-        return Ok(Some(Vec::new()));
+        return Ok(Tried::Written(Vec::new()));
     }
     // If this fails, the batch is written all the same.
     let untried = until_done(
@@ -438,7 +467,7 @@ async fn try_part(
         "untried jobs of known events could not be looked up",
         || accept::untried_jobs(&writer.pool, now, &interrupted),
     );
-    Ok(Some(untried.await.context("told to stop")?))
+    Ok(Tried::Written(untried.await.context("told to stop")?))
 }
 
 /// Refuses events that were known by their id, but aren't what was accepted with it.

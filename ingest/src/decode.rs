@@ -57,7 +57,13 @@ pub struct Event {
     pub over_http: bool,
     /// The trace that the producer has begun.
     pub trace: Option<TraceContext>,
+    /// It came over HTTP with this token, which was valid within the last minute. It may be
+    /// accepted only if the token still is.
+    pub presumed: Option<TokenHash>,
 }
+
+/// The SHA-256 of an API token.
+pub type TokenHash = [u8; 32];
 
 /// Why a message isn't an event. Each has a short name for the metric.
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +123,9 @@ pub enum Rejected {
     /// PostgreSQL can't store a value in it.
     #[error("it cannot be stored: {0}")]
     Unstorable(String),
+    /// The token that it came with isn't valid any more.
+    #[error("its token was revoked or has expired")]
+    Revoked,
     /// It doesn't conform to the tenant's catalogue.
     #[error(transparent)]
     Unfit(#[from] Unfit),
@@ -154,6 +163,7 @@ impl Rejected {
             Self::ContentType(_) => "content_type",
             Self::Conflict { .. } => "conflict",
             Self::Unstorable(_) => "unstorable",
+            Self::Revoked => "revoked",
             Self::Unfit(Unfit::UnknownType(..)) => "unknown_type",
             Self::Unfit(Unfit::Schema(..)) => "schema",
             Self::Unfit(Unfit::TooCostly(..)) => "too_costly",
@@ -249,6 +259,7 @@ pub(crate) fn read(
             .as_ref()
             .is_some_and(|headers| headers.contains_key(HTTP_HEADER)),
         trace: TraceContext::of_headers(properties.headers().as_ref()),
+        presumed: None,
     })
 }
 

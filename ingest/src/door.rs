@@ -20,11 +20,14 @@
 //!   interrupted event, and until it is confirmed. A lane that finds it known publishes late
 //!   copies of its jobs, as for an event that RabbitMQ delivers again.
 //! - No event is refused before the cache of webhooks and event types was refreshed.
+//! - An event whose token is only [presumed](Event::presumed) to be valid is written by a statement
+//!   that looks the token up, or published after the token was looked up.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Map, Value};
 use shared::ids::Tenant;
@@ -43,7 +46,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::cpu::Busy;
-use crate::decode::{Event, Rejected};
+use crate::decode::{Event, Rejected, TokenHash};
 use crate::event_types::EventTypes;
 use crate::http_event::{Answer, Owner, Progress, Waiting};
 use crate::look_ahead::LookAhead;
@@ -62,6 +65,12 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a request waits for the broker's confirm.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Says whether API tokens are valid.
+pub trait Tokens: Send + Sync {
+    /// Whether the token with this hash is valid now.
+    fn is_valid(&self, token: TokenHash) -> BoxFuture<'_, anyhow::Result<bool>>;
+}
+
 /// See the module's text.
 pub struct Door {
     /// Where events wait for their turns.
@@ -74,6 +83,8 @@ pub struct Door {
     pub subscriptions: Arc<Subscriptions>,
     /// The same of its types.
     pub event_types: Arc<EventTypes>,
+    /// Looks tokens up.
+    pub tokens: Arc<dyn Tokens>,
     /// What was given up without an answer, until it is published.
     pub given_up: TaskTracker,
     /// Publish once more, and not again.
@@ -138,6 +149,16 @@ impl Door {
 
     /// Publishes to `posthorn.events`.
     async fn by_exchange(&self, event: &Event, is_sent: bool) -> Answer {
+        if let Some(token) = event.presumed {
+            match self.tokens.is_valid(token).await {
+                Ok(true) => {}
+                Ok(false) => return Answer::Refused(Rejected::Revoked),
+                Err(error) => {
+                    let why = format!("the token can't be looked up: {error:#}");
+                    return Answer::Unconfirmed(why);
+                }
+            }
+        }
         // What may be written isn't refused any more.
         if !is_sent && let Some(answer) = self.refusal(event).await {
             return answer;
@@ -368,6 +389,7 @@ mod tests {
             })),
             over_http: true,
             trace: None,
+            presumed: None,
         };
         let message = message(&event, true).unwrap();
         let (key, properties) = (message.routing_key.to_string(), message.properties);

@@ -125,12 +125,17 @@ pub async fn run(
     let most_jobs = if settings.job_bundles { MOST_JOBS } else { 1 };
     let (publisher, mut publications) = Publisher::new(shards);
     let ahead = Arc::<LookAhead>::default();
+    let tokens = Arc::new(TokenLookup::new(postgres::pool(
+        &planned_once,
+        TOKEN_CONNECTIONS,
+    )?));
     let door = Arc::new(Door {
         ahead: ahead.clone(),
         publisher: publisher.clone(),
         feed: feed.clone(),
         subscriptions: subscriptions.clone(),
         event_types: event_types.clone(),
+        tokens: tokens.clone(),
         given_up: TaskTracker::new(),
         stop: stop.clone(),
         room: Room::default(),
@@ -148,10 +153,7 @@ pub async fn run(
         let reading = config.clone().reading_pages();
         let state = api::state::Api {
             pool: postgres::pool(&reading, API_CONNECTIONS)?,
-            tokens: Arc::new(TokenLookup::new(postgres::pool(
-                &planned_once,
-                TOKEN_CONNECTIONS,
-            )?)),
+            tokens,
             permits: Arc::new(TenantPermits::new(api::access::auth::OF_A_TENANT)),
             streams: Arc::new(TenantPermits::new(api::listeners::STREAMS_OF_A_TENANT)),
             changes: Arc::default(),

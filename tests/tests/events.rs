@@ -308,6 +308,7 @@ async fn an_event_that_was_accepted_after_midnight_is_not_accepted_again_for_the
             attributes: None,
             over_http: false,
             trace: None,
+            presumed: None,
         };
         let matched = Matched {
             uid: EventUid::at(at),
@@ -318,7 +319,7 @@ async fn an_event_that_was_accepted_after_midnight_is_not_accepted_again_for_the
         };
         match accept(&pool, at, &[&matched], None, false).await.unwrap() {
             Accepted::New(new) => new.len(),
-            Accepted::Outdated => panic!("the catalogue's revision is no condition here"),
+            other => panic!("there are no conditions here: {other:?}"),
         }
     };
     let midnight = OffsetDateTime::now_utc().replace_time(Time::MIDNIGHT);

@@ -51,11 +51,17 @@ pub(super) fn of_any_day(day: Date) -> String {
 // the millisecond in the delivery's id.
 //
 // Its snapshot is taken when it begins. So if it has the expected
-// revision, the batch was matched with everything that was committed before.
+// revision, the batch was matched with everything that was committed before, and a token
+// that was revoked before isn't valid in it.
 fn statement(events: &str, deliveries: &str, detached: &str, known: &str) -> String {
     format!(
         "-- accept_events
-WITH detached AS MATERIALIZED ({detached}), accepted AS (
+WITH detached AS MATERIALIZED ({detached}), revoked AS MATERIALIZED (
+    SELECT p.hash FROM unnest($17::bytea[]) AS p (hash)
+    WHERE (SELECT t.id FROM tokens t
+           WHERE t.hash = p.hash AND t.revoked_at IS NULL
+             AND (t.expires_at IS NULL OR t.expires_at > statement_timestamp())) IS NULL
+), accepted AS (
     INSERT INTO {events} (uid, tenant, id, type, occurred_at, data, attributes, matched,
                           too_costly, over_http)
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[],
@@ -63,6 +69,7 @@ WITH detached AS MATERIALIZED ({detached}), accepted AS (
     AS e (uid, tenant, id, type, occurred_at, data, attributes, matched, too_costly, over_http)
     WHERE (SELECT revision = coalesce($15::int8, revision) FROM catalogue)
       AND NOT EXISTS (SELECT FROM detached)
+      AND NOT EXISTS (SELECT FROM revoked)
       AND ({known}) IS NULL
     ON CONFLICT DO NOTHING
     RETURNING uid
@@ -73,8 +80,9 @@ WITH detached AS MATERIALIZED ({detached}), accepted AS (
     AS d (id, event_uid, webhook_id, event_type)
     WHERE (d.event_uid IN (SELECT uid FROM accepted)) IS TRUE
 )
-SELECT uid, NULL::text AS refused FROM accepted
-UNION ALL SELECT NULL, 'revision' FROM catalogue WHERE revision <> $15
-UNION ALL SELECT NULL, 'detached' FROM detached"
+SELECT uid, NULL::text AS refused, NULL::bytea AS hash FROM accepted
+UNION ALL SELECT NULL, 'revision', NULL FROM catalogue WHERE revision <> $15
+UNION ALL SELECT NULL, 'detached', NULL FROM detached
+UNION ALL SELECT NULL, 'token', hash FROM revoked"
     )
 }

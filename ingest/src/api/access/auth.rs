@@ -5,6 +5,9 @@
 //! body, so a caller without the role is refused early. A global token names its
 //! tenant in `X-Tenant-ID`.
 //!
+//! [`Presumed`] is for the publishing of one event, whose token PostgreSQL looks up together with
+//! accepting the event.
+//!
 //! Two limits keep one tenant's requests from delaying others': tokens are looked
 //! up on PostgreSQL connections of their own, and a tenant has at most
 //! [`OF_A_TENANT`] requests at a time that use PostgreSQL.
@@ -29,6 +32,7 @@ use crate::api::http::held_bodies::HeldBody;
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::no_text;
 use crate::api::state::{Api, Shared};
+use crate::decode::TokenHash;
 use crate::invalid::{Gathered, Invalid, Invalids, NotFound};
 use crate::tenant_permits::{MAX_WAITING, NoPermit};
 use crate::webhooks::form::{CheckedWebhook, WebhookForm};
@@ -59,6 +63,13 @@ pub type Reading = Acting<{ Role::Viewer as u8 }>;
 pub type Managing = Acting<{ Role::Manager as u8 }>;
 /// A caller who may publish the tenant's events, which needs no connection to PostgreSQL.
 pub type Publishing = Acting<{ Role::Manager as u8 }, false>;
+
+/// A caller who may publish the tenant's events if its token still is what it was a moment ago.
+pub struct Presumed {
+    pub tenant: Tenant,
+    /// The token that is to be looked up still.
+    pub token: Option<TokenHash>,
+}
 
 /// As [`Reading`], but a caller with an owner is let in, too. If the path has the id of a
 /// webhook or a delivery, that is the owner's.
@@ -132,6 +143,63 @@ impl<const ROLE: u8, const USES_POSTGRES: bool, const OWN: bool> FromRequestPart
             permit,
             actor,
         })
+    }
+}
+
+impl FromRequestParts<Shared> for Presumed {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self> {
+        if let Some(presumed) = presume(&parts.headers, api) {
+            hold_body_for(parts, &presumed.tenant);
+            return Ok(presumed);
+        }
+        let publishing = Publishing::from_request_parts(parts, api).await?;
+        Ok(Self {
+            tenant: publishing.tenant,
+            token: None,
+        })
+    }
+}
+
+/// `None`: the token isn't remembered as one of a tenant that may publish its events, so it is to be
+/// looked up.
+fn presume(headers: &HeaderMap, api: &Api) -> Option<Presumed> {
+    let token = hash(bearer(headers)?);
+    let caller = Caller::from(api.tokens.presumed(&token)?);
+    caller.must_be(Role::Manager as u8).ok()?;
+    let named = named_tenant(headers).ok()?;
+    let tenant = caller.tenant.filter(|_| caller.owner.is_none())?;
+    if named.is_some_and(|named| named != tenant) {
+        return None;
+    }
+    if let Some(rates) = &api.rates {
+        rates.know(token, Instant::now());
+    }
+    Some(Presumed {
+        tenant,
+        token: Some(token),
+    })
+}
+
+impl Presumed {
+    /// Looks the token up, so that it isn't presumed any more.
+    ///
+    /// # Errors
+    /// 401.
+    pub async fn confirm(&mut self, api: &Api) -> Result<()> {
+        if let Some(token) = self.token.take() {
+            tokens::find(&token, &api.tokens).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the token is known not to be valid any more.
+    pub async fn is_revoked(&self, api: &Api) -> bool {
+        match &self.token {
+            Some(token) => matches!(api.tokens.find(token).await, Ok(None)),
+            None => false,
+        }
     }
 }
 

@@ -3,23 +3,33 @@
 //! At rest a request asks PostgreSQL itself, at once. While as many questions are under way
 //! as there are connections, those that come wait, and the next question is for all of
 //! them. So a thousand requests are a few questions, and a token that was revoked is none
-//! from the next request on: nothing is remembered.
+//! from the next request on.
+//!
+//! A token that was found valid is remembered for a minute, for the publishing of events alone: the
+//! statement that accepts an event looks its token up anyhow, so it needn't be asked about before
+//! ([`TokenLookup::presumed`]).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use deadpool_postgres::Pool;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use shared::ids::{Owner, Tenant, TokenId};
 use tokio::sync::oneshot;
 
 use crate::api::access::role::Role;
+use crate::decode::TokenHash;
+use crate::door::Tokens;
 
 /// The most tokens in one question.
 const AT_ONCE: usize = 256;
-
-/// A token's SHA-256.
-type Hash = [u8; 32];
+/// The most tokens that are remembered.
+const REMEMBERED: usize = 10_000;
+/// How long a token is remembered. Its use is noticed once in that time, so not for longer.
+const MEMORY: Duration = Duration::from_secs(60);
 
 /// A token that is valid.
 #[derive(Debug, Clone)]
@@ -53,7 +63,9 @@ struct Lookup {
 struct State {
     /// Questions under way.
     asking: usize,
-    waiting: VecDeque<(Hash, oneshot::Sender<Answer>)>,
+    waiting: VecDeque<(TokenHash, oneshot::Sender<Answer>)>,
+    /// Tokens that were found valid, and when.
+    valid: HashMap<TokenHash, (ValidToken, Instant)>,
 }
 
 /// What somebody gets who waited.
@@ -84,11 +96,26 @@ impl TokenLookup {
         &self.0.pool
     }
 
+    /// The token with this hash, if it was valid within the last minute. Whoever uses this must
+    /// have PostgreSQL look it up before anything comes of it.
+    #[must_use]
+    pub fn presumed(&self, hash: &TokenHash) -> Option<ValidToken> {
+        let state = self.0.state();
+        let (token, at) = state.valid.get(hash)?;
+        (at.elapsed() < MEMORY).then(|| token.clone())
+    }
+
     /// The token with this hash.
     ///
     /// # Errors
     /// If PostgreSQL fails.
-    pub async fn find(&self, hash: &Hash) -> anyhow::Result<Option<ValidToken>> {
+    pub async fn find(&self, hash: &TokenHash) -> anyhow::Result<Option<ValidToken>> {
+        let found = self.look_up(hash).await?;
+        self.0.state().remember(hash, found.clone(), Instant::now());
+        Ok(found)
+    }
+
+    async fn look_up(&self, hash: &TokenHash) -> anyhow::Result<Option<ValidToken>> {
         let asking = match self.begin_or_wait(hash) {
             Ok(asking) => asking,
             Err(answer) => match answer.await.context("nobody asked for the token")? {
@@ -102,7 +129,7 @@ impl TokenLookup {
         answered
     }
 
-    fn begin_or_wait(&self, hash: &Hash) -> Result<Asking, oneshot::Receiver<Answer>> {
+    fn begin_or_wait(&self, hash: &TokenHash) -> Result<Asking, oneshot::Receiver<Answer>> {
         let mut state = self.0.state();
         if state.asking < self.0.questions {
             state.asking += 1;
@@ -114,9 +141,32 @@ impl TokenLookup {
     }
 }
 
+impl Tokens for TokenLookup {
+    fn is_valid(&self, token: TokenHash) -> BoxFuture<'_, anyhow::Result<bool>> {
+        async move { Ok(self.find(&token).await?.is_some()) }.boxed()
+    }
+}
+
+impl State {
+    /// What became of a question. If too many are remembered, this one isn't.
+    fn remember(&mut self, hash: &TokenHash, found: Option<ValidToken>, now: Instant) {
+        if self.valid.len() >= REMEMBERED {
+            self.valid.retain(|_, (_, at)| now - *at < MEMORY);
+        }
+        match found {
+            Some(token) if self.valid.len() < REMEMBERED => {
+                self.valid.insert(*hash, (token, now));
+            }
+            _ => {
+                self.valid.remove(hash);
+            }
+        }
+    }
+}
+
 impl Lookup {
     /// Asks for it and for those that wait.
-    async fn ask(&self, hash: &Hash) -> anyhow::Result<Option<ValidToken>> {
+    async fn ask(&self, hash: &TokenHash) -> anyhow::Result<Option<ValidToken>> {
         let waiting: Vec<_> = {
             let waiting = &mut self.state().waiting;
             let count = waiting.len().min(AT_ONCE);
@@ -138,7 +188,7 @@ impl Lookup {
         }
     }
 
-    async fn query(&self, hashes: &[Hash]) -> anyhow::Result<HashMap<Hash, ValidToken>> {
+    async fn query(&self, hashes: &[TokenHash]) -> anyhow::Result<HashMap<TokenHash, ValidToken>> {
         let client = self.pool.get().await?;
         let statement = client
             .prepare_cached(

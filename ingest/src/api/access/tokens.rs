@@ -15,7 +15,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::actor::{Actor, begin};
 use crate::api::access::role::{Caller, Role};
-use crate::api::access::token_lookup::TokenLookup;
+use crate::api::access::token_lookup::{TokenLookup, ValidToken};
 use crate::api::http::problem::{Problem, Result};
 
 const PREFIX: &str = "pht_";
@@ -41,12 +41,18 @@ pub async fn find(hash: &[u8; 32], tokens: &TokenLookup) -> Result<Caller> {
     if found.is_unnoticed {
         notice_use(&tokens.pool().get().await?, found.id).await?;
     }
-    Ok(Caller {
-        tenant: found.tenant,
-        role: found.role,
-        owner: found.owner,
-        actor: Actor::token(&found.prefix),
-    })
+    Ok(found.into())
+}
+
+impl From<ValidToken> for Caller {
+    fn from(token: ValidToken) -> Self {
+        Self {
+            tenant: token.tenant,
+            role: token.role,
+            owner: token.owner,
+            actor: Actor::token(&token.prefix),
+        }
+    }
 }
 
 /// At most once a minute and token, however many requests and replicas.

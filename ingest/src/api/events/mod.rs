@@ -30,7 +30,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::api::access::auth::{Publishing, permit};
+use crate::api::access::auth::{Presumed, Publishing, permit};
 use crate::api::events::dry_run::{EventDryRun, dry_run};
 use crate::api::events::incoming::Incoming;
 pub use crate::api::events::new_event::NewEvent;
@@ -114,14 +114,29 @@ pub struct PublishedEvent {
     ),
 )]
 pub async fn publish(
-    acting: Publishing,
+    mut caller: Presumed,
     State(api): State<Shared>,
-    Parameters(how): Parameters<dry_run::Publishing>,
+    how: Result<Parameters<dry_run::Publishing>>,
     headers: HeaderMap,
-    incoming: Incoming,
+    incoming: Result<Incoming>,
 ) -> Result<Response> {
+    let published = publish_as(&mut caller, &api, how, trace(&headers), incoming).await;
+    // The token of what was published was looked up. Others' wasn't, or that failed.
+    if published.is_err() && caller.is_revoked(&api).await {
+        return Err(Problem::unauthorized());
+    }
+    published
+}
+
+async fn publish_as(
+    caller: &mut Presumed,
+    api: &Api,
+    how: Result<Parameters<dry_run::Publishing>>,
+    trace: Option<TraceContext>,
+    incoming: Result<Incoming>,
+) -> Result<Response> {
+    let (Parameters(how), incoming) = (how?, incoming?);
     let is_dry = how.dry_run == Some(true);
-    let trace = trace(&headers);
     let new = match incoming {
         Incoming::One(new) => new,
         Incoming::Batch(_) if is_dry => {
@@ -131,17 +146,20 @@ pub async fn publish(
             ));
         }
         Incoming::Batch(events) => {
-            let result = publish_all(&api, &acting.tenant, trace, events).await?;
+            caller.confirm(api).await?;
+            let result = publish_all(api, &caller.tenant, trace, events).await?;
             return Ok((StatusCode::ACCEPTED, Json(result)).into_response());
         }
     };
-    let mut event = new.check(&acting.tenant)?;
+    let mut event = new.check(&caller.tenant)?;
     if is_dry {
-        let _permit = permit(&acting.tenant, &api).await?;
-        let answer = dry_run(&api, &acting.tenant, &event).await?;
+        caller.confirm(api).await?;
+        let _permit = permit(&caller.tenant, api).await?;
+        let answer = dry_run(api, &caller.tenant, &event).await?;
         return Ok(Json(answer).into_response());
     }
     event.trace = trace;
+    event.presumed = caller.token;
     match publish_one(&api.door, event).await? {
         (id, event_type, Ok(matched)) => {
             let published = PublishedEvent {

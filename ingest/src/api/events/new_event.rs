@@ -158,6 +158,7 @@ impl NewEvent {
             attributes: self.attributes,
             over_http: true,
             trace: None,
+            presumed: None,
         });
         Ok(wrong.finish_with(event)?)
     }
@@ -172,6 +173,7 @@ pub(super) fn refused(reason: Rejected) -> Problem {
         }
         Rejected::Conflict { .. } => Problem::conflict(reason.to_string()).of_field("id"),
         Rejected::Unfit(unfit) => Problem::field(unfit.field(), unfit.to_string()),
+        Rejected::Revoked => Problem::unauthorized(),
         other => Problem::field("data", other.to_string()),
     }
 }

@@ -25,6 +25,7 @@ fn waiting(tenant: &Tenant) -> Arc<Waiting> {
         attributes: None,
         over_http: true,
         trace: None,
+        presumed: None,
     };
     Waiting::new(Arc::new(event), Arc::new(Nobody), 0).0
 }
