@@ -19,11 +19,11 @@ use shared::publish::{Publications, Publisher};
 use shared::revisions::Feed;
 use shared::serve::serve;
 use shared::stats::OUTCOMES;
-use shared::supervise::{Readiness, Supervisor};
+use shared::supervise::{Readiness, Supervisor, on_a_worker};
 use shared::topology::jobs_queue;
 use shared::{descriptors, health, partitions, postgres, queues};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -231,7 +231,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         stop,
     };
 
-    let mut work = Work {
+    let work = Work {
         intake,
         sweeper,
         failure_watch,
@@ -246,9 +246,17 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         },
     };
     let broker = Broker::new(settings.common.amqp_url.clone(), NAME, shards);
-    let working = keep_session(&broker, "jobs", &ready, &grace_over, async |session| {
-        work.run(session).await
-    });
+    let work = Arc::new(Mutex::new(work));
+    let working = {
+        let (ready, grace_over) = (ready.clone(), grace_over.clone());
+        on_a_worker(async move {
+            keep_session(&broker, "jobs", &ready, &grace_over, |session| {
+                let work = work.clone();
+                async move { work.lock().await.run(&session).await }
+            })
+            .await;
+        })
+    };
     tokio::select! {
         () = working => {}
         Err(error) = workers.watch() => return Err(error),
@@ -335,8 +343,9 @@ async fn shards_to_take(session: &Session, shards: u16) -> anyhow::Result<Range<
         return Ok(0..shards);
     }
     let queues: Vec<_> = (0..shards).map(jobs_queue).collect();
+    let queues: Vec<_> = queues.iter().map(String::as_str).collect();
     let queue = session.one_with_messages(&queues).await?;
-    let found = queue.and_then(|queue| queues.iter().position(|one| one == queue));
+    let found = queue.and_then(|queue| queues.iter().position(|one| *one == queue));
     let shard = found.map_or_else(|| fastrand::u16(..shards), |shard| shard as u16);
     Ok(shard..shard + 1)
 }

@@ -130,8 +130,8 @@ impl LookAhead {
     ) -> anyhow::Result<()> {
         let mut incoming = SelectAll::new();
         if one_at_a_time {
-            let queues = OVERFLOW_QUEUES.into_iter().chain([INGEST_QUEUE]);
-            let queue = session.one_with_messages(queues).await?;
+            let queues = [&OVERFLOW_QUEUES[..], &[INGEST_QUEUE]].concat();
+            let queue = session.one_with_messages(&queues).await?;
             let queue = queue.unwrap_or(INGEST_QUEUE);
             incoming.push(self.consume(session, queue, 1, false).await?);
         } else {

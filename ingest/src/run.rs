@@ -20,10 +20,11 @@ use shared::processes::{self, Process};
 use shared::publish::Publisher;
 use shared::revisions::{Changes, Feed};
 use shared::serve::serve;
-use shared::supervise::{Readiness, Supervisor};
+use shared::supervise::{Readiness, Supervisor, on_a_worker};
 use shared::webhook::Subscription;
 use shared::{health, postgres, queues};
 use tokio::net::TcpListener;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -123,7 +124,7 @@ pub async fn run(
     });
     let shards = settings.common.shards;
     let most_jobs = if settings.job_bundles { MOST_JOBS } else { 1 };
-    let (publisher, mut publications) = Publisher::new(shards);
+    let (publisher, publications) = Publisher::new(shards);
     let ahead = Arc::<LookAhead>::default();
     let tokens = Arc::new(TokenLookup::new(postgres::pool(
         &planned_once,
@@ -242,14 +243,25 @@ pub async fn run(
     drop(publisher);
 
     let broker = Broker::new(settings.common.amqp_url.clone(), NAME, shards);
-    let publishing = keep_session(&broker, "publishing", &ready, &work_done, async |session| {
-        let channel = session.publishing_channel().await?;
-        tokio::select! {
-            // It may end only when no publisher is left.
-            ended = publications.serve(&channel) => ended,
-            () = work_done.cancelled() => Ok(()),
-        }
-    });
+    let publishing = {
+        let (broker, ready, work_done) = (broker.clone(), ready.clone(), work_done.clone());
+        let publications = Arc::new(Mutex::new(publications));
+        on_a_worker(async move {
+            keep_session(&broker, "publishing", &ready, &work_done, |session| {
+                let (publications, work_done) = (publications.clone(), work_done.clone());
+                async move {
+                    let mut publications = publications.lock().await;
+                    let channel = session.publishing_channel().await?;
+                    tokio::select! {
+                        // It may end only when no publisher is left.
+                        ended = publications.serve(&channel) => ended,
+                        () = work_done.cancelled() => Ok(()),
+                    }
+                }
+            })
+            .await;
+        })
+    };
     let working = async {
         if !has_intake {
             return stop.cancelled().await;
@@ -276,19 +288,28 @@ pub async fn run(
             shards,
             most_jobs,
         };
+        let events = {
+            let (broker, ready, stop) = (broker.clone(), ready.clone(), stop.clone());
+            on_a_worker(async move {
+                keep_session(&broker, "events", &ready, &stop, |session| {
+                    let intake = intake.clone();
+                    async move { take_events(&intake, &session, session.is_careful()).await }
+                })
+                .await;
+            })
+        };
         // Ingest counts as ready even while dead letters can't be taken.
         let unasked = Readiness::default();
-        tokio::join!(
-            keep_session(&broker, "events", &ready, &stop, async |session| {
-                take_events(&intake, session, session.is_careful()).await
-            }),
-            keep_session(&broker, "dead letters", &unasked, &stop, async |session| {
+        let dead_letters = keep_session(&broker, "dead letters", &unasked, &stop, |session| {
+            let (keeper, pool) = (keeper.clone(), queues_pool.clone());
+            async move {
                 tokio::select! {
-                    ended = take_dead_letters(&keeper, session) => ended,
-                    never = queues::keep_measured(&queues_pool, session, shards) => match never {},
+                    ended = take_dead_letters(&keeper, &session) => ended,
+                    never = queues::keep_measured(&pool, &session, shards) => match never {},
                 }
-            }),
-        );
+            }
+        });
+        tokio::join!(events, dead_letters);
         keeper.unacked.close();
         keeper.unacked.wait().await;
     };
@@ -313,8 +334,6 @@ pub async fn run(
     }
     work_done.cancel();
     publishing.await;
-    // Requests that still wait for a confirm get an answer: none will come.
-    drop(publications);
     services.stop().await;
     info!("stopped");
     Ok(())
@@ -325,7 +344,9 @@ async fn take_dead_letters(keeper: &Keeper, session: &Session) -> anyhow::Result
     if session.is_careful() {
         // One queue at a time; which one has the message to blame isn't known.
         let queues = [Origin::Unrouted, Origin::Parking];
-        let queue = session.one_with_messages(queues.map(Origin::queue)).await?;
+        let queue = session
+            .one_with_messages(&queues.map(Origin::queue))
+            .await?;
         let is_it = |origin: &Origin| queue == Some(origin.queue());
         let origin = queues.into_iter().find(is_it);
         return keeper

@@ -284,14 +284,14 @@ impl Session {
     ///
     /// # Errors
     /// If the connection is gone or a queue doesn't exist.
-    pub async fn one_with_messages<Q: AsRef<str>>(
+    pub async fn one_with_messages<'q>(
         &self,
-        queues: impl IntoIterator<Item = Q>,
-    ) -> lapin::Result<Option<Q>> {
+        queues: &[&'q str],
+    ) -> lapin::Result<Option<&'q str>> {
         let mut waiting = Vec::new();
         for queue in queues {
-            if self.waiting(queue.as_ref()).await? > 0 {
-                waiting.push(queue);
+            if self.waiting(queue).await? > 0 {
+                waiting.push(*queue);
             }
         }
         Ok(fastrand::choice(waiting))
@@ -350,15 +350,17 @@ async fn watch(connection: &Connection, blocked: &IntGauge) -> anyhow::Error {
 /// Runs `work` on a session, and on a new session after every loss, until `stop`.
 ///
 /// `work` gets the session and returns an error when it fails. `Ok` means that it
-/// was told to stop. `purpose` appears in the log.
-pub async fn keep_session<W>(
+/// was told to stop. It may be dropped at any await, and a session that is over is closed: don't
+/// keep it. `purpose` appears in the log.
+pub async fn keep_session<W, F>(
     broker: &Broker,
     purpose: &str,
     ready: &Readiness,
     stop: &CancellationToken,
     mut work: W,
 ) where
-    W: AsyncFnMut(&Session) -> anyhow::Result<()>,
+    W: FnMut(Arc<Session>) -> F,
+    F: Future<Output = anyhow::Result<()>>,
 {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     let mut suspects = Suspects::default();
@@ -372,6 +374,7 @@ pub async fn keep_session<W>(
         let error = match opened {
             Err(error) => error,
             Ok(session) => {
+                let session = Arc::new(session);
                 info!(
                     careful = watch.is_careful().then_some(true),
                     "connected to RabbitMQ for {purpose}"
@@ -385,7 +388,7 @@ pub async fn keep_session<W>(
                     tokio::time::sleep(CALM).await;
                 };
                 let ended = tokio::select! {
-                    ended = work(&session) => ended.map(|()| Ended::Stopped),
+                    ended = work(session.clone()) => ended.map(|()| Ended::Stopped),
                     lost = session.lost() => Err(lost),
                     () = calm => Ok(Ended::Calm),
                 };

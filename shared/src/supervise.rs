@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::clock;
 
@@ -185,6 +186,17 @@ impl Supervisor {
     pub async fn stop(mut self) {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// Runs a part of the process on a worker thread. The process's first thread isn't one: a task that
+/// wakes it, and is waited for by it, costs two switches between threads. Dropping what is returned
+/// ends the part.
+pub fn on_a_worker(part: impl Future<Output = ()> + Send + 'static) -> impl Future<Output = ()> {
+    let part = AbortOnDropHandle::new(tokio::spawn(part));
+    async move {
+        // A panic ends the process.
+        let _ = part.await;
     }
 }
 

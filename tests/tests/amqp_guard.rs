@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use shared::amqp::{Broker, Session, Unreadable, keep_session};
 use shared::supervise::Readiness;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Mutex;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -341,15 +342,16 @@ async fn a_message_that_ends_sessions_for_an_unknown_reason_is_parked_and_no_oth
     }
     let broker = Broker::new(world.amqp_url().into(), "test", 1);
     let (ready, stop) = (Readiness::with_sessions(1), CancellationToken::new());
-    let mut told = BTreeMap::new();
+    let told = Mutex::new(BTreeMap::new());
     // The sessions: one for the ten messages before it, two without progress, two
     // with one message at a time, and the one that sets the message aside. Their
     // pauses take 6 s together.
     let patience = Duration::from_secs(60);
     let keeping = keep_session(&broker, "a test", &ready, &stop, async |session| {
-        take(session, &mut told).await
+        take(&session, &mut *told.lock().await).await
     });
     tokio::time::timeout(patience, keeping).await.unwrap();
+    let told = told.into_inner();
     let aside: Vec<_> = told.iter().filter(|(_, aside)| **aside).collect();
     assert_eq!(aside, [(&POISON.to_owned(), &true)]);
     assert_eq!(told.len(), MESSAGES);
