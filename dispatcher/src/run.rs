@@ -158,6 +158,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         tickets: tickets.clone(),
         times: times.clone(),
         publisher: publisher.clone(),
+        concurrency: usize::from(settings.concurrency),
         grace_over: grace_over.clone(),
     });
     let (settlements, unsettled) = mpsc::channel(usize::from(settings.concurrency));

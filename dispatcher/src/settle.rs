@@ -1,7 +1,8 @@
 //! Records verdicts in batches, publishes the jobs that follow, and acks the old jobs.
 //!
 //! `deliver` sends [`Settlement`]s. A batch is whatever has arrived while the last batch was
-//! written. The order is the promise: first the rows are committed, then the delivery's next
+//! written, and if that is little, what arrives in the next [`GATHERING`]: writing one verdict takes
+//! about as much work of PostgreSQL and of this process as writing ten. The order is the promise: first the rows are committed, then the delivery's next
 //! job is published and confirmed by RabbitMQ, then the old job is acked. If the process dies
 //! between two of these, RabbitMQ delivers the old job again. Its delivery is then found
 //! settled, and the job that follows is published ([`crate::ticket`]). So no delivery is
@@ -20,7 +21,9 @@ use shared::job::{Job, Late};
 use shared::publish::{Outgoing, Publisher, Unconfirmed};
 use shared::receipts::Receipt;
 use shared::supervise::Backoff;
+use time::OffsetDateTime;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -39,6 +42,14 @@ pub mod stats;
 
 /// The most verdicts in one statement.
 const BATCH: usize = 512;
+/// How long few verdicts wait for others. It is less than what acks wait for each other, and much less
+/// than the shortest pause before a retry. If the process dies meanwhile, their attempts are repeated,
+/// as those of requests in flight are.
+const GATHERING: Duration = Duration::from_millis(20);
+/// So many verdicts wait for no others.
+const ENOUGH: usize = 64;
+/// Nor does this part of all that the process may have in flight.
+const ENOUGH_OF_ALL: usize = 8;
 /// The most bytes in one statement, unless one verdict alone has more. An attempt of a webhook in
 /// debug mode has the whole request and 64 KiB of the answer.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
@@ -61,6 +72,8 @@ pub struct Settler {
     pub tickets: Tickets,
     pub times: AttemptTimes,
     pub publisher: Publisher,
+    /// How many jobs this process may have in flight: they count until they are settled.
+    pub concurrency: usize,
     /// When this is cancelled, nothing waits for PostgreSQL or RabbitMQ any longer.
     pub grace_over: CancellationToken,
 }
@@ -73,6 +86,7 @@ impl Settler {
         let follow_ups = TaskTracker::new();
         let mut arrived = Vec::new();
         while !arrived.is_empty() || settlements.recv_many(&mut arrived, BATCH).await > 0 {
+            gather(&mut settlements, &mut arrived, enough(this.concurrency)).await;
             let rest = arrived.split_off(batch_len(arrived.iter().map(Settlement::bytes)));
             let batch = std::mem::replace(&mut arrived, rest);
             metrics().settle_batch.observe(batch.len() as f64);
@@ -142,7 +156,9 @@ impl Settler {
             metrics().fenced.inc();
             return (Next::Successor(job), receipt, held);
         }
-        count(&job, &verdict);
+        let ended_at = |report: &Report| report.started_at + report.took;
+        let ended_at = report.as_ref().map_or_else(clock::now, ended_at);
+        count(&job, &verdict, ended_at);
         let next = match verdict {
             Verdict::RetryAt { at, .. } => Next::Queue(Job {
                 attempt: job.attempt + 1,
@@ -277,6 +293,28 @@ impl Settler {
     }
 }
 
+/// How many verdicts don't wait for others.
+fn enough(concurrency: usize) -> usize {
+    (concurrency / ENOUGH_OF_ALL).clamp(1, ENOUGH)
+}
+
+/// Waits until there are enough verdicts, but not for longer than [`GATHERING`].
+async fn gather(
+    settlements: &mut mpsc::Receiver<Settlement>,
+    arrived: &mut Vec<Settlement>,
+    enough: usize,
+) {
+    let end = Instant::now() + GATHERING;
+    while arrived.len() < enough {
+        let more = settlements.recv_many(arrived, BATCH - arrived.len());
+        match timeout_at(end, more).await {
+            Ok(1..) => {}
+            // Nobody sends any more, or the time is over.
+            Ok(0) | Err(_) => return,
+        }
+    }
+}
+
 /// How many verdicts of these sizes are written together: at least one, and as many as have
 /// [`BATCH_BYTES`] together.
 fn batch_len(sizes: impl Iterator<Item = usize>) -> usize {
@@ -287,7 +325,7 @@ fn batch_len(sizes: impl Iterator<Item = usize>) -> usize {
     ends.take_while(|end| *end <= BATCH_BYTES).count().max(1)
 }
 
-fn count(job: &Job, verdict: &Verdict) {
+fn count(job: &Job, verdict: &Verdict, ended_at: OffsetDateTime) {
     match verdict {
         Verdict::RetryAt { .. } => metrics().retries.inc(),
         Verdict::Held => metrics().deferred.with_label_values(&[PAUSED]).inc(),
@@ -303,7 +341,7 @@ fn count(job: &Job, verdict: &Verdict) {
                 .with_label_values(&[ended.as_str()])
                 .inc();
             if *ended == Verdict::Delivered {
-                let latency = clock::now() - job.began_at();
+                let latency = ended_at - job.began_at();
                 metrics().latency_seconds.observe(latency.as_seconds_f64());
             }
         }
@@ -348,6 +386,13 @@ fn log(job: &Job, verdict: &Verdict, report: Option<&Report>, applied: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_that_may_have_few_jobs_in_flight_does_not_let_them_wait() {
+        let waits = |concurrency: usize| enough(concurrency) > 1;
+        assert!(!waits(1) && !waits(8) && waits(16));
+        assert_eq!((enough(16), enough(256), enough(4096)), (2, 32, 64));
+    }
 
     #[test]
     fn a_batch_of_large_attempts_ends_at_eight_mebibytes() {
