@@ -250,6 +250,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let work = Arc::new(Mutex::new(work));
     let working = {
         let (ready, grace_over) = (ready.clone(), grace_over.clone());
+        let work = work.clone();
         on_a_worker(async move {
             keep_session(&broker, "jobs", &ready, &grace_over, |session| {
                 let work = work.clone();
@@ -265,7 +266,9 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     }
 
     grace_over.cancel();
-    // Whatever could be settled is settled by now, see `Work::run`.
+    // Whatever could be settled is settled by now, see `Work::run`. The workers end when `work`, which
+    // sends to them, is dropped. Before `grace_over` that would be an error.
+    drop(work);
     drop(workers);
     services.stop().await;
     info!("stopped");
