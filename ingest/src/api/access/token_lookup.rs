@@ -28,6 +28,8 @@ use crate::door::Tokens;
 const AT_ONCE: usize = 256;
 /// The most tokens that are remembered.
 const REMEMBERED: usize = 10_000;
+/// How often tokens that are too old are looked for, at most: they are many then.
+const SWEPT: Duration = Duration::from_secs(1);
 /// How long a token is remembered. Its use is noticed once in that time, so not for longer.
 const MEMORY: Duration = Duration::from_secs(60);
 
@@ -66,6 +68,8 @@ struct State {
     waiting: VecDeque<(TokenHash, oneshot::Sender<Answer>)>,
     /// Tokens that were found valid, and when.
     valid: HashMap<TokenHash, (ValidToken, Instant)>,
+    /// When those were last removed that are too old.
+    swept_at: Option<Instant>,
 }
 
 /// What somebody gets who waited.
@@ -150,16 +154,18 @@ impl Tokens for TokenLookup {
 impl State {
     /// What became of a question. If too many are remembered, this one isn't.
     fn remember(&mut self, hash: &TokenHash, found: Option<ValidToken>, now: Instant) {
-        if self.valid.len() >= REMEMBERED {
-            self.valid.retain(|_, (_, at)| now - *at < MEMORY);
+        let Some(token) = found else {
+            self.valid.remove(hash);
+            return;
+        };
+        let is_swept = |at: Instant| now.saturating_duration_since(at) < SWEPT;
+        if self.valid.len() >= REMEMBERED && !self.swept_at.is_some_and(is_swept) {
+            let is_young = |at: Instant| now.saturating_duration_since(at) < MEMORY;
+            self.valid.retain(|_, (_, at)| is_young(*at));
+            self.swept_at = Some(now);
         }
-        match found {
-            Some(token) if self.valid.len() < REMEMBERED => {
-                self.valid.insert(*hash, (token, now));
-            }
-            _ => {
-                self.valid.remove(hash);
-            }
+        if self.valid.len() < REMEMBERED || self.valid.contains_key(hash) {
+            self.valid.insert(*hash, (token, now));
         }
     }
 }
@@ -245,6 +251,37 @@ mod tests {
     use shared::postgres::{config, pool};
 
     use super::*;
+
+    #[test]
+    fn so_many_tokens_are_remembered_and_no_more() {
+        let token = ValidToken {
+            id: TokenId::generate(),
+            prefix: String::new(),
+            tenant: None,
+            role: Role::Manager,
+            owner: None,
+            is_unnoticed: false,
+        };
+        let hash = |n: usize| {
+            let mut hash = [0; 32];
+            hash[..8].copy_from_slice(&n.to_be_bytes());
+            hash
+        };
+        let (mut state, begun) = (State::default(), Instant::now());
+        for n in 0..=REMEMBERED {
+            state.remember(&hash(n), Some(token.clone()), begun);
+        }
+        assert_eq!(state.valid.len(), REMEMBERED);
+        // One that is remembered already is remembered for longer.
+        let later = begun + MEMORY;
+        state.remember(&hash(0), Some(token.clone()), later - SWEPT);
+        state.remember(&hash(REMEMBERED), Some(token), later);
+        let mut left: Vec<_> = state.valid.keys().copied().collect();
+        left.sort_unstable();
+        assert_eq!(left, [hash(0), hash(REMEMBERED)]);
+        state.remember(&hash(0), None, later);
+        assert_eq!(state.valid.len(), 1);
+    }
 
     #[tokio::test]
     async fn whoever_waits_asks_next_if_the_one_who_asked_is_gone() {
