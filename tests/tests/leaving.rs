@@ -57,6 +57,18 @@ async fn a_deleted_tenant_is_gone_at_once_and_its_log_soon_after() {
         .ask_as_operator(&ingest, "DELETE", &confirmed, None)
         .await;
     assert_eq!(deleted.status, 202, "{}", deleted.body);
+    // Its log may still be there, and nobody gets a token to read it.
+    let tokens = "/api/v1/admin/tokens";
+    let another = Some(json!({"tenant": "globex", "role": "viewer"}));
+    let refused = world
+        .ask_as_operator(&ingest, "POST", tokens, another)
+        .await;
+    assert_eq!(
+        (refused.status, &refused.body["field"]),
+        (422, &json!("tenant")),
+        "{}",
+        refused.body
+    );
     let sent = failing.arrivals().len();
 
     // With the answer: no token, no secret, no URL, no event.

@@ -203,7 +203,7 @@ async fn check_theirs(api: &Api, tenant: &Tenant, webhooks: &[WebhookId]) -> Res
             "-- webhooks_of_portal_link\n\
              SELECT (SELECT array_agg(id) FROM webhooks \
                  WHERE tenant = t.id AND status <> 'deleted' AND id = ANY($2)) AS theirs \
-             FROM tenants t WHERE t.id = $1",
+             FROM tenants t WHERE t.id = $1 AND t.deleted_at IS NULL",
         )
         .await?;
     let row = client.query_opt(&statement, &[tenant, &webhooks]).await?;

@@ -31,6 +31,11 @@ pub const MAX_OF_A_TENANT: i64 = 100;
 )]
 pub struct TooManyTokens;
 
+/// There is no such tenant, or it is being deleted.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no such tenant")]
+struct UnknownTenant;
+
 /// The caller to whom a valid token belongs.
 ///
 /// # Errors
@@ -139,10 +144,13 @@ pub async fn create_token(
 }
 
 /// How many valid tokens a tenant has. Its row is locked, so that nobody else makes one at
-/// the same time.
+/// the same time, and so that the tenant isn't deleted meanwhile: its deletion takes its tokens away.
 async fn count_valid(transaction: &Transaction<'_>, tenant: &Tenant) -> anyhow::Result<i64> {
-    let lock = "-- lock_tokens\nSELECT 1 FROM tenants WHERE id = $1 FOR NO KEY UPDATE";
-    transaction.execute(lock, &[&tenant]).await?;
+    let lock = "-- lock_tokens\n\
+         SELECT 1 FROM tenants WHERE id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE";
+    if transaction.execute(lock, &[&tenant]).await? == 0 {
+        return Err(UnknownTenant.into());
+    }
     let count = "-- count_valid_tokens\n\
          SELECT count(*) FROM tokens \
          WHERE tenant = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())";
@@ -168,9 +176,13 @@ pub async fn delete_outdated(pool: &Pool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether PostgreSQL refused a row because there is no such tenant.
+/// Whether there is no such tenant: one that is being deleted, or one for whom PostgreSQL refused a
+/// row.
 #[must_use]
 pub fn is_unknown_tenant(error: &anyhow::Error) -> bool {
+    if error.is::<UnknownTenant>() {
+        return true;
+    }
     let refused = error.downcast_ref::<tokio_postgres::Error>();
     refused.and_then(tokio_postgres::Error::code) == Some(&SqlState::FOREIGN_KEY_VIOLATION)
 }
