@@ -2,7 +2,9 @@
 //!
 //! `deliver` sends [`Settlement`]s. A batch is whatever has arrived while the last batch was
 //! written, and if that is little, what arrives in the next [`GATHERING`]: writing one verdict takes
-//! about as much work of PostgreSQL and of this process as writing ten. The order is the promise: first the rows are committed, then the delivery's next
+//! about as much work of PostgreSQL and of this process as writing ten.
+//!
+//! The order is the promise: first the rows are committed, then the delivery's next
 //! job is published and confirmed by RabbitMQ, then the old job is acked. If the process dies
 //! between two of these, RabbitMQ delivers the old job again. Its delivery is then found
 //! settled, and the job that follows is published ([`crate::ticket`]). So no delivery is

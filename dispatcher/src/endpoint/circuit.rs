@@ -112,10 +112,11 @@ impl Circuit {
         // Circuits that opened at the same time don't all probe at the same time.
         let spread = self.wait.mul_f64(0.2 * fastrand::f64());
         self.state = State::Open(now + self.wait + spread);
+        let since = self.outage.map_or(now, |outage| outage.since);
         self.outage = Some(Outage {
-            since: self.outage.map_or(now, |outage| outage.since),
+            since,
             // The clock may have been set back meanwhile.
-            failed_at: self.outage.map_or(now, |outage| outage.since.max(now)),
+            failed_at: since.max(now),
             next_probe_at: None,
         });
         self.wait = (self.wait * 2).min(LONGEST_WAIT);
