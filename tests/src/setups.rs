@@ -111,6 +111,21 @@ impl World {
         .await;
     }
 
+    /// Holds up whoever writes events, until what is returned commits or is dropped.
+    pub async fn hold_up_events(&self) -> tokio_postgres::Client {
+        let sql = self.sql().await;
+        let lock = "BEGIN; LOCK TABLE events IN EXCLUSIVE MODE";
+        must("locking the events", sql.batch_execute(lock).await);
+        sql
+    }
+
+    /// How many sessions of the world's database wait for a lock.
+    pub async fn held_up(&self) -> i64 {
+        let waiting = "pg_stat_activity \
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        self.count(waiting).await
+    }
+
     /// Makes a tenant beside the world's own.
     pub async fn tenant(&self, ingest: &Service, id: &str) {
         let tenant = Some(json!({"id": id}));

@@ -41,20 +41,9 @@ async fn nothing_was_put_back(dispatcher: &Service) {
     assert_eq!(swept.unwrap(), 0.0);
 }
 
-/// Holds up whoever writes events, until it is dropped or commits.
-async fn hold_up(world: &World) -> tokio_postgres::Client {
-    let sql = world.sql().await;
-    sql.batch_execute("BEGIN; LOCK TABLE events IN EXCLUSIVE MODE")
-        .await
-        .unwrap();
-    sql
-}
-
 async fn is_held_up(world: &World) {
     eventually("an event waits to be written", async || {
-        let waiting = "pg_stat_activity \
-                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        world.count(waiting).await >= 1
+        world.held_up().await >= 1
     })
     .await;
 }
@@ -196,7 +185,7 @@ async fn a_client_that_goes_away_takes_back_no_event() {
     let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.subscribed(&ingest, answering(200)).await;
 
-    let held_up = hold_up(&world).await;
+    let held_up = world.hold_up_events().await;
     let url = Url::parse(&ingest.url(EVENTS)).unwrap();
     let address = format!("127.0.0.1:{}", url.port().unwrap());
     let mut client = TcpStream::connect(&address).await.unwrap();
@@ -223,7 +212,7 @@ async fn what_is_asked_over_http_when_ingest_is_told_to_stop_is_answered_and_not
     let (ingest, dispatcher) = (world.ingest().await, world.dispatcher().await);
     let shop = world.subscribed(&ingest, answering(200)).await;
 
-    let held_up = hold_up(&world).await;
+    let held_up = world.hold_up_events().await;
     let (url, body) = (ingest.url(EVENTS), event("evt-1").to_string());
     let asked = tokio::spawn(async move {
         let request = http()

@@ -39,18 +39,11 @@ async fn subscribe(world: &World, ingest: &Service, shop: &Receiver, webhooks: u
 /// One ingest takes an event while another one stands by. Then it commits the event,
 /// with the proxy to RabbitMQ set as given.
 async fn commit_with(world: &World, link: &Proxy, [there, back]: [Way; 2]) -> Service {
-    let sql = world.sql().await;
-    sql.batch_execute("BEGIN; LOCK TABLE events IN EXCLUSIVE MODE")
-        .await
-        .unwrap();
+    let sql = world.hold_up_events().await;
     world.publish("order.created", "evt-1", &json!({})).await;
     eventually(
         "the first ingest has it and waits to write it",
-        async || {
-            let waiting = "pg_stat_activity \
-                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
-            world.count(waiting).await == 1
-        },
+        async || world.held_up().await == 1,
     )
     .await;
     let heir = world.ingest().await;

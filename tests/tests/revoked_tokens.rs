@@ -14,13 +14,9 @@ fn event(id: &str) -> Value {
     json!({"type": "order.created", "id": id, "data": {}})
 }
 
-/// A tenant, a token of its managers, and the token's id.
+/// Makes a tenant. Answers a token of its managers, and the token's id.
 async fn tenant(world: &World, ingest: &Service, id: &str) -> (String, String) {
-    let body = Some(json!({"id": id}));
-    let made = world
-        .ask_as_operator(ingest, "POST", "/api/v1/admin/tenants", body)
-        .await;
-    assert_eq!(made.status, 201, "{}", made.body);
+    world.tenant(ingest, id).await;
     let body = Some(json!({"tenant": id, "role": "manager"}));
     let made = world
         .ask_as_operator(ingest, "POST", "/api/v1/admin/tokens", body)
@@ -103,10 +99,7 @@ async fn events_of_others_in_a_batch_with_a_revoked_token_are_taken() {
         assert_eq!(taken.status, 202, "{}", taken.body);
     }
 
-    let sql = world.sql().await;
-    sql.batch_execute("BEGIN; LOCK TABLE events IN EXCLUSIVE MODE")
-        .await
-        .unwrap();
+    let sql = world.hold_up_events().await;
     let ids: Vec<_> = (1..=40).map(|n| format!("evt-{n}")).collect();
     let both = ids.iter().flat_map(|id| [(&revoked, id), (&valid, id)]);
     let answers = join_all(both.map(async |(token, id)| {
@@ -115,9 +108,7 @@ async fn events_of_others_in_a_batch_with_a_revoked_token_are_taken() {
     }));
     let meanwhile = async {
         eventually("lanes wait for PostgreSQL", async || {
-            let waiting = "pg_stat_activity \
-                           WHERE datname = current_database() AND wait_event_type = 'Lock'";
-            world.count(waiting).await >= 1
+            world.held_up().await >= 1
         })
         .await;
         revoke(&world, &ingest, &id).await;

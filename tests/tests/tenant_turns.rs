@@ -221,11 +221,7 @@ async fn a_small_burst_of_a_tenant_that_is_alone_is_not_set_aside() {
     let ingest = world.ingest().await;
     let producer = world.producer().await;
     // While nothing can be written, the events wait in the process.
-    let mut sql = world.sql().await;
-    let lock = sql.transaction().await.unwrap();
-    lock.batch_execute("LOCK TABLE events IN EXCLUSIVE MODE")
-        .await
-        .unwrap();
+    let lock = world.hold_up_events().await;
     producer.publish_all(&burst(0..200)).await.unwrap();
     let connection = world.connection().await;
     let channel = connection.create_channel().await.unwrap();
@@ -233,7 +229,7 @@ async fn a_small_burst_of_a_tenant_that_is_alone_is_not_set_aside() {
         waiting(&channel, "posthorn.ingest.v1").await == 0
     })
     .await;
-    lock.commit().await.unwrap();
+    lock.batch_execute("COMMIT").await.unwrap();
     world.accepts(200).await;
     assert!(
         !world.logs().contains("is set aside"),
