@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use deadpool_postgres::{GenericClient, Transaction};
 use serde_json::Value;
+use shared::dialect::Dialects;
 use shared::ids::{EventType, EventUid, Tenant, WebhookId};
 use shared::job::Job;
 use tokio::task::block_in_place;
@@ -17,6 +18,7 @@ use uuid::Uuid;
 use crate::matching::filter::{Budget, MAX_STEPS};
 use crate::matching::{Data, Filter, Pattern};
 use crate::rematch::{Accepted, lock_events, make_deliveries, missing_deliveries};
+use crate::subscriptions::within;
 
 /// How many events are looked at without their data at a time.
 const LOOKED_AT: i64 = 2_000;
@@ -61,13 +63,16 @@ impl Wanted {
     /// If PostgreSQL fails.
     pub async fn read(
         client: &impl GenericClient,
+        dialects: &Dialects,
         tenant: &Tenant,
         webhook: WebhookId,
     ) -> anyhow::Result<Option<Self>> {
         let statement = client
             .prepare_cached(
                 "-- webhook_to_backfill\n\
-                 SELECT patterns, filter FROM webhooks \
+                 SELECT patterns, filter, coalesce(dialect, \
+                     (SELECT t.dialect FROM tenants t WHERE t.id = tenant)) AS dialect \
+                 FROM webhooks \
                  WHERE id = $1 AND tenant = $2 AND status <> 'deleted' AND NOT operational",
             )
             .await?;
@@ -78,12 +83,13 @@ impl Wanted {
         let patterns = patterns.iter().map(|text| text.parse()).collect();
         let filter = row.get::<_, Option<Value>>("filter");
         let filter = filter.as_ref().map(Filter::parse).transpose();
+        let within = within(row.get("dialect"), dialects);
         Ok(match (patterns, filter) {
             (Ok(patterns), Ok(filter)) => Some(Self {
                 tenant: tenant.clone(),
                 webhook,
                 patterns,
-                filter,
+                filter: filter.map(|filter| filter.on(within)),
             }),
             _ => None,
         })
@@ -210,8 +216,9 @@ impl Wanted {
         if events.is_empty() {
             return Ok(Vec::new());
         }
-        lock_events(transaction, events.iter()).await?;
-        let pairs: Vec<_> = events.iter().map(|event| (event, self.webhook)).collect();
+        let locked = lock_events(transaction, events.iter()).await?;
+        let events = events.iter().filter(|event| locked.contains(&event.uid));
+        let pairs: Vec<_> = events.map(|event| (event, self.webhook)).collect();
         let missing = missing_deliveries(transaction, &pairs).await?;
         if missing.is_empty() {
             return Ok(Vec::new());

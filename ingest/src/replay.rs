@@ -24,6 +24,7 @@ mod rows;
 use std::time::Duration;
 
 use deadpool_postgres::{Pool, Transaction};
+use shared::dialect::Dialects;
 use shared::ids::{DeliveryId, WebhookId, first_uuid_at};
 use shared::job::Job;
 use shared::publish::Publisher;
@@ -59,7 +60,7 @@ const STEP: Bounds = Bounds {
 };
 
 /// Takes steps until it is told to stop.
-pub async fn run(pool: Pool, publisher: Publisher, stop: CancellationToken) {
+pub async fn run(pool: Pool, publisher: Publisher, dialects: Dialects, stop: CancellationToken) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut backoff = Backoff::new(PAUSES[0], PAUSES[1]);
@@ -72,7 +73,7 @@ pub async fn run(pool: Pool, publisher: Publisher, stop: CancellationToken) {
             there = turn => if there.is_err() { return },
             () = stop.cancelled() => return,
         }
-        if steps(&pool, &publisher, &stop).await {
+        if steps(&pool, &publisher, &dialects, &stop).await {
             backoff.reset();
             continue;
         }
@@ -84,9 +85,14 @@ pub async fn run(pool: Pool, publisher: Publisher, stop: CancellationToken) {
 }
 
 /// Takes every step that is due once. Answers whether all their jobs were confirmed.
-async fn steps(pool: &Pool, publisher: &Publisher, stop: &CancellationToken) -> bool {
+async fn steps(
+    pool: &Pool,
+    publisher: &Publisher,
+    dialects: &Dialects,
+    stop: &CancellationToken,
+) -> bool {
     while !stop.is_cancelled() {
-        match step(pool).await {
+        match step(pool, dialects).await {
             Ok(Some(jobs)) => {
                 if !publish(publisher, &jobs).await {
                     return false;
@@ -116,7 +122,7 @@ fn ramped(before: Option<f32>, most: f64, overloaded: bool) -> f64 {
 }
 
 /// Takes the most overdue step; answers its jobs. `None` if none is due.
-async fn step(pool: &Pool) -> anyhow::Result<Option<Vec<Job>>> {
+async fn step(pool: &Pool, dialects: &Dialects) -> anyhow::Result<Option<Vec<Job>>> {
     let mut client = pool.get().await?;
     let transaction = client.transaction().await?;
     let Some(due) = claim_replay(&transaction).await? else {
@@ -144,7 +150,10 @@ async fn step(pool: &Pool) -> anyhow::Result<Option<Vec<Job>>> {
     let most = (rate as usize).max(1);
     let stepped = match webhook {
         None => Stepped::default(),
-        Some(webhook) if due.is_backfill => make_some(&transaction, &due, webhook, most).await?,
+        Some(webhook) if due.is_backfill => {
+            let wanted = Wanted::read(&transaction, dialects, &due.tenant, webhook).await?;
+            make_some(&transaction, &due, wanted, most).await?
+        }
         Some(webhook) => reopen_some(&transaction, &due, webhook, most).await?,
     };
     let pause = stepped.paced as f64 / rate;
@@ -192,10 +201,10 @@ async fn reopen_some(
 async fn make_some(
     transaction: &Transaction<'_>,
     due: &Due,
-    webhook: WebhookId,
+    wanted: Option<Wanted>,
     most: usize,
 ) -> anyhow::Result<Stepped> {
-    let Some(wanted) = Wanted::read(transaction, &due.tenant, webhook).await? else {
+    let Some(wanted) = wanted else {
         return Ok(Stepped::default());
     };
     let bounds = Bounds {

@@ -234,7 +234,8 @@ pub async fn run(
     if has_intake {
         let upkeep = upkeep(pool.clone(), settings.retention, work_done.clone());
         services.spawn("upkeep", upkeep);
-        let replaying = replay::run(pool.clone(), publisher.clone(), work_done.clone());
+        let (dialects, stop) = (settings.common.dialects.clone(), work_done.clone());
+        let replaying = replay::run(pool.clone(), publisher.clone(), dialects, stop);
         services.spawn("replaying", replaying);
         let deleting = tenant_deletion::run(pool.clone(), work_done.clone());
         services.spawn("deleting tenants", deleting);

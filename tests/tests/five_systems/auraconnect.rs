@@ -104,6 +104,51 @@ async fn auraconnects_deliveries_carry_its_headers_and_a_wrapped_object_once() {
 }
 
 #[tokio::test]
+async fn a_preview_and_a_backfill_see_a_wrapped_object_as_deliveries_do() {
+    let walk = Walk::start("auraconnect", "/api/v1/webhooks", answering(200)).await;
+    for (event, restaurant) in [("evt_1", 1), ("evt_2", 2)] {
+        let data = json!({"object": {"restaurant_id": restaurant}});
+        walk.publish(json!({"id": event, "type": "order.created", "data": data}))
+            .await;
+    }
+    walk.world.accepts(2).await;
+    let wanted = json!({"events": ["order.*"], "filters": {"restaurant_id": 1}});
+    // In another dialect a filter sees the data as it was published.
+    for (dialect, matched) in [
+        (Value::Null, 1),
+        (json!("auraconnect"), 1),
+        (json!("standard"), 0),
+    ] {
+        let mut asked = wanted.clone();
+        asked["dialect"] = dialect.clone();
+        let (status, preview) = walk.ask("POST", "/preview", asked).await;
+        assert_eq!(
+            (status, &preview["matched"]),
+            (200, &json!(matched)),
+            "{dialect}: {preview}"
+        );
+    }
+    let mut unknown = wanted.clone();
+    unknown["dialect"] = json!("auraconect");
+    let (status, refused) = walk.ask("POST", "/preview", unknown).await;
+    assert_eq!((status, &refused["field"]), (422, &json!("dialect")));
+
+    let mut form = wanted;
+    form["url"] = json!(walk.endpoint.url("/kitchen"));
+    let made = walk.webhook(form).await;
+    let backfill = format!("/{}/backfill", made["id"].as_str().unwrap());
+    let since = json!({"since": "2020-01-01T00:00:00Z", "dry_run": true});
+    let (_, counted) = walk.ask("POST", &backfill, since).await;
+    assert_eq!(counted["matching"], 1, "{counted}");
+    let since = json!({"since": "2020-01-01T00:00:00Z"});
+    let (status, begun) = walk.ask("POST", &backfill, since).await;
+    assert_eq!(status, 202, "{begun}");
+    let arrived = walk.endpoint.receives(1).await;
+    assert_eq!(arrived[0].header("x-auraconnect-event-id"), "evt_1");
+    walk.finish().await;
+}
+
+#[tokio::test]
 async fn auraconnects_age_counts_from_when_the_event_happened_and_says_so_when_it_ends() {
     let walk = Walk::start("auraconnect", "/api/v1/webhooks", answering(500)).await;
     let form = json!({"url": walk.endpoint.url("/kitchen"), "events": ["*"], "retries": 1});

@@ -288,7 +288,7 @@ pub async fn begin_backfill(
         },
     })?;
     let client = api.pool.get().await?;
-    let would_match = Wanted::read(&client, tenant, webhook).await?;
+    let would_match = Wanted::read(&client, &api.dialects, tenant, webhook).await?;
     drop(client);
     let would_match = would_match.ok_or_else(|| {
         Problem::conflict(format!(

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use shared::clock;
+use shared::dialect::Dialects;
 use shared::ids::{EventId, EventType, EventUid, Tenant, first_uuid_at, time_of};
 use tokio::task::block_in_place;
 use utoipa::ToSchema;
@@ -25,9 +26,10 @@ use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::Body;
 use crate::api::state::Shared;
 use crate::cpu;
-use crate::form::{OneOrMany, one_or_many};
+use crate::form::{OneOrMany, check_dialect, one_or_many};
 use crate::invalid::{Gathered, Invalids};
-use crate::matching::{Data, Explanation, Filter, Index, Pattern};
+use crate::matching::{Data, Explanation, Filter, Index, Pattern, Within};
+use crate::subscriptions::within;
 use crate::timestamp::Timestamp;
 use crate::webhooks::form::{check_events, check_filters};
 
@@ -69,18 +71,39 @@ pub struct NewPreview {
         example = json!({"total": {"$gte": 100}})
     )]
     pub filters: Option<Value>,
+    /// The dialect that the webhook would have; `null`: the tenant's. A filter sees what some
+    /// dialects take out of the data, such as `auraconnect` out of `{"object": {…}}`.
+    #[serde(default)]
+    #[schema(required = false, example = "standard")]
+    pub dialect: Option<String>,
+}
+
+/// What a preview asks the events with.
+pub struct CheckedPreview {
+    patterns: Vec<String>,
+    filters: Option<Value>,
+    /// `None`: the tenant's.
+    dialect: Option<String>,
 }
 
 impl NewPreview {
-    /// Checks the patterns and the filter.
+    /// Checks the members.
     ///
     /// # Errors
-    /// Names each pattern that is none, and what is wrong with the filter.
-    pub fn check(self) -> std::result::Result<(Vec<String>, Option<Value>), Invalids> {
+    /// Names each pattern that is none, what is wrong with the filter, and a dialect that doesn't
+    /// exist.
+    pub fn check(self, dialects: &Dialects) -> std::result::Result<CheckedPreview, Invalids> {
         let mut wrong = Gathered::default();
         let patterns = wrong.take(check_events(self.events));
         let filters = wrong.take(check_filters(Some(self.filters)));
-        wrong.finish((patterns.unwrap_or_default(), filters.flatten()))
+        if let Some(name) = &self.dialect {
+            wrong.take(check_dialect(name, dialects));
+        }
+        wrong.finish(CheckedPreview {
+            patterns: patterns.unwrap_or_default(),
+            filters: filters.flatten(),
+            dialect: self.dialect,
+        })
     }
 }
 
@@ -149,8 +172,11 @@ pub async fn preview(
     State(api): State<Shared>,
     Body(new): Body<NewPreview>,
 ) -> Result<Json<Preview>> {
-    let (patterns, filters) = new.check()?;
-    let mut tally = Tally::new(&patterns, filters.as_ref())?;
+    let wanted = new.check(&api.dialects)?;
+    let dialect = wanted.dialect.clone();
+    let dialect = dialect.or_else(|| api.subscriptions.dialect(&acting.tenant));
+    let within = dialect.map(|name| within(&name, &api.dialects));
+    let mut tally = Tally::new(&wanted, within.unwrap_or_default())?;
     // What is wrong with the request is said first: that costs little.
     let bucket = Client::Token(Sha256::digest(acting.tenant.as_str()).into());
     if let Err(refused) = api.previews.take(bucket, Instant::now()) {
@@ -257,16 +283,19 @@ struct Tally {
 }
 
 impl Tally {
-    fn new(patterns: &[String], filters: Option<&Value>) -> Result<Self> {
-        let parsed = patterns.iter().map(|text| text.parse());
+    fn new(wanted: &CheckedPreview, within: Within) -> Result<Self> {
+        let parsed = wanted.patterns.iter().map(|text| text.parse());
         let patterns: Vec<Pattern> = parsed.collect::<std::result::Result<_, _>>().map_err(
             |error: crate::matching::PatternError| Problem::field("events", error.to_string()),
         )?;
-        let filter = filters
+        let filter = wanted
+            .filters
+            .as_ref()
             .map(Filter::parse)
             .transpose()
             .map_err(|error| Problem::field("filters", error.to_string()))?;
         let mut index = Index::new();
+        let filter = filter.map(|filter| filter.on(within));
         index.upsert((), "", patterns.clone(), filter, ());
         Ok(Self {
             patterns,

@@ -32,9 +32,10 @@ pub(super) async fn previewed(
             .get("filters")
             .filter(|filter| !filter.is_null())
             .cloned(),
+        dialect: Some(values.dialect.clone()).filter(|name| !name.is_empty()),
     };
     if !blames.is_empty() {
-        let others = wanted.check().err();
+        let others = wanted.check(&console.api.dialects).err();
         let others = others.map(|wrong| Blames::from_problem(wrong.into()));
         return Ok((unasked(), blames.and(others.unwrap_or_default())));
     }
