@@ -9,6 +9,8 @@
 //! one statement, because the audit compares the two. The schedule and the age of
 //! a new delivery start now, like those of a delivery that is retried by hand.
 
+use std::collections::HashSet;
+
 use deadpool_postgres::{GenericClient, Pool, Transaction};
 use shared::clock;
 use shared::column;
@@ -148,7 +150,8 @@ pub async fn rematch(
     let mut client = pool.get().await?;
     let transaction = client.transaction().await?;
     if !dry_run {
-        lock_events(&transaction, events.iter()).await?;
+        let locked = lock_events(&transaction, events.iter()).await?;
+        wanted.retain(|(event, _)| locked.contains(&event.uid));
     }
     let missing = missing_deliveries(&transaction, &wanted).await?;
     let mut lacking: Vec<_> = missing.iter().map(|(event, _)| event.uid.uuid()).collect();
@@ -174,23 +177,25 @@ pub async fn rematch(
 }
 
 /// Locks the events, in order, so that two requests don't deadlock. It is a statement of its
-/// own, so that the following ones see what another request has just committed.
+/// own, so that the following ones see what another request has just committed. Answers the events
+/// that weren't expunged meanwhile.
 ///
 /// # Errors
 /// If PostgreSQL fails.
 pub async fn lock_events(
     transaction: &Transaction<'_>,
     events: impl Iterator<Item = &Accepted>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<HashSet<EventUid>> {
     let statement = transaction
         .prepare_cached(
             "-- lock_events\n\
-             SELECT uid FROM events WHERE uid = ANY($1) ORDER BY uid FOR NO KEY UPDATE",
+             SELECT uid FROM events WHERE uid = ANY($1) AND expunged_at IS NULL \
+             ORDER BY uid FOR NO KEY UPDATE",
         )
         .await?;
     let uids: Vec<_> = events.map(|event| event.uid).collect();
-    transaction.query(&statement, &[&uids]).await?;
-    Ok(())
+    let rows = transaction.query(&statement, &[&uids]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// The wanted deliveries that don't exist. A subquery for each leaves nothing to plan.

@@ -24,8 +24,10 @@ pub const MOST_ATTEMPTS: i16 = 10_000;
 /// How long to wait for the broker's confirms.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Reopens those of the deliveries that are in one of these states, unless their event was expunged. Answers their jobs, to be
-/// published after the commit.
+/// Reopens those of the deliveries that are in one of these states, unless their event was
+/// expunged. Answers their jobs, to be published after the commit.
+///
+/// The events are locked until then: an event is expunged before or after, never meanwhile.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -58,7 +60,7 @@ WITH restarted AS (
     SET state = 'queued', due_at = $3, finished_at = NULL, attempts_before = attempts,
         restarted_at = $3, deferred_because = NULL
     WHERE d.id = ANY($1) AND d.state = ANY($2) AND d.attempts < $4
-      AND (SELECT e.expunged_at IS NULL FROM events e WHERE e.uid = d.event_uid LIMIT 1)
+      AND (SELECT e.expunged_at IS NULL FROM events e WHERE e.uid = d.event_uid LIMIT 1 FOR SHARE)
     RETURNING ",
     job_delivery_columns!(),
     "

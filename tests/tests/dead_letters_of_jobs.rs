@@ -117,6 +117,39 @@ async fn a_late_copy_that_crashes_every_dispatcher_is_tried_again_an_hour_later(
 }
 
 #[tokio::test]
+async fn the_dead_letter_of_a_job_goes_with_the_data_of_its_event() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let _shop = world.subscribed(&ingest, answering(200)).await;
+    let connection = world.connection().await;
+    let channel = connection.create_channel().await.unwrap();
+    let mut letters = Vec::new();
+    for id in ["ada", "bob"] {
+        world
+            .publish("user.created", id, &json!({"name": id}))
+            .await;
+        let message = first_message(&channel).await;
+        letters.push(Letter {
+            origin: Origin::Parking,
+            reason: GIVEN_UP.to_owned(),
+            ..Letter::from_message(&message, Origin::Unrouted)
+        });
+    }
+    let room = Room { all: i64::MAX };
+    store::keep(&pool(&world), &letters, room).await.unwrap();
+    let expunge = "/api/v1/events/ada/expunge";
+    let expunged = world.ask(&ingest, "POST", expunge, None).await;
+    assert_eq!(expunged.status, 200, "{}", expunged.body);
+    let of =
+        |name: &str| format!("dead_letters WHERE position('{name}' IN encode(body, 'escape')) > 0");
+    assert_eq!(world.count(&of("ada")).await, 0);
+    assert_eq!(world.count(&of("bob")).await, 1);
+    connection.close(200, "done".into()).await.unwrap();
+    let _dispatcher = world.dispatcher().await;
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn a_bundle_that_an_older_version_stored_as_one_dead_letter_is_not_replayed() {
     const WEBHOOKS: usize = 2;
     let world = World::start().await;

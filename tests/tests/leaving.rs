@@ -6,6 +6,7 @@ use harness::receiver::{Reply, answering};
 use harness::world::{TENANT, World, eventually};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Duration;
 
 #[tokio::test]
 async fn a_deleted_tenant_is_gone_at_once_and_its_log_soon_after() {
@@ -193,6 +194,135 @@ async fn an_expunged_events_data_is_gone_and_its_deliveries_keep_their_verdicts(
     assert_eq!(unknown.status, 404);
     let off = format!("/api/v1/webhooks/{}", retrying.id);
     world.ask(&ingest, "DELETE", &off, None).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_tenant_that_is_being_deleted_gets_no_link_to_its_portal() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    world.tenant(&ingest, "globex").await;
+    let sql = world.sql().await;
+    let begun = "BEGIN; UPDATE tenants SET deleted_at = now() WHERE id = 'globex'";
+    sql.batch_execute(begun).await.unwrap();
+    let links = "/api/v1/admin/portal-links";
+    let asked = Some(json!({"tenant": "globex"}));
+    let (made, ()) = tokio::join!(
+        world.ask_as_operator(&ingest, "POST", links, asked),
+        async {
+            eventually("the link waits", async || world.held_up().await == 1).await;
+            sql.batch_execute("COMMIT").await.unwrap();
+        }
+    );
+    assert_eq!(made.status, 404, "{}", made.body);
+    assert_eq!(world.count("links").await, 0);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_error_that_may_repeat_expunged_data_goes_with_it() {
+    let world = World::start().await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    // Nobody listens there, and the error names the address.
+    let nowhere = json!({"url": "http://127.0.0.1:9/hook", "retries": 0});
+    let receiver = world.receiver(answering(200)).await;
+    let webhook = world.webhook(&ingest, &receiver, nowhere).await;
+    for id in ["ada", "bob"] {
+        world.publish("user.created", id, &json!({})).await;
+    }
+    world.accepts(2).await;
+    world.settles().await;
+    let expunge = "/api/v1/events/ada/expunge";
+    let expunged = world.ask(&ingest, "POST", expunge, None).await;
+    assert_eq!(expunged.status, 200, "{}", expunged.body);
+    let deliveries = world.deliveries(&ingest, &webhook).await;
+    let of = |event: &str| {
+        deliveries
+            .iter()
+            .find(|it| it["event_id"] == event)
+            .unwrap()
+    };
+    assert_eq!(of("ada")["status"], "failed");
+    assert_eq!(of("ada")["error"], Value::Null);
+    assert!(of("bob")["error"].is_string(), "{}", of("bob"));
+
+    // Many at once: the one is refused for what it is.
+    let ids = [of("ada")["id"].clone(), of("bob")["id"].clone()];
+    let body = Some(json!({"ids": ids}));
+    let retried = world
+        .ask(&ingest, "POST", "/api/v1/deliveries/retry", body)
+        .await;
+    let results = &retried.body["results"];
+    assert_eq!(results[0]["status"], "refused", "{results}");
+    let detail = results[0]["detail"].as_str().unwrap();
+    assert!(detail.contains("its event was expunged"), "{detail}");
+    assert_eq!(results[1]["status"], "restarted", "{results}");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_delivery_does_not_begin_again_while_its_event_is_being_expunged() {
+    let world = World::start().await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let receiver = world.receiver(answering(200)).await;
+    let webhook = world.webhook(&ingest, &receiver, json!({})).await;
+    world
+        .publish("user.created", "ada", &json!({"name": "Ada"}))
+        .await;
+    receiver.receives(1).await;
+    world.settles().await;
+    let delivery = world.deliveries(&ingest, &webhook).await[0].clone();
+    // An expunge that has changed the event, and isn't through.
+    let sql = world.sql().await;
+    let begun = "BEGIN; UPDATE events SET data = 'null', expunged_at = now()";
+    sql.batch_execute(begun).await.unwrap();
+    let retry = format!(
+        "/api/v1/deliveries/{}/retry",
+        delivery["id"].as_str().unwrap()
+    );
+    let (retried, ()) = tokio::join!(world.ask(&ingest, "POST", &retry, None), async {
+        eventually("the retry waits", async || world.held_up().await == 1).await;
+        sql.batch_execute("COMMIT").await.unwrap();
+    });
+    assert_eq!(retried.status, 409, "{}", retried.body);
+    receiver
+        .receives_no_more_than(1, Duration::from_millis(300))
+        .await;
+    assert_eq!(
+        world.deliveries(&ingest, &webhook).await[0]["status"],
+        "delivered"
+    );
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_rematch_makes_no_delivery_of_an_event_that_is_being_expunged() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let receiver = world.receiver(answering(200)).await;
+    let elsewhere = json!({"events": ["nothing.else"]});
+    let webhook = world.webhook(&ingest, &receiver, elsewhere).await;
+    world
+        .publish("user.created", "ada", &json!({"name": "Ada"}))
+        .await;
+    world.accepts(1).await;
+    let path = format!("/api/v1/webhooks/{}", webhook.id);
+    let changed = Some(json!({"events": ["*"]}));
+    let changed = world.ask(&ingest, "PATCH", &path, changed).await;
+    assert_eq!(changed.status, 200, "{}", changed.body);
+    let sql = world.sql().await;
+    let begun = "BEGIN; UPDATE events SET data = 'null', expunged_at = now()";
+    sql.batch_execute(begun).await.unwrap();
+    let rematch = "/api/v1/admin/events/rematch";
+    let all = json!({"since": "2020-01-01T00:00:00Z", "until": "2100-01-01T00:00:00Z"});
+    let asked = world.ask_as_operator(&ingest, "POST", rematch, Some(all));
+    let (rematched, ()) = tokio::join!(asked, async {
+        eventually("the rematch waits", async || world.held_up().await == 1).await;
+        sql.batch_execute("COMMIT").await.unwrap();
+    });
+    assert_eq!(rematched.status, 200, "{}", rematched.body);
+    assert_eq!(rematched.body["looked_at"], 1);
+    assert_eq!(world.count("deliveries").await, 0);
     world.finish().await;
 }
 

@@ -126,11 +126,14 @@ pub async fn create(
     let open_until = clock::now() + TO_BE_OPENED;
     let client = api.pool.get().await?;
     forget_old_links(&client).await?;
-    client
+    // The tenant may have been deleted since it was looked at. Its deletion removes its links
+    // and waits for this statement's lock.
+    let made = client
         .execute(
             "-- create_portal_link\n\
              INSERT INTO links (id, hash, kind, tenant, role, webhooks, session_s, ends_at, theme, accent) \
-             VALUES ($1, $2, 'portal', $3, $4, $5, $6, $7, $8, $9)",
+             SELECT $1, $2, 'portal', id, $4, $5, $6, $7, $8, $9 \
+             FROM tenants WHERE id = $3 AND deleted_at IS NULL FOR SHARE",
             &[
                 &Uuid::now_v7(),
                 &hash.as_slice(),
@@ -144,6 +147,9 @@ pub async fn create(
             ],
         )
         .await?;
+    if made == 0 {
+        return Err(NotFound::tenant(&tenant).into());
+    }
     let link = BASE64.encode(link);
     let made = PortalLink {
         path: format!("{OPEN}?link={link}"),

@@ -12,7 +12,7 @@
 use anyhow::Context;
 use deadpool_postgres::{Client, Pool, Transaction};
 use shared::column;
-use shared::ids::{DeadLetterId, EventId, Tenant, first_uuid_at};
+use shared::ids::{DeadLetterId, DeliveryId, EventId, Tenant, first_uuid_at};
 use time::OffsetDateTime;
 use tokio_postgres::types::ToSql;
 
@@ -255,8 +255,8 @@ pub async fn remove_of_tenant(
     Ok(removed.letters)
 }
 
-/// Deletes the letters of one event of a tenant. It reads the tenant's letters, whose size is
-/// bounded.
+/// Deletes the letters of one event of a tenant, and those of its deliveries' jobs. It reads the
+/// tenant's letters, whose size is bounded.
 ///
 /// # Errors
 /// If PostgreSQL fails.
@@ -264,10 +264,14 @@ pub async fn remove_of_event(
     transaction: &Transaction<'_>,
     tenant: &Tenant,
     event: &EventId,
+    deliveries: &[DeliveryId],
 ) -> anyhow::Result<()> {
     lock_use(transaction).await?;
-    let which = "SELECT id FROM dead_letters WHERE owner = $1 AND message_id = $2";
-    remove(transaction, "expunge", which, &[tenant, event]).await?;
+    // A job's message id is its delivery's.
+    let deliveries: Vec<_> = deliveries.iter().map(DeliveryId::to_string).collect();
+    let which = "SELECT id FROM dead_letters \
+                 WHERE owner = $1 AND (message_id = $2 OR message_id = ANY($3))";
+    remove(transaction, "expunge", which, &[tenant, event, &deliveries]).await?;
     Ok(())
 }
 

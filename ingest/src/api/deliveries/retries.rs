@@ -326,8 +326,10 @@ async fn standing(
     let statement = client
         .prepare_cached(
             "-- retry_standing\n\
-             SELECT d.id, d.attempts, d.due_at, w.status FROM ( \
-                 SELECT * FROM deliveries WHERE id = ANY($1)) d \
+             SELECT d.id, d.attempts, w.status, \
+                 (SELECT e.expunged_at IS NOT NULL FROM events e WHERE e.uid = d.event_uid LIMIT 1) \
+                     AS expunged \
+             FROM (SELECT * FROM deliveries WHERE id = ANY($1)) d \
              JOIN webhooks w ON w.id = d.webhook_id WHERE w.tenant = $2",
         )
         .await?;
@@ -337,6 +339,8 @@ async fn standing(
         let takes = ["active", "paused"].contains(&status);
         let why_not = if !takes {
             format!("its webhook is {status}: it takes no deliveries")
+        } else if row.get::<_, Option<bool>>("expunged") == Some(true) {
+            "its event was expunged: there is nothing to send any more".to_owned()
         } else if row.get::<_, i16>("attempts") >= MOST_ATTEMPTS {
             format!("it has had {MOST_ATTEMPTS} attempts, which is the most")
         } else if status == "paused" {

@@ -10,7 +10,7 @@ use axum::Json;
 use axum::extract::State;
 use deadpool_postgres::Transaction;
 use serde::Serialize;
-use shared::ids::{EventId, EventUid, Tenant};
+use shared::ids::{DeliveryId, EventId, EventUid, Tenant};
 use tracing::info;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -67,9 +67,11 @@ async fn expunge(
     if is_new {
         note_in_history(&transaction, &acting.tenant, &id).await?;
     }
-    let (cancelled, any_first) = cancel(&transaction, &uids).await?;
-    clear_attempts(&transaction, &uids).await?;
-    remove_of_event(&transaction, &acting.tenant, &id).await?;
+    let deliveries = deliveries_of(&transaction, &uids).await?;
+    let (cancelled, any_first) = cancel(&transaction, &deliveries).await?;
+    clear_errors(&transaction, &deliveries).await?;
+    clear_attempts(&transaction, &deliveries).await?;
+    remove_of_event(&transaction, &acting.tenant, &id, &deliveries).await?;
     if any_first {
         note_time(&transaction, &acting.tenant).await?;
     }
@@ -134,22 +136,35 @@ async fn note_in_history(
     Ok(())
 }
 
+async fn deliveries_of(
+    transaction: &Transaction<'_>,
+    events: &[EventUid],
+) -> Result<Vec<DeliveryId>> {
+    let statement = transaction
+        .prepare_cached(
+            "-- deliveries_to_expunge\n\
+             SELECT d.id FROM unnest($1::uuid[]) AS e (uid) CROSS JOIN LATERAL ( \
+                 SELECT id FROM deliveries \
+                 WHERE id BETWEEN millisecond_floor(e.uid) AND millisecond_ceiling(e.uid) \
+                   AND event_uid = e.uid) d",
+        )
+        .await?;
+    let rows = transaction.query(&statement, &[&events]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
 /// How many open deliveries were cancelled, and whether one of them waited for its first attempt.
-async fn cancel(transaction: &Transaction<'_>, events: &[EventUid]) -> Result<(usize, bool)> {
+async fn cancel(transaction: &Transaction<'_>, deliveries: &[DeliveryId]) -> Result<(usize, bool)> {
     let statement = transaction
         .prepare_cached(
             "-- cancel_expunged\n\
              UPDATE deliveries SET state = 'cancelled', due_at = NULL, finished_at = now(), \
                  deferred_because = NULL, error = 'the event was expunged' \
-             WHERE state IN ('queued', 'retrying') AND id = ANY (ARRAY( \
-                 SELECT d.id FROM unnest($1::uuid[]) AS e (uid) CROSS JOIN LATERAL ( \
-                     SELECT id FROM deliveries \
-                     WHERE id BETWEEN millisecond_floor(e.uid) AND millisecond_ceiling(e.uid) \
-                       AND event_uid = e.uid) d)) \
+             WHERE state IN ('queued', 'retrying') AND id = ANY($1) \
              RETURNING attempts = 0",
         )
         .await?;
-    let rows = transaction.query(&statement, &[&events]).await?;
+    let rows = transaction.query(&statement, &[&deliveries]).await?;
     Ok((rows.len(), rows.iter().any(|row| row.get(0))))
 }
 
@@ -165,21 +180,32 @@ async fn note_time(transaction: &Transaction<'_>, tenant: &Tenant) -> Result<()>
     Ok(())
 }
 
+/// A delivery that an attempt ended repeats the error of this attempt, which may repeat what was
+/// sent. The reasons that Posthorn itself gives for an end stay.
+async fn clear_errors(transaction: &Transaction<'_>, deliveries: &[DeliveryId]) -> Result<()> {
+    let statement = transaction
+        .prepare_cached(
+            "-- expunge_errors\n\
+             UPDATE deliveries d SET error = NULL \
+             WHERE d.id = ANY($1) AND d.error IN ( \
+                 SELECT a.error FROM attempts a WHERE a.delivery_id = d.id)",
+        )
+        .await?;
+    transaction.execute(&statement, &[&deliveries]).await?;
+    Ok(())
+}
+
 /// In debug mode attempts keep the request. An answer, its headers and an error may repeat what
 /// was sent.
-async fn clear_attempts(transaction: &Transaction<'_>, events: &[EventUid]) -> Result<()> {
+async fn clear_attempts(transaction: &Transaction<'_>, deliveries: &[DeliveryId]) -> Result<()> {
     let statement = transaction
         .prepare_cached(
             "-- expunge_attempts\n\
              UPDATE attempts SET request_headers = NULL, request_body = NULL, \
                  response_headers = NULL, response_body = NULL, error = NULL \
-             WHERE delivery_id = ANY (ARRAY( \
-                 SELECT d.id FROM unnest($1::uuid[]) AS e (uid) CROSS JOIN LATERAL ( \
-                     SELECT id FROM deliveries \
-                     WHERE id BETWEEN millisecond_floor(e.uid) AND millisecond_ceiling(e.uid) \
-                       AND event_uid = e.uid) d))",
+             WHERE delivery_id = ANY($1)",
         )
         .await?;
-    transaction.execute(&statement, &[&events]).await?;
+    transaction.execute(&statement, &[&deliveries]).await?;
     Ok(())
 }
