@@ -22,6 +22,7 @@ use shared::dialect::Since;
 use shared::ids::{DeliveryId, Tenant, WebhookId, same_millisecond};
 use shared::tenant::LARGEST_MAX_PAYLOAD;
 use time::{Duration, OffsetDateTime};
+use tokio::task::block_in_place;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -35,6 +36,7 @@ use crate::api::deliveries::view::{
 use crate::api::http::problem::{Problem, Result};
 use crate::api::http::request::{Id, Parameters};
 use crate::api::state::{Api, Shared};
+use crate::cpu;
 use crate::invalid::NotFound;
 use crate::timestamp::Timestamp;
 
@@ -351,18 +353,22 @@ async fn compose_again(
     let Some(composed) = Composed::read(api, tenant, delivery).await? else {
         return Ok(());
     };
-    let mut left = COMPOSED_BYTES;
-    for attempt in attempts.iter_mut().rev().filter(|attempt| lacks(attempt)) {
-        let body = composed.at(attempt.started_at.0).body;
-        if attempt.request_bytes == i32::try_from(body.len()).ok() {
+    let _permit = cpu::permit(tenant).await?;
+    block_in_place(|| {
+        let mut left = COMPOSED_BYTES;
+        for attempt in attempts.iter_mut().rev().filter(|attempt| lacks(attempt)) {
+            let body = composed.at(attempt.started_at.0).body;
+            // A body that isn't shown has been composed, too.
             let Some(rest) = left.checked_sub(body.len()) else {
                 break;
             };
             left = rest;
-            attempt.request_body = Some(String::from_utf8_lossy(&body).into_owned());
-            attempt.composed = true;
+            if attempt.request_bytes == i32::try_from(body.len()).ok() {
+                attempt.request_body = Some(String::from_utf8_lossy(&body).into_owned());
+                attempt.composed = true;
+            }
         }
-    }
+    });
     Ok(())
 }
 
