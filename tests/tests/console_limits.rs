@@ -68,6 +68,111 @@ async fn whoever_is_not_signed_in_sends_little_and_nobody_sends_very_many_fields
 }
 
 #[tokio::test]
+async fn a_form_of_a_webhook_or_a_signature_is_bounded_before_it_is_parsed() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let receiver = world.receiver(answering(200)).await;
+    let webhook = world.webhook(&ingest, &receiver, json!({})).await;
+    let cookie = session(&ingest, "", world.token()).await;
+    let console = format!("/console/{TENANT}");
+    let new = format!("{console}/webhooks/new");
+    let (_, page) = shown(&ingest, &cookie, &new).await;
+    let csrf = csrf_of(&page);
+    // Within what a form may have, but more than a webhook needs, or than endpoints take.
+    let zeros = vec!["0"; 150_000].join("%2C");
+    let large = format!("%5B{zeros}%5D");
+    let edit = format!("{console}/webhooks/{}/edit", webhook.id);
+    for (path, field, status) in [
+        (&new, "filters", 413),
+        (&edit, "filters", 413),
+        (&new, "preview=1&events", 413),
+        // The page is shown again, and says it.
+        (&format!("{console}/signature"), "body", 200),
+        (&format!("{console}/signature"), "headers", 200),
+    ] {
+        let body = format!("csrf={csrf}&{field}={large}");
+        let sent = form(&ingest, path, &cookie, body).send().await.unwrap();
+        assert_eq!(sent.status(), status, "{path} {field}");
+        let said = sent.text().await.unwrap();
+        let bound = match status {
+            413 => "at most 262144 are allowed",
+            _ => "headers and body may have at most 262144 bytes together",
+        };
+        assert!(said.contains(bound), "{path} {field}");
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_change_that_comes_between_keeps_what_was_entered() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let receiver = world.receiver(answering(200)).await;
+    let more = json!({"description": "Warehouse"});
+    let webhook = world.webhook(&ingest, &receiver, more).await;
+    let cookie = session(&ingest, "", world.token()).await;
+    let edit = format!("/console/{TENANT}/webhooks/{}/edit", webhook.id);
+    let (_, page) = shown(&ingest, &cookie, &edit).await;
+    let etag = page.split("name=\"etag\" value=\"&quot;").nth(1).unwrap();
+    let etag = etag.split("&quot;").next().unwrap();
+    let body = format!(
+        "csrf={}&etag=%22{etag}%22&events=*&description=Mine&url={}",
+        csrf_of(&page),
+        receiver.url("/")
+    );
+    // It commits after the page's handler has looked at the webhook.
+    let sql = world.sql().await;
+    let begun = "BEGIN; UPDATE webhooks SET description = 'Theirs'";
+    sql.batch_execute(begun).await.unwrap();
+    let (sent, ()) = tokio::join!(form(&ingest, &edit, &cookie, body).send(), async {
+        eventually("the change waits", async || world.held_up().await == 1).await;
+        sql.batch_execute("COMMIT").await.unwrap();
+    });
+    let sent = sent.unwrap();
+    assert_eq!(sent.status(), 409);
+    let said = sent.text().await.unwrap();
+    for text in ["Somebody else changed this webhook", "Theirs", "Mine"] {
+        assert!(said.contains(text), "{text}: {said}");
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn events_and_webhooks_with_odd_names_can_be_opened_and_deleted() {
+    let world = World::start().await;
+    let (ingest, _dispatcher) = (world.ingest().await, world.dispatcher().await);
+    let receiver = world.receiver(answering(200)).await;
+    let name = "Big  warehouse,\tupstairs";
+    let webhook = world
+        .webhook(&ingest, &receiver, json!({"description": name}))
+        .await;
+    // Browsers take such names out of a path.
+    for id in [".", "..", "live"] {
+        world.publish("order.paid", id, &json!({})).await;
+    }
+    world.accepts(3).await;
+    let cookie = session(&ingest, "", world.token()).await;
+    let events = format!("/console/{TENANT}/events");
+    let (_, list) = shown(&ingest, &cookie, &events).await;
+    for segment in ["~.", "~..", "live"] {
+        let path = format!("{events}/{segment}");
+        assert!(list.contains(&format!("\"{path}\"")), "{path}: {list}");
+        let (status, page) = shown(&ingest, &cookie, &path).await;
+        assert_eq!(status, 200, "{path}: {page}");
+        assert!(page.contains("order.paid"), "{page}");
+    }
+    // As a browser shows its name.
+    let delete = format!("/console/{TENANT}/webhooks/{}/delete", webhook.id);
+    let (_, page) = shown(&ingest, &cookie, &delete).await;
+    for (typed, status) in [("Big warehouse", 200), ("Big warehouse, upstairs", 303)] {
+        let body = format!("csrf={}&name={typed}", csrf_of(&page));
+        let sent = form(&ingest, &delete, &cookie, body).send().await.unwrap();
+        assert_eq!(sent.status(), status, "{typed}");
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn a_blocked_address_still_signs_in_with_a_token_but_not_with_a_guess() {
     let world = World::start().await;
     let ingest = world.ingest().await;
@@ -153,9 +258,7 @@ async fn a_secret_that_is_shown_once_is_not_used_up_by_others() {
         }
         asked.send().await.unwrap().text().await.unwrap()
     };
-    let before = shown(None).await;
-    let csrf = before.split("name=\"csrf\" value=\"").nth(1).unwrap();
-    let csrf = csrf.split('"').next().unwrap();
+    let csrf = csrf_of(&shown(None).await);
     let rotate = form(
         &ingest,
         &format!("{path}/rotate"),
@@ -184,6 +287,12 @@ async fn two_tenants(world: &World, ingest: &Service) -> (String, String) {
     let ours = session(ingest, "", world.token()).await;
     let theirs = session(ingest, "", &others).await;
     (ours, theirs)
+}
+
+/// The secret of the forms of a page.
+fn csrf_of(page: &str) -> String {
+    let csrf = page.split("name=\"csrf\" value=\"").nth(1).unwrap();
+    csrf.split('"').next().unwrap().to_owned()
 }
 
 /// What a page is answered with.

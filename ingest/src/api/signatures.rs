@@ -69,6 +69,18 @@ pub async fn check(
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(checked)).into_response())
 }
 
+/// Refuses a request that is longer than any endpoint takes.
+///
+/// # Errors
+/// 413 that says the bound.
+pub fn check_bytes(of_headers_and_body: usize) -> Result<()> {
+    if of_headers_and_body > MAX_BYTES {
+        let bound = format!("headers and body may have at most {MAX_BYTES} bytes together");
+        return Err(Problem::too_large(bound));
+    }
+    Ok(())
+}
+
 /// Checks a signature.
 ///
 /// # Errors
@@ -79,10 +91,7 @@ pub async fn checked(api: &Api, tenant: &Tenant, new: NewCheck) -> Result<Checke
         .iter()
         .map(|(name, value)| name.len() + value.len())
         .sum();
-    if bytes + new.body.len() > MAX_BYTES {
-        let bound = format!("headers and body may have at most {MAX_BYTES} bytes together");
-        return Err(Problem::too_large(bound));
-    }
+    check_bytes(bytes + new.body.len())?;
     let received = Received {
         headers: &headers,
         body: &new.body,

@@ -43,6 +43,12 @@ impl Fields {
         self.get(name).is_some()
     }
 
+    /// How many bytes the names and values have together.
+    pub fn bytes(&self) -> usize {
+        let sizes = self.0.iter().map(|(name, value)| name.len() + value.len());
+        sizes.sum()
+    }
+
     /// All values of this name.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         let named = self.0.iter().filter(move |(key, _)| key == name);
@@ -70,21 +76,36 @@ pub fn query(pairs: &[(&str, &str)]) -> String {
     }
 }
 
-/// One segment of a path, percent-encoded: for ids that a producer chose.
+/// One segment of a path, percent-encoded: for ids that a producer chose. [`of_segment`] reads it.
+///
+/// Browsers take `.` and `..` out of a path, also percent-encoded ones (WHATWG URL Standard,
+/// "single-dot URL path segment"). So these two get a tilde in front, as does what would then be
+/// the same.
 pub fn segment(text: &str) -> String {
     use std::fmt::Write;
-    let mut encoded = String::with_capacity(text.len());
+    let mut encoded = String::with_capacity(text.len() + 1);
+    if is_dots(text) {
+        encoded.push('~');
+    }
     for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric()
-            || b"-_~".contains(&byte)
-            || (byte == b'.' && text.len() > 2)
-        {
+        if byte.is_ascii_alphanumeric() || b"-_~.".contains(&byte) {
             encoded.push(byte.into());
         } else {
             let _ = write!(encoded, "%{byte:02X}");
         }
     }
     encoded
+}
+
+/// The id that [`segment`] wrote, percent-decoded already.
+pub fn of_segment(segment: &str) -> &str {
+    let rest = segment.strip_prefix('~');
+    rest.filter(|rest| is_dots(rest)).unwrap_or(segment)
+}
+
+/// Whether it is `.` or `..`, or one of these with tildes before it.
+fn is_dots(text: &str) -> bool {
+    matches!(text.trim_start_matches('~'), "." | "..")
 }
 
 /// The parameters of a query string that aren't read by serde.
@@ -98,10 +119,12 @@ mod tests {
     fn a_segment_stays_one_segment() {
         assert_eq!(segment("order/47 11?#ä"), "order%2F47%2011%3F%23%C3%A4");
         assert_eq!(segment("a.b"), "a.b");
-        assert_eq!(
-            (segment("."), segment("..")),
-            ("%2E".into(), "%2E%2E".into())
-        );
+        for (id, written) in [(".", "~."), ("..", "~.."), ("~.", "~~."), ("~a", "~a")] {
+            assert_eq!((segment(id).as_str(), of_segment(written)), (written, id));
+        }
+        // A browser's parser of addresses leaves it where it is.
+        let address = format!("https://a.example/events/{}", segment(".."));
+        assert_eq!(url::Url::parse(&address).unwrap().path(), "/events/~..");
     }
 
     #[test]

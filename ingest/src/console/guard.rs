@@ -45,7 +45,7 @@ const MAX_ANONYMOUS: usize = 16 * 1024;
 /// The cookies of how pages look. They are no secrets, and scripts don't need them.
 pub const THEME_COOKIE: &str = "posthorn-theme";
 pub const KEYS_COOKIE: &str = "posthorn-keys";
-/// How the addresses of live parts end. No id has a slash.
+/// How the addresses of live parts end.
 pub const LIVE: &str = "/live";
 /// Forms that may be sent without a session: they begin one.
 pub const WITHOUT_SESSION: [&str; 2] = ["/console/_/sign-in", "/console/_/open"];
@@ -93,12 +93,19 @@ pub async fn guard(State(console): State<Arc<Console>>, request: Request, next: 
     answer
 }
 
+/// Whether it is the address of live parts: `/console/acme/live`. Deeper down, an event or an event
+/// type may have that name.
+fn is_live(path: &str) -> bool {
+    let above = path.strip_suffix(LIVE);
+    above.is_some_and(|above| above.bytes().filter(|byte| *byte == b'/').count() == 2)
+}
+
 /// The answer, whose page knows the counts of its rail. Whose counts they are is decided by the
 /// session alone, if it is of one tenant.
 async fn with_counts(console: &Console, request: Request, next: Next) -> Response {
     let visitor = request.extensions().get::<Visitor>();
     // A stream reads them by itself.
-    let has_rail = !request.uri().path().ends_with(LIVE);
+    let has_rail = !is_live(request.uri().path());
     let Some(session) = visitor.filter(|_| has_rail).map(|by| by.session.clone()) else {
         return as_page(next.run(request).await);
     };
@@ -158,7 +165,7 @@ async fn admit(console: &Console, request: Request, held: &Arc<HeldBody>) -> Res
     let session = match cookie {
         Some(cookie) => {
             // A page that somebody left open asks for its live parts again and again.
-            let found = match parts.uri.path().ends_with(LIVE) {
+            let found = match is_live(parts.uri.path()) {
                 true => session::find_unused(&console.api, cookie).await?,
                 false => session::find(&console.api, cookie).await?,
             };
@@ -329,6 +336,18 @@ pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_may_be_named_as_live_parts_are() {
+        for (path, expected) in [
+            ("/console/acme/live", true),
+            ("/console/_/live", true),
+            ("/console/acme/events/live", false),
+            ("/console/acme/webhooks", false),
+        ] {
+            assert_eq!(is_live(path), expected, "{path}");
+        }
+    }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         let pairs = pairs.iter().map(|(name, value)| {

@@ -22,7 +22,7 @@ use crate::api::http::problem;
 use crate::api::state::Shared;
 use crate::api::webhooks::view::{WebhookView, find};
 use crate::console::failure::{Failure, Result};
-use crate::console::fields::Fields;
+use crate::console::fields::{Fields, of_segment};
 use crate::console::session::Session;
 use crate::console::shell::Appearance;
 use crate::console::state::Console;
@@ -242,7 +242,8 @@ impl<T: FromStr<Err = Malformed> + Send> FromRequestParts<Arc<Console>> for At<T
         let path = path.map_err(|_| Failure::not_found("there is no such page"))?;
         let id = path.iter().find(|(name, _)| *name != "tenant");
         let id = id.map(|(_, value)| value).unwrap_or_default();
-        id.parse()
+        of_segment(id)
+            .parse()
             .map(Self)
             .map_err(|error: Malformed| Failure::not_found(error.to_string()))
     }

@@ -129,7 +129,7 @@ pub(super) async fn check_offered(
         Some(pattern) => Err(Invalid::new(
             "events",
             format!(
-                "`{pattern}` matches no event type of the catalogue, and `{tenant}` takes no other"
+                "`{pattern}` matches no event type of the catalogue, and events of other types aren't taken"
             ),
         )
         .into()),

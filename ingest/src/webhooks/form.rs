@@ -27,7 +27,9 @@ use super::walls::{self, CertificateForm, OAuthForm};
 use crate::form::{OneOrMany, one_or_many, present};
 use crate::invalid::{Gathered, Invalid, Invalids};
 use members::StatusForm;
-pub use members::{MAX_FILTER, check_metadata, events as check_events, filters as check_filters};
+pub use members::{
+    MAX_FILTER, MAX_PATTERNS, check_metadata, events as check_events, filters as check_filters,
+};
 
 /// The body of a create or an update.
 #[derive(Deserialize, ToSchema)]

@@ -366,6 +366,69 @@ async fn a_manager_link_moves_no_credentials_to_another_host() {
 }
 
 #[tokio::test]
+async fn no_page_of_the_portal_names_the_tenant_or_its_limits() {
+    let world = World::start().await;
+    let ingest = world.ingest().await;
+    let shop = world.receiver(answering(200)).await;
+    let webhook = world.webhook(&ingest, &shop, json!({})).await;
+    let tenant = format!("/api/v1/admin/tenants/{TENANT}");
+    let limited = json!({"strict_event_types": true, "limits": {"payload_bytes": 2048}});
+    let changed = world
+        .ask_as_operator(&ingest, "PATCH", &tenant, Some(limited))
+        .await;
+    assert_eq!(changed.status, 200, "{}", changed.body);
+    let own = format!("/portal/webhooks/{}", webhook.id);
+    let customer = Customer::open(&world, &ingest, "manager", &[&webhook]).await;
+    let edit = format!("{own}/edit");
+    let page = customer.page(&edit).await;
+    let csrf = between(&page, "name=\"csrf\" value=\"", "\"");
+    let revision = between(&page, "name=\"revision\" value=\"", "\"");
+    let url = shop.url("/");
+    let fields = [
+        ("revision", revision.as_str()),
+        ("url", &url),
+        ("events", "order.*"),
+    ];
+    let refused = customer.send(&edit, &csrf, &fields).await;
+    assert_eq!(refused.status, 422, "{}", refused.text);
+    assert!(
+        refused.text.contains("matches no event type"),
+        "{}",
+        refused.text
+    );
+    assert!(!refused.text.contains(TENANT), "{}", refused.text);
+
+    let data = json!({"a": "x".repeat(4_000)}).to_string();
+    let fields = [("type", "order.paid"), ("data", data.as_str())];
+    let refused = customer.send(&format!("{own}/test"), &csrf, &fields).await;
+    assert!(
+        refused.text.contains("The data is too large"),
+        "{}",
+        refused.text
+    );
+    assert!(!refused.text.contains("2048"), "{}", refused.text);
+    assert!(shop.arrivals().is_empty());
+
+    let off = json!({"status": "inactive"});
+    let path = format!("/api/v1/webhooks/{}", webhook.id);
+    let changed = world.ask(&ingest, "PATCH", &path, Some(off)).await;
+    assert_eq!(changed.status, 200, "{}", changed.body);
+    let status = format!("{own}/status");
+    let refused = customer.send(&status, &csrf, &[("status", "active")]).await;
+    assert_eq!(refused.status, 409, "{}", refused.text);
+    let reader = Customer::open(&world, &ingest, "viewer", &[&webhook]).await;
+    let refused = reader.get(&edit).await;
+    assert_eq!(refused.status, 403, "{}", refused.text);
+    assert!(
+        refused.text.contains("This link doesn&#39;t allow that")
+            || refused.text.contains("This link doesn't allow that"),
+        "{}",
+        refused.text
+    );
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn a_manager_link_changes_its_webhooks_and_leaves_their_filters_alone() {
     let world = World::start().await;
     let ingest = world.ingest().await;

@@ -23,7 +23,8 @@ use crate::api::http::request::{Body, Id, MAX_PAGE, Parameters};
 use crate::api::state::Shared;
 use crate::api::webhooks;
 use crate::api::webhooks::view::WebhookView;
-use crate::console::failure::{Failure, Result};
+use crate::console::failure::Result;
+use crate::console::fields::Fields;
 use crate::console::frame::{Page, Section, csrf};
 use crate::console::moments::ago;
 use crate::console::pages::log::changed;
@@ -42,6 +43,21 @@ mod values;
 use foreseen::{previewed, unasked};
 use form::{fields, summary};
 use values::{Blames, Values, is_shown_again};
+
+/// The most bytes of a form. All of a webhook's definition has at most 64 KiB. Its filter is sent
+/// twice, with the white space that indents it.
+const MAX_FORM: usize = 256 * 1024;
+
+/// Refuses a form that no webhook needs, before its filter is parsed and its patterns are split.
+fn check_size(sent: &Fields) -> Result<()> {
+    match sent.bytes() {
+        0..=MAX_FORM => Ok(()),
+        bytes => {
+            let bound = format!("the form has {bytes} bytes; at most {MAX_FORM} are allowed");
+            Err(Problem::too_large(bound).into())
+        }
+    }
+}
 
 /// `GET /console/{tenant}/webhooks/new`
 pub async fn new(State(console): State<Arc<Console>>, visit: ManagerVisit) -> Html<String> {
@@ -89,6 +105,7 @@ pub async fn create(
     visit: ManagerVisit,
     Posted(sent): Posted,
 ) -> Result<Response> {
+    check_size(&sent)?;
     let values = Values::of_form(&sent);
     if is_shown_again(&sent) {
         let (beside, blames) = previewed(&console, &visit, &values).await?;
@@ -213,6 +230,7 @@ pub async fn save(
     At(id): At<WebhookId>,
     Posted(sent): Posted,
 ) -> Result<Response> {
+    check_size(&sent)?;
     let webhook = visit.webhook(id).await?;
     let (values, now) = (Values::of_form(&sent), Values::of_webhook(&webhook));
     let etag = sent.text("etag");
@@ -223,11 +241,7 @@ pub async fn save(
         return Ok(page.into_response());
     }
     if webhook.etag().to_str().ok() != Some(etag) {
-        let changes = changed(&console, &visit, id).await.unwrap_or_default();
-        let above = changed_meanwhile(&now, &values, changes.first());
-        let (blames, parts) = (Blames::default(), (&above, &unasked()));
-        let page = edit_page(&console, &visit, &webhook, &values, &blames, parts).await;
-        return Ok((StatusCode::CONFLICT, page).into_response());
+        return Ok(changed_meanwhile(&console, &visit, &webhook, &values).await);
     }
     let (body, blames) = values.body(Some(&now));
     if !blames.is_empty() {
@@ -251,9 +265,10 @@ pub async fn save(
                 .into_response(),
         ),
         // Between our look and the change.
-        Err(problem) if problem.status() == StatusCode::PRECONDITION_FAILED => Err(
-            Failure::Elsewhere(visit.path(&format!("/webhooks/{id}/edit"))),
-        ),
+        Err(problem) if problem.status() == StatusCode::PRECONDITION_FAILED => {
+            let webhook = visit.webhook(id).await?;
+            Ok(changed_meanwhile(&console, &visit, &webhook, &values).await)
+        }
         Err(problem) if problem.status().is_client_error() => {
             let (blames, parts) = (Blames::from_problem(problem), (&html! {}, &unasked()));
             let page = edit_page(&console, &visit, &webhook, &values, &blames, parts);
@@ -299,9 +314,24 @@ pub fn compared(rows: &[(&str, &String, &String)]) -> Markup {
     }
 }
 
-/// Both versions of what differs. The form below has this visitor's; saving it again is
-/// a decision now.
-fn changed_meanwhile(now: &Values, yours: &Values, last: Option<&Change>) -> Markup {
+/// The form again, with what was entered. Above it is what differs from the webhook as it is now.
+/// Saving the form again is a decision now.
+async fn changed_meanwhile(
+    console: &Console,
+    visit: &ManagerVisit,
+    webhook: &WebhookView,
+    values: &Values,
+) -> Response {
+    let changes = changed(console, visit, webhook.id).await;
+    let changes = changes.unwrap_or_default();
+    let above = both_versions(&Values::of_webhook(webhook), values, changes.first());
+    let (blames, parts) = (Blames::default(), (&above, &unasked()));
+    let page = edit_page(console, visit, webhook, values, &blames, parts).await;
+    (StatusCode::CONFLICT, page).into_response()
+}
+
+/// Both versions of what differs.
+fn both_versions(now: &Values, yours: &Values, last: Option<&Change>) -> Markup {
     let rows: [(&str, &String, &String); 9] = [
         ("URL", &now.url, &yours.url),
         ("Description", &now.description, &yours.description),

@@ -27,7 +27,7 @@ use crate::console::pages::webhook::trouble::that_wait;
 use crate::console::pages::webhooks::name;
 use crate::console::parts::done;
 use crate::console::state::Console;
-use crate::console::text::{block, line};
+use crate::console::text::{block, line, plain};
 use crate::console::visit::{At, ManagerVisit, Posted, Visit};
 
 use effective::{Inherited, panel};
@@ -218,6 +218,13 @@ pub async fn ask_delete(visit: ManagerVisit, At(webhook): At<WebhookId>) -> Resu
     Ok(page(&visit, &webhook, Tab::Settings, &content))
 }
 
+/// A name as people read it on a page and type it: controls as the page shows them, white space
+/// as a browser shows it, and without the ellipsis that ends a long name.
+fn as_shown(name: &str) -> String {
+    let words: Vec<_> = name.split_whitespace().map(plain).collect();
+    words.join(" ").trim_end_matches('…').trim_end().to_owned()
+}
+
 /// `POST …/delete`
 pub async fn delete(
     State(console): State<Arc<Console>>,
@@ -227,9 +234,8 @@ pub async fn delete(
 ) -> Result<std::result::Result<Redirect, Html<String>>> {
     let webhook = visit.webhook(id).await?;
     let name = name(&webhook);
-    // A long name ends with an ellipsis, which nobody types.
-    let (typed, whole) = (fields.text("name").trim(), name.trim());
-    if typed.is_empty() || typed.trim_end_matches('…') != whole.trim_end_matches('…') {
+    let (typed, whole) = (as_shown(fields.text("name")), as_shown(&name));
+    if typed.is_empty() || typed != whole {
         let content = delete_form(&visit, &webhook, Some("That isn't its name."), false);
         return Ok(Err(page(&visit, &webhook, Tab::Settings, &content)));
     }

@@ -10,12 +10,15 @@ use axum::extract::{Query, State};
 use axum::response::Html;
 use maud::{Markup, html};
 use serde::Deserialize;
-use shared::ids::{DeliveryId, WebhookId};
+use shared::ids::{DeliveryId, Tenant, WebhookId};
 
 use crate::api::deliveries;
+use crate::api::http::problem::Problem;
 use crate::api::http::request::Id;
-use crate::api::signatures::{Checked, Difference, NewCheck, checked};
+use crate::api::signatures::{Checked, Difference, NewCheck, check_bytes, checked};
+use crate::api::state::Api;
 use crate::console::failure::Result;
+use crate::console::fields::Fields;
 use crate::console::frame::{Page, Section, csrf};
 use crate::console::icons::icon;
 use crate::console::parts::{field, note, reasons};
@@ -101,6 +104,30 @@ pub async fn check(
         webhook: fields.text("webhook").trim().to_owned(),
         delivery: fields.text("delivery").trim().to_owned(),
     };
+    let _permit = visit
+        .acting::<{ crate::api::access::role::Role::Manager as u8 }, false>()
+        .await?;
+    let found = match check_sent(&console.api, &visit.tenant, &shown, &fields).await {
+        Ok(found) => found_out(&found),
+        Err(problem) if problem.status().is_client_error() => note(
+            "slow",
+            "warn",
+            &html! { "That can't be checked." },
+            &reasons(&problem),
+            &html! {},
+        ),
+        Err(problem) => return Err(problem.into()),
+    };
+    Ok(page(&console, &visit, &shown, Some(&found)))
+}
+
+async fn check_sent(
+    api: &Api,
+    tenant: &Tenant,
+    shown: &FormValues,
+    fields: &Fields,
+) -> std::result::Result<Checked, Problem> {
+    check_bytes(shown.headers.len() + shown.body.len())?;
     let given = |name: &str| fields.filled(name).map(str::to_owned);
     let check = NewCheck {
         dialect: given("dialect"),
@@ -113,21 +140,7 @@ pub async fn check(
         attempt: None,
         computed: given("computed"),
     };
-    let _permit = visit
-        .acting::<{ crate::api::access::role::Role::Manager as u8 }, false>()
-        .await?;
-    let found = match checked(&console.api, &visit.tenant, check).await {
-        Ok(found) => found_out(&found),
-        Err(problem) if problem.status().is_client_error() => note(
-            "slow",
-            "warn",
-            &html! { "That can't be checked." },
-            &reasons(&problem),
-            &html! {},
-        ),
-        Err(problem) => return Err(problem.into()),
-    };
-    Ok(page(&console, &visit, &shown, Some(&found)))
+    checked(api, tenant, check).await
 }
 
 fn headers(text: &str) -> BTreeMap<String, String> {

@@ -9,7 +9,7 @@ use crate::api::access::auth::Reading;
 use crate::api::deliveries;
 use crate::api::deliveries::view::{Attempt, Delivery, DeliveryDetail};
 use crate::api::http::request::Id;
-use crate::api::webhooks::view::{WebhookView, find};
+use crate::api::webhooks::view::find;
 use crate::console::failure::{self, Failure};
 use crate::console::fields::segment;
 use crate::console::frame::csrf;
@@ -49,7 +49,7 @@ pub async fn show(customer: Customer, Id(id): Id<DeliveryId>) -> Result<Html<Str
             @if customer.may_change() { (again(&customer, delivery)) }
         }
         div data-live="next" { (what_comes_next(delivery)) }
-        section class="stack near" data-live="attempts" { (attempts(&shown, &webhook)) }
+        section class="stack near" data-live="attempts" { (attempts(&shown)) }
     };
     let above = [above(), (path(&webhook), line(name(&webhook)))];
     let events = match delivery.finished_at {
@@ -95,7 +95,7 @@ pub async fn live(
         parts: vec![
             part("state", state(&shown.delivery)),
             part("next", what_comes_next(&shown.delivery)),
-            part("attempts", attempts(&shown, &webhook)),
+            part("attempts", attempts(&shown)),
         ],
         mark,
         is_over: shown.delivery.finished_at.is_some(),
@@ -133,12 +133,12 @@ fn what_comes_next(delivery: &Delivery) -> Markup {
     }
 }
 
-fn attempts(shown: &DeliveryDetail, webhook: &WebhookView) -> Markup {
+fn attempts(shown: &DeliveryDetail) -> Markup {
     let all = &shown.attempt_log;
     html! {
         h2 { (count(shown.delivery.attempts.into(), "attempt")) }
         @for (n, attempt) in all.iter().enumerate().rev().take(SHOWN_ATTEMPTS) {
-            (attempted(attempt, webhook, n + 1 == all.len()))
+            (attempted(attempt, n + 1 == all.len()))
         }
         @if all.len() > SHOWN_ATTEMPTS { p class="small soft" { "Earlier attempts aren't shown." } }
     }
@@ -146,10 +146,12 @@ fn attempts(shown: &DeliveryDetail, webhook: &WebhookView) -> Markup {
 
 /// Without the address that was connected to, and without the text of the failure: they are the
 /// operator's.
-fn attempted(attempt: &Attempt, webhook: &WebhookView, is_latest: bool) -> Markup {
+fn attempted(attempt: &Attempt, is_latest: bool) -> Markup {
     let title = format!("Attempt {}", attempt.n);
     let hint = html! { (words::answer(attempt.response_code, 1)) " " (took(attempt.duration_ms.into())) " · " (exactly(attempt.started_at.0)) };
-    let verdict = said::verdict(&attempt.outcome, attempt.response_code, webhook.timeout);
+    // The webhook's timeout may have changed since: of a timeout, the duration says how long it was.
+    let waited_ms = u64::try_from(attempt.duration_ms).ok();
+    let verdict = said::verdict(&attempt.outcome, attempt.response_code, waited_ms);
     let content = html! {
         (said::shown(&verdict))
         @if let Some(next) = attempt.next_attempt_at {

@@ -64,10 +64,21 @@ impl IntoResponse for Ended {
                 "Too many requests at once.",
                 "Nothing was changed. Wait a moment and try again.".to_owned(),
             ),
+            Self::Problem(problem) if problem.status() == StatusCode::FORBIDDEN => (
+                problem.status(),
+                "This link doesn't allow that.",
+                "Nothing was changed.".to_owned(),
+            ),
+            Self::Problem(problem) if problem.status() == StatusCode::PAYLOAD_TOO_LARGE => (
+                problem.status(),
+                "That is too large.",
+                "Nothing was changed. Send less.".to_owned(),
+            ),
+            // Of a conflict, too: it may name limits, or what only the operator sees.
             Self::Problem(problem) => (
                 problem.status(),
                 "That isn't possible now.",
-                problem.lines().join("; "),
+                "Nothing was changed. Go back and look at the page again.".to_owned(),
             ),
         };
         let content = html! {

@@ -14,7 +14,8 @@ use tokio_postgres::Row;
 
 use crate::api::access::auth::Reading;
 use crate::api::events::by_id::uids_of_event;
-use crate::api::http::request::Id;
+use crate::api::http::request::Name;
+use crate::console::fields::of_segment;
 use crate::console::moments::{bytes, count, exactly};
 use crate::console::pages::webhooks::name_of;
 use crate::console::parts::{Head, code, payload, table, td, tr};
@@ -46,8 +47,9 @@ struct Event {
 pub async fn show(
     State(console): State<Arc<Console>>,
     customer: Customer,
-    Id(id): Id<EventId>,
+    Name(id): Name,
 ) -> Result<Html<String>> {
+    let id: EventId = of_segment(&id).parse().map_err(|_| Ended::Nothing)?;
     let event = find(&console, &customer, &id).await?;
     let event = event.ok_or(Ended::Nothing)?;
     let content = html! {

@@ -99,7 +99,7 @@ async fn admit(
     let session = match cookie {
         Some(cookie) => {
             // A page that somebody left open asks for its live parts again and again.
-            let found = match parts.uri.path().ends_with(LIVE) {
+            let found = match parts.uri.path().strip_suffix(LIVE) == Some("/portal") {
                 true => session::find_unused(&console.api, cookie).await?,
                 false => session::find(&console.api, cookie).await?,
             };

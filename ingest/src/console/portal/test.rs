@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::Html;
 use maud::{Markup, html};
 use shared::ids::{EventType, WebhookId};
@@ -67,7 +68,7 @@ pub async fn send(
             "slow",
             "warn",
             &html! { "Not sent." },
-            &reasons(&problem),
+            &why_not(&problem),
             &html! {},
         ),
         Err(ended) => return Err(ended),
@@ -79,6 +80,14 @@ pub async fn send(
 /// Whether what was entered is to blame.
 fn is_of_form(problem: &Problem) -> bool {
     matches!(problem.status().as_u16(), 400 | 413 | 422)
+}
+
+/// What is wrong with what was entered. The bound of the data is the tenant's, so it isn't told.
+fn why_not(problem: &Problem) -> Markup {
+    match problem.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => html! { "The data is too large. Send less." },
+        _ => reasons(problem),
+    }
 }
 
 async fn sent(

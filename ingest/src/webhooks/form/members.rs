@@ -28,7 +28,7 @@ type Result<T> = std::result::Result<T, Invalid>;
 type Several<T> = std::result::Result<T, Invalids>;
 
 /// The most patterns of a webhook.
-const MAX_PATTERNS: usize = 100;
+pub const MAX_PATTERNS: usize = 100;
 /// The longest description, in bytes.
 const MAX_DESCRIPTION: usize = 1024;
 /// The most headers of a webhook.

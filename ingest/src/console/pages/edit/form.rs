@@ -8,6 +8,7 @@ use crate::console::state::Console;
 use crate::console::text::line;
 use crate::console::visit::ManagerVisit;
 use crate::matching::Pattern;
+use crate::webhooks::form::MAX_PATTERNS;
 
 /// Repeated on top, with links to the fields.
 pub(super) fn summary(blames: &Blames) -> Markup {
@@ -224,7 +225,8 @@ fn entry(
 /// A pattern that no described type matches, and the described type that it may be meant to be.
 fn unknown_pattern<'a>(events: &'a str, known: &'a [String]) -> Option<(&'a str, Option<&'a str>)> {
     let given = events.split([',', ' ', '\n', '\t']);
-    let mut given = given.filter(|pattern| !pattern.is_empty());
+    let given = given.filter(|pattern| !pattern.is_empty());
+    let mut given = given.take(MAX_PATTERNS);
     let unknown = given.find(|text| {
         let pattern = text.parse::<Pattern>();
         pattern.is_ok_and(|pattern| !known.iter().any(|name| pattern.listens_to(name)))

@@ -69,7 +69,9 @@ pub async fn show(
     let about = new_token_of(&tenant.id);
     let new_token = take_for_page(&console.api, session, &about, request).await?;
     let about = new_link_of(&tenant.id);
-    let new_link = take_for_page(&console.api, session, &about, request).await?;
+    // The token isn't kept any more, so a failure must not cost its page. The link stays kept.
+    let new_link = take_for_page(&console.api, session, &about, request).await;
+    let new_link = new_link.unwrap_or_default();
     let content = html! {
         div class="head" {
             div {
