@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use harness::bench::stage::Month;
 use harness::pair::{Pair, PairConfig};
 use lapin::options::{
     BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
@@ -335,4 +336,22 @@ async fn an_external_server_is_neither_started_nor_signalled() {
     assert_eq!(pair.rabbitmq().amqp_url("/"), "amqp://u:p@mq.test:2/%2F");
     assert_eq!(pair.rabbitmq().amqp_url("t3"), "amqp://u:p@mq.test:2/t3");
     pair.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_month_that_benchmarks_measure_after_can_be_filled_and_copied() {
+    /// Two in each of its 31 days.
+    const DELIVERIES: u32 = 62;
+    let _alone = alone().await;
+    let pair = Pair::start(config(folder("month"))).await.unwrap();
+    let _month = Month::fill(&pair, DELIVERIES).await.unwrap();
+    let admin = sql(pair.postgres().url()).await;
+    // Nobody may have the month open.
+    let copy = "CREATE DATABASE copied TEMPLATE bench_month STRATEGY file_copy";
+    admin.batch_execute(copy).await.unwrap();
+    let copied = sql(&pair.postgres().database_url("copied")).await;
+    let count = "SELECT count(*) FROM deliveries";
+    let deliveries: i64 = copied.query_one(count, &[]).await.unwrap().get(0);
+    assert_eq!(deliveries, i64::from(DELIVERIES));
+    pair.discard().await.unwrap();
 }

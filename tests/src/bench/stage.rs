@@ -267,7 +267,7 @@ impl Month {
         // A database with sessions can't be copied.
         drop(client);
         until("the last session's end", 1, async || {
-            let sessions = "SELECT (count(*) = 0)::int8 FROM pg_stat_activity \
+            let sessions = "SELECT (count(*) = 0)::int4::int8 FROM pg_stat_activity \
                             WHERE datname = $1 AND backend_type = 'client backend'";
             let ended = admin.query_one(sessions, &[&database]).await?;
             Ok(ended.get::<_, i64>(0) as u64)
