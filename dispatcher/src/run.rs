@@ -54,6 +54,9 @@ const NAME: &str = "posthorn-dispatcher";
 const POSTGRES_CONNECTIONS: usize = 8;
 /// Webhooks in trouble are looked for every so many sweeps: every thirty seconds.
 const SWEEPS_PER_ALERT_CHECK: u32 = 6;
+/// The largest frame of AMQP, in bytes. A job's properties are Posthorn's own and have a few
+/// kilobytes at most.
+const FRAME_MAX: u32 = 32 * 1024;
 /// For connections to PostgreSQL and RabbitMQ, listeners, files and the runtime.
 const OWN_DESCRIPTORS: usize = 64;
 /// For settling, which writes one batch at a time, and for the sweep.
@@ -246,7 +249,8 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
             stuck: usize::from(settings.concurrency),
         },
     };
-    let broker = Broker::new(settings.common.amqp_url.clone(), NAME, shards);
+    let broker =
+        Broker::new(settings.common.amqp_url.clone(), NAME, shards).with_frames_of(FRAME_MAX);
     let work = Arc::new(Mutex::new(work));
     let working = {
         let (ready, grace_over) = (ready.clone(), grace_over.clone());

@@ -1,4 +1,5 @@
-//! What requests of one tenant may hold of memory, processors and places at a time.
+//! What requests of one tenant may hold of memory, processors and places at a time, and how much
+//! memory connections to RabbitMQ take.
 
 #![allow(clippy::unwrap_used)]
 
@@ -14,10 +15,37 @@ use tokio::net::TcpStream;
 
 /// The most memory that a process has had so far, in MiB.
 fn peak(service: &Service) -> u64 {
+    status(service, "VmHWM:")
+}
+
+/// The memory of a process that isn't a file's, in MiB.
+fn own_memory(service: &Service) -> u64 {
+    status(service, "RssAnon:")
+}
+
+/// A line of a process's status, in MiB.
+fn status(service: &Service, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", service.pid())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let line = status.lines().find(|line| line.starts_with(name));
     let kib = line.unwrap().split_whitespace().nth(1).unwrap();
     kib.parse::<u64>().unwrap() / 1024
+}
+
+#[tokio::test]
+async fn connections_to_rabbitmq_without_messages_take_no_memory_for_them() {
+    /// Two in each session: to publish and to consume. Ingest has sessions for events, dead letters
+    /// and publishing, and a dispatcher has one.
+    const CONNECTIONS: [u64; 2] = [6, 2];
+    /// What the client keeps for a connection: 32 frames to send and 32 to receive. They have
+    /// 128 KiB each, unless the process asks for less.
+    const BUFFERS: u64 = 2 * 32 * 128 / 1024;
+    let world = World::start().await;
+    let (ingest, dispatcher) = (world.ingest().await, world.dispatcher().await);
+    for (service, connections) in [ingest, dispatcher].iter().zip(CONNECTIONS) {
+        let taken = own_memory(service);
+        assert!(taken < connections * BUFFERS, "{taken} MiB");
+    }
+    world.finish().await;
 }
 
 /// Sends a body of any content type to the API, and answers the status and what was said.
